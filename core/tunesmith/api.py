@@ -1,0 +1,182 @@
+"""What the command line does, as functions: a notebook and a terminal take the same path.
+
+::
+
+    import tunesmith
+
+    report = tunesmith.run("run.toml", sets=["technique.rank=8"])
+    print(report.finished.verdict["sentence"], report.folder)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tunesmith import atomic, execute, plugins, runfile
+from tunesmith import plan as planning
+from tunesmith.catalog import Catalog
+from tunesmith.contracts import TextModel
+from tunesmith.errors import UsageError
+from tunesmith.plan import Plan
+from tunesmith.plugins import Selection, blame
+from tunesmith.report import Report
+from tunesmith.runfile import RunFile
+from tunesmith.storage import RunFolder
+
+PathLike = str | os.PathLike[str]
+
+
+def run(run_file: PathLike, *, sets: Sequence[str] = (), out: PathLike | None = None) -> Report:
+    """Carry out a run file and return what came of it.
+
+    Args:
+        sets: overrides, each as ``technique.rank=8``.
+        out: the run's folder; without it, a new one is made below ``[run] folder``.
+
+    Raises:
+        TunesmithError: whatever ended the run; the report is in the run's folder all the same.
+    """
+    plan, catalog = load(run_file, sets=sets)
+    return execute.run(plan, catalog, new_folder(plan, None if out is None else Path(out)))
+
+
+def resume(folder: PathLike, *, accept_drift: bool = False) -> Report:
+    """Continue a run that was stopped, killed or failed.
+
+    Raises:
+        UsageError: the run has ended well; or its data or plugins changed and that was not
+            accepted.
+    """
+    place, plan, catalog = reopen(folder)
+    return go_on(place, plan, catalog, accept_drift=accept_drift)
+
+
+def read_report(folder: PathLike) -> Report:
+    """What a run's events tell, also while it runs and after it was killed."""
+    return execute.recorded(RunFolder.open(Path(folder)))
+
+
+def load(
+    run_file: PathLike,
+    *,
+    sets: Sequence[str] = (),
+    files: Sequence[str] = (),
+    disabled: Sequence[str] = (),
+) -> tuple[Plan, Catalog]:
+    """A run file as a checked plan, and the plugins that it was checked against.
+
+    ``files`` and ``disabled`` add to what the file's own ``[plugins]`` says, and become part of
+    the plan: a resumed run needs the same plugins.
+    """
+    read = runfile.read(Path(run_file), sets=sets)
+    return _opened(read, files, disabled)
+
+
+def reopen(
+    folder: PathLike, *, files: Sequence[str] = (), disabled: Sequence[str] = ()
+) -> tuple[RunFolder, Plan, Catalog]:
+    """A run's folder with the plan that it was started with.
+
+    What the environment says now is not asked: the stored plan is what the run began as.
+    """
+    place = RunFolder.open(Path(folder))
+    if not place.run_file.is_file():
+        raise UsageError(
+            f"{place.path}: the run has no run.toml, it ended before it began",
+            hint="start it again with tunesmith run",
+        )
+    read = runfile.read(place.run_file, environment={})
+    return (place, *_opened(read, files, disabled))
+
+
+def go_on(place: RunFolder, plan: Plan, catalog: Catalog, *, accept_drift: bool = False) -> Report:
+    """Continue a reopened run, unless it has ended well."""
+    if execute.recorded(place).status == "ok":
+        raise UsageError(
+            f"{place.path}: the run is finished", hint="tunesmith report shows what came of it"
+        )
+    return execute.run(plan, catalog, place, resume=True, accept_drift=accept_drift)
+
+
+def new_folder(plan: Plan, out: Path | None = None) -> RunFolder:
+    """A new folder for a run: exactly ``out``, or one named after the run and the time.
+
+    Raises:
+        UsageError: ``out`` exists and holds something.
+    """
+    if out is None:
+        return RunFolder.create(Path(plan.run.folder), plan.name)
+    path = out.expanduser().absolute()
+    if path.is_dir() and any(path.iterdir()):
+        raise UsageError(
+            f"{path}: exists and is not empty", hint="choose another folder, or resume the run"
+        )
+    with atomic.explained(path):
+        atomic.make_folder(path)
+        atomic.write_new(path / "lock", b"", atomic.DISK)
+    return RunFolder(path)
+
+
+def open_models(
+    place: RunFolder, plan: Plan, *, tuned: bool = True, base: bool = False
+) -> dict[str, TextModel]:
+    """The run's models, read from disk: ``tuned``, ``base``, or both.
+
+    Raises:
+        UsageError: the run has no artifact yet.
+    """
+    trained = execute.recorded(place).trained.get("")
+    if tuned and trained is None:
+        raise UsageError(
+            f"{place.path}: the run has no trained model yet",
+            hint=f"tunesmith resume {place.path} continues it",
+        )
+    artifacts = {}
+    if tuned and trained is not None:
+        artifacts["tuned"] = place.path / trained.artifact
+    wanted: dict[str, Path | None] = {**artifacts, **({"base": None} if base else {})}
+    with blame(plan.technique.offered.plugin):
+        model = plan.found_model.fetch()
+        technique = plan.technique.offer.build(plan.technique.config)
+        return {
+            name: technique.open(model, artifact, device=plan.run.device)
+            for name, artifact in wanted.items()
+        }
+
+
+def _opened(
+    read: RunFile, files: Sequence[str], disabled: Sequence[str]
+) -> tuple[Plan, Catalog]:
+    read = _added(read, "files", [str(Path(file).resolve()) for file in files], "--plugin")
+    read = _added(read, "disable", disabled, "--no-plugin")
+    catalog = Catalog(plugins.find(_selection(read)))
+    return planning.make(read, catalog), catalog
+
+
+def _selection(read: RunFile) -> Selection:
+    """Which plugins a run file asks for. Wrong types are left for the plan to complain about."""
+    files = [str(read.folder / Path(name).expanduser()) for name in _strings(read, "files")]
+    return Selection.from_environment(disabled=_strings(read, "disable"), files=files)
+
+
+def _strings(read: RunFile, key: str) -> list[str]:
+    table = read.tables.get("plugins")
+    value = table.get(key) if isinstance(table, dict) else None
+    return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+
+
+def _added(read: RunFile, key: str, values: Sequence[str], origin: str) -> RunFile:
+    """The run file with more in one list of its ``[plugins]``; what is there already stays once."""
+    before = _strings(read, key)
+    new = [value for value in values if value not in before]
+    table = read.tables.get("plugins", {})
+    if not new or not isinstance(table, dict):
+        return read
+    return replace(
+        read,
+        tables={**read.tables, "plugins": {**table, key: [*before, *new]}},
+        origins={**read.origins, f"plugins.{key}": origin},
+    )

@@ -1,0 +1,161 @@
+"""The catalog: offers by kind and name. The only caller of the hooks.
+
+Hooks are called when a kind is first asked for, each implementation on its own, so that one
+plugin that fails takes nothing from the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from tunesmith.contracts import Dataset, Finding, FoundModel
+from tunesmith.errors import PluginError
+from tunesmith.offers import (
+    CommandOffer,
+    DataLoaderOffer,
+    EvaluatorOffer,
+    Offer,
+    ReporterOffer,
+    TechniqueOffer,
+)
+from tunesmith.plugins import Plugin, Plugins
+from tunesmith.text import did_you_mean
+
+O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
+
+HOOKS: dict[type[Any], str] = {
+    DataLoaderOffer: "tunesmith_data_loaders",
+    TechniqueOffer: "tunesmith_techniques",
+    EvaluatorOffer: "tunesmith_evaluators",
+    ReporterOffer: "tunesmith_reporters",
+    CommandOffer: "tunesmith_commands",
+}
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+@dataclass(frozen=True)
+class Offered(Generic[O]):
+    """An offer and the plugin that makes it."""
+
+    plugin: Plugin
+    offer: O
+
+    @property
+    def full_name(self) -> str:
+        """``distribution:name``, which a run file may use where the short name is ambiguous."""
+        return f"{self.plugin.distribution}:{self.offer.name}"
+
+
+class NotOffered(LookupError):
+    """No offer, or more than one, has the name. The message is fit for a run file's problem."""
+
+    def __init__(self, what: str, hint: str | None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+
+class Catalog:
+    """What the loaded plugins offer."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self.plugins = plugins
+        self._gathered: dict[type[Any], list[Offered[Any]]] = {}
+
+    def offers(self, kind: type[O]) -> list[Offered[O]]:
+        """All offers of a kind: built-in first, then by distribution and name."""
+        if kind not in self._gathered:
+            gathered = self._gather(kind)
+            gathered.sort(key=lambda o: (not o.plugin.builtin, o.plugin.distribution, o.offer.name))
+            self._gathered[kind] = gathered
+        return self._gathered[kind]
+
+    def find(self, kind: type[O], name: str) -> Offered[O]:
+        """The offer with a short or full name.
+
+        Raises:
+            NotOffered: nothing, or more than one thing, has that name.
+            PluginError: the plugin of that name is installed, but broken.
+        """
+        offers = self.offers(kind)
+        matches = [o for o in offers if name in (o.offer.name, o.full_name)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            names = " or ".join(f'"{match.full_name}"' for match in matches)
+            raise NotOffered(
+                f'the name "{name}" is offered by more than one plugin', f"write {names}"
+            )
+        for plugin in self.plugins.broken():
+            if name in (plugin.name, plugin.full_name):
+                raise PluginError(
+                    f'plugin "{plugin.full_name}" {plugin.version} is broken: {plugin.reason}'
+                )
+        known = [o.offer.name for o in offers]
+        guess = did_you_mean(name, known)
+        hint = f'did you mean "{guess}"?' if guess else f"installed: {', '.join(known) or 'none'}"
+        raise NotOffered(f'no {kind.kind} "{name}" is installed', hint)
+
+    def find_model(self, reference: str, revision: str | None) -> FoundModel | None:
+        """Ask every plugin, third parties first, until one knows the reference."""
+        arguments = {"reference": reference, "revision": revision}
+        for plugin, function in self.plugins.implementations("tunesmith_find_model"):
+            found = self.plugins.call(plugin, function, arguments)
+            if found is None:
+                continue
+            if not isinstance(found, FoundModel):
+                raise _wrong(plugin, "tunesmith_find_model", found)
+            return found
+        return None
+
+    def review(self, hook: str, **arguments: Any) -> list[tuple[Plugin, Finding]]:
+        """The findings of an advisory hook. A reviewer that fails becomes a warning itself."""
+        findings: list[tuple[Plugin, Finding]] = []
+        for plugin, function in self.plugins.implementations(hook):
+            try:
+                result = self.plugins.call(plugin, function, arguments)
+            except PluginError as error:
+                failed = Finding(level="warning", where=plugin.full_name, message=error.message)
+                findings.append((plugin, failed))
+                continue
+            findings += [(plugin, finding) for finding in result or ()]
+        return findings
+
+    def review_plan(self, plan: Any) -> list[tuple[Plugin, Finding]]:
+        """What plugins say about a plan."""
+        return self.review("tunesmith_review_plan", plan=plan)
+
+    def review_data(self, dataset: Dataset, plan: Any) -> list[tuple[Plugin, Finding]]:
+        """What plugins say about the data."""
+        return self.review("tunesmith_review_data", dataset=dataset, plan=plan)
+
+    def _gather(self, kind: type[O]) -> list[Offered[O]]:
+        gathered: list[Offered[O]] = []
+        for plugin, function in self.plugins.implementations(HOOKS[kind]):
+            try:
+                offers = self.plugins.call(plugin, function, {})
+                gathered += [Offered(plugin, offer) for offer in _checked(plugin, kind, offers)]
+            except PluginError as error:
+                self.plugins.mark_broken(plugin, error.message)
+        return gathered
+
+
+def _checked(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
+    if not isinstance(offers, (list, tuple)):
+        raise _wrong(plugin, HOOKS[kind], offers)
+    for offer in offers:
+        if not isinstance(offer, kind):
+            raise _wrong(plugin, HOOKS[kind], offer)
+        if not _NAME.fullmatch(offer.name):
+            raise PluginError(
+                f'plugin "{plugin.full_name}" offers the name "{offer.name}": '
+                "names are lower case letters, digits and hyphens"
+            )
+    return offers
+
+
+def _wrong(plugin: Plugin, hook: str, got: object) -> PluginError:
+    return PluginError(f'plugin "{plugin.full_name}" returned {type(got).__name__} from {hook}')

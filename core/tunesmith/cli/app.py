@@ -1,0 +1,91 @@
+"""The ``tunesmith`` command: a group that imports a command only when it is used."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+import tunesmith
+from tunesmith.cli.common import State, common_options
+from tunesmith.cli.failing import exit_code_of
+
+COMMANDS = {
+    "init": "Write a run file to start from.",
+    "check": "Say what is wrong or odd with a run file and its data, before anything is trained.",
+    "plan": "Print the resolved plan: every option with its value.",
+    "run": "Train, measure before and after, and judge whether it was worth it.",
+    "resume": "Continue a run that was stopped, killed or failed.",
+    "report": "Show what came of a run.",
+    "chat": "Talk to a run's model, or compare it with the base model.",
+    "verify": "Check a run's checkpoints and artifact against their manifests.",
+    "plugins": "List the installed plugins and show their options.",
+    "schema": "Print the JSON Schema of run files, for editors.",
+    "doctor": "Check this machine: versions, devices, memory, plugins.",
+}
+"""Every command of the core with its help line; the module and its ``command`` have its name."""
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and help line; plugins' commands come after the core's own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *self._offered(ctx)]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in COMMANDS:
+            command: click.Command = import_module(f"tunesmith.cli.{name}").command
+            return command
+        offered = self._offered(ctx).get(name)
+        return None if offered is None else offered.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Help lines without importing a command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+        offered = self._offered(ctx)
+        if offered:
+            from tunesmith.text import one_line
+
+            rows = [(name, one_line(offer.summary)) for name, offer in offered.items()]
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(rows)
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> None:
+        """Run the command line and exit with the code that its errors document."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        state = State()
+
+        def work() -> object:
+            return super(LazyGroup, self).main(
+                args, prog_name, complete_var, standalone_mode=False, obj=state, **extra
+            )
+
+        sys.exit(exit_code_of(work, state))
+
+    def _offered(self, ctx: click.Context) -> dict[str, Any]:
+        """Commands of plugins, without those that would hide one of the core's."""
+        from tunesmith.offers import CommandOffer
+
+        offers = ctx.ensure_object(State).catalog().offers(CommandOffer)
+        return {o.offer.name: o.offer for o in offers if o.offer.name not in COMMANDS}
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(tunesmith.__version__, message="tunesmith %(version)s")
+@common_options
+def app() -> None:
+    """Adapt a pre-trained language model to your data, and prove whether it was worth it."""

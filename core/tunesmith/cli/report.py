@@ -1,0 +1,62 @@
+"""``tunesmith report``: what came of a run, from its events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tunesmith import execute
+from tunesmith.cli import render, results
+from tunesmith.cli.common import State, common_options, json_option, pass_state
+from tunesmith.report import Report
+from tunesmith.storage import RunFolder
+from tunesmith.text import one_line
+
+
+@click.command("report")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--failures",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="How many rows to show that got worse.",
+)
+@json_option
+@common_options
+@pass_state
+def command(state: State, run: Path, failures: int, as_json: bool) -> None:
+    """Show what came of a run: scores with intervals, verdict, loss curve, what got worse.
+
+    Works while the run goes on and after it was killed: everything is read from its events.
+    """
+    folder = RunFolder.open(run)
+    report = execute.recorded(folder)
+    if report.finished is not None and not (folder.path / "report.json").exists():
+        execute.write_report(folder, report)
+    if as_json:
+        render.data({**report.to_json(), "folder": str(folder.path)})
+        return
+    show(report, folder, failures)
+
+
+def show(report: Report, folder: RunFolder, failures: int) -> None:
+    """The report for people."""
+    started, finished = report.started, report.finished
+    when = f", started {started.started}" if started else ""
+    render.say(f"{one_line(folder.id)}: {report.status}{when}", style="strong")
+    if finished is not None and finished.error:
+        render.say(f"{finished.status}: {finished.error}", style="bad")
+    results.show_data(report)
+    results.show_notices(report)
+    results.show_training(report)
+    if report.measured:
+        render.say()
+        results.show_scores(report)
+    results.show_verdict(report)
+    verdict = finished.verdict if finished else {}
+    if failures and verdict:
+        changed = results.changed_rows(folder.path, verdict, report)
+        results.show_changed(changed, str(verdict.get("rival", "")), failures)
+    results.show_next(folder.path, report)

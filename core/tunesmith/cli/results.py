@@ -1,0 +1,174 @@
+"""What a run came to, as a person reads it: table, verdict, loss curve, and what to type next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.cli import render
+from tunesmith.events import Measured
+from tunesmith.report import Report
+from tunesmith.terminal import plot, unicode
+from tunesmith.text import bytes_text, count_text, duration_text, one_line
+from tunesmith.verdict import TUNED
+
+OUTCOME_STYLES = {"better": "good", "worse": "bad"}
+
+
+def show_scores(report: Report) -> None:
+    """The table: one line per metric and model."""
+    rows = [
+        [event.model, _metric(event), f"{event.value:.3f}", _interval(event), str(event.n)]
+        for event in sorted(report.measured.values(), key=_order(report))
+    ]
+    if rows:
+        render.table(["model", "metric", "value", "95 % interval", "n"], rows, right=(2, 3, 4))
+
+
+def show_verdict(report: Report) -> None:
+    """The sentence that answers whether it was worth it."""
+    verdict = report.finished.verdict if report.finished else {}
+    if verdict:
+        render.say()
+        style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "odd")
+        render.say(str(verdict.get("sentence", "")), style=style)
+
+
+def show_training(report: Report) -> None:
+    """One paragraph and a curve for each stage."""
+    for stage, started in report.training.items():
+        steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
+        seconds = sum(step.seconds for step in steps)
+        tokens = sum(step.tokens for step in steps)
+        peak = max((step.memory_bytes for step in steps), default=0)
+        parts = [
+            f"{started.technique}{f' ({stage})' if stage else ''}: step {len(steps)}"
+            f" of {started.steps}",
+            f"{started.trainable_parameters:,} of {started.parameters:,} parameters",
+            duration_text(seconds),
+            f"{tokens / seconds:,.0f} tokens/s" if seconds else "",
+            f"peak memory {bytes_text(peak)}" if peak else "",
+        ]
+        render.say()
+        render.say(", ".join(filter(None, parts)))
+        if len(steps) > 1:
+            render.say(f"loss, nats per trained token, steps {steps[0].step} to {steps[-1].step}")
+            for line in plot([step.loss for step in steps], mark="•" if unicode(sys.stdout) else "*"):
+                render.say(f"  {line}", style="dim")
+
+
+def show_data(report: Report) -> None:
+    """How many rows there were and which could not be used."""
+    data = report.data
+    if data is None:
+        return
+    rows = f"{count_text(data.train, 'row')} to learn from, {data.heldout:,} held out"
+    render.say(f"data: {rows}{f' ({one_line(data.description, 200)})' if data.description else ''}")
+    for cause, count in data.left_out.items():
+        first = next((e for e in data.examples if e.get("cause") == cause), {})
+        where = f", first {one_line(str(first['where']))}" if "where" in first else ""
+        render.say(f"  left out: {count_text(count, 'row')}, {one_line(cause)}{where}")
+
+
+def show_next(folder: Path, report: Report) -> None:
+    """Where everything is, and what one would type next."""
+    run = quoted(folder)
+    render.remark(f"\nrun folder: {folder}")
+    trained = report.trained.get("")
+    lines = []
+    if trained is not None:
+        lines += [f"  tunesmith chat {run} --compare base", f"  tunesmith report {run}"]
+        loader = "adapter" if trained.format == "adapter" else "model"
+        lines.append(f"  the {loader} is in {quoted(folder / trained.artifact)}")
+    elif report.status != "ok":
+        lines.append(f"  tunesmith resume {run}")
+    for line in lines:
+        render.remark(line)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A held-out row on which base and tuned model differ."""
+
+    source: str
+    expected: str
+    base: str
+    tuned: str
+
+
+def changed_rows(folder: Path, verdict: dict[str, Any], report: Report) -> list[Changed]:
+    """Rows that the best baseline had right and the tuned model has wrong, by the first metric."""
+    metric, rival = verdict.get("metric"), verdict.get("rival")
+    events = {e.model: e for e in report.measured.values() if e.metric == metric}
+    if rival not in events or TUNED not in events:
+        return []
+    sign = 1 if events[TUNED].higher_is_better else -1
+    pairs = zip(
+        _rows(folder / events[rival].records), _rows(folder / events[TUNED].records), strict=False
+    )
+    worse = []
+    for before, after in pairs:
+        loss = sign * (float(before[metric]["value"]) - float(after[metric]["value"]))
+        if loss > 0:
+            said = (str(row.get("output", f"{metric} {row[metric]['value']:.3g}")) for row in (before, after))
+            worse.append((loss, Changed(str(after["source"]), str(after["expected"]), *said)))
+    worse.sort(key=lambda item: -item[0])
+    return [changed for _, changed in worse]
+
+
+def show_changed(changed: list[Changed], rival: str, limit: int) -> None:
+    """The rows that got worse: a table of the first few."""
+    if not changed:
+        return
+    render.say()
+    render.say(f"{count_text(len(changed), 'row')} that {rival} did better on:", style="strong")
+    rows = [
+        [one_line(c.source), one_line(c.expected), one_line(c.base), one_line(c.tuned)]
+        for c in changed[:limit]
+    ]
+    render.table(["row", "expected", rival, TUNED], rows)
+    if len(changed) > limit:
+        render.say(f"and {len(changed) - limit} more; --failures {len(changed)} shows them")
+
+
+def show_notices(report: Report) -> None:
+    """Warnings that were given, once more."""
+    for notice in report.notices:
+        if notice.level != "info":
+            text = f"{notice.level}: {one_line(notice.source)}: {one_line(notice.message, 500)}"
+            render.say(text, style="bad" if notice.level == "error" else "odd")
+
+
+def quoted(path: Path) -> str:
+    """A path as one would type it: relative where it is below this folder."""
+    here = Path.cwd()
+    near = path.relative_to(here) if path.is_relative_to(here) else path
+    return shlex.quote(str(near))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _metric(event: Measured) -> str:
+    better = "higher" if event.higher_is_better else "lower"
+    unit = f"{event.unit}, " if event.unit else ""
+    return f"{event.metric} ({unit}{better} is better)"
+
+
+def _interval(event: Measured) -> str:
+    return f"[{event.low:.3f}, {event.high:.3f}]"
+
+
+def _order(report: Report) -> Any:
+    """By metric as measured first, then base, few-shot, tuned as they came."""
+    metrics = list(dict.fromkeys(event.metric for event in report.measured.values()))
+    models = list(dict.fromkeys(event.model for event in report.measured.values()))
+    return lambda event: (metrics.index(event.metric), models.index(event.model))

@@ -1,0 +1,68 @@
+"""``tunesmith run``: from a run file to a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from tunesmith import api, execute
+from tunesmith.cli import render, results
+from tunesmith.cli.common import State, common_options, json_option, pass_state, set_option
+from tunesmith.errors import RunStopped, TunesmithError, UsageError
+from tunesmith.plan import Plan
+from tunesmith.report import Report
+from tunesmith.storage import RunFolder
+
+
+@click.command("run")
+@click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
+@set_option
+@click.option("--out", type=click.Path(path_type=Path), help="Exactly this folder for the run.")
+@json_option
+@common_options
+@pass_state
+def command(
+    state: State, run_file: Path, sets: tuple[str, ...], out: Path | None, as_json: bool
+) -> None:
+    """Train, measure before and after, and judge whether it was worth it.
+
+    The result goes to stdout; the weights, the evidence and report.json go to the run's folder.
+    Ctrl-C ends the run after the step in progress, and `tunesmith resume` continues it.
+    """
+    plan, catalog = api.load(run_file, sets=sets, files=state.files, disabled=state.disabled)
+    folder = api.new_folder(plan, out)
+    with explained(folder, as_json):
+        report = execute.run(heard(plan, state), catalog, folder)
+    show(report, folder, as_json)
+
+
+def heard(plan: Plan, state: State) -> Plan:
+    """The plan, without reporters where ``--quiet`` asks for results only."""
+    return replace(plan, reporters=()) if state.quiet else plan
+
+
+@contextmanager
+def explained(folder: RunFolder, as_json: bool) -> Iterator[None]:
+    """Where a run ends early, say where it is and how it goes on."""
+    try:
+        yield
+    except TunesmithError as error:
+        if not isinstance(error, UsageError):
+            show(execute.recorded(folder), folder, as_json)
+        if isinstance(error, RunStopped):
+            render.remark(f"resume with: tunesmith resume {results.quoted(folder.path)}")
+        raise
+
+
+def show(report: Report, folder: RunFolder, as_json: bool) -> None:
+    """The result on stdout, as a table or as JSON."""
+    if as_json:
+        render.data({**report.to_json(), "folder": str(folder.path)})
+        return
+    results.show_scores(report)
+    results.show_verdict(report)
+    results.show_next(folder.path, report)

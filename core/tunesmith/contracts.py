@@ -1,0 +1,250 @@
+"""The contracts between the core and what plugins build.
+
+Five small protocols over plain data. A loader gives records, a technique turns records and a base
+model into an artifact, a text model answers and scores, an evaluator measures a text model, a
+reporter shows events. Tensors appear nowhere here: they exist inside techniques only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+from tunesmith.events import Event
+from tunesmith.records import Prompt, Record
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from tunesmith.storage import Checkpoints
+
+C = TypeVar("C", bound="BaseModel")
+
+
+# --------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A row that could not be used, and why."""
+
+    where: str
+    """``file:line``."""
+    cause: str
+    """A short, stable phrase that rows with the same fault share: ``answer is empty``."""
+    detail: str = ""
+    """What was found, at most 80 characters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What a loader read: records to learn from and, where the user named them, held-out ones.
+
+    Both parts are sized and can be read again in the same order. ``left_out`` accounts for every
+    row that is in neither: nothing is dropped without a word.
+    """
+
+    train: Sequence[Record]
+    heldout: Sequence[Record] | None = None
+    """None: the core splits the held-out part off ``train``."""
+    left_out: Sequence[LeftOut] = ()
+    description: str = ""
+    """One line for people: which files, which format was detected."""
+
+
+class DataLoader(Protocol):
+    """Reads a team's data into records."""
+
+    def load(self) -> Dataset:
+        """Read everything once and account for every row.
+
+        Raises:
+            DataError: nothing usable, or more unusable rows than the options allow.
+        """
+        ...
+
+
+# --------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Log-probabilities, in nats, of a completion's tokens given its prompt.
+
+    The token that ends the answer is one of them, because it is trained too.
+    """
+
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a model answered."""
+
+    text: str
+    tokens: int
+    stopped: Literal["end", "limit"]
+
+
+Progress = Callable[[int], None]
+"""Told how many prompts are finished so far."""
+
+
+class TextModel(Protocol):
+    """A model behind its own template and tokenizer: conversations in, text and scores out.
+
+    Results come in the order of the prompts and do not depend on how prompts are batched.
+    """
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """How likely the model finds each completion after its prompt."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Prompt], limit: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Greedy answers of at most ``limit`` tokens."""
+        ...
+
+
+# --------------------------------------------------------------------------- techniques
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What training left behind: a folder that the wider ecosystem can load."""
+
+    path: Path
+    format: Literal["adapter", "model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[C]):
+    """Everything that a technique needs to train, and all that it may touch.
+
+    It writes below ``out`` and nowhere else, and it says what happens through ``emit``.
+    ``emit`` raises :class:`tunesmith.errors.RunStopped` when a guard or a signal wants the run to
+    end: save a checkpoint if you can, and let it pass.
+    """
+
+    config: C
+    model: Path
+    train: Sequence[Record]
+    heldout: Sequence[Record]
+    out: Path
+    seed: int
+    device: str
+    checkpoints: Checkpoints
+    emit: Callable[[Event], None]
+    technique: str
+    """The offer's name, for the record."""
+    base_name: str = ""
+    """Name under which others can load the base model, a hub id; empty where it has none."""
+    name: str = ""
+    """The stage, where a technique has several; empty otherwise."""
+
+    def stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
+        """The same job one level down, for one stage of several: own folder, own checkpoints."""
+        from tunesmith.storage import Checkpoints
+
+        out = self.out / name
+        checkpoints = Checkpoints(out / "checkpoints", on_problem=self.checkpoints.on_problem)
+        return replace(self, config=config, out=out, checkpoints=checkpoints, name=name, **changes)
+
+
+class Technique(Protocol):
+    """A way to change a model's weights."""
+
+    def train(self, job: Job[Any]) -> Artifact:
+        """Train, or continue from ``job.checkpoints.newest()``, and commit the artifact."""
+        ...
+
+    def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
+        """The saved artifact read back from disk; with None, the untouched base model."""
+        ...
+
+
+# --------------------------------------------------------------------------- evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One metric, a value for each record, in the records' order.
+
+    The core aggregates (mean of ``values`` weighted by ``weights``), adds intervals and slices.
+    """
+
+    metric: str
+    values: tuple[float, ...]
+    weights: tuple[float, ...] | None = None
+    """What each value counts for: tokens, say. None: every record counts the same."""
+    outputs: tuple[str, ...] | None = None
+    """What the model said, where it said something; kept beside the values."""
+
+
+class Evaluator(Protocol):
+    """Measures a text model on records."""
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """One measurement for each metric that the offer names."""
+        ...
+
+
+# --------------------------------------------------------------------------- reporting
+
+
+class Reporter(Protocol):
+    """Shows or sends events. It is closed even when the run fails."""
+
+    def __enter__(self) -> Reporter: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def report(self, event: Event) -> None:
+        """Take note of one event. Raising mutes this reporter after three times."""
+        ...
+
+
+# --------------------------------------------------------------------------- advice and models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Advice of a reviewing hook. An error stops the run before any weight is read."""
+
+    level: Literal["info", "warning", "error"]
+    where: str
+    """The key of the run file, or the place in the data, that it is about."""
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundModel:
+    """A base model that a plugin recognised; nothing is read or fetched yet.
+
+    ``fetch`` gives the folder with ``config.json`` and safetensors weights. It may take its time
+    (download, dequantise) and is called once, when the run needs the weights.
+    """
+
+    reference: str
+    description: str
+    fetch: Callable[[], Path]
+    revision: str | None = None
+    public_name: str = ""
+    """A name under which anybody can load it, a hub id; empty where there is none."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The model's ``config.json`` where it can be had cheaply; empty otherwise."""

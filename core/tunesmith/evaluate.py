@@ -1,0 +1,151 @@
+"""Measure a text model with the run's evaluators; keep every record's value.
+
+Evaluators give one value per record. Aggregation, intervals, and the files with the single values
+are the core's, so that every metric of every plugin is treated alike.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.contracts import Generation, Measurement, Progress, TextModel, TokenScores
+from tunesmith.errors import PluginError
+from tunesmith.events import Measured
+from tunesmith.plugins import blame
+from tunesmith.records import Prompt, Record, last_exchange
+from tunesmith.statistics import mean_interval
+from tunesmith.storage import write_atomic
+from tunesmith.telling import Telling
+
+if TYPE_CHECKING:
+    from tunesmith.offers import EvaluatorOffer
+    from tunesmith.plan import Component
+
+FOLDER = "evaluations"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A text model that tells how far it is; evaluators need not care."""
+
+    model: TextModel
+    tell: Progress
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """Scores, with progress told to the run where the caller does not ask for it."""
+        return self.model.score(prompts, completions, progress=progress or self.tell)
+
+    def generate(
+        self, prompts: Sequence[Prompt], limit: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Answers, with progress told to the run where the caller does not ask for it."""
+        return self.model.generate(prompts, limit, progress=progress or self.tell)
+
+
+def measure(
+    label: str,
+    model: TextModel,
+    evaluator: Component[EvaluatorOffer[Any]],
+    records: Sequence[Record],
+    tell: Telling,
+    folder: Path,
+) -> list[Measured]:
+    """Run one evaluator on one model, store the single values, and tell the aggregates."""
+    started = time.perf_counter()
+    offer = evaluator.offer
+    with tell.phase(f"{label}: {offer.name}", len(records)) as advance, blame(
+        evaluator.offered.plugin
+    ):
+        built = offer.build(evaluator.config)
+        measurements = list(built.measure(Watched(model, advance), records))
+    _check(measurements, evaluator, len(records))
+    path = f"{FOLDER}/{label}.{offer.name}.jsonl"
+    (folder / FOLDER).mkdir(exist_ok=True)
+    write_atomic(folder / path, _lines(measurements, records))
+    told = []
+    for measurement, metric in _paired(measurements, evaluator):
+        interval = mean_interval(
+            measurement.values, measurement.weights, groups=_groups(records)
+        )
+        event = Measured(
+            model=label,
+            evaluator=offer.name,
+            metric=metric.name,
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            n=interval.n,
+            higher_is_better=metric.higher_is_better,
+            seconds=time.perf_counter() - started,
+            records=path,
+            unit=metric.unit,
+        )
+        tell(event)
+        told.append(event)
+    return told
+
+
+def read_values(path: Path, metric: str) -> tuple[list[float], list[float] | None]:
+    """The values and weights of one metric from a file that :func:`measure` wrote.
+
+    Weights are None where every record counts the same.
+    """
+    rows = [json.loads(line)[metric] for line in path.read_text(encoding="utf-8").splitlines()]
+    weights = [row["weight"] for row in rows]
+    return [row["value"] for row in rows], weights if len(set(weights)) > 1 else None
+
+
+def _groups(records: Sequence[Record]) -> list[str | None] | None:
+    groups = [record.group for record in records]
+    return groups if any(group is not None for group in groups) else None
+
+
+def _paired(
+    measurements: Sequence[Measurement], evaluator: Component[EvaluatorOffer[Any]]
+) -> list[tuple[Measurement, Any]]:
+    metrics = {metric.name: metric for metric in evaluator.offer.metrics}
+    return [(m, metrics[m.metric]) for m in measurements]
+
+
+def _check(
+    measurements: Sequence[Measurement], evaluator: Component[EvaluatorOffer[Any]], n: int
+) -> None:
+    """Hold the evaluator to its contract: declared metrics, one value per record."""
+    declared = {metric.name for metric in evaluator.offer.metrics}
+    plugin = evaluator.offered.plugin.full_name
+    for measurement in measurements:
+        if measurement.metric not in declared:
+            raise PluginError(
+                f'plugin "{plugin}" measured "{measurement.metric}", which its offer does not name'
+            )
+        if len(measurement.values) != n:
+            raise PluginError(
+                f'plugin "{plugin}" gave {len(measurement.values)} values of '
+                f'"{measurement.metric}" for {n} records'
+            )
+
+
+def _lines(measurements: Sequence[Measurement], records: Sequence[Record]) -> str:
+    lines = []
+    for index, record in enumerate(records):
+        line: dict[str, Any] = {"source": record.source, "expected": last_exchange(record)[1]}
+        if record.slices:
+            line["slices"] = dict(record.slices)
+        for m in measurements:
+            weight = m.weights[index] if m.weights is not None else 1.0
+            line[m.metric] = {"value": m.values[index], "weight": weight}
+            if m.outputs is not None:
+                line["output"] = m.outputs[index]
+        lines.append(json.dumps(line, ensure_ascii=True) + "\n")
+    return "".join(lines)

@@ -1,0 +1,391 @@
+"""From a plan to a report: the only place where a run happens.
+
+One straight path: lock the folder, read and split the data, review it, measure the baselines,
+train, read the artifact back from disk, measure it, judge. Every step leaves an event; a resumed
+run takes the same path and skips what its events say is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tunesmith
+from tunesmith.catalog import Catalog
+from tunesmith.contracts import Artifact, Dataset, Job, Technique, TextModel
+from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError, UsageError
+from tunesmith.evaluate import measure
+from tunesmith.events import (
+    JSON,
+    DataRead,
+    Noticed,
+    RunFinished,
+    RunStarted,
+    from_json,
+)
+from tunesmith.guards import default_guards
+from tunesmith.interrupts import Interrupts
+from tunesmith.offers import EvaluatorOffer
+from tunesmith.plan import Component, Plan, default_evaluators
+from tunesmith.plugins import blame
+from tunesmith.prompting import Prompted, choose_shots
+from tunesmith.records import Message, Record, content_key, last_exchange
+from tunesmith.report import Report, fold
+from tunesmith.splits import leaks, split
+from tunesmith.storage import Checkpoints, EventLog, RunFolder, lock, read_events, write_atomic
+from tunesmith.telling import Reporters, Telling
+from tunesmith.verdict import TUNED, check_gate, judge
+
+DEFAULT_HOLDOUT_ROWS = 500
+"""A fifth of the data is held out, but not more than this, unless the run file says otherwise."""
+LIBRARIES = ("torch", "transformers", "peft", "safetensors", "bitsandbytes", "numpy")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The data of a run: what is learned from, and what is kept to measure on."""
+
+    train: tuple[Record, ...]
+    heldout: tuple[Record, ...]
+
+
+def run(
+    plan: Plan,
+    catalog: Catalog,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    accept_drift: bool = False,
+) -> Report:
+    """Carry out a plan in a run folder.
+
+    Raises:
+        TunesmithError: whatever ended the run; ``report.json`` is written all the same.
+    """
+    with (
+        lock(folder.path),
+        EventLog(folder.events) as log,
+        Interrupts() as interrupts,
+        Reporters(plan, folder) as reporters,
+    ):
+        tell = Telling(log, reporters, default_guards(plan.run.max_minutes), interrupts)
+        if resume:
+            tell.report = recorded(folder)
+        else:
+            write_atomic(folder.path / "run.toml", plan.to_toml())
+        started = time.perf_counter()
+        verdict: JSON = {}
+        error: BaseException | None = None
+        try:
+            _work(plan, catalog, folder, tell, accept_drift=accept_drift)
+            verdict = _verdict(tell.report, folder)
+            check_gate(plan.gate, tell.report.measured.values(), verdict)
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            tell(_finished(error, verdict, time.perf_counter() - started))
+            write_report(folder, tell.report)
+        return tell.report
+
+
+def recorded(folder: RunFolder) -> Report:
+    """The report as far as the events of a run folder tell it."""
+    events = (from_json(line) for line in read_events(folder.events))
+    return fold(event for event in events if event is not None)
+
+
+def write_report(folder: RunFolder, report: Report) -> None:
+    """Write ``report.json`` below the run folder."""
+    text = json.dumps(report.to_json(), indent=2, ensure_ascii=True)
+    write_atomic(folder.path / "report.json", text + "\n")
+
+
+def read_parts(plan: Plan) -> tuple[Dataset, Parts]:
+    """Load the data and split it; nothing else happens here, so that ``check`` can do it too.
+
+    Raises:
+        DataError: the data cannot be used, or not by this technique.
+    """
+    with blame(plan.data.offered.plugin):
+        dataset = plan.data.offer.build(plan.data.config).load()
+    _refuse_unfit(dataset, plan)
+    if dataset.heldout is not None:
+        return dataset, Parts(tuple(dataset.train), tuple(dataset.heldout))
+    records = list(dataset.train)
+    holdout = plan.holdout
+    if holdout is None:
+        holdout = min(DEFAULT_HOLDOUT_ROWS, max(1, round(0.2 * len(records))))
+    try:
+        sides = split(
+            [content_key(record) for record in records],
+            holdout=holdout,
+            seed=plan.run.seed,
+            groups=[record.group for record in records],
+            strata=_labels(records),
+        )
+    except ValueError as error:
+        raise DataError("data.holdout", str(error)) from None
+    train = tuple(records[index] for index in sides.train)
+    return dataset, Parts(train, tuple(records[index] for index in sides.heldout))
+
+
+def _work(
+    plan: Plan, catalog: Catalog, folder: RunFolder, tell: Telling, *, accept_drift: bool
+) -> None:
+    """The straight path."""
+    before = tell.report
+    _refuse_other_plugins(plan, before, accept_drift)
+    tell(_started(plan, catalog, folder, resumed=before.started is not None))
+    parts = _data(plan, catalog, tell, before.data, accept_drift)
+    evaluators = plan.evaluators or default_evaluators(catalog, parts.heldout)
+    with tell.phase("model"):
+        model = plan.found_model.fetch()
+    with blame(plan.technique.offered.plugin):
+        technique = plan.technique.offer.build(plan.technique.config)
+        bench = _Bench(plan, technique, model, parts, evaluators, tell, folder)
+        bench.baselines()
+        bench.tuned(bench.train())
+
+
+def _data(
+    plan: Plan, catalog: Catalog, tell: Telling, before: DataRead | None, accept_drift: bool
+) -> Parts:
+    with tell.phase("data"):
+        dataset, parts = read_parts(plan)
+    event = data_event(dataset, parts)
+    if before is not None and before.fingerprint != event.fingerprint and not accept_drift:
+        raise UsageError(
+            "the data changed since the run began: "
+            f"{before.train} + {before.heldout} rows then, {event.train} + {event.heldout} now, "
+            f"fingerprint {before.fingerprint[:12]} then, {event.fingerprint[:12]} now",
+            hint="restore the data, start a new run, or resume with --accept-drift",
+        )
+    tell(event)
+    for notice in notices(plan, catalog, dataset, parts):
+        tell(notice)
+    errors = [n for n in tell.report.notices if n.level == "error"]
+    if errors:
+        raise ConfigError([Problem(n.source, n.message) for n in errors])
+    return parts
+
+
+def data_event(dataset: Dataset, parts: Parts) -> DataRead:
+    """What there is to say about the data that was read."""
+    digest = hashlib.sha256()
+    for record in (*parts.train, *parts.heldout):
+        digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
+    examples = [
+        {"where": row.where, "cause": row.cause, "detail": row.detail}
+        for row in dataset.left_out[:20]
+    ]
+    return DataRead(
+        description=dataset.description,
+        train=len(parts.train),
+        heldout=len(parts.heldout),
+        left_out=dict(Counter(row.cause for row in dataset.left_out)),
+        examples=examples,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def notices(plan: Plan, catalog: Catalog, dataset: Dataset, parts: Parts) -> Iterator[Noticed]:
+    """What plugins and the leak check have to say before anything expensive happens."""
+    findings = [*catalog.review_plan(plan), *catalog.review_data(dataset, plan)]
+    for plugin, finding in findings:
+        source = finding.where or plugin.full_name
+        yield Noticed(level=finding.level, source=source, message=finding.message)
+    found = leaks([*map(content_key, parts.train)], [*map(content_key, parts.heldout)])
+    rows = {leak.heldout_index for leak in found}
+    if rows:
+        first = found[0]
+        yield Noticed(
+            level="warning",
+            source="data",
+            message=(
+                f"{len(rows)} of {len(parts.heldout)} held-out rows are the same as, or nearly "
+                f"the same as, a training row: results will look better than they are; first: "
+                f"{parts.heldout[first.heldout_index].source} and "
+                f"{parts.train[first.train_index].source}"
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A technique with everything it works on: the expensive half of a run."""
+
+    plan: Plan
+    technique: Technique
+    model: Path
+    parts: Parts
+    evaluators: Sequence[Component[EvaluatorOffer[Any]]]
+    tell: Telling
+    folder: RunFolder
+
+    def baselines(self) -> None:
+        """Measure what prompting alone reaches, with one copy of the base model."""
+        options = self.plan.baselines
+        shots = choose_shots(self.parts.train, options.shots, self.plan.run.seed)
+        wanted: dict[str, tuple[Message, ...]] = {"base": ()} if options.zero_shot else {}
+        if shots:
+            wanted["few-shot"] = shots
+        due = [label for label in wanted if self._unmeasured(label)]
+        if not due:
+            return
+        base = self._open("base model", None)
+        for label in due:
+            self._measure(label, Prompted(base, options.instruction, wanted[label]))
+
+    def train(self) -> Artifact:
+        """Train, unless an earlier process of this run has finished that already."""
+        trained = self.tell.report.trained.get("")
+        if trained is not None:
+            return Artifact(path=self.folder.path / trained.artifact, format=trained.format)
+        return self.technique.train(
+            Job(
+                config=self.plan.technique.config,
+                model=self.model,
+                train=self.parts.train,
+                heldout=self.parts.heldout,
+                out=self.folder.path,
+                seed=self.plan.run.seed,
+                device=self.plan.run.device,
+                checkpoints=Checkpoints(self.folder.checkpoints, on_problem=self._problem),
+                emit=self.tell,
+                technique=self.plan.technique.offer.name,
+                base_name=self.plan.found_model.public_name,
+            )
+        )
+
+    def tuned(self, artifact: Artifact) -> None:
+        """Measure what was saved, as it is read back from disk."""
+        if self._unmeasured(TUNED):
+            self._measure(TUNED, self._open("tuned model", artifact.path))
+
+    def _open(self, phase: str, artifact: Path | None) -> TextModel:
+        with self.tell.phase(phase):
+            return self.technique.open(self.model, artifact, device=self.plan.run.device)
+
+    def _measure(self, label: str, model: TextModel) -> None:
+        for evaluator in self._unmeasured(label):
+            measure(label, model, evaluator, self.parts.heldout, self.tell, self.folder.path)
+
+    def _unmeasured(self, label: str) -> list[Component[EvaluatorOffer[Any]]]:
+        done = {(model, name) for model, name, _ in self.tell.report.measured}
+        return [e for e in self.evaluators if (label, e.offer.name) not in done]
+
+    def _problem(self, text: str) -> None:
+        self.tell(Noticed(level="warning", source="checkpoints", message=text))
+
+
+def _verdict(report: Report, folder: RunFolder) -> JSON:
+    """Judge by the first evaluator's metric, the first that was measured."""
+    measured = list(report.measured.values())
+    first = next((event.metric for event in measured if event.model == TUNED), None)
+    return {} if first is None else judge(measured, first, folder.path)
+
+
+def _finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:
+    ended = RunFinished(
+        status="ok", exit_code=0, finished=now(), seconds=seconds, verdict=verdict
+    )
+    match error:
+        case None:
+            return ended
+        case RunStopped():
+            ended = replace(ended, status="stopped")
+        case _:
+            ended = replace(ended, status="failed")
+    if isinstance(error, TunesmithError):
+        said, hint = error.message, error.hint or ""
+        return replace(ended, exit_code=error.exit_code, error=said, hint=hint)
+    return replace(ended, exit_code=1, error=repr(error))
+
+
+def _started(plan: Plan, catalog: Catalog, folder: RunFolder, *, resumed: bool) -> RunStarted:
+    return RunStarted(
+        run=folder.path.name,
+        name=plan.name,
+        started=now(),
+        plan=plan.to_json(),
+        versions=versions(),
+        plugins=used_plugins(plan),
+        resumed=resumed,
+    )
+
+
+def used_plugins(plan: Plan) -> list[JSON]:
+    """The plugins that this plan's components come from, with their versions."""
+    components: list[Component[Any]] = [plan.data, plan.technique]
+    components += [*plan.evaluators, *plan.reporters]
+    plugins = {c.offered.plugin.full_name: c.offered.plugin for c in components}
+    return [
+        {"name": p.name, "distribution": p.distribution, "version": p.version}
+        for p in plugins.values()
+    ]
+
+
+def _refuse_other_plugins(plan: Plan, before: Report, accept_drift: bool) -> None:
+    """A run goes on with the plugin versions it began with, unless that is accepted."""
+    if before.started is None or accept_drift:
+        return
+    then = {f"{p['distribution']}:{p['name']}": p["version"] for p in before.started.plugins}
+    today = {f"{p['distribution']}:{p['name']}": p["version"] for p in used_plugins(plan)}
+    changed = [
+        f"{name} {then.get(name, 'absent')} then, {today.get(name, 'absent')} now"
+        for name in sorted({*then, *today})
+        if then.get(name) != today.get(name)
+    ]
+    if changed:
+        raise UsageError(
+            f"plugins changed since the run began: {'; '.join(changed)}",
+            hint="install the former versions, or resume with --accept-drift",
+        )
+
+
+def _refuse_unfit(dataset: Dataset, plan: Plan) -> None:
+    """The records must be of kinds that the technique learns from, and there must be some."""
+    offer = plan.technique.offer
+    for record in (*dataset.train, *(dataset.heldout or ())):
+        if type(record) not in offer.accepts:
+            kinds = ", ".join(sorted(kind.__name__ for kind in offer.accepts))
+            raise DataError(
+                record.source,
+                f"a {type(record).__name__} record cannot be learned by {offer.name}",
+                hint=f"it accepts {kinds}",
+            )
+    if not dataset.train or dataset.heldout == []:
+        raise DataError("data", "no usable rows")
+
+
+def _labels(records: Sequence[Record]) -> list[str] | None:
+    """The answers, where they are few enough to be classes that both parts should have."""
+    answers = [last_exchange(record)[1].strip() for record in records]
+    return answers if len(set(answers)) <= min(100, len(answers) // 3) else None
+
+
+def now() -> str:
+    """The time, in UTC, as reports write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers. Read from metadata: nothing is imported."""
+    found = {"tunesmith": tunesmith.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**found, "platform": f"{sys.platform} {platform.machine()}"}

@@ -1,0 +1,157 @@
+"""The report: a fold over a run's events, so that it can be made again from ``events.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tunesmith.events import (
+    DataRead,
+    Event,
+    Measured,
+    Noticed,
+    RunFinished,
+    RunStarted,
+    Saved,
+    Stepped,
+    Trained,
+    TrainingStarted,
+)
+
+SCHEMA = "tunesmith.report/1"
+
+
+@dataclass
+class Report:
+    """What a run was, did and showed. ``to_json`` gives the content of ``report.json``."""
+
+    started: RunStarted | None = None
+    data: DataRead | None = None
+    notices: list[Noticed] = field(default_factory=list)
+    training: dict[str, TrainingStarted] = field(default_factory=dict)
+    steps: dict[tuple[str, int], Stepped] = field(default_factory=dict)
+    """By stage and step: a step that was taken again after a resume replaces the first."""
+    saved: Saved | None = None
+    trained: dict[str, Trained] = field(default_factory=dict)
+    measured: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
+    finished: RunFinished | None = None
+
+    @property
+    def status(self) -> str:
+        """ok, failed, stopped, or unfinished: still running, or killed."""
+        return self.finished.status if self.finished else "unfinished"
+
+    def take(self, event: Event) -> None:  # noqa: C901 - one case for each kind of event
+        """Fold one event in."""
+        match event:
+            case RunStarted():
+                self.started = event if self.started is None else self.started
+                self.finished = None
+            case DataRead():
+                self.data = event
+            case Noticed():
+                if event not in self.notices:
+                    self.notices.append(event)
+            case TrainingStarted():
+                self.training[event.stage] = event
+            case Stepped():
+                self.steps[event.stage, event.step] = event
+            case Saved():
+                self.saved = event
+            case Trained():
+                self.trained[event.stage] = event
+            case Measured():
+                self.measured[event.model, event.evaluator, event.metric] = event
+            case RunFinished():
+                self.finished = event
+            case _:
+                pass
+
+    def to_json(self) -> dict[str, Any]:
+        """The report in its documented form, ``tunesmith.report/1``."""
+        started, finished = self.started, self.finished
+        return {
+            "schema": SCHEMA,
+            "run": {
+                "id": started.run if started else "",
+                "name": started.name if started else "",
+                "status": self.status,
+                "started": started.started if started else None,
+                "finished": finished.finished if finished else None,
+                "error": finished.error if finished else "",
+                "exit_code": finished.exit_code if finished else None,
+            },
+            "plan": started.plan if started else {},
+            "data": self._data(),
+            "training": self._training(""),
+            "stages": {stage: self._training(stage) for stage in self.training if stage},
+            "evaluations": [_evaluation(event) for event in self.measured.values()],
+            "verdict": finished.verdict if finished else {},
+            "notices": [asdict(notice) for notice in self.notices],
+            "versions": started.versions if started else {},
+            "plugins": started.plugins if started else [],
+        }
+
+    def _data(self) -> dict[str, Any]:
+        if self.data is None:
+            return {}
+        return {
+            "description": self.data.description,
+            "train": self.data.train,
+            "holdout": self.data.heldout,
+            "left_out": self.data.left_out,
+            "left_out_examples": self.data.examples,
+            "fingerprint": self.data.fingerprint,
+        }
+
+    def _training(self, stage: str) -> dict[str, Any]:
+        """Figures of one stage, summed over its steps, so that a resumed run counts each once."""
+        steps = [event for (name, _), event in sorted(self.steps.items()) if name == stage]
+        start, end = self.training.get(stage), self.trained.get(stage)
+        if start is None and not stage and self.training:
+            start, end = next(iter(self.training.values())), None
+        if start is None:
+            return {}
+        seconds = sum(step.seconds for step in steps)
+        tokens = sum(step.tokens for step in steps)
+        return {
+            "technique": start.technique,
+            "steps": len(steps),
+            "planned_steps": start.steps,
+            "epochs": start.epochs,
+            "rows": start.rows,
+            "tokens": tokens,
+            "trained_tokens": sum(step.trained_tokens for step in steps),
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds if seconds else None,
+            "peak_memory_bytes": max((step.memory_bytes for step in steps), default=0),
+            "trainable_parameters": start.trainable_parameters,
+            "parameters": start.parameters,
+            "device": start.device,
+            "precision": start.precision,
+            "details": start.details,
+            "losses": [step.loss for step in steps],
+            "learning_rates": [step.learning_rate for step in steps],
+            "gradient_norms": [step.gradient_norm for step in steps],
+            "extras": {name: [step.extras.get(name) for step in steps] for name in _extras(steps)},
+            "artifact": end.artifact if end else None,
+        }
+
+
+def fold(events: Iterable[Event]) -> Report:
+    """The report of a sequence of events."""
+    report = Report()
+    for event in events:
+        report.take(event)
+    return report
+
+
+def _extras(steps: list[Stepped]) -> list[str]:
+    return sorted({name for step in steps for name in step.extras})
+
+
+def _evaluation(event: Measured) -> dict[str, Any]:
+    names = ("model", "evaluator", "metric", "value", "low", "high", "n", "higher_is_better")
+    record = asdict(event)
+    return {**{name: record[name] for name in names}, "unit": event.unit, "records": event.records}

@@ -1,0 +1,16 @@
+"""For authors of plugins: the conformance kit, and stand-ins for the heavy parts.
+
+::
+
+    import tunesmith_shouting
+    from tunesmith.testing import parametrize_checks
+
+    @parametrize_checks(tunesmith_shouting)
+    def test_contract(check):
+        check()
+"""
+
+from tunesmith.testing.fakes import FakeTextModel, perfect_model
+from tunesmith.testing.kit import Result, parametrize_checks, run_checks
+
+__all__ = ["FakeTextModel", "Result", "parametrize_checks", "perfect_model", "run_checks"]

@@ -1,0 +1,278 @@
+"""Checks of every plugin and every offer: light, well described, and a good guest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tunesmith.execute import LIBRARIES
+from tunesmith.options import from_table
+from tunesmith.testing.checks import NotApplicable, Subject, check, demand
+
+HEAVY = ("torch", "numpy", "transformers", "peft", "datasets", "pandas", "pyarrow", "pydantic")
+LONGEST_SUMMARY = 100
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_FOREIGN = "conformance-kit://a reference that nobody knows"
+
+
+@check("plugin")
+def import_is_light(subject: Subject) -> None:
+    """Importing the plugin loads nothing heavy: it is imported for ``tunesmith --help`` too."""
+    name, file = subject.module.__name__, subject.module.__file__
+    program = (
+        "import importlib, importlib.util, json, sys\n"
+        "name, file, heavy = json.loads(sys.argv[1])\n"
+        "if importlib.util.find_spec(name.partition('.')[0]):\n"
+        "    importlib.import_module(name)\n"
+        "else:\n"
+        "    spec = importlib.util.spec_from_file_location(name, file)\n"
+        "    spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
+        "print(json.dumps([h for h in heavy if h in sys.modules]))\n"
+    )
+    done = subprocess.run(  # noqa: S603 - this interpreter, and a program that stands above
+        [sys.executable, "-c", program, json.dumps([name, file, HEAVY])],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    demand(done.returncode == 0, f"importing {name} alone fails: {done.stderr[-500:]}")
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    demand(not loaded, f"importing {name} also imports {', '.join(loaded)}")
+
+
+@check("plugin")
+def foreign_models_are_declined(subject: Subject) -> None:
+    """``tunesmith_find_model`` answers None to a reference that is not the plugin's."""
+    for _, function in subject.plugins.implementations("tunesmith_find_model"):
+        found = function(reference=_FOREIGN, revision=None)
+        demand(found is None, f"it claims the model reference {_FOREIGN!r}")
+        return
+    raise NotApplicable("it finds no models")
+
+
+@check("any offer")
+def names_are_well_formed(subject: Subject) -> None:
+    """Lower case letters and digits, words joined by single hyphens."""
+    names = [subject.offer.name]
+    if subject.offer.kind == "evaluator":
+        names += [metric.name for metric in subject.offer.metrics]
+    for name in names:
+        demand(NAME.fullmatch(name.replace("_", "-")) is not None, f"the name {name!r}")
+
+
+@check("any offer")
+def summary_is_one_line(subject: Subject) -> None:
+    """A phrase that fits a table: one line, no full stop at its end."""
+    summary = subject.offer.summary
+    demand(0 < len(summary) <= LONGEST_SUMMARY, f"the summary has {len(summary)} characters")
+    demand(summary == summary.strip() and summary.isprintable(), "the summary is not one line")
+    demand(not summary.endswith("."), "the summary ends with a full stop")
+
+
+@check("offer")
+def config_is_frozen(subject: Subject) -> None:
+    """Options cannot be changed once they are checked."""
+    for model in _models(subject.offer.config):
+        demand(model.model_config.get("frozen") is True, f"{model.__name__} is not frozen")
+
+
+@check("offer")
+def unknown_keys_are_refused(subject: Subject) -> None:
+    """A misspelled key is an error, in every table of the options."""
+    for model in _models(subject.offer.config):
+        try:
+            model.model_validate({"no_such_option": 1})
+        except ValidationError as error:
+            refused = any(item["type"] == "extra_forbidden" for item in error.errors())
+        else:
+            refused = False
+        demand(refused, f"{model.__name__} accepts a key that it does not know")
+
+
+@check("offer")
+def every_option_has_help(subject: Subject) -> None:
+    """A description of one option at least as long as a few words."""
+    for model in _models(subject.offer.config):
+        for name, info in model.model_fields.items():
+            demand(
+                len((info.description or "").split()) >= 2,
+                f"{model.__name__}.{name} has no description",
+            )
+
+
+@check("offer")
+def defaults_are_valid(subject: Subject) -> None:
+    """Every default passes the validation that a user's value would."""
+    options = subject.options()
+    try:
+        again = type(options).model_validate(options.model_dump())
+    except ValidationError as error:
+        raise AssertionError(f"a default is refused: {error}") from None
+    demand(again == options, f"the defaults change when they are validated: {again!r}")
+
+
+@check("offer")
+def config_round_trips_toml(subject: Subject) -> None:
+    """Options written to a run file and read back are the same options."""
+    import tomli_w
+
+    options = subject.options()
+    table = _without_none(options.model_dump(mode="json"))
+    read = tomllib.loads(tomli_w.dumps(table))
+    try:
+        again = from_table(type(options), read)
+    except ValidationError as error:
+        raise AssertionError(f"its own options are refused when read back: {error}") from None
+    demand(again == options, f"read back as {again!r} instead of {options!r}")
+
+
+@check("offer")
+def needs_are_requirements(subject: Subject) -> None:
+    """What ``needs`` says can be understood by an installer."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for text in subject.offer.needs:
+        try:
+            Requirement(text)
+        except InvalidRequirement as error:
+            raise AssertionError(f"needs {text!r}: {error}") from None
+
+
+@check("offer")
+def leaves_environment_untouched(subject: Subject) -> None:
+    """Building changes no environment variable, folder, signal handler, generator or default."""
+    _import_needs(subject)
+    before = dict(surroundings())
+    _try_to_build(subject)
+    demand_same(before)
+
+
+@check("offer")
+def leaves_libraries_untouched(subject: Subject) -> None:
+    """Building replaces no function or class of a library: nothing is patched."""
+    _import_needs(subject)
+    before = library_parts()
+    _try_to_build(subject)
+    demand_unpatched(before, subject)
+
+
+# --------------------------------------------------------------------------- what is watched
+
+
+def surroundings(*, generators: bool = True) -> Iterator[tuple[str, Any]]:
+    """Everything global that a plugin could change, by name."""
+    yield "environment variables", dict(os.environ)
+    yield "current folder", os.getcwd()
+    yield "signal handlers", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    root = logging.getLogger()
+    yield "root logger", (root.level, list(root.handlers))
+    yield "import path", list(sys.path)
+    if generators:
+        yield "Python's random generator", random.getstate()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and generators:
+        yield "NumPy's random generator", repr(numpy.random.get_state())
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        yield "torch's default dtype", torch.get_default_dtype()
+        yield "torch's gradient mode", torch.is_grad_enabled()
+        yield "torch's number of threads", torch.get_num_threads()
+        if generators:
+            yield "torch's random generator", torch.get_rng_state().tolist()
+
+
+def demand_same(before: dict[str, Any]) -> None:
+    """Hold the surroundings against what they were."""
+    after = dict(surroundings())
+    changed = [name for name, value in before.items() if after.get(name) != value]
+    demand(not changed, f"it changes: {', '.join(changed)}")
+
+
+def library_parts() -> dict[tuple[str, str], Any]:
+    """Public functions and classes of the loaded libraries, and the methods of those classes."""
+    parts: dict[tuple[str, str], Any] = {}
+    for name, module in list(sys.modules.items()):
+        if module is None or name.partition(".")[0] not in LIBRARIES:
+            continue
+        for attribute, value in list(vars(module).items()):
+            if attribute.startswith("_") or not callable(value):
+                continue
+            parts[name, attribute] = value
+            if isinstance(value, type) and value.__module__.partition(".")[0] in LIBRARIES:
+                for method, function in list(vars(value).items()):
+                    if callable(function) and (not method.startswith("_") or method in _DUNDERS):
+                        parts[f"{value.__module__}.{value.__qualname__}", method] = function
+    return parts
+
+
+_DUNDERS = {"__init__", "__call__", "__getattr__"}
+
+
+def demand_unpatched(before: dict[tuple[str, str], Any], subject: Subject) -> None:
+    """Hold the libraries against what they were. What was added to them is their own affair.
+
+    A patch that was there before is known by its code, which lies in the plugin's folder.
+    """
+    after = library_parts()
+    home = str(Path(subject.module.__file__).parent)
+    replaced = [
+        f"{module}.{name}"
+        for (module, name), value in after.items()
+        if before.get((module, name), value) is not value or _code_file(value).startswith(home)
+    ]
+    demand(not replaced, f"it replaces {', '.join(sorted(replaced)[:5])}")
+
+
+def _code_file(value: Any) -> str:
+    code = vars(type(value)).get("__code__") and value.__code__
+    return code.co_filename if code else ""
+
+
+def _import_needs(subject: Subject) -> None:
+    """Load what the offer says it needs, so that importing it is not taken for its own doing."""
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    from packaging.requirements import Requirement
+
+    for text in subject.offer.needs:
+        name = Requirement(text).name.replace("-", "_")
+        if find_spec(name) is not None:
+            import_module(name)
+
+
+def _try_to_build(subject: Subject) -> None:
+    if subject.offer.kind == "reporter":
+        from tunesmith.testing.reporters import opened
+
+        with opened(subject):
+            return
+    subject.build()
+
+
+def _models(config: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """The options model and those nested in it."""
+    yield config
+    for info in config.model_fields.values():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _models(info.annotation)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+

@@ -1,0 +1,54 @@
+"""Records for the kit's own trials: eight of each kind, small enough to be learned by heart."""
+
+from __future__ import annotations
+
+from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+
+PAIRS = (
+    ("France", "Paris"),
+    ("Italy", "Rome"),
+    ("Spain", "Madrid"),
+    ("Greece", "Athens"),
+    ("Norway", "Oslo"),
+    ("Japan", "Tokyo"),
+    ("Peru", "Lima"),
+    ("Kenya", "Nairobi"),
+)
+
+COMPLETIONS = tuple(
+    Completion(source=f"kit:{n}", prompt=f"{country}?", completion=capital)
+    for n, (country, capital) in enumerate(PAIRS, 1)
+)
+CHATS = tuple(
+    Chat(
+        source=f"kit:{n}",
+        messages=(
+            Message("system", "Name the capital."),
+            Message("user", country),
+            Message("assistant", capital),
+            Message("user", "Are you sure?"),
+            Message("assistant", f"Yes, {capital}"),
+        ),
+    )
+    for n, (country, capital) in enumerate(PAIRS, 1)
+)
+TEXTS = tuple(
+    Text(source=f"kit:{n}", text=f"The capital of {country} is {capital}.")
+    for n, (country, capital) in enumerate(PAIRS, 1)
+)
+PREFERENCES = tuple(
+    Preference(
+        source=f"kit:{n}",
+        prompt=(Message("user", f"{country}?"),),
+        chosen=capital,
+        rejected="I do not know",
+    )
+    for n, (country, capital) in enumerate(PAIRS, 1)
+)
+EIGHT: dict[type[Record], tuple[Record, ...]] = {
+    Completion: COMPLETIONS,
+    Chat: CHATS,
+    Text: TEXTS,
+    Preference: PREFERENCES,
+}
+"""Eight records of each kind, the simplest kind first."""

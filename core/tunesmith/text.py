@@ -1,0 +1,260 @@
+"""Text on its way to a person: made harmless, cut to size, spelled for reading.
+
+Everything that came from outside (rows, file names, plugin names, model output) passes
+`safe_text` before it is printed, and `redact` before it is kept. Both return plain strings:
+whoever renders them must not read markup into them. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from difflib import SequenceMatcher
+
+ELLIPSIS = "…"
+
+# --- harmless -------------------------------------------------------------------------------
+
+
+def _escape(character: str) -> str:
+    """`\\x1b`, `\\u202e` or `\\U000e0041`: what a Python programmer would write."""
+    point = ord(character)
+    if point <= 0xFF:
+        return f"\\x{point:02x}"
+    return f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}"
+
+
+_ALWAYS = (
+    *(c for c in range(0x20) if c not in (0x09, 0x0A)),  # C0 without tab and newline
+    *range(0x7F, 0xA0),  # DEL, C1
+    0x00AD,  # soft hyphen
+    0x034F,  # combining grapheme joiner
+    0x061C,  # Arabic letter mark (bidi)
+    *(0x115F, 0x1160, 0x3164, 0xFFA0),  # Hangul fillers: letters that show nothing
+    *(0x180E, 0x200B, 0xFEFF),  # zero-width spaces
+    *(0x200E, 0x200F),  # bidi marks
+    *range(0x2028, 0x202F),  # line and paragraph separators, bidi embeddings and overrides
+    *range(0x2060, 0x2070),  # word joiner, invisible operators, bidi isolates
+    *range(0xFFF9, 0xFFFC),  # interlinear annotations
+    *range(0xD800, 0xE000),  # lone surrogates (in Python, a surrogate is always alone)
+    *range(0xE0000, 0xE0080),  # tags
+    *range(0xE0100, 0xE01F0),  # variation selectors 17 to 256: one hides a byte each
+)
+_TABLE = {point: _escape(chr(point)) for point in _ALWAYS}
+_EMOJI = "\u00a9\u00ae\u2190-\u27bf\u2900-\u2bff\u3030-\u3299\U0001f000-\U0001faff"
+_JOINING = "\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af"  # Arabic, Indic, Khmer, Mongol
+# Joiners are part of emoji, Persian and Hindi; anywhere else they only hide things. A variation
+# selector may follow a character, not another selector or nothing.
+_MAYBE = re.compile("[\u200c\u200d\ufe00-\ufe0f]")
+_MISPLACED = re.compile(
+    "[\u200c\u200d](?!"
+    f"(?<=[{_EMOJI}]\u200d)[{_EMOJI}]|(?<=[{_EMOJI}]\ufe0f\u200d)[{_EMOJI}]"
+    f"|(?<=[{_JOINING}][\u200c\u200d])[{_JOINING}\\s])[\u200c\u200d]*"
+    "|[\ufe00-\ufe0f](?:(?<=[\ufe00-\ufe0f]{2})|(?<![\\s\\S][\ufe00-\ufe0f]))[\ufe00-\ufe0f]*"
+)
+
+
+def _escape_run(match: re.Match[str]) -> str:
+    run = match.group()
+    shown = {character: _escape(character) for character in set(run)}
+    return "".join(map(shown.__getitem__, run))
+
+
+def safe_text(s: str, limit: int | None = None) -> str:
+    """Make a string harmless to a terminal and to a reader's eyes.
+
+    Control characters except tab and newline, bidirectional controls, invisible characters, tags
+    and lone surrogates become visible escapes such as `\\x1b`; what people write, emoji and
+    joined scripts included, stays. With `limit` the result has at most that many characters, the
+    last one an ellipsis if something was cut. Applying it twice changes nothing more.
+    """
+    if limit is None:
+        return _harmless(s)
+    if limit < 1:
+        raise ValueError(f"limit: must be at least 1, got {limit}")
+    # Each character gives at least one, so what lies beyond the limit is never needed.
+    result = _harmless(s[: limit + 1])
+    if len(result) <= limit:
+        return result
+    # Nothing may dangle at the cut: a joiner needs the character that it joins.
+    return result[: limit - 1].rstrip("\u200c\u200d") + ELLIPSIS
+
+
+def _harmless(s: str) -> str:
+    if not s.isascii() and _MAYBE.search(s):
+        s = _MISPLACED.sub(_escape_run, s)
+    return s.translate(_TABLE)
+
+
+def one_line(s: str, limit: int = 80) -> str:
+    """`safe_text` on one line: a run of whitespace becomes one space, outer space goes."""
+    # Collapsing only shortens, but an endless line should not be walked to its end for 80 of it.
+    head = s[: limit * 64 + 64]
+    cut = len(head) < len(s)
+    line = safe_text(" ".join(re.split(r"[ \t\n\r\f\v\u2028\u2029]+", head)).strip(" "))
+    if cut or len(line) > limit:
+        return safe_text(line + ELLIPSIS * cut, limit=limit)
+    return line
+
+
+# --- spelled for reading --------------------------------------------------------------------
+
+
+def bytes_text(n: int, *, binary: bool = False) -> str:
+    """Spell a size: "1.4 GB" (powers of 1000), with `binary` "1.3 GiB" (powers of 1024)."""
+    step = 1024 if binary else 1000
+    units = ("KiB", "MiB", "GiB", "TiB", "PiB") if binary else ("kB", "MB", "GB", "TB", "PB")
+    sign, size = ("-" if n < 0 else ""), abs(n)
+    if size < step:
+        return f"{sign}{size} B"
+    amount, place = size / step, 0
+    while round(amount, 1) >= step and place < len(units) - 1:
+        amount, place = amount / step, place + 1
+    return f"{sign}{amount:,.1f} {units[place]}"
+
+
+def duration_text(seconds: float) -> str:
+    """Spell a time: "0.42 s", "4.2 s", "42 s", "2 min 05 s", "3 h 07 min", "2 d 03 h"."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 0:
+        return "-" + duration_text(-seconds)
+    for below, digits in ((1, 2), (10, 1), (60, 0)):
+        if round(seconds, digits) < below:
+            return f"{seconds:.{digits}f} s"
+    whole = round(seconds)
+    if whole < 3_600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    if minutes < 1_440:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3_600)
+    return f"{hours // 24} d {hours % 24:02d} h"
+
+
+def count_text(n: int, noun: str) -> str:
+    """Spell a count with its noun: "1 row", "1,234 rows", "2 batches", "0 entries"."""
+    if abs(n) == 1:
+        return f"{n} {noun}"
+    if re.search(r"(s|x|z|ch|sh)$", noun):
+        return f"{n:,} {noun}es"
+    if re.search(r"[^aeiou]y$", noun):
+        return f"{n:,} {noun[:-1]}ies"
+    return f"{n:,} {noun}s"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, or None.
+
+    Case, hyphens and underscores do not count; two swapped neighbours and an unambiguous
+    beginning of at least two letters do; else the closest name that is close enough.
+    """
+    names = sorted(set(known))
+    if word in names:
+        return None
+    wanted = _folded(word)
+    if not wanted:
+        return None
+    for name in names:
+        if _folded(name) == wanted:
+            return name
+    for name in names:
+        if _swapped(_folded(name), wanted):
+            return name
+    begun = [name for name in names if _folded(name).startswith(wanted)]
+    if len(begun) == 1 and len(wanted) >= 2:
+        return begun[0]
+    matcher = SequenceMatcher(autojunk=False)
+    matcher.set_seq2(wanted[:200])
+    best, found = 0.6, None
+    for name in names:
+        matcher.set_seq1(_folded(name)[:200])
+        if matcher.quick_ratio() > best and (ratio := matcher.ratio()) > best:
+            best, found = ratio, name
+    return found
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "").strip()
+
+
+def _swapped(one: str, other: str) -> bool:
+    """Whether two neighbouring characters changed places."""
+    differs = [i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+    if len(one) != len(other) or len(differs) != 2 or differs[1] != differs[0] + 1:
+        return False
+    i = differs[0]
+    return one[i] == other[i + 1] and one[i + 1] == other[i]
+
+
+# --- secrets --------------------------------------------------------------------------------
+
+_Rule = tuple[str, tuple[str, ...], re.Pattern[str]]
+
+
+def _rule(kind: str, marks: str, pattern: str, flags: int = 0) -> _Rule:
+    """A kind of secret, the literals of which one must occur, and what it looks like.
+
+    A pattern's group "keep" stays in the text; the rest of the match is replaced.
+    """
+    return kind, tuple(marks.split()), re.compile(pattern, flags)
+
+
+# Not inside a longer word, where an escape (`\n`, the end of a colour, `%3D`) is no word.
+_START = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=[0-9]m)|(?<=%[0-9A-Fa-f]{2}))"
+_RULES: tuple[_Rule, ...] = (
+    _rule(
+        "private_key",
+        "PRIVATE",
+        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?s:.*?)(?:-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+    ),
+    _rule("hf_token", "hf_ api_org_", _START + r"(?:hf_|api_org_)[A-Za-z0-9]{20,}"),
+    _rule("anthropic_key", "sk-ant-", _START + r"sk-ant-[A-Za-z0-9_-]{16,}"),
+    _rule(
+        "openai_key",
+        "sk-",
+        _START + r"sk-(?:(?:proj|svcacct|admin|or)-[A-Za-z0-9_-]{20,}|[A-Za-z0-9]{20,})",
+    ),
+    _rule("stripe_key", "k_live_ k_test_", _START + r"[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"),
+    _rule("aws_key", "AKIA ASIA", _START + r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
+    _rule("gcp_key", "AIza", _START + r"AIza[A-Za-z0-9_-]{35}"),
+    _rule(
+        "github_token",
+        "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
+        _START + r"(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,})",
+    ),
+    _rule("gitlab_token", "glpat-", _START + r"glpat-[A-Za-z0-9_-]{20,}"),
+    _rule("slack_token", "xox xapp-", _START + r"(?:xox[abeoprs]|xapp)-[A-Za-z0-9-]{10,}"),
+    _rule("npm_token", "npm_", _START + r"npm_[A-Za-z0-9]{36}"),
+    _rule("pypi_token", "pypi-", _START + r"pypi-[A-Za-z0-9_-]{50,}"),
+    _rule("jwt", "eyJ", _START + r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]{4,}"),
+    _rule("bearer", "earer", r"(?P<keep>\b[Bb]earer )(?!\[redacted:)[A-Za-z0-9._~+/=-]{20,}"),
+    _rule(
+        "password", "://", r"(?P<keep>://[^\s/:@]{0,256}:)(?!\[redacted:)[^\s/\"'<>]{1,256}(?=@)"
+    ),
+    _rule(
+        "secret",
+        "TOKEN SECRET PASSWORD PASSWD _KEY secret_access_key",
+        r"(?P<keep>(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|secret_access_key)"
+        r"(?:\s{0,3}=|[\"']\s{0,3}:)\s{0,3}[\"']?)(?!\[redacted:)[^\s\"',;<>]{8,}",
+    ),
+)
+
+
+def redact(s: str) -> str:
+    """Replace secrets by `[redacted:KIND]`, for anything that is logged, stored or shown.
+
+    Knows secrets by their shape (tokens of model hubs, clouds and forges, JSON web tokens, private
+    keys), by where they stand (a password in a URL, after "Bearer") and by the name they are
+    assigned to (`WANDB_API_KEY=`). It is a seat belt: a secret of no known shape passes.
+    """
+    for kind, marks, pattern in _RULES:
+        if any(mark in s for mark in marks):
+            s = pattern.sub(_replacement(kind), s)
+    return s
+
+
+def _replacement(kind: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: (match.groupdict().get("keep") or "") + f"[redacted:{kind}]"

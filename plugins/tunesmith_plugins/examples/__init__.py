@@ -1,0 +1,24 @@
+"""Hands out example projects: a run file with data that may be used for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import CommandOffer
+
+
+@hookimpl
+def tunesmith_commands() -> Sequence[CommandOffer]:
+    """Offer ``tunesmith example``."""
+    return [
+        CommandOffer(
+            name="example", summary="Copy an example project, data included.", load=_load
+        )
+    ]
+
+
+def _load() -> object:
+    from tunesmith_plugins.examples.command import command
+
+    return command

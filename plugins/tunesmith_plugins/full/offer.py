@@ -1,0 +1,49 @@
+"""The offer of ``full``, and its advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith.contracts import Finding, Technique
+from tunesmith.offers import Promises, TechniqueOffer
+from tunesmith.plan import Plan
+from tunesmith.records import Chat, Completion, Preference, Text
+from tunesmith_torch.options import FitOptions
+
+RATE_TOO_HIGH = 1e-4
+
+
+class FullOptions(FitOptions):
+    """Options of full fine-tuning: those of the training loop."""
+
+
+def build(options: FullOptions) -> Technique:
+    """Make the technique; torch is imported here."""
+    from tunesmith_plugins.full.technique import Full
+
+    return Full(options)
+
+
+FULL = TechniqueOffer(
+    name="full",
+    summary="supervised fine-tuning of every weight",
+    config=FullOptions,
+    build=build,
+    accepts=frozenset({Chat, Completion, Preference, Text}),
+    needs=("torch>=2.11", "transformers>=5.17"),
+    promises=Promises(),
+)
+
+
+def review(plan: Plan) -> Sequence[Finding]:
+    """A rate that adapters want moves a whole model too far."""
+    options = plan.technique.config
+    if plan.technique.offer is not FULL or not isinstance(options, FullOptions):
+        return []
+    if options.learning_rate < RATE_TOO_HIGH:
+        return []
+    message = (
+        f"{options.learning_rate:g} is high for full fine-tuning, which usually takes about 2e-5; "
+        "adapters take about ten times that"
+    )
+    return [Finding(level="warning", where="technique.learning_rate", message=message)]

@@ -1,0 +1,137 @@
+"""Artifacts: what training leaves behind, in the forms that the rest of the world loads.
+
+An adapter is a PEFT folder, a fully trained model a transformers folder; safetensors only, the
+tokenizer and its chat template beside the weights, and a ``generation_config.json`` that stops at
+the token which ends an answer. The folder is committed as a whole with a manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from peft import PeftModel
+from transformers import GenerationConfig
+from tunesmith.contracts import Artifact, Job
+from tunesmith.errors import IntegrityError
+from tunesmith.storage import commit_folder
+
+from tunesmith_torch.adapt import Adapted
+from tunesmith_torch.load import Base, no_progress_bars
+from tunesmith_torch.templates import Template
+
+FOLDERS: dict[str, str] = {"adapter": "adapter", "model": "model"}
+
+
+def save(job: Job[Any], adapted: Adapted, template: Template) -> Artifact:
+    """Commit the trained weights below ``job.out``: in ``adapter/`` or in ``model/``."""
+    target = job.out / FOLDERS[adapted.format]
+
+    def write(folder: Path) -> None:
+        _write_weights(folder, adapted)
+        template.tokenizer.save_pretrained(folder)
+        generation_config(adapted.base, template).save_pretrained(folder)
+        (folder / "README.md").write_text(_card(job, adapted), encoding="utf-8")
+
+    commit_folder(target, write, {"format": adapted.format})
+    return Artifact(path=target, format=adapted.format)
+
+
+def generation_config(base: Base, template: Template) -> GenerationConfig:
+    """The base's own settings, stopping at every token that ends an answer, decoding greedily."""
+    tokenizer = template.tokenizer
+    ends = sorted(template.end_ids)
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends if len(ends) > 1 else ends[0],
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
+    )
+
+
+def artifact_format(folder: Path) -> Literal["adapter", "model"]:
+    """What kind of artifact lies in a folder."""
+    return "adapter" if (folder / "adapter_config.json").is_file() else "model"
+
+
+def attach_adapter(base: Base, folder: Path) -> PeftModel:
+    """The base model with an adapter read from disk, every tensor accounted for.
+
+    Raises:
+        IntegrityError: the adapter lacks tensors of the model, or has some that it does not know.
+    """
+    model = PeftModel.from_pretrained(
+        base.model, str(folder), is_trainable=False, autocast_adapter_dtype=False
+    )
+    stored = _stored_names(folder)
+    loaded = {name for name, _ in model.named_parameters() if _is_adapter(name)}
+    if len(stored) != len(loaded):
+        raise IntegrityError(
+            f"{folder}: holds {len(stored)} tensors where this base model takes {len(loaded)}",
+            hint="the adapter was trained on another base model",
+        )
+    return model.to(base.model.dtype).eval()
+
+
+def _write_weights(folder: Path, adapted: Adapted) -> None:
+    if adapted.format == "adapter":
+        # "auto" would ask a hub about the base model's vocabulary.
+        adapted.model.save_pretrained(folder, save_embedding_layers=False)
+        return
+    with no_progress_bars():
+        adapted.model.save_pretrained(folder)
+
+
+def _stored_names(folder: Path) -> set[str]:
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        return set(file.keys())
+
+
+def _is_adapter(name: str) -> bool:
+    return any(mark in name for mark in (".lora_", "lora_magnitude", ".modules_to_save."))
+
+
+_CARD: Callable[..., str] = """---
+base_model: {base}
+library_name: {library}
+tags: [tunesmith, {technique}]
+---
+
+# {name}
+
+Made with tunesmith by `{technique}` from `{base}` on {rows} rows of your own data.
+How it was trained and what it was measured against stands in `report.json` of its run.
+
+{loading}
+""".format
+
+_LOADING = {
+    "adapter": """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+```""",
+    "model": """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+```""",
+}
+
+
+def _card(job: Job[Any], adapted: Adapted) -> str:
+    base = job.base_name or str(adapted.base.folder)
+    folder = FOLDERS[adapted.format]
+    return _CARD(
+        base=base,
+        library="peft" if adapted.format == "adapter" else "transformers",
+        technique=job.technique,
+        name=job.out.name,
+        rows=len(job.train),
+        loading=_LOADING[adapted.format].format(base=base, folder=folder),
+    )

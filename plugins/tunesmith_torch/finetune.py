@@ -1,0 +1,161 @@
+"""Supervised fine-tuning as a composition: a way to adapt, and the next-token objective."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tunesmith.contracts import Artifact, Job, TextModel
+from tunesmith.errors import DataError, UsageError
+from tunesmith.events import Noticed, Trained, TrainingStarted
+
+from tunesmith_torch import artifacts, attention
+from tunesmith_torch.adapt import Adapted
+from tunesmith_torch.device import Precision, pick_device, pick_precision
+from tunesmith_torch.fit import fit
+from tunesmith_torch.load import Base, load_base
+from tunesmith_torch.memory import peak_bytes, reset_peak
+from tunesmith_torch.options import FitOptions
+from tunesmith_torch.schedule import Order
+from tunesmith_torch.supervised import Supervised
+from tunesmith_torch.templates import Examples, Template
+from tunesmith_torch.textmodel import TorchTextModel
+
+Adapt = Callable[[Base, Precision], Adapted]
+
+
+def supervise(job: Job[Any], adapt: Adapt) -> Artifact:
+    """Load, adapt, train on next tokens, and commit the artifact.
+
+    Raises:
+        DataError: no record can be learned from.
+        TrainingError: see :func:`tunesmith_torch.fit.fit`.
+    """
+    options: FitOptions = job.config
+    device = pick_device(job.device)
+    precision = pick_precision(device, options.precision)
+    reset_peak(device)
+    base = load_model(job.model, device, precision, packing=options.packing)
+    template = Template.of(base.tokenizer, _override(options))
+    examples = _examples(job, template, context_of(base))
+    adapted = adapt(base, precision)
+    if options.checkpointing:
+        base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    objective = Supervised(adapted, examples.examples, packing=options.packing)
+    job.emit(_announcement(job, adapted, examples, template))
+    fit(job, adapted, objective, seed=job.seed)
+    artifact = artifacts.save(job, adapted, template)
+    job.emit(
+        Trained(
+            stage=job.name,
+            technique=job.technique,
+            steps=_order(job, examples).steps,
+            tokens=round(examples.tokens * options.epochs),
+            trained_tokens=round(examples.trained_tokens * options.epochs),
+            seconds=0.0,
+            peak_memory_bytes=peak_bytes(device),
+            artifact=str(artifact.path.relative_to(job.out)),
+            format=artifact.format,
+        )
+    )
+    return artifact
+
+
+def open_text_model(
+    model: Path, artifact: Path | None, *, device: str, options: FitOptions
+) -> TextModel:
+    """The base model, or what was trained from it, read from disk."""
+    place = pick_device(device)
+    precision = pick_precision(place, options.precision)
+    adapter = artifact is not None and artifacts.artifact_format(artifact) == "adapter"
+    folder = model if adapter or artifact is None else artifact
+    base = load_model(folder, place, precision, packing=options.packing)
+    net = artifacts.attach_adapter(base, artifact) if adapter and artifact else base.model
+    return TorchTextModel(net, Template.of(base.tokenizer, _override(options)), place)
+
+
+def load_model(folder: Path, device: torch.device, precision: Precision, *, packing: bool) -> Base:
+    """A base model whose attention can take packed rows, if they are wanted."""
+    if packing:
+        attention.register()
+    name = attention.NAME if packing else "sdpa"
+    return load_base(folder, device=device, dtype=precision.dtype, attention=name)
+
+
+def context_of(base: Base) -> int:
+    """The most tokens that the model was made for."""
+    return int(base.config.get_text_config().max_position_embeddings)
+
+
+def _override(options: FitOptions) -> str | None:
+    if options.chat_template is None:
+        return None
+    try:
+        return Path(options.chat_template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"technique.chat_template: cannot be read, {error}") from None
+
+
+def _examples(job: Job[Any], template: Template, context: int) -> Examples:
+    """Token ids of all records; what does not fit is told, never dropped without a word."""
+    options: FitOptions = job.config
+    limit = min(options.max_tokens, context)
+    examples = template.examples_or_left_out(job.train, limit, cut_prompts=options.cut_prompts)
+    for notice in _notices(examples, limit):
+        job.emit(notice)
+    if not examples.examples:
+        first = examples.left_out[0] if examples.left_out else None
+        raise DataError(
+            first.where if first else "data",
+            f"no row can be learned from: {first.cause}, {first.detail}" if first else "no rows",
+            hint=f"rows may have {limit} tokens (technique.max_tokens, and the model's context)",
+        )
+    return examples
+
+
+def _notices(examples: Examples, limit: int) -> Iterator[Noticed]:
+    causes = Counter(row.cause for row in examples.left_out)
+    for cause, count in causes.items():
+        first = next(row for row in examples.left_out if row.cause == cause)
+        text = f"{count} rows are left out of training: {cause}; first: {first.where}"
+        yield Noticed(level="warning", source="data", message=f"{text} ({first.detail})")
+    if examples.shortened:
+        text = f"{examples.shortened} prompts were shortened to fit {limit} tokens"
+        yield Noticed(level="warning", source="data", message=text)
+    if examples.divided:
+        text = f"{examples.divided} texts were longer than {limit} tokens and became several rows"
+        yield Noticed(level="info", source="data", message=text)
+    if examples.control:
+        text = f"{examples.control} rows contain control tokens as text; they stay plain text"
+        yield Noticed(level="info", source="data", message=text)
+
+
+def _order(job: Job[Any], examples: Examples) -> Order:
+    options: FitOptions = job.config
+    rows = len(examples.examples)
+    return Order(rows, options.batch, options.epochs, job.seed, options.max_steps)
+
+
+def _announcement(
+    job: Job[Any], adapted: Adapted, examples: Examples, template: Template
+) -> TrainingStarted:
+    options: FitOptions = job.config
+    newest = job.checkpoints.newest()
+    return TrainingStarted(
+        stage=job.name,
+        technique=job.technique,
+        steps=_order(job, examples).steps,
+        epochs=options.epochs,
+        rows=len(examples.examples),
+        tokens=examples.tokens,
+        trained_tokens=examples.trained_tokens,
+        trainable_parameters=adapted.trainable_parameters,
+        parameters=adapted.parameters,
+        device=str(adapted.base.model.device),
+        precision=f"{adapted.precision.name}: {adapted.precision.why}",
+        details={**adapted.details, "template_sha256": template.sha256, "batch": options.batch},
+        first_step=newest.step if newest else 0,
+    )

@@ -1,0 +1,265 @@
+"""The training loop.
+
+Every technique trains through :func:`fit`: rows are drawn, laid out in micro-batches of at most so
+many tokens, their loss summed and divided by what the *whole* batch counts (trained tokens, pairs),
+so that the result does not depend on how the batch was split. The weights that move are the
+affair of :mod:`tunesmith_torch.adapt`, the loss that of an :class:`Objective`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tunesmith.contracts import Job
+from tunesmith.errors import RunStopped, TrainingError
+from tunesmith.events import Noticed, Saved, Stepped
+from tunesmith.storage import require_space, write_atomic
+
+from tunesmith_torch import state
+from tunesmith_torch.adapt import Adapted
+from tunesmith_torch.memory import peak_bytes
+from tunesmith_torch.optimizer import Masters
+from tunesmith_torch.options import FitOptions
+from tunesmith_torch.schedule import Order, Rate
+
+SAVE_SECONDS = 120
+"""Seconds between checkpoints where the run file does not say: what a crash may cost."""
+MEMORY_RETRIES = 3
+"""How often a run may halve its micro-batches because memory ran out."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a batch holds: its rows' tokens, those with loss, and what its loss is divided by."""
+
+    tokens: int
+    trained_tokens: int
+    units: float
+
+
+class Objective(Protocol):
+    """What the weights move towards: a loss, summed over micro-batches."""
+
+    def __len__(self) -> int:
+        """Rows to learn from."""
+        ...
+
+    def counts(self, rows: Sequence[int]) -> Counts:
+        """What these rows hold together."""
+        ...
+
+    def micro_batches(self, rows: Sequence[int], budget: int) -> Sequence[Any]:
+        """The rows, laid out so that each micro-batch computes at most ``budget`` tokens."""
+        ...
+
+    def loss(self, micro_batch: Any) -> Tensor:
+        """The loss summed over the micro-batch's units: a scalar, ready for backward."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What else the steps since the last call showed; often nothing."""
+        ...
+
+
+def fit(job: Job[Any], adapted: Adapted, objective: Objective, *, seed: int) -> None:
+    """Train from the newest checkpoint, or from the start, to the last step.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite, or memory ran out for good.
+        RunStopped: whatever ``job.emit`` raised; a checkpoint has been saved.
+    """
+    options: FitOptions = job.config
+    order = Order(len(objective), options.batch, options.epochs, seed, options.max_steps)
+    rate = Rate(options.learning_rate, order.steps, options.warmup, options.schedule)
+    masters = Masters(adapted.trainable, options)
+    saving = _Saving(job, masters, options.save_every)
+    stepper = _Stepper(job, adapted, objective, masters, options)
+    adapted.model.train()
+    torch.manual_seed(seed)
+    first = saving.resume()
+    for step, rows in order.batches(first):
+        started = time.perf_counter()
+        learning_rate = rate.at(step)
+        loss, norm = stepper.gradient(step, rows, learning_rate)
+        masters.step(learning_rate)
+        counts = objective.counts(rows)
+        event = Stepped(
+            stage=job.name,
+            step=step + 1,
+            steps=order.steps,
+            loss=loss,
+            learning_rate=learning_rate,
+            gradient_norm=norm,
+            rows=len(rows),
+            tokens=counts.tokens,
+            trained_tokens=counts.trained_tokens,
+            seconds=time.perf_counter() - started,
+            memory_bytes=peak_bytes(adapted.base.model.device),
+            epoch=(step + 1) / order.steps_per_epoch,
+            extras=objective.figures(),
+        )
+        try:
+            job.emit(event)
+        except RunStopped:
+            saving.save(step + 1)
+            raise
+        if saving.due(step + 1):
+            saving.save(step + 1)
+
+
+@dataclass
+class _Stepper:
+    """Computes the gradient of one batch, in as many micro-batches as memory needs."""
+
+    job: Job[Any]
+    adapted: Adapted
+    objective: Objective
+    masters: Masters
+    options: FitOptions
+    budget: int = 0
+    retries: int = 0
+
+    def gradient(self, step: int, rows: Sequence[int], learning_rate: float) -> tuple[float, float]:
+        """Leave the clipped gradient in the masters; the batch's mean loss and gradient norm.
+
+        Raises:
+            TrainingError: either of them is not finite. Nothing has been updated then.
+        """
+        self.budget = self.budget or self.options.micro_tokens
+        losses = self._accumulate(rows)
+        while losses is None:
+            self._halve(step)
+            losses = self._accumulate(rows)
+        norm = self.masters.clip(self.options.clip)
+        *parts, size = torch.stack([*losses, norm.detach().float()]).tolist()
+        loss = math.fsum(parts)
+        if not math.isfinite(loss) or not math.isfinite(size):
+            raise self._postmortem(step, rows, parts, size, learning_rate)
+        return loss, size
+
+    def _accumulate(self, rows: Sequence[int]) -> list[Tensor] | None:
+        """Backward through all micro-batches; their shares of the loss, or None if memory ran out.
+
+        Dividing by the units of the whole batch makes the sum over micro-batches the batch's mean.
+        """
+        units = self.objective.counts(rows).units
+        losses = []
+        try:
+            for micro_batch in self.objective.micro_batches(rows, self.budget):
+                with self.adapted.arithmetic():
+                    loss = self.objective.loss(micro_batch) / units
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach().float())
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            return None
+        return losses
+
+    def _halve(self, step: int) -> None:
+        """Go on with micro-batches of half the size; the batch stays what it is."""
+        self.masters.drop_gradients()
+        self.retries += 1
+        if self.retries > MEMORY_RETRIES:
+            raise TrainingError(
+                f"step {step + 1}: memory ran out with micro-batches of {self.budget} tokens, "
+                f"after halving them {MEMORY_RETRIES} times",
+                hint="set checkpointing = true, a smaller max_tokens, or train adapters instead",
+            )
+        if self.adapted.base.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.budget = max(1, self.budget // 2)
+        self.job.emit(
+            Noticed(
+                level="warning",
+                source="memory",
+                message=(
+                    f"step {step + 1}: memory ran out; going on with micro-batches of "
+                    f"{self.budget} tokens, the batch stays the same"
+                ),
+            )
+        )
+
+    def _postmortem(
+        self, step: int, rows: Sequence[int], parts: list[float], norm: float, rate: float
+    ) -> TrainingError:
+        """Write down what is known about a step that went wrong."""
+        newest = self.job.checkpoints.newest()
+        last_good = newest.path.name if newest else None
+        found = {
+            "step": step + 1,
+            "learning_rate": rate,
+            "losses": [repr(part) for part in parts],
+            "gradient_norm": repr(norm),
+            "rows": [self.job.train[row].source for row in rows if row < len(self.job.train)],
+            "largest_gradients": [(n, repr(v)) for n, v in self.masters.largest_gradients()],
+            "last_good_checkpoint": last_good,
+        }
+        path = self.job.out / "postmortem.json"
+        write_atomic(path, json.dumps(found, indent=2) + "\n")
+        what = "gradient" if math.isfinite(math.fsum(parts)) else "loss"
+        return TrainingError(
+            f"step {step + 1}: the {what} is not finite (loss {math.fsum(parts)}, gradient norm "
+            f"{norm}); nothing was updated; the last good checkpoint is {last_good or 'none'}",
+            hint=f"{path.name} names the rows; try a lower learning rate or precision = 'fp32'",
+        )
+
+
+@dataclass
+class _Saving:
+    """Checkpoints of this fit."""
+
+    job: Job[Any]
+    masters: Masters
+    every: int | None
+    saved: int = 0
+    at: float = field(default_factory=time.monotonic)
+
+    def resume(self) -> int:
+        """Restore the newest checkpoint; the number of steps already taken."""
+        needed = 3 * sum(master.numel() * 4 for master in self.masters.masters)
+        require_space(self.job.out, 2 * needed)
+        checkpoint = self.job.checkpoints.newest()
+        if checkpoint is None:
+            return 0
+        state.restore(checkpoint.path, self.masters)
+        self.saved = checkpoint.step
+        return checkpoint.step
+
+    def due(self, step: int) -> bool:
+        """Whether this step is one after which to save."""
+        if self.every is not None:
+            return step % self.every == 0
+        return time.monotonic() - self.at > SAVE_SECONDS
+
+    def save(self, step: int) -> None:
+        """Commit a checkpoint, unless this step has one."""
+        if step == self.saved:
+            return
+        started = time.perf_counter()
+
+        def write(folder: Path) -> None:
+            state.save(folder, self.masters)
+
+        path = self.job.checkpoints.save(step, write, meta={"stage": self.job.name})
+        self.saved, self.at = step, time.monotonic()
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        seconds = time.perf_counter() - started
+        name = str(path.relative_to(self.job.out))
+        self.job.emit(Saved(step=step, path=name, bytes=size, seconds=seconds))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text

@@ -1,0 +1,113 @@
+"""Options that techniques share; torch is not imported here, so that plans stay light."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from tunesmith.options import Options
+
+
+class FitOptions(Options):
+    """How the training loop goes about its work, whatever weights move and towards what."""
+
+    learning_rate: float = Field(
+        2e-5, gt=0, le=1, description="Peak learning rate, after warm-up."
+    )
+    epochs: float = Field(
+        2.0, gt=0, le=1000, description="Passes over the training part; may be a fraction."
+    )
+    max_steps: int | None = Field(
+        None, ge=1, description="Stop after so many optimizer steps, whatever epochs says."
+    )
+    batch: int = Field(
+        16, ge=1, le=65536, description="Rows per optimizer step, over all accumulation."
+    )
+    micro_tokens: int = Field(
+        4096,
+        ge=1,
+        description=(
+            "Tokens computed at once. A batch is split into as many micro-batches as this needs; "
+            "results do not depend on it, memory does. A longer row is a micro-batch of its own."
+        ),
+    )
+    max_tokens: int = Field(
+        2048, ge=8, description="Longest row, in tokens; the model's context limits it further."
+    )
+    cut_prompts: bool = Field(
+        False,
+        description=(
+            "Shorten the oldest part of prompts that are too long, instead of leaving the row out."
+        ),
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate falls after warm-up."
+    )
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, lt=1, description="AdamW's decay, on weight matrices only."
+    )
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="AdamW's averaging of gradients and of their squares."
+    )
+    clip: float = Field(
+        1.0, gt=0, description="Largest norm of the gradient; a larger one is scaled down."
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto",
+        description="Number format of the arithmetic; auto takes bf16 where the machine has it.",
+    )
+    packing: bool = Field(
+        True,
+        description=(
+            "Lay rows end to end, each attending to itself alone, instead of padding them; "
+            "faster, with the same result."
+        ),
+    )
+    checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    save_every: int | None = Field(
+        None,
+        ge=1,
+        description="Optimizer steps between checkpoints. Unset: one every two minutes.",
+    )
+    chat_template: str | None = Field(
+        None,
+        description="File with a chat template that replaces the model's own.",
+        json_schema_extra={"path": True},
+    )
+
+
+class LoraOptions(FitOptions):
+    """Low-rank adapters: which matrices get one, and of what shape."""
+
+    learning_rate: float = Field(
+        2e-4,
+        gt=0,
+        le=1,
+        description="Peak learning rate; adapters want about ten times that of full fine-tuning.",
+    )
+    rank: int = Field(16, ge=1, le=1024, description="Rank of the update of each matrix.")
+    alpha: float = Field(
+        32.0, gt=0, description="Scale of the update: alpha/rank, or alpha/sqrt(rank) with rslora."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapters' input.")
+    targets: Literal["all-linear"] | list[str] = Field(
+        "all-linear",
+        description=(
+            "Modules that get an adapter: all linear layers but the head, or names such as q_proj."
+        ),
+    )
+    modules_to_save: list[str] = Field(
+        [],
+        description="Modules that are trained whole and stored with the adapter, such as lm_head.",
+    )
+    rslora: bool = Field(
+        False, description="Scale by alpha/sqrt(rank): keeps high ranks effective (rsLoRA)."
+    )
+    dora: bool = Field(
+        False, description="Train magnitude and direction apart (DoRA): closer to full, slower."
+    )

@@ -1,0 +1,54 @@
+"""The next-token objective: make the answers in the data more likely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from tunesmith_torch.adapt import Adapted
+from tunesmith_torch.fit import Counts
+from tunesmith_torch.packing import Example, MicroBatch, collate, pack, unpacked
+from tunesmith_torch.positions import head_of, trained_hidden
+
+
+class Supervised:
+    """Negative log-likelihood of the trained tokens, summed; a batch divides it by their number."""
+
+    def __init__(self, adapted: Adapted, examples: Sequence[Example], *, packing: bool) -> None:
+        self._model = adapted.model
+        self._device = adapted.base.model.device
+        self._examples = examples
+        self._packing = packing
+        self._lengths = np.array([len(example.ids) for example in examples])
+        # A row's first token follows nothing, so it is never guessed.
+        self._trained = np.array([int(np.sum(e.trained)) - bool(e.trained[0]) for e in examples])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def counts(self, rows: Sequence[int]) -> Counts:
+        """Tokens of the rows; the loss is divided by those that are trained."""
+        trained = int(self._trained[rows].sum())
+        tokens = int(self._lengths[rows].sum())
+        return Counts(tokens=tokens, trained_tokens=trained, units=trained)
+
+    def micro_batches(self, rows: Sequence[int], budget: int) -> list[MicroBatch]:
+        """The rows packed end to end, or padded, at most ``budget`` tokens at a time."""
+        lengths = self._lengths[rows]
+        share = pack if self._packing else unpacked
+        bins = share(lengths, max(budget, int(lengths.max())))
+        return [
+            collate(self._examples, [rows[i] for i in members], packed=self._packing)
+            for members in bins
+        ]
+
+    def loss(self, micro_batch: MicroBatch) -> Tensor:
+        """Nats, summed over the micro-batch's trained tokens."""
+        batch = micro_batch.to(self._device)
+        return head_of(self._model).loss(trained_hidden(self._model, batch), batch)
+
+    def figures(self) -> dict[str, float]:
+        """Nothing beside the loss."""
+        return {}

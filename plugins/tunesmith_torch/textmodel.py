@@ -1,0 +1,211 @@
+"""A model behind its template: conversations in, text and scores out.
+
+Shapes: B rows, T tokens, N scored positions, V vocabulary.
+
+The same class serves the untouched base model, the model with adapters and the merged one, so that
+what is compared differs in its weights only. Rows are sorted by length and share a forward pass up
+to a token budget; results come back in the order of the prompts and do not depend on the budget.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from tunesmith.contracts import Generation, Progress, TokenScores
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.records import Prompt
+
+from tunesmith_torch import kvcache
+from tunesmith_torch.generate import SHORTEST_PREFIX, TOKEN_BUDGET, generate
+from tunesmith_torch.packing import Example, MicroBatch, collate, unpacked
+from tunesmith_torch.positions import Head, head_of, trained_hidden
+from tunesmith_torch.templates import Template
+
+SCORE_BUDGET = 8_192
+"""Tokens in a scoring pass. More than this gains nothing, and activations take memory."""
+LOGITS_BUDGET = 1_024
+"""The same where a model's head cannot be run apart, so that all logits are there at once."""
+
+
+class _Row(NamedTuple):
+    """A prompt and its answer, joined."""
+
+    ids: array[int]
+    answer: int
+    """Tokens of the answer."""
+
+    @property
+    def scored(self) -> int:
+        return min(self.answer, len(self.ids) - 1)
+
+    def example(self, start: int) -> Example:
+        """The row from a token of the prompt on."""
+        prompt = len(self.ids) - self.answer
+        marks = [False] * (prompt - start) + [True] * self.answer
+        return Example(self.ids[start:], marks)
+
+
+class TorchTextModel:
+    """A causal language model as a :class:`tunesmith.contracts.TextModel`.
+
+    The model is used in the dtype that it has, in eval mode while a call lasts, and left as it was.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        template: Template,
+        device: torch.device,
+        token_budget: int = TOKEN_BUDGET,
+    ) -> None:
+        self.model = model
+        self.template = template
+        self.device = device
+        self.token_budget = token_budget
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and answer may have together; None: the model sets no bound."""
+        model = cast(PreTrainedModel, self.model)
+        config = model.config.get_text_config()
+        most: int | None = getattr(config, "max_position_embeddings", None)
+        return most
+
+    def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
+        """Whether the prompt leaves room for that many more tokens."""
+        context = self.context
+        return context is None or len(self.template.prompt_ids(prompt)) + extra_tokens <= context
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> list[TokenScores]:
+        """How likely the model finds each completion after its prompt.
+
+        The first token of a text that nothing comes before has no probability and is left out.
+
+        Raises:
+            UsageError: an exchange is longer than the model's context.
+        """
+        if not prompts:
+            return []
+        pairs = self.template.exchanges_ids(prompts, completions)
+        self._check([len(prompt) + len(answer) for prompt, answer in pairs], "exchange")
+        most = min(len(prompt) for prompt, _ in pairs) - 1
+        rows = [_Row(array("i", [*prompt, *answer]), len(answer)) for prompt, answer in pairs]
+        scores: list[TokenScores] = [TokenScores(())] * len(rows)
+        finished = 0
+        with torch.inference_mode(), kvcache.evaluating(self.model):
+            for indices, logprobs in self._passes(rows, most):
+                numbers = iter(logprobs.tolist())
+                for i in indices:
+                    scores[i] = TokenScores(tuple(islice(numbers, rows[i].scored)))
+                finished += len(indices)
+                if progress is not None:
+                    progress(finished)
+        return scores
+
+    def generate(
+        self, prompts: Sequence[Prompt], limit: int, *, progress: Progress | None = None
+    ) -> list[Generation]:
+        """Greedy answers of at most ``limit`` tokens.
+
+        Raises:
+            UsageError: a prompt leaves no room for such an answer in the model's context.
+        """
+        prompts_ids = self.template.prompts_ids(prompts)
+        self._check([len(ids) + limit for ids in prompts_ids], "prompt and its answer")
+        answers = generate(
+            self.model,
+            prompts_ids,
+            limit=limit,
+            end_ids=self.template.end_ids,
+            token_budget=self.token_budget,
+            progress=progress,
+        )
+        return [
+            Generation(self._text(a.ids, a.stopped == "end"), len(a.ids), a.stopped)
+            for a in answers
+        ]
+
+    def _text(self, ids: Sequence[int], ended: bool) -> str:
+        text: str = self.template.tokenizer.decode(
+            list(ids[:-1] if ended else ids),
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        return text
+
+    def _check(self, lengths: Sequence[int], what: str) -> None:
+        context = self.context
+        for index, length in enumerate(lengths):
+            if context is not None and length > context:
+                raise UsageError(
+                    f"{what} {index}: longer than the model's context, "
+                    f"got {length} tokens, {context} are possible",
+                    hint="shorten the prompt, give fewer examples in it, or allow shorter answers",
+                )
+
+    # ----------------------------------------------------------------- passes
+
+    def _passes(self, rows: Sequence[_Row], most: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Forward passes over all rows: which rows, and their tokens' log-probabilities, joined.
+
+        ``most``: how many tokens of a shared beginning may be run apart, at most.
+        """
+        longest = max(len(row.ids) for row in rows)
+        try:
+            base, head = kvcache.bare(self.model), head_of(self.model)
+        except (kvcache.Unsupported, EnvironmentProblem):
+            for indices, batch in _batches(rows, 0, min(self.token_budget, LOGITS_BUDGET)):
+                yield indices, _through_logits(self.model, batch.to(self.device))
+            return
+        plain = kvcache.holds_plain_cache(base, longest)
+        shared = kvcache.shared_length([row.ids for row in rows], most) if plain else 0
+        shared = shared if shared >= SHORTEST_PREFIX and len(rows) > 1 else 0
+        prefix = kvcache.read_prefix(base, rows[0].ids[:shared])
+        budget = min(self.token_budget, SCORE_BUDGET)
+        for indices, batch in _batches(rows, shared, budget):
+            with ExitStack() as stack:
+                if plain:
+                    stack.enter_context(kvcache.attending(base, prefix))
+                yield indices, self._logprobs(batch.to(self.device), head)
+
+    def _logprobs(self, batch: MicroBatch, head: Head) -> Tensor:
+        return head.logprobs(trained_hidden(self.model, batch), batch)
+
+
+def _batches(
+    rows: Sequence[_Row], shared: int, budget: int
+) -> Iterator[tuple[list[int], MicroBatch]]:
+    """Rows without their shared beginning, longest first, padded on the right.
+
+    Padding that comes after a row's tokens is seen by none of them.
+    """
+    order = sorted(range(len(rows)), key=lambda row: -len(rows[row].ids))
+    lengths = [len(rows[row].ids) - shared for row in order]
+    for places in unpacked(lengths, max(budget, lengths[0])):
+        indices = [order[place] for place in places]
+        part = [rows[i].example(shared) for i in indices]
+        batch = collate(part, range(len(part)), packed=False)
+        yield indices, replace(batch, positions_BT=batch.positions_BT + shared)
+
+
+def _through_logits(model: nn.Module, batch: MicroBatch) -> Tensor:
+    """For heads and adapters that only the model's own forward knows to apply."""
+    logits_BTV = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
+    logits_BTV = logits_BTV[:, -batch.ids_BT.shape[1] :]  # learned prompts stand before the tokens
+    logits_NV = logits_BTV.flatten(0, 1)[batch.trained_N]
+    return -functional.cross_entropy(logits_NV.float(), batch.targets_N, reduction="none")

@@ -1,0 +1,470 @@
+"""Every printed number rests on these: checked against scipy, brute force and simulation."""
+
+from __future__ import annotations
+
+import math
+import time
+from itertools import product
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tunesmith.statistics import (
+    Interval,
+    compare,
+    mean_interval,
+    minimum_detectable,
+    paired_difference,
+    paired_p_value,
+)
+
+numbers = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False).map(lambda x: round(x, 4))
+lists = st.lists(numbers, min_size=1, max_size=40)
+quick = settings(max_examples=60, deadline=None)
+
+
+def right(k: int, n: int) -> list[float]:
+    return [1.0] * k + [0.0] * (n - k)
+
+
+def bounds_of(interval: Interval) -> tuple[float, float]:
+    return interval.low, interval.high
+
+
+# --- the mean of one model ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),  # scipy.stats.binomtest(k, n).proportion_ci(0.95, "wilson")
+    [
+        (0, 20, 0.0, 0.16112515805281935),
+        (20, 20, 0.8388748419471808, 1.0),
+        (7, 20, 0.1811918241010821, 0.5671457233147637),
+        (450, 1000, 0.41941538407429674, 0.48096729177425873),
+    ],
+)
+def test_right_wrong_values_get_wilson(k: int, n: int, low: float, high: float) -> None:
+    assert bounds_of(mean_interval(right(k, n))) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_small_samples_get_student() -> None:
+    # scipy.stats.t.interval(0.95, 4, mean, sem)
+    interval = mean_interval([2.1, 3.4, 1.9, 2.8, 3.0])
+    assert bounds_of(interval) == pytest.approx((1.861604414591722, 3.4183955854082773), rel=1e-3)
+
+
+def test_point_value_is_token_weighted() -> None:
+    assert mean_interval([1.0, 4.0], [3, 1]).value == pytest.approx(1.75)
+
+
+@given(lists, st.data())
+@quick
+def test_weight_two_is_twice_the_record(values: list[float], data: st.DataObject) -> None:
+    weights = data.draw(st.lists(st.integers(0, 3), min_size=len(values), max_size=len(values)))
+    if not any(weights):
+        weights[0] = 1
+    repeated = [v for v, w in zip(values, weights, strict=True) for _ in range(w)]
+    weighted = mean_interval(values, weights, resamples=100).value
+    assert weighted == pytest.approx(mean_interval(repeated, resamples=100).value, abs=1e-9)
+
+
+@given(lists)
+@quick
+def test_interval_holds_the_value_and_ignores_the_order(values: list[float]) -> None:
+    interval = mean_interval(values, resamples=100)
+    assert interval.low <= interval.value <= interval.high
+    assert min(values) <= interval.value <= max(values)
+    shuffled = values[:]
+    Random(3).shuffle(shuffled)
+    assert mean_interval(shuffled, resamples=100) == interval
+
+
+@pytest.mark.parametrize("n", [4, 30, 3_000])
+def test_scaling_and_shifting_carry_over(n: int) -> None:
+    rng = Random(n)
+    values = [rng.expovariate(1) for _ in range(n)]
+    plain = mean_interval(values, resamples=200)
+    moved = mean_interval([7 * v + 100 for v in values], resamples=200)
+    expected = [7 * x + 100 for x in (plain.value, plain.low, plain.high)]
+    assert [moved.value, moved.low, moved.high] == pytest.approx(expected, rel=1e-12)
+
+
+def test_same_weight_everywhere_is_no_weight() -> None:
+    rng = Random(1)
+    values = [rng.gauss(0, 1) for _ in range(40)]
+    assert mean_interval(values, [3.0] * 40).low == pytest.approx(mean_interval(values).low)
+    assert mean_interval(right(3, 9), [3.0] * 9).low == pytest.approx(
+        mean_interval(right(3, 9)).low
+    )
+
+
+def test_groups_of_one_are_no_groups() -> None:
+    rng = Random(2)
+    values = [rng.gauss(0, 1) for _ in range(40)]
+    named = [str(i) for i in range(40)]
+    assert mean_interval(values, groups=named) == mean_interval(values)
+    assert mean_interval(values, groups=[None] * 40) == mean_interval(values)
+
+
+def test_copies_in_a_group_do_not_narrow_the_interval() -> None:
+    rng = Random(4)
+    values = [rng.gauss(0, 1) for _ in range(30)]
+    honest = mean_interval(values)
+    copied = mean_interval(values * 10, groups=[str(i) for i in range(30)] * 10)
+    assert copied.high - copied.low == pytest.approx(honest.high - honest.low, rel=1e-6)
+    fooled = mean_interval(values * 10)
+    assert fooled.high - fooled.low < 0.5 * (honest.high - honest.low)
+
+
+def test_right_wrong_in_groups_uses_the_effective_count() -> None:
+    values = right(10, 20)
+    grouped = mean_interval(values * 5, groups=[str(i) for i in range(20)] * 5)
+    alone = mean_interval(values)
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.08)
+    all_right = mean_interval([1.0] * 50, groups=["one patient"] * 50)
+    assert all_right.low == pytest.approx(mean_interval([1.0]).low)
+
+
+def test_never_zero_width_for_right_wrong() -> None:
+    for n in (1, 2, 10, 1_000):
+        for k in (0, n):
+            interval = mean_interval(right(k, n))
+            assert interval.high - interval.low > 1 / (n + 4)
+    weighted = mean_interval([1.0] * 9, [1, 2, 3] * 3)
+    assert weighted.low < 0.75
+
+
+def test_a_single_unit_says_unknown() -> None:
+    assert bounds_of(mean_interval([2.5])) == (-math.inf, math.inf)
+    assert bounds_of(mean_interval([0.5], bounds=(0, 1))) == (0, 1)
+    assert bounds_of(mean_interval([1.0, 2.0], groups=["a", "a"])) == (-math.inf, math.inf)
+    assert mean_interval([1.0, 2.0], groups=["a", "a"]).n == 2
+
+
+def test_a_constant_bounded_metric_is_not_certain() -> None:
+    interval = mean_interval([0.5] * 20, bounds=(0, 1))
+    assert interval.low == pytest.approx(0.5 - 0.5 * 0.16112515805281935)
+    assert interval.high == pytest.approx(0.5 + 0.5 * 0.16112515805281935)
+    assert bounds_of(mean_interval([2.0] * 20)) == (2.0, 2.0)
+
+
+def test_bounds_hold() -> None:
+    interval = mean_interval([0.0, 0.01, 0.9], bounds=(0, 1))
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_records_without_weight_are_not_counted() -> None:
+    assert mean_interval([1.5, 2.5, 99.0], [1, 1, 0]) == mean_interval([1.5, 2.5])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_none_are_refused_by_index(bad: float) -> None:
+    with pytest.raises(ValueError, match=r"values\[2\]: must be a finite number"):
+        mean_interval([1.0, 2.0, bad])
+    with pytest.raises(ValueError, match=r"weights\[1\]"):
+        mean_interval([1.0, 2.0], [1.0, bad])
+    with pytest.raises(ValueError, match=r"tuned\[0\]"):
+        paired_difference([1.0], [bad])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    cases = [
+        ("values: at least one", lambda: mean_interval([])),
+        ("weights: must have one entry", lambda: mean_interval([1.0], [1.0, 2.0])),
+        ("groups: must have one entry", lambda: mean_interval([1.0], groups=["a", "b"])),
+        (r"weights\[0\]: must not be negative", lambda: mean_interval([1.0], [-1.0])),
+        ("only zeros", lambda: mean_interval([1.0], [0.0])),
+        ("confidence", lambda: mean_interval([1.0], confidence=95)),
+        ("resamples", lambda: mean_interval([1.0], resamples=0)),
+        ("tuned: must have one entry", lambda: paired_difference([1.0], [1.0, 2.0])),
+        ("margin", lambda: compare([1.0], [1.0], True, margin=-1)),
+        ("n: must be", lambda: minimum_detectable(0)),
+        ("power", lambda: minimum_detectable(9, power=1.0)),
+        ("out of range", lambda: minimum_detectable(9, spread=-1.0)),
+        ("out of range", lambda: minimum_detectable(9, discordant=1.5)),
+    ]
+    for message, call in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+# --- two models -----------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=30))
+@quick
+def test_swapping_the_models_mirrors_the_difference(pairs: list[tuple[float, float]]) -> None:
+    base, tuned = [b for b, _ in pairs], [t for _, t in pairs]
+    there = paired_difference(base, tuned, resamples=100)
+    back = paired_difference(tuned, base, resamples=100)
+    assert (back.value, back.low, back.high) == pytest.approx(
+        (-there.value, -there.high, -there.low), abs=1e-6
+    )
+    forth = paired_p_value(base, tuned, resamples=100)
+    assert forth == paired_p_value(tuned, base, resamples=100)
+    assert 0 < forth <= 1
+
+
+def test_the_pairing_is_used() -> None:
+    rng = Random(6)
+    base = [rng.gauss(0, 10) for _ in range(60)]
+    tuned = [b + 0.5 + rng.gauss(0, 0.5) for b in base]
+    result = compare(base, tuned, higher_is_better=True)
+    assert result.overlap
+    assert result.better == "better"
+    assert result.difference.low > 0.3
+
+
+@pytest.mark.parametrize(("up", "down", "same"), [(9, 1, 20), (0, 6, 3), (0, 0, 12), (15, 5, 180)])
+def test_tango_against_brute_force(up: int, down: int, same: int) -> None:
+    base = [0.0] * up + [1.0] * down + [1.0] * same
+    tuned = [1.0] * up + [0.0] * down + [1.0] * same
+    interval = paired_difference(base, tuned)
+    for limit in bounds_of(interval):
+        assert abs(_brute_score(up, down, up + down + same, limit)) == pytest.approx(1.96, abs=2e-3)
+
+
+def _brute_score(b: int, c: int, n: int, delta: float) -> float:
+    """Score of a difference, with the likeliest nuisance share found on a grid."""
+    best, likeliest = -math.inf, 0.0
+    for tick in range(100_001):
+        q = max(0.0, -delta) + tick / 100_000 * (1 - abs(delta)) / 2
+        cells = ((b, q + delta), (c, q), (n - b - c, 1 - 2 * q - delta))
+        log = sum(count * math.log(max(share, 1e-300)) for count, share in cells if count)
+        if log > best:
+            best, likeliest = log, q
+    return (b - c - n * delta) / math.sqrt(n * (2 * likeliest + delta - delta * delta))
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "p"),  # scipy.stats.binomtest(up, up + down).pvalue
+    [
+        (9, 1, 0.021484375),
+        (15, 5, 0.04138946533203125),
+        (0, 6, 0.03125),
+        (130, 90, 0.008405451752681935),
+        (3, 3, 1.0),
+        (0, 0, 1.0),
+    ],
+)
+def test_mcnemar_is_exact(up: int, down: int, p: float) -> None:
+    base = [0.0] * up + [1.0] * down + [1.0, 0.0]
+    tuned = [1.0] * up + [0.0] * down + [1.0, 0.0]
+    assert paired_p_value(base, tuned) == pytest.approx(p, rel=1e-12)
+
+
+def test_mcnemar_survives_thousands() -> None:
+    started = time.perf_counter()
+    p = paired_p_value([0.0] * 10_000, [1.0] * 9_000 + [0.0] * 1_000)
+    assert 0 < p < 1e-300
+    assert time.perf_counter() - started < 1
+
+
+def test_sign_flips_are_exact_for_few() -> None:
+    differences = [0.3, -0.1, 0.4, 0.2, 0.25, -0.05, 0.6, 0.1]
+    # scipy.stats.permutation_test(..., permutation_type="samples", n_resamples=1e9)
+    assert paired_p_value([0.0] * 8, differences) == pytest.approx(0.046875)
+    weights = [1, 2, 3, 1, 2, 3, 1, 2]
+    products = [w * d for w, d in zip(weights, differences, strict=True)]
+    patterns = list(product((-1, 1), repeat=8))
+    extreme = sum(
+        abs(sum(s * p for s, p in zip(signs, products, strict=True))) >= sum(products) - 1e-9
+        for signs in patterns
+    )
+    expected = extreme / len(patterns)
+    assert paired_p_value([0.0] * 8, differences, weights) == pytest.approx(expected)
+
+
+def test_drawn_sign_flips_come_near_the_exact() -> None:
+    rng = Random(8)
+    differences = [rng.gauss(0.3, 1) for _ in range(17)]
+    sums = [0.0]
+    for d in differences:
+        sums = [s + d for s in sums] + [s - d for s in sums]
+    exact = sum(abs(s) >= abs(sum(differences)) - 1e-9 for s in sums) / len(sums)
+    drawn = paired_p_value([0.0] * 17, differences, resamples=20_000)
+    assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact / 20_000))
+
+
+def test_a_drawn_p_value_is_never_zero() -> None:
+    assert paired_p_value([0.0] * 60, [1.5] * 60) == 1 / 5_000
+
+
+def test_groups_flip_together() -> None:
+    differences = [0.3, 0.2, 0.4, 0.25, 0.1, 0.5]
+    repeated = paired_p_value([0.0] * 60, differences * 10, groups=list("abcdef") * 10)
+    assert repeated == pytest.approx(paired_p_value([0.0] * 6, differences)) == 2 / 64
+    binary = paired_p_value([0.0] * 60, [1.0] * 60, groups=list("abcdef") * 10)
+    assert binary == 2 / 64
+
+
+def test_no_change_is_no_verdict() -> None:
+    rng = Random(9)
+    for values in ([rng.gauss(2, 1) for _ in range(30)], right(12, 30), [0.0] * 30):
+        result = compare(values, values, higher_is_better=False)
+        assert (result.better, result.p_value, result.difference.value) == ("unclear", 1.0, 0.0)
+        assert result.overlap
+
+
+def test_verdict_follows_the_direction() -> None:
+    base, tuned = right(20, 100), right(60, 100)
+    assert compare(base, tuned, higher_is_better=True).better == "better"
+    assert compare(base, tuned, higher_is_better=False).better == "worse"
+    assert compare(tuned, base, higher_is_better=True).better == "worse"
+    assert compare(tuned, base, higher_is_better=False).better == "better"
+
+
+def test_a_difference_inside_the_margin_is_unclear() -> None:
+    base, tuned = right(20, 1_000), right(60, 1_000)
+    assert compare(base, tuned, higher_is_better=True, margin=0.03).better == "better"
+    assert compare(base, tuned, higher_is_better=True, margin=0.05).better == "unclear"
+
+
+def test_constant_gain_on_three_records_is_no_proof() -> None:
+    result = compare([2.0] * 3, [1.0] * 3, higher_is_better=False)
+    assert result.p_value == 0.25
+    assert result.better == "unclear"
+    assert compare([2.0], [1.0], higher_is_better=False).better == "unclear"
+
+
+def test_same_seed_same_numbers_other_seed_others() -> None:
+    rng = Random(10)
+    base = [rng.gauss(0, 1) for _ in range(50)]
+    tuned = [b + rng.gauss(0.2, 1) for b in base]
+    first = compare(base, tuned, True, seed=1)
+    assert compare(base, tuned, True, seed=1) == first
+    assert compare(base, tuned, True, seed=2).difference.low != first.difference.low
+
+
+# --- power ----------------------------------------------------------------------------------
+
+
+def test_minimum_detectable_for_means() -> None:
+    # the textbook 2.8 standard errors, from (1.96 + 0.84) in the limit
+    assert minimum_detectable(10_000, spread=2.0) == pytest.approx(2.8016 * 2 / 100, rel=1e-3)
+    assert minimum_detectable(1, spread=2.0) == math.inf
+    sizes = [minimum_detectable(n, spread=1.0) for n in range(2, 60)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_minimum_detectable_for_shares() -> None:
+    assert minimum_detectable(5) == math.inf  # six changes in one direction are the least
+    assert minimum_detectable(6) == pytest.approx(0.8 ** (1 / 6))
+    assert minimum_detectable(200, discordant=0.3) > minimum_detectable(200, discordant=0.1)
+
+
+@pytest.mark.parametrize(("n", "discordant"), [(60, 0.4), (200, 0.2), (500, 0.1)])
+def test_the_detectable_share_is_detected_in_four_of_five(n: int, discordant: float) -> None:
+    delta = minimum_detectable(n, discordant=discordant)
+    up, rng, hits = (discordant + delta) / 2, Random(n), 0
+    for _ in range(400):
+        draws = [rng.random() for _ in range(n)]
+        tuned = [float(x < up) for x in draws]
+        base = [float(up <= x < discordant) for x in draws]
+        hits += paired_p_value(base, tuned) < 0.05
+    assert 0.74 <= hits / 400 <= 0.88
+
+
+def test_the_detectable_mean_is_detected_in_four_of_five() -> None:
+    delta, rng, hits = minimum_detectable(40, spread=1.0), Random(40), 0
+    for _ in range(300):
+        tuned = [rng.gauss(delta, 1.0) for _ in range(40)]
+        hits += paired_p_value([0.0] * 40, tuned, resamples=399) < 0.05
+    assert 0.74 <= hits / 300 <= 0.87
+
+
+def test_compare_tells_what_it_could_have_seen() -> None:
+    assert compare(right(1, 4), right(2, 4), True).detectable == math.inf
+    assert compare([1.5], [2.5], True).detectable == math.inf
+    rng = Random(12)
+    tuned = [rng.gauss(0, 1) for _ in range(100)]
+    seen = compare([0.0] * 100, tuned, True).detectable
+    assert seen == pytest.approx(0.28, rel=0.2)
+    grouped = compare([0.0] * 1_000, tuned * 10, True, groups=[str(i) for i in range(100)] * 10)
+    assert grouped.detectable == pytest.approx(seen, rel=1e-6)
+
+
+# --- coverage: does "95 %" mean 95 % --------------------------------------------------------
+
+
+def coverage(draw: object, truth: float, runs: int = 400) -> float:
+    assert callable(draw)
+    hits = 0
+    for _ in range(runs):
+        interval = draw()
+        hits += interval.low <= truth <= interval.high
+    return hits / runs
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9])
+def test_wilson_covers(share: float) -> None:
+    rng = Random(int(share * 100))
+    seen = coverage(lambda: mean_interval([float(rng.random() < share) for _ in range(60)]), share)
+    assert 0.92 <= seen <= 0.98
+
+
+def test_bootstrap_covers() -> None:
+    rng = Random(60)
+    seen = coverage(lambda: mean_interval([rng.gauss(3, 1) for _ in range(60)], resamples=400), 3.0)
+    assert 0.92 <= seen <= 0.98
+
+
+def test_weighted_bootstrap_covers() -> None:
+    rng = Random(61)
+
+    def draw() -> Interval:
+        weights = [rng.lognormvariate(3, 0.5) for _ in range(60)]
+        return mean_interval([rng.gauss(2, 1) for _ in weights], weights, resamples=400)
+
+    assert 0.92 <= coverage(draw, 2.0) <= 0.98
+
+
+@pytest.mark.parametrize("kind", ["numbers", "right or wrong"])
+def test_cluster_intervals_cover(kind: str) -> None:
+    rng = Random(62)
+    groups = [str(i // 6) for i in range(120)]
+
+    def draw() -> Interval:
+        centres = [rng.betavariate(2, 2) for _ in range(20)]
+        values = [
+            float(rng.random() < centres[i // 6])
+            if kind == "right or wrong"
+            else centres[i // 6] + rng.gauss(0, 0.1)
+            for i in range(120)
+        ]
+        return mean_interval(values, groups=groups, resamples=300)
+
+    assert 0.92 <= coverage(draw, 0.5) <= 0.98
+
+
+def test_paired_shares_cover() -> None:
+    rng = Random(63)
+
+    def draw() -> Interval:
+        draws = [rng.random() for _ in range(60)]
+        base = [float(x < 0.1 or x > 0.6) for x in draws]
+        return paired_difference(base, [float(x > 0.35) for x in draws])
+
+    # only base right: 0.1, only tuned right: 0.25
+    assert 0.92 <= coverage(draw, 0.15) <= 0.98
+
+
+def test_false_alarms_stay_below_five_percent() -> None:
+    rng, alarms = Random(64), 0
+    for _ in range(300):
+        base = [rng.gauss(0, 1) for _ in range(30)]
+        tuned = [b + rng.gauss(0, 1) for b in base]
+        alarms += compare(base, tuned, True, resamples=200).better != "unclear"
+    assert alarms / 300 <= 0.075
+
+
+def test_ten_thousand_records_take_no_second() -> None:
+    rng = Random(65)
+    values = [rng.gauss(0, 1) for _ in range(10_000)]
+    weights = [rng.random() for _ in values]
+    started = time.perf_counter()
+    interval = mean_interval(values, weights)
+    assert time.perf_counter() - started < 1.5
+    error = 1.96 / math.sqrt(10_000) * math.sqrt(4 / 3)  # weights uniform in [0, 1]
+    assert interval.high - interval.low == pytest.approx(2 * error, rel=0.1)
