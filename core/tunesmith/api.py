@@ -147,9 +147,7 @@ def open_models(
         }
 
 
-def _opened(
-    read: RunFile, files: Sequence[str], disabled: Sequence[str]
-) -> tuple[Plan, Catalog]:
+def _opened(read: RunFile, files: Sequence[str], disabled: Sequence[str]) -> tuple[Plan, Catalog]:
     read = _added(read, "files", [str(Path(file).resolve()) for file in files], "--plugin")
     read = _added(read, "disable", disabled, "--no-plugin")
     catalog = Catalog(plugins.find(_selection(read)))

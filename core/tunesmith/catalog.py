@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from tunesmith.contracts import Dataset, Finding, FoundModel
-from tunesmith.errors import PluginError
+from tunesmith.errors import PluginError, TunesmithError
 from tunesmith.offers import (
     CommandOffer,
     DataLoaderOffer,
@@ -21,7 +21,7 @@ from tunesmith.offers import (
     ReporterOffer,
     TechniqueOffer,
 )
-from tunesmith.plugins import Plugin, Plugins
+from tunesmith.plugins import FILES, Plugin, Plugins
 from tunesmith.text import did_you_mean
 
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
@@ -45,8 +45,13 @@ class Offered(Generic[O]):
 
     @property
     def full_name(self) -> str:
-        """``distribution:name``, which a run file may use where the short name is ambiguous."""
-        return f"{self.plugin.distribution}:{self.offer.name}"
+        """``distribution:name``, which a run file may use where the short name is ambiguous.
+
+        Single files share a distribution, so theirs is ``file:STEM:name``.
+        """
+        plugin = self.plugin
+        home = plugin.full_name if plugin.distribution == FILES else plugin.distribution
+        return f"{home}:{self.offer.name}"
 
 
 class NotOffered(LookupError):
@@ -85,7 +90,7 @@ class Catalog:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            names = " or ".join(f'"{match.full_name}"' for match in matches)
+            names = " or ".join(sorted(f'"{match.full_name}"' for match in matches))
             raise NotOffered(
                 f'the name "{name}" is offered by more than one plugin', f"write {names}"
             )
@@ -117,7 +122,7 @@ class Catalog:
         for plugin, function in self.plugins.implementations(hook):
             try:
                 result = self.plugins.call(plugin, function, arguments)
-            except PluginError as error:
+            except TunesmithError as error:
                 failed = Finding(level="warning", where=plugin.full_name, message=error.message)
                 findings.append((plugin, failed))
                 continue
@@ -138,7 +143,7 @@ class Catalog:
             try:
                 offers = self.plugins.call(plugin, function, {})
                 gathered += [Offered(plugin, offer) for offer in _checked(plugin, kind, offers)]
-            except PluginError as error:
+            except TunesmithError as error:
                 self.plugins.mark_broken(plugin, error.message)
         return gathered
 

@@ -7,6 +7,7 @@ are the core's, so that every metric of every plugin is treated alike.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.contracts import Generation, Measurement, Progress, TextModel, TokenScores
-from tunesmith.errors import PluginError
+from tunesmith.errors import PluginError, TrainingError
 from tunesmith.events import Measured
 from tunesmith.plugins import blame
 from tunesmith.records import Prompt, Record, last_exchange
@@ -70,6 +71,7 @@ def measure(
         built = offer.build(evaluator.config)
         measurements = list(built.measure(Watched(model, advance), records))
     _check(measurements, evaluator, len(records))
+    _check_finite(label, measurements, records)
     path = f"{FOLDER}/{label}.{offer.name}.jsonl"
     (folder / FOLDER).mkdir(exist_ok=True)
     write_atomic(folder / path, _lines(measurements, records))
@@ -96,14 +98,27 @@ def measure(
     return told
 
 
-def read_values(path: Path, metric: str) -> tuple[list[float], list[float] | None]:
-    """The values and weights of one metric from a file that :func:`measure` wrote.
+@dataclass(frozen=True)
+class Values:
+    """One metric of one model, record by record."""
 
-    Weights are None where every record counts the same.
-    """
-    rows = [json.loads(line)[metric] for line in path.read_text(encoding="utf-8").splitlines()]
-    weights = [row["weight"] for row in rows]
-    return [row["value"] for row in rows], weights if len(set(weights)) > 1 else None
+    values: list[float]
+    weights: list[float] | None
+    """None: every record counts the same."""
+    groups: list[str | None] | None
+    """None: every record stands for itself."""
+
+
+def read_values(path: Path, metric: str) -> Values:
+    """What :func:`measure` wrote about one metric."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    weights = [row[metric]["weight"] for row in rows]
+    groups = [row.get("group") for row in rows]
+    return Values(
+        values=[row[metric]["value"] for row in rows],
+        weights=weights if len(set(weights)) > 1 else None,
+        groups=groups if any(group is not None for group in groups) else None,
+    )
 
 
 def _groups(records: Sequence[Record]) -> list[str | None] | None:
@@ -129,17 +144,40 @@ def _check(
             raise PluginError(
                 f'plugin "{plugin}" measured "{measurement.metric}", which its offer does not name'
             )
-        if len(measurement.values) != n:
-            raise PluginError(
-                f'plugin "{plugin}" gave {len(measurement.values)} values of '
-                f'"{measurement.metric}" for {n} records'
-            )
+        columns = {
+            "values": measurement.values,
+            "weights": measurement.weights,
+            "outputs": measurement.outputs,
+        }
+        for what, column in columns.items():
+            if column is not None and len(column) != n:
+                raise PluginError(
+                    f'plugin "{plugin}" gave {len(column)} {what} of '
+                    f'"{measurement.metric}" for {n} records'
+                )
+
+
+def _check_finite(
+    label: str, measurements: Sequence[Measurement], records: Sequence[Record]
+) -> None:
+    """A mean with one value that is no number says nothing: name the record instead."""
+    for measurement in measurements:
+        for value, record in zip(measurement.values, records, strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{label} model: {measurement.metric} of {record.source} is {value}, "
+                    "not finite",
+                    hint="the model's probabilities are broken: lower the learning rate, or set "
+                    "precision = 'fp32'",
+                )
 
 
 def _lines(measurements: Sequence[Measurement], records: Sequence[Record]) -> str:
     lines = []
     for index, record in enumerate(records):
         line: dict[str, Any] = {"source": record.source, "expected": last_exchange(record)[1]}
+        if record.group is not None:
+            line["group"] = record.group
         if record.slices:
             line["slices"] = dict(record.slices)
         for m in measurements:

@@ -172,9 +172,11 @@ def _data(
             hint="restore the data, start a new run, or resume with --accept-drift",
         )
     tell(event)
-    for notice in notices(plan, catalog, dataset, parts):
+    found = list(notices(plan, catalog, dataset, parts))
+    for notice in found:
         tell(notice)
-    errors = [n for n in tell.report.notices if n.level == "error"]
+    # Only today's: an error that ended an earlier attempt may have been mended since.
+    errors = [notice for notice in found if notice.level == "error"]
     if errors:
         raise ConfigError([Problem(n.source, n.message) for n in errors])
     return parts

@@ -49,4 +49,5 @@ class Interrupts:
             # Whatever is being written is still in staging, and staging is never read.
             os._exit(128 + number)
         self.noted = number
-        os.write(2, b"\nstopping after this step; once more to leave at once\n")
+        # A moving display draws over the last two lines: they are left empty for it.
+        os.write(2, b"\nstopping after this step; once more to leave at once\n\n")

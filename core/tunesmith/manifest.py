@@ -322,11 +322,14 @@ def _blame(
 ) -> EnvironmentProblem | None:
     """The machine's part in an error, also where a library hides it.
 
-    ``torch.save`` reports a full disk as ``RuntimeError: unexpected pos 576 vs 534``.
+    ``torch.save`` reports a full disk as ``RuntimeError: unexpected pos 576 vs 534``, safetensors
+    with an error of its own after it has freed the space again.
     """
     if isinstance(error, OSError) and (problem := atomic.explain(error, target, needed)):
         return problem
-    if full and isinstance(error, Exception) and not isinstance(error, TunesmithError):
+    if isinstance(error, TunesmithError) or not isinstance(error, Exception):
+        return None
+    if full or os.strerror(errno.ENOSPC) in str(error):
         return atomic.explain(OSError(errno.ENOSPC, ""), target, needed)
     return None
 

@@ -17,7 +17,14 @@ from pydantic import BaseModel, ValidationError
 from tunesmith import plugins as plugin_finding
 from tunesmith.catalog import Catalog, NotOffered, Offered
 from tunesmith.contracts import FoundModel
-from tunesmith.errors import ConfigError, EnvironmentProblem, Problem, UsageError
+from tunesmith.errors import (
+    ConfigError,
+    EnvironmentProblem,
+    PluginError,
+    Problem,
+    TunesmithError,
+    UsageError,
+)
 from tunesmith.offers import (
     ConfiguredOffer,
     DataLoaderOffer,
@@ -59,6 +66,8 @@ class Component(Generic[O]):
 
     offered: Offered[O]
     config: BaseModel
+    use: str = ""
+    """The name that the run file uses, where it is not the short one."""
 
     @property
     def offer(self) -> O:
@@ -66,7 +75,7 @@ class Component(Generic[O]):
 
     def to_json(self) -> dict[str, Any]:
         """The component's table: ``use`` and every option, defaults included."""
-        return {"use": self.offer.name, **self.config.model_dump(mode="json")}
+        return {"use": self.use or self.offer.name, **self.config.model_dump(mode="json")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +127,13 @@ def make(runfile: RunFile, catalog: Catalog) -> Plan:
     Raises:
         ConfigError: with every problem found.
         EnvironmentProblem: a library that a chosen component needs is not installed.
+        TunesmithError: what a plugin says about the model, where nothing else is wrong.
         PluginError: a plugin that the run needs is broken.
     """
     reader = _Reader(runfile, catalog)
     plan = reader.read()
+    if reader.unusable is not None and len(reader.problems) == 1:
+        raise reader.unusable
     if reader.problems or plan is None:
         raise ConfigError(reader.problems)
     lacking = [text for offer in _offers(plan) for text in plugin_finding.missing(offer.needs)]
@@ -134,9 +146,13 @@ def problems_of(error: ValidationError, table: str, model: type[BaseModel]) -> I
     """pydantic's findings as problems of a run file."""
     seen = set()
     for item in error.errors(include_url=False):
-        path = [str(part) for part in item["loc"] if not _union_branch(part, model)]
+        unknown = item["type"] == "extra_forbidden"
+        inner = item["loc"][:-1] if unknown else item["loc"]
+        path = [str(part) for part in inner if not _union_branch(part, model)]
+        if unknown:  # the last part is whatever the user wrote
+            path.append(str(item["loc"][-1]))
         where = ".".join([table, *path]) if table else ".".join(path)
-        if item["type"] == "extra_forbidden":
+        if unknown:
             guess = did_you_mean(path[-1], list(model.model_fields))
             hint = f'did you mean "{guess}"?' if guess else None
             problem = Problem(where, "unknown key", hint)
@@ -147,7 +163,7 @@ def problems_of(error: ValidationError, table: str, model: type[BaseModel]) -> I
             message = message[:1].lower() + message[1:]
             message = message.removeprefix("input ")
             problem = Problem(where, f"{message}, got {item['input']!r}"[:300])
-        if problem.where not in seen or item["type"] == "extra_forbidden":
+        if problem.where not in seen or unknown:
             seen.add(problem.where)
             yield problem
 
@@ -159,6 +175,8 @@ class _Reader:
         self.runfile = runfile
         self.catalog = catalog
         self.problems: list[Problem] = []
+        self.unusable: TunesmithError | None = None
+        """Why the model cannot be used, where the run file is not to blame."""
 
     def read(self) -> Plan | None:
         self._refuse_unknown_tables()
@@ -243,7 +261,7 @@ class _Reader:
             return None
         options = {key: value for key, value in table.items() if key != "use"}
         config = self._validated(where, offered.offer.config, options)
-        return None if config is None else Component(offered, config)
+        return None if config is None else Component(offered, config, table["use"])
 
     def _components(self, kind: type[O], where: str) -> list[Component[O]]:
         tables = self.runfile.tables.get(where, [])
@@ -265,7 +283,10 @@ class _Reader:
     def _find_model(self, model: ModelOptions) -> FoundModel | None:
         try:
             found = self.catalog.find_model(model.base, model.revision)
-        except UsageError as error:
+        except PluginError:
+            raise
+        except TunesmithError as error:
+            self.unusable = None if isinstance(error, UsageError) else error
             self.problems.append(Problem("model.base", error.message, error.hint))
             return None
         if found is None:

@@ -108,12 +108,15 @@ class Plugins:
         """Call one hook implementation with the arguments that it asks for.
 
         Raises:
-            PluginError: whatever the plugin raised, with its name, version and line.
+            PluginError: whatever else the plugin raised, with its name, version and line.
+            TunesmithError: what it raised on purpose.
         """
         names = inspect.signature(function).parameters
         started = time.perf_counter()
         try:
-            result = function(**{name: arguments[name] for name in names})
+            result = function(**{name: arguments[name] for name in names if name in arguments})
+        except TunesmithError:
+            raise
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f'plugin "{plugin.full_name}" {plugin.version} failed in '
@@ -124,6 +127,23 @@ class Plugins:
             line = f"trace: {plugin.full_name} {function.__name__} {spent:.1f} ms -> {result!r}"
             print(line[:500].encode("ascii", "backslashreplace").decode(), file=sys.stderr)
         return result
+
+    def module(self, name: str) -> tuple[Plugin, Any]:
+        """A plugin by its own or its distribution's name, and its module.
+
+        Raises:
+            PluginError: there is none, it is broken or blocked, or the name says too little.
+        """
+        named = [p for p in self.found if name in (p.name, p.full_name, p.distribution)]
+        if len(named) != 1:
+            names = ", ".join(p.full_name for p in named or self.found)
+            what = "more than one plugin is" if named else "no plugin is"
+            raise PluginError(f'{what} named "{name}"', hint=f"there are {names}")
+        plugin = named[0]
+        if plugin.state != "active":
+            what = f'plugin "{plugin.full_name}" {plugin.version} is {plugin.state}'
+            raise PluginError(f"{what}: {plugin.reason}")
+        return plugin, self.manager.get_plugin(plugin.full_name)
 
     def mark_broken(self, plugin: Plugin, reason: str) -> None:
         """Record that an active plugin turned out not to work."""
@@ -157,7 +177,11 @@ def only(modules: Mapping[str, object]) -> Plugins:
     for name, module in modules.items():
         where = str(vars(module).get("__name__", name))
         plugin = Plugin(name=name, distribution=FILES, version="", module=where)
-        plugins.found.append(_load(manager, plugin, lambda module=module: module))
+
+        def load(module: object = module) -> object:
+            return module
+
+        plugins.found.append(_load(manager, plugin, load))
     return plugins
 
 
@@ -237,7 +261,13 @@ def _from_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
             if spec is None or spec.loader is None or not path.is_file():
                 raise FileNotFoundError(f"no Python file at {path}")
             module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            # Annotations of options and dataclasses are looked up in the module of this name.
+            sys.modules[spec.name] = module
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[spec.name]
+                raise
             return module
 
         yield Plugin(name=path.stem, distribution=FILES, version="", module=str(path)), load

@@ -56,12 +56,16 @@ def choose_shots(records: Sequence[Record], count: int, seed: int) -> tuple[Mess
 
     Answers that recur are labels: each is shown once before any is shown twice, so that a
     classifier sees as many classes as there are shots. Long examples are avoided, because every
-    one of them is in every prompt: half of the records, the shorter ones, are drawn from.
+    one of them is in every prompt: the longer half of the records is drawn from only for labels
+    that are not in the shorter half, or when that is used up.
     """
     usable = [record for record in records if not isinstance(record, Text)]
     usable.sort(key=lambda record: sum(map(len, _turns(record))))
-    candidates = usable[: max(count, (len(usable) + 1) // 2)]
-    random.Random(seed).shuffle(candidates)
+    short, long = usable[: (len(usable) + 1) // 2], usable[(len(usable) + 1) // 2 :]
+    draw = random.Random(seed)
+    draw.shuffle(short)
+    draw.shuffle(long)
+    candidates = [*short, *long]
     seen: dict[str, int] = {}
     ranked = []
     for position, record in enumerate(candidates):

@@ -74,19 +74,14 @@ def split(
     Adding records moves few others: a record's place in the draw is a hash of its content.
 
     Raises:
-        ValueError: nothing to split, or one side would stay empty.
+        ValueError: nothing to split, or one side would stay empty; the caller says which key.
     """
     size = _holdout_size(holdout, len(keys))
-    for name, labels in (("groups", groups), ("strata", strata)):
-        if labels is not None and len(labels) != len(keys):
-            raise ValueError(
-                f"{name}: must have one entry per record ({len(keys)}), got {len(labels)}"
-            )
+    _check_labels("groups", groups, len(keys))
+    _check_labels("strata", strata, len(keys))
     clusters = sorted(_clusters(keys, seed, groups, strata), key=lambda c: c.rank)
     if len(clusters) == 1:
-        raise ValueError(
-            f"holdout: cannot split, all {len(keys)} records are the same or in one group"
-        )
+        raise ValueError(f"cannot split, all {len(keys)} records are the same or in one group")
     chosen: list[_Cluster] = []
     by_stratum: dict[str | None, list[_Cluster]] = defaultdict(list)
     for cluster in clusters:
@@ -180,20 +175,23 @@ def leaks(
 # --- splitting ------------------------------------------------------------------------------
 
 
+def _check_labels(name: str, labels: Sequence[str | None] | None, expected: int) -> None:
+    if labels is not None and len(labels) != expected:
+        raise ValueError(f"{name}: must have one entry per record ({expected}), got {len(labels)}")
+
+
 def _holdout_size(holdout: float | int, total: int) -> int:
     """Rows to hold out; a share is rounded, but never to nothing or everything."""
     if total < 2:
-        raise ValueError(f"holdout: splitting needs at least 2 records, got {total}")
+        raise ValueError(f"splitting needs at least 2 records, got {total}")
     if isinstance(holdout, bool) or not isfinite(holdout) or holdout <= 0:
-        raise ValueError(f"holdout: must be a share in (0, 1) or a count from 1, got {holdout}")
+        raise ValueError(f"must be a share in (0, 1) or a count from 1, got {holdout}")
     if isinstance(holdout, int):
         if holdout >= total:
-            raise ValueError(
-                f"holdout: leaves nothing to train on, got {holdout:,} of {total:,} records"
-            )
+            raise ValueError(f"leaves nothing to train on, got {holdout:,} of {total:,} records")
         return holdout
     if holdout >= 1:
-        raise ValueError(f"holdout: a share must be below 1 (a count is whole), got {holdout}")
+        raise ValueError(f"a share must be below 1 (a count is whole), got {holdout}")
     return min(max(round(holdout * total), 1), total - 1)
 
 

@@ -255,17 +255,23 @@ def compare(  # noqa: PLR0913
         resamples=resamples, seed=seed, bounds=bounds,
     )  # fmt: skip
     p_value = paired_p_value(base_values, tuned_values, weights, groups=groups, seed=seed)
+    better = _verdict(difference, p_value, higher_is_better, confidence, margin)
+    overlap = base.low <= tuned.high and tuned.low <= base.high
+    detectable = _detectable(base_values, tuned_values, weights, groups, confidence)
+    return Comparison(base, tuned, difference, p_value, better, overlap, detectable)
+
+
+def _verdict(
+    difference: Interval, p_value: float, higher_is_better: bool, confidence: float, margin: float
+) -> Verdict:
     shown = (
         (difference.low > 0 or difference.high < 0)
         and p_value < 1 - confidence
         and abs(difference.value) > margin
     )
-    better: Verdict = "unclear"
-    if shown:
-        better = "better" if (difference.value > 0) == higher_is_better else "worse"
-    overlap = base.low <= tuned.high and tuned.low <= base.high
-    detectable = _detectable(base_values, tuned_values, weights, groups, confidence)
-    return Comparison(base, tuned, difference, p_value, better, overlap, detectable)
+    if not shown:
+        return "unclear"
+    return "better" if (difference.value > 0) == higher_is_better else "worse"
 
 
 def _detectable(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TextIO
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -49,7 +50,9 @@ def sparkline(values: Sequence[float], width: int = 40, *, blocks: str = BLOCKS)
     )
 
 
-def plot(values: Sequence[float], *, width: int = 60, height: int = 8, mark: str = "•") -> list[str]:
+def plot(
+    values: Sequence[float], *, width: int = 60, height: int = 8, mark: str = "•"
+) -> list[str]:
     """A curve in several lines, with its highest and lowest value at the left edge."""
     points = _thinned(values, width)
     finite = [point for point in points if math.isfinite(point)]
@@ -71,10 +74,7 @@ def _thinned(values: Sequence[float], width: int) -> list[float]:
     if len(values) <= width:
         return list(values)
     edges = [round(n * len(values) / width) for n in range(width + 1)]
-    return [
-        math.fsum(values[start:end]) / (end - start)
-        for start, end in zip(edges, edges[1:], strict=False)
-    ]
+    return [math.fsum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
 
 
 def _capable(stream: TextIO) -> bool:

@@ -28,12 +28,18 @@ def judge(measured: Iterable[Measured], metric: str, folder: Path) -> JSON:
     if not events:
         text = f"tuned reaches {_number(tuned)}; no baseline was measured"
         return {"metric": metric, "tuned": tuned.value, "outcome": "unclear", "sentence": text}
-    values, weights = read_values(folder / tuned.records, metric)
+    ours = read_values(folder / tuned.records, metric)
     comparisons = {}
     for name, event in events.items():
-        base, _ = read_values(folder / event.records, metric)
+        theirs = read_values(folder / event.records, metric)
         # Token-weighted metrics weigh the same answer alike under every prompt.
-        result = compare(base, values, tuned.higher_is_better, weights=weights)
+        result = compare(
+            theirs.values,
+            ours.values,
+            tuned.higher_is_better,
+            weights=ours.weights,
+            groups=ours.groups,
+        )
         comparisons[name] = {
             "baseline": event.value,
             "difference": result.difference.value,
@@ -44,7 +50,8 @@ def judge(measured: Iterable[Measured], metric: str, folder: Path) -> JSON:
             "detectable": result.detectable,
         }
     sign = 1 if tuned.higher_is_better else -1
-    rival = max(events, key=lambda name: sign * events[name].value)
+    # Of equals the last one, few-shot, counts as the stronger rival.
+    rival = max(reversed(events), key=lambda name: sign * events[name].value)
     return {
         "metric": metric,
         "tuned": tuned.value,

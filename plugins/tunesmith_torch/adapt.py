@@ -69,21 +69,7 @@ def adapt_lora(base: Base, precision: Precision, options: LoraOptions, seed: int
     Raises:
         UsageError: no module matches the targets, or a target shares its weight with another.
     """
-    targets = _resolve(base.model, options.targets)
-    _refuse_tied(base.model, [*targets])
-    tied = bool(options.modules_to_save) and base.model.config.get_text_config().tie_word_embeddings
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=options.rank,
-        lora_alpha=options.alpha,
-        lora_dropout=options.dropout,
-        target_modules=targets,
-        modules_to_save=options.modules_to_save or None,
-        use_rslora=options.rslora,
-        use_dora=options.dora,
-        ensure_weight_tying=tied,
-        bias="none",
-    )
+    config = lora_config(base.model, options)
     torch.manual_seed(seed)
     base.model.requires_grad_(False)
     model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
@@ -98,6 +84,29 @@ def adapt_lora(base: Base, precision: Precision, options: LoraOptions, seed: int
         "adapted_modules": len(names),
     }
     return Adapted(model, base, precision, "adapter", details)
+
+
+def lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:
+    """The adapter that the options ask for, for this model.
+
+    Raises:
+        UsageError: no module matches the targets, or a target shares its weight with another.
+    """
+    targets = _resolve(model, options.targets)
+    _refuse_tied(model, [*targets])
+    tied = bool(options.modules_to_save) and model.config.get_text_config().tie_word_embeddings
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=targets,
+        modules_to_save=options.modules_to_save or None,
+        use_rslora=options.rslora,
+        use_dora=options.dora,
+        ensure_weight_tying=tied,
+        bias="none",
+    )
 
 
 def _resolve(model: PreTrainedModel, targets: Literal["all-linear"] | Sequence[str]) -> list[str]:

@@ -39,7 +39,7 @@ def supervise(job: Job[Any], adapt: Adapt) -> Artifact:
     precision = pick_precision(device, options.precision)
     reset_peak(device)
     base = load_model(job.model, device, precision, packing=options.packing)
-    template = Template.of(base.tokenizer, _override(options))
+    template = Template.of(base.tokenizer, template_override(options))
     examples = _examples(job, template, context_of(base))
     adapted = adapt(base, precision)
     if options.checkpointing:
@@ -74,7 +74,7 @@ def open_text_model(
     folder = model if adapter or artifact is None else artifact
     base = load_model(folder, place, precision, packing=options.packing)
     net = artifacts.attach_adapter(base, artifact) if adapter and artifact else base.model
-    return TorchTextModel(net, Template.of(base.tokenizer, _override(options)), place)
+    return TorchTextModel(net, Template.of(base.tokenizer, template_override(options)), place)
 
 
 def load_model(folder: Path, device: torch.device, precision: Precision, *, packing: bool) -> Base:
@@ -90,7 +90,12 @@ def context_of(base: Base) -> int:
     return int(base.config.get_text_config().max_position_embeddings)
 
 
-def _override(options: FitOptions) -> str | None:
+def template_override(options: FitOptions) -> str | None:
+    """The chat template that the options name, or None for the model's own.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
     if options.chat_template is None:
         return None
     try:

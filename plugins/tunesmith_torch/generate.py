@@ -28,7 +28,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tunesmith_torch import kvcache
+from tunesmith_torch import cached_attention
+from tunesmith_torch.kvcache import Slots, evaluating
 
 TOKEN_BUDGET = 16_384
 """Slots of the cache, answers included: 380 MB for a 135M model in bf16, 2 GB for one of 8B."""
@@ -121,13 +122,13 @@ def generate(  # noqa: PLR0913 - each is independent of the others, and all but 
         for index, prompt in enumerate(prompts_ids)
     ]
     job = _Job(limit, end_ids, max(token_budget, 1), sampler, progress or (lambda _: None))
-    with kvcache.evaluating(model):
+    with evaluating(model):
         try:
-            base = kvcache.bare(model)
-            if not kvcache.holds_plain_cache(base, max(map(len, prompts_ids)) + limit):
-                raise kvcache.Unsupported("the cache is more than keys and values")
+            base = cached_attention.bare(model)
+            if not cached_attention.holds_plain_cache(base, max(map(len, prompts_ids)) + limit):
+                raise cached_attention.Unsupported("the cache is more than keys and values")
             _run(base, rows, job)
-        except kvcache.Unsupported:
+        except cached_attention.Unsupported:
             _run_upstream(model, rows, job)
     return [row.result(end_ids) for row in rows]
 
@@ -152,15 +153,15 @@ class _Job:
 def _run(model: PreTrainedModel, rows: Sequence[_Row], job: _Job) -> None:
     """Fill in the rows' answers. The longest prompts go first, equal ones together."""
     prompts = [row.prompt for row in rows]
-    shared = kvcache.shared_length(prompts, min(map(len, prompts)) - 1)
+    shared = cached_attention.shared_length(prompts, min(map(len, prompts)) - 1)
     shared = shared if shared >= SHORTEST_PREFIX and len(rows) > 1 else 0
-    prefix = kvcache.read_prefix(model, prompts[0][:shared])
+    prefix = cached_attention.read_prefix(model, prompts[0][:shared])
     for row in rows:
         row.prompt = row.prompt[shared:]
     waiting = deque(sorted(rows, key=lambda row: (-len(row.prompt), list(row.prompt), row.index)))
-    name, slots, live = kvcache.cache_argument(model), kvcache.Slots(prefix), list[_Row]()
+    name, slots, live = cached_attention.cache_argument(model), Slots(prefix), list[_Row]()
     tokens_B = torch.empty(0, dtype=torch.long, device=model.device)
-    with kvcache.attending(model, prefix):
+    with cached_attention.attending(model, prefix):
         while waiting or live:
             new = _admissible(waiting, live, job)
             if new:
@@ -190,7 +191,7 @@ def _admissible(waiting: deque[_Row], live: Sequence[_Row], job: _Job) -> list[_
     return [waiting.popleft() for _ in range(count)]
 
 
-def _prefill(model: PreTrainedModel, new: Sequence[_Row], slots: kvcache.Slots) -> Tensor:
+def _prefill(model: PreTrainedModel, new: Sequence[_Row], slots: Slots) -> Tensor:
     """Run the prompts of new rows, each different one once; the logits after each row's last."""
     number: dict[tuple[int, ...], int] = {}
     source = [number.setdefault(tuple(row.prompt), len(number)) for row in new]
@@ -207,18 +208,18 @@ def _prefill(model: PreTrainedModel, new: Sequence[_Row], slots: kvcache.Slots) 
     logits_BV: Tensor = model(
         input_ids=ids_BT,
         position_ids=slots.shared + position_BT.clamp_(min=0),
-        attention_mask=kvcache.prefill_mask(
+        attention_mask=cached_attention.prefill_mask(
             longest, slots.shared, padding_B if any(padding) else None
         ),
         use_cache=True,
         logits_to_keep=1,
-        **{kvcache.cache_argument(model): cache},
+        **{cached_attention.cache_argument(model): cache},
     ).logits[:, -1]
     slots.admit(cache, source, [len(row.prompt) for row in new])
     return logits_BV[torch.tensor(source, device=device)]
 
 
-def _evict(live: list[_Row], slots: kvcache.Slots, tokens_B: Tensor, job: _Job) -> Tensor:
+def _evict(live: list[_Row], slots: Slots, tokens_B: Tensor, job: _Job) -> Tensor:
     """Let finished rows go; the tokens of those that stay, in their new order."""
     gone = [place for place, row in enumerate(live) if job.finished(row)]
     if not gone:

@@ -1,111 +1,25 @@
-"""Keys and values that stay: of a beginning that all rows share, and of a batch that changes.
+"""The cache of a decoding batch that changes while it runs.
 
-Shapes: B rows, T new tokens, P tokens of the shared prefix, S slots of the cache, L layers, H heads
-of queries, K heads of keys and values, G = H / K, D head width.
+Shapes: L layers, B rows, K heads of keys and values, S slots, D head width.
 
-A :class:`Prefix` is computed once and never copied for a row: when one token is decoded, the
-queries of all rows meet its keys in a single matrix product, and one softmax spans the scores of
-both parts (the idea of Hydragen, Juravsky et al. 2024, arXiv 2402.05099, section 3, without its
-second softmax). :class:`Slots` is the cache of a decoding batch. Every row's last token lies in
-the same slot, so that a step writes one slice a layer; rows come and go between steps.
-
-Both ride on what transformers offers to everybody: an attention function registered by name, a
-``Cache`` of one's own, and masks of four dimensions, which models take as they are.
+Every row's last token lies in the same slot, so that a step writes one slice a layer, and rows come
+and go between steps. A ``Cache`` of one's own is what transformers offers to everybody.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import Cache, DynamicCache
 
-NAME = "tunesmith_cached"
-BLOCK = 64
-"""Slots by which a full cache grows, at least; and queries in a block on the CPU."""
+from tunesmith_torch.cached_attention import Prefix
 
-_SEMANTIC = ("softcap", "s_aux", "position_bias", "sinks")
-"""What a model may ask of its attention function that changes scores, and ours does not do."""
-
-
-class Unsupported(Exception):
-    """This model's attention does more than the functions here; use transformers' own."""
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Keys and values of the tokens that every row begins with, one copy for all of them."""
-
-    length: int
-    keys: Sequence[Tensor]
-    """For each layer, shape 1KPD."""
-    values: Sequence[Tensor]
-
-
-_prefix: ContextVar[Prefix | None] = ContextVar("prefix", default=None)
-
-
-# --------------------------------------------------------------------------- models
-
-
-def bare(model: torch.nn.Module) -> PreTrainedModel:
-    """The transformers model that does the work; adapters of a peft model are inside of it.
-
-    Raises:
-        Unsupported: the adapter is a learned prompt, which only the wrapper knows to apply.
-    """
-    if isinstance(model, PreTrainedModel):
-        return model
-    from peft import PeftModel
-
-    if not isinstance(model, PeftModel):
-        raise TypeError(f"expected a transformers or peft model, got {type(model).__name__}")
-    if any(config.is_prompt_learning for config in model.peft_config.values()):
-        raise Unsupported("the adapter is a learned prompt")
-    base: PreTrainedModel = model.get_base_model()
-    return base
-
-
-def holds_plain_cache(model: PreTrainedModel, longest: int) -> bool:
-    """Whether every layer attends to all earlier tokens of rows up to ``longest`` tokens.
-
-    Layers with a sliding window do while no row is longer than the window. Recurrent layers, and
-    layers that read another layer's keys, never do.
-    """
-    if not model.is_backend_compatible() or model.config.is_encoder_decoder:
-        return False
-    if len({parameter.device for parameter in model.parameters()}) > 1:
-        return False
-    layers = DynamicCache(config=model.config).layers
-    plain = all(
-        type(layer) is DynamicLayer
-        or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= longest)
-        for layer in layers
-    )
-    return bool(layers) and plain and _attends_as_told(model)
-
-
-def _attends_as_told(model: PreTrainedModel) -> bool:
-    """Try it on two tokens: only the model knows what it asks of its attention function."""
-    try:
-        prefix = read_prefix(model, [0, 0])
-    except Unsupported:
-        return False
-    layers: int = model.config.get_text_config().num_hidden_layers
-    return prefix is not None and len(prefix.keys) == layers
-
-
-def cache_argument(model: PreTrainedModel) -> str:
-    """The name under which the model takes a cache; transformers 5.24 renamed it."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+GROWTH = 64
+"""Slots by which a full cache grows, at least."""
 
 
 @contextmanager
@@ -119,190 +33,6 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-@contextmanager
-def attending(model: PreTrainedModel, prefix: Prefix | None = None) -> Iterator[None]:
-    """Let the model attend through this module, and to the prefix before anything else."""
-    before = model.config._attn_implementation
-    token = _prefix.set(prefix)
-    try:
-        model.set_attn_implementation(NAME)
-        yield
-    finally:
-        model.set_attn_implementation(before)
-        _prefix.reset(token)
-
-
-# --------------------------------------------------------------------------- the prefix
-
-
-def shared_length(rows: Sequence[Any], most: int) -> int:
-    """How many tokens all rows (lists, or arrays of Python's) begin with, ``most`` at most."""
-    first, last = min(rows), max(rows)  # the two that differ the earliest, in lexical order
-    count = 0
-    for a, b in zip(first[: max(most, 0)], last, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
-
-
-def read_prefix(model: PreTrainedModel, ids: Sequence[int]) -> Prefix | None:
-    """Run the shared beginning once; None where there is none."""
-    if not ids:
-        return None
-    ids_1P = torch.tensor([list(ids)], device=model.device)
-    cache = DynamicCache()
-    position_1P = torch.arange(len(ids), device=model.device)[None]
-    with attending(model):
-        model(
-            input_ids=ids_1P,
-            position_ids=position_1P,
-            use_cache=True,
-            logits_to_keep=1,
-            **{cache_argument(model): cache},
-        )
-    layers = cache.layers
-    return Prefix(len(ids), [x.keys for x in layers], [x.values for x in layers])
-
-
-def prefill_mask(tokens: int, prefix: int, padding_B: Tensor | None) -> Tensor | None:
-    """Which keys each new token sees: bool, shape B1T(P+T).
-
-    None says "causal": all of the prefix, and the new tokens up to itself. Padding stands before a
-    row's tokens; it sees itself, because a softmax over nothing is not a number.
-    """
-    if padding_B is None or tokens == 1:
-        return None
-    column_S = torch.arange(-prefix, tokens, device=padding_B.device)
-    seen_BS = (column_S < 0) | (column_S >= padding_B[:, None])
-    row_T = column_S[prefix:, None]
-    return ((column_S <= row_T) & seen_BS[:, None, None, :]) | (column_S == row_T)
-
-
-# --------------------------------------------------------------------------- attention
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """What models call as their attention function; returns shape BTHD."""
-    if any(options.get(name) is not None for name in _SEMANTIC):
-        raise Unsupported("the attention changes its scores")
-    scale = options.get("scaling") or query.shape[-1] ** -0.5
-    prefix, layer = _prefix.get(), cast(int, module.layer_idx)
-    own = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
-    if query.shape[2] == 1:
-        return _decode(query * scale, key, value, attention_mask, own), None
-    return _prefill(query, key, value, attention_mask, own, scale), None
-
-
-def _decode(
-    query_BH1D: Tensor,
-    key_BKSD: Tensor,
-    value_BKSD: Tensor,
-    bias_B11S: Tensor | None,
-    prefix: tuple[Tensor, Tensor] | None,
-) -> Tensor:
-    """One new token a row, in plain products: fused kernels gain nothing from one query."""
-    (B, H, _, D), K = query_BH1D.shape, key_BKSD.shape[1]
-    query_BKGD = query_BH1D.view(B, K, H // K, D)
-    score_BKGS = query_BKGD @ key_BKSD.transpose(-1, -2)
-    if bias_B11S is not None:
-        score_BKGS += bias_B11S
-    if prefix is None:
-        weight_BKGS = score_BKGS.softmax(-1, dtype=torch.float32).to(value_BKSD.dtype)
-        return (weight_BKGS @ value_BKSD).reshape(B, 1, H, -1)
-    key_KPD, value_KPD = prefix[0][0], prefix[1][0]
-    P, G = key_KPD.shape[1], H // K
-    rows_KRD = query_BKGD.transpose(0, 1).reshape(K, B * G, D)
-    score_KRP = rows_KRD @ key_KPD.transpose(-1, -2)
-    score_BKGP = score_KRP.view(K, B, G, P).transpose(0, 1)
-    score = torch.cat([score_BKGP, score_BKGS], -1)
-    weight = score.softmax(-1, dtype=torch.float32).to(value_BKSD.dtype)
-    weight_KRP = weight[..., :P].transpose(0, 1).reshape(K, B * G, P)
-    out_BKGD = (weight_KRP @ value_KPD).view(K, B, G, -1).transpose(0, 1)
-    return (out_BKGD + weight[..., P:] @ value_BKSD).reshape(B, 1, H, -1)
-
-
-def _prefill(
-    query_BHTD: Tensor,
-    key_BKTD: Tensor,
-    value_BKTD: Tensor,
-    mask: Tensor | None,
-    prefix: tuple[Tensor, Tensor] | None,
-    scale: float,
-) -> Tensor:
-    """Many new tokens a row, shape BTHD; the prefix is spread over rows for one layer's time."""
-    (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
-    if mask is None and (prefix is not None or query_BHTD.is_cpu):
-        shared = 0 if prefix is None else prefix[0].shape[2]
-        mask = torch.ones(T, shared + T, dtype=torch.bool, device=query_BHTD.device)
-        mask = mask.tril_(shared)[None, None]
-    if mask is not None and query_BHTD.is_cpu:
-        return _in_blocks(query_BHTD * scale, key_BKTD, value_BKTD, mask, prefix)
-    if prefix is not None:
-        key_BKTD, value_BKTD = (
-            torch.cat([shared.expand(B, -1, -1, -1), new], 2)
-            for shared, new in zip(prefix, (key_BKTD, value_BKTD), strict=True)
-        )
-    if mask is not None and K != H:  # kernels that take a mask do not know grouped queries
-        key_BKTD = key_BKTD.repeat_interleave(H // K, 1)
-        value_BKTD = value_BKTD.repeat_interleave(H // K, 1)
-    out_BHTD = functional.scaled_dot_product_attention(
-        query_BHTD,
-        key_BKTD,
-        value_BKTD,
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scale,
-        enable_gqa=mask is None and K != H,
-    )
-    return out_BHTD.transpose(1, 2).contiguous()
-
-
-def _in_blocks(
-    query_BHTD: Tensor,
-    key_BKTD: Tensor,
-    value_BKTD: Tensor,
-    mask: Tensor,
-    prefix: tuple[Tensor, Tensor] | None,
-) -> Tensor:
-    """The same on the CPU: row by row, some queries at a time, in products that fit its cache.
-
-    Half the time of the fused kernel with a mask: keys of a later block are not computed, and
-    grouped queries share a product.
-    """
-    (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
-    hidden_BTS = ~mask[:, 0].expand(B, -1, -1)
-    P = 0 if prefix is None else prefix[0].shape[2]
-    out_BTHD = query_BHTD.new_empty(B, T, H, value_BKTD.shape[-1])
-    for row, (key_KSD, value_KSD) in enumerate(zip(key_BKTD, value_BKTD, strict=True)):
-        if prefix is not None:
-            key_KSD = torch.cat([prefix[0][0], key_KSD], 1)
-            value_KSD = torch.cat([prefix[1][0], value_KSD], 1)
-        for first in range(0, T, BLOCK):
-            n = min(BLOCK, T - first)
-            seen, at = P + first + n, slice(first, first + n)
-            query_KRD = query_BHTD[row, :, at].reshape(K, H // K * n, -1)
-            score = query_KRD @ key_KSD[:, :seen].transpose(1, 2)
-            score.view(H, n, seen).masked_fill_(hidden_BTS[row, at, :seen], float("-inf"))
-            weight = score.softmax(-1, dtype=torch.float32).to(value_KSD.dtype)
-            out_KRD = weight @ value_KSD[:, :seen]
-            out_BTHD[row, at] = out_KRD.view(H, n, -1).transpose(0, 1)
-    return out_BTHD
-
-
-AttentionInterface.register(NAME, _attention)
-
-
-# --------------------------------------------------------------------------- the decoding batch
 
 
 class Slots(Cache):  # type: ignore[misc]  # transformers comes without types
@@ -405,7 +135,7 @@ class Slots(Cache):  # type: ignore[misc]  # transformers comes without types
 
     def _rebuild(self, rows: int, width: int, like: DynamicCache | None = None) -> None:
         """Move to new tensors that end after ``width`` used slots and have room to grow."""
-        room = width + max(BLOCK, width // 4)
+        room = width + max(GROWTH, width // 4)
         old_keys, old_values = self._keys_LBKDS, self._values_LBKSD
         if like is None or self.rows:
             L, B, K, D, _ = old_keys.shape

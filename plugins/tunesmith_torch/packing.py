@@ -2,10 +2,10 @@
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N trained positions.
 
-A model is a function from position ``t`` to a guess at token ``t + 1`` of the same row. So the shift
-of labels is done here, once, row by row: position ``t`` is *trained* if token ``t + 1`` of its row
-row carries loss. Nothing is learnt across rows: a row's first token is nobody's target, its last
-position has none. Nothing downstream shifts again, and there are no labels of -100.
+A model is a function from position ``t`` to a guess at token ``t + 1`` of the same row. So labels
+are shifted here, once, row by row: position ``t`` is *trained* if its row's token ``t + 1`` carries
+loss. Nothing is learnt across rows: a row's first token is nobody's target, its last position has
+none. Nothing downstream shifts again, and there are no labels of -100.
 
 Packing is best fit, longest first: each row goes to the fullest micro-batch that can hold it.
 Which rooms exist is one big integer with bit ``r`` set if some micro-batch has room for ``r`` more

@@ -17,7 +17,7 @@ model at hand is asked, so an architecture nobody thought of is found out before
 # ruff: noqa: N815 - tensors end in their shape, attributes too
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -105,19 +105,26 @@ def head_of(model: nn.Module) -> Head:
     return Head(head.weight, head.bias, softcap, scale)
 
 
-def trained_hidden(model: nn.Module, batch: MicroBatch, *, trim: bool = True) -> Tensor:
+def trained_hidden(
+    model: nn.Module,
+    batch: MicroBatch,
+    *,
+    trim: bool = True,
+    also: Mapping[str, Any] | None = None,
+) -> Tensor:
     """Run the model without its head; return the hidden states at trained positions, [N, D].
 
     ``trim`` saves what the last layer would compute for the others. Under gradient checkpointing it
-    is left out: the layer runs once more in backward, when the hooks are gone.
+    is left out: the layer runs once more in backward, when the hooks are gone. ``also`` goes to
+    the model's attention with the rest.
     """
     base = base_of(model)
     decoder = base.get_decoder()
     again = base.training and _checkpoints(base)
     few = 0 < len(batch.trained_N) <= WORTHWHILE * batch.ids_BT.numel()
-    options: dict[str, Any] = {"attention_mask": batch.mask_BT}
+    options: dict[str, Any] = {"attention_mask": batch.mask_BT, **(also or {})}
     if batch.boundaries is not None:
-        options = {f"cu_seq_lens_{x}": batch.boundaries for x in "qk"}
+        options |= {f"cu_seq_lens_{x}": batch.boundaries for x in "qk"}
         options |= {f"max_length_{x}": batch.longest for x in "qk"}
     at = _Places(batch.trained_N, batch.ids_BT.numel())
     with _only_at(decoder, at, batch.ids_BT.shape) if trim and few and not again else nullcontext():

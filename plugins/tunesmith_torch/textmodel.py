@@ -24,8 +24,9 @@ from tunesmith.contracts import Generation, Progress, TokenScores
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Prompt
 
-from tunesmith_torch import kvcache
+from tunesmith_torch import cached_attention
 from tunesmith_torch.generate import SHORTEST_PREFIX, TOKEN_BUDGET, generate
+from tunesmith_torch.kvcache import evaluating
 from tunesmith_torch.packing import Example, MicroBatch, collate, unpacked
 from tunesmith_torch.positions import Head, head_of, trained_hidden
 from tunesmith_torch.templates import Template
@@ -107,7 +108,7 @@ class TorchTextModel:
         rows = [_Row(array("i", [*prompt, *answer]), len(answer)) for prompt, answer in pairs]
         scores: list[TokenScores] = [TokenScores(())] * len(rows)
         finished = 0
-        with torch.inference_mode(), kvcache.evaluating(self.model):
+        with torch.inference_mode(), evaluating(self.model):
             for indices, logprobs in self._passes(rows, most):
                 numbers = iter(logprobs.tolist())
                 for i in indices:
@@ -167,20 +168,20 @@ class TorchTextModel:
         """
         longest = max(len(row.ids) for row in rows)
         try:
-            base, head = kvcache.bare(self.model), head_of(self.model)
-        except (kvcache.Unsupported, EnvironmentProblem):
+            base, head = cached_attention.bare(self.model), head_of(self.model)
+        except (cached_attention.Unsupported, EnvironmentProblem):
             for indices, batch in _batches(rows, 0, min(self.token_budget, LOGITS_BUDGET)):
                 yield indices, _through_logits(self.model, batch.to(self.device))
             return
-        plain = kvcache.holds_plain_cache(base, longest)
-        shared = kvcache.shared_length([row.ids for row in rows], most) if plain else 0
+        plain = cached_attention.holds_plain_cache(base, longest)
+        shared = cached_attention.shared_length([row.ids for row in rows], most) if plain else 0
         shared = shared if shared >= SHORTEST_PREFIX and len(rows) > 1 else 0
-        prefix = kvcache.read_prefix(base, rows[0].ids[:shared])
+        prefix = cached_attention.read_prefix(base, rows[0].ids[:shared])
         budget = min(self.token_budget, SCORE_BUDGET)
         for indices, batch in _batches(rows, shared, budget):
             with ExitStack() as stack:
                 if plain:
-                    stack.enter_context(kvcache.attending(base, prefix))
+                    stack.enter_context(cached_attention.attending(base, prefix))
                 yield indices, self._logprobs(batch.to(self.device), head)
 
     def _logprobs(self, batch: MicroBatch, head: Head) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -159,7 +160,7 @@ def test_rare_labels_are_in_both_parts() -> None:
 
 def test_what_cannot_be_split_is_said() -> None:
     two = ["a", "b"]
-    cases = [
+    cases: list[tuple[str, Callable[[], object]]] = [
         ("at least 2 records, got 1", lambda: split(["a"], holdout=0.5, seed=0)),
         ("at least 2 records, got 0", lambda: split([], holdout=0.5, seed=0)),
         ("leaves nothing to train on, got 2 of 2", lambda: split(two, holdout=2, seed=0)),

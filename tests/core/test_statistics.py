@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from itertools import product
 from random import Random
 
@@ -169,7 +170,7 @@ def test_numbers_that_are_none_are_refused_by_index(bad: float) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    cases = [
+    cases: list[tuple[str, Callable[[], object]]] = [
         ("values: at least one", lambda: mean_interval([])),
         ("weights: must have one entry", lambda: mean_interval([1.0], [1.0, 2.0])),
         ("groups: must have one entry", lambda: mean_interval([1.0], groups=["a", "b"])),

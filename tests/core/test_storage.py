@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -419,6 +422,16 @@ def test_a_line_still_growing_is_not_taken_for_damage(tmp_path: Path) -> None:
     assert list(reader) in ([], [{"b": 2}])
 
 
+def test_a_reader_stops_where_it_met_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"a": 1}')
+    reader = read_events(path)
+    assert next(reader) == {"a": 1}
+    with path.open("ab") as file:
+        file.write(b'\n{"b": 2}\n')
+    assert list(reader) == []
+
+
 @pytest.mark.parametrize("taken", [0, 1, 7, 12])
 def test_a_line_torn_by_a_full_disk_is_taken_back(tmp_path: Path, taken: int) -> None:
     class Full(Disk):
@@ -594,6 +607,29 @@ def test_an_exception_of_the_writer_passes_and_leaves_the_old_folder(
     assert hidden(tmp_path) == []
 
 
+def test_a_replacement_that_fails_is_rolled_back_at_once(tmp_path: Path) -> None:
+    class Refusing(Disk):
+        def rename(self, source: Path, target: Path) -> None:
+            if source.name.startswith(".staging"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            super().rename(source, target)
+
+    path = commit_folder(tmp_path / "artifact", writer("old"))
+    with pytest.raises(EnvironmentProblem, match="the disk reported an error"):
+        commit_folder(path, writer("new"), disk=Refusing())
+    assert verify(path) == []
+    assert hidden(tmp_path) == []
+
+
+def test_a_full_disk_is_seen_through_the_error_of_a_library(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:  # as safetensors says it
+        raise ArithmeticError("Error while serializing: I/O error: No space left on device (os 28)")
+
+    with pytest.raises(EnvironmentProblem, match="the disk is full"):
+        commit_folder(tmp_path / "artifact", write)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("trick", ["file link", "folder link", "fifo", "manifest"])
 def test_a_writer_may_leave_nothing_but_plain_files(tmp_path: Path, trick: str) -> None:
     def write(folder: Path) -> None:
@@ -652,12 +688,20 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
 EVERY_FILE = [*FILES, MANIFEST]
 
 
-def two_checkpoints(folder: Path) -> tuple[Checkpoints, list[str]]:
-    told: list[str] = []
-    checkpoints = Checkpoints(folder / "checkpoints", on_problem=told.append)
+@functools.cache
+def _saved_once() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="tunesmith-storage-")
+    checkpoints = Checkpoints(Path(folder.name) / "checkpoints")
     checkpoints.save(20, writer("a"), meta={"step": 20})
     checkpoints.save(40, writer("b"), meta={"step": 40})
-    return checkpoints, told
+    return folder
+
+
+def two_checkpoints(folder: Path) -> tuple[Checkpoints, list[str]]:
+    """Checkpoints 20 and 40, copied rather than saved: flushing takes a while."""
+    told: list[str] = []
+    shutil.copytree(_saved_once().name, folder, dirs_exist_ok=True)
+    return Checkpoints(folder / "checkpoints", on_problem=told.append), told
 
 
 def damaged(path: Path, change: str) -> None:
@@ -941,6 +985,22 @@ def test_looking_without_the_lock_renames_nothing(tmp_path: Path) -> None:
     assert found.step == 20
     assert checkpoints.steps() == [20, 40]
     assert len(told) == 1
+
+
+def test_a_checkpoint_rotated_away_under_a_readers_eyes_is_no_damage(tmp_path: Path) -> None:
+    checkpoints, told = two_checkpoints(tmp_path)
+
+    class Rotated(Disk):
+        def open(self, path: Path, flags: int) -> int:
+            if path.name == "optimizer.pt" and path.parent.name == "step-00000040":
+                path.parent.rename(checkpoints.folder / ".del-1")
+            return super().open(path, flags)
+
+    reader = Checkpoints(checkpoints.folder, on_problem=told.append, disk=Rotated())
+    found = reader.newest(repair=False)
+    assert found is not None
+    assert found.step == 20
+    assert told == []
 
 
 def test_bad_ones_pile_up_side_by_side_and_none_is_left(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_duration_text(seconds: float, text: str) -> None:
 @given(st.floats(0, 1e7))
 def test_durations_never_overflow_their_unit(seconds: float) -> None:
     text = duration_text(seconds)
-    assert not re.search(r"^60 |(?<!\.)\b60 (s|min)|\b24 h", text)
+    assert not re.search(r"(?<!\.)\b60 (s|min)|\b24 h", text)
     assert math.isclose(_read(text), seconds, rel_tol=0.05, abs_tol=0.006)
 
 

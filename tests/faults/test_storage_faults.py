@@ -273,16 +273,26 @@ def test_sigkill_at_a_random_moment(faults: Any, before: Path, tmp_path: Path, t
 
 
 @every_save
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize(
-    "code",
+    ("code", "lasting"),
     [
-        errno.ENOSPC,
-        errno.EIO,
-        pytest.param(errno.EROFS, marks=pytest.mark.faults),
-        pytest.param(errno.EDQUOT, marks=pytest.mark.faults),
+        pytest.param(
+            code,
+            lasting,
+            id=f"{errno.errorcode[code]} {'from then on' if lasting else 'once'}",
+            marks=() if fast else pytest.mark.faults,
+        )
+        for code, lasting, fast in [
+            (errno.ENOSPC, False, True),
+            (errno.EIO, True, True),
+            (errno.ENOSPC, True, False),
+            (errno.EIO, False, False),
+            (errno.EROFS, False, False),
+            (errno.EROFS, True, False),
+            (errno.EDQUOT, False, False),
+            (errno.EDQUOT, True, False),
+        ]
     ],
-    ids=errno.errorcode.get,
 )
 def test_an_error_at_every_call_of_a_save(
     faults: Any, before: Path, tmp_path: Path, save: Save, code: int, lasting: bool

@@ -120,7 +120,8 @@ def test_only_safe_files_are_asked_for(hub: Path, monkeypatch: pytest.MonkeyPatc
     found = find("org/tiny", None)
     assert found is not None
     found.fetch()
-    there = ["config.json", "model.safetensors", "pytorch_model.bin", "modeling_x.py",
+    there = ["config.json", "model.safetensors", "tf_model.h5",
+        "pytorch_model.bin", "modeling_x.py",
              "chat_template.jinja", "tokenizer.model", "onnx/model.json", "x.pt"]  # fmt: skip
     kept = filter_repo_objects(
         there,

@@ -177,6 +177,7 @@ def test_the_format_may_be_chosen(tmp_path: Path) -> None:
         {"slices": "column"},
         {"train": []},
         {"train": ""},
+        {"heldout": ["a", ""]},
     ],
     ids=str,
 )

@@ -13,6 +13,8 @@ import click
 import tunesmith
 from tunesmith.cli.common import State, common_options
 from tunesmith.cli.failing import exit_code_of
+from tunesmith.errors import UsageError
+from tunesmith.text import did_you_mean, one_line
 
 COMMANDS = {
     "init": "Write a run file to start from.",
@@ -43,14 +45,23 @@ class LazyGroup(click.Group):
         offered = self._offered(ctx).get(name)
         return None if offered is None else offered.load()
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one is answered with the one that was probably meant."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            guess = did_you_mean(name, self.list_commands(ctx))
+            hint = f"did you mean {guess}?" if guess else "tunesmith --help lists the commands"
+            raise UsageError(f'no command is named "{name}"', hint=hint)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Help lines without importing a command."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
         offered = self._offered(ctx)
         if offered:
-            from tunesmith.text import one_line
-
             rows = [(name, one_line(offer.summary)) for name, offer in offered.items()]
             with formatter.section("Commands of plugins"):
                 formatter.write_dl(rows)
@@ -71,7 +82,12 @@ class LazyGroup(click.Group):
 
         def work() -> object:
             return super(LazyGroup, self).main(
-                args, prog_name, complete_var, standalone_mode=False, obj=state, **extra
+                args,
+                prog_name or "tunesmith",
+                complete_var,
+                standalone_mode=False,
+                obj=state,
+                **extra,
             )
 
         sys.exit(exit_code_of(work, state))

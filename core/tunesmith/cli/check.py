@@ -56,9 +56,7 @@ def command(
     render.remark(f"nothing stands in the way: tunesmith run {results.quoted(run_file.resolve())}")
 
 
-def show(
-    plan: Plan, event: DataRead, found: list[Noticed], dataset: Dataset, parts: Parts
-) -> None:
+def show(plan: Plan, event: DataRead, found: list[Noticed], dataset: Dataset, parts: Parts) -> None:
     """The findings for people."""
     render.say(f"model: {one_line(plan.found_model.description, 200)}")
     render.say(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
@@ -99,9 +97,7 @@ def turns(record: Record) -> list[tuple[str, str, bool]]:
             raise TypeError(f"no turns are known for {type(record).__name__}")
 
 
-def as_object(
-    plan: Plan, event: DataRead, found: list[Noticed], parts: Parts
-) -> dict[str, Any]:
+def as_object(plan: Plan, event: DataRead, found: list[Noticed], parts: Parts) -> dict[str, Any]:
     """The findings for programs, ``tunesmith.check/1``."""
     example = parts.train[0] if parts.train else None
     return {
@@ -151,6 +147,6 @@ def flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
         items = [(str(number), item) for number, item in enumerate(value)]
     else:
         return [(prefix, value)]
-    return [leaf for key, item in items for leaf in flat(item, f"{prefix}.{key}" if prefix else key)]
-
-
+    return [
+        leaf for key, item in items for leaf in flat(item, f"{prefix}.{key}" if prefix else key)
+    ]

@@ -174,10 +174,10 @@ def _plugins(catalog: Catalog) -> Iterator[Check]:
         names = ", ".join(o.offer.name for o in offers)
         level: Level = "ok" if offers else "fail"
         yield Check(level, f"{kind.kind}s", names or "none is installed")
-        for offered in offers:
-            lacking = "; ".join(missing(offered.offer.needs))
-            if lacking:
-                yield Check("warn", offered.offer.name, lacking)
+    for technique in catalog.offers(TechniqueOffer):
+        lacking = "; ".join(missing(technique.offer.needs))
+        if lacking:
+            yield Check("warn", technique.offer.name, lacking)
     for plugin in catalog.plugins.broken():
         yield Check("warn", "plugin", f"{plugin.full_name} {plugin.version}: {plugin.reason}")
 

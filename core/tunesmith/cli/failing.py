@@ -31,7 +31,7 @@ def exit_code_of(work: Callable[[], object], state: State) -> int:
         _trace(error, state)
         _say(error)
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - the last resort: a message instead of a traceback
+    except Exception as error:  # the last resort: a message instead of a traceback
         _trace(error, state)
         _lines("error", describe(error))
         _hint("this should not happen; run again with --debug for the traceback")
@@ -45,11 +45,12 @@ def _say(error: TunesmithError) -> None:
             _lines("error", f"{len(error.problems)} problems")
             for problem in error.problems:
                 click.echo(_clean(f"  {problem}"), err=True)
+            _hint(error.hint)
         case RunStopped():
-            click.echo(_clean(error.message), err=True)
+            click.echo(_clean("\n".join(filter(None, [error.message, error.hint]))), err=True)
         case _:
             _lines("error", error.message)
-    _hint(error.hint)
+            _hint(error.hint)
 
 
 def _say_click(error: click.ClickException) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,16 +15,17 @@ from pydantic_core import PydanticUndefined
 from tunesmith.catalog import HOOKS, Catalog, Offered
 from tunesmith.cli import render
 from tunesmith.cli.common import State, common_options, json_option, pass_state
-from tunesmith.errors import UsageError
+from tunesmith.errors import PluginError, UsageError
 from tunesmith.offers import CommandOffer, TechniqueOffer
 from tunesmith.plugins import Plugin, missing
+from tunesmith.runfile import place, value_of
 from tunesmith.text import did_you_mean, one_line
 
 
 @click.group("plugins")
 @common_options
 def command() -> None:
-    """List the installed plugins and show their options."""
+    """List the installed plugins, show their options, check their promises."""
 
 
 @command.command("list")
@@ -45,7 +47,8 @@ def list_command(state: State, as_json: bool) -> None:
     render.table(["name", "kind", "what it does", "from"], rows)
     for plugin in catalog.plugins.found:
         if plugin.state != "active":
-            text = f"{plugin.state}: {plugin.full_name} {plugin.version}: {one_line(plugin.reason, 500)}"
+            reason = one_line(plugin.reason, 500)
+            text = f"{plugin.state}: {plugin.full_name} {plugin.version}: {reason}"
             render.say(text, style="bad" if plugin.state == "broken" else "dim")
     active = {o.plugin.full_name for o in offered}
     silent = [p.name for p in catalog.plugins.active() if p.full_name not in active]
@@ -83,17 +86,86 @@ def show_command(state: State, name: str, as_json: bool) -> None:
         show_offer(o)
 
 
+@command.command("check")
+@click.argument("name")
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A small model folder to train, for techniques.",
+)
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="OFFER.KEY=VALUE",
+    help="An option for the trial, such as a loader's file: jsonl.train=rows.jsonl. Repeatable.",
+)
+@json_option
+@common_options
+@pass_state
+def check_command(
+    state: State, name: str, model: Path | None, sets: tuple[str, ...], as_json: bool
+) -> None:
+    """Hold a plugin to its promises: the conformance kit, as a table.
+
+    A technique is trained on eight examples, for which it needs a small model. What needs
+    something that is not given is listed as not applicable, with the reason.
+    """
+    from tunesmith.testing.kit import run_checks
+
+    plugin, module = state.catalog().plugins.module(name)
+    results = run_checks(module, model=model, samples=samples_of(sets))
+    kept = [result for result in results if result.state == "kept"]
+    broken = [result for result in results if result.state == "broken"]
+    if as_json:
+        about = {"schema": "tunesmith.check-plugin/1", "plugin": plugin.full_name}
+        render.data({**about, "results": [asdict(result) for result in results]})
+    else:
+        rows = [[r.state, r.check, r.offer, one_line(r.detail or r.promise, 200)] for r in results]
+        render.table(["", "check", "offer", "what"], rows)
+    render.remark(f"{len(kept)} of {len(results)} promises kept, {len(broken)} broken")
+    if broken:
+        names = ", ".join(result.check for result in broken)
+        raise PluginError(f'plugin "{plugin.full_name}" {plugin.version} breaks: {names}')
+
+
+@command.command("new")
+@click.argument("name")
+@click.option("--kind", required=True, help="evaluator, data-loader or reporter.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder; default: tunesmith-NAME.")
+@common_options
+def new_command(name: str, kind: str, out: Path | None) -> None:
+    """Write a plugin to start from, with a contract test that passes."""
+    from tunesmith.template import write_plugin
+
+    folder = out or Path(f"tunesmith-{name}")
+    for path in write_plugin(folder, name, kind):
+        render.say(str(path))
+    render.remark(f"try it: pip install -e {folder} && tunesmith plugins check {name}")
+
+
+def samples_of(sets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``jsonl.train=rows.jsonl`` and the like, as options by offer."""
+    samples: dict[str, Any] = {}
+    for item in sets:
+        key, separator, text = item.partition("=")
+        if not separator or "." not in key:
+            raise UsageError(f"--set {item}: expected offer.key=value")
+        place(samples, key, value_of(text), where="--set")
+    return samples
+
+
 def show_offer(offered: Offered[Any]) -> None:
     """One offer for people."""
     about = describe_offer(offered)
-    render.say(f"{about['name']} ({about['kind']}): {one_line(about['summary'], 200)}", style="strong")
+    render.say(
+        f"{about['name']} ({about['kind']}): {one_line(about['summary'], 200)}", style="strong"
+    )
     render.say(f"  from {home(offered.plugin)}, {about['source']}")
     for label in ("accepts", "metrics", "promises", "needs", "missing"):
         if about.get(label):
             render.say(f"  {label}: {', '.join(about[label])}")
-    rows = [
-        [o["name"], o["type"], o["default"], o["bounds"], o["help"]] for o in about["options"]
-    ]
+    rows = [[o["name"], o["type"], o["default"], o["bounds"], o["help"]] for o in about["options"]]
     render.say()
     if rows:
         render.table(["option", "type", "default", "bounds", "help"], rows)
@@ -185,8 +257,20 @@ def _type_name(kind: Any) -> str:
     return text
 
 
+SIGNS = {
+    "gt": ">",
+    "ge": ">=",
+    "lt": "<",
+    "le": "<=",
+    "min_length": "length >=",
+    "max_length": "length <=",
+    "pattern": "like",
+}
+
+
 def _bound(bound: Any) -> str:
-    """``ge=1`` and the like, from the metadata of a pydantic field."""
-    return str(bound) if not hasattr(bound, "__dict__") else ", ".join(
-        f"{key}={value!r}" for key, value in vars(bound).items() if value is not None
+    """``>= 1`` and the like, from the metadata of a pydantic field."""
+    signs = (
+        f"{sign} {getattr(bound, name)}" for name, sign in SIGNS.items() if hasattr(bound, name)
     )
+    return ", ".join(sign for sign in signs if not sign.endswith(" None"))

@@ -1,12 +1,14 @@
 """Results on stdout, remarks on stderr: the only place of the core that draws.
 
-Whatever is printed here passes ``safe_text`` first, and rich reads no markup into it: text of users,
-models and plugins is shown, never obeyed.
+Whatever is printed here passes ``safe_text`` first, and rich reads no markup into it: text of
+users, models and plugins is shown, never obeyed.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -21,6 +23,7 @@ from tunesmith.cli.common import State
 from tunesmith.terminal import colourful
 from tunesmith.text import one_line, redact, safe_text
 
+EMPTY = "(nothing)"
 WIDE = 1000
 """Columns where there is no terminal: lines are not broken for a pipe."""
 
@@ -28,6 +31,13 @@ WIDE = 1000
 def say(text: str = "", *, style: str = "") -> None:
     """Print lines of a result on stdout."""
     _print(sys.stdout, text, style)
+
+
+def paragraph(text: str, *, style: str = "") -> None:
+    """Print prose of a result on stdout, broken between words where there is a terminal."""
+    if sys.stdout.isatty():
+        text = "\n".join(textwrap.wrap(text, shutil.get_terminal_size().columns))
+    say(text, style=style)
 
 
 def remark(text: str, *, style: str = "") -> None:
@@ -68,7 +78,7 @@ def beside(columns: Mapping[str, str]) -> None:
     shown = Table(box=SIMPLE_HEAD, show_edge=False, expand=True, header_style="bold")
     for name in columns:
         shown.add_column(Text(safe_text(name)), ratio=1, overflow="fold")
-    shown.add_row(*(Text(safe_text(text)) for text in columns.values()))
+    shown.add_row(*(Text(redact(safe_text(text or EMPTY))) for text in columns.values()))
     _draw(shown)
 
 
@@ -102,7 +112,7 @@ def _draw(shown: Table) -> None:
 
 
 def _print(stream: TextIO, text: str, style: str) -> None:
-    clean = safe_text(text)
+    clean = redact(safe_text(text))
     if style and colourful(stream):
         styled = click.style(clean, **_STYLES[style])
         click.echo(styled, file=stream, color=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.cli import render
-from tunesmith.events import Measured
+from tunesmith.events import JSON, Measured
 from tunesmith.report import Report
 from tunesmith.terminal import plot, unicode
 from tunesmith.text import bytes_text, count_text, duration_text, one_line
@@ -36,7 +36,7 @@ def show_verdict(report: Report) -> None:
     if verdict:
         render.say()
         style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "odd")
-        render.say(str(verdict.get("sentence", "")), style=style)
+        render.paragraph(str(verdict.get("sentence", "")), style=style)
 
 
 def show_training(report: Report) -> None:
@@ -58,7 +58,9 @@ def show_training(report: Report) -> None:
         render.say(", ".join(filter(None, parts)))
         if len(steps) > 1:
             render.say(f"loss, nats per trained token, steps {steps[0].step} to {steps[-1].step}")
-            for line in plot([step.loss for step in steps], mark="•" if unicode(sys.stdout) else "*"):
+            for line in plot(
+                [step.loss for step in steps], mark="•" if unicode(sys.stdout) else "*"
+            ):
                 render.say(f"  {line}", style="dim")
 
 
@@ -85,7 +87,7 @@ def show_next(folder: Path, report: Report) -> None:
         lines += [f"  tunesmith chat {run} --compare base", f"  tunesmith report {run}"]
         loader = "adapter" if trained.format == "adapter" else "model"
         lines.append(f"  the {loader} is in {quoted(folder / trained.artifact)}")
-    elif report.status != "ok":
+    elif report.status in ("failed", "unfinished"):
         lines.append(f"  tunesmith resume {run}")
     for line in lines:
         render.remark(line)
@@ -101,24 +103,30 @@ class Changed:
     tuned: str
 
 
-def changed_rows(folder: Path, verdict: dict[str, Any], report: Report) -> list[Changed]:
-    """Rows that the best baseline had right and the tuned model has wrong, by the first metric."""
-    metric, rival = verdict.get("metric"), verdict.get("rival")
+def changed_rows(folder: Path, verdict: JSON, report: Report) -> list[Changed]:
+    """Rows that the best baseline had right and the tuned model has wrong, by the first metric.
+
+    Largest loss first.
+    """
+    metric, rival = str(verdict.get("metric")), str(verdict.get("rival"))
     events = {e.model: e for e in report.measured.values() if e.metric == metric}
     if rival not in events or TUNED not in events:
         return []
     sign = 1 if events[TUNED].higher_is_better else -1
-    pairs = zip(
-        _rows(folder / events[rival].records), _rows(folder / events[TUNED].records), strict=False
-    )
+    files = (_rows(folder / events[name].records) for name in (rival, TUNED))
     worse = []
-    for before, after in pairs:
+    for before, after in zip(*files, strict=False):
         loss = sign * (float(before[metric]["value"]) - float(after[metric]["value"]))
         if loss > 0:
-            said = (str(row.get("output", f"{metric} {row[metric]['value']:.3g}")) for row in (before, after))
+            said = (_said(before, metric), _said(after, metric))
             worse.append((loss, Changed(str(after["source"]), str(after["expected"]), *said)))
     worse.sort(key=lambda item: -item[0])
     return [changed for _, changed in worse]
+
+
+def _said(row: JSON, metric: str) -> str:
+    """What the model said about a row; where it said nothing, its value."""
+    return str(row.get("output", f"{metric} {row[metric]['value']:.3g}"))
 
 
 def show_changed(changed: list[Changed], rival: str, limit: int) -> None:
@@ -151,7 +159,7 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(near))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[JSON]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)

@@ -51,10 +51,10 @@ def explained(folder: RunFolder, as_json: bool) -> Iterator[None]:
     try:
         yield
     except TunesmithError as error:
+        if isinstance(error, RunStopped):
+            error.hint = f"resume with: tunesmith resume {results.quoted(folder.path)}"
         if not isinstance(error, UsageError):
             show(execute.recorded(folder), folder, as_json)
-        if isinstance(error, RunStopped):
-            render.remark(f"resume with: tunesmith resume {results.quoted(folder.path)}")
         raise
 
 

@@ -9,6 +9,7 @@ import click
 from tunesmith.cli import render
 from tunesmith.cli.common import State, common_options, json_option, pass_state
 from tunesmith.errors import IntegrityError
+from tunesmith.execute import recorded
 from tunesmith.storage import MANIFEST, RunFolder, verify
 from tunesmith.text import count_text
 
@@ -31,7 +32,9 @@ def command(state: State, run: Path, as_json: bool) -> None:
         render.data({"schema": "tunesmith.verify/1", "ok": not bad, "folders": folders})
     else:
         for name, problems in found.items():
-            render.say(f"{'FAIL' if problems else 'ok  '} {name}", style="bad" if problems else "good")
+            render.say(
+                f"{'FAIL' if problems else 'ok  '} {name}", style="bad" if problems else "good"
+            )
             for problem in problems:
                 render.say(f"       {problem}")
     if bad:
@@ -49,12 +52,11 @@ def committed(folder: RunFolder) -> list[str]:
     """Folders below the run that must have a manifest, relative to it.
 
     Those that have one, and those that would be read as a checkpoint or as the artifact although
-    theirs is gone.
+    theirs, or the whole folder, is gone.
     """
-    with_manifest = {path.parent for path in folder.path.rglob(MANIFEST)}
-    expected = {
-        *folder.path.rglob("checkpoints/step-*"),
-        *(path for path in (folder.artifact,) if path.is_dir()),
-    }
-    names = (path.relative_to(folder.path) for path in with_manifest | expected)
+    found = {path.parent for path in folder.path.rglob(MANIFEST)}
+    trained = recorded(folder).trained.values()
+    found |= {folder.path / event.artifact for event in trained}
+    found |= set(folder.path.rglob("checkpoints/step-*"))
+    names = (path.relative_to(folder.path) for path in found)
     return sorted(str(name) for name in names if not any(p.startswith(".") for p in name.parts))

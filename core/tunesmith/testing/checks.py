@@ -80,9 +80,7 @@ class Subject:
         return self.offer.build(self.options())
 
 
-Kind = Literal[
-    "plugin", "any offer", "offer", "technique", "data loader", "evaluator", "reporter"
-]
+Kind = Literal["plugin", "any offer", "offer", "technique", "data loader", "evaluator", "reporter"]
 """What a check is about: the plugin, any offer, an offer with options, or one kind of offer."""
 
 
@@ -132,4 +130,3 @@ def applicable(subject: Subject) -> Iterator[Check]:
     else:
         kinds = {"offer", "any offer", subject.offer.kind}
     return (check for check in REGISTERED if check.kind in kinds)
-

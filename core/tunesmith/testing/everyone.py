@@ -41,7 +41,7 @@ def import_is_light(subject: Subject) -> None:
         "    spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
         "print(json.dumps([h for h in heavy if h in sys.modules]))\n"
     )
-    done = subprocess.run(  # noqa: S603 - this interpreter, and a program that stands above
+    done = subprocess.run(
         [sys.executable, "-c", program, json.dumps([name, file, HEAVY])],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
@@ -75,11 +75,12 @@ def names_are_well_formed(subject: Subject) -> None:
 
 @check("any offer")
 def summary_is_one_line(subject: Subject) -> None:
-    """A phrase that fits a table: one line, no full stop at its end."""
+    """A phrase that fits a table: one line; without a full stop, but for a command's help line."""
     summary = subject.offer.summary
     demand(0 < len(summary) <= LONGEST_SUMMARY, f"the summary has {len(summary)} characters")
     demand(summary == summary.strip() and summary.isprintable(), "the summary is not one line")
-    demand(not summary.endswith("."), "the summary ends with a full stop")
+    command = subject.offer.kind == "command"
+    demand(command or not summary.endswith("."), "the summary ends with a full stop")
 
 
 @check("offer")
@@ -275,4 +276,3 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value
-

@@ -74,7 +74,7 @@ class Trial:
             return self._said("not applicable", str(error))
         except AssertionError as error:
             return self._said("broken", str(error))
-        except Exception as error:  # noqa: BLE001 - other people's code: anything may come
+        except Exception as error:
             return self._said("broken", describe(error))
         return self._said("kept", "")
 
@@ -118,9 +118,7 @@ def run_checks(
     broken: Options | None = None,
 ) -> list[Result]:
     """Check everything that the module promises; see :func:`trials` for the arguments."""
-    return [
-        trial.result() for trial in trials(module, model=model, samples=samples, broken=broken)
-    ]
+    return [trial.result() for trial in trials(module, model=model, samples=samples, broken=broken)]
 
 
 def parametrize_checks(

@@ -86,7 +86,7 @@ def accepts_every_event(subject: Subject) -> None:
             for event in events:
                 try:
                     reporter.report(event)
-                except Exception as error:  # noqa: BLE001 - any exception breaks the promise
+                except Exception as error:
                     raise AssertionError(
                         f"{event.kind} raises {type(error).__name__}: {error}"
                     ) from None

@@ -30,7 +30,7 @@ FULL = TechniqueOffer(
     config=FullOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference, Text}),
-    needs=("torch>=2.11", "transformers>=5.17"),
+    needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
 )
 

@@ -235,10 +235,10 @@ FORMATS: tuple[Format, ...] = (
 """In the order in which they are tried: the first whose needed columns are there is taken."""
 
 
-def fitting(name: str, columns: Mapping[str, str]) -> tuple[Format, ...]:
-    """The formats that a choice (or ``auto``) and the user's mapping leave."""
+def fitting(name: str, fields: Sequence[str]) -> tuple[Format, ...]:
+    """The formats that a choice (or ``auto``) leaves, among those that have all ``fields``."""
     return tuple(
-        f for f in FORMATS if name in ("auto", f.name) and all(c in f.fields for c in columns)
+        f for f in FORMATS if name in ("auto", f.name) and all(x in f.fields for x in fields)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from tunesmith.options import Options
 
 from tunesmith_plugins.rows.formats import FORMATS, Format, fitting
@@ -23,11 +23,13 @@ FieldName = Literal[
     "system",
     "text",
 ]
-Paths = (
-    Annotated[str, Field(min_length=1)]
-    | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-)
+Paths = str | list[str]
 Column = Annotated[str, Field(min_length=1)]
+
+
+def _known(chosen: str) -> str:
+    known = [f for f in FORMATS if chosen in ("auto", f.name)]
+    return "; ".join(f"{f.name} has {', '.join(f.fields)}" for f in known)
 
 
 class RowOptions(Options):
@@ -68,16 +70,26 @@ class RowOptions(Options):
 
     def formats(self) -> tuple[Format, ...]:
         """The formats that rows may have, in the order in which they are tried."""
-        return fitting(self.format, self.renamed())
+        return fitting(self.format, list(self.columns))
 
     def renamed(self) -> dict[str, str]:
         """The user's columns by the names of the fields that stand in them."""
         return {str(name): column for name, column in self.columns.items()}
 
-    @model_validator(mode="after")
-    def _columns_fit_a_format(self) -> RowOptions:
-        if not self.formats():
-            wanted = "any format" if self.format == "auto" else f"format {self.format}"
-            known = "; ".join(f"{f.name}: {', '.join(f.fields)}" for f in FORMATS)
-            raise ValueError(f"columns do not fit {wanted} ({known})")
-        return self
+    @field_validator("train", "heldout")
+    @classmethod
+    def _names_files(cls, value: Paths | None) -> Paths | None:
+        names = [value] if isinstance(value, str) else value
+        if names is not None and (not names or "" in names):
+            raise ValueError("must name a file")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _fit_a_format(
+        cls, value: dict[FieldName, Column], info: ValidationInfo
+    ) -> dict[FieldName, Column]:
+        chosen = info.data.get("format", "auto")
+        if not fitting(chosen, [str(name) for name in value]):
+            raise ValueError(f"no format has all of these fields; {_known(chosen)}")
+        return value

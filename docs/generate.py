@@ -1,0 +1,172 @@
+"""Write the reference pages from the code: ``python docs/generate.py``.
+
+A test compares the committed pages with what this gives, so that they cannot drift.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from tunesmith import errors, events, hookspecs, plugins
+from tunesmith.catalog import Catalog
+from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
+from tunesmith.options import DataOptions
+from tunesmith.plan import CORE_TABLES
+from tunesmith.plugins import Selection
+
+HERE = Path(__file__).parent
+NOTE = "<!-- Written by docs/generate.py from the code. Change the code, then run it again. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Every generated page by its path below docs/."""
+    return {
+        "reference/run-file.md": NOTE + "\n".join(run_file()),
+        "reference/hooks.md": NOTE + "\n".join(hooks()),
+        "reference/events.md": NOTE + "\n".join(event_kinds()),
+        "reference/exit-codes.md": NOTE + "\n".join(exit_codes()),
+    }
+
+
+def run_file() -> Iterator[str]:
+    """Every table of a run file, the core's and those of the built-in plugins."""
+    catalog = Catalog(plugins.find(Selection(only=frozenset())))
+    yield "# Run file\n"
+    yield (
+        "A run file is TOML. Every key has one owner: the tables in the first part belong to the "
+        "core, all others to the component that `use` names. Unknown keys are errors.\n"
+    )
+    yield (
+        "Relative paths are taken from the run file's folder. "
+        "Values are overridden by `--set table.key=value` over environment variables "
+        "`TUNESMITH__TABLE__KEY` over the file over the defaults below; "
+        "`tunesmith check --origin` shows where each value came from.\n"
+    )
+    yield "## Tables of the core\n"
+    for name, model in {**CORE_TABLES, "data": DataOptions}.items():
+        yield f"### `[{name}]`\n"
+        yield from table(model)
+    parts: list[tuple[str, str, type[Any]]] = [
+        ("Data loaders", "[data]", DataLoaderOffer),
+        ("Techniques", "[technique]", TechniqueOffer),
+        ("Evaluators", "[[evaluators]]", EvaluatorOffer),
+        ("Reporters", "[[reporters]]", ReporterOffer),
+    ]
+    for title, where, kind in parts:
+        yield f"## {title}: `{where}`\n"
+        for offered in catalog.offers(kind):
+            offer = offered.offer
+            yield f'### `use = "{offer.name}"`\n'
+            yield f"{offer.summary[:1].upper()}{offer.summary[1:]}.\n"
+            yield from table(offer.config)
+
+
+def table(model: type[BaseModel]) -> Iterator[str]:
+    """The options of a model as a Markdown table."""
+    if not model.model_fields:
+        yield "No options.\n"
+        return
+    yield "| key | type | default | what it is |"
+    yield "|---|---|---|---|"
+    schema = model.model_json_schema()
+    for name, info in model.model_fields.items():
+        what = (info.description or "").replace("|", "\\|")
+        yield f"| `{name}` | {kind(schema['properties'][name], schema)} | {default(info)} | {what} |"
+    yield ""
+
+
+def kind(schema: dict[str, Any], root: dict[str, Any]) -> str:
+    """A JSON Schema type in words, bounds included."""
+    if "$ref" in schema:
+        return kind(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
+    if "anyOf" in schema:
+        return " or ".join(kind(branch, root) for branch in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    words = {"number": "number", "integer": "integer", "string": "text", "boolean": "true or false"}
+    name = words.get(schema.get("type", ""), schema.get("type", "any"))
+    if name == "array":
+        inner = schema.get("items")
+        return f"list of {kind(inner, root)}" if isinstance(inner, dict) and inner else "list"
+    if name == "null":
+        return "unset"
+    bounds = [
+        f"{sign} {schema[key]}"
+        for key, sign in (
+            ("minimum", "≥"),
+            ("exclusiveMinimum", ">"),
+            ("maximum", "≤"),
+            ("exclusiveMaximum", "<"),
+        )
+        if key in schema
+    ]
+    return " ".join([name, *bounds])
+
+
+def default(info: FieldInfo) -> str:
+    """The default as it would stand in TOML."""
+    value = info.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "required"
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
+    return f"`{value}`"
+
+
+def hooks() -> Iterator[str]:
+    """Every hook with its exact signature."""
+    yield "# Hooks\n"
+    yield inspect.cleandoc(hookspecs.__doc__ or "") + "\n"
+    for name, function in vars(hookspecs).items():
+        if name.startswith("tunesmith_") and inspect.isfunction(function):
+            signature = inspect.signature(function)
+            yield f"## `{name}({', '.join(signature.parameters)})`\n"
+            yield f"```python\ndef {name}{signature}\n```\n".replace("'", "")
+            yield inspect.cleandoc(function.__doc__ or "") + "\n"
+
+
+def event_kinds() -> Iterator[str]:
+    """Every event with its fields."""
+    yield "# Events\n"
+    yield inspect.cleandoc(events.__doc__ or "") + "\n"
+    for name, cls in events.EVENT_TYPES.items():
+        if cls.__module__ != events.__name__:
+            continue
+        yield f"## `{name}`\n"
+        yield inspect.cleandoc(cls.__doc__ or "") + "\n"
+        yield f"Fields: {', '.join(f'`{field}`' for field in cls.__dataclass_fields__)}.\n"
+
+
+def exit_codes() -> Iterator[str]:
+    """The error tree with its exit codes."""
+    yield "# Exit codes\n"
+    yield inspect.cleandoc(errors.__doc__ or "").replace("::", "", 1) + "\n"
+
+
+def main() -> None:
+    """Write the pages; say which changed."""
+    for name, text in pages().items():
+        path = HERE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Attention where several answers see one prompt, and not each other.
+
+Shapes: T tokens of a micro-batch, H heads, K key heads, G = H / K, n queries of an answer, P tokens
+of its trunk, S = P + n, d head width.
+
+A prompt with several answers need not be computed several times: keys and values of the prompt do
+not depend on what follows. So a micro-batch holds all prompts first (*trunks*), then all answers
+(*branches*)::
+
+    trunk 0 | trunk 1 | answer 0.0 | answer 0.1 | answer 1.0 | answer 1.1
+
+A trunk attends to itself, an answer to its trunk and to itself. Where the layout comes without
+branches, everything is left to :mod:`tunesmith_torch.attention`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from tunesmith.errors import EnvironmentProblem
+
+from tunesmith_torch.attention import packed_attention, packed_mask
+
+NAME = "tunesmith_branches"
+
+
+class Branch(NamedTuple):
+    """Where an answer and its trunk stand in the micro-batch."""
+
+    trunk_start: int
+    trunk_stop: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The layout of a micro-batch."""
+
+    trunk_cuts: Tensor
+    """Where trunks start, and their end (int32)."""
+    longest_trunk: int
+    branches: tuple[Branch, ...]
+    """In order, one after the other, from the trunks' end to the micro-batch's."""
+
+    @property
+    def trunks(self) -> int:
+        """Tokens of all trunks."""
+        return self.branches[0].start
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest trunk with its answer."""
+        return max(b.trunk_stop - b.trunk_start + b.stop - b.start for b in self.branches)
+
+
+def register() -> str:
+    """Make the attention known to transformers. Doing so again is harmless."""
+    AttentionInterface.register(NAME, branch_attention)
+    AttentionMaskInterface.register(NAME, packed_mask)
+    return NAME
+
+
+def branch_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    branches: Branches | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """[1, H, T, d] to [1, T, H, d]; without ``branches``, what packed attention does.
+
+    Raises:
+        EnvironmentProblem: the model's attention is more than a causal softmax.
+    """
+    if branches is None:
+        return packed_attention(module, query, key, value, attention_mask, **kwargs)
+    _check(branches, kwargs)
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    outs = []
+    P = branches.trunks
+    if P:
+        trunk, _ = packed_attention(
+            module,
+            query[:, :, :P],
+            key[:, :, :P],
+            value[:, :, :P],
+            attention_mask,
+            cu_seq_lens_q=branches.trunk_cuts,
+            max_length_q=branches.longest_trunk,
+            **kwargs,
+        )
+        outs.append(trunk)
+    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    outs += [_answer(query[0], key[0], value[0], b, scale) for b in branches.branches]
+    return torch.cat(outs, 1), None
+
+
+def _check(branches: Branches, kwargs: dict[str, Any]) -> None:
+    window = kwargs.get("sliding_window")
+    special = [n for n in ("softcap", "s_aux", "position_bias") if kwargs.get(n) is not None]
+    if window is not None and window < branches.longest:
+        special.append("sliding_window")
+    if kwargs.get("dropout"):
+        special.append("dropout")
+    if special:
+        raise EnvironmentProblem(
+            f"shared prompts: the model's attention uses `{special[0]}`",
+            hint="set share_prompts = false",
+        )
+
+
+def _answer(q_HTd: Tensor, k_KTd: Tensor, v_KTd: Tensor, b: Branch, scale: float) -> Tensor:
+    """One answer's attention, [1, n, H, d]. Queries of one key head share a product."""
+    (H, _, d), K, n = q_HTd.shape, k_KTd.shape[0], b.stop - b.start
+    q_KMd = q_HTd[:, b.start : b.stop].reshape(K, H // K * n, d)
+    k_KSd, v_KSd = (
+        torch.cat([x[:, b.trunk_start : b.trunk_stop], x[:, b.start : b.stop]], 1)
+        for x in (k_KTd, v_KTd)
+    )
+    bias_MS = _causal(n, b.trunk_stop - b.trunk_start, H // K, q_KMd.dtype, q_KMd.device)
+    z_KMS = torch.baddbmm(bias_MS, q_KMd, k_KSd.transpose(1, 2), alpha=scale)
+    out_KMd = torch.bmm(torch.softmax(z_KMS, -1), v_KSd)
+    return out_KMd.view(H, n, d).transpose(0, 1)[None]
+
+
+@lru_cache(maxsize=64)
+def _causal(n: int, P: int, G: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zero where a query may look, minus infinity where not: [G * n, P + n]."""
+    bias_nS = torch.full((n, P + n), -torch.inf, dtype=dtype, device=device).triu_(P + 1)
+    return bias_nS.repeat(G, 1)

@@ -1,0 +1,67 @@
+"""What the reference thinks of the answers, computed once and kept below the run folder.
+
+The key is a fingerprint of the model's weights and of all token ids: on resume the values are read
+back only if they belong to this very model and data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tunesmith.contracts import Job
+from tunesmith.manifest import MANIFEST, read_manifest
+from tunesmith.storage import commit_folder, verify
+
+from tunesmith_torch.groups import Group
+
+FOLDER = "reference"
+_FILE = "logprobs.safetensors"
+_SAMPLE = 65_536
+"""Numbers of a tensor that enter the fingerprint: all of an adapter, every so many of a matrix."""
+
+
+def remembered(
+    job: Job[Any], model: nn.Module, groups: Sequence[Group], ask: Callable[[], list[Tensor]]
+) -> list[Tensor]:
+    """The reference's scores of the groups, one tensor each: kept ones, or newly asked and kept."""
+    folder = job.out / FOLDER
+    key = fingerprint(model, groups)
+    if _holds(folder, key):
+        flat = load_file(folder / _FILE)["logprobs"]
+        counts = [len(group.answers) for group in groups]
+        return list(torch.split(flat, counts))
+    scores = ask()
+
+    def write(staging: Path) -> None:
+        save_file({"logprobs": torch.cat(scores).contiguous()}, staging / _FILE)
+
+    commit_folder(folder, write, {"key": key})
+    return scores
+
+
+def _holds(folder: Path, key: str) -> bool:
+    whole = (folder / MANIFEST).is_file() and not verify(folder)
+    return whole and read_manifest(folder).meta.get("key") == key
+
+
+def fingerprint(model: nn.Module, groups: Sequence[Group]) -> str:
+    """SHA-256 over a sample of every parameter and over all token ids."""
+    digest = hashlib.sha256()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            flat = parameter.detach().flatten()
+            sample = flat[:: max(1, len(flat) // _SAMPLE)].contiguous().cpu()
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+            digest.update(sample.view(torch.uint8).numpy().tobytes())
+    for group in groups:
+        for ids in (group.prompt, *group.answers):
+            digest.update(np.asarray(ids, dtype=np.int64).tobytes())
+            digest.update(b"|")
+    return digest.hexdigest()

@@ -1,0 +1,61 @@
+"""What holds for every test: no network, few threads, a cache of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+THIRD_PARTY = HERE / "fixtures" / "third_party"
+
+# Before torch is imported by anybody.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
+    del os.environ[name]
+
+# Helpers of the tests, and the third-party technique as a plain module.
+sys.path[:0] = [str(HERE / "fixtures" / "python"), str(THIRD_PARTY / "tunesmith-echo" / "src")]
+
+
+class NoNetwork(RuntimeError):
+    """A test reached for the network."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Connections to other machines fail, whoever makes them."""
+    real = socket.socket.connect, socket.socket.connect_ex
+
+    def refuse(address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else None
+        if host is not None and host not in ("127.0.0.1", "::1", "localhost"):
+            raise NoNetwork(f"tests need no network, this one connects to {address}")
+
+    def connect(self: socket.socket, address: object) -> None:
+        refuse(address)
+        return real[0](self, address)
+
+    def connect_ex(self: socket.socket, address: object) -> int:
+        refuse(address)
+        return real[1](self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect)
+        patch.setattr(socket.socket, "connect_ex", connect_ex)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of this session, gone with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("TUNESMITH_CACHE", str(folder))
+        yield folder

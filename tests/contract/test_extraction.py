@@ -1,0 +1,63 @@
+"""A built-in is what anybody could publish: copied out, renamed, installed, it passes the kit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import pytest
+from environment import Environment
+
+PLUGINS = Path(__file__).parents[2] / "plugins" / "tunesmith_plugins"
+
+PROJECT = """
+[build-system]
+requires = ["hatchling>=1.26"]
+build-backend = "hatchling.build"
+
+[project]
+name = "tunesmith-copied"
+version = "0.1"
+dependencies = ["tunesmith>=0.1"]
+
+[project.entry-points.tunesmith]
+copied = "tunesmith_copied"
+"""
+
+CONTRACT = """
+import tunesmith_copied
+from tunesmith.testing import parametrize_checks
+
+@parametrize_checks(tunesmith_copied)
+def test_contract(check):
+    check()
+"""
+
+
+@pytest.mark.parametrize(
+    ("built_in", "offer"), [("exact_match", "exact-match"), ("console", "console")]
+)
+def test_a_built_in_lives_as_a_distribution_of_its_own(
+    built_in: str, offer: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("hatchling")
+    project = tmp_path / "project"
+    package = project / "tunesmith_copied"
+    copytree(PLUGINS / built_in, package, ignore=ignore_patterns("__pycache__"))
+    for path in package.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        renamed = text.replace(f"tunesmith_plugins.{built_in}", "tunesmith_copied")
+        path.write_text(renamed.replace(f'name="{offer}"', 'name="copied"'), encoding="utf-8")
+        assert "tunesmith_plugins" not in renamed, f"{path.name} needs another built-in"
+    (project / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
+    (project / "test_contract.py").write_text(CONTRACT, encoding="utf-8")
+    environment = Environment.create(tmp_path / "venv")
+    environment.install(project)
+    elsewhere = tmp_path / "tests"
+    elsewhere.mkdir()
+    (project / "test_contract.py").rename(elsewhere / "test_contract.py")
+    found = environment.tunesmith("plugins", "show", "copied", cwd=elsewhere)
+    assert found.returncode == 0 and "tunesmith-copied 0.1" in found.stdout, found.stderr
+    done = environment.run(["-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=elsewhere)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout

@@ -1,0 +1,98 @@
+"""Nothing heavy is imported for what needs nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import json, sys
+sys.argv[0] = "tunesmith"
+from tunesmith.cli import main
+code = None
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+print("\\x1d" + json.dumps([code, sorted(sys.modules)]))
+"""
+HEAVY = {"torch", "transformers", "numpy", "peft", "trl", "datasets", "safetensors", "bitsandbytes"}
+
+
+def modules(*arguments: str, cwd: Path) -> set[str]:
+    """The modules that a command has imported when it ends; it must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=cwd,
+        env={**os.environ, "TUNESMITH_PLUGINS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    text = done.stdout.rpartition("\x1d")[2]
+    assert text, done.stderr
+    code, names = json.loads(text)
+    assert code in (0, None), done.stdout + done.stderr
+    return set(names)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run file that is fine, with a model folder that holds names and sizes only."""
+    folder = tmp_path_factory.mktemp("project")
+    model = folder / "model"
+    model.mkdir()
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 8}
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + b"\0" * 4
+    (model / "model.safetensors").write_bytes(weights)
+    rows = [json.dumps({"prompt": f"q {n} {n * n}", "completion": f"a{n % 3}"}) for n in range(40)]
+    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "run.toml").write_text(
+        '[model]\nbase = "model"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\n'
+        '[technique]\nuse = "lora"\n',
+        encoding="utf-8",
+    )
+    return folder
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], []])
+def test_help_imports_neither_tensors_nor_pydantic(arguments: list[str], tmp_path: Path) -> None:
+    if not arguments:
+        pytest.importorskip("click")
+        arguments = ["-h"]
+    found = modules(*arguments, cwd=tmp_path)
+    heavy = {"pydantic"} if arguments != ["run", "--help"] else set()
+    assert not found & (HEAVY | heavy)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "run.toml"],
+        ["plan", "run.toml"],
+        ["plugins", "list"],
+        ["plugins", "show", "lora"],
+        ["schema"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_planning_imports_no_tensors(arguments: list[str], project: Path) -> None:
+    assert not modules(*arguments, cwd=project) & HEAVY
+
+
+def test_the_contracts_alone_are_light(tmp_path: Path) -> None:
+    program = (
+        "import sys, tunesmith, tunesmith.contracts, tunesmith.offers, tunesmith.hookspecs\n"
+        "print(','.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert not set(done.stdout.strip().split(",")) & (HEAVY | {"pydantic", "click", "rich"})

@@ -1,0 +1,26 @@
+"""The tests need no network, and would say so if they did."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+
+def test_other_machines_are_out_of_reach() -> None:
+    with socket.socket() as plug, pytest.raises(RuntimeError, match="tests need no network"):
+        plug.connect(("192.0.2.1", 80))
+    with socket.socket() as plug, pytest.raises(RuntimeError, match="tests need no network"):
+        plug.connect_ex(("192.0.2.1", 80))
+
+
+def test_this_machine_is_not() -> None:
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        client.connect(server.getsockname())
+
+
+def test_child_processes_are_told() -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"

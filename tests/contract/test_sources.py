@@ -1,0 +1,243 @@
+"""Laws about the source text, checked on its syntax tree."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tunesmith.catalog import HOOKS, Catalog
+from tunesmith.offers import CommandOffer, TechniqueOffer
+from tunesmith.options import DataOptions
+from tunesmith.plan import CORE_TABLES
+from tunesmith.plugins import Selection, find
+
+ROOT = Path(__file__).parents[2]
+CORE, PLUGINS = ROOT / "core", ROOT / "plugins"
+
+FORBIDDEN = {
+    "code of a model": re.compile(r"trust_remote_code\s*=\s*(?!False\b)"),
+    "pickle": re.compile(r"^\s*(import|from) (pickle|dill|cloudpickle|joblib|marshal|shelve)\b"),
+    "pickled weights": re.compile(r"torch\.load\((?!.*weights_only=True)"),
+    "evaluated text": re.compile(r"(?<![\w.])(eval|exec)\("),
+    "a shell": re.compile(r"shell\s*=\s*True|os\.system\(|os\.popen\("),
+}
+
+GETATTR: dict[str, str] = {}
+"""Calls of ``getattr`` with a default in the core that are right, each with its reason."""
+
+
+def sources(*roots: Path) -> Iterator[Path]:
+    for root in roots:
+        yield from (p for p in sorted(root.rglob("*.py")) if "__pycache__" not in p.parts)
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def place(path: Path, node: ast.AST | int) -> str:
+    line = node if isinstance(node, int) else getattr(node, "lineno", 0)
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+@cache
+def catalog() -> Catalog:
+    """The built-in plugins, and no others."""
+    return Catalog(find(Selection(only=frozenset())))
+
+
+# --------------------------------------------------------------------------- safety
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_nothing_runs_what_it_reads(what: str) -> None:
+    found = [
+        f"{place(path, number)}: {line.strip()}"
+        for path in sources(CORE, PLUGINS)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if FORBIDDEN[what].search(line) and not line.lstrip().startswith("#")
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("code of a model", "load(x, trust_remote_code=True)"),
+        ("code of a model", "load(x, trust_remote_code=options.trust)"),
+        ("pickle", "import pickle"),
+        ("pickled weights", "torch.load(path)"),
+        ("evaluated text", "value = eval(text)"),
+        ("a shell", "run(command, shell=True)"),
+    ],
+)
+def test_the_law_would_see_it(what: str, line: str) -> None:
+    assert FORBIDDEN[what].search(line)
+
+
+# --------------------------------------------------------------------------- the core
+
+
+def test_the_core_names_no_technique() -> None:
+    """A string that is, or contains as a word, the name of a technique; docstrings may."""
+    names = {o.offer.name for o in catalog().offers(TechniqueOffer)} | {"qlora", "rlhf", "dpo"}
+    assert "lora" in names
+    words = re.compile(rf"\b({'|'.join(sorted(names - {'full', 'preference'}))})\b", re.IGNORECASE)
+    found = []
+    for path in sources(CORE):
+        described = {id(node) for node in docstrings(tree(path))}
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            if id(node) not in described and (node.value in names or words.search(node.value)):
+                found.append(f"{place(path, node)}: {node.value[:60]!r}")
+    assert not found, "\n".join(found)
+
+
+def docstrings(module: ast.Module) -> Iterator[ast.Constant]:
+    """Strings that stand alone: docstrings, also those below attributes."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            yield node.value
+
+
+def test_the_core_asks_no_object_what_it_might_have() -> None:
+    """``getattr`` with a default and ``hasattr`` hide a misspelled name until it hurts."""
+    found = []
+    for path in sources(CORE):
+        if "testing" in path.parts:
+            continue  # the kit looks at other people's objects
+        for node in ast.walk(tree(path)):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "getattr"
+                and len(node.args) == 3
+                and place(path, node).partition(":")[0] not in GETATTR
+            ):
+                found.append(place(path, node))
+    assert not found, "\n".join(found)
+
+
+def test_exceptions_of_any_kind_are_caught_where_others_code_runs_and_nowhere_else() -> None:
+    allowed = {
+        "plugins.py": "loading and calling a plugin",
+        "telling.py": "a reporter never stops training",
+        "execute.py": "how a run ended is written down, then it is raised again",
+        "failing.py": "the command line's last resort",
+    }
+    found = []
+    for path in sources(CORE):
+        if path.name in allowed or "testing" in path.parts:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ExceptHandler) and not _raises_again(node):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                if caught in ("Exception", "BaseException", "everything"):
+                    found.append(f"{place(path, node)}: except {caught}")
+    assert not found, "\n".join(found)
+
+
+def _raises_again(handler: ast.ExceptHandler) -> bool:
+    return any(isinstance(node, ast.Raise) for node in ast.walk(handler))
+
+
+def test_the_source_roots_are_no_packages() -> None:
+    assert not (CORE / "__init__.py").exists()
+    assert not (PLUGINS / "__init__.py").exists()
+
+
+def test_files_are_of_a_size_that_can_be_read() -> None:
+    """Near 400 lines; a longer one gives its reason here."""
+    reasons = {
+        "statistics.py": "one subject, formulas with their sources",
+        "storage.py": "one promise: whole or absent",
+    }
+    long = {
+        place(path, count): count
+        for path in sources(CORE, PLUGINS)
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 450
+        and path.name not in reasons
+    }
+    assert not long
+
+
+# --------------------------------------------------------------------------- options
+
+
+def options_models() -> dict[str, type]:
+    """Every options model: the core's tables, and that of every built-in offer."""
+    models: dict[str, type] = {**CORE_TABLES, "data": DataOptions}
+    for kind in HOOKS:
+        if kind is CommandOffer:
+            continue
+        for offered in catalog().offers(kind):
+            models[f"{kind.kind} {offered.offer.name}"] = offered.offer.config
+    return models
+
+
+def test_every_option_is_described() -> None:
+    lacking = [
+        f"{where}: {name}"
+        for where, model in options_models().items()
+        for name, info in model.model_fields.items()  # type: ignore[attr-defined]
+        if len((info.description or "").split()) < 3 and not (info.description or "").endswith(".")
+    ]
+    assert not lacking
+
+
+@cache
+def attributes_read() -> set[str]:
+    """Every attribute that is read somewhere, except in the models that declare options."""
+    read = set()
+    for path in sources(CORE, PLUGINS):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                read.add(node.attr)
+    return read
+
+
+READ_BY_KEY = {
+    ("data", "use"): "the plan takes the component out of the table before it is validated",
+    ("plugins", "disable"): "plugins are found before there is a plan: api._selection",
+}
+
+
+def test_every_option_is_read_by_somebody() -> None:
+    """A key that is validated and then ignored is worse than one that is refused."""
+    dead = [
+        f"{where}: {name}"
+        for where, model in options_models().items()
+        for name in model.model_fields  # type: ignore[attr-defined]
+        if name not in attributes_read() and (where, name) not in READ_BY_KEY
+    ]
+    assert not dead
+
+
+def test_every_hook_documents_itself() -> None:
+    from inspect import getdoc, signature
+
+    from tunesmith import hookspecs
+
+    hooks = {n: f for n, f in vars(hookspecs).items() if n.startswith("tunesmith_")}
+    assert len(hooks) == 8
+    for name, function in hooks.items():
+        lines = (getdoc(function) or "").splitlines()
+        assert len(lines) >= 3 and not lines[1], f"{name}: a sentence, a blank line, the rest"
+        shape = signature(function)
+        assert shape.return_annotation is not shape.empty, name
+        assert all(p.annotation is not p.empty for p in shape.parameters.values()), name
+
+
+def test_hooks_kinds_and_tables_agree() -> None:
+    from tunesmith import hookspecs
+
+    hooks = {name for name in vars(hookspecs) if name.startswith("tunesmith_")}
+    assert set(HOOKS.values()) < hooks
+    others = {"tunesmith_find_model", "tunesmith_review_data", "tunesmith_review_plan"}
+    assert hooks - set(HOOKS.values()) == others

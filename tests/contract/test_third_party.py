@@ -1,0 +1,177 @@
+"""Plugins of other people, installed with pip: found, listed, used, and kept from doing harm.
+
+Nothing in the core knows them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from environment import Environment
+
+RUN = """
+[model]
+base = "base"
+
+[data]
+use = "jsonl"
+train = "rows.jsonl"
+
+[technique]
+use = "echo"
+epochs = 3
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A base model of tunesmith-echo, data, and a run file."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "echo.json").write_text("{}", encoding="utf-8")
+    cities = ("Paris", "Rome", "Madrid")
+    rows = [
+        json.dumps({"prompt": f"{n % 3} {n * 7} question {n}", "completion": cities[n % 3]})
+        for n in range(60)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (tmp_path / "run.toml").write_text(RUN, encoding="utf-8")
+    return tmp_path
+
+
+def listed(
+    third_party: Environment, cwd: Path, *arguments: str, **variables: str
+) -> dict[str, Any]:
+    done = third_party.tunesmith("plugins", "list", "--json", *arguments, cwd=cwd, **variables)
+    assert done.returncode == 0, done.stderr
+    return {plugin["full_name"]: plugin for plugin in json.loads(done.stdout)["plugins"]}
+
+
+def test_found_and_listed_with_what_became_of_each(
+    third_party: Environment, tmp_path: Path
+) -> None:
+    found = listed(third_party, tmp_path)
+    echo = found["tunesmith-echo:echo"]
+    assert (echo["state"], echo["version"]) == ("active", "1.2.0")
+    assert [offer["name"] for offer in echo["offers"]] == ["echo", "brevity"]
+    broken = found["tunesmith-broken:broken"]
+    assert broken["state"] == "broken"
+    assert "a_library_that_nobody_has" in broken["reason"]
+    assert found["tunesmith:lora"]["state"] == "active"
+
+
+def test_listed_for_people_too(third_party: Environment, tmp_path: Path) -> None:
+    done = third_party.tunesmith("plugins", "list", cwd=tmp_path)
+    assert "learns answers by heart, in a table" in done.stdout
+    assert "broken: tunesmith-broken:broken 1.2.0: ModuleNotFoundError" in done.stdout
+
+
+def test_a_run_without_any_change_to_the_core(third_party: Environment, project: Path) -> None:
+    done = third_party.tunesmith("run", "run.toml", "--out", "out", "--json", cwd=project)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["plan"]["technique"]["use"] == "echo"
+    assert report["verdict"]["outcome"] == "better"
+    assert {p["distribution"] for p in report["plugins"]} >= {"tunesmith", "tunesmith-echo"}
+    assert (project / "out" / "model" / "echo.json").is_file()
+
+
+def test_its_options_are_checked_like_everybodys(third_party: Environment, project: Path) -> None:
+    sets = ["--set", "technique.epocs=3", "--set", "technique.batch=0"]
+    done = third_party.tunesmith("run", "run.toml", *sets, cwd=project)
+    assert done.returncode == 2
+    assert 'technique.epocs: unknown key (did you mean "epochs"?)' in done.stderr
+    assert "technique.batch: should be greater than or equal to 1, got 0" in done.stderr
+    assert not (project / "runs").exists()
+
+
+def test_a_name_that_two_offer_is_refused_with_both_full_names(
+    third_party: Environment, project: Path
+) -> None:
+    (project / "run.toml").write_text(RUN + '[[evaluators]]\nuse = "brevity"\n', encoding="utf-8")
+    done = third_party.tunesmith("plan", "run.toml", cwd=project)
+    assert done.returncode == 2
+    assert '"tunesmith-echo:brevity" or "tunesmith-rival:brevity"' in done.stderr
+    (project / "run.toml").write_text(
+        RUN + '[[evaluators]]\nuse = "tunesmith-echo:brevity"\n', encoding="utf-8"
+    )
+    done = third_party.tunesmith("run", "run.toml", "--out", "out", "--json", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["evaluations"][0]["metric"] == "words-off"
+
+
+def test_what_is_left_out_is_not_ambiguous(third_party: Environment, project: Path) -> None:
+    (project / "run.toml").write_text(RUN + '[[evaluators]]\nuse = "brevity"\n', encoding="utf-8")
+    for arguments, variables in (
+        (["--no-plugin", "rival"], {}),
+        (["--no-plugin", "tunesmith-rival:rival"], {}),
+        ([], {"TUNESMITH_PLUGINS": "tunesmith-echo"}),
+        ([], {"TUNESMITH_PLUGINS": "echo"}),
+    ):
+        done = third_party.tunesmith("plan", "run.toml", *arguments, cwd=project, **variables)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_run_file_leaves_plugins_out(third_party: Environment, project: Path) -> None:
+    (project / "run.toml").write_text(RUN + '[plugins]\ndisable = ["echo"]\n', encoding="utf-8")
+    done = third_party.tunesmith("plan", "run.toml", cwd=project)
+    assert done.returncode == 2
+    assert 'no technique "echo" is installed' in done.stderr
+
+
+def test_the_run_file_requires_plugins(third_party: Environment, project: Path) -> None:
+    text = RUN + '[plugins]\nrequire = ["tunesmith-echo>=1.2"]\n'
+    (project / "run.toml").write_text(text, encoding="utf-8")
+    assert third_party.tunesmith("plan", "run.toml", cwd=project).returncode == 0
+    (project / "run.toml").write_text(text.replace("1.2", "2.0"), encoding="utf-8")
+    done = third_party.tunesmith("plan", "run.toml", cwd=project)
+    assert done.returncode == 2
+    assert "tunesmith-echo>=2.0 is needed, but version 1.2.0 is installed" in done.stderr
+
+
+def test_no_third_party_at_all(third_party: Environment, tmp_path: Path) -> None:
+    found = listed(third_party, tmp_path, TUNESMITH_PLUGINS="")
+    states = {plugin["state"] for name, plugin in found.items() if name.startswith("tunesmith-")}
+    assert states == {"blocked"}
+    assert found["tunesmith:lora"]["state"] == "active"
+
+
+def test_a_broken_plugin_that_is_needed_is_named(third_party: Environment, project: Path) -> None:
+    done = third_party.tunesmith("plan", "run.toml", "--set", "technique.use=broken", cwd=project)
+    assert done.returncode == 8
+    assert '"tunesmith-broken:broken" 1.2.0 is broken' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_file_is_a_plugin_too(third_party: Environment, project: Path) -> None:
+    (project / "note.py").write_text(
+        "from tunesmith.contracts import Finding\n"
+        "from tunesmith.hookspecs import hookimpl\n"
+        "@hookimpl\n"
+        "def tunesmith_review_plan(plan):\n"
+        "    return [Finding(level='error', where='technique', message='not on a Tuesday')]\n",
+        encoding="utf-8",
+    )
+    done = third_party.tunesmith("check", "run.toml", "--plugin", "note.py", cwd=project)
+    assert done.returncode == 2
+    assert "technique: not on a Tuesday" in done.stderr
+
+
+def test_a_new_plugin_from_the_command_line(third_party: Environment, tmp_path: Path) -> None:
+    done = third_party.tunesmith("plugins", "new", "first-word", "--kind=evaluator", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tunesmith-first-word" / "src" / "tunesmith_first_word").is_dir()
+    offer = tmp_path / "tunesmith-first-word" / "pyproject.toml"
+    assert 'first-word = "tunesmith_first_word"' in offer.read_text(encoding="utf-8")
+
+
+def test_the_kit_from_the_command_line(third_party: Environment, project: Path) -> None:
+    done = third_party.tunesmith(
+        "plugins", "check", "tunesmith-echo:echo", "--model", "base", cwd=project
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "resumes_where_it_stopped" in done.stdout
+    done = third_party.tunesmith("plugins", "check", "broken", cwd=project)
+    assert done.returncode == 8

@@ -1,0 +1,154 @@
+"""The catalog: names, ambiguity, and plugins whose hooks fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from bench import LEDGER, RIGHT, ROWS, catalog_of, offering, plugin
+from tunesmith.catalog import Catalog, NotOffered
+from tunesmith.contracts import Dataset, Finding, FoundModel
+from tunesmith.errors import PluginError
+from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
+from tunesmith.plugins import only
+
+
+def states(catalog: Catalog) -> dict[str, str]:
+    return {plugin.name: plugin.state for plugin in catalog.plugins.found}
+
+
+def test_offers_by_kind_and_name() -> None:
+    catalog = catalog_of()
+    assert catalog.find(DataLoaderOffer, "rows").offer is ROWS
+    assert catalog.find(EvaluatorOffer, "right").full_name == "file:bench:right"
+    assert catalog.find(EvaluatorOffer, "file:bench:right").offer is RIGHT
+    assert [o.offer.name for o in catalog.offers(ReporterOffer)] == [LEDGER.name]
+
+
+def test_a_name_is_only_of_its_kind() -> None:
+    with pytest.raises(NotOffered, match='no technique "rows" is installed'):
+        catalog_of().find(TechniqueOffer, "rows")
+
+
+def test_an_unknown_name_suggests_a_known_one() -> None:
+    with pytest.raises(NotOffered) as caught:
+        catalog_of().find(DataLoaderOffer, "rosw")
+    assert caught.value.hint == 'did you mean "rows"?'
+    with pytest.raises(NotOffered) as caught:
+        catalog_of().find(DataLoaderOffer, "parquet")
+    assert caught.value.hint == "installed: rows"
+
+
+def test_nothing_installed_is_said() -> None:
+    with pytest.raises(NotOffered) as caught:
+        Catalog(only({})).find(TechniqueOffer, "lora")
+    assert caught.value.hint == "installed: none"
+
+
+def test_a_name_that_two_plugins_offer_is_refused_with_both_full_names() -> None:
+    catalog = catalog_of(rival=offering("evaluators", replace(RIGHT, summary="another")))
+    with pytest.raises(NotOffered) as caught:
+        catalog.find(EvaluatorOffer, "right")
+    assert "more than one" in caught.value.what
+    assert caught.value.hint == 'write "file:bench:right" or "file:rival:right"'
+    assert catalog.find(EvaluatorOffer, "file:rival:right").offer.summary == "another"
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "lora", [ROWS, "lora"], [LEDGER], iter([ROWS]), {ROWS.name: ROWS}]
+)
+def test_a_hook_that_returns_something_else_breaks_its_plugin_alone(returned: object) -> None:
+    catalog = catalog_of(odd=plugin(data_loaders=lambda: returned))
+    assert [o.offer.name for o in catalog.offers(DataLoaderOffer)] == ["rows"]
+    assert states(catalog) == {"echo": "active", "bench": "active", "odd": "broken"}
+
+
+@pytest.mark.parametrize("name", ["Rows", "row s", "rows_", "", "-rows", "röws", "a:b"])
+def test_a_name_out_of_form_breaks_its_plugin(name: str) -> None:
+    catalog = catalog_of(odd=offering("data_loaders", replace(ROWS, name=name)))
+    assert [o.offer.name for o in catalog.offers(DataLoaderOffer)] == ["rows"]
+    assert states(catalog)["odd"] == "broken"
+
+
+def test_a_plugin_that_raises_is_named_where_it_is_needed_and_asked_once() -> None:
+    calls = []
+
+    def fail() -> list[object]:
+        calls.append(1)
+        raise SystemExit("bye")
+
+    catalog = catalog_of(odd=plugin(techniques=fail))
+    assert [o.offer.name for o in catalog.offers(TechniqueOffer)] == ["echo"]
+    catalog.offers(TechniqueOffer)
+    assert calls == [1]
+    with pytest.raises(PluginError, match=r"SystemExit: bye \(test_catalog.py:\d+\)"):
+        catalog.find(TechniqueOffer, "odd")
+
+
+def test_only_the_kind_that_is_asked_for_is_gathered() -> None:
+    calls: list[str] = []
+    watched = plugin(
+        techniques=lambda: calls.append("t") or [], evaluators=lambda: calls.append("e") or []
+    )
+    catalog = catalog_of(watched=watched)
+    catalog.offers(EvaluatorOffer)
+    assert calls == ["e"]
+
+
+def found(reference: str) -> FoundModel:
+    return FoundModel(reference=reference, description="d", fetch=lambda: None)  # type: ignore
+
+
+def test_the_first_plugin_that_knows_a_model_answers() -> None:
+    asked = []
+
+    def finder(name: str, known: str) -> SimpleNamespace:
+        def find_model(reference: str, revision: str | None) -> FoundModel | None:
+            asked.append(name)
+            return found(name) if reference == known else None
+
+        return plugin(find_model=find_model)
+
+    catalog = Catalog(only({"one": finder("one", "x"), "two": finder("two", "y")}))
+    answer = catalog.find_model("y", None)
+    assert answer is not None and answer.reference == "two"
+    assert catalog.find_model("z", None) is None
+
+
+def test_a_finder_may_ask_for_less_than_there_is() -> None:
+    catalog = Catalog(only({"one": plugin(find_model=lambda reference: found(reference))}))
+    answer = catalog.find_model("x", "main")
+    assert answer is not None and answer.reference == "x"
+
+
+def test_a_finder_that_answers_nonsense_or_raises_is_named() -> None:
+    catalog = Catalog(only({"one": plugin(find_model=lambda reference: "x")}))
+    with pytest.raises(PluginError, match=r"file:one.*returned str"):
+        catalog.find_model("x", None)
+    catalog = Catalog(only({"one": plugin(find_model=lambda reference: 1 / 0)}))
+    with pytest.raises(PluginError, match="ZeroDivisionError"):
+        catalog.find_model("x", None)
+
+
+def test_a_reviewer_that_fails_becomes_a_warning() -> None:
+    def fail(plan: object) -> list[Finding]:
+        raise RuntimeError("no")
+
+    note = Finding(level="info", where="run", message="fine")
+    catalog = Catalog(
+        only({"odd": plugin(review_plan=fail), "good": plugin(review_plan=lambda plan: [note])})
+    )
+    findings = {p.name: f for p, f in catalog.review_plan(None)}
+    assert findings["good"] is note
+    assert findings["odd"].level == "warning" and "RuntimeError: no" in findings["odd"].message
+
+
+def test_data_reviewers_see_data_and_plan() -> None:
+    seen = []
+    catalog = Catalog(
+        only({"one": plugin(review_data=lambda dataset, plan: seen.append((dataset, plan)))})
+    )
+    dataset = Dataset(train=())
+    assert catalog.review_data(dataset, "plan") == []
+    assert seen == [(dataset, "plan")]

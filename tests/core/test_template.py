@@ -1,0 +1,45 @@
+"""A new plugin, as it is written, is a good one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tunesmith.errors import UsageError
+from tunesmith.template import HOOKS, write_plugin
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_it_passes_its_own_contract_test_untouched(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "tunesmith-first-word"
+    written = write_plugin(folder, "first-word", kind)
+    assert len(written) == 5
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", "tests"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    unexpected = [
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith("SKIPPED") and "finds no models" not in line and "held-out" not in line
+    ]
+    assert not unexpected
+
+
+def test_what_it_wrote_is_left_alone(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "x", "mine", "evaluator")
+    with pytest.raises(UsageError, match="not empty"):
+        write_plugin(tmp_path / "x", "mine", "evaluator")
+    with pytest.raises(UsageError, match="no such kind"):
+        write_plugin(tmp_path / "y", "mine", "optimizer")
+    for name in ("Mine", "1st", "a_b", "", "a/b", "../x"):
+        with pytest.raises(UsageError, match="names are"):
+            write_plugin(tmp_path / "z", name, "evaluator")
