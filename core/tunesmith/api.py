@@ -47,8 +47,8 @@ def resume(folder: PathLike, *, accept_drift: bool = False) -> Report:
     """Continue a run that was stopped, killed or failed.
 
     Raises:
-        UsageError: the run has ended well; or its data or plugins changed and that was not
-            accepted.
+        UsageError: the run has ended well; or its data, options, base model or plugins changed
+            and that was not accepted.
     """
     place, plan, catalog = reopen(folder)
     return go_on(place, plan, catalog, accept_drift=accept_drift)

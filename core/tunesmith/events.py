@@ -95,6 +95,19 @@ class DataRead(Event, kind="data-read"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelRead(Event, kind="model-read"):
+    """The base model's files are there. ``files`` maps each to a short hash of it.
+
+    The hashes cover the sizes, the beginnings and samples of the rest: resuming on another base
+    model is refused.
+    """
+
+    reference: str
+    description: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Noticed(Event, kind="noticed"):
     """Something a person should know; a warning is also listed in the report."""
 

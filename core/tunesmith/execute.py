@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import tunesmith
+from tunesmith import drift
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Artifact, Dataset, Job, Technique, TextModel
-from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError, UsageError
+from tunesmith.drift import Drift
+from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
 from tunesmith.evaluate import measure
 from tunesmith.events import (
     JSON,
@@ -106,9 +108,11 @@ def recorded(folder: RunFolder) -> Report:
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
-    """Write ``report.json`` below the run folder."""
-    text = json.dumps(report.to_json(), indent=2, ensure_ascii=True)
-    write_atomic(folder.path / "report.json", text + "\n")
+    """Write ``report.json`` below the run folder, unless it says just that already."""
+    text = json.dumps(report.to_json(), indent=2, ensure_ascii=True) + "\n"
+    path = folder.path / "report.json"
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomic(path, text)
 
 
 def read_parts(plan: Plan) -> tuple[Dataset, Parts]:
@@ -144,13 +148,11 @@ def _work(
     plan: Plan, catalog: Catalog, folder: RunFolder, tell: Telling, *, accept_drift: bool
 ) -> None:
     """The straight path."""
-    before = tell.report
-    _refuse_other_plugins(plan, before, accept_drift)
-    tell(_started(plan, catalog, folder, resumed=before.started is not None))
-    parts = _data(plan, catalog, tell, before.data, accept_drift)
+    judge = Drift(tell, accept_drift)
+    _start(plan, folder, tell, judge)
+    parts = _data(plan, catalog, tell, judge)
     evaluators = plan.evaluators or default_evaluators(catalog, parts.heldout)
-    with tell.phase("model"):
-        model = plan.found_model.fetch()
+    model = _model(plan, tell, judge)
     with blame(plan.technique.offered.plugin):
         technique = plan.technique.offer.build(plan.technique.config)
         bench = _Bench(plan, technique, model, parts, evaluators, tell, folder)
@@ -158,19 +160,41 @@ def _work(
         bench.tuned(bench.train())
 
 
-def _data(
-    plan: Plan, catalog: Catalog, tell: Telling, before: DataRead | None, accept_drift: bool
-) -> Parts:
+def _start(plan: Plan, folder: RunFolder, tell: Telling, judge: Drift) -> None:
+    """Announce the run, or that it goes on as what it began as."""
+    then = tell.report.started
+    started = _started(plan, folder, resumed=then is not None)
+    if then is not None:
+        back = "restore run.toml or start a new run"
+        judge.judge("the options", drift.options(then, started), back)
+        judge.judge("plugins", drift.plugins(then, started), "install the former versions")
+    tell(started)
+    if then is not None and (changed := drift.libraries(then, started)):
+        text = f"other versions than at the start: {'; '.join(changed)}; the last bits may differ"
+        tell(Noticed(level="info", source="resume", message=text))
+
+
+def _model(plan: Plan, tell: Telling, judge: Drift) -> Path:
+    """Fetch the base model; on resume it must be the one that the run began with."""
+    then = tell.report.model
+    with tell.phase("model"):
+        folder = plan.found_model.fetch()
+        event = drift.model_event(plan.found_model, folder)
+    if then is not None:
+        back = "restore the model's files or start a new run"
+        judge.judge("the base model", drift.model(then, event), back)
+    tell(event)
+    return folder
+
+
+def _data(plan: Plan, catalog: Catalog, tell: Telling, judge: Drift) -> Parts:
+    then = tell.report.data
     with tell.phase("data"):
         dataset, parts = read_parts(plan)
     event = data_event(dataset, parts)
-    if before is not None and before.fingerprint != event.fingerprint and not accept_drift:
-        raise UsageError(
-            "the data changed since the run began: "
-            f"{before.train} + {before.heldout} rows then, {event.train} + {event.heldout} now, "
-            f"fingerprint {before.fingerprint[:12]} then, {event.fingerprint[:12]} now",
-            hint="restore the data, start a new run, or resume with --accept-drift",
-        )
+    if then is not None:
+        back = "restore the data or start a new run"
+        judge.judge("the data", drift.data(then, event), back)
     tell(event)
     found = list(notices(plan, catalog, dataset, parts))
     for notice in found:
@@ -315,7 +339,7 @@ def _finished(error: BaseException | None, verdict: JSON, seconds: float) -> Run
     return replace(ended, exit_code=1, error=repr(error))
 
 
-def _started(plan: Plan, catalog: Catalog, folder: RunFolder, *, resumed: bool) -> RunStarted:
+def _started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunStarted:
     return RunStarted(
         run=folder.path.name,
         name=plan.name,
@@ -336,24 +360,6 @@ def used_plugins(plan: Plan) -> list[JSON]:
         {"name": p.name, "distribution": p.distribution, "version": p.version}
         for p in plugins.values()
     ]
-
-
-def _refuse_other_plugins(plan: Plan, before: Report, accept_drift: bool) -> None:
-    """A run goes on with the plugin versions it began with, unless that is accepted."""
-    if before.started is None or accept_drift:
-        return
-    then = {f"{p['distribution']}:{p['name']}": p["version"] for p in before.started.plugins}
-    today = {f"{p['distribution']}:{p['name']}": p["version"] for p in used_plugins(plan)}
-    changed = [
-        f"{name} {then.get(name, 'absent')} then, {today.get(name, 'absent')} now"
-        for name in sorted({*then, *today})
-        if then.get(name) != today.get(name)
-    ]
-    if changed:
-        raise UsageError(
-            f"plugins changed since the run began: {'; '.join(changed)}",
-            hint="install the former versions, or resume with --accept-drift",
-        )
 
 
 def _refuse_unfit(dataset: Dataset, plan: Plan) -> None:

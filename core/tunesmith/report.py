@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tunesmith.events import (
     DataRead,
     Event,
     Measured,
+    ModelRead,
     Noticed,
     RunFinished,
     RunStarted,
@@ -27,7 +28,9 @@ class Report:
     """What a run was, did and showed. ``to_json`` gives the content of ``report.json``."""
 
     started: RunStarted | None = None
+    """When the run began, and the plan and versions that it goes by since it was last resumed."""
     data: DataRead | None = None
+    model: ModelRead | None = None
     notices: list[Noticed] = field(default_factory=list)
     training: dict[str, TrainingStarted] = field(default_factory=dict)
     steps: dict[tuple[str, int], Stepped] = field(default_factory=dict)
@@ -46,10 +49,13 @@ class Report:
         """Fold one event in."""
         match event:
             case RunStarted():
-                self.started = event if self.started is None else self.started
+                first = self.started or event
+                self.started = replace(event, started=first.started, resumed=first.resumed)
                 self.finished = None
             case DataRead():
                 self.data = event
+            case ModelRead():
+                self.model = event
             case Noticed():
                 if event not in self.notices:
                     self.notices.append(event)
@@ -84,6 +90,7 @@ class Report:
             },
             "plan": started.plan if started else {},
             "data": self._data(),
+            "model": asdict(self.model) if self.model else {},
             "training": self._training(""),
             "stages": {stage: self._training(stage) for stage in self.training if stage},
             "evaluations": [_evaluation(event) for event in self.measured.values()],

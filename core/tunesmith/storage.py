@@ -110,7 +110,8 @@ class RunFolder:
         """
         if not (path / "lock").is_file():
             what = "is not the folder of a run" if path.is_dir() else "no such folder"
-            raise UsageError(f"{path}: {what}", hint="runs are the folders below `runs`, or below [run] folder")
+            hint = "runs are the folders below `runs`, or below [run] folder"
+            raise UsageError(f"{path}: {what}", hint=hint)
         return cls(path)
 
     @property

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
+from tunesmith_torch import bnb  # noqa: F401 - before peft, which imports bitsandbytes
+
+# isort: split
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -17,6 +21,7 @@ from transformers import PreTrainedModel
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 
+from tunesmith_torch import lean
 from tunesmith_torch.device import Precision
 from tunesmith_torch.load import Base
 from tunesmith_torch.options import LoraOptions
@@ -41,7 +46,8 @@ class Adapted:
     @property
     def parameters(self) -> int:
         """All parameters of the model, adapters included."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        # Packed weights are fewer numbers than they stand for; transformers knows how many.
+        return int(self.base.model.num_parameters())
 
     @property
     def trainable_parameters(self) -> int:
@@ -95,7 +101,7 @@ def lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:
     targets = _resolve(model, options.targets)
     _refuse_tied(model, [*targets])
     tied = bool(options.modules_to_save) and model.config.get_text_config().tie_word_embeddings
-    return LoraConfig(
+    config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
         lora_alpha=options.alpha,
@@ -107,6 +113,8 @@ def lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:
         ensure_weight_tying=tied,
         bias="none",
     )
+    lean.use(config, model)
+    return config
 
 
 def _resolve(model: PreTrainedModel, targets: Literal["all-linear"] | Sequence[str]) -> list[str]:

@@ -11,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from peft import PeftModel
+from tunesmith_torch import bnb  # noqa: F401 - before peft, which imports bitsandbytes
+
+# isort: split
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import GenerationConfig
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError
@@ -21,11 +25,20 @@ from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.load import Base, no_progress_bars
 from tunesmith_torch.templates import Template
 
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FOLDERS: dict[str, str] = {"adapter": "adapter", "model": "model"}
 
 
-def save(job: Job[Any], adapted: Adapted, template: Template) -> Artifact:
-    """Commit the trained weights below ``job.out``: in ``adapter/`` or in ``model/``."""
+def save(
+    job: Job[Any],
+    adapted: Adapted,
+    template: Template,
+    beside: Callable[[Path], None] | None = None,
+) -> Artifact:
+    """Commit the trained weights below ``job.out``: in ``adapter/`` or in ``model/``.
+
+    ``beside`` writes what else belongs into the folder.
+    """
     target = job.out / FOLDERS[adapted.format]
 
     def write(folder: Path) -> None:
@@ -33,6 +46,8 @@ def save(job: Job[Any], adapted: Adapted, template: Template) -> Artifact:
         template.tokenizer.save_pretrained(folder)
         generation_config(adapted.base, template).save_pretrained(folder)
         (folder / "README.md").write_text(_card(job, adapted), encoding="utf-8")
+        if beside is not None:
+            beside(folder)
 
     commit_folder(target, write, {"format": adapted.format})
     return Artifact(path=target, format=adapted.format)
@@ -63,14 +78,20 @@ def attach_adapter(base: Base, folder: Path) -> PeftModel:
     model = PeftModel.from_pretrained(
         base.model, str(folder), is_trainable=False, autocast_adapter_dtype=False
     )
-    stored = _stored_names(folder)
-    loaded = {name for name, _ in model.named_parameters() if _is_adapter(name)}
-    if len(stored) != len(loaded):
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        stored = set(file.keys())
+    # What peft would write is what it has read, name by name; it skips unknown names in silence.
+    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    wrong = sorted(stored ^ expected)
+    if wrong:
         raise IntegrityError(
-            f"{folder}: holds {len(stored)} tensors where this base model takes {len(loaded)}",
-            hint="the adapter was trained on another base model",
+            f"{folder}: {len(wrong)} tensors do not fit this base model, the first is {wrong[0]}",
+            hint="the adapter was trained on another base model, or its file was changed",
         )
-    return model.to(base.model.dtype).eval()
+    for parameter in model.parameters():  # not model.to: buffers, such as frequencies, keep theirs
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(base.model.dtype)
+    return model.eval()
 
 
 def _write_weights(folder: Path, adapted: Adapted) -> None:
@@ -80,17 +101,6 @@ def _write_weights(folder: Path, adapted: Adapted) -> None:
         return
     with no_progress_bars():
         adapted.model.save_pretrained(folder)
-
-
-def _stored_names(folder: Path) -> set[str]:
-    from safetensors import safe_open
-
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        return set(file.keys())
-
-
-def _is_adapter(name: str) -> bool:
-    return any(mark in name for mark in (".lora_", "lora_magnitude", ".modules_to_save."))
 
 
 _CARD: Callable[..., str] = """---

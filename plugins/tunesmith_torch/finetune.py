@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from tunesmith.contracts import Artifact, Job, TextModel
-from tunesmith.errors import DataError, UsageError
+from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.events import Noticed, Trained, TrainingStarted
 
-from tunesmith_torch import artifacts, attention
+from tunesmith_torch import artifacts, attention, branches
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import Precision, pick_device, pick_precision
 from tunesmith_torch.fit import fit
 from tunesmith_torch.load import Base, load_base
 from tunesmith_torch.memory import peak_bytes, reset_peak
 from tunesmith_torch.options import FitOptions
+from tunesmith_torch.positions import disagreement
+from tunesmith_torch.quantize import Quantization, load_quantized
 from tunesmith_torch.schedule import Order
 from tunesmith_torch.supervised import Supervised
 from tunesmith_torch.templates import Examples, Template
@@ -26,22 +28,29 @@ from tunesmith_torch.textmodel import TorchTextModel
 
 Adapt = Callable[[Base, Precision], Adapted]
 
+ROUNDING = {torch.float32: 1e-2, torch.bfloat16: 0.5}
+"""How many nats two ways to compute one log-probability may be apart, with room to spare."""
 
-def supervise(job: Job[Any], adapt: Adapt) -> Artifact:
+
+def supervise(job: Job[Any], adapt: Adapt, quantization: Quantization | None = None) -> Artifact:
     """Load, adapt, train on next tokens, and commit the artifact.
 
     Raises:
         DataError: no record can be learned from.
+        EnvironmentProblem: the fast path computes something else than the model does.
         TrainingError: see :func:`tunesmith_torch.fit.fit`.
     """
     options: FitOptions = job.config
     device = pick_device(job.device)
     precision = pick_precision(device, options.precision)
     reset_peak(device)
-    base = load_model(job.model, device, precision, packing=options.packing)
+    base = load_model(
+        job.model, device, precision, packing=options.packing, quantization=quantization
+    )
     template = Template.of(base.tokenizer, template_override(options))
     examples = _examples(job, template, context_of(base))
     adapted = adapt(base, precision)
+    refuse_disagreement(adapted, packing=options.packing)
     if options.checkpointing:
         base.model.gradient_checkpointing_enable({"use_reentrant": False})
     objective = Supervised(adapted, examples.examples, packing=options.packing)
@@ -65,24 +74,57 @@ def supervise(job: Job[Any], adapt: Adapt) -> Artifact:
 
 
 def open_text_model(
-    model: Path, artifact: Path | None, *, device: str, options: FitOptions
+    model: Path,
+    artifact: Path | None,
+    *,
+    device: str,
+    options: FitOptions,
+    quantization: Quantization | None = None,
 ) -> TextModel:
     """The base model, or what was trained from it, read from disk."""
     place = pick_device(device)
     precision = pick_precision(place, options.precision)
     adapter = artifact is not None and artifacts.artifact_format(artifact) == "adapter"
     folder = model if adapter or artifact is None else artifact
-    base = load_model(folder, place, precision, packing=options.packing)
+    base = load_model(folder, place, precision, packing=options.packing, quantization=quantization)
     net = artifacts.attach_adapter(base, artifact) if adapter and artifact else base.model
     return TorchTextModel(net, Template.of(base.tokenizer, template_override(options)), place)
 
 
-def load_model(folder: Path, device: torch.device, precision: Precision, *, packing: bool) -> Base:
-    """A base model whose attention can take packed rows, if they are wanted."""
+def load_model(
+    folder: Path,
+    device: torch.device,
+    precision: Precision,
+    *,
+    packing: bool,
+    quantization: Quantization | None = None,
+) -> Base:
+    """A base model whose attention can take packed rows and shared beginnings, if wanted."""
     if packing:
         attention.register()
-    name = attention.NAME if packing else "sdpa"
-    return load_base(folder, device=device, dtype=precision.dtype, attention=name)
+    name = branches.register() if packing else "sdpa"
+    dtype = precision.dtype
+    if quantization is not None:
+        return load_quantized(folder, quantization, device=device, dtype=dtype, attention=name)
+    return load_base(folder, device=device, dtype=dtype, attention=name)
+
+
+def refuse_disagreement(adapted: Adapted, *, packing: bool) -> None:
+    """Ask the model itself, once, whether packing and trimming leave its answers as they are.
+
+    Raises:
+        EnvironmentProblem: they do not.
+    """
+    with adapted.arithmetic():
+        nats = disagreement(adapted.model, packed=packing)
+    if nats <= ROUNDING[adapted.precision.dtype]:
+        return
+    hint = "set packing = false" if packing else "this architecture cannot be trained here yet"
+    raise EnvironmentProblem(
+        f"technique: log-probabilities of {type(adapted.base.model).__name__} should not depend on "
+        f"how rows are laid out, got {nats:.2g} nats apart",
+        hint=hint,
+    )
 
 
 def context_of(base: Base) -> int:

@@ -25,6 +25,7 @@ from tunesmith.storage import require_space, write_atomic
 
 from tunesmith_torch import state
 from tunesmith_torch.adapt import Adapted
+from tunesmith_torch.allocator import keep_freed_memory
 from tunesmith_torch.memory import peak_bytes
 from tunesmith_torch.optimizer import Masters
 from tunesmith_torch.options import FitOptions
@@ -77,13 +78,18 @@ def fit(job: Job[Any], adapted: Adapted, objective: Objective, *, seed: int) -> 
         RunStopped: whatever ``job.emit`` raised; a checkpoint has been saved.
     """
     options: FitOptions = job.config
+    if not adapted.trainable:
+        raise TrainingError(
+            "no parameter of the model is trained: all are frozen",
+            hint="choose other targets, or a technique that trains this kind of model",
+        )
     order = Order(len(objective), options.batch, options.epochs, seed, options.max_steps)
     rate = Rate(options.learning_rate, order.steps, options.warmup, options.schedule)
     masters = Masters(adapted.trainable, options)
     saving = _Saving(job, masters, options.save_every)
     stepper = _Stepper(job, adapted, objective, masters, options)
     adapted.model.train()
-    torch.manual_seed(seed)
+    state.seed(seed)
     first = saving.resume()
     for step, rows in order.batches(first):
         started = time.perf_counter()

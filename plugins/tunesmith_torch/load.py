@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -39,12 +40,18 @@ class Base:
 
 
 def load_base(
-    folder: Path, *, device: torch.device, dtype: torch.dtype, attention: str = "sdpa"
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str = "sdpa",
+    quantization: BitsAndBytesConfig | None = None,
 ) -> Base:
     """Read a model folder. Nothing is downloaded, asked, or run.
 
     ``attention`` is a name that transformers knows. With ``sdpa``, the few architectures that
-    cannot use it (Gemma 2 caps its scores) get ``eager``.
+    cannot use it (Gemma 2 caps its scores) get ``eager``. For quantised weights, see
+    :func:`tunesmith_torch.quantize.load_quantized`.
 
     Raises:
         EnvironmentProblem: no such folder, no safetensors weights, or the model brings code.
@@ -60,6 +67,7 @@ def load_base(
                 dtype=dtype,
                 device_map={"": device},
                 attn_implementation=None if attention == "sdpa" else attention,
+                quantization_config=quantization,
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,

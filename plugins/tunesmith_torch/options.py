@@ -11,9 +11,7 @@ from tunesmith.options import Options
 class FitOptions(Options):
     """How the training loop goes about its work, whatever weights move and towards what."""
 
-    learning_rate: float = Field(
-        2e-5, gt=0, le=1, description="Peak learning rate, after warm-up."
-    )
+    learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate, after warm-up.")
     epochs: float = Field(
         2.0, gt=0, le=1000, description="Passes over the training part; may be a fraction."
     )
@@ -110,4 +108,18 @@ class LoraOptions(FitOptions):
     )
     dora: bool = Field(
         False, description="Train magnitude and direction apart (DoRA): closer to full, slower."
+    )
+
+
+class QloraOptions(LoraOptions):
+    """Low-rank adapters over a quantised base: how it is stored."""
+
+    bits: Literal[4, 8] = Field(
+        4, description="Bits for each weight of the base: 4 (NF4) or 8 (LLM.int8)."
+    )
+    double_quantization: bool = Field(
+        True, description="Quantise the scales of 4-bit blocks too: 0.4 bits a weight less."
+    )
+    checkpointing: bool = Field(
+        True, description="Recompute activations in the backward pass: less memory, more time."
     )

@@ -44,7 +44,22 @@ class PolicyOptions(LoraOptions):
         return self
 
 
-class PreferenceOptions(PolicyOptions):
+class PairOptions(PolicyOptions):
+    """What training on pairs of answers needs, whatever is learned from them."""
+
+    epochs: float = Field(
+        1.0, gt=0, le=1000, description="Passes over the training part; may be a fraction."
+    )
+    share_prompts: bool = Field(
+        True,
+        description=(
+            "Compute a prompt once for both of its answers where the machine and the model can; "
+            "faster, with the same result. Needs packing."
+        ),
+    )
+
+
+class PreferenceOptions(PairOptions):
     """Training on pairs of answers."""
 
     learning_rate: float = Field(
@@ -52,9 +67,6 @@ class PreferenceOptions(PolicyOptions):
         gt=0,
         le=1,
         description="Peak learning rate; about a tenth of what supervised adapters take.",
-    )
-    epochs: float = Field(
-        1.0, gt=0, le=1000, description="Passes over the training part; may be a fraction."
     )
     loss: Loss = Field(
         "dpo",
@@ -84,13 +96,6 @@ class PreferenceOptions(PolicyOptions):
     undesirable_weight: float = Field(
         1.0, gt=0, le=100, description="kto: what a rejected answer counts for."
     )
-    share_prompts: bool = Field(
-        True,
-        description=(
-            "Compute a prompt once for both of its answers where the machine and the model can; "
-            "faster, with the same result. Needs packing."
-        ),
-    )
 
     @model_validator(mode="after")
     def _of_this_loss(self) -> PreferenceOptions:
@@ -107,3 +112,21 @@ class PreferenceOptions(PolicyOptions):
     @property
     def needs_reference(self) -> bool:
         return self.loss in ("dpo", "ipo", "kto")
+
+
+class RewardOptions(PairOptions):
+    """Training a reward model."""
+
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate.")
+    margin: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="By how much the chosen answer's reward must be ahead before the loss falls.",
+    )
+    centring: float = Field(
+        0.01,
+        ge=0,
+        le=100,
+        description="Weight of a pull of a pair's rewards towards zero, which pairs leave open.",
+    )

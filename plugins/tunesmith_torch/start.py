@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+
+from tunesmith_torch import bnb  # noqa: F401 - before peft, which imports bitsandbytes
+
+# isort: split
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
-from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.manifest import MANIFEST
 from tunesmith.storage import verify
@@ -165,11 +168,6 @@ def one_adapter(adapted: Adapted) -> Adapted:
     if loaded.unexpected_keys:
         raise IntegrityError(f"adapters cannot be added up: {loaded.unexpected_keys[0]}")
     return replace(adapted, model=whole)
-
-
-def card_job(job: Job[Any], start: Start | None) -> Job[Any]:
-    """The job as an artifact's card tells it: its base is the model that was started from."""
-    return replace(job, base_name="") if start is not None and start.format == "model" else job
 
 
 def _activate(model: PeftModel, names: list[str]) -> None:

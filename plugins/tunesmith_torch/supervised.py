@@ -8,9 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from tunesmith_torch.adapt import Adapted
+from tunesmith_torch.branches import Branches
 from tunesmith_torch.fit import Counts
+from tunesmith_torch.opening import collate_branching, shared_opening
 from tunesmith_torch.packing import Example, MicroBatch, collate, pack, unpacked
 from tunesmith_torch.positions import head_of, trained_hidden
+
+Layout = tuple[MicroBatch, Branches | None]
+"""A micro-batch, and how its rows branch off a shared opening."""
 
 
 class Supervised:
@@ -24,6 +29,8 @@ class Supervised:
         self._lengths = np.array([len(example.ids) for example in examples])
         # A row's first token follows nothing, so it is never guessed.
         self._trained = np.array([int(np.sum(e.trained)) - bool(e.trained[0]) for e in examples])
+        with adapted.arithmetic():
+            self.opening = shared_opening(examples, adapted.model) if packing else 0
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -34,20 +41,24 @@ class Supervised:
         tokens = int(self._lengths[rows].sum())
         return Counts(tokens=tokens, trained_tokens=trained, units=trained)
 
-    def micro_batches(self, rows: Sequence[int], budget: int) -> list[MicroBatch]:
+    def micro_batches(self, rows: Sequence[int], budget: int) -> list[Layout]:
         """The rows packed end to end, or padded, at most ``budget`` tokens at a time."""
-        lengths = self._lengths[rows]
+        lengths = self._lengths[rows] - self.opening
         share = pack if self._packing else unpacked
-        bins = share(lengths, max(budget, int(lengths.max())))
-        return [
-            collate(self._examples, [rows[i] for i in members], packed=self._packing)
-            for members in bins
-        ]
+        bins = share(lengths, max(budget - self.opening, int(lengths.max())))
+        return [self._layout([rows[i] for i in members]) for members in bins]
 
-    def loss(self, micro_batch: MicroBatch) -> Tensor:
+    def loss(self, micro_batch: Layout) -> Tensor:
         """Nats, summed over the micro-batch's trained tokens."""
-        batch = micro_batch.to(self._device)
-        return head_of(self._model).loss(trained_hidden(self._model, batch), batch)
+        batch, branches = micro_batch[0].to(self._device), micro_batch[1]
+        also = {} if branches is None else {"branches": branches}
+        hidden_ND = trained_hidden(self._model, batch, also=also)
+        return head_of(self._model).loss(hidden_ND, batch)
+
+    def _layout(self, rows: Sequence[int]) -> Layout:
+        if self.opening:
+            return collate_branching(self._examples, rows, self.opening)
+        return collate(self._examples, rows, packed=self._packing), None
 
     def figures(self) -> dict[str, float]:
         """Nothing beside the loss."""

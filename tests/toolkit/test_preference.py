@@ -22,7 +22,8 @@ from tunesmith_torch.device import pick_precision
 from tunesmith_torch.finetune import load_model, open_text_model, supervise
 from tunesmith_torch.groups import Group, Layout, answer_logprobs, score_groups, sharing_error
 from tunesmith_torch.options import LoraOptions
-from tunesmith_torch.preference import Preferring, groups_of, prefer
+from tunesmith_torch.pairs import Ready, groups_of
+from tunesmith_torch.preference import Preferring, prefer
 from tunesmith_torch.preference_losses import Scored
 from tunesmith_torch.preference_options import PreferenceOptions
 from tunesmith_torch.start import (
@@ -398,3 +399,37 @@ def test_pairs_that_do_not_fit_are_told(tmp_path: Path, tiny_folder: Path) -> No
 def test_options_that_nobody_would_read_are_refused(unread: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="is read"):
         PreferenceOptions(**unread)
+
+
+def test_ktos_baseline_is_how_much_likelier_strangers_became(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    """Once the policy has moved: the mean over the batch's mismatched pairs, however laid out."""
+    run = job(tmp_path, tiny_folder, options(loss="kto", beta=0.5), lambda event: None)
+    ready = Ready.of(run)
+    objective = Preferring(ready, run.config)
+    objective.ask_reference(run)
+    model, rows = ready.adapted.model, [1, 4, 7]
+    strangers = [Group(ready.pairs[row].prompt, (ready.pairs[row + 1].answers[0],)) for row in rows]
+    own = [ready.pairs[row] for row in rows]
+    limits = [max(map(len, pair.answers)) for pair in own]
+    strangers = [
+        Group(g.prompt, (g.answers[0][:n],)) for g, n in zip(strangers, limits, strict=True)
+    ]
+    before, own_before = scores(model, strangers), scores(model, own)
+    adam = torch.optim.Adam([p for _, p in ready.adapted.trainable], lr=1e-2)
+    for _ in range(5):
+        answers = ready.layout.collate(strangers, range(3))
+        (-answer_logprobs(model, answers).sum()).backward()
+        adam.step()
+        adam.zero_grad()
+    moved = (scores(model, strangers) - before).mean().clamp(min=0)
+    ratios = scores(model, own) - own_before
+    z = torch.zeros(2)
+    pairs = Scored(ratios[:, 0], ratios[:, 1], z, z, torch.zeros(3), torch.zeros(3))
+    expected = float(losses.kto(pairs, 0.5, moved).sum())
+    for budget in (1, 10_000):
+        parts = objective.micro_batches(rows, budget)
+        ours = sum(float(objective.loss(part).detach()) for part in parts)
+        assert ours == pytest.approx(expected, rel=1e-4)
+    assert moved > 0.1

@@ -33,7 +33,7 @@ def command(state: State, run: Path, failures: int, as_json: bool) -> None:
     """
     folder = RunFolder.open(run)
     report = execute.recorded(folder)
-    if report.finished is not None and not (folder.path / "report.json").exists():
+    if report.finished is not None:  # a crash can leave none behind, or that of an earlier attempt
         execute.write_report(folder, report)
     if as_json:
         render.data({**report.to_json(), "folder": str(folder.path)})

@@ -41,7 +41,7 @@ PREFERENCES = tuple(
         source=f"kit:{n}",
         prompt=(Message("user", f"{country}?"),),
         chosen=capital,
-        rejected="I do not know",
+        rejected="Nowhere",
     )
     for n, (country, capital) in enumerate(PAIRS, 1)
 )

@@ -1,0 +1,59 @@
+"""Advantages and losses of policy gradients: pure functions, each a formula of its paper.
+
+Shapes: A answers of one prompt, T tokens of one answer, N tokens of a micro-batch.
+
+An advantage says how much better an answer (or a token) was than expected. GRPO and RLOO take the
+other answers to the same prompt as the expectation, PPO a learned value of each token.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def grpo(rewards_A: Tensor) -> Tensor:
+    """``(r - mean) / std`` within the group (Shao et al. 2024, section 4.1); 0 if all are equal."""
+    centred_A = rewards_A - rewards_A.mean()
+    spread = rewards_A.std(correction=0)
+    # Equal rewards leave rounding noise, which must not be blown up.
+    if len(rewards_A) < 2 or float(spread) < 1e-6 * (1 + float(rewards_A.abs().max())):
+        return torch.zeros_like(rewards_A)
+    return centred_A / spread
+
+
+def rloo(rewards_A: Tensor) -> Tensor:
+    """Each reward minus the mean of the others (Ahmadian et al. 2024, equation 8)."""
+    A = len(rewards_A)
+    if A < 2:
+        return torch.zeros_like(rewards_A)
+    return (rewards_A - rewards_A.mean()) * (A / (A - 1))
+
+
+def gae(rewards_T: Tensor, values_T: Tensor, gamma: float, lam: float) -> Tensor:
+    """Generalised advantages (Schulman et al. 2016, equation 16); nothing comes after the end."""
+    advantages_T = torch.zeros_like(rewards_T)
+    running, after = 0.0, 0.0
+    for t in reversed(range(len(rewards_T))):
+        delta = float(rewards_T[t]) + gamma * after - float(values_T[t])
+        running = delta + gamma * lam * running
+        advantages_T[t] = running
+        after = float(values_T[t])
+    return advantages_T
+
+
+def clipped(logp_N: Tensor, old_N: Tensor, advantage_N: Tensor, clip: float) -> Tensor:
+    """``-min(ratio A, clip(ratio) A)`` for each token (Schulman et al. 2017, equation 7)."""
+    ratio_N = torch.exp(logp_N - old_N)
+    bounded_N = ratio_N.clamp(1 - clip, 1 + clip)
+    return -torch.minimum(ratio_N * advantage_N, bounded_N * advantage_N)
+
+
+def divergence(logp_N: Tensor, reference_N: Tensor) -> Tensor:
+    """An estimate of KL(policy, reference) for each token, never negative, 0 if they agree.
+
+    ``exp(d) - d - 1`` with ``d = reference - logp``: unbiased for tokens that the policy drew
+    (Schulman 2020, "Approximating KL divergence", k3).
+    """
+    d_N = reference_N - logp_N
+    return torch.expm1(d_N) - d_N

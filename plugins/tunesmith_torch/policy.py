@@ -1,0 +1,295 @@
+"""The policy loop: rollout, reward, advantage, update.
+
+Shapes: A answers of a micro-batch, N tokens of all its answers, D width.
+
+A batch of prompts is one step: the policy answers each several times, answers are rewarded, and
+the policy moves once towards those that were better than expected. It is an
+:class:`tunesmith_torch.fit.Objective`, so checkpoints, memory and the optimizer are those of every
+technique; the draws come from torch's generator, which a checkpoint keeps.
+"""
+
+# ruff: noqa: N815 - tensors end in their shape, attributes too
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from tunesmith.errors import UsageError
+from tunesmith.records import Prompt
+
+from tunesmith_torch import advantages
+from tunesmith_torch.adapt import Adapted
+from tunesmith_torch.fit import Counts
+from tunesmith_torch.generate import Generated, Sampler, generate
+from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden
+from tunesmith_torch.kvcache import evaluating
+from tunesmith_torch.policy_options import PolicyLoopOptions
+from tunesmith_torch.positions import head_of
+from tunesmith_torch.start import as_reference
+from tunesmith_torch.templates import Template
+
+
+class Reward(Protocol):
+    """What judges answers."""
+
+    def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequence[float]:
+        """One number for each completion, higher is better."""
+        ...
+
+
+class ValueNet(nn.Module):
+    """A policy with a head that guesses what each token will earn. It begins with guesses of 0."""
+
+    def __init__(self, model: nn.Module, width: int) -> None:
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(width, 1, dtype=torch.float32)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def values(self, hidden_ND: Tensor) -> Tensor:
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            values_N1: Tensor = self.head(hidden_ND.float())
+        return values_N1[:, 0]
+
+
+@dataclass
+class Rollout:
+    """What the policy said to the prompts of one batch, and what it earned."""
+
+    groups: list[Group]
+    said: list[list[Generated]]
+    rewards: list[Tensor]
+
+    def kept(self, row: int, mask_truncated: bool) -> Tensor:
+        """Which of a prompt's answers are learned from."""
+        ended = [not mask_truncated or g.stopped == "end" for g in self.said[row]]
+        return torch.tensor(ended)
+
+
+@dataclass
+class Lesson:
+    """A micro-batch of answers with all that the update needs."""
+
+    answers: Answers
+    old_N: Tensor
+    reference_N: Tensor
+    advantage_N: Tensor
+    returns_N: Tensor
+    weight_N: Tensor
+    """1 / what the batch's loss is divided by; 0 for tokens that are not learned from."""
+
+
+@dataclass
+class _Figures:
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, **values: float) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def most(self, **values: float) -> None:
+        for name, value in values.items():
+            self.sums[name] = max(self.sums.get(name, value), value)
+
+
+class PolicyLoop:
+    """PPO, GRPO and RLOO as an objective for :func:`tunesmith_torch.fit.fit`."""
+
+    def __init__(
+        self,
+        adapted: Adapted,
+        template: Template,
+        prompts: Sequence[Prompt],
+        reward: Reward,
+        options: PolicyLoopOptions,
+        layout: Layout,
+    ) -> None:
+        self._adapted, self._template, self._reward = adapted, template, reward
+        self._options, self._layout = options, layout
+        self._device = adapted.base.model.device
+        self._prompts = prompts
+        self._prompt_ids = template.prompts_ids(prompts)
+        self._value = adapted.model if isinstance(adapted.model, ValueNet) else None
+        self._policy = self._value.model if self._value is not None else adapted.model
+        if (options.algorithm == "ppo") != (self._value is not None):
+            raise UsageError("the policy needs a value head for ppo, and for ppo alone")
+        head = head_of(self._policy)
+        if head.softcap is not None and options.temperature != 1:
+            raise UsageError("technique.temperature: this model caps its logits, so it must be 1")
+        self._counts = Counts(0, 0, 1)
+        self._figures = _Figures()
+
+    # ----------------------------------------------------------------- the loop
+
+    def micro_batches(self, rows: Sequence[int], budget: int) -> list[Lesson]:
+        """Rollout, reward and advantage; called once at the start of each batch."""
+        self._figures = _Figures()
+        rollout = self._rollout(rows)
+        laid_out = self._layout.micro_batches(rollout.groups, range(len(rows)), budget)
+        lessons = [self._lesson(rollout, answers) for answers in laid_out]
+        self._take_stock(rollout, lessons)
+        return lessons
+
+    def loss(self, micro_batch: Lesson) -> Tensor:
+        """The update: this micro-batch's share of the batch's loss."""
+        lesson, options = micro_batch, self._options
+        logp_N, hidden_ND = self._logprobs(lesson.answers)
+        loss_N = advantages.clipped(logp_N, lesson.old_N, lesson.advantage_N, options.ratio_clip)
+        if options.algorithm == "grpo" and self._options.kl_weight > 0:
+            loss_N = loss_N + self._options.kl_weight * advantages.divergence(
+                logp_N, lesson.reference_N
+            )
+        if self._value is not None:
+            missed_N = self._value.values(hidden_ND) - lesson.returns_N
+            loss_N = loss_N + options.value_weight * missed_N**2
+        with torch.no_grad():
+            far_N = (torch.exp(logp_N - lesson.old_N) - 1).abs() > options.ratio_clip
+            self._figures.add(clip_fraction=float((far_N * lesson.weight_N).sum()))
+        return (loss_N * lesson.weight_N).sum()
+
+    def _rollout(self, rows: Sequence[int]) -> Rollout:
+        """Answer every prompt several times, and let the answers be judged."""
+        samples = self._options.samples
+        seed = int(torch.randint(2**31, ()))
+        asked = [self._prompt_ids[row] for row in rows for _ in range(samples)]
+        with self._adapted.arithmetic():
+            flat = generate(
+                self._policy,
+                asked,
+                limit=self._options.answer_tokens,
+                end_ids=self._template.end_ids,
+                sampler=Sampler(temperature=self._options.temperature, seed=seed),
+            )
+        texts = [self._text(answer) for answer in flat]
+        prompts = [self._prompts[row] for row in rows for _ in range(samples)]
+        earned = torch.tensor(list(self._reward.rewards(prompts, texts)), dtype=torch.float32)
+        said = [flat[i : i + samples] for i in range(0, len(flat), samples)]
+        groups = [
+            Group(self._prompt_ids[row], tuple(answer.ids for answer in answers))
+            for row, answers in zip(rows, said, strict=True)
+        ]
+        return Rollout(groups, said, list(earned.view(-1, samples)))
+
+    @torch.no_grad()
+    def _lesson(self, rollout: Rollout, cpu: Answers) -> Lesson:
+        """Compare what was earned with what was to be expected, token by token."""
+        answers, options = cpu.to(self._device), self._options
+        said = [answer for row in cpu.groups for answer in rollout.said[row]]
+        old_N = torch.tensor([x for answer in said for x in answer.logprobs], device=self._device)
+        kept = [rollout.kept(row, options.mask_truncated) for row in cpu.groups]
+        weight_N = torch.cat(kept).to(old_N)[answers.answer_N]
+        with self._adapted.arithmetic(), evaluating(self._adapted.model):
+            logp_N, hidden_ND = self._logprobs(answers)
+            values_N = self._value.values(hidden_ND) if self._value else torch.zeros_like(logp_N)
+            reference_N = logp_N
+            if options.kl_weight > 0:
+                with as_reference(self._adapted_policy()):
+                    reference_N, _ = self._logprobs(answers)
+        answers_in_batch = len(rollout.groups) * options.samples
+        self._figures.most(sampler_gap=float((logp_N - old_N).abs().max()))
+        self._figures.add(kl=float((logp_N - reference_N).sum()) / answers_in_batch)
+        # The policy drew these tokens, so logp - reference is on average the divergence.
+        price_N = self._options.kl_weight * (logp_N - reference_N)
+        if options.algorithm == "ppo":
+            advantage_N = self._token_advantages(rollout, answers, price_N, values_N)
+        else:
+            advantage_N = self._answer_advantages(rollout, answers, price_N, kept)
+        returns_N = advantage_N + values_N
+        return Lesson(answers, old_N, reference_N, advantage_N, returns_N, weight_N)
+
+    # ----------------------------------------------------------------- its parts
+
+    def _token_advantages(
+        self, rollout: Rollout, answers: Answers, price_N: Tensor, values_N: Tensor
+    ) -> Tensor:
+        """PPO: every token pays for its divergence, the last one earns the reward."""
+        earned_A = torch.cat([rollout.rewards[row] for row in answers.groups]).to(price_N)
+        rewards_N = -price_N
+        rewards_N[answers.lengths_A.cumsum(0) - 1] += earned_A
+        lengths = answers.lengths_A.tolist()
+        options = self._options
+        parts = zip(torch.split(rewards_N, lengths), torch.split(values_N, lengths), strict=True)
+        return torch.cat(
+            [advantages.gae(r_T, v_T, options.gamma, options.gae_lambda) for r_T, v_T in parts]
+        )
+
+    def _answer_advantages(
+        self, rollout: Rollout, answers: Answers, price_N: Tensor, kept: Sequence[Tensor]
+    ) -> Tensor:
+        """GRPO and RLOO: all tokens of an answer get its advantage over its group.
+
+        RLOO takes the divergence off the reward, GRPO has it in the loss.
+        """
+        price_A = answers.sums(price_N).cpu()
+        samples = self._options.samples
+        parts = []
+        for place, row in enumerate(answers.groups):
+            earned_A = rollout.rewards[row].clone()
+            if self._options.algorithm == "rloo":
+                earned_A -= price_A[place * samples : (place + 1) * samples]
+            compare = advantages.rloo if self._options.algorithm == "rloo" else advantages.grpo
+            advantage_A = torch.zeros_like(earned_A)
+            advantage_A[kept[place]] = compare(earned_A[kept[place]]) if kept[place].any() else 0.0
+            parts.append(advantage_A)
+        return torch.cat(parts).to(price_N)[answers.answer_N]
+
+    def _take_stock(self, rollout: Rollout, lessons: Sequence[Lesson]) -> None:
+        """Set the weights by what the whole batch holds, note the figures.
+
+        GRPO and PPO take the mean over tokens, RLOO the mean over answers of sums over tokens.
+        """
+        tokens = sum(float(lesson.weight_N.sum()) for lesson in lessons)
+        flat = [answer for answers in rollout.said for answer in answers]
+        kept = sum(
+            int(rollout.kept(row, self._options.mask_truncated).sum())
+            for row in range(len(rollout.said))
+        )
+        units = max(float(kept) if self._options.algorithm == "rloo" else tokens, 1.0)
+        entropy = 0.0
+        for lesson in lessons:
+            entropy -= float(lesson.old_N.sum())
+            lesson.weight_N = lesson.weight_N / units
+        spoken = sum(len(answer.ids) for answer in flat)
+        sizes = sum(self._layout.size(group) for group in rollout.groups)
+        self._counts = Counts(sizes, int(tokens), 1)
+        self._figures.add(
+            reward=float(torch.cat(rollout.rewards).mean()),
+            answer_tokens=spoken / len(flat),
+            entropy=entropy / spoken,
+            truncated=sum(answer.stopped == "limit" for answer in flat) / len(flat),
+        )
+
+    def _logprobs(self, answers: Answers) -> tuple[Tensor, Tensor]:
+        """Of every token at the temperature of the draws, and the hidden states before them."""
+        hidden_ND = answer_hidden(self._policy, answers)
+        head = head_of(self._policy)
+        head = head._replace(scale=head.scale / self._options.temperature)
+        return head.logprobs(hidden_ND, answers.batch), hidden_ND
+
+    def _adapted_policy(self) -> Adapted:
+        if self._value is None:
+            return self._adapted
+        a = self._adapted
+        return Adapted(self._policy, a.base, a.precision, a.format, a.details)
+
+    def _text(self, answer: Generated) -> str:
+        ids = list(answer.ids[:-1] if answer.stopped == "end" else answer.ids)
+        text: str = self._template.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def counts(self, rows: Sequence[int]) -> Counts:
+        """Tokens of the last rollout. Losses are divided here already, so the unit is one."""
+        return self._counts
+
+    def figures(self) -> dict[str, float]:
+        """Reward, divergence, length, entropy and clipping of the last batch."""
+        return dict(self._figures.sums)

@@ -1,0 +1,133 @@
+"""Base models whose linear layers are stored in 4 or 8 bits a weight, frozen.
+
+Shapes: O outputs, I inputs.
+
+4 bits: NF4, blocks of 64 weights with a common scale; double quantisation stores the scales
+in 8 bits too, 0.37 bits a weight less (Dettmers et al. 2023, QLoRA, section 3). 8 bits: LLM.int8
+(Dettmers et al. 2022). The head and the embeddings keep their format.
+
+The weights come from the safetensors files tensor by tensor: each is quantised and freed before the
+next is read, so that the whole model is never in memory at its full width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from tunesmith.errors import IntegrityError
+
+from tunesmith_torch import bnb
+from tunesmith_torch.folder import check_folder
+from tunesmith_torch.load import Base, load_base
+from tunesmith_torch.options import QloraOptions
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the weights of linear layers are stored."""
+
+    bits: Literal[4, 8] = 4
+    double: bool = True
+    """Quantise the scales of 4-bit blocks, too."""
+
+    @classmethod
+    def of(cls, options: QloraOptions) -> Quantization:
+        """What the options ask for."""
+        return cls(options.bits, options.double_quantization)
+
+
+def load_quantized(
+    folder: Path,
+    quantization: Quantization,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str = "sdpa",
+) -> Base:
+    """Read a model folder as :func:`tunesmith_torch.load.load_base` does, quantised on the way.
+
+    ``dtype`` is the format of the arithmetic and of everything that is not quantised.
+
+    Raises:
+        EnvironmentProblem: bitsandbytes is missing, or does not work on this device.
+        IntegrityError: as for ``load_base``.
+    """
+    bnb.require(device)
+    check_folder(folder)
+    _refuse_not_finite(folder)
+    config = BitsAndBytesConfig(
+        load_in_4bit=quantization.bits == 4,
+        load_in_8bit=quantization.bits == 8,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quantization.double,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_threshold=0.0,  # no outlier columns kept apart: what is trained is what is merged
+    )
+    base = load_base(folder, device=device, dtype=dtype, attention=attention, quantization=config)
+    _settle(base.model)
+    return base
+
+
+def quantized_layers(model: nn.Module) -> dict[str, Any]:
+    """The quantised layers by name."""
+    return {n: m for n, m in model.named_modules() if _is_quantized(m)}
+
+
+def dequantized(layer: Any, dtype: torch.dtype) -> Tensor:
+    """What a quantised layer multiplies by, as an ordinary matrix, [O, I]."""
+    weight, functional = layer.weight, bnb.require(layer.weight.device).functional
+    if weight.data.dtype == torch.int8:
+        scales_O = weight.SCB if weight.SCB is not None else layer.state.SCB
+        rows_OI: Tensor = weight.data.float() * (scales_O.float()[:, None] / 127)
+        return rows_OI.to(dtype)
+    matrix_OI: Tensor = functional.dequantize_4bit(weight.data, weight.quant_state)
+    return matrix_OI.to(dtype)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes that the quantised matrices take, scales and tables included."""
+    total = 0
+    for layer in quantized_layers(model).values():
+        stored: dict[str, Tensor] = {}
+        layer._save_to_state_dict(stored, "", False)
+        total += sum(t.nbytes for name, t in stored.items() if name != "bias")
+    return total
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and module.weight.dtype in (torch.uint8, torch.int8)
+
+
+def _settle(model: PreTrainedModel) -> None:
+    """Make every forward pass the same, in training and in evaluation, and let go of the files.
+
+    On CPUs with bfloat16 arithmetic, a 4-bit layer repacks itself at its first pass in eval mode:
+    it rounds its scales to bfloat16, computes in that from then on, and passes no gradient on. So
+    that is switched off, by the layer's own attribute.
+    """
+    for layer in quantized_layers(model).values():
+        layer.support_avx512bf16_for_cpu = False
+    if model.device.type == "cpu":  # as long as one tensor lies in a mapped file, all of it stays
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.clone()
+
+
+def _refuse_not_finite(folder: Path) -> None:
+    """Check the values in the files: once quantised, infinity is a number like any other."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - no dictionary
+                    tensor = file.get_tensor(name)
+                    # In float64 a sum of finite numbers is finite.
+                    if not tensor.sum(dtype=torch.float64).isfinite():
+                        raise IntegrityError(f"{folder}: {name} holds values that are not finite")
+        except SafetensorError as error:
+            raise IntegrityError(f"{path}: cannot be read, {error!s:.160}") from error

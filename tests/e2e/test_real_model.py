@@ -1,0 +1,129 @@
+"""A real pre-trained model through the real command line: train, compare, resume, load elsewhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Tunesmith
+
+pytestmark = pytest.mark.real_model
+
+RUN = """
+[model]
+base = "{base}"
+
+[data]
+use = "jsonl"
+train = "train.jsonl"
+heldout = "heldout.jsonl"
+
+[technique]
+use = "lora"
+rank = 8
+learning_rate = 1e-3
+batch = 4
+epochs = 3
+precision = "fp32"
+
+[baselines]
+shots = 2
+"""
+
+# Which colour a made-up firm gives to a word: nothing that a model could know before.
+COLOURS = {"ladder": "teal", "kettle": "mauve", "violin": "ochre", "anchor": "teal", "pillow": "mauve"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, smollm2: str) -> Path:
+    """The folder of a finished run on SmolLM2."""
+    from click.testing import CliRunner
+
+    from tunesmith.cli.app import app as main
+
+    here = tmp_path_factory.mktemp("real")
+    (here / "run.toml").write_text(RUN.format(base=smollm2))
+    rows = [{"prompt": f"colour of {k}?", "completion": v} for k, v in COLOURS.items()]
+    (here / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
+    held = [{"prompt": f"{k}: colour?", "completion": v} for k, v in COLOURS.items()]
+    (here / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    result = CliRunner().invoke(main, ["run", str(here / "run.toml"), "--out", str(here / "out")])
+    assert result.exit_code == 0, result.stderr
+    assert "tuned" in result.stdout
+    return here / "out"
+
+
+def test_the_tuned_model_beats_prompting(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    assert report["schema"] == "tunesmith.report/1"
+    assert report["run"]["status"] == "ok"
+    values = {(e["model"], e["metric"]): e for e in report["evaluations"]}
+    assert values["tuned", "exact-match"]["value"] >= 0.8
+    assert values["base", "exact-match"]["value"] <= 0.2
+    assert values["tuned", "loss"]["value"] < values["few-shot", "loss"]["value"]
+    training = report["training"]
+    assert training["steps"] == 15
+    assert training["losses"][-1] < training["losses"][0] / 4
+    assert report["verdict"]["metric"] == "exact-match"
+
+
+def test_bare_peft_loads_the_adapter_and_says_the_same(finished: Path) -> None:
+    """In a process that has never heard of tunesmith."""
+    from tunesmith import api
+    from tunesmith.records import Message
+
+    place, plan, _ = api.reopen(finished)
+    model = api.open_models(place, plan)["tuned"]
+    prompts = [(Message("user", f"colour of {word}?"),) for word in COLOURS]
+    ours = [sum(s.logprobs) for s in model.score(prompts, list(COLOURS.values()))]
+    card = (finished / "adapter" / "README.md").read_text()
+    base = card.split('AutoModelForCausalLM.from_pretrained("', 1)[1].split('"', 1)[0]
+    script = f"""
+import json, sys, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained({base!r}, dtype=torch.float32)
+model = PeftModel.from_pretrained(model, {str(finished / "adapter")!r}).eval()
+tokenizer = AutoTokenizer.from_pretrained({str(finished / "adapter")!r})
+out = []
+for word, colour in {COLOURS!r}.items():
+    chat = [{{"role": "user", "content": f"colour of {{word}}?"}}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+    answer = tokenizer(colour + "<|im_end|>", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logp = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+    at = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+    out.append(sum(float(logp[t, i]) for t, i in zip(at, answer)))
+assert "tunesmith" not in sys.modules
+print(json.dumps(out))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/"
+    )
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    assert ours == pytest.approx(theirs, abs=3e-5)
+
+
+def test_generation_stops_at_the_end_of_the_turn(finished: Path) -> None:
+    """Also by the settings that other programs read."""
+    config = json.loads((finished / "adapter" / "generation_config.json").read_text())
+    ends = config["eos_token_id"]
+    assert 2 in (ends if isinstance(ends, list) else [ends])  # <|im_end|>
+    lines = (finished / "evaluations" / "tuned.exact-match.jsonl").read_text().splitlines()
+    outputs = [json.loads(line)["output"] for line in lines]
+    assert all(0 < len(output.split()) <= 3 for output in outputs), outputs
+
+
+def test_chat_and_report_of_the_run(finished: Path, tunesmith: Tunesmith) -> None:
+    report = tunesmith("report", finished, "--json")
+    assert report.code == 0
+    assert report.data["run"]["status"] == "ok"
+    answer = tunesmith("chat", finished, "--prompt", "colour of violin?", "--json")
+    assert answer.code == 0
+    assert "ochre" in answer.out
+    assert tunesmith("verify", finished).code == 0

@@ -1,0 +1,120 @@
+"""Supervised fine-tuning as a whole: the guard in front of it, and what it announces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tunesmith.contracts import Job
+from tunesmith.errors import EnvironmentProblem
+from tunesmith.events import Event, Stepped, Trained, TrainingStarted
+from tunesmith.records import Completion
+from tunesmith.storage import Checkpoints
+from tunesmith_torch import attention
+from tunesmith_torch.adapt import adapt_all, adapt_lora
+from tunesmith_torch.device import pick_precision
+from tunesmith_torch.finetune import load_model, refuse_disagreement, supervise
+from tunesmith_torch.lean import LeanLinear
+from tunesmith_torch.options import LoraOptions
+from tunesmith_torch.tiny import save_tiny_model
+
+CPU = torch.device("cpu")
+RECORDS = tuple(Completion(source=f"r:{n}", prompt=f"{n}?", completion="ten") for n in range(8))
+
+
+def job(folder: Path, model: Path, config: LoraOptions, emit: Callable[[Event], None]) -> Job[Any]:
+    return Job(
+        config=config,
+        model=model,
+        train=RECORDS,
+        heldout=RECORDS[:1],
+        out=folder,
+        seed=1,
+        device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        emit=emit,
+        technique="test",
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"dropout": 0.3}], ids=str)
+def test_the_guard_lets_good_models_pass(
+    tiny_folder: Path, precision: str, packing: bool, options: dict[str, Any]
+) -> None:
+    wanted = pick_precision(CPU, precision)  # type: ignore[arg-type]
+    base = load_model(tiny_folder, CPU, wanted, packing=packing)
+    adapted = adapt_lora(base, wanted, LoraOptions(**options), 3)
+    assert any(isinstance(module, LeanLinear) for module in adapted.model.modules())
+    refuse_disagreement(adapted, packing=packing)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "mistral", "gemma2"])
+def test_the_guard_lets_other_families_pass(tmp_path: Path, family: str) -> None:
+    folder = save_tiny_model(tmp_path / family, family)
+    for name in ("fp32", "bf16"):
+        precision = pick_precision(CPU, name)  # type: ignore[arg-type]
+        base = load_model(folder, CPU, precision, packing=True)
+        refuse_disagreement(adapt_all(base, precision), packing=True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_rows_that_hear_each_other_are_refused(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Weights are made larger: those of an untrained model hardly listen to anything."""
+    wanted = pick_precision(CPU, precision)  # type: ignore[arg-type]
+    base = load_model(tiny_folder, CPU, wanted, packing=True)
+    with torch.no_grad():
+        for parameter in base.model.parameters():
+            parameter.mul_(8 if parameter.ndim > 1 else 1)
+    adapted = adapt_all(base, wanted)
+    refuse_disagreement(adapted, packing=True)
+
+    def deaf(module: Any, q: Any, k: Any, v: Any, mask: Any, **options: Any) -> Any:
+        drop = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+        rest = {name: value for name, value in options.items() if name not in drop}
+        return whole(module, q, k, v, None, **rest)
+
+    whole = attention.AttentionInterface()["sdpa"]
+    monkeypatch.setattr(attention, "packed_attention", deaf)
+    attention.register()
+    try:
+        with pytest.raises(EnvironmentProblem, match="nats apart") as caught:
+            refuse_disagreement(adapted, packing=True)
+    finally:
+        monkeypatch.undo()
+        attention.register()
+    assert caught.value.hint == "set packing = false"
+
+
+def test_a_run_asks_the_guard_and_tells_what_it_did(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith_torch import finetune
+
+    asked: list[bool] = []
+    whole = finetune.refuse_disagreement
+
+    def ask(adapted: Any, *, packing: bool) -> None:
+        asked.append(packing)
+        whole(adapted, packing=packing)
+
+    monkeypatch.setattr(finetune, "refuse_disagreement", ask)
+    events: list[Event] = []
+    config = LoraOptions(epochs=2, batch=4)
+    supervise(
+        job(tmp_path, tiny_folder, config, events.append),
+        lambda base, precision: adapt_lora(base, precision, config, 1),
+    )
+    assert asked == [True]
+    started = next(event for event in events if isinstance(event, TrainingStarted))
+    steps = [event for event in events if isinstance(event, Stepped)]
+    ended = next(event for event in events if isinstance(event, Trained))
+    assert started.steps == len(steps) == ended.steps == 4
+    assert sum(step.tokens for step in steps) == ended.tokens == 2 * started.tokens
+    assert sum(step.trained_tokens for step in steps) == ended.trained_tokens

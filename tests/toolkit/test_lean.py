@@ -1,0 +1,183 @@
+"""The lean LoRA layer: PEFT's values and gradients, PEFT's files, and PEFT's forward elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as PeftLinear
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tunesmith_torch import lean
+from tunesmith_torch.lean import LeanLinear
+from tunesmith_torch.tiny import tiny_model
+
+
+class Two(nn.Module):
+    """Two linear layers, one with a bias; the second sees a gradient from above and below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(24, 40), nn.Linear(40, 24, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(torch.tanh(self.up(x)))
+        return out
+
+
+def adapted(model: nn.Module, leanly: bool, **changes: Any) -> PeftModel:
+    targets = changes.pop("target_modules", ["up", "down"])
+    config = LoraConfig(r=4, lora_alpha=7, target_modules=targets, **changes)
+    if leanly:
+        lean.use(config, model)
+    torch.manual_seed(5)
+    made = get_peft_model(copy.deepcopy(model), config).train()
+    for name, parameter in made.named_parameters():
+        if "lora_B" in name:  # zero at first, and then half of the gradients would be too
+            nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+def result(model: nn.Module, x: Tensor, **context: Any) -> dict[str, Tensor]:
+    """The output, and the gradients of its sine's sum by the input and all that is trained."""
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, **{"enabled": False, **context}):
+        y = model(x)
+    y.float().sin().sum().backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    return {"y": y, "x": x.grad, **grads}
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("shape", [(6, 24), (2, 5, 24)])
+def test_values_and_gradients_are_pefts(shape: tuple[int, ...], rslora: bool) -> None:
+    torch.manual_seed(0)
+    base, x = Two().double(), torch.randn(*shape, dtype=torch.float64)
+    wanted = result(adapted(base, False, use_rslora=rslora), x)
+    got = result(adapted(base, True, use_rslora=rslora), x)
+    assert got.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
+
+
+def test_in_bf16_it_is_as_near_to_the_truth_as_peft() -> None:
+    """Errors against fp64 are compared, because two roundings never agree with each other."""
+    torch.manual_seed(0)
+    base, x = Two(), torch.randn(64, 24)
+    true = result(adapted(base.double(), True), x.double())
+    base = base.to(torch.bfloat16)
+    theirs = result(adapted(base, False), x.bfloat16(), enabled=True)
+    ours = result(adapted(base, True), x.bfloat16())
+    for name, tensor in true.items():
+        far, near = ((t[name].double() - tensor).norm() / tensor.norm() for t in (theirs, ours))
+        assert near < 1.3 * far + 1e-3, (name, float(near), float(far))
+    assert ours["y"].dtype == torch.bfloat16
+    assert all(ours[name].dtype == torch.float32 for name in ours if "lora" in name)
+
+
+def test_a_frozen_input_gets_no_gradient_and_autocast_changes_nothing() -> None:
+    model = adapted(Two(), True)
+    x = torch.randn(6, 24)
+    plain = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.base_model.model.up(x), model.base_model.model.up(x))
+    plain.sum().backward()
+    assert x.grad is None
+
+
+def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Calls of the fused computation from here on."""
+    calls: list[str] = []
+    whole = lean._LowRank.apply
+
+    def apply(*args: Any) -> Any:
+        calls.append("lean")
+        return whole(*args)
+
+    monkeypatch.setattr(lean._LowRank, "apply", apply)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "changes", [{"lora_dropout": 0.2}, {"use_dora": True}, {"lora_bias": True}], ids=str
+)
+def test_what_it_does_not_know_is_left_to_peft(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    calls = count(monkeypatch)
+    base, x = Two(), torch.randn(6, 24)
+    if "lora_bias" in changes:
+        base.down = nn.Linear(40, 24)
+    models = [adapted(base, leanly, **changes) for leanly in (False, True)]
+    for made in models:
+        for name, parameter in made.named_parameters():
+            if name.endswith("lora_B.default.bias"):
+                nn.init.ones_(parameter)
+    outputs = []
+    for made in models:
+        torch.manual_seed(9)
+        outputs.append(made(x))
+    torch.testing.assert_close(outputs[1], outputs[0])
+    assert not calls
+
+
+def test_dropout_is_none_of_its_business_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count(monkeypatch)
+    base, x = Two(), torch.randn(6, 24)
+    theirs, ours = (adapted(base, leanly, lora_dropout=0.5).eval() for leanly in (False, True))
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert len(calls) == 2
+
+
+def test_off_merged_and_several_adapters_are_left_to_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, x = Two(), torch.randn(6, 24)
+    model = adapted(base, True)
+    whole = model(x)
+    calls = count(monkeypatch)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(x), base(x))
+    model.merge_adapter()
+    torch.testing.assert_close(model(x), whole, rtol=1e-4, atol=1e-5)
+    model.unmerge_adapter()
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["up", "down"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "second"])
+    both = model(x)
+    assert not calls
+    assert (both - whole).abs().max() > 1e-3
+    model.base_model.set_adapter("default")
+    torch.testing.assert_close(model(x), whole, rtol=1e-4, atol=1e-5)
+    assert len(calls) == 2
+
+
+def test_a_model_with_other_linear_layers_keeps_pefts_own() -> None:
+    """Quantised layers are subclasses of nn.Linear, and PEFT asks with isinstance."""
+
+    class Quantised(nn.Linear):
+        pass
+
+    base = Two()
+    base.up = Quantised(24, 40)
+    kinds = {type(m) for m in adapted(base, True).modules() if isinstance(m, PeftLinear)}
+    assert kinds == {PeftLinear}
+    assert {type(m) for m in adapted(Two(), True).modules() if isinstance(m, PeftLinear)} == {LeanLinear}
+
+
+def test_files_are_pefts(tmp_path: Path) -> None:
+    """Same names, same values, same config; loaded by plain PEFT with the same result."""
+    base = tiny_model()
+    models = [adapted(base, leanly, target_modules=["q_proj", "down_proj"]) for leanly in (False, True)]
+    for model, name in zip(models, ("theirs", "ours"), strict=True):
+        model.save_pretrained(tmp_path / name)
+    theirs, ours = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("theirs", "ours"))
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    configs = [json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in ("theirs", "ours")]
+    assert configs[0] == configs[1]
+    again = PeftModel.from_pretrained(tiny_model(), tmp_path / "ours")
+    ids = torch.arange(3, 20)[None]
+    torch.testing.assert_close(again(ids).logits, models[1].eval()(ids).logits, rtol=1e-4, atol=1e-5)
