@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
 from tunesmith import errors, events, hookspecs, plugins
 from tunesmith.catalog import Catalog
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
@@ -78,7 +79,8 @@ def table(model: type[BaseModel]) -> Iterator[str]:
     schema = model.model_json_schema()
     for name, info in model.model_fields.items():
         what = (info.description or "").replace("|", "\\|")
-        yield f"| `{name}` | {kind(schema['properties'][name], schema)} | {default(info)} | {what} |"
+        type_ = kind(schema["properties"][name], schema)
+        yield f"| `{name}` | {type_} | {default(info)} | {what} |"
     yield ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,14 @@ class Drift:
         self.tell(Noticed(level="warning", source="resume", message=f"accepted: {said}"))
 
 
-def plugins(then: RunStarted, now: RunStarted) -> list[str]:
-    """Plugins that came, went or have another version."""
-    return list(_differences(_versions(then), _versions(now)))
+def plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
+    """Plugins of today that the run did not use, or not in this version.
+
+    One that is gone and decides anything has left its place to another: that one is named.
+    """
+    versions = _versions(now)
+    before = {name: version for name, version in _versions(then).items() if name in versions}
+    return list(_differences(before, versions))
 
 
 def options(then: RunStarted, now: RunStarted) -> list[str]:
@@ -108,8 +113,8 @@ def _fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _versions(started: RunStarted) -> dict[str, str]:
-    return {f"{p['distribution']}:{p['name']}": p["version"] for p in started.plugins}
+def _versions(plugins: Sequence[JSON]) -> dict[str, str]:
+    return {f"{p['distribution']}:{p['name']}": p["version"] for p in plugins}
 
 
 def _short(files: Mapping[str, str]) -> dict[str, str]:

@@ -65,8 +65,9 @@ def measure(
     """Run one evaluator on one model, store the single values, and tell the aggregates."""
     started = time.perf_counter()
     offer = evaluator.offer
-    with tell.phase(f"{label}: {offer.name}", len(records)) as advance, blame(
-        evaluator.offered.plugin
+    with (
+        tell.phase(f"{label}: {offer.name}", len(records)) as advance,
+        blame(evaluator.offered.plugin),
     ):
         built = offer.build(evaluator.config)
         measurements = list(built.measure(Watched(model, advance), records))
@@ -77,9 +78,7 @@ def measure(
     write_atomic(folder / path, _lines(measurements, records))
     told = []
     for measurement, metric in _paired(measurements, evaluator):
-        interval = mean_interval(
-            measurement.values, measurement.weights, groups=_groups(records)
-        )
+        interval = mean_interval(measurement.values, measurement.weights, groups=_groups(records))
         event = Measured(
             model=label,
             evaluator=offer.name,

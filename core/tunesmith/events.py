@@ -178,6 +178,7 @@ class Trained(Event, kind="trained"):
     tokens: int
     trained_tokens: int
     seconds: float
+    """Of this process; what earlier ones of a resumed run took stands in their steps."""
     peak_memory_bytes: int
     artifact: str
     """Relative to the run folder."""

@@ -167,7 +167,9 @@ def _start(plan: Plan, folder: RunFolder, tell: Telling, judge: Drift) -> None:
     if then is not None:
         back = "restore run.toml or start a new run"
         judge.judge("the options", drift.options(then, started), back)
-        judge.judge("plugins", drift.plugins(then, started), "install the former versions")
+        deciding = used_plugins(replace(plan, reporters=()))  # who watches changes nothing
+        found = drift.plugins(then.plugins, deciding)
+        judge.judge("plugins", found, "install the former versions")
     tell(started)
     if then is not None and (changed := drift.libraries(then, started)):
         text = f"other versions than at the start: {'; '.join(changed)}; the last bits may differ"
@@ -323,9 +325,7 @@ def _verdict(report: Report, folder: RunFolder) -> JSON:
 
 
 def _finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:
-    ended = RunFinished(
-        status="ok", exit_code=0, finished=now(), seconds=seconds, verdict=verdict
-    )
+    ended = RunFinished(status="ok", exit_code=0, finished=now(), seconds=seconds, verdict=verdict)
     match error:
         case None:
             return ended

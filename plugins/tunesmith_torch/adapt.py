@@ -18,9 +18,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
+
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
-
 from tunesmith_torch import lean
 from tunesmith_torch.device import Precision
 from tunesmith_torch.load import Base

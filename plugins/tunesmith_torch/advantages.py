@@ -14,20 +14,23 @@ from torch import Tensor
 
 def grpo(rewards_A: Tensor) -> Tensor:
     """``(r - mean) / std`` within the group (Shao et al. 2024, section 4.1); 0 if all are equal."""
-    centred_A = rewards_A - rewards_A.mean()
-    spread = rewards_A.std(correction=0)
-    # Equal rewards leave rounding noise, which must not be blown up.
-    if len(rewards_A) < 2 or float(spread) < 1e-6 * (1 + float(rewards_A.abs().max())):
+    if _all_equal(rewards_A):
         return torch.zeros_like(rewards_A)
-    return centred_A / spread
+    return (rewards_A - rewards_A.mean()) / rewards_A.std(correction=0)
 
 
 def rloo(rewards_A: Tensor) -> Tensor:
     """Each reward minus the mean of the others (Ahmadian et al. 2024, equation 8)."""
-    A = len(rewards_A)
-    if A < 2:
+    if _all_equal(rewards_A):
         return torch.zeros_like(rewards_A)
+    A = len(rewards_A)
     return (rewards_A - rewards_A.mean()) * (A / (A - 1))
+
+
+def _all_equal(rewards_A: Tensor) -> bool:
+    """Also where only rounding tells them apart: such noise must not become an advantage."""
+    spread = float(rewards_A.max() - rewards_A.min())
+    return spread <= 1e-5 * float(rewards_A.abs().max())
 
 
 def gae(rewards_T: Tensor, values_T: Tensor, gamma: float, lam: float) -> Tensor:

@@ -1,10 +1,10 @@
 """Freed memory is kept and used again, instead of given back and asked for at every step.
 
 By default glibc maps every block above a threshold (at most 32 MiB) from the system and unmaps it
-when it is freed. A training step allocates the same large blocks as the one before, so each step has
-the system map, clear and page in hundreds of megabytes: 7 to 11 % of the time of full fine-tuning
-on a CPU. Here glibc is told to serve such blocks from its heap and to keep the heap's end. Peak
-memory stays what it is; what falls is how soon memory returns to the system.
+when it is freed. A training step allocates the same large blocks as the one before, so each has the
+system map, clear and page in hundreds of megabytes: 7 to 11 % of the time of full fine-tuning on a
+CPU. Here glibc is told to serve such blocks from its heap and to keep the heap's end. Memory
+returns to the system later than it would.
 
 Other systems and C libraries are left as they are.
 """

@@ -7,6 +7,7 @@ the token which ends an answer. The folder is committed as a whole with a manife
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +18,10 @@ from tunesmith_torch import bnb  # noqa: F401 - before peft, which imports bitsa
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import GenerationConfig
+
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError
 from tunesmith.storage import commit_folder
-
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.load import Base, no_progress_bars
 from tunesmith_torch.templates import Template
@@ -98,9 +99,18 @@ def _write_weights(folder: Path, adapted: Adapted) -> None:
     if adapted.format == "adapter":
         # "auto" would ask a hub about the base model's vocabulary.
         adapted.model.save_pretrained(folder, save_embedding_layers=False)
+        _sort_targets(folder / "adapter_config.json")
         return
     with no_progress_bars():
         adapted.model.save_pretrained(folder)
+
+
+def _sort_targets(path: Path) -> None:
+    """peft writes a set in whatever order it has: sorted, the same run gives the same bytes."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 _CARD: Callable[..., str] = """---

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
+
 from tunesmith.errors import EnvironmentProblem
 
 NAME = "tunesmith_packed"

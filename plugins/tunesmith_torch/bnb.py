@@ -17,6 +17,7 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+
 from tunesmith.errors import EnvironmentProblem
 
 _HIDDEN = "kernels"
@@ -24,15 +25,12 @@ _HIDDEN = "kernels"
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Inside, ``kernels`` is a package that is not installed, and bitsandbytes logs errors only."""
-    log = logging.getLogger("bitsandbytes")
-    level, present = log.level, sys.modules.get(_HIDDEN)
-    log.setLevel(logging.ERROR)
+    """Inside, ``kernels`` is a package that is not installed."""
+    present = sys.modules.get(_HIDDEN)
     sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # Python for "do not import this"
     try:
         yield
     finally:
-        log.setLevel(level)
         del sys.modules[_HIDDEN]
         if present is not None:
             sys.modules[_HIDDEN] = present
@@ -40,6 +38,8 @@ def _alone() -> Iterator[None]:
 
 def _load() -> tuple[ModuleType | None, str]:
     """The package, or the reason in words why there is none."""
+    # It warns of that import, and at every product in 8 bits that the input becomes float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         with _alone():
             return import_module("bitsandbytes"), ""

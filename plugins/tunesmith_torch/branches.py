@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from tunesmith.errors import EnvironmentProblem
 
+from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.attention import packed_attention, packed_mask
 
 NAME = "tunesmith_branches"
@@ -52,6 +52,11 @@ class Branches:
     def trunks(self) -> int:
         """Tokens of all trunks."""
         return self.branches[0].start
+
+    @property
+    def trunk_spans(self) -> list[tuple[int, int]]:
+        """Where each trunk starts and stops, in order."""
+        return list(dict.fromkeys((b.trunk_start, b.trunk_stop) for b in self.branches))
 
     @property
     def longest(self) -> int:
@@ -101,7 +106,15 @@ def branch_attention(
         )
         outs.append(trunk)
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    outs += [_answer(query[0], key[0], value[0], b, scale) for b in branches.branches]
+    # Splits, not slices: the gradient of a slice is a whole tensor, nearly all of it zeros.
+    spans, lengths = branches.trunk_spans, [b.stop - b.start for b in branches.branches]
+    sizes = [stop - start for start, stop in spans] + lengths
+    keys, values = (torch.split(x[0], sizes, 1) for x in (key, value))
+    _, *queries = torch.split(query[0], [P, *lengths], 1)
+    number = {span: n for n, span in enumerate(spans)}
+    for n, (branch, q_HTd) in enumerate(zip(branches.branches, queries, strict=True), len(spans)):
+        trunk_n = number[branch.trunk_start, branch.trunk_stop]
+        outs.append(_answer(q_HTd, (keys[trunk_n], keys[n]), (values[trunk_n], values[n]), scale))
     return torch.cat(outs, 1), None
 
 
@@ -119,15 +132,17 @@ def _check(branches: Branches, kwargs: dict[str, Any]) -> None:
         )
 
 
-def _answer(q_HTd: Tensor, k_KTd: Tensor, v_KTd: Tensor, b: Branch, scale: float) -> Tensor:
-    """One answer's attention, [1, n, H, d]. Queries of one key head share a product."""
-    (H, _, d), K, n = q_HTd.shape, k_KTd.shape[0], b.stop - b.start
-    q_KMd = q_HTd[:, b.start : b.stop].reshape(K, H // K * n, d)
-    k_KSd, v_KSd = (
-        torch.cat([x[:, b.trunk_start : b.trunk_stop], x[:, b.start : b.stop]], 1)
-        for x in (k_KTd, v_KTd)
-    )
-    bias_MS = _causal(n, b.trunk_stop - b.trunk_start, H // K, q_KMd.dtype, q_KMd.device)
+def _answer(
+    q_Hnd: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], scale: float
+) -> Tensor:
+    """One answer's attention, [1, n, H, d]. Queries of one key head share a product.
+
+    Keys and values come in two parts: those of the trunk, and the answer's own.
+    """
+    (H, n, d), (K, P, _) = q_Hnd.shape, keys[0].shape
+    q_KMd = q_Hnd.reshape(K, H // K * n, d)
+    k_KSd, v_KSd = torch.cat(keys, 1), torch.cat(values, 1)
+    bias_MS = _causal(n, P, H // K, q_KMd.dtype, q_KMd.device)
     z_KMS = torch.baddbmm(bias_MS, q_KMd, k_KSd.transpose(1, 2), alpha=scale)
     out_KMd = torch.bmm(torch.softmax(z_KMS, -1), v_KSd)
     return out_KMd.view(H, n, d).transpose(0, 1)[None]

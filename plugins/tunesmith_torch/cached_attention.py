@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from tunesmith.errors import EnvironmentProblem
 
+from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.positions import base_of
 
 NAME = "tunesmith_cached"

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jinja2 import TemplateError
+
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Message
-
 from tunesmith_torch.spans import Encoder, Marks, Span
 
 _QUESTION, _ANSWER = "question-4d1c", "answer-9e2b"

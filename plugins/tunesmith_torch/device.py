@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+
 from tunesmith.errors import EnvironmentProblem, UsageError
 
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})

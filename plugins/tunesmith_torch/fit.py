@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TrainingError
 from tunesmith.events import Noticed, Saved, Stepped
 from tunesmith.storage import require_space, write_atomic
-
 from tunesmith_torch import state
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.allocator import keep_freed_memory
@@ -77,6 +77,7 @@ def fit(job: Job[Any], adapted: Adapted, objective: Objective, *, seed: int) -> 
         TrainingError: a loss or gradient is not finite, or memory ran out for good.
         RunStopped: whatever ``job.emit`` raised; a checkpoint has been saved.
     """
+    keep_freed_memory()
     options: FitOptions = job.config
     if not adapted.trainable:
         raise TrainingError(
@@ -231,14 +232,24 @@ class _Saving:
 
     def resume(self) -> int:
         """Restore the newest checkpoint; the number of steps already taken."""
-        needed = 3 * sum(master.numel() * 4 for master in self.masters.masters)
-        require_space(self.job.out, 2 * needed)
+        self._require_space()
         checkpoint = self.job.checkpoints.newest()
         if checkpoint is None:
             return 0
         state.restore(checkpoint.path, self.masters)
         self.saved = checkpoint.step
         return checkpoint.step
+
+    def _require_space(self) -> None:
+        """Room for the checkpoints that will lie side by side, the one in the making, the result.
+
+        Raises:
+            EnvironmentProblem: there is not; both sizes are in the message.
+        """
+        weights = sum(4 * master.numel() for master in self.masters.masters)
+        there = len(self.job.checkpoints.steps())
+        more = max(1, self.job.checkpoints.keep + 1 - there)
+        require_space(self.job.out, 3 * weights * more + weights)
 
     def due(self, step: int) -> bool:
         """Whether this step is one after which to save."""

@@ -19,8 +19,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tunesmith.errors import EnvironmentProblem
 
+from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch import branches
 from tunesmith_torch.branches import Branch, Branches
 from tunesmith_torch.kvcache import evaluating

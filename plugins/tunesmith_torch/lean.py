@@ -22,7 +22,6 @@ What this layer does not know (dropout, DoRA, several adapters at once, one that
 merged) it leaves to PEFT's own forward, which it inherits.
 """
 
-
 from __future__ import annotations
 
 from typing import Any
@@ -48,7 +47,7 @@ def use(config: LoraConfig, model: nn.Module) -> None:
         config._register_custom_module({nn.Linear: LeanLinear})
 
 
-class LeanLinear(PeftLinear):  # type: ignore[misc] - peft has no types
+class LeanLinear(PeftLinear):  # type: ignore[misc]
     """PEFT's linear layer with an adapter, its parameters and names; another forward."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -59,11 +58,12 @@ class LeanLinear(PeftLinear):  # type: ignore[misc] - peft has no types
             return other
         base = self.get_base_layer()
         a_RI, b_OR = self.lora_A[name].weight, self.lora_B[name].weight
-        y: Tensor = _LowRank.apply(x, base.weight, base.bias, a_RI, b_OR, self.scaling[name])
+        args = x, base.weight, base.bias, a_RI, b_OR, self.scaling[name]
+        y: Tensor = _LowRank.apply(*args)  # type: ignore[no-untyped-call]
         return y
 
     def _only_plain_adapter(self) -> str | None:
-        """The adapter to compute, or None where PEFT has to: it is not exactly one, or not plain."""
+        """The adapter to compute, or None where it is not exactly one, or not plain."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         (name,) = self.active_adapters

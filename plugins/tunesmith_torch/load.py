@@ -24,8 +24,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
-from tunesmith.errors import EnvironmentProblem, IntegrityError
 
+from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith_torch.folder import check_folder
 
 

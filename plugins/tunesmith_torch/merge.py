@@ -19,11 +19,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
+
 from tunesmith.errors import GateError, IntegrityError
 from tunesmith.manifest import MANIFEST
 from tunesmith.records import Prompt
 from tunesmith.storage import commit_folder, verify
-
 from tunesmith_torch.artifacts import ADAPTER_WEIGHTS, attach_adapter
 from tunesmith_torch.load import load_base, load_config, load_tokenizer, no_progress_bars
 from tunesmith_torch.quantize import Quantization, dequantized, load_quantized, quantized_layers

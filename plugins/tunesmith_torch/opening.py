@@ -14,7 +14,7 @@ system prompt, the usual form of a narrow task, cost half as much or less.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -78,7 +78,5 @@ def collate_branching(
         tokens=cuts[-1],
         longest=P + max(map(len, rests)),
     )
-    places = tuple(
-        Branch(0, P, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)
-    )
+    places = tuple(Branch(0, P, start, stop) for start, stop in pairwise(cuts))
     return batch, Branches(torch.tensor([0, P], dtype=torch.int32), P, places)

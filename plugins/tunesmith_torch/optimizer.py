@@ -27,7 +27,7 @@ class Masters:
             master = parameter
             if parameter.dtype != torch.float32:
                 master = nn.Parameter(parameter.detach().float())
-                parameter.register_post_accumulate_grad_hook(_adding_to(master))
+                parameter.register_post_accumulate_grad_hook(_adding_to(master))  # type: ignore[no-untyped-call]
             self.names.append(name)
             self._pairs.append((parameter, master))
         # Norms and biases are scales, not maps: decaying them pulls the model to nothing useful.

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError
 from tunesmith.events import JSON, Noticed, Trained, TrainingStarted
 from tunesmith.records import Preference, Record
-
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import pick_device, pick_precision
 from tunesmith_torch.finetune import context_of, template_override
@@ -118,14 +118,13 @@ def pairs_of(job: Job[Any], template: Template, limit: int) -> list[Group]:
     """Every preference as a prompt and two answers; what does not fit is told.
 
     Raises:
-        DataError: nothing is left.
+        DataError: a record is no pair, or nothing is left.
     """
-    records = [record for record in job.train if isinstance(record, Preference)]
-    groups = groups_of(records, template)
+    groups = groups_of(job.train, template)
     fitting = [g for g in groups if len(g.prompt) + max(map(len, g.answers)) <= limit]
     if not fitting:
         raise DataError(
-            records[0].source if records else "data",
+            job.train[0].source if job.train else "data",
             f"no pair can be learned from: none of {len(groups)} has at most {limit} tokens",
             hint="raise technique.max_tokens, or shorten the rows",
         )
@@ -137,8 +136,12 @@ def pairs_of(job: Job[Any], template: Template, limit: int) -> list[Group]:
 
 
 def groups_of(records: Sequence[Record], template: Template) -> list[Group]:
-    """Preferences as token ids: the prompt, then chosen and rejected."""
-    pairs = [record for record in records if isinstance(record, Preference)]
+    """Preferences as token ids: the prompt, then chosen and rejected.
+
+    Raises:
+        DataError: a record is no pair.
+    """
+    pairs = [_pair(record) for record in records]
     prompts = [record.prompt for record in pairs]
     chosen = template.exchanges_ids(prompts, [record.chosen for record in pairs])
     rejected = template.exchanges_ids(prompts, [record.rejected for record in pairs])
@@ -146,3 +149,10 @@ def groups_of(records: Sequence[Record], template: Template) -> list[Group]:
         Group(prompt, (good, bad))
         for (prompt, good), (_, bad) in zip(chosen, rejected, strict=True)
     ]
+
+
+def _pair(record: Record) -> Preference:
+    if not isinstance(record, Preference):
+        kind = type(record).__name__
+        raise DataError(record.source, f"a pair of answers is needed, this is a {kind}")
+    return record

@@ -17,9 +17,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
 from tunesmith.errors import UsageError
 from tunesmith.records import Prompt
-
 from tunesmith_torch import advantages
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.fit import Counts

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from tunesmith.errors import EnvironmentProblem
 
+from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.losses import linear_cross_entropy, token_logprobs
 from tunesmith_torch.packing import Example, MicroBatch, collate
 

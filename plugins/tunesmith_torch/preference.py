@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tunesmith.contracts import Artifact, Job
 
+from tunesmith.contracts import Artifact, Job
 from tunesmith_torch import artifacts, preference_losses
 from tunesmith_torch.fit import Counts, fit
 from tunesmith_torch.groups import Answers, Group, answer_logprobs, score_groups

@@ -19,13 +19,16 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
-from tunesmith.errors import IntegrityError
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from tunesmith.errors import IntegrityError
 from tunesmith_torch import bnb
 from tunesmith_torch.folder import check_folder
-from tunesmith_torch.load import Base, load_base
+from tunesmith_torch.load import Base, load_base, load_config
 from tunesmith_torch.options import QloraOptions
+
+BLOCK = 64
+"""Weights of a row that share a scale, in 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,16 @@ def load_quantized(
     """
     bnb.require(device)
     check_folder(folder)
-    _refuse_not_finite(folder)
+    outline = _outline(folder)
+    _check_files(folder, outline)
+    four = quantization.bits == 4
     config = BitsAndBytesConfig(
-        load_in_4bit=quantization.bits == 4,
-        load_in_8bit=quantization.bits == 8,
+        load_in_4bit=four,
+        load_in_8bit=not four,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=quantization.double,
         bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=_left_whole(outline) if four else None,
         llm_int8_threshold=0.0,  # no outlier columns kept apart: what is trained is what is merged
     )
     base = load_base(folder, device=device, dtype=dtype, attention=attention, quantization=config)
@@ -92,12 +98,29 @@ def dequantized(layer: Any, dtype: torch.dtype) -> Tensor:
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes that the quantised matrices take, scales and tables included."""
-    total = 0
-    for layer in quantized_layers(model).values():
-        stored: dict[str, Tensor] = {}
-        layer._save_to_state_dict(stored, "", False)
-        total += sum(t.nbytes for name, t in stored.items() if name != "bias")
-    return total
+    stored = (layer.state_dict() for layer in quantized_layers(model).values())
+    return sum(t.nbytes for state in stored for name, t in state.items() if name != "bias")
+
+
+def _outline(folder: Path) -> PreTrainedModel:
+    """The model without its numbers."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            load_config(folder), trust_remote_code=False
+        )
+    return model
+
+
+def _left_whole(model: PreTrainedModel) -> list[str] | None:
+    """Names of layers that keep their format, the head among them; None where that is all.
+
+    On CPUs bitsandbytes reads a matrix back wrongly, by a quarter of its norm, if a row is not made
+    of whole blocks. Such a layer is not quantised, on no device, so that a run is the same on all.
+    """
+    head = model.get_output_embeddings()
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    odd = [n for n, m in linear.items() if m is not head and m.in_features % BLOCK]
+    return [*odd, *(n for n, m in linear.items() if m is head)] if odd else None
 
 
 def _is_quantized(module: nn.Module) -> bool:
@@ -119,13 +142,19 @@ def _settle(model: PreTrainedModel) -> None:
                 parameter.data = parameter.data.clone()
 
 
-def _refuse_not_finite(folder: Path) -> None:
-    """Check the values in the files: once quantised, infinity is a number like any other."""
+def _check_files(folder: Path, model: PreTrainedModel) -> None:
+    """Check what no longer shows once it is quantised: shapes, and values that are not finite."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - no dictionary
                     tensor = file.get_tensor(name)
+                    if shapes.get(name, tensor.shape) != tensor.shape:
+                        raise IntegrityError(
+                            f"{folder}: {name} is of another shape than the config says, "
+                            f"got {list(tensor.shape)} for {list(shapes[name])}"
+                        )
                     # In float64 a sum of finite numbers is finite.
                     if not tensor.sum(dtype=torch.float64).isfinite():
                         raise IntegrityError(f"{folder}: {name} holds values that are not finite")

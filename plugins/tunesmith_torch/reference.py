@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
 from tunesmith.contracts import Job
 from tunesmith.manifest import MANIFEST, read_manifest
 from tunesmith.storage import commit_folder, verify
-
 from tunesmith_torch.groups import Group
 
 FOLDER = "reference"

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError
 from tunesmith.records import Prompt
-
 from tunesmith_torch import artifacts
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import Precision

@@ -12,7 +12,6 @@ from typing import Any
 
 from tunesmith.errors import TrainingError, UsageError
 from tunesmith.records import Message, Prompt
-
 from tunesmith_torch.policy import Reward
 
 

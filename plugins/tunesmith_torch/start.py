@@ -25,10 +25,10 @@ from tunesmith_torch import bnb  # noqa: F401 - before peft, which imports bitsa
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
+
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.manifest import MANIFEST
 from tunesmith.storage import verify
-
 from tunesmith_torch import branches
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora, lora_config
 from tunesmith_torch.artifacts import artifact_format, attach_adapter

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tunesmith.errors import IntegrityError
 
+from tunesmith.errors import IntegrityError
 from tunesmith_torch.optimizer import Masters
 
 TENSORS = "training.safetensors"
@@ -41,7 +41,8 @@ def save(folder: Path, masters: Masters) -> None:
         for index, generator in enumerate(torch.cuda.get_rng_state_all()):
             tensors[f"generator.cuda.{index}"] = generator
     save_file(tensors, folder / TENSORS)
-    name, keys, position, gauss, cached = numpy.random.get_state(legacy=True)  # type: ignore[misc]
+    numbers: Any = numpy.random.get_state(legacy=True)
+    name, keys, position, gauss, cached = numbers
     generators = {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), position, gauss, cached],

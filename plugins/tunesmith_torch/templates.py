@@ -20,10 +20,10 @@ from itertools import chain, islice
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
+
 from tunesmith.contracts import LeftOut
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Chat, Completion, Message, Preference, Prompt, Record, Text
-
 from tunesmith_torch.conversation import ChatFormat
 from tunesmith_torch.packing import Example
 from tunesmith_torch.spans import Encoder, Span

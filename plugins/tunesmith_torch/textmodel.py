@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+
 from tunesmith.contracts import Generation, Progress, TokenScores
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Prompt
-
 from tunesmith_torch import cached_attention
 from tunesmith_torch.generate import SHORTEST_PREFIX, TOKEN_BUDGET, generate
 from tunesmith_torch.kvcache import evaluating

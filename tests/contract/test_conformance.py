@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tunesmith.catalog import Catalog
 from tunesmith.offers import TechniqueOffer
 from tunesmith.plugins import BUILTIN, GROUP, Selection, find

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from tunesmith.catalog import HOOKS, Catalog
 from tunesmith.offers import CommandOffer, TechniqueOffer
 from tunesmith.options import DataOptions

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
+
 from tunesmith.contracts import (
     Artifact,
     DataLoader,

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from bench import LEDGER, RIGHT, ROWS, catalog_of, offering, plugin
+
 from tunesmith.catalog import Catalog, NotOffered
 from tunesmith.contracts import Dataset, Finding, FoundModel
 from tunesmith.errors import PluginError

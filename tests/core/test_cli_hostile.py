@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
 from tunesmith.cli.app import app
 
 FAKE = Path(__file__).with_name("fake_plugin.py")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tunesmith.catalog import Offered
 from tunesmith.contracts import Measurement
 from tunesmith.errors import PluginError, TrainingError

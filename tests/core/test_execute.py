@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tunesmith_echo
 from bench import LEDGERS, Bench, Ledger, bench_plugin, plugin, rows
+
 from tunesmith import execute
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Finding
@@ -183,7 +184,7 @@ def test_a_killed_run_is_unfinished_and_can_be_resumed(bench: Bench) -> None:
     assert execute.recorded(folder).status == "unfinished"
     assert not (folder.path / "report.json").exists()
     before = len(bench.events())
-    report = bench.run(resume=True, technique={"pause": 0.0, "epochs": 5})
+    report = bench.run(resume=True, technique={"pause": 0.02, "epochs": 5})
     assert report.status == "ok"
     steps = [e["step"] for e in bench.events()[before:] if e["event"] == "stepped"]
     assert 1 < steps[0] <= 14
@@ -197,7 +198,9 @@ def test_what_is_measured_is_not_measured_again(
         bench.run(gate={"at_least": {"right": 2.0}})
     monkeypatch.setattr(Checkpoints, "newest", None)  # training again would ask for it
     before = len(bench.events())
-    report = bench.run(resume=True)
+    with pytest.raises(UsageError, match=r"gate\.at_least\.right 2\.0 then, absent now"):
+        bench.run(resume=True)
+    report = bench.run(resume=True, accept_drift=True)
     assert report.status == "ok"
     assert not [e for e in bench.events()[before:] if e["event"] in ("measured", "stepped")]
 
@@ -355,6 +358,7 @@ def test_records_that_the_technique_does_not_accept(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import bench as workbench
+
     from tunesmith.records import Text
 
     def completion(*, source: str, prompt: str, completion: str) -> Text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+
 from tunesmith.errors import RunStopped, TrainingError, TunesmithError
 from tunesmith.events import Noticed, Stepped
 from tunesmith.guards import PATIENCE, Divergence, Guard, Standstill, TimeLimit, default_guards

@@ -10,6 +10,7 @@ from bench import RIGHT, Bench, catalog_of, offering, plugin
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
+
 from tunesmith import plan as planning
 from tunesmith import runfile
 from tunesmith.errors import (

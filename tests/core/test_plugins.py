@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
 from tunesmith import plugins
 from tunesmith.errors import DataError, PluginError
 from tunesmith.plugins import Plugin, Selection

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tunesmith.contracts import Generation, TokenScores
 from tunesmith.prompting import Prompted, choose_shots
 from tunesmith.records import Chat, Completion, Message, Prompt, Record, Text

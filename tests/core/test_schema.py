@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tunesmith.catalog import Catalog
 from tunesmith.plugins import Selection, find
 from tunesmith.schema import DIALECT, run_file_schema

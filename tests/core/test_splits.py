@@ -11,6 +11,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tunesmith.splits import Leak, Split, duplicates, leaks, near_duplicates, normalise, split
 
 quick = settings(max_examples=80, deadline=None)

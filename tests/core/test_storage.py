@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tunesmith import atomic, manifest
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithWarning, UsageError
 from tunesmith.storage import (

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tunesmith.errors import UsageError
 from tunesmith.template import HOOKS, write_plugin
 

@@ -15,6 +15,9 @@ import pytest
 import tunesmith_echo
 from bench import LEDGER, ROWS, Ledger, Rows, plugin, rows
 from pydantic import BaseModel, ConfigDict, Field
+from tunesmith_echo.offer import BREVITY, ECHO
+from tunesmith_echo.technique import Echo
+
 from tunesmith.contracts import Artifact, Dataset, Measurement
 from tunesmith.errors import DataError, PluginError
 from tunesmith.events import RunFinished, Stepped, Trained
@@ -23,8 +26,6 @@ from tunesmith.options import Options
 from tunesmith.records import Completion, last_exchange
 from tunesmith.testing import Result, parametrize_checks, run_checks
 from tunesmith.testing.checks import REGISTERED, demand
-from tunesmith_echo.offer import BREVITY, ECHO
-from tunesmith_echo.technique import Echo
 
 
 def module(**offers: object) -> ModuleType:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from tunesmith.errors import GateError
 from tunesmith.events import Measured
 from tunesmith.options import GateOptions

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+
 from tunesmith_torch.tiny import save_tiny_model
 
 

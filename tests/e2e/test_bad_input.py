@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import Tunesmith
 
 RUN = """
@@ -19,7 +18,9 @@ train = "rows.jsonl"
 use = "lora"
 max_steps = 1
 """
-GOOD = "".join(json.dumps({"prompt": f"q {n}", "completion": f"a {n % 3}"}) + "\n" for n in range(20))
+GOOD = "".join(
+    json.dumps({"prompt": f"q {n}", "completion": f"a {n % 3}"}) + "\n" for n in range(20)
+)
 
 
 @pytest.fixture

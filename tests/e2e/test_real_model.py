@@ -1,4 +1,4 @@
-"""A real pre-trained model through the real command line: train, compare, resume, load elsewhere."""
+"""A real pre-trained model through the real command line: train, compare, load elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import Tunesmith
 
 pytestmark = pytest.mark.real_model
@@ -35,7 +34,13 @@ shots = 2
 """
 
 # Which colour a made-up firm gives to a word: nothing that a model could know before.
-COLOURS = {"ladder": "teal", "kettle": "mauve", "violin": "ochre", "anchor": "teal", "pillow": "mauve"}
+COLOURS = {
+    "ladder": "teal",
+    "kettle": "mauve",
+    "violin": "ochre",
+    "anchor": "teal",
+    "pillow": "mauve",
+}
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,38 @@ until nothing goes wrong any more, so no call is forgotten and new ones are cove
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tunesmith.atomic import Disk
 
 KILLED = 137
+COUNTS: Counter[str] = Counter()
+"""Trials by what was tried; printed when all tests are done."""
+NOTES: list[str] = []
+
+
+def count(what: str, trials: int = 1) -> None:
+    """Note trials that went as promised."""
+    COUNTS[what] += trials
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if COUNTS or NOTES:
+        terminalreporter.section("fault injection: trials that kept the promise")
+        for what, trials in sorted(COUNTS.items()):
+            terminalreporter.write_line(f"{trials:7,}  {what}")
+        for note in NOTES:
+            terminalreporter.write_line(f"         {note}")
 
 
 class FaultyDisk(Disk):
@@ -141,3 +161,17 @@ def tmp_path(memory: Path) -> Path:
 def faults() -> Any:
     """This module: test folders are no packages, so what it defines comes as a fixture."""
     return sys.modules[__name__]
+
+
+@pytest.fixture(scope="session")
+def real() -> Any:
+    """Real runs in forked children: the module ``real_runs``."""
+    return importlib.import_module("real_runs")
+
+
+@pytest.fixture(scope="session")
+def workshop(memory: Path, real: Any) -> Any:
+    """A tiny model, data, and the runs made of them so far."""
+    folder = memory / "workshop"
+    folder.mkdir()
+    return real.Workshop(folder)

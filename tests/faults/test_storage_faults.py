@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.storage import (
     Checkpoint,

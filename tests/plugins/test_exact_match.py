@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+
 from tunesmith.contracts import Measurement
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tunesmith.errors import EnvironmentProblem, IntegrityError, UsageError
 from tunesmith_plugins.hub import tunesmith_find_model as find
 

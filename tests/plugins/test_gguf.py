@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tunesmith.errors import EnvironmentProblem, IntegrityError, UsageError
 from tunesmith_plugins.gguf import find, tunesmith_find_model
 
@@ -20,6 +21,7 @@ def tiny_gguf(path: Path, *, pre: str = "smollm", eot: int | None = None) -> Pat
     """A two-layer Llama of random weights, written with the format's own library."""
     import numpy as np
     from gguf import GGUFWriter
+
     from tunesmith_torch.tiny import CHATML, tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
@@ -151,6 +153,7 @@ def test_the_conversion_is_a_model_folder_with_the_files_very_weights(
 ) -> None:
     import torch
     from gguf import GGUFReader
+
     from tunesmith_torch.load import load_base
     from tunesmith_torch.tiny import tiny_tokenizer
 
@@ -231,6 +234,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Any:
     import os
 
     import torch
+
     from tunesmith_torch.load import load_base
 
     if "TUNESMITH_CACHE" not in os.environ:
@@ -284,6 +288,7 @@ def test_the_real_tokenizer_is_the_published_one(smollm2: Any) -> None:
 @pytest.mark.real_model
 def test_the_real_model_knows_the_capital_of_france(smollm2: Any) -> None:
     import torch
+
     from tunesmith.records import Message
     from tunesmith_torch.templates import Template
 

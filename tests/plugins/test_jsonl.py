@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message

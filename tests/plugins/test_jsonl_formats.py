@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Record
 from tunesmith.text import one_line

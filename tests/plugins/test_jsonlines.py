@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from tunesmith.events import Event, Noticed, PhaseAdvanced, PhaseEnded, from_json
 from tunesmith.storage import RunFolder
 from tunesmith_plugins.jsonlines.offer import JSONLINES, JsonlinesOptions

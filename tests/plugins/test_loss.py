@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
+
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
 from tunesmith.testing.fakes import FakeTextModel, perfect_model

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tunesmith.contracts import Job
 from tunesmith.records import Message, Preference
 from tunesmith.storage import Checkpoints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tunesmith.errors import DataError
 from tunesmith.records import Completion, Message, Preference
 from tunesmith.testing.fakes import FakeTextModel

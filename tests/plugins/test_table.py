@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.records import Completion

@@ -5,9 +5,17 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from tunesmith_torch import allocator
+
+from tunesmith.contracts import Job
+from tunesmith.records import Completion
+from tunesmith.storage import Checkpoints
+from tunesmith_torch import allocator, fit
+from tunesmith_torch.adapt import adapt_lora
+from tunesmith_torch.finetune import supervise
+from tunesmith_torch.options import LoraOptions
 
 FAULTS = """
 import resource, sys, torch
@@ -36,5 +44,29 @@ def test_a_second_step_pages_nothing_in() -> None:
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
+    monkeypatch.setattr(
+        allocator.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library")
+    )
     assert not allocator.keep_freed_memory.__wrapped__()
+
+
+def test_training_asks_for_it(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(fit, "keep_freed_memory", lambda: asked.append(True))
+    config = LoraOptions(max_steps=1)
+    job = Job(
+        config=config,
+        model=tiny_folder,
+        train=[Completion(source="r:1", prompt="1?", completion="one")],
+        heldout=[],
+        out=tmp_path,
+        seed=1,
+        device="cpu",
+        checkpoints=Checkpoints(tmp_path / "checkpoints"),
+        emit=lambda event: None,
+        technique="test",
+    )
+    supervise(job, lambda base, precision: adapt_lora(base, precision, config, 1))
+    assert asked == [True]

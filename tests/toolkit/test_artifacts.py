@@ -1,4 +1,4 @@
-"""What is saved is what was trained: every kind of adapter comes back bit for bit, and does something."""
+"""What is saved is what was trained: every adapter comes back bit for bit, and does something."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.records import Completion
@@ -26,7 +27,8 @@ from tunesmith_torch.tiny import save_tiny_model
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
 RECORDS = tuple(
-    Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion="one two three") for n in range(8)
+    Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion="one two three")
+    for n in range(8)
 )
 IDS = torch.tensor([[5, 9, 200, 17, 42, 300, 7]])
 
@@ -45,7 +47,9 @@ def options(**changes: Any) -> LoraOptions:
     return LoraOptions(**{**base, **changes})
 
 
-def train(folder: Path, model: Path, config: LoraOptions, *, full: bool = False) -> tuple[Artifact, Adapted]:
+def train(
+    folder: Path, model: Path, config: LoraOptions, *, full: bool = False
+) -> tuple[Artifact, Adapted]:
     """Train; the artifact, and the model as it is in memory."""
     held: list[Adapted] = []
 
@@ -87,12 +91,17 @@ def test_a_whole_model_comes_back_bit_for_bit(tmp_path: Path, tiny_folder: Path)
     again = finetune.load_model(artifact.path, CPU, FP32, packing=True)
     assert torch.equal(logits(adapted.model), logits(again.model))
     assert again.config.tie_word_embeddings
-    assert {file.suffix for file in artifact.path.iterdir()} <= {".safetensors", ".json", ".md", ".jinja"}
+    assert {file.suffix for file in artifact.path.iterdir()} <= {
+        ".safetensors",
+        ".json",
+        ".md",
+        ".jinja",
+    }
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_special_tokens_and_template_survive(tmp_path: Path, tiny_folder: Path, full: bool) -> None:
-    artifact, adapted = train(tmp_path, tiny_folder, options(), full=full)
+    artifact, _ = train(tmp_path, tiny_folder, options(), full=full)
     before, after = load_tokenizer(tiny_folder), load_tokenizer(artifact.path)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "chat_template"):
         assert getattr(before, name) == getattr(after, name), name
@@ -117,7 +126,9 @@ def test_keys_that_nobody_reads_are_found(tmp_path: Path, tiny_folder: Path) -> 
     """An adapter saved under wrong names would load without a word and do nothing."""
     artifact, _ = train(tmp_path, tiny_folder, options())
     weights = artifact.path / "adapter_model.safetensors"
-    tensors = {name.replace(".q_proj.", ".q_proj.inner."): t for name, t in load_file(weights).items()}
+    tensors = {
+        name.replace(".q_proj.", ".q_proj.inner."): t for name, t in load_file(weights).items()
+    }
     save_file(tensors, weights)
     base = finetune.load_model(tiny_folder, CPU, FP32, packing=True)
     with pytest.raises(IntegrityError):

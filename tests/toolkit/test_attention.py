@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
+
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch import attention
 from tunesmith_torch.attention import register

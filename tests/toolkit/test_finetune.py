@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
 from tunesmith.contracts import Job
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import Event, Stepped, Trained, TrainingStarted
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
-from tunesmith_torch import attention
+from tunesmith_torch import positions
 from tunesmith_torch.adapt import adapt_all, adapt_lora
 from tunesmith_torch.device import pick_precision
 from tunesmith_torch.finetune import load_model, refuse_disagreement, supervise
 from tunesmith_torch.lean import LeanLinear
 from tunesmith_torch.options import LoraOptions
+from tunesmith_torch.packing import MicroBatch
 from tunesmith_torch.tiny import save_tiny_model
 
 CPU = torch.device("cpu")
@@ -75,20 +78,17 @@ def test_rows_that_hear_each_other_are_refused(
     adapted = adapt_all(base, wanted)
     refuse_disagreement(adapted, packing=True)
 
-    def deaf(module: Any, q: Any, k: Any, v: Any, mask: Any, **options: Any) -> Any:
-        drop = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
-        rest = {name: value for name, value in options.items() if name not in drop}
-        return whole(module, q, k, v, None, **rest)
+    def one_row(*args: Any, **kwargs: Any) -> MicroBatch:
+        batch = whole(*args, **kwargs)
+        T = batch.ids_BT.shape[1]
+        return replace(
+            batch, positions_BT=torch.arange(T)[None], boundaries=torch.tensor([0, T]).int()
+        )
 
-    whole = attention.AttentionInterface()["sdpa"]
-    monkeypatch.setattr(attention, "packed_attention", deaf)
-    attention.register()
-    try:
-        with pytest.raises(EnvironmentProblem, match="nats apart") as caught:
-            refuse_disagreement(adapted, packing=True)
-    finally:
-        monkeypatch.undo()
-        attention.register()
+    whole = positions.collate
+    monkeypatch.setattr(positions, "collate", one_row)
+    with pytest.raises(EnvironmentProblem, match="nats apart") as caught:
+        refuse_disagreement(adapted, packing=True)
     assert caught.value.hint == "set packing = false"
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TrainingError
 from tunesmith.events import Event, Noticed, Stepped
@@ -26,7 +27,9 @@ from tunesmith_torch.templates import Template
 
 CPU = torch.device("cpu")
 RECORDS = tuple(
-    Completion(source=f"rows:{n}", prompt=f"What is {n}?" * (1 + n % 3), completion="ten " * (1 + n % 7))
+    Completion(
+        source=f"rows:{n}", prompt=f"What is {n}?" * (1 + n % 3), completion="ten " * (1 + n % 7)
+    )
     for n in range(24)
 )
 
@@ -247,7 +250,9 @@ def test_other_runtime_errors_pass() -> None:
     assert not fitting.out_of_memory(RuntimeError("shape mismatch"))
 
 
-def test_adapters_are_fp32_over_a_bf16_base_and_do_something(tmp_path: Path, tiny_folder: Path) -> None:
+def test_adapters_are_fp32_over_a_bf16_base_and_do_something(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
     trained, _ = train(tmp_path, tiny_folder, options(precision="bf16", max_steps=1))
     assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
     for name, tensor in trained.items():

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
+
 from tunesmith_torch import cached_attention
 from tunesmith_torch.generate import Generated, Sampler, generate
 from tunesmith_torch.tiny import tiny_config, tiny_model

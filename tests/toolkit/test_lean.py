@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
 from tunesmith_torch import lean
 from tunesmith_torch.lean import LeanLinear
 from tunesmith_torch.tiny import tiny_model
@@ -144,7 +145,9 @@ def test_off_merged_and_several_adapters_are_left_to_peft(monkeypatch: pytest.Mo
     model.merge_adapter()
     torch.testing.assert_close(model(x), whole, rtol=1e-4, atol=1e-5)
     model.unmerge_adapter()
-    model.add_adapter("second", LoraConfig(r=2, target_modules=["up", "down"], init_lora_weights=False))
+    model.add_adapter(
+        "second", LoraConfig(r=2, target_modules=["up", "down"], init_lora_weights=False)
+    )
     model.base_model.set_adapter(["default", "second"])
     both = model(x)
     assert not calls
@@ -164,20 +167,30 @@ def test_a_model_with_other_linear_layers_keeps_pefts_own() -> None:
     base.up = Quantised(24, 40)
     kinds = {type(m) for m in adapted(base, True).modules() if isinstance(m, PeftLinear)}
     assert kinds == {PeftLinear}
-    assert {type(m) for m in adapted(Two(), True).modules() if isinstance(m, PeftLinear)} == {LeanLinear}
+    assert {type(m) for m in adapted(Two(), True).modules() if isinstance(m, PeftLinear)} == {
+        LeanLinear
+    }
 
 
 def test_files_are_pefts(tmp_path: Path) -> None:
     """Same names, same values, same config; loaded by plain PEFT with the same result."""
     base = tiny_model()
-    models = [adapted(base, leanly, target_modules=["q_proj", "down_proj"]) for leanly in (False, True)]
+    models = [
+        adapted(base, leanly, target_modules=["q_proj", "down_proj"]) for leanly in (False, True)
+    ]
     for model, name in zip(models, ("theirs", "ours"), strict=True):
         model.save_pretrained(tmp_path / name)
-    theirs, ours = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("theirs", "ours"))
+    theirs, ours = (
+        load_file(tmp_path / n / "adapter_model.safetensors") for n in ("theirs", "ours")
+    )
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
-    configs = [json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in ("theirs", "ours")]
+    configs = [
+        json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in ("theirs", "ours")
+    ]
     assert configs[0] == configs[1]
     again = PeftModel.from_pretrained(tiny_model(), tmp_path / "ours")
     ids = torch.arange(3, 20)[None]
-    torch.testing.assert_close(again(ids).logits, models[1].eval()(ids).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        again(ids).logits, models[1].eval()(ids).logits, rtol=1e-4, atol=1e-5
+    )

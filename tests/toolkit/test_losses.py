@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from tunesmith_torch import losses
 from tunesmith_torch.losses import linear_cross_entropy, token_logprobs
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from tunesmith.records import Chat, Message, Record, Text
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
 from tunesmith_torch.device import pick_precision
@@ -89,13 +90,17 @@ def test_fewer_tokens_are_computed(tiny_folder: Path) -> None:
 
 def test_where_nothing_can_be_shared(tiny_folder: Path) -> None:
     model = load_model(tiny_folder, CPU, FP32, packing=True).model
-    texts = [Text(source=f"t:{n}", text="the same start, always, and then " + "x" * n) for n in range(5)]
+    texts = [
+        Text(source=f"t:{n}", text="the same start, always, and then " + "x" * n) for n in range(5)
+    ]
     assert shared_opening(examples(tiny_folder, list(texts)), model) == 0  # learned from the start
     assert shared_opening(examples(tiny_folder, chats(1)), model) == 0  # one row shares nothing
     padded = load_model(tiny_folder, CPU, FP32, packing=False)
     assert shared_opening(examples(tiny_folder, chats()), padded.model) == 0
     made = examples(tiny_folder, chats())
-    long = Example([*made[0].ids[:30], *range(100, 400)] * 2, [*made[0].trained[:30], *[True] * 300] * 2)
+    long = Example(
+        [*made[0].ids[:30], *range(100, 400)] * 2, [*made[0].trained[:30], *[True] * 300] * 2
+    )
     assert shared_opening([*made, long], model) in (0, 30 - 1, 28, 29)
 
 
@@ -103,7 +108,9 @@ def test_the_token_before_the_first_guess_is_never_shared(tiny_folder: Path) -> 
     """The same question with different answers: the last prompt token guesses for each row."""
     model = load_model(tiny_folder, CPU, FP32, packing=True).model
     rows: list[Record] = [
-        Chat(source=f"r:{n}", messages=(SYSTEM, Message("user", "Who?"), Message("assistant", word)))
+        Chat(
+            source=f"r:{n}", messages=(SYSTEM, Message("user", "Who?"), Message("assistant", word))
+        )
         for n, word in enumerate(["yes", "no", "one two three"])
     ]
     made = examples(tiny_folder, rows)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+
 from tunesmith_torch.optimizer import Masters
 from tunesmith_torch.options import FitOptions
 
@@ -50,7 +51,7 @@ def test_fp32_parameters_are_their_own_masters() -> None:
 
 
 def test_small_updates_are_not_rounded_away_in_bf16() -> None:
-    """Forty steps of 1e-5 move a weight near 0.2 by less than a bf16 digit each, yet they add up."""
+    """Forty steps of 1e-5, each less than a bf16 digit of a weight near 0.2, add up."""
     net = _net(torch.bfloat16)
     before = [p.detach().clone() for p in net.parameters()]
     masters = Masters(net.named_parameters(), OPTIONS)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tunesmith.errors import DataError
 from tunesmith_torch.packing import Example, collate, pack, unpacked
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TrainingError, UsageError
 from tunesmith.events import Event, Stepped
@@ -270,6 +271,18 @@ def test_the_gradient_does_not_depend_on_micro_batches(tiny_folder: Path, algori
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-6)
 
 
+@pytest.fixture(scope="session")
+def lively(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose probabilities are not all alike, so that it has something to prefer."""
+    folder = tmp_path_factory.mktemp("lively") / "model"
+    base = load_policy_base(tiny_folder, CPU, FP32, False)
+    with torch.no_grad():
+        base.model.get_input_embeddings().weight.mul_(10)
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return folder
+
+
 def run(
     folder: Path, model: Path, config: PolicyLoopOptions, stop_at: int | None = None
 ) -> tuple[list[Stepped], dict[str, torch.Tensor]]:
@@ -300,11 +313,11 @@ def run(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_reward_rises(tmp_path: Path, tiny_folder: Path, algorithm: str) -> None:
+def test_the_reward_rises(tmp_path: Path, lively: Path, algorithm: str) -> None:
     config = options(
         algorithm=algorithm, epochs=25, samples=12, kl_weight=0.01, schedule="constant"
     )
-    steps, _ = run(tmp_path, tiny_folder, config)
+    steps, _ = run(tmp_path, lively, config)
     rewards = [step.extras["reward"] for step in steps]
     assert sum(rewards[-5:]) / 5 > 1.5 * sum(rewards[:3]) / 3
     assert steps[-1].extras["kl"] > 0

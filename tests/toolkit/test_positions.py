@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch import positions
 from tunesmith_torch.attention import register

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+
 from tunesmith.contracts import Artifact, Job
-from tunesmith.errors import RunStopped, UsageError
+from tunesmith.errors import DataError, RunStopped, UsageError
 from tunesmith.events import Event, Noticed, Stepped
 from tunesmith.records import Completion, Message, Preference
 from tunesmith.storage import Checkpoints
@@ -433,3 +434,9 @@ def test_ktos_baseline_is_how_much_likelier_strangers_became(
         ours = sum(float(objective.loss(part).detach()) for part in parts)
         assert ours == pytest.approx(expected, rel=1e-4)
     assert moved > 0.1
+
+
+def test_a_record_that_is_no_pair_is_refused(tiny_folder: Path) -> None:
+    base = load_model(tiny_folder, CPU, FP32, packing=False)
+    with pytest.raises(DataError, match="rows:0: a pair of answers is needed"):
+        groups_of(LESSONS, Template.of(base.tokenizer))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError, RunStopped
 from tunesmith.events import Event, Stepped

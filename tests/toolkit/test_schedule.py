@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tunesmith_torch.schedule import Order, Rate
 
 
@@ -17,7 +18,11 @@ def test_every_epoch_sees_every_row_once(rows: int, batch: int, epochs: int, see
     assert len(steps) == order.steps == math.ceil(rows / batch) * epochs
     per_epoch = order.steps_per_epoch
     for epoch in range(epochs):
-        seen = [row for _, batch_ in steps[epoch * per_epoch : (epoch + 1) * per_epoch] for row in batch_]
+        seen = [
+            row
+            for _, batch_ in steps[epoch * per_epoch : (epoch + 1) * per_epoch]
+            for row in batch_
+        ]
         assert sorted(seen) == list(range(rows))
 
 
@@ -45,7 +50,9 @@ def test_fractions_of_an_epoch_and_limits() -> None:
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("steps", [1, 2, 10, 300])
 @pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5])
-def test_rate_rises_to_its_peak_and_ends_near_zero(schedule: str, steps: int, warmup: float) -> None:
+def test_rate_rises_to_its_peak_and_ends_near_zero(
+    schedule: str, steps: int, warmup: float
+) -> None:
     rate = Rate(1e-3, steps, warmup, schedule)  # type: ignore[arg-type]
     rates = [rate.at(step) for step in range(steps)]
     assert max(rates) == pytest.approx(1e-3)

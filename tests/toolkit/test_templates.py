@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
+
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Chat, Completion, Message, Preference, Prompt, Record, Text, exchanges
 from tunesmith_torch.templates import Template

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+
 from tunesmith.contracts import TokenScores
 from tunesmith.errors import UsageError
 from tunesmith.records import Message, Prompt

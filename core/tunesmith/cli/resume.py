@@ -14,7 +14,9 @@ from tunesmith.cli.run import explained, heard, show
 @click.command("resume")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
-    "--accept-drift", is_flag=True, help="Go on although data, options, base model or plugins changed."
+    "--accept-drift",
+    is_flag=True,
+    help="Go on although data, options, base model or plugins changed.",
 )
 @json_option
 @common_options

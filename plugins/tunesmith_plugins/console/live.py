@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
 from tunesmith.events import (
     DataRead,
     Event,
@@ -27,7 +28,6 @@ from tunesmith.events import (
 )
 from tunesmith.terminal import ASCII_BLOCKS, BLOCKS, colourful, sparkline, unicode
 from tunesmith.text import duration_text, one_line, safe_text
-
 from tunesmith_plugins.console import wording
 from tunesmith_plugins.console.wording import Training
 

@@ -6,6 +6,7 @@ import sys
 from typing import Literal
 
 from pydantic import Field
+
 from tunesmith.contracts import Reporter
 from tunesmith.offers import ReporterOffer
 from tunesmith.options import Options

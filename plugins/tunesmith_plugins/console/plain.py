@@ -22,7 +22,6 @@ from tunesmith.events import (
     TrainingStarted,
 )
 from tunesmith.text import duration_text, safe_text
-
 from tunesmith_plugins.console import wording
 from tunesmith_plugins.console.wording import Training
 

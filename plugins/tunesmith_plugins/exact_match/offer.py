@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
+
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.records import Preference, Record, Text, last_exchange
-
 from tunesmith_plugins.exact_match.match import METRIC_NAME, ExactMatch, Normalisation
 
 SHORT_ANSWER = 64

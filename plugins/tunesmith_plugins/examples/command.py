@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import click
+
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith.text import did_you_mean

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Artifact, Job, TextModel
+from tunesmith_plugins.full.offer import FullOptions
 from tunesmith_torch.adapt import adapt_all
 from tunesmith_torch.finetune import open_text_model, supervise
-
-from tunesmith_plugins.full.offer import FullOptions
 
 
 class Full:

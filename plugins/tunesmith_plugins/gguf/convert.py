@@ -22,10 +22,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch.load import no_progress_bars
 
+from tunesmith.errors import EnvironmentProblem
 from tunesmith_plugins.gguf.header import read_header
+from tunesmith_torch.load import no_progress_bars
 
 EXACT_UP_TO = 1_000_000_000
 """Parameters up to which weights are kept in float32.

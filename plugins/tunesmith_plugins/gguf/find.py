@@ -15,7 +15,6 @@ from pathlib import Path
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, UsageError
-
 from tunesmith_plugins.gguf.header import config_of, read_header
 
 FORMAT = 1

@@ -6,7 +6,6 @@ from functools import partial
 
 from tunesmith.contracts import DataLoader
 from tunesmith.offers import DataLoaderOffer
-
 from tunesmith_plugins.jsonl.reader import read_rows
 from tunesmith_plugins.rows import RowLoader, RowOptions
 

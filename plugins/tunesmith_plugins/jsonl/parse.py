@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from tunesmith.text import redact
-
 from tunesmith_plugins.rows import Fault, excerpt, kind_of, not_utf8
 
 MAX_DEPTH = 32

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 from tunesmith.errors import DataError
-
 from tunesmith_plugins.jsonl.parse import STRING, parse_row
 from tunesmith_plugins.rows import ByteStream, Fault, Row
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TextIO
 
 from pydantic import Field
+
 from tunesmith.atomic import encode_json
 from tunesmith.contracts import Reporter
 from tunesmith.events import Event

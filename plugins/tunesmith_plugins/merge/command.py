@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+
 from tunesmith import api, execute
 from tunesmith.errors import UsageError
 from tunesmith.plan import Plan

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pydantic import Field
+
 from tunesmith.contracts import Evaluator, Measurement, TextModel, TokenScores
 from tunesmith.errors import DataError
 from tunesmith.offers import EvaluatorOffer, Metric

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.errors import DataError
-
 from tunesmith_plugins.rows.row import ByteStream
 
 MAX_FILES = 10_000

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
-
 from tunesmith_plugins.rows.row import Fault, Fields, kind_of
 from tunesmith_plugins.rows.turns import (
     check_turns,

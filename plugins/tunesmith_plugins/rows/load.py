@@ -12,7 +12,6 @@ from tunesmith.contracts import Dataset, LeftOut
 from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.text import did_you_mean
-
 from tunesmith_plugins.rows.files import DataFile, find, opened
 from tunesmith_plugins.rows.formats import Cells, Format, Layout, label, layout_of
 from tunesmith_plugins.rows.row import Fault, Fields, ReadRows, Row

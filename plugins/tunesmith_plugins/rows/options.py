@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from tunesmith.options import Options
 
+from tunesmith.options import Options
 from tunesmith_plugins.rows.formats import FORMATS, Format, fitting
 
 FormatName = Literal["auto", "preference", "messages", "sharegpt", "alpaca", "completion", "text"]

@@ -6,7 +6,6 @@ import re
 from typing import cast
 
 from tunesmith.records import ROLES, Message, Role
-
 from tunesmith_plugins.rows.row import Fault, kind_of
 
 ROLE_ALIASES = {"human": "user", "gpt": "assistant"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from pydantic import Field
+
 from tunesmith.contracts import DataLoader
 from tunesmith.offers import DataLoaderOffer
-
 from tunesmith_plugins.rows import RowLoader, RowOptions
 from tunesmith_plugins.table.reader import read_rows
 

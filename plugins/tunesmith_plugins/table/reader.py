@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterator
 
 from tunesmith.errors import DataError
-
 from tunesmith_plugins.rows import ByteStream, Fault, Row, not_utf8
 
 DELIMITERS = ",;\t|"

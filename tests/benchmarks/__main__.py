@@ -1,0 +1,92 @@
+"""``python -m tests.benchmarks [--only NAME] [--quick]``: measure, and write the page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.benchmarks import machine, report
+from tests.benchmarks.training import CASES, ROOT, run, useful_flops
+from tests.benchmarks.work import S40, SHAPES, build
+
+PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
+OTHERS = ("generation", "imports")
+QUICK = ("sft-full", "sft-lora", *OTHERS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.benchmarks")
+    parser.add_argument("--only", choices=[*CASES, *OTHERS], action="append", default=[])
+    parser.add_argument("--quick", action="store_true", help="fewer steps, rounds and tables")
+    parser.add_argument("--toy", action="store_true", help="toy models: to try the harness itself")
+    parser.add_argument("--out", type=Path, default=PAGE, help="where to write the page")
+    options = parser.parse_args()
+    wanted = options.only or list(QUICK if options.quick else (*CASES, *OTHERS))
+    found: dict[str, Any] = {"machine": machine.describe()}
+    found["machine"] |= {"quick": options.quick, "matrix_rate": machine.matrix_rate()}
+    with tempfile.TemporaryDirectory() as folder:
+        measure(found, wanted, Path(folder), options)
+    found["machine"]["load_after"] = [round(number, 2) for number in os.getloadavg()]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    raw = json.dumps(found, indent=1) + "\n"
+    options.out.with_suffix(".json").write_text(raw, encoding="utf-8")
+    options.out.write_text(report.page(found), encoding="utf-8")
+    print(f"written: {options.out}")
+
+
+def measure(
+    found: dict[str, Any], wanted: list[str], models: Path, options: argparse.Namespace
+) -> None:
+    """Fill in what is wanted; a table that fails says so and the others go on."""
+    found["training"] = {}
+    for name in (name for name in CASES if name in wanted):
+        case = CASES[name]
+        if options.toy:
+            case = type(case)(**{**vars(case), "shape": "toy"})
+        rounds, steps = (1, 3) if options.quick else (case.rounds, case.steps)
+        try:
+            found["training"][name] = run(case, models, rounds=rounds, steps=steps)
+        except RuntimeError as error:
+            print(f"  {name}: {error}", file=sys.stderr)
+            found["training"][name] = {"title": case.title, "error": str(error)[-300:]}
+    full = found["training"].get("sft-full", {})
+    if "runs" in full and not options.toy:
+        found["utilisation"] = utilisation(full, found["machine"]["matrix_rate"])
+    shape = "toy" if options.toy else "s40"
+    if "generation" in wanted:
+        found["generation"] = generation(models / shape, shape, 1 if options.quick else 3)
+    if "imports" in wanted:
+        found["imports"] = machine.import_seconds(1 if options.quick else 3)
+
+
+def generation(folder: Path, shape: str, rounds: int) -> dict[str, Any]:
+    """In a process of its own, like everything."""
+    build(SHAPES[shape], folder)
+    out = folder.parent / "generation.json"
+    command = [sys.executable, "-m", "tests.benchmarks.generation", folder, str(rounds), out]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return result
+
+
+def utilisation(full: dict[str, Any], rates: dict[str, float]) -> dict[str, Any]:
+    """The median run's useful operations against plain products."""
+    achieved = []
+    for one in full["runs"]["tunesmith"]:
+        numbers = list(zip(one["tokens"][1:], one["trained"][1:], strict=True))
+        work = sum(useful_flops(S40, tokens, trained, 8) for tokens, trained in numbers)
+        achieved.append(1e-9 * work / (one["wall"][-1] - one["wall"][0]))
+    name = max(rates, key=lambda name: rates[name])
+    gflops = median(achieved)
+    return {"gflops": gflops, "format": name, "share": gflops / rates[name]}
+
+
+if __name__ == "__main__":
+    main()

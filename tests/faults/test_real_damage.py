@@ -1,0 +1,361 @@
+"""Damaged checkpoints, full and read-only disks, and two processes, in real training."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tunesmith.atomic import Disk
+from tunesmith.storage import Checkpoints, verify
+from tunesmith_torch.optimizer import Masters
+from tunesmith_torch.options import FitOptions
+
+FILES = ("MANIFEST.json", "generators.json", "training.safetensors")
+
+
+def _delete(path: Path, other: Path) -> None:
+    path.unlink()
+
+
+def _truncate(path: Path, other: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _empty(path: Path, other: Path) -> None:
+    os.truncate(path, 0)
+
+
+def _flip(path: Path, other: Path) -> None:
+    flip(path, random.Random(path.name).randrange(path.stat().st_size * 8))
+
+
+def _zero(path: Path, other: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _swap(path: Path, other: Path) -> None:
+    shutil.copyfile(other, path)
+
+
+DAMAGE = {
+    "deleted": _delete,
+    "truncated": _truncate,
+    "emptied": _empty,
+    "one bit flipped": _flip,
+    "filled with zeros": _zero,
+    "of another step": _swap,
+}
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+# Nothing draws from Python's and NumPy's generators, so that file is the same at every step.
+DAMAGED = [(f, d) for f in FILES for d in DAMAGE if (f, d) != (FILES[1], "of another step")]
+
+
+@pytest.mark.parametrize(("file", "damage"), DAMAGED)
+def test_a_damaged_checkpoint_is_named_and_the_older_one_used(
+    faults: Any, real: Any, workshop: Any, file: str, damage: str
+) -> None:
+    setting = real.Setting()
+    whole = real.evidence(workshop.whole(setting))
+    run = workshop.copy(workshop.half(setting))
+    old, new = (run / "checkpoints" / f"step-{step:08d}" for step in (2, 4))
+    DAMAGE[damage](new / file, old / file)
+    found = real.command("verify", run)
+    assert found.code == 7, found.said
+    assert f"step-00000004: {file}:" in found.said
+    resumed = real.command("resume", run)
+    assert resumed.code == 0, resumed.said
+    told = [e["message"] for e in real.events(run, "noticed") if e["source"] == "checkpoints"]
+    assert len(told) == 1
+    assert "checkpoint is damaged" in told[0]
+    assert f"{file}: " in told[0]
+    assert (run / "checkpoints" / ".bad-step-00000004").is_dir()
+    assert real.events(run, "training-started")[-1]["first_step"] == 2
+    assert real.evidence(run) == whole
+    faults.count("damaged checkpoint found, named, and the older one used")
+
+
+def test_with_every_checkpoint_damaged_each_is_named(faults: Any, real: Any, workshop: Any) -> None:
+    setting = real.Setting()
+    run = workshop.copy(workshop.half(setting))
+    for step in (2, 4):
+        _flip(run / "checkpoints" / f"step-{step:08d}" / FILES[2], Path())
+    assert real.command("resume", run).code == 0
+    told = [e["message"] for e in real.events(run, "noticed") if e["source"] == "checkpoints"]
+    assert ["step-00000004" in text or "step-00000002" in text for text in told] == [True, True]
+    assert real.evidence(run) == real.evidence(workshop.whole(setting))
+    faults.count("all checkpoints damaged: each named, begun anew")
+
+
+PARTS = ["master", "exp_avg", "exp_avg_sq", "step", "generator.torch", "python", "numpy"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_state_that_lacks_a_part_is_an_error(
+    faults: Any, real: Any, workshop: Any, part: str
+) -> None:
+    """Its manifest is right: it was written so. A restart that looks like a resume is worse."""
+    run = workshop.copy(workshop.half(real.Setting()))
+    checkpoints = Checkpoints(run / "checkpoints")
+    state = checkpoints.folder / "step-00000004"
+    tensors = load_file(state / FILES[2])
+    generators = json.loads((state / FILES[1]).read_text())
+    if part in generators:
+        del generators[part]
+    else:
+        del tensors[next(name for name in tensors if name == part or name.startswith(f"{part}."))]
+
+    def write(folder: Path) -> None:
+        save_file(tensors, folder / FILES[2])
+        (folder / FILES[1]).write_text(json.dumps(generators))
+
+    checkpoints.save(4, write)
+    end = real.command("resume", run)
+    assert end.code == 7, end.said
+    assert "the training state is not whole" in end.said
+    assert part in end.said
+    steps = [event["step"] for event in real.events(run, "stepped")]
+    assert steps == [1, 2, 3, 4]
+    faults.count("training state without one of its parts refused")
+
+
+def test_every_generator_goes_on_where_it_was(faults: Any, real: Any, tmp_path: Path) -> None:
+    """Nothing here draws from Python's and NumPy's, but a plugin's objective may."""
+    masters = Masters([], FitOptions())
+    real.state.seed(5)
+    real.state.save(tmp_path, masters)
+    drawn = random.random(), float(numpy.random.rand()), float(torch.rand(()))
+    real.state.seed(6)
+    real.state.restore(tmp_path, masters)
+    assert (random.random(), float(numpy.random.rand()), float(torch.rand(()))) == drawn
+    faults.count("generators of Python, NumPy and torch restored")
+
+
+@pytest.mark.parametrize(
+    "flips", [2, pytest.param(50, marks=pytest.mark.faults)], ids=["short", "long"]
+)
+@pytest.mark.parametrize("technique", ["lora", "full"])
+def test_verify_finds_one_flipped_bit(
+    faults: Any, real: Any, workshop: Any, technique: str, flips: int
+) -> None:
+    """In every committed file: checkpoints, artifact, manifests."""
+    run = workshop.copy(workshop.whole(real.Setting(technique)))
+    assert real.command("verify", run).code == 0
+    chance = random.Random(flips)
+    folders = {path.parent for path in run.rglob(FILES[0])}
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert len(files) >= 13
+    for path in files:
+        for _ in range(flips):
+            bit = chance.randrange(path.stat().st_size * 8)
+            flip(path, bit)
+            problems = verify(path.parent)
+            assert [problem.file for problem in problems] == [path.name]
+            flip(path, bit)
+            faults.count("one flipped bit found by verify")
+    for path in (files[0], files[-1]):
+        flip(path, 1)
+        end = real.command("verify", run, "--json")
+        assert end.code == 7, end.said
+        assert path.name in end.said
+        flip(path, 1)
+    assert real.command("verify", run).code == 0
+
+
+# --- disks -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of eight megabytes in memory."""
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    mounted = subprocess.run(mounting, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path, left: int) -> None:
+    """Leave so many bytes free, in whole pages."""
+    free = shutil.disk_usage(folder).free
+    with (folder / "filler").open("ab") as file:
+        file.write(bytes(max(0, free - left)))
+
+
+@pytest.mark.parametrize("percent", [10, 30, 50, 70, 90])
+def test_a_disk_that_fills_up_in_a_save(
+    faults: Any, real: Any, workshop: Any, small_disk: Path, percent: int
+) -> None:
+    setting = real.Setting()
+    whole = real.evidence(workshop.whole(setting))
+    run = small_disk / "run"
+    shutil.copytree(workshop.half(setting), run)
+    size = sum(path.stat().st_size for path in (run / "checkpoints/step-00000004").iterdir())
+    full = real.before_call(real.state, "save", 1, lambda: fill(small_disk, size * percent // 100))
+    end = real.command("resume", run, prepare=full)
+    assert end.code == 4, end.said
+    assert "the disk is full" in end.said
+    assert "free, at least" in end.said
+    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    assert newest is not None
+    assert newest.step == 4
+    assert verify(newest.path) == []
+    (small_disk / "filler").unlink()
+    again = real.command("resume", run)
+    assert again.code == 0, again.said
+    assert real.evidence(run) == whole
+    faults.count("real disk full in the middle of a save")
+
+
+def test_space_is_checked_before_the_first_step(
+    faults: Any, real: Any, workshop: Any, small_disk: Path
+) -> None:
+    fill(small_disk, 300_000)
+    end = real.command("run", workshop.run_file(real.Setting()), "--out", small_disk / "run")
+    assert end.code == 4, end.said
+    assert "not enough space" in end.said
+    assert "kB needed" in end.said
+    assert "kB free" in end.said
+    assert real.events(small_disk / "run", "stepped") == []
+    faults.count("too little space told before the first step")
+
+
+def test_a_read_only_disk_is_told_before_a_model_is_loaded(
+    faults: Any, real: Any, workshop: Any, small_disk: Path
+) -> None:
+    run = small_disk / "run"
+    shutil.copytree(workshop.half(real.Setting()), run)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+    def never() -> None:
+        raise AssertionError("a model is loaded")
+
+    loads = real.before_call(real.finetune, "load_base", 1, never)
+    for args in (
+        ("resume", run),
+        ("run", workshop.run_file(real.Setting()), "--out", small_disk / "new"),
+    ):
+        end = real.command(*args, prepare=loads)
+        assert end.code == 4, end.said
+        assert "read-only" in end.said
+        faults.count("read-only disk told before a model is loaded")
+    shown = real.command("report", run, "--json")
+    assert shown.code == 0, shown.said
+
+
+def fails_from(number: int, code: int) -> Callable[[], None]:
+    """Every write fails from the n-th on."""
+    from real_runs import counting_disk
+
+    def prepare() -> None:
+        calls = 0
+
+        def tick(name: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls >= number:
+                raise OSError(code, os.strerror(code))
+
+        counting_disk(tick, ["write"])
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    "every", [9, pytest.param(1, marks=pytest.mark.faults)], ids=["short", "long"]
+)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_from_any_write_on(
+    faults: Any, real: Any, workshop: Any, code: int, every: int
+) -> None:
+    """A whole run, its log, checkpoints, artifact, and report; in the short lane, every ninth."""
+    assert hasattr(Disk, "write")
+    setting = real.Setting(save_every=4, epochs=2)
+    file = workshop.run_file(setting)
+    whole = real.evidence(workshop.whole(setting))
+    number, trials = 1 + code % every, 0
+    while True:
+        run = workshop.place / "failing" / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        end = real.command("run", file, "--out", run, prepare=fails_from(number, code))
+        if end.code == 0:
+            break
+        assert end.code == 4, end.said
+        assert ("the disk is full" if code == errno.ENOSPC else "reported an error") in end.said
+        for step in Checkpoints(run / "checkpoints").steps():
+            assert verify(run / f"checkpoints/step-{step:08d}") == []
+        if (run / "run.toml").exists():
+            again = real.command("resume", run)
+            assert again.code == 0 or "the run is finished" in again.said, again.said
+            assert real.evidence(run) == whole
+        trials += 1
+        number += every
+    assert trials * every > 20
+    faults.count("disk fails from a write on, in a whole run", trials)
+
+
+# --- two processes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "races", [3, pytest.param(40, marks=pytest.mark.faults)], ids=["short", "long"]
+)
+def test_two_processes_resume_one_run(faults: Any, real: Any, workshop: Any, races: int) -> None:
+    setting = real.Setting()
+    whole = real.evidence(workshop.whole(setting))
+    for _ in range(races):
+        run = workshop.copy(workshop.half(setting))
+        both = [real.begin("resume", run), real.begin("resume", run)]
+        ends = [child.end() for child in both]
+        assert sorted(end.code for end in ends) == [0, 2], ends
+        loser = next(end for end in ends if end.code == 2)
+        winner = next(c.pid for c, end in zip(both, ends, strict=True) if end.code == 0)
+        assert f"run is in use by pid {winner}" in loser.said or "is finished" in loser.said
+        assert real.evidence(run) == whole
+        faults.count("two processes on one run: exactly one wins")
+
+
+def test_a_second_process_is_refused_within_a_second(faults: Any, real: Any, workshop: Any) -> None:
+    run = workshop.copy(workshop.half(real.Setting()))
+    waits = real.before_call(real.state, "save", 1, lambda: time.sleep(30))
+    first = real.begin("resume", run, prepare=waits)
+    while not real.events(run, "training-started")[1:]:
+        time.sleep(0.01)
+    took = []
+    for _ in range(3):  # a machine may be busy with something else once
+        started = time.monotonic()
+        second = real.command("resume", run)
+        took.append(time.monotonic() - started)
+        assert second.code == 2
+        assert f"run is in use by pid {first.pid}" in second.said
+    assert min(took) < 1.0
+    first.signal(9)
+    first.end()
+    assert real.command("resume", run).code == 0
+    faults.count("lock refused within a second, free after kill -9")

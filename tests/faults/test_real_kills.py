@@ -1,0 +1,188 @@
+"""kill -9 in real training: wherever it strikes, the resumed run ends in the same bits."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import shutil
+import signal
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith import execute
+from tunesmith.storage import Checkpoints, RunFolder, verify
+
+TECHNIQUES = ("full", "lora", "qlora")
+GRID = list(itertools.product(TECHNIQUES, ("fp32", "bf16"), (True, False), (4096, 60)))
+"""Technique, precision, packing, tokens of a micro-batch: about one or four a batch."""
+FAST = [
+    ("full", "fp32", True, 60),
+    ("full", "bf16", False, 4096),
+    ("full", "bf16", True, 60),
+    ("lora", "fp32", False, 60),
+    ("lora", "fp32", True, 4096),
+    ("lora", "bf16", True, 60),
+    ("lora", "bf16", False, 4096),
+    ("full", "fp32", False, 4096),
+]
+LANES = [pytest.param(*cell, 4, id="-".join(map(str, cell))) for cell in FAST] + [
+    pytest.param(*cell, 13, id="-".join(map(str, cell)) + "-long", marks=pytest.mark.faults)
+    for cell in GRID
+]
+
+
+@pytest.mark.parametrize(("technique", "precision", "packing", "micro", "kills"), LANES)
+def test_kill_at_random_moments(
+    faults: Any,
+    real: Any,
+    workshop: Any,
+    technique: str,
+    precision: str,
+    packing: bool,
+    micro: int,
+    kills: int,
+) -> None:
+    """Up to four kills a run, then it goes on to the end: artifact, state, log are the same.
+
+    At every moment between, the report can be read; at the end report.json is what it tells.
+    """
+    if not [e for e in entry_points(group="tunesmith") if e.name == technique]:
+        pytest.skip(f"no plugin {technique} is installed")
+    setting = real.Setting(technique, packing, micro, precision, epochs=3)
+    file = workshop.run_file(setting)
+    started = time.monotonic()
+    whole = real.evidence(workshop.whole(setting))
+    duration = time.monotonic() - started
+    if duration < 0.1:  # it was made earlier
+        duration = 1.0
+    chance = random.Random(f"{technique}{precision}{packing}{micro}{kills}")
+    run = workshop.place / "killed" / "run"
+    done = 0
+    while done < kills:
+        shutil.rmtree(run, ignore_errors=True)
+        for _ in range(min(4, kills - done)):
+            if _killed(real, file, run, chance.uniform(0, 0.9 * duration)):
+                done += 1
+                _report_is_valid(run)
+        if not (run / "run.toml").exists() or execute.recorded(RunFolder(run)).status != "ok":
+            end = real.command(*_go(file, run))
+            assert end.code == 0, end.said
+        assert real.evidence(run) == whole
+        report = execute.recorded(RunFolder(run)).to_json()
+        assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(report))
+    faults.count(f"kill -9 at a random moment of training ({technique})", done)
+
+
+def _go(file: Path, run: Path) -> tuple[str | Path, ...]:
+    if (run / "run.toml").exists():
+        return "resume", run
+    shutil.rmtree(run, ignore_errors=True)  # it died before it was a run
+    return "run", file, "--out", run
+
+
+def _killed(real: Any, file: Path, run: Path, seconds: float) -> bool:
+    child = real.begin(*_go(file, run))
+    deadline = time.monotonic() + seconds
+    while child.running() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    child.signal(signal.SIGKILL)
+    end = child.end()
+    assert end.code in (0, 2, -signal.SIGKILL), end.said
+    assert end.code != 2 or "the run is finished" in end.said
+    return bool(end.code == -signal.SIGKILL)
+
+
+def _report_is_valid(run: Path) -> None:
+    if not (run / "lock").is_file():
+        return
+    report = execute.recorded(RunFolder(run)).to_json()
+    assert json.loads(json.dumps(report, allow_nan=False))["schema"] == "tunesmith.report/1"
+
+
+def test_the_report_command_after_a_kill(faults: Any, real: Any, workshop: Any) -> None:
+    """``report --json`` is valid after a kill at each step and in the last words."""
+    setting = real.Setting()
+    file = workshop.run_file(setting)
+    for number in (1, 2, 3):
+        run = workshop.place / "killed" / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        killed = real.command("run", file, "--out", run, prepare=real.dies_after_save(number))
+        assert killed.code == real.KILLED
+        shown = real.command("report", run, "--json")
+        assert shown.code == 0, shown.said
+        assert json.loads(shown.said)["training"]["steps"] == 2 * number
+        assert json.loads(shown.said)["run"]["status"] == "unfinished"
+    faults.count("report read after kill -9", 3)
+
+
+def test_a_report_of_an_earlier_attempt_is_made_anew(faults: Any, real: Any, workshop: Any) -> None:
+    """Stopped, resumed, finished, and killed before report.json: it says stopped no more."""
+    run = workshop.copy(workshop.half(real.Setting()))
+    limited = real.command(
+        "resume", run, prepare=real.before_call(real.state, "save", 1, _terminate)
+    )
+    assert limited.code == 143, limited.said
+    stale = json.loads((run / "report.json").read_text())
+    assert stale["run"]["status"] == "stopped"
+
+    def die() -> None:
+        import os
+
+        os._exit(real.KILLED)
+
+    ended = real.command("resume", run, prepare=real.before_call(execute, "write_report", 1, die))
+    assert ended.code == real.KILLED, ended.said
+    assert json.loads((run / "report.json").read_text()) == stale
+    assert real.command("report", run, "--json").code == 0
+    written = json.loads((run / "report.json").read_text())
+    assert written["run"]["status"] == "ok"
+    assert written == json.loads(json.dumps(execute.recorded(RunFolder(run)).to_json()))
+    faults.count("report.json made anew after kill -9")
+
+
+def _terminate() -> None:
+    import os
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "every", [9, pytest.param(1, marks=pytest.mark.faults)], ids=["short", "long"]
+)
+def test_kill_at_every_call_of_a_real_save(
+    faults: Any, real: Any, workshop: Any, every: int
+) -> None:
+    """Through fit(), the safetensors file included, and on through the rotation.
+
+    There is a valid checkpoint at all times; from every ``every``-th the run is taken to its end.
+    """
+    setting = real.Setting()
+    whole = real.evidence(workshop.whole(setting))
+    half = workshop.half(setting)
+    for number in itertools.count(1):
+        run = workshop.copy(half)
+        end = real.command("resume", run, prepare=real.dies_in_save(number))
+        found: list[str] = []
+        newest = Checkpoints(run / "checkpoints", on_problem=found.append).newest(repair=False)
+        assert newest is not None
+        assert newest.step in (4, 6)
+        assert found == []
+        assert verify(newest.path) == []
+        if end.code == 0:
+            break
+        assert end.code == real.KILLED, end.said
+        if number % every == 0:
+            again = real.command("resume", run)
+            assert again.code == 0, again.said
+            assert real.evidence(run) == whole
+            assert not [path.name for path in run.rglob(".*")]
+            faults.count("run resumed to its end after a kill inside a save")
+    assert newest.step == 6
+    assert Checkpoints(run / "checkpoints").steps() == [4, 6]
+    assert number > 25
+    faults.count("kill at every I/O call of a save in training", number - 1)
