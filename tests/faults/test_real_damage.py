@@ -346,6 +346,7 @@ def test_a_second_process_is_refused_within_a_second(faults: Any, real: Any, wor
     waits = real.before_call(real.state, "save", 1, lambda: time.sleep(30))
     first = real.begin("resume", run, prepare=waits)
     while not real.events(run, "training-started")[1:]:
+        assert first.running(), first.end().said
         time.sleep(0.01)
     took = []
     for _ in range(3):  # a machine may be busy with something else once

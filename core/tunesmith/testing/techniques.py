@@ -22,7 +22,7 @@ from typing import Any, cast
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith.errors import RunStopped, TunesmithError
 from tunesmith.events import Event, Noticed, Stepped, Trained
-from tunesmith.records import Record, exchanges
+from tunesmith.records import Preference, Prompt, Record, exchanges
 from tunesmith.storage import Checkpoints
 from tunesmith.testing.checks import NotApplicable, Subject, check, demand
 from tunesmith.testing.everyone import demand_unpatched, library_parts, surroundings
@@ -116,6 +116,20 @@ class Stage:
         scored = self.open(artifact).score([p for p, _ in asked], [a for _, a in asked])
         return [value for tokens in scored for value in tokens.logprobs]
 
+    def margin(self, artifact: Path | None) -> float | None:
+        """How much likelier chosen answers are than rejected ones, in nats; None: no pairs."""
+        pairs = [record for record in self.examples if isinstance(record, Preference)]
+        if not pairs:
+            return None
+        prompts: list[Prompt] = [pair.prompt for pair in pairs]
+        model = self.open(artifact)
+        chosen = model.score(prompts, [pair.chosen for pair in pairs])
+        rejected = model.score(prompts, [pair.rejected for pair in pairs])
+        total = sum(math.fsum(s.logprobs) for s in chosen) - sum(
+            math.fsum(s.logprobs) for s in rejected
+        )
+        return total / len(pairs)
+
 
 def trained(subject: Subject) -> tuple[Stage, Rehearsal, Path]:
     """The stage, the shared training, and the path of its artifact."""
@@ -167,8 +181,16 @@ def losses_are_finite(subject: Subject) -> None:
 
 @check("technique")
 def learns_eight_examples(subject: Subject) -> None:
-    """The trained model, read back from disk, finds the examples likelier than the base does."""
+    """The trained model, read back from disk, finds the examples likelier than the base does.
+
+    Of pairs, it prefers the chosen answer more than the base does.
+    """
     stage, _, path = trained(subject)
+    before, after = stage.margin(None), stage.margin(path)
+    if before is not None and after is not None:
+        text = f"chosen over rejected {before:.4f} nats before and {after:.4f} after"
+        demand(after >= before + LEARNED, f"{text}; wanted {LEARNED} more")
+        return
     base, tuned = _mean_loss(stage.scores(None)), _mean_loss(stage.scores(path))
     demand(
         tuned <= base - LEARNED,
