@@ -25,8 +25,20 @@ from tunesmith.manifest import MANIFEST
 from tunesmith.records import Prompt
 from tunesmith.storage import commit_folder, verify
 from tunesmith_torch.artifacts import ADAPTER_WEIGHTS, attach_adapter
-from tunesmith_torch.load import load_base, load_config, load_tokenizer, no_progress_bars
-from tunesmith_torch.quantize import Quantization, dequantized, load_quantized, quantized_layers
+from tunesmith_torch.load import (
+    Base,
+    load_base,
+    load_config,
+    load_tokenizer,
+    no_progress_bars,
+)
+from tunesmith_torch.quantize import (
+    Quantization,
+    compute_in_float32,
+    dequantized,
+    load_quantized,
+    quantized_layers,
+)
 from tunesmith_torch.templates import Template
 
 _ADAPTER_ONLY = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MANIFEST})
@@ -38,7 +50,7 @@ class Merging:
 
     device: torch.device
     dtype: torch.dtype
-    """Format of the arithmetic in which the adapter was trained and is compared."""
+    """Format of the arithmetic in which the adapter was trained."""
     quantization: Quantization | None = None
     """How the base was stored while the adapter was trained; None: as it is."""
     into: Literal["dequantised", "original"] = "dequantised"
@@ -85,7 +97,7 @@ def merge_adapter(
         for file in sorted(adapter.iterdir()):
             if file.is_file() and file.name not in _ADAPTER_ONLY:
                 shutil.copyfile(file, folder / file.name)
-        read = load_base(folder, device=how.device, dtype=how.dtype).model
+        read = load_base(folder, device=how.device, dtype=torch.float32).model
         measured.append(divergence(trained_NV, next_logprobs(read, rows)))
         _refuse_other(measured[0], how)
         (folder / "README.md").write_text(_card(base, how, measured[0], len(rows)), "utf-8")
@@ -112,30 +124,45 @@ def divergence(true_NV: Tensor, other_NV: Tensor) -> float:
 
 def _trained(base: Path, adapter: Path, rows: Sequence[Sequence[int]], how: Merging) -> Tensor:
     """What the adapter says over the base that it was trained on."""
+    return next_logprobs(attach_adapter(_seen(base, how), adapter), rows)
+
+
+def _seen(base: Path, how: Merging) -> Base:
+    """The base with the very weights that training saw, in float32.
+
+    Arithmetic in bfloat16 alone moves distributions by more than a merge may.
+    """
     if how.quantization is None:
         opened = load_base(base, device=how.device, dtype=how.dtype)
+        opened.model.float()
     else:
         opened = load_quantized(base, how.quantization, device=how.device, dtype=how.dtype)
-    return next_logprobs(attach_adapter(opened, adapter), rows)
+        compute_in_float32(opened.model)
+    return opened
 
 
 def _merged(base: Path, adapter: Path, how: Merging) -> PreTrainedModel:
     """Base plus adapter, added up in float32."""
-    plain = load_base(base, device=how.device, dtype=torch.float32)
-    if how.quantization is not None and how.into == "dequantised":
-        _put_dequantised(plain.model, base, how)
+    if how.into == "dequantised":
+        plain = _plain(base, how)
+    else:
+        plain = load_base(base, device=how.device, dtype=torch.float32)
     model: PreTrainedModel = attach_adapter(plain, adapter).merge_and_unload(safe_merge=True)
     return model
 
 
-def _put_dequantised(model: nn.Module, base: Path, how: Merging) -> None:
-    """Give the layers the weights that training saw in their place."""
-    assert how.quantization is not None
-    seen = load_quantized(base, how.quantization, device=how.device, dtype=how.dtype).model
+def _plain(base: Path, how: Merging) -> Base:
+    """The weights that training saw, as ordinary matrices."""
+    seen = _seen(base, how)
+    if how.quantization is None:
+        return seen
+    plain = load_base(base, device=how.device, dtype=how.dtype)
+    plain.model.float()
     with torch.no_grad():
-        for name, layer in quantized_layers(seen).items():
-            target: Any = model.get_submodule(name)
-            target.weight.copy_(dequantized(layer, target.weight.dtype))
+        for name, layer in quantized_layers(seen.model).items():
+            target: Any = plain.model.get_submodule(name)
+            target.weight.copy_(dequantized(layer, torch.float32))
+    return plain
 
 
 def _settle_ties(model: PreTrainedModel) -> None:

@@ -96,6 +96,16 @@ def dequantized(layer: Any, dtype: torch.dtype) -> Tensor:
     return matrix_OI.to(dtype)
 
 
+def compute_in_float32(model: PreTrainedModel) -> None:
+    """Have a quantised model compute in float32, with the very weights that it has."""
+    for layer in quantized_layers(model).values():
+        if layer.weight.dtype == torch.uint8:
+            layer.compute_dtype = layer.weight.quant_state.dtype = torch.float32
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+
+
 def weight_bytes(model: nn.Module) -> int:
     """Bytes that the quantised matrices take, scales and tables included."""
     stored = (layer.state_dict() for layer in quantized_layers(model).values())
