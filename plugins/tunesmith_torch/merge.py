@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tunesmith.errors import GateError, IntegrityError
 from tunesmith.manifest import MANIFEST
@@ -90,7 +90,6 @@ def merge_adapter(
     def write(folder: Path) -> None:
         model = _merged(base, adapter, how).to(dtype)
         _settle_ties(model)
-        model.generation_config = GenerationConfig.from_pretrained(str(adapter))
         with no_progress_bars():
             model.save_pretrained(folder)
         del model
