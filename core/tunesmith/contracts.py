@@ -173,6 +173,81 @@ class Technique(Protocol):
         ...
 
 
+# --------------------------------------------------------------------------- estimates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumed:
+    """What stands in for a data file where there is none yet; None: a default, which is noted."""
+
+    sequence: int | None = None
+    """Tokens of every row."""
+    micro_batch: int | None = None
+    """Rows that are computed at once."""
+    rows: int | None = None
+    """Rows of the training part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateRequest:
+    """What is known before a run. An estimate reads no weights and fetches nothing."""
+
+    config: Mapping[str, Any]
+    """The base model's ``config.json``."""
+    tokenizer: Path | None
+    """A folder with the model's tokenizer; None: lengths are guessed from characters."""
+    train: Sequence[Record]
+    heldout: Sequence[Record]
+    assumed: Assumed | None
+    """Given: ``train`` and ``heldout`` are empty, and these rows are thought of instead."""
+    device: Literal["cuda", "cpu"]
+    """The kind of device whose operators and allocator count."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Peak memory of one phase, in bytes, as an interval that should hold the truth."""
+
+    low: int
+    expected: int
+    high: int
+    components: Mapping[str, int]
+    """What makes up ``expected``: weights, gradients, optimizer, activations, logits, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run would take."""
+
+    method: Literal["analytic", "traced"]
+    memory: Mapping[str, Memory]
+    """By phase, in their order: ``load``, ``train``, ``evaluate``, ``merge`` and others."""
+    flops: float
+    """Floating-point operations of the whole training, recomputation included."""
+    steps: int
+    tokens: int
+    """Tokens that training computes, over all epochs."""
+    longest: int
+    """Tokens of the longest row that training can see."""
+    micro_tokens: int
+    """Most tokens that are computed at once, padding included."""
+    notes: tuple[str, ...] = ()
+    """What was assumed, in sentences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Economy(Generic[C]):
+    """A change of the options that saves memory."""
+
+    change: str
+    """As it would stand in the run file: ``technique.checkpointing = true``."""
+    price: str
+    """What it costs: ``about a third more time``."""
+    config: C
+    """The options with the change made."""
+
+
 # --------------------------------------------------------------------------- evaluation
 
 

@@ -7,11 +7,19 @@ libraries are imported inside ``build``. One kind of offer for each kind of comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from tunesmith.contracts import DataLoader, Evaluator, Reporter, Technique
+from tunesmith.contracts import (
+    DataLoader,
+    Economy,
+    Estimate,
+    EstimateRequest,
+    Evaluator,
+    Reporter,
+    Technique,
+)
 from tunesmith.records import Record
 
 if TYPE_CHECKING:
@@ -65,6 +73,13 @@ class TechniqueOffer(Generic[C]):
     needs: tuple[str, ...] = ()
     """Requirements such as ``bitsandbytes>=0.46``: checked from metadata, never by importing."""
     promises: Promises = field(default_factory=Promises)
+    estimate: Callable[[C, EstimateRequest], Iterator[Estimate]] | None = None
+    """What a run would take: at once and without heavy imports, then again and better.
+
+    Each estimate replaces the one before; who is in a hurry takes the first. None: not known.
+    """
+    economies: Callable[[C], Sequence[Economy[C]]] | None = None
+    """Changes of the options that save memory, the least painful first."""
 
 
 @dataclass(frozen=True, kw_only=True)
