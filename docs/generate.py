@@ -6,7 +6,9 @@ A test compares the committed pages with what this gives, so that they cannot dr
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tunesmith import errors, events, hookspecs, plugins
+from tunesmith import api, errors, events, hookspecs, plugins
 from tunesmith.catalog import Catalog
+from tunesmith.cli import planned
+from tunesmith.contracts import Assumed
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
 from tunesmith.options import DataOptions
 from tunesmith.plan import CORE_TABLES
+from tunesmith.planner import hardware
+from tunesmith.planner.hardware import GIB
+from tunesmith.planner.machine import Device, Machine
+from tunesmith.planner.peak import peak_of
+from tunesmith.planner.study import study
 from tunesmith.plugins import Selection
 
 HERE = Path(__file__).parent
@@ -33,6 +42,7 @@ def pages() -> dict[str, str]:
         "reference/hooks.md": NOTE + "\n".join(hooks()),
         "reference/events.md": NOTE + "\n".join(event_kinds()),
         "reference/exit-codes.md": NOTE + "\n".join(exit_codes()),
+        "how-to/plan.md": planning(),
     }
 
 
@@ -67,20 +77,37 @@ def run_file() -> Iterator[str]:
             yield f'### `use = "{offer.name}"`\n'
             yield f"{offer.summary[:1].upper()}{offer.summary[1:]}.\n"
             yield from table(offer.config)
+            yield from inner_tables(offer.config, where.strip("[]"))
+
+
+def inner_tables(model: type[BaseModel], where: str) -> Iterator[str]:
+    """The tables below an offer's own, each with its options."""
+    for name, info in model.model_fields.items():
+        if is_table(info) and info.annotation is not None:
+            yield f"#### `[{where}.{name}]`\n"
+            yield f"{info.description}\n"
+            yield from table(info.annotation)
+
+
+def is_table(info: FieldInfo) -> bool:
+    """Whether an option is a table of options of its own."""
+    return isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 
 
 def table(model: type[BaseModel]) -> Iterator[str]:
     """The options of a model as a Markdown table."""
-    if not model.model_fields:
-        yield "No options.\n"
+    own = {name: info for name, info in model.model_fields.items() if not is_table(info)}
+    if not own:
+        yield "No options.\n" if not model.model_fields else "All options are in its tables:\n"
         return
     yield "| key | type | default | what it is |"
     yield "|---|---|---|---|"
     schema = model.model_json_schema()
-    for name, info in model.model_fields.items():
+    for name, info in own.items():
+        key = info.alias or name
         what = (info.description or "").replace("|", "\\|")
-        type_ = kind(schema["properties"][name], schema)
-        yield f"| `{name}` | {type_} | {default(info)} | {what} |"
+        type_ = kind(schema["properties"][key], schema)
+        yield f"| `{key}` | {type_} | {default(info)} | {what} |"
     yield ""
 
 
@@ -125,6 +152,8 @@ def default(info: FieldInfo) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, str):
         return f'`"{value}"`'
+    if isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
+        return "`[{}]`"
     if isinstance(value, tuple):
         return f"`{list(value)}`"
     return f"`{value}`"
@@ -140,6 +169,70 @@ def hooks() -> Iterator[str]:
             yield f"## `{name}({', '.join(signature.parameters)})`\n"
             yield f"```python\ndef {name}{signature}\n```\n".replace("'", "")
             yield inspect.cleandoc(function.__doc__ or "") + "\n"
+
+
+RULES = (
+    ("full", "llama-7b", 1, 1024, 200_000),
+    ("lora", "llama-7b", 1, 1024, 100_000),
+    ("qlora", "llama-7b", 1, 512, 10_000),
+    ("qlora", "llama-65b", 1, 512, 10_000),
+    ("full", "llama-7b", 1, 512, 50_000),
+    ("lora", "llama-7b", 1, 512, 50_000),
+    ("qlora", "llama-7b", 1, 512, 50_000),
+)
+"""Technique, model, rows at once, tokens a row, rows: what the rules of thumb are about."""
+
+
+def planning() -> str:
+    """The page on planning, its table of rules of thumb made by the planner itself."""
+    page = (HERE / "how-to" / "plan.md").read_text(encoding="utf-8")
+    head, begin, rest = page.partition("<!-- rules: written by docs/generate.py -->\n")
+    _, end, tail = rest.partition("<!-- end of rules -->\n")
+    return head + begin + "\n" + "\n".join(rules(page)) + "\n\n" + end + tail
+
+
+def rules(page: str) -> Iterator[str]:
+    """The table: what the planner says about the run file and the models that the page shows."""
+    yield "| options | memory, GiB | surely fits on | cheapest | training takes | and costs |"
+    yield "|---|---|---|---|---|---|"
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        configs = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+        for name, text in zip(("llama-7b", "llama-65b"), configs, strict=True):
+            (folder / name).mkdir()
+            (folder / name / "config.json").write_text(text, encoding="utf-8")
+        (run,) = (t for t in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "[data]" in t)
+        (folder / "run.toml").write_text(run, encoding="utf-8")
+        for rule in RULES:
+            yield rule_row(folder, *rule)
+
+
+def rule_row(
+    folder: Path, technique: str, model: str, micro_batch: int, sequence: int, rows: int
+) -> str:
+    """One row: the first estimate, on paper alone."""
+    sets = [f"technique.use={technique}", f"model.base={model}"]
+    plan, catalog = api.load(folder / "run.toml", sets=sets)
+    assumed = Assumed(sequence=sequence, micro_batch=micro_batch, rows=rows)
+    nobody = Machine(Device(kind="cpu", name="nobody's", memory=None))
+    table = hardware.load(environment={"XDG_CONFIG_HOME": str(folder)})
+    found = next(study(plan, catalog, ((), ()), assumed, nobody, table))
+    row = found.chosen
+    peak, gpu = peak_of(row.found["cuda"]), found.cheapest(row)
+    assert gpu is not None
+    sure = [name for name, fits in found.fits(row).items() if fits == "yes"]
+    cards = [g.name for g in table.gpus if g.usable >= peak.high and str(g.gigabytes) not in sure]
+    where = ", ".join([*cards, f"{sure[0]} GB and more"] if sure else cards) or "none"
+    assume = f"sequence={sequence},micro_batch={micro_batch},rows={rows}"
+    cells = [
+        f"`--set technique.use={technique} --set model.base={model} --assume {assume}`",
+        f"{peak.low / GIB:.0f} to {peak.high / GIB:.0f}",
+        where,
+        gpu.name,
+        planned.span(found.times(row)[gpu.name]),
+        planned.money(found.costs(row)[gpu.name]),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def event_kinds() -> Iterator[str]:

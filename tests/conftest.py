@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
 THIRD_PARTY = HERE / "fixtures" / "third_party"
@@ -22,6 +23,10 @@ for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
 
 # Helpers of the tests, and the third-party technique as a plain module.
 sys.path[:0] = [str(HERE / "fixtures" / "python"), str(THIRD_PARTY / "tunesmith-echo" / "src")]
+
+# Machines differ in speed, and the first draws wait for imports: neither is a defect.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 class NoNetwork(RuntimeError):
@@ -54,8 +59,10 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cache of this session, gone with it."""
+    """The cache of this session, its state and configuration, gone with it."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("TUNESMITH_CACHE", str(folder))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
         yield folder

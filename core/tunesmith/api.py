@@ -5,7 +5,7 @@
     import tunesmith
 
     report = tunesmith.run("run.toml", sets=["technique.rank=8"])
-    print(report.finished.verdict["sentence"], report.folder)
+    print(report.finished.verdict["sentence"])
 """
 
 from __future__ import annotations
@@ -17,30 +17,41 @@ from pathlib import Path
 
 from tunesmith import atomic, execute, plugins, runfile
 from tunesmith import plan as planning
-from tunesmith.catalog import Catalog
+from tunesmith.catalog import Catalog, NotOffered
 from tunesmith.contracts import TextModel
-from tunesmith.errors import UsageError
-from tunesmith.plan import Plan
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.events import from_json
+from tunesmith.offers import ReporterOffer
+from tunesmith.plan import Component, Plan
 from tunesmith.plugins import Selection, blame
 from tunesmith.report import Report
 from tunesmith.runfile import RunFile
-from tunesmith.storage import RunFolder
+from tunesmith.storage import RunFolder, read_events
 
 PathLike = str | os.PathLike[str]
 
 
-def run(run_file: PathLike, *, sets: Sequence[str] = (), out: PathLike | None = None) -> Report:
+def run(
+    run_file: PathLike,
+    *,
+    sets: Sequence[str] = (),
+    out: PathLike | None = None,
+    force: bool = False,
+) -> Report:
     """Carry out a run file and return what came of it.
 
     Args:
         sets: overrides, each as ``technique.rank=8``.
         out: the run's folder; without it, a new one is made below ``[run] folder``.
+        force: begin although the run does not fit into memory.
 
     Raises:
         TunesmithError: whatever ended the run; the report is in the run's folder all the same.
     """
     plan, catalog = load(run_file, sets=sets)
-    return execute.run(plan, catalog, new_folder(plan, None if out is None else Path(out)))
+    refuse_unrunnable(plan)
+    folder = new_folder(plan, None if out is None else Path(out))
+    return execute.run(plan, catalog, folder, force=force)
 
 
 def resume(folder: PathLike, *, accept_drift: bool = False) -> Report:
@@ -57,6 +68,33 @@ def resume(folder: PathLike, *, accept_drift: bool = False) -> Report:
 def read_report(folder: PathLike) -> Report:
     """What a run's events tell, also while it runs and after it was killed."""
     return execute.recorded(RunFolder.open(Path(folder)))
+
+
+def send_report(folder: PathLike, reporter: str) -> None:
+    """Tell a reporter all that a run's log holds, as if the run happened now.
+
+    The reporter is as the run file has it, otherwise as its options are by default. So a report
+    can be had of a run that was killed, or with a reporter that was installed later.
+
+    Raises:
+        UsageError: no such reporter is installed.
+    """
+    place, plan, catalog = reopen(folder)
+    component = next((c for c in plan.reporters if reporter in (c.use, c.offer.name)), None)
+    if component is None:
+        try:
+            offered = catalog.find(ReporterOffer, reporter)
+        except NotOffered as error:
+            raise UsageError(f"--to: {error.what}", hint=error.hint) from None
+        component = Component(offered, offered.offer.config())
+    events = (from_json(line) for line in read_events(place.events))
+    with (
+        blame(component.offered.plugin),
+        component.offer.build(component.config, place) as listener,
+    ):
+        for event in events:
+            if event is not None:
+                listener.report(event)
 
 
 def load(
@@ -99,6 +137,19 @@ def go_on(place: RunFolder, plan: Plan, catalog: Catalog, *, accept_drift: bool 
             f"{place.path}: the run is finished", hint="tunesmith report shows what came of it"
         )
     return execute.run(plan, catalog, place, resume=True, accept_drift=accept_drift)
+
+
+def refuse_unrunnable(plan: Plan) -> None:
+    """Enough of a model to plan with is not enough to run.
+
+    Raises:
+        EnvironmentProblem: the model's weights are not there.
+    """
+    if plan.found_model.lacking:
+        raise EnvironmentProblem(
+            f"model.base: {plan.found_model.lacking}",
+            hint="it can be planned, tunesmith plan RUN.toml, but not run",
+        )
 
 
 def new_folder(plan: Plan, out: Path | None = None) -> RunFolder:

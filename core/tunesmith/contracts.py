@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
+from tunesmith.errors import UsageError
 from tunesmith.events import Event
 from tunesmith.records import Prompt, Record
 
@@ -87,6 +88,12 @@ class Generation:
     text: str
     tokens: int
     stopped: Literal["end", "limit"]
+    ids: tuple[int, ...] = ()
+    """The tokens themselves, the one that ended the answer included; empty where not told.
+
+    A text may be told in other tokens than those it was said in, so it takes these to ask how
+    likely exactly this was.
+    """
 
 
 Progress = Callable[[int], None]
@@ -114,6 +121,51 @@ class TextModel(Protocol):
     ) -> Sequence[Generation]:
         """Greedy answers of at most ``limit`` tokens."""
         ...
+
+
+@runtime_checkable
+class SamplingModel(TextModel, Protocol):
+    """A text model that can also draw answers at random. Not every text model can."""
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        limit: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Sequence[Generation]:
+        """Answers of at most ``limit`` tokens, drawn.
+
+        What is drawn depends on the seed, the prompt, and how often it was asked for before; not
+        on the other prompts.
+        """
+        ...
+
+    def score_drawn(
+        self,
+        prompts: Sequence[Prompt],
+        drawn: Sequence[Generation],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """How likely the model finds drawn answers, token by token as they were said.
+
+        They may be another model's that has the same tokenizer.
+        """
+        ...
+
+
+def sampling(model: TextModel) -> SamplingModel:
+    """The model, if it can draw answers.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not isinstance(model, SamplingModel):
+        raise UsageError(f"{type(model).__name__}: this model cannot draw answers at random")
+    return model
 
 
 # --------------------------------------------------------------------------- techniques
@@ -153,12 +205,21 @@ class Job(Generic[C]):
     """The stage, where a technique has several; empty otherwise."""
 
     def stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
-        """The same job one level down, for one stage of several: own folder, own checkpoints."""
+        """The same job one level down, for one stage of several: own folder, own checkpoints.
+
+        What the stage tells is told with paths from here.
+        """
         from tunesmith.storage import Checkpoints
 
         out = self.out / name
-        checkpoints = Checkpoints(out / "checkpoints", on_problem=self.checkpoints.on_problem)
-        return replace(self, config=config, out=out, checkpoints=checkpoints, name=name, **changes)
+        stage = {
+            "config": config,
+            "out": out,
+            "checkpoints": Checkpoints(out / "checkpoints", on_problem=self.checkpoints.on_problem),
+            "emit": lambda event: self.emit(event.below(name)),
+            "name": name,
+        }
+        return replace(self, **{**stage, **changes})
 
 
 class Technique(Protocol):
@@ -213,7 +274,11 @@ class Memory:
     expected: int
     high: int
     components: Mapping[str, int]
-    """What makes up ``expected``: weights, gradients, optimizer, activations, logits, ..."""
+    """What makes up ``expected``: weights, gradients, optimizer, activations, logits, ...
+
+    Two have fixed names, because a GPU's own counter of allocated memory does not see them:
+    ``framework`` (the driver's context, loaded libraries) and ``fragmentation``.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +287,10 @@ class Estimate:
 
     method: Literal["analytic", "traced"]
     memory: Mapping[str, Memory]
-    """By phase, in their order: ``load``, ``train``, ``evaluate``, ``merge`` and others."""
+    """By phase, in their order: ``load``, ``train``, ``evaluate``, ``merge`` and others.
+
+    ``merge`` is what folding the adapter into its base would take; it is no part of the run.
+    """
     flops: float
     """Floating-point operations of the whole training, recomputation included."""
     steps: int
@@ -271,6 +339,30 @@ class Evaluator(Protocol):
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """One measurement for each metric that the offer names."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSoFar:
+    """What else there is in a run when one of its models is measured."""
+
+    model: Path
+    """Folder of the base model."""
+    device: str
+    artifacts: Mapping[str, Path]
+    """What stages have left behind by now, by stage; ``""`` is the run's own result."""
+    open: Callable[[Path | None], TextModel]
+    """An artifact of the run as a text model; with None, the untouched base model."""
+
+
+@runtime_checkable
+class ComparingEvaluator(Evaluator, Protocol):
+    """An evaluator that needs another model of the run beside the one that it measures."""
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunSoFar
+    ) -> Sequence[Measurement]:
+        """Called in place of ``measure``; nothing where what is needed is not there yet."""
         ...
 
 
@@ -323,3 +415,7 @@ class FoundModel:
     """A name under which anybody can load it, a hub id; empty where there is none."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The model's ``config.json`` where it can be had cheaply; empty otherwise."""
+    tokenizer: Callable[[], Path | None] = lambda: None
+    """The folder with the model's tokenizer, if it is on this machine already; fetches nothing."""
+    lacking: str = ""
+    """What is missing before a run can use it: enough is there to plan with. Empty: nothing."""

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.contracts import Generation, Measurement, Progress, TextModel, TokenScores
+from tunesmith.contracts import (
+    ComparingEvaluator,
+    Generation,
+    Measurement,
+    Progress,
+    RunSoFar,
+    TextModel,
+    TokenScores,
+    sampling,
+)
 from tunesmith.errors import PluginError, TrainingError
 from tunesmith.events import Measured
 from tunesmith.plugins import blame
@@ -53,16 +62,52 @@ class Watched:
         """Answers, with progress told to the run where the caller does not ask for it."""
         return self.model.generate(prompts, limit, progress=progress or self.tell)
 
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        limit: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Sequence[Generation]:
+        """Drawn answers, where the model can draw.
 
-def measure(
+        Raises:
+            UsageError: it cannot.
+        """
+        told = progress or self.tell
+        able = sampling(self.model)
+        return able.sample(prompts, limit, seed=seed, temperature=temperature, progress=told)
+
+    def score_drawn(
+        self,
+        prompts: Sequence[Prompt],
+        drawn: Sequence[Generation],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """Scores of drawn answers, where the model can draw.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        return sampling(self.model).score_drawn(prompts, drawn, progress=progress or self.tell)
+
+
+def measure(  # noqa: PLR0913 - what is measured, with what, and where it is told and kept
     label: str,
     model: TextModel,
     evaluator: Component[EvaluatorOffer[Any]],
     records: Sequence[Record],
     tell: Telling,
+    run: RunSoFar,
     folder: Path,
 ) -> list[Measured]:
-    """Run one evaluator on one model, store the single values, and tell the aggregates."""
+    """Run one evaluator on one model, store the single values, and tell the aggregates.
+
+    Nothing is stored or told where an evaluator that compares had nothing to compare with.
+    """
     started = time.perf_counter()
     offer = evaluator.offer
     with (
@@ -70,7 +115,13 @@ def measure(
         blame(evaluator.offered.plugin),
     ):
         built = offer.build(evaluator.config)
-        measurements = list(built.measure(Watched(model, advance), records))
+        watched = Watched(model, advance)
+        if isinstance(built, ComparingEvaluator):
+            measurements = list(built.compare(watched, records, run))
+        else:
+            measurements = list(built.measure(watched, records))
+    if not measurements:
+        return []
     _check(measurements, evaluator, len(records))
     _check_finite(label, measurements, records)
     path = f"{FOLDER}/{label}.{offer.name}.jsonl"

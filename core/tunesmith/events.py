@@ -32,6 +32,10 @@ class Event:
         """The event as one JSON object, ``event`` first."""
         return {"event": self.kind, **dataclasses.asdict(self)}
 
+    def below(self, folder: str) -> Event:
+        """The event as it is told one level up: its paths begin with ``folder``."""
+        return self
+
 
 def from_json(line: JSON) -> Event | None:
     """The event that a line of ``events.jsonl`` holds; None for a kind this version lacks."""
@@ -117,6 +121,36 @@ class Noticed(Event, kind="noticed"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forecast(Event, kind="forecast"):
+    """What the training is expected to take, said before it begins."""
+
+    technique: str
+    method: Literal["analytic", "traced"]
+    device: str
+    kind_of_device: Literal["cuda", "cpu"]
+    available: int | None
+    """Bytes that the run can have; None: not known."""
+    memory: dict[str, int]
+    """The peak over all phases: ``low``, ``expected``, ``high``."""
+    phase: str
+    """The phase that is expected to need it."""
+    uncorrected: int
+    """The expected peak before earlier runs on the device corrected it."""
+    uncounted: int
+    """Bytes among it that the device's counter, by which runs are measured, does not see."""
+    runs: int
+    """Earlier runs that did."""
+    seconds: list[float]
+    """Shortest and longest time that training may take; empty: not known."""
+    flops: float
+    steps: int = 0
+    tokens: int
+    refused: bool = False
+    """Whether the run was ended for it."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingStarted(Event, kind="training-started"):
     """Training is about to take its first step (or its first after a resume)."""
 
@@ -167,6 +201,9 @@ class Saved(Event, kind="saved"):
     bytes: int
     seconds: float
 
+    def below(self, folder: str) -> Event:
+        return dataclasses.replace(self, path=f"{folder}/{self.path}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(Event, kind="trained"):
@@ -183,6 +220,54 @@ class Trained(Event, kind="trained"):
     artifact: str
     """Relative to the run folder."""
     format: Literal["adapter", "model"]
+    answers: bool = True
+    """Whether the artifact is a text model; what a reward model leaves only judges."""
+
+    def below(self, folder: str) -> Event:
+        return dataclasses.replace(self, artifact=f"{folder}/{self.artifact}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Event, kind="watched"):
+    """A look at a model in the middle of training, on held-out records.
+
+    What is learned from (``figures["proxy"]``, say) stands beside what is wanted (``gold``).
+    """
+
+    stage: str = ""
+    step: int
+    figures: dict[str, float]
+    best: bool
+    """Whether it is the best so far, and was saved as such."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Event, kind="sampled"):
+    """Something that a model said while it was trained."""
+
+    stage: str = ""
+    step: int
+    prompt: str
+    answer: str
+    reward: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gated(Event, kind="gated"):
+    """A gate inside of a technique was tried.
+
+    A run with a gate that said no ends with exit code 6 even if it ends whole, unless the run file
+    accepts that gate's no.
+    """
+
+    stage: str = ""
+    gate: str
+    passed: bool
+    sentence: str
+    """What was found, for people."""
+    accepted: bool = False
+    """The run file says to go on in spite of a no."""
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +289,9 @@ class Measured(Event, kind="measured"):
     seconds: float
     records: str
     unit: str = ""
+
+    def below(self, folder: str) -> Event:
+        return dataclasses.replace(self, records=f"{folder}/{self.records}")
 
 
 @dataclass(frozen=True, kw_only=True)

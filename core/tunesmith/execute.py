@@ -23,7 +23,7 @@ from typing import Any
 import tunesmith
 from tunesmith import drift
 from tunesmith.catalog import Catalog
-from tunesmith.contracts import Artifact, Dataset, Job, Technique, TextModel
+from tunesmith.contracts import Artifact, Dataset, Job, RunSoFar, Technique, TextModel
 from tunesmith.drift import Drift
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
 from tunesmith.evaluate import measure
@@ -39,6 +39,7 @@ from tunesmith.guards import default_guards
 from tunesmith.interrupts import Interrupts
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.plan import Component, Plan, default_evaluators
+from tunesmith.planner.admission import Admission, config_in
 from tunesmith.plugins import blame
 from tunesmith.prompting import Prompted, choose_shots
 from tunesmith.records import Message, Record, content_key, last_exchange
@@ -68,8 +69,9 @@ def run(
     *,
     resume: bool = False,
     accept_drift: bool = False,
+    force: bool = False,
 ) -> Report:
-    """Carry out a plan in a run folder.
+    """Carry out a plan in a run folder; ``force`` begins also what does not fit into memory.
 
     Raises:
         TunesmithError: whatever ended the run; ``report.json`` is written all the same.
@@ -89,9 +91,11 @@ def run(
         verdict: JSON = {}
         error: BaseException | None = None
         try:
-            _work(plan, catalog, folder, tell, accept_drift=accept_drift)
+            admission = Admission(plan, catalog, tell, force)
+            _work(plan, catalog, folder, tell, admission, accept_drift=accept_drift)
             verdict = _verdict(tell.report, folder)
-            check_gate(plan.gate, tell.report.measured.values(), verdict)
+            report = tell.report
+            check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
             error = caught
             raise
@@ -145,19 +149,30 @@ def read_parts(plan: Plan) -> tuple[Dataset, Parts]:
 
 
 def _work(
-    plan: Plan, catalog: Catalog, folder: RunFolder, tell: Telling, *, accept_drift: bool
+    plan: Plan,
+    catalog: Catalog,
+    folder: RunFolder,
+    tell: Telling,
+    admission: Admission,
+    *,
+    accept_drift: bool,
 ) -> None:
     """The straight path."""
     judge = Drift(tell, accept_drift)
     _start(plan, folder, tell, judge)
     parts = _data(plan, catalog, tell, judge)
     evaluators = plan.evaluators or default_evaluators(catalog, parts.heldout)
+    admission.judge(parts.train, parts.heldout, plan.found_model.config)
     model = _model(plan, tell, judge)
+    admission.judge(parts.train, parts.heldout, config_in(model))
     with blame(plan.technique.offered.plugin):
         technique = plan.technique.offer.build(plan.technique.config)
         bench = _Bench(plan, technique, model, parts, evaluators, tell, folder)
         bench.baselines()
-        bench.tuned(bench.train())
+        artifact = bench.train()
+        admission.remember()
+        bench.stages(artifact)
+        bench.tuned(artifact)
 
 
 def _start(plan: Plan, folder: RunFolder, tell: Telling, judge: Drift) -> None:
@@ -296,9 +311,18 @@ class _Bench:
             )
         )
 
+    def stages(self, artifact: Artifact) -> None:
+        """Measure what earlier stages left behind, where that is a text model."""
+        for stage, trained in list(self.tell.report.trained.items()):
+            path = self.folder.path / trained.artifact
+            if stage and trained.answers and path != artifact.path and self._unmeasured(stage):
+                self._measure(stage, self._open(f"{stage} model", path))
+
     def tuned(self, artifact: Artifact) -> None:
         """Measure what was saved, as it is read back from disk."""
-        if self._unmeasured(TUNED):
+        trained = self.tell.report.trained.get("")
+        answers = trained is None or trained.answers
+        if answers and self._unmeasured(TUNED):
             self._measure(TUNED, self._open("tuned model", artifact.path))
 
     def _open(self, phase: str, artifact: Path | None) -> TextModel:
@@ -306,8 +330,20 @@ class _Bench:
             return self.technique.open(self.model, artifact, device=self.plan.run.device)
 
     def _measure(self, label: str, model: TextModel) -> None:
+        run = self._so_far()
         for evaluator in self._unmeasured(label):
-            measure(label, model, evaluator, self.parts.heldout, self.tell, self.folder.path)
+            measure(label, model, evaluator, self.parts.heldout, self.tell, run, self.folder.path)
+
+    def _so_far(self) -> RunSoFar:
+        trained = self.tell.report.trained.items()
+        return RunSoFar(
+            model=self.model,
+            device=self.plan.run.device,
+            artifacts={stage: self.folder.path / event.artifact for stage, event in trained},
+            open=lambda artifact: self.technique.open(
+                self.model, artifact, device=self.plan.run.device
+            ),
+        )
 
     def _unmeasured(self, label: str) -> list[Component[EvaluatorOffer[Any]]]:
         done = {(model, name) for model, name, _ in self.tell.report.measured}

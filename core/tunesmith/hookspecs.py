@@ -59,7 +59,9 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:  # type: ignore[emp
     """Offer ways to change a model's weights.
 
     A run file chooses one with ``[technique] use = "NAME"``. ``build`` is called only when the
-    run starts: import torch there, not at module level.
+    run starts: import torch there, not at module level. An offer may also say what a run would
+    take, in its ``estimate``: ``tunesmith plan`` and ``tunesmith run`` ask it before anything
+    begins, and its ``economies`` name changes of the options that save memory.
     """
 
 

@@ -89,6 +89,8 @@ class Metric:
     name: str
     higher_is_better: bool
     unit: str = ""
+    describes: bool = False
+    """It says what a model is like (a length, a distance), and not how good it is."""
 
 
 def _never(records: Sequence[Record]) -> bool:

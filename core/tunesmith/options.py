@@ -121,6 +121,18 @@ class GateOptions(Options):
     )
 
 
+class PlanOptions(Options):
+    """``[plan]``: how the run is planned; nothing of it changes the run."""
+
+    prices: DataPath | None = Field(
+        None,
+        description=(
+            "A TOML file with GPUs and prices that go over the packaged table. Without it, "
+            "prices.toml in the configuration directory does, if it is there."
+        ),
+    )
+
+
 class PluginsOptions(Options):
     """``[plugins]``: which plugins this run needs, adds or does without."""
 

@@ -1,8 +1,8 @@
 """From a run file to a plan: typed, cross-checked, printable, and nothing heavy imported.
 
-Every table has one owner. The core owns ``run``, ``model``, ``baselines``, ``gate``, ``plugins``
-and two keys of ``data``; all other keys belong to the component that ``use`` names and are
-validated by its own options. All problems are collected and reported together.
+Every table has one owner. The core owns ``run``, ``model``, ``baselines``, ``gate``, ``plan``,
+``plugins`` and two keys of ``data``; all other keys belong to the component that ``use`` names and
+are validated by its own options. All problems are collected and reported together.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tunesmith.options import (
     DataOptions,
     GateOptions,
     ModelOptions,
+    PlanOptions,
     PluginsOptions,
     RunOptions,
     from_table,
@@ -53,6 +54,7 @@ CORE_TABLES: dict[str, type[BaseModel]] = {
     "model": ModelOptions,
     "baselines": BaselineOptions,
     "gate": GateOptions,
+    "plan": PlanOptions,
     "plugins": PluginsOptions,
 }
 COMPONENT_TABLES = ("data", "technique", "evaluators", "reporters")
@@ -75,7 +77,10 @@ class Component(Generic[O]):
 
     def to_json(self) -> dict[str, Any]:
         """The component's table: ``use`` and every option, defaults included."""
-        return {"use": self.use or self.offer.name, **self.config.model_dump(mode="json")}
+        return {
+            "use": self.use or self.offer.name,
+            **self.config.model_dump(mode="json", by_alias=True),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,7 @@ class Plan:
     reporters: tuple[Component[ReporterOffer[Any]], ...]
     baselines: BaselineOptions
     gate: GateOptions
+    planning: PlanOptions
     plugins: PluginsOptions
     origins: Mapping[str, str]
 
@@ -111,6 +117,7 @@ class Plan:
             "reporters": [reporter.to_json() for reporter in self.reporters],
             "baselines": self.baselines.model_dump(mode="json"),
             "gate": self.gate.model_dump(mode="json"),
+            "plan": self.planning.model_dump(mode="json"),
             "plugins": self.plugins.model_dump(mode="json"),
         }
 
@@ -184,6 +191,7 @@ class _Reader:
         model = self._core("model", ModelOptions)
         baselines = self._core("baselines", BaselineOptions)
         gate = self._core("gate", GateOptions)
+        planning = self._core("plan", PlanOptions)
         plugins = self._core("plugins", PluginsOptions)
         own, data = self._data()
         technique = self._component(TechniqueOffer, "technique", self._table("technique"))
@@ -199,7 +207,7 @@ class _Reader:
         if self.problems:
             return None
         assert run and model and found and own and data and technique
-        assert baselines and gate and plugins
+        assert baselines and gate and planning and plugins
         return Plan(
             run=run.model_copy(update={"name": run.name or _name(self.runfile.stem)}),
             model=model,
@@ -211,6 +219,7 @@ class _Reader:
             reporters=tuple(reporters),
             baselines=baselines,
             gate=gate,
+            planning=planning,
             plugins=plugins,
             origins=self.runfile.origins,
         )
@@ -330,6 +339,8 @@ def _absolute(options: M, folder: Path) -> M:
             changes[name] = _absolute_value(value, folder)
         elif isinstance(value, BaseModel):
             changes[name] = _absolute(value, folder)
+        elif isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
+            changes[name] = [_absolute(item, folder) for item in value]
     return options.model_copy(update=changes) if changes else options
 
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith.contracts import Generation, Progress, TextModel, TokenScores
+from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, sampling
 from tunesmith.records import Message, Prompt, Record, Text, last_exchange
 
 
@@ -38,6 +38,39 @@ class Prompted:
     ) -> Sequence[Generation]:
         """Answers to the longer prompts."""
         return self.model.generate([*map(self._before, prompts)], limit, progress=progress)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        limit: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Sequence[Generation]:
+        """Drawn answers to the longer prompts.
+
+        Raises:
+            UsageError: the model cannot draw.
+        """
+        longer = [*map(self._before, prompts)]
+        able = sampling(self.model)
+        return able.sample(longer, limit, seed=seed, temperature=temperature, progress=progress)
+
+    def score_drawn(
+        self,
+        prompts: Sequence[Prompt],
+        drawn: Sequence[Generation],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """Scores of drawn answers after the longer prompts.
+
+        Raises:
+            UsageError: the model cannot draw.
+        """
+        longer = [*map(self._before, prompts)]
+        return sampling(self.model).score_drawn(longer, drawn, progress=progress)
 
     def _before(self, prompt: Prompt) -> Prompt:
         if isinstance(prompt, str):

@@ -9,15 +9,19 @@ from typing import Any
 from tunesmith.events import (
     DataRead,
     Event,
+    Forecast,
+    Gated,
     Measured,
     ModelRead,
     Noticed,
     RunFinished,
     RunStarted,
+    Sampled,
     Saved,
     Stepped,
     Trained,
     TrainingStarted,
+    Watched,
 )
 
 SCHEMA = "tunesmith.report/1"
@@ -32,12 +36,19 @@ class Report:
     data: DataRead | None = None
     model: ModelRead | None = None
     notices: list[Noticed] = field(default_factory=list)
+    forecast: Forecast | None = None
     training: dict[str, TrainingStarted] = field(default_factory=dict)
     steps: dict[tuple[str, int], Stepped] = field(default_factory=dict)
     """By stage and step: a step that was taken again after a resume replaces the first."""
     saved: Saved | None = None
     trained: dict[str, Trained] = field(default_factory=dict)
     measured: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
+    watched: dict[tuple[str, int], Watched] = field(default_factory=dict)
+    """By stage and step."""
+    sampled: dict[tuple[str, int, str], Sampled] = field(default_factory=dict)
+    """By stage, step and prompt."""
+    gates: dict[tuple[str, str], Gated] = field(default_factory=dict)
+    """By stage and gate: what was found last."""
     finished: RunFinished | None = None
 
     @property
@@ -59,6 +70,8 @@ class Report:
             case Noticed():
                 if event not in self.notices:
                     self.notices.append(event)
+            case Forecast():
+                self.forecast = event
             case TrainingStarted():
                 self.training[event.stage] = event
             case Stepped():
@@ -69,6 +82,12 @@ class Report:
                 self.trained[event.stage] = event
             case Measured():
                 self.measured[event.model, event.evaluator, event.metric] = event
+            case Watched():
+                self.watched[event.stage, event.step] = event
+            case Sampled():
+                self.sampled[event.stage, event.step, event.prompt] = event
+            case Gated():
+                self.gates[event.stage, event.gate] = event
             case RunFinished():
                 self.finished = event
             case _:
@@ -91,9 +110,11 @@ class Report:
             "plan": started.plan if started else {},
             "data": self._data(),
             "model": asdict(self.model) if self.model else {},
+            "forecast": self._forecast(),
             "training": self._training(""),
             "stages": {stage: self._training(stage) for stage in self.training if stage},
             "evaluations": [_evaluation(event) for event in self.measured.values()],
+            "gates": [asdict(gate) for gate in self.gates.values()],
             "verdict": finished.verdict if finished else {},
             "notices": [asdict(notice) for notice in self.notices],
             "versions": started.versions if started else {},
@@ -112,12 +133,41 @@ class Report:
             "fingerprint": self.data.fingerprint,
         }
 
+    @property
+    def peak_memory(self) -> int:
+        """The most memory that was held at a step or told at the end; 0: nothing is known."""
+        told = [step.memory_bytes for step in self.steps.values()]
+        return max([*told, *(end.peak_memory_bytes for end in self.trained.values())], default=0)
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of all steps, those before a resume included."""
+        return sum(step.seconds for step in self.steps.values())
+
+    def _forecast(self) -> dict[str, Any]:
+        """What was foretold, and beside it what came, once training has ended."""
+        forecast = self.forecast
+        if forecast is None:
+            return {}
+        actual: dict[str, Any] = {}
+        if self.trained.get("") is not None:
+            peak = self.peak_memory + forecast.uncounted
+            actual = {
+                "peak_memory_bytes": self.peak_memory,
+                "seconds": self.training_seconds,
+                "memory_ratio": peak / forecast.memory["expected"],
+                "within": forecast.memory["low"] <= peak <= forecast.memory["high"],
+            }
+        return {**asdict(forecast), "actual": actual}
+
     def _training(self, stage: str) -> dict[str, Any]:
         """Figures of one stage, summed over its steps, so that a resumed run counts each once."""
         steps = [event for (name, _), event in sorted(self.steps.items()) if name == stage]
         start, end = self.training.get(stage), self.trained.get(stage)
         if start is None and not stage and self.training:
-            start, end = next(iter(self.training.values())), None
+            # Of a run with stages, the last one stands for the whole.
+            last = self._training(list(self.training)[-1])
+            return {**last, "artifact": end.artifact if end else None}
         if start is None:
             return {}
         seconds = sum(step.seconds for step in steps)
@@ -143,6 +193,11 @@ class Report:
             "gradient_norms": [step.gradient_norm for step in steps],
             "extras": {name: [step.extras.get(name) for step in steps] for name in _extras(steps)},
             "artifact": end.artifact if end else None,
+            "watched": [
+                {"step": event.step, "best": event.best, **event.figures}
+                for (name, _), event in sorted(self.watched.items())
+                if name == stage
+            ],
         }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunesmith.errors import GateError
 from tunesmith.evaluate import read_values
-from tunesmith.events import JSON, Measured
+from tunesmith.events import JSON, Gated, Measured
 from tunesmith.options import GateOptions
 from tunesmith.statistics import compare
 
@@ -50,8 +50,10 @@ def judge(measured: Iterable[Measured], metric: str, folder: Path) -> JSON:
             "detectable": result.detectable,
         }
     sign = 1 if tuned.higher_is_better else -1
+    # A stage of the run itself is compared with, and is no rival where there is a baseline.
     # Of equals the last one, few-shot, counts as the stronger rival.
-    rival = max(reversed(events), key=lambda name: sign * events[name].value)
+    rivals = [name for name in events if name in NAMES] or list(events)
+    rival = max(reversed(rivals), key=lambda name: sign * events[name].value)
     return {
         "metric": metric,
         "tuned": tuned.value,
@@ -62,8 +64,10 @@ def judge(measured: Iterable[Measured], metric: str, folder: Path) -> JSON:
     }
 
 
-def check_gate(gate: GateOptions, measured: Iterable[Measured], verdict: JSON) -> None:
-    """Hold the run to its ``[gate]``.
+def check_gate(
+    gate: GateOptions, measured: Iterable[Measured], verdict: JSON, inner: Iterable[Gated] = ()
+) -> None:
+    """Hold the run to its ``[gate]``, and to the gates inside of its technique.
 
     Raises:
         GateError: naming everything that was not met.
@@ -82,6 +86,11 @@ def check_gate(gate: GateOptions, measured: Iterable[Measured], verdict: JSON) -
         met = event.value >= bound if event.higher_is_better else event.value <= bound
         if not met:
             failures.append(f"gate.at_least.{metric}: needs {bound:g}, got {event.value:.4g}")
+    failures += [
+        f"{event.stage}: {event.sentence}"
+        for event in inner
+        if not event.passed and not event.accepted
+    ]
     if failures:
         raise GateError("\n".join(failures), hint="the artifact is kept; tunesmith report shows it")
 
@@ -94,14 +103,18 @@ def _sentence(tuned: Measured, rival: str, comparison: JSON) -> str:
     )
     match comparison["outcome"]:
         case "better":
-            return f"fine-tuning was worth it: better than {NAMES.get(rival, rival)}, {numbers}"
+            return f"fine-tuning was worth it: better than {_name(rival)}, {numbers}"
         case "worse":
-            return f"fine-tuning did harm: worse than {NAMES.get(rival, rival)}, {numbers}"
+            return f"fine-tuning did harm: worse than {_name(rival)}, {numbers}"
         case _:
             return (
-                f"no clear difference to {NAMES.get(rival, rival)}: {numbers}; so few rows can "
+                f"no clear difference to {_name(rival)}: {numbers}; so few rows can "
                 f"only show a difference of {comparison['detectable']:.3f} or more"
             )
+
+
+def _name(rival: str) -> str:
+    return NAMES.get(rival, f"the {rival} stage")
 
 
 def _number(event: Measured) -> str:

@@ -23,7 +23,7 @@ from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith_torch import lean
 from tunesmith_torch.device import Precision
-from tunesmith_torch.load import Base
+from tunesmith_torch.load import Base, old_name_is_known
 from tunesmith_torch.options import LoraOptions
 
 
@@ -78,7 +78,8 @@ def adapt_lora(base: Base, precision: Precision, options: LoraOptions, seed: int
     config = lora_config(base.model, options)
     torch.manual_seed(seed)
     base.model.requires_grad_(False)
-    model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
+    with old_name_is_known():
+        model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
     names = [n for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
@@ -113,7 +114,8 @@ def lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:
         ensure_weight_tying=tied,
         bias="none",
     )
-    lean.use(config, model)
+    if options.lean:
+        lean.use(config, model)
     return config
 
 

@@ -29,3 +29,15 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     return bool(mallopt(_MMAP_THRESHOLD, _BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, _HEAP_END))
+
+
+def give_back() -> bool:
+    """Return memory that is free to the system; whether that worked. For between two trainings.
+
+    Glibc does so for whole free pages anywhere in the heap, not only at its end.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    trim = ctypes.CDLL(None).malloc_trim
+    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
+    return bool(trim(0))

@@ -23,7 +23,7 @@ from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError
 from tunesmith.storage import commit_folder
 from tunesmith_torch.adapt import Adapted
-from tunesmith_torch.load import Base, no_progress_bars
+from tunesmith_torch.load import Base, no_progress_bars, old_name_is_known
 from tunesmith_torch.templates import Template
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -76,23 +76,33 @@ def attach_adapter(base: Base, folder: Path) -> PeftModel:
     Raises:
         IntegrityError: the adapter lacks tensors of the model, or has some that it does not know.
     """
-    model = PeftModel.from_pretrained(
-        base.model, str(folder), is_trainable=False, autocast_adapter_dtype=False
-    )
+    with old_name_is_known():
+        model = PeftModel.from_pretrained(
+            base.model, str(folder), is_trainable=False, autocast_adapter_dtype=False
+        )
+    check_adapter(model, folder, "default")
+    for parameter in model.parameters():  # not model.to: buffers, such as frequencies, keep theirs
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(base.model.dtype)
+    return model.eval()
+
+
+def check_adapter(model: PeftModel, folder: Path, name: str) -> None:
+    """Hold what was read from a folder as adapter ``name`` against the folder's tensors.
+
+    Raises:
+        IntegrityError: they differ.
+    """
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         stored = set(file.keys())
     # What peft would write is what it has read, name by name; it skips unknown names in silence.
-    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    wrong = sorted(stored ^ expected)
+    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    wrong = sorted(stored ^ set(state))
     if wrong:
         raise IntegrityError(
             f"{folder}: {len(wrong)} tensors do not fit this base model, the first is {wrong[0]}",
             hint="the adapter was trained on another base model, or its file was changed",
         )
-    for parameter in model.parameters():  # not model.to: buffers, such as frequencies, keep theirs
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(base.model.dtype)
-    return model.eval()
 
 
 def _write_weights(folder: Path, adapted: Adapted) -> None:

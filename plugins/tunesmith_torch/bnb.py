@@ -50,28 +50,38 @@ def _load() -> tuple[ModuleType | None, str]:
 _PACKAGE, _REASON = _load()
 
 
-def require(device: torch.device) -> ModuleType:
-    """The package, once it has quantised a matrix on the device and multiplied by it.
+def package() -> ModuleType:
+    """The package, unproven on any device.
 
     Raises:
-        EnvironmentProblem: it is not installed, or has no code for this machine.
+        EnvironmentProblem: it is not installed.
     """
     if _PACKAGE is None:
         raise EnvironmentProblem(
             f"bitsandbytes cannot be imported, {_REASON}",
             hint="pip install 'bitsandbytes>=0.46', or use technique lora, which does not need it",
         )
+    return _PACKAGE
+
+
+def require(device: torch.device) -> ModuleType:
+    """The package, once it has quantised a matrix on the device and multiplied by it.
+
+    Raises:
+        EnvironmentProblem: it is not installed, or has no code for this machine.
+    """
+    module = package()
     try:
         weight_OI = torch.ones(64, 64, device=device)
-        packed, state = _PACKAGE.functional.quantize_4bit(weight_OI, quant_type="nf4")
-        sums_O = _PACKAGE.matmul_4bit(torch.ones(1, 64, device=device), packed, quant_state=state)
+        packed, state = module.functional.quantize_4bit(weight_OI, quant_type="nf4")
+        sums_O = module.matmul_4bit(torch.ones(1, 64, device=device), packed, quant_state=state)
         works = bool(torch.allclose(sums_O, torch.full_like(sums_O, 64)))
         reason = "a product of ones came out wrong"
     except (RuntimeError, NotImplementedError, AttributeError, OSError) as error:
         works, reason = False, f"{error!s:.160}"
     if not works:
         raise EnvironmentProblem(
-            f"bitsandbytes {_PACKAGE.__version__} does not work on {device.type} here, {reason}",
+            f"bitsandbytes {module.__version__} does not work on {device.type} here, {reason}",
             hint="technique lora needs no quantisation",
         )
-    return _PACKAGE
+    return module

@@ -1,7 +1,7 @@
 """Attention where several answers see one prompt, and not each other.
 
-Shapes: T tokens of a micro-batch, H heads, K key heads, G = H / K, n queries of an answer, P tokens
-of its trunk, S = P + n, d head width.
+Shapes: T tokens of a micro-batch, H heads, K key heads, G = H / K, n queries of some answers, P
+tokens of their trunk, S = P + n, d head width.
 
 A prompt with several answers need not be computed several times: keys and values of the prompt do
 not depend on what follows. So a micro-batch holds all prompts first (*trunks*), then all answers
@@ -9,14 +9,15 @@ not depend on what follows. So a micro-batch holds all prompts first (*trunks*),
 
     trunk 0 | trunk 1 | answer 0.0 | answer 0.1 | answer 1.0 | answer 1.1
 
-A trunk attends to itself, an answer to its trunk and to itself. Where the layout comes without
-branches, everything is left to :mod:`tunesmith_torch.attention`.
+A trunk attends to itself, an answer to its trunk and to itself. On the CPU, short answers to one
+trunk share their products, and the mask keeps them apart: products for ten tokens are mostly
+overhead. Where the layout comes without branches, everything is left to
+:mod:`tunesmith_torch.attention`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch.attention import packed_attention, packed_mask
+from tunesmith_torch.attention import BLOCK, apart, packed_attention, packed_mask
 
 NAME = "tunesmith_branches"
 
@@ -57,6 +58,17 @@ class Branches:
     def trunk_spans(self) -> list[tuple[int, int]]:
         """Where each trunk starts and stops, in order."""
         return list(dict.fromkeys((b.trunk_start, b.trunk_stop) for b in self.branches))
+
+    def groups(self, together: bool) -> list[list[Branch]]:
+        """Neighbours with one trunk, as many as a block of attention holds, or each alone."""
+        found: list[list[Branch]] = []
+        for branch in self.branches:
+            last = found[-1] if found and together else None
+            if last and last[0][:2] == branch[:2] and branch.stop - last[0].start <= BLOCK:
+                last.append(branch)
+            else:
+                found.append([branch])
+        return found
 
     @property
     def longest(self) -> int:
@@ -107,14 +119,17 @@ def branch_attention(
         outs.append(trunk)
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     # Splits, not slices: the gradient of a slice is a whole tensor, nearly all of it zeros.
-    spans, lengths = branches.trunk_spans, [b.stop - b.start for b in branches.branches]
+    spans, groups = branches.trunk_spans, branches.groups(query.is_cpu)
+    lengths = [group[-1].stop - group[0].start for group in groups]
     sizes = [stop - start for start, stop in spans] + lengths
     keys, values = (torch.split(x[0], sizes, 1) for x in (key, value))
     _, *queries = torch.split(query[0], [P, *lengths], 1)
     number = {span: n for n, span in enumerate(spans)}
-    for n, (branch, q_HTd) in enumerate(zip(branches.branches, queries, strict=True), len(spans)):
-        trunk_n = number[branch.trunk_start, branch.trunk_stop]
-        outs.append(_answer(q_HTd, (keys[trunk_n], keys[n]), (values[trunk_n], values[n]), scale))
+    for n, (group, q_HTd) in enumerate(zip(groups, queries, strict=True), len(spans)):
+        trunk_n = number[group[0].trunk_start, group[0].trunk_stop]
+        rows = tuple(branch.stop - branch.start for branch in group)
+        pairs = (keys[trunk_n], keys[n]), (values[trunk_n], values[n])
+        outs.append(_answers(q_HTd, *pairs, rows, scale))
     return torch.cat(outs, 1), None
 
 
@@ -132,24 +147,21 @@ def _check(branches: Branches, kwargs: dict[str, Any]) -> None:
         )
 
 
-def _answer(
-    q_Hnd: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], scale: float
+def _answers(
+    q_Hnd: Tensor,
+    keys: tuple[Tensor, Tensor],
+    values: tuple[Tensor, Tensor],
+    rows: tuple[int, ...],
+    scale: float,
 ) -> Tensor:
-    """One answer's attention, [1, n, H, d]. Queries of one key head share a product.
+    """Attention of answers to one trunk, [1, n, H, d]. Queries of one key head share a product.
 
-    Keys and values come in two parts: those of the trunk, and the answer's own.
+    Keys and values come in two parts: those of the trunk, and the answers' own.
     """
     (H, n, d), (K, P, _) = q_Hnd.shape, keys[0].shape
     q_KMd = q_Hnd.reshape(K, H // K * n, d)
     k_KSd, v_KSd = torch.cat(keys, 1), torch.cat(values, 1)
-    bias_MS = _causal(n, P, H // K, q_KMd.dtype, q_KMd.device)
+    bias_MS = apart(rows, P, H // K, q_KMd.dtype).to(q_KMd.device)
     z_KMS = torch.baddbmm(bias_MS, q_KMd, k_KSd.transpose(1, 2), alpha=scale)
     out_KMd = torch.bmm(torch.softmax(z_KMS, -1), v_KSd)
     return out_KMd.view(H, n, d).transpose(0, 1)[None]
-
-
-@lru_cache(maxsize=64)
-def _causal(n: int, P: int, G: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zero where a query may look, minus infinity where not: [G * n, P + n]."""
-    bias_nS = torch.full((n, P + n), -torch.inf, dtype=dtype, device=device).triu_(P + 1)
-    return bias_nS.repeat(G, 1)

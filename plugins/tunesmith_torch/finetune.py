@@ -5,24 +5,34 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.events import Noticed, Trained, TrainingStarted
-from tunesmith_torch import artifacts, attention, branches
+from tunesmith_torch import artifacts, attention, branches, moments, norms
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import Precision, pick_device, pick_precision
 from tunesmith_torch.fit import fit
-from tunesmith_torch.load import Base, load_base
+from tunesmith_torch.load import (
+    Base,
+    load_base,
+    load_config,
+    load_tokenizer,
+    recompute_activations,
+)
 from tunesmith_torch.memory import peak_bytes, reset_peak
 from tunesmith_torch.options import FitOptions
 from tunesmith_torch.positions import disagreement
 from tunesmith_torch.quantize import Quantization, load_quantized
 from tunesmith_torch.schedule import Order
+from tunesmith_torch.settle import settle
 from tunesmith_torch.supervised import Supervised
 from tunesmith_torch.templates import Examples, Template
 from tunesmith_torch.textmodel import TorchTextModel
@@ -34,33 +44,56 @@ ROUNDING = {torch.float32: 1e-2, torch.bfloat16: 1.0}
 rounding to bf16 makes 0.3, rounding to fp32 3e-5, and a row that hears another 2.7."""
 
 
-def supervise(job: Job[Any], adapt: Adapt, quantization: Quantization | None = None) -> Artifact:
-    """Load, adapt, train on next tokens, and commit the artifact.
+def _as_it_is(adapted: Adapted) -> Adapted:
+    return adapted
+
+
+def supervise(
+    job: Job[Any],
+    adapt: Adapt,
+    quantization: Quantization | None = None,
+    whole: Callable[[Adapted], Adapted] = _as_it_is,
+) -> Artifact:
+    """Load, adapt, train on next tokens, and commit the artifact: what ``whole`` makes of it.
 
     Raises:
         DataError: no record can be learned from.
         EnvironmentProblem: the fast path computes something else than the model does.
         TrainingError: see :func:`tunesmith_torch.fit.fit`.
     """
+    job = settle(job)
     options: FitOptions = job.config
     device = pick_device(job.device)
     precision = pick_precision(device, options.precision)
+    moments.require(options.optimizer, device)
     reset_peak(device)
-    base = load_model(
-        job.model, device, precision, packing=options.packing, quantization=quantization
-    )
-    template = Template.of(base.tokenizer, template_override(options))
-    examples = _examples(job, template, context_of(base))
+    limit = min(options.max_tokens, _context(load_config(job.model)))
+    tokenizer = load_tokenizer(job.model)
+    template = Template.of(tokenizer, template_override(options))
+    with ThreadPoolExecutor(1) as beside:  # rows become tokens while weights are read
+        tokenising = beside.submit(
+            template.examples_or_left_out, job.train, limit, cut_prompts=options.cut_prompts
+        )
+        base = load_model(
+            job.model,
+            device,
+            precision,
+            packing=options.packing,
+            quantization=quantization,
+            lean=options.lean,
+            tokenizer=tokenizer,
+        )
+    examples = _usable(job, tokenising.result(), limit)
     adapted = adapt(base, precision)
     refuse_disagreement(adapted, packing=options.packing)
     if options.checkpointing:
-        base.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(base.model)
     objective = Supervised(adapted, examples.examples, packing=options.packing)
     job.emit(_announcement(job, adapted, examples, template))
     started = time.perf_counter()
     fit(job, adapted, objective, seed=job.seed)
     seconds = time.perf_counter() - started
-    artifact = artifacts.save(job, adapted, template)
+    artifact = artifacts.save(job, whole(adapted), template)
     job.emit(
         Trained(
             stage=job.name,
@@ -95,22 +128,29 @@ def open_text_model(
     return TorchTextModel(net, Template.of(base.tokenizer, template_override(options)), place)
 
 
-def load_model(
+def load_model(  # noqa: PLR0913 - what a model is loaded for
     folder: Path,
     device: torch.device,
     precision: Precision,
     *,
     packing: bool,
     quantization: Quantization | None = None,
+    lean: bool = True,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Base:
-    """A base model whose attention can take packed rows and shared beginnings, if wanted."""
+    """A base model whose attention can take packed rows and shared beginnings, if wanted.
+
+    ``lean``: with norms that take fewer passes, see :mod:`tunesmith_torch.norms`.
+    ``tokenizer``: the folder's, where it has been read already.
+    """
     if packing:
         attention.register()
     name = branches.register() if packing else "sdpa"
-    dtype = precision.dtype
-    if quantization is not None:
-        return load_quantized(folder, quantization, device=device, dtype=dtype, attention=name)
-    return load_base(folder, device=device, dtype=dtype, attention=name)
+    read = partial(load_quantized, quantization=quantization) if quantization else load_base
+    base = read(folder, device=device, dtype=precision.dtype, attention=name, tokenizer=tokenizer)
+    if lean:
+        norms.use(base.model)
+    return base
 
 
 def refuse_disagreement(adapted: Adapted, *, packing: bool) -> None:
@@ -133,7 +173,11 @@ def refuse_disagreement(adapted: Adapted, *, packing: bool) -> None:
 
 def context_of(base: Base) -> int:
     """The most tokens that the model was made for."""
-    return int(base.config.get_text_config().max_position_embeddings)
+    return _context(base.config)
+
+
+def _context(config: PretrainedConfig) -> int:
+    return int(config.get_text_config().max_position_embeddings)
 
 
 def template_override(options: FitOptions) -> str | None:
@@ -150,11 +194,8 @@ def template_override(options: FitOptions) -> str | None:
         raise UsageError(f"technique.chat_template: cannot be read, {error}") from None
 
 
-def _examples(job: Job[Any], template: Template, context: int) -> Examples:
-    """Token ids of all records; what does not fit is told, never dropped without a word."""
-    options: FitOptions = job.config
-    limit = min(options.max_tokens, context)
-    examples = template.examples_or_left_out(job.train, limit, cut_prompts=options.cut_prompts)
+def _usable(job: Job[Any], examples: Examples, limit: int) -> Examples:
+    """What can be learned from; what does not fit is told, never dropped without a word."""
     for notice in _notices(examples, limit):
         job.emit(notice)
     if not examples.examples:
@@ -207,6 +248,11 @@ def _announcement(
         parameters=adapted.parameters,
         device=str(adapted.base.model.device),
         precision=f"{adapted.precision.name}: {adapted.precision.why}",
-        details={**adapted.details, "template_sha256": template.sha256, "batch": options.batch},
+        details={
+            **adapted.details,
+            "template_sha256": template.sha256,
+            "batch": options.batch,
+            "micro_tokens": options.micro_tokens,
+        },
         first_step=newest.step if newest else 0,
     )

@@ -14,16 +14,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from tunesmith.contracts import Job
-from tunesmith.errors import RunStopped, TrainingError
-from tunesmith.events import Noticed, Saved, Stepped
+from tunesmith.errors import IntegrityError, RunStopped, TrainingError
+from tunesmith.events import JSON, Noticed, Saved, Stepped
 from tunesmith.storage import require_space, write_atomic
-from tunesmith_torch import state
+from tunesmith_torch import moments, state
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.allocator import keep_freed_memory
 from tunesmith_torch.memory import peak_bytes
@@ -70,7 +70,59 @@ class Objective(Protocol):
         ...
 
 
-def fit(job: Job[Any], adapted: Adapted, objective: Objective, *, seed: int) -> None:
+Look = Literal["go on", "best", "stop"]
+
+
+class Course(Protocol):
+    """What accompanies a training: several updates for a batch, looks in between, an early end."""
+
+    def finished(self) -> bool:
+        """Whether the batch is done with; asked after each of its optimizer steps."""
+        ...
+
+    def look(self, step: int) -> Look:
+        """Judge the model after so many steps, also after none, and when training is resumed.
+
+        ``best``: it is saved as the best. ``stop``: training ends with the best.
+        """
+        ...
+
+    def memory(self) -> JSON:
+        """What a resumed training must know; it is kept in every checkpoint."""
+        ...
+
+    def recall(self, memory: JSON) -> None:
+        """Take over what :meth:`memory` gave."""
+        ...
+
+
+class Straight:
+    """The usual course: one update for a batch, on to the last step."""
+
+    def finished(self) -> bool:
+        return True
+
+    def look(self, step: int) -> Look:
+        return "go on"
+
+    def memory(self) -> JSON:
+        return {}
+
+    def recall(self, memory: JSON) -> None:
+        return None
+
+
+STRAIGHT = Straight()
+
+
+def fit(
+    job: Job[Any],
+    adapted: Adapted,
+    objective: Objective,
+    *,
+    seed: int,
+    course: Course = STRAIGHT,
+) -> None:
     """Train from the newest checkpoint, or from the start, to the last step.
 
     Raises:
@@ -79,6 +131,7 @@ def fit(job: Job[Any], adapted: Adapted, objective: Objective, *, seed: int) -> 
     """
     keep_freed_memory()
     options: FitOptions = job.config
+    moments.require(options.optimizer, adapted.base.model.device)
     if not adapted.trainable:
         raise TrainingError(
             "no parameter of the model is trained: all are frozen",
@@ -87,16 +140,21 @@ def fit(job: Job[Any], adapted: Adapted, objective: Objective, *, seed: int) -> 
     order = Order(len(objective), options.batch, options.epochs, seed, options.max_steps)
     rate = Rate(options.learning_rate, order.steps, options.warmup, options.schedule)
     masters = Masters(adapted.trainable, options)
-    saving = _Saving(job, masters, options.save_every)
+    saving = _Saving(job, masters, options.save_every, course)
     stepper = _Stepper(job, adapted, objective, masters, options)
     adapted.model.train()
     state.seed(seed)
     first = saving.resume()
+    if saving.heed(first, course.look(first)):
+        return
     for step, rows in order.batches(first):
         started = time.perf_counter()
         learning_rate = rate.at(step)
         loss, norm = stepper.gradient(step, rows, learning_rate)
         masters.step(learning_rate)
+        while not course.finished():
+            loss, norm = stepper.gradient(step, rows, learning_rate)
+            masters.step(learning_rate)
         counts = objective.counts(rows)
         event = Stepped(
             stage=job.name,
@@ -118,6 +176,8 @@ def fit(job: Job[Any], adapted: Adapted, objective: Objective, *, seed: int) -> 
         except RunStopped:
             saving.save(step + 1)
             raise
+        if saving.heed(step + 1, course.look(step + 1)):
+            return
         if saving.due(step + 1):
             saving.save(step + 1)
 
@@ -227,6 +287,7 @@ class _Saving:
     job: Job[Any]
     masters: Masters
     every: int | None
+    course: Course
     saved: int = 0
     at: float = field(default_factory=time.monotonic)
 
@@ -237,8 +298,25 @@ class _Saving:
         if checkpoint is None:
             return 0
         state.restore(checkpoint.path, self.masters)
+        self.course.recall(checkpoint.meta.get("course", {}))
         self.saved = checkpoint.step
         return checkpoint.step
+
+    def heed(self, step: int, look: Look) -> bool:
+        """Do what a look says; whether training is over, with the best weights in place.
+
+        Raises:
+            IntegrityError: the best checkpoint is gone.
+        """
+        if look == "best":
+            self.save(step, best=True)
+        if look != "stop":
+            return False
+        best = self.job.checkpoints.best()
+        if best is None:
+            raise IntegrityError(f"{self.job.checkpoints.folder}: the best checkpoint is gone")
+        state.restore(best.path, self.masters)
+        return True
 
     def _require_space(self) -> None:
         """Room for the checkpoints that will lie side by side, the one in the making, the result.
@@ -257,16 +335,17 @@ class _Saving:
             return step % self.every == 0
         return time.monotonic() - self.at > SAVE_SECONDS
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, *, best: bool = False) -> None:
         """Commit a checkpoint, unless this step has one."""
-        if step == self.saved:
+        if step == self.saved and not best:
             return
         started = time.perf_counter()
 
         def write(folder: Path) -> None:
             state.save(folder, self.masters)
 
-        path = self.job.checkpoints.save(step, write, meta={"stage": self.job.name})
+        meta = {"stage": self.job.name, "course": self.course.memory()}
+        path = self.job.checkpoints.save(step, write, meta=meta, best=best)
         self.saved, self.at = step, time.monotonic()
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         seconds = time.perf_counter() - started

@@ -91,6 +91,17 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
     return config
 
 
+def lacking_weights(folder: Path) -> str:
+    """What keeps a folder with nothing but a config from being run; empty where weights are.
+
+    Pickled weights, an index or half a file count as weights: :func:`check_folder` judges them.
+    """
+    for path in folder.iterdir():
+        if path.suffix in (".safetensors", *PICKLED) or path.name.endswith(".index.json"):
+            return ""
+    return f"{folder}: no *.safetensors file, the config alone"
+
+
 def check_safetensors(file: Path) -> None:
     """Hold the file's size against its header: a download that broke off is found in no time.
 

@@ -29,10 +29,9 @@ from transformers import (
 )
 
 from tunesmith_torch import cached_attention
+from tunesmith_torch.budget import TOKEN_BUDGET
 from tunesmith_torch.kvcache import Slots, evaluating
 
-TOKEN_BUDGET = 16_384
-"""Slots of the cache, answers included: 380 MB for a 135M model in bf16, 2 GB for one of 8B."""
 MAX_ROWS = 256
 """Rows in a step. More than this gain nothing, and each has a row of logits."""
 SHORTEST_PREFIX = 8
@@ -50,6 +49,8 @@ class Sampler:
     top_p: float = 1.0
     """Draw from the most likely tokens that together have this probability."""
     seed: int = 0
+    streams: tuple[int, ...] | None = None
+    """Numbers that take the places of the rows'; None: row ``i`` draws from stream ``i``."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -59,7 +60,8 @@ class Sampler:
 
     def stream(self, row: int, count: int) -> list[float]:
         """The uniform numbers in [0, 1) that decide the row's tokens."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + row) % 2**63)
+        number = row if self.streams is None else self.streams[row]
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
         numbers: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
         return numbers
 

@@ -6,6 +6,7 @@ A model that is partly noise still trains, only badly, so here that is an error.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,12 +47,14 @@ def load_base(
     dtype: torch.dtype,
     attention: str = "sdpa",
     quantization: BitsAndBytesConfig | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Base:
     """Read a model folder. Nothing is downloaded, asked, or run.
 
     ``attention`` is a name that transformers knows. With ``sdpa``, the few architectures that
     cannot use it (Gemma 2 caps its scores) get ``eager``. For quantised weights, see
-    :func:`tunesmith_torch.quantize.load_quantized`.
+    :func:`tunesmith_torch.quantize.load_quantized`. ``tokenizer`` is the folder's, where it has
+    been read already.
 
     Raises:
         EnvironmentProblem: no such folder, no safetensors weights, or the model brings code.
@@ -59,7 +62,7 @@ def load_base(
             holds values that are not finite.
     """
     check_folder(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     try:
         with no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -107,6 +110,22 @@ def load_config(folder: Path) -> PretrainedConfig:
         folder, trust_remote_code=False, local_files_only=True
     )
     return config
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Keep each layer's input only, and compute the rest again in backward."""
+    # The name that went before goes with transformers 6.
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+@contextmanager
+def old_name_is_known() -> Iterator[None]:
+    """Inside, transformers does not warn that peft uses a name that will go."""
+    with warnings.catch_warnings():
+        known = "`is_gradient_checkpointing` is deprecated"
+        warnings.filterwarnings("ignore", known, FutureWarning)
+        yield
 
 
 @contextmanager

@@ -137,11 +137,11 @@ def _sweep(
     wide = torch.promote_types(terms.dtype, torch.float32)
     nll_N = hidden_ND.new_empty(N, dtype=wide)
     raw_NV = hidden_ND.new_empty(min(N, most), V)
-    whole = most >= N
+    whole = 0 < N <= most
     dhidden_ND = torch.empty_like(hidden_ND) if needs[0] else None
-    dweight_VD = (
-        weight_VD.new_zeros(V, D, dtype=terms.dtype if whole else wide) if needs[1] else None
-    )
+    dweight_VD = None
+    if needs[1]:  # a product fills the whole of it, several are added up
+        dweight_VD = torch.empty_like(weight_VD) if whole else weight_VD.new_zeros(V, D, dtype=wide)
     dbias_V = nll_N.new_zeros(V) if needs[2] else None
     for at in _slices(N, most):
         raw_nV = torch.mm(hidden_ND[at], weight_VD.t(), out=raw_NV[: at.stop - at.start])

@@ -43,7 +43,7 @@ def shared_opening(examples: Sequence[Example], model: nn.Module) -> int:
     for example in examples:
         ids, trained = np.asarray(example.ids)[:P], np.asarray(example.trained, dtype=bool)
         same = ids == first[: len(ids)]
-        P = min(P, len(ids) if same.all() else int(same.argmin()), int(trained.argmax()) - 1)
+        P = min(P, len(ids) if same.all() else int(np.argmin(same)), int(np.argmax(trained)) - 1)
         if P <= 0:
             return 0
     lengths = [len(example.ids) for example in examples]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith_torch import moments
 from tunesmith_torch.options import FitOptions
 
 
@@ -33,14 +34,13 @@ class Masters:
         # Norms and biases are scales, not maps: decaying them pulls the model to nothing useful.
         decayed = [master for _, master in self._pairs if master.ndim >= 2]
         others = [master for _, master in self._pairs if master.ndim < 2]
-        self.adamw = torch.optim.AdamW(
+        self._kind: moments.Kind = options.optimizer
+        self.adamw = moments.build(
             [
                 {"params": decayed, "weight_decay": options.weight_decay},
                 {"params": others, "weight_decay": 0.0},
             ],
-            lr=options.learning_rate,
-            betas=options.betas,
-            fused=True,
+            options,
         )
 
     @property
@@ -80,13 +80,15 @@ class Masters:
         ]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as flat named tensors, for safetensors: masters and AdamW's moments."""
-        state = self.adamw.state
+        """The state as flat named tensors, for safetensors: masters and AdamW's moments.
+
+        Before the first step AdamW has none yet, and begins with zeros.
+        """
         flat: dict[str, Tensor] = {}
         for name, (_, master) in zip(self.names, self._pairs, strict=True):
             flat[f"master.{name}"] = master.detach()
-            for key, value in state.get(master, {}).items():
-                flat[f"{key}.{name}"] = value.detach()
+            for key, value in moments.remembered(self.adamw, master, self._kind).items():
+                flat[f"{key}.{name}"] = value
         return flat
 
     def restore(self, flat: dict[str, Tensor]) -> None:
@@ -94,18 +96,18 @@ class Masters:
 
         Raises:
             KeyError: a tensor is missing: a state that is not whole is no state.
+            ValueError: one has another shape than the model's.
         """
+        for name, master in zip(self.names, self.masters, strict=True):
+            found = flat[f"master.{name}"].shape
+            if found != master.shape:  # copying would repeat a row of it rather than fail
+                raise ValueError(f"master.{name} is {[*found]}, the model's is {[*master.shape]}")
         with torch.no_grad():
             for name, (parameter, master) in zip(self.names, self._pairs, strict=True):
                 master.copy_(flat[f"master.{name}"])
                 if parameter is not master:
                     parameter.copy_(master)
-                device = master.device
-                self.adamw.state[master] = {
-                    "step": flat[f"step.{name}"].clone().to(device),
-                    "exp_avg": flat[f"exp_avg.{name}"].clone().to(device),
-                    "exp_avg_sq": flat[f"exp_avg_sq.{name}"].clone().to(device),
-                }
+                moments.remember(self.adamw, master, self._kind, name, flat)
 
 
 def _adding_to(master: nn.Parameter) -> Any:

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from tunesmith.options import Options
+
+AUTO = 0
+"""What ``auto`` is inside: a number that no run file can mean."""
+
+
+def _number(value: object) -> object:
+    if value == "auto":
+        return AUTO
+    if value == AUTO:
+        raise ValueError('should be at least 1, or "auto"')
+    return value
+
+
+def _word(value: int) -> int | str:
+    return value or "auto"
+
+
+def _schema(most: int) -> WithJsonSchema:
+    number = {"type": "integer", "minimum": 1, "maximum": most}
+    return WithJsonSchema({"anyOf": [number, {"type": "string", "const": "auto"}]})
+
+
+_AS_WRITTEN = BeforeValidator(_number), PlainSerializer(_word)
+
+Rows = Annotated[int, Field(ge=0, le=65536), *_AS_WRITTEN, _schema(65536)]
+Tokens = Annotated[int, Field(ge=0, le=2**30), *_AS_WRITTEN, _schema(2**30)]
 
 
 class FitOptions(Options):
@@ -19,15 +45,19 @@ class FitOptions(Options):
     max_steps: int | None = Field(
         None, ge=1, description="Stop after so many optimizer steps, whatever epochs says."
     )
-    batch: int = Field(
-        16, ge=1, le=65536, description="Rows per optimizer step, over all accumulation."
+    batch: Rows = Field(
+        16,
+        description=(
+            'Rows per optimizer step, over all accumulation; "auto" takes 16, and as many tokens '
+            "at once as fit into memory when the run begins."
+        ),
     )
-    micro_tokens: int = Field(
+    micro_tokens: Tokens = Field(
         4096,
-        ge=1,
         description=(
             "Tokens computed at once. A batch is split into as many micro-batches as this needs; "
-            "results do not depend on it, memory does. A longer row is a micro-batch of its own."
+            "results do not depend on it, memory does. A longer row is a micro-batch of its own. "
+            '"auto" takes what fits into memory when the run begins.'
         ),
     )
     max_tokens: int = Field(
@@ -49,7 +79,16 @@ class FitOptions(Options):
         0.0, ge=0, lt=1, description="AdamW's decay, on weight matrices only."
     )
     betas: tuple[float, float] = Field(
-        (0.9, 0.999), description="AdamW's averaging of gradients and of their squares."
+        (0.9, 0.999),
+        description="AdamW's averaging of gradients and of their squares.",
+        strict=False,  # an array of TOML, also where a validator saw the table before
+    )
+    optimizer: Literal["adamw", "adamw-8bit", "paged-adamw-8bit"] = Field(
+        "adamw",
+        description=(
+            "AdamW with its means in fp32, or in 8 bits (bitsandbytes), or in 8 bits and moved to "
+            "the host when the GPU's memory runs out."
+        ),
     )
     clip: float = Field(
         1.0, gt=0, description="Largest norm of the gradient; a larger one is scaled down."
@@ -62,6 +101,13 @@ class FitOptions(Options):
         True,
         description=(
             "Lay rows end to end, each attending to itself alone, instead of padding them; "
+            "faster, with the same result."
+        ),
+    )
+    lean: bool = Field(
+        True,
+        description=(
+            "Compute adapters and norms in fewer products and passes than the libraries do; "
             "faster, with the same result."
         ),
     )

@@ -97,6 +97,27 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
     return bins
 
 
+def aligned(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
+    """A packed micro-batch whose length is such a multiple, by a last row that nobody reads.
+
+    Matrix products cut their work into pieces of 16 rows. At some lengths, 1695 for one, what is
+    left over costs a sixth of the speed; on average it is 2 %.
+    """
+    length = batch.ids_BT.shape[1]
+    short = -length % multiple
+    if batch.boundaries is None or not short:
+        return batch
+    filler_1S = batch.ids_BT.new_zeros(1, short)
+    end = batch.boundaries.new_tensor([length + short])
+    return replace(
+        batch,
+        ids_BT=torch.cat([batch.ids_BT, filler_1S], 1),
+        positions_BT=torch.cat([batch.positions_BT, torch.arange(short)[None]], 1),
+        boundaries=torch.cat([batch.boundaries, end]),
+        longest=max(batch.longest, short),
+    )
+
+
 def unpacked(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
     """Share out rows in their order, so that rows times the longest stays within ``budget``.
 

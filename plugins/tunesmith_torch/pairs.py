@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,17 @@ from tunesmith_torch.device import pick_device, pick_precision
 from tunesmith_torch.finetune import context_of, template_override
 from tunesmith_torch.fit import Counts
 from tunesmith_torch.groups import Group, Layout, can_share
+from tunesmith_torch.load import recompute_activations
 from tunesmith_torch.memory import peak_bytes, reset_peak
 from tunesmith_torch.preference_options import PairOptions
 from tunesmith_torch.schedule import Order
-from tunesmith_torch.start import Start, adapt_policy, base_folder, load_policy_base
+from tunesmith_torch.start import (
+    Start,
+    adapt_policy,
+    base_folder,
+    load_policy_base,
+    quantization_of,
+)
 from tunesmith_torch.templates import Template
 
 
@@ -34,6 +42,7 @@ class Ready:
     layout: Layout
     start: Start | None
     order: Order
+    began: float = field(default_factory=time.perf_counter)
 
     @classmethod
     def of(cls, job: Job[Any]) -> Ready:
@@ -46,16 +55,16 @@ class Ready:
         device = pick_device(job.device)
         precision = pick_precision(device, options.precision)
         reset_peak(device)
-        start = Start.find(options.start) if options.start is not None else None
-        folder = base_folder(job.model, start)
-        base = load_policy_base(folder, device, precision, options.packing)
+        start = Start.find(options.start, job.name) if options.start is not None else None
+        folder, stored = base_folder(job.model, start), quantization_of(options)
+        base = load_policy_base(folder, device, precision, options.packing, stored)
         template = Template.of(base.tokenizer, template_override(options))
         pairs = pairs_of(job, template, min(options.max_tokens, context_of(base)))
         adapted = adapt_policy(
-            base, precision, options, weights=options.adapt, start=start, seed=job.seed
+            base, precision, options, weights=options.weights, start=start, seed=job.seed
         )
         if options.checkpointing:
-            base.model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(base.model)
         sharing = options.packing and options.share_prompts and can_share(adapted.model)
         order = Order(len(pairs), options.batch, options.epochs, job.seed, options.max_steps)
         return cls(adapted, template, pairs, Layout(options.packing, sharing), start, order)
@@ -102,7 +111,7 @@ class Ready:
             steps=self.order.steps,
             tokens=round(total.tokens * options.epochs),
             trained_tokens=round(total.trained_tokens * options.epochs),
-            seconds=0.0,
+            seconds=time.perf_counter() - self.began,
             peak_memory_bytes=peak_bytes(self.adapted.base.model.device),
             artifact=str(artifact.path.relative_to(job.out)),
             format=artifact.format,

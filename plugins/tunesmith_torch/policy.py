@@ -3,7 +3,7 @@
 Shapes: A answers of a micro-batch, N tokens of all its answers, D width.
 
 A batch of prompts is one step: the policy answers each several times, answers are rewarded, and
-the policy moves once towards those that were better than expected. It is an
+the policy moves, once or a few times, towards those that were better than expected. It is an
 :class:`tunesmith_torch.fit.Objective`, so checkpoints, memory and the optimizer are those of every
 technique; the draws come from torch's generator, which a checkpoint keeps.
 """
@@ -30,6 +30,9 @@ from tunesmith_torch.policy_options import PolicyLoopOptions
 from tunesmith_torch.positions import head_of
 from tunesmith_torch.start import as_reference
 from tunesmith_torch.templates import Template
+
+SHOWN = ("reward", "kl", "answer_tokens")
+"""The figures that come first: a terminal has room for three."""
 
 
 class Reward(Protocol):
@@ -60,8 +63,10 @@ class ValueNet(nn.Module):
 class Rollout:
     """What the policy said to the prompts of one batch, and what it earned."""
 
+    rows: tuple[int, ...]
     groups: list[Group]
     said: list[list[Generated]]
+    texts: list[list[str]]
     rewards: list[Tensor]
 
     def kept(self, row: int, mask_truncated: bool) -> Tensor:
@@ -81,6 +86,8 @@ class Lesson:
     returns_N: Tensor
     weight_N: Tensor
     """1 / what the batch's loss is divided by; 0 for tokens that are not learned from."""
+    weight_of_all: float = 1.0
+    """The sum of these weights over the whole batch."""
 
 
 @dataclass
@@ -96,10 +103,28 @@ class _Figures:
             self.sums[name] = max(self.sums.get(name, value), value)
 
 
+@dataclass
+class KlPrice:
+    """The price of a nat of divergence: fixed, or adapted towards a target.
+
+    ``weight <- weight (1 + 0.1 clip(kl / target - 1, -0.2, 0.2))`` after every rollout (Ziegler et
+    al. 2019, section 2.2), so that it is the divergence that stays where it is wanted.
+    """
+
+    weight: float
+    target: float | None = None
+
+    def adapt(self, kl: float) -> None:
+        """Take a rollout's divergence into account, in nats for each answer."""
+        if self.target is not None:
+            error = min(max(kl / self.target - 1, -0.2), 0.2)
+            self.weight *= 1 + 0.1 * error
+
+
 class PolicyLoop:
     """PPO, GRPO and RLOO as an objective for :func:`tunesmith_torch.fit.fit`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is independent of the others
         self,
         adapted: Adapted,
         template: Template,
@@ -107,48 +132,66 @@ class PolicyLoop:
         reward: Reward,
         options: PolicyLoopOptions,
         layout: Layout,
+        reference: nn.Module | None = None,
     ) -> None:
-        self._adapted, self._template, self._reward = adapted, template, reward
-        self._options, self._layout = options, layout
+        """``reference``: a frozen copy of the start, for a policy that keeps none beside it."""
+        self.adapted, self._template, self._reward = adapted, template, reward
+        self._reference = reference
+        self._options, self.layout = options, layout
         self._device = adapted.base.model.device
         self._prompts = prompts
         self._prompt_ids = template.prompts_ids(prompts)
         self._value = adapted.model if isinstance(adapted.model, ValueNet) else None
-        self._policy = self._value.model if self._value is not None else adapted.model
+        self.policy = self._value.model if self._value is not None else adapted.model
         if (options.algorithm == "ppo") != (self._value is not None):
             raise UsageError("the policy needs a value head for ppo, and for ppo alone")
-        head = head_of(self._policy)
+        head = head_of(self.policy)
         if head.softcap is not None and options.temperature != 1:
             raise UsageError("technique.temperature: this model caps its logits, so it must be 1")
+        self.price = KlPrice(options.kl_weight, options.kl_target)
+        self._lessons: list[Lesson] = []
+        self._updates = 0
         self._counts = Counts(0, 0, 1)
         self._figures = _Figures()
 
     # ----------------------------------------------------------------- the loop
 
     def micro_batches(self, rows: Sequence[int], budget: int) -> list[Lesson]:
-        """Rollout, reward and advantage; called once at the start of each batch."""
+        """Rollout, reward and advantage, in the first of a batch's updates; then the same again."""
+        if self._updates > 0:
+            return self._lessons
         self._figures = _Figures()
         rollout = self._rollout(rows)
-        laid_out = self._layout.micro_batches(rollout.groups, range(len(rows)), budget)
-        lessons = [self._lesson(rollout, answers) for answers in laid_out]
-        self._take_stock(rollout, lessons)
-        return lessons
+        laid_out = self.layout.micro_batches(rollout.groups, range(len(rows)), budget)
+        self._lessons = [self._lesson(rollout, answers) for answers in laid_out]
+        self._take_stock(rollout, self._lessons)
+        return self._lessons
+
+    def finished(self) -> bool:
+        """Count an update; whether the rollout has had all of its own."""
+        self._updates += 1
+        if self._updates < self._options.rollout_epochs:
+            return False
+        self._updates, self._lessons = 0, []
+        if self._options.needs_reference:
+            self.price.adapt(self._figures.sums["kl"])
+        return True
 
     def loss(self, micro_batch: Lesson) -> Tensor:
         """The update: this micro-batch's share of the batch's loss."""
         lesson, options = micro_batch, self._options
         logp_N, hidden_ND = self._logprobs(lesson.answers)
         loss_N = advantages.clipped(logp_N, lesson.old_N, lesson.advantage_N, options.ratio_clip)
-        if options.algorithm == "grpo" and self._options.kl_weight > 0:
-            loss_N = loss_N + self._options.kl_weight * advantages.divergence(
-                logp_N, lesson.reference_N
-            )
+        if options.algorithm == "grpo" and options.kl_weight > 0:
+            apart_N = advantages.divergence(logp_N, lesson.reference_N)
+            loss_N = loss_N + options.kl_weight * apart_N
         if self._value is not None:
             missed_N = self._value.values(hidden_ND) - lesson.returns_N
             loss_N = loss_N + options.value_weight * missed_N**2
         with torch.no_grad():
             far_N = (torch.exp(logp_N - lesson.old_N) - 1).abs() > options.ratio_clip
-            self._figures.add(clip_fraction=float((far_N * lesson.weight_N).sum()))
+            share = float((far_N * lesson.weight_N).sum()) / lesson.weight_of_all
+            self._figures.add(clip_fraction=share / options.rollout_epochs)
         return (loss_N * lesson.weight_N).sum()
 
     def _rollout(self, rows: Sequence[int]) -> Rollout:
@@ -156,9 +199,9 @@ class PolicyLoop:
         samples = self._options.samples
         seed = int(torch.randint(2**31, ()))
         asked = [self._prompt_ids[row] for row in rows for _ in range(samples)]
-        with self._adapted.arithmetic():
+        with self.adapted.arithmetic():
             flat = generate(
-                self._policy,
+                self.policy,
                 asked,
                 limit=self._options.answer_tokens,
                 end_ids=self._template.end_ids,
@@ -172,7 +215,8 @@ class PolicyLoop:
             Group(self._prompt_ids[row], tuple(answer.ids for answer in answers))
             for row, answers in zip(rows, said, strict=True)
         ]
-        return Rollout(groups, said, list(earned.view(-1, samples)))
+        said_texts = [texts[i : i + samples] for i in range(0, len(flat), samples)]
+        return Rollout(tuple(rows), groups, said, said_texts, list(earned.view(-1, samples)))
 
     @torch.no_grad()
     def _lesson(self, rollout: Rollout, cpu: Answers) -> Lesson:
@@ -182,18 +226,15 @@ class PolicyLoop:
         old_N = torch.tensor([x for answer in said for x in answer.logprobs], device=self._device)
         kept = [rollout.kept(row, options.mask_truncated) for row in cpu.groups]
         weight_N = torch.cat(kept).to(old_N)[answers.answer_N]
-        with self._adapted.arithmetic(), evaluating(self._adapted.model):
+        with self.adapted.arithmetic(), evaluating(self.adapted.model):
             logp_N, hidden_ND = self._logprobs(answers)
             values_N = self._value.values(hidden_ND) if self._value else torch.zeros_like(logp_N)
-            reference_N = logp_N
-            if options.kl_weight > 0:
-                with as_reference(self._adapted_policy()):
-                    reference_N, _ = self._logprobs(answers)
+            reference_N = self._reference_logprobs(answers) if options.needs_reference else logp_N
         answers_in_batch = len(rollout.groups) * options.samples
         self._figures.most(sampler_gap=float((logp_N - old_N).abs().max()))
         self._figures.add(kl=float((logp_N - reference_N).sum()) / answers_in_batch)
         # The policy drew these tokens, so logp - reference is on average the divergence.
-        price_N = self._options.kl_weight * (logp_N - reference_N)
+        price_N = self.price.weight * (logp_N - reference_N)
         if options.algorithm == "ppo":
             advantage_N = self._token_advantages(rollout, answers, price_N, values_N)
         else:
@@ -253,8 +294,9 @@ class PolicyLoop:
         for lesson in lessons:
             entropy -= float(lesson.old_N.sum())
             lesson.weight_N = lesson.weight_N / units
+            lesson.weight_of_all = max(tokens, 1.0) / units
         spoken = sum(len(answer.ids) for answer in flat)
-        sizes = sum(self._layout.size(group) for group in rollout.groups)
+        sizes = sum(self.layout.size(group) for group in rollout.groups)
         self._counts = Counts(sizes, int(tokens), 1)
         self._figures.add(
             reward=float(torch.cat(rollout.rewards).mean()),
@@ -263,18 +305,37 @@ class PolicyLoop:
             truncated=sum(answer.stopped == "limit" for answer in flat) / len(flat),
         )
 
-    def _logprobs(self, answers: Answers) -> tuple[Tensor, Tensor]:
+    def answers(self, prompts: Sequence[Prompt]) -> list[str]:
+        """The policy's most likely answers, word by word; nothing is drawn and nothing learned."""
+        with self.adapted.arithmetic():
+            said = generate(
+                self.policy,
+                self._template.prompts_ids(prompts),
+                limit=self._options.answer_tokens,
+                end_ids=self._template.end_ids,
+            )
+        return [self._text(answer) for answer in said]
+
+    def _logprobs(self, answers: Answers, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """Of every token at the temperature of the draws, and the hidden states before them."""
-        hidden_ND = answer_hidden(self._policy, answers)
-        head = head_of(self._policy)
+        model = self.policy if model is None else model
+        hidden_ND = answer_hidden(model, answers)
+        head = head_of(model)
         head = head._replace(scale=head.scale / self._options.temperature)
         return head.logprobs(hidden_ND, answers.batch), hidden_ND
 
+    def _reference_logprobs(self, answers: Answers) -> Tensor:
+        """What the policy said at its start: the same model without its adapter, or a copy."""
+        if self._reference is not None:
+            return self._logprobs(answers, self._reference)[0]
+        with as_reference(self._adapted_policy()):
+            return self._logprobs(answers)[0]
+
     def _adapted_policy(self) -> Adapted:
         if self._value is None:
-            return self._adapted
-        a = self._adapted
-        return Adapted(self._policy, a.base, a.precision, a.format, a.details)
+            return self.adapted
+        a = self.adapted
+        return Adapted(self.policy, a.base, a.precision, a.format, a.details)
 
     def _text(self, answer: Generated) -> str:
         ids = list(answer.ids[:-1] if answer.stopped == "end" else answer.ids)
@@ -292,4 +353,6 @@ class PolicyLoop:
 
     def figures(self) -> dict[str, float]:
         """Reward, divergence, length, entropy and clipping of the last batch."""
-        return dict(self._figures.sums)
+        sums = dict(self._figures.sums)
+        first: dict[str, float] = {name: sums.pop(name) for name in SHOWN if name in sums}
+        return {**first, **sums, "kl_weight": self.price.weight}

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tunesmith_torch.preference_options import PolicyOptions
 
-_ONLY_PPO = ("gamma", "gae_lambda", "value_weight")
+_ONLY_PPO = ("gamma", "gae_lambda", "value_weight", "kl_target")
 
 
 class PolicyLoopOptions(PolicyOptions):
@@ -16,7 +16,7 @@ class PolicyLoopOptions(PolicyOptions):
 
     learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate.")
     epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the prompts.")
-    batch: int = Field(4, ge=1, le=65536, description="Prompts per optimizer step.")
+    batch: int = Field(4, ge=1, le=65536, description="Prompts per rollout.")
     algorithm: Literal["ppo", "grpo", "rloo"] = Field(
         "grpo",
         description=(
@@ -36,8 +36,30 @@ class PolicyLoopOptions(PolicyOptions):
     ratio_clip: float = Field(
         0.2, gt=0, lt=1, description="How far a token's probability ratio counts from 1."
     )
+    rollout_epochs: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="ppo and grpo: optimizer steps on the answers of one rollout.",
+    )
     kl_weight: float = Field(
         0.05, ge=0, le=100, description="Price of a nat of divergence from the reference."
+    )
+    kl_target: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "ppo: divergence from the reference, in nats for each answer, towards which the price "
+            "adapts, starting at kl_weight. Unset: the price is fixed."
+        ),
+    )
+    kl_budget: float = Field(
+        30.0,
+        ge=0,
+        description=(
+            "Divergence from the reference, in nats for each answer, beyond which training stops "
+            "and goes back to its best checkpoint. 0: no limit."
+        ),
     )
     gamma: float = Field(1.0, gt=0, le=1, description="ppo: discount for each token.")
     gae_lambda: float = Field(
@@ -53,6 +75,13 @@ class PolicyLoopOptions(PolicyOptions):
                 raise ValueError(f'`{name}` is read by algorithm = "ppo" only')
         if self.algorithm != "ppo" and self.samples < 2:
             raise ValueError(f"`samples` must be at least 2 for {self.algorithm}")
-        if self.adapt == "full" and self.kl_weight > 0:
-            raise ValueError('`kl_weight` needs the reference, which adapt = "lora" alone keeps')
+        if self.algorithm == "rloo" and self.rollout_epochs > 1:
+            raise ValueError("`rollout_epochs` must be 1 for rloo, which does not clip")
+        if self.kl_target is not None and self.kl_weight == 0:
+            raise ValueError("`kl_target` needs a `kl_weight` above 0 to start from")
         return self
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the divergence from the reference is looked at, as a price or as a limit."""
+        return self.kl_weight > 0 or self.kl_budget > 0

@@ -23,6 +23,7 @@ from tunesmith_torch.pairs import Ready
 from tunesmith_torch.preference_losses import Scored
 from tunesmith_torch.preference_options import PreferenceOptions
 from tunesmith_torch.reference import remembered
+from tunesmith_torch.settle import settle
 from tunesmith_torch.start import one_adapter
 
 
@@ -33,6 +34,7 @@ def prefer(job: Job[Any]) -> Artifact:
         DataError: no pair can be learned from.
         TrainingError: see :func:`tunesmith_torch.fit.fit`.
     """
+    job = settle(job)
     options: PreferenceOptions = job.config
     ready = Ready.of(job)
     objective = Preferring(ready, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tunesmith_torch.options import LoraOptions
 
@@ -17,30 +17,49 @@ _ONLY_OF = {
     "desirable_weight": "kto",
     "undesirable_weight": "kto",
 }
-_ONLY_LORA = ("rank", "alpha", "dropout", "targets", "modules_to_save", "rslora", "dora")
+_ONLY_ADAPTERS = ("rank", "alpha", "dropout", "targets", "modules_to_save", "rslora", "dora")
+_ONLY_QLORA = ("bits", "double_quantization")
 
 
 class PolicyOptions(LoraOptions):
     """Which weights of a policy move, and from where."""
 
-    adapt: Literal["lora", "full"] = Field(
-        "lora", description="Train low-rank adapters, or every weight."
+    model_config = ConfigDict(populate_by_name=True)
+
+    adapt: Literal["lora", "qlora", "full"] = Field(
+        "lora",
+        description="Train low-rank adapters, such adapters over a quantised base, or all weights.",
     )
     start: str | None = Field(
         None,
+        alias="from",
         description=(
             "Run folder, adapter folder or model folder of the fine-tuned model to begin with, "
             "which is the reference too. Unset: the base model."
         ),
         json_schema_extra={"path": True},
     )
+    bits: Literal[4, 8] = Field(
+        4, description="qlora: bits for each weight of the base, 4 (NF4) or 8 (LLM.int8)."
+    )
+    double_quantization: bool = Field(
+        True, description="qlora: quantise the scales of 4-bit blocks too."
+    )
+
+    @property
+    def weights(self) -> Literal["lora", "full"]:
+        """What moves, however the base is stored."""
+        return "full" if self.adapt == "full" else "lora"
 
     @model_validator(mode="after")
     def _nothing_unread(self) -> PolicyOptions:
-        if self.adapt == "full":
-            for name in _ONLY_LORA:
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f'`{name}` is read with adapt = "lora" only')
+        unread = [*_ONLY_ADAPTERS, *_ONLY_QLORA] if self.adapt == "full" else []
+        unread += _ONLY_QLORA if self.adapt == "lora" else []
+        kinds = dict.fromkeys(_ONLY_ADAPTERS, 'adapt = "lora" or "qlora"')
+        kinds |= dict.fromkeys(_ONLY_QLORA, 'adapt = "qlora"')
+        for name in unread:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` is read with {kinds[name]} only")
         return self
 
 

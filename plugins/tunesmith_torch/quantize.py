@@ -19,7 +19,12 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tunesmith.errors import IntegrityError
 from tunesmith_torch import bnb
@@ -52,6 +57,7 @@ def load_quantized(
     device: torch.device,
     dtype: torch.dtype,
     attention: str = "sdpa",
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Base:
     """Read a model folder as :func:`tunesmith_torch.load.load_base` does, quantised on the way.
 
@@ -75,7 +81,14 @@ def load_quantized(
         llm_int8_skip_modules=_left_whole(outline) if four else None,
         llm_int8_threshold=0.0,  # no outlier columns kept apart: what is trained is what is merged
     )
-    base = load_base(folder, device=device, dtype=dtype, attention=attention, quantization=config)
+    base = load_base(
+        folder,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        quantization=config,
+        tokenizer=tokenizer,
+    )
     _settle(base.model)
     return base
 

@@ -31,6 +31,8 @@ from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden, can_sh
 from tunesmith_torch.kvcache import evaluating
 from tunesmith_torch.pairs import Ready
 from tunesmith_torch.preference_options import RewardOptions
+from tunesmith_torch.quantize import Quantization
+from tunesmith_torch.settle import settle
 from tunesmith_torch.start import load_policy_base, one_adapter
 from tunesmith_torch.templates import Template
 
@@ -58,6 +60,20 @@ class RewardNet(nn.Module):
         with torch.autocast(hidden_AD.device.type, enabled=False):
             rewards_A1: Tensor = self.head(hidden_AD.float())
         return rewards_A1[:, 0]
+
+    def read_head(self, artifact: Path) -> None:
+        """Take over the head that lies in an artifact.
+
+        Raises:
+            IntegrityError: there is none, or one of another width.
+        """
+        if not (artifact / HEAD).is_file():
+            raise IntegrityError(f"{artifact}: no {HEAD}, so this is not a reward model")
+        head_D = load_file(artifact / HEAD)["head"]
+        if head_D.shape[0] != self.head.in_features:
+            raise IntegrityError(f"{artifact}: the head is {head_D.shape[0]} wide, the model not")
+        with torch.no_grad():
+            self.head.weight.copy_(head_D[None])
 
 
 def with_ends(
@@ -142,6 +158,7 @@ def train_reward(job: Job[Any]) -> Artifact:
         DataError: no pair can be learned from.
         TrainingError: see :func:`tunesmith_torch.fit.fit`.
     """
+    job = settle(job)
     options: RewardOptions = job.config
     ready = Ready.of(job)
     device = ready.adapted.base.model.device
@@ -163,7 +180,7 @@ def train_reward(job: Job[Any]) -> Artifact:
 
     whole = one_adapter(ready.adapted)
     artifact = artifacts.save(ready.card_job(job), whole, ready.template, beside)
-    job.emit(ready.ending(job, artifact))
+    job.emit(replace(ready.ending(job, artifact), answers=False))
     return artifact
 
 
@@ -185,6 +202,7 @@ class RewardModel:
         precision: Precision,
         *,
         packing: bool = True,
+        quantization: Quantization | None = None,
     ) -> RewardModel:
         """Read what :func:`train_reward` wrote; ``model`` is the base under an adapter.
 
@@ -192,16 +210,11 @@ class RewardModel:
             IntegrityError: it has no head, or one of another width.
         """
         adapter = artifacts.artifact_format(artifact) == "adapter"
-        base = load_policy_base(model if adapter else artifact, device, precision, packing)
+        folder = model if adapter else artifact
+        base = load_policy_base(folder, device, precision, packing, quantization)
         inner = artifacts.attach_adapter(base, artifact) if adapter else base.model
         net = RewardNet(inner, base.config.get_text_config().hidden_size)
-        if not (artifact / HEAD).is_file():
-            raise IntegrityError(f"{artifact}: no {HEAD}, so this is not a reward model")
-        head_D = load_file(artifact / HEAD)["head"]
-        if head_D.shape[0] != net.head.in_features:
-            raise IntegrityError(f"{artifact}: the head is {head_D.shape[0]} wide, the model not")
-        with torch.no_grad():
-            net.head.weight.copy_(head_D[None])
+        net.read_head(artifact)
         net.to(device).eval().requires_grad_(False)
         layout = Layout(packing, packing and can_share(inner))
         return cls(net, Template.of(base.tokenizer), layout)

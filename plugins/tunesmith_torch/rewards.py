@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import math
@@ -36,18 +37,39 @@ class FunctionReward:
         path = Path(file)
         if not file or not path.is_file():
             raise UsageError(
-                f'technique.reward: no such file, got "{where}"', hint='write "file.py:function"'
+                f'technique.policy.rewards: no such file, got "{where}"',
+                hint='write "file.py:function"',
             )
         spec = importlib.util.spec_from_file_location(f"tunesmith_reward_{path.stem}", path)
         if spec is None or spec.loader is None:
-            raise UsageError(f"technique.reward: {path} is not a Python file")
+            raise UsageError(f"technique.policy.rewards: {path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        function = vars(module).get(name)
+        return cls._taken(vars(module).get(name), name, str(path))
+
+    @classmethod
+    def installed(cls, where: str) -> FunctionReward:
+        """The function of ``package.module:function``, of a package that is installed.
+
+        Raises:
+            UsageError: there is no such module or function, or it does not take two arguments.
+        """
+        module, _, name = where.rpartition(":")
+        try:
+            found = importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise UsageError(
+                f'technique.policy.rewards: no module "{module}" is installed, {error}',
+                hint='write "package.module:function"',
+            ) from None
+        return cls._taken(vars(found).get(name), name, module)
+
+    @classmethod
+    def _taken(cls, function: Any, name: str, where: str) -> FunctionReward:
         if not callable(function):
-            raise UsageError(f'technique.reward: {path} has no function "{name}"')
+            raise UsageError(f'technique.policy.rewards: {where} has no function "{name}"')
         if len(inspect.signature(function).parameters) != 2:
-            raise UsageError(f"technique.reward: {name} must take a prompt and an answer")
+            raise UsageError(f"technique.policy.rewards: {name} must take a prompt and an answer")
         return cls(function, name)
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:

@@ -11,6 +11,7 @@ low-rank updates is a low-rank update, ``B1 A1 + B2 A2 = [B1 B2] [A1; A2]``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,13 +30,14 @@ from torch import Tensor
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.manifest import MANIFEST
 from tunesmith.storage import verify
-from tunesmith_torch import branches
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora, lora_config
-from tunesmith_torch.artifacts import artifact_format, attach_adapter
+from tunesmith_torch.artifacts import artifact_format, attach_adapter, check_adapter
 from tunesmith_torch.device import Precision
 from tunesmith_torch.finetune import load_model
-from tunesmith_torch.load import Base, load_base
+from tunesmith_torch.load import Base, old_name_is_known
 from tunesmith_torch.options import LoraOptions
+from tunesmith_torch.preference_options import PolicyOptions
+from tunesmith_torch.quantize import Quantization
 
 START, POLICY = "default", "policy"
 """Names of the frozen adapter and of the one above it."""
@@ -49,15 +51,18 @@ class Start:
     format: Literal["adapter", "model"]
 
     @classmethod
-    def find(cls, where: str) -> Start:
+    def find(cls, where: str, stage: str = "") -> Start:
         """The artifact in a run folder, or the artifact folder itself.
+
+        In the folder of a run with stages it is that of ``stage``, or else of the policy.
 
         Raises:
             UsageError: there is none.
             IntegrityError: it is not what its manifest says.
         """
         folder = Path(where)
-        for candidate in (folder, folder / "adapter", folder / "model"):
+        places = [folder, *(folder / name for name in (stage or "policy", "supervised"))]
+        for candidate in (place / name for place in places for name in ("", "adapter", "model")):
             names = ("adapter_config.json", "config.json")
             if any((candidate / name).is_file() for name in names):
                 problems = verify(candidate) if (candidate / MANIFEST).is_file() else []
@@ -65,7 +70,7 @@ class Start:
                     raise IntegrityError(f"{candidate}: {problems[0]}")
                 return cls(candidate, artifact_format(candidate))
         raise UsageError(
-            f"technique.start: no adapter and no model in {folder}",
+            f"technique.from: no adapter and no model in {folder}",
             hint="name a run folder whose run has finished, or the adapter or model folder itself",
         )
 
@@ -76,13 +81,21 @@ def base_folder(model: Path, start: Start | None) -> Path:
 
 
 def load_policy_base(
-    folder: Path, device: torch.device, precision: Precision, packing: bool
+    folder: Path,
+    device: torch.device,
+    precision: Precision,
+    packing: bool,
+    quantization: Quantization | None = None,
 ) -> Base:
     """A base model that takes packed rows and shared prompts, if packing is wanted."""
-    if not packing:
-        return load_model(folder, device, precision, packing=False)
-    name = branches.register()
-    return load_base(folder, device=device, dtype=precision.dtype, attention=name)
+    return load_model(folder, device, precision, packing=packing, quantization=quantization)
+
+
+def quantization_of(options: PolicyOptions) -> Quantization | None:
+    """How the options have the base stored; None: as it is."""
+    if options.adapt != "qlora":
+        return None
+    return Quantization(options.bits, options.double_quantization)
 
 
 def adapt_policy(
@@ -110,7 +123,7 @@ def adapt_policy(
     _refuse_sum(config, "technique")
     base.model.requires_grad_(False)
     model = attach_adapter(base, start.path)
-    _refuse_sum(model.peft_config[START], "technique.start")
+    _refuse_sum(model.peft_config[START], "technique.from")
     torch.manual_seed(seed)
     model.add_adapter(POLICY, config, autocast_adapter_dtype=True)
     _activate(model, [START, POLICY])
@@ -132,11 +145,56 @@ def as_reference(adapted: Adapted) -> Iterator[None]:
         with model.disable_adapter():
             yield
         return
-    _activate(model, [START])
+    with using(model, [START]):
+        yield
+
+
+@contextmanager
+def using(model: PeftModel, names: list[str]) -> Iterator[None]:
+    """While it lasts, exactly these adapters work; what is trained stays what it was."""
+    tuner = cast(Any, model.base_model)
+    before = list(tuner.active_adapters)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
+        tuner.set_adapter(names)
         yield
     finally:
-        _activate(model, [START, POLICY])
+        tuner.set_adapter(before)
+        model.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def add_frozen(model: PeftModel, folder: Path, name: str) -> None:
+    """Put an adapter from disk beside those that a model has. It works under :func:`using` only.
+
+    Raises:
+        IntegrityError: the adapter lacks tensors of the model, or has some that it does not know.
+    """
+    before = list(cast(Any, model.base_model).active_adapters)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.load_adapter(str(folder), name, is_trainable=False, autocast_adapter_dtype=False)
+    check_adapter(model, folder, name)
+    dtype = model.get_base_model().dtype
+    for full_name, parameter in model.named_parameters():
+        if f".{name}." in full_name:
+            parameter.data = parameter.data.to(dtype)
+    cast(Any, model.base_model).set_adapter(before)
+    model.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+
+
+def base_of_adapter(adapter: Path, model: Path) -> Path:
+    """The folder of the weights that an adapter was trained over; ``model`` if it names none."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    named = Path(config.get("base_model_name_or_path") or "")
+    # A run that was moved took the model of its first stage with it.
+    beside = adapter.parent.parent / named.parent.name / named.name
+    for folder in (named, beside):
+        if (folder / "config.json").is_file():
+            return folder
+    return model
 
 
 def one_adapter(adapted: Adapted) -> Adapted:
@@ -163,7 +221,8 @@ def one_adapter(adapted: Adapted) -> Adapted:
         bias="none",
     )
     bare = cast(Any, model).unload()
-    whole = get_peft_model(bare, config, autocast_adapter_dtype=True)
+    with old_name_is_known():
+        whole = get_peft_model(bare, config, autocast_adapter_dtype=True)
     loaded = set_peft_model_state_dict(whole, state)
     if loaded.unexpected_keys:
         raise IntegrityError(f"adapters cannot be added up: {loaded.unexpected_keys[0]}")

@@ -59,7 +59,6 @@ def restore(folder: Path, masters: Masters) -> None:
     try:
         tensors = load_file(folder / TENSORS)
         generators = json.loads((folder / GENERATORS).read_text(encoding="utf-8"))
-        _refuse_other_shapes(tensors, masters)
         masters.restore(tensors)
         _restore_generators(tensors, generators)
     except _NOT_WHOLE as error:
@@ -68,15 +67,6 @@ def restore(folder: Path, masters: Masters) -> None:
             f"{folder}: the training state is not whole or not of this model: {what}",
             hint="delete this checkpoint to go on from the one before it",
         ) from error
-
-
-def _refuse_other_shapes(tensors: dict[str, Tensor], masters: Masters) -> None:
-    """Copying would repeat a row of another model's weights rather than fail."""
-    for name, master in zip(masters.names, masters.masters, strict=True):
-        for part in ("master", "exp_avg", "exp_avg_sq"):
-            found = tensors[f"{part}.{name}"].shape
-            if found != master.shape:
-                raise ValueError(f"{part}.{name} is {[*found]}, the model's is {[*master.shape]}")
 
 
 def _restore_generators(tensors: dict[str, Tensor], generators: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.branches import Branches
 from tunesmith_torch.fit import Counts
 from tunesmith_torch.opening import collate_branching, shared_opening
-from tunesmith_torch.packing import Example, MicroBatch, collate, pack, unpacked
+from tunesmith_torch.packing import Example, MicroBatch, aligned, collate, pack, unpacked
 from tunesmith_torch.positions import head_of, trained_hidden
 
 Layout = tuple[MicroBatch, Branches | None]
@@ -58,7 +58,7 @@ class Supervised:
     def _layout(self, rows: Sequence[int]) -> Layout:
         if self.opening:
             return collate_branching(self._examples, rows, self.opening)
-        return collate(self._examples, rows, packed=self._packing), None
+        return aligned(collate(self._examples, rows, packed=self._packing)), None
 
     def figures(self) -> dict[str, float]:
         """Nothing beside the loss."""

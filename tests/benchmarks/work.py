@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tunesmith.records import Completion
+from tunesmith.records import Completion, Message, Preference
 
 SEED = 7
 SPECIAL = 3
@@ -62,6 +62,25 @@ def rows(shape: Shape, count: int, *, longest: int = 512) -> list[Completion]:
         cut = int(length * source.uniform(0.6, 0.7))
         prompt, answer = (" ".join(f"w{w}" for w in part) for part in (words[:cut], words[cut:-1]))
         made.append(Completion(source=f"bench:{row}", prompt=prompt, completion=answer))
+    return made
+
+
+def pairs(shape: Shape, count: int, *, longest: int = 512) -> list[Preference]:
+    """Prompts as above, each with two answers of lengths that vary by half."""
+    source = np.random.default_rng(SEED + 1)
+    made = []
+    for row in rows(shape, count, longest=longest):
+        size = len(row.completion.split())
+        length = max(2, int(size * source.uniform(0.75, 1.25)))
+        words = np.minimum(source.zipf(1.2, length), shape.vocabulary - SPECIAL)
+        made.append(
+            Preference(
+                source=row.source,
+                prompt=(Message("user", row.prompt),),
+                chosen=row.completion or "w1",
+                rejected=" ".join(f"w{w}" for w in words),
+            )
+        )
     return made
 
 

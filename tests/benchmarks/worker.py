@@ -19,6 +19,8 @@ from typing import Any
 from tests.benchmarks.work import SEED, SHAPES, rows
 
 RATE = 3e-4
+ALIGNMENT = ("preference", "reward", "grpo", "grpo-kl")
+"""Techniques that :mod:`tests.benchmarks.alignment` runs."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Spec:
     """What to run."""
 
     who: str
-    """``tunesmith``, ``trl`` (its defaults) or ``trl-best`` (bf16, packing, no checkpointing)."""
+    """``tunesmith``, ``trl`` (its defaults) or one of its settings that the report names."""
     technique: str
     shape: str
     model: str
@@ -45,6 +47,7 @@ class Marks:
     losses: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     trained: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
 
     def mark(self) -> None:
         self.wall.append(time.perf_counter())
@@ -163,7 +166,7 @@ def trl(spec: Spec) -> Marks:
             train_dataset=Dataset.from_list(table),
             processing_class=tokenizer,
             callbacks=[Clock()],
-            peft_config=None if spec.technique == "full" else _lora(spec),
+            peft_config=None if spec.technique == "full" else lora(spec),
         )
         trainer.train()
     size = config.per_device_train_batch_size
@@ -176,7 +179,7 @@ def trl(spec: Spec) -> Marks:
     return marks
 
 
-def _lora(spec: Spec) -> Any:
+def lora(spec: Spec) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -199,7 +202,12 @@ def _quantised() -> dict[str, Any]:
 
 def main() -> None:
     spec = Spec(**json.loads(sys.argv[1]))
-    marks = tunesmith(spec) if spec.who == "tunesmith" else trl(spec)
+    if spec.technique in ALIGNMENT:
+        from tests.benchmarks import alignment
+
+        marks = alignment.run(spec)
+    else:
+        marks = tunesmith(spec) if spec.who == "tunesmith" else trl(spec)
     Path(sys.argv[2]).write_text(json.dumps(marks.result()), encoding="utf-8")
 
 

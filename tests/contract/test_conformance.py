@@ -24,6 +24,25 @@ ROOT = Path(__file__).parents[2]
 QUICK = {"epochs": 12.0, "batch": 4, "learning_rate": 1e-2}
 """Options with which a technique learns eight examples in a second."""
 
+JUDGE = """from tunesmith.testing.examples import CHATS, COMPLETIONS
+from tunesmith.records import last_exchange
+
+RIGHT = {last_exchange(record)[1] for record in (*COMPLETIONS, *CHATS)}
+
+
+def right(prompt, answer):
+    return float(answer in RIGHT)
+"""
+
+
+STAGES = {
+    "supervised": {**QUICK, "epochs": 6.0},
+    # Two held-out pairs cannot show that a reward model is better than chance.
+    "reward": {**QUICK, "epochs": 2.0, "accept_weak": True},
+    "policy": {**QUICK, "epochs": 1.0, "samples": 2, "answer_tokens": 6, "watch_every": 2},
+}
+"""The same for a technique of stages."""
+
 
 @cache
 def place() -> Path:
@@ -54,7 +73,11 @@ def samples() -> dict[str, dict[str, Any]]:
             "heldout": written("heldout.jsonl", "".join(rows[9:])),
         },
         "table": {"train": written("train.csv", table)},
+        "win-rate": {"run": str(tiny_model()), "reward": f"{written('judge.py', JUDGE)}:right"},
+        "kl": {"run": str(tiny_model()), "tokens": 16},
+        "length": {"run": str(tiny_model()), "tokens": 16},
         **{name: quick(offer) for name, offer in techniques().items()},
+        "rlhf": STAGES,
     }
 
 

@@ -47,7 +47,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     model = folder / "model"
     model.mkdir()
-    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 8}
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 8,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 128,
+    }
     (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     weights = len(header).to_bytes(8, "little") + header + b"\0" * 4
@@ -76,7 +86,9 @@ def test_help_imports_neither_tensors_nor_pydantic(arguments: list[str], tmp_pat
     "arguments",
     [
         ["check", "run.toml"],
-        ["plan", "run.toml"],
+        ["plan", "run.toml", "--quick"],
+        ["plan", "run.toml", "--quick", "--json", "--assume", "sequence=64,rows=10"],
+        ["plan", "run.toml", "--resolved"],
         ["plugins", "list"],
         ["plugins", "show", "lora"],
         ["schema"],

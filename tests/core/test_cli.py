@@ -208,11 +208,11 @@ def test_origin_lists_every_value(tunesmith: Tunesmith, here: Path) -> None:
 
 
 def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
-    done = tunesmith("plan", "run.toml")
+    done = tunesmith("plan", "run.toml", "--resolved")
     resolved = tomllib.loads(done.stdout)
     assert resolved["technique"]["steps"] == 6
-    as_json = json.loads(tunesmith("plan", "run.toml", "--json").stdout)
-    assert as_json["technique"] == resolved["technique"]
+    as_json = json.loads(tunesmith("plan", "run.toml", "--resolved", "--json").stdout)
+    assert as_json["plan"]["technique"] == resolved["technique"]
     (here / "resolved.toml").write_text(done.stdout)
     assert tunesmith("check", "resolved.toml", fake=False).exit_code == 0
 
@@ -243,6 +243,19 @@ def test_report_is_made_again_when_it_is_missing(tunesmith: Tunesmith, finished:
     shown = json.loads(tunesmith("report", finished, "--json").stdout)
     assert shown["run"]["status"] == "ok"
     assert (finished / "report.json").read_bytes() == before
+
+
+def test_report_is_sent_to_a_reporter(tunesmith: Tunesmith, finished: Path) -> None:
+    page = (finished / "report.html").read_bytes()
+    (finished / "report.html").unlink()
+    assert tunesmith("report", finished, "--to", "html").exit_code == 0
+    assert (finished / "report.html").read_bytes() == page
+    sent = tunesmith("report", finished, "--to", "jsonlines")
+    told = [json.loads(line) for line in sent.stdout.splitlines()]
+    kept = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in told] == [event["event"] for event in kept]
+    done = tunesmith("report", finished, "--to", "htm")
+    assert done.exit_code == 2 and 'did you mean "html"?' in done.output
 
 
 def test_report_of_a_run_that_was_killed(tunesmith: Tunesmith, finished: Path) -> None:
@@ -534,7 +547,8 @@ PRINTERS = {"pydantic", "rich"}
         (["--help"], HEAVY | PRINTERS),
         (["--version"], HEAVY | PRINTERS),
         (["check", "run.toml"], HEAVY),
-        (["plan", "run.toml"], HEAVY),
+        (["plan", "run.toml", "--quick"], HEAVY),
+        (["plan", "run.toml", "--resolved"], HEAVY),
         (["plugins", "list"], HEAVY),
     ],
 )

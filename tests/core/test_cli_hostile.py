@@ -67,6 +67,7 @@ def test_data_and_options_are_shown_harmlessly(here: Path, text: str) -> None:
     assert tunesmith("check", "run.toml", "--origin").exit_code == 0
     assert tunesmith("check", "run.toml", "--json").exit_code == 0
     assert tunesmith("plan", "run.toml").exit_code == 0
+    assert tunesmith("plan", "run.toml", "--resolved").exit_code == 0
     assert tunesmith("run", "run.toml", "--out", "done").exit_code == 0
     assert tunesmith("report", "done").exit_code == 0
     assert tunesmith("verify", "done").exit_code == 0

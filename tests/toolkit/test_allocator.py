@@ -42,12 +42,36 @@ def test_a_second_step_pages_nothing_in() -> None:
     assert found["keep"] < found["as it is"] / 10
 
 
+KEPT = """
+import os, torch
+from tunesmith_torch.allocator import give_back, keep_freed_memory
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+keep_freed_memory()
+blocks = [torch.ones(4 * 2**20) for _ in range(16)]  # 16 MB each
+last = torch.ones(1000)
+del blocks
+kept = resident()
+assert give_back()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's files")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_what_is_kept_can_be_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, check=True)
+    assert int(done.stdout) > 200 * 2**20
+
+
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
     monkeypatch.setattr(
         allocator.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library")
     )
     assert not allocator.keep_freed_memory.__wrapped__()
+    assert not allocator.give_back()
 
 
 def test_training_asks_for_it(

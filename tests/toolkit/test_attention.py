@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -210,6 +210,30 @@ def test_blocks_gradcheck(
         L = at.stop - at.start
         hand = attention._by_hand(*row, attention._band(L, L, window, q.device), how)
         torch.testing.assert_close(ours(q, k, v)[:, at], hand.transpose(1, 2))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_short_rows_share_a_block_and_stay_apart(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "BLOCK", 5)
+    cuts = (0, 1, 3, 5, 12, 14, 17)
+    shared = [block.rows for block in attention._blocks(cuts, window)]
+    assert shared[0] == ((1, 2, 2) if window is None else (1, 2))
+    assert shared[-1] == ((2, 3) if window is None else (3,))
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, h, 17, 2, dtype=torch.float64).requires_grad_() for h in (4, 2, 2))
+    how = attention._How(0.7, window, None, 0.0)
+
+    def ours(*qkv: Tensor) -> Tensor:
+        return attention._apply_blocks(*qkv, cuts, how)
+
+    assert torch.autograd.gradcheck(ours, (q, k, v))
+    out = ours(q, k, v)
+    for start, stop in pairwise(cuts):
+        alone = [x[:, :, start:stop] for x in (q, k, v)]
+        wanted = attention._apply_blocks(*alone, (0, stop - start), how)
+        torch.testing.assert_close(out[:, start:stop], wanted)
 
 
 def test_bf16_blocks_are_as_close_as_the_fused_kernel() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +17,14 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import Event, Stepped, Trained, TrainingStarted
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
-from tunesmith_torch import positions
+from tunesmith_torch import finetune, lean, norms, positions
 from tunesmith_torch.adapt import adapt_all, adapt_lora
 from tunesmith_torch.device import pick_precision
 from tunesmith_torch.finetune import load_model, refuse_disagreement, supervise
 from tunesmith_torch.lean import LeanLinear
 from tunesmith_torch.options import LoraOptions
 from tunesmith_torch.packing import MicroBatch
+from tunesmith_torch.templates import Template
 from tunesmith_torch.tiny import save_tiny_model
 
 CPU = torch.device("cpu")
@@ -95,8 +98,6 @@ def test_rows_that_hear_each_other_are_refused(
 def test_a_run_asks_the_guard_and_tells_what_it_did(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tunesmith_torch import finetune
-
     asked: list[bool] = []
     whole = finetune.refuse_disagreement
 
@@ -118,3 +119,77 @@ def test_a_run_asks_the_guard_and_tells_what_it_did(
     assert started.steps == len(steps) == ended.steps == 4
     assert sum(step.tokens for step in steps) == ended.tokens == 2 * started.tokens
     assert sum(step.trained_tokens for step in steps) == ended.trained_tokens
+
+
+def trained(folder: Path, model: Path, config: LoraOptions) -> list[Stepped]:
+    events: list[Event] = []
+    supervise(
+        job(folder, model, config, events.append),
+        lambda base, precision: adapt_lora(base, precision, config, 1),
+    )
+    return [event for event in events if isinstance(event, Stepped)]
+
+
+def test_lean_parts_change_nothing_but_the_time(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On and off, with the same losses; and off is off."""
+    calls: list[str] = []
+    for kind in (norms._Norm, lean._LowRank):
+        monkeypatch.setattr(kind, "apply", counted(kind.apply, kind.__name__, calls))
+    losses = {}
+    for on in (True, False):
+        calls.clear()
+        config = LoraOptions(batch=4, max_steps=3, precision="fp32", lean=on, learning_rate=1e-2)
+        steps = trained(tmp_path / str(on), tiny_folder, config)
+        losses[on] = [step.loss for step in steps]
+        assert set(calls) == ({"_Norm", "_LowRank"} if on else set())
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    assert losses[True][-1] < losses[True][0]
+
+
+def counted(whole: Callable[..., Any], name: str, calls: list[str]) -> Callable[..., Any]:
+    def apply(*args: Any) -> Any:
+        calls.append(name)
+        return whole(*args)
+
+    return apply
+
+
+def test_rows_become_tokens_while_weights_are_read(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits here for the other to begin, so one after the other would never end."""
+    begun, done = threading.Event(), threading.Event()
+    tokenise, read = Template.examples_or_left_out, finetune.load_model
+
+    def tokenising(*args: Any, **kwargs: Any) -> Any:
+        assert begun.wait(60)
+        examples = tokenise(*args, **kwargs)
+        done.set()
+        return examples
+
+    def reading(*args: Any, **kwargs: Any) -> Any:
+        begun.set()
+        assert done.wait(60)
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(Template, "examples_or_left_out", tokenising)
+    monkeypatch.setattr(finetune, "load_model", reading)
+    assert len(trained(tmp_path, tiny_folder, LoraOptions(batch=4, max_steps=2))) == 2
+
+
+def test_an_optimizer_that_cannot_be_had_is_refused_before_weights_are_read(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "load_model", None)
+    with pytest.raises(EnvironmentProblem, match="this run is on cpu"):
+        trained(tmp_path, tiny_folder, LoraOptions(optimizer="paged-adamw-8bit"))
+
+
+def test_training_in_8_bits_goes_all_the_way(tmp_path: Path, tiny_folder: Path) -> None:
+    config = LoraOptions(batch=4, max_steps=4, optimizer="adamw-8bit", learning_rate=1e-2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "`is_gradient_checkpointing` is deprecated")
+        steps = trained(tmp_path, tiny_folder, config)
+    assert steps[-1].loss < steps[0].loss

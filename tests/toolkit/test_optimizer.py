@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tunesmith.errors import EnvironmentProblem
+from tunesmith_torch import advice, bnb, moments, state
 from tunesmith_torch.optimizer import Masters
 from tunesmith_torch.options import FitOptions
 
@@ -99,3 +102,97 @@ def test_a_state_without_its_moments_is_refused() -> None:
     saved = {k: v for k, v in masters.tensors().items() if k != "exp_avg.0.weight"}
     with pytest.raises(KeyError, match=r"exp_avg\.0\.weight"):
         Masters(_net(torch.float32).named_parameters(), OPTIONS).restore(saved)
+
+
+EIGHT = FitOptions(learning_rate=1e-2, optimizer="adamw-8bit")
+
+
+def _wide(dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Large enough for 8 bits; its biases are not."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)).to(dtype)
+
+
+def _learn(net: nn.Module, masters: Masters, steps: range) -> list[float]:
+    losses = []
+    for step in steps:
+        torch.manual_seed(step)
+        x = torch.randn(32, 64)
+        loss = (net(x.to(next(net.parameters()).dtype)).float() - x.roll(1, 1)).square().mean()
+        loss.backward()
+        masters.clip(1.0)
+        masters.step(1e-2)
+        losses.append(loss.item())
+    return losses
+
+
+def test_in_8_bits_it_learns_like_adamw_with_a_quarter_of_the_means() -> None:
+    losses = {}
+    for options in (EIGHT, EIGHT.model_copy(update={"optimizer": "adamw"})):
+        net = _wide()
+        masters = Masters(net.named_parameters(), options)
+        losses[options.optimizer] = _learn(net, masters, range(40))
+        state = {k: t for k, t in masters.tensors().items() if not k.startswith("master.")}
+        large = sum(t.nbytes for k, t in state.items() if "0.weight" in k and "qmap" not in k)
+        assert large < 2.2 * 64 * 96 if options is EIGHT else large >= 8 * 64 * 96
+    assert losses["adamw-8bit"][-1] < 0.7 * losses["adamw-8bit"][0]
+    assert abs(losses["adamw-8bit"][-1] / losses["adamw"][-1] - 1) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("before", [0, 3])
+def test_an_8_bit_state_goes_on_bit_for_bit(
+    dtype: torch.dtype, before: int, tmp_path: Path
+) -> None:
+    net = _wide(dtype)
+    masters = Masters(net.named_parameters(), EIGHT)
+    _learn(net, masters, range(before))
+    state.save(tmp_path, masters)
+    _learn(net, masters, range(before, before + 3))
+    again = _wide(dtype)
+    with torch.no_grad():
+        again[0].weight.zero_()
+    resumed = Masters(again.named_parameters(), EIGHT)
+    state.restore(tmp_path, resumed)
+    _learn(again, resumed, range(before, before + 3))
+    ours, theirs = masters.tensors(), resumed.tensors()
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_a_state_in_8_bits_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    net = _wide()
+    masters = Masters(net.named_parameters(), EIGHT)
+    _learn(net, masters, range(1))
+    whole = masters.tensors()
+    lacking = {k: v for k, v in whole.items() if k != "absmax2.0.weight"}
+    with pytest.raises(KeyError, match=r"absmax2\.0\.weight"):
+        masters.restore(lacking)
+    with pytest.raises(ValueError, match=r"state1\.0\.weight is \[1\]"):
+        masters.restore({**whole, "state1.0.weight": torch.zeros(1, dtype=torch.uint8)})
+
+
+def test_what_does_not_work_here_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    for kind in ("adamw", "adamw-8bit"):
+        moments.require(kind, cpu)
+    with pytest.raises(EnvironmentProblem, match="pages memory of an NVIDIA GPU"):
+        moments.require("paged-adamw-8bit", cpu)
+    monkeypatch.setattr(bnb, "_PACKAGE", None)
+    moments.require("adamw", cpu)
+    with pytest.raises(EnvironmentProblem, match="bitsandbytes cannot be imported"):
+        moments.require("adamw-8bit", cpu)
+
+
+def test_a_plan_is_told_what_the_optimizer_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    paged = FitOptions(optimizer="paged-adamw-8bit")
+    assert not advice.of_optimizer(OPTIONS, "cpu") and not advice.of_optimizer(paged, "cuda:1")
+    (finding,) = advice.of_optimizer(paged, "cpu")
+    assert finding.level == "error" and "the device is cpu" in finding.message
+    monkeypatch.setattr(advice, "find_spec", lambda name: None)
+    (finding,) = advice.of_optimizer(EIGHT, "auto")
+    assert "needs bitsandbytes" in finding.message
+    assert not advice.of_optimizer(OPTIONS, "auto")

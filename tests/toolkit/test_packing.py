@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.errors import DataError
-from tunesmith_torch.packing import Example, collate, pack, unpacked
+from tunesmith_torch.packing import Example, aligned, collate, pack, unpacked
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=60)
 
@@ -134,3 +134,19 @@ def test_parts_of_different_length_are_refused() -> None:
 def test_nothing_trained_is_an_empty_list_not_an_error() -> None:
     batch = collate([Example((5, 6), (True, False))], [0])
     assert batch.trained_N.tolist() == batch.targets_N.tolist() == []
+
+
+def test_a_filler_row_makes_the_length_a_multiple_and_nothing_else() -> None:
+    examples = [Example(np.arange(3, 3 + n), np.arange(n) > 1) for n in (9, 4)]
+    batch = collate(examples, [0, 1], packed=True)
+    filled = aligned(batch, 8)
+    assert filled.ids_BT.shape == filled.positions_BT.shape == (1, 16)
+    assert filled.boundaries is not None and filled.boundaries.tolist() == [0, 9, 13, 16]
+    assert filled.positions_BT[0, 13:].tolist() == [0, 1, 2]
+    assert torch.equal(filled.ids_BT[:, :13], batch.ids_BT)
+    assert (filled.tokens, filled.longest, filled.rows) == (13, 9, (0, 1))
+    for name in ("trained_N", "targets_N"):
+        assert torch.equal(getattr(filled, name), getattr(batch, name))
+    assert aligned(filled, 8) is filled
+    padded = collate(examples, [0, 1], packed=False)
+    assert aligned(padded, 8) is padded

@@ -22,7 +22,7 @@ from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import pick_precision
 from tunesmith_torch.fit import fit
 from tunesmith_torch.groups import Layout
-from tunesmith_torch.policy import Lesson, PolicyLoop, ValueNet
+from tunesmith_torch.policy import KlPrice, Lesson, PolicyLoop, ValueNet
 from tunesmith_torch.policy_options import PolicyLoopOptions
 from tunesmith_torch.rewards import FunctionReward, MixedReward
 from tunesmith_torch.start import adapt_policy, load_policy_base
@@ -337,6 +337,63 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_later_updates_compare_with_what_the_sampler_said(
+    tiny_folder: Path, algorithm: str
+) -> None:
+    """The second update's gradient by hand: ratios to the old policy, cut off beyond the clip."""
+    config = options(algorithm=algorithm, rollout_epochs=2, kl_weight=0.0, kl_budget=0.0)
+    policy, adapted = loop(tiny_folder, config)
+    shake(adapted)
+    (lesson,) = policy.micro_batches([0, 2], 10_000)
+    assert not policy.finished()
+    with torch.no_grad():
+        for name, parameter in adapted.trainable:
+            if "lora_B" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=_source()) * 0.05)
+    (again,) = policy.micro_batches([0, 2], 10_000)
+    assert again is lesson
+    ours = gradients(policy, adapted, [again])
+    for _, parameter in adapted.trainable:
+        parameter.grad = None
+    inner = adapted.model.model if algorithm == "ppo" else adapted.model
+    said = _rows_of(policy, lesson)
+    logp_N = torch.cat([_logp(inner, *pair) for pair in said])
+    ratio_N = torch.exp(logp_N - lesson.old_N)
+    outside_N = (ratio_N < 0.8) | (ratio_N > 1.2)
+    free_N = torch.where(lesson.advantage_N > 0, ratio_N < 1.2, ratio_N > 0.8)
+    assert 0 < int(outside_N.sum()) < len(ratio_N)
+    (-(ratio_N * lesson.advantage_N)[free_N].sum() / len(ratio_N)).backward()
+    named = [name for name, _ in adapted.trainable]
+    mine = [g for n, g in zip(named, ours, strict=True) if "lora" in n]
+    theirs = [p.grad for n, p in adapted.trainable if "lora" in n]
+    for one, two in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, two, rtol=2e-3, atol=2e-6)
+    assert policy.finished()
+    assert policy.figures()["clip_fraction"] == pytest.approx(
+        float(outside_N.float().mean()) / 2, abs=1e-5
+    )
+    (new,) = policy.micro_batches([0, 2], 10_000)
+    assert new is not lesson
+
+
+def _source() -> torch.Generator:
+    return torch.Generator().manual_seed(9)
+
+
+def test_the_price_of_divergence_follows_its_target() -> None:
+    price = KlPrice(0.1, target=4.0)
+    price.adapt(8.0)  # an error of 1 is cut to 0.2
+    assert price.weight == pytest.approx(0.1 * 1.02)
+    price.adapt(4.4)
+    assert price.weight == pytest.approx(0.1 * 1.02 * 1.01)
+    price.adapt(0.0)
+    assert price.weight == pytest.approx(0.1 * 1.02 * 1.01 * 0.98)
+    fixed = KlPrice(0.1)
+    fixed.adapt(100.0)
+    assert fixed.weight == 0.1
+
+
 # --------------------------------------------------------------------------- rewards and options
 
 
@@ -357,7 +414,15 @@ def test_a_function_in_a_file_is_a_reward(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"gamma": 0.9}, {"samples": 1}, {"adapt": "full"}, {"gae_lambda": 0.5}]
+    "wrong",
+    [
+        {"gamma": 0.9},
+        {"samples": 1},
+        {"gae_lambda": 0.5},
+        {"kl_target": 5.0},
+        {"algorithm": "rloo", "rollout_epochs": 2},
+        {"algorithm": "ppo", "kl_target": 5.0, "kl_weight": 0.0},
+    ],
 )
 def test_options_that_nobody_would_read_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -160,6 +160,17 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, tiny_folder: Pat
         assert (whole.path / name).read_bytes() == (rest.path / name).read_bytes()
 
 
+def test_dropout_does_not_disturb_its_judgement(tmp_path: Path, tiny_folder: Path) -> None:
+    """A judge beside a policy is in train mode with it, and must not drop anything then."""
+    artifact, _ = train(tmp_path, tiny_folder, options(dropout=0.5, max_steps=4))
+    model = RewardModel.load(tiny_folder, artifact.path, CPU, FP32)
+    asked = [p.prompt for p in PAIRS], [p.chosen for p in PAIRS]
+    quiet = model.rewards(*asked)
+    model.net.train()
+    assert model.rewards(*asked) == quiet
+    assert model.net.training
+
+
 def test_an_adapter_without_a_head_is_no_reward_model(tmp_path: Path, tiny_folder: Path) -> None:
     artifact, _ = train(tmp_path, tiny_folder, options(max_steps=1))
     (artifact.path / "reward_head.safetensors").unlink()
@@ -186,6 +197,35 @@ def test_a_model_that_measures_length_is_found_out() -> None:
     assert report.matched_accuracy.low < 0.5 < report.matched_accuracy.high
     assert report.longer_wins == 1.0
     assert "equally long" in report.sentence()
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["longer", "shorter"])
+def test_a_model_that_is_wrong_whenever_length_misleads_is_found_out(sign: int) -> None:
+    """It beats chance because people mostly choose so; no two answers are equally long."""
+    lengths = [(30, 20) if n % 4 else (20, 30) for n in range(80)][::sign]
+    lengths = [(a, b) if sign == 1 else (b, a) for a, b in lengths]
+    good, bad = ([sign * float(pair[side]) for pair in lengths] for side in (0, 1))
+    report = reward_report(good, bad, lengths)
+    assert report.beats_chance and report.length_biased
+    assert report.matched_accuracy is None
+    assert report.length_correlation == pytest.approx(sign)
+
+
+def test_a_length_that_people_chose_for_its_content_acquits() -> None:
+    """Longer answers win for both, but among equals it is as right."""
+    source = random.Random(3)
+    lengths = [(20, 20) if n % 2 else (40, 20) for n in range(200)]
+    good = [1.0 if source.random() < 0.8 else -1.0 for _ in lengths]
+    report = reward_report(good, [0.0] * len(good), lengths)
+    assert report.beats_chance and not report.length_biased
+
+
+def test_pairs_of_one_group_count_as_one() -> None:
+    good, bad, lengths = [1.0] * 40, [0.0] * 40, [(5, 5)] * 40
+    assert reward_report(good, bad, lengths).beats_chance
+    tied = reward_report(good, bad, lengths, groups=[f"g{n % 3}" for n in range(40)])
+    assert tied.accuracy.value == 1.0
+    assert not tied.beats_chance
 
 
 def test_a_model_that_is_as_sure_as_it_is_right_is_calibrated() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tunesmith.contracts import TokenScores
+from tunesmith.contracts import Generation, TokenScores
 from tunesmith.errors import UsageError
 from tunesmith.records import Message, Prompt
 from tunesmith_torch import cached_attention
@@ -253,3 +253,36 @@ def test_what_does_not_fit_is_refused_by_number(template: Template) -> None:
     with pytest.raises(UsageError, match="exchange 1: longer than"):
         text.score([short, long], ["yes", "no"])
     assert text.generate([], 4) == [] and text.score([], []) == []
+
+
+# --------------------------------------------------------------------------- drawn answers
+
+
+def test_a_draw_does_not_depend_on_the_other_prompts(
+    model: PreTrainedModel, template: Template
+) -> None:
+    text = TorchTextModel(model, template, CPU)
+    prompts, _ = exchanges(6)
+    together = text.sample([*prompts, prompts[0]], 12, seed=3)
+    assert text.sample(prompts[2:3], 12, seed=3) == together[2:3]
+    assert together[0] != together[6], "a prompt that is asked again gets another answer"
+    assert text.sample(prompts, 12, seed=4) != together[:6]
+
+
+def test_drawn_answers_are_scored_as_they_were_said(
+    model: PreTrainedModel, template: Template
+) -> None:
+    """Random bytes are told in other tokens than they were said in; the scores are of these."""
+    text = TorchTextModel(model, template, CPU)
+    prompts, _ = exchanges(5)
+    drawn = text.sample(prompts, 12, seed=0)
+    scores = text.score_drawn(prompts, drawn)
+    for prompt, answer, found in zip(prompts, drawn, scores, strict=True):
+        before = template.prompt_ids(prompt)
+        with torch.no_grad():
+            logits = model(torch.tensor([[*before, *answer.ids]]), use_cache=False).logits
+        expected = logits[0, len(before) - 1 : -1].log_softmax(-1)
+        expected = expected[range(len(answer.ids)), list(answer.ids)]
+        assert found.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    with pytest.raises(UsageError, match="tokens"):
+        text.score_drawn(prompts[:1], [Generation("a", 1, "end")])

@@ -19,7 +19,7 @@ from tunesmith.text import did_you_mean, one_line
 COMMANDS = {
     "init": "Write a run file to start from.",
     "check": "Say what is wrong or odd with a run file and its data, before anything is trained.",
-    "plan": "Print the resolved plan: every option with its value.",
+    "plan": "Say what a run would take: memory, time, cost, and where it fits.",
     "run": "Train, measure before and after, and judge whether it was worth it.",
     "resume": "Continue a run that was stopped, killed or failed.",
     "report": "Show what came of a run.",

@@ -23,6 +23,7 @@ from tunesmith.cli.common import State, common_options, json_option, pass_state
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.execute import versions
 from tunesmith.offers import DataLoaderOffer, TechniqueOffer
+from tunesmith.planner.machine import available_memory, available_processors
 from tunesmith.plugins import missing
 from tunesmith.text import bytes_text, count_text, one_line
 
@@ -142,22 +143,6 @@ def _room() -> Iterator[Check]:
     level = "ok" if free >= LOW_DISK else "warn"
     yield Check(level, "disk", f"{bytes_text(free)} free here; checkpoints and artifacts need room")
     yield Check("ok", "processors", f"{os.cpu_count()}, {available_processors()} for this process")
-
-
-def available_memory() -> int | None:
-    """Bytes that a process may take, as Linux estimates it; None elsewhere."""
-    path = Path("/proc/meminfo")
-    if not path.is_file():
-        return None
-    lines = path.read_text().splitlines()
-    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")), None)
-
-
-def available_processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _hub() -> Check:

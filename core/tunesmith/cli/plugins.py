@@ -212,7 +212,7 @@ def options(config: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str
         default = info.get_default(call_default_factory=True) if not info.is_required() else None
         required = info.is_required() or default is PydanticUndefined
         yield {
-            "name": prefix + name,
+            "name": prefix + (info.alias or name),
             "type": _type_name(kind),
             "default": "required" if required else "unset" if default is None else repr(default),
             "bounds": ", ".join(map(_bound, info.metadata)),

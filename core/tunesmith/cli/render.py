@@ -9,23 +9,50 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from tunesmith.atomic import encode_json
 from tunesmith.cli.common import State
-from tunesmith.terminal import colourful
+from tunesmith.terminal import colourful, lively
 from tunesmith.text import one_line, redact, safe_text
 
 EMPTY = "(nothing)"
 WIDE = 1000
 """Columns where there is no terminal: lines are not broken for a pipe."""
+
+
+Cell = str | tuple[str, str]
+"""A text, or a text and its style."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a result."""
+
+    text: str = ""
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of a result; ``right`` names the columns of figures."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    right: Sequence[int] = ()
+
+
+Block = Line | Sheet
 
 
 def say(text: str = "", *, style: str = "") -> None:
@@ -60,13 +87,42 @@ def table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
 ) -> None:
     """Print a table on stdout; ``right`` names the columns of figures."""
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for index, header in enumerate(headers):
-        figures = index in right
-        shown.add_column(header, justify="right" if figures else "left", no_wrap=figures)
-    for row in rows:
-        shown.add_row(*(Text(redact(safe_text(cell))) for cell in row))
-    _draw(shown)
+    _draw(_table(Sheet(headers, rows, right)))
+
+
+def blocks(found: Sequence[Block]) -> None:
+    """Print lines and tables on stdout."""
+    for block in found:
+        if isinstance(block, Sheet):
+            _draw(_table(block))
+        else:
+            paragraph(block.text, style=block.style)
+
+
+@contextmanager
+def provisional(found: Sequence[Block]) -> Iterator[bool]:
+    """Show lines and tables while something better is worked on.
+
+    On a terminal that can, they go again when the work is done; elsewhere they stay, and the block
+    is told so.
+    """
+    if not lively(sys.stdout):
+        blocks(found)
+        say()
+        sys.stdout.flush()
+        yield True
+        return
+    drawn = [_table(b) if isinstance(b, Sheet) else _text(b.text, b.style) for b in found]
+    console = _console()
+    with console.capture() as captured:
+        console.print(Group(*drawn))
+    lines = captured.get().splitlines()
+    room = console.height - 2  # what has left the screen cannot be taken back
+    if len(lines) > room:
+        lines = [*lines[: max(0, room - 2)], "...", lines[-1]]
+    shown = Text.from_ansi("\n".join(lines))
+    with Live(shown, console=console, transient=True, auto_refresh=False):
+        yield False
 
 
 def beside(columns: Mapping[str, str]) -> None:
@@ -93,22 +149,39 @@ def _redacted(value: Any) -> Any:
     return value
 
 
-def _draw(shown: Table) -> None:
-    width = None if sys.stdout.isatty() else WIDE
-    plain = colourful(sys.stdout)
-    console = Console(
+def _table(sheet: Sheet) -> Table:
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for index, header in enumerate(sheet.headers):
+        figures = index in sheet.right
+        shown.add_column(header, justify="right" if figures else "left", no_wrap=figures)
+    for row in sheet.rows:
+        shown.add_row(*(_text(cell) if isinstance(cell, str) else _text(*cell) for cell in row))
+    return shown
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(redact(safe_text(text)), style=_RICH[style])
+
+
+def _console() -> Console:
+    colours = colourful(sys.stdout)
+    return Console(
         file=sys.stdout,
         markup=False,
         emoji=False,
         highlight=False,
-        width=width,
-        no_color=not plain,
-        force_terminal=plain,
+        width=None if sys.stdout.isatty() else WIDE,
+        no_color=not colours,
+        force_terminal=colours,
     )
+
+
+def _draw(shown: RenderableType) -> None:
+    console = _console()
     with console.capture() as captured:
         console.print(shown)
     lines = (line.rstrip() for line in captured.get().splitlines())
-    click.echo("\n".join(lines), color=plain)
+    click.echo("\n".join(lines), color=colourful(sys.stdout))
 
 
 def _print(stream: TextIO, text: str, style: str) -> None:
@@ -127,6 +200,17 @@ _STYLES: dict[str, dict[str, Any]] = {
     "dim": {"dim": True},
     "strong": {"bold": True},
 }
+
+
+_RICH = {
+    "": "",
+    "good": "green",
+    "bad": "red",
+    "odd": "yellow",
+    "dim": "dim",
+    "strong": "bold",
+}
+"""The same styles, by the names that rich has for them."""
 
 
 def _quiet() -> bool:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from tunesmith import execute
+from tunesmith import api, execute
+from tunesmith.changes import changed_rows
 from tunesmith.cli import render, results
 from tunesmith.cli.common import State, common_options, json_option, pass_state
 from tunesmith.report import Report
@@ -23,14 +24,23 @@ from tunesmith.text import one_line
     show_default=True,
     help="How many rows to show that got worse.",
 )
+@click.option(
+    "--to",
+    "reporter",
+    metavar="REPORTER",
+    help="Send everything to this reporter instead, html say; see tunesmith plugins list.",
+)
 @json_option
 @common_options
 @pass_state
-def command(state: State, run: Path, failures: int, as_json: bool) -> None:
+def command(state: State, run: Path, failures: int, reporter: str | None, as_json: bool) -> None:
     """Show what came of a run: scores with intervals, verdict, loss curve, what got worse.
 
     Works while the run goes on and after it was killed: everything is read from its events.
     """
+    if reporter is not None:
+        api.send_report(run, reporter)
+        return
     folder = RunFolder.open(run)
     report = execute.recorded(folder)
     if report.finished is not None:  # a crash can leave none behind, or that of an earlier attempt
@@ -51,12 +61,14 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
     results.show_data(report)
     results.show_notices(report)
     results.show_training(report)
+    results.show_forecast(report)
+    results.show_gates(report)
     if report.measured:
         render.say()
         results.show_scores(report)
     results.show_verdict(report)
     verdict = finished.verdict if finished else {}
     if failures and verdict:
-        changed = results.changed_rows(folder.path, verdict, report)
+        changed = changed_rows(folder.path, verdict, report)
         results.show_changed(changed, str(verdict.get("rival", "")), failures)
     results.show_next(folder.path, report)

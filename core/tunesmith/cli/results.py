@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.changes import Changed
 from tunesmith.cli import render
-from tunesmith.events import JSON, Measured
+from tunesmith.events import Measured
 from tunesmith.report import Report
 from tunesmith.terminal import plot, unicode
 from tunesmith.text import bytes_text, count_text, duration_text, one_line
@@ -57,11 +55,56 @@ def show_training(report: Report) -> None:
         render.say()
         render.say(", ".join(filter(None, parts)))
         if len(steps) > 1:
-            render.say(f"loss, nats per trained token, steps {steps[0].step} to {steps[-1].step}")
+            render.say(f"loss, steps {steps[0].step} to {steps[-1].step}")
             for line in plot(
                 [step.loss for step in steps], mark="•" if unicode(sys.stdout) else "*"
             ):
                 render.say(f"  {line}", style="dim")
+        _show_watched(report, stage)
+
+
+def _show_watched(report: Report, stage: str) -> None:
+    """What was seen on held-out records while a stage was trained."""
+    looks = [event for (name, _), event in sorted(report.watched.items()) if name == stage]
+    if not looks:
+        return
+    names = list(dict.fromkeys(name for look in looks for name in look.figures))
+    rows = [
+        [f"{look.step}{' best' if look.best else ''}"]
+        + [f"{look.figures[name]:.3f}" if name in look.figures else "" for name in names]
+        for look in looks
+    ]
+    render.table(["step", *map(one_line, names)], rows, right=range(1, len(names) + 1))
+
+
+def show_gates(report: Report) -> None:
+    """What the gates inside of the technique said."""
+    for gate in report.gates.values():
+        said = (
+            "passed" if gate.passed else "not passed, accepted" if gate.accepted else "not passed"
+        )
+        style = "good" if gate.passed else "odd" if gate.accepted else "bad"
+        render.say()
+        text = f"gate {one_line(gate.stage)}, {one_line(gate.gate)}: {said}; "
+        render.paragraph(text + one_line(gate.sentence, 1000), style=style)
+
+
+def show_forecast(report: Report) -> None:
+    """What was foretold of memory and time, and what it came to."""
+    forecast, actual = report.forecast, report.to_json()["forecast"].get("actual")
+    if forecast is None:
+        return
+    low, high = bytes_text(forecast.memory["low"]), bytes_text(forecast.memory["high"])
+    said = f"foretold: peak memory {low} to {high}"
+    if forecast.seconds:
+        shortest, longest = (duration_text(seconds) for seconds in forecast.seconds)
+        said += f", training in {shortest} to {longest}"
+    if actual:
+        peak, took = bytes_text(actual["peak_memory_bytes"]), duration_text(actual["seconds"])
+        said += (
+            f"; it took {peak}, {actual['memory_ratio']:.2f} times what was expected, and {took}"
+        )
+    render.say(said, style="dim")
 
 
 def show_data(report: Report) -> None:
@@ -93,42 +136,6 @@ def show_next(folder: Path, report: Report) -> None:
         render.remark(line)
 
 
-@dataclass(frozen=True)
-class Changed:
-    """A held-out row on which base and tuned model differ."""
-
-    source: str
-    expected: str
-    base: str
-    tuned: str
-
-
-def changed_rows(folder: Path, verdict: JSON, report: Report) -> list[Changed]:
-    """Rows that the best baseline had right and the tuned model has wrong, by the first metric.
-
-    Largest loss first.
-    """
-    metric, rival = str(verdict.get("metric")), str(verdict.get("rival"))
-    events = {e.model: e for e in report.measured.values() if e.metric == metric}
-    if rival not in events or TUNED not in events:
-        return []
-    sign = 1 if events[TUNED].higher_is_better else -1
-    files = (_rows(folder / events[name].records) for name in (rival, TUNED))
-    worse = []
-    for before, after in zip(*files, strict=False):
-        loss = sign * (float(before[metric]["value"]) - float(after[metric]["value"]))
-        if loss > 0:
-            said = (_said(before, metric), _said(after, metric))
-            worse.append((loss, Changed(str(after["source"]), str(after["expected"]), *said)))
-    worse.sort(key=lambda item: -item[0])
-    return [changed for _, changed in worse]
-
-
-def _said(row: JSON, metric: str) -> str:
-    """What the model said about a row; where it said nothing, its value."""
-    return str(row.get("output", f"{metric} {row[metric]['value']:.3g}"))
-
-
 def show_changed(changed: list[Changed], rival: str, limit: int) -> None:
     """The rows that got worse: a table of the first few."""
     if not changed:
@@ -157,12 +164,6 @@ def quoted(path: Path) -> str:
     here = Path.cwd()
     near = path.relative_to(here) if path.is_relative_to(here) else path
     return shlex.quote(str(near))
-
-
-def _rows(path: Path) -> Iterator[JSON]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
 
 
 def _metric(event: Measured) -> str:

@@ -22,11 +22,17 @@ from tunesmith.storage import RunFolder
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 @set_option
 @click.option("--out", type=click.Path(path_type=Path), help="Exactly this folder for the run.")
+@click.option("--force", is_flag=True, help="Begin also a run that does not fit into memory.")
 @json_option
 @common_options
 @pass_state
 def command(
-    state: State, run_file: Path, sets: tuple[str, ...], out: Path | None, as_json: bool
+    state: State,
+    run_file: Path,
+    sets: tuple[str, ...],
+    out: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Train, measure before and after, and judge whether it was worth it.
 
@@ -34,9 +40,10 @@ def command(
     Ctrl-C ends the run after the step in progress, and `tunesmith resume` continues it.
     """
     plan, catalog = api.load(run_file, sets=sets, files=state.files, disabled=state.disabled)
+    api.refuse_unrunnable(plan)
     folder = api.new_folder(plan, out)
     with explained(folder, as_json):
-        report = execute.run(heard(plan, state), catalog, folder)
+        report = execute.run(heard(plan, state), catalog, folder, force=force)
     show(report, folder, as_json)
 
 
@@ -63,6 +70,7 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
     if as_json:
         render.data({**report.to_json(), "folder": str(folder.path)})
         return
+    results.show_gates(report)
     results.show_scores(report)
     results.show_verdict(report)
     results.show_next(folder.path, report)

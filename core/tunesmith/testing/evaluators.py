@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.records import Record
-from tunesmith.testing.checks import Subject, check, demand
+from tunesmith.testing.checks import NotApplicable, Subject, check, demand
 from tunesmith.testing.examples import CHATS, COMPLETIONS, PREFERENCES, TEXTS
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
 
@@ -80,11 +80,15 @@ def does_not_depend_on_batching(subject: Subject) -> None:
 def perfect_model_scores_best(subject: Subject) -> None:
     """A model that is certain of every right answer does no worse anywhere, and better somewhere.
 
-    "Better" is what the offer's metric says: higher, or lower.
+    "Better" is what the offer's metric says: higher, or lower. A metric that only describes is
+    not asked.
     """
+    judging = [metric for metric in subject.offer.metrics if not metric.describes]
+    if not judging:
+        raise NotApplicable("its metrics describe models and do not judge them")
     best = measured(subject, perfect_model(records_for(subject)))
     poor = measured(subject, FakeTextModel(unknown=-9.0))
-    for metric in subject.offer.metrics:
+    for metric in judging:
         sign = 1 if metric.higher_is_better else -1
         pairs = zip(best[metric.name].values, poor[metric.name].values, strict=True)
         gains = [sign * (right - wrong) for right, wrong in pairs]

@@ -119,7 +119,7 @@ def defaults_are_valid(subject: Subject) -> None:
     """Every default passes the validation that a user's value would."""
     options = subject.options()
     try:
-        again = type(options).model_validate(options.model_dump())
+        again = type(options).model_validate(options.model_dump(by_alias=True))
     except ValidationError as error:
         raise AssertionError(f"a default is refused: {error}") from None
     demand(again == options, f"the defaults change when they are validated: {again!r}")
@@ -131,7 +131,7 @@ def config_round_trips_toml(subject: Subject) -> None:
     import tomli_w
 
     options = subject.options()
-    table = _without_none(options.model_dump(mode="json"))
+    table = _without_none(options.model_dump(mode="json", by_alias=True))
     read = tomllib.loads(tomli_w.dumps(table))
     try:
         again = from_table(type(options), read)
@@ -275,4 +275,6 @@ def _models(config: type[BaseModel]) -> Iterator[type[BaseModel]]:
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
     return value

@@ -49,6 +49,30 @@ class FakeTextModel:
         _advance(progress, len(prompts))
         return [_generation(self.answers.get(key_of(prompt), ""), limit) for prompt in prompts]
 
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        limit: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Sequence[Generation]:
+        """What it always answers: there is nothing to draw from."""
+        return self.generate(prompts, limit, progress=progress)
+
+    def score_drawn(
+        self,
+        prompts: Sequence[Prompt],
+        drawn: Sequence[Generation],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """What the table holds for what was said; an answer that was cut off has no end."""
+        scores = self.score(prompts, [answer.text for answer in drawn], progress=progress)
+        both = zip(scores, drawn, strict=True)
+        return [TokenScores(score.logprobs[: answer.tokens]) for score, answer in both]
+
 
 def perfect_model(records: Sequence[Record]) -> FakeTextModel:
     """A model that is certain of everything that the records teach, and says it."""

@@ -22,10 +22,10 @@ from typing import Any, Literal
 
 from tunesmith import plugins as finding
 from tunesmith.plugins import describe
-from tunesmith.testing import evaluators, everyone, loaders, reporters, techniques
+from tunesmith.testing import estimates, evaluators, everyone, loaders, reporters, techniques
 from tunesmith.testing.checks import Check, NotApplicable, Samples, Subject, applicable, subjects
 
-CHECKS = (everyone, techniques, loaders, evaluators, reporters)
+CHECKS = (everyone, techniques, estimates, loaders, evaluators, reporters)
 """The modules that hold the checks; importing them registers these."""
 
 Options = Mapping[str, Mapping[str, Any]]

@@ -15,6 +15,8 @@ from tunesmith.events import (
     EVENT_TYPES,
     DataRead,
     Event,
+    Forecast,
+    Gated,
     Measured,
     ModelRead,
     Noticed,
@@ -23,10 +25,12 @@ from tunesmith.events import (
     PhaseStarted,
     RunFinished,
     RunStarted,
+    Sampled,
     Saved,
     Stepped,
     Trained,
     TrainingStarted,
+    Watched,
 )
 from tunesmith.storage import RunFolder
 from tunesmith.testing.checks import NotApplicable, Subject, check, demand
@@ -41,17 +45,21 @@ def a_run(*, status: str = "ok", total: int | None = 2) -> list[Event]:
         RunStarted(run="r", name=HOSTILE, started="t", plan={}, versions={}, plugins=[]),
         DataRead(description=HOSTILE, train=8, heldout=2, left_out={"answer is empty": 1}),
         Noticed(level="warning", source="data", message=HOSTILE),
+        _forecast(),
         ModelRead(reference=HOSTILE, description=HOSTILE, files={"config.json": "0" * 64}),
         PhaseStarted(phase=HOSTILE, total=total),
         PhaseAdvanced(phase=HOSTILE, done=1),
         PhaseEnded(phase=HOSTILE, seconds=0.1),
         _training_started(),
         _stepped(),
+        Sampled(step=1, prompt=HOSTILE, answer=HOSTILE, reward=-1.5),
+        Watched(step=1, figures={HOSTILE: 0.5}, best=True),
         Saved(step=1, path="checkpoints/step-00000001", bytes=10, seconds=0.1),
         Trained(
             technique="kit", steps=1, tokens=3, trained_tokens=2, seconds=0.1,
             peak_memory_bytes=0, artifact="adapter", format="adapter",
         ),
+        Gated(gate=HOSTILE, passed=False, sentence=HOSTILE, accepted=True, figures={"kl": 1.0}),
         *(_measured(model) for model in ("base", "few-shot", "tuned")),
         RunFinished(
             status=status,  # type: ignore[arg-type]
@@ -62,6 +70,26 @@ def a_run(*, status: str = "ok", total: int | None = 2) -> list[Event]:
             error="" if status == "ok" else HOSTILE,
         ),
     ]  # fmt: skip
+
+
+def _forecast() -> Forecast:
+    return Forecast(
+        technique=HOSTILE,
+        method="analytic",
+        device=HOSTILE,
+        kind_of_device="cpu",
+        available=None,
+        memory={"low": 1, "expected": 2, "high": 3},
+        phase=HOSTILE,
+        uncorrected=2,
+        uncounted=0,
+        runs=0,
+        seconds=[1.0, 2.0],
+        flops=1e9,
+        steps=1,
+        tokens=3,
+        notes=[HOSTILE],
+    )
 
 
 @contextmanager

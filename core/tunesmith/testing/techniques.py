@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tunesmith.contracts import Artifact, Job, TextModel
-from tunesmith.errors import RunStopped, TunesmithError
+from tunesmith.errors import DataError, RunStopped, TunesmithError
 from tunesmith.events import Event, Noticed, Stepped, Trained
 from tunesmith.records import Preference, Prompt, Record, exchanges
 from tunesmith.storage import Checkpoints
@@ -64,8 +64,14 @@ class Stage:
     subject: Subject
     model: Path
     place: Path
-    examples: tuple[Record, ...]
+    kinds: list[type[Record]]
+    """Kinds of records that it accepts, the simplest first."""
     base_hash: str
+
+    @property
+    def examples(self) -> tuple[Record, ...]:
+        """Eight records of the simplest kind that is enough for it."""
+        return EIGHT[self.kinds[0]]
 
     @classmethod
     def of(cls, subject: Subject) -> Stage:
@@ -74,10 +80,9 @@ class Stage:
             model = subject.samples.model_folder()
             kinds = [kind for kind in EIGHT if kind in subject.offer.accepts]
             demand(bool(kinds), "it accepts no kind of records that the kit has examples of")
-            examples = EIGHT[kinds[0]]
             place = Path(tempfile.mkdtemp(prefix="tunesmith-kit-"))
             atexit.register(shutil.rmtree, place, ignore_errors=True)
-            subject.memory["stage"] = cls(subject, model, place, examples, folder_hash(model))
+            subject.memory["stage"] = cls(subject, model, place, kinds, folder_hash(model))
         return cast(Stage, subject.memory["stage"])
 
     def job(self, rehearsal: Rehearsal, emit: Callable[[Event], None]) -> Job[Any]:
@@ -99,11 +104,23 @@ class Stage:
         """One uninterrupted training, done once for each name."""
         if name not in self.subject.memory:
             rehearsal = Rehearsal(self.place / name)
-            technique = self.subject.build()
             with watched_writes(rehearsal.out, rehearsal.written):
-                rehearsal.artifact = technique.train(self.job(rehearsal, rehearsal.events.append))
+                self._rehearse(rehearsal)
             self.subject.memory[name] = rehearsal
         return cast(Rehearsal, self.subject.memory[name])
+
+    def _rehearse(self, rehearsal: Rehearsal) -> None:
+        """Train; where records of one kind alone are not enough, with those of the next."""
+        try:
+            job = self.job(rehearsal, rehearsal.events.append)
+            rehearsal.artifact = self.subject.build().train(job)
+        except DataError:
+            if len(self.kinds) == 1:
+                raise
+            del self.kinds[0]
+            shutil.rmtree(rehearsal.out, ignore_errors=True)
+            rehearsal.events.clear()
+            self._rehearse(rehearsal)
 
     def open(self, artifact: Path | None) -> TextModel:
         """The model, opened by a technique that has not trained it."""

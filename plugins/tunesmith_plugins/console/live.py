@@ -16,15 +16,19 @@ from rich.text import Text
 from tunesmith.events import (
     DataRead,
     Event,
+    Forecast,
+    Gated,
     Measured,
     Noticed,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
     RunStarted,
+    Sampled,
     Stepped,
     Trained,
     TrainingStarted,
+    Watched,
 )
 from tunesmith.terminal import ASCII_BLOCKS, BLOCKS, colourful, sparkline, unicode
 from tunesmith.text import duration_text, one_line, safe_text
@@ -88,6 +92,8 @@ class Moving:
                 self._still(f"{'resuming' if event.resumed else 'starting'} {event.run}", "bold")
             case DataRead():
                 self._still(f"  {wording.data_text(event)}", "dim")
+            case Forecast():
+                self._still(f"  {wording.forecast_text(event)}", "dim")
             case Noticed() if event.level != "error":
                 self._still(wording.noticed_text(event), "yellow")
             case Measured():
@@ -96,8 +102,20 @@ class Moving:
                 self._take_phase(event)
             case TrainingStarted() | Stepped() | Trained():
                 self._take_training(event)
+            case Watched() | Sampled() | Gated():
+                self._take_watching(event)
             case _:
                 pass
+
+    def _take_watching(self, event: Watched | Sampled | Gated) -> None:
+        match event:
+            case Watched():
+                self._still(f"  {wording.watched_text(event)}", "dim")
+            case Sampled():
+                self._still(f"  {wording.sampled_text(event)}", "dim")
+            case Gated():
+                style = "green" if event.passed else "yellow" if event.accepted else "red"
+                self._still(f"  {wording.gated_text(event)}", style)
 
     def _take_phase(self, event: PhaseStarted | PhaseAdvanced | PhaseEnded) -> None:
         match event:

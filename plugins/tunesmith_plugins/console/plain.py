@@ -9,6 +9,8 @@ from typing import TextIO
 from tunesmith.events import (
     DataRead,
     Event,
+    Forecast,
+    Gated,
     Measured,
     Noticed,
     PhaseAdvanced,
@@ -16,10 +18,12 @@ from tunesmith.events import (
     PhaseStarted,
     RunFinished,
     RunStarted,
+    Sampled,
     Saved,
     Stepped,
     Trained,
     TrainingStarted,
+    Watched,
 )
 from tunesmith.text import duration_text, safe_text
 from tunesmith_plugins.console import wording
@@ -78,6 +82,8 @@ class Plain:
                 return f"{event.phase}: done in {duration_text(event.seconds)}"
             case DataRead():
                 return f"data: {wording.data_text(event)}"
+            case Forecast():
+                return wording.forecast_text(event)
             case Measured():
                 return f"{event.model}: {wording.measured_text(event)}"
             case RunFinished():
@@ -98,7 +104,19 @@ class Plain:
                 return f"saved: step {event.step}"
             case Trained():
                 text = wording.trained_text(event, self._training)
+                self._training = Training()
                 return f"trained{_named(event.stage)}: {text} in {duration_text(event.seconds)}"
+            case _:
+                return self._watching_line(event)
+
+    def _watching_line(self, event: Event) -> str:
+        match event:
+            case Watched():
+                return f"watched{_named(event.stage)}: {wording.watched_text(event)}"
+            case Sampled():
+                return f"said{_named(event.stage)}: {wording.sampled_text(event)}"
+            case Gated():
+                return f"gate{_named(event.stage)}: {wording.gated_text(event)}"
             case _:
                 return ""
 

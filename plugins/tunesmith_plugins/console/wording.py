@@ -6,7 +6,18 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from tunesmith.events import DataRead, Measured, Noticed, Stepped, Trained, TrainingStarted
+from tunesmith.events import (
+    DataRead,
+    Forecast,
+    Gated,
+    Measured,
+    Noticed,
+    Sampled,
+    Stepped,
+    Trained,
+    TrainingStarted,
+    Watched,
+)
 from tunesmith.text import bytes_text, count_text, duration_text, one_line
 
 RECENT = 40
@@ -76,6 +87,17 @@ def left_text(seconds: float) -> str:
     return f"{duration_text(max(grain, round(seconds / grain) * grain))} left"
 
 
+def forecast_text(event: Forecast) -> str:
+    """What is expected, with its ranges."""
+    sizes = (event.memory[name] for name in ("low", "expected", "high"))
+    low, expected, high = (bytes_text(size, binary=True) for size in sizes)
+    parts = [f"about {expected} of memory ({low} to {high})"]
+    if event.seconds:
+        shortest, longest = (duration_text(seconds) for seconds in event.seconds)
+        parts.append(f"training in {shortest} to {longest}")
+    return f"expected: {', '.join(parts)}"
+
+
 def data_text(event: DataRead) -> str:
     """How many rows there are."""
     unusable = sum(event.left_out.values())
@@ -116,3 +138,21 @@ def noticed_text(event: Noticed) -> str:
     """``warning: where: what``."""
     source = f"{one_line(event.source)}: " if event.source else ""
     return f"{LABELS.get(event.level, 'note')}: {source}{one_line(event.message, 500)}"
+
+
+def watched_text(event: Watched) -> str:
+    """What a look in the middle of training showed."""
+    figures = [f"{one_line(name, 24)} {value:.3g}" for name, value in event.figures.items()]
+    return "  ".join([f"step {event.step}", *figures, *(["best so far"] if event.best else [])])
+
+
+def sampled_text(event: Sampled) -> str:
+    """Question and answer, on one line."""
+    said = f"{one_line(event.prompt, 60)} -> {one_line(event.answer, 100)}"
+    return f"step {event.step}, reward {event.reward:.3g}: {said}"
+
+
+def gated_text(event: Gated) -> str:
+    """What a gate said."""
+    said = "passed" if event.passed else "not passed, accepted" if event.accepted else "not passed"
+    return f"{one_line(event.gate, 40)}: {said}; {one_line(event.sentence, 500)}"

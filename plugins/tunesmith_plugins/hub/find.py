@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, TunesmithError, UsageError
-from tunesmith_torch.folder import check_folder
+from tunesmith_torch.folder import check_folder, lacking_weights, read_config
 
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -29,12 +29,17 @@ def find_folder(reference: str) -> FoundModel | None:
     """
     folder = Path(reference).expanduser()
     if folder.is_dir():
-        config = check_folder(folder)
+        config = read_config(folder)
+        lacking = lacking_weights(folder)
+        if not lacking:
+            check_folder(folder)
         return FoundModel(
             reference=reference,
             description=f"folder {folder}",
-            fetch=lambda: folder.resolve(),
+            fetch=lambda: _complete(folder),
             config=config,
+            tokenizer=lambda: tokenizer_in(folder),
+            lacking=lacking,
         )
     if reference.startswith(("/", "./", "../", "~")):
         what = "a file, not a folder" if folder.exists() else "no such folder"
@@ -58,7 +63,8 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
             hint="name the revision once",
         )
     wanted = inline or revision
-    config, commit = _cached_config(name, wanted)
+    config, snapshot = _cached_config(name, wanted)
+    commit = snapshot.name if snapshot else None
     return FoundModel(
         reference=reference,
         description=f"hub model {name}" + (f" at {wanted}" if wanted else ""),
@@ -66,7 +72,24 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
         revision=commit or wanted,
         public_name=name,
         config=config,
+        tokenizer=lambda: tokenizer_in(snapshot) if snapshot else None,
     )
+
+
+def tokenizer_in(folder: Path) -> Path | None:
+    """The folder, if it holds a tokenizer."""
+    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    return folder if any((folder / name).is_file() for name in names) else None
+
+
+def _complete(folder: Path) -> Path:
+    """The folder, with everything that a run needs.
+
+    Raises:
+        TunesmithError: it cannot be used.
+    """
+    check_folder(folder)
+    return folder.resolve()
 
 
 def offline() -> bool:
@@ -127,8 +150,10 @@ def _refused(at: str, error: Exception) -> EnvironmentProblem:
     )
 
 
-def _cached_config(name: str, revision: str | None) -> tuple[Mapping[str, Any], str | None]:
-    """What the cache already knows: the config and the commit. Reads two small files, no more.
+def _cached_config(name: str, revision: str | None) -> tuple[Mapping[str, Any], Path | None]:
+    """What the cache already knows: the config and the folder of the commit.
+
+    Reads two small files, no more.
 
     The layout is the hub's documented one: ``refs/REVISION`` holds a commit,
     ``snapshots/COMMIT`` the files.
@@ -141,7 +166,8 @@ def _cached_config(name: str, revision: str | None) -> tuple[Mapping[str, Any], 
         commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
         if not commit or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
             return {}, None
-        config = json.loads((model / "snapshots" / commit / "config.json").read_text("utf-8"))
+        snapshot = model / "snapshots" / commit
+        config = json.loads((snapshot / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}, None
-    return (config, commit) if isinstance(config, dict) else ({}, commit)
+    return (config if isinstance(config, dict) else {}), snapshot

@@ -8,7 +8,9 @@ from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference, Text
+from tunesmith_torch import advice
 from tunesmith_torch.options import LoraOptions
+from tunesmith_torch.planner import estimates
 
 RATE_TOO_LOW = 5e-5
 
@@ -28,6 +30,8 @@ LORA = TechniqueOffer(
     accepts=frozenset({Chat, Completion, Preference, Text}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
+    estimate=estimates.lora,
+    economies=estimates.adapter_economies,
 )
 
 
@@ -36,10 +40,11 @@ def review(plan: Plan) -> Sequence[Finding]:
     options = plan.technique.config
     if plan.technique.offer is not LORA or not isinstance(options, LoraOptions):
         return []
+    found = advice.of_optimizer(options, plan.run.device)
     if options.learning_rate > RATE_TOO_LOW:
-        return []
+        return found
     message = (
         f"{options.learning_rate:g} is low for adapters, which usually take about 2e-4, "
         "ten times the rate of full fine-tuning"
     )
-    return [Finding(level="warning", where="technique.learning_rate", message=message)]
+    return [*found, Finding(level="warning", where="technique.learning_rate", message=message)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tunesmith.contracts import Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.records import Preference
+from tunesmith_torch.planner import estimates, policies
 from tunesmith_torch.preference_options import PreferenceOptions
 
 
@@ -23,4 +24,6 @@ PREFERENCE = TechniqueOffer(
     accepts=frozenset({Preference}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
+    estimate=policies.preference,
+    economies=estimates.policy_economies,
 )

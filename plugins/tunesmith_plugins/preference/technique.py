@@ -9,7 +9,7 @@ from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith_torch.finetune import open_text_model
 from tunesmith_torch.preference import prefer
 from tunesmith_torch.preference_options import PreferenceOptions
-from tunesmith_torch.start import Start, base_folder
+from tunesmith_torch.start import Start, base_folder, quantization_of
 
 
 class Preferences:
@@ -29,4 +29,7 @@ class Preferences:
         """
         if artifact is not None and self.options.start is not None:
             model = base_folder(model, Start.find(self.options.start))
-        return open_text_model(model, artifact, device=device, options=self.options)
+        stored = quantization_of(self.options)
+        return open_text_model(
+            model, artifact, device=device, options=self.options, quantization=stored
+        )

@@ -6,6 +6,7 @@ from tunesmith.contracts import Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.records import Chat, Completion, Preference, Text
 from tunesmith_torch.options import QloraOptions
+from tunesmith_torch.planner import estimates
 
 
 def build(options: QloraOptions) -> Technique:
@@ -23,4 +24,6 @@ QLORA = TechniqueOffer(
     accepts=frozenset({Chat, Completion, Preference, Text}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19", "bitsandbytes>=0.46"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
+    estimate=estimates.qlora,
+    economies=estimates.adapter_economies,
 )

@@ -1,0 +1,218 @@
+"""The table of hardware: which GPUs there are to rent, what they hold, reach and cost.
+
+It is data, ``hardware.toml`` beside this module, and a user's file goes over it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from tunesmith.errors import ConfigError, Problem
+from tunesmith.options import Options, from_table
+
+GIB = 1 << 30
+
+Range = tuple[float, float]
+"""Lowest and highest."""
+
+
+class _GpuRow(Options):
+    name: str = Field(min_length=1)
+    class_: int = Field(alias="class", ge=1)
+    total_gib: float = Field(gt=0)
+    bf16_tflops: float = Field(gt=0)
+    utilisation: Annotated[tuple[float, float], Field(min_length=2)]
+    source: str
+    date: str
+
+
+class _ProcessorRow(Options):
+    flag: str
+    gflops: tuple[float, float]
+    source: str
+    date: str
+
+
+class _PriceRow(Options):
+    gpu: str
+    provider: str
+    usd: float = Field(ge=0)
+    source: str
+    date: str
+
+
+class _Table(Options):
+    gpus: list[_GpuRow] = Field(default_factory=list)
+    processors: list[_ProcessorRow] = Field(default_factory=list)
+    prices: list[_PriceRow] = Field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What somebody asks for one GPU and one hour, in US dollars."""
+
+    provider: str
+    usd: float
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A kind of GPU."""
+
+    name: str
+    gigabytes: int
+    """As it is sold; GPUs of one size make a class."""
+    usable: int
+    """Bytes that the driver lets a process have; estimates count its context among theirs."""
+    throughput: Range
+    """Floating-point operations a second that training reaches."""
+    source: str
+    date: str
+    prices: tuple[Price, ...]
+
+    @property
+    def hourly(self) -> Range | None:
+        """Lowest and highest price of an hour; None where nobody is known to ask one."""
+        asked = [price.usd for price in self.prices]
+        return (min(asked), max(asked)) if asked else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processor:
+    """A kind of processor core, known by a flag."""
+
+    flag: str
+    throughput: Range
+    """Floating-point operations a second and core that training reaches."""
+    source: str
+    date: str
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The whole table."""
+
+    gpus: tuple[Gpu, ...]
+    processors: tuple[Processor, ...]
+    files: tuple[str, ...] = ()
+    """Users' files that went over the packaged table."""
+
+    def classes(self) -> dict[int, list[Gpu]]:
+        """GPUs by the gigabytes they are sold with, the smallest first."""
+        sizes = sorted({gpu.gigabytes for gpu in self.gpus})
+        return {size: [gpu for gpu in self.gpus if gpu.gigabytes == size] for size in sizes}
+
+    def named(self, name: str) -> Gpu | None:
+        """The GPU that a driver calls so: "NVIDIA A100-SXM4-80GB"."""
+        said = _letters(name)
+        matching = [gpu for gpu in self.gpus if all(_letters(w) in said for w in gpu.name.split())]
+        return max(matching, key=lambda gpu: len(gpu.name), default=None)
+
+    def core(self, flags: frozenset[str]) -> Processor:
+        """The processor that has such flags."""
+        return next(p for p in self.processors if not p.flag or p.flag in flags)
+
+    def dates(self) -> tuple[str, str]:
+        """When the oldest and the newest price were read."""
+        found = sorted(price.date for gpu in self.gpus for price in gpu.prices) or [""]
+        return found[0], found[-1]
+
+
+def load(prices: str | None = None, environment: Mapping[str, str] | None = None) -> Hardware:
+    """The packaged table, with the user's files over it: that of the configuration directory,
+    then the one that the run file names.
+
+    Raises:
+        ConfigError: a user's file is not there, not TOML, or says something that is not meant.
+    """
+    own = config_folder(environment) / "prices.toml"
+    files = [own] if own.is_file() else []
+    files += [Path(prices)] if prices else []
+    table = _packaged()
+    for file in files:
+        table = _over(table, _read(file))
+    return _hardware(table, [str(file) for file in files])
+
+
+def config_folder(environment: Mapping[str, str] | None = None) -> Path:
+    """Where a user keeps settings: ``$XDG_CONFIG_HOME/tunesmith``, or ``~/.config/tunesmith``."""
+    variables = os.environ if environment is None else environment
+    return Path(variables.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "tunesmith"
+
+
+@cache
+def _packaged() -> _Table:
+    text = resources.files(__package__).joinpath("hardware.toml").read_text("utf-8")
+    return from_table(_Table, tomllib.loads(text))
+
+
+def _read(file: Path) -> _Table:
+    try:
+        return from_table(_Table, tomllib.loads(file.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([Problem(str(file), f"cannot be read as TOML, {error}")]) from None
+    except ValidationError as error:
+        raise ConfigError([_problem(file, item) for item in error.errors()]) from None
+
+
+def _problem(file: Path, item: Any) -> Problem:
+    where = ".".join(str(part) for part in item["loc"])
+    return Problem(f"{file}: {where}", str(item["msg"]).lower())
+
+
+def _over(table: _Table, user: _Table) -> _Table:
+    """The table with a user's rows in the place of the packaged ones."""
+    names = {gpu.name for gpu in user.gpus}
+    priced = {price.gpu for price in user.prices}
+    return _Table(
+        gpus=[gpu for gpu in table.gpus if gpu.name not in names] + user.gpus,
+        processors=[*user.processors, *table.processors],
+        prices=[price for price in table.prices if price.gpu not in priced] + user.prices,
+    )
+
+
+def _hardware(table: _Table, files: Sequence[str]) -> Hardware:
+    gpus = [_gpu(row, table.prices) for row in table.gpus]
+    gpus.sort(key=lambda gpu: (gpu.gigabytes, gpu.usable))
+    processors = [
+        Processor(
+            flag=row.flag,
+            throughput=(row.gflops[0] * 1e9, row.gflops[1] * 1e9),
+            source=row.source,
+            date=row.date,
+        )
+        for row in table.processors
+    ]
+    return Hardware(tuple(gpus), tuple(processors), tuple(files))
+
+
+def _gpu(row: _GpuRow, prices: Sequence[_PriceRow]) -> Gpu:
+    low, high = row.utilisation
+    return Gpu(
+        name=row.name,
+        gigabytes=row.class_,
+        usable=int(row.total_gib * GIB),
+        throughput=(low * row.bf16_tflops * 1e12, high * row.bf16_tflops * 1e12),
+        source=row.source,
+        date=row.date,
+        prices=tuple(
+            Price(provider=p.provider, usd=p.usd, source=p.source, date=p.date)
+            for p in prices
+            if p.gpu == row.name
+        ),
+    )
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in text.lower() if c.isalnum())

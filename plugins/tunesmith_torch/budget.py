@@ -1,0 +1,18 @@
+"""How many tokens generation keeps in its cache. No torch here: plans reckon with the same numbers.
+
+A small model is kept busy by many tokens; for a large one they would take more memory than the
+quantised model itself, and a few thousand keep it as busy.
+"""
+
+from __future__ import annotations
+
+TOKEN_BUDGET = 16_384
+"""Slots of the cache at most, answers included: 380 MB for a 135M model in bf16."""
+CACHE_BYTES = 2 << 30
+"""Bytes of the cache at most, and for a moment twice that where it grows by copying."""
+
+
+def cached_tokens(key_heads: int, head_width: int, layers: int, item_bytes: int) -> int:
+    """Slots that fit into the bytes: keys and values of all layers for one token each."""
+    token = 2 * key_heads * head_width * layers * item_bytes
+    return max(1, min(TOKEN_BUDGET, CACHE_BYTES // max(1, token)))

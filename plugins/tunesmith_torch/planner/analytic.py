@@ -1,0 +1,258 @@
+"""Memory and work of a training step, by arithmetic on the model's sizes.
+
+Names: P tokens of the largest micro-batch, N those that carry loss, D width, F width of the
+feed-forward, V vocabulary, L layers, H heads, K key heads, d head width, w bytes of a number.
+
+This is an account of what the training loop of this toolkit keeps, in the order in which it comes
+to be: weights; fp32 masters of trained bf16 weights, their gradients, AdamW's two moments; what
+autograd saves in a layer; one chunk of logits. It answers in a millisecond and is good to about a
+tenth; :mod:`tunesmith_torch.planner.trace` runs the step itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from tunesmith.contracts import Estimate, Memory
+from tunesmith_torch.budget import cached_tokens
+from tunesmith_torch.options import LoraOptions
+from tunesmith_torch.planner import framework
+from tunesmith_torch.planner.setting import Setting
+from tunesmith_torch.planner.shape import Shape
+
+MIB = 2**20
+CHUNK = 64 * MIB
+"""Logits that the fused head holds at once (losses.CHUNK_BYTES)."""
+SCORED = 8_192
+"""Tokens of a scoring pass (textmodel.SCORE_BUDGET)."""
+ANSWER = 256
+"""Tokens of an answer that an evaluation asks for, as a rule."""
+STATIC = (0.98, 1.03)
+"""How far weights and optimizer may be from their account: rounding of blocks, buffers."""
+DYNAMIC = (0.65, 1.4)
+"""The same for what depends on tokens."""
+
+
+class Parts(NamedTuple):
+    """Bytes by component: those that sizes fix, those that hang on rows, those of libraries."""
+
+    static: Mapping[str, int]
+    dynamic: Mapping[str, int]
+    libraries: Mapping[str, int]
+
+    def memory(self, spread: tuple[float, float]) -> Memory:
+        """As an interval: ``spread`` says how far rows may be from what is thought of them."""
+        static, dynamic = sum(self.static.values()), sum(self.dynamic.values())
+        libraries = sum(self.libraries.values())
+        return Memory(
+            low=round(static * STATIC[0] + dynamic * DYNAMIC[0] * spread[0] + libraries * 0.7),
+            expected=static + dynamic + libraries,
+            high=round(static * STATIC[1] + dynamic * DYNAMIC[1] * spread[1] + libraries * 1.4),
+            components={**self.static, **self.dynamic, **self.libraries},
+        )
+
+
+def estimate(setting: Setting) -> Estimate:
+    """Memory of every phase, and the work of the whole training."""
+    load = setting.load
+    parts = {
+        "load": loading(setting),
+        "train": training(setting),
+        "evaluate": evaluating(setting),
+    }
+    if isinstance(setting.options, LoraOptions):
+        parts["merge"] = merging(setting)
+    return Estimate(
+        method="analytic",
+        memory={phase: part.memory(load.spread) for phase, part in parts.items()},
+        flops=flops(setting),
+        steps=load.steps,
+        tokens=load.tokens,
+        longest=load.longest,
+        micro_tokens=load.micro_tokens,
+        notes=load.notes,
+    )
+
+
+# --------------------------------------------------------------------------- phases
+
+
+def loading(setting: Setting) -> Parts:
+    """Weights, and beside them what they are read from.
+
+    On a CPU the files' pages count as this process's own: a matrix in another format than the files
+    is there twice.
+    """
+    shape = setting.shape
+    static = {"weights": setting.base_bytes}
+    dynamic = {"reading": max(shape.table, shape.layer_weights) * setting.stored}
+    if setting.device == "cpu" and (setting.method == "qlora" or setting.stored != setting.width):
+        dynamic = {"reading": shape.parameters * setting.stored}
+    return Parts(static, dynamic, framework.libraries(setting.device))
+
+
+def training(setting: Setting) -> Parts:
+    """The peak of a step: all activations and the logits, or all gradients and a layer."""
+    shape, moving, w = setting.shape, setting.trainable, setting.width
+    lora = isinstance(setting.options, LoraOptions)
+    own = 4 if lora or w == 4 else 0
+    static = {"weights": setting.base_bytes}
+    if lora:
+        static["adapter"] = moving * 4
+    elif not own:
+        static["masters"] = moving * 4
+    static["optimizer"] = round(moving * setting.moment_bytes)
+    kept, working = activations(setting), working_set(setting)
+    gradients = moving * 4
+    head = _head(setting)
+    waiting = gradients if setting.load.several else 0
+    forward = waiting + kept + max(working, head["logits"])
+    backward = gradients + working + (0 if lora else shape.table * (w + 4))
+    if forward >= backward:
+        static["gradients"] = waiting
+        dynamic = {"activations": kept, "temporaries": max(0, working - head["logits"]), **head}
+    else:
+        static["gradients"] = gradients
+        dynamic = {"activations": working, "temporaries": backward - gradients - working, **head}
+        dynamic["logits"] = 0
+    return Parts(static, dynamic, _around(setting, sum(static.values()) + sum(dynamic.values())))
+
+
+def evaluating(setting: Setting) -> Parts:
+    """Weights, keys and values of answers in the making, and a scoring pass."""
+    shape, w, heldout = setting.shape, setting.width, setting.load.heldout
+    asked = sum(heldout) + ANSWER * len(heldout)
+    slots = min(cached_tokens(shape.key_heads, shape.head_width, shape.layers, w), asked)
+    cache = 2 * shape.key_heads * shape.head_width * shape.layers * w * slots
+    tokens = min(SCORED, max(sum(heldout), max(heldout, default=0)))
+    logits = min(CHUNK, tokens * shape.vocabulary * w)
+    static = {"weights": setting.base_bytes}
+    if isinstance(setting.options, LoraOptions):
+        static["adapter"] = setting.trainable * 4
+    dynamic = {
+        "cache": 2 * cache,  # grown by copying
+        "activations": _forward(shape, w) * tokens,
+        "logits": logits * (3 if setting.device == "cuda" else 1),
+    }
+    return Parts(static, dynamic, _around(setting, sum(static.values()) + sum(dynamic.values())))
+
+
+def merging(setting: Setting) -> Parts:
+    """Base and adapter are added up in fp32, and the sum is read back in fp32."""
+    shape = setting.shape
+    static = {"weights": shape.parameters * 4, "adapter": setting.trainable * 4}
+    if setting.method == "qlora":
+        static["quantised"] = setting.base_bytes
+    largest = max((m.outputs * m.inputs for m in shape.matrices), default=0)
+    dynamic = {"temporaries": 3 * 4 * largest + shape.table * setting.stored}
+    return Parts(static, dynamic, framework.libraries(setting.device))
+
+
+# --------------------------------------------------------------------------- activations
+
+
+def activations(setting: Setting) -> int:
+    """What autograd keeps between forward and backward, all layers."""
+    shape, load, w = setting.shape, setting.load, setting.width
+    P = load.micro_tokens
+    if setting.options.checkpointing:
+        return shape.layers * P * shape.width * w + P * shape.width * 4
+    return shape.layers * layer_activations(setting) + P * shape.width * 6
+
+
+def layer_activations(setting: Setting) -> int:
+    """What autograd keeps of one layer."""
+    shape, load, w = setting.shape, setting.load, setting.width
+    P, D, F = load.micro_tokens, shape.width, shape.feed_forward * shape.active_experts
+    query, key = shape.heads * shape.head_width, shape.key_heads * shape.head_width
+    full = not isinstance(setting.options, LoraOptions)
+    # A norm keeps its result, and what it scaled; the libraries' own also its input in fp32
+    # (w = 4: the very same), and what it scaled only if the scale is trained.
+    norm = 2 * w * D if setting.options.lean else (4 + w + (w if full else 0)) * D
+    attention = (2 * query + 2 * key) * w
+    mlp = (4 if shape.gated else 2) * F * w
+    kept = P * (2 * norm + attention + mlp) + _attention(setting)
+    if not full:
+        kept += _low_rank(setting)
+    return kept
+
+
+def _attention(setting: Setting) -> int:
+    """Beside queries, keys, values: a sum per query, or on the CPU the probabilities themselves."""
+    shape, load, w = setting.shape, setting.load, setting.width
+    if setting.device == "cuda" or not setting.options.packing:
+        return 4 * shape.heads * load.micro_tokens
+    halves = [n * (n + 64) // 2 if n <= 1024 else 4 * n for n in load.micro]
+    return shape.heads * w * sum(halves)
+
+
+def _low_rank(setting: Setting) -> int:
+    """What adapters keep: the small product, and A and B rounded; over 4 bits, inputs in fp32."""
+    options = setting.options
+    assert isinstance(options, LoraOptions)
+    adapted = list(setting.shape.adapted(options.targets))
+    P, r, w = setting.load.micro_tokens, options.rank, setting.width
+    small = sum(P * r * w + r * (m.outputs + m.inputs) * w for m in adapted)
+    return small * (2 if setting.method == "qlora" else 1)
+
+
+def working_set(setting: Setting) -> int:
+    """What a layer needs while it is computed backwards: gradients of what it kept."""
+    shape, w, P = setting.shape, setting.width, setting.load.micro_tokens
+    widest = max(shape.feed_forward * shape.active_experts * 3, shape.width * 4)
+    working = P * widest * w + P * shape.width * 8
+    if setting.method == "qlora":
+        working += max(m.outputs * m.inputs for m in shape.matrices) * w * 2
+    if setting.options.checkpointing:
+        working += layer_activations(setting)
+    return working
+
+
+def _head(setting: Setting) -> dict[str, int]:
+    """The fused head: one chunk of logits, the gradient by hidden states, by the head itself."""
+    shape, w = setting.shape, setting.width
+    D, V = shape.width, shape.vocabulary
+    N = round(setting.load.micro_tokens * min(1.0, setting.load.trained * 1.2))
+    chunk = min(N, max(CHUNK // (V * w), D // 4, 1))
+    logits = chunk * V * w
+    if setting.device == "cuda":  # in fp32 beside it; on the CPU block by block
+        logits += chunk * V * 4
+    logits += 2 * N * D * w
+    if not isinstance(setting.options, LoraOptions):
+        logits += V * D * (w if chunk >= N else 4 + 2 * w)
+    return {"logits": logits}
+
+
+def _forward(shape: Shape, w: int) -> int:
+    """Bytes per token that a layer needs at once without gradients."""
+    return (2 * shape.width + 3 * shape.feed_forward * shape.active_experts) * w + 8 * shape.width
+
+
+def _around(setting: Setting, inside: int) -> dict[str, int]:
+    """What libraries take, and what the allocator cannot give out."""
+    share = framework.FRAGMENTATION[setting.device]
+    return {**framework.libraries(setting.device), "fragmentation": round(inside * share)}
+
+
+# --------------------------------------------------------------------------- work
+
+
+def flops(setting: Setting) -> float:
+    """Floating-point operations of the whole training.
+
+    A product takes two per weight and token, backward once more by the input and, where the weight
+    is trained, once more by the weight (Kaplan et al. 2020, section 2.1). Causal attention reads
+    half of the positions before it.
+    """
+    shape, load, options = setting.shape, setting.load, setting.options
+    lora = isinstance(options, LoraOptions)
+    passes = (2 if lora else 3) + (1 if options.checkpointing else 0)
+    per_token = 2.0 * shape.active_weights * passes
+    if lora:
+        per_token += 6.0 * setting.trainable
+    mean = sum(n * n for n in load.lengths) / max(sum(load.lengths), 1)
+    attention = 4.0 * shape.heads * shape.head_width * (mean / 2) * shape.layers
+    per_token += attention * (3.5 + (1 if options.checkpointing else 0))
+    per_token += 2.0 * shape.table * load.trained * (2 if lora else 3)
+    return per_token * load.tokens

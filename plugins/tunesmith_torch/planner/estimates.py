@@ -1,0 +1,97 @@
+"""What the offers of techniques call: estimates, and changes of options that save memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from tunesmith.contracts import Economy, Estimate, EstimateRequest
+from tunesmith.errors import TunesmithError
+from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
+from tunesmith_torch.planner import analytic
+from tunesmith_torch.planner.setting import Method, Setting
+
+C = TypeVar("C", bound=FitOptions)
+
+
+def full(options: FitOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """What training every weight would take."""
+    yield from answers("full", options, request)
+
+
+def lora(options: LoraOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """What training adapters would take."""
+    yield from answers("lora", options, request)
+
+
+def qlora(options: QloraOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """What training adapters over a quantised base would take."""
+    yield from answers("qlora", options, request)
+
+
+def answers(method: Method, options: FitOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """What a technique takes that trains on next tokens.
+
+    Arithmetic first; then the step itself, on rows as they are.
+    """
+    setting = Setting.of(method, options, request)
+    rough = analytic.estimate(setting)
+    yield rough
+    from tunesmith_torch.planner import lengths, traced  # imports torch
+
+    try:
+        load = lengths.exact(options, request, setting.shape.context)
+        if load is not None:
+            setting = replace(setting, load=load)
+            rough = analytic.estimate(setting)
+        if method == "qlora" and setting.bits == 8:
+            why = "a base in 8 bits is not traced: its memory is estimated by arithmetic"
+        else:
+            yield traced.estimate(setting)
+            return
+    except (RuntimeError, NotImplementedError, ValueError, TunesmithError) as error:
+        why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
+    yield replace(rough, notes=(*rough.notes, why))
+
+
+def economies(options: C) -> Sequence[Economy[C]]:
+    """Changes that save memory and leave the result as it is, the least painful first."""
+    found: list[Economy[C]] = []
+
+    def offer(price: str, **changes: Any) -> None:
+        # TOML and Python write strings and numbers alike; they differ in true and false.
+        said = ", ".join(f"technique.{k} = {str(v).lower()}" for k, v in changes.items())
+        change = options.model_copy(update=changes)
+        found.append(Economy(change=said, price=price, config=change))
+
+    if not options.packing:
+        offer("none: rows are laid end to end instead of padded", packing=True)
+    if options.micro_tokens > 512:
+        fewer = max(512, options.micro_tokens // 4)
+        offer("a little time: more, smaller micro-batches, the same result", micro_tokens=fewer)
+    if not options.checkpointing:
+        offer("about a third more time: activations are computed twice", checkpointing=True)
+    if options.max_tokens > 512:
+        shorter = options.max_tokens // 2
+        price = f"rows of more than {shorter} tokens are left out"
+        offer(price, max_tokens=shorter)
+    return found
+
+
+def adapter_economies(options: LoraOptions) -> Sequence[Economy[Any]]:
+    """The same for adapters, whose rank can be lowered too."""
+    found = list(economies(options))
+    if options.rank > 8:
+        rank = max(8, options.rank // 2)
+        alpha = options.alpha * rank / options.rank  # the scale of the update stays
+        change = options.model_copy(update={"rank": rank, "alpha": alpha})
+        said = f"technique.rank = {rank}, technique.alpha = {change.alpha:g}"
+        price = "adapters of lower rank can learn less"
+        found.append(Economy(change=said, price=price, config=change))
+    return found
+
+
+def policy_economies(options: Any) -> Sequence[Economy[Any]]:
+    """The same for a policy, whose weights may all move or through adapters."""
+    return economies(options) if options.adapt == "full" else adapter_economies(options)

@@ -1,0 +1,27 @@
+"""What is there beside tensors: libraries, the device's context, and what allocators round up.
+
+The numbers were measured once, with the versions named; a run's report says what was.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+MIB = 2**20
+
+CUDA_CONTEXT = 500 * MIB
+"""Context, kernels and the cuBLAS workspace on one GPU: 350 to 600 MiB by generation and driver.
+It is outside of what torch counts as allocated or reserved."""
+CPU_IMPORTS = 420 * MIB
+"""Resident after importing torch 2.13 (CPU), transformers 5.24 and peft 0.21 on Linux."""
+CPU_RUNNING = 130 * MIB
+"""More once a step has run: kernels made at run time, threads' stacks and their workspaces."""
+SLACK = {"cuda": 150 * MIB, "cpu": 220 * MIB}
+"""How far what libraries take may be from this, on another machine or with other versions."""
+FRAGMENTATION = {"cuda": 0.03, "cpu": 0.05}
+"""Share of memory that an allocator holds and cannot give out, as a rule."""
+
+
+def libraries(device: Literal["cuda", "cpu"]) -> dict[str, int]:
+    """Bytes that libraries take on this kind of device."""
+    return {"framework": CUDA_CONTEXT if device == "cuda" else CPU_IMPORTS + CPU_RUNNING}

@@ -1,0 +1,196 @@
+"""The training step itself, run on tensors without numbers.
+
+The model is of its real class, adapted by the real code, with the real head, loss, checkpointing
+and optimizer; only numbers are missing. Two steps are run: in the second, AdamW's moments are
+there. Five layers are traced and the timeline is stretched to the model's depth, or all layers
+where they are not alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PretrainedConfig
+
+from tunesmith_torch import attention
+from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
+from tunesmith_torch.device import Precision
+from tunesmith_torch.load import Base, recompute_activations
+from tunesmith_torch.optimizer import Masters
+from tunesmith_torch.options import LoraOptions
+from tunesmith_torch.packing import Example, MicroBatch, collate
+from tunesmith_torch.planner import blank, substitutes
+from tunesmith_torch.planner.recorder import Recorder, watch_layers
+from tunesmith_torch.planner.setting import FP32_MOMENTS, Setting
+from tunesmith_torch.planner.timeline import TRACED, NotUniform, Timeline
+from tunesmith_torch.positions import base_of, head_of, trained_hidden
+
+STEPS = 2
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a training step allocates and frees."""
+
+    timeline: Timeline
+    parameters: int
+    trainable: int
+
+
+def trace(setting: Setting) -> Traced:
+    """The timeline of two steps of the whole model."""
+    return deepened(setting, lambda layers: trace_layers(setting, layers))
+
+
+def deepened(setting: Setting, run: Callable[[int], Traced]) -> Traced:
+    """A trace of a few layers stretched to all, or of all where they are not alike."""
+    layers = setting.shape.layers
+    if layers > TRACED:
+        try:
+            few, fewer = run(TRACED), setting.shape
+            timeline = few.timeline.stretched(layers)
+        except NotUniform:
+            return run(layers)
+        more = layers - TRACED
+        each = fewer.layer_weights + fewer.layer_rest
+        adapters = (few.parameters - few.trainable) and setting.trainable - few.trainable
+        grown = few.trainable + (adapters or more * each)
+        return Traced(timeline, few.parameters + more * each, grown)
+    return run(layers)
+
+
+def trace_layers(setting: Setting, layers: int) -> Traced:
+    """The timeline of two steps of the model with so many layers."""
+    config = blank.blank_config(setting.config, layers)
+    adapted = _adapted(setting, config)
+    model = cast(nn.Module, adapted.model)
+    gpu = setting.device == "cuda"
+    micro_batch = _micro_batch(setting)
+    recorder = Recorder(substitutes.GPU if gpu else substitutes.CPU)
+    with nowhere(gpu=gpu, autocast=setting.method != "full"):
+        blank.materialise(model)
+        with recorder.recording():
+            own(recorder, model, base_of(model), adapters=setting.method != "full")
+            _steps(setting, adapted, micro_batch, recorder)
+    timeline = recorder.timeline.labelled(recorder.labels)
+    if setting.moment_bytes != FP32_MOMENTS:
+        timeline = timeline.scaled("optimizer", setting.moment_bytes / FP32_MOMENTS)
+    return Traced(
+        timeline,
+        sum(p.numel() for p in model.parameters()),
+        adapted.trainable_parameters,
+    )
+
+
+@contextmanager
+def nowhere(*, gpu: bool, autocast: bool) -> Iterator[None]:
+    """Tensors that are made inside hold no numbers. Random states are left as they are.
+
+    Attention remembers its masks: none of those with numbers may be met inside, none without after.
+    """
+    attention.forget()
+    with ExitStack() as stack:
+        stack.callback(attention.forget)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        if gpu:
+            stack.enter_context(substitutes.on_gpu(autocast=autocast))
+        yield
+
+
+def own(recorder: Recorder, model: nn.Module, base: Any, *, adapters: bool) -> None:
+    """Note what is there before the first step; ``base`` is the model without its adapters."""
+    decoder = base.get_decoder()
+    numbers = {
+        id(tensor): number
+        for number, layer in enumerate(decoder.layers)
+        for _, tensor in blank.stored(layer)
+    }
+    with recorder.phase("weights", flat=True):
+        for _, tensor in blank.stored(model):
+            trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
+            label = "adapter" if adapters and trained else "weights"
+            recorder.own(tensor, label, numbers.get(id(tensor), -1))
+
+
+def _adapted(setting: Setting, config: PretrainedConfig) -> Adapted:
+    """The model as the technique makes it ready."""
+    dtype = torch.bfloat16 if setting.width == 2 else torch.float32
+    gpu, packed = setting.device == "cuda", setting.options.packing
+    name = substitutes.register(gpu=gpu, packed=packed)
+    model = blank.blank_model(config, dtype, name)
+    if setting.method == "qlora":
+        blank.quantize(model, double=setting.bits < 4.3, dtype=dtype)
+    if setting.options.lean:
+        blank.use_lean_norms(model)
+    base = Base(model, cast(Any, None), config, Path())
+    precision = Precision(dtype, "planned")
+    with torch.random.fork_rng(devices=[]):
+        if isinstance(setting.options, LoraOptions):
+            adapted = adapt_lora(base, precision, setting.options, 0)
+        else:
+            adapted = adapt_all(base, precision)
+    if setting.options.checkpointing:
+        recompute_activations(model)
+    adapted.model.train()
+    return adapted
+
+
+def _micro_batch(setting: Setting) -> MicroBatch:
+    """The largest that there can be. It is data: its tensors have numbers."""
+    share = setting.load.trained
+    examples = [
+        Example(np.zeros(length, np.int64), np.arange(length) >= round(length * (1 - share)))
+        for length in setting.load.micro
+    ]
+    return collate(examples, range(len(examples)), packed=setting.options.packing)
+
+
+def _steps(setting: Setting, adapted: Adapted, micro_batch: MicroBatch, recorder: Recorder) -> None:
+    """What ``fit`` does, on the largest micro-batch, in every step."""
+    with recorder.phase("masters", flat=True):
+        # Means in 8 bits are made by kernels that need numbers: taken as fp32, and scaled after.
+        options = setting.options.model_copy(update={"optimizer": "adamw"})
+        masters = Masters(adapted.trainable, options)
+    if setting.method == "full" and setting.width != 4:
+        recorder.name(masters.masters, "masters")
+    layers = base_of(adapted.model).get_decoder().layers
+    handles = watch_layers(layers, recorder)
+    for step in range(STEPS):
+        losses = []
+        for part in range(2 if setting.load.several else 1):
+            losses.append(_pass(f"{step}.{part}", adapted, micro_batch, recorder))
+            recorder.name((master.grad for master in masters.masters), "gradients")
+        with recorder.phase(f"{step}.clip", flat=True):
+            norm = masters.clip(setting.options.clip)
+            torch.stack([*losses, norm.detach().float()])
+        with recorder.phase(f"{step}.step", flat=True):
+            masters.step(setting.options.learning_rate)
+        recorder.name(_moments(masters), "optimizer")
+        del norm, losses
+    for handle in handles:
+        handle.remove()
+
+
+def _pass(name: str, adapted: Adapted, batch: MicroBatch, recorder: Recorder) -> Tensor:
+    """Forward and backward of one micro-batch; its loss."""
+    with recorder.phase(f"{name}.forward"), adapted.arithmetic():
+        hidden_ND = trained_hidden(adapted.model, batch)
+    with recorder.phase(f"{name}.forward.head"), adapted.arithmetic():
+        loss = head_of(adapted.model).loss(hidden_ND, batch) / len(batch.trained_N)
+        del hidden_ND
+    with recorder.phase(f"{name}.backward"):
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach().float()
+
+
+def _moments(masters: Masters) -> Sequence[Tensor]:
+    return [value for state in masters.adamw.state.values() for value in state.values()]

@@ -1,0 +1,68 @@
+"""An estimate from a trace: what the allocator holds at the peak of a step, and what for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tunesmith.contracts import Estimate, Memory
+from tunesmith_torch.planner import analytic, framework
+from tunesmith_torch.planner.allocator import Cuda, Heap, replay
+from tunesmith_torch.planner.setting import Setting
+from tunesmith_torch.planner.timeline import Timeline
+from tunesmith_torch.planner.trace import trace
+
+ROOM = {"cuda": 0.02, "cpu": 0.03}
+"""How much more than in the replay an allocator may hold: kernels' workspaces that no table has,
+and micro-batches before the largest one, which leave other gaps."""
+FIXED = ("weights", "masters", "adapter", "optimizer", "gradients")
+
+
+def estimate(setting: Setting) -> Estimate:
+    """The analytic estimate with the training step's memory as traced."""
+    rough = analytic.estimate(setting)
+    train = of(trace(setting).timeline, setting.device, setting.load.spread)
+    if setting.device == "cpu" and setting.options.checkpointing:
+        train = _with_gaps(train)
+    return replace(rough, method="traced", memory={**rough.memory, "train": train})
+
+
+def of(timeline: Timeline, device: str, spread: tuple[float, float] = (1.0, 1.0)) -> Memory:
+    """The memory of a process that runs through the timeline.
+
+    ``spread``: how far rows may be from those that were traced.
+    """
+    gpu = device == "cuda"
+    allocator = Cuda() if gpu else Heap()
+    allocated, held = replay((event for _, event in timeline), allocator)
+    parts = timeline.at_peak()
+    around = framework.libraries("cuda" if gpu else "cpu")
+    libraries = sum(around.values())
+    parts = {name: size for name, size in sorted(parts.items()) if size}
+    parts["fragmentation"] = held - sum(parts.values())
+    low_rows, high_rows = (factor - 1 for factor in spread)
+    moving = sum(size for name, size in parts.items() if name not in FIXED)
+    slack, room = framework.SLACK[device], ROOM[device]
+    return Memory(
+        low=round(allocated * (1 - room) + moving * low_rows + libraries - slack),
+        expected=held + libraries,
+        high=round(held * (1 + room) + moving * high_rows + libraries + slack),
+        components={**parts, **around},
+    )
+
+
+def _with_gaps(memory: Memory) -> Memory:
+    """The same where layers are computed again on a CPU.
+
+    What a layer needs for a moment lies between inputs that are kept, and glibc finds less room in
+    such gaps than the replay does: half of what changes hands may be lost there, at worst more than
+    all of it.
+    """
+    parts = memory.components
+    moving = sum(parts.get(name, 0) for name in ("activations", "temporaries", "logits"))
+    more = {**parts, "fragmentation": parts["fragmentation"] + moving // 2}
+    return Memory(
+        low=memory.low,
+        expected=memory.expected + moving // 2,
+        high=memory.high + moving * 3 // 2,
+        components=more,
+    )

@@ -1,0 +1,99 @@
+"""``batch = "auto"``: how much is computed at once, from what fits into memory now.
+
+The choice is made once, before the weights are read, said in an event and written down in the run
+folder. A resumed run takes what is written there, whatever memory is free by then: otherwise it
+would not come to the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.contracts import EstimateRequest, Job
+from tunesmith.events import Noticed
+from tunesmith.planner.machine import available_memory
+from tunesmith.storage import write_atomic
+from tunesmith.text import bytes_text
+from tunesmith_torch.device import pick_device
+from tunesmith_torch.options import AUTO, FitOptions
+from tunesmith_torch.planner import analytic
+from tunesmith_torch.planner.policies import pairs, plain
+from tunesmith_torch.planner.setting import Setting
+from tunesmith_torch.planner.workload import FEW_ROWS
+from tunesmith_torch.preference_options import PolicyOptions
+
+CHOSEN = "chosen.json"
+"""File in the job's folder that remembers."""
+SHARE = 0.9
+"""Of the free memory, what the upper bound of a step may take."""
+CANDIDATES = tuple(2**power for power in range(15, 8, -1))
+"""Tokens at once: more than 32 768 keep no GPU busier, fewer than 512 keep none busy."""
+
+
+def settle(job: Job[Any]) -> Job[Any]:
+    """The job with numbers in place of ``auto``; the very same job where there is none."""
+    options: FitOptions = job.config
+    if AUTO not in (options.batch, options.micro_tokens):
+        return job
+    path = job.out / CHOSEN
+    if path.is_file():
+        chosen = json.loads(path.read_text(encoding="utf-8"))
+        why = "as when the run began"
+    else:
+        free = _free(pick_device(job.device))
+        chosen = choose(options, _request(job), free)
+        why = "what is free is not known" if free is None else f"{bytes_text(free)} are free"
+        write_atomic(path, json.dumps(chosen) + "\n")
+    job.emit(
+        Noticed(
+            level="info",
+            source="memory",
+            message=(
+                f"{chosen['batch']} rows a step and up to {chosen['micro_tokens']} tokens at once: "
+                f"{why}"
+            ),
+        )
+    )
+    return replace(job, config=options.model_copy(update=chosen))
+
+
+def choose(options: FitOptions, request: EstimateRequest, free: int | None) -> dict[str, int]:
+    """Rows of a step, and the most tokens at once whose step surely fits."""
+    batch = options.batch or FEW_ROWS
+    if options.micro_tokens and options.batch:
+        return {"batch": batch, "micro_tokens": options.micro_tokens}
+    smallest = CANDIDATES[-1]
+    for tokens in CANDIDATES:
+        tried = options.model_copy(update={"batch": batch, "micro_tokens": tokens})
+        setting = Setting.of(*plain(tried), request)
+        most = analytic.estimate(setting).memory["train"].high
+        if tokens == smallest or (free is not None and most <= SHARE * free):
+            return {"batch": batch, "micro_tokens": tokens}
+    raise AssertionError("the smallest candidate is always taken")
+
+
+def _request(job: Job[Any]) -> EstimateRequest:
+    config = json.loads((Path(job.model) / "config.json").read_text(encoding="utf-8"))
+    device = pick_device(job.device)
+    request = EstimateRequest(
+        config=config,
+        tokenizer=None,
+        train=job.train,
+        heldout=(),
+        assumed=None,
+        device="cuda" if device.type == "cuda" else "cpu",
+        seed=job.seed,
+    )
+    return pairs(request) if isinstance(job.config, PolicyOptions) else request
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that this process may still take on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_memory()

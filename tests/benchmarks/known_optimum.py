@@ -1,0 +1,415 @@
+"""A task whose best answers are known: what each way to learn from feedback makes of it.
+
+``python -m tests.benchmarks.known_optimum OUT [--model FOLDER] [--seeds 5] [--page FILE]``
+
+A small model continues the opening of a story. A rule says how good a continuation is: two happy
+words are best, every word costs a little (:func:`gold`). Nobody tells the rule to the learners:
+they see pairs of the fine-tuned model's own answers, and which of the two a noisy judge took
+(Bradley and Terry 1952). So three things are known that are not known of people: how good an
+answer is, how good it could be, and how often even a perfect reward model disagrees with the judge.
+
+Every step is a run of its own through ``tunesmith.run``, as anybody could write it. Without
+``--model`` a model of random weights is made and learns to write from the demonstrations alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import curves
+
+import tunesmith
+from tunesmith.errors import GateError
+from tunesmith.events import Watched
+from tunesmith.records import Message
+from tunesmith.statistics import mean_interval
+
+HAPPY = ("happy", "glad", "smiled", "laughed", "fun", "love")
+NAMES = ("Tom", "Lily", "Ben", "Anna", "Max", "Sue", "Tim", "Mia")
+THINGS = ("dog", "cat", "ball", "bird", "tree", "box", "cake", "car", "boat", "bear")
+PLACES = ("park", "house", "garden", "shop", "forest", "school")
+CHEERFUL = (
+    "{n} was happy.",
+    "{n} was very glad.",
+    "{n} smiled.",
+    "{n} laughed and had fun.",
+    "They were happy.",
+)
+PLAIN = (
+    "{n} went home.",
+    "{n} was sad.",
+    "{n} started to cry.",
+    "It was a big day.",
+    "The {t} ran away.",
+    "{n} said goodbye to the {t}.",
+    "They went to the {p}.",
+    "{n} was tired and went to bed.",
+    "The {t} was too big.",
+    "Mom said no.",
+)
+SHARE_CHEERFUL = 0.15
+SCALE = 3.0
+"""How sure the judge is: ``P(a over b) = sigmoid(SCALE (gold(a) - gold(b)))``."""
+TOKENS = 48
+"""Longest answer."""
+DEMONSTRATIONS, PROMPTS, HELDOUT, DRAWS = 800, 2400, 64, 4
+POLICIES = ("ppo", "grpo", "rloo")
+PREFERENCES = ("dpo", "kto")
+
+RULE = '''"""How good a continuation is: written by the example for the run that watches it."""
+
+HAPPY = {happy}
+
+
+def gold(prompt, answer):
+    """0 to 1 for up to two happy words, less 1/40 for each word."""
+    words = answer.lower().replace(".", " ").split()
+    return min(sum(word in HAPPY for word in words), 2) / 2 - len(words) / 40
+'''
+
+
+def gold(answer: str) -> float:
+    """0 to 1 for up to two happy words, less 1/40 for each word; at best 0.95."""
+    words = answer.lower().replace(".", " ").split()
+    return min(sum(word in HAPPY for word in words), 2) / 2 - len(words) / 40
+
+
+# --------------------------------------------------------------------------- the world
+
+
+def opening(draw: random.Random) -> dict[str, str]:
+    """What a story is about."""
+    words = {"n": NAMES, "t": THINGS, "p": PLACES}
+    return {key: draw.choice(choices) for key, choices in words.items()}
+
+
+def prompt(about: dict[str, str]) -> str:
+    return "{n} saw a {t} in the {p}.".format(**about)
+
+
+def continuation(about: dict[str, str], draw: random.Random) -> str:
+    """One to four sentences, few of them cheerful."""
+    kinds = [
+        CHEERFUL if draw.random() < SHARE_CHEERFUL else PLAIN for _ in range(draw.choice(SIZES))
+    ]
+    return " ".join(draw.choice(kind).format(**about) for kind in kinds)
+
+
+SIZES = (1, 2, 2, 3, 3, 4)
+
+
+def chance(one: str, other: str) -> float:
+    """How probable it is that the judge takes the first."""
+    return 1 / (1 + math.exp(-SCALE * (gold(one) - gold(other))))
+
+
+def pairs(model: Any, prompts: Sequence[str], seed: int) -> list[dict[str, str]]:
+    """Two different answers to each prompt, judged."""
+    asked = [(Message("user", text),) for text in prompts for _ in range(2)]
+    drawn = [answer.text.strip() for answer in model.sample(asked, TOKENS, seed=seed)]
+    draw, rows = random.Random(seed), []
+    for text, one, other in zip(prompts, drawn[::2], drawn[1::2], strict=True):
+        if not one or not other or one == other:
+            continue
+        first = draw.random() < chance(one, other)
+        better, worse = (one, other) if first else (other, one)
+        rows.append({"prompt": text, "chosen": better, "rejected": worse})
+    return rows
+
+
+# --------------------------------------------------------------------------- the runs
+
+
+COMMON = """[run]
+seed = {seed}
+device = "cpu"
+[model]
+base = "{base}"
+[data]
+use = "jsonl"
+train = "{train}"
+heldout = "{heldout}"
+[baselines]
+zero_shot = false
+shots = 0
+[[evaluators]]
+use = "loss"
+[[reporters]]
+use = "console"
+progress = "off"
+"""
+
+SUPERVISED = """[technique]
+use = "full"
+learning_rate = {rate}
+epochs = {epochs}
+batch = 16
+"""
+
+RLHF = """[technique]
+use = "rlhf"
+[technique.supervised]
+skip = true
+from = "{sft}"
+[technique.reward]
+{reward}
+[technique.policy]
+algorithm = "{algorithm}"
+learning_rate = {rate}
+batch = 8
+max_steps = {steps}
+epochs = 100
+samples = 8
+answer_tokens = {tokens}
+mask_truncated = false
+kl_weight = {kl_weight}
+rank = 16
+watch_every = {every}
+gold = "rule.py:gold"
+{more}
+"""
+
+PREFERENCE = """[technique]
+use = "preference"
+from = "{sft}"
+loss = "{loss}"
+beta = 0.1
+learning_rate = {rate}
+epochs = 1
+batch = 16
+"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    demonstrations: int = DEMONSTRATIONS
+    prompts: int = PROMPTS
+    steps: int = 20
+    every: int = 5
+
+
+class World:
+    """One seed: its data, its fine-tuned model, and everything that begins there."""
+
+    def __init__(
+        self, out: Path, base: Path, random_weights: bool, seed: int, sizes: Sizes
+    ) -> None:
+        self.out, self.base, self.seed, self.sizes = out, base, seed, sizes
+        self.random_weights = random_weights
+        out.mkdir(parents=True, exist_ok=True)
+        draw = random.Random(seed)
+        abouts = [opening(draw) for _ in range(sizes.demonstrations)]
+        shown = [{"prompt": prompt(a), "completion": continuation(a, draw)} for a in abouts]
+        self._rows("demonstrations", shown[:-HELDOUT])
+        self._rows("heldout", shown[-HELDOUT:])
+        self.heldout = [prompt(opening(draw)) for _ in range(HELDOUT)]
+        self.prompts = [prompt(opening(draw)) for _ in range(sizes.prompts)]
+        (out / "rule.py").write_text(RULE.format(happy=HAPPY), encoding="utf-8")
+
+    def run(self, name: str, technique: str, train: str, heldout: str) -> Any:
+        """Write the run file and carry it out; the report of one that is there already."""
+        folder = self.out / name
+        if not (folder / "report.json").is_file():
+            common = COMMON.format(
+                seed=self.seed, base=self.base, train=f"{train}.jsonl", heldout=f"{heldout}.jsonl"
+            )
+            path = self.out / f"{name}.toml"
+            path.write_text(common + technique, encoding="utf-8")
+            try:
+                tunesmith.run(path, out=folder)
+            except GateError as error:  # the policy went wrong, and its best checkpoint was kept
+                print(f"  seed {self.seed}: {name}: {error.message}", flush=True)
+        return tunesmith.read_report(folder)
+
+    def learned(self) -> dict[str, Any]:
+        """What came of it; of a seed that is done, what was written down then."""
+        path = self.out / "world.json"
+        if not path.is_file():
+            path.write_text(json.dumps(self.learn(), indent=1) + "\n", encoding="utf-8")
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def learn(self) -> dict[str, Any]:
+        """Everything, in order."""
+        found: dict[str, Any] = {
+            "seed": self.seed,
+            "gold": {},
+            "seconds": {},
+            "curves": {},
+            "stopped": {},
+        }
+        epochs, rate = (24, "2e-3") if self.random_weights else (4, "1e-3")
+        self._timed(
+            found, "sft", SUPERVISED.format(rate=rate, epochs=epochs), "demonstrations", "heldout"
+        )
+        fine_tuned = self._open("sft")
+        rows = pairs(fine_tuned, self.prompts, self.seed)
+        cut = len(rows) - len(rows) // 4
+        self._rows("pairs", rows[:cut])
+        self._rows("pairs-heldout", rows[cut:])
+        sure = [chance(row["chosen"], row["rejected"]) for row in rows[cut:]]
+        found["ceiling"] = math.fsum(max(p, 1 - p) for p in sure) / len(sure)
+        agreed = [gold(row["chosen"]) - gold(row["rejected"]) for row in rows[cut:]]
+        found["rule_accuracy"] = sum(0.5 if g == 0 else float(g > 0) for g in agreed) / len(agreed)
+        for name in POLICIES:
+            self._timed(found, name, self._policy(name), "pairs", "pairs-heldout")
+        for name in PREFERENCES:
+            text = PREFERENCE.format(sft="sft", loss=name, rate="5e-4")
+            self._timed(found, name, text, "pairs", "pairs-heldout")
+        return found
+
+    def _policy(self, algorithm: str) -> str:
+        first = algorithm == POLICIES[0]
+        reward = (
+            "learning_rate = 1e-3\nepochs = 2\nbatch = 16"
+            if first
+            else (f'skip = true\nfrom = "{POLICIES[0]}"')
+        )
+        return RLHF.format(
+            sft="sft",
+            reward=reward,
+            algorithm=algorithm,
+            rate="5e-4",
+            steps=self.sizes.steps,
+            tokens=TOKENS,
+            kl_weight="0.05",
+            every=self.sizes.every,
+            more="value_weight = 0.5" if algorithm == "ppo" else "",
+        )
+
+    def _timed(self, found: dict[str, Any], name: str, text: str, *data: str) -> None:
+        started = time.perf_counter()
+        report = self.run(name, text, *data)
+        found["seconds"][name] = time.perf_counter() - started
+        if report.finished.exit_code:
+            found["stopped"][name] = report.finished.error
+        found["gold"][name] = self._gold(name)
+        looks = list(watched(self.out / name))
+        if looks:
+            found["curves"][name] = [{"step": look.step, **look.figures} for look in looks]
+        gate = next((g for g in report.gates.values() if g.stage == "reward"), None)
+        if gate is not None and "accuracy" not in found:
+            found["accuracy"] = gate.figures["accuracy"]
+            found["expected_accuracy"] = self._expected_accuracy(name)
+        print(f"  seed {self.seed}: {name} {found['gold'][name]:.3f}", flush=True)
+
+    def _expected_accuracy(self, name: str) -> float:
+        """How often the reward model and the judge will agree: no luck of the judge's is in it."""
+        from tunesmith_torch.rivals import judge
+
+        reward = judge(str(self.out / name), None)
+        assert reward is not None
+        rows = self._read("pairs-heldout")
+        prompts = [(Message("user", row["prompt"]),) for row in rows]
+        one, other = (
+            reward.rewards(prompts, [row[side] for row in rows]) for side in ("chosen", "rejected")
+        )
+        agreed = []
+        for row, better, worse in zip(rows, one, other, strict=True):
+            p = chance(row["chosen"], row["rejected"])
+            agreed.append(p if better > worse else 1 - p)
+        return math.fsum(agreed) / len(agreed)
+
+    def _read(self, name: str) -> list[dict[str, str]]:
+        lines = (self.out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _gold(self, name: str) -> float:
+        """The mean of the rule over drawn answers to held-out openings."""
+        asked = [(Message("user", text),) for text in self.heldout for _ in range(DRAWS)]
+        answers = self._open(name).sample(asked, TOKENS, seed=10_000)
+        return math.fsum(gold(answer.text) for answer in answers) / len(answers)
+
+    def _open(self, name: str) -> Any:
+        from tunesmith_torch.byname import open_by_name
+
+        return open_by_name(str(self.out / name))
+
+    def _rows(self, name: str, rows: Sequence[dict[str, str]]) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (self.out / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def watched(run: Path) -> list[Watched]:
+    """The looks at the policy that a run's events hold."""
+    from tunesmith.events import from_json
+    from tunesmith.storage import read_events
+
+    events = (from_json(line) for line in read_events(run / "events.jsonl"))
+    return [event for event in events if isinstance(event, Watched)]
+
+
+def random_model(folder: Path) -> Path:
+    """A small Llama of random weights with the tokenizer of the project's tiny models."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tunesmith_torch.load import no_progress_bars
+    from tunesmith_torch.tiny import tiny_config, tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    config = tiny_config("llama", vocabulary=len(tokenizer))
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 64, 172, 4
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 8, 4, 8
+    torch.manual_seed(0)
+    with no_progress_bars():
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# --------------------------------------------------------------------------- what came of it
+
+
+def summary(worlds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds with 95 % intervals, and whether each is above the fine-tuned model."""
+    found: dict[str, Any] = {}
+    for name in worlds[0]["gold"]:
+        scores = [world["gold"][name] for world in worlds]
+        gains = [world["gold"][name] - world["gold"]["sft"] for world in worlds]
+        interval, gain = mean_interval(scores), mean_interval(gains)
+        found[name] = {"gold": asdict(interval), "gain": asdict(gain)}
+    base = found["sft"]["gold"]
+    for name, one in found.items():
+        one["beyond"] = name == "sft" or one["gold"]["low"] > base["high"]
+    for name in ("accuracy", "expected_accuracy", "rule_accuracy", "ceiling"):
+        found[name] = asdict(mean_interval([world[name] for world in worlds]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.benchmarks.known_optimum")
+    parser.add_argument("out", type=Path, help="folder for the runs; what is there is not repeated")
+    parser.add_argument("--model", type=Path, help="folder of a small model, such as stories260k")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--steps", type=int, default=Sizes.steps)
+    parser.add_argument("--page", type=Path, help="write results as Markdown here, curves beside")
+    options = parser.parse_args()
+    out = options.out.absolute()
+    base = options.model.absolute() if options.model else random_model(out / "model")
+    sizes = Sizes(steps=options.steps)
+    worlds = []
+    for seed in range(options.first, options.first + options.seeds):
+        world = World(out / f"seed-{seed}", base, options.model is None, seed, sizes)
+        worlds.append(world.learned())
+        result = {"model": base.name, "sizes": asdict(sizes), "worlds": worlds}
+        result["summary"] = summary(worlds)
+        (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(curves.table(result))
+    if options.page is not None:
+        curves.write(result, options.page)
+
+
+if __name__ == "__main__":
+    main()

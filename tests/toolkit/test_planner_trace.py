@@ -1,0 +1,194 @@
+"""The traced step: what it allocates is what a real one does, and arithmetic agrees with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tunesmith.contracts import Assumed, EstimateRequest
+from tunesmith_torch import attention, norms
+from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
+from tunesmith_torch.device import Precision
+from tunesmith_torch.load import Base, recompute_activations
+from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
+from tunesmith_torch.planner import analytic, blank, estimates, peer, substitutes, trace
+from tunesmith_torch.planner.allocator import Cuda, replay
+from tunesmith_torch.planner.recorder import Recorder
+from tunesmith_torch.planner.setting import Method, Setting
+from tunesmith_torch.planner.shape import Shape
+from tunesmith_torch.positions import base_of, trained_hidden
+
+SMALL = {
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 512,
+}
+OPTIONS: dict[str, FitOptions] = {
+    "full": FitOptions(precision="bf16"),
+    "lora": LoraOptions(precision="bf16"),
+    "qlora": QloraOptions(precision="bf16"),
+}
+
+
+def _setting(method: Method, *, device: Any = "cpu", **changes: Any) -> Setting:
+    assumed = Assumed(sequence=96, micro_batch=3, rows=3)
+    options = OPTIONS[method].model_copy(update=changes)
+    request = EstimateRequest(
+        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=assumed, device=device
+    )
+    return Setting.of(method, options, request)
+
+
+def _real(setting: Setting) -> Adapted:
+    """The same model with numbers."""
+    model = AutoModelForCausalLM.from_config(
+        blank.blank_config(setting.config),
+        dtype=torch.bfloat16,
+        attn_implementation=substitutes.register(gpu=False, packed=True),
+    )
+    norms.use(model)
+    base = Base(model, cast(Any, None), model.config, Path())
+    precision = Precision(torch.bfloat16, "")
+    if isinstance(setting.options, LoraOptions):
+        adapted = adapt_lora(base, precision, setting.options, 0)
+    else:
+        adapted = adapt_all(base, precision)
+    if setting.options.checkpointing:
+        recompute_activations(model)
+    adapted.model.train()
+    return adapted
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_step_with_numbers_allocates_the_same(method: Method, checkpointing: bool) -> None:
+    setting = _setting(method, checkpointing=checkpointing)
+    adapted, recorder = _real(setting), Recorder(substitutes.CPU)
+    attention.forget()
+    with recorder.recording():
+        trace.own(recorder, adapted.model, base_of(adapted.model), adapters=method == "lora")
+        trace._steps(setting, adapted, trace._micro_batch(setting), recorder)
+    real = recorder.timeline.labelled(recorder.labels)
+    traced = trace.trace_layers(setting, SMALL["num_hidden_layers"]).timeline  # type: ignore[arg-type]
+    peaks: list[dict[str, int]] = [{}, {}]
+    for found, timeline in zip(peaks, (real, traced), strict=True):
+        for place, held in timeline.curve():
+            found[place.phase] = max(found.get(place.phase, 0), held)
+    assert peaks[0].keys() == peaks[1].keys()
+    for phase, most in peaks[0].items():  # alike but for a few scalars
+        assert peaks[1][phase] == pytest.approx(most, rel=1e-2), phase
+    assert traced.peak() == pytest.approx(real.peak(), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("method", "device"), [("full", "cpu"), ("lora", "cuda"), ("qlora", "cuda")]
+)
+def test_five_layers_say_what_six_do(method: Method, device: str) -> None:
+    setting = _setting(method, device=device)
+    stretched, whole = trace.trace(setting), trace.trace_layers(setting, 6)
+    assert stretched.timeline.peak() == pytest.approx(whole.timeline.peak(), rel=2e-3)
+    assert stretched.trainable == whole.trainable == setting.trainable
+    held = [replay((e for _, e in t.timeline), Cuda())[1] for t in (stretched, whole)]
+    assert held[0] == pytest.approx(held[1], rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_arithmetic_agrees_with_the_trace(method: Method) -> None:
+    for changes in ({"checkpointing": True}, {"lean": False}):
+        setting = _setting(method, device="cuda", **changes)
+        traced = trace.trace_layers(setting, 6).timeline.peak()
+        parts = analytic.training(setting)
+        counted = sum(parts.static.values()) + sum(parts.dynamic.values())
+        # Blocks of 512 bytes weigh more in a model this small.
+        assert counted == pytest.approx(traced, rel=0.2), changes
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "phi"])
+def test_parameters_are_counted_as_the_model_has_them(family: str) -> None:
+    config = {**SMALL, "model_type": family, "head_dim": 32, "tie_word_embeddings": False}
+    config |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    model = blank.blank_model(blank.blank_config(config), torch.bfloat16, "sdpa")
+    assert Shape.of(config).parameters == pytest.approx(model.num_parameters(), rel=5e-3)
+
+
+def test_4_bits_take_what_they_say() -> None:
+    setting = _setting("qlora")
+    parts = trace.trace_layers(setting, 6).timeline.at_peak()
+    # In a model this small, tables of 16 and 256 numbers for each layer weigh something.
+    assert setting.base_bytes < parts["weights"] < 1.3 * setting.base_bytes
+    assert parts["weights"] < 0.75 * _setting("lora").base_bytes
+
+
+def test_8_bit_means_are_a_quarter() -> None:
+    eight, wide = (
+        trace.trace_layers(_setting("full", optimizer=kind), 6).timeline.at_peak()["optimizer"]
+        for kind in ("adamw-8bit", "adamw")
+    )
+    assert eight == pytest.approx(wide / 4, rel=0.05)
+
+
+def test_the_plain_loop_keeps_all_logits() -> None:
+    loop = peer.Loop(batch=2, sequence=64, adapter={"peft_type": "LORA", "r": 4})
+    cached = peer.Loop(batch=2, sequence=64, adapter={"peft_type": "LORA", "r": 4}, use_cache=True)
+    plain, with_cache = (peer.trace(SMALL, x).timeline.peak() for x in (loop, cached))
+    assert plain < with_cache
+    assert plain > 2 * 64 * 512 * (2 + 4 + 4)  # bf16, fp32 and its softmax
+
+
+def test_estimates_come_fast_first_and_traced_second() -> None:
+    request = EstimateRequest(
+        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumed(), device="cuda"
+    )
+    first, second = estimates.lora(LoraOptions(), request)
+    assert (first.method, second.method) == ("analytic", "traced")
+    assert list(first.memory) == list(second.memory) == ["load", "train", "evaluate", "merge"]
+    for found in (first, second):
+        for memory in found.memory.values():
+            assert memory.low <= memory.expected <= memory.high
+            assert sum(memory.components.values()) == pytest.approx(memory.expected, rel=0.01)
+
+
+def test_short_rows_side_by_side_are_traced_too() -> None:
+    short = Assumed(sequence=12, micro_batch=20, rows=20)
+    request = EstimateRequest(
+        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=short, device="cpu"
+    )
+    *_, last = estimates.lora(LoraOptions(), request)
+    assert last.method == "traced", last.notes
+
+
+def test_a_model_that_nobody_knows_is_estimated_by_arithmetic() -> None:
+    request = EstimateRequest(
+        config={**SMALL, "model_type": "nobody"},
+        tokenizer=None, train=(), heldout=(), assumed=Assumed(), device="cuda",
+    )  # fmt: skip
+    first, second = estimates.full(FitOptions(), request)
+    assert second.method == "analytic"
+    assert "could not be traced" in second.notes[-1]
+    assert first.memory == second.memory
+
+
+def test_random_states_and_modes_are_left_as_they_were() -> None:
+    before = torch.random.get_rng_state()
+    trace.trace(_setting("lora", device="cuda"))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not torch.is_autocast_enabled("cuda")
+    assert torch.ones(1).is_cpu
+
+
+def test_a_real_step_after_a_trace_meets_no_mask_without_numbers() -> None:
+    setting = _setting("full")
+    trace.trace_layers(setting, 6)
+    adapted = _real(setting)
+    hidden_ND = trained_hidden(adapted.model, trace._micro_batch(setting))
+    assert bool(hidden_ND.isfinite().all())

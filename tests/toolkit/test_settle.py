@@ -1,0 +1,96 @@
+"""``batch = "auto"``: chosen from free memory, told, remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tunesmith.contracts import EstimateRequest, Job
+from tunesmith.events import Event, Noticed
+from tunesmith.options import from_table
+from tunesmith.records import Completion
+from tunesmith.storage import Checkpoints
+from tunesmith_torch import settle
+from tunesmith_torch.options import AUTO, FitOptions, LoraOptions
+
+ROWS = [
+    Completion(source=f"rows:{i}", prompt="what is it?" * 20, completion=f"it is {i}")
+    for i in range(40)
+]
+
+
+def _job(folder: Path, model: Path, events: list[Event], **options: Any) -> Job[Any]:
+    return Job(
+        config=from_table(LoraOptions, options),
+        model=model,
+        train=ROWS,
+        heldout=(),
+        out=folder,
+        seed=0,
+        device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        emit=events.append,
+        technique="lora",
+    )
+
+
+def test_auto_is_a_word_in_files_and_a_number_inside() -> None:
+    options = from_table(FitOptions, {"batch": "auto", "micro_tokens": "auto"})
+    assert (options.batch, options.micro_tokens) == (AUTO, AUTO)
+    dumped = options.model_dump(mode="json")
+    assert (dumped["batch"], dumped["micro_tokens"]) == ("auto", "auto")
+    assert from_table(FitOptions, dumped) == options
+    assert FitOptions().model_dump(mode="json")["batch"] == 16
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "many", 1.5, True])
+def test_other_words_and_numbers_are_refused(wrong: object) -> None:
+    with pytest.raises(ValidationError):
+        from_table(FitOptions, {"batch": wrong})
+
+
+def test_numbers_are_left_alone(tmp_path: Path, tiny_folder: Path) -> None:
+    events: list[Event] = []
+    job = _job(tmp_path, tiny_folder, events, batch=4)
+    assert settle.settle(job) is job
+    assert not events and not list(tmp_path.iterdir())
+
+
+def test_the_choice_is_told_and_a_resumed_run_keeps_it(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    monkeypatch.setattr(settle, "available_memory", lambda: 20 * 2**30)
+    first = settle.settle(_job(tmp_path, tiny_folder, events, batch="auto")).config
+    assert first.batch == 16 and first.micro_tokens in settle.CANDIDATES
+    told = [event for event in events if isinstance(event, Noticed)]
+    assert f"{first.micro_tokens} tokens at once" in told[0].message
+    monkeypatch.setattr(settle, "available_memory", lambda: 2**20)
+    again = settle.settle(_job(tmp_path, tiny_folder, events, batch="auto")).config
+    assert again == first
+    elsewhere = tmp_path / "other"
+    elsewhere.mkdir()
+    fresh = settle.settle(_job(elsewhere, tiny_folder, events, batch="auto")).config
+    assert fresh.micro_tokens == settle.CANDIDATES[-1] < first.micro_tokens
+
+
+def test_more_memory_never_means_fewer_tokens() -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
+        "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "vocab_size": 128256, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    long = [Completion(source=f"r:{i}", prompt="word " * 1500, completion="x") for i in range(64)]
+    request = EstimateRequest(
+        config=config, tokenizer=None, train=long, heldout=(), assumed=None, device="cuda"
+    )
+    options = from_table(LoraOptions, {"micro_tokens": "auto", "batch": 32})
+    chosen = [
+        settle.choose(options, request, gib * 2**30)["micro_tokens"] for gib in (4, 8, 16, 24, 80)
+    ]
+    assert chosen == sorted(chosen)
+    assert chosen[0] == settle.CANDIDATES[-1] and chosen[-1] > chosen[0]
+    assert settle.choose(options, request, None)["micro_tokens"] == settle.CANDIDATES[-1]
