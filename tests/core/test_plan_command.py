@@ -47,7 +47,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def has(monkeypatch: pytest.MonkeyPatch, memory: int | None, gpu: Device | None = None) -> None:
     processor = Device(kind="cpu", name="test core", memory=memory, cores=2)
     there = Machine(processor, gpu)
-    monkeypatch.setattr("tunesmith.cli.plan.this_machine", lambda: there)
     monkeypatch.setattr(machine, "this_machine", lambda: there)
 
 

@@ -13,8 +13,7 @@ from tunesmith.cli.common import State, common_options, json_option, pass_state,
 from tunesmith.contracts import Assumed
 from tunesmith.errors import DataError, UsageError
 from tunesmith.plan import Plan
-from tunesmith.planner import hardware
-from tunesmith.planner.machine import this_machine
+from tunesmith.planner import hardware, machine
 from tunesmith.planner.study import Study, study
 from tunesmith.records import Record
 from tunesmith.text import did_you_mean
@@ -66,7 +65,7 @@ def command(
         return
     data = read(plan) if assumed is None else ((), ())
     table = hardware.load(plan.planning.prices)
-    answers = study(plan, catalog, data, assumed, this_machine(), table)
+    answers = study(plan, catalog, data, assumed, machine.this_machine(), table)
     show(next(answers), answers, how == "quick", as_json)
 
 
