@@ -1,6 +1,7 @@
 """What is there beside tensors: libraries, the device's context, and what allocators round up.
 
-The numbers were measured once, with the versions named; a run's report says what was.
+The CPU's numbers were measured once, with the versions named; those of CUDA are known from its
+libraries' sources and were not measured. A run's report says what was.
 """
 
 from __future__ import annotations
