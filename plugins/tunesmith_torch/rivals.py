@@ -5,16 +5,17 @@ Options are read before a run; torch is imported when a model is opened.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import Field
 
-from tunesmith.contracts import RunSoFar, TextModel
+from tunesmith.contracts import Measurement, RunSoFar, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.options import DataPath, Options
-from tunesmith.records import Prompt
+from tunesmith.records import Prompt, Record
 
 BASE = "base"
 
@@ -70,6 +71,26 @@ def _stage(name: str, run: RunSoFar, option: str) -> Path | None:
         known = ", ".join([BASE, *filter(None, run.artifacts)])
         raise UsageError(f'{option}: the run has no stage "{name}"', hint=f"there are: {known}")
     return run.artifacts.get(name)
+
+
+class Comparing(ABC):
+    """An evaluator that needs another model: how it is asked within a run, and outside of one."""
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Outside of a run."""
+        return self.against(model, records, None)
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunSoFar
+    ) -> Sequence[Measurement]:
+        """Within a run."""
+        return self.against(model, records, run)
+
+    @abstractmethod
+    def against(
+        self, model: TextModel, records: Sequence[Record], run: RunSoFar | None
+    ) -> Sequence[Measurement]:
+        """What both ways lead to; nothing where what is needed is not there yet."""
 
 
 class Judge(Protocol):

@@ -97,8 +97,7 @@ def _text(value: str) -> str:
 def _plan(report: Report) -> str:
     if report.started is None:
         return ""
-    plan = {key: value for key, value in report.started.plan.items() if value is not None}
-    return redact(safe_text(tomli_w.dumps(_without_none(plan))))
+    return redact(safe_text(tomli_w.dumps(_without_none(report.started.plan))))
 
 
 def _without_none(value: Any) -> Any:

@@ -16,7 +16,7 @@ from tunesmith.contracts import (
 )
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Record, last_exchange
-from tunesmith_torch.rivals import RivalOptions, rival
+from tunesmith_torch.rivals import Comparing, RivalOptions, rival
 
 METRIC = Metric(name="kl", higher_is_better=False, unit="nats", describes=True)
 
@@ -29,7 +29,7 @@ class KlOptions(RivalOptions):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the draws.")
 
 
-class Divergence:
+class Divergence(Comparing):
     """``log p(answer) - log q(answer)`` in nats, on average over answers that p drew.
 
     Its expectation is KL(p, q) over answers of so many tokens; a single value may be negative.
@@ -38,23 +38,14 @@ class Divergence:
     def __init__(self, options: KlOptions) -> None:
         self.options = options
 
-    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """One value for each record, outside of a run.
-
-        Raises:
-            UsageError: the model cannot draw answers.
-        """
-        return self._measure(model, records, None)
-
-    def compare(
-        self, model: TextModel, records: Sequence[Record], run: RunSoFar
-    ) -> Sequence[Measurement]:
-        """One value for each record; nothing before the other model is there."""
-        return self._measure(model, records, run)
-
-    def _measure(
+    def against(
         self, model: TextModel, records: Sequence[Record], run: RunSoFar | None
     ) -> Sequence[Measurement]:
+        """One value for each record; nothing before the other model is there.
+
+        Raises:
+            UsageError: a model cannot draw answers.
+        """
         options = self.options
         other = rival(options, run)
         if other is None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from tunesmith.contracts import Evaluator, Measurement, RunSoFar, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Record, last_exchange
-from tunesmith_torch.rivals import RivalOptions, rival
+from tunesmith_torch.rivals import Comparing, RivalOptions, rival
 
 METRIC = Metric(name="length_change", higher_is_better=False, unit="tokens", describes=True)
 
@@ -20,25 +20,16 @@ class LengthOptions(RivalOptions):
     tokens: int = Field(128, ge=1, description="Longest answer of either model, in tokens.")
 
 
-class LengthChange:
+class LengthChange(Comparing):
     """Tokens of the model's greedy answer minus those of the other one's."""
 
     def __init__(self, options: LengthOptions) -> None:
         self.options = options
 
-    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """One value for each record, outside of a run."""
-        return self._measure(model, records, None)
-
-    def compare(
-        self, model: TextModel, records: Sequence[Record], run: RunSoFar
-    ) -> Sequence[Measurement]:
-        """One value for each record; nothing before the other model is there."""
-        return self._measure(model, records, run)
-
-    def _measure(
+    def against(
         self, model: TextModel, records: Sequence[Record], run: RunSoFar | None
     ) -> Sequence[Measurement]:
+        """One value for each record; nothing before what is needed is there."""
         other = rival(self.options, run)
         if other is None:
             return []

@@ -10,7 +10,7 @@ from tunesmith.contracts import Evaluator, Measurement, RunSoFar, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.records import Record, last_exchange
-from tunesmith_torch.rivals import RivalOptions, judge, rival
+from tunesmith_torch.rivals import Comparing, RivalOptions, judge, rival
 
 METRIC = Metric(name="win_rate", higher_is_better=True)
 
@@ -28,25 +28,16 @@ class WinRateOptions(RivalOptions):
     tokens: int = Field(128, ge=1, description="Longest answer of either model, in tokens.")
 
 
-class WinRate:
+class WinRate(Comparing):
     """1 where the model's greedy answer earns more than the other one's, 1/2 for a tie, else 0."""
 
     def __init__(self, options: WinRateOptions) -> None:
         self.options = options
 
-    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """One value for each record, outside of a run."""
-        return self._measure(model, records, None)
-
-    def compare(
-        self, model: TextModel, records: Sequence[Record], run: RunSoFar
-    ) -> Sequence[Measurement]:
-        """One value for each record; nothing before there are a rival and a judge."""
-        return self._measure(model, records, run)
-
-    def _measure(
+    def against(
         self, model: TextModel, records: Sequence[Record], run: RunSoFar | None
     ) -> Sequence[Measurement]:
+        """One value for each record; nothing before what is needed is there."""
         other, judging = rival(self.options, run), judge(self.options.reward, run)
         if other is None or judging is None:
             return []
