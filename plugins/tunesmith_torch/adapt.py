@@ -80,6 +80,7 @@ def adapt_lora(base: Base, precision: Precision, options: LoraOptions, seed: int
     base.model.requires_grad_(False)
     with old_name_is_known():
         model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
+    lean.introduce(model)
     names = [n for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:

@@ -15,15 +15,17 @@ from typing import Any, Literal
 from tunesmith_torch import bnb  # noqa: F401 - before peft, which imports bitsandbytes
 
 # isort: split
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import GenerationConfig
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError
 from tunesmith.storage import commit_folder
+from tunesmith_torch import lean as lean_layers
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.load import Base, no_progress_bars, old_name_is_known
+from tunesmith_torch.ranks import gathered, is_first
 from tunesmith_torch.templates import Template
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -50,7 +52,9 @@ def save(
         if beside is not None:
             beside(folder)
 
-    commit_folder(target, write, {"format": adapted.format})
+    if is_first():
+        commit_folder(target, write, {"format": adapted.format})
+    gathered(None)  # the others may read it from here on
     return Artifact(path=target, format=adapted.format)
 
 
@@ -70,16 +74,26 @@ def artifact_format(folder: Path) -> Literal["adapter", "model"]:
     return "adapter" if (folder / "adapter_config.json").is_file() else "model"
 
 
-def attach_adapter(base: Base, folder: Path) -> PeftModel:
+def attach_adapter(base: Base, folder: Path, *, lean: bool = True) -> PeftModel:
     """The base model with an adapter read from disk, every tensor accounted for.
+
+    ``lean``: computed in fewer products, see :mod:`tunesmith_torch.lean`.
 
     Raises:
         IntegrityError: the adapter lacks tensors of the model, or has some that it does not know.
     """
+    config = PeftConfig.from_pretrained(str(folder))
+    if lean and isinstance(config, LoraConfig):
+        lean_layers.use(config, base.model)
     with old_name_is_known():
         model = PeftModel.from_pretrained(
-            base.model, str(folder), is_trainable=False, autocast_adapter_dtype=False
+            base.model,
+            str(folder),
+            config=config,
+            is_trainable=False,
+            autocast_adapter_dtype=False,
         )
+    lean_layers.introduce(model)
     check_adapter(model, folder, "default")
     for parameter in model.parameters():  # not model.to: buffers, such as frequencies, keep theirs
         if parameter.is_floating_point():

@@ -350,14 +350,23 @@ class _Blocks(torch.autograd.Function):
         q, k, v, *kept = ctx.saved_tensors
         (_, H, _, d), K = q.shape, k.shape[1]
         G, do_HTd = H // K, above[0].transpose(0, 1)
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for p, (lo, a, end, _) in zip(kept, _blocks(ctx.cuts, ctx.how.window), strict=True):
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        written = q.shape[2]
+        blocks = list(zip(kept, _blocks(ctx.cuts, ctx.how.window), strict=True))
+        # From the end: a row's last part is the first to meet its keys, so nothing is zeroed.
+        for p, (lo, a, end, _) in reversed(blocks):
             n = end - a
             do_KGnd = do_HTd[:, a:end].reshape(K, G * n, d)
             q_KGnd = q[0, :, a:end].reshape(K, G * n, d)
-            dv[0, :, lo:end] += torch.bmm(p.transpose(1, 2), do_KGnd)
             dp = torch.bmm(do_KGnd, v[0, :, lo:end].transpose(1, 2))
             dz = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
             dq[0, :, a:end] = torch.bmm(dz, k[0, :, lo:end]).view(H, n, d)
-            dk[0, :, lo:end] += torch.bmm(dz.transpose(1, 2), q_KGnd)
+            new = max(lo, min(end, written))
+            for of_KTd, of_KSd in (
+                (dv[0], torch.bmm(p.transpose(1, 2), do_KGnd)),
+                (dk[0], torch.bmm(dz.transpose(1, 2), q_KGnd)),
+            ):
+                of_KTd[:, lo:new] = of_KSd[:, : new - lo]
+                of_KTd[:, new:end] += of_KSd[:, new - lo :]
+            written = lo
         return dq.mul_(ctx.how.scale), dk.mul_(ctx.how.scale), dv, None, None

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.events import Noticed, Trained, TrainingStarted
-from tunesmith_torch import artifacts, attention, branches, moments, norms
+from tunesmith_torch import artifacts, attention, branches, moments, norms, ranks
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import Precision, pick_device, pick_precision
 from tunesmith_torch.fit import fit
@@ -48,6 +49,7 @@ def _as_it_is(adapted: Adapted) -> Adapted:
     return adapted
 
 
+@ranks.together
 def supervise(
     job: Job[Any],
     adapt: Adapt,
@@ -123,8 +125,17 @@ def open_text_model(
     precision = pick_precision(place, options.precision)
     adapter = artifact is not None and artifacts.artifact_format(artifact) == "adapter"
     folder = model if adapter or artifact is None else artifact
-    base = load_model(folder, place, precision, packing=options.packing, quantization=quantization)
-    net = artifacts.attach_adapter(base, artifact) if adapter and artifact else base.model
+    base = load_model(
+        folder,
+        place,
+        precision,
+        packing=options.packing,
+        quantization=quantization,
+        lean=options.lean,
+    )
+    net: nn.Module = base.model
+    if adapter and artifact is not None:
+        net = artifacts.attach_adapter(base, artifact, lean=options.lean)
     return TorchTextModel(net, Template.of(base.tokenizer, template_override(options)), place)
 
 

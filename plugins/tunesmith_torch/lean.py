@@ -1,6 +1,6 @@
-"""LoRA's linear layer with the low-rank products done once, in the cheap order, in place.
+"""LoRA's linear layers with the low-rank products done once, in the cheap order, in place.
 
-Shapes: T tokens, I inputs, O outputs, R rank.
+Shapes: T tokens, I inputs, O outputs of a layer, R rank, summed over adapters and layers.
 
 A linear layer with an adapter computes (Hu et al. 2021, section 4.1)::
 
@@ -17,14 +17,21 @@ again with the sum done by the product. W is frozen and gets no gradient. Produc
 of W: A and B are fp32 masters, rounded for the products, and their gradients are fp32 again, so
 autocast has nothing left to do here.
 
+Several adapters on one layer are one of the sum of their ranks. Layers that read the same input,
+queries, keys and values or the two halves of a gated MLP, have their A's stacked: ``x A^T``,
+``du^T x`` and ``du A`` are one product for all of them, and their ``dx`` are added up by the
+products. The first of such siblings that is called answers for the others, which are asked with the
+very same tensor right after it; one that is asked with another computes alone, from then on.
+
 :func:`use` has PEFT build its adapters from this class, through its own table of custom layers.
-What this layer does not know (dropout, DoRA, several adapters at once, one that is switched off or
-merged) it leaves to PEFT's own forward, which it inherits.
+What this layer does not know (dropout, DoRA, an adapter that is switched off or merged) it leaves
+to PEFT's own forward, which it inherits.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,6 +42,9 @@ from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+FAMILIES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of layers that read the same input. A wrong guess costs one product, not the result."""
 
 
 def use(config: LoraConfig, model: nn.Module) -> None:
@@ -47,57 +57,156 @@ def use(config: LoraConfig, model: nn.Module) -> None:
         config._register_custom_module({nn.Linear: LeanLinear})
 
 
+def introduce(model: nn.Module) -> None:
+    """Let lean layers that read the same input know of each other; others are left alone."""
+    for module in model.modules():
+        for names in FAMILIES:
+            children = (getattr(module, name, None) for name in names)
+            found = [child for child in children if isinstance(child, LeanLinear)]
+            family = Family(found) if len(found) > 1 else None
+            for layer in found:
+                layer.family = family
+
+
+class Family:
+    """Lean layers that read the same input, and what was computed for those not asked yet."""
+
+    def __init__(self, layers: Iterable[LeanLinear]) -> None:
+        self._layers = list(layers)
+        self._x: Tensor | None = None
+        self._ready: dict[LeanLinear, Tensor] = {}
+
+    def answer(self, layer: LeanLinear, x: Tensor) -> Tensor:
+        """What ``layer`` makes of ``x``; where it is the first, what the others do, too."""
+        ready, same = self._ready.pop(layer, None), self._x is x
+        if ready is not None and not same:  # it reads something else than its family does
+            self._layers.remove(layer)
+            layer.family = None
+            return run([layer], x)[0]
+        if ready is None:
+            others = [each for each in self._layers if each is not layer and each.joins()]
+            asked = [layer, *(others if layer.joins() else [])]
+            ready, *rest = run(asked, x)
+            self._x, self._ready = x, dict(zip(asked[1:], rest, strict=True))
+        if not self._ready:
+            self._x = None  # nobody else will ask with it
+        return ready
+
+
 class LeanLinear(PeftLinear):  # type: ignore[misc]
     """PEFT's linear layer with an adapter, its parameters and names; another forward."""
 
+    family: Family | None = None
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute what PEFT's forward computes."""
-        name = self._only_plain_adapter()
-        if name is None or args or kwargs:
+        if args or kwargs or not self.plain_adapters():
             other: Tensor = super().forward(x, *args, **kwargs)
             return other
-        base = self.get_base_layer()
-        a_RI, b_OR = self.lora_A[name].weight, self.lora_B[name].weight
-        args = x, base.weight, base.bias, a_RI, b_OR, self.scaling[name]
-        y: Tensor = _LowRank.apply(*args)  # type: ignore[no-untyped-call]
-        return y
+        return run([self], x)[0] if self.family is None else self.family.answer(self, x)
 
-    def _only_plain_adapter(self) -> str | None:
-        """The adapter to compute, or None where it is not exactly one, or not plain."""
-        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
-            return None
-        (name,) = self.active_adapters
-        if name not in self.lora_A or name in self.lora_variant:
-            return None
+    def plain_adapters(self) -> list[str]:
+        """The adapters to compute; none where there is none, or one that is not plain."""
+        if self.disable_adapters or self.merged or self.fan_in_fan_out:
+            return []
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        return names if all(map(self._is_plain, names)) else []
+
+    def joins(self) -> bool:
+        """Whether it can be computed with its family: a hook may change what it is given."""
+        return not self._forward_pre_hooks and bool(self.plain_adapters())
+
+    def _is_plain(self, name: str) -> bool:
         drops = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
         biased = self.lora_B[name].bias is not None
-        return None if drops or biased or self.fan_in_fan_out else name
+        return not (drops or biased or name in self.lora_variant)
+
+
+class _Layer(NamedTuple):
+    """The columns of ``u`` that belong to a layer, by adapter, and each adapter's scale."""
+
+    columns: tuple[slice, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def all(self) -> slice:
+        return slice(self.columns[0].start, self.columns[-1].stop)
+
+
+def run(layers: Iterable[LeanLinear], x: Tensor) -> tuple[Tensor, ...]:
+    """What layers with plain adapters make of one input."""
+    plan, frozen, low = [], [], []
+    at = 0
+    for layer in layers:
+        base = layer.get_base_layer()
+        columns, scales = [], []
+        for name in layer.plain_adapters():
+            a_RI, b_OR = layer.lora_A[name].weight, layer.lora_B[name].weight
+            columns.append(slice(at, at := at + len(a_RI)))
+            scales.append(float(layer.scaling[name]))
+            low += [a_RI, b_OR]
+        frozen += [base.weight, base.bias]
+        plan.append(_Layer(tuple(columns), tuple(scales)))
+    outs: tuple[Tensor, ...] = _LowRank.apply(x, tuple(plan), *frozen, *low)  # type: ignore[no-untyped-call]
+    return outs
 
 
 class _LowRank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        x, weight_OI, bias_O, a_RI, b_OR, scale = args
-        dtype = weight_OI.dtype
+    def forward(ctx: Any, x: Tensor, plan: tuple[_Layer, ...], *args: Any) -> tuple[Tensor, ...]:
+        frozen, low = args[: 2 * len(plan)], args[2 * len(plan) :]
+        weights, biases = frozen[::2], frozen[1::2]
+        dtype = weights[0].dtype
+        outs, highs = [], []
         with torch.autocast(x.device.type, enabled=False):
             x_TI = x.reshape(-1, x.shape[-1]).to(dtype)
-            low_RI, high_OR = a_RI.to(dtype), (b_OR * scale).to(dtype)
-            u_TR = x_TI @ low_RI.t()
-            y_TO = nn.functional.linear(x_TI, weight_OI, bias_O).addmm_(u_TR, high_OR.t())
-        ctx.save_for_backward(x_TI, weight_OI, low_RI, high_OR, u_TR)
-        ctx.scale, ctx.shape, ctx.dtypes = scale, x.shape, (x.dtype, a_RI.dtype, b_OR.dtype)
-        return y_TO.view(*x.shape[:-1], -1)
+            a_RI = _joined([a.to(dtype) for a in low[::2]], 0)
+            u_TR = x_TI @ a_RI.t()
+            b_OR = iter(low[1::2])
+            for layer, weight_OI, bias_O in zip(plan, weights, biases, strict=True):
+                scaled = [(next(b_OR) * scale).to(dtype) for scale in layer.scales]
+                highs.append(_joined(scaled, 1))
+                y_TO = nn.functional.linear(x_TI, weight_OI, bias_O)
+                outs.append(y_TO.addmm_(u_TR[:, layer.all], highs[-1].t()))
+        ctx.save_for_backward(x_TI, a_RI, u_TR, *weights, *highs)
+        ctx.plan, ctx.shape, ctx.dtype = plan, x.shape, x.dtype
+        ctx.low_dtypes = [matrix.dtype for matrix in low]
+        ctx.set_materialize_grads(False)
+        return tuple(y_TO.view(*x.shape[:-1], -1) for y_TO in outs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, weight_OI, low_RI, high_OR, u_TR = ctx.saved_tensors
-        of_x, of_a, of_b = ctx.dtypes
-        g_TO = g.reshape(-1, g.shape[-1]).to(weight_OI.dtype)
-        du_TR = g_TO @ high_OR
-        db_OR = (g_TO.t() @ u_TR).to(of_b).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
-        da_RI = (du_TR.t() @ x_TI).to(of_a) if ctx.needs_input_grad[3] else None
+    def backward(ctx: Any, *above: Tensor | None) -> tuple[Tensor | None, ...]:
+        x_TI, a_RI, u_TR, *matrices = ctx.saved_tensors
+        plan: tuple[_Layer, ...] = ctx.plan
+        weights, highs = matrices[: len(plan)], matrices[len(plan) :]
+        low_needs = ctx.needs_input_grad[2 + 2 * len(plan) :]
+        learns = any(low_needs)
+        du_TR, dx_TI = torch.empty_like(u_TR), None
+        low: list[Tensor | None] = []
+        for layer, g, weight_OI, high_OR in zip(plan, above, weights, highs, strict=True):
+            if g is None:
+                du_TR[:, layer.all] = 0
+                low += [None, None] * len(layer.scales)
+                continue
+            g_TO = g.reshape(-1, g.shape[-1]).to(weight_OI.dtype)
+            torch.mm(g_TO, high_OR, out=du_TR[:, layer.all])
+            db_OR = g_TO.t() @ u_TR[:, layer.all] if learns else None
+            for columns, scale in zip(layer.columns, layer.scales, strict=True):
+                here = slice(columns.start - layer.all.start, columns.stop - layer.all.start)
+                low += [None, None if db_OR is None else db_OR[:, here] * scale]
+            if ctx.needs_input_grad[0]:
+                dx_TI = g_TO @ weight_OI if dx_TI is None else dx_TI.addmm_(g_TO, weight_OI)
         dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (g_TO @ weight_OI).addmm_(du_TR, low_RI).view(ctx.shape).to(of_x)
-        return dx, None, None, da_RI, db_OR, None
+        if dx_TI is not None:
+            dx = dx_TI.addmm_(du_TR, a_RI).view(ctx.shape).to(ctx.dtype)
+        if learns:
+            da_RI = du_TR.t() @ x_TI
+            low[::2] = [da_RI[columns] for layer in plan for columns in layer.columns]
+        pairs = zip(low, low_needs, ctx.low_dtypes, strict=True)
+        grads = [g.to(dtype) if g is not None and need else None for g, need, dtype in pairs]
+        return dx, None, *[None] * (2 * len(plan)), *grads
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

@@ -165,8 +165,11 @@ def _sweep(
 def _charge(
     raw_bV: Tensor, labels_b: Tensor, weights_b: Tensor, terms: _Terms, learning: bool
 ) -> Tensor:
-    """Return nll_b; overwrite ``raw_bV`` with the gradient of ``sum(weights_b * nll_b)`` by it."""
-    z_bV = raw_bV.to(torch.promote_types(raw_bV.dtype, torch.float32), copy=True)
+    """Return nll_b; overwrite ``raw_bV`` with the gradient of ``sum(weights_b * nll_b)`` by it.
+
+    Where nothing is learned, ``raw_bV`` holds nothing of use afterwards.
+    """
+    z_bV = raw_bV.to(torch.promote_types(raw_bV.dtype, torch.float32))
     if terms.scale != 1.0:
         z_bV.mul_(terms.scale)
     slope_bV = None
@@ -180,7 +183,10 @@ def _charge(
     if learning:
         weights_b1 = (weights_b[:, None] * terms.scale).to(z_bV.dtype)
         z_bV.mul_(weights_b1 / total_b1).scatter_add_(1, labels_b[:, None], -weights_b1)
-        raw_bV.copy_(z_bV if slope_bV is None else z_bV.mul_(slope_bV))
+        if slope_bV is not None:
+            z_bV.mul_(slope_bV)
+        if z_bV.dtype != raw_bV.dtype:  # fp32 was worked on in place
+            raw_bV.copy_(z_bV)
     return (total_b1.log() + top_b1 - target_b1).squeeze(1)
 
 

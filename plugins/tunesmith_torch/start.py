@@ -30,6 +30,7 @@ from torch import Tensor
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.manifest import MANIFEST
 from tunesmith.storage import verify
+from tunesmith_torch import lean
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora, lora_config
 from tunesmith_torch.artifacts import artifact_format, attach_adapter, check_adapter
 from tunesmith_torch.device import Precision
@@ -41,6 +42,8 @@ from tunesmith_torch.quantize import Quantization
 
 START, POLICY = "default", "policy"
 """Names of the frozen adapter and of the one above it."""
+FOLDED = "folded"
+"""Name of a start that was folded into the base, where it is added up again."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,40 @@ def adapt_policy(
     config = lora_config(base.model, options)
     _refuse_sum(config, "technique")
     base.model.requires_grad_(False)
-    model = attach_adapter(base, start.path)
+    model = attach_adapter(base, start.path, lean=options.lean)
     _refuse_sum(model.peft_config[START], "technique.from")
     torch.manual_seed(seed)
     model.add_adapter(POLICY, config, autocast_adapter_dtype=True)
+    lean.introduce(model)
     _activate(model, [START, POLICY])
     details = {"weights": "lora", "rank": options.rank, "start": str(start.path)}
     return Adapted(model, base, precision, "adapter", details)
+
+
+def adapt_over(
+    base: Base, precision: Precision, options: LoraOptions, *, start: Start, seed: int
+) -> Adapted:
+    """A fresh adapter alone, over the base with the start's adapter folded in.
+
+    For code that knows a policy of one adapter, and its reference as the same without it: with two,
+    ``disable_adapter`` would give the bare base. :func:`sum_with` gives what is saved.
+
+    Raises:
+        UsageError: the start's adapter, or the one to be trained, cannot be added up.
+    """
+    _refuse_sum(lora_config(base.model, options), "technique")
+    model = attach_adapter(base, start.path)
+    _refuse_sum(model.peft_config[START], "technique.from")
+    folded = replace(base, model=cast(Any, model).merge_and_unload())
+    adapted = adapt_lora(folded, precision, options, seed)
+    return replace(adapted, details={**adapted.details, "start": str(start.path)})
+
+
+def sum_with(adapted: Adapted, start: Start) -> Adapted:
+    """What :func:`adapt_over` made, trained: one adapter for the untouched base model."""
+    model = cast(PeftModel, adapted.model)
+    add_frozen(model, start.path, FOLDED)
+    return _one(adapted, model, (FOLDED, model.active_adapter))
 
 
 @contextmanager
@@ -202,8 +232,13 @@ def one_adapter(adapted: Adapted) -> Adapted:
     model = adapted.model
     if not isinstance(model, PeftModel) or POLICY not in model.peft_config:
         return adapted
-    parts = [_scaled(model, name) for name in (START, POLICY)]
-    width = sum(model.peft_config[name].r for name in (START, POLICY))
+    return _one(adapted, model, (START, POLICY))
+
+
+def _one(adapted: Adapted, model: PeftModel, names: tuple[str, str]) -> Adapted:
+    """The sum of two adapters as one."""
+    parts = [_scaled(model, name) for name in names]
+    width = sum(model.peft_config[name].r for name in names)
     modules = sorted({name for part in parts for name in part})
     state: dict[str, Tensor] = {}
     for name in modules:

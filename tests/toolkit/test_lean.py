@@ -135,7 +135,7 @@ def test_dropout_is_none_of_its_business_in_eval_mode(monkeypatch: pytest.Monkey
     assert len(calls) == 2
 
 
-def test_off_merged_and_several_adapters_are_left_to_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_off_and_merged_are_left_to_peft(monkeypatch: pytest.MonkeyPatch) -> None:
     base, x = Two(), torch.randn(6, 24)
     model = adapted(base, True)
     whole = model(x)
@@ -145,16 +145,172 @@ def test_off_merged_and_several_adapters_are_left_to_peft(monkeypatch: pytest.Mo
     model.merge_adapter()
     torch.testing.assert_close(model(x), whole, rtol=1e-4, atol=1e-5)
     model.unmerge_adapter()
-    model.add_adapter(
-        "second", LoraConfig(r=2, target_modules=["up", "down"], init_lora_weights=False)
-    )
-    model.base_model.set_adapter(["default", "second"])
-    both = model(x)
     assert not calls
-    assert (both - whole).abs().max() > 1e-3
-    model.base_model.set_adapter("default")
     torch.testing.assert_close(model(x), whole, rtol=1e-4, atol=1e-5)
     assert len(calls) == 2
+
+
+def with_second(model: PeftModel, targets: list[str]) -> PeftModel:
+    """A trained adapter of another rank and scale above the first, which is frozen."""
+    config = LoraConfig(r=2, lora_alpha=5, target_modules=targets)
+    torch.manual_seed(6)
+    model.add_adapter("second", config)
+    model.base_model.set_adapter(["default", "second"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".second." in name)
+        if "lora_B.second" in name:
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("targets", [["up", "down"], ["down"]], ids=str)
+def test_several_adapters_are_one_of_the_sum_of_their_ranks(
+    monkeypatch: pytest.MonkeyPatch, targets: list[str]
+) -> None:
+    base, x = Two().double(), torch.randn(6, 24, dtype=torch.float64)
+    wanted = result(with_second(adapted(base, False), targets), x)
+    model = with_second(adapted(base, True), targets)
+    calls = count(monkeypatch)
+    got = result(model, x)
+    assert len(calls) == 2
+    assert got.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
+    model.base_model.set_adapter("default")
+    torch.testing.assert_close(model(x), adapted(base, True)(x), rtol=1e-6, atol=1e-6)
+
+
+class Attention(nn.Module):
+    """Three layers of one input, of different widths, as in attention with shared keys."""
+
+    def __init__(self, *, crossed: bool = False) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj = nn.Linear(24, 16), nn.Linear(24, 8, bias=False)
+        self.v_proj, self.o_proj = nn.Linear(24, 8), nn.Linear(16, 24)
+        self.crossed = crossed
+        self.breaks = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q_proj(x)
+        if self.breaks:
+            raise MemoryError
+        other = x.tanh() if self.crossed else x
+        k, v = self.k_proj(other), self.v_proj(x)
+        out: Tensor = self.o_proj(q * torch.cat([k * v, k - v], -1))
+        return out
+
+
+QKV = ["q_proj", "k_proj", "v_proj"]
+
+
+def both(base: nn.Module, targets: list[str]) -> tuple[PeftModel, PeftModel]:
+    """PEFT's own, and the lean one whose layers know of each other."""
+    theirs, ours = (adapted(base, leanly, target_modules=targets) for leanly in (False, True))
+    lean.introduce(ours)
+    return theirs, ours
+
+
+def assert_same(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
+    wanted, got = result(theirs, x), result(ours, x)
+    assert got.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
+    for model in (ours, theirs):
+        model.zero_grad(set_to_none=True)
+
+
+def input_of(base: nn.Module) -> Tensor:
+    base.double()
+    return torch.randn(2, 5, 24, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("targets", "products"),
+    [(QKV, 1), ([*QKV, "o_proj"], 2), (["q_proj", "v_proj"], 1), (["k_proj", "o_proj"], 2)],
+    ids=str,
+)
+def test_layers_of_one_input_are_computed_together(
+    monkeypatch: pytest.MonkeyPatch, targets: list[str], products: int
+) -> None:
+    base = Attention()
+    x = input_of(base)
+    theirs, ours = both(base, targets)
+    calls = count(monkeypatch)
+    for number in (1, 2):
+        assert_same(ours, theirs, x)
+        assert len(calls) == number * products
+
+
+def test_a_layer_that_a_hook_gives_another_input_is_computed_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in the last layer, whose queries are computed for some positions only."""
+    base = Attention()
+    x = input_of(base)
+    theirs, ours = both(base, QKV)
+    calls = count(monkeypatch)
+    for model in (theirs, ours):
+        queries = model.base_model.model.q_proj
+        queries.register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+    assert_same(ours, theirs, x)
+    assert len(calls) == 2
+
+
+def test_a_wrong_guess_costs_a_product_and_is_not_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = Attention(crossed=True)
+    x = input_of(base)
+    theirs, ours = both(base, QKV)
+    calls = count(monkeypatch)
+    for _ in range(2):
+        assert_same(ours, theirs, x)
+    assert ours.base_model.model.k_proj.family is None
+    assert len(calls) == 4
+
+
+def test_a_pass_that_was_broken_off_leaves_nothing_behind() -> None:
+    base = Attention()
+    x = input_of(base)
+    theirs, ours = both(base, QKV)
+    ours.base_model.model.breaks = True
+    with pytest.raises(MemoryError):
+        ours(x)
+    ours.base_model.model.breaks = False
+    for _ in range(2):  # the same tensor once more, and after the weights have moved
+        with torch.no_grad():
+            for model in (theirs, ours):
+                for parameter in model.parameters():
+                    parameter.mul_(1.5)
+        assert_same(ours, theirs, x)
+
+
+def test_an_answer_that_is_not_used_earns_no_gradient() -> None:
+    base = Attention()
+    x = input_of(base)
+    results = []
+    for model in both(base, QKV):
+        inner = model.base_model.model
+        (inner.q_proj(x).sin().sum() + 0 * inner.v_proj(x).sum()).backward()
+        inner.k_proj(x)
+        results.append([p.grad for n, p in model.named_parameters() if "q_proj.lora" in n])
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_whole_model_learns_what_it_learns_with_pefts_layers(checkpointing: bool) -> None:
+    base, ids = tiny_model(), torch.arange(3, 40)[None]
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    grads = []
+    for model in both(base, targets):
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model(ids, labels=ids).loss.backward()
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    assert len(grads[0]) == len(grads[1]) > 0
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_model_with_other_linear_layers_keeps_pefts_own() -> None:

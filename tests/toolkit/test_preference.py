@@ -281,7 +281,8 @@ def test_switching_the_fresh_adapter_off_gives_the_start(tiny_folder: Path, sft:
     moved = scores(adapted.model, groups)
     assert (moved - begin).abs().max() > 0.1
     with as_reference(adapted):
-        assert torch.equal(scores(adapted.model, groups), begin)
+        again = scores(adapted.model, groups)
+    torch.testing.assert_close(again, begin, rtol=0, atol=1e-5)  # sums of other lengths
     assert torch.equal(scores(adapted.model, groups), moved)
     assert all(".policy." in name for name, _ in adapted.trainable)
     whole = one_adapter(adapted)
