@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tunesmith import atomic, execute, plugins, runfile
+from tunesmith import atomic, execute, follow, plugins, ranks, runfile
 from tunesmith import plan as planning
 from tunesmith.catalog import Catalog, NotOffered
 from tunesmith.contracts import TextModel
@@ -48,6 +48,8 @@ def run(
     Raises:
         TunesmithError: whatever ended the run; the report is in the run's folder all the same.
     """
+    if ranks.number() > 0:
+        return attend()
     plan, catalog = load(run_file, sets=sets)
     refuse_unrunnable(plan)
     folder = new_folder(plan, None if out is None else Path(out))
@@ -61,8 +63,28 @@ def resume(folder: PathLike, *, accept_drift: bool = False) -> Report:
         UsageError: the run has ended well; or its data, options, base model or plugins changed
             and that was not accepted.
     """
+    if ranks.number() > 0:
+        return attend()
     place, plan, catalog = reopen(folder)
     return go_on(place, plan, catalog, accept_drift=accept_drift)
+
+
+def attend(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) -> Report:
+    """What a rank above 0 does in place of a run: it helps rank 0 to train.
+
+    Returns:
+        The report as rank 0 has left it, also where its run failed: that is told by rank 0.
+
+    Raises:
+        TunesmithError: this rank could not take part.
+    """
+    leader = ranks.Leader.find()
+    with leader.followed():
+        if leader.trains():
+            place, plan, _ = reopen(leader.folder, files=files, disabled=disabled)
+            follow.train(plan, place)
+        leader.wait_for_end()
+    return execute.recorded(RunFolder.open(leader.folder))
 
 
 def read_report(folder: PathLike) -> Report:
@@ -136,15 +158,23 @@ def go_on(place: RunFolder, plan: Plan, catalog: Catalog, *, accept_drift: bool 
         raise UsageError(
             f"{place.path}: the run is finished", hint="tunesmith report shows what came of it"
         )
+    refuse_unrunnable(plan)
     return execute.run(plan, catalog, place, resume=True, accept_drift=accept_drift)
 
 
 def refuse_unrunnable(plan: Plan) -> None:
-    """Enough of a model to plan with is not enough to run.
+    """Enough of a model to plan with is not enough to run, nor are more processes always welcome.
 
     Raises:
         EnvironmentProblem: the model's weights are not there.
+        UsageError: torchrun has started several processes, and the technique trains with one.
     """
+    if ranks.count() > 1 and not plan.technique.offer.data_parallel:
+        raise UsageError(
+            f"technique {plan.technique.offer.name}: cannot train with the {ranks.count()} "
+            "processes of torchrun",
+            hint="start it without torchrun",
+        )
     if plan.found_model.lacking:
         raise EnvironmentProblem(
             f"model.base: {plan.found_model.lacking}",

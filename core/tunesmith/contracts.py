@@ -212,10 +212,13 @@ class Job(Generic[C]):
         from tunesmith.storage import Checkpoints
 
         out = self.out / name
+        held = self.checkpoints
         stage = {
             "config": config,
             "out": out,
-            "checkpoints": Checkpoints(out / "checkpoints", on_problem=self.checkpoints.on_problem),
+            "checkpoints": Checkpoints(
+                out / "checkpoints", on_problem=held.on_problem, owned=held.owned
+            ),
             "emit": lambda event: self.emit(event.below(name)),
             "name": name,
         }

@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tunesmith
-from tunesmith import drift
+from tunesmith import drift, ranks
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Artifact, Dataset, Job, RunSoFar, Technique, TextModel
 from tunesmith.drift import Drift
@@ -30,6 +30,7 @@ from tunesmith.evaluate import measure
 from tunesmith.events import (
     JSON,
     DataRead,
+    Event,
     Noticed,
     RunFinished,
     RunStarted,
@@ -78,6 +79,7 @@ def run(
     """
     with (
         lock(folder.path),
+        ranks.leading(folder.path),
         EventLog(folder.events) as log,
         Interrupts() as interrupts,
         Reporters(plan, folder) as reporters,
@@ -295,20 +297,10 @@ class _Bench:
         trained = self.tell.report.trained.get("")
         if trained is not None:
             return Artifact(path=self.folder.path / trained.artifact, format=trained.format)
+        ranks.call()
+        checkpoints = Checkpoints(self.folder.checkpoints, on_problem=self._problem)
         return self.technique.train(
-            Job(
-                config=self.plan.technique.config,
-                model=self.model,
-                train=self.parts.train,
-                heldout=self.parts.heldout,
-                out=self.folder.path,
-                seed=self.plan.run.seed,
-                device=self.plan.run.device,
-                checkpoints=Checkpoints(self.folder.checkpoints, on_problem=self._problem),
-                emit=self.tell,
-                technique=self.plan.technique.offer.name,
-                base_name=self.plan.found_model.public_name,
-            )
+            job_of(self.plan, self.model, self.parts, checkpoints, self.tell)
         )
 
     def stages(self, artifact: Artifact) -> None:
@@ -351,6 +343,29 @@ class _Bench:
 
     def _problem(self, text: str) -> None:
         self.tell(Noticed(level="warning", source="checkpoints", message=text))
+
+
+def job_of(
+    plan: Plan,
+    model: Path,
+    parts: Parts,
+    checkpoints: Checkpoints,
+    emit: Callable[[Event], None],
+) -> Job[Any]:
+    """What the technique is given, in the folder of these checkpoints."""
+    return Job(
+        config=plan.technique.config,
+        model=model,
+        train=parts.train,
+        heldout=parts.heldout,
+        out=checkpoints.folder.parent,
+        seed=plan.run.seed,
+        device=plan.run.device,
+        checkpoints=checkpoints,
+        emit=emit,
+        technique=plan.technique.offer.name,
+        base_name=plan.found_model.public_name,
+    )
 
 
 def _verdict(report: Report, folder: RunFolder) -> JSON:

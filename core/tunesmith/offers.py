@@ -78,6 +78,9 @@ class TechniqueOffer(Generic[C]):
 
     Each estimate replaces the one before; who is in a hurry takes the first. None: not known.
     """
+    data_parallel: bool = False
+    """Whether several processes that torchrun started may train together. Each of them is given the
+    same job; those above rank 0 write nothing, and what they emit is heard by nobody."""
     economies: Callable[[C], Sequence[Economy[C]]] | None = None
     """Changes of the options that save memory, the least painful first."""
 

@@ -318,7 +318,8 @@ class Checkpoints:
 
     ``save`` and ``newest`` belong to the process that holds the run's lock; anybody else looks
     with ``newest(repair=False)``. ``on_problem`` is told, in one sentence, of everything that was
-    found damaged or could not be removed; left alone, it warns.
+    found damaged or could not be removed; left alone, it warns. With ``owned`` false this process
+    only looks.
     """
 
     def __init__(
@@ -327,6 +328,7 @@ class Checkpoints:
         *,
         keep: int = 2,
         on_problem: Callable[[str], None] = _warn,
+        owned: bool = True,
         disk: Disk = DISK,
     ) -> None:
         if keep < 1:
@@ -334,6 +336,7 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
         self.on_problem = on_problem
+        self.owned = owned
         self._disk = disk
 
     def save(
@@ -357,6 +360,8 @@ class Checkpoints:
         """
         if step < 0:
             raise ValueError(f"a step is at least 0, got {step}")
+        if not self.owned:
+            raise RuntimeError(f"{self.folder}: only the process that holds the run may save")
         target = self.folder / f"step-{step:08d}"
         before = self._before(step)
         head = Manifest(
@@ -385,6 +390,7 @@ class Checkpoints:
         Raises:
             EnvironmentProblem: the machine kept us from looking.
         """
+        repair = repair and self.owned
         if repair and self.folder.is_dir():
             with atomic.explained(self.folder):
                 atomic.heal(self.folder, self._disk)

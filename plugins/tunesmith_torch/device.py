@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from tunesmith import ranks
 from tunesmith.errors import EnvironmentProblem, UsageError
 
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
@@ -30,15 +31,15 @@ class Precision:
 def pick_device(name: str = "auto") -> torch.device:
     """The device called ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
 
-    ``auto`` takes the first GPU there is, else the CPU. The number of CPU threads is left to
-    torch, which reads ``OMP_NUM_THREADS``.
+    ``auto`` takes the first GPU there is, else the CPU. Under torchrun, ``auto`` and ``cuda`` take
+    a GPU for each rank. The number of CPU threads is left to torch, which reads
+    ``OMP_NUM_THREADS``.
 
     Raises:
-        UsageError: the name is none of these.
+        UsageError: the name is none of these, or one device for several ranks.
         EnvironmentProblem: this machine has no such device.
     """
-    if name == "auto":
-        return torch.device(_best())
+    name = _of_rank(_best() if name == "auto" else name)
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (":" in name and not index.isdecimal()):
         raise UsageError(
@@ -67,6 +68,18 @@ def pick_precision(
     if native:
         return Precision(torch.bfloat16, f"{native} computes in bfloat16")
     return Precision(torch.float32, f"this {device.type} does not compute in bfloat16 by itself")
+
+
+def _of_rank(name: str) -> str:
+    """The device for this rank, where torchrun has started several."""
+    if ranks.count() == 1 or name == "cpu":
+        return name
+    if name != "cuda":
+        raise UsageError(
+            f'device: {ranks.count()} ranks cannot share one, got "{name}"',
+            hint="use auto, or cpu",
+        )
+    return f"cuda:{ranks.local()}"
 
 
 def _best() -> str:

@@ -2,8 +2,9 @@
 
 Every technique trains through :func:`fit`: rows are drawn, laid out in micro-batches of at most so
 many tokens, their loss summed and divided by what the *whole* batch counts (trained tokens, pairs),
-so that the result does not depend on how the batch was split. The weights that move are the
-affair of :mod:`tunesmith_torch.adapt`, the loss that of an :class:`Objective`.
+so that the result does not depend on how the batch was split, nor on how many processes share it
+(:mod:`tunesmith_torch.ranks`). The weights that move are the affair of
+:mod:`tunesmith_torch.adapt`, the loss that of an :class:`Objective`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -23,12 +25,13 @@ from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError, RunStopped, TrainingError
 from tunesmith.events import JSON, Noticed, Saved, Stepped
 from tunesmith.storage import require_space, write_atomic
-from tunesmith_torch import moments, state
+from tunesmith_torch import moments, ranks, state
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.allocator import keep_freed_memory
 from tunesmith_torch.memory import peak_bytes
 from tunesmith_torch.optimizer import Masters
 from tunesmith_torch.options import FitOptions
+from tunesmith_torch.reference import fingerprint
 from tunesmith_torch.schedule import Order, Rate
 
 SAVE_SECONDS = 120
@@ -47,7 +50,11 @@ class Counts:
 
 
 class Objective(Protocol):
-    """What the weights move towards: a loss, summed over micro-batches."""
+    """What the weights move towards: a loss, summed over micro-batches.
+
+    Where several processes train, each is asked for the micro-batches of its own rows, perhaps
+    none, and for counts and figures of the whole batch.
+    """
 
     def __len__(self) -> int:
         """Rows to learn from."""
@@ -66,7 +73,7 @@ class Objective(Protocol):
         ...
 
     def figures(self) -> dict[str, float]:
-        """What else the steps since the last call showed; often nothing."""
+        """What else the steps since the last call showed, over all ranks; often nothing."""
         ...
 
 
@@ -140,15 +147,17 @@ def fit(
     order = Order(len(objective), options.batch, options.epochs, seed, options.max_steps)
     rate = Rate(options.learning_rate, order.steps, options.warmup, options.schedule)
     masters = Masters(adapted.trainable, options)
-    saving = _Saving(job, masters, options.save_every, course)
+    saving = Saving(job, masters, options.save_every, course)
     stepper = _Stepper(job, adapted, objective, masters, options)
     adapted.model.train()
     state.seed(seed)
     first = saving.resume()
+    ranks.refuse_difference("the weights", lambda: fingerprint(adapted.model, ()))
     if saving.heed(first, course.look(first)):
         return
     for step, rows in order.batches(first):
         started = time.perf_counter()
+        ranks.reseed(seed, step)
         learning_rate = rate.at(step)
         loss, norm = stepper.gradient(step, rows, learning_rate)
         masters.step(learning_rate)
@@ -201,39 +210,49 @@ class _Stepper:
             TrainingError: either of them is not finite. Nothing has been updated then.
         """
         self.budget = self.budget or self.options.micro_tokens
-        losses = self._accumulate(rows)
+        losses = self._accumulate(step, rows)
         while losses is None:
-            self._halve(step)
-            losses = self._accumulate(rows)
+            self.masters.drop_gradients()
+            losses = self._accumulate(step, rows)
+        ranks.sum_gradients(self.masters.masters)
         norm = self.masters.clip(self.options.clip)
-        *parts, size = torch.stack([*losses, norm.detach().float()]).tolist()
+        *mine, size = torch.stack([*losses, norm.detach().float()]).tolist()
+        parts = [part for theirs in ranks.gathered(mine) for part in theirs]
         loss = math.fsum(parts)
         if not math.isfinite(loss) or not math.isfinite(size):
             raise self._postmortem(step, rows, parts, size, learning_rate)
         return loss, size
 
-    def _accumulate(self, rows: Sequence[int]) -> list[Tensor] | None:
-        """Backward through all micro-batches; their shares of the loss, or None if memory ran out.
+    def _accumulate(self, step: int, rows: Sequence[int]) -> list[Tensor] | None:
+        """Backward through this rank's micro-batches; their shares of the batch's loss.
 
-        Dividing by the units of the whole batch makes the sum over micro-batches the batch's mean.
+        Dividing by the units of the whole batch makes the sum over micro-batches, and over ranks,
+        the batch's mean. None: memory ran out, here or on another rank.
         """
         units = self.objective.counts(rows).units
+        mine = ranks.deal([self.objective.counts([row]).tokens for row in rows])
         losses = []
         try:
-            for micro_batch in self.objective.micro_batches(rows, self.budget):
+            for micro_batch in self.objective.micro_batches([rows[i] for i in mine], self.budget):
                 with self.adapted.arithmetic():
                     loss = self.objective.loss(micro_batch) / units
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach().float())
+            ranks.gathered(None)  # all are here before gradients are summed
+        except ranks.Again:
+            return None
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            return None
-        return losses
+            self._halve(step)
+        else:
+            return losses
+        with suppress(ranks.Again):
+            ranks.compute_again()
+        return None
 
     def _halve(self, step: int) -> None:
         """Go on with micro-batches of half the size; the batch stays what it is."""
-        self.masters.drop_gradients()
         self.retries += 1
         if self.retries > MEMORY_RETRIES:
             raise TrainingError(
@@ -271,7 +290,8 @@ class _Stepper:
             "last_good_checkpoint": last_good,
         }
         path = self.job.out / "postmortem.json"
-        write_atomic(path, json.dumps(found, indent=2) + "\n")
+        if ranks.is_first():
+            write_atomic(path, json.dumps(found, indent=2) + "\n")
         what = "gradient" if math.isfinite(math.fsum(parts)) else "loss"
         return TrainingError(
             f"step {step + 1}: the {what} is not finite (loss {math.fsum(parts)}, gradient norm "
@@ -281,8 +301,8 @@ class _Stepper:
 
 
 @dataclass
-class _Saving:
-    """Checkpoints of this fit."""
+class Saving:
+    """Checkpoints of a training."""
 
     job: Job[Any]
     masters: Masters
@@ -294,7 +314,7 @@ class _Saving:
     def resume(self) -> int:
         """Restore the newest checkpoint; the number of steps already taken."""
         self._require_space()
-        checkpoint = self.job.checkpoints.newest()
+        checkpoint = ranks.in_turn(self.job.checkpoints.newest)
         if checkpoint is None:
             return 0
         state.restore(checkpoint.path, self.masters)
@@ -336,8 +356,8 @@ class _Saving:
         return time.monotonic() - self.at > SAVE_SECONDS
 
     def save(self, step: int, *, best: bool = False) -> None:
-        """Commit a checkpoint, unless this step has one."""
-        if step == self.saved and not best:
+        """Commit a checkpoint, unless this step has one. Rank 0 does it for all."""
+        if not ranks.is_first() or (step == self.saved and not best):
             return
         started = time.perf_counter()
 

@@ -88,6 +88,8 @@ class Layout:
         self, groups: Sequence[Group], rows: Sequence[int], budget: int
     ) -> Iterator[Answers]:
         """The groups with these numbers, at most ``budget`` tokens at a time."""
+        if not rows:
+            return
         # Padded, a group takes as many places as its longest answer says; never torn apart.
         sizes = [
             self.size(groups[row])

@@ -5,7 +5,9 @@ Shapes: A answers of a micro-batch, N tokens of all its answers, D width.
 A batch of prompts is one step: the policy answers each several times, answers are rewarded, and
 the policy moves, once or a few times, towards those that were better than expected. It is an
 :class:`tunesmith_torch.fit.Objective`, so checkpoints, memory and the optimizer are those of every
-technique; the draws come from torch's generator, which a checkpoint keeps.
+technique; the draws come from torch's generator, which a checkpoint keeps. Where several processes
+train, each answers and learns from its own prompts; whatever is taken over a batch is taken over
+the whole batch.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from tunesmith.errors import UsageError
 from tunesmith.records import Prompt
-from tunesmith_torch import advantages
+from tunesmith_torch import advantages, ranks
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.fit import Counts
 from tunesmith_torch.generate import Generated, Sampler, generate
@@ -68,6 +70,8 @@ class Rollout:
     said: list[list[Generated]]
     texts: list[list[str]]
     rewards: list[Tensor]
+    answers_in_batch: int
+    """Of all ranks."""
 
     def kept(self, row: int, mask_truncated: bool) -> Tensor:
         """Which of a prompt's answers are learned from."""
@@ -92,7 +96,10 @@ class Lesson:
 
 @dataclass
 class _Figures:
+    """Figures of a batch, as far as this rank's answers make them up."""
+
     sums: dict[str, float] = field(default_factory=dict)
+    maxima: dict[str, float] = field(default_factory=dict)
 
     def add(self, **values: float) -> None:
         for name, value in values.items():
@@ -100,7 +107,11 @@ class _Figures:
 
     def most(self, **values: float) -> None:
         for name, value in values.items():
-            self.sums[name] = max(self.sums.get(name, value), value)
+            self.maxima[name] = max(self.maxima.get(name, value), value)
+
+    def whole(self) -> dict[str, float]:
+        """Of the whole batch."""
+        return {**ranks.summed(self.sums), **ranks.largest(self.maxima)}
 
 
 @dataclass
@@ -174,7 +185,7 @@ class PolicyLoop:
             return False
         self._updates, self._lessons = 0, []
         if self._options.needs_reference:
-            self.price.adapt(self._figures.sums["kl"])
+            self.price.adapt(self._figures.whole()["kl"])
         return True
 
     def loss(self, micro_batch: Lesson) -> Tensor:
@@ -197,7 +208,7 @@ class PolicyLoop:
     def _rollout(self, rows: Sequence[int]) -> Rollout:
         """Answer every prompt several times, and let the answers be judged."""
         samples = self._options.samples
-        seed = int(torch.randint(2**31, ()))
+        seed = ranks.from_rank_0(lambda: int(torch.randint(2**31, ())))
         asked = [self._prompt_ids[row] for row in rows for _ in range(samples)]
         with self.adapted.arithmetic():
             flat = generate(
@@ -205,9 +216,14 @@ class PolicyLoop:
                 asked,
                 limit=self._options.answer_tokens,
                 end_ids=self._template.end_ids,
-                sampler=Sampler(temperature=self._options.temperature, seed=seed),
+                sampler=Sampler(
+                    temperature=self._options.temperature,
+                    seed=seed,
+                    # The row's own, so that its answers do not depend on what this rank has beside.
+                    streams=tuple(row * samples + i for row in rows for i in range(samples)),
+                ),
             )
-        texts = [self._text(answer) for answer in flat]
+        texts = [self.text(answer) for answer in flat]
         prompts = [self._prompts[row] for row in rows for _ in range(samples)]
         earned = torch.tensor(list(self._reward.rewards(prompts, texts)), dtype=torch.float32)
         said = [flat[i : i + samples] for i in range(0, len(flat), samples)]
@@ -216,7 +232,9 @@ class PolicyLoop:
             for row, answers in zip(rows, said, strict=True)
         ]
         said_texts = [texts[i : i + samples] for i in range(0, len(flat), samples)]
-        return Rollout(tuple(rows), groups, said, said_texts, list(earned.view(-1, samples)))
+        rewards = list(earned.view(len(rows), samples))
+        everybodys = sum(ranks.gathered(len(flat)))
+        return Rollout(tuple(rows), groups, said, said_texts, rewards, everybodys)
 
     @torch.no_grad()
     def _lesson(self, rollout: Rollout, cpu: Answers) -> Lesson:
@@ -230,9 +248,9 @@ class PolicyLoop:
             logp_N, hidden_ND = self._logprobs(answers)
             values_N = self._value.values(hidden_ND) if self._value else torch.zeros_like(logp_N)
             reference_N = self._reference_logprobs(answers) if options.needs_reference else logp_N
-        answers_in_batch = len(rollout.groups) * options.samples
         self._figures.most(sampler_gap=float((logp_N - old_N).abs().max()))
-        self._figures.add(kl=float((logp_N - reference_N).sum()) / answers_in_batch)
+        kl = float((logp_N - reference_N).sum()) / rollout.answers_in_batch
+        self._figures.add(kl=kl)
         # The policy drew these tokens, so logp - reference is on average the divergence.
         price_N = self.price.weight * (logp_N - reference_N)
         if options.algorithm == "ppo":
@@ -283,26 +301,32 @@ class PolicyLoop:
 
         GRPO and PPO take the mean over tokens, RLOO the mean over answers of sums over tokens.
         """
-        tokens = sum(float(lesson.weight_N.sum()) for lesson in lessons)
         flat = [answer for answers in rollout.said for answer in answers]
-        kept = sum(
-            int(rollout.kept(row, self._options.mask_truncated).sum())
-            for row in range(len(rollout.said))
-        )
-        units = max(float(kept) if self._options.algorithm == "rloo" else tokens, 1.0)
+        mine = {
+            "tokens": sum(float(lesson.weight_N.sum()) for lesson in lessons),
+            "kept": sum(
+                int(rollout.kept(row, self._options.mask_truncated).sum())
+                for row in range(len(rollout.said))
+            ),
+            "spoken": sum(len(answer.ids) for answer in flat),
+            "sizes": sum(self.layout.size(group) for group in rollout.groups),
+        }
+        whole, answers = ranks.summed(mine), rollout.answers_in_batch
+        tokens = whole["tokens"]
+        units = max(whole["kept"] if self._options.algorithm == "rloo" else tokens, 1.0)
         entropy = 0.0
         for lesson in lessons:
             entropy -= float(lesson.old_N.sum())
             lesson.weight_N = lesson.weight_N / units
             lesson.weight_of_all = max(tokens, 1.0) / units
-        spoken = sum(len(answer.ids) for answer in flat)
-        sizes = sum(self.layout.size(group) for group in rollout.groups)
-        self._counts = Counts(sizes, int(tokens), 1)
+        self._counts = Counts(int(whole["sizes"]), int(tokens), 1)
         self._figures.add(
-            reward=float(torch.cat(rollout.rewards).mean()),
-            answer_tokens=spoken / len(flat),
-            entropy=entropy / spoken,
-            truncated=sum(answer.stopped == "limit" for answer in flat) / len(flat),
+            reward=sum(float(earned_A.sum()) for earned_A in rollout.rewards) / answers,
+            reward_spread=sum(float(r_A.max() - r_A.min()) * len(r_A) for r_A in rollout.rewards)
+            / answers,
+            answer_tokens=mine["spoken"] / answers,
+            entropy=entropy / whole["spoken"],
+            truncated=sum(answer.stopped == "limit" for answer in flat) / answers,
         )
 
     def answers(self, prompts: Sequence[Prompt]) -> list[str]:
@@ -314,7 +338,7 @@ class PolicyLoop:
                 limit=self._options.answer_tokens,
                 end_ids=self._template.end_ids,
             )
-        return [self._text(answer) for answer in said]
+        return [self.text(answer) for answer in said]
 
     def _logprobs(self, answers: Answers, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """Of every token at the temperature of the draws, and the hidden states before them."""
@@ -337,7 +361,8 @@ class PolicyLoop:
         a = self.adapted
         return Adapted(self.policy, a.base, a.precision, a.format, a.details)
 
-    def _text(self, answer: Generated) -> str:
+    def text(self, answer: Generated) -> str:
+        """What an answer says, as it is judged."""
         ids = list(answer.ids[:-1] if answer.stopped == "end" else answer.ids)
         text: str = self._template.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -353,6 +378,6 @@ class PolicyLoop:
 
     def figures(self) -> dict[str, float]:
         """Reward, divergence, length, entropy and clipping of the last batch."""
-        sums = dict(self._figures.sums)
-        first: dict[str, float] = {name: sums.pop(name) for name in SHOWN if name in sums}
-        return {**first, **sums, "kl_weight": self.price.weight}
+        found = self._figures.whole()
+        first: dict[str, float] = {name: found.pop(name) for name in SHOWN if name in found}
+        return {**first, **found, "kl_weight": self.price.weight}

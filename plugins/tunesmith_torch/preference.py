@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.contracts import Artifact, Job
-from tunesmith_torch import artifacts, preference_losses
+from tunesmith_torch import artifacts, preference_losses, ranks
 from tunesmith_torch.fit import Counts, fit
 from tunesmith_torch.groups import Answers, Group, answer_logprobs, score_groups
 from tunesmith_torch.pairs import Ready
@@ -27,6 +27,7 @@ from tunesmith_torch.settle import settle
 from tunesmith_torch.start import one_adapter
 
 
+@ranks.together
 def prefer(job: Job[Any]) -> Artifact:
     """Load, adapt, ask the reference, train on pairs, and commit the artifact.
 
@@ -62,9 +63,13 @@ class _Sums:
         self.pairs += len(chosen_B)
 
     def means(self) -> dict[str, float]:
-        if self.sums is None:
+        """Over the pairs of all ranks."""
+        sums = [0.0] * 3 if self.sums is None else self.sums.tolist()
+        names = ("accuracy", "reward_chosen", "reward_rejected")
+        total = ranks.summed({"pairs": self.pairs, **dict(zip(names, sums, strict=True))})
+        if not total["pairs"]:
             return {}
-        accuracy, chosen, rejected = (self.sums / self.pairs).tolist()
+        accuracy, chosen, rejected = (total[name] / total["pairs"] for name in names)
         return {
             "accuracy": accuracy,
             "reward_margin": chosen - rejected,
@@ -96,10 +101,10 @@ class Preferring:
             self._strangers = list(_strangers(self._pairs))
             groups += self._strangers
 
-        def ask() -> list[Tensor]:
+        def ask(asked: Sequence[Group]) -> list[Tensor]:
             with self._adapted.arithmetic():
                 budget = self._options.micro_tokens
-                return score_groups(self._adapted.model, groups, self._ready.layout, budget)
+                return score_groups(self._adapted.model, asked, self._ready.layout, budget)
 
         scores = remembered(job, self._adapted.model, groups, ask)
         rows = len(self._pairs)
@@ -170,13 +175,16 @@ class Preferring:
     def _divergence(self, rows: Sequence[int], budget: int) -> Tensor:
         """KTO's baseline: how much likelier the batch's strangers became, in nats, at least 0.
 
-        Over the whole batch and before its micro-batches, so that it does not depend on them.
+        Over the whole batch, on all ranks, and before its micro-batches, so that it does not depend
+        on how they were made.
         """
         strangers = [self._strangers[row] for row in rows]
         with self._adapted.arithmetic():
             scores = score_groups(self._adapted.model, strangers, self._ready.layout, budget)
         reference_B = self._strangers_reference_R[list(rows)]
-        return (torch.cat(scores) - reference_B).mean().clamp(min=0).to(self._device)
+        apart = float((torch.cat([*scores, reference_B[:0]]) - reference_B).sum())
+        total = ranks.summed({"nats": apart, "pairs": len(rows)})
+        return torch.tensor(max(total["nats"] / total["pairs"], 0.0), device=self._device)
 
 
 def _strangers(pairs: Sequence[Group]) -> Iterator[Group]:

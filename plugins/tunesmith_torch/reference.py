@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tunesmith.contracts import Job
 from tunesmith.manifest import MANIFEST, read_manifest
 from tunesmith.storage import commit_folder, verify
+from tunesmith_torch import ranks
 from tunesmith_torch.groups import Group
 
 FOLDER = "reference"
@@ -28,21 +29,33 @@ _SAMPLE = 65_536
 
 
 def remembered(
-    job: Job[Any], model: nn.Module, groups: Sequence[Group], ask: Callable[[], list[Tensor]]
+    job: Job[Any],
+    model: nn.Module,
+    groups: Sequence[Group],
+    ask: Callable[[Sequence[Group]], list[Tensor]],
 ) -> list[Tensor]:
-    """The reference's scores of the groups, one tensor each: kept ones, or newly asked and kept."""
+    """The reference's scores of the groups, one tensor each: kept ones, or newly asked and kept.
+
+    Each rank asks for its share of the groups.
+    """
     folder = job.out / FOLDER
     key = fingerprint(model, groups)
-    if _holds(folder, key):
-        flat = load_file(folder / _FILE)["logprobs"]
-        counts = [len(group.answers) for group in groups]
-        return list(torch.split(flat, counts))
-    scores = ask()
+    counts = [len(group.answers) for group in groups]
+    if ranks.in_turn(lambda: _holds(folder, key)):
+        return list(torch.split(load_file(folder / _FILE)["logprobs"], counts))
+    flat = torch.zeros(sum(counts))
+    scores = list(torch.split(flat, counts))
+    mine = ranks.deal([group.answer_tokens + len(group.prompt) for group in groups])
+    for place, found in zip(mine, ask([groups[place] for place in mine]), strict=True):
+        scores[place].copy_(found)
+    ranks.gathered(None)
+    ranks.sum_tensors([flat])
 
     def write(staging: Path) -> None:
-        save_file({"logprobs": torch.cat(scores).contiguous()}, staging / _FILE)
+        save_file({"logprobs": flat}, staging / _FILE)
 
-    commit_folder(folder, write, {"key": key})
+    if ranks.is_first():
+        commit_folder(folder, write, {"key": key})
     return scores
 
 

@@ -23,7 +23,7 @@ from torch.nn.functional import logsigmoid
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError
 from tunesmith.records import Prompt
-from tunesmith_torch import artifacts
+from tunesmith_torch import artifacts, ranks
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import Precision
 from tunesmith_torch.fit import Counts, fit
@@ -141,16 +141,18 @@ class Ranking:
 
     def figures(self) -> dict[str, float]:
         """Accuracy and rewards of the last batch, means over its pairs."""
-        rewards_B2 = torch.cat(self._rewards)
+        rewards_B2 = torch.cat([torch.zeros(0, 2, device=self._device), *self._rewards])
         gap_B = rewards_B2[:, 0] - rewards_B2[:, 1]
-        accuracy = (gap_B > 0).float().mean() + 0.5 * (gap_B == 0).float().mean()
-        return {
-            "accuracy": float(accuracy),
-            "reward_margin": float(gap_B.mean()),
-            "reward_mean": float(rewards_B2.mean()),
+        sums = {
+            "accuracy": float((gap_B > 0).float().sum() + 0.5 * (gap_B == 0).float().sum()),
+            "reward_margin": float(gap_B.sum()),
+            "reward_mean": float(rewards_B2.sum()) / 2,
         }
+        total = ranks.summed({**sums, "pairs": len(rewards_B2)})
+        return {name: total[name] / total["pairs"] for name in sums}
 
 
+@ranks.together
 def train_reward(job: Job[Any]) -> Artifact:
     """Load, adapt, learn to rank, and commit weights and head.
 

@@ -20,13 +20,14 @@ from tunesmith.errors import DataError
 from tunesmith.events import Event, Gated, Trained
 from tunesmith.records import Chat, Completion, Preference, Record
 from tunesmith.storage import verify, write_atomic
+from tunesmith_torch import ranks
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.allocator import give_back
 from tunesmith_torch.artifacts import artifact_format
 from tunesmith_torch.device import Precision, pick_device, pick_precision
 from tunesmith_torch.finetune import supervise
 from tunesmith_torch.load import Base
-from tunesmith_torch.policy_stage import Judge, train_policy
+from tunesmith_torch.policy_stage import Judge, train_policy, try_functions
 from tunesmith_torch.preference_options import PolicyOptions
 from tunesmith_torch.reward import RewardModel, train_reward
 from tunesmith_torch.reward_gate import Judged, hold, verdict
@@ -44,12 +45,14 @@ DONE = "stage.json"
 GATED = "gate.json"
 
 
+@ranks.together
 def train_stages(job: Job[Any]) -> Artifact:
     """Train every stage that is not skipped; the last one's artifact is the run's.
 
     Raises:
         DataError: a stage has nothing to learn from.
         GateError: the reward model failed its gate; the policy was not trained.
+        UsageError, TrainingError: a reward function cannot be read, or gives no number.
     """
     options: RlhfOptions = job.config
     data = Data.of(job)
@@ -59,6 +62,8 @@ def train_stages(job: Job[Any]) -> Artifact:
             "the reward model learns from pairs of answers, and there are none",
             hint="bring preferences, or set technique.reward.skip = true",
         )
+    if not options.policy.skip:
+        try_functions(options.policy, data.train[0])
     stages = Stages(job, data)
     fine_tuned = stages.supervised()
     judge = stages.reward(fine_tuned)
@@ -136,7 +141,7 @@ class Stages:
             judge = Judge(artifact.path, stored)
         if not self.options.policy.skip and not self.options.policy.needs_model:
             return None
-        hold(self._gate(judge))
+        hold(ranks.in_turn(lambda: self._gate(judge)))
         return judge
 
     def policy(self, fine_tuned: Start | None, judge: Judge | None) -> None:
@@ -177,7 +182,7 @@ class Stages:
     ) -> Artifact:
         """Carry out a stage, unless an earlier process of this run has."""
         stage = self.job.stage(name, options, train=train, heldout=self.data.heldout)
-        done = _done(stage.out)
+        done = ranks.in_turn(lambda: _done(stage.out))
         if done is None:
             told: list[Trained] = []
 
@@ -192,7 +197,8 @@ class Stages:
                 give_back()
             work(replace(stage, emit=emit))
             (done,) = told
-            write_atomic(stage.out / DONE, json.dumps(asdict(done), indent=2) + "\n")
+            if ranks.is_first():
+                write_atomic(stage.out / DONE, json.dumps(asdict(done), indent=2) + "\n")
         self.trained.append(replace(done, artifact=f"{name}/{done.artifact}"))
         return Artifact(path=stage.out / done.artifact, format=done.format)
 

@@ -19,6 +19,7 @@ from tunesmith.events import Noticed
 from tunesmith.planner.machine import available_memory
 from tunesmith.storage import write_atomic
 from tunesmith.text import bytes_text
+from tunesmith_torch import ranks
 from tunesmith_torch.device import pick_device
 from tunesmith_torch.options import AUTO, FitOptions
 from tunesmith_torch.planner import analytic
@@ -40,15 +41,7 @@ def settle(job: Job[Any]) -> Job[Any]:
     options: FitOptions = job.config
     if AUTO not in (options.batch, options.micro_tokens):
         return job
-    path = job.out / CHOSEN
-    if path.is_file():
-        chosen = json.loads(path.read_text(encoding="utf-8"))
-        why = "as when the run began"
-    else:
-        free = _free(pick_device(job.device))
-        chosen = choose(options, _request(job), free)
-        why = "what is free is not known" if free is None else f"{bytes_text(free)} are free"
-        write_atomic(path, json.dumps(chosen) + "\n")
+    chosen, why = ranks.in_turn(lambda: _chosen(job))
     job.emit(
         Noticed(
             level="info",
@@ -60,6 +53,18 @@ def settle(job: Job[Any]) -> Job[Any]:
         )
     )
     return replace(job, config=options.model_copy(update=chosen))
+
+
+def _chosen(job: Job[Any]) -> tuple[dict[str, int], str]:
+    """What is written in the run folder, or what is found now, and then written; and why."""
+    path = job.out / CHOSEN
+    if path.is_file():
+        chosen: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
+        return chosen, "as when the run began"
+    free = _free(pick_device(job.device))
+    chosen = choose(job.config, _request(job), free)
+    write_atomic(path, json.dumps(chosen) + "\n")
+    return chosen, "what is free is not known" if free is None else f"{bytes_text(free)} are free"
 
 
 def choose(options: FitOptions, request: EstimateRequest, free: int | None) -> dict[str, int]:
@@ -96,4 +101,5 @@ def _free(device: torch.device) -> int | None:
     """Bytes that this process may still take on the device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return available_memory()
+    free = available_memory()
+    return None if free is None else free // ranks.count()  # which all come for their share of it

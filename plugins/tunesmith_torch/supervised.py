@@ -43,6 +43,8 @@ class Supervised:
 
     def micro_batches(self, rows: Sequence[int], budget: int) -> list[Layout]:
         """The rows packed end to end, or padded, at most ``budget`` tokens at a time."""
+        if not rows:
+            return []
         lengths = self._lengths[rows] - self.opening
         share = pack if self._packing else unpacked
         bins = share(lengths, max(budget - self.opening, int(lengths.max())))

@@ -6,6 +6,7 @@ the policy is looked at on held-out rows, with a *gold* measure that it never le
 stopped, and goes back to where gold was best, when
 
 - the reward on these rows is clearly higher than at the best look and gold clearly lower, or
+- gold is clearly lower than before the first step, whatever the reward, or
 - it is further from its reference than the budget allows.
 """
 
@@ -20,8 +21,9 @@ from typing import Any
 from tunesmith.contracts import Job
 from tunesmith.events import JSON, Gated, Sampled, Watched
 from tunesmith.records import Prompt
-from tunesmith.statistics import paired_difference
-from tunesmith_torch.fit import Look
+from tunesmith.statistics import Interval, paired_difference
+from tunesmith_torch import ranks
+from tunesmith_torch.fit import Counts, Look
 from tunesmith_torch.groups import Group, score_groups
 from tunesmith_torch.policy import PolicyLoop, Reward
 from tunesmith_torch.rlhf_options import PolicyStage
@@ -55,6 +57,11 @@ class Gold:
     """For each prompt its pair of answers; empty where ``function`` says how good an answer is."""
     function: Reward | None
 
+    def only(self, rows: Sequence[int]) -> Gold:
+        """The same for some of the prompts."""
+        pairs = [self.pairs[row] for row in rows] if self.pairs else []
+        return Gold([self.prompts[row] for row in rows], pairs, self.function)
+
     def values(self, loop: PolicyLoop, texts: Sequence[str], budget: int) -> list[float]:
         """One number for each prompt; none where there is nothing to judge by."""
         if self.function is not None:
@@ -79,6 +86,7 @@ class Watch:
     reward: Reward
     gold: Gold
     options: PolicyStage
+    first: Seen | None = None
     best: Seen | None = None
     last: int = -1
     """The step of the last look."""
@@ -88,16 +96,27 @@ class Watch:
     tokens: int = 0
     trained_tokens: int = 0
     change: dict[str, float] = field(default_factory=dict)
+    steps: int | None = None
+    """The last one is looked at whatever ``watch_every`` says: it leaves the artifact."""
+    spread: float | None = None
+    """How far rewards of one prompt's answers lay apart, at most, in the mean over a rollout."""
 
     def finished(self) -> bool:
         """Count an update of the loop; take stock where it was the rollout's last."""
         if not self.loop.finished():
             return False
-        counts = self.loop.counts(())
+        figures = self.loop.figures()
+        self.note(self.loop.counts(()), figures["kl"])
+        if self.options.samples > 1:
+            self.spread = max(self.spread or 0.0, figures["reward_spread"])
+        return True
+
+    def note(self, counts: Counts, kl: float | None) -> None:
+        """Take stock of a rollout: what it held, and its divergence where that was measured."""
         self.tokens += counts.tokens
         self.trained_tokens += counts.trained_tokens
-        self.diverged.append(self.loop.figures()["kl"])
-        return True
+        if kl is not None:
+            self.diverged.append(kl)
 
     def look(self, step: int) -> Look:
         """Look at the policy if it is time, and compare it with its best."""
@@ -109,10 +128,11 @@ class Watch:
                 f"from the reference for each answer, kl_budget is {self.options.kl_budget:g}"
             )
             return "stop"
-        if step == self.last or step % self.options.watch_every:
+        if step == self.last or (step % self.options.watch_every and step != self.steps):
             return "go on"
         self.last = step
         seen = self._seen(step)
+        self.first = self.first or seen
         if self._is_diverged(seen):
             self._tell(seen, best=False)
             return "stop"
@@ -125,37 +145,49 @@ class Watch:
     def memory(self) -> JSON:
         """The looks so far."""
         return {
+            "first": self.first.to_json() if self.first else None,
             "best": self.best.to_json() if self.best else None,
             "last": self.last,
             "stopped": self.stopped,
             "diverged": list(self.diverged),
             "tokens": [self.tokens, self.trained_tokens],
             "change": self.change,
+            "spread": self.spread,
             "kl_weight": self.loop.price.weight,
         }
 
     def recall(self, memory: JSON) -> None:
         """Go on from the looks of a checkpoint."""
+        self.first = Seen(**memory["first"]) if memory["first"] else None
         self.best = Seen(**memory["best"]) if memory["best"] else None
         self.last, self.stopped = memory["last"], memory["stopped"]
         self.diverged = deque(memory["diverged"], maxlen=RECENT)
         self.tokens, self.trained_tokens = memory["tokens"]
-        self.change = memory["change"]
+        self.change, self.spread = memory["change"], memory["spread"]
         self.loop.price.weight = memory["kl_weight"]
 
     def verdict(self) -> Gated:
         """What the gate says when training is over."""
-        best = self.best.step if self.best else 0
-        said = f"{self.stopped}; the artifact is the checkpoint of step {best}"
+        sentence = self._fault()
         unwatched = "" if self.best is None or self.best.gold else ", nothing held out to watch"
         return Gated(
             stage=self.job.name,
             gate=GATE,
-            passed=not self.stopped,
-            sentence=said if self.stopped else f"none seen{unwatched}",
+            passed=not sentence,
+            sentence=sentence or f"none seen{unwatched}",
             accepted=self.options.accept_divergence,
             figures=self.change,
         )
+
+    def _fault(self) -> str:
+        if self.stopped:
+            best = self.best.step if self.best else 0
+            return f"{self.stopped}; the artifact is the checkpoint of step {best}"
+        if self.spread == 0:
+            return (
+                "nothing was learned: at every step all answers to a prompt earned the same reward"
+            )
+        return ""
 
     # ----------------------------------------------------------------- what is seen
 
@@ -167,33 +199,47 @@ class Watch:
     def _seen(self, step: int) -> Seen:
         if not self.gold.prompts:
             return Seen(step, [], [])
-        texts = self.loop.answers(self.gold.prompts)
-        proxy = list(self.reward.rewards(self.gold.prompts, texts))
+        answered = ranks.by_rows(len(self.gold.prompts), self._answered)
+        texts = [text for text, _, _ in answered]
+        proxy = [reward for _, reward, _ in answered]
         told = zip(self.gold.prompts, texts, proxy, strict=True)
         for prompt, text, reward in list(told)[: self.options.tell_samples]:
             said = Sampled(
                 stage=self.job.name, step=step, prompt=_text(prompt), answer=text, reward=reward
             )
             self.job.emit(said)
-        gold = self.gold.values(self.loop, texts, self.options.micro_tokens)
-        return Seen(step, proxy, gold)
+        return Seen(step, proxy, [value for _, _, value in answered if value is not None])
+
+    def _answered(self, rows: Sequence[int]) -> list[tuple[str, float, float | None]]:
+        """What the policy says to these held-out rows, its reward, and its gold if there is any."""
+        gold = self.gold.only(rows)
+        texts = self.loop.answers(gold.prompts)
+        proxy = list(self.reward.rewards(gold.prompts, texts))
+        values: Sequence[float | None] = gold.values(self.loop, texts, self.options.micro_tokens)
+        return list(zip(texts, proxy, values or [None] * len(texts), strict=True))
 
     def _is_diverged(self, seen: Seen) -> bool:
-        """The reward rose while gold fell, both beyond their intervals, since gold was best."""
-        best = self.best
-        if best is None or not seen.gold:
+        """Gold fell beyond its interval: while the reward rose, or below where it began."""
+        first, best = self.first, self.best
+        if first is None or best is None or not seen.gold:
             return False
         proxy = paired_difference(best.proxy, seen.proxy, confidence=CONFIDENCE)
         gold = paired_difference(best.gold, seen.gold, confidence=CONFIDENCE)
         self.change = {"proxy": proxy.value, "gold": gold.value}
-        if proxy.low <= 0 or gold.high >= 0:
-            return False
-        self.stopped = (
-            f"stopped at step {seen.step}: since step {best.step} the reward on {len(seen.proxy)} "
-            f"held-out rows rose by {proxy.value:.3g} [{proxy.low:.3g}, {proxy.high:.3g}] while "
-            f"gold fell by {-gold.value:.3g} [{-gold.high:.3g}, {-gold.low:.3g}]"
-        )
-        return True
+        if proxy.low > 0 and gold.high < 0:
+            self.stopped = (
+                f"stopped at step {seen.step}: since step {best.step} the reward on "
+                f"{len(seen.proxy)} held-out rows rose by {proxy.value:.3g} [{proxy.low:.3g}, "
+                f"{proxy.high:.3g}] while gold fell by {_fall(gold)}"
+            )
+            return True
+        whole = paired_difference(first.gold, seen.gold, confidence=CONFIDENCE)
+        if whole.high < 0:
+            self.stopped = (
+                f"stopped at step {seen.step}: on {len(seen.proxy)} held-out rows gold is lower "
+                f"than at step {first.step} by {_fall(whole)}"
+            )
+        return bool(self.stopped)
 
     def _tell(self, seen: Seen, *, best: bool) -> None:
         figures = {}
@@ -204,6 +250,10 @@ class Watch:
         if self.diverged:
             figures["kl"] = self.diverged[-1]
         self.job.emit(Watched(stage=self.job.name, step=seen.step, figures=figures, best=best))
+
+
+def _fall(change: Interval) -> str:
+    return f"{-change.value:.3g} [{-change.high:.3g}, {-change.low:.3g}]"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tunesmith import api, execute
+from tunesmith import api, execute, ranks
 from tunesmith.cli import render, results
 from tunesmith.cli.common import State, common_options, json_option, pass_state, set_option
 from tunesmith.errors import RunStopped, TunesmithError, UsageError
@@ -39,6 +39,9 @@ def command(
     The result goes to stdout; the weights, the evidence and report.json go to the run's folder.
     Ctrl-C ends the run after the step in progress, and `tunesmith resume` continues it.
     """
+    if ranks.number() > 0:
+        api.attend(files=state.files, disabled=state.disabled)
+        return
     plan, catalog = api.load(run_file, sets=sets, files=state.files, disabled=state.disabled)
     api.refuse_unrunnable(plan)
     folder = api.new_folder(plan, out)

@@ -34,6 +34,7 @@ FULL = TechniqueOffer(
     accepts=frozenset({Chat, Completion, Preference, Text}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
+    data_parallel=True,
     estimate=estimates.full,
     economies=estimates.economies,
 )

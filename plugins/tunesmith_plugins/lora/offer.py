@@ -30,6 +30,7 @@ LORA = TechniqueOffer(
     accepts=frozenset({Chat, Completion, Preference, Text}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
+    data_parallel=True,
     estimate=estimates.lora,
     economies=estimates.adapter_economies,
 )

@@ -24,6 +24,7 @@ PREFERENCE = TechniqueOffer(
     accepts=frozenset({Preference}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
+    data_parallel=True,
     estimate=policies.preference,
     economies=estimates.policy_economies,
 )

@@ -35,6 +35,7 @@ RLHF = TechniqueOffer(
     accepts=frozenset({Chat, Completion, Preference}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
+    data_parallel=True,
     estimate=estimate,
 )
 

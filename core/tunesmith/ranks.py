@@ -1,0 +1,193 @@
+"""Several processes of one run, as torchrun starts them on one machine.
+
+torchrun starts the same command line several times and numbers the processes. Rank 0 carries out
+the run as ever. The others wait until it trains, train with it, and leave when it has ended; they
+tell nothing and write nothing.
+
+They find rank 0 through a file in the temporary folder, named after what torchrun tells its own
+processes and nobody else. Rank 0 keeps it locked as long as it lives, and the kernel frees the lock
+however it ends: so nobody waits for a process that is gone, and an old file misleads nobody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.errors import EnvironmentProblem, UsageError
+
+PATIENCE = 600.0
+"""Seconds within which rank 0 must have read its run file."""
+LOOK = 0.05
+"""Seconds between two looks for what rank 0 does."""
+OLD = 86_400
+"""Seconds after which what a run left in the temporary folder is cleared away."""
+_TRAINING = ".training"
+
+
+class Dismissed(Exception):
+    """Training has ended for this rank, and rank 0 knows why and tells it."""
+
+
+def number() -> int:
+    """This process's rank; 0 where there are no others."""
+    return int(os.environ["RANK"]) if count() > 1 else 0
+
+
+def local() -> int:
+    """This process's rank among those of its machine."""
+    return int(os.environ["LOCAL_RANK"]) if count() > 1 else 0
+
+
+def count() -> int:
+    """How many processes torchrun has started; 1 without torchrun."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+# --------------------------------------------------------------------------- rank 0
+
+
+@contextmanager
+def leading(folder: Path) -> Iterator[None]:
+    """Be found by the other ranks, and be known to live, while this is open.
+
+    Raises:
+        UsageError: torchrun has started processes on several machines.
+    """
+    if count() == 1:
+        yield
+        return
+    place = _place()
+    _sweep(place.parent)
+    with suppress(FileNotFoundError):
+        Path(f"{place}{_TRAINING}").unlink()
+    new = place.with_name(f"{place.name}.{os.getpid()}")
+    fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        # Not flock: a child that is forked would go on holding that.
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+        os.write(fd, os.fsencode(folder.absolute()))
+        new.replace(place)
+        yield
+    finally:
+        os.close(fd)
+
+
+def call() -> None:
+    """Tell the other ranks that training begins; nothing where there are none."""
+    if count() > 1:
+        Path(f"{_place()}{_TRAINING}").touch()
+
+
+# --------------------------------------------------------------------------- the others
+
+
+@dataclass(frozen=True)
+class Leader:
+    """Rank 0 as the other ranks see it."""
+
+    folder: Path
+    """Of the run."""
+    _place: Path
+    _fd: int
+
+    @classmethod
+    def find(cls) -> Leader:
+        """Wait until rank 0 has a run.
+
+        Raises:
+            EnvironmentProblem: it does not show up.
+        """
+        place, deadline = _place(), time.monotonic() + PATIENCE
+        while not place.exists():
+            if time.monotonic() > deadline:
+                raise EnvironmentProblem(
+                    f"rank {number()}: rank 0 did not begin a run within {PATIENCE:g} seconds",
+                    hint="start all ranks with one torchrun, which starts tunesmith itself",
+                )
+            time.sleep(LOOK)
+        fd = os.open(place, os.O_RDONLY)
+        return cls(Path(os.fsdecode(os.pread(fd, 1 << 16, 0))), place, fd)
+
+    def trains(self) -> bool:
+        """Wait until rank 0 trains; False: it has ended, and did not."""
+        while not Path(f"{self._place}{_TRAINING}").exists():
+            with suppress(BlockingIOError):
+                fcntl.lockf(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return False
+            time.sleep(LOOK)
+        return True
+
+    def wait_for_end(self) -> None:
+        """Wait until rank 0 has ended, however it does."""
+        fcntl.lockf(self._fd, fcntl.LOCK_SH)
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Inside, this process ends when rank 0 does, and for no signal's sake.
+
+        A signal goes to all ranks: it is rank 0 that heeds it, after a step that needs them all.
+        Where rank 0 dies this process may hang in an exchange, which nothing else would end.
+        """
+        over = threading.Event()
+        thread = threading.Thread(target=self._end_with, args=(over,), daemon=True)
+        polite = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in polite}
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for sent, handler in before.items():
+                signal.signal(sent, handler)
+
+    def _end_with(self, over: threading.Event) -> None:
+        self.wait_for_end()
+        if not over.wait(1.0):  # in training the others notice, and say so, within that time
+            os._exit(0)
+
+
+def _place() -> Path:
+    """The file at which the ranks of this torchrun meet.
+
+    Raises:
+        UsageError: torchrun has started processes on several machines.
+        EnvironmentProblem: the folder is somebody else's.
+    """
+    if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+        raise UsageError(
+            "torchrun: ranks on several machines cannot train together yet",
+            hint="start all of them on one machine: torchrun --nproc-per-node GPUS",
+        )
+    folder = Path(tempfile.gettempdir()) / f"tunesmith-ranks-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise EnvironmentProblem(f"{folder}: belongs to somebody else", hint="set TMPDIR")
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+    told = [str(os.getppid()), *(os.environ.get(name, "") for name in names)]
+    return folder / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _sweep(folder: Path) -> None:
+    for file in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > OLD:
+                _remove_unheld(file)
+
+
+def _remove_unheld(file: Path) -> None:
+    fd = os.open(file, os.O_RDWR)
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.unlink()
+    finally:
+        os.close(fd)
