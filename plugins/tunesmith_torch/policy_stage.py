@@ -56,6 +56,7 @@ from tunesmith_torch.watch import Gold, Watch
 
 JUDGE = "judge"
 """Name of the reward model's adapter beside the policy's."""
+GOLD = "technique.policy.gold"
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,9 @@ def train_policy(job: Job[Any], start: Start | None, judge: Judge | None) -> Art
     stand = Stand.of(job, start, judge)
     prompts = _prompts(job, stand.template, stand.policy.base)
     loop = stand.loop(options, prompts)
-    watch = Watch(job, loop, stand.reward, _gold(job, stand.template), options)
     order = Order(len(prompts), options.batch, options.epochs, job.seed, options.max_steps)
+    gold = _gold(job, stand.template)
+    watch = Watch(job, loop, stand.reward, gold, options, steps=order.steps)
     job.emit(_announcement(job, stand, prompts, order))
     fit(job, stand.adapted, loop, seed=job.seed, course=watch)
     job.emit(watch.verdict())
@@ -193,6 +195,21 @@ def reward_of(parts: Sequence[RewardPart], model: Reward | None) -> Reward:
         elif model is not None:
             found.append((part.weight, model))
     return MixedReward(tuple(found))
+
+
+def try_functions(options: PolicyStage, record: Record) -> None:
+    """Call the user's functions once with a row that is there, before any stage is trained.
+
+    Raises:
+        UsageError: a function is not there, or does not take a prompt and an answer.
+        TrainingError: it raised, or gave no finite number.
+    """
+    prompt, answer = last_exchange(record)
+    functions: list[Reward] = [reward_of(options.rewards, None)]
+    if options.gold is not None:
+        functions.append(FunctionReward.read(options.gold, GOLD))
+    for function in functions:
+        function.rewards([prompt], [answer])
 
 
 def _beside(policy: Adapted, judge: Judge, template: Template, packing: bool) -> Reward:
@@ -260,7 +277,7 @@ def _prompts(job: Job[Any], template: Template, base: Base) -> list[Prompt]:
 def _gold(job: Job[Any], template: Template) -> Gold:
     """What the policy is watched by: held-out rows, and a function or pairs to judge them by."""
     options: PolicyStage = job.config
-    function = FunctionReward.read(options.gold) if options.gold is not None else None
+    function = FunctionReward.read(options.gold, GOLD) if options.gold is not None else None
     records: list[Record] = list(job.heldout)
     pairs = [record for record in records if isinstance(record, Preference)]
     if function is None and pairs:

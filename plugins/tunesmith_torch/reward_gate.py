@@ -76,11 +76,7 @@ def verdict(report: RewardReport | None, options: RewardStage) -> Gated:
     if report is None:
         text = "no held-out pair to try the reward model on"
         return Gated(stage=stage, gate=GATE, passed=False, sentence=text, accepted=accepted)
-    faults = []
-    if not report.beats_chance:
-        faults.append("it does not beat chance")
-    if report.length_biased:
-        faults.append("it judges by length")
+    faults = _faults(report)
     said = f"{' and '.join(faults)}: " if faults else ""
     return Gated(
         stage=stage,
@@ -90,6 +86,21 @@ def verdict(report: RewardReport | None, options: RewardStage) -> Gated:
         accepted=accepted,
         figures=report.figures(),
     )
+
+
+def _faults(report: RewardReport) -> list[str]:
+    faults = []
+    if not report.beats_chance:
+        few = f" (only {report.units} independent held-out pairs: being right on all is no proof)"
+        faults.append("it does not beat chance" + (few if report.too_few else ""))
+    if report.length_biased:
+        faults.append("it judges by length")
+    elif report.length_unclear:
+        faults.append(
+            f"it cannot be told from length alone, which is right in "
+            f"{report.length_accuracy.value:.3f} of the pairs"
+        )
+    return faults
 
 
 def hold(gate: Gated) -> None:

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith.statistics import Interval, mean_interval
+from tunesmith.statistics import Interval, mean_interval, paired_p_value
 
 MATCHED = 0.1
 """Answers are equally long if their tokens differ by at most this share of the longer one."""
 BINS = 10
+ALPHA = 0.05
+"""How often luck alone may look like judgement; intervals are of 1 - ALPHA."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,50 @@ class RewardReport:
     """The same where the chosen answer is the shorter one."""
     length_correlation: float
     """Of how much more reward an answer gets with how much longer it is; 0 where all are alike."""
+    length_accuracy: Interval
+    """Accuracy of length alone, taken the way round in which it agrees with the rewards."""
+    p_value: float
+    """How probable a coin is to be at least as far from one half."""
+    units: int
+    """Independent pairs: those of one group are one."""
 
     @property
     def beats_chance(self) -> bool:
-        """Whether the interval of the accuracy lies above one half."""
-        return self.accuracy.low > 0.5
+        """Whether the accuracy is above one half beyond its interval, and beyond luck."""
+        return self.accuracy.low > 0.5 and self.p_value < ALPHA
+
+    @property
+    def too_few(self) -> bool:
+        """Whether even being right on every pair could be luck: a coin does it too often."""
+        return 2.0 ** (1 - self.units) >= ALPHA
+
+    @property
+    def balanced_accuracy(self) -> Interval | None:
+        """Mean of the accuracies where the longer and where the shorter answer was chosen.
+
+        Length alone has one half, however often people chose the longer answer. None where one of
+        the sides has no pairs. The interval is Zou and Donner's (2008, MOVER) for a sum.
+        """
+        sides = (self.longer_accuracy, self.shorter_accuracy)
+        if sides[0] is None or sides[1] is None:
+            return None
+        a, b = sides[0], sides[1]
+        value = (a.value + b.value) / 2
+        below = math.hypot(a.value - a.low, b.value - b.low) / 2
+        above = math.hypot(a.high - a.value, b.high - b.value) / 2
+        return Interval(value, value - below, value + above, a.n + b.n)
+
+    @property
+    def length_unclear(self) -> bool:
+        """Whether all that it gets right may be length, and no pair shows that it is not.
+
+        Length alone beats chance on these pairs; what would tell the two apart, pairs of equal
+        length or of both sides alike, does not show that it knows anything else.
+        """
+        if self.length_accuracy.low <= 0.5:
+            return False
+        shown = (self.matched_accuracy, self.balanced_accuracy)
+        return not any(part is not None and part.low > 0.5 for part in shown)
 
     @property
     def length_biased(self) -> bool:
@@ -62,9 +103,11 @@ class RewardReport:
             "longer_wins": self.longer_wins,
             "longer_chosen": self.longer_chosen,
             "length_correlation": self.length_correlation,
+            "length_accuracy": self.length_accuracy.value,
         }
         some = {
             "matched_accuracy": self.matched_accuracy,
+            "balanced_accuracy": self.balanced_accuracy,
             "longer_accuracy": self.longer_accuracy,
             "shorter_accuracy": self.shorter_accuracy,
         }
@@ -96,20 +139,33 @@ def reward_report(
         ValueError: no pairs.
     """
     gaps = [good - bad for good, bad in zip(chosen, rejected, strict=True)]
-    right = [0.5 if gap == 0 else float(gap > 0) for gap in gaps]
+    right = [_right(gap) for gap in gaps]
     ties = list(groups) if groups is not None else [None] * len(gaps)
     matched = [abs(a - b) <= MATCHED * max(a, b) for a, b in lengths]
-    unequal = [(gap, a > b) for gap, (a, b) in zip(gaps, lengths, strict=True) if a != b]
+    differences = [a - b for a, b in lengths]
+    wins = [_right(gap * d) for gap, d in zip(gaps, differences, strict=True) if d]
+    longer_wins = math.fsum(wins) / len(wins) if wins else 0.5
+    side = 1 if longer_wins >= 0.5 else -1
     return RewardReport(
-        accuracy=mean_interval(right, groups=ties),
+        accuracy=mean_interval(right, groups=ties, bounds=(0, 1)),
         calibration_error=_calibration_error(gaps, right),
         matched_accuracy=_among(matched, right, ties),
-        longer_wins=_share([(gap > 0) == longer for gap, longer in unequal]),
-        longer_chosen=_share([longer for _, longer in unequal]),
-        longer_accuracy=_among([a > b for a, b in lengths], right, ties),
-        shorter_accuracy=_among([a < b for a, b in lengths], right, ties),
-        length_correlation=_correlation(gaps, [a - b for a, b in lengths]),
+        longer_wins=longer_wins,
+        longer_chosen=_share([d > 0 for d in differences if d]),
+        longer_accuracy=_among([d > 0 for d in differences], right, ties),
+        shorter_accuracy=_among([d < 0 for d in differences], right, ties),
+        length_correlation=_correlation(gaps, differences),
+        length_accuracy=mean_interval(
+            [_right(side * d) for d in differences], groups=ties, bounds=(0, 1)
+        ),
+        p_value=paired_p_value([0.5] * len(right), right, groups=ties),
+        units=len({tie for tie in ties if tie is not None}) + ties.count(None),
     )
+
+
+def _right(gap: float) -> float:
+    """1 where the first of two is ahead, 0 where the second is, one half where neither is."""
+    return 0.5 if gap == 0 else float(gap > 0)
 
 
 def _among(
@@ -118,7 +174,7 @@ def _among(
     rows = [row for row, wanted in enumerate(chosen) if wanted]
     if not rows:
         return None
-    return mean_interval([right[r] for r in rows], groups=[groups[r] for r in rows])
+    return mean_interval([right[r] for r in rows], groups=[groups[r] for r in rows], bounds=(0, 1))
 
 
 def _correlation(ones: Sequence[float], others: Sequence[float]) -> float:

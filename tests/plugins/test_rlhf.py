@@ -69,7 +69,7 @@ def test_a_run_file_with_three_stages(place: Path) -> None:
     assert list(told["stages"]) == ["supervised", "reward", "policy"]
     assert all(stage["steps"] > 0 and stage["artifact"] for stage in told["stages"].values())
     assert told["training"]["artifact"] == "policy/adapter"
-    assert [look["step"] for look in told["stages"]["policy"]["watched"]] == [0, 2, 4]
+    assert [look["step"] for look in told["stages"]["policy"]["watched"]] == [0, 2, 4, 5]
     assert {"reward", "kl", "answer_tokens", "entropy", "clip_fraction"} <= set(
         told["stages"]["policy"]["extras"]
     )

@@ -14,6 +14,7 @@ import torch
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError, RunStopped
 from tunesmith.events import Event, Stepped
+from tunesmith.options import from_table
 from tunesmith.records import Message, Preference
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.device import pick_precision
@@ -21,7 +22,9 @@ from tunesmith_torch.groups import Group, Layout
 from tunesmith_torch.pairs import groups_of
 from tunesmith_torch.preference_options import RewardOptions
 from tunesmith_torch.reward import RewardModel, RewardNet, bradley_terry, train_reward, with_ends
+from tunesmith_torch.reward_gate import verdict
 from tunesmith_torch.reward_report import reward_report
+from tunesmith_torch.rlhf_options import RewardStage
 from tunesmith_torch.start import load_policy_base
 from tunesmith_torch.templates import Template
 
@@ -246,3 +249,84 @@ def test_chance_does_not_beat_chance() -> None:
     tied = reward_report([1.0] * 50, [1.0] * 50, [(5, 5)] * 50)
     assert tied.accuracy.value == 0.5
     assert not tied.beats_chance
+
+
+def confounded(
+    share: float, n: int, knows: float, seed: int = 0
+) -> tuple[list[float], list[float], list[tuple[int, int]]]:
+    """Pairs of unequal length whose chosen answer is longer in this share, and a model's rewards.
+
+    The model is right in ``knows`` of the pairs whatever their lengths; 0: it measures length.
+    """
+    source = random.Random(seed)
+    lengths = [(30, 20) if i < share * n else (20, 30) for i in range(n)]
+    if not knows:
+        return [float(a) for a, _ in lengths], [float(b) for _, b in lengths], lengths
+    good = [1.0 if source.random() < knows else -1.0 for _ in lengths]
+    return good, [0.0] * n, lengths
+
+
+@pytest.mark.parametrize("share", [0.65, 0.75, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("n", [40, 100, 400])
+@pytest.mark.parametrize("longer", [True, False], ids=["longer", "shorter"])
+def test_length_alone_never_passes(share: float, n: int, longer: bool) -> None:
+    """However often people chose the longer answer, up to always; or the shorter one."""
+    good, bad, lengths = confounded(share, n, 0.0)
+    if not longer:
+        lengths = [(b, a) for a, b in lengths]
+        good, bad = [-float(a) for a, _ in lengths], [-float(b) for _, b in lengths]
+    gate = verdict(reward_report(good, bad, lengths), from_table(RewardStage, {}))
+    assert not gate.passed
+    assert "length" in gate.sentence.split("accuracy")[0] or "chance" in gate.sentence
+
+
+@pytest.mark.parametrize("share", [0.5, 0.65, 0.75])
+def test_judgement_passes_though_people_chose_longer_answers(share: float) -> None:
+    """Right in four of five pairs, whatever their lengths: 60 held-out pairs are enough."""
+    passed = 0
+    for seed in range(20):
+        report = reward_report(*confounded(share, 60, 0.8, seed))
+        assert not report.length_biased
+        passed += not report.length_unclear and report.beats_chance
+    assert passed >= 18
+
+
+def test_where_the_longer_answer_was_always_chosen_nothing_can_be_told() -> None:
+    """As right as can be, but so is length; a few pairs of equal length settle it."""
+    good, bad, lengths = confounded(1.0, 100, 0.999)
+    stage = from_table(RewardStage, {})
+    unclear = verdict(reward_report(good, bad, lengths), stage)
+    assert not unclear.passed
+    assert "it cannot be told from length alone, which is right in 1.000" in unclear.sentence
+    settled = reward_report([*good, *[1.0] * 8], [*bad, *[0.0] * 8], [*lengths, *[(9, 9)] * 8])
+    assert verdict(settled, stage).passed
+
+
+def test_accuracy_balanced_by_length_by_hand() -> None:
+    lengths = [(9, 5)] * 30 + [(5, 9)] * 10
+    good = [1.0] * 24 + [-1.0] * 6 + [1.0] * 5 + [-1.0] * 5
+    report = reward_report(good, [0.0] * 40, lengths)
+    balanced = report.balanced_accuracy
+    assert balanced is not None
+    assert balanced.value == pytest.approx((24 / 30 + 5 / 10) / 2)
+    assert report.length_accuracy.value == pytest.approx(30 / 40)  # it rewards longer ones more
+    assert reward_report(good[:30], [0.0] * 30, lengths[:30]).balanced_accuracy is None
+
+
+def test_five_pairs_are_too_few_and_it_is_said() -> None:
+    """Five times right is what a coin does once in sixteen, either way; six times is enough."""
+    stage = from_table(RewardStage, {})
+    five, six = (reward_report([1.0] * n, [0.0] * n, [(5, 5)] * n) for n in (5, 6))
+    gate = verdict(five, stage)
+    assert not gate.passed
+    assert "does not beat chance (only 5 independent held-out pairs" in gate.sentence
+    assert verdict(six, stage).passed
+    copies = reward_report([1.0] * 50, [0.0] * 50, [(5, 5)] * 50, [f"g{n % 5}" for n in range(50)])
+    assert copies.too_few and not copies.beats_chance
+
+
+def test_a_constant_reward_beats_nothing() -> None:
+    report = reward_report([0.3] * 40, [0.3] * 40, [(9, 5)] * 30 + [(5, 9)] * 10)
+    assert not report.beats_chance
+    assert report.accuracy.low < 0.5 < report.accuracy.high
+    assert report.longer_wins == 0.5

@@ -177,9 +177,9 @@ def test_each_stage_leaves_an_artifact_steps_and_figures(whole: Ran) -> None:
     assert 0.5 < reward.low <= reward.value <= reward.high <= 1
     assert len((whole.out / reward.records).read_text().splitlines()) == len(HELDOUT)
     looks = whole.of(Watched, "policy")
-    assert [look.step for look in looks] == [0, 2]
+    assert [look.step for look in looks] == [0, 2, 3]
     assert all(set(look.figures) >= {"proxy", "gold"} for look in looks)
-    assert [event.prompt for event in whole.of(Sampled)] == ["What is 1000?"] * 2
+    assert [event.prompt for event in whole.of(Sampled)] == ["What is 1000?"] * 3
     assert [gate.passed for gate in whole.of(Gated)] == [True, True]
 
 
