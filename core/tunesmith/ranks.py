@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.interrupts import POLITE
 
 PATIENCE = 600.0
 """Seconds within which rank 0 must have read its run file."""
@@ -140,8 +141,9 @@ class Leader:
         """
         over = threading.Event()
         thread = threading.Thread(target=self._end_with, args=(over,), daemon=True)
-        polite = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in polite}
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            before = {sent: signal.signal(sent, signal.SIG_IGN) for sent in POLITE}
         thread.start()
         try:
             yield

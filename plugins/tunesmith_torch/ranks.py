@@ -231,15 +231,18 @@ def sum_tensors(tensors: Sequence[Tensor]) -> None:
         return
     bucket: list[Tensor] = []
     for tensor in tensors:
-        bucket.append(tensor)
-        if sum(part.numel() for part in bucket) >= BUCKET:
+        if bucket and sum(part.numel() for part in bucket) + tensor.numel() > BUCKET:
             _sum_bucket(_team, bucket)
             bucket = []
+        bucket.append(tensor)
     if bucket:
         _sum_bucket(_team, bucket)
 
 
 def _sum_bucket(team: _Team, bucket: Sequence[Tensor]) -> None:
+    if len(bucket) == 1 and bucket[0].is_contiguous():  # a large one: no room for it twice
+        _collectively(team, lambda: dist.all_reduce(bucket[0]))
+        return
     flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
     _collectively(team, lambda: dist.all_reduce(flat))
     parts = torch.split(flat, [tensor.numel() for tensor in bucket])

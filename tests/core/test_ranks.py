@@ -1,0 +1,134 @@
+"""How ranks find each other, without a training: tests/faults has real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tunesmith import api, ranks
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.offers import TechniqueOffer
+from tunesmith.options import Options
+from tunesmith.storage import Checkpoints
+
+FOLLOW = """
+from tunesmith import ranks
+leader = ranks.Leader.find()
+with leader.followed():
+    print(leader.folder, leader.trains(), flush=True)
+    leader.wait_for_end()
+print("left")
+"""
+
+
+def torchrun(**changes: str) -> dict[str, str]:
+    """What torchrun tells rank 0 of two."""
+    told = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_PORT": "1",
+        "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    return {**told, **changes}
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in torchrun(TMPDIR=str(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("os.getppid", os.getpid)  # the other one's parent is this process
+
+
+def follower(tmp_path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", FOLLOW],
+        env={**os.environ, **torchrun(RANK="1", LOCAL_RANK="1", TMPDIR=str(tmp_path))},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_alone_there_is_one() -> None:
+    assert (ranks.number(), ranks.count(), ranks.local()) == (0, 1, 0)
+
+
+def test_who_else_speaks_of_ranks_is_not_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (ranks.number(), ranks.count()) == (0, 1)
+
+
+def test_the_others_wait_for_training_and_for_the_end(launched: None, tmp_path: Path) -> None:
+    other = follower(tmp_path)
+    with ranks.leading(tmp_path / "run"):
+        ranks.call()
+        assert other.stdout is not None
+        assert other.stdout.readline() == f"{tmp_path / 'run'} True\n"
+        assert other.poll() is None
+    assert other.communicate(timeout=30)[0] == "left\n"
+    assert other.returncode == 0
+
+
+def test_the_others_leave_where_nothing_was_trained(launched: None, tmp_path: Path) -> None:
+    with ranks.leading(tmp_path / "old"):
+        ranks.call()  # of an earlier run: its traces mislead nobody
+    with ranks.leading(tmp_path / "run"):
+        other = follower(tmp_path)
+    assert other.communicate(timeout=30)[0] == f"{tmp_path / 'run'} False\nleft\n"
+
+
+def test_rank_0_that_never_comes(
+    launched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "PATIENCE", 0.0)
+    with pytest.raises(EnvironmentProblem, match="rank 0 did not begin"):
+        ranks.Leader.find()
+
+
+def test_several_machines_are_refused(
+    launched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UsageError, match="several machines"), ranks.leading(tmp_path):
+        pass
+
+
+def test_a_technique_that_trains_alone_is_refused(
+    launched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An offer that does not speak of it, as those of third parties."""
+    offer = TechniqueOffer(
+        name="solo",
+        summary="trains alone",
+        config=Options,
+        build=lambda options: cast(Any, None),
+        accepts=frozenset(),
+    )
+    plan: Any = SimpleNamespace(technique=SimpleNamespace(offer=offer))
+    with pytest.raises(UsageError, match="technique solo: cannot train with the 2 processes"):
+        api.refuse_unrunnable(plan)
+
+
+def test_who_does_not_hold_the_run_only_looks(tmp_path: Path) -> None:
+    mine = Checkpoints(tmp_path / "checkpoints")
+    path = mine.save(1, lambda folder: (folder / "weights").write_text("x") and None)
+    theirs = Checkpoints(tmp_path / "checkpoints", owned=False, on_problem=lambda text: None)
+    found = theirs.newest()
+    assert found is not None
+    assert found.step == 1
+    (path / "weights").write_text("y")
+    assert theirs.newest() is None
+    assert path.is_dir()
+    with pytest.raises(RuntimeError, match="only the process that holds the run"):
+        theirs.save(2, lambda folder: None)
+    assert mine.steps() == [1]
