@@ -24,7 +24,7 @@ from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError
 from tunesmith.events import Noticed, Trained, TrainingStarted
 from tunesmith.records import Preference, Prompt, Record, last_exchange
-from tunesmith_torch import artifacts
+from tunesmith_torch import artifacts, policy_trl
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import pick_device, pick_precision
 from tunesmith_torch.finetune import context_of, template_override
@@ -42,6 +42,7 @@ from tunesmith_torch.schedule import Order
 from tunesmith_torch.settle import settle
 from tunesmith_torch.start import (
     Start,
+    adapt_over,
     adapt_policy,
     add_frozen,
     base_folder,
@@ -49,9 +50,11 @@ from tunesmith_torch.start import (
     load_policy_base,
     one_adapter,
     quantization_of,
+    sum_with,
     using,
 )
 from tunesmith_torch.templates import Template
+from tunesmith_torch.trl_rewards import Prompts
 from tunesmith_torch.watch import Gold, Watch
 
 JUDGE = "judge"
@@ -98,6 +101,8 @@ class Stand:
     reward: Reward
     reference: nn.Module | None
     layout: Layout
+    folded: Start | None = None
+    """A start that went into the base's own weights; it is added up again when saving."""
 
     @classmethod
     def of(cls, job: Job[Any], start: Start | None, judge: Judge | None) -> Stand:
@@ -109,10 +114,15 @@ class Stand:
         folder, stored = base_folder(job.model, start), quantization_of(options)
         base = load_policy_base(folder, device, precision, options.packing, stored)
         template = Template.of(base.tokenizer, template_override(options))
-        policy = adapt_policy(
-            base, precision, options, weights=options.weights, start=start, seed=job.seed
-        )
-        shared = judge is not None and options.weights == "lora" and judge.fits(folder, stored)
+        folded = _folded(options, start)
+        if folded is not None:
+            policy = adapt_over(base, precision, options, start=folded, seed=job.seed)
+        else:
+            policy = adapt_policy(
+                base, precision, options, weights=options.weights, start=start, seed=job.seed
+            )
+        untouched = options.weights == "lora" and folded is None
+        shared = judge is not None and untouched and judge.fits(folder, stored)
         if judge is not None and shared:
             judging: Reward | None = _beside(policy, judge, template, options.packing)
         else:
@@ -127,7 +137,7 @@ class Stand:
         adapted.details["shares_base_with_reward_model"] = shared
         reward = reward_of(options.rewards, judging)
         layout = Layout(options.packing, sharing)
-        return cls(adapted, policy, template, reward, reference, layout)
+        return cls(adapted, policy, template, reward, reference, layout, folded)
 
     def loop(self, options: PolicyStage, prompts: Sequence[Prompt]) -> PolicyLoop:
         return PolicyLoop(
@@ -139,7 +149,7 @@ class Stand:
         model = self.policy.model
         if JUDGE in getattr(model, "peft_config", {}):
             cast(Any, model).delete_adapter(JUDGE)
-        return one_adapter(self.policy)
+        return sum_with(self.policy, self.folded) if self.folded else one_adapter(self.policy)
 
 
 def train_policy(job: Job[Any], start: Start | None, judge: Judge | None) -> Artifact:
@@ -159,7 +169,10 @@ def train_policy(job: Job[Any], start: Start | None, judge: Judge | None) -> Art
     gold = _gold(job, stand.template)
     watch = Watch(job, loop, stand.reward, gold, options, steps=order.steps)
     job.emit(_announcement(job, stand, prompts, order))
-    fit(job, stand.adapted, loop, seed=job.seed, course=watch)
+    if options.backend == "trl":
+        policy_trl.fit(job, loop, Prompts(stand.template, prompts), stand.reward, watch)
+    else:
+        fit(job, stand.adapted, loop, seed=job.seed, course=watch)
     job.emit(watch.verdict())
     whole = start is not None and start.format == "model"
     card_job = replace(job, base_name="") if whole else job
@@ -210,6 +223,13 @@ def try_functions(options: PolicyStage, record: Record) -> None:
         functions.append(FunctionReward.read(options.gold, GOLD))
     for function in functions:
         function.rewards([prompt], [answer])
+
+
+def _folded(options: PolicyStage, start: Start | None) -> Start | None:
+    """A start whose adapter goes into the base: TRL switches all adapters but one off and on."""
+    if options.backend != "trl" or start is None or start.format == "model":
+        return None
+    return start
 
 
 def _beside(policy: Adapted, judge: Judge, template: Template, packing: bool) -> Reward:
@@ -299,6 +319,7 @@ def _announcement(
     details = {
         **policy.details,
         "algorithm": options.algorithm,
+        "backend": options.backend,
         "samples": options.samples,
         "answer_tokens": options.answer_tokens,
         "shared_prompts": stand.layout.sharing,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from tunesmith.options import Options, from_table
 from tunesmith_torch.policy_options import PolicyLoopOptions
 from tunesmith_torch.preference_options import PolicyOptions, RewardOptions
+from tunesmith_torch.trl_options import refused
 
 SKIP = (
     "Do not train this stage: take what `from` names as its result; without `from`, do without it."
@@ -90,6 +91,16 @@ class PolicyStage(PolicyLoopOptions):
     learning_rate: float = Field(
         2e-5, gt=0, le=1, description="Peak learning rate. Unset: 2e-5, for all weights 1e-6."
     )
+    backend: Literal["native", "trl"] = Field(
+        "native",
+        description=(
+            "What runs grpo and rloo: the loop of this package, or the trainers of TRL "
+            "(pip install 'tunesmith[trl]')."
+        ),
+    )
+    vllm: bool = Field(
+        False, description="trl: draw answers with vLLM, in the same process and on the same GPU."
+    )
     rewards: list[RewardPart] = Field(
         [RewardPart()],
         min_length=1,
@@ -126,6 +137,12 @@ class PolicyStage(PolicyLoopOptions):
     @classmethod
     def _usual_rate(cls, table: Any) -> Any:
         return usual_rate(table, cls.FULL_RATE)
+
+    @model_validator(mode="after")
+    def _of_this_backend(self) -> PolicyStage:
+        for problem in refused(self):
+            raise ValueError(problem)
+        return self
 
     @property
     def needs_model(self) -> bool:

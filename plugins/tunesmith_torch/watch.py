@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +29,15 @@ from tunesmith_torch.policy import PolicyLoop, Reward
 from tunesmith_torch.rlhf_options import PolicyStage
 
 GATE = "divergence"
-CONFIDENCE = 0.99
-"""Of the intervals that call a policy diverged: there are many looks at one run."""
+LUCK = 0.01
+"""How often a policy whose gold does not change may be called diverged, at most.
+
+The best of k looks is in part the luckiest, and a later one is held against it, look after look:
+at one level for all, 0.99, noise alone would stop two of five runs within 20 looks. So the level
+of a comparison is ``1 - LUCK / k**2``, which keeps such runs at one or two in a hundred.
+"""
+RESAMPLES = 20_000
+"""Such levels lie far out in the tails."""
 RECENT = 5
 """Rollouts whose mean divergence is held against the budget: a single one is a noisy estimate."""
 
@@ -96,6 +103,8 @@ class Watch:
     tokens: int = 0
     trained_tokens: int = 0
     change: dict[str, float] = field(default_factory=dict)
+    looks: int = 0
+    """With which a new look is compared."""
     steps: int | None = None
     """The last one is looked at whatever ``watch_every`` says: it leaves the artifact."""
     spread: float | None = None
@@ -105,18 +114,17 @@ class Watch:
         """Count an update of the loop; take stock where it was the rollout's last."""
         if not self.loop.finished():
             return False
-        figures = self.loop.figures()
-        self.note(self.loop.counts(()), figures["kl"])
-        if self.options.samples > 1:
-            self.spread = max(self.spread or 0.0, figures["reward_spread"])
+        self.note(self.loop.counts(()), self.loop.figures())
         return True
 
-    def note(self, counts: Counts, kl: float | None) -> None:
-        """Take stock of a rollout: what it held, and its divergence where that was measured."""
+    def note(self, counts: Counts, figures: Mapping[str, float]) -> None:
+        """Take stock of a rollout: what it held, its rewards, its divergence where measured."""
         self.tokens += counts.tokens
         self.trained_tokens += counts.trained_tokens
-        if kl is not None:
-            self.diverged.append(kl)
+        if "kl" in figures:
+            self.diverged.append(figures["kl"])
+        if self.options.samples > 1:
+            self.spread = max(self.spread or 0.0, figures["reward_spread"])
 
     def look(self, step: int) -> Look:
         """Look at the policy if it is time, and compare it with its best."""
@@ -136,6 +144,7 @@ class Watch:
         if self._is_diverged(seen):
             self._tell(seen, best=False)
             return "stop"
+        self.looks += 1
         better = self.best is None or not seen.gold or _mean(seen.gold) > _mean(self.best.gold)
         if better:
             self.best = seen
@@ -152,6 +161,7 @@ class Watch:
             "diverged": list(self.diverged),
             "tokens": [self.tokens, self.trained_tokens],
             "change": self.change,
+            "looks": self.looks,
             "spread": self.spread,
             "kl_weight": self.loop.price.weight,
         }
@@ -163,7 +173,8 @@ class Watch:
         self.last, self.stopped = memory["last"], memory["stopped"]
         self.diverged = deque(memory["diverged"], maxlen=RECENT)
         self.tokens, self.trained_tokens = memory["tokens"]
-        self.change, self.spread = memory["change"], memory["spread"]
+        self.change, self.looks = memory["change"], memory["looks"]
+        self.spread = memory["spread"]
         self.loop.price.weight = memory["kl_weight"]
 
     def verdict(self) -> Gated:
@@ -223,8 +234,8 @@ class Watch:
         first, best = self.first, self.best
         if first is None or best is None or not seen.gold:
             return False
-        proxy = paired_difference(best.proxy, seen.proxy, confidence=CONFIDENCE)
-        gold = paired_difference(best.gold, seen.gold, confidence=CONFIDENCE)
+        proxy = self._change(best.proxy, seen.proxy)
+        gold = self._change(best.gold, seen.gold)
         self.change = {"proxy": proxy.value, "gold": gold.value}
         if proxy.low > 0 and gold.high < 0:
             self.stopped = (
@@ -233,13 +244,17 @@ class Watch:
                 f"{proxy.high:.3g}] while gold fell by {_fall(gold)}"
             )
             return True
-        whole = paired_difference(first.gold, seen.gold, confidence=CONFIDENCE)
+        whole = self._change(first.gold, seen.gold)
         if whole.high < 0:
             self.stopped = (
                 f"stopped at step {seen.step}: on {len(seen.proxy)} held-out rows gold is lower "
                 f"than at step {first.step} by {_fall(whole)}"
             )
         return bool(self.stopped)
+
+    def _change(self, before: Sequence[float], now: Sequence[float]) -> Interval:
+        level = 1 - LUCK / self.looks**2
+        return paired_difference(before, now, confidence=level, resamples=RESAMPLES)
 
     def _tell(self, seen: Seen, *, best: bool) -> None:
         figures = {}
