@@ -10,6 +10,7 @@ from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference
 from tunesmith_torch.planner import policies
 from tunesmith_torch.rlhf_options import RlhfOptions
+from tunesmith_torch.trl_options import lacking
 
 
 def build(options: RlhfOptions) -> Technique:
@@ -50,6 +51,7 @@ def review(plan: Plan) -> Sequence[Finding]:
 
 def _findings(options: RlhfOptions) -> Iterator[Finding]:
     policy = options.policy
+    yield from lacking(policy)
     if options.reward.accept_weak and not policy.skip:
         message = "a reward model that fails its gate is used all the same; the report will say so"
         yield Finding(level="warning", where="technique.reward.accept_weak", message=message)
