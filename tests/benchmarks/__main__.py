@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks import machine, peers, report
-from tests.benchmarks.training import CASES, ROOT, run, useful_flops
+from tests.benchmarks.training import CASES, GPU_CASES, ROOT, run, useful_flops
 from tests.benchmarks.work import S40, SHAPES, build
 
 PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
@@ -27,7 +27,9 @@ QUICK = ("sft-full", "sft-lora", *OTHERS)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks")
-    parser.add_argument("--only", choices=[*CASES, *OTHERS, "peers"], action="append", default=[])
+    parser.add_argument(
+        "--only", choices=[*CASES, *GPU_CASES, *OTHERS, "peers"], action="append", default=[]
+    )
     parser.add_argument("--quick", action="store_true", help="fewer steps, rounds and tables")
     parser.add_argument("--toy", action="store_true", help="toy models: to try the harness itself")
     parser.add_argument(
@@ -39,7 +41,8 @@ def main() -> None:
     parser.add_argument("--peer", choices=peers.PEERS, action="append", default=[])
     parser.add_argument("--out", type=Path, default=PAGE, help="where to write the page")
     options = parser.parse_args()
-    wanted = options.only or list(QUICK if options.quick else (*CASES, *OTHERS))
+    everything = (*CASES, *(GPU_CASES if machine.has_gpu() else ()), *OTHERS)
+    wanted = options.only or list(QUICK if options.quick else everything)
     found: dict[str, Any] = {"machine": machine.describe()}
     found["machine"] |= {"quick": options.quick, "matrix_rate": machine.matrix_rate()}
     earlier = options.out.with_suffix(".json")
@@ -69,8 +72,9 @@ def measure(
 ) -> None:
     """Fill in what is wanted; a table that fails says so and the others go on."""
     found["training"] = {}
-    for name in (name for name in CASES if name in wanted):
-        case = CASES[name]
+    cases = CASES | GPU_CASES
+    for name in (name for name in cases if name in wanted):
+        case = cases[name]
         if options.toy:
             case = type(case)(**{**vars(case), "shape": "toy"})
         rounds, steps = (1, 3) if options.quick else (case.rounds, case.steps)
@@ -86,7 +90,7 @@ def measure(
     if "generation" in wanted:
         found["generation"] = generation(models / shape, shape, 1 if options.quick else 3)
     if "imports" in wanted:
-        found["imports"] = machine.import_seconds(1 if options.quick else 3)
+        found["imports"] = machine.imports(1 if options.quick else 3)
 
 
 def _shape(options: argparse.Namespace) -> str:

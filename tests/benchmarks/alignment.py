@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.machine import computes_bf16
 from tests.benchmarks.work import SEED, SHAPES, pairs
 from tests.benchmarks.worker import RATE, Marks, Spec, lora
 
@@ -176,8 +177,10 @@ def kl_weight(spec: Spec) -> float:
 
 def trl_settings(spec: Spec, folder: str) -> dict[str, Any]:
     """Its defaults but for what is compared; its best settings where they are asked for."""
-    best = {"gradient_checkpointing": False, "model_init_kwargs": {"dtype": "bfloat16"}}
+    dtype = "bfloat16" if computes_bf16() else "float32"
+    best = {"gradient_checkpointing": False, "model_init_kwargs": {"dtype": dtype}}
     return {
+        "bf16": computes_bf16(),
         "output_dir": folder,
         "max_steps": spec.steps,
         "per_device_train_batch_size": spec.batch,

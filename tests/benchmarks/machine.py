@@ -28,11 +28,18 @@ def describe() -> dict[str, object]:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cpu": cpu.get("model name", platform.machine()),
         "cores": os.cpu_count(),
+        "gpu": _gpu(),
         "flags": [flag for flag in FLAGS if flag in flags],
         "load": [round(number, 2) for number in os.getloadavg()],
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if has_gpu() else None
 
 
 def _version(name: str) -> str:
@@ -42,12 +49,28 @@ def _version(name: str) -> str:
         return "not installed"
 
 
+def has_gpu() -> bool:
+    """Whether torch finds a GPU from NVIDIA."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def computes_bf16() -> bool:
+    """Whether the processor has bfloat16 arithmetic; emulated, a step takes ten times as long."""
+    import torch
+
+    from tunesmith_torch.device import pick_precision
+
+    return pick_precision(torch.device("cpu")).dtype == torch.bfloat16
+
+
 def matrix_rate(hidden: int = 512, mlp: int = 1408, tokens: int = 2048) -> dict[str, float]:
     """Operations per second of plain matrix products, in 1e9: the best of several, by format."""
     import torch
 
     found = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, *([torch.bfloat16] if computes_bf16() else [])):
         a, b = torch.randn(tokens, hidden, dtype=dtype), torch.randn(mlp, hidden, dtype=dtype)
         best = float("inf")
         for _ in range(40):
@@ -68,12 +91,20 @@ IMPORTS = {
 }
 
 
-def import_seconds(rounds: int) -> dict[str, float]:
-    """Medians of fresh processes, in turn."""
-    found: dict[str, list[float]] = {name: [] for name in IMPORTS}
+_MEMORY = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+
+
+def imports(rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds and peak megabytes of fresh processes that import and end; medians, in turn."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in IMPORTS}
     for _ in range(rounds):
         for name, code in IMPORTS.items():
             started = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-            found[name].append(time.perf_counter() - started)
-    return {name: median(taken) for name, taken in found.items()}
+            command = [sys.executable, "-c", f"{code}\n{_MEMORY}"]
+            ran = subprocess.run(command, check=True, capture_output=True, text=True)
+            peak = float(ran.stdout.split()[-1])
+            found[name].append((time.perf_counter() - started, peak))
+    return {
+        name: {"seconds": median(s for s, _ in taken), "peak_mb": median(mb for _, mb in taken)}
+        for name, taken in found.items()
+    }

@@ -1,7 +1,7 @@
 """What each of the other tools is told: files in its own format, and its command.
 
-The rows are words, each a token. A tool that joins prompt and answer without a space between gets
-the space with the prompt.
+Where the processor has no bf16 arithmetic, all compute in fp32. The rows are words, each a token. A
+tool that joins prompt and answer without a space between gets the space with the prompt.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.machine import computes_bf16
 from tests.benchmarks.work import Shape
 
 RATE, RANK, ALPHA, LONGEST, SEED = 3e-4, 16, 32, 520, 7
@@ -67,7 +68,7 @@ def litgpt(work: Work) -> list[str]:
         "finetune_lora",
         str(checkpoint),
         f"--out_dir={work.folder / 'out'}",
-        "--precision=bf16-true",
+        f"--precision={'bf16-true' if computes_bf16() else '32-true'}",
         "--devices=1",
         f"--lora_r={RANK}",
         f"--lora_alpha={ALPHA}",
@@ -134,7 +135,7 @@ def llamafactory(work: Work) -> list[str]:
         "learning_rate": RATE,
         "lr_scheduler_type": "constant",
         "num_train_epochs": 1.0,
-        "bf16": True,
+        "bf16": computes_bf16(),
         "use_cpu": True,
         "disable_gradient_checkpointing": True,
         "logging_steps": 1,
@@ -211,7 +212,7 @@ def torchtune(work: Work) -> list[str]:
         "log_every_n_steps": 1,
         "log_peak_memory_stats": False,
         "device": "cpu",
-        "dtype": "bf16",
+        "dtype": "bf16" if computes_bf16() else "fp32",
         "enable_activation_checkpointing": False,
         "enable_activation_offloading": False,
     }

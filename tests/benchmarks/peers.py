@@ -50,7 +50,7 @@ PEERS = {
         "litgpt==0.5.13",
         ("requests",),
         peer_settings.litgpt,
-        "bf16-true, no checkpointing, prompt style phi-1 (two tokens more)",
+        "no checkpointing, prompt style phi-1 (two tokens more)",
         "`requests` installed, without which its command line fails",
     ),
     "llamafactory": Peer(
@@ -58,7 +58,7 @@ PEERS = {
         "llamafactory==0.9.5",
         (),
         peer_settings.llamafactory,
-        "bf16, no checkpointing, empty template",
+        "no checkpointing, empty template",
         "a stub in the place of torchaudio, whose binary does not fit the CPU's torch",
     ),
     "torchtune": Peer(
@@ -66,7 +66,7 @@ PEERS = {
         "torchtune==0.6.1",
         ("torchao==0.9.0",),
         peer_settings.torchtune,
-        "bf16, no checkpointing, chunked loss",
+        "no checkpointing, chunked loss",
         "`torchao` pinned to 0.9.0, a tokenizer class of our own for words",
     ),
     "axolotl": Peer(
@@ -74,7 +74,7 @@ PEERS = {
         "axolotl==0.19.0",
         (),
         peer_settings.axolotl,
-        "fp32 (it refuses bf16 on a CPU), no checkpointing, no packing",
+        "always fp32 (it refuses bf16 on a CPU), no checkpointing, no packing",
         "`ACCELERATE_USE_CPU=true`, its Triton kernels off",
         (
             ("ACCELERATE_USE_CPU", "true"),

@@ -34,6 +34,7 @@ class Case:
     who: tuple[str, ...] = WHO
     compared: str = "losses"
     """What shows that the same was learned: losses of every step, or what the report says."""
+    device: str = "cpu"
 
 
 CASES = {
@@ -52,6 +53,16 @@ CASES = {
     ),
 }
 
+GPU_CASES = {
+    f"gpu-{shape}-{technique}": Case(
+        f"{name}, {SHAPES[shape].name}, GPU", technique, shape, 20, 3, batch, device="cuda"
+    )
+    for shape, batch in (("1b", 32), ("8b", 16))
+    for technique, name in (("full", "Full fine-tuning"), ("lora", "LoRA"), ("qlora", "QLoRA"))
+    if (shape, technique) != ("8b", "full")  # weights, masters and means alone are 144 GB
+}
+"""Measured where torch finds a GPU."""
+
 
 def run(case: Case, models: Path, *, rounds: int, steps: int) -> dict[str, Any]:
     """Everybody in turn, in processes of their own, as often as ``rounds``."""
@@ -59,7 +70,9 @@ def run(case: Case, models: Path, *, rounds: int, steps: int) -> dict[str, Any]:
     found: dict[str, list[dict[str, Any]]] = {who: [] for who in case.who}
     for _ in range(rounds):
         for who in case.who:
-            spec = Spec(who, case.technique, case.shape, str(folder), steps, case.batch)
+            spec = Spec(
+                who, case.technique, case.shape, str(folder), steps, case.batch, device=case.device
+            )
             result = one(spec)
             print(f"  {case.title}: {who} {result['tokens_per_second']:.0f} tokens/s", flush=True)
             found[who].append(result)

@@ -29,6 +29,9 @@ class Shape:
     key_heads: int
     mlp: int
     vocabulary: int
+    tied: bool = True
+    dtype: str = "float32"
+    """In which the weights are stored."""
 
     @property
     def body_parameters(self) -> int:
@@ -49,7 +52,9 @@ class Shape:
 S40 = Shape("40M Llama", 512, 8, 8, 4, 1408, 32_000)
 M135 = Shape("SmolLM2-135M's shape", 576, 30, 9, 3, 1536, 49_152)
 TOY = Shape("toy", 64, 2, 4, 2, 128, 1_000)
-SHAPES = {"s40": S40, "m135": M135, "toy": TOY}
+B1 = Shape("1B Llama", 2048, 16, 32, 8, 8192, 128_256, dtype="bfloat16")
+B8 = Shape("8B Llama", 4096, 32, 32, 8, 14_336, 128_256, tied=False, dtype="bfloat16")
+SHAPES = {"s40": S40, "m135": M135, "1b": B1, "8b": B8, "toy": TOY}
 
 
 def rows(shape: Shape, count: int, *, longest: int = 512) -> list[Completion]:
@@ -102,14 +107,16 @@ def build(shape: Shape, folder: Path) -> Path:
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.key_heads,
         max_position_embeddings=2048,
-        tie_word_embeddings=True,
+        tie_word_embeddings=shape.tied,
         bos_token_id=None,
         eos_token_id=2,
         pad_token_id=0,
     )
     torch.manual_seed(SEED)
     with no_progress_bars():
-        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+        AutoModelForCausalLM.from_config(config, dtype=getattr(torch, shape.dtype)).save_pretrained(
+            folder
+        )
     words = ["<pad>", "<unk>", "<end>", *(f"w{n}" for n in range(1, shape.vocabulary - 2))]
     vocabulary = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.machine import computes_bf16
 from tests.benchmarks.work import SEED, SHAPES, rows
 
 RATE = 3e-4
@@ -28,7 +29,10 @@ class Spec:
     """What to run."""
 
     who: str
-    """``tunesmith``, ``trl`` (its defaults) or one of its settings that the report names."""
+    """``tunesmith``, ``trl`` (its defaults) or one of its settings that the report names.
+
+    TRL computes in bf16 by default; where the processor has none, everybody computes in fp32.
+    """
     technique: str
     shape: str
     model: str
@@ -36,12 +40,18 @@ class Spec:
     batch: int = 8
     rank: int = 16
     alpha: float = 32.0
+    device: str = "cpu"
+
+    @property
+    def bf16(self) -> bool:
+        return self.device != "cpu" or computes_bf16()
 
 
 @dataclass
 class Marks:
     """Times at the ends of steps."""
 
+    device: str = "cpu"
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -50,6 +60,10 @@ class Marks:
     rewards: list[float] = field(default_factory=list)
 
     def mark(self) -> None:
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
         self.wall.append(time.perf_counter())
         self.cpu.append(time.process_time())
 
@@ -59,10 +73,18 @@ class Marks:
         return {
             "tokens_per_second": tokens / wall,
             "tokens_per_cpu_second": tokens / cpu,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mb": self._peak_mb(),
             "seconds_per_step": wall / (len(self.wall) - 1),
             **asdict(self),
         }
+
+    def _peak_mb(self) -> float:
+        """Of the process; on a GPU, what torch has taken of its memory."""
+        if self.device == "cpu":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        import torch
+
+        return torch.cuda.max_memory_reserved() / 2**20
 
 
 def tunesmith(spec: Spec) -> Marks:
@@ -85,7 +107,7 @@ def tunesmith(spec: Spec) -> Marks:
     if spec.technique != "full":
         values |= {"rank": spec.rank, "alpha": spec.alpha}
     config = offer.config(**values)
-    marks = Marks()
+    marks = Marks(spec.device)
 
     def emit(event: Event) -> None:
         if isinstance(event, Stepped):
@@ -103,7 +125,7 @@ def tunesmith(spec: Spec) -> Marks:
             heldout=[],
             out=out,
             seed=SEED,
-            device="cpu",
+            device=spec.device,
             checkpoints=Checkpoints(out / "checkpoints"),
             emit=emit,
             technique=spec.technique,
@@ -133,7 +155,7 @@ def trl(spec: Spec) -> Marks:
             labels = [i if t else -100 for i, t in zip(ids, trained, strict=True)]
             table.append({"input_ids": ids, "labels": labels})
     best = spec.who == "trl-best"
-    marks = Marks()
+    marks = Marks(spec.device)
 
     class Clock(TrainerCallback):  # type: ignore[misc] - transformers has no types here
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
@@ -149,15 +171,16 @@ def trl(spec: Spec) -> Marks:
             lr_scheduler_type="constant",
             max_length=514,
             train_sampling_strategy="sequential",
-            use_cpu=True,
+            use_cpu=spec.device == "cpu",
             report_to=[],
             save_strategy="no",
             logging_steps=1,
             disable_tqdm=True,
             seed=SEED,
             dataloader_pin_memory=False,
-            **({"packing": True, "gradient_checkpointing": False, "bf16": True} if best else {}),
-            **(_quantised() if spec.technique == "qlora" else {}),
+            bf16=spec.bf16,
+            **({"packing": True, "gradient_checkpointing": False} if best else {}),
+            **(_quantised(spec) if spec.technique == "qlora" else {}),
         )
         torch.manual_seed(SEED)
         trainer = SFTTrainer(
@@ -187,7 +210,7 @@ def lora(spec: Spec) -> Any:
     )
 
 
-def _quantised() -> dict[str, Any]:
+def _quantised(spec: Spec) -> dict[str, Any]:
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -195,7 +218,7 @@ def _quantised() -> dict[str, Any]:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=torch.bfloat16 if spec.bf16 else torch.float32,
     )
     return {"model_init_kwargs": {"quantization_config": config}}
 
