@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from tunesmith_torch.options import Tokens
 from tunesmith_torch.preference_options import PolicyOptions
 
 _ONLY_PPO = ("gamma", "gae_lambda", "value_weight", "kl_target")
@@ -17,6 +18,13 @@ class PolicyLoopOptions(PolicyOptions):
     learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate.")
     epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the prompts.")
     batch: int = Field(4, ge=1, le=65536, description="Prompts per rollout.")
+    micro_tokens: Tokens = Field(
+        2048,
+        description=(
+            "Tokens computed at once. The answers to one prompt stay together; results do not "
+            'depend on it, memory does. "auto" takes what fits into memory when the run begins.'
+        ),
+    )
     algorithm: Literal["ppo", "grpo", "rloo"] = Field(
         "grpo",
         description=(
