@@ -1,8 +1,13 @@
-"""Peak memory of training on this machine, beside what the planner says of it.
+"""Peak memory of runs on this machine, beside what the planner says of them.
 
-``python -m tests.benchmarks.memory_here MODEL_FOLDER`` trains for a few steps in a fresh process
-for each of several combinations of technique, length, batch, checkpointing and precision, and
-prints predicted and measured peak resident memory. Other processes do not disturb it.
+``python -m tests.benchmarks.memory_here MODEL_FOLDER [LIST]`` carries out every combination of a
+list in a process of its own, with the very techniques that a run file names, and prints predicted
+and measured peak resident memory. Lists: ``built`` (the planner was made with them in view),
+``fresh`` (they were set down before they were measured, and nothing was fitted to them), ``phases``
+(loading, evaluating and merging alone). Other processes do not disturb it.
+
+``precision`` is ``auto``, so what is measured depends on whether the machine has bf16 arithmetic;
+the few combinations in ``bf16`` are small, because it may be emulated.
 """
 
 from __future__ import annotations
@@ -13,173 +18,268 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from random import Random
 from statistics import median
+from typing import Any, Literal
+
+from tunesmith.contracts import EstimateRequest, Job, Memory, Technique
+from tunesmith.options import Options, from_table
+from tunesmith.records import Completion, Message, Preference, Record
 
 MIB = 2**20
+WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world")
+"""Each is one token behind a space."""
+FRAME = 40
+"""Tokens of a template with its system prompt, which are taken off the words."""
+Phase = Literal["train", "load", "evaluate", "merge"]
 
 
 @dataclass(frozen=True)
 class Combination:
-    """One run."""
+    """One run: rows of about so many tokens, so many of them at once."""
 
-    method: str
+    technique: str
     sequence: int
     rows: int
-    checkpointing: bool
-    precision: str
-    batch: int = 0
-    """Rows of a step; 0: as many as a micro-batch has."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    phase: Phase = "train"
+
+    def table(self) -> dict[str, Any]:
+        """Its options as a run file has them."""
+        batch = self.options.get("batch", self.rows)
+        at_once = {"batch": batch, "micro_tokens": self.sequence * self.rows}
+        return {**at_once, "max_steps": 2, "max_tokens": 4096, **self.options}
+
+    def records(self) -> list[Record]:
+        """Rows for two steps, all of one length, half of it with loss."""
+        source = Random(0)
+        wanted = max(4, self.sequence - FRAME)
+        pairs = self.technique == "preference"
+        return [_record(source, wanted, n, pairs) for n in range(2 * self.table()["batch"])]
 
 
-COMBINATIONS = (
-    Combination("lora", 512, 4, False, "bf16"),
-    Combination("qlora", 256, 4, True, "bf16"),
-    Combination("full", 256, 2, False, "bf16"),
-    Combination("lora", 512, 8, True, "bf16"),
-    Combination("qlora", 512, 4, False, "bf16"),
-    Combination("full", 512, 4, True, "bf16"),
-    Combination("lora", 512, 2, False, "fp32"),
-    Combination("qlora", 1024, 2, True, "bf16"),
-    Combination("full", 512, 2, False, "fp32"),
-    Combination("lora", 1024, 4, False, "bf16"),
-    Combination("full", 256, 4, False, "bf16", batch=8),
-    Combination("qlora", 256, 2, True, "fp32"),
-    Combination("full", 512, 4, False, "bf16"),
-    Combination("lora", 256, 2, False, "bf16"),
-)
+def _record(source: Random, words: int, number: int, pair: bool) -> Record:
+    def text(count: int) -> str:
+        return " ".join(source.choices(WORDS, k=count))
+
+    if not pair:
+        prompt, answer = text(words // 2), text(words - words // 2)
+        return Completion(source=f"row {number}", prompt=prompt, completion=answer)
+    said = (Message("user", text(words // 2)),)
+    chosen, rejected = text(words // 4), text(words // 4)
+    return Preference(source=f"row {number}", prompt=said, chosen=chosen, rejected=rejected)
+
+
+ON, OFF, BF16 = {"checkpointing": True}, {"checkpointing": False}, {"precision": "bf16"}
+LISTS: dict[str, tuple[Combination, ...]] = {
+    "built": (
+        Combination("lora", 512, 8, ON),
+        Combination("lora", 256, 4),
+        Combination("qlora", 256, 4, ON),
+        Combination("full", 256, 2),
+        Combination("qlora", 256, 3, OFF),
+        Combination("full", 256, 4, ON),
+        Combination("lora", 512, 2),
+        Combination("qlora", 1024, 1, ON),
+        Combination("full", 512, 1),
+        Combination("full", 128, 4, {"batch": 8}),
+        Combination("lora", 128, 2, BF16),
+        Combination("qlora", 128, 2, {**ON, **BF16}),
+        Combination("full", 96, 2, BF16),
+    ),
+    "fresh": (
+        Combination("lora", 384, 3),
+        Combination("lora", 200, 3, {"rank": 64, "alpha": 128.0}),
+        Combination("lora", 1536, 1, ON),
+        Combination("lora", 200, 3, {"packing": False}),
+        Combination("lora", 300, 2, {"lean": False}),
+        Combination("lora", 128, 12, ON),
+        Combination("full", 160, 3, {"packing": False, **ON}),
+        Combination("full", 96, 5, {"batch": 10}),
+        Combination("full", 192, 2, {"optimizer": "adamw-8bit"}),
+        Combination("qlora", 160, 3, {"bits": 8}),
+        Combination("qlora", 224, 3, {"bits": 8, **OFF}),
+        Combination("qlora", 350, 3, {"double_quantization": False}),
+        Combination("preference", 192, 4),
+        Combination("preference", 128, 3, {"adapt": "full", **ON}),
+        Combination("preference", 128, 4, {"adapt": "qlora", "loss": "simpo"}),
+        Combination("lora", 80, 3, {**BF16, **ON}),
+        Combination("full", 72, 2, {**BF16, "optimizer": "adamw-8bit"}),
+    ),
+    "phases": (
+        Combination("lora", 64, 8, phase="load"),
+        Combination("qlora", 64, 8, phase="load"),
+        Combination("qlora", 64, 8, {"bits": 8}, phase="load"),
+        Combination("lora", 64, 8, BF16, phase="load"),
+        Combination("full", 192, 8, phase="evaluate"),
+        Combination("lora", 64, 24, phase="evaluate"),
+        Combination("qlora", 128, 8, phase="evaluate"),
+        Combination("qlora", 128, 8, {"bits": 8}, phase="evaluate"),
+        Combination("lora", 64, 8, phase="merge"),
+        Combination("qlora", 64, 8, phase="merge"),
+        Combination("qlora", 64, 8, {"bits": 8}, phase="merge"),
+    ),
+}
+ANSWER = 32
+"""Tokens of an answer where evaluation is measured: what is longer takes time, not memory."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run all combinations, or, called with one as JSON, that one alone."""
+    """Carry out a list, or, called with a combination as JSON, that one alone."""
     if len(arguments) == 3:
-        print(json.dumps(_measure(Path(arguments[0]), Combination(**json.loads(arguments[1])))))
+        model, one, out = arguments
+        print(_measure(Path(model), Combination(**json.loads(one)), Path(out)))
         return 0
-    if len(arguments) != 1:
-        print("usage: python -m tests.benchmarks.memory_here MODEL_FOLDER", file=sys.stderr)
+    if not 1 <= len(arguments) <= 2 or arguments[-1:] == ["--help"]:
+        names = "|".join(LISTS)
+        print(f"usage: python -m tests.benchmarks.memory_here FOLDER [{names}]", file=sys.stderr)
         return 2
     warnings.simplefilter("ignore")
+    folder = Path(arguments[0])
     errors, over = [], 0
-    for combination, measured in _measured(Path(arguments[0])):
-        low, expected, high = _predicted(Path(arguments[0]), combination)
-        errors.append(abs(expected / measured - 1))
-        over += measured > high
-        what = (
-            f"{combination.method:6}{combination.precision:5}{combination.sequence:5} x "
-            f"{combination.rows:<2}{' checkpointing' if combination.checkpointing else '':14}"
-        )
-        said = f"[{low / MIB:6.0f} {expected / MIB:6.0f} {high / MIB:6.0f}]"
-        flag = "  ABOVE THE UPPER BOUND" if measured > high else ""
-        print(f"{what} {measured / MIB:6.0f} MiB {said} {expected / measured - 1:+6.1%}{flag}")
+    for combination, measured in _measured(folder, LISTS[(*arguments, "built")[1]]):
+        memory = _predicted(folder, combination)
+        errors.append(abs(memory.expected / measured - 1))
+        over += measured > memory.high
+        print(_line(combination, memory, measured), flush=True)
     print(f"median error {median(errors):.1%}, worst {max(errors):.1%}, over {over}")
     return 0
 
 
-def _measured(model: Path) -> Iterator[tuple[Combination, int]]:
-    """Each combination's peak, from a process of its own."""
-    for combination in COMBINATIONS:
-        one = json.dumps(asdict(combination))
-        module = "tests.benchmarks.memory_here"
-        command = [sys.executable, "-W", "ignore", "-m", module, str(model), one, "alone"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-        if done.returncode:
-            print(done.stderr[-500:], file=sys.stderr)
-            continue
-        yield combination, int(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _options(combination: Combination) -> dict[str, object]:
-    return {
-        "batch": combination.batch or combination.rows,
-        "micro_tokens": combination.sequence * combination.rows,
-        "max_tokens": combination.sequence,
-        "checkpointing": combination.checkpointing,
-        "precision": combination.precision,
-        "max_steps": 2,
-    }
-
-
-def _predicted(model: Path, combination: Combination) -> tuple[int, int, int]:
-    from tunesmith.contracts import Assumed, EstimateRequest
-    from tunesmith_plugins.full.offer import FullOptions
-    from tunesmith_torch.options import LoraOptions, QloraOptions
-    from tunesmith_torch.planner import estimates
-
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    batch = combination.batch or combination.rows
-    assumed = Assumed(sequence=combination.sequence, micro_batch=combination.rows, rows=batch * 2)
-    request = EstimateRequest(
-        config=config, tokenizer=None, train=(), heldout=(), assumed=assumed, device="cpu"
+def _line(combination: Combination, memory: Memory, measured: int) -> str:
+    own = combination.options.items()
+    said = [f"{k}={str(v).lower()}" for k, v in own if k not in ("batch", "alpha")]
+    shape = f"{combination.sequence} x {combination.rows}"
+    what = f"{combination.technique:10} {combination.phase:8} {shape:8} {' '.join(said):34}"
+    low, middle, high = (n / MIB for n in (memory.low, memory.expected, memory.high))
+    flag = "  ABOVE THE UPPER BOUND" if measured > memory.high else ""
+    interval = f"[{low:6.0f} {middle:6.0f} {high:6.0f}]"
+    return (
+        f"{what} {measured / MIB:6.0f} MiB {interval} {memory.expected / measured - 1:+6.1%}{flag}"
     )
-    options = _options(combination)
-    match combination.method:
-        case "full":
-            found = estimates.full(FullOptions.model_validate(options), request)
-        case "lora":
-            found = estimates.lora(LoraOptions.model_validate(options), request)
-        case _:
-            found = estimates.qlora(QloraOptions.model_validate(options), request)
-    *_, last = found
-    phases = [last.memory[phase] for phase in ("load", "train")]
-    worst = max(phases, key=lambda memory: memory.expected)
-    return worst.low, worst.expected, max(memory.high for memory in phases)
 
 
-def _measure(model: Path, combination: Combination) -> int:
-    """Train on rows of exactly that length, half of it with loss; this process's peak."""
-    import numpy as np
+def _measured(model: Path, chosen: Sequence[Combination]) -> Iterator[tuple[Combination, int]]:
+    """Each combination's peak, from a process of its own."""
+    for combination in chosen:
+        with tempfile.TemporaryDirectory() as out:
+            if combination.phase == "merge":
+                _process(model, replace(combination, phase="train"), out)
+            printed = _process(model, combination, out)
+            if printed is not None:
+                yield combination, int(printed)
+
+
+def _process(model: Path, combination: Combination, out: str) -> str | None:
+    one, module = json.dumps(asdict(combination)), "tests.benchmarks.memory_here"
+    command = [sys.executable, "-W", "ignore", "-m", module, str(model), one, out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    if done.returncode:
+        print(f"{combination}: {done.stderr[-300:]}", file=sys.stderr)
+        return None
+    return done.stdout.splitlines()[-1]
+
+
+def _offer(name: str) -> Any:
+    from tunesmith_plugins.full.offer import FULL
+    from tunesmith_plugins.lora.offer import LORA
+    from tunesmith_plugins.preference.offer import PREFERENCE
+    from tunesmith_plugins.qlora.offer import QLORA
+
+    return {offer.name: offer for offer in (FULL, LORA, QLORA, PREFERENCE)}[name]
+
+
+def _predicted(model: Path, combination: Combination) -> Memory:
+    """The best estimate of what the process does: a training loads first."""
+    offer, records = _offer(combination.technique), combination.records()
+    request = EstimateRequest(
+        config=json.loads((model / "config.json").read_text(encoding="utf-8")),
+        tokenizer=model,
+        train=records,
+        heldout=records,
+        assumed=None,
+        device="cpu",
+    )
+    *_, last = offer.estimate(from_table(offer.config, combination.table()), request)
+    if combination.phase == "train":
+        phases = [last.memory["load"], last.memory["train"]]
+    else:
+        phases = [last.memory["load"], last.memory[combination.phase]]
+    worst: Memory = max(phases, key=lambda memory: memory.expected)
+    high = max(memory.high for memory in phases)
+    return replace(worst, high=high)
+
+
+# --------------------------------------------------------------------------- one process each
+
+
+def _measure(model: Path, combination: Combination, out: Path) -> int:
+    """Do what the combination says; this process's peak."""
     import torch
 
-    from tunesmith.contracts import Job
-    from tunesmith.storage import Checkpoints
-    from tunesmith_torch.adapt import adapt_all, adapt_lora
-    from tunesmith_torch.device import pick_precision
-    from tunesmith_torch.finetune import load_model, refuse_disagreement
-    from tunesmith_torch.fit import fit
     from tunesmith_torch.memory import peak_bytes
-    from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
-    from tunesmith_torch.packing import Example
-    from tunesmith_torch.quantize import Quantization
-    from tunesmith_torch.supervised import Supervised
 
-    kinds: dict[str, type[FitOptions]] = {"lora": LoraOptions, "qlora": QloraOptions}
-    kinds["full"] = FitOptions
-    options = kinds[combination.method].model_validate(_options(combination))
+    offer = _offer(combination.technique)
+    options = from_table(offer.config, combination.table())
+    technique: Technique = offer.build(options)
+    match combination.phase:
+        case "train":
+            _train(technique, options, model, combination, out)
+        case "load":
+            technique.open(model, None, device="cpu")
+        case "evaluate":
+            _evaluate(technique, model, combination)
+        case "merge":
+            _merge(options, model, combination, out)
+    return peak_bytes(torch.device("cpu"))
+
+
+def _train(
+    technique: Technique, options: Options, model: Path, combination: Combination, out: Path
+) -> None:
+    from tunesmith.storage import Checkpoints
+
+    job = Job(
+        config=options,
+        model=model,
+        train=combination.records(),
+        heldout=(),
+        out=out,
+        seed=0,
+        device="cpu",
+        checkpoints=Checkpoints(out / "checkpoints"),
+        emit=lambda event: None,
+        technique=combination.technique,
+    )
+    technique.train(job)
+
+
+def _evaluate(technique: Technique, model: Path, combination: Combination) -> None:
+    """Answers and scores of all rows, as evaluators ask for them."""
+    opened = technique.open(model, None, device="cpu")
+    rows = [record for record in combination.records() if isinstance(record, Completion)]
+    prompts = [(Message("user", row.prompt),) for row in rows]
+    opened.generate(prompts, ANSWER)
+    opened.score(prompts, [row.completion for row in rows])
+
+
+def _merge(options: Any, model: Path, combination: Combination, out: Path) -> None:
+    import torch
+
+    from tunesmith_torch.device import pick_precision
+    from tunesmith_torch.merge import Merging, merge_adapter
+    from tunesmith_torch.options import QloraOptions
+    from tunesmith_torch.quantize import Quantization
+
     device = torch.device("cpu")
-    precision = pick_precision(device, options.precision)
     quantization = Quantization.of(options) if isinstance(options, QloraOptions) else None
-    base = load_model(model, device, precision, packing=True, quantization=quantization)
-    if isinstance(options, LoraOptions):
-        adapted = adapt_lora(base, precision, options, 0)
-    else:
-        adapted = adapt_all(base, precision)
-    refuse_disagreement(adapted, packing=True)
-    if options.checkpointing:
-        base.model.gradient_checkpointing_enable({"use_reentrant": False})
-    rows, source = 2 * options.batch, np.random.default_rng(0)
-    length = combination.sequence
-    examples = [
-        Example(source.integers(3, 400, length), np.arange(length) >= length // 2)
-        for _ in range(rows)
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        job = Job(
-            config=options,
-            model=model,
-            train=(),
-            heldout=(),
-            out=out,
-            seed=0,
-            device="cpu",
-            checkpoints=Checkpoints(out / "checkpoints"),
-            emit=lambda event: None,
-            technique=combination.method,
-        )
-        fit(job, adapted, Supervised(adapted, examples, packing=True), seed=0)
-    return peak_bytes(device)
+    how = Merging(device, pick_precision(device, options.precision).dtype, quantization)
+    rows = [record for record in combination.records() if isinstance(record, Completion)]
+    prompts = [(Message("user", row.prompt),) for row in rows]
+    merge_adapter(model, out / "adapter", out / "merged", prompts, how)
 
 
 if __name__ == "__main__":

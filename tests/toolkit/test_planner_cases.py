@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.benchmarks.memory_cases import Outcome, predict, summary
+from tests.benchmarks.memory_cases import Outcome, held_out, judge, summary
+from tests.benchmarks.memory_loops import Prediction, predict
 from tests.benchmarks.public_models import config_of
 
 from tunesmith_torch.planner.shape import Shape
@@ -36,25 +37,90 @@ def test_published_peaks_are_met(technique: str, model: str, within: float) -> N
         c for c in _cases() if c["technique"] == technique and str(c["model"]).endswith(model)
     )
     prediction = predict(case)
-    assert prediction is not None and prediction.known
+    assert prediction.known
     outcome = Outcome(case, prediction)
     assert abs(outcome.error) <= within
     assert not outcome.over
     assert summary([outcome])["upper_bound_under"] == 0
 
 
-def test_unknown_settings_widen_the_interval() -> None:
+SMALL = {
+    "source": "somebody", "model": "Llama 3.2 1B", "params": 1.24e9, "technique": "LoRA",
+    "dtype": "bfloat16", "optimizer": "AdamW", "batch": 1, "seq": 64, "checkpointing": True,
+    "peak_gib": 3.0, "note": "", "rank": 8,
+}  # fmt: skip
+
+
+def test_settings_that_are_not_told_widen_the_interval() -> None:
+    told = predict(SMALL)
+    assert told.known and told.high < 1.4 * told.low
+    for change in (
+        {"seq": None},
+        {"checkpointing": None},
+        {"optimizer": "8-bit paged"},
+        {"dtype": "bf16-mixed"},
+        {"gpu": "2 x A100"},
+        {"model": "Nobody 1B"},
+    ):
+        found = predict({**SMALL, **change})
+        assert not found.known, change
+        assert found.low <= told.low and found.high > told.high, change
+
+
+def test_a_method_that_cannot_be_traced_may_write_its_update_out() -> None:
     case = {
-        "source": "somebody", "model": "Llama 3.2 1B", "params": 1.24e9, "technique": "LoRA",
-        "batch": 1, "seq": None, "checkpointing": None, "peak_gib": 6.0, "note": "",
+        **SMALL, "source": "huggingface/peft method_comparison", "technique": "NOVEL",
+        "trainable": 1e6, "peft_config": {"peft_type": "NOVEL", "target_modules": "all-linear"},
     }  # fmt: skip
-    prediction = predict(case)
-    assert prediction is not None and not prediction.known
-    assert prediction.high > 3 * prediction.low
+    few = {**case, "peft_config": {"peft_type": "NOVEL", "target_modules": ["k_proj"]}}
+    wide, narrow = predict(case), predict(few)
+    assert "stands in: KeyError" in wide.how
+    weights = 2 * 1.24e9
+    assert wide.high - narrow.high > weights
 
 
-def test_pictures_are_left_alone() -> None:
-    assert predict({"note": "diffusion model", "technique": "LORA"}) is None
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"note": "diffusion model"}, "not a language model"),
+        ({"note": "weights only"}, "not about training"),
+        ({"batch": None}, "no batch"),
+        ({"peak_gib": "a lot"}, "no peak_gib"),
+        ({"model": None, "params": None}, "no params"),
+        ({"technique": "magic"}, "neither known here"),
+        ({"seq": "long"}, "ValueError"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said(change: dict[str, Any], why: str) -> None:
+    outcome = judge({**SMALL, **change})
+    assert outcome.prediction is None and why in outcome.why
+    assert summary([outcome])["unclear"] == 1
+
+
+def test_fields_that_nobody_has_seen_are_no_obstacle() -> None:
+    bare = {"peak_gib": 3.0, "batch": 1, "model": "Llama 3.2 1B", "technique": "LoRA", "new": [1]}
+    outcome = judge(bare)
+    assert outcome.prediction is not None and not outcome.known
+    assert judge({}).why == "no peak_gib"
+
+
+def test_a_size_that_was_enough_is_no_measurement() -> None:
+    outcome = Outcome(
+        {"peak_gib": 48.0, "note": "upper bound (<48 GB)"},
+        Prediction(30, 2.0**35, 2.0**35, True, ""),
+    )
+    assert outcome.within and not outcome.over and not outcome.known
+
+
+def test_widths_are_tried_on_cases_that_they_were_not_read_off() -> None:
+    def outcome(source: str, error: float) -> Outcome:
+        case = {"source": source, "model": "m", "technique": source, "peak_gib": 1.0}
+        size = 2.0**30 * (1 + error)
+        return Outcome(case, Prediction(size * 0.8, size, size * 1.2, True, ""))
+
+    said = list(held_out([outcome("one", -0.1), outcome("two", 0.05)]))
+    assert any("source one" in line and "TOO NARROW" in line for line in said)
+    assert any("source two" in line and "holds" in line for line in said)
 
 
 @pytest.mark.parametrize(

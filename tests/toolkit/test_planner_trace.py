@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tunesmith.contracts import Assumed, EstimateRequest
+from tunesmith.options import from_table
+from tunesmith.records import Completion
+from tunesmith_plugins.rlhf.offer import RLHF
 from tunesmith_torch import attention, norms
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
 from tunesmith_torch.device import Precision
@@ -21,6 +25,7 @@ from tunesmith_torch.planner.recorder import Recorder
 from tunesmith_torch.planner.setting import Method, Setting
 from tunesmith_torch.planner.shape import Shape
 from tunesmith_torch.positions import base_of, trained_hidden
+from tunesmith_torch.rlhf_options import RlhfOptions
 
 SMALL = {
     "model_type": "llama",
@@ -129,6 +134,35 @@ def test_4_bits_take_what_they_say() -> None:
     assert parts["weights"] < 0.75 * _setting("lora").base_bytes
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_8_bits_are_traced_and_take_what_they_say(device: str) -> None:
+    setting = _setting("qlora", device=device, bits=8)
+    traced = trace.trace(setting)
+    weights = traced.timeline.at_peak()["weights"]
+    assert setting.base_bytes < weights < 1.1 * setting.base_bytes
+    assert traced.timeline.peak() == pytest.approx(
+        trace.trace_layers(setting, 6).timeline.peak(), rel=2e-3
+    )
+    *_, last = estimates.qlora(
+        QloraOptions(bits=8),
+        EstimateRequest(
+            config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumed(), device="cuda"
+        ),
+    )
+    assert last.method == "traced", last.notes
+
+
+def test_8_bits_keep_the_inputs_of_their_products_although_layers_are_computed_again() -> None:
+    # bitsandbytes hangs them on the graph, where recomputation does not see them.
+    eight, four = (
+        trace.trace_layers(_setting("qlora", device="cuda", bits=bits), 6).timeline.at_peak()
+        for bits in (8, 4)
+    )
+    kept = [sum(size for name, size in x.items() if name != "weights") for x in (eight, four)]
+    inputs = 6 * 3 * 96 * (2 * 128 + 256) * 2  # layers, tokens, before q/k/v, gate/up and down
+    assert kept[0] - kept[1] > inputs / 2
+
+
 def test_8_bit_means_are_a_quarter() -> None:
     eight, wide = (
         trace.trace_layers(_setting("full", optimizer=kind), 6).timeline.at_peak()["optimizer"]
@@ -156,6 +190,48 @@ def test_estimates_come_fast_first_and_traced_second() -> None:
         for memory in found.memory.values():
             assert memory.low <= memory.expected <= memory.high
             assert sum(memory.components.values()) == pytest.approx(memory.expected, rel=0.01)
+
+
+def test_a_reward_model_waits_beside_the_policy_in_both_estimates() -> None:
+    request = EstimateRequest(
+        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumed(), device="cuda"
+    )
+    options = from_table(RlhfOptions, {"policy": {"adapt": "full"}})
+    first, second = RLHF.estimate(options, request)  # type: ignore[misc]
+    assert (first.method, second.method) == ("analytic", "traced")
+    copy = Shape.of(SMALL).parameters * 2
+    for found in (first, second):
+        parts = found.memory["train"].components
+        assert parts["reward model"] == parts["reference"] == copy
+        assert sum(parts.values()) == pytest.approx(found.memory["train"].expected, abs=9)
+
+
+def test_economies_of_a_stage_say_where_they_stand() -> None:
+    options = from_table(RlhfOptions, {})
+    found = list(RLHF.economies(options))  # type: ignore[misc]
+    assert found
+    for economy in found:
+        table: dict[str, Any] = tomllib.loads(economy.change.replace(", ", "\n"))
+        changed = economy.config.policy
+        for name, value in table["technique"]["policy"].items():
+            assert getattr(changed, name) == value != getattr(options.policy, name)
+        assert economy.config.supervised == options.supervised
+
+
+def test_answers_that_come_to_their_limit_are_no_more_than_possible() -> None:
+    rows = [Completion(source="", prompt="a " * 90, completion="b " * 20)] * 8
+    request = EstimateRequest(
+        config=SMALL, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
+    )
+    setting = Setting.of("lora", OPTIONS["lora"], request)
+    parts = analytic.evaluating(setting)
+    slot = 2 * 2 * 32 * 6 * 2  # keys and values, heads, width, layers, bf16
+    longest = setting.load.heldout[0]
+    assert parts.unsure == slot * 8 * analytic.ANSWER * 7 // 4
+    assert parts.dynamic["cache"] == slot * 8 * longest * 3 // 2
+    memory = parts.memory((1.0, 1.0))
+    plain = parts._replace(unsure=0).memory((1.0, 1.0))
+    assert memory.high - plain.high == parts.unsure and memory.expected == plain.expected
 
 
 def test_short_rows_side_by_side_are_traced_too() -> None:

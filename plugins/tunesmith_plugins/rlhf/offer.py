@@ -8,7 +8,7 @@ from tunesmith.contracts import Estimate, EstimateRequest, Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference
-from tunesmith_torch.planner import policies
+from tunesmith_torch.planner import estimates, policies
 from tunesmith_torch.rlhf_options import RlhfOptions
 from tunesmith_torch.trl_options import lacking
 
@@ -23,7 +23,7 @@ def build(options: RlhfOptions) -> Technique:
 def estimate(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
     """What the last stage would take, where policy, reference and reward model meet."""
     policy = options.policy
-    yield policies.against_reward(
+    yield from policies.against_reward(
         policy, request, samples=policy.samples, answer_tokens=policy.answer_tokens
     )
 
@@ -38,6 +38,7 @@ RLHF = TechniqueOffer(
     promises=Promises(),
     data_parallel=True,
     estimate=estimate,
+    economies=estimates.stage_economies,
 )
 
 

@@ -27,7 +27,9 @@ CHUNK = 64 * MIB
 SCORED = 8_192
 """Tokens of a scoring pass (textmodel.SCORE_BUDGET)."""
 ANSWER = 256
-"""Tokens of an answer that an evaluation asks for, as a rule."""
+"""Tokens of an answer that an evaluation asks for at most, as a rule."""
+MAX_ROWS = 256
+"""Answers that are made at once, at most (generate.MAX_ROWS)."""
 STATIC = (0.98, 1.03)
 """How far weights and optimizer may be from their account: rounding of blocks, buffers."""
 DYNAMIC = (0.65, 1.4)
@@ -40,6 +42,8 @@ class Parts(NamedTuple):
     static: Mapping[str, int]
     dynamic: Mapping[str, int]
     libraries: Mapping[str, int]
+    unsure: int = 0
+    """What may come on top, and as a rule does not."""
 
     def memory(self, spread: tuple[float, float]) -> Memory:
         """As an interval: ``spread`` says how far rows may be from what is thought of them."""
@@ -48,7 +52,12 @@ class Parts(NamedTuple):
         return Memory(
             low=round(static * STATIC[0] + dynamic * DYNAMIC[0] * spread[0] + libraries * 0.7),
             expected=static + dynamic + libraries,
-            high=round(static * STATIC[1] + dynamic * DYNAMIC[1] * spread[1] + libraries * 1.4),
+            high=round(
+                static * STATIC[1]
+                + dynamic * DYNAMIC[1] * spread[1]
+                + libraries * 1.4
+                + self.unsure
+            ),
             components={**self.static, **self.dynamic, **self.libraries},
         )
 
@@ -82,14 +91,15 @@ def loading(setting: Setting) -> Parts:
     """Weights, and beside them what they are read from.
 
     On a CPU the files' pages count as this process's own: a matrix in another format than the files
-    is there twice.
+    is there twice, and one in the same format lies in them.
     """
     shape = setting.shape
     static = {"weights": setting.base_bytes}
     dynamic = {"reading": max(shape.table, shape.layer_weights) * setting.stored}
-    if setting.device == "cpu" and (setting.method == "qlora" or setting.stored != setting.width):
-        dynamic = {"reading": shape.parameters * setting.stored}
-    return Parts(static, dynamic, framework.libraries(setting.device))
+    if setting.device == "cpu":
+        other = setting.method == "qlora" or setting.stored != setting.width
+        dynamic = {"reading": shape.parameters * setting.stored if other else 0}
+    return Parts(static, dynamic, framework.libraries(setting.device, running=False))
 
 
 def training(setting: Setting) -> Parts:
@@ -120,33 +130,47 @@ def training(setting: Setting) -> Parts:
 
 
 def evaluating(setting: Setting) -> Parts:
-    """Weights, keys and values of answers in the making, and a scoring pass."""
+    """Weights; and keys and values of answers in the making, or a scoring pass.
+
+    Prompts leave a cache of their own, which is copied into one with room for the answers
+    (:class:`tunesmith_torch.kvcache.Slots`); where it grows, the keys are there twice. Answers are
+    taken to be as long as those of the held-out rows; at worst all of them come to their limit.
+    """
     shape, w, heldout = setting.shape, setting.width, setting.load.heldout
-    asked = sum(heldout) + ANSWER * len(heldout)
-    slots = min(cached_tokens(shape.key_heads, shape.head_width, shape.layers, w), asked)
-    cache = 2 * shape.key_heads * shape.head_width * shape.layers * w * slots
-    tokens = min(SCORED, max(sum(heldout), max(heldout, default=0)))
-    logits = min(CHUNK, tokens * shape.vocabulary * w)
+    longest, rows = max(heldout, default=0), len(heldout)
+    slot = 2 * shape.key_heads * shape.head_width * shape.layers * w
+    most = cached_tokens(shape.key_heads, shape.head_width, shape.layers, w)
+    prompt = round(longest * (1 - setting.load.trained))
+    at_once = min(max(1, most // (prompt + ANSWER)), MAX_ROWS, rows)
+    forward, tokens = _forward(shape, w), min(SCORED, sum(heldout))
+    logits = min(CHUNK, tokens * shape.vocabulary * w) * (3 if setting.device == "cuda" else 1)
+    generating = {
+        "cache": slot * at_once * longest * 3 // 2,
+        "activations": forward * at_once * prompt,
+    }
+    scoring = {"activations": forward * tokens, "logits": logits}
     static = {"weights": setting.base_bytes}
     if isinstance(setting.options, LoraOptions):
         static["adapter"] = setting.trainable * 4
-    dynamic = {
-        "cache": 2 * cache,  # grown by copying
-        "activations": _forward(shape, w) * tokens,
-        "logits": logits * (3 if setting.device == "cuda" else 1),
-    }
-    return Parts(static, dynamic, _around(setting, sum(static.values()) + sum(dynamic.values())))
+    dynamic = max(generating, scoring, key=lambda parts: sum(parts.values()))
+    around = _around(setting, sum(static.values()) + sum(dynamic.values()))
+    return Parts(static, dynamic, around, slot * at_once * ANSWER * 7 // 4)
 
 
 def merging(setting: Setting) -> Parts:
-    """Base and adapter are added up in fp32, and the sum is read back in fp32."""
+    """Base and adapter are added up in fp32, and the sum is read back in fp32.
+
+    Quantised weights are there until ordinary ones have been made of them. On a CPU fp32 files stay
+    mapped while one of their tensors is in use, beside the matrices that were added up.
+    """
     shape = setting.shape
     static = {"weights": shape.parameters * 4, "adapter": setting.trainable * 4}
-    if setting.method == "qlora":
-        static["quantised"] = setting.base_bytes
+    quantised = setting.base_bytes if setting.method == "qlora" else 0
+    mapped = setting.device == "cpu" and setting.stored == 4
+    sums = 4 * shape.layers * shape.layer_weights if mapped else 0
+    static["quantised" if quantised > sums else "sums"] = max(quantised, sums)
     largest = max((m.outputs * m.inputs for m in shape.matrices), default=0)
-    dynamic = {"temporaries": 3 * 4 * largest + shape.table * setting.stored}
-    return Parts(static, dynamic, framework.libraries(setting.device))
+    return Parts(static, {"temporaries": 3 * 4 * largest}, framework.libraries(setting.device))
 
 
 # --------------------------------------------------------------------------- activations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -43,6 +44,43 @@ def blank_model(config: PretrainedConfig, dtype: torch.dtype, attention: str) ->
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
     return model
+
+
+def quantize_to_8_bits(model: PreTrainedModel, *, gpu: bool) -> None:
+    """Make its linear layers 8-bit ones as bitsandbytes stores them, all but the head.
+
+    ``gpu``: with the product that a GPU takes in training; on a CPU it is another.
+
+    Raises:
+        EnvironmentProblem: bitsandbytes is not installed.
+    """
+    package = bnb.package()
+    kind = package.nn.Linear8bitLt
+    if gpu:
+        product = import_module("bitsandbytes.autograd._functions").MatMul8bitLt.apply
+
+        class OnGpu(kind):  # type: ignore[misc, valid-type]
+            def forward(self, x: Tensor) -> Tensor:
+                out: Tensor = product(x, self.weight, None, self.bias, self.state)
+                return out
+
+        kind = OnGpu
+    head = model.get_output_embeddings()
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if type(layer) is nn.Linear and layer is not head:
+                setattr(parent, name, _eight_bits(kind, layer))
+    model.is_loaded_in_8bit = True
+
+
+def _eight_bits(kind: Any, layer: nn.Linear) -> nn.Module:
+    with torch.device("meta"):
+        biased = layer.bias is not None
+        sizes = layer.in_features, layer.out_features
+        made = kind(*sizes, bias=biased, has_fp16_weights=False, threshold=0.0)
+        if biased:
+            made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+    return made  # type: ignore[no-any-return]
 
 
 def quantize(model: PreTrainedModel, *, double: bool, dtype: torch.dtype) -> None:
@@ -106,6 +144,8 @@ def materialise(model: nn.Module) -> None:
                     store[name] = memo[id(tensor)]
         if four_bits:
             _pack(module, double=double)
+        elif isinstance(module, nn.Linear) and hasattr(module, "init_8bit_state"):
+            _pack_8_bits(module)
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -139,6 +179,16 @@ def _pack(layer: Any, *, double: bool) -> None:
     layer.weight = weight
 
 
+def _pack_8_bits(layer: Any) -> None:
+    """Give an 8-bit layer its weight and a scale for each row, as they are after a first pass."""
+    packed = torch.empty((layer.out_features, layer.in_features), dtype=torch.int8)
+    # As above, bitsandbytes' own kind of parameter needs numbers.
+    weight: Any = nn.Parameter(packed, requires_grad=False)
+    weight.CB = weight.SCB = None
+    layer.weight, layer.state.CB = weight, weight.data
+    layer.state.SCB = torch.empty(layer.out_features)
+
+
 def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that a model holds, scales of quantised layers included, with its name."""
     yield from model.named_parameters()
@@ -152,3 +202,6 @@ def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                     yield f"{name}.code", part.code
             if state.offset is not None:
                 yield f"{name}.offset", state.offset
+        scales = getattr(getattr(module, "state", None), "SCB", None)
+        if isinstance(scales, Tensor):
+            yield f"{name}.SCB", scales

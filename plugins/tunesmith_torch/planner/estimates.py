@@ -45,23 +45,23 @@ def answers(method: Method, options: FitOptions, request: EstimateRequest) -> It
         if load is not None:
             setting = replace(setting, load=load)
             rough = analytic.estimate(setting)
-        if method == "qlora" and setting.bits == 8:
-            why = "a base in 8 bits is not traced: its memory is estimated by arithmetic"
-        else:
-            yield traced.estimate(setting)
-            return
+        yield traced.estimate(setting)
+        return
     except (RuntimeError, NotImplementedError, ValueError, TunesmithError) as error:
         why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
     yield replace(rough, notes=(*rough.notes, why))
 
 
-def economies(options: C) -> Sequence[Economy[C]]:
-    """Changes that save memory and leave the result as it is, the least painful first."""
+def economies(options: C, table: str = "technique") -> Sequence[Economy[C]]:
+    """Changes that save memory and leave the result as it is, the least painful first.
+
+    ``table``: where the options stand in the run file.
+    """
     found: list[Economy[C]] = []
 
     def offer(price: str, **changes: Any) -> None:
         # TOML and Python write strings and numbers alike; they differ in true and false.
-        said = ", ".join(f"technique.{k} = {str(v).lower()}" for k, v in changes.items())
+        said = ", ".join(f"{table}.{k} = {str(v).lower()}" for k, v in changes.items())
         change = options.model_copy(update=changes)
         found.append(Economy(change=said, price=price, config=change))
 
@@ -79,19 +79,28 @@ def economies(options: C) -> Sequence[Economy[C]]:
     return found
 
 
-def adapter_economies(options: LoraOptions) -> Sequence[Economy[Any]]:
+def adapter_economies(options: LoraOptions, table: str = "technique") -> Sequence[Economy[Any]]:
     """The same for adapters, whose rank can be lowered too."""
-    found = list(economies(options))
+    found = list(economies(options, table))
     if options.rank > 8:
         rank = max(8, options.rank // 2)
         alpha = options.alpha * rank / options.rank  # the scale of the update stays
         change = options.model_copy(update={"rank": rank, "alpha": alpha})
-        said = f"technique.rank = {rank}, technique.alpha = {change.alpha:g}"
+        said = f"{table}.rank = {rank}, {table}.alpha = {change.alpha:g}"
         price = "adapters of lower rank can learn less"
         found.append(Economy(change=said, price=price, config=change))
     return found
 
 
-def policy_economies(options: Any) -> Sequence[Economy[Any]]:
+def policy_economies(options: Any, table: str = "technique") -> Sequence[Economy[Any]]:
     """The same for a policy, whose weights may all move or through adapters."""
-    return economies(options) if options.adapt == "full" else adapter_economies(options)
+    some = economies if options.adapt == "full" else adapter_economies
+    return some(options, table)
+
+
+def stage_economies(options: Any) -> Sequence[Economy[Any]]:
+    """The same for a technique whose last stage, ``policy``, is the one that binds."""
+    return [
+        replace(found, config=options.model_copy(update={"policy": found.config}))
+        for found in policy_economies(options.policy, "technique.policy")
+    ]

@@ -23,6 +23,8 @@ FRAGMENTATION = {"cuda": 0.03, "cpu": 0.05}
 """Share of memory that an allocator holds and cannot give out, as a rule."""
 
 
-def libraries(device: Literal["cuda", "cpu"]) -> dict[str, int]:
-    """Bytes that libraries take on this kind of device."""
-    return {"framework": CUDA_CONTEXT if device == "cuda" else CPU_IMPORTS + CPU_RUNNING}
+def libraries(device: Literal["cuda", "cpu"], *, running: bool = True) -> dict[str, int]:
+    """Bytes that libraries take on this kind of device; ``running``: once a step has run."""
+    if device == "cuda":
+        return {"framework": CUDA_CONTEXT}
+    return {"framework": CPU_IMPORTS + (CPU_RUNNING if running else 0)}

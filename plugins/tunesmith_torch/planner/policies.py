@@ -6,10 +6,11 @@ these techniques hold beside it is added.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from tunesmith.contracts import Estimate, EstimateRequest, Memory
+from tunesmith.errors import TunesmithError
 from tunesmith.records import Preference, Record
 from tunesmith_torch.budget import cached_tokens
 from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
@@ -60,8 +61,8 @@ def preference(options: PolicyOptions, request: EstimateRequest) -> Iterator[Est
 
 def against_reward(
     policy: PolicyOptions, request: EstimateRequest, *, samples: int, answer_tokens: int
-) -> Estimate:
-    """Policy, reference and reward model in one process, by arithmetic.
+) -> Iterator[Estimate]:
+    """Policy, reference and reward model in one process: by arithmetic, then with a traced step.
 
     ``rollout``: the policy answers, all weights are there, and keys and values of the answers.
     ``train``: the policy's step, with the reward model waiting. Adapters share their base with the
@@ -70,29 +71,57 @@ def against_reward(
     method, own = plain(policy)
     setting = Setting.of(method, own, request)
     shape, w = setting.shape, setting.width
-    judge = setting.shape.parameters * w
     frozen = shape.parameters * w if method == "full" else 0
-    waiting = {"reward model": judge, "reference": frozen}
+    waiting = {"reward model": shape.parameters * w, "reference": frozen}
     found = analytic.estimate(setting)
     step = analytic.training(setting)
-    train = step._replace(static={**step.static, **waiting})
-    rows = (own.batch or 4) * samples
-    asked = rows * (found.longest + answer_tokens)
-    slots = min(cached_tokens(shape.key_heads, shape.head_width, shape.layers, w), asked)
-    cache = 2 * shape.key_heads * shape.head_width * shape.layers * w * slots
-    rollout = analytic.Parts(
-        {"weights": setting.base_bytes, "optimizer": step.static["optimizer"], **waiting},
-        {"cache": cache * 3 // 2, "logits": min(rows, 256) * shape.vocabulary * (w + 8)},
-        framework.libraries(setting.device),
-    )
     memory: dict[str, Memory] = {
         "load": found.memory["load"],
-        "rollout": rollout.memory(setting.load.spread),
-        "train": train.memory(setting.load.spread),
+        "rollout": _rollout(setting, waiting, samples, answer_tokens),
+        "train": beside(step.memory(setting.load.spread), waiting),
         "evaluate": found.memory["evaluate"],
     }
     drawn = 2.0 * shape.active_weights * found.tokens * samples
-    return replace(found, memory=memory, flops=found.flops * samples + 3 * drawn)
+    rough = replace(found, memory=memory, flops=found.flops * samples + 3 * drawn)
+    yield rough
+    from tunesmith_torch.planner import traced  # imports torch
+
+    try:
+        train = beside(traced.estimate(setting).memory["train"], waiting)
+        yield replace(rough, method="traced", memory={**memory, "train": train})
+    except (RuntimeError, NotImplementedError, ValueError, TunesmithError) as error:
+        why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
+        yield replace(rough, notes=(*rough.notes, why))
+
+
+def _rollout(
+    setting: Setting, waiting: Mapping[str, int], samples: int, answer_tokens: int
+) -> Memory:
+    """Answers are drawn: all weights, the optimizer that waits, keys and values, logits."""
+    shape, w = setting.shape, setting.width
+    rows = (setting.options.batch or 4) * samples
+    asked = rows * (setting.load.longest + answer_tokens)
+    slots = min(cached_tokens(shape.key_heads, shape.head_width, shape.layers, w), asked)
+    cache = 2 * shape.key_heads * shape.head_width * shape.layers * w * slots
+    optimizer = analytic.training(setting).static["optimizer"]
+    parts = analytic.Parts(
+        {"weights": setting.base_bytes, "optimizer": optimizer, **waiting},
+        {"cache": cache * 3 // 2, "logits": min(rows, 256) * shape.vocabulary * (w + 8)},
+        framework.libraries(setting.device),
+    )
+    return parts.memory(setting.load.spread)
+
+
+def beside(memory: Memory, waiting: Mapping[str, int]) -> Memory:
+    """The memory of a phase with other models waiting in the same process."""
+    low, high = analytic.STATIC
+    more = sum(waiting.values())
+    return Memory(
+        low=round(memory.low + more * low),
+        expected=memory.expected + more,
+        high=round(memory.high + more * high),
+        components={**memory.components, **waiting},
+    )
 
 
 def _both(record: Record) -> Record:

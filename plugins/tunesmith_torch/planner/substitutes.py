@@ -159,7 +159,17 @@ def _efficient_backward(args: Sequence[Any]) -> int:
     return int(per_query + (2 * key.numel() * 4 if query.shape[-1] > 64 else 0))
 
 
+def _sums_in_int32(args: Sequence[Any]) -> int:
+    """An 8-bit product is summed in 32 bits before it is scaled (bitsandbytes, int8_linear_matmul).
+
+    The rounded input has a number for each of x's, and is there with it.
+    """
+    x, weight, *_ = args
+    return int(x.numel() // x.shape[-1] * weight.shape[0] * 4)
+
+
 GPU: Mapping[str, Workspace] = {
+    "bitsandbytes::int8_scaled_mm": _sums_in_int32,
     "bitsandbytes::gemm_4bit": _dequantized,
     "torch_attn::_varlen_attn_backward": _flash_backward,
     "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,

@@ -127,7 +127,9 @@ def _adapted(setting: Setting, config: PretrainedConfig) -> Adapted:
     gpu, packed = setting.device == "cuda", setting.options.packing
     name = substitutes.register(gpu=gpu, packed=packed)
     model = blank.blank_model(config, dtype, name)
-    if setting.method == "qlora":
+    if setting.method == "qlora" and setting.bits == 8:
+        blank.quantize_to_8_bits(model, gpu=gpu)
+    elif setting.method == "qlora":
         blank.quantize(model, double=setting.bits < 4.3, dtype=dtype)
     if setting.options.lean:
         blank.use_lean_norms(model)
