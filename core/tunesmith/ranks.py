@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.interrupts import POLITE
@@ -61,6 +62,9 @@ def count() -> int:
 def leading(folder: Path) -> Iterator[None]:
     """Be found by the other ranks, and be known to live, while this is open.
 
+    Where one of them fails, torchrun ends rank 0 with a signal. The run heeds it; once the run has
+    ended, with an error, it must not keep rank 0 from saying so.
+
     Raises:
         UsageError: torchrun has started processes on several machines.
     """
@@ -78,7 +82,9 @@ def leading(folder: Path) -> Iterator[None]:
         fcntl.lockf(fd, fcntl.LOCK_EX)
         os.write(fd, os.fsencode(folder.absolute()))
         new.replace(place)
+        before = _ignoring_signals()
         yield
+        _heed_again(before)
     finally:
         os.close(fd)
 
@@ -141,21 +147,30 @@ class Leader:
         """
         over = threading.Event()
         thread = threading.Thread(target=self._end_with, args=(over,), daemon=True)
-        before = {}
-        if threading.current_thread() is threading.main_thread():
-            before = {sent: signal.signal(sent, signal.SIG_IGN) for sent in POLITE}
+        before = _ignoring_signals()
         thread.start()
         try:
             yield
         finally:
             over.set()
-            for sent, handler in before.items():
-                signal.signal(sent, handler)
+            _heed_again(before)
 
     def _end_with(self, over: threading.Event) -> None:
         self.wait_for_end()
         if not over.wait(1.0):  # in training the others notice, and say so, within that time
             os._exit(0)
+
+
+def _ignoring_signals() -> dict[int, Any]:
+    """Ignore polite signals from here on; what was done about them before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {sent: signal.signal(sent, signal.SIG_IGN) for sent in POLITE}
+
+
+def _heed_again(before: dict[int, Any]) -> None:
+    for sent, handler in before.items():
+        signal.signal(sent, handler)
 
 
 def _place() -> Path:
