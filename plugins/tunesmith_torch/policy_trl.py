@@ -23,9 +23,11 @@ rates of the remaining steps.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,7 +81,7 @@ def fit(job: Job[Any], loop: PolicyLoop, asked: Prompts, reward: Reward, watch: 
     judging = Judging(loop, asked, reward, options)
     saving = Saving(job, masters, options.save_every, watch)
     course = Course(job, order, rate, masters, judging, watch, saving, first)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _old_names_are_known():
         trainer = _trainer(folder, course)
         try:
             state.seed(job.seed)
@@ -244,6 +246,8 @@ def _trainer(folder: str, course: Course) -> Any:
             optimizers=(masters.adamw, _schedule(course)),
         )
     trainer.remove_callback(PrinterCallback)
+    # It warns of every answer without a reward, which are those that were cut off.
+    logging.getLogger(trl.RLOOTrainer.__module__).setLevel(logging.ERROR)
     return trainer
 
 
@@ -323,6 +327,15 @@ def _rows(course: Course) -> Iterator[int]:
 def _schedule(course: Course) -> LambdaLR:
     peak = course.rate.peak
     return LambdaLR(course.masters.adamw, lambda update: course.learning_rate(update) / peak)
+
+
+@contextmanager
+def _old_names_are_known() -> Iterator[None]:
+    """Inside, nobody is warned that TRL uses names of transformers that will go."""
+    with warnings.catch_warnings():
+        known = "`.*gradient_checkpointing.*` is deprecated"
+        warnings.filterwarnings("ignore", known, FutureWarning)
+        yield
 
 
 @contextmanager

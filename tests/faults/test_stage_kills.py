@@ -24,8 +24,8 @@ WORDS = ["card", "refund", "answer", "delivery", "invoice", "ten"]
 class Place:
     """A folder with a model, pairs, a run file, and the run that nothing happened to."""
 
-    def __init__(self, folder: Path, real: Any) -> None:
-        self.folder, self.real = folder, real
+    def __init__(self, folder: Path, real: Any, policy: dict[str, Any]) -> None:
+        self.folder, self.real, self.policy = folder, real, policy
         save_tiny_model(folder / "model")
         (folder / "pairs.jsonl").write_text("".join(self._rows()), encoding="utf-8")
         (folder / "gold.py").write_text("def short(prompt, answer):\n    return -len(answer)\n")
@@ -60,13 +60,12 @@ class Place:
                 "reward": {**quick, **adapter, "epochs": 2.0},
                 "policy": {
                     **quick,
-                    **adapter,
-                    "algorithm": "ppo",
+                    "rank": 4,
                     "samples": 2,
                     "answer_tokens": 6,
                     "mask_truncated": False,
                     "rollout_epochs": 2,
-                    "kl_target": 2.0,
+                    **self.policy,
                     "gold": "gold.py:short",
                     "watch_every": 2,
                     "watch_rows": 4,
@@ -106,7 +105,21 @@ class Place:
 def place(memory: Path, real: Any) -> Place:
     folder = memory / "stages"
     folder.mkdir()
-    return Place(folder, real)
+    return Place(folder, real, {"algorithm": "ppo", "kl_target": 2.0, "dropout": 0.1})
+
+
+@pytest.mark.faults
+def test_kill_in_the_policy_stage_on_trl(faults: Any, real: Any, memory: Path) -> None:
+    """TRL's own checkpoints are off: what goes on is a new trainer with what is left to do."""
+    (folder := memory / "stages-trl").mkdir()
+    place = Place(folder, real, {"algorithm": "grpo", "backend": "trl", "learning_rate": 1e-3})
+    killed = real.command("run", place.file, "--out", place.run, prepare=real.dies_after_save(14))
+    assert killed.code == real.KILLED, killed.said
+    before = len(real.events(place.run, "stepped"))
+    assert place.resumed() == place.evidence(place.whole)
+    again = real.events(place.run, "stepped")[before:]
+    assert {event["stage"] for event in again} == {"policy"} and again[0]["step"] > 1
+    faults.count("kill -9 in the policy stage on TRL")
 
 
 def test_the_whole_run_is_whole(place: Place) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from tunesmith import ranks
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TrainingError
-from tunesmith.events import Event, Saved, Stepped, Watched
+from tunesmith.events import Event, Saved, Stepped, TrainingStarted, Watched
 from tunesmith.options import from_table
-from tunesmith.records import Message, Prompt
+from tunesmith.records import Message, Preference, Prompt
 from tunesmith.storage import Checkpoints
 from tunesmith_torch import fit as native
 from tunesmith_torch import policy, policy_trl
@@ -27,7 +28,8 @@ from tunesmith_torch.device import pick_precision
 from tunesmith_torch.generate import Generated
 from tunesmith_torch.groups import Layout
 from tunesmith_torch.policy import PolicyLoop
-from tunesmith_torch.rlhf_options import PolicyStage
+from tunesmith_torch.rlhf import train_stages
+from tunesmith_torch.rlhf_options import PolicyStage, RlhfOptions
 from tunesmith_torch.start import Start, adapt_over, adapt_policy, load_policy_base, sum_with
 from tunesmith_torch.templates import Template
 from tunesmith_torch.trl_options import lacking
@@ -264,6 +266,36 @@ def test_the_reference_is_the_start(
     again = attach_adapter(base, tmp_path / "adapter")(input_ids=ids).logits
     assert float((trained - again).abs().max()) < 1e-4
     assert float((trained - base_logits(talker, ids)).abs().max()) > 0.1
+
+
+def test_a_reward_model_judges_beside_a_policy_on_the_same_base(
+    talker: Path, tmp_path: Path
+) -> None:
+    """Without a start nothing is folded, so policy, reference and judge are one base model."""
+    quick = {"precision": "fp32", "rank": 4, "batch": 8}
+    table = {
+        "supervised": {"skip": True},
+        "reward": {**quick, "accept_weak": True, "max_steps": 1},
+        "policy": {**quick, "backend": "trl", "samples": 2, "answer_tokens": 4, "epochs": 2},
+    }
+    rows = [
+        Preference(source=f"{n}", prompt=PROMPTS[n % 4], chosen=f"yes {n}", rejected=f"no {n}")
+        for n in range(12)
+    ]
+    events: list[Event] = []
+    job = replace(
+        Ran(talker, tmp_path, options()).job,
+        config=from_table(RlhfOptions, table),
+        train=tuple(rows[:8]),
+        heldout=tuple(rows[8:]),
+        emit=events.append,
+    )
+    artifact = train_stages(job)
+    began = [event for event in events if isinstance(event, TrainingStarted)][-1]
+    assert began.details["shares_base_with_reward_model"] and began.details["backend"] == "trl"
+    stored = load_file(artifact.path / "adapter_model.safetensors")
+    assert stored and not [name for name in stored if "ref" in name or "judge" in name]
+    assert len([event for event in events if isinstance(event, Stepped)]) == 3
 
 
 def base_logits(model: Path, ids: torch.Tensor) -> torch.Tensor:
