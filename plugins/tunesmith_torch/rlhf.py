@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Artifact, Job
-from tunesmith.errors import DataError, UsageError
+from tunesmith.errors import DataError
 from tunesmith.events import Event, Gated, Trained
 from tunesmith.records import Chat, Completion, Preference, Record
 from tunesmith.storage import verify, write_atomic
@@ -52,15 +52,9 @@ def train_stages(job: Job[Any]) -> Artifact:
     Raises:
         DataError: a stage has nothing to learn from.
         GateError: the reward model failed its gate; the policy was not trained.
-        UsageError, TrainingError: a reward function cannot be read, or gives no number; or several
-            ranks would train with a backend that trains alone.
+        UsageError, TrainingError: a reward function cannot be read, or gives no number.
     """
     options: RlhfOptions = job.config
-    if ranks.count() > 1 and options.policy.backend == "trl" and not options.policy.skip:
-        raise UsageError(
-            f'technique.policy.backend: "trl" trains alone, not with {ranks.count()} ranks',
-            hint='use backend = "native", or start it without torchrun',
-        )
     data = Data.of(job)
     if not options.reward.skip and not data.pairs:
         raise DataError(
