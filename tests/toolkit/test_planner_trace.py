@@ -19,7 +19,7 @@ from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
 from tunesmith_torch.device import Precision
 from tunesmith_torch.load import Base, recompute_activations
 from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
-from tunesmith_torch.planner import analytic, blank, estimates, peer, substitutes, trace
+from tunesmith_torch.planner import analytic, blank, estimates, peer, substitutes, trace, traced
 from tunesmith_torch.planner.allocator import Cuda, replay
 from tunesmith_torch.planner.recorder import Recorder
 from tunesmith_torch.planner.setting import Method, Setting
@@ -137,10 +137,10 @@ def test_4_bits_take_what_they_say() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_8_bits_are_traced_and_take_what_they_say(device: str) -> None:
     setting = _setting("qlora", device=device, bits=8)
-    traced = trace.trace(setting)
-    weights = traced.timeline.at_peak()["weights"]
+    found = trace.trace(setting)
+    weights = found.timeline.at_peak()["weights"]
     assert setting.base_bytes < weights < 1.1 * setting.base_bytes
-    assert traced.timeline.peak() == pytest.approx(
+    assert found.timeline.peak() == pytest.approx(
         trace.trace_layers(setting, 6).timeline.peak(), rel=2e-3
     )
     *_, last = estimates.qlora(
@@ -169,6 +169,18 @@ def test_8_bit_means_are_a_quarter() -> None:
         for kind in ("adamw-8bit", "adamw")
     )
     assert eight == pytest.approx(wide / 4, rel=0.05)
+
+
+def test_a_cpu_widens_8_bit_means_for_a_moment() -> None:
+    kinds = ("adamw", "adamw-8bit")
+    wide, eight = (traced.estimate(_setting("full", optimizer=kind)).memory for kind in kinds)
+    means = Shape.of(SMALL).parameters * (8 - 2 * (1 + 4 / 256))
+    largest = 5 * 4 * 512 * 128
+    assert wide["train"].expected - eight["train"].expected == pytest.approx(
+        means - largest, abs=0.1 * largest
+    )
+    few = traced.estimate(_setting("lora", optimizer="adamw-8bit")).memory["train"]
+    assert few.components["temporaries"] < largest
 
 
 def test_the_plain_loop_keeps_all_logits() -> None:

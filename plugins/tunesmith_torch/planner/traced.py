@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tunesmith.contracts import Estimate, Memory
+from tunesmith_torch.options import LoraOptions
 from tunesmith_torch.planner import analytic, framework
 from tunesmith_torch.planner.allocator import Cuda, Heap, replay
-from tunesmith_torch.planner.setting import Setting
+from tunesmith_torch.planner.setting import FP32_MOMENTS, Setting
 from tunesmith_torch.planner.timeline import Timeline
 from tunesmith_torch.planner.trace import trace
 
@@ -23,6 +24,8 @@ def estimate(setting: Setting) -> Estimate:
     train = of(trace(setting).timeline, setting.device, setting.load.spread)
     if setting.device == "cpu" and setting.options.checkpointing:
         train = _with_gaps(train)
+    if setting.device == "cpu" and setting.moment_bytes != FP32_MOMENTS:
+        train = _with_wide_means(train, setting)
     return replace(rough, method="traced", memory={**rough.memory, "train": train})
 
 
@@ -65,4 +68,32 @@ def _with_gaps(memory: Memory) -> Memory:
         expected=memory.expected + moving // 2,
         high=memory.high + moving * 3 // 2,
         components=more,
+    )
+
+
+WIDENED = 5 * 4
+"""Bytes for each number of a matrix that AdamW in 8 bits takes for a moment on a CPU.
+
+bitsandbytes' kernel for CPUs widens both means to fp32, scales the gradient, and makes a root and a
+quotient of the second mean; a GPU's does all of it in registers.
+"""
+
+
+def _with_wide_means(memory: Memory, setting: Setting) -> Memory:
+    """The same with the largest matrix's means widened.
+
+    They come when weights, gradients and means fill the heap, and as a rule find no room in it; at
+    worst their gaps are lost once more.
+    """
+    shape, options = setting.shape, setting.options
+    largest = max(shape.table, *(m.outputs * m.inputs for m in shape.matrices))
+    if isinstance(options, LoraOptions):
+        largest = options.rank * max(max(m.outputs, m.inputs) for m in shape.matrices)
+    more = WIDENED * largest
+    parts = memory.components
+    return Memory(
+        low=memory.low,
+        expected=memory.expected + more,
+        high=memory.high + more * 3 // 2,
+        components={**parts, "temporaries": parts.get("temporaries", 0) + more},
     )
