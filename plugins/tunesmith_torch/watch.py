@@ -36,7 +36,7 @@ The best of k looks is in part the luckiest, and a later one is held against it,
 at one level for all, 0.99, noise alone would stop two of five runs within 20 looks. So the level
 of a comparison is ``1 - LUCK / k**2``, which keeps such runs at one or two in a hundred.
 """
-RESAMPLES = 20_000
+RESAMPLES = 5_000
 """Such levels lie far out in the tails."""
 RECENT = 5
 """Rollouts whose mean divergence is held against the budget: a single one is a noisy estimate."""
@@ -234,21 +234,26 @@ class Watch:
         first, best = self.first, self.best
         if first is None or best is None or not seen.gold:
             return False
-        proxy = self._change(best.proxy, seen.proxy)
+        self.change = {
+            "proxy": _mean(seen.proxy) - _mean(best.proxy),
+            "gold": _mean(seen.gold) - _mean(best.gold),
+        }
         gold = self._change(best.gold, seen.gold)
-        self.change = {"proxy": proxy.value, "gold": gold.value}
-        if proxy.low > 0 and gold.high < 0:
+        if gold.high >= 0:
+            return False
+        proxy = self._change(best.proxy, seen.proxy)
+        whole = gold if first is best else self._change(first.gold, seen.gold)
+        rows = f"{len(seen.proxy)} held-out rows"
+        if proxy.low > 0:
             self.stopped = (
-                f"stopped at step {seen.step}: since step {best.step} the reward on "
-                f"{len(seen.proxy)} held-out rows rose by {proxy.value:.3g} [{proxy.low:.3g}, "
-                f"{proxy.high:.3g}] while gold fell by {_fall(gold)}"
+                f"stopped at step {seen.step}: since step {best.step} the reward on {rows} rose by "
+                f"{proxy.value:.3g} [{proxy.low:.3g}, {proxy.high:.3g}] while gold fell by "
+                f"{_fall(gold)}"
             )
-            return True
-        whole = self._change(first.gold, seen.gold)
-        if whole.high < 0:
+        elif whole.high < 0:
             self.stopped = (
-                f"stopped at step {seen.step}: on {len(seen.proxy)} held-out rows gold is lower "
-                f"than at step {first.step} by {_fall(whole)}"
+                f"stopped at step {seen.step}: on {rows} gold is lower than at step {first.step} "
+                f"by {_fall(whole)}"
             )
         return bool(self.stopped)
 
