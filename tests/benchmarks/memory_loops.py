@@ -278,10 +278,13 @@ def _other(case: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Pre
     if not words:
         return found
     low = min(_weights(config, quantised) / _gpus(case) * WITHIN[0], found.low)
+    high = found.high * (UNKNOWN[1] if any(word.startswith("dtype") for word in words) else 1)
+    if _gpus(case) > 1:  # a shard beside what is gathered of all
+        high += _weights(config, quantised) / _gpus(case)
     if "savers" in words:  # with weights on the host, nothing is certain to be there
         low = 0.1 * low
     how = f"between its weights and a plain loop: {', '.join(words)}"
-    return Prediction(low, math.sqrt(low * found.high), found.high, False, how)
+    return Prediction(low, math.sqrt(low * high), high, False, how)
 
 
 def _adapter(case: Mapping[str, Any], technique: str) -> Mapping[str, Any] | None:
