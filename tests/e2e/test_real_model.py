@@ -132,3 +132,18 @@ def test_chat_and_report_of_the_run(finished: Path, tunesmith: Tunesmith) -> Non
     assert answer.code == 0
     assert "ochre" in answer.out
     assert tunesmith("verify", finished).code == 0
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_base_trains_in_fp32(
+    tmp_path: Path, smollm2: str, tunesmith: Tunesmith, bits: int
+) -> None:
+    """Eight bits round what goes into each layer, which is no disagreement about rows."""
+    rows = [{"prompt": f"colour of {k}?", "completion": v} for k, v in COLOURS.items()]
+    for name in ("train", "heldout"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    run = RUN.format(base=smollm2).replace('"lora"', f'"qlora"\nbits = {bits}\nmax_steps = 1')
+    (tmp_path / "run.toml").write_text(run)
+    done = tunesmith("run", tmp_path / "run.toml", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
