@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -25,6 +25,9 @@ class PolicyOptions(LoraOptions):
     """Which weights of a policy move, and from where."""
 
     model_config = ConfigDict(populate_by_name=True)
+
+    CUTS: ClassVar[bool] = False
+    """Whether prompts may be shortened: answers are compared on the prompt they were given to."""
 
     adapt: Literal["lora", "qlora", "full"] = Field(
         "lora",
@@ -60,6 +63,8 @@ class PolicyOptions(LoraOptions):
         for name in unread:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"`{name}` is read with {kinds[name]} only")
+        if self.cut_prompts and not self.CUTS:
+            raise ValueError("`cut_prompts` is read by supervised training only")
         return self
 
 

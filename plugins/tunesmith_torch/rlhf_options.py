@@ -19,6 +19,7 @@ SKIP = (
 class SupervisedStage(PolicyOptions):
     """``[technique.supervised]``: learn from demonstrations."""
 
+    CUTS: ClassVar[bool] = True
     FULL_RATE: ClassVar[float] = 2e-5
 
     skip: bool = Field(False, description=SKIP)

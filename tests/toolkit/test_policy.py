@@ -422,6 +422,7 @@ def test_a_function_in_a_file_is_a_reward(tmp_path: Path) -> None:
         {"kl_target": 5.0},
         {"algorithm": "rloo", "rollout_epochs": 2},
         {"algorithm": "ppo", "kl_target": 5.0, "kl_weight": 0.0},
+        {"cut_prompts": True},
     ],
 )
 def test_options_that_nobody_would_read_are_refused(wrong: dict[str, Any]) -> None:

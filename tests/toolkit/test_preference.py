@@ -396,6 +396,7 @@ def test_pairs_that_do_not_fit_are_told(tmp_path: Path, tiny_folder: Path) -> No
         {"loss": "simpo", "label_smoothing": 0.1},
         {"loss": "dpo", "desirable_weight": 2.0},
         {"adapt": "full", "rank": 4},
+        {"cut_prompts": True},
     ],
 )
 def test_options_that_nobody_would_read_are_refused(unread: dict[str, Any]) -> None:
