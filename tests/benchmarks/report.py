@@ -50,7 +50,10 @@ def _machine(machine: dict[str, Any]) -> str:
         f"* Python {machine['python']}, {versions}",
     ]
     if rates := machine.get("matrix_rate"):
-        text = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+        text = ", ".join(
+            f"{name} {rate['best']:.0f} at best, {rate['usual']:.0f} usually"
+            for name, rate in rates.items()
+        )
         lines.append(f"* matrix products, 1e9 operations per second: {text}")
     if "bfloat16" not in machine.get("matrix_rate", {"bfloat16": 0}):
         lines.append(
@@ -134,7 +137,8 @@ def _utilisation(found: dict[str, Any]) -> str:
     return (
         "## How near to the arithmetic limit\n\n"
         f"Full fine-tuning of the 40M Llama does {found['gflops']:.0f}e9 useful operations per "
-        f"second: {found['share']:.2f} of the rate of plain {found['format']} matrix products."
+        f"second, measured before and after: {found['share']:.2f} of the best rate of plain "
+        f"{found['format']} matrix products, {found['share_of_usual']:.2f} of the usual one."
     )
 
 
