@@ -133,6 +133,42 @@ def test_a_policy_that_hacks_its_reward_ends_with_exit_code_6(place: Path) -> No
     assert tunesmith.run(accepting, out=place / "accepted").status == "ok"
 
 
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("return float('nan')", 5, "reward judge: must give a finite number, got nan"),
+        ("return 'good'", 5, "reward judge: must give a finite number, got 'good'"),
+        ("raise OSError('no such list')", 5, "OSError: no such list (broken.py:2)"),
+        ("return undefined", 5, "NameError"),
+        ("retrun 1", 2, "cannot be run, SyntaxError"),
+    ],
+)
+@pytest.mark.parametrize("where", ["rewards", "gold"])
+def test_a_broken_function_is_told_before_any_stage_is_trained(
+    place: Path, tmp_path: Path, body: str, code: int, said: str, where: str
+) -> None:
+    (place / "broken.py").write_text(f"def judge(prompt, answer):\n    {body}\n", encoding="utf-8")
+    policy: dict[str, Any] = {"rewards": [{"function": "rules.py:proxy"}]}
+    broken = "broken.py:judge"
+    policy |= {"gold": broken} if where == "gold" else {"rewards": [{"function": broken}]}
+    file = run_file(place, "broken", reward={"skip": True}, policy=policy)
+    ran = CliRunner().invoke(app, ["run", str(file), "--set", f"run.folder={tmp_path}"])
+    assert ran.exit_code == code
+    assert said in ran.output
+    (folder,) = tmp_path.iterdir()
+    assert not (folder / "supervised").exists()
+    assert said in CliRunner().invoke(app, ["report", str(folder)]).output
+
+
+def test_a_reward_that_never_differs_ends_with_exit_code_6(place: Path) -> None:
+    (place / "same.py").write_text("def judge(prompt, answer):\n    return 1\n", encoding="utf-8")
+    policy = {"rewards": [{"function": "same.py:judge"}], "max_steps": 1}
+    file = run_file(place, "same", reward={"skip": True}, policy=policy)
+    with pytest.raises(GateError, match="nothing was learned") as caught:
+        tunesmith.run(file, out=place / "same")
+    assert caught.value.exit_code == 6
+
+
 def test_what_opens_the_gates_is_told_before_the_run(place: Path) -> None:
     plan, catalog = tunesmith.api.load(run_file(place, "open", reward={"accept_weak": True}))
     said = {finding.where: finding.level for _, finding in catalog.review_plan(plan)}
