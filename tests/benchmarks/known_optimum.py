@@ -2,8 +2,8 @@
 
 ``python -m tests.benchmarks.known_optimum OUT [--model FOLDER] [--first 1] [--page FILE]``
 
-A small model continues the opening of a story. A rule says how good a continuation is: two happy
-words are best, every word costs a little (:func:`gold`). Nobody tells the rule to the learners:
+A small model continues the opening of a story, and a rule says how good a continuation is
+(:mod:`tests.benchmarks.known_rule`). Nobody tells the rule to the learners:
 they see pairs of the fine-tuned model's own answers, and which of the two a noisy judge took
 (Bradley and Terry 1952). So three things are known that are not known of people: how good an
 answer is, how good it could be, and how often even a perfect reward model disagrees with the judge.
@@ -21,12 +21,24 @@ import json
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import curves
+from tests.benchmarks.known_rule import (
+    HAPPY,
+    RULE,
+    accuracy,
+    ceiling,
+    chance,
+    continuation,
+    expected_accuracy,
+    gold,
+    opening,
+    prompt,
+)
 
 import tunesmith
 from tunesmith.errors import GateError
@@ -34,32 +46,6 @@ from tunesmith.events import Watched
 from tunesmith.records import Message
 from tunesmith.statistics import mean_interval
 
-HAPPY = ("happy", "glad", "smiled", "laughed", "fun", "love")
-NAMES = ("Tom", "Lily", "Ben", "Anna", "Max", "Sue", "Tim", "Mia")
-THINGS = ("dog", "cat", "ball", "bird", "tree", "box", "cake", "car", "boat", "bear")
-PLACES = ("park", "house", "garden", "shop", "forest", "school")
-CHEERFUL = (
-    "{n} was happy.",
-    "{n} was very glad.",
-    "{n} smiled.",
-    "{n} laughed and had fun.",
-    "They were happy.",
-)
-PLAIN = (
-    "{n} went home.",
-    "{n} was sad.",
-    "{n} started to cry.",
-    "It was a big day.",
-    "The {t} ran away.",
-    "{n} said goodbye to the {t}.",
-    "They went to the {p}.",
-    "{n} was tired and went to bed.",
-    "The {t} was too big.",
-    "Mom said no.",
-)
-SHARE_CHEERFUL = 0.15
-SCALE = 3.0
-"""How sure the judge is: ``P(a over b) = sigmoid(SCALE (gold(a) - gold(b)))``."""
 TOKENS = 48
 """Longest answer."""
 DEMONSTRATIONS, HELDOUT, DRAWS = 800, 64, 4
@@ -69,72 +55,6 @@ a reward model's distance to the rule to within 3 points, these to within 1.6, f
 to within 0.7."""
 POLICIES = ("ppo", "grpo", "rloo")
 PREFERENCES = ("dpo", "kto")
-
-RULE = '''"""How good a continuation is: written by the example for the run that watches it."""
-
-HAPPY = {happy}
-
-
-def gold(prompt, answer):
-    """0 to 1 for up to two happy words, less 1/40 for each word."""
-    words = answer.lower().replace(".", " ").split()
-    return min(sum(word in HAPPY for word in words), 2) / 2 - len(words) / 40
-'''
-
-
-def gold(answer: str) -> float:
-    """0 to 1 for up to two happy words, less 1/40 for each word; at best 0.95."""
-    words = answer.lower().replace(".", " ").split()
-    return min(sum(word in HAPPY for word in words), 2) / 2 - len(words) / 40
-
-
-# --------------------------------------------------------------------------- the world
-
-
-def opening(draw: random.Random) -> dict[str, str]:
-    """What a story is about."""
-    words = {"n": NAMES, "t": THINGS, "p": PLACES}
-    return {key: draw.choice(choices) for key, choices in words.items()}
-
-
-def prompt(about: dict[str, str]) -> str:
-    return "{n} saw a {t} in the {p}.".format(**about)
-
-
-def continuation(about: dict[str, str], draw: random.Random) -> str:
-    """One to four sentences, few of them cheerful."""
-    kinds = [
-        CHEERFUL if draw.random() < SHARE_CHEERFUL else PLAIN for _ in range(draw.choice(SIZES))
-    ]
-    return " ".join(draw.choice(kind).format(**about) for kind in kinds)
-
-
-SIZES = (1, 2, 2, 3, 3, 4)
-
-
-def chance(one: str, other: str) -> float:
-    """How probable it is that the judge takes the first."""
-    return 1 / (1 + math.exp(-SCALE * (gold(one) - gold(other))))
-
-
-def ceiling(rows: Sequence[dict[str, str]]) -> float:
-    """What even the best guess agrees with the judge in, over the judge's luck: Bayes' accuracy."""
-    sure = [chance(row["chosen"], row["rejected"]) for row in rows]
-    return math.fsum(max(p, 1 - p) for p in sure) / len(sure)
-
-
-def expected_accuracy(rows: Sequence[dict[str, str]], gaps: Sequence[float]) -> float:
-    """How often a reward model with these differences will agree with the judge, over its luck."""
-    agreed = []
-    for row, gap in zip(rows, gaps, strict=True):
-        p = chance(row["chosen"], row["rejected"])
-        agreed.append(0.5 if gap == 0 else p if gap > 0 else 1 - p)
-    return math.fsum(agreed) / len(agreed)
-
-
-def accuracy(gaps: Sequence[float]) -> float:
-    """Share of pairs whose chosen answer is ahead; a tie is half a pair."""
-    return sum(0.5 if gap == 0 else float(gap > 0) for gap in gaps) / len(gaps)
 
 
 def pairs(model: Any, prompts: Sequence[str], seed: int) -> list[dict[str, str]]:
@@ -275,16 +195,20 @@ class World:
         return tunesmith.read_report(folder)
 
     def learned(self, reward_only: bool) -> dict[str, Any]:
-        """What came of it; of a seed that is done, what was written down then."""
-        path = self.out / ("reward.json" if reward_only else "world.json")
+        """What came of it, of all or of what ends with the reward model."""
+        found = self._kept("reward.json", self._learn_reward)
+        return found if reward_only else self._kept("world.json", lambda: self._learn_rest(found))
+
+    def _kept(self, name: str, learn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was written down when it was done."""
+        path = self.out / name
         if not path.is_file():
-            found = self.learn(reward_only)
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(learn(), indent=1) + "\n", encoding="utf-8")
         read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return read
 
-    def learn(self, reward_only: bool) -> dict[str, Any]:
-        """Everything, in order; or all up to the reward model."""
+    def _learn_reward(self) -> dict[str, Any]:
+        """From demonstrations to the reward model."""
         found: dict[str, Any] = {
             "seed": self.seed,
             "gold": {},
@@ -293,23 +217,22 @@ class World:
             "stopped": {},
         }
         epochs, rate = (24, "2e-3") if self.random_weights else (4, "1e-3")
-        self._timed(
-            found, "sft", SUPERVISED.format(rate=rate, epochs=epochs), "demonstrations", "heldout"
-        )
+        supervised = SUPERVISED.format(rate=rate, epochs=epochs)
+        self._timed(found, "sft", supervised, "demonstrations", "heldout")
         self._judge_pairs()
         found["gold"]["sft"] = self._gold("sft")
-        self._timed(
-            found, "reward", REWARD.format(sft="sft", rate="3e-3"), "pairs", "pairs-heldout"
-        )
-        found |= self._measured()
-        if reward_only:
-            return found
-        for name in POLICIES:
-            self._timed(found, name, self._policy(name), "pairs", "pairs-heldout")
-        for name in PREFERENCES:
-            text = PREFERENCE.format(sft="sft", loss=name, rate="5e-4")
+        reward = REWARD.format(sft="sft", rate="3e-3")
+        self._timed(found, "reward", reward, "pairs", "pairs-heldout")
+        return found | self._measured()
+
+    def _learn_rest(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Policies against the reward model, and what learns from the pairs themselves."""
+        texts = {name: self._policy(name) for name in POLICIES}
+        texts |= {
+            name: PREFERENCE.format(sft="sft", loss=name, rate="5e-4") for name in PREFERENCES
+        }
+        for name, text in texts.items():
             self._timed(found, name, text, "pairs", "pairs-heldout")
-        for name in (*POLICIES, *PREFERENCES):
             found["gold"][name] = self._gold(name)
         return found
 
