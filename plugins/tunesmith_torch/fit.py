@@ -25,7 +25,7 @@ from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError, RunStopped, TrainingError
 from tunesmith.events import JSON, Noticed, Saved, Stepped
 from tunesmith.storage import require_space, write_atomic
-from tunesmith_torch import moments, ranks, state
+from tunesmith_torch import lean, moments, ranks, state
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.allocator import keep_freed_memory
 from tunesmith_torch.memory import peak_bytes
@@ -244,9 +244,11 @@ class _Stepper:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            self._halve(step)
         else:
             return losses
+        # Only here have the error's frames let go of the activations.
+        lean.forget(self.adapted.model)
+        self._halve(step)
         with suppress(ranks.Again):
             ranks.compute_again()
         return None

@@ -68,6 +68,13 @@ def introduce(model: nn.Module) -> None:
                 layer.family = family
 
 
+def forget(model: nn.Module) -> None:
+    """Let go of what a pass that was broken off has left: each result holds that pass's graph."""
+    for module in model.modules():
+        if isinstance(module, LeanLinear) and module.family is not None:
+            module.family.forget()
+
+
 class Family:
     """Lean layers that read the same input, and what was computed for those not asked yet."""
 
@@ -91,6 +98,10 @@ class Family:
         if not self._ready:
             self._x = None  # nobody else will ask with it
         return ready
+
+    def forget(self) -> None:
+        """Nobody will ask for what is ready."""
+        self._x, self._ready = None, {}
 
 
 class LeanLinear(PeftLinear):  # type: ignore[misc]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +285,22 @@ def test_a_pass_that_was_broken_off_leaves_nothing_behind() -> None:
                 for parameter in model.parameters():
                     parameter.mul_(1.5)
         assert_same(ours, theirs, x)
+
+
+def test_what_a_broken_pass_held_is_let_go() -> None:
+    """A result that nobody asked for would keep the activations of all layers before it."""
+    base = Attention()
+    x = input_of(base).requires_grad_()
+    ours = both(base, QKV)[1]
+    ours.base_model.model.breaks = True
+    before = x.exp()
+    held = weakref.ref(before)
+    with pytest.raises(MemoryError):
+        ours(before)
+    del before
+    lean.forget(ours)
+    gc.collect()
+    assert held() is None
 
 
 def test_an_answer_that_is_not_used_earns_no_gradient() -> None:
