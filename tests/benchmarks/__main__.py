@@ -78,6 +78,11 @@ def measure(
     found: dict[str, Any], wanted: list[str], models: Path, options: argparse.Namespace
 ) -> None:
     """Fill in what is wanted; a table that fails says so and the others go on."""
+    shape = _shape(options)
+    if "generation" in wanted:
+        found["generation"] = generation(models / shape, shape, 1 if options.quick else 3)
+    if "imports" in wanted:
+        found["imports"] = machine.imports(1 if options.quick else 3)
     found["training"] = {}
     cases = CASES | GPU_CASES
     for name in (name for name in cases if name in wanted):
@@ -95,11 +100,6 @@ def measure(
         if name == "sft-full" and "runs" in full and not options.toy:
             found["utilisation"] = utilisation(full, found["machine"]["matrix_rate"])
         write(found, options.out)
-    shape = _shape(options)
-    if "generation" in wanted:
-        found["generation"] = generation(models / shape, shape, 1 if options.quick else 3)
-    if "imports" in wanted:
-        found["imports"] = machine.imports(1 if options.quick else 3)
 
 
 def _shape(options: argparse.Namespace) -> str:

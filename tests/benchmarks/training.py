@@ -40,9 +40,6 @@ class Case:
 CASES = {
     "sft-full": Case("Full fine-tuning, 40M Llama", "full", "s40", 4, 3),
     "sft-lora": Case("LoRA, 40M Llama", "lora", "s40", 4, 3),
-    "sft-qlora": Case("QLoRA (NF4), 40M Llama", "qlora", "s40", 4, 2),
-    "smollm2-lora": Case("LoRA, SmolLM2-135M's shape", "lora", "m135", 3, 2, 4),
-    "smollm2-full": Case("Full fine-tuning, SmolLM2-135M's shape", "full", "m135", 3, 2, 4),
     "preference": Case("DPO, LoRA, 40M Llama", "preference", "s40", 4, 3, who=PREFERRING),
     "reward": Case(
         "Reward model, LoRA, 40M Llama", "reward", "s40", 4, 3, who=FAST, compared="first"
@@ -51,6 +48,9 @@ CASES = {
     "grpo-kl": Case(
         "GRPO with a KL term, LoRA, 40M Llama", "grpo-kl", "s40", 4, 3, 4, FAST, compared="rewards"
     ),
+    "sft-qlora": Case("QLoRA (NF4), 40M Llama", "qlora", "s40", 4, 2),
+    "smollm2-lora": Case("LoRA, SmolLM2-135M's shape", "lora", "m135", 3, 2, 4),
+    "smollm2-full": Case("Full fine-tuning, SmolLM2-135M's shape", "full", "m135", 3, 2, 4),
 }
 
 GPU_CASES = {
