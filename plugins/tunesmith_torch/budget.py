@@ -1,4 +1,4 @@
-"""How many tokens generation keeps in its cache. No torch here: plans reckon with the same numbers.
+"""How much generation does at once and keeps in its cache. No torch here: plans use it too.
 
 A small model is kept busy by many tokens; for a large one they would take more memory than the
 quantised model itself, and a few thousand keep it as busy.
@@ -10,6 +10,8 @@ TOKEN_BUDGET = 16_384
 """Slots of the cache at most, answers included: 380 MB for a 135M model in bf16."""
 CACHE_BYTES = 2 << 30
 """Bytes of the cache at most, and for a moment twice that where it grows by copying."""
+MAX_ROWS = 256
+"""Rows in a step. More than this gain nothing, and each has a row of logits."""
 
 
 def cached_tokens(key_heads: int, head_width: int, layers: int, item_bytes: int) -> int:

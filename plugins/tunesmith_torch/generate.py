@@ -29,11 +29,9 @@ from transformers import (
 )
 
 from tunesmith_torch import cached_attention
-from tunesmith_torch.budget import TOKEN_BUDGET
+from tunesmith_torch.budget import MAX_ROWS, TOKEN_BUDGET
 from tunesmith_torch.kvcache import Slots, evaluating
 
-MAX_ROWS = 256
-"""Rows in a step. More than this gain nothing, and each has a row of logits."""
 SHORTEST_PREFIX = 8
 """A shared beginning of fewer tokens is not worth a run of its own."""
 

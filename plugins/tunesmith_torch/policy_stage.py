@@ -54,7 +54,7 @@ from tunesmith_torch.start import (
     using,
 )
 from tunesmith_torch.templates import Template
-from tunesmith_torch.trl_rewards import Prompts
+from tunesmith_torch.trl_rewards import PromptTokenizer
 from tunesmith_torch.watch import Gold, Watch
 
 JUDGE = "judge"
@@ -170,7 +170,8 @@ def train_policy(job: Job[Any], start: Start | None, judge: Judge | None) -> Art
     watch = Watch(job, loop, stand.reward, gold, options, steps=order.steps)
     job.emit(_announcement(job, stand, prompts, order))
     if options.backend == "trl":
-        policy_trl.fit(job, loop, Prompts(stand.template, prompts), stand.reward, watch)
+        asked = PromptTokenizer(stand.template, prompts)
+        policy_trl.fit(job, loop, asked, stand.reward, watch)
     else:
         fit(job, stand.adapted, loop, seed=job.seed, course=watch)
     job.emit(watch.verdict())

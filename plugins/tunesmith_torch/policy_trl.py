@@ -28,7 +28,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
@@ -37,8 +37,9 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from tunesmith.contracts import Job
 from tunesmith.errors import EnvironmentProblem, RunStopped, TrainingError, UsageError
@@ -51,14 +52,18 @@ from tunesmith_torch.optimizer import Masters
 from tunesmith_torch.policy import SHOWN, PolicyLoop, Reward
 from tunesmith_torch.rlhf_options import PolicyStage
 from tunesmith_torch.schedule import Order, Rate
-from tunesmith_torch.trl_rewards import Judging, Prompts
+from tunesmith_torch.trl_rewards import Judging, PromptTokenizer
 from tunesmith_torch.watch import Watch
 
 REFERENCE = "ref"
 """What TRL calls the copy of the fresh adapter that is its reference."""
+RLOO_LOGGER = "trl.trainer.rloo_trainer"
+"""Where TRL's RLOO warns of what it meets."""
 
 
-def fit(job: Job[Any], loop: PolicyLoop, asked: Prompts, reward: Reward, watch: Watch) -> None:
+def fit(
+    job: Job[Any], loop: PolicyLoop, asked: PromptTokenizer, reward: Reward, watch: Watch
+) -> None:
     """Train from the newest checkpoint, or from the start, to the last step.
 
     ``loop`` is the policy as it is looked at; it draws and learns nothing here. ``asked`` are its
@@ -80,14 +85,20 @@ def fit(job: Job[Any], loop: PolicyLoop, asked: Prompts, reward: Reward, watch: 
     masters = Masters(loop.adapted.trainable, options)
     judging = Judging(loop, asked, reward, options)
     saving = Saving(job, masters, options.save_every, watch)
-    course = Course(job, order, rate, masters, judging, watch, saving, first)
-    with TemporaryDirectory() as folder, _old_names_are_known():
-        trainer = _trainer(folder, course)
+    steps = Steps(job, order, rate, masters, judging, watch, saving, first)
+    with (
+        TemporaryDirectory() as folder,
+        _old_names_are_known(),
+        _ending_with(loop.policy, asked.end_ids),
+        _silent_on_cut_off_answers(options),
+    ):
+        trainer = _trainer(folder, steps)
         try:
             state.seed(job.seed)
             saving.resume()  # not before: TRL has just copied the fresh adapter as its reference
-            if first < order.steps and not saving.heed(first, watch.look(first)):
-                course.keep_draws()
+            # Also after the last step: a run may have been stopped before it was looked at.
+            if not saving.heed(first, watch.look(first)) and first < order.steps:
+                steps.keep_draws()
                 trainer.train()
         finally:
             model: Any = loop.policy
@@ -96,7 +107,7 @@ def fit(job: Job[Any], loop: PolicyLoop, asked: Prompts, reward: Reward, watch: 
 
 
 @dataclass
-class Course(TrainerCallback):  # type: ignore[misc]
+class Steps(TrainerCallback):  # type: ignore[misc]
     """What goes with TRL's steps: events, looks, checkpoints, and the end."""
 
     job: Job[Any]
@@ -113,11 +124,15 @@ class Course(TrainerCallback):  # type: ignore[misc]
     began: float = 0.0
     norm: float = 0.0
     """Of the last gradient, before it was clipped."""
+    draws: Tensor | None = None
+    """State of the generators at the first step; None: not kept."""
+    draws_cuda: list[Tensor] = field(default_factory=list)
+    """The same of each GPU."""
 
     def keep_draws(self) -> None:
         """Remember the generators: setting up a trainer and its loader draws from them."""
-        self._draws = torch.get_rng_state()
-        self._draws_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self.draws = torch.get_rng_state()
+        self.draws_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
     def learning_rate(self, update: int) -> float:
         """That of an update of this trainer, counted from 0."""
@@ -125,10 +140,10 @@ class Course(TrainerCallback):  # type: ignore[misc]
         return self.rate.at(min(step, self.order.steps - 1))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 0:
-            torch.set_rng_state(self._draws)
-            if self._draws_cuda:
-                torch.cuda.set_rng_state_all(self._draws_cuda)
+        if state.global_step == 0 and self.draws is not None:
+            torch.set_rng_state(self.draws)
+            if self.draws_cuda:
+                torch.cuda.set_rng_state_all(self.draws_cuda)
         if not self.logged:
             self.began = time.perf_counter()
 
@@ -205,50 +220,60 @@ class Course(TrainerCallback):  # type: ignore[misc]
         }
 
 
-def _trainer(folder: str, course: Course) -> Any:
+def _trainer(folder: str, steps: Steps) -> Any:
     """TRL's trainer of the remaining batches.
 
     Raises:
         EnvironmentProblem: TRL is not installed, or would not train on the policy's device.
         UsageError: the head has an adapter, which TRL's losses would not see.
     """
-    try:
-        import trl
-        from datasets import Dataset  # type: ignore[import-untyped]
-        from transformers import PrinterCallback
-    except ImportError as error:
-        raise EnvironmentProblem(
-            f'technique.policy.backend: "trl" cannot be imported, {error!s:.160}',
-            hint="pip install 'tunesmith[trl]'",
-        ) from error
-    judging, masters = course.judging, course.masters
-    model, asked, grpo = judging.loop.policy, judging.asked, judging.options.algorithm == "grpo"
-    if isinstance(cast(PeftModel, model).get_output_embeddings(), BaseTunerLayer):
-        raise UsageError('technique.policy.targets: backend = "trl" reads the untrained head')
-    cast(Any, model).generation_config.eos_token_id = asked.end_ids
-    settings = _settings(folder, course)
+    trl, dataset = _libraries()
+    judging, masters = steps.judging, steps.masters
+    model, grpo = judging.loop.policy, judging.options.algorithm == "grpo"
+    _refuse_trained_head(model)
+    settings = _settings(folder, steps)
     args = trl.GRPOConfig(**settings, **_GRPO) if grpo else trl.RLOOConfig(**settings)
-    if args.n_gpu > 1 or args.device.type != model.device.type:
-        raise EnvironmentProblem(
-            f'technique.policy.backend: "trl" would train on {args.n_gpu} GPUs ({args.device}), '
-            f"the policy is on {model.device}",
-            hint="set CUDA_VISIBLE_DEVICES to the number of one GPU",
-        )
-    rows = [str(row) for row in _rows(course)]
+    _refuse_other_device(args, judging.loop.adapted.base.model.device)
+    rows = [str(row) for row in _rows(steps)]
     with _no_telemetry():
         trainer = (trl.GRPOTrainer if grpo else trl.RLOOTrainer)(
             model=model,
             reward_funcs=judging.rewards,
             args=args,
-            train_dataset=Dataset.from_dict({"prompt": rows}),
-            processing_class=asked,
-            callbacks=[course],
-            optimizers=(masters.adamw, _schedule(course)),
+            train_dataset=dataset.from_dict({"prompt": rows}),
+            processing_class=judging.asked,
+            callbacks=[steps],
+            optimizers=(masters.adamw, _schedule(steps)),
         )
     trainer.remove_callback(PrinterCallback)
-    # It warns of every answer without a reward, which are those that were cut off.
-    logging.getLogger(trl.RLOOTrainer.__module__).setLevel(logging.ERROR)
     return trainer
+
+
+def _libraries() -> tuple[Any, Any]:
+    """The module ``trl``, and the class of the data sets that it reads."""
+    try:
+        import trl
+        from datasets import Dataset  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f'technique.policy.backend: "trl" cannot be imported, {error!s:.160}',
+            hint="pip install 'tunesmith[trl]'",
+        ) from error
+    return trl, Dataset
+
+
+def _refuse_trained_head(model: Any) -> None:
+    if isinstance(cast(PeftModel, model).get_output_embeddings(), BaseTunerLayer):
+        raise UsageError('technique.policy.targets: backend = "trl" reads the untrained head')
+
+
+def _refuse_other_device(args: Any, device: torch.device) -> None:
+    if args.n_gpu > 1 or args.device.type != device.type:
+        raise EnvironmentProblem(
+            f'technique.policy.backend: "trl" would train on {args.n_gpu} GPUs ({args.device}), '
+            f"the policy is on {device}",
+            hint="set CUDA_VISIBLE_DEVICES to the number of one GPU",
+        )
 
 
 _GRPO = {
@@ -260,9 +285,9 @@ _GRPO = {
 """What makes TRL's GRPO the loss of :class:`tunesmith_torch.policy.PolicyLoop`."""
 
 
-def _settings(folder: str, course: Course) -> dict[str, Any]:
+def _settings(folder: str, steps: Steps) -> dict[str, Any]:
     """The options, as TRL calls them; nothing is fetched, reported or saved by it."""
-    judging, options = course.judging, course.judging.options
+    judging, options = steps.judging, steps.judging.options
     adapted = judging.loop.adapted
     answers = min(options.batch, len(judging.asked.prompts)) * options.samples
     longest = max(map(len, judging.asked.ids)) + options.answer_tokens
@@ -270,10 +295,10 @@ def _settings(folder: str, course: Course) -> dict[str, Any]:
     stops = {"stop_token_ids": judging.asked.end_ids} if options.vllm else None
     return {
         "output_dir": folder,
-        "seed": course.job.seed,
+        "seed": steps.job.seed,
         "use_cpu": adapted.base.model.device.type == "cpu",
         "bf16": adapted.precision.dtype == torch.bfloat16,
-        "max_steps": (course.order.steps - course.first) * options.rollout_epochs,
+        "max_steps": (steps.order.steps - steps.first) * options.rollout_epochs,
         "per_device_train_batch_size": rows,
         "gradient_accumulation_steps": answers // rows,
         "gradient_checkpointing": options.checkpointing,
@@ -308,25 +333,23 @@ def _at_once(answers: int, most: int) -> int:
     )
 
 
-def _rows(course: Course) -> Iterator[int]:
+def _rows(steps: Steps) -> Iterator[int]:
     """Prompts of the remaining batches, in the loop's own order.
 
     TRL's batches are all of one size: the short one at the end of an epoch is filled up with the
     epoch's first.
     """
-    batch = min(course.order.batch, course.order.rows)
+    batch = min(steps.order.batch, steps.order.rows)
     begun: list[int] = []
-    for step, rows in course.order.batches(
-        course.first - course.first % course.order.steps_per_epoch
-    ):
-        begun = rows if step % course.order.steps_per_epoch == 0 else begun
-        if step >= course.first:
+    for step, rows in steps.order.batches(steps.first - steps.first % steps.order.steps_per_epoch):
+        begun = rows if step % steps.order.steps_per_epoch == 0 else begun
+        if step >= steps.first:
             yield from [*rows, *begun[: batch - len(rows)]]
 
 
-def _schedule(course: Course) -> LambdaLR:
-    peak = course.rate.peak
-    return LambdaLR(course.masters.adamw, lambda update: course.learning_rate(update) / peak)
+def _schedule(steps: Steps) -> LambdaLR:
+    peak = steps.rate.peak
+    return LambdaLR(steps.masters.adamw, lambda update: steps.learning_rate(update) / peak)
 
 
 @contextmanager
@@ -336,6 +359,33 @@ def _old_names_are_known() -> Iterator[None]:
         known = "`.*gradient_checkpointing.*` is deprecated"
         warnings.filterwarnings("ignore", known, FutureWarning)
         yield
+
+
+@contextmanager
+def _ending_with(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
+    """Inside, TRL's answers end where the loop's do; TRL sets how to pad by itself."""
+    config = model.generation_config
+    before = config.eos_token_id, config.pad_token_id
+    config.eos_token_id = [*end_ids]
+    try:
+        yield
+    finally:
+        config.eos_token_id, config.pad_token_id = before
+
+
+@contextmanager
+def _silent_on_cut_off_answers(options: PolicyStage) -> Iterator[None]:
+    """Inside, RLOO does not warn of every answer without a reward: those that were cut off."""
+    if options.algorithm != "rloo":
+        yield
+        return
+    logger = logging.getLogger(RLOO_LOGGER)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -79,6 +79,8 @@ class FunctionReward:
             inspect.signature(function).bind("prompt", "answer")
         except TypeError:
             raise UsageError(f"{option}: {name} must take a prompt and an answer") from None
+        except ValueError:  # compiled, and does not say what it takes: its first call will
+            pass
         return cls(function, name)
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:

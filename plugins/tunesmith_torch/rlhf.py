@@ -40,6 +40,7 @@ from tunesmith_torch.start import (
     one_adapter,
     quantization_of,
 )
+from tunesmith_torch.trl_options import refuse_vllm
 
 DONE = "stage.json"
 GATED = "gate.json"
@@ -53,8 +54,10 @@ def train_stages(job: Job[Any]) -> Artifact:
         DataError: a stage has nothing to learn from.
         GateError: the reward model failed its gate; the policy was not trained.
         UsageError, TrainingError: a reward function cannot be read, or gives no number.
+        UsageError: the policy's answers would be drawn by vLLM, and there is no GPU for it.
     """
     options: RlhfOptions = job.config
+    refuse_vllm(options.policy, pick_device(job.device).type)
     data = Data.of(job)
     if not options.reward.skip and not data.pairs:
         raise DataError(
@@ -63,7 +66,7 @@ def train_stages(job: Job[Any]) -> Artifact:
             hint="bring preferences, or set technique.reward.skip = true",
         )
     if not options.policy.skip:
-        try_functions(options.policy, data.train[0])
+        ranks.from_rank_0(lambda: try_functions(options.policy, data.train[0]))
     stages = Stages(job, data)
     fine_tuned = stages.supervised()
     judge = stages.reward(fine_tuned)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith import ranks
 from tunesmith.contracts import Finding
+from tunesmith.errors import UsageError
 from tunesmith.plugins import missing
 
 if TYPE_CHECKING:
@@ -42,6 +43,20 @@ def refused(options: PolicyStage) -> Iterator[str]:
         yield (
             'backend = "trl" measures the divergence only where it has a price: with '
             "kl_weight = 0, `kl_budget` must be 0 too"
+        )
+
+
+def refuse_vllm(options: PolicyStage, device: str) -> None:
+    """Say before the first stage what would fail in the last; ``device`` is ``cuda``, ``cpu``...
+
+    Raises:
+        UsageError: vLLM is asked for, and the policy will not be on a GPU that it can share.
+    """
+    if options.vllm and not options.skip and device != "cuda":
+        raise UsageError(
+            f"technique.policy.vllm: vLLM draws answers on the policy's CUDA GPU, and this run is "
+            f"on {device}",
+            hint="set vllm = false, or run where there is a CUDA GPU",
         )
 
 

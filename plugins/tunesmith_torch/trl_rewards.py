@@ -22,7 +22,7 @@ from tunesmith_torch.rlhf_options import PolicyStage
 from tunesmith_torch.templates import Template
 
 
-class Prompts(PreTrainedTokenizerBase):  # type: ignore[misc]
+class PromptTokenizer(PreTrainedTokenizerBase):  # type: ignore[misc]
     """A tokenizer that knows prompts by their number, and so gives TRL the loop's very ids.
 
     What people wrote can look like control tokens, and a rendered prompt has its BOS already:
@@ -51,7 +51,7 @@ class Judging:
     """TRL's reward function: the stage's own rewards, and figures of each rollout."""
 
     loop: PolicyLoop
-    asked: Prompts
+    asked: PromptTokenizer
     reward: Reward
     options: PolicyStage
     counts: Counts = field(default_factory=lambda: Counts(0, 0, 1))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.contracts import Job
+from tunesmith.errors import IntegrityError
 from tunesmith.events import JSON, Gated, Sampled, Watched
 from tunesmith.records import Prompt
 from tunesmith.statistics import Interval, paired_difference
@@ -40,6 +41,9 @@ RESAMPLES = 5_000
 """Such levels lie far out in the tails."""
 RECENT = 5
 """Rollouts whose mean divergence is held against the budget: a single one is a noisy estimate."""
+
+_NEEDED = ("first", "best", "last", "stopped", "diverged", "tokens", "change", "kl_weight")
+"""Without these of its memory a watch cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +171,27 @@ class Watch:
         }
 
     def recall(self, memory: JSON) -> None:
-        """Go on from the looks of a checkpoint."""
+        """Go on from the looks of a checkpoint.
+
+        Raises:
+            IntegrityError: it does not hold what is needed to go on.
+        """
+        lacking = [name for name in _NEEDED if name not in memory]
+        if lacking:
+            raise IntegrityError(
+                f"{self.job.checkpoints.folder}: the newest checkpoint says nothing of the "
+                f"policy's {', '.join(lacking)}; it cannot be resumed",
+                hint="train this stage anew, in a fresh run folder",
+            )
         self.first = Seen(**memory["first"]) if memory["first"] else None
         self.best = Seen(**memory["best"]) if memory["best"] else None
         self.last, self.stopped = memory["last"], memory["stopped"]
         self.diverged = deque(memory["diverged"], maxlen=RECENT)
         self.tokens, self.trained_tokens = memory["tokens"]
-        self.change, self.looks = memory["change"], memory["looks"]
-        self.spread = memory["spread"]
+        self.change = memory["change"]
+        # Older checkpoints did not count looks, which came every so many steps, nor know a spread.
+        self.looks = memory.get("looks", self.last // self.options.watch_every + 1)
+        self.spread = memory.get("spread")
         self.loop.price.weight = memory["kl_weight"]
 
     def verdict(self) -> Gated:

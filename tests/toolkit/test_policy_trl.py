@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -10,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+import trl
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from tunesmith import ranks
 from tunesmith.contracts import Job
-from tunesmith.errors import RunStopped, TrainingError
+from tunesmith.errors import RunStopped, TrainingError, UsageError
 from tunesmith.events import Event, Saved, Stepped, TrainingStarted, Watched
 from tunesmith.options import from_table
 from tunesmith.records import Message, Preference, Prompt
@@ -32,8 +35,8 @@ from tunesmith_torch.rlhf import train_stages
 from tunesmith_torch.rlhf_options import PolicyStage, RlhfOptions
 from tunesmith_torch.start import Start, adapt_over, adapt_policy, load_policy_base, sum_with
 from tunesmith_torch.templates import Template
-from tunesmith_torch.trl_options import lacking
-from tunesmith_torch.trl_rewards import Judging, Prompts
+from tunesmith_torch.trl_options import lacking, refuse_vllm
+from tunesmith_torch.trl_rewards import Judging, PromptTokenizer
 from tunesmith_torch.watch import Gold, Watch
 
 CPU = torch.device("cpu")
@@ -145,7 +148,7 @@ class Ran:
             raise RunStopped("enough")
 
     def train(self) -> Ran:
-        asked = Prompts(self.template, self.prompts)
+        asked = PromptTokenizer(self.template, self.prompts)
         policy_trl.fit(self.job, self.loop, asked, self.reward, self.watch)
         return self
 
@@ -214,7 +217,9 @@ def test_cut_off_answers_teach_nothing_and_shift_no_mean(talker: Path, tmp_path:
     assert 0 < step.extras["truncated"] < 1
     said = list(theirs.loop.heard)
     earned = Letters().rewards([], [PolicyLoop.text(theirs.loop, answer) for answer in said])
-    judging = Judging(theirs.loop, Prompts(theirs.template, PROMPTS), Letters(), theirs.job.config)
+    judging = Judging(
+        theirs.loop, PromptTokenizer(theirs.template, PROMPTS), Letters(), theirs.job.config
+    )
     values = judging.rewards(["0"] * len(said), [answer.ids for answer in said])
     kept = [answer.stopped == "end" for answer in said]
     assert values == [pytest.approx(e) if k else None for e, k in zip(earned, kept, strict=True)]
@@ -227,7 +232,7 @@ def test_the_ids_are_those_of_the_native_loop(talker: Path, tmp_path: Path) -> N
     """Also where a user wrote a control token, which no tokenizer could tell from a real one."""
     tricky: list[Prompt] = [(Message("user", "say <|im_end|> please"),), *PROMPTS[:1], "bare text"]
     ran = Ran(talker, tmp_path, options(), prompts=tricky)
-    asked = Prompts(ran.template, tricky)
+    asked = PromptTokenizer(ran.template, tricky)
     assert asked(text=["2", "0"])["input_ids"] == ran.template.prompts_ids([tricky[2], tricky[0]])
     assert asked.eos_token_id in ran.template.end_ids
 
@@ -330,6 +335,66 @@ def test_a_stopped_training_is_saved_and_resumed_to_the_same_weights(
     assert apart(whole.weights(), rest.weights()) == 0.0
 
 
+def test_a_run_stopped_in_its_last_step_is_looked_at_when_resumed(
+    talker: Path, tmp_path: Path
+) -> None:
+    """It is saved before its last look, which the gates need."""
+    config = options(epochs=2, watch_every=1, save_every=100)
+    first = Ran(talker, tmp_path, config, looked_at=PROMPTS[:1])
+    first.stop = lambda event: isinstance(event, Stepped) and event.step == event.steps == 2
+    with pytest.raises(RunStopped):
+        first.train()
+    assert [look.step for look in first.of(Watched)] == [0, 1]
+    rest = Ran(talker, tmp_path, config, looked_at=PROMPTS[:1]).train()
+    assert [look.step for look in rest.of(Watched)] == [2]
+    assert rest.of(Stepped) == [] and rest.watch.looks == 3
+
+
+def test_the_budget_holds_for_a_run_stopped_in_its_last_step(talker: Path, tmp_path: Path) -> None:
+    config = options(
+        epochs=5,
+        learning_rate=0.3,
+        kl_weight=1e-4,
+        kl_budget=0.01,
+        watch_every=1,
+        mask_truncated=False,
+        answer_tokens=4,
+    )
+    first = Ran(talker, tmp_path, config, looked_at=PROMPTS[:2])
+    first.stop = lambda event: isinstance(event, Stepped) and event.step == event.steps == 5
+    with pytest.raises(RunStopped):
+        first.train()
+    went_to = first.weights()
+    rest = Ran(talker, tmp_path, config, looked_at=PROMPTS[:2]).train()
+    assert not rest.watch.verdict().passed
+    assert apart(went_to, rest.weights()) > 0.0
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("stopped", [False, True], ids=["to the end", "stopped"])
+def test_nothing_is_left_behind_in_the_model_or_the_process(
+    talker: Path, tmp_path: Path, algorithm: str, stopped: bool
+) -> None:
+    """RLOO would warn of every answer that was cut off, so it is silent while it trains."""
+    logger = logging.getLogger(trl.RLOOTrainer.__module__)
+    levels: list[int] = []
+    ran = Ran(talker, tmp_path, options(algorithm=algorithm, epochs=1))
+    config = ran.loop.policy.generation_config
+    config.eos_token_id, config.pad_token_id = 1, 2
+
+    def stop(event: Event) -> bool:
+        levels.append(logger.level)
+        return stopped and isinstance(event, Stepped)
+
+    ran.stop = stop
+    before = logger.level
+    with pytest.raises(RunStopped) if stopped else nullcontext():
+        ran.train()
+    assert (config.eos_token_id, config.pad_token_id) == (1, 2)
+    assert logger.level == before
+    assert levels and set(levels) == {logging.ERROR if algorithm == "rloo" else before}
+
+
 def test_a_policy_that_goes_too_far_ends_as_its_best_checkpoint(
     talker: Path, tmp_path: Path
 ) -> None:
@@ -384,6 +449,20 @@ def test_what_trl_cannot_honour_is_refused(changes: dict[str, Any], message: str
     table = {"backend": "trl", **changes}
     with pytest.raises(ValidationError, match=message):
         from_table(PolicyStage, table)
+
+
+def test_vllm_without_a_gpu_is_refused_before_the_first_stage(talker: Path, tmp_path: Path) -> None:
+    pair = Preference(source="1", prompt=PROMPTS[0], chosen="yes", rejected="no")
+    table = {"policy": {"backend": "trl", "vllm": True}}
+    ran = Ran(talker, tmp_path, options())
+    job = replace(ran.job, config=from_table(RlhfOptions, table), train=(pair,))
+    with pytest.raises(UsageError, match=r"technique.policy.vllm: .* this run is on cpu") as caught:
+        train_stages(job)
+    assert caught.value.hint and "vllm = false" in caught.value.hint
+    assert ran.events == [] and list(tmp_path.iterdir()) == []
+    refuse_vllm(options(vllm=True), "cuda")
+    refuse_vllm(options(vllm=True, skip=True), "cpu")
+    refuse_vllm(options(), "cpu")
 
 
 def test_a_library_that_is_not_there_is_said_at_plan_time(

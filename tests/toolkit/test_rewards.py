@@ -85,3 +85,12 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, match:
 def test_more_parameters_may_have_defaults(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def judge(prompt, answer, scale=2.0): return scale\n")
     assert FunctionReward.read(f"{tmp_path / 'mine.py'}:judge").rewards(*ASKED) == [2.0]
+
+
+def test_a_compiled_function_need_not_say_what_it_takes(tmp_path: Path) -> None:
+    """Nothing is known of its parameters, so its first call tells, before any stage is trained."""
+    (tmp_path / "mine.py").write_text("judge = max\n", encoding="utf-8")
+    judge = FunctionReward.read(f"{tmp_path / 'mine.py'}:judge")
+    assert judge.function is max
+    with pytest.raises(TrainingError, match="must give a finite number, got 'ten'"):
+        judge.rewards(*ASKED)

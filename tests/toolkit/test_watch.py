@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tunesmith.contracts import Job
+from tunesmith.errors import IntegrityError
 from tunesmith.events import Event, Gated, Watched
 from tunesmith.options import from_table
 from tunesmith.records import Prompt
@@ -169,3 +171,46 @@ def test_a_reward_that_is_the_same_for_all_answers_teaches_nothing(tmp_path: Pat
     assert "nothing was learned" in gate.sentence
     alone, _ = course(tmp_path, flat, flat, spread=0.0, samples=1, algorithm="ppo")
     assert alone.passed  # a single answer to a prompt has nothing to differ from
+
+
+def resumed(folder: Path, memory: dict[str, Any]) -> Watch:
+    """A watch that goes on from this."""
+    config = from_table(PolicyStage, {"watch_every": 10})
+    job: Any = SimpleNamespace(name="policy", checkpoints=Checkpoints(folder / "checkpoints"))
+    loop: Any = Played(flat, flat, 0.0, 1.0, 1)
+    watch = Watch(job, loop, Told(0), Gold([], [], None), config)
+    watch.recall(memory)
+    return watch
+
+
+SEEN = {"step": 0, "proxy": [1.0], "gold": [1.0]}
+MEMORY: dict[str, Any] = {
+    "first": SEEN,
+    "best": SEEN,
+    "last": 30,
+    "stopped": "",
+    "diverged": [1.0],
+    "tokens": [4, 2],
+    "change": {},
+    "looks": 7,
+    "spread": 0.0,
+    "kl_weight": 0.25,
+}
+
+
+def test_a_checkpoint_of_before_looks_were_counted_is_resumed(tmp_path: Path) -> None:
+    """Every ``watch_every`` steps was one; a spread that is not known fails no gate."""
+    older = {name: MEMORY[name] for name in MEMORY if name not in ("looks", "spread")}
+    watch = resumed(tmp_path, older)
+    assert (watch.looks, watch.spread) == (4, None)  # of steps 0, 10, 20 and 30
+    assert watch.verdict().passed and watch.loop.price.weight == 0.25
+    assert resumed(tmp_path, {**older, "first": None, "best": None, "last": -1}).looks == 0
+    assert resumed(tmp_path, MEMORY).memory() == MEMORY
+
+
+@pytest.mark.parametrize("name", sorted({*MEMORY} - {"looks", "spread"}))
+def test_a_checkpoint_that_lacks_more_is_refused(tmp_path: Path, name: str) -> None:
+    rest = {key: value for key, value in MEMORY.items() if key != name}
+    with pytest.raises(IntegrityError, match=f"policy's {name}; it cannot be resumed") as caught:
+        resumed(tmp_path, rest)
+    assert caught.value.hint

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tunesmith.contracts import Estimate, Memory
-from tunesmith_torch.budget import cached_tokens
+from tunesmith_torch.budget import MAX_ROWS, cached_tokens
 from tunesmith_torch.options import LoraOptions
 from tunesmith_torch.planner import framework
 from tunesmith_torch.planner.setting import Setting
@@ -28,8 +28,6 @@ SCORED = 8_192
 """Tokens of a scoring pass (textmodel.SCORE_BUDGET)."""
 ANSWER = 256
 """Tokens of an answer that an evaluation asks for at most, as a rule."""
-MAX_ROWS = 256
-"""Answers that are made at once, at most (generate.MAX_ROWS)."""
 STATIC = (0.98, 1.03)
 """How far weights and optimizer may be from their account: rounding of blocks, buffers."""
 DYNAMIC = (0.65, 1.4)

@@ -78,7 +78,7 @@ def against_reward(
     memory: dict[str, Memory] = {
         "load": found.memory["load"],
         "rollout": _rollout(setting, waiting, samples, answer_tokens),
-        "train": beside(step.memory(setting.load.spread), waiting),
+        "train": _beside(step.memory(setting.load.spread), waiting),
         "evaluate": found.memory["evaluate"],
     }
     drawn = 2.0 * shape.active_weights * found.tokens * samples
@@ -87,7 +87,7 @@ def against_reward(
     from tunesmith_torch.planner import traced  # imports torch
 
     try:
-        train = beside(traced.estimate(setting).memory["train"], waiting)
+        train = _beside(traced.estimate(setting).memory["train"], waiting)
         yield replace(rough, method="traced", memory={**memory, "train": train})
     except (RuntimeError, NotImplementedError, ValueError, TunesmithError) as error:
         why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
@@ -112,7 +112,7 @@ def _rollout(
     return parts.memory(setting.load.spread)
 
 
-def beside(memory: Memory, waiting: Mapping[str, int]) -> Memory:
+def _beside(memory: Memory, waiting: Mapping[str, int]) -> Memory:
     """The memory of a phase with other models waiting in the same process."""
     low, high = analytic.STATIC
     more = sum(waiting.values())
