@@ -4,9 +4,13 @@ torchrun starts the same command line several times and numbers the processes. R
 the run as ever. The others wait until it trains, train with it, and leave when it has ended; they
 tell nothing and write nothing.
 
-They find rank 0 through a file in the temporary folder, named after what torchrun tells its own
-processes and nobody else. Rank 0 keeps it locked as long as it lives, and the kernel frees the lock
-however it ends: so nobody waits for a process that is gone, and an old file misleads nobody.
+They find rank 0 through a file in the temporary folder, named after this very torchrun and the
+number of the run among those of its script. Rank 0 keeps it locked during the run, and the kernel
+frees the lock however it ends: so nobody waits for a process that is gone.
+
+A torchrun is known by its process number and the moment of its start, since in a container the
+number is the same each time. Where the system does not tell that moment, a file that nobody locks
+may be an earlier launch's, and the others wait for one that is locked.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ LOOK = 0.05
 OLD = 86_400
 """Seconds after which what a run left in the temporary folder is cleared away."""
 _TRAINING = ".training"
+_runs = 0
+"""Runs that this process has been through: those of one script meet at different files."""
 
 
 class Dismissed(Exception):
@@ -62,12 +68,10 @@ def count() -> int:
 def leading(folder: Path) -> Iterator[None]:
     """Be found by the other ranks, and be known to live, while this is open.
 
-    Where one of them fails, torchrun ends rank 0 with a signal. The run heeds it; once the run has
-    ended, with an error, it must not keep rank 0 from saying so.
-
     Raises:
         UsageError: torchrun has started processes on several machines.
     """
+    global _runs
     if count() == 1:
         yield
         return
@@ -82,11 +86,25 @@ def leading(folder: Path) -> Iterator[None]:
         fcntl.lockf(fd, fcntl.LOCK_EX)
         os.write(fd, os.fsencode(folder.absolute()))
         new.replace(place)
-        before = _ignoring_signals()
         yield
-        _heed_again(before)
     finally:
+        _runs += 1
         os.close(fd)
+
+
+@contextmanager
+def outspoken() -> Iterator[None]:
+    """Let no signal keep rank 0 from telling the error that a run ends with; for a command line.
+
+    Where another rank fails, torchrun ends rank 0 with a signal. The run heeds it; after an error
+    the process only tells it and ends, so signals stay ignored.
+    """
+    if count() == 1:
+        yield
+        return
+    before = _ignoring_signals()
+    yield
+    _heed_again(before)
 
 
 def call() -> None:
@@ -114,22 +132,22 @@ class Leader:
         Raises:
             EnvironmentProblem: it does not show up.
         """
+        global _runs
         place, deadline = _place(), time.monotonic() + PATIENCE
-        while not place.exists():
+        _runs += 1
+        while (fd := _opened(place)) is None:
             if time.monotonic() > deadline:
                 raise EnvironmentProblem(
                     f"rank {number()}: rank 0 did not begin a run within {PATIENCE:g} seconds",
                     hint="start all ranks with one torchrun, which starts tunesmith itself",
                 )
             time.sleep(LOOK)
-        fd = os.open(place, os.O_RDONLY)
         return cls(Path(os.fsdecode(os.pread(fd, 1 << 16, 0))), place, fd)
 
     def trains(self) -> bool:
         """Wait until rank 0 trains; False: it has ended, and did not."""
         while not Path(f"{self._place}{_TRAINING}").exists():
-            with suppress(BlockingIOError):
-                fcntl.lockf(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if _is_free(self._fd):
                 return False
             time.sleep(LOOK)
         return True
@@ -140,7 +158,7 @@ class Leader:
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Inside, this process ends when rank 0 does, and for no signal's sake.
+        """Inside, this process ends when rank 0 does, and for no signal's sake. Only once.
 
         A signal goes to all ranks: it is rank 0 that heeds it, after a step that needs them all.
         Where rank 0 dies this process may hang in an exchange, which nothing else would end.
@@ -153,10 +171,14 @@ class Leader:
             yield
         finally:
             over.set()
+            thread.join()
+            os.close(self._fd)
             _heed_again(before)
 
     def _end_with(self, over: threading.Event) -> None:
-        self.wait_for_end()
+        while not _is_free(self._fd):
+            if over.wait(LOOK):
+                return
         if not over.wait(1.0):  # in training the others notice, and say so, within that time
             os._exit(0)
 
@@ -190,8 +212,42 @@ def _place() -> Path:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise EnvironmentProblem(f"{folder}: belongs to somebody else", hint="set TMPDIR")
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
-    told = [str(os.getppid()), *(os.environ.get(name, "") for name in names)]
+    told = [str(os.getppid()), _torchrun_began(), *(os.environ.get(name, "") for name in names)]
+    told.append(str(_runs))
     return folder / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _torchrun_began() -> str:
+    """The system's start and, since then, torchrun's, in ticks; empty where this is not told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The second field is the command in parentheses, and may hold any character.
+        fields = Path(f"/proc/{os.getppid()}/stat").read_bytes().rpartition(b")")[2].split()
+        return f"{boot} {int(fields[19])}"  # field 22, starttime, in proc(5)
+    except (OSError, IndexError, ValueError):
+        return ""
+
+
+def _opened(place: Path) -> int | None:
+    """The file at which rank 0 is to be met, opened; None: there is none of this launch yet."""
+    try:
+        fd = os.open(place, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    # One of this launch that nobody locks is of a run that has ended already.
+    if _torchrun_began() or not _is_free(fd):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _is_free(fd: int) -> bool:
+    """Whether rank 0 has ended, or never held this file."""
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sweep(folder: Path) -> None:

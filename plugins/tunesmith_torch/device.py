@@ -37,7 +37,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
     Raises:
         UsageError: the name is none of these, or one device for several ranks.
-        EnvironmentProblem: this machine has no such device.
+        EnvironmentProblem: this machine has no such device, or fewer GPUs than ranks.
     """
     name = _of_rank(_best() if name == "auto" else name)
     kind, _, index = name.partition(":")
@@ -77,7 +77,12 @@ def _of_rank(name: str) -> str:
     if name != "cuda":
         raise UsageError(
             f'device: {ranks.count()} ranks cannot share one, got "{name}"',
-            hint="use auto, or cpu",
+            hint="use cpu" if name == "mps" else "use auto, or cpu",
+        )
+    if 0 < _count("cuda") < ranks.count():  # rank 0 says so, before anything is trained
+        raise EnvironmentProblem(
+            f"device: {ranks.count()} ranks need a GPU each, and there are {_count('cuda')}",
+            hint=f"start torchrun with --nproc-per-node {_count('cuda')}, or use cpu",
         )
     return f"cuda:{ranks.local()}"
 

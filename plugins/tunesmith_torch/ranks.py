@@ -7,13 +7,15 @@ Alone, everything here does nothing.
 Ranks speak through one exchange. What a rank says is a value, or that memory ran out and the batch
 must be computed again, or the error that ends its training. Whoever is in an exchange hears the
 error and ends too, whatever it was waiting for: so no rank waits for one that has failed. Gradients
-are summed right after an exchange, when all are known to be there.
+are summed right after an exchange, when all are known to be there and to have room for the sums:
+from there on nothing is allocated that could fail on one of them.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +31,7 @@ from torch.distributed.rendezvous import rendezvous
 from tunesmith import errors, ranks
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError, RunStopped, TrainingError, TunesmithError
+from tunesmith.events import Event, PhaseAdvanced
 from tunesmith.ranks import Dismissed
 from tunesmith_torch import state
 from tunesmith_torch.device import pick_device
@@ -38,6 +41,10 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)
 """What a rank may keep the others waiting: rank 0 looks, judges and saves in between."""
+PROMPT = timedelta(minutes=10)
+"""What GPUs may keep each other waiting: all ranks are there when tensors are summed."""
+LOOK = 0.1
+"""Seconds between two looks for who has come to train."""
 SHORT = 512
 """Bytes of an exchange's first round; a longer message takes a second one."""
 BUCKET = 16_777_216
@@ -58,6 +65,8 @@ class _Team:
 
     number: int
     count: int
+    gpus: Any = None
+    """The group that sums tensors of GPUs; None where tensors are on the CPU."""
     over: bool = False
     """An error has been told to all, or one of them is gone: nothing can be exchanged any more."""
 
@@ -81,8 +90,8 @@ def together(
         global _team
         if ranks.count() == 1 or _team is not None:
             return train(job, *args, **kwargs)
-        _meet(pick_device(job.device))
-        _team = team = _Team(ranks.number(), ranks.count())
+        gpus = _meet(pick_device(job.device), job.emit)
+        _team = team = _Team(ranks.number(), ranks.count(), gpus)
         try:
             gathered(None)
             result = train(job, *args, **kwargs)
@@ -220,32 +229,71 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         return
     lacking = {place for place, p in enumerate(parameters) if p.grad is None}
     nowhere = set.intersection(*map(set, gathered(sorted(lacking))))
-    for place in lacking - nowhere:
+    for place in lacking - nowhere:  # where memory runs out, the exchange below tells it
         parameters[place].grad = torch.zeros_like(parameters[place])
     sum_tensors([p.grad for p in parameters if p.grad is not None])
 
 
 def sum_tensors(tensors: Sequence[Tensor]) -> None:
-    """Put the sum over all ranks into the place of every tensor; all ranks get the same bits."""
+    """Put the sum over all ranks into the place of every tensor; all ranks get the same bits.
+
+    Room for the sums is made before the exchange, which tells the others where there is none.
+    """
     if _team is None:
         return
-    bucket: list[Tensor] = []
+    buckets = _buckets(tensors)
+    rooms = _rooms(buckets)
+    gathered(None)
+    for bucket in buckets:
+        _sum_bucket(_team, bucket, rooms)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one type and device that are summed at once."""
+    buckets: list[list[Tensor]] = []
+    held = 0
     for tensor in tensors:
-        if bucket and sum(part.numel() for part in bucket) + tensor.numel() > BUCKET:
-            _sum_bucket(_team, bucket)
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        _sum_bucket(_team, bucket)
+        alike = buckets and _kind(buckets[-1][0]) == _kind(tensor)
+        if not alike or held + tensor.numel() > BUCKET:
+            buckets.append([])
+            held = 0
+        buckets[-1].append(tensor)
+        held += tensor.numel()
+    return buckets
 
 
-def _sum_bucket(team: _Team, bucket: Sequence[Tensor]) -> None:
-    if len(bucket) == 1 and bucket[0].is_contiguous():  # a large one: no room for it twice
-        _collectively(team, lambda: dist.all_reduce(bucket[0]))
+def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
+    return tensor.dtype, tensor.device
+
+
+def _in_place(bucket: Sequence[Tensor]) -> bool:
+    return len(bucket) == 1 and bucket[0].is_contiguous()  # a large one: no room for it twice
+
+
+def _rooms(buckets: Sequence[Sequence[Tensor]]) -> dict[Any, Tensor]:
+    """For each kind of tensors, numbers enough for its largest bucket."""
+    sizes: dict[Any, int] = {}
+    for bucket in buckets:
+        if not _in_place(bucket):
+            kind, size = _kind(bucket[0]), sum(tensor.numel() for tensor in bucket)
+            sizes[kind] = max(size, sizes.get(kind, 0))
+    return {
+        (dtype, device): torch.empty(size, dtype=dtype, device=device)
+        for (dtype, device), size in sizes.items()
+    }
+
+
+def _sum_bucket(team: _Team, bucket: Sequence[Tensor], rooms: dict[Any, Tensor]) -> None:
+    group = team.gpus if bucket[0].is_cuda else None
+    if _in_place(bucket):
+        _collectively(team, lambda: dist.all_reduce(bucket[0], group=group))
         return
-    flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-    _collectively(team, lambda: dist.all_reduce(flat))
-    parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+    sizes = [tensor.numel() for tensor in bucket]
+    flat = rooms[_kind(bucket[0])][: sum(sizes)]
+    parts = torch.split(flat, sizes)
+    for tensor, part in zip(bucket, parts, strict=True):
+        part.view_as(tensor).copy_(tensor)
+    _collectively(team, lambda: dist.all_reduce(flat, group=group))
     for tensor, part in zip(bucket, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
 
@@ -276,22 +324,41 @@ def _store() -> Any:
     return next(rendezvous("env://"))[0]
 
 
-def _meet(device: torch.device) -> None:
-    """Form the group: gloo for what ranks say and for tensors of a CPU, nccl for those of GPUs."""
+def _meet(device: torch.device, emit: Callable[[Event], None]) -> Any:
+    """Form the group: gloo for what ranks say and for tensors of a CPU.
+
+    Returns:
+        The group for tensors of GPUs, by nccl; None on a CPU.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store = PrefixStore(f"tunesmith-{next(_meetings)}", _store())
+        _wait_for_all(store, emit)
         dist.init_process_group(
-            backend,
+            "gloo",
             store=store,
             rank=ranks.number(),
             world_size=ranks.count(),
             timeout=PATIENCE,
         )
+        return dist.new_group(backend="nccl", timeout=PROMPT) if device.type == "cuda" else None
     except (RuntimeError, ValueError) as error:
         raise Lost(f"ranks cannot reach each other: {error!s:.200}") from error
+
+
+def _wait_for_all(store: PrefixStore, emit: Callable[[Event], None]) -> None:
+    """Let rank 0 wait for the others where a signal is heeded, as it is not inside torch.
+
+    One of them may fail before it comes here; torchrun then ends rank 0 with a signal.
+    """
+    if ranks.number() > 0:
+        store.set(f"here-{ranks.number()}", "")
+        return
+    others = [f"here-{number}" for number in range(1, ranks.count())]
+    while not store.check(others):
+        emit(PhaseAdvanced(phase="waiting for ranks", done=0))
+        time.sleep(LOOK)
 
 
 def _exchange(team: _Team, message: dict[str, Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,11 +48,12 @@ def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("os.getppid", os.getpid)  # the other one's parent is this process
+    monkeypatch.setattr(ranks, "_runs", 0)
 
 
-def follower(tmp_path: Path) -> subprocess.Popen[str]:
+def follower(tmp_path: Path, program: str = FOLLOW) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", FOLLOW],
+        [sys.executable, "-c", program],
         env={**os.environ, **torchrun(RANK="1", LOCAL_RANK="1", TMPDIR=str(tmp_path))},
         stdout=subprocess.PIPE,
         text=True,
@@ -79,12 +81,105 @@ def test_the_others_wait_for_training_and_for_the_end(launched: None, tmp_path: 
     assert other.returncode == 0
 
 
-def test_the_others_leave_where_nothing_was_trained(launched: None, tmp_path: Path) -> None:
+def test_the_others_leave_where_nothing_was_trained(
+    launched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ranks.leading(tmp_path / "old"):
         ranks.call()  # of an earlier run: its traces mislead nobody
+    monkeypatch.setattr(ranks, "_runs", 0)
     with ranks.leading(tmp_path / "run"):
         other = follower(tmp_path)
     assert other.communicate(timeout=30)[0] == f"{tmp_path / 'run'} False\nleft\n"
+
+
+def test_an_earlier_launch_misleads_nobody_who_comes_first(
+    launched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container each torchrun has the same process number; here its start is not told."""
+    monkeypatch.setattr(ranks, "_torchrun_began", str)
+    with ranks.leading(tmp_path / "old"):
+        ranks.call()
+    monkeypatch.setattr(ranks, "_runs", 0)
+    looks = "import tunesmith.ranks as r; r._torchrun_began = str; first = r._opened(r._place())"
+    other = follower(tmp_path, f"{looks}; print(first, flush=True){FOLLOW}")
+    assert other.stdout is not None
+    assert other.stdout.readline() == "None\n"  # the file is there: it has looked, and waits on
+    with ranks.leading(tmp_path / "run"):
+        ranks.call()
+        assert other.stdout.readline() == f"{tmp_path / 'run'} True\n"
+    assert other.communicate(timeout=30)[0] == "left\n"
+
+
+def test_launches_with_one_process_number_meet_at_different_files(
+    launched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = ranks._place()
+    assert ranks._place() == now
+    monkeypatch.setattr(ranks, "_torchrun_began", lambda: "boot 17")
+    assert ranks._place() != now
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system has no /proc")
+def test_the_start_of_torchrun_is_that_of_the_parent(launched: None) -> None:
+    boot, ticks = ranks._torchrun_began().split()
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    age = uptime - int(ticks) / os.sysconf("SC_CLK_TCK")
+    assert len(boot) == 36
+    assert 0 <= age < uptime
+
+
+def test_two_runs_of_one_script(launched: None, tmp_path: Path) -> None:
+    other = follower(tmp_path, FOLLOW + FOLLOW)
+    assert other.stdout is not None
+    for name in ("one", "two"):
+        with ranks.leading(tmp_path / name):
+            ranks.call()
+            assert other.stdout.readline() == f"{tmp_path / name} True\n"
+        assert other.stdout.readline() == "left\n"
+    assert other.wait(timeout=30) == 0
+    other.stdout.close()
+
+
+def test_an_error_leaves_signals_as_they_were(launched: None, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in ranks.POLITE]
+    with pytest.raises(KeyError), ranks.leading(tmp_path / "run"):
+        raise KeyError
+    assert [signal.getsignal(number) for number in ranks.POLITE] == before
+
+
+def test_a_command_that_failed_tells_it_whatever_signal_comes(
+    launched: None,
+) -> None:
+    before = {number: signal.getsignal(number) for number in ranks.POLITE}
+    try:
+        with ranks.outspoken():
+            pass
+        assert {number: signal.getsignal(number) for number in ranks.POLITE} == before
+        with pytest.raises(KeyError), ranks.outspoken():
+            raise KeyError
+        assert {signal.getsignal(number) for number in ranks.POLITE} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+LEAVE = """
+import os, threading
+from tunesmith import ranks
+leader = ranks.Leader.find()
+try:
+    with leader.followed():
+        raise KeyError
+except KeyError:
+    print(threading.active_count(), os.path.exists(f"/dev/fd/{leader._fd}"))
+"""
+
+
+def test_a_rank_that_fails_leaves_nothing_behind(launched: None, tmp_path: Path) -> None:
+    """In a script that goes on: no thread that would end it, no open file."""
+    with ranks.leading(tmp_path / "run"):
+        other = follower(tmp_path, LEAVE)
+        assert other.communicate(timeout=30)[0] == "1 False\n"
 
 
 def test_rank_0_that_never_comes(

@@ -14,6 +14,8 @@ import pytest
 import tomli_w
 import torchrun
 
+from tunesmith import follow
+from tunesmith.errors import DataError
 from tunesmith.storage import Checkpoints, read_events
 from tunesmith_torch import fit, state
 
@@ -174,6 +176,26 @@ def test_a_run_that_fails_before_training_ends_all(real: Any, workshop: Any, set
     assert missing.codes[0] == 2
     assert missing.codes[1] in (0, -signal.SIGTERM)
     assert "error" not in missing.said[1], missing.said
+
+
+def test_a_rank_that_fails_before_it_trains_ends_all(
+    faults: Any, real: Any, workshop: Any, setting: Any
+) -> None:
+    """Rank 0 waits for it, hears torchrun's signal, and leaves a report."""
+    run = fresh(workshop, "other-rows")
+
+    def fail() -> None:
+        raise DataError("data", "rank 1 reads other rows than rank 0")
+
+    prepare = torchrun.on_rank(1, real.before_call(follow, "train", 1, fail))
+    begun = torchrun.begin("run", workshop.run_file(setting), "--out", run, prepare=prepare)
+    done = begun.end(seconds=40)
+    assert done.codes == [143, 3], done.said
+    assert "stopped by SIGTERM" in done.said[0]
+    assert "reads other rows" in done.said[1]
+    assert real.events(run, "run-finished")[-1]["status"] == "stopped"
+    assert (run / "report.json").is_file()
+    faults.count("a rank that fails before training")
 
 
 def test_ranks_end_where_there_is_nothing_left_to_train(

@@ -12,8 +12,13 @@ import pytest
 import rank_cases
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed import HashStore
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tunesmith_torch import ranks
+from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
+from tunesmith_torch import device, ranks, rlhf
 from tunesmith_torch.tiny import save_tiny_model
 
 RANKS = 2
@@ -93,6 +98,7 @@ def test_memory_that_runs_out_on_one_rank_changes_nothing(place: Path) -> None:
     [
         ("not a number", "TrainingError: step 2: the loss is not finite"),
         ("a bug", "TrainingError: rank 1: KeyError: 'where'"),
+        ("no room", "TrainingError: rank 1: OutOfMemoryError"),
         ("other weights", "TrainingError: rank 1: the weights differ from those of rank 0"),
     ],
 )
@@ -109,6 +115,125 @@ def test_a_post_mortem_is_written_once(place: Path) -> None:
     assert found["step"] == 2
     assert "nan" in found["losses"]
     assert len(found["rows"]) == 4
+
+
+class Watcher(TorchDispatchMode):
+    """Which storages came up, and what was said, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, (list, tuple)) else [found]:
+            if isinstance(tensor, Tensor) and tensor.numel():
+                self.log.append(tensor.untyped_storage().data_ptr())
+        return found
+
+
+def test_nothing_is_allocated_once_all_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could fail on one rank, while the others are in a sum that nothing ends."""
+    watcher = Watcher()
+
+    def exchange(team: Any, message: Any) -> list[Any]:
+        watcher.log.append("exchange")
+        return [message["value"]] * team.count
+
+    def all_reduce(tensor: Tensor, **group: Any) -> None:
+        watcher.log.append("all_reduce")
+        tensor.mul_(2)
+
+    monkeypatch.setattr(ranks, "_team", ranks._Team(0, 2))
+    monkeypatch.setattr(ranks, "_exchange", exchange)
+    monkeypatch.setattr(ranks.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(ranks, "BUCKET", 10)
+    parameters = [torch.nn.Parameter(torch.ones(n)) for n in (3, 4, 5, 30)]
+    parameters.append(torch.nn.Parameter(torch.ones(3, 2, dtype=torch.float64)))
+    parameters.append(torch.nn.Parameter(torch.ones(4, 2)))
+    for number, parameter in enumerate(parameters[1:]):
+        parameter.grad = torch.full_like(parameter, number)
+    parameters[-1].grad = torch.full((2, 4), 4.0).t()
+    known = {p.grad.untyped_storage().data_ptr() for p in parameters if p.grad is not None}
+    with watcher:
+        ranks.sum_gradients(parameters)
+    last = len(watcher.log) - 1 - watcher.log[::-1].index("exchange")
+    assert watcher.log[last:].count("all_reduce") == watcher.log.count("all_reduce") > 3
+    before = known | {entry for entry in watcher.log[:last] if isinstance(entry, int)}
+    after = {entry for entry in watcher.log[last:] if isinstance(entry, int)}
+    assert after <= before
+    assert parameters[0].grad is None
+    for number, parameter in enumerate(parameters[1:]):
+        torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 2 * number))
+
+
+def test_waiting_for_others_heeds_a_signal() -> None:
+    store = PrefixStore("test", HashStore())
+    told = []
+
+    def emit(event: Any) -> None:
+        told.append(event)
+        if len(told) == 3:
+            raise RunStopped("stopped by SIGTERM", exit_code=143)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "LOOK", 0.0)
+        patch.setattr("tunesmith.ranks.count", lambda: 3)
+        patch.setattr("tunesmith.ranks.number", lambda: 0)
+        store.set("here-2", "")
+        with pytest.raises(RunStopped):
+            ranks._wait_for_all(store, emit)
+        patch.setattr("tunesmith.ranks.number", lambda: 1)
+        ranks._wait_for_all(store, emit)
+        patch.setattr("tunesmith.ranks.number", lambda: 0)
+        ranks._wait_for_all(store, emit)
+    assert len(told) == 3
+
+
+def test_more_ranks_than_gpus_are_refused_on_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.ranks.count", lambda: 2)
+    monkeypatch.setattr("tunesmith.ranks.local", lambda: 0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(EnvironmentProblem, match="2 ranks need a GPU each, and there are 1"):
+        device.pick_device("auto")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert device.pick_device("auto") == torch.device("cuda:0")
+
+
+def test_on_a_mac_the_way_out_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.ranks.count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    with pytest.raises(UsageError) as caught:
+        device.pick_device("auto")
+    assert caught.value.hint == "use cpu"
+
+
+class Enough(Exception):
+    """The test has seen what it wanted to."""
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_reward_functions_are_tried_on_rank_0(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    tried = []
+
+    def exchange(team: Any, message: Any) -> list[Any]:
+        raise Enough
+
+    options = rlhf.RlhfOptions(
+        policy={"rewards": [{"function": "not used"}], "algorithm": "grpo"}, reward={"skip": True}
+    )
+    job = rank_cases.Case(tmp_path, tmp_path).job(options, rank_cases.PAIRS)
+    monkeypatch.setattr(rlhf, "try_functions", lambda *args: tried.append(args))
+    monkeypatch.setattr("tunesmith.ranks.count", lambda: 2)
+    monkeypatch.setattr(ranks, "_team", ranks._Team(number, 2))
+    monkeypatch.setattr(ranks, "_exchange", exchange)
+    with pytest.raises(Enough):
+        rlhf.train_stages(job)
+    assert len(tried) == (number == 0)
 
 
 def test_shares_are_even_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:

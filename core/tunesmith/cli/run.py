@@ -58,14 +58,15 @@ def heard(plan: Plan, state: State) -> Plan:
 @contextmanager
 def explained(folder: RunFolder, as_json: bool) -> Iterator[None]:
     """Where a run ends early, say where it is and how it goes on."""
-    try:
-        yield
-    except TunesmithError as error:
-        if isinstance(error, RunStopped):
-            error.hint = f"resume with: tunesmith resume {results.quoted(folder.path)}"
-        if not isinstance(error, UsageError):
-            show(execute.recorded(folder), folder, as_json)
-        raise
+    with ranks.outspoken():
+        try:
+            yield
+        except TunesmithError as error:
+            if isinstance(error, RunStopped):
+                error.hint = f"resume with: tunesmith resume {results.quoted(folder.path)}"
+            if not isinstance(error, UsageError):
+                show(execute.recorded(folder), folder, as_json)
+            raise
 
 
 def show(report: Report, folder: RunFolder, as_json: bool) -> None:

@@ -123,7 +123,7 @@ class Plain:
     def _advanced(self, event: PhaseAdvanced) -> str:
         """A line now and then, where a phase takes long."""
         now = time.monotonic()
-        if now - self._spoke < PATIENCE:
+        if event.phase != self._phase.phase or now - self._spoke < PATIENCE:
             return ""
         self._spoke = now
         total = self._phase.total
