@@ -35,6 +35,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
+
+from tunesmith_torch import bnb  # noqa: F401 - before peft, which imports bitsandbytes
+
+# isort: split
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
