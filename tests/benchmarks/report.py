@@ -86,8 +86,8 @@ def _training(result: dict[str, Any]) -> str:
         for line in summary(result)
     ]
     head = ["", "tokens/s", "tokens per CPU second", "times", "peak MB", "memory"]
-    text = f"{title}\n\n{_table(head, rows)}"
-    return f"{text}\n\n{_agreement(result)}"
+    often = f"Rounds: {result['rounds']}, of {result['steps']} steps each."
+    return f"{title}\n\n{_table(head, rows)}\n\n{often} {_agreement(result)}"
 
 
 def _agreement(result: dict[str, Any]) -> str:
