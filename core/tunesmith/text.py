@@ -38,8 +38,7 @@ _ALWAYS = (
     *range(0x2060, 0x2070),  # word joiner, invisible operators, bidi isolates
     *range(0xFFF9, 0xFFFC),  # interlinear annotations
     *range(0xD800, 0xE000),  # lone surrogates (in Python, a surrogate is always alone)
-    *range(0xE0000, 0xE0080),  # tags
-    *range(0xE0100, 0xE01F0),  # variation selectors 17 to 256: one hides a byte each
+    *range(0xE0000, 0xE1000),  # tags, variation selectors, and what else is never shown
 )
 _TABLE = {point: _escape(chr(point)) for point in _ALWAYS}
 _EMOJI = "\u00a9\u00ae\u2190-\u27bf\u2900-\u2bff\u3030-\u3299\U0001f000-\U0001faff"

@@ -47,11 +47,11 @@ PAYLOADS = [
     "z\u200bw\u2060x\ufeff",
     "a\u200db\u200cc", "\u2028line\u2029", "h\u00adyphen", "\u3164\u115f\uffa0",
     "\ufe0f\ufe0fx\ufe00\ufe01",
-    "v\U000e0100\U000e01ef", "\u034f\u180e\u2063", "\ufff9a\ufffab\ufffb",
+    "v\U000e0100\U000e01ef", "w\U000e0080\U000e0fff", "\u034f\u180e\u2063", "\ufff9a\ufffab\ufffb",
 ]  # fmt: skip
 FORBIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ud800-\udfff\U000e0000-\U000e01ef]"
+    "\ud800-\udfff\U000e0000-\U000e0fff]"
 )
 KEPT = [
     "plain text, with\ttab\nand newline",
