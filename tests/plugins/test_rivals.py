@@ -65,6 +65,20 @@ def test_a_model_ties_with_itself(longer: str) -> None:
     assert measured.values == (0.5, 0.5, 0.5)
 
 
+def test_rounding_decides_nothing_between_equal_answers(tmp_path: Path) -> None:
+    """A reward model's numbers depend a little on what else it is asked at once."""
+    path = tmp_path / "judge.py"
+    path.write_text(
+        "asked = []\n"
+        "def judge(prompt, answer):\n"
+        "    asked.append(answer)\n"
+        "    return 1 - 1e-7 * len(asked)\n"
+    )
+    same = model("a", "b", "")
+    (measured,) = compared(WIN_RATE, same, so_far(same), reward=f"{path}:judge")
+    assert measured.values == (0.5, 0.5, 0.5)
+
+
 def test_length_change_by_hand() -> None:
     (measured,) = compared(LENGTH, model("a b c", "a", ""), so_far(model("a", "a", "a")))
     assert measured.values == (2.0, 0.0, -1.0)

@@ -48,7 +48,11 @@ class WinRate(Comparing):
         )
         rewards = judging.rewards([*prompts, *prompts], [*ours, *theirs])
         both = zip(rewards[: len(prompts)], rewards[len(prompts) :], strict=True)
-        values = tuple(0.5 if good == bad else float(good > bad) for good, bad in both)
+        # Equal answers tie, though rounding may tell their rewards apart.
+        values = tuple(
+            0.5 if mine == its or good == bad else float(good > bad)
+            for mine, its, (good, bad) in zip(ours, theirs, both, strict=True)
+        )
         return [Measurement(metric=METRIC.name, values=values, outputs=tuple(ours))]
 
 
