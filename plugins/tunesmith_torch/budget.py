@@ -14,7 +14,12 @@ MAX_ROWS = 256
 """Rows in a step. More than this gain nothing, and each has a row of logits."""
 
 
+def slot_bytes(key_heads: int, head_width: int, layers: int, item_bytes: int) -> int:
+    """Keys and values of all layers for one token."""
+    return 2 * key_heads * head_width * layers * item_bytes
+
+
 def cached_tokens(key_heads: int, head_width: int, layers: int, item_bytes: int) -> int:
-    """Slots that fit into the bytes: keys and values of all layers for one token each."""
-    token = 2 * key_heads * head_width * layers * item_bytes
-    return max(1, min(TOKEN_BUDGET, CACHE_BYTES // max(1, token)))
+    """Slots that fit into the bytes."""
+    slot = slot_bytes(key_heads, head_width, layers, item_bytes)
+    return max(1, min(TOKEN_BUDGET, CACHE_BYTES // max(1, slot)))

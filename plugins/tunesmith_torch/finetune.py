@@ -239,9 +239,7 @@ def _notices(examples: Examples, limit: int) -> Iterator[Noticed]:
 
 
 def _order(job: Job[Any], examples: Examples) -> Order:
-    options: FitOptions = job.config
-    rows = len(examples.examples)
-    return Order(rows, options.batch, options.epochs, job.seed, options.max_steps)
+    return Order.of(len(examples.examples), job.config, job.seed)
 
 
 def _announcement(

@@ -144,8 +144,8 @@ def fit(
             "no parameter of the model is trained: all are frozen",
             hint="choose other targets, or a technique that trains this kind of model",
         )
-    order = Order(len(objective), options.batch, options.epochs, seed, options.max_steps)
-    rate = Rate(options.learning_rate, order.steps, options.warmup, options.schedule)
+    order = Order.of(len(objective), options, seed)
+    rate = Rate.of(options, order.steps)
     masters = Masters(adapted.trainable, options)
     saving = Saving(job, masters, options.save_every, course)
     stepper = _Stepper(job, adapted, objective, masters, options)
@@ -180,15 +180,8 @@ def fit(
             epoch=(step + 1) / order.steps_per_epoch,
             extras=objective.figures(),
         )
-        try:
-            job.emit(event)
-        except RunStopped:
-            saving.save(step + 1)
-            raise
-        if saving.heed(step + 1, course.look(step + 1)):
+        if saving.after(event):
             return
-        if saving.due(step + 1):
-            saving.save(step + 1)
 
 
 @dataclass
@@ -323,6 +316,24 @@ class Saving:
         self.course.recall(checkpoint.meta.get("course", {}))
         self.saved = checkpoint.step
         return checkpoint.step
+
+    def after(self, event: Stepped) -> bool:
+        """Tell a step, look at what it made, save where it is time; whether training is over.
+
+        Raises:
+            RunStopped: whatever ``job.emit`` raised; the step has been saved.
+        """
+        step = event.step
+        try:
+            self.job.emit(event)
+        except RunStopped:
+            self.save(step)
+            raise
+        if self.heed(step, self.course.look(step)):
+            return True
+        if self.due(step):
+            self.save(step)
+        return False
 
     def heed(self, step: int, look: Look) -> bool:
         """Do what a look says; whether training is over, with the best weights in place.

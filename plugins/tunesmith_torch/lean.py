@@ -30,7 +30,7 @@ to PEFT's own forward, which it inherits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -83,21 +83,32 @@ class Family:
         self._x: Tensor | None = None
         self._ready: dict[LeanLinear, Tensor] = {}
 
-    def answer(self, layer: LeanLinear, x: Tensor) -> Tensor:
-        """What ``layer`` makes of ``x``; where it is the first, what the others do, too."""
+    def answer(self, layer: LeanLinear, names: list[str], x: Tensor) -> Tensor:
+        """What ``layer`` makes of ``x``; where it is the first, what the others do, too.
+
+        ``names`` are its adapters.
+        """
         ready, same = self._ready.pop(layer, None), self._x is x
         if ready is not None and not same:  # it reads something else than its family does
             self._layers.remove(layer)
             layer.family = None
-            return run([layer], x)[0]
+            return run({layer: names}, x)[0]
         if ready is None:
-            others = [each for each in self._layers if each is not layer and each.joins()]
-            asked = [layer, *(others if layer.joins() else [])]
+            asked = {layer: names} if layer.is_hooked() else {layer: names, **self._others(layer)}
             ready, *rest = run(asked, x)
-            self._x, self._ready = x, dict(zip(asked[1:], rest, strict=True))
+            self._x, self._ready = x, dict(zip([*asked][1:], rest, strict=True))
         if not self._ready:
             self._x = None  # nobody else will ask with it
         return ready
+
+    def _others(self, layer: LeanLinear) -> dict[LeanLinear, list[str]]:
+        """Those that can be computed with it, and their adapters."""
+        found = {
+            each: each.plain_adapters()
+            for each in self._layers
+            if each is not layer and not each.is_hooked()
+        }
+        return {each: names for each, names in found.items() if names}
 
     def forget(self) -> None:
         """Nobody will ask for what is ready."""
@@ -111,10 +122,13 @@ class LeanLinear(PeftLinear):  # type: ignore[misc]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute what PEFT's forward computes."""
-        if args or kwargs or not self.plain_adapters():
+        names = [] if args or kwargs else self.plain_adapters()
+        if not names:
             other: Tensor = super().forward(x, *args, **kwargs)
             return other
-        return run([self], x)[0] if self.family is None else self.family.answer(self, x)
+        if self.family is None:
+            return run({self: names}, x)[0]
+        return self.family.answer(self, names, x)
 
     def plain_adapters(self) -> list[str]:
         """The adapters to compute; none where there is none, or one that is not plain."""
@@ -123,9 +137,9 @@ class LeanLinear(PeftLinear):  # type: ignore[misc]
         names = [name for name in self.active_adapters if name in self.lora_A]
         return names if all(map(self._is_plain, names)) else []
 
-    def joins(self) -> bool:
-        """Whether it can be computed with its family: a hook may change what it is given."""
-        return not self._forward_pre_hooks and bool(self.plain_adapters())
+    def is_hooked(self) -> bool:
+        """Whether a hook may change what it is given, so that it cannot be computed with others."""
+        return bool(self._forward_pre_hooks)
 
     def _is_plain(self, name: str) -> bool:
         drops = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
@@ -144,14 +158,14 @@ class _Layer(NamedTuple):
         return slice(self.columns[0].start, self.columns[-1].stop)
 
 
-def run(layers: Iterable[LeanLinear], x: Tensor) -> tuple[Tensor, ...]:
-    """What layers with plain adapters make of one input."""
+def run(layers: Mapping[LeanLinear, Sequence[str]], x: Tensor) -> tuple[Tensor, ...]:
+    """What layers make of one input, each with its plain adapters of these names."""
     plan, frozen, low = [], [], []
     at = 0
-    for layer in layers:
+    for layer, names in layers.items():
         base = layer.get_base_layer()
         columns, scales = [], []
-        for name in layer.plain_adapters():
+        for name in names:
             a_RI, b_OR = layer.lora_A[name].weight, layer.lora_B[name].weight
             columns.append(slice(at, at := at + len(a_RI)))
             scales.append(float(layer.scaling[name]))

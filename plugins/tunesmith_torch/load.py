@@ -120,10 +120,10 @@ def recompute_activations(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def old_name_is_known() -> Iterator[None]:
-    """Inside, transformers does not warn that peft uses a name that will go."""
+def old_name_is_known(name: str = "is_gradient_checkpointing") -> Iterator[None]:
+    """Inside, transformers does not warn that peft, or TRL, uses a name (a regex) that will go."""
     with warnings.catch_warnings():
-        known = "`is_gradient_checkpointing` is deprecated"
+        known = f"`{name}` is deprecated"
         warnings.filterwarnings("ignore", known, FutureWarning)
         yield
 

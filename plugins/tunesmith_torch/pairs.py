@@ -66,7 +66,7 @@ class Ready:
         if options.checkpointing:
             recompute_activations(base.model)
         sharing = options.packing and options.share_prompts and can_share(adapted.model)
-        order = Order(len(pairs), options.batch, options.epochs, job.seed, options.max_steps)
+        order = Order.of(len(pairs), options, job.seed)
         return cls(adapted, template, pairs, Layout(options.packing, sharing), start, order)
 
     def counts(self, rows: Sequence[int]) -> Counts:

@@ -165,7 +165,7 @@ def train_policy(job: Job[Any], start: Start | None, judge: Judge | None) -> Art
     stand = Stand.of(job, start, judge)
     prompts = _prompts(job, stand.template, stand.policy.base)
     loop = stand.loop(options, prompts)
-    order = Order(len(prompts), options.batch, options.epochs, job.seed, options.max_steps)
+    order = Order.of(len(prompts), options, job.seed)
     gold = _gold(job, stand.template)
     watch = Watch(job, loop, stand.reward, gold, options, steps=order.steps)
     job.emit(_announcement(job, stand, prompts, order))

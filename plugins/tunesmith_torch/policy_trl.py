@@ -27,7 +27,6 @@ import logging
 import math
 import os
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,11 +45,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback
 
 from tunesmith.contracts import Job
-from tunesmith.errors import EnvironmentProblem, RunStopped, TrainingError, UsageError
+from tunesmith.errors import EnvironmentProblem, TrainingError, UsageError
 from tunesmith.events import Stepped
 from tunesmith_torch import moments, state
 from tunesmith_torch.allocator import keep_freed_memory
 from tunesmith_torch.fit import Saving
+from tunesmith_torch.load import old_name_is_known
 from tunesmith_torch.memory import peak_bytes
 from tunesmith_torch.optimizer import Masters
 from tunesmith_torch.policy import SHOWN, PolicyLoop, Reward
@@ -82,8 +82,8 @@ def fit(
     options: PolicyStage = job.config
     keep_freed_memory()
     moments.require(options.optimizer, loop.adapted.base.model.device)
-    order = Order(len(asked.prompts), options.batch, options.epochs, job.seed, options.max_steps)
-    rate = Rate(options.learning_rate, order.steps, options.warmup, options.schedule)
+    order = Order.of(len(asked.prompts), options, job.seed)
+    rate = Rate.of(options, order.steps)
     newest = job.checkpoints.newest()
     first = newest.step if newest is not None else 0
     masters = Masters(loop.adapted.trainable, options)
@@ -92,7 +92,7 @@ def fit(
     steps = Steps(job, order, rate, masters, judging, watch, saving, first)
     with (
         TemporaryDirectory() as folder,
-        _old_names_are_known(),
+        old_name_is_known(".*gradient_checkpointing.*"),
         _ending_with(loop.policy, asked.end_ids),
         _silent_on_cut_off_answers(options),
     ):
@@ -173,15 +173,8 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         self.watch.note(self.judging.counts, figures)
         event = self._event(step, figures)
         self.logged.clear()
-        try:
-            self.job.emit(event)
-        except RunStopped:
-            self.saving.save(step)
-            raise
-        if self.saving.heed(step, self.watch.look(step)):
+        if self.saving.after(event):
             control.should_training_stop = True
-        elif self.saving.due(step):
-            self.saving.save(step)
 
     def _step(self, updates: int) -> int:
         return self.first + updates // self.judging.options.rollout_epochs
@@ -354,15 +347,6 @@ def _rows(steps: Steps) -> Iterator[int]:
 def _schedule(steps: Steps) -> LambdaLR:
     peak = steps.rate.peak
     return LambdaLR(steps.masters.adamw, lambda update: steps.learning_rate(update) / peak)
-
-
-@contextmanager
-def _old_names_are_known() -> Iterator[None]:
-    """Inside, nobody is warned that TRL uses names of transformers that will go."""
-    with warnings.catch_warnings():
-        known = "`.*gradient_checkpointing.*` is deprecated"
-        warnings.filterwarnings("ignore", known, FutureWarning)
-        yield
 
 
 @contextmanager

@@ -48,7 +48,6 @@ def remembered(
     mine = ranks.deal([group.answer_tokens + len(group.prompt) for group in groups])
     for place, found in zip(mine, ask([groups[place] for place in mine]), strict=True):
         scores[place].copy_(found)
-    ranks.gathered(None)
     ranks.sum_tensors([flat])
 
     def write(staging: Path) -> None:

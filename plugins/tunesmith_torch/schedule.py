@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from tunesmith_torch.options import FitOptions
+
 
 @dataclass(frozen=True)
 class Order:
@@ -21,6 +23,11 @@ class Order:
     epochs: float
     seed: int
     max_steps: int | None = None
+
+    @classmethod
+    def of(cls, rows: int, options: FitOptions, seed: int) -> Order:
+        """The order in which the training loop takes so many rows."""
+        return cls(rows, options.batch, options.epochs, seed, options.max_steps)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -60,6 +67,11 @@ class Rate:
     steps: int
     warmup: float
     schedule: Literal["cosine", "linear", "constant"]
+
+    @classmethod
+    def of(cls, options: FitOptions, steps: int) -> Rate:
+        """The rate of the training loop over so many steps."""
+        return cls(options.learning_rate, steps, options.warmup, options.schedule)
 
     @property
     def rising(self) -> int:

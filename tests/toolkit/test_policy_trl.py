@@ -335,6 +335,19 @@ def test_a_stopped_training_is_saved_and_resumed_to_the_same_weights(
     assert apart(whole.weights(), rest.weights()) == 0.0
 
 
+def straying(epochs: int) -> PolicyStage:
+    """A policy that soon is further from its reference than it may."""
+    return options(
+        epochs=epochs,
+        learning_rate=0.3,
+        kl_weight=1e-4,
+        kl_budget=0.01,
+        watch_every=1,
+        mask_truncated=False,
+        answer_tokens=4,
+    )
+
+
 def test_a_run_stopped_in_its_last_step_is_looked_at_when_resumed(
     talker: Path, tmp_path: Path
 ) -> None:
@@ -351,15 +364,7 @@ def test_a_run_stopped_in_its_last_step_is_looked_at_when_resumed(
 
 
 def test_the_budget_holds_for_a_run_stopped_in_its_last_step(talker: Path, tmp_path: Path) -> None:
-    config = options(
-        epochs=5,
-        learning_rate=0.3,
-        kl_weight=1e-4,
-        kl_budget=0.01,
-        watch_every=1,
-        mask_truncated=False,
-        answer_tokens=4,
-    )
+    config = straying(epochs=5)
     first = Ran(talker, tmp_path, config, looked_at=PROMPTS[:2])
     first.stop = lambda event: isinstance(event, Stepped) and event.step == event.steps == 5
     with pytest.raises(RunStopped):
@@ -398,15 +403,7 @@ def test_nothing_is_left_behind_in_the_model_or_the_process(
 def test_a_policy_that_goes_too_far_ends_as_its_best_checkpoint(
     talker: Path, tmp_path: Path
 ) -> None:
-    config = options(
-        epochs=12,
-        learning_rate=0.3,
-        kl_weight=1e-4,
-        kl_budget=0.01,
-        watch_every=1,
-        mask_truncated=False,
-        answer_tokens=4,
-    )
+    config = straying(epochs=12)
     ran = Ran(talker, tmp_path, config, looked_at=PROMPTS[:2])
     before = ran.weights()
     ran.train()

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tunesmith.contracts import Estimate, Memory
-from tunesmith_torch.budget import MAX_ROWS, cached_tokens
+from tunesmith_torch.budget import MAX_ROWS, cached_tokens, slot_bytes
 from tunesmith_torch.options import LoraOptions
 from tunesmith_torch.planner import framework
 from tunesmith_torch.planner.setting import Setting
@@ -136,8 +136,8 @@ def evaluating(setting: Setting) -> Parts:
     """
     shape, w, heldout = setting.shape, setting.width, setting.load.heldout
     longest, rows = max(heldout, default=0), len(heldout)
-    slot = 2 * shape.key_heads * shape.head_width * shape.layers * w
-    most = cached_tokens(shape.key_heads, shape.head_width, shape.layers, w)
+    kept = shape.key_heads, shape.head_width, shape.layers, w
+    slot, most = slot_bytes(*kept), cached_tokens(*kept)
     prompt = round(longest * (1 - setting.load.trained))
     at_once = min(max(1, most // (prompt + ANSWER)), MAX_ROWS, rows)
     forward, tokens = _forward(shape, w), min(SCORED, sum(heldout))

@@ -46,6 +46,15 @@ def blank_model(config: PretrainedConfig, dtype: torch.dtype, attention: str) ->
     return model
 
 
+def _linear(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Plain linear layers but the head, each with its parent and its name there."""
+    head = model.get_output_embeddings()
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is nn.Linear and layer is not head:
+                yield parent, name, layer
+
+
 def quantize_to_8_bits(model: PreTrainedModel, *, gpu: bool) -> None:
     """Make its linear layers 8-bit ones as bitsandbytes stores them, all but the head.
 
@@ -65,11 +74,8 @@ def quantize_to_8_bits(model: PreTrainedModel, *, gpu: bool) -> None:
                 return out
 
         kind = OnGpu
-    head = model.get_output_embeddings()
-    for parent in list(model.modules()):
-        for name, layer in parent.named_children():
-            if type(layer) is nn.Linear and layer is not head:
-                setattr(parent, name, _eight_bits(kind, layer))
+    for parent, name, layer in _linear(model):
+        setattr(parent, name, _eight_bits(kind, layer))
     model.is_loaded_in_8bit = True
 
 
@@ -90,11 +96,9 @@ def quantize(model: PreTrainedModel, *, double: bool, dtype: torch.dtype) -> Non
         EnvironmentProblem: bitsandbytes is not installed.
     """
     package = bnb.package()
-    head = model.get_output_embeddings()
-    for parent in list(model.modules()):
-        for name, layer in parent.named_children():
-            if type(layer) is nn.Linear and layer is not head and layer.in_features % 64 == 0:
-                setattr(parent, name, _four_bits(package, layer, double, dtype))
+    for parent, name, layer in _linear(model):
+        if layer.in_features % 64 == 0:
+            setattr(parent, name, _four_bits(package, layer, double, dtype))
     model.is_loaded_in_4bit = True
 
 

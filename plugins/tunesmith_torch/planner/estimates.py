@@ -13,6 +13,8 @@ from tunesmith_torch.planner import analytic
 from tunesmith_torch.planner.setting import Method, Setting
 
 C = TypeVar("C", bound=FitOptions)
+UNTRACED = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
+"""What a step that cannot be traced ends with."""
 
 
 def full(options: FitOptions, request: EstimateRequest) -> Iterator[Estimate]:
@@ -46,10 +48,14 @@ def answers(method: Method, options: FitOptions, request: EstimateRequest) -> It
             setting = replace(setting, load=load)
             rough = analytic.estimate(setting)
         yield traced.estimate(setting)
-        return
-    except (RuntimeError, NotImplementedError, ValueError, TunesmithError) as error:
-        why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
-    yield replace(rough, notes=(*rough.notes, why))
+    except UNTRACED as error:
+        yield untraced(rough, error)
+
+
+def untraced(rough: Estimate, error: Exception) -> Estimate:
+    """The estimate by arithmetic, which has to do, and why."""
+    why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
+    return replace(rough, notes=(*rough.notes, why))
 
 
 def economies(options: C, table: str = "technique") -> Sequence[Economy[C]]:

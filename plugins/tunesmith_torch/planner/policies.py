@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from tunesmith.contracts import Estimate, EstimateRequest, Memory
-from tunesmith.errors import TunesmithError
 from tunesmith.records import Preference, Record
-from tunesmith_torch.budget import cached_tokens
+from tunesmith_torch.budget import MAX_ROWS, cached_tokens, slot_bytes
 from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
 from tunesmith_torch.planner import analytic, framework
 from tunesmith_torch.planner.setting import Method, Setting
@@ -84,14 +83,13 @@ def against_reward(
     drawn = 2.0 * shape.active_weights * found.tokens * samples
     rough = replace(found, memory=memory, flops=found.flops * samples + 3 * drawn)
     yield rough
-    from tunesmith_torch.planner import traced  # imports torch
+    from tunesmith_torch.planner import estimates, traced  # imports torch
 
     try:
         train = _beside(traced.estimate(setting).memory["train"], waiting)
         yield replace(rough, method="traced", memory={**memory, "train": train})
-    except (RuntimeError, NotImplementedError, ValueError, TunesmithError) as error:
-        why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
-        yield replace(rough, notes=(*rough.notes, why))
+    except estimates.UNTRACED as error:
+        yield estimates.untraced(rough, error)
 
 
 def _rollout(
@@ -101,12 +99,12 @@ def _rollout(
     shape, w = setting.shape, setting.width
     rows = (setting.options.batch or 4) * samples
     asked = rows * (setting.load.longest + answer_tokens)
-    slots = min(cached_tokens(shape.key_heads, shape.head_width, shape.layers, w), asked)
-    cache = 2 * shape.key_heads * shape.head_width * shape.layers * w * slots
+    kept = shape.key_heads, shape.head_width, shape.layers, w
+    cache = slot_bytes(*kept) * min(cached_tokens(*kept), asked)
     optimizer = analytic.training(setting).static["optimizer"]
     parts = analytic.Parts(
         {"weights": setting.base_bytes, "optimizer": optimizer, **waiting},
-        {"cache": cache * 3 // 2, "logits": min(rows, 256) * shape.vocabulary * (w + 8)},
+        {"cache": cache * 3 // 2, "logits": min(rows, MAX_ROWS) * shape.vocabulary * (w + 8)},
         framework.libraries(setting.device),
     )
     return parts.memory(setting.load.spread)
