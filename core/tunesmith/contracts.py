@@ -267,6 +267,8 @@ class EstimateRequest:
     device: Literal["cuda", "cpu"]
     """The kind of device whose operators and allocator count."""
     seed: int = 0
+    models: int = 1
+    """How many models an evaluation holds in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

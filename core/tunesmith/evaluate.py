@@ -45,6 +45,12 @@ class Watched:
 
     model: TextModel
     tell: Progress
+    records: int
+    """To be measured; an evaluator may ask for more than one text of each."""
+
+    def _share(self, asked: int) -> Progress:
+        """Texts that are done, told as records that are done."""
+        return lambda done: self.tell(done * self.records // max(asked, 1))
 
     def score(
         self,
@@ -54,13 +60,15 @@ class Watched:
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
         """Scores, with progress told to the run where the caller does not ask for it."""
-        return self.model.score(prompts, completions, progress=progress or self.tell)
+        told = progress or self._share(len(prompts))
+        return self.model.score(prompts, completions, progress=told)
 
     def generate(
         self, prompts: Sequence[Prompt], limit: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
         """Answers, with progress told to the run where the caller does not ask for it."""
-        return self.model.generate(prompts, limit, progress=progress or self.tell)
+        told = progress or self._share(len(prompts))
+        return self.model.generate(prompts, limit, progress=told)
 
     def sample(
         self,
@@ -76,7 +84,7 @@ class Watched:
         Raises:
             UsageError: it cannot.
         """
-        told = progress or self.tell
+        told = progress or self._share(len(prompts))
         able = sampling(self.model)
         return able.sample(prompts, limit, seed=seed, temperature=temperature, progress=told)
 
@@ -92,7 +100,8 @@ class Watched:
         Raises:
             UsageError: it cannot.
         """
-        return sampling(self.model).score_drawn(prompts, drawn, progress=progress or self.tell)
+        told = progress or self._share(len(prompts))
+        return sampling(self.model).score_drawn(prompts, drawn, progress=told)
 
 
 def measure(  # noqa: PLR0913 - what is measured, with what, and where it is told and kept
@@ -115,7 +124,7 @@ def measure(  # noqa: PLR0913 - what is measured, with what, and where it is tol
         blame(evaluator.offered.plugin),
     ):
         built = offer.build(evaluator.config)
-        watched = Watched(model, advance)
+        watched = Watched(model, advance, len(records))
         if isinstance(built, ComparingEvaluator):
             measurements = list(built.compare(watched, records, run))
         else:

@@ -100,6 +100,10 @@ def _never(records: Sequence[Record]) -> bool:
     return False
 
 
+def _one(config: Any) -> int:
+    return 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorOffer(Generic[C]):
     """A measurement of a text model."""
@@ -113,6 +117,8 @@ class EvaluatorOffer(Generic[C]):
     needs: tuple[str, ...] = ()
     suits: Callable[[Sequence[Record]], bool] = _never
     """Whether it is used on such records when the run file names no evaluator."""
+    models: Callable[[C], int] = _one
+    """How many models it holds in memory at once, the measured one included; for plans."""
 
 
 @dataclass(frozen=True, kw_only=True)

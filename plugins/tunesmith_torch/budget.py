@@ -10,6 +10,10 @@ TOKEN_BUDGET = 16_384
 """Slots of the cache at most, answers included: 380 MB for a 135M model in bf16."""
 CACHE_BYTES = 2 << 30
 """Bytes of the cache at most, and for a moment twice that where it grows by copying."""
+FOLDED_BYTES = 2 << 30
+"""Bytes of weights with their adapters folded in, at most, while answers are made on a CPU."""
+WORTH_FOLDING = 256
+"""Tokens of answers from which on folding takes less time than it saves."""
 MAX_ROWS = 256
 """Rows in a step. More than this gain nothing, and each has a row of logits."""
 

@@ -1,6 +1,7 @@
 """Answers, token by token, for many prompts at once.
 
-Shapes: B rows, T tokens of the longest new prompt, N rows with new logits, V vocabulary.
+Shapes: B rows, T tokens of the longest new prompt, N rows with new logits, V vocabulary, C
+tokens of a block of it.
 
 What costs time in generation is reading every weight once for each step, so the loop keeps as many
 rows in a step as the token budget allows: a row that ends leaves at once, and waiting prompts take
@@ -14,12 +15,13 @@ depend on which other prompts were asked, or in which order.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -30,8 +32,13 @@ from transformers import (
 
 from tunesmith_torch import cached_attention
 from tunesmith_torch.budget import MAX_ROWS, TOKEN_BUDGET
+from tunesmith_torch.folding import folded
 from tunesmith_torch.kvcache import Slots, evaluating
 
+BLOCK = 128
+"""Tokens of the vocabulary whose probabilities are summed first."""
+ENOUGH, PADDED = 256, 1.1
+"""Tokens of prompts that keep a processor busy, and how much padding more of them may cost."""
 SHORTEST_PREFIX = 8
 """A shared beginning of fewer tokens is not worth a run of its own."""
 
@@ -127,7 +134,8 @@ def generate(  # noqa: PLR0913 - each is independent of the others, and all but 
             base = cached_attention.bare(model)
             if not cached_attention.holds_plain_cache(base, max(map(len, prompts_ids)) + limit):
                 raise cached_attention.Unsupported("the cache is more than keys and values")
-            _run(base, rows, job)
+            with folded(model, limit * len(rows)):
+                _run(base, rows, job)
         except cached_attention.Unsupported:
             _run_upstream(model, rows, job)
     return [row.result(end_ids) for row in rows]
@@ -165,7 +173,7 @@ def _run(model: PreTrainedModel, rows: Sequence[_Row], job: _Job) -> None:
         while waiting or live:
             new = _admissible(waiting, live, job)
             if new:
-                logits_NV = _prefill(model, new, slots)
+                logits_NV = torch.cat([_prefill(model, rows, slots) for rows in _alike(new)])
                 live += new
             else:
                 inputs = {name: slots, **slots.inputs()}
@@ -189,6 +197,22 @@ def _admissible(waiting: deque[_Row], live: Sequence[_Row], job: _Job) -> list[_
     if count < min(len(live) // 8 + 1, len(waiting)):
         return []
     return [waiting.popleft() for _ in range(count)]
+
+
+def _alike(new: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """New rows, longest first, in runs that cost little padding; equal prompts stay together."""
+    start, spent, distinct = 0, 0, set[tuple[int, ...]]()
+    for place, row in enumerate(new):
+        prompt = tuple(row.prompt)
+        if prompt in distinct:
+            continue
+        padded = len(new[start].prompt) * (len(distinct) + 1)
+        if spent >= ENOUGH and padded > (spent + len(prompt)) * PADDED:
+            yield new[start:place]
+            start, spent, distinct = place, 0, set()
+        distinct.add(prompt)
+        spent += len(prompt)
+    yield new[start:]
 
 
 def _prefill(model: PreTrainedModel, new: Sequence[_Row], slots: Slots) -> Tensor:
@@ -259,10 +283,33 @@ def _draw(probability_NV: Tensor, uniform_N1: Tensor, top_p: float) -> Tensor:
         probability_NV, order_NV = torch.sort(probability_NV, dim=-1, descending=True, stable=True)
         before_NV = probability_NV.cumsum(-1, dtype=torch.float64) - probability_NV
         probability_NV = probability_NV.masked_fill(before_NV >= top_p, 0.0)
-    sum_NV = probability_NV.cumsum(-1, dtype=torch.float64)
-    drawn_N1 = torch.searchsorted(sum_NV, uniform_N1 * sum_NV[:, -1:], right=True)
-    drawn_N1.clamp_(max=sum_NV.shape[1] - 1)
+    drawn_N1 = _invert(probability_NV, uniform_N1)
     return drawn_N1 if order_NV is None else order_NV.gather(1, drawn_N1)
+
+
+def _invert(probability_NV: Tensor, uniform_N1: Tensor) -> Tensor:
+    """The first token up to which the sum passes ``uniform`` of the whole; shape N1.
+
+    First among blocks of C tokens, then within one: a running sum over all takes longer than all
+    else about a draw.
+    """
+    N, V = probability_NV.shape
+    blocks_NBC = functional.pad(probability_NV, (0, -V % BLOCK)).view(N, -1, BLOCK)
+    sum_NB = blocks_NBC.sum(-1, dtype=torch.float64).cumsum(-1)
+    wanted_N1 = uniform_N1 * sum_NB[:, -1:]
+    block_N1 = _passed(sum_NB, wanted_N1)
+    inside_NC = blocks_NBC[torch.arange(N, device=block_N1.device), block_N1[:, 0]]
+    sum_NC = inside_NC.cumsum(-1, dtype=torch.float64)
+    before_N1 = sum_NB.gather(1, block_N1) - sum_NC[:, -1:]
+    # Rounded, the rest may be a little below zero, where tokens of no probability stand.
+    rest_N1 = (wanted_N1 - before_N1).clamp_(min=0)
+    return block_N1 * BLOCK + _passed(sum_NC, rest_N1)
+
+
+def _passed(sum_NS: Tensor, wanted_N1: Tensor) -> Tensor:
+    """Where a running sum passes a value, at the latest where it comes to its end; shape N1."""
+    end_N1 = torch.searchsorted(sum_NS, sum_NS[:, -1:].contiguous())
+    return torch.minimum(torch.searchsorted(sum_NS, wanted_N1, right=True), end_N1)
 
 
 # --------------------------------------------------------------------------- other models

@@ -119,9 +119,13 @@ class LeanLinear(PeftLinear):  # type: ignore[misc]
     """PEFT's linear layer with an adapter, its parameters and names; another forward."""
 
     family: Family | None = None
+    folded_OI: Tensor | None = None  # noqa: N815
+    """Weights with the adapters in them, for a while (:mod:`tunesmith_torch.folding`)."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute what PEFT's forward computes."""
+        if self.folded_OI is not None:
+            return nn.functional.linear(x, self.folded_OI, self.get_base_layer().bias)
         names = [] if args or kwargs else self.plain_adapters()
         if not names:
             other: Tensor = super().forward(x, *args, **kwargs)

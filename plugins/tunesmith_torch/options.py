@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -10,6 +10,8 @@ from tunesmith.options import Options
 
 AUTO = 0
 """What ``auto`` is inside: a number that no run file can mean."""
+LEAST_TOKENS = 512
+"""Tokens at once below which ``auto`` never goes: fewer keep no processor busy."""
 
 
 def _number(value: object) -> object:
@@ -31,8 +33,31 @@ def _schema(most: int) -> WithJsonSchema:
 
 _AS_WRITTEN = BeforeValidator(_number), PlainSerializer(_word)
 
+
+def _switch(value: object) -> object:
+    if value is None:
+        raise ValueError('should be true, false or "auto"')
+    return None if value == "auto" else value
+
+
+def _switch_word(value: bool | None) -> bool | str:
+    return "auto" if value is None else value
+
+
+_AUTO_SWITCH = WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "string", "const": "auto"}]})
+
+Switch = Annotated[
+    bool | None, BeforeValidator(_switch), PlainSerializer(_switch_word), _AUTO_SWITCH
+]
+"""On, off, or None: as a run finds it best when it begins (``auto``)."""
 Rows = Annotated[int, Field(ge=0, le=65536), *_AS_WRITTEN, _schema(65536)]
 Tokens = Annotated[int, Field(ge=0, le=2**30), *_AS_WRITTEN, _schema(2**30)]
+
+
+_CHECKPOINTING = (
+    "Recompute activations in the backward pass: less memory, more time. "
+    '"auto" does so if a step would not fit into memory otherwise.'
+)
 
 
 class FitOptions(Options):
@@ -111,9 +136,7 @@ class FitOptions(Options):
             "faster, with the same result."
         ),
     )
-    checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, more time."
-    )
+    checkpointing: Switch = Field(False, description=_CHECKPOINTING)
     save_every: int | None = Field(
         None,
         ge=1,
@@ -124,6 +147,20 @@ class FitOptions(Options):
         description="File with a chat template that replaces the model's own.",
         json_schema_extra={"path": True},
     )
+
+    @property
+    def has_auto(self) -> bool:
+        """Whether something is left to what fits into memory when the run begins."""
+        return AUTO in (self.batch, self.micro_tokens) or self.checkpointing is None
+
+    def frugal(self) -> Self:
+        """The same with what ``auto`` comes to where memory is short."""
+        changes: dict[str, int] = {}
+        if AUTO in (self.batch, self.micro_tokens):
+            changes["micro_tokens"] = LEAST_TOKENS
+        if self.checkpointing is None:
+            changes["checkpointing"] = True
+        return self.model_copy(update=changes)
 
 
 class LoraOptions(FitOptions):
@@ -167,6 +204,4 @@ class QloraOptions(LoraOptions):
     double_quantization: bool = Field(
         True, description="Quantise the scales of 4-bit blocks too: 0.4 bits a weight less."
     )
-    checkpointing: bool = Field(
-        True, description="Recompute activations in the backward pass: less memory, more time."
-    )
+    checkpointing: Switch = Field(True, description=_CHECKPOINTING)

@@ -203,6 +203,8 @@ class PolicyLoop:
             far_N = (torch.exp(logp_N - lesson.old_N) - 1).abs() > options.ratio_clip
             share = float((far_N * lesson.weight_N).sum()) / lesson.weight_of_all
             self._figures.add(clip_fraction=share / options.rollout_epochs)
+            if self._updates == 0:  # the policy is still the one that was drawn from
+                self._figures.most(sampler_gap=float((logp_N - lesson.old_N).abs().max()))
         return (loss_N * lesson.weight_N).sum()
 
     def _rollout(self, rows: Sequence[int]) -> Rollout:
@@ -244,15 +246,16 @@ class PolicyLoop:
         old_N = torch.tensor([x for answer in said for x in answer.logprobs], device=self._device)
         kept = [rollout.kept(row, options.mask_truncated) for row in cpu.groups]
         weight_N = torch.cat(kept).to(old_N)[answers.answer_N]
+        values_N, reference_N = torch.zeros_like(old_N), old_N
         with self.adapted.arithmetic(), evaluating(self.adapted.model):
-            logp_N, hidden_ND = self._logprobs(answers)
-            values_N = self._value.values(hidden_ND) if self._value else torch.zeros_like(logp_N)
-            reference_N = self._reference_logprobs(answers) if options.needs_reference else logp_N
-        self._figures.most(sampler_gap=float((logp_N - old_N).abs().max()))
-        kl = float((logp_N - reference_N).sum()) / rollout.answers_in_batch
-        self._figures.add(kl=kl)
-        # The policy drew these tokens, so logp - reference is on average the divergence.
-        price_N = self.price.weight * (logp_N - reference_N)
+            if self._value is not None:
+                values_N = self._value.values(answer_hidden(self.policy, answers))
+            if options.needs_reference:
+                reference_N = self._reference_logprobs(answers)
+        # The policy drew these tokens, so old - reference is on average the divergence.
+        apart_N = old_N - reference_N
+        self._figures.add(kl=float(apart_N.sum()) / rollout.answers_in_batch)
+        price_N = self.price.weight * apart_N
         if options.algorithm == "ppo":
             advantage_N = self._token_advantages(rollout, answers, price_N, values_N)
         else:

@@ -104,6 +104,11 @@ class Judge(Protocol):
 REWARD = "reward"
 
 
+def is_function(where: str) -> bool:
+    """Whether a name is that of a Python function in a file: ``file.py:function``."""
+    return Path(where.rpartition(":")[0]).suffix == ".py"
+
+
 def judge(where: str | None, run: RunSoFar | None) -> Judge | None:
     """The reward model or function of this name; None: the run's own reward model, if there is one.
 
@@ -112,7 +117,7 @@ def judge(where: str | None, run: RunSoFar | None) -> Judge | None:
     """
     from tunesmith_torch.rewards import FunctionReward
 
-    if where is not None and Path(where.rpartition(":")[0]).suffix == ".py":
+    if where is not None and is_function(where):
         return FunctionReward.read(where)
     if where is None:
         if run is None:

@@ -1,4 +1,4 @@
-"""``batch = "auto"``: how much is computed at once, from what fits into memory now.
+"""``auto``: how much is computed at once, and whether twice, from what fits into memory now.
 
 The choice is made once, before the weights are read, said in an event and written down in the run
 folder. A resumed run takes what is written there, whatever memory is free by then: otherwise it
@@ -21,37 +21,30 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import bytes_text
 from tunesmith_torch import ranks
 from tunesmith_torch.device import pick_device
-from tunesmith_torch.options import AUTO, FitOptions
+from tunesmith_torch.options import AUTO, LEAST_TOKENS, FitOptions
 from tunesmith_torch.planner import analytic
-from tunesmith_torch.planner.policies import pairs, plain
+from tunesmith_torch.planner.policies import grouping, plain
 from tunesmith_torch.planner.setting import Setting
 from tunesmith_torch.planner.workload import FEW_ROWS
-from tunesmith_torch.preference_options import PolicyOptions
 
 CHOSEN = "chosen.json"
 """File in the job's folder that remembers."""
 SHARE = 0.9
 """Of the free memory, what the upper bound of a step may take."""
-CANDIDATES = tuple(2**power for power in range(15, 8, -1))
-"""Tokens at once: more than 32 768 keep no GPU busier, fewer than 512 keep none busy."""
+CANDIDATES = tuple(LEAST_TOKENS * 2**power for power in range(6, -1, -1))
+"""Tokens at once: more than 32 768 keep no GPU busier."""
 
 
 def settle(job: Job[Any]) -> Job[Any]:
     """The job with numbers in place of ``auto``; the very same job where there is none."""
     options: FitOptions = job.config
-    if AUTO not in (options.batch, options.micro_tokens):
+    if not options.has_auto:
         return job
     chosen, why = ranks.in_turn(lambda: _chosen(job))
-    job.emit(
-        Noticed(
-            level="info",
-            source="memory",
-            message=(
-                f"{chosen['batch']} rows a step and up to {chosen['micro_tokens']} tokens at once: "
-                f"{why}"
-            ),
-        )
-    )
+    how = "computed again" if chosen["checkpointing"] else "kept"
+    at_once = f"up to {chosen['micro_tokens']} tokens at once, activations are {how}"
+    message = f"{chosen['batch']} rows a step, {at_once}: {why}"
+    job.emit(Noticed(level="info", source="memory", message=message))
     return replace(job, config=options.model_copy(update=chosen))
 
 
@@ -68,24 +61,31 @@ def _chosen(job: Job[Any]) -> tuple[dict[str, int], str]:
 
 
 def choose(options: FitOptions, request: EstimateRequest, free: int | None) -> dict[str, int]:
-    """Rows of a step, and the most tokens at once whose step surely fits."""
+    """Rows of a step, the most tokens at once whose step surely fits, and whether to recompute.
+
+    Recomputation costs a third of the time and small micro-batches next to nothing, so it comes
+    last. Where nothing surely fits, what takes least is tried.
+    """
     batch = options.batch or FEW_ROWS
-    if options.micro_tokens and options.batch:
-        return {"batch": batch, "micro_tokens": options.micro_tokens}
-    smallest = CANDIDATES[-1]
-    for tokens in CANDIDATES:
-        tried = options.model_copy(update={"batch": batch, "micro_tokens": tokens})
-        setting = Setting.of(*plain(tried), request)
-        most = analytic.estimate(setting).memory["train"].high
-        if tokens == smallest or (free is not None and most <= SHARE * free):
-            return {"batch": batch, "micro_tokens": tokens}
-    raise AssertionError("the smallest candidate is always taken")
+    fixed = bool(options.micro_tokens) and options.batch != AUTO
+    sizes = (options.micro_tokens,) if fixed else CANDIDATES
+    ways = (False, True) if options.checkpointing is None else (options.checkpointing,)
+    chosen: dict[str, int] = {}
+    for recomputed in ways:
+        for tokens in sizes:
+            chosen = {"batch": batch, "micro_tokens": tokens, "checkpointing": recomputed}
+            tried = options.model_copy(update=chosen)
+            setting = Setting.of(*plain(tried), request, grouping(tried, request))
+            most = analytic.estimate(setting).memory["train"].high
+            if free is not None and most <= SHARE * free:
+                return chosen
+    return chosen
 
 
 def _request(job: Job[Any]) -> EstimateRequest:
     config = json.loads((Path(job.model) / "config.json").read_text(encoding="utf-8"))
     device = pick_device(job.device)
-    request = EstimateRequest(
+    return EstimateRequest(
         config=config,
         tokenizer=None,
         train=job.train,
@@ -94,7 +94,6 @@ def _request(job: Job[Any]) -> EstimateRequest:
         device="cuda" if device.type == "cuda" else "cpu",
         seed=job.seed,
     )
-    return pairs(request) if isinstance(job.config, PolicyOptions) else request
 
 
 def _free(device: torch.device) -> int | None:

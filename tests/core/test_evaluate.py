@@ -171,5 +171,11 @@ def test_progress_is_told_although_the_evaluator_does_not_care(tmp_path: Path) -
 def test_an_evaluator_that_watches_for_itself_is_not_watched(tmp_path: Path) -> None:
     heard: list[int] = []
     own: list[int] = []
-    Watched(FakeTextModel(), heard.append).generate(["q"], 3, progress=own.append)
+    Watched(FakeTextModel(), heard.append, 1).generate(["q"], 3, progress=own.append)
     assert (heard, own) == ([], [1])
+
+
+def test_two_texts_of_a_record_are_one_record_of_progress() -> None:
+    heard: list[int] = []
+    Watched(FakeTextModel(), heard.append, 2).generate(["q"] * 4, 3)
+    assert heard[-1] == 2 and max(heard) == 2

@@ -12,7 +12,15 @@ import torch
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
 from tunesmith_torch import cached_attention
-from tunesmith_torch.generate import Generated, Sampler, generate
+from tunesmith_torch.generate import (
+    BLOCK,
+    Generated,
+    Sampler,
+    _alike,
+    _invert,
+    _Row,
+    generate,
+)
 from tunesmith_torch.tiny import tiny_config, tiny_model
 
 END = frozenset(range(5))
@@ -169,6 +177,37 @@ def test_samples_follow_the_distribution(model: PreTrainedModel) -> None:
         counts[answer.ids[0]] += 1
     for token, p in nucleus.items():
         assert abs(counts[token] - count * p) <= 5 * (count * p * (1 - p)) ** 0.5 + 1
+
+
+@pytest.mark.parametrize("vocabulary", [3, BLOCK, BLOCK + 1, 1000])
+def test_a_draw_is_the_token_at_which_the_running_sum_passes(vocabulary: int) -> None:
+    source = torch.Generator().manual_seed(vocabulary)
+    p_NV = torch.rand(500, vocabulary, generator=source) ** 8
+    p_NV[p_NV < 0.3] = 0.0
+    p_NV[:, vocabulary // 2] += 0.1
+    uniform_N1 = torch.rand(500, 1, generator=source, dtype=torch.float64)
+    uniform_N1[:20], uniform_N1[20:40] = 0.0, 1 - 2**-53
+    drawn_N1 = _invert(p_NV, uniform_N1)
+    sum_NV = p_NV.double().cumsum(-1)
+    wanted_N1 = uniform_N1 * sum_NV[:, -1:]
+    after_N1 = sum_NV.gather(1, drawn_N1)
+    before_N1 = after_N1 - p_NV.double().gather(1, drawn_N1)
+    assert bool((p_NV.gather(1, drawn_N1) > 0).all()), "what cannot be is never drawn"
+    assert bool((before_N1 <= wanted_N1 + 1e-6 * sum_NV[:, -1:]).all())
+    assert bool((wanted_N1 <= after_N1 + 1e-6 * sum_NV[:, -1:]).all())
+
+
+def test_prompts_are_read_in_runs_of_like_length() -> None:
+    lengths = [400, 390, 200, 200, 199, 100, 20, 20, 20, 3]
+    rows = [_Row(n, [n] * length, []) for n, length in enumerate(lengths)]
+    rows[4].prompt = rows[3].prompt  # asked for twice, read once
+    runs = [list(run) for run in _alike(rows)]
+    assert [row for run in runs for row in run] == rows
+    assert [[len(row.prompt) for row in run] for run in runs[:2]] == [[400, 390], [200] * 3]
+    for run in runs[:-1]:  # the last may be too short to care
+        different = {tuple(row.prompt) for row in run}
+        real = sum(map(len, different))
+        assert real >= 256 and len(run[0].prompt) * len(different) <= 1.1 * real
 
 
 @pytest.mark.parametrize("sampler", [None, Sampler(seed=4)])

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tunesmith.contracts import Assumed, EstimateRequest
-from tunesmith.records import Completion
+from tunesmith.records import Completion, Message, Preference
+from tunesmith_torch.groups import Group, Layout
 from tunesmith_torch.load import load_tokenizer
 from tunesmith_torch.options import FitOptions
 from tunesmith_torch.packing import pack
+from tunesmith_torch.pairs import groups_of
 from tunesmith_torch.planner import lengths, workload
 from tunesmith_torch.planner.shape import Shape
+from tunesmith_torch.planner.workload import Grouping, Row
+from tunesmith_torch.reward import with_ends
 from tunesmith_torch.schedule import Order
 from tunesmith_torch.templates import Template
 from tunesmith_torch.tiny import tiny_config
@@ -70,16 +75,72 @@ def test_what_is_assumed_stands_in() -> None:
     assert nothing.longest == 512 and len(nothing.notes) == 3
 
 
-def test_padded_micro_batches_are_rectangles() -> None:
-    load = workload.laid_out(
-        FitOptions(packing=False, micro_tokens=100, batch=8), [40, 30, 20, 10], 0.5, 0
+PAIRS = [
+    Preference(
+        source=f"pairs:{i}",
+        prompt=(Message("user", "What is the capital? " * (1 + i % 7)),),
+        chosen="Rome. " * (1 + i % 3),
+        rejected="I do not know. " * (1 + i % 4),
     )
-    assert load.micro == (40, 40)
+    for i in range(37)
+]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("kind", ["pairs", "judged", "drawn"])
+def test_groups_are_laid_out_as_training_does(tiny_folder: Path, kind: str, shared: bool) -> None:
+    grouping = Grouping(
+        both=kind != "drawn",
+        ends=kind == "judged",
+        drawn=(3, 11) if kind == "drawn" else None,
+        shared=shared,
+    )
+    options = FitOptions(batch=5, micro_tokens=300, epochs=2)
+    request = replace(_request(tiny_folder), train=PAIRS, heldout=PAIRS[:3])
+    load = lengths.exact(options, request, 512, grouping)
+    assert load is not None
+    template = Template.of(load_tokenizer(tiny_folder))
+    groups = groups_of(PAIRS, template)
+    if kind == "drawn":
+        asked = list(dict.fromkeys(pair.prompt for pair in PAIRS))
+        groups = [Group(ids, ([0] * 11,) * 3) for ids in template.prompts_ids(asked)]
+    layout, largest, scored = Layout(sharing=shared), 0, 0
+    for _, rows in Order(len(groups), 5, 2, 0).batches():
+        make = with_ends if kind == "judged" else Layout.micro_batches
+        for answers in make(layout, groups, rows, 300):
+            if answers.batch.tokens > largest:
+                largest, scored = answers.batch.tokens, len(answers.batch.trained_N)
+    assert load.micro_tokens == largest
+    assert sum(map(grouping.scored, load.micro)) == scored
+    assert len(load.heldout) == 3 and len(load.heldout[0].answers) == 2
+
+
+def test_guesses_of_groups_hold_the_truth_in_their_interval(tiny_folder: Path) -> None:
+    for grouping in (Grouping(both=True, shared=True), Grouping(drawn=(3, 11))):
+        request = replace(_request(tiny_folder), train=PAIRS)
+        guessed = workload.guess(FitOptions(), request, 512, grouping)
+        true = lengths.exact(FitOptions(), request, 512, grouping)
+        assert true is not None
+        low, high = guessed.spread
+        assert low * sum(guessed.lengths) < sum(true.lengths) < high * sum(guessed.lengths)
+
+
+def test_padded_micro_batches_are_rectangles() -> None:
+    rows = [Row(n // 2, (n // 2,)) for n in (40, 30, 20, 10)]
+    load = workload.laid_out(FitOptions(packing=False, micro_tokens=100, batch=8), rows, 0)
+    assert load.micro == (rows[0],) * 2
 
 
 def test_a_longer_row_is_a_micro_batch_of_its_own() -> None:
-    load = workload.laid_out(FitOptions(micro_tokens=100, batch=8), [300, 30, 20], 0.5, 0)
-    assert load.micro == (300,)
+    rows = [Row(n // 2, (n // 2,)) for n in (300, 30, 20)]
+    load = workload.laid_out(FitOptions(micro_tokens=100, batch=8), rows, 0)
+    assert load.micro == (rows[0],)
+
+
+def test_a_row_never_grows_beyond_its_limit() -> None:
+    assert Row(90, (30, 20)).within(100) == Row(70, (30, 20))
+    assert Row(90, (130,)).within(100) == Row(1, (100,))
+    assert Row(0, (130,)).within(100) == Row(0, (100,))
 
 
 def test_a_config_without_sizes_is_refused() -> None:

@@ -10,13 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tunesmith.contracts import Assumed, EstimateRequest
+from tunesmith.contracts import Assumed, Estimate, EstimateRequest
 from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith_plugins.rlhf.offer import RLHF
 from tunesmith_torch import attention, norms
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
 from tunesmith_torch.device import Precision
+from tunesmith_torch.groups import answer_hidden
 from tunesmith_torch.load import Base, recompute_activations
 from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
 from tunesmith_torch.planner import analytic, blank, estimates, peer, substitutes, trace, traced
@@ -24,7 +25,8 @@ from tunesmith_torch.planner.allocator import Cuda, replay
 from tunesmith_torch.planner.recorder import Recorder
 from tunesmith_torch.planner.setting import Method, Setting
 from tunesmith_torch.planner.shape import Shape
-from tunesmith_torch.positions import base_of, trained_hidden
+from tunesmith_torch.planner.workload import ALONE, Grouping
+from tunesmith_torch.positions import base_of
 from tunesmith_torch.rlhf_options import RlhfOptions
 
 SMALL = {
@@ -45,13 +47,15 @@ OPTIONS: dict[str, FitOptions] = {
 }
 
 
-def _setting(method: Method, *, device: Any = "cpu", **changes: Any) -> Setting:
+def _setting(
+    method: Method, *, device: Any = "cpu", grouping: Grouping = ALONE, **changes: Any
+) -> Setting:
     assumed = Assumed(sequence=96, micro_batch=3, rows=3)
     options = OPTIONS[method].model_copy(update=changes)
     request = EstimateRequest(
         config=SMALL, tokenizer=None, train=(), heldout=(), assumed=assumed, device=device
     )
-    return Setting.of(method, options, request)
+    return Setting.of(method, options, request, grouping)
 
 
 def _real(setting: Setting) -> Adapted:
@@ -74,10 +78,26 @@ def _real(setting: Setting) -> Adapted:
     return adapted
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_step_with_numbers_allocates_the_same(method: Method, checkpointing: bool) -> None:
-    setting = _setting(method, checkpointing=checkpointing)
+GROUPINGS = {
+    "rows": ALONE,
+    "pairs": Grouping(both=True, shared=True),
+    "judged pairs": Grouping(both=True, shared=True, ends=True),
+    "draws": Grouping(drawn=(4, 20), shared=True),
+    "draws, prompts not shared": Grouping(drawn=(4, 20)),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "checkpointing", "kind"),
+    [
+        *((method, again, "rows") for method in ("full", "lora") for again in (False, True)),
+        *(("lora", False, kind) for kind in list(GROUPINGS)[1:]),
+    ],
+)
+def test_a_step_with_numbers_allocates_the_same(
+    method: Method, checkpointing: bool, kind: str
+) -> None:
+    setting = _setting(method, checkpointing=checkpointing, grouping=GROUPINGS[kind])
     adapted, recorder = _real(setting), Recorder(substitutes.CPU)
     attention.forget()
     with recorder.recording():
@@ -204,29 +224,64 @@ def test_estimates_come_fast_first_and_traced_second() -> None:
             assert sum(memory.components.values()) == pytest.approx(memory.expected, rel=0.01)
 
 
-def test_a_reward_model_waits_beside_the_policy_in_both_estimates() -> None:
+def _stages(table: dict[str, Any], device: Any = "cuda") -> list[Estimate]:
     request = EstimateRequest(
-        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumed(), device="cuda"
+        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumed(), device=device
     )
-    options = from_table(RlhfOptions, {"policy": {"adapt": "full"}})
-    first, second = RLHF.estimate(options, request)  # type: ignore[misc]
-    assert (first.method, second.method) == ("analytic", "traced")
+    return list(RLHF.estimate(from_table(RlhfOptions, table), request))  # type: ignore[misc]
+
+
+def test_every_stage_has_a_phase_in_both_estimates() -> None:
+    found = _stages({})
+    assert [estimate.method for estimate in found] == ["analytic", "traced"]
+    phases = ["load", "supervised", "reward", "rollout", "policy", "evaluate"]
+    assert all(list(estimate.memory) == phases for estimate in found)
+    skipping = {"supervised": {"skip": True}, "reward": {"skip": True, "from": "runs/1"}}
+    assert list(_stages(skipping)[1].memory) == ["load", "rollout", "policy", "evaluate"]
+    assert _stages(skipping)[1].steps < found[1].steps
+
+
+def test_what_waits_beside_the_policy_is_counted_in_both_estimates() -> None:
     copy = Shape.of(SMALL).parameters * 2
-    for found in (first, second):
-        parts = found.memory["train"].components
-        assert parts["reward model"] == parts["reference"] == copy
-        assert sum(parts.values()) == pytest.approx(found.memory["train"].expected, abs=9)
+    for found in _stages({"policy": {"adapt": "full"}, "reward": {"adapt": "full"}}):
+        for phase in ("rollout", "policy"):
+            parts = found.memory[phase].components
+            assert parts["reward model"] == parts["reference"] == copy
+            assert sum(parts.values()) == pytest.approx(found.memory[phase].expected, abs=9)
+        assert "reward model" not in found.memory["supervised"].components
 
 
-def test_economies_of_a_stage_say_where_they_stand() -> None:
-    options = from_table(RlhfOptions, {})
+def test_adapters_over_one_base_wait_without_it() -> None:
+    copy = Shape.of(SMALL).parameters * 2
+    rough, _ = _stages({})
+    assert 0 < rough.memory["policy"].components["reward model"] < copy / 2
+    assert "reference" not in rough.memory["policy"].components
+    other, _ = _stages({"reward": {"adapt": "qlora"}})
+    assert other.memory["policy"].components["reward model"] > copy / 4
+
+
+def test_a_policy_of_many_long_answers_takes_more() -> None:
+    few, many = (
+        _stages({"policy": {"samples": n, "answer_tokens": 64, "micro_tokens": 256}})[1]
+        for n in (2, 16)
+    )
+    for phase in ("rollout", "policy"):
+        assert many.memory[phase].expected > few.memory[phase].expected, phase
+    assert many.memory["reward"] == few.memory["reward"]
+    assert many.flops > few.flops
+
+
+def test_economies_of_stages_say_where_they_stand() -> None:
+    options = from_table(RlhfOptions, {"supervised": {"skip": True}})
     found = list(RLHF.economies(options))  # type: ignore[misc]
     assert found
     for economy in found:
         table: dict[str, Any] = tomllib.loads(economy.change.replace(", ", "\n"))
-        changed = economy.config.policy
-        for name, value in table["technique"]["policy"].items():
-            assert getattr(changed, name) == value != getattr(options.policy, name)
+        assert "supervised" not in table["technique"]
+        for stage, changes in table["technique"].items():
+            changed, before = getattr(economy.config, stage), getattr(options, stage)
+            for name, value in changes.items():
+                assert getattr(changed, name) == value != getattr(before, name)
         assert economy.config.supervised == options.supervised
 
 
@@ -238,7 +293,7 @@ def test_answers_that_come_to_their_limit_are_no_more_than_possible() -> None:
     setting = Setting.of("lora", OPTIONS["lora"], request)
     parts = analytic.evaluating(setting)
     slot = 2 * 2 * 32 * 6 * 2  # keys and values, heads, width, layers, bf16
-    longest = setting.load.heldout[0]
+    longest = sum(setting.load.heldout[0].answers) + setting.load.heldout[0].prompt
     assert parts.unsure == slot * 8 * analytic.ANSWER * 7 // 4
     assert parts.dynamic["cache"] == slot * 8 * longest * 3 // 2
     memory = parts.memory((1.0, 1.0))
@@ -278,5 +333,5 @@ def test_a_real_step_after_a_trace_meets_no_mask_without_numbers() -> None:
     setting = _setting("full")
     trace.trace_layers(setting, 6)
     adapted = _real(setting)
-    hidden_ND = trained_hidden(adapted.model, trace._micro_batch(setting))
+    hidden_ND = answer_hidden(adapted.model, trace._micro_batch(setting))
     assert bool(hidden_ND.isfinite().all())

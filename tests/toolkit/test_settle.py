@@ -38,10 +38,11 @@ def _job(folder: Path, model: Path, events: list[Event], **options: Any) -> Job[
 
 
 def test_auto_is_a_word_in_files_and_a_number_inside() -> None:
-    options = from_table(FitOptions, {"batch": "auto", "micro_tokens": "auto"})
-    assert (options.batch, options.micro_tokens) == (AUTO, AUTO)
+    table = {"batch": "auto", "micro_tokens": "auto", "checkpointing": "auto"}
+    options = from_table(FitOptions, table)
+    assert (options.batch, options.micro_tokens, options.checkpointing) == (AUTO, AUTO, None)
     dumped = options.model_dump(mode="json")
-    assert (dumped["batch"], dumped["micro_tokens"]) == ("auto", "auto")
+    assert {key: dumped[key] for key in table} == table
     assert from_table(FitOptions, dumped) == options
     assert FitOptions().model_dump(mode="json")["batch"] == 16
 
@@ -94,3 +95,52 @@ def test_more_memory_never_means_fewer_tokens() -> None:
     assert chosen == sorted(chosen)
     assert chosen[0] == settle.CANDIDATES[-1] and chosen[-1] > chosen[0]
     assert settle.choose(options, request, None)["micro_tokens"] == settle.CANDIDATES[-1]
+
+
+def test_activations_are_computed_again_only_where_nothing_else_fits() -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
+        "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "vocab_size": 128256, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    long = [Completion(source=f"r:{i}", prompt="word " * 1500, completion="x") for i in range(64)]
+    request = EstimateRequest(
+        config=config, tokenizer=None, train=long, heldout=(), assumed=None, device="cuda"
+    )
+    options = from_table(LoraOptions, {"checkpointing": "auto", "micro_tokens": "auto"})
+    chosen = {gib: settle.choose(options, request, gib * 2**30) for gib in (5, 6, 7, 8, 12, 80)}
+    assert [chosen[gib]["checkpointing"] for gib in (5, 80)] == [True, False]
+    tokens = [c["micro_tokens"] for c in chosen.values() if not c["checkpointing"]]
+    assert tokens == sorted(tokens)
+    fixed = from_table(LoraOptions, {"checkpointing": "auto", "micro_tokens": 2048})
+    for gib in (5, 80):
+        found = settle.choose(fixed, request, gib * 2**30)
+        assert found == {"batch": 16, "micro_tokens": 2048, "checkpointing": gib == 5}
+    assert settle.choose(fixed, request, None)["checkpointing"]
+    never = from_table(LoraOptions, {"checkpointing": False, "micro_tokens": "auto"})
+    assert not settle.choose(never, request, 2**30)["checkpointing"]
+
+
+def test_what_is_auto_is_not_refused_for_what_it_need_not_take() -> None:
+    from tunesmith_torch.planner import estimates
+
+    config = {
+        "model_type": "llama", "hidden_size": 512, "intermediate_size": 2048,
+        "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 8,
+        "vocab_size": 1024, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    rows = [Completion(source="r", prompt="word " * 90, completion="x " * 20)] * 200
+    request = EstimateRequest(
+        config=config, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cuda"
+    )
+    auto = {"checkpointing": "auto", "micro_tokens": "auto"}
+    least = {"checkpointing": True, "micro_tokens": 512}
+    for usual in ({}, {"micro_tokens": 2048, "checkpointing": False}):
+        open_, plain, frugal = (
+            list(estimates.lora(from_table(LoraOptions, table), request))
+            for table in (auto, usual, least)
+        )
+        for phase in ("load", "train", "evaluate"):
+            assert open_[0].memory[phase].low == frugal[0].memory[phase].low
+            assert open_[1].memory[phase].low <= plain[1].memory[phase].low
+        assert open_[1].memory["train"].low < plain[1].memory["train"].low

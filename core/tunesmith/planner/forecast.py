@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 from tunesmith.catalog import Offered
 from tunesmith.contracts import Assumed, Estimate, EstimateRequest
 from tunesmith.errors import EnvironmentProblem, TunesmithError
-from tunesmith.offers import TechniqueOffer
+from tunesmith.offers import EvaluatorOffer, TechniqueOffer
 from tunesmith.options import from_table
-from tunesmith.plan import Plan
+from tunesmith.plan import Component, Plan
 from tunesmith.planner.calibration import Calibration
 from tunesmith.planner.hardware import Hardware, Range
 from tunesmith.planner.machine import Device, Kind
@@ -51,7 +51,13 @@ def request_of(
         assumed=assumed,
         device=kind,
         seed=plan.run.seed,
+        models=max(map(_held, plan.evaluators), default=1),
     )
+
+
+def _held(evaluator: Component[EvaluatorOffer[Any]]) -> int:
+    with blame(evaluator.offered.plugin):
+        return evaluator.offer.models(evaluator.config)
 
 
 def estimates(

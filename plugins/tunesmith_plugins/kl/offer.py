@@ -76,4 +76,5 @@ KL = EvaluatorOffer(
     build=build,
     metrics=(METRIC,),
     needs=("torch>=2.11", "transformers>=5.17"),
+    models=lambda options: 2,
 )

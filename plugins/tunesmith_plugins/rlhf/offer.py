@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tunesmith.contracts import Estimate, EstimateRequest, Finding, Technique
+from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference
@@ -20,14 +20,6 @@ def build(options: RlhfOptions) -> Technique:
     return Rlhf(options)
 
 
-def estimate(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """What the last stage would take, where policy, reference and reward model meet."""
-    policy = options.policy
-    yield from policies.against_reward(
-        policy, request, samples=policy.samples, answer_tokens=policy.answer_tokens
-    )
-
-
 RLHF = TechniqueOffer(
     name="rlhf",
     summary="demonstrations, a reward model, then PPO, GRPO or RLOO against it; a gate in between",
@@ -37,7 +29,7 @@ RLHF = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
-    estimate=estimate,
+    estimate=policies.rlhf,
     economies=estimates.stage_economies,
 )
 

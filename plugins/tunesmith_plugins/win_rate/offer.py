@@ -10,7 +10,7 @@ from tunesmith.contracts import Evaluator, Measurement, RunSoFar, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.records import Record, last_exchange
-from tunesmith_torch.rivals import Comparing, RivalOptions, judge, rival
+from tunesmith_torch.rivals import Comparing, RivalOptions, is_function, judge, rival
 
 METRIC = Metric(name="win_rate", higher_is_better=True)
 
@@ -26,6 +26,10 @@ class WinRateOptions(RivalOptions):
         ),
     )
     tokens: int = Field(128, ge=1, description="Longest answer of either model, in tokens.")
+
+    @property
+    def judged_by_model(self) -> bool:
+        return self.reward is None or not is_function(self.reward)
 
 
 class WinRate(Comparing):
@@ -68,4 +72,5 @@ WIN_RATE = EvaluatorOffer(
     build=build,
     metrics=(METRIC,),
     needs=("torch>=2.11", "transformers>=5.17"),
+    models=lambda options: 2 + options.judged_by_model,
 )

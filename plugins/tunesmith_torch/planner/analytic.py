@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tunesmith.contracts import Estimate, Memory
-from tunesmith_torch.budget import MAX_ROWS, cached_tokens, slot_bytes
+from tunesmith_torch.budget import FOLDED_BYTES, MAX_ROWS, cached_tokens, slot_bytes
 from tunesmith_torch.options import LoraOptions
 from tunesmith_torch.planner import framework
 from tunesmith_torch.planner.setting import Setting
 from tunesmith_torch.planner.shape import Shape
+from tunesmith_torch.planner.workload import ALONE, Row
 
 MIB = 2**20
 CHUNK = 64 * MIB
@@ -28,6 +29,8 @@ SCORED = 8_192
 """Tokens of a scoring pass (textmodel.SCORE_BUDGET)."""
 ANSWER = 256
 """Tokens of an answer that an evaluation asks for at most, as a rule."""
+BLOCK, LONG = 128, 1024
+"""Queries of a block of attention, and of a row that goes to a fused kernel (attention.py)."""
 STATIC = (0.98, 1.03)
 """How far weights and optimizer may be from their account: rounding of blocks, buffers."""
 DYNAMIC = (0.65, 1.4)
@@ -135,12 +138,13 @@ def evaluating(setting: Setting) -> Parts:
     taken to be as long as those of the held-out rows; at worst all of them come to their limit.
     """
     shape, w, heldout = setting.shape, setting.width, setting.load.heldout
-    longest, rows = max(heldout, default=0), len(heldout)
+    prompt = max((row.prompt for row in heldout), default=0)
+    longest = max((row.prompt + max(row.answers) for row in heldout), default=0)
+    rows = len(heldout)
     kept = shape.key_heads, shape.head_width, shape.layers, w
     slot, most = slot_bytes(*kept), cached_tokens(*kept)
-    prompt = round(longest * (1 - setting.load.trained))
     at_once = min(max(1, most // (prompt + ANSWER)), MAX_ROWS, rows)
-    forward, tokens = _forward(shape, w), min(SCORED, sum(heldout))
+    forward, tokens = _forward(shape, w), min(SCORED, sum(map(ALONE.size, heldout)))
     logits = min(CHUNK, tokens * shape.vocabulary * w) * (3 if setting.device == "cuda" else 1)
     generating = {
         "cache": slot * at_once * longest * 3 // 2,
@@ -150,9 +154,21 @@ def evaluating(setting: Setting) -> Parts:
     static = {"weights": setting.base_bytes}
     if isinstance(setting.options, LoraOptions):
         static["adapter"] = setting.trainable * 4
-    dynamic = max(generating, scoring, key=lambda parts: sum(parts.values()))
+    if setting.models > 1:
+        static["other models"] = (setting.models - 1) * setting.base_bytes
+    dynamic, held = scoring, folded(setting)
+    if sum(generating.values()) + sum(held.values()) >= sum(scoring.values()):
+        dynamic, static = generating, static | held
     around = _around(setting, sum(static.values()) + sum(dynamic.values()))
     return Parts(static, dynamic, around, slot * at_once * ANSWER * 7 // 4)
+
+
+def folded(setting: Setting) -> dict[str, int]:
+    """Weights with their adapters in them, which are there while a CPU answers (folding.py)."""
+    linear = 4 * setting.shape.layers * setting.shape.layer_weights
+    plain = setting.method == "lora" and setting.options.lean and setting.width == 4
+    there = plain and setting.device == "cpu" and linear <= FOLDED_BYTES
+    return {"folded": linear} if there else {}
 
 
 def merging(setting: Setting) -> Parts:
@@ -205,8 +221,19 @@ def _attention(setting: Setting) -> int:
     shape, load, w = setting.shape, setting.load, setting.width
     if setting.device == "cuda" or not setting.options.packing:
         return 4 * shape.heads * load.micro_tokens
-    halves = [n * (n + 64) // 2 if n <= 1024 else 4 * n for n in load.micro]
-    return shape.heads * w * sum(halves)
+    return shape.heads * w * sum(_met(row, load.grouping.shared) for row in load.micro)
+
+
+def _met(row: Row, shared: bool) -> int:
+    """For each query the keys in its block, of a prompt and its answers (branches.py)."""
+
+    def half(n: int) -> int:
+        return n * (n + 64) // 2 if n <= LONG else 4 * n
+
+    if not shared:
+        return sum(half(row.prompt + answer) for answer in row.answers)
+    every = sum(row.answers)
+    return half(row.prompt) + every * (row.prompt + max(min(every, BLOCK), *row.answers))
 
 
 def _low_rank(setting: Setting) -> int:

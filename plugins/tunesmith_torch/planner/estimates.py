@@ -11,6 +11,7 @@ from tunesmith.errors import TunesmithError
 from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
 from tunesmith_torch.planner import analytic
 from tunesmith_torch.planner.setting import Method, Setting
+from tunesmith_torch.planner.workload import ALONE, Grouping
 
 C = TypeVar("C", bound=FitOptions)
 UNTRACED = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
@@ -32,30 +33,49 @@ def qlora(options: QloraOptions, request: EstimateRequest) -> Iterator[Estimate]
     yield from answers("qlora", options, request)
 
 
-def answers(method: Method, options: FitOptions, request: EstimateRequest) -> Iterator[Estimate]:
+def answers(
+    method: Method, options: FitOptions, request: EstimateRequest, grouping: Grouping = ALONE
+) -> Iterator[Estimate]:
     """What a technique takes that trains on next tokens.
 
     Arithmetic first; then the step itself, on rows as they are.
     """
-    setting = Setting.of(method, options, request)
-    rough = analytic.estimate(setting)
-    yield rough
+    setting = Setting.of(method, options, request, grouping)
+    yield rough(setting, request)
+    yield closer(setting, request)[1]
+
+
+def rough(setting: Setting, request: EstimateRequest) -> Estimate:
+    """The estimate by arithmetic."""
+    return _at_least(setting, request, analytic.estimate(setting))
+
+
+def _at_least(setting: Setting, request: EstimateRequest, estimate: Estimate) -> Estimate:
+    """Where something is ``auto``, the low end is what the run comes to where memory is short."""
+    if not setting.options.has_auto:
+        return estimate
+    options, load = setting.options.frugal(), setting.load
+    least = analytic.estimate(Setting.of(setting.method, options, request, load.grouping)).memory
+    memory = {
+        phase: replace(memory, low=min(memory.low, least[phase].low))
+        for phase, memory in estimate.memory.items()
+    }
+    return replace(estimate, memory=memory)
+
+
+def closer(setting: Setting, request: EstimateRequest) -> tuple[Setting, Estimate]:
+    """With rows as they are, where a tokenizer is at hand, and the step itself traced."""
     from tunesmith_torch.planner import lengths, traced  # imports torch
 
+    options, load = setting.options, setting.load
     try:
-        load = lengths.exact(options, request, setting.shape.context)
-        if load is not None:
-            setting = replace(setting, load=load)
-            rough = analytic.estimate(setting)
-        yield traced.estimate(setting)
+        exact = lengths.exact(options, request, setting.shape.context, load.grouping)
+        setting = replace(setting, load=exact or load)
+        return setting, _at_least(setting, request, traced.estimate(setting))
     except UNTRACED as error:
-        yield untraced(rough, error)
-
-
-def untraced(rough: Estimate, error: Exception) -> Estimate:
-    """The estimate by arithmetic, which has to do, and why."""
-    why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
-    return replace(rough, notes=(*rough.notes, why))
+        why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
+        found = rough(setting, request)
+        return setting, replace(found, notes=(*found.notes, why))
 
 
 def economies(options: C, table: str = "technique") -> Sequence[Economy[C]]:
@@ -76,7 +96,7 @@ def economies(options: C, table: str = "technique") -> Sequence[Economy[C]]:
     if options.micro_tokens > 512:
         fewer = max(512, options.micro_tokens // 4)
         offer("a little time: more, smaller micro-batches, the same result", micro_tokens=fewer)
-    if not options.checkpointing:
+    if options.checkpointing is False:
         offer("about a third more time: activations are computed twice", checkpointing=True)
     if options.max_tokens > 512:
         shorter = options.max_tokens // 2
@@ -105,8 +125,21 @@ def policy_economies(options: Any, table: str = "technique") -> Sequence[Economy
 
 
 def stage_economies(options: Any) -> Sequence[Economy[Any]]:
-    """The same for a technique whose last stage, ``policy``, is the one that binds."""
+    """The same for a technique of several stages, each with options like those of a policy.
+
+    A change is made in all stages that it changes, because what one stage saves another may take.
+    """
+    found: dict[str, dict[str, Economy[Any]]] = {}
+    for name in ("supervised", "reward", "policy"):
+        stage = getattr(options, name)
+        if not stage.skip:
+            for economy in policy_economies(stage, f"technique.{name}"):
+                found.setdefault(economy.price, {})[name] = economy
     return [
-        replace(found, config=options.model_copy(update={"policy": found.config}))
-        for found in policy_economies(options.policy, "technique.policy")
+        Economy(
+            change=", ".join(economy.change for economy in stages.values()),
+            price=price,
+            config=options.model_copy(update={n: stages[n].config for n in stages}),
+        )
+        for price, stages in found.items()
     ]

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 
 from tunesmith.contracts import EstimateRequest
+from tunesmith.records import Preference, Record, last_exchange
 from tunesmith_torch.finetune import template_override
 from tunesmith_torch.load import load_tokenizer
 from tunesmith_torch.options import FitOptions
-from tunesmith_torch.packing import pack, unpacked
-from tunesmith_torch.planner.workload import FEW_ROWS, FEW_TOKENS, Workload, laid_out
+from tunesmith_torch.packing import Example, pack, unpacked
+from tunesmith_torch.pairs import groups_of
+from tunesmith_torch.planner.workload import (
+    ALONE,
+    FEW_ROWS,
+    FEW_TOKENS,
+    Grouping,
+    Row,
+    Workload,
+    laid_out,
+)
 from tunesmith_torch.schedule import Order
 from tunesmith_torch.templates import Template
 
@@ -20,48 +31,81 @@ LAID_OUT = 2000
 """Steps whose micro-batches are looked at; more show nothing new."""
 
 
-def exact(options: FitOptions, request: EstimateRequest, context: int) -> Workload | None:
+def exact(
+    options: FitOptions, request: EstimateRequest, context: int, grouping: Grouping = ALONE
+) -> Workload | None:
     """The workload as training will find it, or None without a tokenizer or without rows."""
     if request.tokenizer is None or request.assumed is not None or not request.train:
         return None
     template = Template.of(load_tokenizer(request.tokenizer), template_override(options))
     limit = min(options.max_tokens, context)
-    made = template.examples_or_left_out(request.train, limit, cut_prompts=options.cut_prompts)
-    if not made.examples:
+    rows, left_out = _rows(template, request.train, limit, grouping, options)
+    if not rows:
         return None
-    held = template.examples_or_left_out(request.heldout, context)
-    lengths = [len(example) for example in made.examples]
-    notes = []
-    if made.left_out:
-        notes.append(f"{len(made.left_out)} rows do not fit and are left out")
+    pairs = [record for record in request.heldout if isinstance(record, Preference)]
+    others = [record for record in request.heldout if not isinstance(record, Preference)]
+    held = template.examples_or_left_out(others, context)
+    notes = [f"{left_out} rows do not fit and are left out"] if left_out else []
     load = laid_out(
         options,
-        lengths,
-        made.trained_tokens / made.tokens,
+        rows,
         request.seed,
-        heldout=[len(example) for example in held.examples],
+        grouping,
+        heldout=[*map(_row, held.examples), *_pairs(template, pairs)],
         notes=tuple(notes),
     )
-    return _seen(load, options, request.seed)
+    return _seen(load, rows, options, request.seed)
 
 
-def _seen(load: Workload, options: FitOptions, seed: int) -> Workload:
+def _rows(
+    template: Template,
+    records: Sequence[Record],
+    limit: int,
+    grouping: Grouping,
+    options: FitOptions,
+) -> tuple[list[Row], int]:
+    """What is computed together, and how many records do not fit."""
+    if grouping.drawn is not None:
+        asked = list(dict.fromkeys(last_exchange(record)[0] for record in records))
+        found = [grouping.row(len(ids), ()) for ids in template.prompts_ids(asked)]
+    elif grouping.both:
+        found = [grouping.row(*row) for row in _pairs(template, records)]
+    else:
+        made = template.examples_or_left_out(records, limit, cut_prompts=options.cut_prompts)
+        return [_row(example) for example in made.examples], len(made.left_out)
+    fitting = [row for row in found if row.prompt + max(row.answers) <= limit]
+    return fitting, len(found) - len(fitting)
+
+
+def _row(example: Example) -> Row:
+    trained = int(np.count_nonzero(example.trained))
+    return Row(len(example) - trained, (trained,))
+
+
+def _pairs(template: Template, records: Sequence[Record]) -> list[Row]:
+    groups = groups_of(records, template)
+    return [Row(len(group.prompt), tuple(map(len, group.answers))) for group in groups]
+
+
+def _seen(load: Workload, rows: Sequence[Row], options: FitOptions, seed: int) -> Workload:
     """With the largest micro-batch that really comes, in place of the largest possible."""
     batch, most = options.batch or FEW_ROWS, options.micro_tokens or FEW_TOKENS
-    order = Order(len(load.lengths), batch, options.epochs, seed, options.max_steps)
+    order = Order(len(rows), batch, options.epochs, seed, options.max_steps)
     lengths = np.array(load.lengths)
     share = pack if options.packing else unpacked
-    largest: tuple[int, list[int]] = (0, [])
+    largest: tuple[int, tuple[Row, ...]] = (0, ())
     several = False
-    for _, rows in islice(order.batches(), LAID_OUT):
-        here = lengths[rows]
+    for _, numbers in islice(order.batches(), LAID_OUT):
+        here = lengths[numbers]
         bins = share(here, max(most, int(here.max())))
         several = several or len(bins) > 1
         for members in bins:
             sizes = here[members].tolist()
             tokens = sum(sizes) if options.packing else max(sizes) * len(sizes)
             if tokens > largest[0]:
-                largest = tokens, sizes if options.packing else [max(sizes)] * len(sizes)
+                together = tuple(rows[numbers[i]] for i in members)
+                widest = max(together, key=load.grouping.size)
+                largest = tokens, together if options.packing else (widest,) * len(together)
     if order.steps > LAID_OUT:
         return replace(load, several=load.several or several)
-    return replace(load, micro=tuple(largest[1]), several=several)
+    return replace(load, micro=largest[1], several=several)

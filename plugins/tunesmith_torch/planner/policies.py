@@ -6,16 +6,20 @@ these techniques hold beside it is added.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tunesmith.contracts import Estimate, EstimateRequest, Memory
-from tunesmith.records import Preference, Record
+from tunesmith.records import Preference
 from tunesmith_torch.budget import MAX_ROWS, cached_tokens, slot_bytes
 from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
 from tunesmith_torch.planner import analytic, framework
+from tunesmith_torch.planner.estimates import answers, closer, rough
 from tunesmith_torch.planner.setting import Method, Setting
-from tunesmith_torch.preference_options import PolicyOptions
+from tunesmith_torch.planner.workload import ALONE, Grouping
+from tunesmith_torch.policy_options import PolicyLoopOptions
+from tunesmith_torch.preference_options import PairOptions, PolicyOptions, RewardOptions
+from tunesmith_torch.rlhf_options import PolicyStage, RlhfOptions
 
 _KINDS: dict[Method, type[FitOptions]] = {
     "full": FitOptions,
@@ -36,78 +40,149 @@ def plain(options: FitOptions) -> tuple[Method, FitOptions]:
     return ("lora" if isinstance(options, LoraOptions) else "full"), options
 
 
-def pairs(request: EstimateRequest) -> EstimateRequest:
-    """Rows with both answers: a prompt is computed once, and each answer behind it."""
-    return replace(
-        request,
-        train=[_both(record) for record in request.train],
-        heldout=[_both(record) for record in request.heldout],
-    )
+def grouping(options: FitOptions, request: EstimateRequest) -> Grouping:
+    """What options compute together: rows, pairs of answers, or a policy's own answers.
+
+    On a CPU a prompt is computed once for all answers (groups.can_share).
+    """
+    shared = options.packing and request.device == "cpu"
+    match options:
+        case PairOptions():
+            judged = isinstance(options, RewardOptions)
+            return Grouping(both=True, shared=shared and options.share_prompts, ends=judged)
+        case PolicyLoopOptions():
+            return Grouping(drawn=(options.samples, options.answer_tokens), shared=shared)
+        case _:
+            return ALONE
 
 
-def preference(options: PolicyOptions, request: EstimateRequest) -> Iterator[Estimate]:
+def preference(options: PairOptions, request: EstimateRequest) -> Iterator[Estimate]:
     """What training on preferences would take.
 
     What the reference thinks is asked before training and remembered, so that it takes no memory
     beside the policy; its passes are counted as work.
     """
-    from tunesmith_torch.planner.estimates import answers
-
     method, own = plain(options)
-    for found in answers(method, own, pairs(request)):
+    for found in answers(method, own, request, grouping(options, request)):
         yield replace(found, flops=found.flops * (4 / 3))
 
 
-def against_reward(
-    policy: PolicyOptions, request: EstimateRequest, *, samples: int, answer_tokens: int
-) -> Iterator[Estimate]:
-    """Policy, reference and reward model in one process: by arithmetic, then with a traced step.
+# --------------------------------------------------------------------------- stages
 
-    ``rollout``: the policy answers, all weights are there, and keys and values of the answers.
-    ``train``: the policy's step, with the reward model waiting. Adapters share their base with the
-    reference; a policy whose weights all move has a frozen copy beside it.
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage that is trained: on what, and beside which other models."""
+
+    name: str
+    request: EstimateRequest
+    setting: Setting
+    waiting: Mapping[str, int]
+
+
+def rlhf(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """What the stages would take, one after the other: by arithmetic, then with traced steps.
+
+    A phase for each stage that is trained, and ``rollout``: the policy answers. All weights are
+    there then, keys and values of the answers, and the optimizer that waits.
     """
-    method, own = plain(policy)
-    setting = Setting.of(method, own, request)
-    shape, w = setting.shape, setting.width
-    frozen = shape.parameters * w if method == "full" else 0
-    waiting = {"reward model": shape.parameters * w, "reference": frozen}
-    found = analytic.estimate(setting)
-    step = analytic.training(setting)
-    memory: dict[str, Memory] = {
-        "load": found.memory["load"],
-        "rollout": _rollout(setting, waiting, samples, answer_tokens),
-        "train": _beside(step.memory(setting.load.spread), waiting),
-        "evaluate": found.memory["evaluate"],
-    }
-    drawn = 2.0 * shape.active_weights * found.tokens * samples
-    rough = replace(found, memory=memory, flops=found.flops * samples + 3 * drawn)
-    yield rough
-    from tunesmith_torch.planner import estimates, traced  # imports torch
-
-    try:
-        train = _beside(traced.estimate(setting).memory["train"], waiting)
-        yield replace(rough, method="traced", memory={**memory, "train": train})
-    except estimates.UNTRACED as error:
-        yield estimates.untraced(rough, error)
+    stages = list(_stages(options, request))
+    yield _together(options, stages, [rough(stage.setting, stage.request) for stage in stages])
+    found = [closer(stage.setting, stage.request) for stage in stages]
+    exact = [replace(s, setting=setting) for s, (setting, _) in zip(stages, found, strict=True)]
+    yield _together(options, exact, [estimate for _, estimate in found])
 
 
-def _rollout(
-    setting: Setting, waiting: Mapping[str, int], samples: int, answer_tokens: int
-) -> Memory:
-    """Answers are drawn: all weights, the optimizer that waits, keys and values, logits."""
-    shape, w = setting.shape, setting.width
-    rows = (setting.options.batch or 4) * samples
-    asked = rows * (setting.load.longest + answer_tokens)
+def _stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[_Stage]:
+    """Those that are not skipped. A preference's chosen answer is a demonstration too."""
+    supervised, reward, policy = options.supervised, options.reward, options.policy
+    compared = [record for record in request.train if isinstance(record, Preference)]
+    shown = [record for record in request.train if not isinstance(record, Preference)]
+    if not supervised.skip:
+        own = replace(request, train=shown or compared)
+        yield _Stage("supervised", own, _setting(supervised, own), {})
+    if not reward.skip:
+        own = replace(request, train=compared)
+        yield _Stage("reward", own, _setting(reward, own), {})
+    if not policy.skip:
+        setting = _setting(policy, request)
+        yield _Stage("policy", request, setting, _waiting(options, request, setting))
+
+
+def _setting(options: PolicyOptions, request: EstimateRequest) -> Setting:
+    return Setting.of(*plain(options), request, grouping(options, request))
+
+
+def _waiting(options: RlhfOptions, request: EstimateRequest, setting: Setting) -> Mapping[str, int]:
+    """Bytes of the models beside the policy.
+
+    Adapters share their base with the reference, and with a reward model that is an adapter over a
+    base of the same kind; a policy whose weights all move has a frozen copy beside it.
+    """
+    policy, reward = options.policy, options.reward
+    waiting = {}
+    if policy.needs_model and not (reward.skip and reward.start is None):
+        judge = Setting.of(*plain(reward), request)
+        alike = policy.adapt == reward.adapt != "full" and policy.bits == reward.bits
+        adapter = judge.trainable * 4 if reward.adapt != "full" else 0
+        one_base = alike and policy.backend == "native"
+        waiting["reward model"] = adapter + (0 if one_base else judge.base_bytes)
+    if policy.adapt == "full" and policy.needs_reference:
+        waiting["reference"] = setting.shape.parameters * setting.width
+    return waiting
+
+
+def _together(
+    options: RlhfOptions, stages: Sequence[_Stage], found: Sequence[Estimate]
+) -> Estimate:
+    """The run of all stages from those of each."""
+    last = found[-1]
+    memory = {"load": found[0].memory["load"]}
+    flops = 0.0
+    for stage, estimate in zip(stages, found, strict=True):
+        if stage.name == "policy":
+            memory["rollout"] = _rollout(stage, options.policy)
+            flops += 2.0 * stage.setting.shape.active_weights * estimate.tokens * FORWARDS
+        memory[stage.name] = _beside(estimate.memory["train"], stage.waiting)
+        flops += estimate.flops
+    return Estimate(
+        method="traced" if all(e.method == "traced" for e in found) else "analytic",
+        memory={**memory, "evaluate": last.memory["evaluate"]},
+        flops=flops,
+        steps=sum(estimate.steps for estimate in found),
+        tokens=sum(estimate.tokens for estimate in found),
+        longest=max(estimate.longest for estimate in found),
+        micro_tokens=max(estimate.micro_tokens for estimate in found),
+        notes=tuple(dict.fromkeys(note for estimate in found for note in estimate.notes)),
+    )
+
+
+FORWARDS = 4
+"""Passes of an answer beside its training: it is drawn, judged, and scored by both policies."""
+DRAWN_BYTES = 16
+"""Bytes for each logit that a draw takes: log-probabilities, probabilities, sums in fp64."""
+
+
+def _rollout(stage: _Stage, policy: PolicyStage) -> Memory:
+    """Answers are drawn: what training holds between steps, keys and values, logits."""
+    setting = stage.setting
+    shape, w, load = setting.shape, setting.width, setting.load
+    rows = policy.batch * policy.samples
+    prompt = max(row.prompt for row in load.micro)
     kept = shape.key_heads, shape.head_width, shape.layers, w
+    asked = rows * (prompt + policy.answer_tokens)
     cache = slot_bytes(*kept) * min(cached_tokens(*kept), asked)
-    optimizer = analytic.training(setting).static["optimizer"]
+    static = {**analytic.training(setting).static, **analytic.folded(setting)}
+    static.pop("gradients", None)
     parts = analytic.Parts(
-        {"weights": setting.base_bytes, "optimizer": optimizer, **waiting},
-        {"cache": cache * 3 // 2, "logits": min(rows, MAX_ROWS) * shape.vocabulary * (w + 8)},
+        {**static, **stage.waiting},
+        {
+            "cache": cache * 3 // 2,
+            "logits": min(rows, MAX_ROWS) * shape.vocabulary * (w + DRAWN_BYTES),
+        },
         framework.libraries(setting.device),
     )
-    return parts.memory(setting.load.spread)
+    return parts.memory(load.spread)
 
 
 def _beside(memory: Memory, waiting: Mapping[str, int]) -> Memory:
@@ -120,9 +195,3 @@ def _beside(memory: Memory, waiting: Mapping[str, int]) -> Memory:
         high=round(memory.high + more * high),
         components={**memory.components, **waiting},
     )
-
-
-def _both(record: Record) -> Record:
-    if isinstance(record, Preference):
-        return replace(record, chosen=f"{record.chosen}{record.rejected}")
-    return record

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tunesmith.contracts import EstimateRequest
 from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
 from tunesmith_torch.planner.shape import Shape
-from tunesmith_torch.planner.workload import Workload, guess
+from tunesmith_torch.planner.workload import ALONE, Grouping, Workload, guess
 
 Method = Literal["full", "lora", "qlora"]
 
@@ -29,14 +29,23 @@ class Setting:
     device: Literal["cuda", "cpu"]
     load: Workload
     seed: int
+    models: int
+    """That an evaluation holds at once."""
 
     @classmethod
-    def of(cls, method: Method, options: FitOptions, request: EstimateRequest) -> Setting:
+    def of(
+        cls,
+        method: Method,
+        options: FitOptions,
+        request: EstimateRequest,
+        grouping: Grouping = ALONE,
+    ) -> Setting:
         """What an estimate of these options has to answer."""
         shape = Shape.of(request.config)
-        load = guess(options, request, shape.context)
+        load = guess(options, request, shape.context, grouping)
         config = dict(request.config)
-        return cls(config, shape, method, options, request.device, load, request.seed)
+        facts = (request.device, load, request.seed, request.models)
+        return cls(config, shape, method, options, *facts)
 
     @property
     def width(self) -> int:

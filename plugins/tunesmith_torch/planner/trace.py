@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -23,15 +22,16 @@ from transformers import PretrainedConfig
 from tunesmith_torch import attention
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
 from tunesmith_torch.device import Precision
+from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden
 from tunesmith_torch.load import Base, recompute_activations
 from tunesmith_torch.optimizer import Masters
 from tunesmith_torch.options import LoraOptions
-from tunesmith_torch.packing import Example, MicroBatch, collate
 from tunesmith_torch.planner import blank, substitutes
 from tunesmith_torch.planner.recorder import Recorder, watch_layers
 from tunesmith_torch.planner.setting import FP32_MOMENTS, Setting
 from tunesmith_torch.planner.timeline import TRACED, NotUniform, Timeline
-from tunesmith_torch.positions import base_of, head_of, trained_hidden
+from tunesmith_torch.positions import base_of, head_of
+from tunesmith_torch.reward import with_ends
 
 STEPS = 2
 
@@ -146,17 +146,18 @@ def _adapted(setting: Setting, config: PretrainedConfig) -> Adapted:
     return adapted
 
 
-def _micro_batch(setting: Setting) -> MicroBatch:
+def _micro_batch(setting: Setting) -> Answers:
     """The largest that there can be. It is data: its tensors have numbers."""
-    share = setting.load.trained
-    examples = [
-        Example(np.zeros(length, np.int64), np.arange(length) >= round(length * (1 - share)))
-        for length in setting.load.micro
-    ]
-    return collate(examples, range(len(examples)), packed=setting.options.packing)
+    load = setting.load
+    rows = [Group([0] * prompt, tuple([0] * n for n in answers)) for prompt, answers in load.micro]
+    layout, numbers = Layout(setting.options.packing, load.grouping.shared), range(len(rows))
+    if load.grouping.ends:
+        (laid_out,) = with_ends(layout, rows, numbers, sum(map(layout.size, rows)) * 2)
+        return laid_out
+    return layout.collate(rows, numbers)
 
 
-def _steps(setting: Setting, adapted: Adapted, micro_batch: MicroBatch, recorder: Recorder) -> None:
+def _steps(setting: Setting, adapted: Adapted, micro_batch: Answers, recorder: Recorder) -> None:
     """What ``fit`` does, on the largest micro-batch, in every step."""
     with recorder.phase("masters", flat=True):
         # Means in 8 bits are made by kernels that need numbers: taken as fp32, and scaled after.
@@ -182,10 +183,11 @@ def _steps(setting: Setting, adapted: Adapted, micro_batch: MicroBatch, recorder
         handle.remove()
 
 
-def _pass(name: str, adapted: Adapted, batch: MicroBatch, recorder: Recorder) -> Tensor:
+def _pass(name: str, adapted: Adapted, answers: Answers, recorder: Recorder) -> Tensor:
     """Forward and backward of one micro-batch; its loss."""
+    batch = answers.batch
     with recorder.phase(f"{name}.forward"), adapted.arithmetic():
-        hidden_ND = trained_hidden(adapted.model, batch)
+        hidden_ND = answer_hidden(adapted.model, answers)
     with recorder.phase(f"{name}.forward.head"), adapted.arithmetic():
         loss = head_of(adapted.model).loss(hidden_ND, batch) / len(batch.trained_N)
         del hidden_ND
