@@ -24,6 +24,7 @@ from tunesmith.errors import UsageError
 from tunesmith.records import Prompt
 from tunesmith_torch import advantages, ranks
 from tunesmith_torch.adapt import Adapted
+from tunesmith_torch.allocator import give_back
 from tunesmith_torch.fit import Counts
 from tunesmith_torch.generate import Generated, Sampler, generate
 from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden
@@ -236,6 +237,8 @@ class PolicyLoop:
         said_texts = [texts[i : i + samples] for i in range(0, len(flat), samples)]
         rewards = list(earned.view(len(rows), samples))
         everybodys = sum(ranks.gathered(len(flat)))
+        if self._device.type == "cpu":
+            give_back()  # what answering takes and what learning takes fit badly into each other
         return Rollout(tuple(rows), groups, said, said_texts, rewards, everybodys)
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """``python -m tests.benchmarks [--only NAME] [--rounds N] [--peers FOLDER]``: measure, and write.
 
 The page is written anew after each table, so that a run that is broken off leaves what it has.
-``--only peers`` with ``--peers FOLDER`` measures the other tools alone, and keeps what the page's
-file has of all else.
+``--only`` measures some tables and keeps the others that the page's file has, if they were taken on
+this machine and with these versions; each says when.
 """
 
 from __future__ import annotations
@@ -45,24 +45,35 @@ def main() -> None:
     options = parser.parse_args()
     everything = (*CASES, *(GPU_CASES if machine.has_gpu() else ()), *OTHERS)
     wanted = options.only or list(QUICK if options.quick else everything)
-    found: dict[str, Any] = {"machine": machine.describe()}
-    found["machine"] |= {"quick": options.quick, "matrix_rate": machine.matrix_rate()}
-    earlier = options.out.with_suffix(".json")
-    if options.only == ["peers"] and earlier.is_file():
-        found = json.loads(earlier.read_text(encoding="utf-8"))
+    here: dict[str, Any] = machine.describe()
+    here |= {"quick": options.quick, "matrix_rate": machine.matrix_rate()}
+    found = {**(kept(options.out, here) if options.only else {}), "machine": here}
     with tempfile.TemporaryDirectory() as folder:
-        if options.only != ["peers"]:
-            measure(found, wanted, Path(folder), options)
+        measure(found, wanted, Path(folder), options)
         if options.peers is not None:
             asked = options.peer or list(peers.PEERS)
             cache = options.peers.resolve()
-            rounds = 1 if options.quick or options.toy else 2
+            rounds = options.rounds or (1 if options.quick or options.toy else 2)
             found["peers"] = peers.measure(
                 cache, Path(folder), asked, shape=_shape(options), rounds=rounds
             )
             found["peers"]["load"] = [round(number, 2) for number in os.getloadavg()]
     write(found, options.out)
     print(f"written: {options.out}")
+
+
+SAME = ("cpu", "cores", "gpu", "flags", "python", "versions", "quick")
+"""What must not have changed for numbers to stand on one page."""
+
+
+def kept(page: Path, here: dict[str, Any]) -> dict[str, Any]:
+    """What the page's file has from this machine and these versions."""
+    try:
+        before: dict[str, Any] = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    same = all(before["machine"].get(name) == here.get(name) for name in SAME)
+    return before if same else {}
 
 
 def write(found: dict[str, Any], page: Path) -> None:
@@ -80,10 +91,11 @@ def measure(
     """Fill in what is wanted; a table that fails says so and the others go on."""
     shape = _shape(options)
     if "generation" in wanted:
-        found["generation"] = generation(models / shape, shape, 1 if options.quick else 3)
+        rounds = options.rounds or (1 if options.quick else 3)
+        found["generation"] = machine.now() | generation(models / shape, shape, rounds)
     if "imports" in wanted:
         found["imports"] = machine.imports(1 if options.quick else 3)
-    found["training"] = {}
+    found.setdefault("training", {})
     cases = CASES | GPU_CASES
     for name in (name for name in cases if name in wanted):
         case = cases[name]
@@ -92,7 +104,8 @@ def measure(
         rounds, steps = (1, 3) if options.quick else (case.rounds, case.steps)
         try:
             rounds = options.rounds or rounds
-            found["training"][name] = run(case, models, rounds=rounds, steps=steps)
+            when = machine.now()
+            found["training"][name] = when | run(case, models, rounds=rounds, steps=steps)
         except RuntimeError as error:
             print(f"  {name}: {error}", file=sys.stderr)
             found["training"][name] = {"title": case.title, "error": str(error)[-300:]}

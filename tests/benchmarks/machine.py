@@ -26,15 +26,20 @@ def describe() -> dict[str, object]:
     cpu = {key.strip(): value.strip() for key, _, value in reversed(fields)}
     flags = set(cpu.get("flags", cpu.get("Features", "")).split())
     return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        **now(),
         "cpu": cpu.get("model name", platform.machine()),
         "cores": os.cpu_count(),
         "gpu": _gpu(),
         "flags": [flag for flag in FLAGS if flag in flags],
-        "load": [round(number, 2) for number in os.getloadavg()],
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def now() -> dict[str, object]:
+    """The day, and how busy the machine is."""
+    load = [round(number, 2) for number in os.getloadavg()]
+    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "load": load}
 
 
 def _gpu() -> str | None:

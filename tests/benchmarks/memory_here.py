@@ -3,8 +3,9 @@
 ``python -m tests.benchmarks.memory_here MODEL_FOLDER [LIST]`` carries out every combination of a
 list in a process of its own, with the very techniques that a run file names, and prints predicted
 and measured peak resident memory. Lists: ``built`` (the planner was made with them in view),
-``fresh`` (they were set down before they were measured, and nothing was fitted to them), ``phases``
-(loading, evaluating and merging alone). Other processes do not disturb it.
+``fresh`` and ``stages`` (they were set down before they were measured, and nothing was fitted to
+them; ``stages`` are whole RLHF trainings), ``phases`` (loading, evaluating and merging alone).
+Other processes do not disturb it.
 
 ``precision`` is ``auto``, so what is measured depends on whether the machine has bf16 arithmetic;
 the few combinations in ``bf16`` are small, because it may be emulated.
@@ -51,14 +52,21 @@ class Combination:
         """Its options as a run file has them."""
         batch = self.options.get("batch", self.rows)
         at_once = {"batch": batch, "micro_tokens": self.sequence * self.rows}
-        return {**at_once, "max_steps": 2, "max_tokens": 4096, **self.options}
+        common = {**at_once, "max_steps": 2, "max_tokens": 4096}
+        if self.technique != "rlhf":
+            return {**common, **self.options}
+        for_all = ("adapt", "checkpointing")
+        common |= {key: self.options[key] for key in for_all if key in self.options}
+        policy = {**common, "mask_truncated": False, "watch_rows": 2, **self.options}
+        return {"supervised": common, "reward": {**common, "accept_weak": True}, "policy": policy}
 
     def records(self) -> list[Record]:
         """Rows for two steps, all of one length, half of it with loss."""
         source = Random(0)
         wanted = max(4, self.sequence - FRAME)
-        pairs = self.technique == "preference"
-        return [_record(source, wanted, n, pairs) for n in range(2 * self.table()["batch"])]
+        pairs = self.technique in ("preference", "rlhf")
+        rows = 2 * self.options.get("batch", self.rows)
+        return [_record(source, wanted, n, pairs) for n in range(rows)]
 
 
 def _record(source: Random, words: int, number: int, pair: bool) -> Record:
@@ -108,6 +116,13 @@ LISTS: dict[str, tuple[Combination, ...]] = {
         Combination("preference", 128, 4, {"adapt": "qlora", "loss": "simpo"}),
         Combination("lora", 80, 3, {**BF16, **ON}),
         Combination("full", 72, 2, {**BF16, "optimizer": "adamw-8bit"}),
+    ),
+    "stages": (
+        Combination("rlhf", 256, 4, {"algorithm": "rloo", "samples": 4, "answer_tokens": 24}),
+        Combination("rlhf", 128, 4, {"algorithm": "grpo", "samples": 8, "answer_tokens": 64}),
+        Combination("rlhf", 192, 2, {"algorithm": "ppo", "samples": 2, "answer_tokens": 48, **ON}),
+        Combination("rlhf", 96, 2, {"algorithm": "grpo", "answer_tokens": 16, "adapt": "full"}),
+        Combination("rlhf", 128, 3, {"algorithm": "rloo", "answer_tokens": 24, "adapt": "qlora"}),
     ),
     "phases": (
         Combination("lora", 64, 8, phase="load"),
@@ -188,8 +203,9 @@ def _offer(name: str) -> Any:
     from tunesmith_plugins.lora.offer import LORA
     from tunesmith_plugins.preference.offer import PREFERENCE
     from tunesmith_plugins.qlora.offer import QLORA
+    from tunesmith_plugins.rlhf.offer import RLHF
 
-    return {offer.name: offer for offer in (FULL, LORA, QLORA, PREFERENCE)}[name]
+    return {offer.name: offer for offer in (FULL, LORA, QLORA, PREFERENCE, RLHF)}[name]
 
 
 def _predicted(model: Path, combination: Combination) -> Memory:
@@ -205,7 +221,7 @@ def _predicted(model: Path, combination: Combination) -> Memory:
     )
     *_, last = offer.estimate(from_table(offer.config, combination.table()), request)
     if combination.phase == "train":
-        phases = [last.memory["load"], last.memory["train"]]
+        phases = [last.memory[name] for name in last.memory if name not in ("evaluate", "merge")]
     else:
         phases = [last.memory["load"], last.memory[combination.phase]]
     worst: Memory = max(phases, key=lambda memory: memory.expected)
@@ -242,11 +258,12 @@ def _train(
 ) -> None:
     from tunesmith.storage import Checkpoints
 
+    records = combination.records()
     job = Job(
         config=options,
         model=model,
-        train=combination.records(),
-        heldout=(),
+        train=records,
+        heldout=records[:2] if combination.technique == "rlhf" else (),
         out=out,
         seed=0,
         device="cpu",

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks.peers import PEERS
-from tests.benchmarks.training import loss_distance, summary
+from tests.benchmarks.training import CASES, GPU_CASES, loss_distance, summary
 
 NAMES = {
     "tunesmith": "tunesmith",
@@ -20,7 +20,8 @@ NAMES = {
 def page(found: dict[str, Any]) -> str:
     """Markdown."""
     parts = [HEAD.format(raw="benchmarks.json"), _machine(found["machine"])]
-    parts += [_training(result) for result in found.get("training", {}).values()]
+    tables = found.get("training", {})
+    parts += [_training(tables[name]) for name in (*CASES, *GPU_CASES) if name in tables]
     for name, part in (
         ("generation", _generation),
         ("utilisation", _utilisation),
@@ -38,7 +39,8 @@ Written by `make bench`; the raw numbers are in `{raw}`. Everybody gets the same
 order: log-normal lengths (median 180 tokens, 24 to 512), 35 % of the tokens trained. All run in
 turn, each training in a process of its own; given are medians, and in brackets the lowest and the
 highest. The first step of a training is not counted. "Times" is tunesmith's speed over the other's,
-taken round by round; "memory" is tunesmith's peak over the other's, imported libraries included."""
+taken round by round; "memory" is tunesmith's peak over the other's, imported libraries included.
+Each table says when it was taken."""
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -86,8 +88,13 @@ def _training(result: dict[str, Any]) -> str:
         for line in summary(result)
     ]
     head = ["", "tokens/s", "tokens per CPU second", "times", "peak MB", "memory"]
-    often = f"Rounds: {result['rounds']}, of {result['steps']} steps each."
+    often = f"Rounds: {result['rounds']}, of {result['steps']} steps each{_when(result)}."
     return f"{title}\n\n{_table(head, rows)}\n\n{often} {_agreement(result)}"
+
+
+def _when(found: dict[str, Any]) -> str:
+    """When a table was taken, and how busy the machine was just before."""
+    return f", on {found['date']} after a load of {found['load'][0]}" if "date" in found else ""
 
 
 def _agreement(result: dict[str, Any]) -> str:
@@ -129,7 +136,8 @@ def _generation(found: dict[str, Any]) -> str:
     return (
         f"## Generation, 40M Llama, {found['precision']}\n\n"
         f"Sampled answers of at most {found['limit']} tokens that end where they end; against "
-        f"transformers' own `model.generate` on the whole batch.\n\n{_table(head, rows)}"
+        f"transformers' own `model.generate` on the whole batch{_when(found)}.\n\n"
+        f"{_table(head, rows)}"
     )
 
 

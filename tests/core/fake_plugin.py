@@ -215,6 +215,9 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
 class SameOptions(Options):
     """Options of the evaluator."""
 
+    beside: int = 0
+    """Models that it says it holds beside the measured one."""
+
 
 class Same:
     """Whether the answer is the expected one."""
@@ -240,6 +243,7 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
             build=build,
             metrics=(metric,),
             suits=lambda records: True,
+            models=lambda options: 1 + options.beside,
         )
     ]
 

@@ -90,6 +90,13 @@ def test_a_run_that_fits_says_nothing_but_what_is_expected(tunesmith: Tunesmith)
     assert "it took 1.2 GB, 1.00 times what was expected, and 0.60 s" in shown.stdout
 
 
+def test_models_that_an_evaluator_holds_beside_are_foretold(tunesmith: Tunesmith) -> None:
+    more = "--set", "evaluators.0.beside=9"
+    refused = tunesmith("run", "run.toml", "--out", "out", *more)
+    assert refused.exit_code == 4 and "at least 9.8 GiB of memory" in refused.stderr, refused.stderr
+    assert tunesmith("run", "run.toml", "--out", "alone").exit_code == 0
+
+
 def test_a_run_that_cannot_fit_is_refused_with_both_numbers_and_ways_out(
     tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,8 +74,14 @@ def estimate(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
     activations = sequence * micro * width
     if options.checkpointing:
         activations //= 4
-    yield _estimate("analytic", (weights, activations), (sequence, micro, rows), 0.3)
-    yield _estimate("traced", (weights, activations), (sequence, micro, rows), 0.02)
+    for method, unsure in (("analytic", 0.3), ("traced", 0.02)):
+        found = _estimate(method, (weights, activations), (sequence, micro, rows), unsure)
+        yield found if request.models == 1 else _evaluating(found, weights * request.models)
+
+
+def _evaluating(found: Estimate, weights: int) -> Estimate:
+    alone = Memory(low=weights, expected=weights, high=weights, components={"weights": weights})
+    return replace(found, memory={**found.memory, "evaluate": alone})
 
 
 def wide(options: Any, request: EstimateRequest) -> Iterator[Estimate]:

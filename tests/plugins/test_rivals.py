@@ -17,7 +17,7 @@ from tunesmith.records import Completion
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_plugins.kl.offer import KL
 from tunesmith_plugins.length.offer import LENGTH
-from tunesmith_plugins.win_rate.offer import WIN_RATE
+from tunesmith_plugins.win_rate.offer import WIN_RATE, WinRateOptions
 
 ROWS = [Completion(source=f"r:{n}", prompt=f"q{n}", completion="x") for n in range(3)]
 
@@ -190,3 +190,9 @@ tokens = 8
 [[evaluators]]
 use = "loss"
 """
+
+
+def test_offers_say_how_many_models_they_hold() -> None:
+    judged = [WIN_RATE.models(WinRateOptions(reward=judge)) for judge in (None, "runs/1", "a.py:f")]
+    assert judged == [3, 3, 2]
+    assert (KL.models(KL.config()), LENGTH.models(LENGTH.config())) == (2, 2)

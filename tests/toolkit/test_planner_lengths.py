@@ -67,6 +67,14 @@ def test_guesses_hold_the_truth_in_their_interval(tiny_folder: Path) -> None:
     assert "guessed" in guessed.notes[0]
 
 
+def test_a_system_prompt_that_the_template_writes_is_within_a_guess() -> None:
+    """Short rows are mostly frame: 30 tokens that no row shows must not break the interval."""
+    rows = [replace(row, prompt="hi", completion="ok") for row in ROWS]
+    guessed = workload.guess(FitOptions(), replace(_request(None), train=rows), 512)
+    true = sum(guessed.lengths) + 30 * len(rows)
+    assert true < guessed.spread[1] * sum(guessed.lengths)
+
+
 def test_what_is_assumed_stands_in() -> None:
     assumed = Assumed(sequence=100, micro_batch=3, rows=20)
     load = workload.guess(FitOptions(batch=4, epochs=1), _request(None, assumed), 512)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -269,6 +270,38 @@ def test_a_policy_of_many_long_answers_takes_more() -> None:
         assert many.memory[phase].expected > few.memory[phase].expected, phase
     assert many.memory["reward"] == few.memory["reward"]
     assert many.flops > few.flops
+
+
+@pytest.mark.parametrize("method", ["full", "qlora"])
+def test_models_that_evaluators_hold_beside_the_measured_one_are_counted(method: Method) -> None:
+    rows = [Completion(source="", prompt="a " * 90, completion="b " * 20)] * 8
+    alone = EstimateRequest(
+        config=SMALL, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
+    )
+    one, three = (
+        analytic.evaluating(Setting.of(method, OPTIONS[method], replace(alone, models=n)))
+        for n in (1, 3)
+    )
+    assert "other models" not in one.static
+    assert three.static["other models"] == 2 * one.static["weights"]
+
+
+def test_folded_weights_are_there_while_a_cpu_answers_in_fp32() -> None:
+    rows = [Completion(source="", prompt="a " * 90, completion="b " * 20)] * 8
+    request = EstimateRequest(
+        config=SMALL, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
+    )
+    linear = 6 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256) * 4
+    for precision, device, found in (
+        ("fp32", "cpu", linear),
+        ("bf16", "cpu", 0),
+        ("fp32", "cuda", 0),
+    ):
+        options = LoraOptions(precision=precision)  # type: ignore[arg-type]
+        setting = Setting.of("lora", options, replace(request, device=device))  # type: ignore[arg-type]
+        assert analytic.evaluating(setting).static.get("folded", 0) == found, (precision, device)
+    full = Setting.of("full", FitOptions(precision="fp32"), request)
+    assert "folded" not in analytic.evaluating(full).static
 
 
 def test_economies_of_stages_say_where_they_stand() -> None:

@@ -28,6 +28,8 @@ CHARACTERS = (2.2, 3.8, 5.0)
 """Characters that one token stands for: few (code, other scripts), usual in English, many."""
 FRAME = 6
 """Tokens that a chat template writes around each message."""
+SYSTEM = 40
+"""Tokens of a system prompt that a template may write by itself before all of them."""
 ASSUMED = Assumed(sequence=1024, micro_batch=None, rows=1000)
 TRAINED = 0.5
 """Share of tokens that carry loss where nothing is known about rows."""
@@ -128,6 +130,7 @@ def guess(
         read = [_guessed((_asked(prompt), ()), usual) for prompt in asked]
     rows = [grouping.row(*row).within(limit) for row in read]
     heldout = tuple(_guessed(_characters(record), usual) for record in request.heldout)
+    mean = sum(map(grouping.size, rows)) / len(rows)
     note = (
         f"lengths are guessed from characters, {usual} to a token; {few} to {many} are usual: "
         "with the model's tokenizer at hand they would be exact"
@@ -137,7 +140,7 @@ def guess(
         rows,
         request.seed,
         grouping,
-        spread=(usual / many, usual / few),
+        spread=(usual / many, usual / few + SYSTEM / mean),
         heldout=heldout,
         notes=(note,),
     )
