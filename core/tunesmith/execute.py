@@ -7,6 +7,7 @@ run takes the same path and skips what its events say is done.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import platform
@@ -298,6 +299,7 @@ class _Bench:
         if trained is not None:
             return Artifact(path=self.folder.path / trained.artifact, format=trained.format)
         ranks.call()
+        gc.collect()  # a model is a knot of references: the base would stay beside the trained one
         checkpoints = Checkpoints(self.folder.checkpoints, on_problem=self._problem)
         return self.technique.train(
             job_of(self.plan, self.model, self.parts, checkpoints, self.tell)
@@ -318,6 +320,7 @@ class _Bench:
             self._measure(TUNED, self._open("tuned model", artifact.path))
 
     def _open(self, phase: str, artifact: Path | None) -> TextModel:
+        gc.collect()
         with self.tell.phase(phase):
             return self.technique.open(self.model, artifact, device=self.plan.run.device)
 

@@ -195,9 +195,7 @@ class Stages:
                 stage.emit(event)
 
             stage.out.mkdir(exist_ok=True)
-            if self.trained:
-                gc.collect()  # a model is a knot of references; this stage needs its memory
-                give_back()
+            _let_go()
             work(replace(stage, emit=emit))
             (done,) = told
             if ranks.is_first():
@@ -230,6 +228,7 @@ class Stages:
         pairs = self.data.heldout_pairs
         if not pairs:
             return None
+        _let_go()
         options = self.options.reward
         device = pick_device(self.job.device)
         model = RewardModel.load(
@@ -241,6 +240,12 @@ class Stages:
             quantization=judge.quantization,
         )
         return Judged.of(model, pairs)
+
+
+def _let_go() -> None:
+    """Free the model of the stage before: it is a knot of references, and its memory is needed."""
+    gc.collect()
+    give_back()
 
 
 def _base_under(artifact: Path, model: Path) -> Path:

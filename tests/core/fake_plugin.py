@@ -215,8 +215,7 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
 class SameOptions(Options):
     """Options of the evaluator."""
 
-    beside: int = 0
-    """Models that it says it holds beside the measured one."""
+    beside: int = Field(0, description="Models that it says it holds beside the measured one.")
 
 
 class Same:

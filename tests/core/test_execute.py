@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -286,6 +288,37 @@ def test_a_technique_that_raises_names_its_plugin(
         bench.run()
     monkeypatch.undo()
     assert bench.run(resume=True).status == "ok"
+
+
+def test_models_are_let_go_before_the_next_is_opened_and_before_training(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model is a knot of references: it lives until it is collected, and so does its memory."""
+    from tunesmith_echo.technique import Echo
+
+    real_open, real_train = Echo.open, Echo.train
+    opened: list[weakref.ref[object]] = []
+    alive: list[int] = []
+
+    def open_knotted(*args: object, **more: object) -> object:
+        alive.append(sum(ref() is not None for ref in opened))
+        model = real_open(*args, **more)  # type: ignore[arg-type]
+        model.itself = model  # type: ignore[attr-defined]
+        opened.append(weakref.ref(model))
+        return model
+
+    def train(*args: object) -> object:
+        alive.append(sum(ref() is not None for ref in opened))
+        return real_train(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Echo, "open", open_knotted)
+    monkeypatch.setattr(Echo, "train", train)
+    gc.disable()
+    try:
+        bench.run()
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]  # the base, the training, the tuned model
 
 
 def test_a_gate_that_is_not_met(bench: Bench) -> None:

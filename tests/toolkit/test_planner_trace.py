@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -225,21 +226,22 @@ def test_estimates_come_fast_first_and_traced_second() -> None:
             assert sum(memory.components.values()) == pytest.approx(memory.expected, rel=0.01)
 
 
-def _stages(table: dict[str, Any], device: Any = "cuda") -> list[Estimate]:
+def _stages(table: dict[str, Any]) -> Iterator[Estimate]:
     request = EstimateRequest(
-        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumed(), device=device
+        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumed(), device="cuda"
     )
-    return list(RLHF.estimate(from_table(RlhfOptions, table), request))  # type: ignore[misc]
+    yield from RLHF.estimate(from_table(RlhfOptions, table), request)  # type: ignore[misc]
 
 
 def test_every_stage_has_a_phase_in_both_estimates() -> None:
-    found = _stages({})
+    found = list(_stages({}))
     assert [estimate.method for estimate in found] == ["analytic", "traced"]
     phases = ["load", "supervised", "reward", "rollout", "policy", "evaluate"]
     assert all(list(estimate.memory) == phases for estimate in found)
     skipping = {"supervised": {"skip": True}, "reward": {"skip": True, "from": "runs/1"}}
-    assert list(_stages(skipping)[1].memory) == ["load", "rollout", "policy", "evaluate"]
-    assert _stages(skipping)[1].steps < found[1].steps
+    fewer = next(_stages(skipping))
+    assert list(fewer.memory) == ["load", "rollout", "policy", "evaluate"]
+    assert fewer.steps < found[0].steps
 
 
 def test_what_waits_beside_the_policy_is_counted_in_both_estimates() -> None:
@@ -254,22 +256,36 @@ def test_what_waits_beside_the_policy_is_counted_in_both_estimates() -> None:
 
 def test_adapters_over_one_base_wait_without_it() -> None:
     copy = Shape.of(SMALL).parameters * 2
-    rough, _ = _stages({})
-    assert 0 < rough.memory["policy"].components["reward model"] < copy / 2
-    assert "reference" not in rough.memory["policy"].components
-    other, _ = _stages({"reward": {"adapt": "qlora"}})
-    assert other.memory["policy"].components["reward model"] > copy / 4
+    parts = next(_stages({})).memory["policy"].components
+    assert 0 < parts["reward model"] < copy / 2
+    assert "reference" not in parts
+    other = next(_stages({"reward": {"adapt": "qlora"}})).memory["policy"].components
+    assert other["reward model"] > copy / 4
 
 
 def test_a_policy_of_many_long_answers_takes_more() -> None:
     few, many = (
-        _stages({"policy": {"samples": n, "answer_tokens": 64, "micro_tokens": 256}})[1]
+        next(_stages({"policy": {"samples": n, "answer_tokens": 64, "micro_tokens": 256}}))
         for n in (2, 16)
     )
     for phase in ("rollout", "policy"):
         assert many.memory[phase].expected > few.memory[phase].expected, phase
     assert many.memory["reward"] == few.memory["reward"]
     assert many.flops > few.flops
+
+
+def test_economies_of_stages_say_where_they_stand() -> None:
+    options = from_table(RlhfOptions, {"supervised": {"skip": True}})
+    found = list(RLHF.economies(options))  # type: ignore[misc]
+    assert found
+    for economy in found:
+        table: dict[str, Any] = tomllib.loads(economy.change.replace(", ", "\n"))
+        assert "supervised" not in table["technique"]
+        for stage, changes in table["technique"].items():
+            changed, before = getattr(economy.config, stage), getattr(options, stage)
+            for name, value in changes.items():
+                assert getattr(changed, name) == value != getattr(before, name)
+        assert economy.config.supervised == options.supervised
 
 
 @pytest.mark.parametrize("method", ["full", "qlora"])
@@ -302,20 +318,6 @@ def test_folded_weights_are_there_while_a_cpu_answers_in_fp32() -> None:
         assert analytic.evaluating(setting).static.get("folded", 0) == found, (precision, device)
     full = Setting.of("full", FitOptions(precision="fp32"), request)
     assert "folded" not in analytic.evaluating(full).static
-
-
-def test_economies_of_stages_say_where_they_stand() -> None:
-    options = from_table(RlhfOptions, {"supervised": {"skip": True}})
-    found = list(RLHF.economies(options))  # type: ignore[misc]
-    assert found
-    for economy in found:
-        table: dict[str, Any] = tomllib.loads(economy.change.replace(", ", "\n"))
-        assert "supervised" not in table["technique"]
-        for stage, changes in table["technique"].items():
-            changed, before = getattr(economy.config, stage), getattr(options, stage)
-            for name, value in changes.items():
-                assert getattr(changed, name) == value != getattr(before, name)
-        assert economy.config.supervised == options.supervised
 
 
 def test_answers_that_come_to_their_limit_are_no_more_than_possible() -> None:

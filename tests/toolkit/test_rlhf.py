@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import PreTrainedModel
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError, GateError, RunStopped
@@ -27,6 +29,8 @@ from tunesmith.events import (
 from tunesmith.options import from_table
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
 from tunesmith.storage import Checkpoints
+from tunesmith_torch import finetune, policy_stage, reward
+from tunesmith_torch import pairs as pairs_module
 from tunesmith_torch.device import pick_precision
 from tunesmith_torch.finetune import open_text_model
 from tunesmith_torch.kvcache import evaluating
@@ -158,6 +162,38 @@ def weights(run: Path) -> dict[str, bytes]:
 
 
 # --------------------------------------------------------------------------- what is left behind
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_every_stage_and_the_gate_begin_without_the_models_of_the_others(
+    tmp_path: Path, lively: Path, whole: Ran, monkeypatch: pytest.MonkeyPatch, trained: bool
+) -> None:
+    """A model is a knot of references: it is there until it is collected, and so is its memory."""
+    earlier = {} if trained else {"skip": True, "from": str(whole.out)}
+    config = options(supervised=earlier, reward=earlier)
+    gc.collect()
+    before, found = _models(), []
+
+    def watched(load: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            found.append(_models() - before)
+            return load(*args, **more)
+
+        return call
+
+    monkeypatch.setattr(finetune, "load_model", watched(finetune.load_model))
+    for module in (pairs_module, reward, policy_stage):
+        monkeypatch.setattr(module, "load_policy_base", watched(load_policy_base))
+    gc.disable()
+    try:
+        Ran(tmp_path / "run", lively, config).train()
+    finally:
+        gc.enable()
+    assert found == [0] * (4 if trained else 2)
+
+
+def _models() -> int:
+    return sum(isinstance(each, PreTrainedModel) for each in gc.get_objects())
 
 
 def test_each_stage_leaves_an_artifact_steps_and_figures(whole: Ran) -> None:
