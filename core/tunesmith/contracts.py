@@ -313,8 +313,8 @@ class Estimate:
 class Economy(Generic[C]):
     """A change of the options that saves memory."""
 
-    change: str
-    """As it would stand in the run file: ``technique.checkpointing = true``."""
+    changes: tuple[str, ...]
+    """Settings, each as it would stand in the run file: ``technique.checkpointing = true``."""
     price: str
     """What it costs: ``about a third more time``."""
     config: C

@@ -388,7 +388,7 @@ def foretelling(change: str) -> TechniqueOffer[Any]:
     def economies(options: Any) -> list[Economy[Any]]:
         epochs = options.epochs + (1 if change == "spends" else 0)
         config = options.model_copy(update={"epochs": epochs})
-        return [Economy(change="technique.epochs = 1", price="less learned", config=config)]
+        return [Economy(changes=("technique.epochs = 1",), price="less learned", config=config)]
 
     return replace(ECHO, estimate=estimate, economies=economies)
 

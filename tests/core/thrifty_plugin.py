@@ -127,13 +127,13 @@ def economies(options: ThriftyOptions) -> Sequence[Economy[ThriftyOptions]]:
     if not options.checkpointing:
         changed = options.model_copy(update={"checkpointing": True})
         found.append(
-            Economy(change="technique.checkpointing = true", price="more time", config=changed)
+            Economy(changes=("technique.checkpointing = true",), price="more time", config=changed)
         )
     for shards in (2, 4):
         if options.shards < shards:
             changed = options.model_copy(update={"shards": shards})
             change = f"technique.shards = {shards}"
-            found.append(Economy(change=change, price="more patience", config=changed))
+            found.append(Economy(changes=(change,), price="more patience", config=changed))
     return found
 
 

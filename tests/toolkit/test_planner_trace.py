@@ -279,7 +279,7 @@ def test_economies_of_stages_say_where_they_stand() -> None:
     found = list(RLHF.economies(options))  # type: ignore[misc]
     assert found
     for economy in found:
-        table: dict[str, Any] = tomllib.loads(economy.change.replace(", ", "\n"))
+        table: dict[str, Any] = tomllib.loads("\n".join(economy.changes))
         assert "supervised" not in table["technique"]
         for stage, changes in table["technique"].items():
             changed, before = getattr(economy.config, stage), getattr(options, stage)

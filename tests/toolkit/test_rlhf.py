@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import PreTrainedModel
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError, GateError, RunStopped
@@ -168,15 +167,15 @@ def weights(run: Path) -> dict[str, bytes]:
 def test_every_stage_and_the_gate_begin_without_the_models_of_the_others(
     tmp_path: Path, lively: Path, whole: Ran, monkeypatch: pytest.MonkeyPatch, trained: bool
 ) -> None:
-    """A model is a knot of references: it is there until it is collected, and so is its memory."""
+    """Models and optimizers are knots of references: their tensors stay until collected."""
     earlier = {} if trained else {"skip": True, "from": str(whole.out)}
     config = options(supervised=earlier, reward=earlier)
     gc.collect()
-    before, found = _models(), []
+    before, found = _tensor_bytes(), []
 
     def watched(load: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **more: Any) -> Any:
-            found.append(_models() - before)
+            found.append(_tensor_bytes() - before)
             return load(*args, **more)
 
         return call
@@ -192,8 +191,14 @@ def test_every_stage_and_the_gate_begin_without_the_models_of_the_others(
     assert found == [0] * (4 if trained else 2)
 
 
-def _models() -> int:
-    return sum(isinstance(each, PreTrainedModel) for each in gc.get_objects())
+def _tensor_bytes() -> int:
+    """What all tensors of this process hold, each storage counted once."""
+    storages = {
+        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
+        for each in gc.get_objects()
+        if type(each) in (torch.Tensor, torch.nn.Parameter)
+    }
+    return sum(storages.values())
 
 
 def test_each_stage_leaves_an_artifact_steps_and_figures(whole: Ran) -> None:

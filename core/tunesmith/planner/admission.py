@@ -218,7 +218,7 @@ def _doubt(peak: Peak, device: Device, verdict: Fit) -> str:
 
 
 def _way(saving: Saving) -> str:
-    changes = " and ".join(saving.changes)
+    changes = ", ".join(saving.changes)
     enough = "" if saving.enough else ", which is not enough alone"
     return f"{changes} saves {_size(saving.saves)}{enough} ({', '.join(saving.prices)})"
 

@@ -83,7 +83,7 @@ class _Scale:
             return None
         peak = self._now.times(peak_of(estimate).expected / self._base)
         return Saving(
-            changes=tuple(economy.change for economy in made),
+            changes=tuple(change for economy in made for change in economy.changes),
             prices=tuple(economy.price for economy in made),
             saves=self._now.expected - peak.expected,
             peak=peak,
@@ -96,9 +96,9 @@ def _together(technique: Technique, config: BaseModel, scale: _Scale) -> Saving 
     made: list[Economy[BaseModel]] = []
     best: Saving | None = None
     while len(made) < LONGEST:
-        done = {economy.change for economy in made}
+        done = {economy.changes for economy in made}
         current = made[-1].config if made else config
-        further = (e for e in _economies(technique, current) if e.change not in done)
+        further = (e for e in _economies(technique, current) if e.changes not in done)
         for economy in further:
             saving = scale.saving(config, (*made, economy))
             if saving is not None and saving.saves > (best.saves if best else 0):

@@ -70,10 +70,11 @@ def economies_save_memory(subject: Subject) -> None:
     for request in _requests(subject):
         now = peak_of(_first(subject, config, request)).expected
         for economy in subject.offer.economies(config):
-            demand(type(economy.config) is type(config), f"{economy.change}: other options")
-            demand(bool(economy.change and economy.price), f"{economy.change!r}: says too little")
+            said = ", ".join(economy.changes)
+            demand(type(economy.config) is type(config), f"{said}: other options")
+            demand(bool(said and economy.price), f"{said!r}: says too little")
             then = peak_of(_first(subject, economy.config, request)).expected
-            demand(then <= now, f"{economy.change}: {then} bytes, it was {now}")
+            demand(then <= now, f"{said}: {then} bytes, it was {now}")
 
 
 def _requests(subject: Subject) -> Iterator[EstimateRequest]:

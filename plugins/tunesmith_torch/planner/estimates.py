@@ -87,9 +87,9 @@ def economies(options: C, table: str = "technique") -> Sequence[Economy[C]]:
 
     def offer(price: str, **changes: Any) -> None:
         # TOML and Python write strings and numbers alike; they differ in true and false.
-        said = ", ".join(f"{table}.{k} = {str(v).lower()}" for k, v in changes.items())
-        change = options.model_copy(update=changes)
-        found.append(Economy(change=said, price=price, config=change))
+        said = tuple(f"{table}.{k} = {str(v).lower()}" for k, v in changes.items())
+        changed = options.model_copy(update=changes)
+        found.append(Economy(changes=said, price=price, config=changed))
 
     if not options.packing:
         offer("none: rows are laid end to end instead of padded", packing=True)
@@ -111,10 +111,10 @@ def adapter_economies(options: LoraOptions, table: str = "technique") -> Sequenc
     if options.rank > 8:
         rank = max(8, options.rank // 2)
         alpha = options.alpha * rank / options.rank  # the scale of the update stays
-        change = options.model_copy(update={"rank": rank, "alpha": alpha})
-        said = f"{table}.rank = {rank}, {table}.alpha = {change.alpha:g}"
+        changed = options.model_copy(update={"rank": rank, "alpha": alpha})
+        said = (f"{table}.rank = {rank}", f"{table}.alpha = {alpha:g}")
         price = "adapters of lower rank can learn less"
-        found.append(Economy(change=said, price=price, config=change))
+        found.append(Economy(changes=said, price=price, config=changed))
     return found
 
 
@@ -137,7 +137,7 @@ def stage_economies(options: Any) -> Sequence[Economy[Any]]:
                 found.setdefault(economy.price, {})[name] = economy
     return [
         Economy(
-            change=", ".join(economy.change for economy in stages.values()),
+            changes=tuple(change for economy in stages.values() for change in economy.changes),
             price=price,
             config=options.model_copy(update={n: stages[n].config for n in stages}),
         )
