@@ -31,7 +31,13 @@ LONGEST = 1024
 
 
 def shared_opening(examples: Sequence[Example], model: nn.Module) -> int:
-    """Tokens that every row begins with, or 0 where sharing them does not pay or cannot be done.
+    """Tokens of the opening that this model computes once, or 0 where there is none to share."""
+    P = opening_of(examples)
+    return P if P and can_share(model) else 0
+
+
+def opening_of(examples: Sequence[Example]) -> int:
+    """Tokens that every row begins with, or 0 where sharing them does not pay.
 
     The token before a row's first trained one is never shared: it is there that the row's own
     first guess is made.
@@ -48,7 +54,7 @@ def shared_opening(examples: Sequence[Example], model: nn.Module) -> int:
             return 0
     lengths = [len(example.ids) for example in examples]
     pays = WORTHWHILE * sum(lengths) <= P * len(lengths) and max(lengths) - P <= LONGEST
-    return P if pays and can_share(model) else 0
+    return P if pays else 0
 
 
 def collate_branching(

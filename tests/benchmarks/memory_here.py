@@ -4,7 +4,8 @@
 list in a process of its own, with the very techniques that a run file names, and prints predicted
 and measured peak resident memory. Lists: ``built`` (the planner was made with them in view),
 ``fresh`` and ``stages`` (they were set down before they were measured, and nothing was fitted to
-them; ``stages`` are whole RLHF trainings), ``phases`` (loading, evaluating and merging alone).
+them; ``stages`` are whole RLHF trainings), ``ragged`` (rows of many lengths), ``phases`` (loading,
+evaluating and merging alone).
 Other processes do not disturb it.
 
 ``precision`` is ``auto``, so what is measured depends on whether the machine has bf16 arithmetic;
@@ -47,12 +48,15 @@ class Combination:
     rows: int
     options: Mapping[str, Any] = field(default_factory=dict)
     phase: Phase = "train"
+    steps: int = 2
+    ragged: bool = False
+    """Rows of all lengths up to ``sequence``; ``rows`` of the longest are at once at most."""
 
     def table(self) -> dict[str, Any]:
         """Its options as a run file has them."""
         batch = self.options.get("batch", self.rows)
         at_once = {"batch": batch, "micro_tokens": self.sequence * self.rows}
-        common = {**at_once, "max_steps": 2, "max_tokens": 4096}
+        common = {**at_once, "max_steps": self.steps, "max_tokens": 4096}
         if self.technique != "rlhf":
             return {**common, **self.options}
         for_all = ("adapt", "checkpointing")
@@ -61,12 +65,13 @@ class Combination:
         return {"supervised": common, "reward": {**common, "accept_weak": True}, "policy": policy}
 
     def records(self) -> list[Record]:
-        """Rows for two steps, all of one length, half of it with loss."""
+        """Rows for all steps, of one length or, where ragged, log-normal; half of it with loss."""
         source = Random(0)
-        wanted = max(4, self.sequence - FRAME)
         pairs = self.technique in ("preference", "rlhf")
-        rows = 2 * self.options.get("batch", self.rows)
-        return [_record(source, wanted, n, pairs) for n in range(rows)]
+        rows = self.steps * self.options.get("batch", self.rows)
+        share = [source.lognormvariate(-1.2, 0.7) if self.ragged else 1.0 for _ in range(rows)]
+        wanted = [max(4, round(min(part, 1.0) * self.sequence) - FRAME) for part in share]
+        return [_record(source, words, n, pairs) for n, words in enumerate(wanted)]
 
 
 def _record(source: Random, words: int, number: int, pair: bool) -> Record:
@@ -116,6 +121,13 @@ LISTS: dict[str, tuple[Combination, ...]] = {
         Combination("preference", 128, 4, {"adapt": "qlora", "loss": "simpo"}),
         Combination("lora", 80, 3, {**BF16, **ON}),
         Combination("full", 72, 2, {**BF16, "optimizer": "adamw-8bit"}),
+    ),
+    "ragged": (
+        Combination("lora", 700, 6, {"batch": 16}, steps=12, ragged=True),
+        Combination("lora", 400, 5, {"batch": 12, **ON}, steps=12, ragged=True),
+        Combination("full", 300, 4, {"batch": 8}, steps=12, ragged=True),
+        Combination("qlora", 300, 4, {"batch": 6, **OFF}, steps=8, ragged=True),
+        Combination("preference", 500, 4, {"batch": 8}, steps=12, ragged=True),
     ),
     "stages": (
         Combination("rlhf", 256, 4, {"algorithm": "rloo", "samples": 4, "answer_tokens": 24}),
@@ -167,7 +179,7 @@ def main(arguments: Sequence[str]) -> int:
 def _line(combination: Combination, memory: Memory, measured: int) -> str:
     own = combination.options.items()
     said = [f"{k}={str(v).lower()}" for k, v in own if k not in ("batch", "alpha")]
-    shape = f"{combination.sequence} x {combination.rows}"
+    shape = f"{combination.sequence} x {combination.rows}{'~' if combination.ragged else ''}"
     what = f"{combination.technique:10} {combination.phase:8} {shape:8} {' '.join(said):34}"
     low, middle, high = (n / MIB for n in (memory.low, memory.expected, memory.high))
     flag = "  ABOVE THE UPPER BOUND" if measured > memory.high else ""

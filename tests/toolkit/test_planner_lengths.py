@@ -8,9 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tunesmith.contracts import Assumed, EstimateRequest
-from tunesmith.records import Completion, Message, Preference
+from tunesmith.records import Chat, Completion, Message, Preference
+from tunesmith_torch.adapt import adapt_all
+from tunesmith_torch.device import pick_precision
+from tunesmith_torch.finetune import load_model
 from tunesmith_torch.groups import Group, Layout
 from tunesmith_torch.load import load_tokenizer
 from tunesmith_torch.options import FitOptions
@@ -21,6 +25,7 @@ from tunesmith_torch.planner.shape import Shape
 from tunesmith_torch.planner.workload import Grouping, Row
 from tunesmith_torch.reward import with_ends
 from tunesmith_torch.schedule import Order
+from tunesmith_torch.supervised import Supervised
 from tunesmith_torch.templates import Template
 from tunesmith_torch.tiny import tiny_config
 
@@ -55,6 +60,32 @@ def test_with_a_tokenizer_everything_is_exact(tiny_folder: Path) -> None:
         bins = pack(here, max(200, max(here)))
         largest = max(largest, *(sum(here[i] for i in members) for members in bins))
     assert load.micro_tokens == largest
+
+
+def test_what_all_rows_begin_with_is_laid_out_once(tiny_folder: Path) -> None:
+    system = Message("system", "You answer questions about capitals, and about nothing else.")
+    chats = [
+        Chat(source=row.source, messages=(system, *_said(row.prompt, row.completion)))
+        for row in ROWS
+    ]
+    options = FitOptions(batch=5, micro_tokens=300, epochs=2, precision="fp32")
+    found = lengths.exact(options, replace(_request(tiny_folder), train=chats), 512)
+    assert found is not None and found.opening > 20
+    made = Template.of(load_tokenizer(tiny_folder)).examples_or_left_out(chats, 512).examples
+    cpu = torch.device("cpu")
+    base = load_model(tiny_folder, cpu, pick_precision(cpu, "fp32"), packing=True)
+    objective = Supervised(adapt_all(base, pick_precision(cpu, "fp32")), made, packing=True)
+    assert objective.opening == found.opening
+    steps = Order(len(chats), 5, 2, 0).batches()
+    batches = [batch for _, rows in steps for batch, _ in objective.micro_batches(rows, 300)]
+    assert found.micro_tokens == max(batch.tokens for batch in batches)
+    padded = options.model_copy(update={"packing": False})
+    apart = lengths.exact(padded, replace(_request(tiny_folder), train=chats), 512)
+    assert apart is not None and apart.opening == 0
+
+
+def _said(prompt: str, answer: str) -> tuple[Message, Message]:
+    return Message("user", prompt), Message("assistant", answer)
 
 
 def test_guesses_hold_the_truth_in_their_interval(tiny_folder: Path) -> None:

@@ -22,7 +22,16 @@ from tunesmith_torch.device import Precision
 from tunesmith_torch.groups import answer_hidden
 from tunesmith_torch.load import Base, recompute_activations
 from tunesmith_torch.options import FitOptions, LoraOptions, QloraOptions
-from tunesmith_torch.planner import analytic, blank, estimates, peer, substitutes, trace, traced
+from tunesmith_torch.planner import (
+    analytic,
+    blank,
+    estimates,
+    framework,
+    peer,
+    substitutes,
+    trace,
+    traced,
+)
 from tunesmith_torch.planner.allocator import Cuda, replay
 from tunesmith_torch.planner.recorder import Recorder
 from tunesmith_torch.planner.setting import Method, Setting
@@ -94,12 +103,16 @@ GROUPINGS = {
     [
         *((method, again, "rows") for method in ("full", "lora") for again in (False, True)),
         *(("lora", False, kind) for kind in list(GROUPINGS)[1:]),
+        ("lora", False, "rows with an opening"),
     ],
 )
 def test_a_step_with_numbers_allocates_the_same(
     method: Method, checkpointing: bool, kind: str
 ) -> None:
-    setting = _setting(method, checkpointing=checkpointing, grouping=GROUPINGS[kind])
+    setting = _setting(method, checkpointing=checkpointing, grouping=GROUPINGS.get(kind, ALONE))
+    if kind not in GROUPINGS:
+        setting = replace(setting, load=replace(setting.load, opening=30))
+        assert trace._micro_batch(setting).batch.ids_BT.numel() == 3 * 96 - 2 * 30
     adapted, recorder = _real(setting), Recorder(substitutes.CPU)
     attention.forget()
     with recorder.recording():
@@ -203,6 +216,20 @@ def test_a_cpu_widens_8_bit_means_for_a_moment() -> None:
     )
     few = traced.estimate(_setting("lora", optimizer="adamw-8bit")).memory["train"]
     assert few.components["temporaries"] < largest
+
+
+def test_rows_of_many_lengths_leave_gaps_and_kernels_on_a_cpu() -> None:
+    even = {device: _setting("lora", device=device) for device in ("cpu", "cuda")}
+    found = {}
+    for device, setting in even.items():
+        ragged = replace(setting, load=replace(setting.load, lengths=(96, 40, 96)))
+        found[device] = [traced.estimate(each).memory["train"] for each in (setting, ragged)]
+    alike, other = found["cpu"]
+    assert other.low == alike.low
+    assert other.expected - alike.expected > framework.OTHER_KERNELS
+    assert other.high - alike.high > other.expected - alike.expected
+    assert sum(other.components.values()) == pytest.approx(other.expected, rel=1e-6)
+    assert found["cuda"][0] == found["cuda"][1]
 
 
 def test_the_plain_loop_keeps_all_logits() -> None:

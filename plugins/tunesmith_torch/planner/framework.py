@@ -17,6 +17,8 @@ CPU_IMPORTS = 420 * MIB
 """Resident after importing torch 2.13 (CPU), transformers 5.24 and peft 0.21 on Linux."""
 CPU_RUNNING = 130 * MIB
 """More once a step has run: kernels made at run time, threads' stacks and their workspaces."""
+OTHER_KERNELS = 80 * MIB
+"""More where products come in many shapes: as many kernels are kept as there is room for."""
 SLACK = {"cuda": 150 * MIB, "cpu": 220 * MIB}
 """How far what libraries take may be from this, on another machine or with other versions."""
 FRAGMENTATION = {"cuda": 0.03, "cpu": 0.05}

@@ -12,6 +12,7 @@ from tunesmith.contracts import EstimateRequest
 from tunesmith.records import Preference, Record, last_exchange
 from tunesmith_torch.finetune import template_override
 from tunesmith_torch.load import load_tokenizer
+from tunesmith_torch.opening import opening_of
 from tunesmith_torch.options import FitOptions
 from tunesmith_torch.packing import Example, pack, unpacked
 from tunesmith_torch.pairs import groups_of
@@ -39,7 +40,7 @@ def exact(
         return None
     template = Template.of(load_tokenizer(request.tokenizer), template_override(options))
     limit = min(options.max_tokens, context)
-    rows, left_out = _rows(template, request.train, limit, grouping, options)
+    rows, left_out, opening = _rows(template, request.train, limit, grouping, options)
     if not rows:
         return None
     pairs = [record for record in request.heldout if isinstance(record, Preference)]
@@ -54,7 +55,7 @@ def exact(
         heldout=[*map(_row, held.examples), *_pairs(template, pairs)],
         notes=tuple(notes),
     )
-    return _seen(load, rows, options, request.seed)
+    return _seen(replace(load, opening=opening), rows, options, request.seed)
 
 
 def _rows(
@@ -63,8 +64,8 @@ def _rows(
     limit: int,
     grouping: Grouping,
     options: FitOptions,
-) -> tuple[list[Row], int]:
-    """What is computed together, and how many records do not fit."""
+) -> tuple[list[Row], int, int]:
+    """What is computed together, how many records do not fit, and how long the rows' opening is."""
     if grouping.drawn is not None:
         asked = list(dict.fromkeys(last_exchange(record)[0] for record in records))
         found = [grouping.row(len(ids), ()) for ids in template.prompts_ids(asked)]
@@ -72,9 +73,10 @@ def _rows(
         found = [grouping.row(*row) for row in _pairs(template, records)]
     else:
         made = template.examples_or_left_out(records, limit, cut_prompts=options.cut_prompts)
-        return [_row(example) for example in made.examples], len(made.left_out)
+        opening = opening_of(made.examples) if options.packing else 0
+        return [_row(example) for example in made.examples], len(made.left_out), opening
     fitting = [row for row in found if row.prompt + max(row.answers) <= limit]
-    return fitting, len(found) - len(fitting)
+    return fitting, len(found) - len(fitting), 0
 
 
 def _row(example: Example) -> Row:
@@ -91,13 +93,13 @@ def _seen(load: Workload, rows: Sequence[Row], options: FitOptions, seed: int) -
     """With the largest micro-batch that really comes, in place of the largest possible."""
     batch, most = options.batch or FEW_ROWS, options.micro_tokens or FEW_TOKENS
     order = Order(len(rows), batch, options.epochs, seed, options.max_steps)
-    lengths = np.array(load.lengths)
+    lengths = np.array(load.lengths) - load.opening
     share = pack if options.packing else unpacked
     largest: tuple[int, tuple[Row, ...]] = (0, ())
     several = False
     for _, numbers in islice(order.batches(), LAID_OUT):
         here = lengths[numbers]
-        bins = share(here, max(most, int(here.max())))
+        bins = share(here, max(most - load.opening, int(here.max())))
         several = several or len(bins) > 1
         for members in bins:
             sizes = here[members].tolist()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,12 +25,15 @@ from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
 from tunesmith_torch.device import Precision
 from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden
 from tunesmith_torch.load import Base, recompute_activations
+from tunesmith_torch.opening import collate_branching
 from tunesmith_torch.optimizer import Masters
 from tunesmith_torch.options import LoraOptions
+from tunesmith_torch.packing import Example
 from tunesmith_torch.planner import blank, substitutes
 from tunesmith_torch.planner.recorder import Recorder, watch_layers
 from tunesmith_torch.planner.setting import FP32_MOMENTS, Setting
 from tunesmith_torch.planner.timeline import TRACED, NotUniform, Timeline
+from tunesmith_torch.planner.workload import Workload
 from tunesmith_torch.positions import base_of, head_of
 from tunesmith_torch.reward import with_ends
 
@@ -150,11 +154,25 @@ def _micro_batch(setting: Setting) -> Answers:
     """The largest that there can be. It is data: its tensors have numbers."""
     load = setting.load
     rows = [Group([0] * prompt, tuple([0] * n for n in answers)) for prompt, answers in load.micro]
+    if load.opening:
+        return _with_opening(load)
     layout, numbers = Layout(setting.options.packing, load.grouping.shared), range(len(rows))
     if load.grouping.ends:
         (laid_out,) = with_ends(layout, rows, numbers, sum(map(layout.size, rows)) * 2)
         return laid_out
     return layout.collate(rows, numbers)
+
+
+def _with_opening(load: Workload) -> Answers:
+    """Rows as branches of the opening that they share."""
+    examples = [
+        Example([0] * load.grouping.size(row), np.arange(load.grouping.size(row)) >= row.prompt)
+        for row in load.micro
+    ]
+    batch, branches = collate_branching(examples, range(len(examples)), load.opening)
+    lengths_A = torch.tensor([load.grouping.scored(row) for row in load.micro])
+    answer_N = torch.repeat_interleave(torch.arange(len(lengths_A)), lengths_A)
+    return Answers(batch, answer_N, lengths_A, batch.rows, branches)
 
 
 def _steps(setting: Setting, adapted: Adapted, micro_batch: Answers, recorder: Recorder) -> None:

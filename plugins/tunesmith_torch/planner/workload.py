@@ -105,14 +105,21 @@ class Workload:
     """How far real lengths may be from these, as factors below and above."""
     heldout: tuple[Row, ...]
     notes: tuple[str, ...]
+    opening: int = 0
+    """Tokens with which all rows begin, and which a micro-batch holds once."""
 
     @property
     def longest(self) -> int:
         return max(self.lengths)
 
     @property
+    def ragged(self) -> bool:
+        """Whether rows differ in length, so that micro-batches differ in size."""
+        return len(set(self.lengths)) > 1
+
+    @property
     def micro_tokens(self) -> int:
-        return sum(map(self.grouping.size, self.micro))
+        return sum(map(self.grouping.size, self.micro)) - self.opening * (len(self.micro) - 1)
 
 
 def guess(
