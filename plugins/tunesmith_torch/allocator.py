@@ -12,6 +12,7 @@ Other systems and C libraries are left as they are.
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 from functools import cache
 
@@ -41,3 +42,9 @@ def give_back() -> bool:
     trim = ctypes.CDLL(None).malloc_trim
     trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
     return bool(trim(0))
+
+
+def let_go() -> None:
+    """Free the models that nobody uses any more: each is a knot of references, and it is large."""
+    gc.collect()
+    give_back()

@@ -24,6 +24,7 @@ from tunesmith.errors import GateError, IntegrityError
 from tunesmith.manifest import MANIFEST
 from tunesmith.records import Prompt
 from tunesmith.storage import commit_folder, verify
+from tunesmith_torch.allocator import let_go
 from tunesmith_torch.artifacts import ADAPTER_WEIGHTS, attach_adapter
 from tunesmith_torch.load import (
     Base,
@@ -84,6 +85,7 @@ def merge_adapter(
         raise IntegrityError(f"{adapter}: {problems[0]}")
     rows = Template.of(load_tokenizer(adapter)).prompts_ids(prompts)
     trained_NV = _trained(base, adapter, rows, how)
+    let_go()
     dtype = load_config(base).dtype or torch.float32
     measured: list[float] = []
 
@@ -93,6 +95,7 @@ def merge_adapter(
         with no_progress_bars():
             model.save_pretrained(folder)
         del model
+        let_go()
         for file in sorted(adapter.iterdir()):
             if file.is_file() and file.name not in _ADAPTER_ONLY:
                 shutil.copyfile(file, folder / file.name)

@@ -7,7 +7,6 @@ again when the run is resumed.
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from tunesmith.records import Chat, Completion, Preference, Record
 from tunesmith.storage import verify, write_atomic
 from tunesmith_torch import ranks
 from tunesmith_torch.adapt import Adapted
-from tunesmith_torch.allocator import give_back
+from tunesmith_torch.allocator import let_go
 from tunesmith_torch.artifacts import artifact_format
 from tunesmith_torch.device import Precision, pick_device, pick_precision
 from tunesmith_torch.finetune import supervise
@@ -195,7 +194,7 @@ class Stages:
                 stage.emit(event)
 
             stage.out.mkdir(exist_ok=True)
-            _let_go()
+            let_go()
             work(replace(stage, emit=emit))
             (done,) = told
             if ranks.is_first():
@@ -228,7 +227,7 @@ class Stages:
         pairs = self.data.heldout_pairs
         if not pairs:
             return None
-        _let_go()
+        let_go()
         options = self.options.reward
         device = pick_device(self.job.device)
         model = RewardModel.load(
@@ -240,12 +239,6 @@ class Stages:
             quantization=judge.quantization,
         )
         return Judged.of(model, pairs)
-
-
-def _let_go() -> None:
-    """Free the model of the stage before: it is a knot of references, and its memory is needed."""
-    gc.collect()
-    give_back()
 
 
 def _base_under(artifact: Path, model: Path) -> Path:
