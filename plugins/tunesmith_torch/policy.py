@@ -210,6 +210,7 @@ class PolicyLoop:
 
     def _rollout(self, rows: Sequence[int]) -> Rollout:
         """Answer every prompt several times, and let the answers be judged."""
+        self._give_back()
         samples = self._options.samples
         seed = ranks.from_rank_0(lambda: int(torch.randint(2**31, ())))
         asked = [self._prompt_ids[row] for row in rows for _ in range(samples)]
@@ -237,9 +238,13 @@ class PolicyLoop:
         said_texts = [texts[i : i + samples] for i in range(0, len(flat), samples)]
         rewards = list(earned.view(len(rows), samples))
         everybodys = sum(ranks.gathered(len(flat)))
-        if self._device.type == "cpu":
-            give_back()  # what answering takes and what learning takes fit badly into each other
+        self._give_back()
         return Rollout(tuple(rows), groups, said, said_texts, rewards, everybodys)
+
+    def _give_back(self) -> None:
+        """What answering takes and what learning takes fit badly into each other's gaps."""
+        if self._device.type == "cpu":
+            give_back()
 
     @torch.no_grad()
     def _lesson(self, rollout: Rollout, cpu: Answers) -> Lesson:

@@ -231,7 +231,7 @@ def _logp(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
 def test_equal_rewards_and_equal_policies_move_nothing(tiny_folder: Path, algorithm: str) -> None:
     policy, adapted = loop(tiny_folder, options(algorithm=algorithm), lambda text: 0.3)
     lessons = policy.micro_batches([0, 1], 10_000)
-    assert policy.figures()["kl"] == 0.0
+    assert abs(policy.figures()["kl"]) < 1e-6  # the sampler rounds in another order
     assert all(float(g.abs().max()) < 1e-9 for g in gradients(policy, adapted, lessons))
 
 

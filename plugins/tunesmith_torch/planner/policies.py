@@ -90,7 +90,7 @@ def rlhf(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
     yield _together(options, stages, [rough(stage.setting, stage.request) for stage in stages])
     found = [closer(stage.setting, stage.request) for stage in stages]
     exact = [replace(s, setting=setting) for s, (setting, _) in zip(stages, found, strict=True)]
-    yield _together(options, exact, [estimate for _, estimate in found])
+    yield _together(options, exact, [_after_others(*each) for each in found])
 
 
 def _stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[_Stage]:
@@ -107,6 +107,17 @@ def _stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[_Stage]:
     if not policy.skip:
         setting = _setting(policy, request)
         yield _Stage("policy", request, setting, _waiting(options, request, setting))
+
+
+def _after_others(setting: Setting, estimate: Estimate) -> Estimate:
+    """A stage's estimate where other stages, with products of other shapes, came before it."""
+    from tunesmith_torch.planner import traced  # imports torch
+
+    counted = setting.load.ragged or estimate.method != "traced" or setting.device != "cpu"
+    if counted:
+        return estimate
+    train = traced.with_other_shapes(estimate.memory["train"])
+    return replace(estimate, memory={**estimate.memory, "train": train})
 
 
 def _setting(options: PolicyOptions, request: EstimateRequest) -> Setting:
@@ -136,7 +147,7 @@ def _together(
     options: RlhfOptions, stages: Sequence[_Stage], found: Sequence[Estimate]
 ) -> Estimate:
     """The run of all stages from those of each."""
-    last = found[-1]
+    last, estimated = stages[-1].setting, found[-1]
     memory = {"load": found[0].memory["load"]}
     flops = 0.0
     for stage, estimate in zip(stages, found, strict=True):
@@ -147,7 +158,7 @@ def _together(
         flops += estimate.flops
     return Estimate(
         method="traced" if all(e.method == "traced" for e in found) else "analytic",
-        memory={**memory, "evaluate": last.memory["evaluate"]},
+        memory={**_one_process(memory, last.device), "evaluate": estimated.memory["evaluate"]},
         flops=flops,
         steps=sum(estimate.steps for estimate in found),
         tokens=sum(estimate.tokens for estimate in found),
@@ -155,6 +166,24 @@ def _together(
         micro_tokens=max(estimate.micro_tokens for estimate in found),
         notes=tuple(dict.fromkeys(note for estimate in found for note in estimate.notes)),
     )
+
+
+def _one_process(memory: Mapping[str, Memory], device: str) -> Mapping[str, Memory]:
+    """The phases' memory where one process goes through them: on a CPU stages leave something."""
+    if device != "cpu":
+        return memory
+    more = framework.EARLIER_STAGES
+    return {
+        phase: found
+        if phase == "load"
+        else Memory(
+            low=found.low,
+            expected=found.expected + more,
+            high=found.high + more,
+            components={**found.components, "framework": found.components["framework"] + more},
+        )
+        for phase, found in memory.items()
+    }
 
 
 FORWARDS = 4

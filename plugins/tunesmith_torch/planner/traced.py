@@ -24,7 +24,7 @@ def estimate(setting: Setting) -> Estimate:
     rough = analytic.estimate(setting)
     train = of(trace(setting).timeline, setting.device, setting.load.spread)
     if setting.device == "cpu" and setting.load.ragged:
-        train = _with_other_shapes(train)
+        train = with_other_shapes(train)
     if setting.device == "cpu" and setting.options.checkpointing:
         train = _with_gaps(train)
     if setting.device == "cpu" and setting.moment_bytes != FP32_MOMENTS:
@@ -63,8 +63,8 @@ Seen where rows were of many lengths: 0 to 0.2 of it in six trainings.
 """
 
 
-def _with_other_shapes(memory: Memory) -> Memory:
-    """The same where micro-batches differ in size, on a CPU.
+def with_other_shapes(memory: Memory) -> Memory:
+    """The same where micro-batches differ in size, or several trainings share a process, on a CPU.
 
     Each brings kernels of its own, which stay, and they lie between what the next one needs.
     """
