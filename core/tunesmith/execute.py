@@ -10,18 +10,14 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import platform
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import tunesmith
 from tunesmith import drift, ranks
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Artifact, Dataset, Job, RunSoFar, Technique, TextModel
@@ -50,10 +46,10 @@ from tunesmith.splits import leaks, split
 from tunesmith.storage import Checkpoints, EventLog, RunFolder, lock, read_events, write_atomic
 from tunesmith.telling import Reporters, Telling
 from tunesmith.verdict import TUNED, check_gate, judge
+from tunesmith.versions import versions
 
 DEFAULT_HOLDOUT_ROWS = 500
 """A fifth of the data is held out, but not more than this, unless the run file says otherwise."""
-LIBRARIES = ("torch", "transformers", "peft", "safetensors", "bitsandbytes", "numpy")
 
 
 @dataclass(frozen=True)
@@ -440,14 +436,3 @@ def _labels(records: Sequence[Record]) -> list[str] | None:
 def now() -> str:
     """The time, in UTC, as reports write it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers. Read from metadata: nothing is imported."""
-    found = {"tunesmith": tunesmith.__version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {**found, "platform": f"{sys.platform} {platform.machine()}"}

@@ -21,11 +21,11 @@ from tunesmith.catalog import Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import State, common_options, json_option, pass_state
 from tunesmith.errors import EnvironmentProblem
-from tunesmith.execute import versions
 from tunesmith.offers import DataLoaderOffer, TechniqueOffer
 from tunesmith.planner.machine import available_memory, available_processors
 from tunesmith.plugins import missing
 from tunesmith.text import bytes_text, count_text, one_line
+from tunesmith.versions import versions
 
 Level = Literal["ok", "warn", "fail"]
 STYLES: dict[Level, str] = {"ok": "good", "warn": "odd", "fail": "bad"}
