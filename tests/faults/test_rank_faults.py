@@ -21,6 +21,9 @@ from tunesmith_torch import fit, state
 
 SETTING = {"micro_tokens": 120, "epochs": 2}
 """Ten steps, of one or two micro-batches on each rank."""
+LET_GO = (0, -signal.SIGTERM)
+"""How a rank ends that another rank's end leaves without work: by itself, or by torchrun, whichever
+comes first."""
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +147,8 @@ def test_a_signal_ends_all_after_the_step(
     begun.signal(number)
     (workshop.place / "reached").unlink()
     done = begun.end()
-    assert done.codes == [code, 0], done.said
+    assert done.codes[0] == code, done.said
+    assert done.codes[1] in LET_GO, done.said
     assert done.said[1] == ""
     newest = Checkpoints(run / "checkpoints").newest(repair=False)
     assert newest is not None
@@ -157,10 +161,12 @@ def test_a_limit_stops_all(real: Any, workshop: Any, setting: Any, whole: Path) 
     run = fresh(workshop, "limited")
     file = workshop.run_file(setting)
     done = torchrun.command("run", file, "--out", run, "--set", "run.max_minutes=0.0001")
-    assert done.codes == [75, 0], done.said
+    assert done.codes[0] == 75, done.said
+    assert done.codes[1] in LET_GO, done.said
     assert [event["step"] for event in real.events(run, "stepped")] == [1]
     resumed_again = torchrun.command("resume", run)
-    assert resumed_again.codes == [75, 0]
+    assert resumed_again.codes[0] == 75, resumed_again.said
+    assert resumed_again.codes[1] in LET_GO, resumed_again.said
     assert [event["step"] for event in real.events(run, "stepped")] == [1, 2]
 
 
@@ -174,7 +180,7 @@ def test_a_run_that_fails_before_training_ends_all(real: Any, workshop: Any, set
     assert "error" not in done.said[1], done.said
     missing = torchrun.command("run", workshop.place / "nothing.toml", "--out", run)
     assert missing.codes[0] == 2
-    assert missing.codes[1] in (0, -signal.SIGTERM)
+    assert missing.codes[1] in LET_GO
     assert "error" not in missing.said[1], missing.said
 
 
@@ -319,6 +325,7 @@ def test_a_backend_that_trains_alone_is_refused(workshop: Any, stages: Path) -> 
     file = stages.with_name("trl.toml")
     file.write_text(tomli_w.dumps(tables))
     done = torchrun.command("run", file, "--out", fresh(workshop, "trl"))
-    assert done.codes == [2, 0], done.said
+    assert done.codes[0] == 2, done.said
+    assert done.codes[1] in LET_GO, done.said
     assert "technique.policy.backend: one process trains" in done.said[0]
     assert done.said[1] == ""
