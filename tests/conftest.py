@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,9 +25,28 @@ for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
 # Helpers of the tests, and the third-party technique as a plain module.
 sys.path[:0] = [str(HERE / "fixtures" / "python"), str(THIRD_PARTY / "tunesmith-echo" / "src")]
 
+import trials  # noqa: E402 - found there
+
 # Machines differ in speed, and the first draws wait for imports: neither is a defect.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands over what it counted."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["trials"] = trials.handed_over()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take it; a worker that died hands nothing over."""
+    if handed := getattr(node, "workeroutput", {}).get("trials"):
+        trials.take(handed)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    trials.tell(terminalreporter)
 
 
 class NoNetwork(RuntimeError):

@@ -1,7 +1,7 @@
 """Attention over packed rows: each row sees itself, and nothing else is computed.
 
-Shapes: T tokens of a packed micro-batch, L those of a row, n queries of a block, S the keys they
-may see, H heads, K key heads, G = H / K queries per key, d head width.
+Shapes: T tokens of a packed micro-batch, L those of a row, H heads, K key heads, G = H / K queries
+per key, d head width.
 
 A packed micro-batch is one row of T tokens whose ``position_ids`` restart where an example starts.
 transformers masks that with a dense T x T table; here the boundaries arrive as the arguments it
@@ -9,38 +9,28 @@ keeps for flash attention (``cu_seq_lens_q``, ``max_length_q``) and every row is
 Without boundaries, all is left to transformers' own "sdpa". Both functions are registered with
 ``AttentionInterface`` and ``AttentionMaskInterface``: no model is patched.
 
-On the CPU, blocks of 128 queries meet only the keys that they may see, in plain products::
-
-    Z = scale Q K^T + mask        P = softmax(Z)                     O = P V
-    dV = P^T dO                   dZ = P * (dP - rowsum(P * dP))     where dP = dO V^T
-    dQ = scale dZ K               dK = scale dZ^T Q
-
-The G queries of a key are stacked into one product, so grouped keys are never repeated. Short rows
-that lie side by side share a block, where the mask keeps them apart: the products are small, and
-one larger one costs less than several. In bf16, forward and backward take 0.3 to 0.55 of the fused
-kernel's time for rows of 32 to 512 tokens; P is kept, L**2 / 2 numbers a head, so long rows take
-the fused kernel. On CUDA all rows go to
-``torch.nn.attention.varlen`` at once.
+On the CPU, rows go through :mod:`tunesmith_torch.attention_blocks`, unless they are long. On CUDA
+all rows go to ``torch.nn.attention.varlen`` at once.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.errors import EnvironmentProblem
+from tunesmith_torch import attention_blocks
+from tunesmith_torch.attention_blocks import How, band
 
 NAME = "tunesmith_packed"
-BLOCK = 128
 LONG = 1024
+"""Tokens of a row whose probabilities are worth keeping on a CPU."""
 
 
 def register() -> str:
@@ -93,15 +83,6 @@ def packed_mask(**options: Any) -> Any:
     return AttentionMaskInterface()["sdpa"](**options)
 
 
-class _How(NamedTuple):
-    """What attention depends on beside queries, keys and values."""
-
-    scale: float
-    window: int | None
-    softcap: float | None
-    dropout: float
-
-
 def packed_attention(  # noqa: PLR0913 - transformers calls it so
     module: nn.Module,
     query: Tensor,
@@ -118,7 +99,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within rows, [1, H, T, d] to [1, T, H, d]; without boundaries, do what "sdpa" does."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    how = _How(scale, sliding_window, softcap, dropout)
+    how = How(scale, sliding_window, softcap, dropout)
     if cu_seq_lens_q is None:
         table = attention_mask.table if isinstance(attention_mask, DeferredMask) else attention_mask
         if softcap is not None:  # "sdpa" knows no softcap and would raise
@@ -168,18 +149,18 @@ def _refusal(why: str, hint: str = "train this model without packing") -> Enviro
     return EnvironmentProblem(f"packed attention: {why}", hint=hint)
 
 
-def _row_by_row(q: Tensor, k: Tensor, v: Tensor, cuts: tuple[int, ...], how: _How) -> Tensor:
+def _row_by_row(q: Tensor, k: Tensor, v: Tensor, cuts: tuple[int, ...], how: How) -> Tensor:
     lengths = [stop - start for start, stop in pairwise(cuts)]
     plain = how.softcap is None and how.dropout == 0.0
     if plain and q.is_cpu and max(lengths) <= LONG:
-        return _apply_blocks(q, k, v, cuts, how)
+        return attention_blocks.attend(q, k, v, cuts, how)
     outs = []
     for q_row, k_row, v_row in zip(*(torch.split(x, lengths, 2) for x in (q, k, v)), strict=True):
         L = q_row.shape[2]
         if plain and q.is_cpu and L <= LONG:
-            outs.append(_apply_blocks(q_row, k_row, v_row, (0, L), how))
+            outs.append(attention_blocks.attend(q_row, k_row, v_row, (0, L), how))
         elif how.softcap is not None or (how.window is not None and how.window < L):
-            may_LL = _band(L, L, how.window, q.device)
+            may_LL = band(L, L, how.window, q.device)
             outs.append(_by_hand(q_row, k_row, v_row, may_LL, how).transpose(1, 2))
         else:
             out = nn.functional.scaled_dot_product_attention(
@@ -195,14 +176,14 @@ def _row_by_row(q: Tensor, k: Tensor, v: Tensor, cuts: tuple[int, ...], how: _Ho
     return torch.cat(outs, 1)
 
 
-def _by_hand(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: _How) -> Tensor:
+def _by_hand(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: How) -> Tensor:
     """Attention with a softcap, or with a window that a fused kernel cannot express."""
     G = q.shape[1] // k.shape[1]
     z = q @ k.repeat_interleave(G, 1).transpose(2, 3) * how.scale
     if how.softcap is not None:
         z = torch.tanh(z / how.softcap) * how.softcap
     if mask is None and q.shape[2] > 1:
-        mask = _band(q.shape[2], k.shape[2], None, q.device)
+        mask = band(q.shape[2], k.shape[2], None, q.device)
     if mask is not None:
         # The least finite number: a padding token that may see nothing must not become NaN.
         least = torch.finfo(z.dtype).min
@@ -211,44 +192,7 @@ def _by_hand(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: _How) ->
     return nn.functional.dropout(p, how.dropout) @ v.repeat_interleave(G, 1)
 
 
-@lru_cache(maxsize=64)
-def _band(n: int, S: int, window: int | None, device: torch.device) -> Tensor:
-    """Which of S keys each of the last n positions may see."""
-    may_nS = torch.ones(n, S, dtype=torch.bool, device=device).tril_(S - n)
-    return may_nS if window is None else may_nS.triu_(S - n - window + 1)
-
-
-@lru_cache(maxsize=64)
-def _bias(n: int, S: int, window: int | None, G: int, dtype: torch.dtype) -> Tensor:
-    zero = torch.zeros(n, S, dtype=dtype)
-    cpu = torch.device("cpu")
-    return zero.masked_fill_(~_band(n, S, window, cpu), -torch.inf).repeat(G, 1)
-
-
-@lru_cache(maxsize=256)
-def apart(lengths: tuple[int, ...], shared: int, G: int, dtype: torch.dtype) -> Tensor:
-    """Zero where a query may look, minus infinity where not, [G * n, shared + n].
-
-    The n queries are rows of these lengths, side by side: each sees ``shared`` keys before all of
-    them, and its own row up to itself.
-    """
-    n = sum(lengths)
-    rows, often = torch.arange(len(lengths)), torch.tensor(lengths)
-    row_n = torch.repeat_interleave(rows, often, output_size=n)
-    may_nS = torch.ones(n, shared + n, dtype=torch.bool).tril_(shared)
-    may_nS[:, shared:] &= row_n[:, None] == row_n
-    zero = torch.zeros(n, shared + n, dtype=dtype)
-    return zero.masked_fill_(~may_nS, -torch.inf).repeat(G, 1)
-
-
-def forget() -> None:
-    """Let go of the masks that are remembered, where they were made without numbers, say."""
-    _band.cache_clear()
-    _bias.cache_clear()
-    apart.cache_clear()
-
-
-def _varlen_can(q: Tensor, how: _How) -> bool:
+def _varlen_can(q: Tensor, how: How) -> bool:
     plain = how.softcap is None and how.dropout == 0.0 and q.shape[-1] <= 256
     return q.is_cuda and plain and q.dtype in (torch.bfloat16, torch.float16) and _has_varlen()
 
@@ -262,9 +206,7 @@ def _has_varlen() -> bool:
     return {"window_size", "enable_gqa", "scale"} <= set(inspect.signature(varlen_attn).parameters)
 
 
-def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, cuts: Tensor, longest: int | None, how: _How
-) -> Tensor:
+def _varlen(q: Tensor, k: Tensor, v: Tensor, cuts: Tensor, longest: int | None, how: How) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     most = q.shape[2] if longest is None else longest
@@ -276,97 +218,3 @@ def _varlen(
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out[None]
-
-
-def _apply_blocks(q: Tensor, k: Tensor, v: Tensor, cuts: tuple[int, ...], how: _How) -> Tensor:
-    out: Tensor = _Blocks.apply(q, k, v, cuts, how)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Block(NamedTuple):
-    """Queries and the keys they may see; keys, too, go to ``end``."""
-
-    first_key: int
-    start: int
-    end: int
-    rows: tuple[int, ...]
-    """Lengths of the whole rows that it consists of; empty if it is a part of one."""
-
-
-def _blocks(cuts: tuple[int, ...], window: int | None) -> Iterator[_Block]:
-    """Yield short rows together, as many as a block holds, and long rows in parts."""
-    most = BLOCK if window is None else min(BLOCK, window)
-    held: list[int] = []
-    for start, stop in pairwise(cuts):
-        if held and start - held[0] + stop - start > most:
-            yield _whole(held)
-            held = []
-        if stop - start <= most:
-            held = [*(held or [start]), stop]
-            continue
-        for a in range(start, stop, BLOCK):
-            lo = start if window is None else max(start, a - window + 1)
-            yield _Block(lo, a, min(a + BLOCK, stop), ())
-    if held:
-        yield _whole(held)
-
-
-def _whole(cuts: list[int]) -> _Block:
-    return _Block(cuts[0], cuts[0], cuts[-1], tuple(b - a for a, b in pairwise(cuts)))
-
-
-class _Blocks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        q, k, v, ctx.cuts, ctx.how = args
-        (_, H, T, d), K = q.shape, k.shape[1]
-        G, q_HTd, k_KTd, v_KTd = H // K, q[0], k[0], v[0]
-        o_THd = q.new_empty(T, H, d)
-        o_HTd = o_THd.transpose(0, 1)
-        kept = []
-        for lo, a, end, rows in _blocks(ctx.cuts, ctx.how.window):
-            n, S = end - a, end - lo
-            q_KGnd = q_HTd[:, a:end].reshape(K, G * n, d)
-            z = q.new_empty(K, G * n, S)
-            keys = k_KTd[:, lo:end].transpose(1, 2)
-            torch.baddbmm(z, q_KGnd, keys, beta=0, alpha=ctx.how.scale, out=z)
-            local = ctx.how.window is not None and ctx.how.window < S and not rows
-            width = S if local else n  # without a window only the last n keys can be too late
-            window = ctx.how.window if local else None
-            if len(rows) > 1:
-                z += apart(rows, 0, G, q.dtype)
-            else:
-                z[..., S - width :] += _bias(n, width, window, G, q.dtype)
-            p = torch.softmax(z, -1)
-            o_HTd[:, a:end] = torch.bmm(p, v_KTd[:, lo:end]).view(H, n, d)
-            kept.append(p)
-        ctx.save_for_backward(q, k, v, *kept)
-        packed: Tensor = o_THd[None]
-        return packed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *kept = ctx.saved_tensors
-        (_, H, _, d), K = q.shape, k.shape[1]
-        G, do_HTd = H // K, above[0].transpose(0, 1)
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        written = q.shape[2]
-        blocks = list(zip(kept, _blocks(ctx.cuts, ctx.how.window), strict=True))
-        # From the end: a row's last part is the first to meet its keys, so nothing is zeroed.
-        for p, (lo, a, end, _) in reversed(blocks):
-            n = end - a
-            do_KGnd = do_HTd[:, a:end].reshape(K, G * n, d)
-            q_KGnd = q[0, :, a:end].reshape(K, G * n, d)
-            dp = torch.bmm(do_KGnd, v[0, :, lo:end].transpose(1, 2))
-            dz = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-            dq[0, :, a:end] = torch.bmm(dz, k[0, :, lo:end]).view(H, n, d)
-            new = max(lo, min(end, written))
-            for of_KTd, of_KSd in (
-                (dv[0], torch.bmm(p.transpose(1, 2), do_KGnd)),
-                (dk[0], torch.bmm(dz.transpose(1, 2), q_KGnd)),
-            ):
-                of_KTd[:, lo:new] = of_KSd[:, : new - lo]
-                of_KTd[:, new:end] += of_KSd[:, new - lo :]
-            written = lo
-        return dq.mul_(ctx.how.scale), dk.mul_(ctx.how.scale), dv, None, None

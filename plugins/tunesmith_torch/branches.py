@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch.attention import BLOCK, apart, packed_attention, packed_mask
+from tunesmith_torch.attention import packed_attention, packed_mask
+from tunesmith_torch.attention_blocks import BLOCK, apart
 
 NAME = "tunesmith_branches"
 

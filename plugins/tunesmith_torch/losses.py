@@ -147,9 +147,7 @@ def _sweep(
         raw_nV = torch.mm(hidden_ND[at], weight_VD.t(), out=raw_NV[: at.stop - at.start])
         if bias_V is not None:
             raw_nV.add_(bias_V)
-        for b in _slices(len(raw_nV), BLOCK_BYTES // (4 * V) if raw_nV.is_cpu else most):
-            here = slice(at.start + b.start, at.start + b.stop)
-            nll_N[here] = _charge(raw_nV[b], labels_N[here], weights_N[here], terms, any(needs))
+        nll_N[at] = _charge(raw_nV, labels_N[at], weights_N[at], terms, any(needs))
         if dhidden_ND is not None:
             torch.mm(raw_nV, weight_VD, out=dhidden_ND[at])
         if dweight_VD is not None and whole:
@@ -163,31 +161,50 @@ def _sweep(
 
 
 def _charge(
-    raw_bV: Tensor, labels_b: Tensor, weights_b: Tensor, terms: _Terms, learning: bool
+    raw_nV: Tensor, labels_n: Tensor, weights_n: Tensor, terms: _Terms, learning: bool
 ) -> Tensor:
-    """Return nll_b; overwrite ``raw_bV`` with the gradient of ``sum(weights_b * nll_b)`` by it.
+    """Return nll_n; overwrite ``raw_nV`` with the gradient of ``sum(weights_n * nll_n)`` by it.
 
-    Where nothing is learned, ``raw_bV`` holds nothing of use afterwards.
+    Where nothing is learned, ``raw_nV`` holds nothing of use afterwards. What is about the label
+    alone is done once, outside the blocks: ``softmax(z)[y] - 1`` is ``exp(-nll) - 1``.
     """
-    z_bV = raw_bV.to(torch.promote_types(raw_bV.dtype, torch.float32))
-    if terms.scale != 1.0:
-        z_bV.mul_(terms.scale)
-    slope_bV = None
-    if terms.softcap is not None:
-        z_bV.div_(terms.softcap).tanh_()
-        slope_bV = 1 - z_bV.square() if learning else None  # cap'(x) = 1 - tanh(x / softcap)**2
-        z_bV.mul_(terms.softcap)
-    target_b1 = z_bV.gather(1, labels_b[:, None])
-    top_b1 = z_bV.amax(1, keepdim=True)
-    total_b1 = z_bV.sub_(top_b1).exp_().sum(1, keepdim=True)
+    n, V = raw_nV.shape
+    labels_n1 = labels_n[:, None]
+    target_n1, slope_n1 = _logits(raw_nV.gather(1, labels_n1), terms, learning)
+    scaled_n1 = (weights_n[:, None] * terms.scale).to(target_n1.dtype)
+    rows = max(BLOCK_BYTES // (4 * V), 1) if raw_nV.is_cpu else n
+    sums_n1 = []
+    blocks = zip(torch.split(raw_nV, rows), torch.split(scaled_n1, rows), strict=True)
+    for raw_bV, scaled_b1 in blocks:
+        z_bV, slope_bV = _logits(raw_bV, terms, learning)
+        top_b1 = z_bV.amax(1, keepdim=True)
+        total_b1 = z_bV.sub_(top_b1).exp_().sum(1, keepdim=True)
+        if learning:
+            z_bV.mul_(scaled_b1 / total_b1)
+            if slope_bV is not None:
+                z_bV.mul_(slope_bV)
+            if z_bV.dtype != raw_bV.dtype:  # fp32 was worked on in place
+                raw_bV.copy_(z_bV)
+        sums_n1.append(total_b1.log_().add_(top_b1))
+    nll_n1 = torch.cat(sums_n1).sub_(target_n1)
     if learning:
-        weights_b1 = (weights_b[:, None] * terms.scale).to(z_bV.dtype)
-        z_bV.mul_(weights_b1 / total_b1).scatter_add_(1, labels_b[:, None], -weights_b1)
-        if slope_bV is not None:
-            z_bV.mul_(slope_bV)
-        if z_bV.dtype != raw_bV.dtype:  # fp32 was worked on in place
-            raw_bV.copy_(z_bV)
-    return (total_b1.log() + top_b1 - target_b1).squeeze(1)
+        at_label_n1 = nll_n1.neg().expm1_().mul_(scaled_n1)
+        if slope_n1 is not None:
+            at_label_n1.mul_(slope_n1)
+        raw_nV.scatter_(1, labels_n1, at_label_n1.to(raw_nV.dtype))
+    return nll_n1.squeeze(1)
+
+
+def _logits(raw: Tensor, terms: _Terms, learning: bool) -> tuple[Tensor, Tensor | None]:
+    """Logits in fp32 from products, in place where those are fp32; with a softcap, its slope."""
+    z = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    if terms.scale != 1.0:
+        z.mul_(terms.scale)
+    if terms.softcap is None:
+        return z, None
+    z.div_(terms.softcap).tanh_()
+    slope = 1 - z.square() if learning else None  # cap'(x) = 1 - tanh(x / softcap)**2
+    return z.mul_(terms.softcap), slope
 
 
 def _slices(count: int, most: int) -> Iterator[slice]:

@@ -26,11 +26,12 @@ from tunesmith_torch import advantages, ranks
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.allocator import give_back
 from tunesmith_torch.fit import Counts
-from tunesmith_torch.generate import Generated, Sampler, generate
+from tunesmith_torch.generate import Generated, generate
 from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden
 from tunesmith_torch.kvcache import evaluating
 from tunesmith_torch.policy_options import PolicyLoopOptions
 from tunesmith_torch.positions import head_of
+from tunesmith_torch.sampling import Sampler
 from tunesmith_torch.start import as_reference
 from tunesmith_torch.templates import Template
 

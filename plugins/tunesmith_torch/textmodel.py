@@ -28,10 +28,11 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Prompt
 from tunesmith_torch import cached_attention
 from tunesmith_torch.budget import cached_tokens
-from tunesmith_torch.generate import SHORTEST_PREFIX, Sampler, generate
+from tunesmith_torch.generate import SHORTEST_PREFIX, generate
 from tunesmith_torch.kvcache import evaluating
 from tunesmith_torch.packing import Example, MicroBatch, collate, unpacked
 from tunesmith_torch.positions import Head, head_of, trained_hidden
+from tunesmith_torch.sampling import Sampler
 from tunesmith_torch.templates import Template
 
 SCORE_BUDGET = 8_192

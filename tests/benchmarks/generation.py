@@ -60,7 +60,8 @@ def measure(folder: str, rounds: int) -> dict[str, Any]:
 
 
 def _ours(model: Any, asked: list[list[int]], ends: list[int], seed: int) -> int:
-    from tunesmith_torch.generate import Sampler, generate
+    from tunesmith_torch.generate import generate
+    from tunesmith_torch.sampling import Sampler
 
     answers = generate(
         model, asked, limit=LIMIT, end_ids=frozenset(ends), sampler=Sampler(seed=seed)

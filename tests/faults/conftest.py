@@ -11,33 +11,16 @@ import os
 import sys
 import tempfile
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trials import count, note  # noqa: F401 - part of what tests get as "faults"
 
 from tunesmith.atomic import Disk
 
 KILLED = 137
-COUNTS: Counter[str] = Counter()
-"""Trials by what was tried; printed when all tests are done."""
-NOTES: list[str] = []
-
-
-def count(what: str, trials: int = 1) -> None:
-    """Note trials that went as promised."""
-    COUNTS[what] += trials
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if COUNTS or NOTES:
-        terminalreporter.section("fault injection: trials that kept the promise")
-        for what, trials in sorted(COUNTS.items()):
-            terminalreporter.write_line(f"{trials:7,}  {what}")
-        for note in NOTES:
-            terminalreporter.write_line(f"         {note}")
 
 
 class FaultyDisk(Disk):

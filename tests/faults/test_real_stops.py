@@ -291,7 +291,7 @@ def test_what_a_checkpoint_costs(
     assert checkpoints.newest() is not None
     reading = time.perf_counter() - started
     per_gb = 1000 / megabytes
-    faults.NOTES.append(
+    faults.note(
         f"a checkpoint of {megabytes} MB: {seconds * per_gb:.1f} s per GB to save, "
         f"{reading * per_gb:.1f} s per GB to verify"
     )

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch import attention
+from tunesmith_torch import attention, attention_blocks
 from tunesmith_torch.attention import register
 
 LENGTHS = (5, 1, 70, 131, 12)
@@ -193,22 +193,22 @@ def test_refuses_what_it_would_get_wrong() -> None:
 def test_blocks_gradcheck(
     window: int | None, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "BLOCK", 4)
+    monkeypatch.setattr(attention_blocks, "BLOCK", 4)
     torch.manual_seed(0)
     q, k, v = (
         torch.randn(1, h, 11, 2, dtype=torch.float64).requires_grad_()
         for h in (heads[0], heads[1], heads[1])
     )
-    how = attention._How(0.7, window, None, 0.0)
+    how = attention_blocks.How(0.7, window, None, 0.0)
 
     def ours(*qkv: Tensor) -> Tensor:
-        return attention._apply_blocks(*qkv, (0, 1, 11), how)
+        return attention_blocks.attend(*qkv, (0, 1, 11), how)
 
     assert torch.autograd.gradcheck(ours, (q, k, v))
     for at in (slice(0, 1), slice(1, 11)):
         row = [x[:, :, at] for x in (q, k, v)]
         L = at.stop - at.start
-        hand = attention._by_hand(*row, attention._band(L, L, window, q.device), how)
+        hand = attention._by_hand(*row, attention_blocks.band(L, L, window, q.device), how)
         torch.testing.assert_close(ours(q, k, v)[:, at], hand.transpose(1, 2))
 
 
@@ -216,23 +216,23 @@ def test_blocks_gradcheck(
 def test_short_rows_share_a_block_and_stay_apart(
     window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "BLOCK", 5)
+    monkeypatch.setattr(attention_blocks, "BLOCK", 5)
     cuts = (0, 1, 3, 5, 12, 14, 17)
-    shared = [block.rows for block in attention._blocks(cuts, window)]
+    shared = [block.rows for block in attention_blocks.blocks(cuts, window)]
     assert shared[0] == ((1, 2, 2) if window is None else (1, 2))
     assert shared[-1] == ((2, 3) if window is None else (3,))
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, 17, 2, dtype=torch.float64).requires_grad_() for h in (4, 2, 2))
-    how = attention._How(0.7, window, None, 0.0)
+    how = attention_blocks.How(0.7, window, None, 0.0)
 
     def ours(*qkv: Tensor) -> Tensor:
-        return attention._apply_blocks(*qkv, cuts, how)
+        return attention_blocks.attend(*qkv, cuts, how)
 
     assert torch.autograd.gradcheck(ours, (q, k, v))
     out = ours(q, k, v)
     for start, stop in pairwise(cuts):
         alone = [x[:, :, start:stop] for x in (q, k, v)]
-        wanted = attention._apply_blocks(*alone, (0, stop - start), how)
+        wanted = attention_blocks.attend(*alone, (0, stop - start), how)
         torch.testing.assert_close(out[:, start:stop], wanted)
 
 
@@ -240,7 +240,7 @@ def test_bf16_blocks_are_as_close_as_the_fused_kernel() -> None:
     torch.manual_seed(0)
     exact = [torch.randn(1, 300, h, 32).transpose(1, 2).requires_grad_() for h in (8, 4, 4)]
     above = torch.randn(1, 300, 8, 32)
-    how = attention._How(0.18, None, None, 0.0)
+    how = attention_blocks.How(0.18, None, None, 0.0)
     inputs = [x.detach().bfloat16().requires_grad_() for x in exact]
     sdpa = torch.nn.functional.scaled_dot_product_attention
 
@@ -254,5 +254,5 @@ def test_bf16_blocks_are_as_close_as_the_fused_kernel() -> None:
     out = sdpa(*exact, is_causal=True, scale=0.18, enable_gqa=True).transpose(1, 2)
     wanted = [out, *torch.autograd.grad(out, exact, above)]
     fused = errors(sdpa(*inputs, is_causal=True, scale=0.18, enable_gqa=True).transpose(1, 2))
-    ours = errors(attention._apply_blocks(*inputs, (0, 300), how))
+    ours = errors(attention_blocks.attend(*inputs, (0, 300), how))
     assert all(a < 1.6 * b for a, b in zip(ours, fused, strict=True)), (ours, fused)

@@ -8,7 +8,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from tunesmith_torch import folding, lean
 from tunesmith_torch.folding import folded
-from tunesmith_torch.generate import Sampler, generate
+from tunesmith_torch.generate import generate
+from tunesmith_torch.sampling import Sampler
 from tunesmith_torch.tiny import tiny_model
 
 MANY = folding.WORTH_FOLDING

@@ -13,14 +13,12 @@ from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
 from tunesmith_torch import cached_attention
 from tunesmith_torch.generate import (
-    BLOCK,
     Generated,
-    Sampler,
     _alike,
-    _invert,
     _Row,
     generate,
 )
+from tunesmith_torch.sampling import BLOCK, Sampler, _invert
 from tunesmith_torch.tiny import tiny_config, tiny_model
 
 END = frozenset(range(5))

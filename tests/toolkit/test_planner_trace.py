@@ -16,7 +16,7 @@ from tunesmith.contracts import Assumed, Estimate, EstimateRequest
 from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith_plugins.rlhf.offer import RLHF
-from tunesmith_torch import attention, norms
+from tunesmith_torch import attention_blocks, norms
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
 from tunesmith_torch.device import Precision
 from tunesmith_torch.groups import answer_hidden
@@ -114,7 +114,7 @@ def test_a_step_with_numbers_allocates_the_same(
         setting = replace(setting, load=replace(setting.load, opening=30))
         assert trace._micro_batch(setting).batch.ids_BT.numel() == 3 * 96 - 2 * 30
     adapted, recorder = _real(setting), Recorder(substitutes.CPU)
-    attention.forget()
+    attention_blocks.forget()
     with recorder.recording():
         trace.own(recorder, adapted.model, base_of(adapted.model), adapters=method == "lora")
         trace._steps(setting, adapted, trace._micro_batch(setting), recorder)

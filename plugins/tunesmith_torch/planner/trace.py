@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PretrainedConfig
 
-from tunesmith_torch import attention
+from tunesmith_torch import attention_blocks
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
 from tunesmith_torch.device import Precision
 from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden
@@ -100,9 +100,9 @@ def nowhere(*, gpu: bool, autocast: bool) -> Iterator[None]:
 
     Attention remembers its masks: none of those with numbers may be met inside, none without after.
     """
-    attention.forget()
+    attention_blocks.forget()
     with ExitStack() as stack:
-        stack.callback(attention.forget)
+        stack.callback(attention_blocks.forget)
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if gpu:
