@@ -194,8 +194,9 @@ def trl(spec: Spec) -> Marks:
         trainer.train()
     size = config.per_device_train_batch_size
     data = trainer.train_dataset
-    for at in range(0, len(marks.wall) * size, size):
-        part = [data[(at + i) % len(data)] for i in range(size)]
+    batches = [range(at, min(at + size, len(data))) for at in range(0, len(data), size)]
+    for step in range(len(marks.wall)):
+        part = [data[i] for i in batches[step % len(batches)]]
         marks.tokens.append(sum(len(row["input_ids"]) for row in part))
         marks.trained.append(sum(label != -100 for row in part for label in row["labels"][1:]))
     marks.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
