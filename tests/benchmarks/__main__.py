@@ -81,8 +81,9 @@ def write(found: dict[str, Any], page: Path) -> None:
     found["machine"]["load_after"] = [round(number, 2) for number in os.getloadavg()]
     page.parent.mkdir(parents=True, exist_ok=True)
     raw = json.dumps(found, indent=1) + "\n"
-    page.with_suffix(".json").write_text(raw, encoding="utf-8")
-    page.write_text(report.page(found), encoding="utf-8")
+    numbers = page.with_suffix(".json")
+    numbers.write_text(raw, encoding="utf-8")
+    page.write_text(report.page(found, numbers.name), encoding="utf-8")
 
 
 def measure(

@@ -17,9 +17,9 @@ NAMES = {
 }
 
 
-def page(found: dict[str, Any]) -> str:
-    """Markdown."""
-    parts = [HEAD.format(raw="benchmarks.json"), _machine(found["machine"])]
+def page(found: dict[str, Any], raw: str) -> str:
+    """Markdown; ``raw`` is the name of the file with the numbers."""
+    parts = [HEAD.format(raw=raw), _machine(found["machine"])]
     tables = found.get("training", {})
     parts += [_training(tables[name]) for name in (*CASES, *GPU_CASES) if name in tables]
     for name, part in (
