@@ -36,6 +36,7 @@ from tunesmith_torch.planner.allocator import Cuda, replay
 from tunesmith_torch.planner.recorder import Recorder
 from tunesmith_torch.planner.setting import Method, Setting
 from tunesmith_torch.planner.shape import Shape
+from tunesmith_torch.planner.timeline import Timeline
 from tunesmith_torch.planner.workload import ALONE, Grouping
 from tunesmith_torch.positions import base_of
 from tunesmith_torch.rlhf_options import RlhfOptions
@@ -117,17 +118,46 @@ def test_a_step_with_numbers_allocates_the_same(
     attention_blocks.forget()
     with recorder.recording():
         trace.own(recorder, adapted.model, base_of(adapted.model), adapters=method == "lora")
-        trace._steps(setting, adapted, trace._micro_batch(setting), recorder)
+        trace.steps(2, setting, adapted, trace._micro_batch(setting), recorder)
     real = recorder.timeline.labelled(recorder.labels)
     traced = trace.trace_layers(setting, SMALL["num_hidden_layers"]).timeline  # type: ignore[arg-type]
-    peaks: list[dict[str, int]] = [{}, {}]
-    for found, timeline in zip(peaks, (real, traced), strict=True):
-        for place, held in timeline.curve():
-            found[place.phase] = max(found.get(place.phase, 0), held)
-    assert peaks[0].keys() == peaks[1].keys()
-    for phase, most in peaks[0].items():  # alike but for a few scalars
-        assert peaks[1][phase] == pytest.approx(most, rel=1e-2), phase
+    assert _most(traced) == pytest.approx(_most(real), rel=1e-2)  # alike but for a few scalars
     assert traced.peak() == pytest.approx(real.peak(), rel=2e-3)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("method", "device", "checkpointing"),
+    [
+        ("full", "cpu", False),
+        ("lora", "cpu", True),
+        ("lora", "cuda", False),
+        ("qlora", "cuda", True),
+    ],
+)
+def test_the_second_step_is_the_first_without_what_is_made_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+    method: Method,
+    device: Any,
+    checkpointing: bool,
+    several: bool,
+) -> None:
+    setting = _setting(method, device=device, checkpointing=checkpointing)
+    setting = replace(setting, load=replace(setting.load, several=several))
+    told = trace.trace_layers(setting, 3).timeline
+    run = trace.steps
+    monkeypatch.setattr(trace, "steps", lambda count, *others: run(2, *others))
+    monkeypatch.setattr(Timeline, "again", lambda self, before, after: self)
+    both = trace.trace_layers(setting, 3).timeline
+    assert _most(told) == pytest.approx(_most(both), rel=2e-3)
+
+
+def _most(found: Timeline) -> dict[str, int]:
+    """The most that each phase holds."""
+    peaks: dict[str, int] = {}
+    for place, held in found.curve():
+        peaks[place.phase] = max(peaks.get(place.phase, 0), held)
+    return peaks
 
 
 @pytest.mark.parametrize(
@@ -212,7 +242,7 @@ def test_a_cpu_widens_8_bit_means_for_a_moment() -> None:
     means = Shape.of(SMALL).parameters * (8 - 2 * (1 + 4 / 256))
     largest = 5 * 4 * 512 * 128
     assert wide["train"].expected - eight["train"].expected == pytest.approx(
-        means - largest, abs=0.1 * largest
+        means - largest, abs=0.2 * largest
     )
     few = traced.estimate(_setting("lora", optimizer="adamw-8bit")).memory["train"]
     assert few.components["temporaries"] < largest

@@ -25,7 +25,10 @@ from tunesmith_torch.planner import blank, substitutes
 from tunesmith_torch.planner.recorder import Recorder, watch_layers
 from tunesmith_torch.planner.shape import Shape
 from tunesmith_torch.planner.timeline import TRACED, NotUniform
-from tunesmith_torch.planner.trace import STEPS, Traced, nowhere, own
+from tunesmith_torch.planner.trace import Traced, nowhere, own
+
+STEPS = 2
+"""In the second, AdamW's means are there."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import NamedTuple
 
 TRACED = 5
@@ -126,6 +127,31 @@ class Timeline:
             if event.label == label:
                 event = event._replace(size=round(event.size * factor))
             out.add(place, event)
+        return out
+
+    def again(self, before: str, after: str) -> Timeline:
+        """The same with its step once more: the phases that begin so, under other names.
+
+        What the step made for good (AdamW's means, masks that are remembered) is there by then, and
+        not made again.
+        """
+        step = [run for run in self.runs if run.place.phase.startswith(before)]
+        ended = {event.block for run in step for event in run.events if event.size < 0}
+        number = count(max(event.block for _, event in self) + 1)
+        copies: dict[int, int] = {}
+        out = Timeline()
+        for run in self.runs:
+            out.runs.append(run)
+            if run is not step[-1]:
+                continue
+            for phase, layer, event in (
+                (*run.place, event) for run in step for event in run.events
+            ):
+                if event.size >= 0 and event.block in ended:
+                    copies[event.block] = next(number)
+                if event.block in copies:
+                    place = Place(after + phase.removeprefix(before), layer)
+                    out.add(place, event._replace(block=copies[event.block]))
         return out
 
     def stretched(self, layers: int) -> Timeline:

@@ -1,13 +1,14 @@
 """The training step itself, run on tensors without numbers.
 
 The model is of its real class, adapted by the real code, with the real head, loss, checkpointing
-and optimizer; only numbers are missing. Two steps are run: in the second, AdamW's moments are
-there. Five layers are traced and the timeline is stretched to the model's depth, or all layers
-where they are not alike.
+and optimizer; only numbers are missing. One step is run, and told twice: in the second, AdamW's
+moments are there. Five layers are traced and the timeline is stretched to the model's depth, or all
+layers where they are not alike.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,8 +37,6 @@ from tunesmith_torch.planner.timeline import TRACED, NotUniform, Timeline
 from tunesmith_torch.planner.workload import Workload
 from tunesmith_torch.positions import base_of, head_of
 from tunesmith_torch.reward import with_ends
-
-STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,8 @@ def trace_layers(setting: Setting, layers: int) -> Traced:
         blank.materialise(model)
         with recorder.recording():
             own(recorder, model, base_of(model), adapters=setting.method != "full")
-            _steps(setting, adapted, micro_batch, recorder)
-    timeline = recorder.timeline.labelled(recorder.labels)
+            steps(1, setting, adapted, micro_batch, recorder)
+    timeline = recorder.timeline.labelled(recorder.labels).again("0.", "1.")
     if setting.moment_bytes != FP32_MOMENTS:
         timeline = timeline.scaled("optimizer", setting.moment_bytes / FP32_MOMENTS)
     return Traced(
@@ -175,7 +174,9 @@ def _with_opening(load: Workload) -> Answers:
     return Answers(batch, answer_N, lengths_A, batch.rows, branches)
 
 
-def _steps(setting: Setting, adapted: Adapted, micro_batch: Answers, recorder: Recorder) -> None:
+def steps(
+    count: int, setting: Setting, adapted: Adapted, micro_batch: Answers, recorder: Recorder
+) -> None:
     """What ``fit`` does, on the largest micro-batch, in every step."""
     with recorder.phase("masters", flat=True):
         # Means in 8 bits are made by kernels that need numbers: taken as fp32, and scaled after.
@@ -185,18 +186,20 @@ def _steps(setting: Setting, adapted: Adapted, micro_batch: Answers, recorder: R
         recorder.name(masters.masters, "masters")
     layers = base_of(adapted.model).get_decoder().layers
     handles = watch_layers(layers, recorder)
-    for step in range(STEPS):
-        losses = []
-        for part in range(2 if setting.load.several else 1):
-            losses.append(_pass(f"{step}.{part}", adapted, micro_batch, recorder))
-            recorder.name((master.grad for master in masters.masters), "gradients")
-        with recorder.phase(f"{step}.clip", flat=True):
-            norm = masters.clip(setting.options.clip)
-            torch.stack([*losses, norm.detach().float()])
-        with recorder.phase(f"{step}.step", flat=True):
-            masters.step(setting.options.learning_rate)
-        recorder.name(_moments(masters), "optimizer")
-        del norm, losses
+    for step in range(count):
+        with recorder.phase(f"{step}.else", flat=True):
+            losses = []
+            for part in range(2 if setting.load.several else 1):
+                losses.append(_pass(f"{step}.{part}", adapted, micro_batch, recorder))
+                recorder.name((master.grad for master in masters.masters), "gradients")
+            with recorder.phase(f"{step}.clip", flat=True):
+                norm = masters.clip(setting.options.clip)
+                torch.stack([*losses, norm.detach().float()])
+            with recorder.phase(f"{step}.step", flat=True):
+                masters.step(setting.options.learning_rate)
+            recorder.name(_moments(masters), "optimizer")
+            del norm, losses
+            gc.collect()  # bitsandbytes' graphs are cycles: they end with their step, not never
     for handle in handles:
         handle.remove()
 
