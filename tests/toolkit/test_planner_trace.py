@@ -18,6 +18,7 @@ from tunesmith.records import Completion
 from tunesmith_plugins.rlhf.offer import RLHF
 from tunesmith_torch import attention_blocks, norms
 from tunesmith_torch.adapt import Adapted, adapt_all, adapt_lora
+from tunesmith_torch.budget import WORTH_FOLDING
 from tunesmith_torch.device import Precision
 from tunesmith_torch.groups import answer_hidden
 from tunesmith_torch.load import Base, recompute_activations
@@ -373,6 +374,7 @@ def test_folded_weights_are_there_while_a_cpu_answers_in_fp32() -> None:
         options = LoraOptions(precision=precision)  # type: ignore[arg-type]
         setting = Setting.of("lora", options, replace(request, device=device))  # type: ignore[arg-type]
         assert analytic.evaluating(setting).static.get("folded", 0) == found, (precision, device)
+        assert analytic.folded(setting, WORTH_FOLDING - 1) == {}
     full = Setting.of("full", FitOptions(precision="fp32"), request)
     assert "folded" not in analytic.evaluating(full).static
 

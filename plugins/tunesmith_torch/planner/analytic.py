@@ -15,7 +15,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tunesmith.contracts import Estimate, Memory
-from tunesmith_torch.budget import FOLDED_BYTES, MAX_ROWS, cached_tokens, slot_bytes
+from tunesmith_torch.budget import (
+    FOLDED_BYTES,
+    MAX_ROWS,
+    WORTH_FOLDING,
+    cached_tokens,
+    slot_bytes,
+)
 from tunesmith_torch.options import LoraOptions
 from tunesmith_torch.planner import framework
 from tunesmith_torch.planner.setting import Setting
@@ -156,18 +162,19 @@ def evaluating(setting: Setting) -> Parts:
         static["adapter"] = setting.trainable * 4
     if setting.models > 1:
         static["other models"] = (setting.models - 1) * setting.base_bytes
-    dynamic, held = scoring, folded(setting)
+    dynamic, held = scoring, folded(setting, rows * ANSWER)
     if sum(generating.values()) + sum(held.values()) >= sum(scoring.values()):
         dynamic, static = generating, static | held
     around = _around(setting, sum(static.values()) + sum(dynamic.values()))
     return Parts(static, dynamic, around, slot * at_once * ANSWER * 7 // 4)
 
 
-def folded(setting: Setting) -> dict[str, int]:
-    """Weights with their adapters in them, which are there while a CPU answers (folding.py)."""
+def folded(setting: Setting, tokens: int) -> dict[str, int]:
+    """Weights with their adapters in them, where a CPU answers with so many tokens (folding.py)."""
     linear = 4 * setting.shape.layers * setting.shape.layer_weights
     plain = setting.method == "lora" and setting.options.lean and setting.width == 4
-    there = plain and setting.device == "cpu" and linear <= FOLDED_BYTES
+    worth = setting.device == "cpu" and tokens >= WORTH_FOLDING
+    there = plain and worth and linear <= FOLDED_BYTES
     return {"folded": linear} if there else {}
 
 

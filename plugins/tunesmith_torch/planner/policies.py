@@ -201,7 +201,8 @@ def _rollout(stage: _Stage, policy: PolicyStage) -> Memory:
     kept = shape.key_heads, shape.head_width, shape.layers, w
     asked = rows * (prompt + policy.answer_tokens)
     cache = slot_bytes(*kept) * min(cached_tokens(*kept), asked)
-    static = {**analytic.training(setting).static, **analytic.folded(setting)}
+    folded = analytic.folded(setting, rows * policy.answer_tokens)
+    static = {**analytic.training(setting).static, **folded}
     static.pop("gradients", None)
     parts = analytic.Parts(
         {**static, **stage.waiting},
