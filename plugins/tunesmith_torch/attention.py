@@ -16,7 +16,7 @@ all rows go to ``torch.nn.attention.varlen`` at once.
 from __future__ import annotations
 
 import inspect
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch import attention_blocks
 from tunesmith_torch.attention_blocks import How, band
+from tunesmith_torch.packed_masks import DeferredMask, packed_mask, refusal
 
 NAME = "tunesmith_packed"
 LONG = 1024
@@ -41,46 +41,6 @@ def register() -> str:
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, packed_mask)
     return NAME
-
-
-class DeferredMask:
-    """A mask that is built when somebody needs the table; packed rows do not."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.options = options
-        self.window: int | None = options.get("local_size")
-        self.agreed: set[tuple[int, ...]] = set()
-
-    @cached_property
-    def table(self) -> Tensor | None:
-        table: Tensor | None = AttentionMaskInterface()["sdpa"](**self.options)
-        return table
-
-    def agree(self, cuts: tuple[int, ...]) -> None:
-        """Ask the model's mask, at the edges of what each token may see, if it means the same."""
-        if cuts in self.agreed:
-            return
-        T, may = cuts[-1], self.options["mask_function"]
-        q_T, zero_T = torch.arange(T), torch.zeros(T, dtype=torch.long)
-        cuts_R = torch.tensor(cuts)
-        first_T = cuts_R[torch.bucketize(q_T, cuts_R, right=True) - 1]
-        if self.window is not None:
-            first_T = torch.maximum(first_T, q_T - self.window + 1)
-        seen_T = may(zero_T, zero_T, q_T, first_T) & may(zero_T, zero_T, q_T, q_T)
-        early_T = may(zero_T, zero_T, q_T, (first_T - 1).clamp(min=0)) & (first_T > 0)
-        late_T = may(zero_T, zero_T, q_T, (q_T + 1).clamp(max=T - 1)) & (q_T + 1 < T)
-        if not bool((seen_T & ~early_T & ~late_T).all()):
-            raise _refusal("its mask is not causal within these rows", "positions must restart")
-        self.agreed.add(cuts)
-
-
-def packed_mask(**options: Any) -> Any:
-    """Build what "sdpa" would build, but later if this may be a packed micro-batch."""
-    T = options.get("q_length")
-    plain = options["attention_mask"] is None and not options.get("use_vmap")
-    if plain and options["batch_size"] == 1 and isinstance(T, int) and options["kv_length"] == T:
-        return DeferredMask(options)
-    return AttentionMaskInterface()["sdpa"](**options)
 
 
 def packed_attention(  # noqa: PLR0913 - transformers calls it so
@@ -116,7 +76,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, how), None
     cuts = tuple(cu_seq_lens_q.tolist())
     if cuts[-1] != query.shape[2]:
-        raise _refusal(f"the boundaries end at {cuts[-1]} of {query.shape[2]} tokens")
+        raise refusal(f"the boundaries end at {cuts[-1]} of {query.shape[2]} tokens")
     if isinstance(attention_mask, DeferredMask) and query.is_cpu:
         attention_mask.agree(cuts)
     return _row_by_row(query, key, value, cuts, how), None
@@ -131,22 +91,16 @@ def _check(
     kwargs: dict[str, Any],
 ) -> None:
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
-        raise _refusal(f"needs one row of tokens and no cache, got {tuple(query.shape)}")
+        raise refusal(f"needs one row of tokens and no cache, got {tuple(query.shape)}")
     if isinstance(mask, Tensor):
-        raise _refusal("an attention mask was given beside the boundaries")
+        raise refusal("an attention mask was given beside the boundaries")
     if isinstance(mask, DeferredMask) and mask.window != window:
-        raise _refusal(
-            f"its mask is local ({mask.window}) in a way its attention is not ({window})"
-        )
+        raise refusal(f"its mask is local ({mask.window}) in a way its attention is not ({window})")
     causal = kwargs.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):
-        raise _refusal("its attention is not causal")
+        raise refusal("its attention is not causal")
     if unknown := [n for n in ("s_aux", "position_bias") if kwargs.get(n) is not None]:
-        raise _refusal(f"its attention uses `{unknown[0]}`")
-
-
-def _refusal(why: str, hint: str = "train this model without packing") -> EnvironmentProblem:
-    return EnvironmentProblem(f"packed attention: {why}", hint=hint)
+        raise refusal(f"its attention uses `{unknown[0]}`")
 
 
 def _row_by_row(q: Tensor, k: Tensor, v: Tensor, cuts: tuple[int, ...], how: How) -> Tensor:

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch.attention import packed_attention, packed_mask
+from tunesmith_torch.attention import packed_attention
 from tunesmith_torch.attention_blocks import BLOCK, apart
+from tunesmith_torch.packed_masks import packed_mask
 
 NAME = "tunesmith_branches"
 

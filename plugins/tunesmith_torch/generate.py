@@ -15,56 +15,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-)
+from transformers import DynamicCache, PreTrainedModel
 
-from tunesmith_torch import cached_attention
+from tunesmith_torch import cached_attention, plain_cache
 from tunesmith_torch.budget import MAX_ROWS, TOKEN_BUDGET
+from tunesmith_torch.drafts import Draft, Generated, Terms, choose
 from tunesmith_torch.folding import folded
 from tunesmith_torch.kvcache import Slots, evaluating
 from tunesmith_torch.sampling import Sampler
+from tunesmith_torch.upstream import answer_upstream
 
 ENOUGH, PADDED = 256, 1.1
 """Tokens of prompts that keep a processor busy, and how much padding more of them may cost."""
 SHORTEST_PREFIX = 8
 """A shared beginning of fewer tokens is not worth a run of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """One answer."""
-
-    ids: tuple[int, ...]
-    """The token that ended it is the last one."""
-    stopped: Literal["end", "limit"]
-    logprobs: tuple[float, ...]
-    """Of each token, in nats, under the tempered distribution before ``top_p``; empty if greedy."""
-
-
-@dataclass(slots=True)
-class _Row:
-    """An answer in the making."""
-
-    index: int
-    prompt: Sequence[int]
-    """Without the shared beginning."""
-    uniforms: list[float]
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    def result(self, end_ids: frozenset[int]) -> Generated:
-        stopped: Literal["end", "limit"] = "end" if self.ids[-1] in end_ids else "limit"
-        return Generated(tuple(self.ids), stopped, tuple(self.logprobs))
 
 
 @torch.inference_mode()
@@ -94,53 +61,36 @@ def generate(  # noqa: PLR0913 - each is independent of the others, and all but 
     if not all(prompts_ids):
         raise ValueError("a prompt needs at least one token")
     rows = [
-        _Row(index, prompt, [] if sampler is None else sampler.stream(index, limit))
+        Draft(index, prompt, [] if sampler is None else sampler.stream(index, limit))
         for index, prompt in enumerate(prompts_ids)
     ]
-    job = _Job(limit, end_ids, max(token_budget, 1), sampler, progress or (lambda _: None))
+    terms = Terms(limit, end_ids, max(token_budget, 1), sampler, progress or (lambda _: None))
     with evaluating(model):
         try:
-            base = cached_attention.bare(model)
-            if not cached_attention.holds_plain_cache(base, max(map(len, prompts_ids)) + limit):
+            base = plain_cache.bare(model)
+            if not plain_cache.holds_plain_cache(base, max(map(len, prompts_ids)) + limit):
                 raise cached_attention.Unsupported("the cache is more than keys and values")
             with folded(model, limit * len(rows)):
-                _run(base, rows, job)
+                _run(base, rows, terms)
         except cached_attention.Unsupported:
-            _run_upstream(model, rows, job)
+            answer_upstream(model, rows, terms)
     return [row.result(end_ids) for row in rows]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What does not change while the loop runs."""
-
-    limit: int
-    end_ids: frozenset[int]
-    budget: int
-    sampler: Sampler | None
-    progress: Callable[[int], None]
-
-    def finished(self, row: _Row) -> bool:
-        return row.ids[-1] in self.end_ids or len(row.ids) == self.limit
-
-
-# --------------------------------------------------------------------------- the loop
-
-
-def _run(model: PreTrainedModel, rows: Sequence[_Row], job: _Job) -> None:
+def _run(model: PreTrainedModel, rows: Sequence[Draft], terms: Terms) -> None:
     """Fill in the rows' answers. The longest prompts go first, equal ones together."""
     prompts = [row.prompt for row in rows]
-    shared = cached_attention.shared_length(prompts, min(map(len, prompts)) - 1)
+    shared = plain_cache.shared_length(prompts, min(map(len, prompts)) - 1)
     shared = shared if shared >= SHORTEST_PREFIX and len(rows) > 1 else 0
-    prefix = cached_attention.read_prefix(model, prompts[0][:shared])
+    prefix = plain_cache.read_prefix(model, prompts[0][:shared])
     for row in rows:
         row.prompt = row.prompt[shared:]
     waiting = deque(sorted(rows, key=lambda row: (-len(row.prompt), list(row.prompt), row.index)))
-    name, slots, live = cached_attention.cache_argument(model), Slots(prefix), list[_Row]()
+    name, slots, live = plain_cache.cache_argument(model), Slots(prefix), list[Draft]()
     tokens_B = torch.empty(0, dtype=torch.long, device=model.device)
     with cached_attention.attending(model, prefix):
         while waiting or live:
-            new = _admissible(waiting, live, job)
+            new = _admissible(waiting, live, terms)
             if new:
                 logits_NV = torch.cat([_prefill(model, rows, slots) for rows in _alike(new)])
                 live += new
@@ -149,26 +99,26 @@ def _run(model: PreTrainedModel, rows: Sequence[_Row], job: _Job) -> None:
                 logits_NV = model(input_ids=tokens_B[:, None], **inputs).logits[:, -1]
                 slots.end += 1
                 new, tokens_B = live, tokens_B[:0]
-            tokens_B = torch.cat([tokens_B, _choose(logits_NV, new, job.sampler)])
-            tokens_B = _evict(live, slots, tokens_B, job)
-            job.progress(len(rows) - len(waiting) - len(live))
+            tokens_B = torch.cat([tokens_B, choose(logits_NV, new, terms.sampler)])
+            tokens_B = _evict(live, slots, tokens_B, terms)
+            terms.progress(len(rows) - len(waiting) - len(live))
 
 
-def _admissible(waiting: deque[_Row], live: Sequence[_Row], job: _Job) -> list[_Row]:
+def _admissible(waiting: deque[Draft], live: Sequence[Draft], terms: Terms) -> list[Draft]:
     """Take the rows that may join now: as many as fit even if all answers grow to the limit.
 
     A few free places are left until there are enough of them, because running new prompts reads
     all weights too.
     """
     longest = max((len(row.prompt) for row in (*live, *list(waiting)[:1])), default=0)
-    places = min(job.budget // (longest + job.limit), MAX_ROWS) - len(live)
+    places = min(terms.budget // (longest + terms.limit), MAX_ROWS) - len(live)
     count = min(max(places, 0 if live else 1), len(waiting))
     if count < min(len(live) // 8 + 1, len(waiting)):
         return []
     return [waiting.popleft() for _ in range(count)]
 
 
-def _alike(new: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+def _alike(new: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
     """New rows, longest first, in runs that cost little padding; equal prompts stay together."""
     start, spent, distinct = 0, 0, set[tuple[int, ...]]()
     for place, row in enumerate(new):
@@ -184,7 +134,7 @@ def _alike(new: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
     yield new[start:]
 
 
-def _prefill(model: PreTrainedModel, new: Sequence[_Row], slots: Slots) -> Tensor:
+def _prefill(model: PreTrainedModel, new: Sequence[Draft], slots: Slots) -> Tensor:
     """Run the prompts of new rows, each different one once; the logits after each row's last."""
     number: dict[tuple[int, ...], int] = {}
     source = [number.setdefault(tuple(row.prompt), len(number)) for row in new]
@@ -206,15 +156,15 @@ def _prefill(model: PreTrainedModel, new: Sequence[_Row], slots: Slots) -> Tenso
         ),
         use_cache=True,
         logits_to_keep=1,
-        **{cached_attention.cache_argument(model): cache},
+        **{plain_cache.cache_argument(model): cache},
     ).logits[:, -1]
     slots.admit(cache, source, [len(row.prompt) for row in new])
     return logits_BV[torch.tensor(source, device=device)]
 
 
-def _evict(live: list[_Row], slots: Slots, tokens_B: Tensor, job: _Job) -> Tensor:
+def _evict(live: list[Draft], slots: Slots, tokens_B: Tensor, terms: Terms) -> Tensor:
     """Let finished rows go; the tokens of those that stay, in their new order."""
-    gone = [place for place, row in enumerate(live) if job.finished(row)]
+    gone = [place for place, row in enumerate(live) if terms.finished(row)]
     if not gone:
         return tokens_B
     holes, movers = slots.drop(gone)
@@ -223,79 +173,3 @@ def _evict(live: list[_Row], slots: Slots, tokens_B: Tensor, job: _Job) -> Tenso
     tokens_B[holes] = tokens_B[movers]
     del live[slots.rows :]
     return tokens_B[: slots.rows]
-
-
-# --------------------------------------------------------------------------- the next token
-
-
-def _choose(logits_NV: Tensor, rows: Sequence[_Row], sampler: Sampler | None) -> Tensor:
-    """Decide each row's next token and write it down."""
-    if sampler is None:
-        chosen_N = logits_NV.argmax(-1)
-    else:
-        uniforms = [row.uniforms[len(row.ids)] for row in rows]
-        chosen_N, logprob_N = sampler.draw(logits_NV, uniforms)
-        for row, logprob in zip(rows, logprob_N.tolist(), strict=True):
-            row.logprobs.append(logprob)
-    for row, token in zip(rows, chosen_N.tolist(), strict=True):
-        row.ids.append(token)
-    return chosen_N
-
-
-# --------------------------------------------------------------------------- other models
-
-
-class _Chooser(LogitsProcessor):  # type: ignore[misc]  # transformers comes without types
-    """Lets ``_choose`` decide inside of transformers' loop, which then finds one token possible."""
-
-    def __init__(self, rows: Sequence[_Row], job: _Job) -> None:
-        self.rows, self.job = rows, job
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        open_rows = [i for i, row in enumerate(self.rows) if not row.ids or not self._done(row)]
-        rows = [self.rows[i] for i in open_rows]
-        chosen_N = _choose(scores[open_rows], rows, self.job.sampler)
-        forced_BV = torch.zeros_like(scores)
-        forced_BV[open_rows, chosen_N] = 1.0
-        return forced_BV
-
-    def _done(self, row: _Row) -> bool:
-        return self.job.finished(row)
-
-
-def _run_upstream(model: torch.nn.Module, rows: Sequence[_Row], job: _Job) -> None:
-    """The same answers through transformers' own loop, for models whose memory is their own affair.
-
-    Only prompts of one length share a batch: not every such model ignores padding.
-    """
-    waiting = deque(sorted(rows, key=lambda row: (-len(row.prompt), row.index)))
-    finished = 0
-    while waiting:
-        length = len(waiting[0].prompt)
-        most = min(max(job.budget // (length + job.limit), 1), MAX_ROWS)
-        batch: list[_Row] = []
-        while waiting and len(batch) < most and len(waiting[0].prompt) == length:
-            batch.append(waiting.popleft())
-        _ask_upstream(model, batch, job)
-        finished += len(batch)
-        job.progress(finished)
-
-
-def _ask_upstream(model: Any, batch: Sequence[_Row], job: _Job) -> None:
-    ids_BT = torch.tensor([list(row.prompt) for row in batch], device=model.device)
-    ends = sorted(job.end_ids)
-    neutral = GenerationConfig(
-        max_new_tokens=job.limit,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
-    )
-    model.generate(
-        ids_BT,
-        attention_mask=torch.ones_like(ids_BT),
-        generation_config=neutral,
-        logits_processor=LogitsProcessorList([_Chooser(batch, job)]),
-    )

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from tunesmith_torch.branches import Branch, Branches
-from tunesmith_torch.groups import can_share
 from tunesmith_torch.packing import Example, MicroBatch
+from tunesmith_torch.sharing import can_share
 
 WORTHWHILE = 0.1
 """Share of the rows' tokens that an opening must be to be worth its layout."""

@@ -17,11 +17,12 @@ from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import pick_device, pick_precision
 from tunesmith_torch.finetune import context_of, template_override
 from tunesmith_torch.fit import Counts
-from tunesmith_torch.groups import Group, Layout, can_share
+from tunesmith_torch.groups import Group, Layout
 from tunesmith_torch.load import recompute_activations
 from tunesmith_torch.memory import peak_bytes, reset_peak
 from tunesmith_torch.preference_options import PairOptions
 from tunesmith_torch.schedule import Order
+from tunesmith_torch.sharing import can_share
 from tunesmith_torch.start import (
     Start,
     adapt_policy,

@@ -25,8 +25,9 @@ from tunesmith.records import Prompt
 from tunesmith_torch import advantages, ranks
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.allocator import give_back
+from tunesmith_torch.drafts import Generated
 from tunesmith_torch.fit import Counts
-from tunesmith_torch.generate import Generated, generate
+from tunesmith_torch.generate import generate
 from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden
 from tunesmith_torch.kvcache import evaluating
 from tunesmith_torch.policy_options import PolicyLoopOptions

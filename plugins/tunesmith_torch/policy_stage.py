@@ -29,7 +29,7 @@ from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import pick_device, pick_precision
 from tunesmith_torch.finetune import context_of, template_override
 from tunesmith_torch.fit import fit
-from tunesmith_torch.groups import Layout, can_share
+from tunesmith_torch.groups import Layout
 from tunesmith_torch.load import Base, recompute_activations
 from tunesmith_torch.memory import peak_bytes, reset_peak
 from tunesmith_torch.pairs import groups_of
@@ -40,6 +40,7 @@ from tunesmith_torch.rewards import FunctionReward, MixedReward
 from tunesmith_torch.rlhf_options import PolicyStage, RewardPart
 from tunesmith_torch.schedule import Order
 from tunesmith_torch.settle import settle
+from tunesmith_torch.sharing import can_share
 from tunesmith_torch.start import (
     Start,
     adapt_over,

@@ -3,12 +3,8 @@
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width, V vocabulary.
 
-The loss reads hidden states at N of P positions. All layers but the last need every position,
-because keys and values look back; in the *last* layer, what comes after the values is a matter of
-each position alone: queries, output projection and feed-forward of the other positions are read by
-nobody. So their inputs are gathered to N rows and their outputs spread back, zeros elsewhere, by
-hooks that live as long as one forward pass: the module tree and its parameter names stay as they
-are.
+The loss reads hidden states at N of P positions, and the last layer computes little else
+(:mod:`tunesmith_torch.trimming`).
 
 ``disagreement`` compares all of this with the model's own forward pass, on a few random tokens: the
 model at hand is asked, so an architecture nobody thought of is found out before it trains wrongly.
@@ -17,17 +13,17 @@ model at hand is asked, so an architecture nobody thought of is found out before
 # ruff: noqa: N815 - tensors end in their shape, attributes too
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.losses import linear_cross_entropy, token_logprobs
 from tunesmith_torch.packing import Example, MicroBatch, collate
+from tunesmith_torch.trimming import Places, only_at
 
 WORTHWHILE = 0.8
 """Above this share of trained positions, gathering costs more than it saves."""
@@ -126,8 +122,8 @@ def trained_hidden(
     if batch.boundaries is not None:
         options |= {f"cu_seq_lens_{x}": batch.boundaries for x in "qk"}
         options |= {f"max_length_{x}": batch.longest for x in "qk"}
-    at = _Places(batch.trained_N, batch.ids_BT.numel())
-    with _only_at(decoder, at, batch.ids_BT.shape) if trim and few and not again else nullcontext():
+    at = Places(batch.trained_N, batch.ids_BT.numel())
+    with only_at(decoder, at, batch.ids_BT.shape) if trim and few and not again else nullcontext():
         hidden_BTD = decoder(
             input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False, **options
         ).last_hidden_state
@@ -167,91 +163,3 @@ def disagreement(model: nn.Module, *, packed: bool = True) -> float:
         for module, was in training.items():
             module.training = was
     return float((ours_N - torch.cat(theirs)).abs().max())
-
-
-class _Places:
-    """N of P positions, and the way back: where each of the P is among the N, or N for nowhere."""
-
-    def __init__(self, positions_N: Tensor, P: int) -> None:
-        self.positions_N = positions_N
-        self.back_P = positions_N.new_full((P,), len(positions_N))
-        self.back_P[positions_N] = torch.arange(len(positions_N), device=positions_N.device)
-
-    def gather(self, x_PD: Tensor) -> Tensor:
-        out_ND: Tensor = _Gather.apply(x_PD, self)  # type: ignore[no-untyped-call]
-        return out_ND
-
-    def spread(self, x_ND: Tensor) -> Tensor:
-        out_PD: Tensor = _Spread.apply(x_ND, self)  # type: ignore[no-untyped-call]
-        return out_PD
-
-
-def _gather(x_PD: Tensor, at: _Places) -> Tensor:
-    return x_PD.index_select(0, at.positions_N)
-
-
-def _spread(x_ND: Tensor, at: _Places) -> Tensor:
-    """Zeros elsewhere: each is a gather, which is faster than a scatter and has a fixed order."""
-    return torch.cat([x_ND, x_ND.new_zeros(1, x_ND.shape[1])]).index_select(0, at.back_P)
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_PD: Tensor, at: _Places) -> Tensor:
-        ctx.at = at
-        return _gather(x_PD, at)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above_ND: Tensor) -> tuple[Tensor, None]:
-        return _spread(above_ND, ctx.at), None
-
-
-class _Spread(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, at: _Places) -> Tensor:
-        ctx.at = at
-        return _spread(x_ND, at)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above_PD: Tensor) -> tuple[Tensor, None]:
-        return _gather(above_PD, ctx.at), None
-
-
-@contextmanager
-def _only_at(decoder: nn.Module, at: _Places, shape: torch.Size) -> Iterator[None]:
-    """While it lasts, the last layer's queries, output projection and feed-forward run at N."""
-
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x_BTD, *rest = args
-        return (at.gather(x_BTD.flatten(0, 1))[None], *rest)
-
-    def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
-        if isinstance(out, tuple):  # a mixture of experts may return its routing too
-            return (after(module, args, out[0]), *out[1:])
-        return at.spread(out[0]).view(*shape, -1)
-
-    hooks = []
-    try:
-        for module in _position_wise(decoder):
-            hooks.append(module.register_forward_pre_hook(before))
-            hooks.append(module.register_forward_hook(after))
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _position_wise(decoder: Any) -> list[nn.Module]:
-    """Find the parts of the last layer that may be trimmed; unknown names are left alone."""
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        return []
-    last = layers[: decoder.config.get_text_config().num_hidden_layers][-1]
-    attention = getattr(last, "self_attn", None)
-    parts = [
-        getattr(last, "mlp", None),
-        *(getattr(attention, n, None) for n in ("q_proj", "o_proj")),
-    ]
-    return [part for part in parts if isinstance(part, nn.Module)]

@@ -27,12 +27,13 @@ from tunesmith_torch import artifacts, ranks
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.device import Precision
 from tunesmith_torch.fit import Counts, fit
-from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden, can_share
+from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden
 from tunesmith_torch.kvcache import evaluating
 from tunesmith_torch.pairs import Ready
 from tunesmith_torch.preference_options import RewardOptions
 from tunesmith_torch.quantize import Quantization
 from tunesmith_torch.settle import settle
+from tunesmith_torch.sharing import can_share
 from tunesmith_torch.start import load_policy_base, one_adapter
 from tunesmith_torch.templates import Template
 

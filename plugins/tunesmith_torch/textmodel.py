@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from tunesmith.contracts import Generation, Progress, TokenScores
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Prompt
-from tunesmith_torch import cached_attention
+from tunesmith_torch import cached_attention, plain_cache
 from tunesmith_torch.budget import cached_tokens
 from tunesmith_torch.generate import SHORTEST_PREFIX, generate
 from tunesmith_torch.kvcache import evaluating
@@ -236,15 +236,15 @@ class TorchTextModel:
         """
         longest = max(len(row.ids) for row in rows)
         try:
-            base, head = cached_attention.bare(self.model), head_of(self.model)
+            base, head = plain_cache.bare(self.model), head_of(self.model)
         except (cached_attention.Unsupported, EnvironmentProblem):
             for indices, batch in _batches(rows, 0, min(self.token_budget, LOGITS_BUDGET)):
                 yield indices, _through_logits(self.model, batch.to(self.device))
             return
-        plain = cached_attention.holds_plain_cache(base, longest)
-        shared = cached_attention.shared_length([row.ids for row in rows], most) if plain else 0
+        plain = plain_cache.holds_plain_cache(base, longest)
+        shared = plain_cache.shared_length([row.ids for row in rows], most) if plain else 0
         shared = shared if shared >= SHORTEST_PREFIX and len(rows) > 1 else 0
-        prefix = cached_attention.read_prefix(base, rows[0].ids[:shared])
+        prefix = plain_cache.read_prefix(base, rows[0].ids[:shared])
         budget = min(self.token_budget, SCORE_BUDGET)
         for indices, batch in _batches(rows, shared, budget):
             with ExitStack() as stack:

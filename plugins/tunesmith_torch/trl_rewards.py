@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.records import Prompt
 from tunesmith_torch import advantages
+from tunesmith_torch.drafts import Generated
 from tunesmith_torch.fit import Counts
-from tunesmith_torch.generate import Generated
 from tunesmith_torch.policy import PolicyLoop, Reward
 from tunesmith_torch.rlhf_options import PolicyStage
 from tunesmith_torch.templates import Template

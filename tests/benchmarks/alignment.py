@@ -137,10 +137,11 @@ def our_grpo(spec: Spec) -> Marks:
     """The policy loop through the training loop of every technique."""
     from tunesmith_torch.device import pick_device, pick_precision
     from tunesmith_torch.fit import fit
-    from tunesmith_torch.groups import Layout, can_share
+    from tunesmith_torch.groups import Layout
     from tunesmith_torch.policy import PolicyLoop
     from tunesmith_torch.policy_options import PolicyLoopOptions
     from tunesmith_torch.rewards import FunctionReward
+    from tunesmith_torch.sharing import can_share
     from tunesmith_torch.start import adapt_policy, load_policy_base
     from tunesmith_torch.templates import Template
 

@@ -17,7 +17,7 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import Event, Stepped, Trained, TrainingStarted
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
-from tunesmith_torch import finetune, lean, norms, positions
+from tunesmith_torch import finetune, low_rank, norms, positions
 from tunesmith_torch.adapt import adapt_all, adapt_lora
 from tunesmith_torch.device import pick_precision
 from tunesmith_torch.finetune import load_model, refuse_disagreement, supervise
@@ -135,7 +135,7 @@ def test_lean_parts_change_nothing_but_the_time(
 ) -> None:
     """On and off, with the same losses; and off is off."""
     calls: list[str] = []
-    for kind in (norms._Norm, lean._LowRank):
+    for kind in (norms._Norm, low_rank.LowRank):
         monkeypatch.setattr(kind, "apply", counted(kind.apply, kind.__name__, calls))
     losses = {}
     for on in (True, False):
@@ -143,7 +143,7 @@ def test_lean_parts_change_nothing_but_the_time(
         config = LoraOptions(batch=4, max_steps=3, precision="fp32", lean=on, learning_rate=1e-2)
         steps = trained(tmp_path / str(on), tiny_folder, config)
         losses[on] = [step.loss for step in steps]
-        assert set(calls) == ({"_Norm", "_LowRank"} if on else set())
+        assert set(calls) == ({"_Norm", "LowRank"} if on else set())
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
     assert losses[True][-1] < losses[True][0]
 

@@ -11,13 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
-from tunesmith_torch import cached_attention
-from tunesmith_torch.generate import (
-    Generated,
-    _alike,
-    _Row,
-    generate,
-)
+from tunesmith_torch import plain_cache
+from tunesmith_torch.drafts import Draft, Generated
+from tunesmith_torch.generate import _alike, generate
 from tunesmith_torch.sampling import BLOCK, Sampler, _invert
 from tunesmith_torch.tiny import tiny_config, tiny_model
 
@@ -197,7 +193,7 @@ def test_a_draw_is_the_token_at_which_the_running_sum_passes(vocabulary: int) ->
 
 def test_prompts_are_read_in_runs_of_like_length() -> None:
     lengths = [400, 390, 200, 200, 199, 100, 20, 20, 20, 3]
-    rows = [_Row(n, [n] * length, []) for n, length in enumerate(lengths)]
+    rows = [Draft(n, [n] * length, []) for n, length in enumerate(lengths)]
     rows[4].prompt = rows[3].prompt  # asked for twice, read once
     runs = [list(run) for run in _alike(rows)]
     assert [row for run in runs for row in run] == rows
@@ -229,7 +225,7 @@ def test_a_sliding_window_counts_once_rows_are_longer_than_it() -> None:
     prompts = make_prompts(6, longest=30)
     for window in (12, 64):
         model = lively("mistral", sliding_window=window)
-        assert cached_attention.holds_plain_cache(model, 50) == (window == 64)
+        assert plain_cache.holds_plain_cache(model, 50) == (window == 64)
         answers = generate(model, prompts, limit=LIMIT, end_ids=END)
         assert [answer.ids for answer in answers] == [alone(model, prompt) for prompt in prompts]
 

@@ -16,7 +16,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tunesmith_torch import lean
+from tunesmith_torch import lean, low_rank
 from tunesmith_torch.lean import LeanLinear
 from tunesmith_torch.tiny import tiny_model
 
@@ -96,13 +96,13 @@ def test_a_frozen_input_gets_no_gradient_and_autocast_changes_nothing() -> None:
 def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Calls of the fused computation from here on."""
     calls: list[str] = []
-    whole = lean._LowRank.apply
+    whole = low_rank.LowRank.apply
 
     def apply(*args: Any) -> Any:
         calls.append("lean")
         return whole(*args)
 
-    monkeypatch.setattr(lean._LowRank, "apply", apply)
+    monkeypatch.setattr(low_rank.LowRank, "apply", apply)
     return calls
 
 

@@ -28,7 +28,7 @@ from tunesmith_torch import policy, policy_trl
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.artifacts import attach_adapter
 from tunesmith_torch.device import pick_precision
-from tunesmith_torch.generate import Generated
+from tunesmith_torch.drafts import Generated
 from tunesmith_torch.groups import Layout
 from tunesmith_torch.policy import PolicyLoop
 from tunesmith_torch.rlhf import train_stages

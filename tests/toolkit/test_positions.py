@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch import positions
+from tunesmith_torch import positions, trimming
 from tunesmith_torch.attention import register
 from tunesmith_torch.packing import Example, MicroBatch, collate
 from tunesmith_torch.positions import disagreement, head_of, trained_hidden
@@ -157,7 +157,7 @@ def test_disagreement_sees_what_nobody_told_us(monkeypatch: pytest.MonkeyPatch) 
         assert disagreement(model) > 0.05
     with monkeypatch.context() as patch:
         patch.setattr(
-            positions, "_position_wise", lambda decoder: [decoder.layers[-1].self_attn.k_proj]
+            trimming, "_position_wise", lambda decoder: [decoder.layers[-1].self_attn.k_proj]
         )
         assert disagreement(model) > 0.05
 

@@ -21,12 +21,13 @@ from tunesmith_torch import preference_losses as losses
 from tunesmith_torch.adapt import adapt_lora
 from tunesmith_torch.device import pick_precision
 from tunesmith_torch.finetune import load_model, open_text_model, supervise
-from tunesmith_torch.groups import Group, Layout, answer_logprobs, score_groups, sharing_error
+from tunesmith_torch.groups import Group, Layout, answer_logprobs, score_groups
 from tunesmith_torch.options import LoraOptions
 from tunesmith_torch.pairs import Ready, groups_of
 from tunesmith_torch.preference import Preferring, prefer
 from tunesmith_torch.preference_losses import Scored
 from tunesmith_torch.preference_options import PreferenceOptions
+from tunesmith_torch.sharing import sharing_error
 from tunesmith_torch.start import (
     Start,
     adapt_policy,

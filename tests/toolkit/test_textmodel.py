@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tunesmith.contracts import Generation, TokenScores
 from tunesmith.errors import UsageError
 from tunesmith.records import Message, Prompt
-from tunesmith_torch import cached_attention
-from tunesmith_torch.generate import Generated
+from tunesmith_torch import plain_cache
+from tunesmith_torch.drafts import Generated
 from tunesmith_torch.templates import Template
 from tunesmith_torch.textmodel import TorchTextModel
 from tunesmith_torch.tiny import SENTENCES, tiny_config, tiny_model, tiny_tokenizer
@@ -164,9 +164,9 @@ def test_a_prefix_is_run_once(
     model: PreTrainedModel, template: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
-    read = cached_attention.read_prefix
+    read = plain_cache.read_prefix
     monkeypatch.setattr(
-        cached_attention, "read_prefix", lambda m, ids: (runs.append(len(ids)), read(m, ids))[1]
+        plain_cache, "read_prefix", lambda m, ids: (runs.append(len(ids)), read(m, ids))[1]
     )
     prompts, completions = exchanges(8, "Answer in one word. " + SENTENCES[0])
     TorchTextModel(model, template, CPU, 100).score(prompts, completions)

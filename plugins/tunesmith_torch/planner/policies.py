@@ -43,7 +43,7 @@ def plain(options: FitOptions) -> tuple[Method, FitOptions]:
 def grouping(options: FitOptions, request: EstimateRequest) -> Grouping:
     """What options compute together: rows, pairs of answers, or a policy's own answers.
 
-    On a CPU a prompt is computed once for all answers (groups.can_share).
+    On a CPU a prompt is computed once for all answers (sharing.can_share).
     """
     shared = options.packing and request.device == "cpu"
     match options:
