@@ -8,6 +8,8 @@ other answers to the same prompt as the expectation, PPO a learned value of each
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,29 @@ def _all_equal(rewards_A: Tensor) -> bool:
     """Also where only rounding tells them apart: such noise must not become an advantage."""
     spread = float(rewards_A.max() - rewards_A.min())
     return spread <= 1e-5 * float(rewards_A.abs().max())
+
+
+def of_group(earned_A: Tensor, kept_A: Tensor, compare: Callable[[Tensor], Tensor]) -> Tensor:
+    """Advantages among the answers that are learned from; 0 for the others."""
+    advantage_A = torch.zeros_like(earned_A)
+    if kept_A.any():
+        advantage_A[kept_A] = compare(earned_A[kept_A])
+    return advantage_A
+
+
+def of_tokens(
+    earned_A: Tensor,
+    lengths: Sequence[int],
+    price_N: Tensor,
+    values_N: Tensor,
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    """Generalised advantages where every token pays its price, and an answer's last one earns."""
+    rewards_N = -price_N
+    rewards_N[torch.tensor(lengths, device=price_N.device).cumsum(0) - 1] += earned_A
+    both = (torch.split(x_N, [*lengths]) for x_N in (rewards_N, values_N))
+    return torch.cat([gae(r_T, v_T, gamma, lam) for r_T, v_T in zip(*both, strict=True)])
 
 
 def gae(rewards_T: Tensor, values_T: Tensor, gamma: float, lam: float) -> Tensor:

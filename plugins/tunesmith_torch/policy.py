@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,28 +23,17 @@ from tunesmith.errors import UsageError
 from tunesmith.records import Prompt
 from tunesmith_torch import advantages, ranks
 from tunesmith_torch.adapt import Adapted
-from tunesmith_torch.allocator import give_back
-from tunesmith_torch.drafts import Generated
 from tunesmith_torch.fit import Counts
-from tunesmith_torch.generate import generate
-from tunesmith_torch.groups import Answers, Group, Layout, answer_hidden
+from tunesmith_torch.groups import Answers, Layout, answer_hidden
 from tunesmith_torch.kvcache import evaluating
 from tunesmith_torch.policy_options import PolicyLoopOptions
 from tunesmith_torch.positions import head_of
-from tunesmith_torch.sampling import Sampler
+from tunesmith_torch.rollout import Actor, Reward, Rollout
 from tunesmith_torch.start import as_reference
 from tunesmith_torch.templates import Template
 
 SHOWN = ("reward", "kl", "answer_tokens")
 """The figures that come first: a terminal has room for three."""
-
-
-class Reward(Protocol):
-    """What judges answers."""
-
-    def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequence[float]:
-        """One number for each completion, higher is better."""
-        ...
 
 
 class ValueNet(nn.Module):
@@ -62,24 +50,6 @@ class ValueNet(nn.Module):
         with torch.autocast(hidden_ND.device.type, enabled=False):
             values_N1: Tensor = self.head(hidden_ND.float())
         return values_N1[:, 0]
-
-
-@dataclass
-class Rollout:
-    """What the policy said to the prompts of one batch, and what it earned."""
-
-    rows: tuple[int, ...]
-    groups: list[Group]
-    said: list[list[Generated]]
-    texts: list[list[str]]
-    rewards: list[Tensor]
-    answers_in_batch: int
-    """Of all ranks."""
-
-    def kept(self, row: int, mask_truncated: bool) -> Tensor:
-        """Which of a prompt's answers are learned from."""
-        ended = [not mask_truncated or g.stopped == "end" for g in self.said[row]]
-        return torch.tensor(ended)
 
 
 @dataclass
@@ -149,12 +119,9 @@ class PolicyLoop:
         reference: nn.Module | None = None,
     ) -> None:
         """``reference``: a frozen copy of the start, for a policy that keeps none beside it."""
-        self.adapted, self._template, self._reward = adapted, template, reward
-        self._reference = reference
+        self.adapted, self._reference = adapted, reference
         self._options, self.layout = options, layout
         self._device = adapted.base.model.device
-        self._prompts = prompts
-        self._prompt_ids = template.prompts_ids(prompts)
         self._value = adapted.model if isinstance(adapted.model, ValueNet) else None
         self.policy = self._value.model if self._value is not None else adapted.model
         if (options.algorithm == "ppo") != (self._value is not None):
@@ -162,20 +129,19 @@ class PolicyLoop:
         head = head_of(self.policy)
         if head.softcap is not None and options.temperature != 1:
             raise UsageError("technique.temperature: this model caps its logits, so it must be 1")
+        self.actor = Actor(self._adapted_policy(), template, prompts, reward, options)
         self.price = KlPrice(options.kl_weight, options.kl_target)
         self._lessons: list[Lesson] = []
         self._updates = 0
         self._counts = Counts(0, 0, 1)
         self._figures = _Figures()
 
-    # ----------------------------------------------------------------- the loop
-
     def micro_batches(self, rows: Sequence[int], budget: int) -> list[Lesson]:
         """Rollout, reward and advantage, in the first of a batch's updates; then the same again."""
         if self._updates > 0:
             return self._lessons
         self._figures = _Figures()
-        rollout = self._rollout(rows)
+        rollout = self.actor.rollout(rows)
         laid_out = self.layout.micro_batches(rollout.groups, range(len(rows)), budget)
         self._lessons = [self._lesson(rollout, answers) for answers in laid_out]
         self._take_stock(rollout, self._lessons)
@@ -210,44 +176,6 @@ class PolicyLoop:
                 self._figures.most(sampler_gap=float((logp_N - lesson.old_N).abs().max()))
         return (loss_N * lesson.weight_N).sum()
 
-    def _rollout(self, rows: Sequence[int]) -> Rollout:
-        """Answer every prompt several times, and let the answers be judged."""
-        self._give_back()
-        samples = self._options.samples
-        seed = ranks.from_rank_0(lambda: int(torch.randint(2**31, ())))
-        asked = [self._prompt_ids[row] for row in rows for _ in range(samples)]
-        with self.adapted.arithmetic():
-            flat = generate(
-                self.policy,
-                asked,
-                limit=self._options.answer_tokens,
-                end_ids=self._template.end_ids,
-                sampler=Sampler(
-                    temperature=self._options.temperature,
-                    seed=seed,
-                    # The row's own, so that its answers do not depend on what this rank has beside.
-                    streams=tuple(row * samples + i for row in rows for i in range(samples)),
-                ),
-            )
-        texts = [self.text(answer) for answer in flat]
-        prompts = [self._prompts[row] for row in rows for _ in range(samples)]
-        earned = torch.tensor(list(self._reward.rewards(prompts, texts)), dtype=torch.float32)
-        said = [flat[i : i + samples] for i in range(0, len(flat), samples)]
-        groups = [
-            Group(self._prompt_ids[row], tuple(answer.ids for answer in answers))
-            for row, answers in zip(rows, said, strict=True)
-        ]
-        said_texts = [texts[i : i + samples] for i in range(0, len(flat), samples)]
-        rewards = list(earned.view(len(rows), samples))
-        everybodys = sum(ranks.gathered(len(flat)))
-        self._give_back()
-        return Rollout(tuple(rows), groups, said, said_texts, rewards, everybodys)
-
-    def _give_back(self) -> None:
-        """What answering takes and what learning takes fit badly into each other's gaps."""
-        if self._device.type == "cpu":
-            give_back()
-
     @torch.no_grad()
     def _lesson(self, rollout: Rollout, cpu: Answers) -> Lesson:
         """Compare what was earned with what was to be expected, token by token."""
@@ -266,48 +194,25 @@ class PolicyLoop:
         apart_N = old_N - reference_N
         self._figures.add(kl=float(apart_N.sum()) / rollout.answers_in_batch)
         price_N = self.price.weight * apart_N
+        earned_A = torch.cat([rollout.rewards[row] for row in cpu.groups])
         if options.algorithm == "ppo":
-            advantage_N = self._token_advantages(rollout, answers, price_N, values_N)
+            advantage_N = advantages.of_tokens(
+                earned_A.to(price_N),
+                answers.lengths_A.tolist(),
+                price_N,
+                values_N,
+                options.gamma,
+                options.gae_lambda,
+            )
         else:
-            advantage_N = self._answer_advantages(rollout, answers, price_N, kept)
+            if options.algorithm == "rloo":  # grpo has the divergence in the loss
+                earned_A -= answers.sums(price_N).cpu()
+            compare = advantages.rloo if options.algorithm == "rloo" else advantages.grpo
+            groups = zip(torch.split(earned_A, options.samples), kept, strict=True)
+            advantage_A = torch.cat([advantages.of_group(*group, compare) for group in groups])
+            advantage_N = advantage_A.to(price_N)[answers.answer_N]
         returns_N = advantage_N + values_N
         return Lesson(answers, old_N, reference_N, advantage_N, returns_N, weight_N)
-
-    # ----------------------------------------------------------------- its parts
-
-    def _token_advantages(
-        self, rollout: Rollout, answers: Answers, price_N: Tensor, values_N: Tensor
-    ) -> Tensor:
-        """PPO: every token pays for its divergence, the last one earns the reward."""
-        earned_A = torch.cat([rollout.rewards[row] for row in answers.groups]).to(price_N)
-        rewards_N = -price_N
-        rewards_N[answers.lengths_A.cumsum(0) - 1] += earned_A
-        lengths = answers.lengths_A.tolist()
-        options = self._options
-        parts = zip(torch.split(rewards_N, lengths), torch.split(values_N, lengths), strict=True)
-        return torch.cat(
-            [advantages.gae(r_T, v_T, options.gamma, options.gae_lambda) for r_T, v_T in parts]
-        )
-
-    def _answer_advantages(
-        self, rollout: Rollout, answers: Answers, price_N: Tensor, kept: Sequence[Tensor]
-    ) -> Tensor:
-        """GRPO and RLOO: all tokens of an answer get its advantage over its group.
-
-        RLOO takes the divergence off the reward, GRPO has it in the loss.
-        """
-        price_A = answers.sums(price_N).cpu()
-        samples = self._options.samples
-        parts = []
-        for place, row in enumerate(answers.groups):
-            earned_A = rollout.rewards[row].clone()
-            if self._options.algorithm == "rloo":
-                earned_A -= price_A[place * samples : (place + 1) * samples]
-            compare = advantages.rloo if self._options.algorithm == "rloo" else advantages.grpo
-            advantage_A = torch.zeros_like(earned_A)
-            advantage_A[kept[place]] = compare(earned_A[kept[place]]) if kept[place].any() else 0.0
-            parts.append(advantage_A)
-        return torch.cat(parts).to(price_N)[answers.answer_N]
 
     def _take_stock(self, rollout: Rollout, lessons: Sequence[Lesson]) -> None:
         """Set the weights by what the whole batch holds, note the figures.
@@ -342,17 +247,6 @@ class PolicyLoop:
             truncated=sum(answer.stopped == "limit" for answer in flat) / answers,
         )
 
-    def answers(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The policy's most likely answers, word by word; nothing is drawn and nothing learned."""
-        with self.adapted.arithmetic():
-            said = generate(
-                self.policy,
-                self._template.prompts_ids(prompts),
-                limit=self._options.answer_tokens,
-                end_ids=self._template.end_ids,
-            )
-        return [self.text(answer) for answer in said]
-
     def _logprobs(self, answers: Answers, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """Of every token at the temperature of the draws, and the hidden states before them."""
         model = self.policy if model is None else model
@@ -374,16 +268,8 @@ class PolicyLoop:
         a = self.adapted
         return Adapted(self.policy, a.base, a.precision, a.format, a.details)
 
-    def text(self, answer: Generated) -> str:
-        """What an answer says, as it is judged."""
-        ids = list(answer.ids[:-1] if answer.stopped == "end" else answer.ids)
-        text: str = self._template.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
     def __len__(self) -> int:
-        return len(self._prompts)
+        return len(self.actor)
 
     def counts(self, rows: Sequence[int]) -> Counts:
         """Tokens of the last rollout. Losses are divided here already, so the unit is one."""

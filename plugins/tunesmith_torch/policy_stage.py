@@ -33,11 +33,12 @@ from tunesmith_torch.groups import Layout
 from tunesmith_torch.load import Base, recompute_activations
 from tunesmith_torch.memory import peak_bytes, reset_peak
 from tunesmith_torch.pairs import groups_of
-from tunesmith_torch.policy import PolicyLoop, Reward, ValueNet
+from tunesmith_torch.policy import PolicyLoop, ValueNet
 from tunesmith_torch.quantize import Quantization
 from tunesmith_torch.reward import RewardModel, RewardNet
 from tunesmith_torch.rewards import FunctionReward, MixedReward
 from tunesmith_torch.rlhf_options import PolicyStage, RewardPart
+from tunesmith_torch.rollout import Reward
 from tunesmith_torch.schedule import Order
 from tunesmith_torch.settle import settle
 from tunesmith_torch.sharing import can_share

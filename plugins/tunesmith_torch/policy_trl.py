@@ -53,8 +53,9 @@ from tunesmith_torch.fit import Saving
 from tunesmith_torch.load import old_name_is_known
 from tunesmith_torch.memory import peak_bytes
 from tunesmith_torch.optimizer import Masters
-from tunesmith_torch.policy import SHOWN, PolicyLoop, Reward
+from tunesmith_torch.policy import SHOWN, PolicyLoop
 from tunesmith_torch.rlhf_options import PolicyStage
+from tunesmith_torch.rollout import Reward
 from tunesmith_torch.schedule import Order, Rate
 from tunesmith_torch.trl_rewards import Judging, PromptTokenizer
 from tunesmith_torch.watch import Watch

@@ -14,7 +14,7 @@ from typing import Any, SupportsFloat
 
 from tunesmith.errors import TrainingError, TunesmithError, UsageError
 from tunesmith.records import Message, Prompt
-from tunesmith_torch.policy import Reward
+from tunesmith_torch.rollout import Reward
 
 OPTION = "technique.policy.rewards"
 """Where a function is named, if nobody says otherwise."""

@@ -17,8 +17,9 @@ from tunesmith.records import Prompt
 from tunesmith_torch import advantages
 from tunesmith_torch.drafts import Generated
 from tunesmith_torch.fit import Counts
-from tunesmith_torch.policy import PolicyLoop, Reward
+from tunesmith_torch.policy import PolicyLoop
 from tunesmith_torch.rlhf_options import PolicyStage
+from tunesmith_torch.rollout import Reward
 from tunesmith_torch.templates import Template
 
 
@@ -69,7 +70,7 @@ class Judging:
             Generated(tuple(ids), "end" if ids[-1] in ends else "limit", ())
             for ids in completion_ids
         ]
-        texts = [self.loop.text(answer) for answer in said]
+        texts = [self.loop.actor.text(answer) for answer in said]
         asked = [self.asked.prompts[int(name)] for name in prompts]
         earned_A = torch.tensor(list(self.reward.rewards(asked, texts)), dtype=torch.float32)
         kept_A = torch.tensor([not self.options.mask_truncated or a.stopped == "end" for a in said])

@@ -26,8 +26,9 @@ from tunesmith.statistics import Interval, paired_difference
 from tunesmith_torch import ranks
 from tunesmith_torch.fit import Counts, Look
 from tunesmith_torch.groups import Group, score_groups
-from tunesmith_torch.policy import PolicyLoop, Reward
+from tunesmith_torch.policy import PolicyLoop
 from tunesmith_torch.rlhf_options import PolicyStage
+from tunesmith_torch.rollout import Reward
 
 GATE = "divergence"
 LUCK = 0.01
@@ -241,7 +242,7 @@ class Watch:
     def _answered(self, rows: Sequence[int]) -> list[tuple[str, float, float | None]]:
         """What the policy says to these held-out rows, its reward, and its gold if there is any."""
         gold = self.gold.only(rows)
-        texts = self.loop.answers(gold.prompts)
+        texts = self.loop.actor.answers(gold.prompts)
         proxy = list(self.reward.rewards(gold.prompts, texts))
         values: Sequence[float | None] = gold.values(self.loop, texts, self.options.micro_tokens)
         return list(zip(texts, proxy, values or [None] * len(texts), strict=True))

@@ -168,7 +168,7 @@ def test_the_gradient_is_the_papers(tiny_folder: Path, algorithm: str) -> None:
     logps = [_logp(inner, *pair) for pair in ids]
     with torch.no_grad(), inner.disable_adapter():
         references = [_logp(inner, *pair) for pair in ids]
-    texts = [policy._template.tokenizer.decode(_bare(policy, a)) for _, a in ids]
+    texts = [policy.actor._template.tokenizer.decode(_bare(policy, a)) for _, a in ids]
     for n, (logp, reference) in enumerate(zip(logps, references, strict=True)):
         first = n - n % samples
         group = [vowels(texts[m]) for m in range(first, first + samples)]
@@ -218,7 +218,7 @@ def _rows_of(policy: PolicyLoop, lesson: Lesson) -> list[tuple[list[int], list[i
 
 
 def _bare(policy: PolicyLoop, answer: list[int]) -> list[int]:
-    return answer[:-1] if answer[-1] in policy._template.end_ids else answer
+    return answer[:-1] if answer[-1] in policy.actor._template.end_ids else answer
 
 
 def _logp(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
@@ -240,7 +240,7 @@ def test_cut_off_answers_teach_nothing(tiny_folder: Path, algorithm: str) -> Non
     """A tiny model hardly ever ends: everything is cut off, so nothing may move."""
     config = options(algorithm=algorithm, mask_truncated=True, answer_tokens=2)
     policy, adapted = loop(tiny_folder, config)
-    policy._template.tokenizer.eos_token = "<|endoftext|>"
+    policy.actor._template.tokenizer.eos_token = "<|endoftext|>"
     lessons = policy.micro_batches([0, 1], 10_000)
     cut = policy.figures()["truncated"]
     moved = gradients(policy, adapted, lessons)

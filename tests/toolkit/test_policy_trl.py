@@ -24,7 +24,7 @@ from tunesmith.options import from_table
 from tunesmith.records import Message, Preference, Prompt
 from tunesmith.storage import Checkpoints
 from tunesmith_torch import fit as native
-from tunesmith_torch import policy, policy_trl
+from tunesmith_torch import policy_trl, rollout
 from tunesmith_torch.adapt import Adapted
 from tunesmith_torch.artifacts import attach_adapter
 from tunesmith_torch.device import pick_precision
@@ -33,6 +33,7 @@ from tunesmith_torch.groups import Layout
 from tunesmith_torch.policy import PolicyLoop
 from tunesmith_torch.rlhf import train_stages
 from tunesmith_torch.rlhf_options import PolicyStage, RlhfOptions
+from tunesmith_torch.rollout import Actor
 from tunesmith_torch.start import Start, adapt_over, adapt_policy, load_policy_base, sum_with
 from tunesmith_torch.templates import Template
 from tunesmith_torch.trl_options import lacking, refuse_vllm
@@ -51,8 +52,8 @@ class Letters:
         return [sum(map(ord, text)) % 11 / 10 - 0.01 * len(text) for text in completions]
 
 
-class Heard(PolicyLoop):
-    """A loop that remembers the answers that it was asked to read."""
+class Heard(Actor):
+    """A policy that remembers the answers that it was asked to read."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -126,7 +127,9 @@ class Ran:
             begin = Start(start, "adapter")
             self.adapted = adapt_over(base, FP32, config, start=begin, seed=3)
         self.prompts, layout, self.reward = prompts, Layout(config.packing), Letters()
-        self.loop = Heard(self.adapted, self.template, prompts, self.reward, config, layout)
+        self.loop = PolicyLoop(self.adapted, self.template, prompts, self.reward, config, layout)
+        self.actor = Heard(self.adapted, self.template, prompts, self.reward, config)
+        self.loop.actor = self.actor
         self.job: Job[Any] = Job(
             config=config,
             model=model,
@@ -198,7 +201,7 @@ def test_both_backends_come_to_the_same_weights(
     before = theirs.weights()
     theirs.train()
     config = options(**{**changes, "backend": "native"})
-    monkeypatch.setattr(policy, "generate", Told(theirs.loop.heard))
+    monkeypatch.setattr(rollout, "generate", Told(theirs.actor.heard))
     ours = Ran(talker, tmp_path / "native", config).natively()
     for one, other in zip(ours.of(Stepped), theirs.of(Stepped), strict=True):
         if config.algorithm == "grpo":  # rloo's loss is of whole answers there, of tokens here
@@ -215,8 +218,8 @@ def test_cut_off_answers_teach_nothing_and_shift_no_mean(talker: Path, tmp_path:
     theirs = Ran(talker, tmp_path / "trl", options(algorithm="rloo", epochs=1)).train()
     step = theirs.of(Stepped)[0]
     assert 0 < step.extras["truncated"] < 1
-    said = list(theirs.loop.heard)
-    earned = Letters().rewards([], [PolicyLoop.text(theirs.loop, answer) for answer in said])
+    said = list(theirs.actor.heard)
+    earned = Letters().rewards([], [Actor.text(theirs.loop.actor, answer) for answer in said])
     judging = Judging(
         theirs.loop, PromptTokenizer(theirs.template, PROMPTS), Letters(), theirs.job.config
     )

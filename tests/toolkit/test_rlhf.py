@@ -308,10 +308,10 @@ def test_the_reward_model_shares_the_policys_base(whole: Ran, lively: Path) -> N
     trained = [name for name, _ in stand.policy.trainable]
     assert trained and all(".policy." in name for name in trained)
     loop = stand.loop(job.config, prompts)
-    before = loop.answers(prompts[:4])
+    before = loop.actor.answers(prompts[:4])
     assert beside.rewards(prompts, said) == pytest.approx(alone, abs=1e-4)
     assert beside.rewards(prompts, said) == beside.rewards(prompts, said)
-    assert loop.answers(prompts[:4]) == before
+    assert loop.actor.answers(prompts[:4]) == before
     assert [name for name, _ in stand.policy.trainable] == trained
     assert JUDGE not in stand.whole().model.peft_config
     bare = Stand.of(job, None, judge)  # no stage before: one adapter less

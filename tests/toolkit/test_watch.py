@@ -40,7 +40,7 @@ class Played:
 
     def __init__(self, proxy: Curve, gold: Curve, noise: float, spread: float, seed: int) -> None:
         self.step, self._curves, self._noise, self._spread = 0, (proxy, gold), noise, spread
-        self.price = KlPrice(0.0)
+        self.price, self.actor = KlPrice(0.0), self
         self._draw = random.Random(seed)
         self._rows = [self._draw.gauss(0, 0.3) for _ in range(ROWS)]
 
