@@ -341,9 +341,9 @@ def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
         rows = [sentence(rng, 40) for _ in range(20_000)]
     else:
         rows = [f"{' '.join(WORDS[:15])} {i} {' '.join(WORDS[15:30])}" for i in range(20_000)]
-    started = time.perf_counter()
+    started = time.process_time()
     near_duplicates(rows)
-    assert time.perf_counter() - started < 12  # 3 s on a quiet core
-    started = time.perf_counter()
+    assert time.process_time() - started < 40  # 3 s on a quiet core; every pair would take an hour
+    started = time.process_time()
     split(rows, holdout=0.1, seed=0)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 10

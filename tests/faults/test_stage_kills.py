@@ -28,7 +28,8 @@ class Place:
         self.folder, self.real, self.policy = folder, real, policy
         save_tiny_model(folder / "model")
         (folder / "pairs.jsonl").write_text("".join(self._rows()), encoding="utf-8")
-        (folder / "gold.py").write_text("def short(prompt, answer):\n    return -len(answer)\n")
+        # Not of the answer: whether gold falls, and ends the run, must not hang on the machine.
+        (folder / "gold.py").write_text("def steady(prompt, answer):\n    return len(prompt)\n")
         self.file = folder / "run.toml"
         self.file.write_text(tomli_w.dumps(self._tables()), encoding="utf-8")
         self.run = folder / "killed" / "run"
@@ -66,7 +67,7 @@ class Place:
                     "mask_truncated": False,
                     "rollout_epochs": 2,
                     **self.policy,
-                    "gold": "gold.py:short",
+                    "gold": "gold.py:steady",
                     "watch_every": 2,
                     "watch_rows": 4,
                 },
