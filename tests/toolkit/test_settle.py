@@ -78,16 +78,21 @@ def test_the_choice_is_told_and_a_resumed_run_keeps_it(
     assert fresh.micro_tokens == settle.CANDIDATES[-1] < first.micro_tokens
 
 
-def test_more_memory_never_means_fewer_tokens() -> None:
+def _long_rows() -> EstimateRequest:
+    """A model of a billion weights, and rows of 1500 words, on a GPU."""
     config = {
         "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
         "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
         "vocab_size": 128256, "tie_word_embeddings": True, "max_position_embeddings": 8192,
     }  # fmt: skip
     long = [Completion(source=f"r:{i}", prompt="word " * 1500, completion="x") for i in range(64)]
-    request = EstimateRequest(
+    return EstimateRequest(
         config=config, tokenizer=None, train=long, heldout=(), assumed=None, device="cuda"
     )
+
+
+def test_more_memory_never_means_fewer_tokens() -> None:
+    request = _long_rows()
     options = from_table(LoraOptions, {"micro_tokens": "auto", "batch": 32})
     chosen = [
         settle.choose(options, request, gib * 2**30)["micro_tokens"] for gib in (4, 8, 16, 24, 80)
@@ -98,15 +103,7 @@ def test_more_memory_never_means_fewer_tokens() -> None:
 
 
 def test_activations_are_computed_again_only_where_nothing_else_fits() -> None:
-    config = {
-        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
-        "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
-        "vocab_size": 128256, "tie_word_embeddings": True, "max_position_embeddings": 8192,
-    }  # fmt: skip
-    long = [Completion(source=f"r:{i}", prompt="word " * 1500, completion="x") for i in range(64)]
-    request = EstimateRequest(
-        config=config, tokenizer=None, train=long, heldout=(), assumed=None, device="cuda"
-    )
+    request = _long_rows()
     options = from_table(LoraOptions, {"checkpointing": "auto", "micro_tokens": "auto"})
     chosen = {gib: settle.choose(options, request, gib * 2**30) for gib in (5, 6, 7, 8, 12, 80)}
     assert [chosen[gib]["checkpointing"] for gib in (5, 80)] == [True, False]
