@@ -134,6 +134,7 @@ def test_chat_and_report_of_the_run(finished: Path, tunesmith: Tunesmith) -> Non
     assert tunesmith("verify", finished).code == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_quantised_base_trains_in_fp32(
     tmp_path: Path, smollm2: str, tunesmith: Tunesmith, bits: int

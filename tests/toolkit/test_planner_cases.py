@@ -51,6 +51,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_settings_that_are_not_told_widen_the_interval() -> None:
     told = predict(SMALL)
     assert told.known and told.high < 1.4 * told.low
