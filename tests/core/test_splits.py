@@ -343,7 +343,7 @@ def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
         rows = [f"{' '.join(WORDS[:15])} {i} {' '.join(WORDS[15:30])}" for i in range(20_000)]
     started = time.process_time()
     near_duplicates(rows)
-    assert time.process_time() - started < 40  # 3 s on a quiet core; every pair would take an hour
+    assert time.process_time() - started < 12  # 3 s on a quiet core
     started = time.process_time()
     split(rows, holdout=0.1, seed=0)
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 2

@@ -260,7 +260,7 @@ def test_mcnemar_survives_thousands() -> None:
     started = time.process_time()
     p = paired_p_value([0.0] * 10_000, [1.0] * 9_000 + [0.0] * 1_000)
     assert 0 < p < 1e-300
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 1
 
 
 def test_sign_flips_are_exact_for_few() -> None:

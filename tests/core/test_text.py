@@ -170,19 +170,20 @@ def test_one_line_is_one_line() -> None:
     ],
 )
 def test_a_megabyte_takes_no_time(unit: str) -> None:
-    """A search that starts over at every character would take minutes; a limit spares the rest."""
-    text = unit * (1_000_000 // len(unit))
-    cut, whole = [], []
-    for _ in range(3):
-        started = time.process_time()
-        safe_text(text, 200)
-        one_line(text)
-        cut.append(time.process_time() - started)
-        started = time.process_time()
-        safe_text(text)
-        whole.append(time.process_time() - started)
-    assert min(cut) < 0.2  # 0.01 here
-    assert min(whole) < 10  # 0.2 here, 1.7 with half a million joiners, each judged by neighbours
+    def seconds(length: int) -> float:
+        """Of all of it. Joiners, each judged by its neighbours, take the longest."""
+        text, taken = unit * (length // len(unit)), []
+        for _ in range(3):
+            started = time.process_time()
+            safe_text(text, 200)
+            one_line(text)
+            assert time.process_time() - started < 0.05
+            started = time.process_time()
+            safe_text(text)
+            taken.append(time.process_time() - started)
+        return min(taken)
+
+    assert seconds(1_000_000) < 40 * seconds(100_000)  # a quadratic search: 100 times
 
 
 # --- spelled for reading --------------------------------------------------------------------
@@ -293,7 +294,7 @@ def test_did_you_mean_needs_one_beginning() -> None:
     assert did_you_mean("word", []) is None
     started = time.process_time()
     did_you_mean("x" * 100_000, [f"{'y' * 50}{i}" for i in range(500)])
-    assert time.process_time() - started < 5  # 0.1 here; a quadratic search takes minutes
+    assert time.process_time() - started < 1
 
 
 # --- secrets --------------------------------------------------------------------------------
@@ -419,4 +420,4 @@ def test_redaction_is_linear(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     started = time.process_time()
     redact(text)
-    assert time.process_time() - started < 5  # 0.1 here; a quadratic search takes minutes
+    assert time.process_time() - started < 1

@@ -57,7 +57,7 @@ def test_a_hundred_thousand_rows_in_well_under_a_second() -> None:
     lengths = log_normal(100_000)
     start = time.process_time()
     pack(lengths, 8192)
-    assert time.process_time() - start < 5  # about 0.15 here; a quadratic search takes minutes
+    assert time.process_time() - start < 1.0  # about 0.15 here; a quadratic search takes minutes
 
 
 @pytest.mark.parametrize("share", [pack, unpacked])
