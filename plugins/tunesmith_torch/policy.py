@@ -14,7 +14,7 @@ the whole batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +129,8 @@ class PolicyLoop:
         head = head_of(self.policy)
         if head.softcap is not None and options.temperature != 1:
             raise UsageError("technique.temperature: this model caps its logits, so it must be 1")
-        self.actor = Actor(self._adapted_policy(), template, prompts, reward, options)
+        self._valueless = replace(adapted, model=self.policy)
+        self.actor = Actor(self._valueless, template, prompts, reward, options)
         self.price = KlPrice(options.kl_weight, options.kl_target)
         self._lessons: list[Lesson] = []
         self._updates = 0
@@ -259,14 +260,8 @@ class PolicyLoop:
         """What the policy said at its start: the same model without its adapter, or a copy."""
         if self._reference is not None:
             return self._logprobs(answers, self._reference)[0]
-        with as_reference(self._adapted_policy()):
+        with as_reference(self._valueless):
             return self._logprobs(answers)[0]
-
-    def _adapted_policy(self) -> Adapted:
-        if self._value is None:
-            return self.adapted
-        a = self.adapted
-        return Adapted(self.policy, a.base, a.precision, a.format, a.details)
 
     def __len__(self) -> int:
         return len(self.actor)

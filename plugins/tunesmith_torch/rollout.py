@@ -33,10 +33,8 @@ class Reward(Protocol):
 class Rollout:
     """What the policy said to the prompts of one batch, and what it earned."""
 
-    rows: tuple[int, ...]
     groups: list[Group]
     said: list[list[Generated]]
-    texts: list[list[str]]
     rewards: list[Tensor]
     answers_in_batch: int
     """Of all ranks."""
@@ -93,11 +91,10 @@ class Actor:
             Group(self._prompt_ids[row], tuple(answer.ids for answer in answers))
             for row, answers in zip(rows, said, strict=True)
         ]
-        said_texts = [texts[i : i + samples] for i in range(0, len(flat), samples)]
         rewards = list(earned.view(len(rows), samples))
         everybodys = sum(ranks.gathered(len(flat)))
         self._give_back()
-        return Rollout(tuple(rows), groups, said, said_texts, rewards, everybodys)
+        return Rollout(groups, said, rewards, everybodys)
 
     def _give_back(self) -> None:
         """What answering takes and what learning takes fit badly into each other's gaps."""

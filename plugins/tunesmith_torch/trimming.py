@@ -12,13 +12,15 @@ module tree and its parameter names stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+_Step = Callable[[Tensor, "Places"], Tensor]
 
 
 class Places:
@@ -30,11 +32,11 @@ class Places:
         self.back_P[positions_N] = torch.arange(len(positions_N), device=positions_N.device)
 
     def gather(self, x_PD: Tensor) -> Tensor:
-        out_ND: Tensor = _Gather.apply(x_PD, self)  # type: ignore[no-untyped-call]
+        out_ND: Tensor = _Move.apply(x_PD, self, _gather, _spread)  # type: ignore[no-untyped-call]
         return out_ND
 
     def spread(self, x_ND: Tensor) -> Tensor:
-        out_PD: Tensor = _Spread.apply(x_ND, self)  # type: ignore[no-untyped-call]
+        out_PD: Tensor = _Move.apply(x_ND, self, _spread, _gather)  # type: ignore[no-untyped-call]
         return out_PD
 
 
@@ -47,28 +49,18 @@ def _spread(x_ND: Tensor, at: Places) -> Tensor:
     return torch.cat([x_ND, x_ND.new_zeros(1, x_ND.shape[1])]).index_select(0, at.back_P)
 
 
-class _Gather(torch.autograd.Function):
+class _Move(torch.autograd.Function):
+    """There, and its gradient back: each of the two is the other's transpose."""
+
     @staticmethod
-    def forward(ctx: Any, x_PD: Tensor, at: Places) -> Tensor:
-        ctx.at = at
-        return _gather(x_PD, at)
+    def forward(ctx: Any, x: Tensor, at: Places, there: _Step, back: _Step) -> Tensor:
+        ctx.at, ctx.back = at, back
+        return there(x, at)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above_ND: Tensor) -> tuple[Tensor, None]:
-        return _spread(above_ND, ctx.at), None
-
-
-class _Spread(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, at: Places) -> Tensor:
-        ctx.at = at
-        return _spread(x_ND, at)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above_PD: Tensor) -> tuple[Tensor, None]:
-        return _gather(above_PD, ctx.at), None
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.back(above, ctx.at), None, None, None
 
 
 @contextmanager

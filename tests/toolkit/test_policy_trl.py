@@ -219,7 +219,7 @@ def test_cut_off_answers_teach_nothing_and_shift_no_mean(talker: Path, tmp_path:
     step = theirs.of(Stepped)[0]
     assert 0 < step.extras["truncated"] < 1
     said = list(theirs.actor.heard)
-    earned = Letters().rewards([], [Actor.text(theirs.loop.actor, answer) for answer in said])
+    earned = Letters().rewards([], [Actor.text(theirs.actor, answer) for answer in said])
     judging = Judging(
         theirs.loop, PromptTokenizer(theirs.template, PROMPTS), Letters(), theirs.job.config
     )

@@ -144,14 +144,12 @@ class Timeline:
             out.runs.append(run)
             if run is not step[-1]:
                 continue
-            for phase, layer, event in (
-                (*run.place, event) for run in step for event in run.events
-            ):
+            for place, event in Timeline(step):
                 if event.size >= 0 and event.block in ended:
                     copies[event.block] = next(number)
                 if event.block in copies:
-                    place = Place(after + phase.removeprefix(before), layer)
-                    out.add(place, event._replace(block=copies[event.block]))
+                    there = Place(after + place.phase.removeprefix(before), place.layer)
+                    out.add(there, event._replace(block=copies[event.block]))
         return out
 
     def stretched(self, layers: int) -> Timeline:
