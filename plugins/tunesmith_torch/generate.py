@@ -30,8 +30,6 @@ from tunesmith_torch.upstream import answer_upstream
 
 ENOUGH, PADDED = 256, 1.1
 """Tokens of prompts that keep a processor busy, and how much padding more of them may cost."""
-SHORTEST_PREFIX = 8
-"""A shared beginning of fewer tokens is not worth a run of its own."""
 
 
 @torch.inference_mode()
@@ -80,13 +78,12 @@ def generate(  # noqa: PLR0913 - each is independent of the others, and all but 
 def _run(model: PreTrainedModel, rows: Sequence[Draft], terms: Terms) -> None:
     """Fill in the rows' answers. The longest prompts go first, equal ones together."""
     prompts = [row.prompt for row in rows]
-    shared = plain_cache.shared_length(prompts, min(map(len, prompts)) - 1)
-    shared = shared if shared >= SHORTEST_PREFIX and len(rows) > 1 else 0
-    prefix = plain_cache.read_prefix(model, prompts[0][:shared])
+    prefix = plain_cache.shared_prefix(model, prompts, min(map(len, prompts)) - 1)
+    slots = Slots(prefix)
     for row in rows:
-        row.prompt = row.prompt[shared:]
+        row.prompt = row.prompt[slots.shared :]
     waiting = deque(sorted(rows, key=lambda row: (-len(row.prompt), list(row.prompt), row.index)))
-    name, slots, live = plain_cache.cache_argument(model), Slots(prefix), list[Draft]()
+    name, live = plain_cache.cache_argument(model), list[Draft]()
     tokens_B = torch.empty(0, dtype=torch.long, device=model.device)
     with cached_attention.attending(model, prefix):
         while waiting or live:

@@ -20,6 +20,9 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.cached_attention import Prefix, Unsupported, attending
 from tunesmith_torch.positions import base_of
 
+SHORTEST_PREFIX = 8
+"""A shared beginning of fewer tokens is not worth a run of its own."""
+
 
 def bare(model: torch.nn.Module) -> PreTrainedModel:
     """The transformers model that does the work; adapters of a peft model are inside of it.
@@ -76,6 +79,12 @@ def shared_length(rows: Sequence[Any], most: int) -> int:
             break
         count += 1
     return count
+
+
+def shared_prefix(model: PreTrainedModel, rows: Sequence[Any], most: int) -> Prefix | None:
+    """Run what all rows begin with, ``most`` tokens of it at most; None if it is not worth it."""
+    shared = shared_length(rows, most) if len(rows) > 1 else 0
+    return read_prefix(model, rows[0][:shared]) if shared >= SHORTEST_PREFIX else None
 
 
 def read_prefix(model: PreTrainedModel, ids: Sequence[int]) -> Prefix | None:

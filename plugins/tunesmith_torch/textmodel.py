@@ -28,7 +28,7 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Prompt
 from tunesmith_torch import cached_attention, plain_cache
 from tunesmith_torch.budget import cached_tokens
-from tunesmith_torch.generate import SHORTEST_PREFIX, generate
+from tunesmith_torch.generate import generate
 from tunesmith_torch.kvcache import evaluating
 from tunesmith_torch.packing import Example, MicroBatch, collate, unpacked
 from tunesmith_torch.positions import Head, head_of, trained_hidden
@@ -242,9 +242,9 @@ class TorchTextModel:
                 yield indices, _through_logits(self.model, batch.to(self.device))
             return
         plain = plain_cache.holds_plain_cache(base, longest)
-        shared = plain_cache.shared_length([row.ids for row in rows], most) if plain else 0
-        shared = shared if shared >= SHORTEST_PREFIX and len(rows) > 1 else 0
-        prefix = plain_cache.read_prefix(base, rows[0].ids[:shared])
+        ids = [row.ids for row in rows]
+        prefix = plain_cache.shared_prefix(base, ids, most) if plain else None
+        shared = 0 if prefix is None else prefix.length
         budget = min(self.token_budget, SCORE_BUDGET)
         for indices, batch in _batches(rows, shared, budget):
             with ExitStack() as stack:

@@ -87,7 +87,7 @@ def test_a_shared_prefix_changes_no_logit(
     """Log-probabilities show what greedy ids may hide."""
     prompts, sampler = make_prompts(12, shared=30), Sampler(seed=5)
     with_prefix = generate(model, prompts, limit=LIMIT, end_ids=END, sampler=sampler)
-    monkeypatch.setattr("tunesmith_torch.generate.SHORTEST_PREFIX", 10**6)
+    monkeypatch.setattr("tunesmith_torch.plain_cache.SHORTEST_PREFIX", 10**6)
     without = generate(model, prompts, limit=LIMIT, end_ids=END, sampler=sampler)
     same(with_prefix, without)
 

@@ -239,12 +239,13 @@ def test_8_bit_means_are_a_quarter() -> None:
 
 def test_a_cpu_widens_8_bit_means_for_a_moment() -> None:
     kinds = ("adamw", "adamw-8bit")
-    wide, eight = (traced.estimate(_setting("full", optimizer=kind)).memory for kind in kinds)
+    wide, eight = (
+        traced.estimate(_setting("full", optimizer=kind)).memory["train"] for kind in kinds
+    )
+    asked = [memory.expected - memory.components["fragmentation"] for memory in (wide, eight)]
     means = Shape.of(SMALL).parameters * (8 - 2 * (1 + 4 / 256))
     largest = 5 * 4 * 512 * 128
-    assert wide["train"].expected - eight["train"].expected == pytest.approx(
-        means - largest, abs=0.2 * largest
-    )
+    assert asked[0] - asked[1] == pytest.approx(means - largest, abs=0.1 * largest)
     few = traced.estimate(_setting("lora", optimizer="adamw-8bit")).memory["train"]
     assert few.components["temporaries"] < largest
 
