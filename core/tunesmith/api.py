@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tunesmith import atomic, execute, follow, plugins, ranks, runfile
+from tunesmith import atomic, execute, follow, plugins, ranks
 from tunesmith import plan as planning
 from tunesmith.catalog import Catalog, NotOffered
 from tunesmith.contracts import TextModel
@@ -25,7 +25,7 @@ from tunesmith.offers import ReporterOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import Selection, blame
 from tunesmith.report import Report
-from tunesmith.runfile import RunFile
+from tunesmith.runfile import RunFile, read_run_file
 from tunesmith.storage import RunFolder, read_events
 
 PathLike = str | os.PathLike[str]
@@ -131,7 +131,7 @@ def load(
     ``files`` and ``disabled`` add to what the file's own ``[plugins]`` says, and become part of
     the plan: a resumed run needs the same plugins.
     """
-    read = runfile.read(Path(run_file), sets=sets)
+    read = read_run_file(Path(run_file), sets=sets)
     return _opened(read, files, disabled)
 
 
@@ -148,7 +148,7 @@ def reopen(
             f"{place.path}: the run has no run.toml, it ended before it began",
             hint="start it again with tunesmith run",
         )
-    read = runfile.read(place.run_file, environment={})
+    read = read_run_file(place.run_file, environment={})
     return (place, *_opened(read, files, disabled))
 
 

@@ -30,7 +30,7 @@ class RunFile:
     origins: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(
+def read_run_file(
     path: Path, *, sets: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> RunFile:
     """Read a run file and apply overrides: command line over environment over file.

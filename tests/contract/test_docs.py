@@ -59,7 +59,7 @@ def test_the_readme_example_is_a_run_file(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(text)
     (tmp_path / "tickets.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     model = save_tiny_model(tmp_path / "model")
-    read = runfile.read(tmp_path / "run.toml", sets=[f"model.base={model}"], environment={})
+    read = runfile.read_run_file(tmp_path / "run.toml", sets=[f"model.base={model}"], environment={})
     made = plan.make(read, Catalog(plugins.find()))
     assert made.technique.offer.name == "lora"
 

@@ -167,7 +167,7 @@ def test_a_killed_run_is_unfinished_and_can_be_resumed(bench: Bench) -> None:
         "from pathlib import Path\n"
         "import bench, tomllib\n"
         "from tunesmith import execute, plan, runfile, storage\n"
-        "read = runfile.read(Path(sys.argv[3]), environment={})\n"
+        "read = runfile.read_run_file(Path(sys.argv[3]), environment={})\n"
         "catalog = bench.catalog_of()\n"
         "folder = storage.RunFolder(Path(sys.argv[4]))\n"
         "execute.run(plan.make(read, catalog), catalog, folder)\n"
@@ -442,7 +442,7 @@ def test_run_toml_repeats_the_run(bench: Bench) -> None:
     from tunesmith import runfile
 
     first = bench.run()
-    read = runfile.read(bench.place / "out" / "run.toml", environment={})
+    read = runfile.read_run_file(bench.place / "out" / "run.toml", environment={})
     again = execute.run(planning.make(read, bench.catalog), bench.catalog, bench.folder("again"))
     assert again.to_json()["training"]["losses"] == first.to_json()["training"]["losses"]
     assert again.data is not None and first.data is not None

@@ -41,14 +41,14 @@ def test_fp32_parameters_are_their_own_masters() -> None:
         {"params": [p for p in plain.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in plain.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=1e-5, betas=OPTIONS.betas)
+    peer = torch.optim.AdamW(groups, lr=1e-5, betas=OPTIONS.betas)
     for step in range(3):
         torch.manual_seed(step)
         for _ in range(2):
             plain(torch.randn(4, 8)).square().sum().backward()
         nn.utils.clip_grad_norm_(list(plain.parameters()), 1.0)
-        adamw.step()
-        adamw.zero_grad()
+        peer.step()
+        peer.zero_grad()
     for ours, theirs in zip(net.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
@@ -132,8 +132,8 @@ def test_in_8_bits_it_learns_like_adamw_with_a_quarter_of_the_means() -> None:
         net = _wide()
         masters = Masters(net.named_parameters(), options)
         losses[options.optimizer] = _learn(net, masters, range(40))
-        state = {k: t for k, t in masters.tensors().items() if not k.startswith("master.")}
-        large = sum(t.nbytes for k, t in state.items() if "0.weight" in k and "qmap" not in k)
+        tensors = {k: t for k, t in masters.tensors().items() if not k.startswith("master.")}
+        large = sum(t.nbytes for k, t in tensors.items() if "0.weight" in k and "qmap" not in k)
         assert large < 2.2 * 64 * 96 if options is EIGHT else large >= 8 * 64 * 96
     assert losses["adamw-8bit"][-1] < 0.7 * losses["adamw-8bit"][0]
     assert abs(losses["adamw-8bit"][-1] / losses["adamw"][-1] - 1) < 0.05

@@ -214,9 +214,9 @@ def test_each_stage_leaves_an_artifact_steps_and_figures(whole: Ran) -> None:
     for event in trained:
         assert (whole.out / event.artifact / "adapter_config.json").is_file()
         assert event.steps == len(whole.of(Stepped, event.stage or None))
-    reward = whole.of(Measured)[0]
-    assert (reward.model, reward.metric, reward.n) == ("reward", "reward_accuracy", len(HELDOUT))
-    assert 0.5 < reward.low <= reward.value <= reward.high <= 1
+    accuracy = whole.of(Measured)[0]
+    assert (accuracy.model, accuracy.metric, accuracy.n) == ("reward", "reward_accuracy", len(HELDOUT))
+    assert 0.5 < accuracy.low <= accuracy.value <= accuracy.high <= 1
     assert len((whole.out / reward.records).read_text().splitlines()) == len(HELDOUT)
     looks = whole.of(Watched, "policy")
     assert [look.step for look in looks] == [0, 2, 3]
