@@ -19,16 +19,16 @@ from pydantic_core import PydanticUndefined
 
 from tunesmith import api, errors, events, hookspecs, plugins
 from tunesmith.catalog import Catalog
-from tunesmith.cli import planned
+from tunesmith.cli import plan_view
+from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.contracts import Assumed
+from tunesmith.estimate import hardware
+from tunesmith.estimate.compare_techniques import study
+from tunesmith.estimate.hardware import GIB
+from tunesmith.machine import Device, Machine
+from tunesmith.estimate.memory_peak import peak_of
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
 from tunesmith.options import DataOptions
-from tunesmith.plan import CORE_TABLES
-from tunesmith.planner import hardware
-from tunesmith.planner.hardware import GIB
-from tunesmith.planner.machine import Device, Machine
-from tunesmith.planner.peak import peak_of
-from tunesmith.planner.study import study
 from tunesmith.plugins import Selection
 
 HERE = Path(__file__).parent
@@ -229,8 +229,8 @@ def rule_row(
         f"{peak.low / GIB:.0f} to {peak.high / GIB:.0f}",
         where,
         gpu.name,
-        planned.span(found.times(row)[gpu.name]),
-        planned.money(found.costs(row)[gpu.name]),
+        plan_view.span(found.times(row)[gpu.name]),
+        plan_view.money(found.costs(row)[gpu.name]),
     ]
     return f"| {' | '.join(cells)} |"
 

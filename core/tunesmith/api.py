@@ -15,18 +15,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tunesmith import atomic, execute, follow, plugins, ranks
-from tunesmith import plan as planning
+from tunesmith import distributed, plugins
 from tunesmith.catalog import Catalog, NotOffered
+from tunesmith.config import read_plan as planning
+from tunesmith.config.run_file import RunFile, read_run_file
 from tunesmith.contracts import TextModel
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.events import from_json
+from tunesmith.execution import execute, worker_rank
+from tunesmith.execution.report import Report
 from tunesmith.offers import ReporterOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import Selection, blame
-from tunesmith.report import Report
-from tunesmith.runfile import RunFile, read_run_file
-from tunesmith.storage import RunFolder, read_events
+from tunesmith.storage import RunFolder, atomic, read_events
 
 PathLike = str | os.PathLike[str]
 
@@ -48,7 +49,7 @@ def run(
     Raises:
         TunesmithError: whatever ended the run; the report is in the run's folder all the same.
     """
-    if ranks.number() > 0:
+    if distributed.number() > 0:
         return attend()
     plan, catalog = load(run_file, sets=sets)
     refuse_unrunnable(plan)
@@ -63,7 +64,7 @@ def resume(folder: PathLike, *, accept_drift: bool = False) -> Report:
         UsageError: the run has ended well; or its data, options, base model or plugins changed
             and that was not accepted.
     """
-    if ranks.number() > 0:
+    if distributed.number() > 0:
         return attend()
     place, plan, catalog = reopen(folder)
     return go_on(place, plan, catalog, accept_drift=accept_drift)
@@ -78,11 +79,11 @@ def attend(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) -> Report
     Raises:
         TunesmithError: this rank could not take part.
     """
-    leader = ranks.Leader.find()
+    leader = distributed.Leader.find()
     with leader.followed():
         if leader.trains():
             place, plan, _ = reopen(leader.folder, files=files, disabled=disabled)
-            follow.train(plan, place)
+            worker_rank.train(plan, place)
         leader.wait_for_end()
     return execute.recorded(RunFolder.open(leader.folder))
 
@@ -169,9 +170,9 @@ def refuse_unrunnable(plan: Plan) -> None:
         EnvironmentProblem: the model's weights are not there.
         UsageError: torchrun has started several processes, and the technique trains with one.
     """
-    if ranks.count() > 1 and not plan.technique.offer.data_parallel:
+    if distributed.count() > 1 and not plan.technique.offer.data_parallel:
         raise UsageError(
-            f"technique {plan.technique.offer.name}: cannot train with the {ranks.count()} "
+            f"technique {plan.technique.offer.name}: cannot train with the {distributed.count()} "
             "processes of torchrun",
             hint="start it without torchrun",
         )

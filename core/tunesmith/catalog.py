@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from tunesmith.contracts import Dataset, Finding, FoundModel
 from tunesmith.errors import PluginError, TunesmithError
+from tunesmith.offered import Offered, Plugin
 from tunesmith.offers import (
     CommandOffer,
     DataLoaderOffer,
@@ -21,7 +21,7 @@ from tunesmith.offers import (
     ReporterOffer,
     TechniqueOffer,
 )
-from tunesmith.plugins import FILES, Plugin, Plugins
+from tunesmith.plugins import Plugins
 from tunesmith.text import did_you_mean
 
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
@@ -34,24 +34,6 @@ HOOKS: dict[type[Any], str] = {
     CommandOffer: "tunesmith_commands",
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-
-
-@dataclass(frozen=True)
-class Offered(Generic[O]):
-    """An offer and the plugin that makes it."""
-
-    plugin: Plugin
-    offer: O
-
-    @property
-    def full_name(self) -> str:
-        """``distribution:name``, which a run file may use where the short name is ambiguous.
-
-        Single files share a distribution, so theirs is ``file:STEM:name``.
-        """
-        plugin = self.plugin
-        home = plugin.full_name if plugin.distribution == FILES else plugin.distribution
-        return f"{home}:{self.offer.name}"
 
 
 class NotOffered(LookupError):

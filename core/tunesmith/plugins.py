@@ -17,41 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pluggy
 
 from tunesmith import hookspecs
 from tunesmith.errors import PluginError, TunesmithError
+from tunesmith.offered import FILES, Plugin
 
 GROUP = "tunesmith"
-BUILTIN = "tunesmith"
-"""The distribution that the built-in plugins come from."""
-FILES = "file"
-"""What stands in the place of the distribution for a one-off file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plugin:
-    """One plugin, and what became of it."""
-
-    name: str
-    distribution: str
-    version: str
-    module: str
-    state: Literal["active", "broken", "blocked"] = "active"
-    reason: str = ""
-    seconds: float = 0.0
-    hooks: tuple[str, ...] = ()
-
-    @property
-    def full_name(self) -> str:
-        """``distribution:name``: unique."""
-        return f"{self.distribution}:{self.name}"
-
-    @property
-    def builtin(self) -> bool:
-        return self.distribution == BUILTIN
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ def rows(spec: Spec) -> list[Any]:
 
 def groups(spec: Spec, tokenizer: Any) -> list[Any]:
     """The pairs as token ids, in the order in which they are learned."""
-    from tunesmith_torch.pairs import groups_of
-    from tunesmith_torch.schedule import Order
-    from tunesmith_torch.templates import Template
+    from tunesmith_torch.data.templates import Template
+    from tunesmith_torch.optim.schedule import Order
+    from tunesmith_torch.prefix.completion_groups import groups_of
 
     made = groups_of(rows(spec), Template.of(tokenizer))
     order = Order(len(made), spec.batch, 1, SEED, spec.steps)
@@ -108,7 +108,7 @@ def our_preference(spec: Spec) -> Marks:
     """Through the technique's offer, as a run does it."""
     from transformers import AutoTokenizer
 
-    from tunesmith_plugins.preference.offer import PREFERENCE
+    from tunesmith_plugins.techniques.preference.offer import PREFERENCE
 
     marks = Marks()
     config = PREFERENCE.config(loss="dpo", beta=BETA, **options(spec))
@@ -122,8 +122,8 @@ def our_reward(spec: Spec) -> Marks:
     """Through the toolkit, as a stage of ``rlhf`` does it."""
     from transformers import AutoTokenizer
 
-    from tunesmith_torch.preference_options import RewardOptions
-    from tunesmith_torch.reward import train_reward
+    from tunesmith_torch.options.preference import RewardOptions
+    from tunesmith_torch.rlhf.reward_model import train_reward
 
     marks = Marks()
     config = RewardOptions(**options(spec))
@@ -135,15 +135,15 @@ def our_reward(spec: Spec) -> Marks:
 
 def our_grpo(spec: Spec) -> Marks:
     """The policy loop through the training loop of every technique."""
-    from tunesmith_torch.device import pick_device, pick_precision
-    from tunesmith_torch.fit import fit
-    from tunesmith_torch.groups import Layout
-    from tunesmith_torch.policy import PolicyLoop
-    from tunesmith_torch.policy_options import PolicyLoopOptions
-    from tunesmith_torch.rewards import FunctionReward
-    from tunesmith_torch.sharing import can_share
-    from tunesmith_torch.start import adapt_policy, load_policy_base
-    from tunesmith_torch.templates import Template
+    from tunesmith_torch.data.templates import Template
+    from tunesmith_torch.models.adapter_stack import adapt_policy, load_policy_base
+    from tunesmith_torch.options.policy import PolicyLoopOptions
+    from tunesmith_torch.prefix.completion_groups import Layout
+    from tunesmith_torch.prefix.prefix_check import can_share
+    from tunesmith_torch.rlhf.policy_objective import PolicyLoop
+    from tunesmith_torch.rlhf.reward_functions import FunctionReward
+    from tunesmith_torch.runtime.device import pick_device, pick_precision
+    from tunesmith_torch.training.loop import fit
 
     marks = Marks()
     config = PolicyLoopOptions(

@@ -31,8 +31,8 @@ def measure(folder: str, rounds: int) -> dict[str, Any]:
     """Both, in turn, in one process, by the clock and by the CPU."""
     import torch
 
-    from tunesmith_torch.device import pick_device, pick_precision
-    from tunesmith_torch.finetune import load_model
+    from tunesmith_torch.models.open_base import load_model
+    from tunesmith_torch.runtime.device import pick_device, pick_precision
 
     device = pick_device("cpu")
     precision = pick_precision(device)
@@ -60,8 +60,8 @@ def measure(folder: str, rounds: int) -> dict[str, Any]:
 
 
 def _ours(model: Any, asked: list[list[int]], ends: list[int], seed: int) -> int:
-    from tunesmith_torch.generate import generate
-    from tunesmith_torch.sampling import Sampler
+    from tunesmith_torch.generation.generate import generate
+    from tunesmith_torch.generation.sampling import Sampler
 
     answers = generate(
         model, asked, limit=LIMIT, end_ids=frozenset(ends), sampler=Sampler(seed=seed)

@@ -273,7 +273,7 @@ class World:
 
     def _measured(self) -> dict[str, float]:
         """The reward model and the rule on the very same pairs, which no run has seen."""
-        from tunesmith_torch.rivals import judge
+        from tunesmith_torch.compare.other_model import judge
 
         reward = judge(str(self.out / "reward"), None)
         assert reward is not None
@@ -305,7 +305,7 @@ class World:
         return math.fsum(gold(answer.text) for answer in answers) / len(answers)
 
     def _open(self, name: str) -> Any:
-        from tunesmith_torch.byname import open_by_name
+        from tunesmith_torch.compare.open_by_name import open_by_name
 
         return open_by_name(str(self.out / name))
 
@@ -328,8 +328,8 @@ def random_model(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tunesmith_torch.load import no_progress_bars
-    from tunesmith_torch.tiny import tiny_config, tiny_tokenizer
+    from tunesmith_torch.models.loading import no_progress_bars
+    from tunesmith_torch.testing.tiny_model import tiny_config, tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
     config = tiny_config("llama", vocabulary=len(tokenizer))

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tunesmith_torch.planner import substitutes
-from tunesmith_torch.planner.recorder import Recorder, watch_layers
-from tunesmith_torch.planner.shape import Shape
-from tunesmith_torch.planner.timeline import TRACED, NotUniform
-from tunesmith_torch.planner.trace import Traced, nowhere
+from tunesmith_torch.memory_estimate import gpu_substitutes
+from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, watch_layers
+from tunesmith_torch.memory_estimate.model_shape import Shape
+from tunesmith_torch.memory_estimate.timeline import TRACED, NotUniform
+from tunesmith_torch.memory_estimate.trace import Traced, nowhere
 
 HEAD_CHUNK = 128
 DTYPE = torch.bfloat16
@@ -201,7 +201,7 @@ def trace(config: Mapping[str, Any], run: Run) -> Traced:
 
 
 def _trace(shape: Shape, run: Run, layers: int) -> Traced:
-    recorder = Recorder(substitutes.GPU)
+    recorder = Recorder(gpu_substitutes.GPU)
     with nowhere(gpu=True, autocast=False):
         model = _Gpt(shape, run, layers)
         for name, parameter in model.named_parameters():

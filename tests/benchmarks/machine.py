@@ -66,7 +66,7 @@ def computes_bf16() -> bool:
     """Whether the processor has bfloat16 arithmetic; emulated, a step takes ten times as long."""
     import torch
 
-    from tunesmith_torch.device import pick_precision
+    from tunesmith_torch.runtime.device import pick_precision
 
     return pick_precision(torch.device("cpu")).dtype == torch.bfloat16
 
@@ -98,7 +98,7 @@ IMPORTS = {
         "import torch; from transformers import AutoModelForCausalLM, AutoTokenizer; "
         "from peft import LoraConfig, get_peft_model"
     ),
-    "a run of tunesmith": "import tunesmith.api; import tunesmith_plugins.lora.technique",
+    "a run of tunesmith": "import tunesmith.api; import tunesmith_plugins.techniques.lora.technique",
     "TRL": "from trl import SFTTrainer, SFTConfig",
 }
 

@@ -211,11 +211,11 @@ def _process(model: Path, combination: Combination, out: str) -> str | None:
 
 
 def _offer(name: str) -> Any:
-    from tunesmith_plugins.full.offer import FULL
-    from tunesmith_plugins.lora.offer import LORA
-    from tunesmith_plugins.preference.offer import PREFERENCE
-    from tunesmith_plugins.qlora.offer import QLORA
-    from tunesmith_plugins.rlhf.offer import RLHF
+    from tunesmith_plugins.techniques.full.offer import FULL
+    from tunesmith_plugins.techniques.lora.offer import LORA
+    from tunesmith_plugins.techniques.preference.offer import PREFERENCE
+    from tunesmith_plugins.techniques.qlora.offer import QLORA
+    from tunesmith_plugins.techniques.rlhf.offer import RLHF
 
     return {offer.name: offer for offer in (FULL, LORA, QLORA, PREFERENCE, RLHF)}[name]
 
@@ -248,7 +248,7 @@ def _measure(model: Path, combination: Combination, out: Path) -> int:
     """Do what the combination says; this process's peak."""
     import torch
 
-    from tunesmith_torch.memory import peak_bytes
+    from tunesmith_torch.runtime.memory import peak_bytes
 
     offer = _offer(combination.technique)
     options = from_table(offer.config, combination.table())
@@ -298,10 +298,10 @@ def _evaluate(technique: Technique, model: Path, combination: Combination) -> No
 def _merge(options: Any, model: Path, combination: Combination, out: Path) -> None:
     import torch
 
-    from tunesmith_torch.device import pick_precision
-    from tunesmith_torch.merge import Merging, merge_adapter
-    from tunesmith_torch.options import QloraOptions
-    from tunesmith_torch.quantize import Quantization
+    from tunesmith_torch.models.merging import Merging, merge_adapter
+    from tunesmith_torch.models.quantization import Quantization
+    from tunesmith_torch.options.training import QloraOptions
+    from tunesmith_torch.runtime.device import pick_precision
 
     device = torch.device("cpu")
     quantization = Quantization.of(options) if isinstance(options, QloraOptions) else None

@@ -15,10 +15,10 @@ from tests.benchmarks import litgpt_2023
 from tests.benchmarks.public_models import config_like, config_of
 
 from tunesmith.errors import TunesmithError
-from tunesmith_torch.planner import peer
-from tunesmith_torch.planner.allocator import Cuda, replay
-from tunesmith_torch.planner.shape import Shape
-from tunesmith_torch.planner.trace import Traced
+from tunesmith_torch.memory_estimate.allocator_replay import Cuda, replay
+from tunesmith_torch.memory_estimate.model_shape import Shape
+from tunesmith_torch.memory_estimate.trace import Traced
+from tunesmith_torch.testing import plain_loop
 
 WITHIN = 0.85, 1.15
 """Interval of a loop that is traced, as factors of what is expected: the worst error of any method
@@ -127,7 +127,7 @@ def _peft(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
     if not full and not fields:
         unsaid.append("no peft_config")
     sequence, told = _sequence(case)
-    loop = peer.Loop(
+    loop = plain_loop.Loop(
         batch=int(_required(case, "batch")),
         sequence=sequence,
         adapter=None if full else {"peft_type": method, **fields},
@@ -135,14 +135,14 @@ def _peft(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
         use_cache=not case.get("checkpointing"),
     )
     try:
-        found = _of(peer.trace(config, loop), case, WITHIN, told, "traced")
+        found = _of(plain_loop.trace(config, loop), case, WITHIN, told, "traced")
     except CANNOT as error:
         found = _stand_in(case, config, loop, told, type(error).__name__)
     return found.scaled(*UNKNOWN, ", ".join(unsaid)) if unsaid else found
 
 
 def _stand_in(
-    case: Mapping[str, Any], config: Mapping[str, Any], loop: peer.Loop, told: bool, why: str
+    case: Mapping[str, Any], config: Mapping[str, Any], loop: plain_loop.Loop, told: bool, why: str
 ) -> Prediction:
     """A LoRA of the size of an adapter that cannot be traced.
 
@@ -151,7 +151,7 @@ def _stand_in(
     shape = Shape.of(config)
     named = (loop.adapter or {}).get("target_modules") or case.get("targets") or ["q_proj"]
     lora = {"peft_type": "LORA", "r": _rank(case, shape), "target_modules": ["q_proj", "v_proj"]}
-    traced = peer.trace(config, replace(loop, adapter=lora))
+    traced = plain_loop.trace(config, replace(loop, adapter=lora))
     found = _of(traced, case, STAND_IN, told, f"a LoRA of that size stands in: {why}")
     targets = "all-linear" if isinstance(named, str) else list(named)
     dense = DENSE * shape.layers * sum(m.weights for m in shape.adapted(targets))
@@ -225,7 +225,7 @@ def _paper(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
     room they are there, and else they are not.
     """
     sequence, told = _sequence(case)
-    loop = peer.Loop(
+    loop = plain_loop.Loop(
         batch=int(_required(case, "batch")),
         sequence=sequence,
         adapter={
@@ -237,7 +237,7 @@ def _paper(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
         four_bits="nf4-dq",
         adapter_dtype="bfloat16",
     )
-    traced = peer.trace(config, loop)
+    traced = plain_loop.trace(config, loop)
     wide = replace(traced, timeline=traced.timeline.scaled("optimizer", 2))
     none = replace(traced, timeline=traced.timeline.scaled("optimizer", 1e-3))
     found = _of(wide, case, WITHIN, told, "traced with the paper's settings")
@@ -259,7 +259,7 @@ def _other(case: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Pre
     words = [word.strip() for word in _DECIDES if word in packed] + undecided(case)
     quantised: Literal["", "nf4-dq"] = "nf4-dq" if "qlora" in technique else ""
     sequence, told = _sequence(case)
-    loop = peer.Loop(
+    loop = plain_loop.Loop(
         batch=int(_required(case, "batch")),
         sequence=sequence,
         adapter=_adapter(case, technique),
@@ -272,7 +272,7 @@ def _other(case: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Pre
     if not technique.startswith(("full", "+")) and "lora" not in technique:
         found = _stand_in(case, config, loop, told, f"technique {technique!r} is not known here")
         return found.scaled(*UNKNOWN, ", ".join(words) or "how it works is not told")
-    found = _of(peer.trace(config, loop), case, WITHIN, told and not words, "traced")
+    found = _of(plain_loop.trace(config, loop), case, WITHIN, told and not words, "traced")
     if not told:
         found = found.scaled(*UNKNOWN, f"with rows of {sequence} tokens")
     if not words:

@@ -95,7 +95,7 @@ def build(shape: Shape, folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-    from tunesmith_torch.load import no_progress_bars
+    from tunesmith_torch.models.loading import no_progress_bars
 
     if (folder / "tokenizer.json").is_file():
         return folder

@@ -141,8 +141,8 @@ def trl(spec: Spec) -> Marks:
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from tunesmith_torch.schedule import Order
-    from tunesmith_torch.templates import Template
+    from tunesmith_torch.data.templates import Template
+    from tunesmith_torch.optim.schedule import Order
 
     tokenizer = AutoTokenizer.from_pretrained(spec.model)
     records = rows(SHAPES[spec.shape], spec.steps * spec.batch)

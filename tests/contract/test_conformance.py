@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tunesmith.catalog import Catalog
+from tunesmith.offered import BUILTIN
 from tunesmith.offers import TechniqueOffer
-from tunesmith.plugins import BUILTIN, GROUP, Selection, find
+from tunesmith.plugins import GROUP, Selection, find
 from tunesmith.testing.checks import NotApplicable
 from tunesmith.testing.kit import Trial, trials
 
@@ -53,7 +54,7 @@ def place() -> Path:
 
 @cache
 def tiny_model() -> Path:
-    from tunesmith_torch.tiny import save_tiny_model
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     return save_tiny_model(place() / "tiny")
 

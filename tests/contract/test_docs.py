@@ -51,16 +51,19 @@ def test_toml_is_toml(page: Path) -> None:
 
 def test_the_readme_example_is_a_run_file(tmp_path: Path) -> None:
     """Its keys are real; only the model has to be one that is here."""
-    from tunesmith import plan, plugins, runfile
+    from tunesmith import plugins
     from tunesmith.catalog import Catalog
-    from tunesmith_torch.tiny import save_tiny_model
+    from tunesmith.config import read_plan, run_file
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     text = blocks(ROOT / "README.md", "toml")[0]
     (tmp_path / "run.toml").write_text(text)
     (tmp_path / "tickets.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     model = save_tiny_model(tmp_path / "model")
-    read = runfile.read_run_file(tmp_path / "run.toml", sets=[f"model.base={model}"], environment={})
-    made = plan.make(read, Catalog(plugins.find()))
+    read = run_file.read_run_file(
+        tmp_path / "run.toml", sets=[f"model.base={model}"], environment={}
+    )
+    made = read_plan.make(read, Catalog(plugins.find()))
     assert made.technique.offer.name == "lora"
 
 
@@ -68,7 +71,7 @@ def test_the_readme_plugin_is_short_and_works(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
     from tunesmith.cli.app import app
-    from tunesmith_torch.tiny import save_tiny_model
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     (code,) = blocks(ROOT / "README.md", "python")
     assert len([line for line in code.splitlines() if line.strip()]) < 20

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tunesmith.catalog import HOOKS, Catalog
+from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.offers import CommandOffer, TechniqueOffer
 from tunesmith.options import DataOptions
-from tunesmith.plan import CORE_TABLES
 from tunesmith.plugins import Selection, find
 
 ROOT = Path(__file__).parents[2]

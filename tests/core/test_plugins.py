@@ -10,7 +10,8 @@ import pytest
 
 from tunesmith import plugins
 from tunesmith.errors import DataError, PluginError
-from tunesmith.plugins import Plugin, Selection
+from tunesmith.offered import Plugin
+from tunesmith.plugins import Selection
 
 GOOD = """
 from tunesmith.hookspecs import hookimpl

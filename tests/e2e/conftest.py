@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tunesmith_torch.tiny import save_tiny_model
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 
 @dataclass(frozen=True)

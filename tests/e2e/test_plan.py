@@ -30,7 +30,7 @@ use = "loss"
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    from tunesmith_torch.tiny import save_tiny_model
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     monkeypatch.chdir(tmp_path)
     save_tiny_model(tmp_path / "model")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from trials import count, note  # noqa: F401 - part of what tests get as "faults"
 
-from tunesmith.atomic import Disk
+from tunesmith.storage.atomic import Disk
 
 KILLED = 137
 

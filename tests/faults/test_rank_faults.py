@@ -14,10 +14,10 @@ import pytest
 import tomli_w
 import torchrun
 
-from tunesmith import follow
 from tunesmith.errors import DataError
+from tunesmith.execution import worker_rank
 from tunesmith.storage import Checkpoints, read_events
-from tunesmith_torch import fit, state
+from tunesmith_torch.training import loop, training_state
 
 SETTING = {"micro_tokens": 120, "epochs": 2}
 """Ten steps, of one or two micro-batches on each rank."""
@@ -103,7 +103,7 @@ def test_a_rank_is_killed(
 ) -> None:
     """kill -9 in the middle of a step: the others end, and the run resumes to the same bits."""
     run = fresh(workshop, "killed")
-    kill = torchrun.on_rank(rank, real.before_call(fit._Stepper, "_accumulate", call, faults.die))
+    kill = torchrun.on_rank(rank, real.before_call(loop._Stepper, "_accumulate", call, faults.die))
     done = torchrun.command("run", workshop.run_file(setting), "--out", run, prepare=kill)
     assert done.codes[rank] == real.KILLED, done.said
     if rank == 1:
@@ -132,7 +132,9 @@ def test_a_signal_ends_all_after_the_step(
 ) -> None:
     run = fresh(workshop, "signalled")
     begun: list[Any] = []
-    owner, name = {"training": (fit._Stepper, "gradient"), "saving": (state, "save")}[place]
+    owner, name = {"training": (loop._Stepper, "gradient"), "saving": (training_state, "save")}[
+        place
+    ]
 
     def reach() -> None:
         (workshop.place / "reached").touch()
@@ -193,7 +195,7 @@ def test_a_rank_that_fails_before_it_trains_ends_all(
     def fail() -> None:
         raise DataError("data", "rank 1 reads other rows than rank 0")
 
-    prepare = torchrun.on_rank(1, real.before_call(follow, "train", 1, fail))
+    prepare = torchrun.on_rank(1, real.before_call(worker_rank, "train", 1, fail))
     begun = torchrun.begin("run", workshop.run_file(setting), "--out", run, prepare=prepare)
     done = begun.end(seconds=40)
     assert done.codes == [143, 3], done.said
@@ -230,7 +232,7 @@ def test_another_number_of_ranks_may_go_on(
     """The same rows in the same order; without dropout the same weights but for rounding."""
     setting = real.Setting(technique="full", **SETTING)
     run = fresh(workshop, f"from-{before}-to-{after}")
-    kill = torchrun.on_rank(0, real.before_call(fit._Stepper, "_accumulate", 6, faults.die))
+    kill = torchrun.on_rank(0, real.before_call(loop._Stepper, "_accumulate", 6, faults.die))
     begun = torchrun.command(
         "run", workshop.run_file(setting), "--out", run, prepare=kill, count=before
     )
@@ -306,10 +308,10 @@ def test_stages_of_ranks_resume_to_the_same_bits(
     done = torchrun.command("run", stages, "--out", whole)
     assert done.codes == [0, 0], done.said
     assert done.said[1] == ""
-    kill = torchrun.on_rank(1, real.before_call(fit._Stepper, "_accumulate", 4, faults.die))
+    kill = torchrun.on_rank(1, real.before_call(loop._Stepper, "_accumulate", 4, faults.die))
     begun = torchrun.command("run", stages, "--out", run, prepare=kill)
     assert begun.codes == [5, real.KILLED], begun.said
-    kill = torchrun.on_rank(0, real.before_call(fit._Stepper, "_accumulate", 4, faults.die))
+    kill = torchrun.on_rank(0, real.before_call(loop._Stepper, "_accumulate", 4, faults.die))
     again = torchrun.command("resume", run, prepare=kill)
     assert again.codes == [real.KILLED, 0], again.said
     last = torchrun.command("resume", run)

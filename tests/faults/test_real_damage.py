@@ -18,10 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tunesmith.atomic import Disk
 from tunesmith.storage import Checkpoints, verify
-from tunesmith_torch.optimizer import Masters
-from tunesmith_torch.options import FitOptions
+from tunesmith.storage.atomic import Disk
+from tunesmith_torch.optim.master_weights import Masters
+from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.runtime.seed import seed_all
 
 FILES = ("MANIFEST.json", "generators.json", "training.safetensors")
 
@@ -141,11 +142,11 @@ def test_a_state_that_lacks_a_part_is_an_error(
 def test_every_generator_goes_on_where_it_was(faults: Any, real: Any, tmp_path: Path) -> None:
     """Nothing here draws from Python's and NumPy's, but a plugin's objective may."""
     masters = Masters([], FitOptions())
-    real.state.seed(5)
-    real.state.save(tmp_path, masters)
+    seed_all(5)
+    real.training_state.save(tmp_path, masters)
     drawn = random.random(), float(numpy.random.rand()), float(torch.rand(()))
-    real.state.seed(6)
-    real.state.restore(tmp_path, masters)
+    seed_all(6)
+    real.training_state.restore(tmp_path, masters)
     assert (random.random(), float(numpy.random.rand()), float(torch.rand(()))) == drawn
     faults.count("generators of Python, NumPy and torch restored")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith import execute
+from tunesmith.execution import execute
 from tunesmith.storage import Checkpoints, RunFolder, verify
 
 TECHNIQUES = ("full", "lora", "qlora")

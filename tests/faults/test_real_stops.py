@@ -20,15 +20,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tunesmith.storage import Checkpoints, verify
-from tunesmith_plugins.rows.load import RowLoader
-from tunesmith_torch import adapt, fit, state
-from tunesmith_torch.textmodel import TorchTextModel
+from tunesmith_data.load import RowLoader
+from tunesmith_torch.generation.text_model import TorchTextModel
+from tunesmith_torch.models import adapters
+from tunesmith_torch.training import loop, training_state
 
 PLACES: dict[str, tuple[Any, str, int]] = {
     "data preparation": (RowLoader, "load", 1),
     "evaluation": (TorchTextModel, "score", 1),
-    "training": (fit._Stepper, "gradient", 4),
-    "saving": (state, "save_file", 2),
+    "training": (loop._Stepper, "gradient", 4),
+    "saving": (training_state, "save_file", 2),
 }
 SIGNALS = {
     "SIGINT": ((signal.SIGINT,), 130),
@@ -155,10 +156,10 @@ def test_not_finite_exits_with_5_and_a_post_mortem(
 
 
 def freeze() -> None:
-    from tunesmith_plugins.full import technique
+    from tunesmith_plugins.techniques.full import technique
 
-    def frozen(base: Any, precision: Any) -> adapt.Adapted:
-        adapted = adapt.adapt_all(base, precision)
+    def frozen(base: Any, precision: Any) -> adapters.Adapted:
+        adapted = adapters.adapt_all(base, precision)
         adapted.model.requires_grad_(False)
         return adapted
 
@@ -244,7 +245,7 @@ def test_drift_is_refused_named_and_accepted_on_the_record(
     assert "--accept-drift" in refused.said
     steps = len(real.events(run, "stepped"))
     # Stopped once more: what was accepted need not be accepted again.
-    stop = real.before_call(state, "save", 1, sends(signal.SIGTERM))
+    stop = real.before_call(training_state, "save", 1, sends(signal.SIGTERM))
     accepted = real.command("resume", run, "--accept-drift", prepare=stop)
     assert accepted.code == 143, accepted.said
     assert len(real.events(run, "stepped")) > steps

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import tomli_w
 
-from tunesmith_torch import rlhf
-from tunesmith_torch.tiny import save_tiny_model
+from tunesmith_torch.rlhf import stages
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 STAGES = ("supervised", "reward", "policy")
 WORDS = ["card", "refund", "answer", "delivery", "invoice", "ten"]
@@ -158,7 +158,7 @@ def test_kill_between_a_stages_artifact_and_its_last_word(
 ) -> None:
     """The artifact is committed, but nothing says yet that the stage, or its gate, is done."""
     shutil.rmtree(place.run, ignore_errors=True)
-    prepare = real.before_call(rlhf, "write_atomic", number, _die)
+    prepare = real.before_call(stages, "write_atomic", number, _die)
     killed = real.command("run", place.file, "--out", place.run, prepare=prepare)
     assert killed.code == real.KILLED, killed.said
     assert place.resumed() == place.evidence(place.whole)

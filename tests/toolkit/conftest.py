@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith_torch.tiny import save_tiny_model
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from tests.benchmarks import curves, known_optimum, known_rule
 from tests.benchmarks.known_rule import accuracy, ceiling, chance, expected_accuracy, gold
 
-from tunesmith_torch.rewards import FunctionReward
+from tunesmith_torch.rlhf.reward_functions import FunctionReward
 
 
 def test_the_rule_in_the_run_is_the_rule(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-import tunesmith
+from tunesmith._version import __version__
 from tunesmith.cli.common import State, common_options
-from tunesmith.cli.failing import exit_code_of
+from tunesmith.cli.exit_codes import exit_code_of
 from tunesmith.errors import UsageError
 from tunesmith.text import did_you_mean, one_line
 
@@ -101,7 +101,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(tunesmith.__version__, message="tunesmith %(version)s")
+@click.version_option(__version__, message="tunesmith %(version)s")
 @common_options
 def app() -> None:
     """Adapt a pre-trained language model to your data, and prove whether it was worth it."""

@@ -13,7 +13,7 @@ from tunesmith import api
 from tunesmith.cli import render
 from tunesmith.cli.common import State, common_options, json_option, pass_state
 from tunesmith.contracts import Generation, TextModel
-from tunesmith.prompting import Prompted
+from tunesmith.execution.baselines import Prompted
 from tunesmith.records import Message
 from tunesmith.text import one_line
 

@@ -8,16 +8,17 @@ from typing import Any
 
 import click
 
-from tunesmith import api, execute
-from tunesmith.cli import render, results
+from tunesmith import api
+from tunesmith.cli import render, report_view
 from tunesmith.cli.common import State, common_options, json_option, pass_state, set_option
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
 from tunesmith.events import DataRead, Noticed
-from tunesmith.execute import Parts
+from tunesmith.execution import execute
+from tunesmith.execution.execute import Parts
+from tunesmith.execution.report import fold
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference, Record, Text
-from tunesmith.report import fold
 from tunesmith.terminal import unicode
 from tunesmith.text import one_line, safe_text
 
@@ -53,7 +54,9 @@ def command(
     errors = [Problem(notice.source, notice.message) for notice in found if notice.level == "error"]
     if errors:
         raise ConfigError(errors)
-    render.remark(f"nothing stands in the way: tunesmith run {results.quoted(run_file.resolve())}")
+    render.remark(
+        f"nothing stands in the way: tunesmith run {report_view.quoted(run_file.resolve())}"
+    )
 
 
 def show(plan: Plan, event: DataRead, found: list[Noticed], dataset: Dataset, parts: Parts) -> None:
@@ -61,10 +64,10 @@ def show(plan: Plan, event: DataRead, found: list[Noticed], dataset: Dataset, pa
     render.say(f"model: {one_line(plan.found_model.description, 200)}")
     render.say(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
     report = fold([event, *found])
-    results.show_data(report)
+    report_view.show_data(report)
     evaluators = [component.offer.name for component in plan.evaluators]
     render.say(f"evaluators: {', '.join(evaluators) or 'those that suit the data'}")
-    results.show_notices(report)
+    report_view.show_notices(report)
     if parts.train:
         record = parts.train[0]
         mark = "▌" if unicode(sys.stdout) else "|"

@@ -16,16 +16,16 @@ from typing import Any, Literal
 
 import click
 
-import tunesmith
+from tunesmith._version import __version__
 from tunesmith.catalog import Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import State, common_options, json_option, pass_state
 from tunesmith.errors import EnvironmentProblem
+from tunesmith.execution.versions import versions
+from tunesmith.machine import available_memory, available_processors
 from tunesmith.offers import DataLoaderOffer, TechniqueOffer
-from tunesmith.planner.machine import available_memory, available_processors
 from tunesmith.plugins import missing
 from tunesmith.text import bytes_text, count_text, one_line
-from tunesmith.versions import versions
 
 Level = Literal["ok", "warn", "fail"]
 STYLES: dict[Level, str] = {"ok": "good", "warn": "odd", "fail": "bad"}
@@ -88,7 +88,7 @@ def examine(catalog: Catalog) -> Iterator[Check]:
     yield Check("ok", "python", f"{platform.python_version()}, {sys.executable}")
     known = versions()
     libraries = ", ".join(f"{name} {known[name]}" for name in known if name not in _OWN)
-    yield Check("ok", "tunesmith", f"{tunesmith.__version__}; {libraries}; {known['platform']}")
+    yield Check("ok", "tunesmith", f"{__version__}; {libraries}; {known['platform']}")
     yield from _torch()
     yield from _room()
     yield _hub()

@@ -11,7 +11,7 @@ from string import Template
 import click
 
 from tunesmith.catalog import NotOffered
-from tunesmith.cli import render, results
+from tunesmith.cli import render, report_view
 from tunesmith.cli.common import State, common_options, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.offers import CommandOffer
@@ -56,8 +56,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     render.say(str(target))
     if data is None:
         render.remark("name your data in it, then:")
-    render.remark(f"  tunesmith check {results.quoted(target.absolute())}")
-    render.remark(f"  tunesmith run {results.quoted(target.absolute())}")
+    render.remark(f"  tunesmith check {report_view.quoted(target.absolute())}")
+    render.remark(f"  tunesmith run {report_view.quoted(target.absolute())}")
 
 
 def starter(*, model: str, loader: str, data: str) -> str:

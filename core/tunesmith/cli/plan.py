@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
-from tunesmith import api, execute
-from tunesmith.cli import planned, render
+from tunesmith import api, machine
+from tunesmith.cli import plan_view, render
 from tunesmith.cli.common import State, common_options, json_option, pass_state, set_option
 from tunesmith.contracts import Assumed
 from tunesmith.errors import DataError, UsageError
+from tunesmith.estimate import hardware
+from tunesmith.estimate.compare_techniques import Study, study
+from tunesmith.execution import execute
 from tunesmith.plan import Plan
-from tunesmith.planner import hardware, machine
-from tunesmith.planner.study import Study, study
 from tunesmith.records import Record
 from tunesmith.text import did_you_mean
 
@@ -73,22 +74,22 @@ def show(first: Study, better: Iterator[Study], quick: bool, as_json: bool) -> N
     """The first answer at once, and the last one in its place."""
     if as_json:
         *_, last = first, *(iter(()) if quick else better)
-        render.data(planned.as_object(last))
+        render.data(plan_view.as_object(last))
         return
-    answer = planned.blocks(first)
+    answer = plan_view.blocks(first)
     if quick or not first.chosen.waiting:
         render.blocks(answer)
         return
-    with render.provisional([*answer, render.Line(), planned.TRACING]) as stays:
+    with render.provisional([*answer, render.Line(), plan_view.TRACING]) as stays:
         traced = list(better)
     if traced or not stays:
-        render.blocks(planned.blocks(traced[-1] if traced else first))
+        render.blocks(plan_view.blocks(traced[-1] if traced else first))
 
 
 def show_resolved(plan: Plan, as_json: bool) -> None:
     """The plan itself: `tunesmith plan run.toml --resolved > resolved.toml`."""
     if as_json:
-        render.data({"schema": planned.SCHEMA, "plan": plan.to_json()})
+        render.data({"schema": plan_view.SCHEMA, "plan": plan.to_json()})
     else:
         render.say(plan.to_toml().rstrip("\n"))
 

@@ -12,13 +12,14 @@ import click
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from tunesmith.catalog import HOOKS, Catalog, Offered
+from tunesmith.catalog import HOOKS, Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import State, common_options, json_option, pass_state
+from tunesmith.config.run_file import place, value_of
 from tunesmith.errors import PluginError, UsageError
+from tunesmith.offered import Offered, Plugin
 from tunesmith.offers import CommandOffer, TechniqueOffer
-from tunesmith.plugins import Plugin, missing
-from tunesmith.runfile import place, value_of
+from tunesmith.plugins import missing
 from tunesmith.text import did_you_mean, one_line
 
 

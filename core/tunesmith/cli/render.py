@@ -21,8 +21,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.atomic import encode_json
 from tunesmith.cli.common import State
+from tunesmith.storage.atomic import encode_json
 from tunesmith.terminal import colourful, lively
 from tunesmith.text import one_line, redact, safe_text
 

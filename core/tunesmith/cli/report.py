@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from tunesmith import api, execute
-from tunesmith.changes import changed_rows
-from tunesmith.cli import render, results
+from tunesmith import api
+from tunesmith.cli import render, report_view
 from tunesmith.cli.common import State, common_options, json_option, pass_state
-from tunesmith.report import Report
+from tunesmith.execution import execute
+from tunesmith.execution.regressions import changed_rows
+from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
 
@@ -58,17 +59,17 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
     render.say(f"{one_line(folder.id)}: {report.status}{when}", style="strong")
     if finished is not None and finished.error:
         render.say(f"{finished.status}: {finished.error}", style="bad")
-    results.show_data(report)
-    results.show_notices(report)
-    results.show_training(report)
-    results.show_forecast(report)
-    results.show_gates(report)
+    report_view.show_data(report)
+    report_view.show_notices(report)
+    report_view.show_training(report)
+    report_view.show_forecast(report)
+    report_view.show_gates(report)
     if report.measured:
         render.say()
-        results.show_scores(report)
-    results.show_verdict(report)
+        report_view.show_scores(report)
+    report_view.show_verdict(report)
     verdict = finished.verdict if finished else {}
     if failures and verdict:
         changed = changed_rows(folder.path, verdict, report)
-        results.show_changed(changed, str(verdict.get("rival", "")), failures)
-    results.show_next(folder.path, report)
+        report_view.show_changed(changed, str(verdict.get("rival", "")), failures)
+    report_view.show_next(folder.path, report)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tunesmith import api, ranks
+from tunesmith import api, distributed
 from tunesmith.cli.common import State, common_options, json_option, pass_state
 from tunesmith.cli.run import explained, heard, show
 
@@ -27,7 +27,7 @@ def command(state: State, run: Path, accept_drift: bool, as_json: bool) -> None:
     It takes the same path as before, skips what is done, and goes on from the newest checkpoint
     that is intact.
     """
-    if ranks.number() > 0:
+    if distributed.number() > 0:
         api.attend(files=state.files, disabled=state.disabled)
         return
     folder, plan, catalog = api.reopen(run, files=state.files, disabled=state.disabled)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import click
 
-from tunesmith import api, execute, ranks
-from tunesmith.cli import render, results
+from tunesmith import api, distributed
+from tunesmith.cli import render, report_view
 from tunesmith.cli.common import State, common_options, json_option, pass_state, set_option
 from tunesmith.errors import RunStopped, TunesmithError, UsageError
+from tunesmith.execution import execute
+from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
-from tunesmith.report import Report
 from tunesmith.storage import RunFolder
 
 
@@ -39,7 +40,7 @@ def command(
     The result goes to stdout; the weights, the evidence and report.json go to the run's folder.
     Ctrl-C ends the run after the step in progress, and `tunesmith resume` continues it.
     """
-    if ranks.number() > 0:
+    if distributed.number() > 0:
         api.attend(files=state.files, disabled=state.disabled)
         return
     plan, catalog = api.load(run_file, sets=sets, files=state.files, disabled=state.disabled)
@@ -58,12 +59,12 @@ def heard(plan: Plan, state: State) -> Plan:
 @contextmanager
 def explained(folder: RunFolder, as_json: bool) -> Iterator[None]:
     """Where a run ends early, say where it is and how it goes on."""
-    with ranks.outspoken():
+    with distributed.outspoken():
         try:
             yield
         except TunesmithError as error:
             if isinstance(error, RunStopped):
-                error.hint = f"resume with: tunesmith resume {results.quoted(folder.path)}"
+                error.hint = f"resume with: tunesmith resume {report_view.quoted(folder.path)}"
             if not isinstance(error, UsageError):
                 show(execute.recorded(folder), folder, as_json)
             raise
@@ -74,7 +75,7 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
     if as_json:
         render.data({**report.to_json(), "folder": str(folder.path)})
         return
-    results.show_gates(report)
-    results.show_scores(report)
-    results.show_verdict(report)
-    results.show_next(folder.path, report)
+    report_view.show_gates(report)
+    report_view.show_scores(report)
+    report_view.show_verdict(report)
+    report_view.show_next(folder.path, report)

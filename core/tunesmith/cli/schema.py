@@ -14,8 +14,8 @@ from tunesmith.cli.common import State, common_options, pass_state
 def command(state: State) -> None:
     """Print the JSON Schema of run files for the plugins that are installed here.
 
-    Save it, and name it in the first line of a run file: `#:schema ./tunesmith.schema.json`.
+    Save it, and name it in the first line of a run file: `#:schema ./tunesmith.config.json_schema.json`.
     """
-    from tunesmith.schema import run_file_schema
+    from tunesmith.config.json_schema import run_file_schema
 
     render.data(run_file_schema(state.catalog()))

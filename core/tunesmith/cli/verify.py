@@ -9,7 +9,7 @@ import click
 from tunesmith.cli import render
 from tunesmith.cli.common import State, common_options, json_option, pass_state
 from tunesmith.errors import IntegrityError
-from tunesmith.execute import recorded
+from tunesmith.execution.execute import recorded
 from tunesmith.storage import MANIFEST, RunFolder, verify
 from tunesmith.text import count_text
 

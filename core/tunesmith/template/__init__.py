@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-import tunesmith
+from tunesmith._version import __version__
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 
@@ -56,7 +56,7 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
         "offer": OFFERS[kind],
         "constant": plain.upper(),
         "title": "".join(word.capitalize() for word in name.split("-")),
-        "minor": ".".join(tunesmith.__version__.split(".")[:2]),
+        "minor": ".".join(__version__.split(".")[:2]),
     }
     written = []
     for target, source in FILES.items():

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.contracts import Assumed, Estimate, EstimateRequest
+from tunesmith.estimate.memory_peak import peak_of
 from tunesmith.options import from_table
-from tunesmith.planner.peak import peak_of
 from tunesmith.testing.checks import NotApplicable, Subject, check, demand
 
 ASSUMED = Assumed(sequence=64, micro_batch=2, rows=100)

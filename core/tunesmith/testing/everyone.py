@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from tunesmith.execution.versions import LIBRARIES
 from tunesmith.options import from_table
 from tunesmith.testing.checks import NotApplicable, Subject, check, demand
-from tunesmith.versions import LIBRARIES
 
 HEAVY = ("torch", "numpy", "transformers", "peft", "datasets", "pandas", "pyarrow", "pydantic")
 LONGEST_SUMMARY = 100

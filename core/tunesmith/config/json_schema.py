@@ -1,0 +1,89 @@
+"""JSON Schema of run files, for editors: the core's tables and the options of every plugin."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from pydantic import BaseModel
+
+from tunesmith.catalog import Catalog
+from tunesmith.config.read_plan import CORE_TABLES
+from tunesmith.events import JSON
+from tunesmith.offered import Offered
+from tunesmith.offers import (
+    ConfiguredOffer,
+    DataLoaderOffer,
+    EvaluatorOffer,
+    ReporterOffer,
+    TechniqueOffer,
+)
+from tunesmith.options import DataOptions
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+CHOSEN: dict[str, tuple[type[Any], bool]] = {
+    "data": (DataLoaderOffer, False),
+    "technique": (TechniqueOffer, False),
+    "evaluators": (EvaluatorOffer, True),
+    "reporters": (ReporterOffer, True),
+}
+"""Tables whose keys depend on ``use``: the kind of offer, and whether it is a list of tables."""
+
+
+def run_file_schema(catalog: Catalog) -> JSON:
+    """The schema of a run file, given what is installed. ``use`` decides about the other keys."""
+    definitions: JSON = {}
+    properties: JSON = {}
+    for name, options in CORE_TABLES.items():
+        properties[name] = _referred(options, name, definitions)
+    for table, (kind, many) in CHOSEN.items():
+        offers: list[Offered[Any]] = catalog.offers(kind)
+        branch = _choice(table, offers, definitions)
+        properties[table] = {"type": "array", "items": branch} if many else branch
+    return {
+        "$schema": DIALECT,
+        "title": "tunesmith run file",
+        "type": "object",
+        "properties": properties,
+        "required": ["model", "data", "technique"],
+        "additionalProperties": False,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def _choice(table: str, offers: list[Offered[Any]], definitions: JSON) -> JSON:
+    """One table whose ``use`` names an offer; the branch of that offer holds the other keys."""
+    counts = Counter(offered.offer.name for offered in offers)
+    branches, names = [], []
+    for offered in offers:
+        offer: ConfiguredOffer = offered.offer
+        short = [offer.name] if counts[offer.name] == 1 else []
+        use = [*short, offered.full_name]
+        key = f"{table}.{offer.name if short else offered.full_name.replace(':', '.')}"
+        reference = _referred(offer.config, key, definitions)
+        definition = definitions[key]
+        definition["description"] = offer.summary
+        definition["properties"] = {"use": {"enum": use}, **definition.get("properties", {})}
+        if table == "data":
+            holdout = DataOptions.model_json_schema()["properties"]["holdout"]
+            definition["properties"]["holdout"] = holdout
+        definition["required"] = ["use", *definition.get("required", [])]
+        condition = {"properties": {"use": {"enum": use}}, "required": ["use"]}
+        branches.append({"if": condition, "then": reference})
+        names += use
+    return {
+        "type": "object",
+        "properties": {"use": {"enum": names}},
+        "required": ["use"],
+        "allOf": branches,
+    }
+
+
+def _referred(options: type[BaseModel], key: str, definitions: JSON) -> JSON:
+    """Put the options' schema among the definitions, its own definitions under its name."""
+    schema = options.model_json_schema(ref_template=f"#/$defs/{key}.{{model}}")
+    for name, inner in schema.pop("$defs", {}).items():
+        definitions[f"{key}.{name}"] = inner
+    schema.pop("title", None)
+    definitions[key] = schema
+    return {"$ref": f"#/$defs/{key}"}

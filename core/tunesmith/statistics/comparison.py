@@ -1,0 +1,114 @@
+"""Compare two models on the same records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tunesmith.statistics._sample import (
+    Bounds,
+    differences_of,
+    effective_size,
+    is_binary,
+    sample_of,
+    share_of,
+    standard_error,
+)
+from tunesmith.statistics.intervals import Interval, mean_interval, paired_difference
+from tunesmith.statistics.power import minimum_detectable
+from tunesmith.statistics.tests import paired_p_value
+
+Verdict = Literal["better", "worse", "unclear"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Tuned against base on the same records; differences are always tuned minus base.
+
+    `better` is the verdict. `overlap` says whether the two models' own intervals overlap, which
+    is what a reader sees in a chart, but not what decides: the paired difference does.
+    `detectable` is the smallest difference that this many records could show with 80 % power;
+    an "unclear" below it means "too few held-out records to tell", not "no difference".
+    """
+
+    base: Interval
+    tuned: Interval
+    difference: Interval
+    p_value: float
+    better: Verdict
+    overlap: bool
+    detectable: float
+
+
+def compare(  # noqa: PLR0913
+    base_values: Sequence[float],
+    tuned_values: Sequence[float],
+    higher_is_better: bool,
+    *,
+    weights: Sequence[float] | None = None,
+    groups: Sequence[Hashable | None] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+    seed: int = 0,
+    bounds: Bounds | None = None,
+    margin: float = 0.0,
+) -> Comparison:
+    """Say whether the tuned model is better than the base on the same records.
+
+    A verdict other than "unclear" needs all three: an interval that excludes zero, a p-value
+    below 1 - confidence, and a difference larger than `margin`. Set `margin` to the larger of
+    what the reader cares about and the spread between repeated measurements of the base, so that
+    noise of the measurement itself is never sold as a gain.
+    """
+    if not (math.isfinite(margin) and margin >= 0):
+        raise ValueError(f"margin: must be finite and not negative, got {margin}")
+
+    def mean(values: Sequence[float]) -> Interval:
+        return mean_interval(
+            values, weights, groups=groups, confidence=confidence,
+            resamples=resamples, seed=seed, bounds=bounds,
+        )  # fmt: skip
+
+    base, tuned = mean(base_values), mean(tuned_values)
+    difference = paired_difference(
+        base_values, tuned_values, weights, groups=groups, confidence=confidence,
+        resamples=resamples, seed=seed, bounds=bounds,
+    )  # fmt: skip
+    p_value = paired_p_value(base_values, tuned_values, weights, groups=groups, seed=seed)
+    better = _verdict(difference, p_value, higher_is_better, confidence, margin)
+    overlap = base.low <= tuned.high and tuned.low <= base.high
+    detectable = _detectable(base_values, tuned_values, weights, groups, confidence)
+    return Comparison(base, tuned, difference, p_value, better, overlap, detectable)
+
+
+def _verdict(
+    difference: Interval, p_value: float, higher_is_better: bool, confidence: float, margin: float
+) -> Verdict:
+    shown = (
+        (difference.low > 0 or difference.high < 0)
+        and p_value < 1 - confidence
+        and abs(difference.value) > margin
+    )
+    if not shown:
+        return "unclear"
+    return "better" if (difference.value > 0) == higher_is_better else "worse"
+
+
+def _detectable(
+    base: Sequence[float],
+    tuned: Sequence[float],
+    weights: Sequence[float] | None,
+    groups: Sequence[Hashable | None] | None,
+    confidence: float,
+) -> float:
+    """`minimum_detectable` at the spread that this comparison observed."""
+    differences = differences_of(base, tuned)
+    sample = sample_of(differences, weights, groups)
+    if is_binary(None, base, tuned):
+        discordant = 1 - share_of(differences, weights, 0.0)
+        size = max(1, math.floor(effective_size(sample) + 1e-9))
+        return minimum_detectable(size, discordant=discordant, confidence=confidence)
+    spread = standard_error(sample) * math.sqrt(sample.units) if sample.units > 1 else math.inf
+    return minimum_detectable(sample.units, spread=spread, confidence=confidence)

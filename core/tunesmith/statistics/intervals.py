@@ -1,0 +1,193 @@
+"""Confidence intervals of a mean and of a paired difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from tunesmith.statistics._distributions import NORMAL, bisect, student_quantile
+from tunesmith.statistics._sample import (
+    Bounds,
+    Sample,
+    check_options,
+    differences_of,
+    effective_size,
+    is_binary,
+    sample_of,
+    share_of,
+    standard_error,
+)
+
+_UNBOUNDED: Bounds = (-math.inf, math.inf)
+_SMALL = 10  # units below which a bootstrap only repeats what little it has seen
+_CELLS = 2_000  # units above this are dealt into that many cells, to bound the time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value in the metric's own unit, the range it may plausibly have, and the record count."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(  # noqa: PLR0913  (the call reads as the sentence it is; all but two by name)
+    values: Sequence[float],
+    weights: Sequence[float] | None = None,
+    *,
+    groups: Sequence[Hashable | None] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+    seed: int = 0,
+    bounds: Bounds | None = None,
+) -> Interval:
+    """Average one metric over records, with a confidence interval.
+
+    The value is sum(w * v) / sum(w); with token counts as weights it is a mean per token. Records
+    of weight zero say nothing and are not counted. A group of None is a record on its own.
+    `bounds` are the smallest and largest value that the metric can have, and keep the interval
+    inside. Values that are all 0 or 1 count as right/wrong, unless the bounds say otherwise.
+
+    Raises:
+        ValueError: no values, a value that is not finite, weights or groups that do not fit.
+    """
+    check_options(confidence, resamples)
+    sample = sample_of(values, weights, groups)
+    if is_binary(bounds, values):
+        low, high = _wilson(sample.value, effective_size(sample), confidence)
+    else:
+        low, high = _general(sample, confidence, resamples, seed, bounds or _UNBOUNDED)
+    return Interval(sample.value, min(low, sample.value), max(high, sample.value), sample.n)
+
+
+def paired_difference(  # noqa: PLR0913
+    base: Sequence[float],
+    tuned: Sequence[float],
+    weights: Sequence[float] | None = None,
+    *,
+    groups: Sequence[Hashable | None] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+    seed: int = 0,
+    bounds: Bounds | None = None,
+) -> Interval:
+    """Mean of tuned minus base over the same records, with a confidence interval.
+
+    `base[i]` and `tuned[i]` are the same record's values; `bounds` are those of the metric, not
+    of the difference. The other parameters are those of `mean_interval`.
+    """
+    check_options(confidence, resamples)
+    differences = differences_of(base, tuned)
+    sample = sample_of(differences, weights, groups)
+    if is_binary(bounds, base, tuned):
+        share_up = share_of(differences, weights, 1.0)
+        low, high = _tango(share_up, share_up - sample.value, effective_size(sample), confidence)
+    else:
+        span = bounds[1] - bounds[0] if bounds else math.inf
+        low, high = _general(sample, confidence, resamples, seed, (-span, span))
+    return Interval(sample.value, min(low, sample.value), max(high, sample.value), sample.n)
+
+
+def _wilson(share: float, n: float, confidence: float) -> Bounds:
+    """Wilson score interval of a share; `n` need not be whole. Never of zero width."""
+    z = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _tango(up: float, down: float, n: float, confidence: float) -> Bounds:
+    """Tango's score interval of a paired difference of shares; never of zero width.
+
+    `up` and `down` are the shares of records that only the tuned, only the base got right.
+    """
+    z = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
+    b, c = up * n, max(down, 0.0) * n
+    observed = (b - c) / n
+
+    def score(delta: float) -> float:
+        half = (2 * n - b + c) * delta - b - c
+        root = math.sqrt(max(0.0, half * half + 8 * n * c * delta * (1 - delta)))
+        variance = n * ((root - half) / (2 * n) + delta * (1 - delta))
+        distance = b - c - n * delta
+        if variance <= 0:
+            return math.copysign(math.inf, distance) if distance else 0.0
+        return distance / math.sqrt(variance)
+
+    low = bisect(lambda delta: score(delta) <= z, -1.0, observed)
+    high = bisect(lambda delta: score(delta) < -z, observed, 1.0)
+    return low, high
+
+
+def _general(
+    sample: Sample, confidence: float, resamples: int, seed: int, bounds: Bounds
+) -> Bounds:
+    """Interval of a mean of arbitrary numbers, kept inside `bounds`."""
+    if sample.units == 1:
+        return bounds
+    if not any(sample.deviations):
+        return _constant(sample, confidence, bounds)
+    freedom = max(1, math.floor(sample.unit_kish + 1e-9) - 1)
+    reach = student_quantile(1 - (1 - confidence) / 2, freedom)
+    if freedom + 1 < _SMALL:
+        low, high = -reach * standard_error(sample), reach * standard_error(sample)
+    else:
+        tail = NORMAL.cdf(-reach * math.sqrt((freedom + 1) / freedom))
+        low, high = _bootstrap(sample, tail, resamples, seed)
+    return max(bounds[0], sample.value + low), min(bounds[1], sample.value + high)
+
+
+def _constant(sample: Sample, confidence: float, bounds: Bounds) -> Bounds:
+    """Interval when all units agree: by Wilson, a share of the unseen may still lie at a bound.
+
+    Without bounds nothing is known about the unseen, and the width is zero.
+    """
+    unseen = _wilson(0.0, effective_size(sample), confidence)[1]
+    below, above = sample.value - bounds[0], bounds[1] - sample.value
+    return (
+        sample.value - (unseen * below if math.isfinite(below) else 0.0),
+        sample.value + (unseen * above if math.isfinite(above) else 0.0),
+    )
+
+
+def _bootstrap(sample: Sample, tail: float, resamples: int, seed: int) -> Bounds:
+    """Percentile bootstrap over units: how far below and above the value the interval reaches.
+
+    The sample is turned so that its skew is positive, and back afterwards: swapping the two
+    models must mirror the interval exactly.
+    """
+    largest = max(abs(d) for d in sample.deviations)
+    turned = math.fsum((d / largest) ** 3 for d in sample.deviations) < 0
+    sign = -1.0 if turned else 1.0
+    units = sorted((sign * d, w) for d, w in zip(sample.deviations, sample.weights, strict=True))
+    means = _resample(units, resamples, Random(seed))
+    low, high = _quantile(means, tail), _quantile(means, 1 - tail)
+    return (-high, -low) if turned else (low, high)
+
+
+def _resample(units: list[tuple[float, float]], resamples: int, rng: Random) -> list[float]:
+    """Sorted weighted means of samples drawn with replacement.
+
+    A complex number carries a unit's deviation and weight, so that one C-level sum adds both.
+    Beyond 2,000 units, units are dealt at random into equal cells and the cells are drawn: the
+    same expectation, and a spread known to 2 %, at a bounded price.
+    """
+    cells = [complex(d, w) for d, w in units]
+    if len(cells) > _CELLS:
+        rng.shuffle(cells)
+        cells = [sum(cells[i::_CELLS], 0j) for i in range(_CELLS)]
+    size = len(cells)
+    draws = (sum(rng.choices(cells, k=size), 0j) for _ in range(resamples))
+    return sorted(draw.real / draw.imag for draw in draws)
+
+
+def _quantile(ordered: list[float], place: float) -> float:
+    """Linear interpolation between order statistics (type 7, the usual default)."""
+    position = min(max(place, 0.0), 1.0) * (len(ordered) - 1)
+    index = min(int(position), len(ordered) - 2)
+    part = position - index
+    return ordered[index] * (1 - part) + ordered[index + 1] * part

@@ -1,0 +1,65 @@
+"""Power: the smallest difference that so many records can show."""
+
+from __future__ import annotations
+
+import math
+
+from tunesmith.statistics._distributions import NORMAL, bisect, student_quantile
+
+
+def minimum_detectable(
+    n: int,
+    *,
+    spread: float | None = None,
+    discordant: float = 0.0,
+    confidence: float = 0.95,
+    power: float = 0.8,
+) -> float:
+    """Smallest true difference that `n` paired records show as significant with this power.
+
+    Give `spread`, the standard deviation of the per-record differences in the metric's unit, or
+    for right/wrong metrics `discordant`, the share of records on which the two models disagree.
+    With neither, the answer is the floor for right/wrong metrics: a change that only ever helps.
+    Infinite where no difference could be shown.
+    """
+    if n < 1:
+        raise ValueError(f"n: must be at least 1, got {n}")
+    if not (0 < confidence < 1 and 0 < power < 1):
+        raise ValueError(f"confidence and power: must be in (0, 1), got {confidence} and {power}")
+    if not (0 <= discordant <= 1 and (spread is None or spread >= 0)):
+        raise ValueError(f"spread or discordant: out of range, got {spread} and {discordant}")
+    if spread is not None:
+        if n == 1:
+            return math.inf
+        reach = student_quantile(1 - (1 - confidence) / 2, n - 1) + student_quantile(power, n - 1)
+        return reach * spread / math.sqrt(n)
+    floor = _clean_floor(n, confidence, power)
+    if discordant == 0 or math.isinf(floor):
+        return floor
+    return max(floor, _connor(n, discordant, confidence, power))
+
+
+def _clean_floor(n: int, confidence: float, power: float) -> float:
+    """Smallest share of improved records that McNemar shows when nothing gets worse."""
+    needed = math.floor(1 - math.log2(1 - confidence)) + 1  # first k with 2 * 0.5^k < alpha
+    if n < needed:
+        return math.inf
+
+    def shown(share: float) -> bool:
+        terms = (math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(needed))
+        return 1 - math.fsum(terms) >= power
+
+    return bisect(shown, 0.0, 1.0)
+
+
+def _connor(n: int, discordant: float, confidence: float, power: float) -> float:
+    """Detectable difference of paired shares by Connor, with McNemar's continuity correction."""
+    z_alpha = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
+    z_power = NORMAL.inv_cdf(power)
+
+    def shown(delta: float) -> bool:
+        share = max(discordant, delta)
+        noise = z_alpha * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - delta * delta))
+        return delta * n - 1 >= math.sqrt(n) * noise
+
+    return bisect(shown, 0.0, 1.0)

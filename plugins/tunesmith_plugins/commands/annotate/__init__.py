@@ -1,0 +1,24 @@
+"""Command ``data annotate``: people say which of two answers is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import CommandOffer
+
+if TYPE_CHECKING:
+    import click
+
+
+@hookimpl
+def tunesmith_commands() -> Sequence[CommandOffer]:
+    """Offer ``tunesmith data``, a group that holds ``annotate``."""
+    return [CommandOffer(name="data", summary="Make training data: annotate.", load=_load)]
+
+
+def _load() -> click.Command:
+    from tunesmith_plugins.commands.annotate.command import group
+
+    return group

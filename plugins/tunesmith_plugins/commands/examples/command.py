@@ -1,0 +1,49 @@
+"""``tunesmith example``: copy an example project into a folder."""
+
+from __future__ import annotations
+
+import shlex
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import click
+
+from tunesmith.errors import UsageError
+from tunesmith.storage import write_atomic
+from tunesmith.text import did_you_mean
+
+
+@click.command("example")
+@click.argument("name", required=False)
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def command(name: str | None, folder: Path | None, force: bool) -> None:
+    """Copy an example project into DIR (default: a folder of its name); without NAME, list them."""
+    known = examples()
+    if name is None:
+        for example in known:
+            click.echo(example)
+        return
+    if name not in known:
+        guess = did_you_mean(name, known)
+        hint = f"did you mean {guess}?" if guess else f"there are: {', '.join(known)}"
+        raise UsageError(f'no example is named "{name}"', hint=hint)
+    target = folder or Path(name)
+    files = {target / file.name: file.read_bytes() for file in known[name].iterdir()}
+    present = sorted(str(path) for path in files if path.exists())
+    if present and not force:
+        raise UsageError(f"{present[0]}: exists already", hint="--force replaces it")
+    target.mkdir(parents=True, exist_ok=True)
+    for path, content in sorted(files.items()):
+        write_atomic(path, content)
+        click.echo(path)
+    click.echo(f"\nnext: tunesmith run {shlex.quote(str(target / 'run.toml'))}", err=True)
+
+
+def examples() -> dict[str, Traversable]:
+    """The example projects by name: folders beside this file that hold a run file."""
+    home = resources.files("tunesmith_plugins.commands.examples")
+    folders = (entry for entry in home.iterdir() if entry.is_dir())
+    found = {folder.name: folder for folder in folders if folder.joinpath("run.toml").is_file()}
+    return dict(sorted(found.items()))

@@ -1,0 +1,25 @@
+"""Command ``merge``: an adapter folded into its base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import CommandOffer
+
+if TYPE_CHECKING:
+    import click
+
+
+@hookimpl
+def tunesmith_commands() -> Sequence[CommandOffer]:
+    """Offer ``tunesmith merge``."""
+    summary = "Fold a run's adapter into its base model."
+    return [CommandOffer(name="merge", summary=summary, load=_load)]
+
+
+def _load() -> click.Command:
+    from tunesmith_plugins.commands.merge.command import command
+
+    return command

@@ -1,0 +1,19 @@
+"""Measures how much longer a model's answers are than another model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tunesmith.offers import EvaluatorOffer
+
+
+@hookimpl
+def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
+    """Offer ``[[evaluators]] use = "length"``."""
+    from tunesmith_plugins.evaluators.length.offer import LENGTH
+
+    return [LENGTH]

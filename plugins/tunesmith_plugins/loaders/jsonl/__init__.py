@@ -1,0 +1,19 @@
+"""Reads JSON Lines, JSON arrays, and either of them gzipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tunesmith.offers import DataLoaderOffer
+
+
+@hookimpl
+def tunesmith_data_loaders() -> Sequence[DataLoaderOffer[Any]]:
+    """Offer ``[data] use = "jsonl"``."""
+    from tunesmith_plugins.loaders.jsonl.offer import JSONL
+
+    return [JSONL]

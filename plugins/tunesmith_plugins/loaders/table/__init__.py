@@ -1,0 +1,19 @@
+"""Reads CSV and TSV files with a header line, also gzipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tunesmith.offers import DataLoaderOffer
+
+
+@hookimpl
+def tunesmith_data_loaders() -> Sequence[DataLoaderOffer[Any]]:
+    """Offer ``[data] use = "table"``."""
+    from tunesmith_plugins.loaders.table.offer import TABLE
+
+    return [TABLE]

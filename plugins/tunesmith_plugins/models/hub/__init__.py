@@ -1,0 +1,21 @@
+"""Base models in a folder on this machine, and models of the Hugging Face hub.
+
+``HF_HUB_OFFLINE=1`` or ``TUNESMITH_OFFLINE=1`` keep everything on this machine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tunesmith.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tunesmith.contracts import FoundModel
+
+
+@hookimpl
+def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | None:
+    """A folder that exists, else whatever is written like ``organisation/name[@revision]``."""
+    from tunesmith_plugins.models.hub.find import find_folder, find_on_hub
+
+    return find_folder(reference) or find_on_hub(reference, revision)

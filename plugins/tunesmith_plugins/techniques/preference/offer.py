@@ -1,0 +1,30 @@
+"""The offer of ``preference``."""
+
+from __future__ import annotations
+
+from tunesmith.contracts import Technique
+from tunesmith.offers import Promises, TechniqueOffer
+from tunesmith.records import Preference
+from tunesmith_torch.memory_estimate import policies, techniques
+from tunesmith_torch.options.preference import PreferenceOptions
+
+
+def build(options: PreferenceOptions) -> Technique:
+    """Make the technique; torch is imported here."""
+    from tunesmith_plugins.techniques.preference.technique import Preferences
+
+    return Preferences(options)
+
+
+PREFERENCE = TechniqueOffer(
+    name="preference",
+    summary="learn from pairs of answers: DPO, IPO, KTO, ORPO or SimPO",
+    config=PreferenceOptions,
+    build=build,
+    accepts=frozenset({Preference}),
+    needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
+    promises=Promises(),
+    data_parallel=True,
+    estimate=policies.preference,
+    economies=techniques.policy_economies,
+)

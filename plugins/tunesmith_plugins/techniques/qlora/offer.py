@@ -1,0 +1,30 @@
+"""The offer of ``qlora``."""
+
+from __future__ import annotations
+
+from tunesmith.contracts import Technique
+from tunesmith.offers import Promises, TechniqueOffer
+from tunesmith.records import Chat, Completion, Preference, Text
+from tunesmith_torch.memory_estimate import techniques
+from tunesmith_torch.options.training import QloraOptions
+
+
+def build(options: QloraOptions) -> Technique:
+    """Make the technique; torch is imported here."""
+    from tunesmith_plugins.techniques.qlora.technique import Qlora
+
+    return Qlora(options)
+
+
+QLORA = TechniqueOffer(
+    name="qlora",
+    summary="low-rank adapters beside a frozen base in 4 or 8 bits; the artifact is a PEFT adapter",
+    config=QloraOptions,
+    build=build,
+    accepts=frozenset({Chat, Completion, Preference, Text}),
+    needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19", "bitsandbytes>=0.46"),
+    promises=Promises(base_weights_unchanged=True, mergeable=True),
+    data_parallel=True,
+    estimate=techniques.qlora,
+    economies=techniques.adapter_economies,
+)

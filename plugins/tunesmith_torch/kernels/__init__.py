@@ -1,0 +1,1 @@
+"""Attention, norms and adapters in fewer passes than the libraries take."""

@@ -1,0 +1,1 @@
+"""Losses, from hidden states or log-probabilities, as pure functions."""

@@ -1,0 +1,1 @@
+"""Models on disk and in memory: load, quantize, adapt, merge, save."""

@@ -1,0 +1,1 @@
+"""AdamW, its fp32 master weights, and the learning-rate schedule."""

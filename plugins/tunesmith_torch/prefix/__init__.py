@@ -1,0 +1,1 @@
+"""Tokens that several rows or completions begin with, computed once."""

@@ -1,0 +1,1 @@
+"""The machine below the tensors: devices, memory, processes, random numbers."""

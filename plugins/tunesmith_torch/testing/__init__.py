@@ -1,0 +1,1 @@
+"""Tiny models and a plain training loop, for tests and comparisons."""

@@ -1,0 +1,121 @@
+"""Tiny models made on the spot: real architectures with random weights, a real tokenizer.
+
+They train in milliseconds, need no network, and their folders look like any published model's.
+Tests use them, and so does the conformance kit, for built-ins and for everybody else's plugins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from tunesmith_torch.models.loading import no_progress_bars
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The template of Qwen, SmolLM and many others."""
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+SENTENCES = (
+    "The capital of France is Paris. The capital of Italy is Rome.",
+    "What is the capital of Spain? Please answer in one word.",
+    "My card has not arrived yet, and I would like to have a refund.",
+    "user assistant system tool question answer yes no true false",
+    "One two three four five six seven eight nine ten: 0123456789.",
+    "def add(a, b):\n    return a + b\n",
+    "This ticket is about the delivery. That ticket is about the invoice.",
+)
+"""What the tokenizer's merges are learned from."""
+
+
+def tiny_tokenizer(
+    *, template: str | None = CHATML, vocabulary: int = 512, extra: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: any text survives it, and no id is unknown.
+
+    ``<|im_end|>`` ends answers and is also the padding, as in SmolLM2: that must do no harm.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[AddedToken(t, special=True, normalized=False) for t in (*SPECIAL, *extra)],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=SPECIAL[2],
+        pad_token=SPECIAL[2],
+        chat_template=template,
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+
+
+def tiny_config(family: str = "llama", *, vocabulary: int = 512) -> PretrainedConfig:
+    """The smallest config that still has every feature of its family: several layers and heads,
+    fewer key-value heads than heads, tied embeddings. ``family`` is a ``model_type``.
+    """
+    config: PretrainedConfig = CONFIG_MAPPING[family](
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    return config
+
+
+def tiny_model(family: str = "llama", *, seed: int = 0, vocabulary: int = 512) -> PreTrainedModel:
+    """A causal language model of about 30 000 random weights.
+
+    Torch's own random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            tiny_config(family, vocabulary=vocabulary), dtype=torch.float32
+        )
+    return model.eval()
+
+
+def save_tiny_model(
+    folder: Path, family: str = "llama", *, seed: int = 0, template: str | None = CHATML
+) -> Path:
+    """A folder as a hub would serve it: config, safetensors weights, tokenizer, template."""
+    tokenizer = tiny_tokenizer(template=template)
+    model = tiny_model(family, seed=seed, vocabulary=len(tokenizer))
+    with no_progress_bars():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,602 @@
+"""The command line from end to end, with a plugin that needs no tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tunesmith.cli.app import app
+
+FAKE = Path(__file__).parents[1] / "fake_plugin.py"
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+WORDS += ["iota", "kappa", "lambda", "mu", "nu", "xi", "omicron", "pi"]
+RUN_FILE = """
+[model]
+base = "fake:one"
+[data]
+use = "lines"
+train = "data.tsv"
+holdout = 6
+[technique]
+use = "by-heart"
+[[evaluators]]
+use = "same"
+"""
+Tunesmith = Callable[..., Result]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a run file and data, with a clean environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in [*os.environ]:
+        if name.startswith("TUNESMITH"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,other")
+    rows = [f"say {word}\tSAY {word.upper()}" for word in WORDS]
+    (tmp_path / "data.tsv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "run.toml").write_text(RUN_FILE)
+    return tmp_path
+
+
+@pytest.fixture
+def tunesmith(here: Path) -> Tunesmith:
+    """The command, in this process."""
+
+    def call(*args: str | Path, input: str | None = None, fake: bool = True) -> Result:
+        plugin = ["--plugin", str(FAKE)] if fake else []
+        return CliRunner().invoke(app, [*plugin, *map(str, args)], input=input)
+
+    return call
+
+
+@pytest.fixture
+def finished(tunesmith: Tunesmith, here: Path) -> Path:
+    """The folder of a run that went well."""
+    assert tunesmith("run", "run.toml", "--out", "done").exit_code == 0
+    return here / "done"
+
+
+def only_run(here: Path) -> Path:
+    (run,) = (here / "runs").iterdir()
+    return run
+
+
+# --- the straight path -----------------------------------------------------------------------
+
+
+def test_a_run_prints_its_result_on_stdout_and_everything_else_on_stderr(
+    tunesmith: Tunesmith, here: Path
+) -> None:
+    done = tunesmith("run", "run.toml")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["model", "metric", "value", "95", "%", "interval", "n"]
+    assert [line.split()[0] for line in lines[2:5]] == ["base", "few-shot", "tuned"]
+    assert "fine-tuning was worth it" in done.stdout
+    assert "step 6/6" in done.stderr and "step 6/6" not in done.stdout
+    assert f"tunesmith chat runs/{only_run(here).name}" in done.stderr
+
+
+def test_json_is_the_report_and_nothing_else(tunesmith: Tunesmith, here: Path) -> None:
+    done = tunesmith("run", "run.toml", "--json")
+    report = json.loads(done.stdout)
+    assert report["schema"] == "tunesmith.report/1"
+    assert report["run"]["status"] == "ok"
+    assert report["folder"] == str(only_run(here))
+    stored = json.loads((only_run(here) / "report.json").read_text())
+    assert {**stored, "folder": report["folder"]} == report
+
+
+def test_quiet_leaves_the_result_alone(tunesmith: Tunesmith, here: Path) -> None:
+    done = tunesmith("-q", "run", "run.toml")
+    assert "tuned" in done.stdout
+    assert done.stderr == ""
+
+
+def test_out_is_the_very_folder_and_never_overwrites(tunesmith: Tunesmith, finished: Path) -> None:
+    assert (finished / "artifact" / "answers.json").is_file()
+    again = tunesmith("run", "run.toml", "--out", "done")
+    assert again.exit_code == 2
+    assert "exists and is not empty" in again.stderr
+
+
+def test_the_python_functions_take_the_same_path(here: Path) -> None:
+    import tunesmith as package
+
+    (here / "run.toml").write_text(RUN_FILE + f"[plugins]\nfiles = [{json.dumps(str(FAKE))}]\n")
+    report = package.run("run.toml", sets=["technique.steps=4"], out="python")
+    assert report.status == "ok"
+    assert [event.steps for event in report.trained.values()] == [4]
+    assert package.read_report("python").to_json() == report.to_json()
+    with pytest.raises(package.TunesmithError, match="is finished"):
+        package.resume("python")
+
+
+def test_the_stored_plan_runs_again_by_itself(tunesmith: Tunesmith, finished: Path) -> None:
+    again = tunesmith("run", finished / "run.toml", "--out", "again", "--json", fake=False)
+    assert again.exit_code == 0, again.output
+    first = json.loads((finished / "report.json").read_text())
+    second = json.loads(again.stdout)
+    assert first["plan"] == second["plan"]
+    assert first["evaluations"] == second["evaluations"]
+
+
+# --- check and plan --------------------------------------------------------------------------
+
+
+def test_check_shows_the_data_and_a_row_as_it_is_learned(tunesmith: Tunesmith, here: Path) -> None:
+    with (here / "data.tsv").open("a") as file:
+        file.write("no tab\nanother\n")
+    done = tunesmith("check", "run.toml")
+    assert done.exit_code == 0, done.output
+    assert "10 rows to learn from, 6 held out" in done.stdout
+    assert "left out: 2 rows, no answer, first data.tsv:17" in done.stdout
+    learned = [line for line in done.stdout.splitlines() if "▌ " in line]
+    assert learned[-1].split()[1:3] == ["assistant", "SAY"]
+    assert not (here / "runs").exists()
+
+
+def test_check_names_all_problems_at_once(tunesmith: Tunesmith, here: Path) -> None:
+    (here / "run.toml").write_text(
+        RUN_FILE.replace('use = "by-heart"', 'use = "by-heart"\nstpes = 3\npause = -1.0')
+        .replace('base = "fake:one"', 'base = "nowhere/at-all"\nrevison = "1"')
+        .replace("[model]", "[runn]\nx = 1\n[model]")
+        .replace('use = "same"', 'use = "smae"')
+    )
+    done = tunesmith("check", "run.toml")
+    assert done.exit_code == 2
+    for text in (
+        "runn: unknown table (did you mean [run]?)",
+        'technique.stpes: unknown key (did you mean "steps"?)',
+        "technique.pause: should be greater than or equal to 0, got -1.0",
+        'model.revison: unknown key (did you mean "revision"?)',
+        'evaluators.0.use: no evaluator "smae" is installed (did you mean "same"?)',
+    ):
+        assert text in done.stderr
+    assert done.stdout == ""
+
+
+def test_reviewers_warn_and_refuse(tunesmith: Tunesmith, here: Path) -> None:
+    warned = tunesmith("check", "run.toml", "--set", "run.seed=13")
+    assert warned.exit_code == 0
+    assert "warning: run.seed: brings" in warned.stdout
+    for command in ("check", "run"):
+        refused = tunesmith(command, "run.toml", "--set", "run.seed=666")
+        assert refused.exit_code == 2
+        assert "error: run.seed: is the number of the beast" in refused.stderr
+    events = (only_run(here) / "events.jsonl").read_text()
+    assert "training-started" not in events
+
+
+def test_command_line_beats_environment_beats_file(
+    tunesmith: Tunesmith, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps() -> tuple[int, str]:
+        done = tunesmith("check", "run.toml", "--json", *extra)
+        found = json.loads(done.stdout)
+        return found["plan"]["technique"]["steps"], found["origins"]["technique.steps"]["origin"]
+
+    extra: list[str] = []
+    assert steps() == (6, "default")
+    (here / "run.toml").write_text(RUN_FILE.replace('"by-heart"', '"by-heart"\nsteps = 7'))
+    assert steps() == (7, "run.toml")
+    monkeypatch.setenv("TUNESMITH__TECHNIQUE__STEPS", "8")
+    assert steps() == (8, "environment variable TUNESMITH__TECHNIQUE__STEPS")
+    extra = ["--set", "technique.steps=9"]
+    assert steps() == (9, "--set")
+
+
+def test_origin_lists_every_value(tunesmith: Tunesmith, here: Path) -> None:
+    done = tunesmith("check", "run.toml", "--origin", "--set", "run.seed=7")
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if "." in line}
+    assert rows["run.seed"].split()[1:] == ["7", "--set"]
+    assert rows["technique.steps"].split()[-1] == "default"
+    assert rows["plugins.files"].split()[-1] == "--plugin"
+    assert rows["evaluators.0.use"].split()[-1] == "run.toml"
+
+
+def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
+    done = tunesmith("plan", "run.toml", "--resolved")
+    resolved = tomllib.loads(done.stdout)
+    assert resolved["technique"]["steps"] == 6
+    as_json = json.loads(tunesmith("plan", "run.toml", "--resolved", "--json").stdout)
+    assert as_json["plan"]["technique"] == resolved["technique"]
+    (here / "resolved.toml").write_text(done.stdout)
+    assert tunesmith("check", "resolved.toml", fake=False).exit_code == 0
+
+
+# --- report, verify, chat --------------------------------------------------------------------
+
+
+def test_report_shows_what_got_worse(tunesmith: Tunesmith, finished: Path) -> None:
+    rival = json.loads((finished / "report.json").read_text())["verdict"]["rival"]
+    path = finished / "evaluations" / f"{rival}.same.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    after = finished / "evaluations" / "tuned.same.jsonl"
+    worse = [json.loads(line) for line in after.read_text().splitlines()]
+    rows[2]["same"]["value"], rows[2]["output"] = 1.0, "it knew"
+    worse[2]["same"]["value"], worse[2]["output"] = 0.0, "it forgot"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    after.write_text("".join(json.dumps(row) + "\n" for row in worse))
+    done = tunesmith("report", finished)
+    assert done.exit_code == 0, done.output
+    assert f"1 row that {rival} did better on" in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if "it forgot" in line)
+    assert line.split()[0] == rows[2]["source"] and "it knew" in line
+
+
+def test_report_is_made_again_when_it_is_missing(tunesmith: Tunesmith, finished: Path) -> None:
+    before = (finished / "report.json").read_bytes()
+    (finished / "report.json").unlink()
+    shown = json.loads(tunesmith("report", finished, "--json").stdout)
+    assert shown["run"]["status"] == "ok"
+    assert (finished / "report.json").read_bytes() == before
+
+
+def test_report_is_sent_to_a_reporter(tunesmith: Tunesmith, finished: Path) -> None:
+    page = (finished / "report.html").read_bytes()
+    (finished / "report.html").unlink()
+    assert tunesmith("report", finished, "--to", "html").exit_code == 0
+    assert (finished / "report.html").read_bytes() == page
+    sent = tunesmith("report", finished, "--to", "jsonlines")
+    told = [json.loads(line) for line in sent.stdout.splitlines()]
+    kept = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in told] == [event["event"] for event in kept]
+    done = tunesmith("report", finished, "--to", "htm")
+    assert done.exit_code == 2 and 'did you mean "html"?' in done.output
+
+
+def test_report_of_a_run_that_was_killed(tunesmith: Tunesmith, finished: Path) -> None:
+    lines = (finished / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (finished / "events.jsonl").write_bytes(b"".join(lines[:12]) + lines[12][:20])
+    done = tunesmith("report", finished)
+    assert done.exit_code == 0
+    assert "unfinished" in done.stdout
+    assert "tunesmith resume done" in done.stderr
+
+
+def test_verify_finds_one_changed_byte(tunesmith: Tunesmith, finished: Path) -> None:
+    assert tunesmith("verify", finished).exit_code == 0
+    path = finished / "artifact" / "answers.json"
+    path.write_bytes(path.read_bytes().replace(b"SAY", b"SAx", 1))
+    done = tunesmith("verify", finished)
+    assert done.exit_code == 7
+    assert "FAIL artifact" in done.stdout and "ok   checkpoints" in done.stdout
+    found = json.loads(tunesmith("verify", finished, "--json").stdout)
+    assert found["ok"] is False and found["folders"]["artifact"]
+
+
+@pytest.mark.parametrize("gone", ["artifact", "checkpoints/step-00000006"])
+def test_verify_misses_no_folder_without_manifest(
+    tunesmith: Tunesmith, finished: Path, gone: str
+) -> None:
+    (finished / gone / "MANIFEST.json").unlink()
+    assert tunesmith("verify", finished).exit_code == 7
+
+
+def test_verify_misses_no_artifact_that_is_gone(tunesmith: Tunesmith, finished: Path) -> None:
+    shutil.rmtree(finished / "artifact")
+    assert tunesmith("verify", finished).exit_code == 7
+
+
+def test_chat_answers_prompts_and_compares(tunesmith: Tunesmith, finished: Path) -> None:
+    done = tunesmith("chat", finished, "--prompt", "say alpha", "--prompt", "hello")
+    assert done.stdout.splitlines() == ["SAY ALPHA", "HELLO"]
+    both = tunesmith("chat", finished, "--compare", "base", "--json", input="one\n\ntwo\n")
+    lines = [json.loads(line) for line in both.stdout.splitlines()]
+    assert [line["prompt"] for line in lines] == ["one", "two"]
+    assert lines[0]["answers"]["tuned"]["text"] == "ONE"
+    assert lines[0]["answers"]["base"]["text"] == ""
+    base = tunesmith("chat", finished, "--base-only", "--prompt", "say alpha")
+    assert base.stdout.strip() == ""
+
+
+def test_chat_remembers_what_was_said() -> None:
+    from tunesmith.cli.chat import Conversation
+    from tunesmith.contracts import Generation
+
+    class Echo:
+        def generate(self, prompts: list[tuple[object, ...]], limit: int) -> list[Generation]:
+            return [Generation(str(len(prompt)), 1, "end") for prompt in prompts]
+
+    talk = Conversation({"tuned": Echo()}, "be brief", 9)  # type: ignore[dict-item]
+    assert [talk.ask("x")["tuned"].text for _ in range(3)] == ["2", "4", "6"]
+    talk.reset()
+    assert talk.ask("x")["tuned"].text == "2"
+
+
+def test_chat_without_a_trained_model(tunesmith: Tunesmith, here: Path) -> None:
+    assert tunesmith("run", "run.toml", "--set", "technique.mode=raise").exit_code == 8
+    done = tunesmith("chat", only_run(here), "--prompt", "x")
+    assert done.exit_code == 2
+    assert "no trained model yet" in done.stderr
+
+
+# --- how it fails ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["run", "nowhere.toml"], 2, "nowhere.toml: no such run file"),
+        (["run", "run.toml", "--set", "technique.steps"], 2, "expected key=value"),
+        (["run", "run.toml", "--sat", "x=1"], 2, "--sat"),
+        (["rnu"], 2, "did you mean run?"),
+        (["run", "run.toml", "--set", "data.train=gone.tsv"], 3, "gone.tsv: no such file"),
+        (["run", "run.toml", "--set", "technique.use=needy"], 4, "is not installed"),
+        (
+            ["run", "run.toml", "--set", "technique.mode=diverge", "--set", "technique.steps=40"],
+            5,
+            "the loss diverged",
+        ),
+        (["run", "run.toml", "--set", "gate.at_least.same=1.5"], 6, "gate.at_least.same"),
+        (["run", "run.toml", "--set", "technique.mode=raise"], 8, "fake_plugin"),
+        (["run", "run.toml", "--set", "run.max_minutes=0.005"], 75, "the limit of"),
+        (["run", "run.toml", "--set", "technique.mode=interrupt"], 130, "stopped by SIGINT"),
+        (["report", "."], 2, "is not the folder of a run"),
+        (["plugins", "show", "by-haert"], 2, "did you mean by-heart?"),
+    ],
+)
+def test_every_failure_has_its_exit_code_and_one_sentence(
+    tunesmith: Tunesmith, args: list[str], code: int, said: str
+) -> None:
+    done = tunesmith(*args)
+    assert done.exit_code == code, done.output
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_debug_shows_the_traceback(tunesmith: Tunesmith) -> None:
+    done = tunesmith("run", "run.toml", "--set", "technique.mode=raise", "--debug")
+    assert done.exit_code == 8
+    assert "Traceback" in done.stderr and "fake_plugin.py" in done.stderr
+    assert "\x1b" not in done.output
+
+
+def test_a_stopped_run_says_how_to_go_on_and_does(tunesmith: Tunesmith, here: Path) -> None:
+    stopped = tunesmith("run", "run.toml", "--set", "technique.mode=interrupt")
+    assert stopped.exit_code == 130
+    run = only_run(here)
+    assert f"resume with: tunesmith resume runs/{run.name}" in stopped.stderr
+    done = tunesmith("resume", run, fake=False)
+    assert done.exit_code == 0, done.output
+    assert "tuned" in done.stdout
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    steps = [event["step"] for event in events if event["event"] == "stepped"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    again = tunesmith("resume", run, fake=False)
+    assert again.exit_code == 2 and "the run is finished" in again.stderr
+
+
+def test_resume_keeps_to_the_plan_whatever_the_environment_says(
+    tunesmith: Tunesmith, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tunesmith("run", "run.toml", "--set", "technique.mode=interrupt").exit_code == 130
+    monkeypatch.setenv("TUNESMITH__TECHNIQUE__STEPS", "9")
+    done = tunesmith("resume", only_run(here), "--json")
+    assert json.loads(done.stdout)["training"]["steps"] == 6
+
+
+def test_resume_refuses_other_data_until_it_is_accepted(tunesmith: Tunesmith, here: Path) -> None:
+    assert tunesmith("run", "run.toml", "--set", "technique.mode=interrupt").exit_code == 130
+    run = only_run(here)
+    (here / "data.tsv").write_text((here / "data.tsv").read_text().replace("ALPHA", "OMEGA"))
+    refused = tunesmith("resume", run)
+    assert refused.exit_code == 2 and "the data changed" in refused.stderr
+    assert tunesmith("resume", run, "--accept-drift").exit_code == 0
+
+
+def test_a_missed_gate_keeps_the_result(tunesmith: Tunesmith) -> None:
+    done = tunesmith("run", "run.toml", "--set", "gate.at_least.same=1.5", "--json")
+    assert done.exit_code == 6
+    report = json.loads(done.stdout)
+    assert report["run"]["exit_code"] == 6
+    assert report["verdict"]["outcome"] == "better"
+
+
+def test_a_failing_reporter_stops_nothing(tunesmith: Tunesmith, here: Path) -> None:
+    (here / "run.toml").write_text(RUN_FILE + '[[reporters]]\nuse = "failing"\n')
+    assert tunesmith("run", "run.toml").exit_code == 0
+    report = json.loads((only_run(here) / "report.json").read_text())
+    assert any("muted" in notice["message"] for notice in report["notices"])
+
+
+def test_a_signal_reaches_a_run_in_another_process(here: Path) -> None:
+    command = [sys.executable, "-c", "from tunesmith.cli import main; main()", "run", "run.toml"]
+    sets = ["--set", "technique.steps=2000", "--set", "technique.pause=0.01", "--out", "long"]
+    process = subprocess.Popen(
+        [*command, *sets, "--plugin", str(FAKE)], stderr=subprocess.PIPE, text=True, cwd=here
+    )
+    deadline = time.monotonic() + 20
+    events = here / "long" / "events.jsonl"
+    while not (events.exists() and "stepped" in events.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "resume with: tunesmith resume long" in said
+    assert "Traceback" not in said
+
+
+def test_a_closed_pipe_is_no_error(here: Path) -> None:
+    command = f"{sys.executable} -c 'from tunesmith.cli import main; main()' schema | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=here)
+    assert done.stderr == ""
+    assert done.stdout == "{"
+
+
+# --- plugins ---------------------------------------------------------------------------------
+
+
+def test_a_broken_plugin_is_listed_and_harms_nobody(tunesmith: Tunesmith, here: Path) -> None:
+    (here / "other.py").write_text("raise RuntimeError('\\x1b[31mno luck')\n")
+    listed = tunesmith("--plugin", "other.py", "plugins", "list")
+    assert listed.exit_code == 0
+    assert "broken: file:other" in listed.stdout and "no luck" in listed.stdout
+    assert "\x1b" not in listed.stdout
+    assert tunesmith("--plugin", "other.py", "run", "run.toml").exit_code == 0
+    used = tunesmith("--plugin", "other.py", "check", "run.toml", "--set", "technique.use=other")
+    assert used.exit_code == 8 and "is broken" in used.stderr
+
+
+def test_plugins_can_be_left_out(tunesmith: Tunesmith, here: Path) -> None:
+    done = tunesmith("plugins", "list", "--json", "--no-plugin", "fake_plugin")
+    states = {p["name"]: p["state"] for p in json.loads(done.stdout)["plugins"]}
+    assert states["fake_plugin"] == "blocked"
+    refused = tunesmith("check", "run.toml", "--no-plugin", "fake_plugin")
+    assert refused.exit_code == 2
+
+
+def test_show_tells_options_promises_and_place(tunesmith: Tunesmith) -> None:
+    done = tunesmith("plugins", "show", "by-heart")
+    assert "Steps to take." in done.stdout and ">= 1" in done.stdout
+    assert "promises: deterministic, resumable" in done.stdout
+    assert f"{FAKE}:" in done.stdout
+    about = json.loads(tunesmith("plugins", "show", "by-heart", "--json").stdout)["offers"][0]
+    assert about["accepts"] == ["Completion"]
+    steps = next(option for option in about["options"] if option["name"] == "steps")
+    assert (steps["type"], steps["default"]) == ("int", "6")
+
+
+def test_a_plugin_brings_a_command_but_cannot_take_one(tunesmith: Tunesmith, here: Path) -> None:
+    (here / "other.py").write_text(
+        "import click\n"
+        "from tunesmith.hookspecs import hookimpl\n"
+        "from tunesmith.offers import CommandOffer\n"
+        "@hookimpl\n"
+        "def tunesmith_commands():\n"
+        "    load = lambda: click.Command('wave', callback=lambda: click.echo('hi there'))\n"
+        "    return [CommandOffer(name='wave', summary='Waves.', load=load),\n"
+        "            CommandOffer(name='run', summary='Takes over.', load=load)]\n"
+    )
+    shown = tunesmith("--plugin", "other.py", "--help", fake=False)
+    assert "Waves." in shown.stdout and "Takes over." not in shown.stdout
+    assert tunesmith("--plugin", "other.py", "wave", fake=False).stdout == "hi there\n"
+
+
+# --- init, doctor ----------------------------------------------------------------------------
+
+
+def test_init_writes_a_run_file_that_parses_and_overwrites_nothing(
+    tunesmith: Tunesmith, here: Path
+) -> None:
+    (here / 'tick"ets.jsonl').write_text("{}")
+    done = tunesmith("init", "new", "--data", 'tick"ets.jsonl', "--model", "C:\\models")
+    assert done.exit_code == 0, done.output
+    written = tomllib.loads((here / "new" / "run.toml").read_text())
+    assert written["data"]["train"] == '../tick"ets.jsonl'
+    assert written["model"]["base"] == "C:\\models"
+    assert tunesmith("init", "new").exit_code == 2
+    assert tunesmith("init", "new", "--force").exit_code == 0
+
+
+def test_init_hands_out_an_example(tunesmith: Tunesmith, here: Path) -> None:
+    if "example" not in tunesmith("--help").stdout:
+        pytest.skip("no plugin with examples is installed")
+    done = tunesmith("init", "desk", "--example", "helpdesk")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (here / "desk").iterdir()} >= {"run.toml", "train.jsonl"}
+    assert tunesmith("example", "helpdesk", "desk").exit_code == 2
+    assert "did you mean helpdesk?" in tunesmith("example", "heldpesk").stderr
+
+
+def test_doctor_reports_a_library_that_crashes() -> None:
+    from tunesmith.cli.doctor import probe
+
+    assert "code -6" in probe("import os; os.abort()")["error"]
+    assert "no such thing" in probe("raise SystemExit('no such thing')")["error"]
+    assert probe("print('noise'); print('{\"version\": \"1\"}')") == {"version": "1"}
+
+
+def test_doctor_fails_where_nothing_can_train(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith.cli import doctor
+
+    monkeypatch.setattr(doctor, "probe", lambda: {"version": "1", "threads": 1, "devices": []})
+    assert tunesmith("doctor").exit_code == 0
+    monkeypatch.setattr(doctor, "probe", lambda: {"error": "no torch here"})
+    broken = tunesmith("doctor", "--json")
+    assert broken.exit_code == 4
+    checks = json.loads(broken.stdout)["checks"]
+    assert {"level": "fail", "subject": "torch", "said": "cannot be used: no torch here"} in checks
+
+
+# --- lightness -------------------------------------------------------------------------------
+
+HEAVY = {"torch", "transformers", "numpy", "peft", "datasets"}
+PRINTERS = {"pydantic", "rich"}
+
+
+@pytest.mark.parametrize(
+    ("args", "forbidden"),
+    [
+        (["--help"], HEAVY | PRINTERS),
+        (["--version"], HEAVY | PRINTERS),
+        (["check", "run.toml"], HEAVY),
+        (["plan", "run.toml", "--quick"], HEAVY),
+        (["plan", "run.toml", "--resolved"], HEAVY),
+        (["plugins", "list"], HEAVY),
+    ],
+)
+def test_what_is_not_imported(here: Path, args: list[str], forbidden: set[str]) -> None:
+    code = (
+        "import sys, atexit\n"
+        f"heavy = lambda: sorted({forbidden!r} & set(sys.modules))\n"
+        "atexit.register(lambda: print(heavy(), file=sys.stderr))\n"
+        "from tunesmith.cli.app import app\n"
+        f"app.main({[*args]!r})\n"
+    )
+    plugin = [] if args[0].startswith("-") else ["--plugin", str(FAKE)]
+    code = code.replace(repr([*args]), repr([*plugin, *args]))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_completion_knows_the_commands(here: Path) -> None:
+    environment = {
+        **os.environ,
+        "_TUNESMITH_COMPLETE": "bash_complete",
+        "COMP_WORDS": "tunesmith re",
+        "COMP_CWORD": "1",
+    }
+    script = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment
+    )
+    assert "plain,resume" in done.stdout and "plain,report" in done.stdout
+
+
+def test_a_run_folder_can_be_moved(tunesmith: Tunesmith, finished: Path, here: Path) -> None:
+    shutil.move(finished, here / "moved")
+    assert tunesmith("report", "moved").exit_code == 0
+    assert tunesmith("chat", "moved", "--prompt", "say alpha").stdout == "SAY ALPHA\n"
+
+
+def test_what_is_learned_of_each_kind_of_record() -> None:
+    from tunesmith.cli.check import turns
+    from tunesmith.records import Chat, Message, Preference, Text
+
+    said = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"))
+    chat = Chat(source="x", messages=(*said, *said[1:]))
+    assert [learned for *_, learned in turns(chat)] == [False, False, True, False, True]
+    assert turns(Text(source="x", text="t")) == [("text", "t", True)]
+    preference = Preference(source="x", prompt=said[:2], chosen="c", rejected="r")
+    assert [(role, learned) for role, _, learned in turns(preference)][-2:] == [
+        ("chosen", True),
+        ("rejected", True),
+    ]

@@ -1,0 +1,300 @@
+"""``tunesmith plan``: what it says, how soon, and in which form."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tunesmith import machine
+from tunesmith.cli.app import app
+from tunesmith.machine import Device, Machine
+
+HERE = Path(__file__).parents[1]
+MIB, GIB = 1 << 20, 1 << 30
+RUN = """
+[model]
+base = "paper:plain"
+[data]
+use = "lines"
+train = "data.tsv"
+[technique]
+use = "thrifty"
+"""
+Plan = Callable[..., Result]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a run file and data; a machine with 4 GiB, and a state of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
+    has(monkeypatch, 4 * GIB)
+    rows = [f"say {n}\tSAY {n}" for n in range(16)]
+    (tmp_path / "data.tsv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "run.toml").write_text(RUN)
+    return tmp_path
+
+
+def has(monkeypatch: pytest.MonkeyPatch, memory: int | None, gpu: Device | None = None) -> None:
+    processor = Device(kind="cpu", name="test core", memory=memory, cores=2)
+    there = Machine(processor, gpu)
+    monkeypatch.setattr(machine, "this_machine", lambda: there)
+
+
+@pytest.fixture
+def plan(here: Path) -> Plan:
+    def call(*arguments: str) -> Result:
+        plugins = [
+            option
+            for name in ("fake_plugin", "thrifty_plugin")
+            for option in ("--plugin", str(HERE / f"{name}.py"))
+        ]
+        names = ("lora", "full", "qlora", "preference")
+        plugins += [option for name in names for option in ("--no-plugin", name)]
+        return CliRunner().invoke(app, [*plugins, "plan", "run.toml", *arguments])
+
+    return call
+
+
+def answer(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert found["schema"] == "tunesmith.plan/1"
+    return found
+
+
+def test_memory_by_phase_and_component(plan: Plan) -> None:
+    found = answer(plan("--json"))
+    train = found["memory"]["thrifty"]["train"]
+    assert train["components"] == {"weights": 1000 * MIB, "activations": 100_000_000}
+    assert train["low"] < train["expected"] == 1000 * MIB + 100_000_000 < train["high"]
+    assert found["peak"]["thrifty"]["phase"] == "train"
+    assert found["peak"]["thrifty"]["component"] == "weights"
+    assert found["work"]["thrifty"]["method"] == "traced"
+
+
+def test_merging_is_shown_but_does_not_bind(plan: Plan) -> None:
+    found = answer(plan("--json"))
+    assert found["memory"]["thrifty"]["merge"]["expected"] > 4 * GIB
+    assert found["fits"]["thrifty"]["this machine"] == "yes"
+
+
+def test_quick_takes_the_first_answer(plan: Plan) -> None:
+    found = answer(plan("--json", "--quick"))
+    assert found["work"]["thrifty"]["method"] == "analytic"
+    assert "half of it is a guess" in found["notes"]
+
+
+def test_the_resolved_plan_is_there(plan: Plan, here: Path) -> None:
+    import tomllib
+
+    resolved = plan("--resolved")
+    assert tomllib.loads(resolved.stdout)["technique"]["weights"] == 1000
+    assert answer(plan("--json"))["plan"]["technique"]["weights"] == 1000
+    assert answer(plan("--resolved", "--json"))["plan"]["technique"]["weights"] == 1000
+
+
+def test_assumptions_stand_in_for_the_data(plan: Plan, here: Path) -> None:
+    (here / "data.tsv").unlink()
+    refused = plan()
+    assert refused.exit_code == 3
+    assert "--assume sequence=1024" in refused.stderr
+    assumed = "sequence=4_096,micro_batch=2"
+    found = answer(plan("--assume", assumed, "--assume", "rows=10000", "--json"))
+    assert found["work"]["thrifty"]["longest"] == 4096
+    assert found["work"]["thrifty"]["micro_tokens"] == 8192
+    assert found["work"]["thrifty"]["tokens"] == 40_960_000
+    assert found["device"] == "cuda"  # what is imagined cannot run here
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sequenc=4", "did you mean sequence?"),
+        ("rows=none", "whole number from 1 up"),
+        ("rows=0", "whole number"),
+        ("rows", "whole number"),
+        ("rows=-5", "whole number"),
+    ],
+)
+def test_assumptions_that_make_no_sense(plan: Plan, text: str, said: str) -> None:
+    result = plan("--assume", text)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_every_technique_that_can_say_it_side_by_side(plan: Plan) -> None:
+    found = answer(plan("--json", "--set", "technique.weights=2000"))
+    assert set(found["fits"]) == {"thrifty", "wide", "stumbling"}
+    assert found["fits"]["wide"] == {
+        "24": "yes", "40": "yes", "48": "yes", "80": "yes", "141": "yes", "this machine": "no",
+    }  # fmt: skip
+    assert "width of what?" in found["unknown"]["clueless"]
+    assert "needy" not in found["unknown"]  # says nothing at all and was not asked for
+
+
+def test_options_are_carried_over_where_they_are_valid(plan: Plan) -> None:
+    found = answer(plan("--json", "--set", "technique.weights=500", "--set", "technique.shards=4"))
+    wide = found["memory"]["wide"]["load"]["expected"]
+    assert wide == 500 * MIB * 10  # its own shards: 4 is not valid there
+
+
+def test_a_trace_that_fails_leaves_the_first_answer(plan: Plan) -> None:
+    found = answer(plan("--json", "--set", "technique.use=stumbling"))
+    work = found["work"]["stumbling"]
+    assert work["method"] == "analytic"
+    assert "no trace" in work["notes"][-1]
+
+
+def test_a_chosen_technique_that_fails_at_once_is_blamed(plan: Plan) -> None:
+    result = plan("--set", "technique.use=clueless")
+    assert result.exit_code == 8
+    assert "thrifty-plugin" in result.stderr or "thrifty_plugin" in result.stderr
+
+
+def test_a_technique_that_says_nothing_is_named(plan: Plan) -> None:
+    result = plan("--set", "technique.use=by-heart", "--quick")
+    assert result.exit_code == 0, result.output
+    assert "by-heart does not say what a run takes" in result.stdout
+    assert "thrifty" in result.stdout
+
+
+def test_a_model_that_nothing_is_known_of(plan: Plan) -> None:
+    result = plan("--set", "model.base=paper:late")
+    assert result.exit_code == 4
+    assert "config.json" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("memory", "fits"), [(4 * GIB, "yes"), (1000 * MIB, "maybe"), (900 * MIB, "no")]
+)
+def test_yes_maybe_no(plan: Plan, monkeypatch: pytest.MonkeyPatch, memory: int, fits: str) -> None:
+    has(monkeypatch, memory)
+    sets = ("--set", "technique.weights=900", "--json")
+    assert answer(plan(*sets))["fits"]["thrifty"]["this machine"] == fits
+
+
+def test_changes_that_make_it_fit_the_cheapest_first(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 1060 * MIB)
+    found = answer(plan("--json"))["economies"]
+    assert [economy["changes"] for economy in found] == [
+        ["technique.checkpointing = true"],
+        ["technique.shards = 2"],
+        ["technique.shards = 4"],
+    ]
+    assert all(economy["enough"] for economy in found)
+    assert abs(found[0]["saves"] - 75_000_000) < 1000
+
+
+def test_changes_that_are_only_enough_together(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, 300 * MIB)
+    first, *others = answer(plan("--json"))["economies"]
+    assert first["changes"] == [
+        "technique.checkpointing = true", "technique.shards = 2", "technique.shards = 4",
+    ]  # fmt: skip
+    assert first["enough"] and first["high"] <= 300 * MIB
+    assert not any(economy["enough"] for economy in others)
+
+
+def test_where_no_change_is_enough_the_largest_are_named(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 10 * MIB)
+    found = answer(plan("--json"))["economies"]
+    assert found[0]["changes"] == ["technique.shards = 4"]
+    assert not any(economy["enough"] for economy in found)
+
+
+def test_time_and_cost_are_ranges_from_the_table(plan: Plan) -> None:
+    found = answer(plan("--json", "--assume", "rows=100000"))
+    flops = found["work"]["thrifty"]["flops"]
+    time, cost = found["time"]["thrifty"]["A100 80GB"], found["cost"]["thrifty"]["A100 80GB"]
+    steps = found["work"]["thrifty"]["steps"]
+    assert time["low"] == pytest.approx(flops / (312e12 * 0.55) + steps * 0.01)
+    assert time["high"] == pytest.approx(flops / (312e12 * 0.15) + steps * 0.1)
+    assert cost["low"] == pytest.approx(time["low"] / 3600 * 1.19)
+    assert cost["high"] == pytest.approx(time["high"] / 3600 * 3.43)
+    assert all(p["date"] and p["source"] for gpu in found["gpus"] for p in gpu["prices"])
+
+
+def test_users_prices_go_over_the_table(plan: Plan, here: Path) -> None:
+    text = (
+        '[[prices]]\ngpu = "L4"\nprovider = "our cellar"\nusd = 0.01\n'
+        'source = "invoice"\ndate = "2030-01-01"\n'
+    )
+    (here / "ours.toml").write_text(text)
+    found = answer(plan("--json", "--set", "plan.prices=ours.toml"))
+    by_name = {gpu["name"]: gpu["prices"] for gpu in found["gpus"]}
+    assert [price["provider"] for price in by_name["L4"]] == ["our cellar"]
+    assert len(by_name["H100"]) > 1
+    shown = plan("--set", "plan.prices=ours.toml", "--quick")
+    assert "2030-01-01" in shown.stdout and "ours.toml" in shown.stdout
+    (here / "config" / "tunesmith").mkdir(parents=True)
+    (here / "config" / "tunesmith" / "prices.toml").write_text(text.replace("cellar", "roof"))
+    assert "our roof" in plan("--json").stdout
+
+
+@pytest.mark.parametrize("text", ["[[prices]\n", '[[prices]]\ngpu = "L4"\n', "[[cards]]\n"])
+def test_prices_that_make_no_sense(plan: Plan, here: Path, text: str) -> None:
+    (here / "ours.toml").write_text(text)
+    result = plan("--set", "plan.prices=ours.toml")
+    assert result.exit_code == 2
+    assert "ours.toml" in result.stderr
+
+
+def test_prices_that_are_not_there(plan: Plan) -> None:
+    assert plan("--set", "plan.prices=nowhere.toml").exit_code == 2
+
+
+def test_a_gpu_here_is_what_auto_means(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Device(kind="cuda", name="NVIDIA H100 80GB HBM3", memory=70 * GIB)
+    has(monkeypatch, 4 * GIB, gpu)
+    found = answer(plan("--json"))
+    assert found["device"] == "cuda"
+    assert found["this_machine"]["name"] == gpu.name
+    assert "this machine" in found["time"]["thrifty"]
+    assert answer(plan("--json", "--set", "run.device=cpu"))["device"] == "cpu"
+
+
+def test_for_people(plan: Plan) -> None:
+    lines = plan("--quick").stdout.splitlines()
+    assert lines[0] == "thrifty on model on paper, plain, for test core (analytic)"
+    assert any(line.startswith("train, which binds") for line in lines)
+    (row,) = (line for line in lines if line.startswith("thrifty *") and "yes" in line)
+    assert row.split()[2:] == ["0.75", "to", "1.4", "yes", "yes", "yes", "yes", "yes", "yes"]
+    assert any("2 cores, 4.0 GiB available" in line for line in lines)
+    assert any("read 2026-03 to" in line for line in lines)
+
+
+def test_in_a_log_the_first_answer_stays_and_the_better_one_follows(plan: Plan) -> None:
+    text = plan().stdout
+    assert text.index("(analytic)") < text.index("now tracing") < text.index("(traced)")
+
+
+def test_a_model_without_weights_is_planned_but_not_run(plan: Plan, here: Path) -> None:
+    assert answer(plan("--json", "--set", "model.base=paper:empty"))["device"] == "cuda"
+    arguments = ["--plugin", str(HERE / "fake_plugin.py")]
+    arguments += ["--plugin", str(HERE / "thrifty_plugin.py")]
+    run = ["run", "run.toml", "--set", "model.base=paper:empty"]
+    result = CliRunner().invoke(app, [*arguments, *run])
+    assert result.exit_code == 4
+    assert "there are no weights" in result.stderr and "planned" in result.stderr
+    assert not (here / "runs").exists()
+
+
+def test_the_environment_is_left_alone(plan: Plan, here: Path) -> None:
+    before = dict(os.environ)
+    answer(plan("--json"))
+    assert dict(os.environ) == before
+    assert sorted(path.name for path in here.iterdir()) == ["data.tsv", "run.toml"]

@@ -1,0 +1,173 @@
+"""The schema of run files says yes where the plan does, and no where it does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.catalog import Catalog
+from tunesmith.config.json_schema import DIALECT, run_file_schema
+from tunesmith.plugins import Selection, find
+
+FAKE = Path(__file__).parents[1] / "fake_plugin.py"
+GOOD: dict[str, Any] = {
+    "model": {"base": "fake:one"},
+    "data": {"use": "lines", "train": "data.tsv", "holdout": 0.2},
+    "technique": {"use": "file:fake_plugin:by-heart", "steps": 3, "mode": "raise"},
+    "evaluators": [{"use": "same"}],
+    "gate": {"must_beat": ["base"], "at_least": {"same": 0.5}},
+}
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return run_file_schema(Catalog(find(Selection(files=(str(FAKE),)))))
+
+
+def faults(schema: Any, value: Any, root: Any) -> Iterator[str]:
+    """What is wrong with a value: the few words of JSON Schema that ours uses."""
+    if "$ref" in schema:
+        target = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+        yield from faults(target, value, root)
+    yield from _faults_of_kind(schema, value)
+    yield from _faults_of_bounds(schema, value)
+    if isinstance(value, dict):
+        yield from _faults_of_table(schema, value, root)
+    if isinstance(value, list) and "items" in schema:
+        for item in value:
+            yield from faults(schema["items"], item, root)
+    if "anyOf" in schema and all(list(faults(one, value, root)) for one in schema["anyOf"]):
+        yield "fits none"
+    for branch in schema.get("allOf", []):
+        if not list(faults(branch["if"], value, root)):
+            yield from faults(branch["then"], value, root)
+
+
+def _faults_of_kind(schema: Any, value: Any) -> Iterator[str]:
+    kinds = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+        "null": type(None),
+    }
+    if "type" in schema and not isinstance(value, kinds[schema["type"]]):
+        yield f"not {schema['type']}"
+    if "enum" in schema and value not in schema["enum"]:
+        yield "not in enum"
+    if "const" in schema and value != schema["const"]:
+        yield "not const"
+
+
+def _faults_of_bounds(schema: Any, value: Any) -> Iterator[str]:
+    if isinstance(value, (int, float)):
+        if value < schema.get("minimum", value) or value > schema.get("maximum", value):
+            yield "out of bounds"
+        if "exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"]:
+            yield "out of bounds"
+        if "exclusiveMaximum" in schema and value >= schema["exclusiveMaximum"]:
+            yield "out of bounds"
+    if isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
+        yield "not like the pattern"
+
+
+def _faults_of_table(schema: Any, value: dict[str, Any], root: Any) -> Iterator[str]:
+    properties = schema.get("properties", {})
+    for name in schema.get("required", []):
+        if name not in value:
+            yield f"{name} is missing"
+    for name, item in value.items():
+        if name in properties:
+            yield from faults(properties[name], item, root)
+        elif schema.get("additionalProperties") is False:
+            yield f"{name} is unknown"
+        elif isinstance(schema.get("additionalProperties"), dict):
+            yield from faults(schema["additionalProperties"], item, root)
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    import copy
+
+    tables = copy.deepcopy(GOOD)
+    *parents, last = path.split(".")
+    node: Any = tables
+    for part in parents:
+        node = node[int(part)] if part.isdigit() else node.setdefault(part, {})
+    node[last] = value
+    return tables
+
+
+def test_a_good_run_file_fits(schema: dict[str, Any]) -> None:
+    assert list(faults(schema, GOOD, schema)) == []
+    assert schema["$schema"] == DIALECT
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("techniqe", {}),
+        ("technique.stpes", 3),
+        ("technique.steps", 0),
+        ("technique.steps", "three"),
+        ("technique.mode", "badly"),
+        ("technique.use", "no-such-thing"),
+        ("data.holdout", -1),
+        ("data.holdout", 1.5),
+        ("data.rows", 3),
+        ("evaluators.0.use", "by-heart"),
+        ("gate.must_beat", ["tuned"]),
+        ("run.seed", -1),
+        ("model.base", 3),
+    ],
+)
+def test_a_wrong_one_does_not(schema: dict[str, Any], path: str, value: Any) -> None:
+    assert list(faults(schema, changed(path, value), schema))
+
+
+@pytest.mark.parametrize("missing", ["model", "data", "technique"])
+def test_tables_that_must_be_there(schema: dict[str, Any], missing: str) -> None:
+    tables = {name: table for name, table in GOOD.items() if name != missing}
+    assert list(faults(schema, tables, schema))
+
+
+def test_every_option_has_its_help(schema: dict[str, Any]) -> None:
+    tables = [d for name, d in schema["$defs"].items() if name.split(".")[0] in GOOD]
+    options = [o for table in tables for name, o in table["properties"].items() if name != "use"]
+    assert options and all(option.get("description") for option in options)
+
+
+def test_a_name_offered_twice_needs_its_full_form(tmp_path: Path) -> None:
+    import dataclasses
+
+    from tunesmith.offers import TechniqueOffer
+
+    catalog = Catalog(find(Selection(files=(str(FAKE),))))
+    offers = catalog.offers(TechniqueOffer)
+    other = dataclasses.replace(offers[-1].plugin, distribution="elsewhere")
+    twin = next(o for o in offers if o.offer.name == "by-heart")
+    offers.append(dataclasses.replace(twin, plugin=other))
+    found = run_file_schema(catalog)
+    names = found["properties"]["technique"]["properties"]["use"]["enum"]
+    both = {twin.full_name, offers[-1].full_name}
+    assert "by-heart" not in names and len(both) == 2 and both <= set(names)
+
+
+def test_references_lead_somewhere(schema: dict[str, Any]) -> None:
+    def references(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                yield value["$ref"]
+            for item in value.values():
+                yield from references(item)
+        elif isinstance(value, list):
+            for item in value:
+                yield from references(item)
+
+    found = {ref.removeprefix("#/$defs/") for ref in references(schema)}
+    assert found and found <= set(schema["$defs"])

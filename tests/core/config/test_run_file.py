@@ -1,0 +1,136 @@
+"""Run files: who overrides whom, and errors that show where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunesmith.config import run_file
+from tunesmith.errors import ConfigError, UsageError
+
+TEXT = """
+[technique]
+use = "echo"
+rank = 1
+
+[[evaluators]]
+use = "loss"
+
+[[evaluators]]
+use = "exact-match"
+limit = 3
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "tickets.toml"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def test_the_file_alone(path: Path) -> None:
+    read = run_file.read_run_file(path, environment={})
+    assert read.tables["technique"] == {"use": "echo", "rank": 1}
+    assert (read.folder, read.stem) == (path.parent, "tickets")
+    assert read.origins["technique.rank"] == "tickets.toml"
+    assert read.origins["evaluators.1.limit"] == "tickets.toml"
+
+
+def test_command_line_over_environment_over_file(path: Path) -> None:
+    environment = {"TUNESMITH__TECHNIQUE__RANK": "2", "TUNESMITH__RUN__SEED": "5", "RANK": "9"}
+    read = run_file.read_run_file(path, environment=environment)
+    assert read.tables["technique"]["rank"] == 2
+    assert read.origins["technique.rank"] == "environment variable TUNESMITH__TECHNIQUE__RANK"
+    read = run_file.read_run_file(path, sets=["technique.rank=3"], environment=environment)
+    assert read.tables["technique"]["rank"] == 3
+    assert read.tables["run"] == {"seed": 5}
+    assert read.origins["technique.rank"] == "--set"
+
+
+def test_the_environment_is_the_process_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH__TECHNIQUE__RANK", "7")
+    assert run_file.read_run_file(path).tables["technique"]["rank"] == 7
+    assert run_file.read_run_file(path, environment={}).tables["technique"]["rank"] == 1
+
+
+def test_the_last_set_wins(path: Path) -> None:
+    read = run_file.read_run_file(
+        path, sets=["technique.rank=3", "technique.rank=4"], environment={}
+    )
+    assert read.tables["technique"]["rank"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8", 8),
+        ("2e-4", 2e-4),
+        ("true", True),
+        ('"8"', "8"),
+        ("lora", "lora"),
+        ("", ""),
+        ("a=b", "a=b"),
+        ('["q_proj", "v_proj"]', ["q_proj", "v_proj"]),
+        ("{a = 1}", {"a": 1}),
+        ("True", "True"),
+        ("#1", "#1"),
+    ],
+)
+def test_values_are_toml_or_else_themselves(text: str, value: object) -> None:
+    assert run_file.value_of(text) == value
+
+
+def test_numbers_index_lists_of_tables(path: Path) -> None:
+    sets = ["evaluators.1.limit=9", "evaluators.0.use=perplexity"]
+    tables = run_file.read_run_file(path, sets=sets, environment={}).tables
+    assert tables["evaluators"] == [{"use": "perplexity"}, {"use": "exact-match", "limit": 9}]
+
+
+@pytest.mark.parametrize("key", ["evaluators.2.limit=1", "technique.rank.x=1", "evaluators.x=1"])
+def test_what_cannot_be_placed_is_refused(path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        run_file.read_run_file(path, sets=[key], environment={})
+
+
+def test_a_set_without_a_value(path: Path) -> None:
+    with pytest.raises(UsageError, match="expected key=value"):
+        run_file.read_run_file(path, sets=["technique.rank"], environment={})
+
+
+def test_a_syntax_error_shows_the_line_with_a_caret(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[run]\nname = "a"\nseed = = 3\n', encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        run_file.read_run_file(path, environment={})
+    (problem,) = caught.value.problems
+    assert problem.where == f"{path}:3:8"
+    assert problem.what.splitlines()[1:] == ["  seed = = 3", "         ^"]
+
+
+def test_a_duplicate_key_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[run]\nseed = 1\nseed = 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"run\.toml:3"):
+        run_file.read_run_file(path, environment={})
+
+
+def test_no_file_and_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such run file"):
+        run_file.read_run_file(tmp_path / "no.toml", environment={})
+    (tmp_path / "run.toml").write_bytes(b"[run]\nname = \xff\n")
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 13"):
+        run_file.read_run_file(tmp_path / "run.toml", environment={})
+    with pytest.raises(UsageError, match="no such run file"):
+        run_file.read_run_file(tmp_path, environment={})
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
+    try:
+        run_file.parse(text, "run.toml")
+    except ConfigError as error:
+        assert error.problems[0].where.startswith("run.toml")

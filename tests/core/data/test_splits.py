@@ -1,0 +1,357 @@
+"""A held-out record that the model has seen proves nothing, so these say what can never happen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunesmith.data.splits import (
+    Leak,
+    Split,
+    duplicates,
+    leaks,
+    near_duplicates,
+    normalise,
+    split,
+)
+
+quick = settings(max_examples=80, deadline=None)
+texts = st.lists(st.text(alphabet="aAbß é\n", max_size=4), min_size=2, max_size=40)
+WORDS = [f"word{i}" for i in range(2_000)]
+
+
+def sentence(rng: Random, words: int = 60) -> str:
+    return " ".join(rng.choices(WORDS, k=words))
+
+
+def try_split(keys: list[str], holdout: float | int, seed: int, **labels: object) -> Split | None:
+    """The split, or None where everything is tied together."""
+    try:
+        return split(keys, holdout=holdout, seed=seed, **labels)  # type: ignore[arg-type]
+    except ValueError as error:
+        assert "all" in str(error)
+        return None
+
+
+# --- what a split promises ------------------------------------------------------------------
+
+
+@given(texts, st.floats(0.01, 0.99), st.integers(0, 99), st.data())
+@quick
+def test_partition_and_ties_hold(
+    keys: list[str], holdout: float, seed: int, data: st.DataObject
+) -> None:
+    label = st.lists(st.sampled_from([None, "p", "q", "r", "s"]), min_size=len(keys))
+    groups = data.draw(label)[: len(keys)]
+    strata = data.draw(label)[: len(keys)]
+    result = try_split(keys, holdout, seed, groups=groups, strata=strata)
+    if result is None:
+        return
+    assert sorted(result.train + result.heldout) == list(range(len(keys)))
+    assert result.train and result.heldout
+    assert list(result.train) == sorted(result.train)
+    assert list(result.heldout) == sorted(result.heldout)
+    for kind in ([normalise(k) for k in keys], groups):
+        inside = {kind[i] for i in result.train} & {kind[i] for i in result.heldout}
+        assert inside <= {None}
+
+
+@given(texts, st.integers(0, 99), st.randoms(use_true_random=False))
+@quick
+def test_the_order_of_rows_does_not_matter(keys: list[str], seed: int, rng: Random) -> None:
+    groups = [None if len(k) < 3 else k[:1] for k in keys]
+    strata = [k[-1:] or None for k in keys]
+    order = list(range(len(keys)))
+    rng.shuffle(order)
+
+    def heldout(rows: list[int]) -> Counter[str] | None:
+        mine = [keys[i] for i in rows]
+        labels = {"groups": [groups[i] for i in rows], "strata": [strata[i] for i in rows]}
+        result = try_split(mine, 0.3, seed, **labels)
+        return None if result is None else Counter(mine[i] for i in result.heldout)
+
+    assert heldout(order) == heldout(list(range(len(keys))))
+
+
+@pytest.mark.parametrize("count", [1, 7, 199])
+def test_a_count_is_met_exactly(count: int) -> None:
+    keys = [f"row {i}" for i in range(200)]
+    strata = [str(i % 3) for i in range(200)]
+    assert len(split(keys, holdout=count, seed=0).heldout) == count
+    assert len(split(keys, holdout=count, seed=0, strata=strata).heldout) == count
+
+
+def test_a_share_is_rounded_but_neither_side_is_empty() -> None:
+    keys = [f"row {i}" for i in range(10)]
+    for share, rows in ((0.01, 1), (0.2, 2), (0.26, 3), (0.99, 9)):
+        assert len(split(keys, holdout=share, seed=0).heldout) == rows
+
+
+def test_seeds_differ_and_repeat() -> None:
+    keys = [f"row {i}" for i in range(100)]
+    first = split(keys, holdout=0.3, seed=1)
+    assert split(keys, holdout=0.3, seed=1) == first
+    assert split(keys, holdout=0.3, seed=2) != first
+    seen = Counter(i for seed in range(300) for i in split(keys, holdout=0.3, seed=seed).heldout)
+    assert len(seen) == 100
+    assert min(seen.values()) > 45 and max(seen.values()) < 135  # 90 expected, 5.7 sd each way
+
+
+def test_adding_rows_moves_few_others() -> None:
+    keys = [f"row {i}" for i in range(1_000)]
+    before = set(split(keys, holdout=0.2, seed=3).heldout)
+    after = set(split([*keys, *(f"new {i}" for i in range(50))], holdout=0.2, seed=3).heldout)
+    moved = before ^ {i for i in after if i < 1_000}
+    assert len(moved) <= 20
+
+
+def test_adding_a_row_to_a_group_moves_nothing() -> None:
+    keys = [f"row {i}" for i in range(300)]
+    groups: list[str | None] = [f"patient {i // 3}" for i in range(300)]
+    before = split(keys, holdout=90, seed=3, groups=groups).heldout
+    group = groups[before[0]]
+    after = split([*keys, "one more"], holdout=91, seed=3, groups=[*groups, group]).heldout
+    assert after == (*before, 300)
+
+
+def test_groups_reach_the_size_as_nearly_as_they_can() -> None:
+    keys = [f"row {i}" for i in range(60)]
+    threes: list[str | None] = [str(i // 3) for i in range(60)]
+    assert len(split(keys, holdout=10, seed=0, groups=threes).heldout) == 9
+    assert len(split(keys, holdout=11, seed=0, groups=threes).heldout) == 12
+    halves: list[str | None] = [str(i // 30) for i in range(60)]
+    assert len(split(keys, holdout=5, seed=0, groups=halves).heldout) == 30
+    assert len(split(keys, holdout=55, seed=0, groups=halves).heldout) == 30
+
+
+def test_a_chain_of_ties_stays_together() -> None:
+    keys = ["a", "A ", "b", "c"] + [f"other {i}" for i in range(20)]
+    groups = ["g", "h", "h", "g"] + [None] * 20
+    for seed in range(30):
+        heldout = set(split(keys, holdout=0.4, seed=seed, groups=groups).heldout)
+        assert len(heldout & {0, 1, 2, 3}) in (0, 4)
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=6), st.floats(0.05, 0.95), st.integers(0, 9)
+)
+@quick
+def test_labels_are_within_one_row_of_their_share(
+    sizes: list[int], holdout: float, seed: int
+) -> None:
+    strata: list[str | None] = [str(k) for k, size in enumerate(sizes) for _ in range(size)]
+    keys = [f"row {i}" for i in range(len(strata))]
+    if len(keys) < 2:
+        return
+    heldout = split(keys, holdout=holdout, seed=seed, strata=strata).heldout
+    share = len(heldout) / len(keys)
+    found = Counter(strata[i] for i in heldout)
+    for k, size in enumerate(sizes):
+        assert abs(found[str(k)] - share * size) < 1 + 1e-9
+
+
+def test_rare_labels_are_in_both_parts() -> None:
+    strata: list[str | None] = ["common"] * 95 + ["rare"] * 3 + ["single"] + [None]
+    keys = [f"row {i}" for i in range(100)]
+    for seed in range(20):
+        result = split(keys, holdout=0.1, seed=seed, strata=strata)
+        for side in (result.train, result.heldout):
+            assert {"common", "rare"} <= {strata[i] for i in side}
+        assert 98 in result.train and 99 in result.train  # the only row of its label
+
+
+def test_what_cannot_be_split_is_said() -> None:
+    two = ["a", "b"]
+    cases: list[tuple[str, Callable[[], object]]] = [
+        ("at least 2 records, got 1", lambda: split(["a"], holdout=0.5, seed=0)),
+        ("at least 2 records, got 0", lambda: split([], holdout=0.5, seed=0)),
+        ("leaves nothing to train on, got 2 of 2", lambda: split(two, holdout=2, seed=0)),
+        ("a share must be below 1", lambda: split(two, holdout=1.0, seed=0)),
+        ("must be a share", lambda: split(two, holdout=0, seed=0)),
+        ("must be a share", lambda: split(two, holdout=-0.1, seed=0)),
+        ("must be a share", lambda: split(two, holdout=math.nan, seed=0)),
+        ("must be a share", lambda: split(two, holdout=True, seed=0)),
+        ("all 2 records are the same", lambda: split(["a", " A"], holdout=0.5, seed=0)),
+        ("in one group", lambda: split(two, holdout=0.5, seed=0, groups=["g", "g"])),
+        ("groups: must have one entry", lambda: split(two, holdout=0.5, seed=0, groups=["g"])),
+        ("strata: must have one entry", lambda: split(two, holdout=0.5, seed=0, strata=["g"])),
+        ("threshold", lambda: near_duplicates(two, 0.0)),
+        ("threshold", lambda: leaks(two, two, 1.5)),
+    ]
+    for message, call in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_surrogates_and_empty_keys_split() -> None:
+    result = split(["", "\ud83d", "x", "\udc00 y"], holdout=1, seed=0)
+    assert len(result.heldout) == 1
+
+
+# --- what counts as the same ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Hello  World", " hello\tworld\n"),
+        ("ﬁne", "FINE"),
+        ("Straße", "STRASSE"),
+        ("Ｆｕｌｌ", "full"),
+        ("e\u0301", "É"),
+        ("a\u00a0b", "a b"),
+    ],
+)
+def test_normalise_joins(one: str, other: str) -> None:
+    assert normalise(one) == normalise(other)
+
+
+def test_normalise_keeps_apart() -> None:
+    assert len({normalise(t) for t in ("a b", "ab", "a.b", "á", "а", "")}) == 6
+
+
+@given(st.text())
+@settings(max_examples=300, deadline=None)
+def test_normalise_is_idempotent(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
+
+
+def test_all_planted_copies_are_found() -> None:
+    rng = Random(1)
+    rows = [sentence(rng, 8) for _ in range(500)]
+    planted = rng.sample(range(500), 50)
+    copies = ["  " + rows[i].upper().replace(" ", " \n") for i in planted]
+    assert duplicates(rows) == []
+    assert duplicates(rows + copies) == sorted([i, 500 + k] for k, i in enumerate(planted))
+
+
+def edited(rng: Random, text: str) -> str:
+    """One word changed, dropped or added, or the ends cut: similarity of 5-grams above 0.8."""
+    words = text.split()
+    place = rng.randrange(len(words))
+    kind = rng.randrange(4)
+    if kind == 0:
+        words[place] = "changed"
+    elif kind == 1:
+        del words[place]
+    elif kind == 2:
+        words.insert(place, "added")
+    else:
+        words = words[2:-2]
+    return " ".join(words)
+
+
+def test_planted_near_copies_are_found_and_nothing_else() -> None:
+    rng = Random(2)
+    rows = [sentence(rng) for _ in range(600)]
+    copies = [edited(rng, rows[i]) for i in range(200)]
+    groups = near_duplicates(rows + copies)
+    found = {tuple(g) for g in groups}
+    hits = sum((i, 600 + i) in found for i in range(200))
+    assert hits >= 190
+    assert len(found) == hits
+
+
+def test_near_duplicates_equal_brute_force() -> None:
+    rng = Random(3)
+    rows = [" ".join(rng.choices("abc", k=rng.randrange(3, 14))) for _ in range(150)]
+
+    def grams(text: str) -> set[str]:
+        words = text.split()
+        return {" ".join(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
+
+    for threshold in (0.3, 0.5, 0.8, 1.0):
+        parent = list(range(len(rows)))
+        for i, one in enumerate(rows):
+            for j in range(i):
+                a, b = grams(one), grams(rows[j])
+                if len(a & b) / len(a | b) >= threshold:
+                    old, new = parent[i], parent[j]
+                    parent = [new if p == old else p for p in parent]
+        expected = sorted(
+            members
+            for root in set(parent)
+            if len(members := [i for i, p in enumerate(parent) if p == root]) > 1
+        )
+        assert near_duplicates(rows, threshold) == expected
+
+
+def test_scripts_without_spaces_have_words() -> None:
+    text = "我们感谢您的来信并将尽快答复您关于损坏商品的问题请您耐心等待谢谢"
+    assert near_duplicates([text, text[:-1] + "啊", text[::-1]]) == [[0, 1]]
+
+
+def test_short_and_wordless_texts() -> None:
+    assert near_duplicates(["yes", "Yes", "no", "", " ", "🎉", "🎉", "!!"]) == [
+        [0, 1],
+        [3, 4],
+        [5, 6],
+    ]
+
+
+def test_leaks_name_the_closest_row() -> None:
+    rng = Random(4)
+    train = [sentence(rng) for _ in range(300)]
+    near = train[7].split()
+    near[0] = "changed"
+    farther = train[7].split()
+    farther[30] = "changed"
+    train.append(" ".join(farther))
+    heldout = [sentence(rng), train[3].upper(), " ".join(near)]
+    found = leaks(train, heldout)
+    assert found[0] == Leak(3, 1, "exact", 1.0)
+    assert (found[1].train_index, found[1].heldout_index, found[1].kind) == (7, 2, "near")
+    assert found[1].similarity == pytest.approx(55 / 57)
+    assert len(found) == 2
+    assert leaks([], heldout) == leaks(train, []) == []
+
+
+def test_planted_leaks_are_found() -> None:
+    rng = Random(5)
+    train = [sentence(rng) for _ in range(400)]
+    heldout = [edited(rng, train[i]) for i in range(200)] + [sentence(rng) for _ in range(100)]
+    found = leaks(train, heldout)
+    assert len(found) >= 190
+    assert all(leak.train_index == leak.heldout_index for leak in found)
+
+
+def test_a_clean_split_has_no_leaks() -> None:
+    rng = Random(6)
+    rows = [sentence(rng, 12) for _ in range(100)]
+    rows += [row.title() for row in rows[:40]]
+    result = split(rows, holdout=0.3, seed=0)
+    assert leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
+
+
+def test_near_groups_feed_the_split() -> None:
+    rng = Random(7)
+    rows = [sentence(rng) for _ in range(100)]
+    rows += [edited(rng, row) for row in rows]
+    groups: list[str | None] = [None] * len(rows)
+    for number, members in enumerate(near_duplicates(rows)):
+        for row in members:
+            groups[row] = f"near {number}"
+    result = split(rows, holdout=0.3, seed=0, groups=groups)
+    assert leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
+
+
+@pytest.mark.parametrize("kind", ["prose", "one template"])
+def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
+    rng = Random(8)
+    if kind == "prose":
+        rows = [sentence(rng, 40) for _ in range(20_000)]
+    else:
+        rows = [f"{' '.join(WORDS[:15])} {i} {' '.join(WORDS[15:30])}" for i in range(20_000)]
+    started = time.process_time()
+    near_duplicates(rows)
+    assert time.process_time() - started < 12  # 3 s on a quiet core
+    started = time.process_time()
+    split(rows, holdout=0.1, seed=0)
+    assert time.process_time() - started < 2

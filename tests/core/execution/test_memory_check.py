@@ -1,0 +1,290 @@
+"""A run that cannot fit is refused, one that might not is told, and what came is remembered."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tunesmith import machine
+from tunesmith.cli.app import app
+from tunesmith.machine import Device, Machine
+
+HERE = Path(__file__).parents[1]
+MIB, GIB = 1 << 20, 1 << 30
+RUN = """
+[model]
+base = "paper:plain@MODEL"
+[data]
+use = "lines"
+train = "data.tsv"
+holdout = 4
+[technique]
+use = "thrifty"
+[[evaluators]]
+use = "same"
+"""
+Tunesmith = Callable[..., Result]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
+    monkeypatch.setenv("TUNESMITH_CALIBRATION", "0")
+    monkeypatch.setattr(machine, "peak_resident", lambda: 0)
+    has(monkeypatch, 4 * GIB)
+    rows = [f"say {n}\tSAY {n}" for n in range(16)]
+    (tmp_path / "data.tsv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "run.toml").write_text(RUN.replace("MODEL", str(tmp_path / "model")))
+    return tmp_path
+
+
+@pytest.fixture
+def tunesmith(here: Path) -> Tunesmith:
+    def call(*arguments: str) -> Result:
+        plugins = [
+            option
+            for name in ("fake_plugin", "thrifty_plugin")
+            for option in ("--plugin", str(HERE / f"{name}.py"))
+        ]
+        for name in ("lora", "full", "qlora", "preference"):
+            plugins += ["--no-plugin", name]
+        return CliRunner().invoke(app, [*plugins, *arguments])
+
+    return call
+
+
+def has(monkeypatch: pytest.MonkeyPatch, memory: int | None) -> None:
+    there = Machine(Device(kind="cpu", name="test core", memory=memory, cores=2))
+    monkeypatch.setattr(machine, "this_machine", lambda: there)
+
+
+def report_of(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(folder) / "report.json").read_text())
+    return found
+
+
+def test_a_run_that_fits_says_nothing_but_what_is_expected(tunesmith: Tunesmith) -> None:
+    done = tunesmith("run", "run.toml", "--out", "out")
+    assert done.exit_code == 0, done.output
+    assert "expected: about 1.1 GiB of memory" in done.stderr
+    assert "may not fit" not in done.stderr
+    forecast = report_of("out")["forecast"]
+    assert forecast["method"] == "analytic"  # it was clear from the first
+    assert forecast["memory"]["low"] < forecast["memory"]["expected"]
+    assert forecast["available"] == 4 * GIB and not forecast["refused"]
+    assert forecast["actual"]["peak_memory_bytes"] == 1100 * MIB
+    assert forecast["actual"]["within"] is True
+    assert forecast["actual"]["seconds"] == pytest.approx(0.6)
+    shown = tunesmith("report", "out")
+    assert "foretold: peak memory 804.0 MB to 1.5 GB" in shown.stdout
+    assert "it took 1.2 GB, 1.00 times what was expected, and 0.60 s" in shown.stdout
+
+
+def test_models_that_an_evaluator_holds_beside_are_foretold(tunesmith: Tunesmith) -> None:
+    more = "--set", "evaluators.0.beside=9"
+    refused = tunesmith("run", "run.toml", "--out", "out", *more)
+    assert refused.exit_code == 4 and "at least 9.8 GiB of memory" in refused.stderr, refused.stderr
+    assert tunesmith("run", "run.toml", "--out", "alone").exit_code == 0
+
+
+def test_a_run_that_cannot_fit_is_refused_with_both_numbers_and_ways_out(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 400 * MIB)
+    refused = tunesmith("run", "run.toml", "--out", "out")
+    assert refused.exit_code == 4
+    assert "needs at least 766.8 MiB" in refused.stderr and "400.0 MiB free" in refused.stderr
+    assert "technique.checkpointing = true, technique.shards = 2" in refused.stderr
+    assert "--force" in refused.stderr
+    assert not Path("out/checkpoints").exists()
+    report = report_of("out")
+    assert report["forecast"]["refused"] and report["run"]["exit_code"] == 4
+
+
+def test_another_technique_that_would_fit_is_named(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 2 * GIB)
+    refused = tunesmith("run", "run.toml", "--set", "technique.use=wide", "--out", "out")
+    assert refused.exit_code == 4
+    assert 'technique.use = "thrifty" needs about 1.1 GiB' in refused.stderr
+
+
+def test_force_lets_it_in_with_a_warning(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 300 * MIB)
+    done = tunesmith("run", "run.toml", "--out", "out", "--force")
+    assert done.exit_code == 0, done.output
+    assert "forced: the run needs at least" in done.stderr
+    assert not report_of("out")["forecast"]["refused"]
+
+
+def test_only_doubt_is_traced_and_what_remains_is_a_warning(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 1200 * MIB)  # above the traced high end, within the analytic interval
+    clear = tunesmith("run", "run.toml", "--out", "clear")
+    assert clear.exit_code == 0 and "may not fit" not in clear.stderr
+    assert report_of("clear")["forecast"]["method"] == "traced"
+    has(monkeypatch, 1100 * MIB)  # within the traced one
+    doubtful = tunesmith("run", "run.toml", "--out", "doubtful")
+    assert doubtful.exit_code == 0
+    assert "the run may not fit: it needs" in doubtful.stderr
+    assert any("may not fit" in n["message"] for n in report_of("doubtful")["notices"])
+
+
+def test_where_memory_is_not_known_nothing_is_refused(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, None)
+    assert tunesmith("run", "run.toml", "--out", "out").exit_code == 0
+    assert report_of("out")["forecast"]["available"] is None
+
+
+def test_an_estimate_that_fails_stops_no_run(tunesmith: Tunesmith) -> None:
+    done = tunesmith("run", "run.toml", "--out", "out", "--set", "technique.use=clueless")
+    assert done.exit_code == 0, done.output
+    assert "nothing is foretold about memory" in json.dumps(report_of("out")["notices"])
+    assert report_of("out")["forecast"] == {}
+
+
+def test_a_model_that_shows_its_config_late_is_judged_when_it_is_there(
+    tunesmith: Tunesmith, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = f"model.base=paper:late@{here / 'model'}"
+    assert tunesmith("run", "run.toml", "--set", late, "--out", "out").exit_code == 0
+    assert report_of("out")["forecast"]["memory"]["expected"] > GIB
+    has(monkeypatch, 300 * MIB)
+    assert tunesmith("run", "run.toml", "--set", late, "--out", "too-large").exit_code == 4
+
+
+def test_a_resumed_run_is_not_judged_again(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = tunesmith("run", "run.toml", "--out", "out", "--set", "technique.mode=interrupt")
+    assert stopped.exit_code == 130
+    before = report_of("out")["forecast"]
+    has(monkeypatch, 10 * MIB)
+    resumed = tunesmith("resume", "out")
+    assert resumed.exit_code == 0, resumed.output
+    after = report_of("out")["forecast"]
+    assert {**after, "actual": {}} == before
+
+
+def test_a_refused_run_is_judged_anew_when_it_is_resumed(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 300 * MIB)
+    assert tunesmith("run", "run.toml", "--out", "out").exit_code == 4
+    assert tunesmith("resume", "out").exit_code == 4
+    has(monkeypatch, 4 * GIB)
+    assert tunesmith("resume", "out").exit_code == 0
+
+
+def test_judging_takes_no_time(tunesmith: Tunesmith, here: Path) -> None:
+    """The common case: everything but what the estimate itself takes."""
+    from tunesmith import api
+    from tunesmith.execution.memory_check import Admission
+
+    files = [str(HERE / f"{name}.py") for name in ("fake_plugin", "thrifty_plugin")]
+    plan, catalog = api.load("run.toml", files=files)
+    told: list[Any] = []
+
+    class Tell:
+        from tunesmith.execution.report import Report
+
+        report = Report()
+
+        def __call__(self, event: Any) -> None:
+            told.append(event)
+
+    began = time.perf_counter()
+    Admission(plan, catalog, Tell(), False).judge((), (), plan.found_model.config)  # type: ignore[arg-type]
+    assert told and time.perf_counter() - began < 0.3
+
+
+# --------------------------------------------------------------------------- calibration
+
+
+def seen(here: Path) -> list[dict[str, Any]]:
+    path = here / "state" / "tunesmith" / "calibration.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def remembering(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    monkeypatch.delenv("TUNESMITH_CALIBRATION")
+
+
+@pytest.mark.usefixtures("remembering")
+def test_what_came_is_remembered_and_corrects_the_next(tunesmith: Tunesmith, here: Path) -> None:
+    assert tunesmith("run", "run.toml", "--out", "one").exit_code == 0
+    (line,) = seen(here)
+    first = report_of("one")["forecast"]
+    assert line["expected"] == first["uncorrected"] and line["peak"] == 1100 * MIB
+    assert line["device"] == "test core, 2 cores" and line["seconds"] == pytest.approx(0.6)
+    assert set(line) == {
+        "time", "device", "technique", "method", "expected", "peak", "flops", "steps", "seconds",
+    }  # fmt: skip
+    assert tunesmith("run", "run.toml", "--out", "two").exit_code == 0
+    second = report_of("two")["forecast"]
+    assert second["uncorrected"] == first["uncorrected"] and second["runs"] == 1
+    assert second["memory"]["expected"] == pytest.approx(1100 * MIB, rel=0.01)
+    assert second["actual"]["within"] is True
+    shown = tunesmith("plan", "run.toml", "--quick")
+    assert "corrected by 2 earlier runs" in shown.stdout
+
+
+def test_nothing_is_remembered_where_that_is_switched_off(tunesmith: Tunesmith, here: Path) -> None:
+    assert tunesmith("run", "run.toml", "--out", "one").exit_code == 0
+    assert seen(here) == []
+
+
+@pytest.mark.usefixtures("remembering")
+def test_a_state_directory_that_cannot_be_written_stops_no_run(
+    tunesmith: Tunesmith, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(here / "file"))
+    assert tunesmith("run", "run.toml", "--out", "one").exit_code == 0
+
+
+@pytest.mark.usefixtures("remembering")
+def test_a_run_that_did_not_raise_the_peak_teaches_nothing(
+    tunesmith: Tunesmith, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "peak_resident", lambda: 1099 * MIB)
+    assert tunesmith("run", "run.toml", "--out", "one").exit_code == 0
+    assert seen(here) == []
+
+
+@pytest.mark.usefixtures("remembering")
+def test_a_resumed_run_is_remembered_once_and_whole(tunesmith: Tunesmith, here: Path) -> None:
+    sets = ("--set", "technique.mode=interrupt")
+    assert tunesmith("run", "run.toml", "--out", "out", *sets).exit_code == 130
+    assert seen(here) == []
+    assert tunesmith("resume", "out").exit_code == 0
+    (line,) = seen(here)
+    assert line["seconds"] == pytest.approx(0.6)
+
+
+@pytest.mark.usefixtures("remembering")
+def test_a_run_that_is_resumed_after_its_training_is_not_remembered_again(
+    tunesmith: Tunesmith, here: Path
+) -> None:
+    gate = ("--set", "gate.at_least={same = 2.0}")
+    assert tunesmith("run", "run.toml", "--out", "out", *gate).exit_code == 6
+    assert len(seen(here)) == 1
+    assert tunesmith("resume", "out").exit_code == 6
+    assert len(seen(here)) == 1

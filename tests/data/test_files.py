@@ -1,0 +1,143 @@
+"""Which files are read: names, patterns, parts, and what is no data file at all."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError
+from tunesmith.records import Completion
+from tunesmith_plugins.loaders.jsonl.offer import JSONL, JsonlOptions
+
+
+def row(name: str) -> str:
+    return f'{{"prompt": "q", "completion": "{name}"}}\n'
+
+
+def load(train: str | list[str], **options: Any) -> Dataset:
+    return JSONL.build(JsonlOptions(train=train, **options)).load()
+
+
+def answers(dataset: Dataset) -> list[str]:
+    return [r.completion for r in dataset.train if isinstance(r, Completion)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("b", "a", "c"):
+        (tmp_path / f"{name}.jsonl").write_text(row(name))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_pattern_is_read_in_sorted_order(folder: Path) -> None:
+    assert answers(load("*.jsonl")) == ["a", "b", "c"]
+
+
+def test_a_list_is_read_in_its_own_order_and_each_file_once(folder: Path) -> None:
+    assert answers(load(["c.jsonl", "*.jsonl", "./a.jsonl"])) == ["c", "a", "b"]
+
+
+def test_sources_are_short_below_the_working_directory(folder: Path) -> None:
+    assert load("a.jsonl").train[0].source == "a.jsonl:1"
+    assert load(str(folder / "a.jsonl")).train[0].source == "a.jsonl:1"
+
+
+def test_sources_elsewhere_are_as_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "sub").mkdir()
+    monkeypatch.chdir(folder / "sub")
+    assert load(str(folder / "a.jsonl")).train[0].source == f"{folder}/a.jsonl:1"
+
+
+def test_home_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    assert answers(load("~/a.jsonl")) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["sp ace.jsonl", "ünïcode ✓.jsonl", "a:1.jsonl", "[x].jsonl"])
+def test_unusual_names(folder: Path, name: str) -> None:
+    (folder / name).write_text(row("x"))
+    assert answers(load(name)) == ["x"]
+
+
+def test_heldout_files(folder: Path) -> None:
+    dataset = load(["a.jsonl", "b.jsonl"], heldout="c.jsonl")
+    assert answers(dataset) == ["a", "b"]
+    assert dataset.heldout is not None
+    assert [r.source for r in dataset.heldout] == ["c.jsonl:1"]
+    assert "held out: c.jsonl: 1 rows" in dataset.description
+    assert load("a.jsonl").heldout is None
+
+
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_each_part_has_its_own_share_of_unusable_rows(folder: Path, part: str) -> None:
+    (folder / "good.jsonl").write_text(row("a") * 200)
+    (folder / "bad.jsonl").write_text(row("a") * 2 + "%%\n")
+    names = {"train": "good.jsonl", "heldout": "good.jsonl", part: "bad.jsonl"}
+    with pytest.raises(DataError, match=r"bad\.jsonl: 1 of 3 rows"):
+        load(names["train"], heldout=names["heldout"])
+
+
+def test_a_file_in_both_parts_is_refused(folder: Path) -> None:
+    (folder / "link.jsonl").symlink_to("a.jsonl")
+    with pytest.raises(DataError, match="both train and heldout"):
+        load("a.jsonl", heldout="link.jsonl")
+
+
+def test_many_files_are_described_in_one_line(folder: Path) -> None:
+    for number in range(50):
+        (folder / f"n{number}.jsonl").write_text(row("n"))
+    assert load("n*.jsonl").description.endswith("; and 47 more files")
+
+
+def test_files_of_different_formats(folder: Path) -> None:
+    (folder / "text.jsonl").write_text('{"text": "t"}')
+    assert len(load(["a.jsonl", "text.jsonl"]).train) == 2
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("missing.jsonl", "no such file"),
+        ("x*.jsonl", "matches no file"),
+        (".", "is a folder"),
+        ("folder", "is a folder"),
+        ("pipe", "is not a regular file"),
+        ("/dev/zero", "is not a regular file"),
+        ("loop", "symbolic links"),
+        ("n" * 300, "name too long"),
+        ("a\0b", "NUL"),
+        ("a.jsonl/b", "not a directory"),
+    ],
+)
+def test_what_is_no_data_file(folder: Path, name: str, said: str) -> None:
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=said):
+        load(name)
+
+
+def test_patterns_pass_by_folders_and_survive_loops(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "d.jsonl").write_text(row("d"))
+    (folder / "sub" / "again").symlink_to("..")
+    (folder / "folder.jsonl").mkdir()
+    assert sorted(answers(load("**/*.jsonl"))) == ["a", "b", "c", "d"]
+
+
+def test_too_many_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith_data.files.MAX_FILES", 2)
+    with pytest.raises(DataError, match="more than 2 files"):
+        load("*.jsonl")
+
+
+def test_gzip_is_recognised_by_its_bytes(folder: Path) -> None:
+    (folder / "a.jsonl").write_bytes(gzip.compress(row("zipped").encode()))
+    (folder / "b.jsonl.gz").write_text(row("plain"))
+    assert answers(load(["a.jsonl", "b.jsonl.gz"])) == ["zipped", "plain"]

@@ -1,0 +1,243 @@
+"""Formats are recognised by their columns and become the right records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError
+from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+from tunesmith_plugins.loaders.jsonl.offer import JSONL, JsonlOptions
+
+USER, ASSISTANT, SYSTEM = Message("user", "q"), Message("assistant", "a"), Message("system", "s")
+
+
+def load(folder: Path, *rows: object, **options: Any) -> Dataset:
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return JSONL.build(JsonlOptions(train=str(path), **options)).load()
+
+
+def only(folder: Path, row: object, **options: Any) -> Record:
+    (record,) = load(folder, row, **options).train
+    return record
+
+
+def turns(*contents: str) -> list[dict[str, str]]:
+    roles = ("user", "assistant") * len(contents)
+    return [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
+
+
+@pytest.mark.parametrize(
+    "prompt, completion",
+    [
+        ("prompt", "completion"),
+        ("question", "answer"),
+        ("input", "output"),
+        ("instruction", "response"),
+        ("prompt", "response"),
+    ],
+)
+def test_completions_under_the_usual_names(tmp_path: Path, prompt: str, completion: str) -> None:
+    dataset = load(tmp_path, {prompt: "q", completion: "a", "id": 7})
+    (record,) = dataset.train
+    assert isinstance(record, Completion)
+    assert (record.prompt, record.completion) == ("q", "a")
+    assert dataset.description.endswith(
+        f"1 rows of prompts and completions ({prompt}, {completion}), not using id"
+    )
+
+
+def test_completions_as_messages(tmp_path: Path) -> None:
+    record = only(tmp_path, {"prompt": turns("q"), "completion": turns("q", "a")[1:]})
+    assert isinstance(record, Chat)
+    assert record.messages == (USER, ASSISTANT)
+
+
+def test_chat_messages(tmp_path: Path) -> None:
+    record = only(tmp_path, {"messages": turns("q", "a", "q2", "a2")})
+    assert isinstance(record, Chat)
+    assert [m.content for m in record.messages] == ["q", "a", "q2", "a2"]
+
+
+def test_sharegpt(tmp_path: Path) -> None:
+    conversation = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    record = only(tmp_path, {"conversations": conversation, "system": "s"})
+    assert isinstance(record, Chat)
+    assert record.messages == (SYSTEM, USER, ASSISTANT)
+
+
+def test_alpaca(tmp_path: Path) -> None:
+    without = {"instruction": "do", "input": "", "output": "a"}
+    first, second, third = load(
+        tmp_path, {**without, "input": "this"}, without, {**without, "input": None}
+    ).train
+    assert isinstance(first, Completion)
+    assert first.prompt == "do\n\nthis"
+    for record in (second, third):
+        assert isinstance(record, Completion)
+        assert (record.prompt, record.completion) == ("do", "a")
+
+
+def test_plain_text(tmp_path: Path) -> None:
+    record = only(tmp_path, {"text": " as it stands\n"})
+    assert isinstance(record, Text)
+    assert record.text == " as it stands\n"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "good", "rejected": "bad"},
+        {"prompt": turns("q"), "chosen": "good", "rejected": "bad"},
+        {
+            "prompt": turns("q"),
+            "chosen": turns("q", "good")[1:],
+            "rejected": turns("q", "bad")[1:],
+        },
+        {"prompt": "q", "chosen": turns("q", "good"), "rejected": turns("q", "bad")},
+        {"chosen": turns("q", "good"), "rejected": turns("q", "bad")},
+        {
+            "chosen": "\n\nHuman: q\n\nAssistant: good",
+            "rejected": "\n\nHuman: q\n\nAssistant: bad",
+        },
+    ],
+    ids=["text", "prompt list", "lists", "full conversations", "no prompt", "transcript"],
+)
+def test_preferences(tmp_path: Path, row: object) -> None:
+    record = only(tmp_path, row)
+    assert isinstance(record, Preference)
+    assert (record.prompt, record.chosen, record.rejected) == ((USER,), "good", "bad")
+
+
+def test_a_system_prompt_in_the_conversation_needs_not_be_in_the_prompt(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "s"}
+    record = only(
+        tmp_path,
+        {
+            "prompt": "q",
+            "chosen": [system, *turns("q", "good")],
+            "rejected": [system, *turns("q", "bad")],
+        },
+    )
+    assert isinstance(record, Preference)
+    assert record.prompt == (SYSTEM, USER)
+
+
+def test_the_system_prompt_of_the_options_goes_where_none_is(tmp_path: Path) -> None:
+    completion = only(tmp_path, {"prompt": "q", "completion": "a"}, system="s")
+    chat = only(tmp_path, {"messages": turns("q", "a")}, system="s")
+    pair = only(tmp_path, {"prompt": "q", "chosen": "a", "rejected": "b"}, system="s")
+    own = only(tmp_path, {"prompt": "q", "completion": "a", "system": "own"}, system="s")
+    assert isinstance(completion, Chat) and isinstance(chat, Chat)
+    assert completion.messages == chat.messages == (SYSTEM, USER, ASSISTANT)
+    assert isinstance(pair, Preference)
+    assert pair.prompt == (SYSTEM, USER)
+    assert isinstance(own, Chat)
+    assert own.messages[0].content == "own"
+    with pytest.raises(DataError, match="no place for the system prompt"):
+        load(tmp_path, {"text": "t"}, system="s")
+
+
+def test_columns_are_mapped(tmp_path: Path) -> None:
+    row = {"text": "I lost my card", "category": "lost_card", "prompt": "not this"}
+    record = only(tmp_path, row, columns={"prompt": "text", "completion": "category"})
+    assert isinstance(record, Completion)
+    assert (record.prompt, record.completion) == ("I lost my card", "lost_card")
+
+
+def test_a_part_of_the_columns_may_be_mapped(tmp_path: Path) -> None:
+    record = only(tmp_path, {"q": "q", "completion": "a"}, columns={"prompt": "q"})
+    assert isinstance(record, Completion)
+
+
+def test_the_format_may_be_chosen(tmp_path: Path) -> None:
+    row = {"text": "t", "prompt": "q", "completion": "a"}
+    assert isinstance(only(tmp_path, row), Completion)
+    assert isinstance(only(tmp_path, row, format="text"), Text)
+    with pytest.raises(DataError, match="no known format"):
+        load(tmp_path, row, format="messages")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"columns": {"prompt": "a", "text": "b"}},
+        {"columns": {"promt": "a"}},
+        {"columns": {"prompt": ""}},
+        {"format": "text", "columns": {"prompt": "a"}},
+        {"format": "parquet"},
+        {"trian": "x"},
+        {"max_left_out": 1.5},
+        {"max_left_out": "0.5"},
+        {"slices": "column"},
+        {"train": []},
+        {"train": ""},
+        {"heldout": ["a", ""]},
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        JsonlOptions(**{"train": "x", **options})
+
+
+@pytest.mark.parametrize("name", JsonlOptions.model_fields)
+def test_every_option_has_help(name: str) -> None:
+    assert JsonlOptions.model_fields[name].description
+
+
+def test_paths_are_marked_for_the_core() -> None:
+    for name in ("train", "heldout"):
+        assert JsonlOptions.model_fields[name].json_schema_extra == {"path": True}
+
+
+@pytest.mark.parametrize("option", ["group", "slices", "columns"])
+def test_a_column_that_is_not_there_is_an_error(tmp_path: Path, option: str) -> None:
+    value: object = {"group": "patiant", "slices": ["patiant"], "columns": {"system": "patiant"}}[
+        option
+    ]
+    with pytest.raises(DataError, match="has no column `patiant`") as caught:
+        load(tmp_path, {"prompt": "q", "completion": "a", "patient": "x"}, **{option: value})
+    assert caught.value.hint == "did you mean `patient`?"
+
+
+def test_groups_and_slices(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "q", "completion": "a", "patient": 2**80, "site": "Graz", "urgent": True},
+        {"prompt": "q", "completion": "a", "patient": "7", "site": None, "urgent": False},
+        {"prompt": "q", "completion": "a", "site": "Linz"},
+        {"prompt": "q", "completion": "a", "patient": [1], "site": "Linz"},
+        {"prompt": "q", "completion": "a", "patient": "7", "site": float("nan")},
+    ]
+    dataset = load(tmp_path, *rows, group="patient", slices=["site", "urgent"], max_left_out=0.9)
+    assert [(r.group, r.slices) for r in dataset.train] == [
+        (str(2**80), (("site", "Graz"), ("urgent", "true"))),
+        ("7", (("urgent", "false"),)),
+    ]
+    assert [x.cause for x in dataset.left_out] == [
+        "`patient` has no value",
+        "`patient` is a list, not a label",
+        "`site` is a number, not a label",
+    ]
+
+
+def test_the_format_of_most_rows_is_the_files(tmp_path: Path) -> None:
+    completion = {"prompt": "q", "completion": "a"}
+    rows = [{"messages": turns("q", "a")}, *[completion] * 99]
+    dataset = load(tmp_path, *rows)
+    assert len(dataset.train) == 99
+    assert dataset.left_out[0].cause == "other format than the rest of the file"
+    assert dataset.left_out[0].detail == "chat messages (messages)"
+    with pytest.raises(DataError, match="2 × other format than the rest of the file"):
+        load(tmp_path, rows[0], *rows)
+
+
+def test_optional_columns_may_come_and_go(tmp_path: Path) -> None:
+    alpaca = {"instruction": "do", "output": "a"}
+    assert len(load(tmp_path, alpaca, {**alpaca, "input": "x"}, alpaca).train) == 3

@@ -1,0 +1,139 @@
+"""An answer counts when it is the reference, white space and Unicode composition apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tunesmith.contracts import Measurement
+from tunesmith.errors import DataError
+from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+from tunesmith.testing.fakes import FakeTextModel, perfect_model
+from tunesmith_plugins.evaluators.exact_match.match import token_limit
+from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH, ExactMatchOptions
+
+
+def completions(*answers: str) -> list[Record]:
+    return [
+        Completion(source=f"a:{n}", prompt=f"q{n}", completion=answer)
+        for n, answer in enumerate(answers)
+    ]
+
+
+def measure(model: FakeTextModel, records: Sequence[Record], **options: Any) -> Measurement:
+    (measurement,) = EXACT_MATCH.build(ExactMatchOptions(**options)).measure(model, records)
+    return measurement
+
+
+def matches(said: str, reference: str, **options: Any) -> bool:
+    measurement = measure(
+        FakeTextModel(answers={"q0": said}), completions(reference), max_tokens=99, **options
+    )
+    assert measurement.outputs == (said,)
+    return measurement.values == (1.0,)
+
+
+@pytest.mark.parametrize(
+    "said, reference, same",
+    [
+        ("lost card", "lost card", True),
+        (" lost\n  card ", "lost card", True),
+        ("caf\u00e9", "cafe\u0301", True),
+        ("Lost card", "lost card", False),
+        ("lost card.", "lost card", False),
+        ("lost", "lost card", False),
+        ("", "lost card", False),
+        ("\u2460", "1", False),
+    ],
+)
+def test_what_counts_as_the_same(said: str, reference: str, same: bool) -> None:
+    assert matches(said, reference) is same
+
+
+def test_case_may_be_ignored() -> None:
+    assert matches("STRASSE", "Stra\u00dfe", ignore_case=True)
+
+
+@pytest.mark.parametrize(
+    "said, reference, extract, same",
+    [
+        ("it is 40+2 #### 42", "so: #### 42", r"#### *(\S+)", True),
+        ("#### 41 no, #### 42", "#### 42", r"#### *(\S+)", True),
+        ("#### 42 no, #### 41", "#### 42", r"#### *(\S+)", False),
+        ("42", "#### 42", r"#### *(\S+)", False),
+        ("yes, surely", "yes", r"yes|no", True),
+        ("b", "ab", r"(a)?b", False),
+    ],
+)
+def test_a_part_may_be_extracted(said: str, reference: str, extract: str, same: bool) -> None:
+    assert matches(said, reference, extract=extract) is same
+
+
+def test_a_reference_without_the_part_names_its_record() -> None:
+    with pytest.raises(DataError, match="a:0: the reference answer has nothing"):
+        matches("#### 1", "forty-two", extract="#### *(.*)")
+
+
+def test_the_last_answer_of_a_conversation_is_asked_for() -> None:
+    turns = [("user", "q"), ("assistant", "no"), ("user", "q2"), ("assistant", "yes")]
+    record = Chat(source="a:1", messages=tuple(Message(r, c) for r, c in turns))  # type: ignore[arg-type]
+    assert measure(FakeTextModel(answers={"q2": "yes"}), [record]).values == (1.0,)
+
+
+def test_a_perfect_model_scores_best() -> None:
+    records = completions("a", "b c", "é")
+    assert measure(perfect_model(records), records).values == (1.0, 1.0, 1.0)
+    assert measure(FakeTextModel(), records).values == (0.0, 0.0, 0.0)
+    assert EXACT_MATCH.metrics[0].higher_is_better
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_values_do_not_depend_on_batches(size: int) -> None:
+    records = completions("a", "b", "a long answer of many words", "d", "e")
+    model = FakeTextModel(answers={"q0": "a", "q2": "a long answer of many words", "q3": "x"})
+    values = [
+        value
+        for i in range(0, len(records), size)
+        for value in measure(model, records[i : i + size]).values
+    ]
+    assert values == [1.0, 0.0, 1.0, 0.0, 0.0]
+
+
+def test_no_records() -> None:
+    measurement = measure(FakeTextModel(), [])
+    assert measurement.values == ()
+    assert measurement.outputs == ()
+
+
+def test_the_limit_follows_the_longest_reference() -> None:
+    assert token_limit(["a", "été"]) == 5 + 8
+    assert token_limit(["x" * 10_000]) == 512
+    assert token_limit([]) == 8
+    model = FakeTextModel()
+    measure(model, completions("four"))
+    measure(model, completions("four"), max_tokens=3)
+    assert model.calls == [("generate", 12), ("generate", 3)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_tokens": 0}, {"max_tokens": "all"}, {"extract": "("}, {"extract": ""}, {"case": True}],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ExactMatchOptions(**options)
+
+
+def test_it_suits_short_answers() -> None:
+    short, long = completions(*["yes"] * 9), completions("x" * 65)
+    assert EXACT_MATCH.suits(short)
+    assert EXACT_MATCH.suits([*short, *long])
+    assert not EXACT_MATCH.suits([*short, *long, *long])
+    assert not EXACT_MATCH.suits([])
+    assert not EXACT_MATCH.suits([*short, Text(source="t", text="t")])
+    pair = Preference(source="p", prompt=(Message("user", "q"),), chosen="a", rejected="b")
+    assert not EXACT_MATCH.suits([*short, pair])

@@ -1,0 +1,471 @@
+"""The loader against malformed data: every row is used unchanged, or left out with its cause."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError
+from tunesmith.records import Chat, Completion, Message
+from tunesmith.text import one_line
+from tunesmith_plugins.loaders.jsonl.offer import JSONL, JsonlOptions
+
+GOOD = b'{"prompt": "p", "completion": "c"}'
+CHAT = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'
+
+
+def load(path: Path | str, **options: Any) -> Dataset:
+    return JSONL.build(JsonlOptions(train=str(path), **options)).load()
+
+
+def load_bytes(folder: Path, data: bytes, **options: Any) -> Dataset:
+    path = folder / "data.jsonl"
+    path.write_bytes(data)
+    return load(path, **options)
+
+
+def chat(*turns: tuple[str, object]) -> bytes:
+    return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}).encode()
+
+
+def pair(**changes: object) -> bytes:
+    return json.dumps({"prompt": "p", "chosen": "good", "rejected": "bad", **changes}).encode()
+
+
+def row(**changes: object) -> bytes:
+    return json.dumps({"prompt": "p", "completion": "c", **changes}).encode()
+
+
+UNUSABLE_ROWS = {
+    "invalid UTF-8": (b'{"prompt": "caf\xe9", "completion": "c"}', "not UTF-8"),
+    "cut off": (b'{"prompt": "p", "comple', "not JSON"),
+    "garbage": (b"%%%%", "not JSON"),
+    "trailing comma": (b'{"prompt": "p", "completion": "c",}', "not JSON"),
+    "python repr": (b"{'prompt': 'p', 'completion': 'c'}", "not JSON"),
+    "two values": (GOOD + GOOD, "not JSON"),
+    "nan": (b'{"prompt": NaN, "completion": "c"}', "`prompt` is a number, not text"),
+    "scalar": (b"7", "row is a number, not an object"),
+    "string": (b'"text"', "row is text, not an object"),
+    "null row": (b"null", "row is null, not an object"),
+    "array row": (b"[1]", "row is a list, not an object"),
+    "empty row": (b"{}", "row is empty"),
+    "other format": (CHAT, "other format than the rest of the file"),
+    "wrong key": (b'{"promt": "p", "completion": "c"}', "has no `prompt`"),
+    "null field": (row(completion=None), "`completion` is null"),
+    "number field": (row(completion=3), "`completion` is a number, not text"),
+    "bool field": (row(completion=True), "`completion` is true or false, not text"),
+    "object field": (row(completion={"a": 1}), "`completion` is an object, not text"),
+    "raw NUL": (b'{"prompt": "a\0b", "completion": "c"}', "`prompt` holds a NUL character"),
+    "escaped NUL": (row(prompt="a\0b"), "`prompt` holds a NUL character"),
+    "high surrogate": (
+        b'{"prompt": "\\ud83d", "completion": "c"}',
+        "`prompt` holds half a surrogate pair",
+    ),
+    "low surrogate": (
+        b'{"prompt": "p", "completion": "\\ude00!"}',
+        "`completion` holds half a surrogate pair",
+    ),
+    "encoded surrogate": (b'{"prompt": "\xed\xa0\xbd", "completion": "c"}', "not UTF-8"),
+    "depth 33": (row(x=json.loads("[" * 32 + "]" * 32)), "nested deeper than 32 levels"),
+    "depth 1,000": (
+        b'{"prompt": "p", "x": ' + b"[" * 1_000 + b"]" * 1_000 + b"}",
+        "nested deeper than 32 levels",
+    ),
+    "depth 100,000": (b'{"x": ' + b"[" * 100_000, "nested deeper than 32 levels"),
+    "same key twice": (
+        b'{"prompt": "p", "prompt": "q", "completion": "c"}',
+        "an object with the same key twice",
+    ),
+    "5,000 digits": (
+        b'{"prompt": "p", "x": ' + b"9" * 5_000 + b"}",
+        "a number with thousands of digits",
+    ),
+    "20,000 keys": (
+        json.dumps({str(n): n for n in range(20_000)}).encode(),
+        "an object with more than 256 keys",
+    ),
+    "empty answer": (row(completion=""), "answer is empty"),
+    "blank answer": (row(completion=" \n\t"), "answer is empty"),
+    "empty prompt": (row(prompt=""), "prompt is empty"),
+    "bad by label": (row(label=False), "answer is marked as bad by its label"),
+}
+
+
+@pytest.mark.parametrize("bad, cause", UNUSABLE_ROWS.values(), ids=UNUSABLE_ROWS)
+def test_an_unusable_row_is_left_out_and_the_others_are_used(
+    tmp_path: Path, bad: bytes, cause: str
+) -> None:
+    dataset = load_bytes(tmp_path, b"\n".join([GOOD, bad, GOOD]), max_left_out=0.5)
+    assert [record.source[-2:] for record in dataset.train] == [":1", ":3"]
+    assert [(x.where[-2:], x.cause) for x in dataset.left_out] == [(":2", cause)]
+    detail = dataset.left_out[0].detail
+    assert len(detail) <= 80
+    assert detail == one_line(detail)
+
+
+UNUSABLE_CHATS = {
+    "empty": (chat(), "conversation is empty"),
+    "no list": (row(messages="hello")[:-1] + b"}", "`messages` is text, not a list of messages"),
+    "message no object": (b'{"messages": ["hi"]}', "a message is text, not an object"),
+    "null content": (
+        chat(("user", "q"), ("assistant", None)),
+        "content is null, not text",
+    ),
+    "image part": (
+        chat(("user", [{"type": "image", "url": "x"}]), ("assistant", "a")),
+        "content has a part that is not text",
+    ),
+    "assistant first": (chat(("assistant", "a")), "conversation starts with the assistant"),
+    "two users": (
+        chat(("user", "q"), ("user", "q"), ("assistant", "a")),
+        "two user turns in a row",
+    ),
+    "two assistants": (
+        chat(("user", "q"), ("assistant", "a"), ("assistant", "a")),
+        "two assistant turns in a row",
+    ),
+    "late system": (
+        chat(("user", "q"), ("system", "s"), ("assistant", "a")),
+        "system message after the start",
+    ),
+    "tool without a call": (
+        chat(("user", "q"), ("tool", "t"), ("assistant", "a")),
+        "tool turn without a call by the assistant",
+    ),
+    "user after tool": (
+        chat(("user", "q"), ("assistant", "a"), ("tool", "t"), ("user", "q"), ("assistant", "a")),
+        "user turn right after a tool turn",
+    ),
+    "ends with the user": (chat(("user", "q")), "last turn is not the assistant's"),
+    "system alone": (chat(("system", "s")), "last turn is not the assistant's"),
+    "unknown role": (chat(("wizard", "q"), ("assistant", "a")), "a message has an unknown role"),
+    "empty answer": (chat(("user", "q"), ("assistant", "")), "answer is empty"),
+    "empty question": (chat(("user", ""), ("assistant", "a")), "prompt is empty"),
+    "NUL": (chat(("user", "\0"), ("assistant", "a")), "content holds a NUL character"),
+    "tool call": (
+        b'{"messages": [{"role": "user", "content": "q"},'
+        b' {"role": "assistant", "content": "a", "tool_calls": [{"id": 1}]}]}',
+        "a message calls a tool, which records cannot hold",
+    ),
+    "weight": (
+        b'{"messages": [{"role": "user", "content": "q"},'
+        b' {"role": "assistant", "content": "a", "weight": 0}]}',
+        "a message has a weight, which records cannot hold",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad, cause", UNUSABLE_CHATS.values(), ids=UNUSABLE_CHATS)
+def test_an_unusable_conversation_is_left_out(tmp_path: Path, bad: bytes, cause: str) -> None:
+    dataset = load_bytes(tmp_path, b"\n".join([CHAT, bad, CHAT]), max_left_out=0.5)
+    assert [(x.where[-2:], x.cause) for x in dataset.left_out] == [(":2", cause)]
+    assert len(dataset.train) == 2
+
+
+UNUSABLE_PAIRS = {
+    "same": (pair(rejected="good"), "chosen and rejected are the same"),
+    "missing side": (pair(rejected=None), "`rejected` is null"),
+    "empty side": (pair(rejected=" "), "answer is empty"),
+    "no prompt": (pair(prompt=None), "has no prompt"),
+    "other context": (
+        pair(
+            prompt=None,
+            chosen=[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+            rejected=[{"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}],
+        ),
+        "chosen and rejected differ before the last answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad, cause", UNUSABLE_PAIRS.values(), ids=UNUSABLE_PAIRS)
+def test_an_unusable_pair_is_left_out(tmp_path: Path, bad: bytes, cause: str) -> None:
+    dataset = load_bytes(tmp_path, b"\n".join([pair(), bad, pair()]), max_left_out=0.5)
+    assert [(x.where[-2:], x.cause) for x in dataset.left_out] == [(":2", cause)]
+
+
+UNUSABLE_FILES = {
+    "empty": (b"", "is empty"),
+    "newlines": (b"\n\r\n\n", "holds no rows"),
+    "byte-order mark alone": (b"\xef\xbb\xbf", "holds no rows"),
+    "empty array": (b"[]", "holds no rows"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), "looks like UTF-16"),
+    "UTF-16 without a mark": (GOOD.decode().encode("utf-16-be"), "looks like UTF-16"),
+    "zeros": (bytes(1_000), "looks like UTF-16"),
+    "CR line ends": (GOOD + b"\r" + GOOD, "bare carriage returns"),
+    "zip": (b"PK\x03\x04....", "is a zip archive"),
+    "Parquet": (b"PAR1....PAR1", "is a Parquet file"),
+    "cut gzip": (gzip.compress(GOOD * 9)[:-12], "cannot be unpacked"),
+    "gzip garbage": (b"\x1f\x8b" + b"x" * 100, "cannot be unpacked"),
+    "gzip twice": (gzip.compress(gzip.compress(GOOD)), "gzip inside gzip"),
+    "open array": (b"[" + GOOD + b"," + GOOD, "the array is not closed"),
+    "brackets of an array": (b"[" + GOOD + b",\n{[}," + GOOD + b"]", ":2: the array is not closed"),
+    "rows of arrays": (b"[" + GOOD + b"]\n[" + GOOD + b"]\n", "text follows after the end"),
+    "open object": (b'{\n"prompt": "p",\n', "an object is not closed"),
+    "unknown columns": (b'{"a": 1}\n{"a": 2}', "no known format has the columns `a`"),
+    "all null": (b'{"prompt": null, "completion": "c"}', "no known format"),
+    "one bad row": (b"%%%", "1 of 1 rows cannot be used"),
+}
+
+
+@pytest.mark.parametrize("data, said", UNUSABLE_FILES.values(), ids=UNUSABLE_FILES)
+def test_an_unusable_file_stops_the_run(tmp_path: Path, data: bytes, said: str) -> None:
+    with pytest.raises(DataError, match=r"data\.jsonl") as caught:
+        load_bytes(tmp_path, data)
+    assert said in caught.value.message
+
+
+ACCEPTED = {
+    "byte-order mark": b"\xef\xbb\xbf" + GOOD + b"\n" + GOOD,
+    "CRLF": GOOD + b"\r\n" + GOOD + b"\r\n",
+    "blank lines": b"\n" + GOOD + b"\n\n  \n" + GOOD + b"\n\n",
+    "no last newline": GOOD + b"\n" + GOOD,
+    "array": b"[" + GOOD + b", " + GOOD + b"]",
+    "array over lines": b"[\n  " + GOOD + b",\n  " + GOOD + b"\n]\n",
+    "pretty": b"\n".join(json.dumps(json.loads(x), indent=2).encode() for x in (GOOD, GOOD)),
+    "gzip": gzip.compress(GOOD + b"\n" + GOOD),
+    "huge integer elsewhere": row(id=2**80) + b"\n" + GOOD,
+    "type change elsewhere": row(id=1) + b"\n" + row(id="x2"),
+    "NaN elsewhere": b'{"prompt": "p", "completion": "c", "score": NaN}\n' + GOOD,
+    "reserved names": row(labels=[1], input_ids=[2]) + b"\n" + GOOD,
+    "null elsewhere": row(text=None, messages=None) + b"\n" + GOOD,
+    "deep but allowed": row(x=json.loads("[" * 31 + "]" * 31)) + b"\n" + GOOD,
+    "brackets in text": row(x="[" * 500) + b"\n" + GOOD,
+}
+
+
+@pytest.mark.parametrize("data", ACCEPTED.values(), ids=ACCEPTED)
+def test_unusual_but_clear_files_are_read(tmp_path: Path, data: bytes) -> None:
+    dataset = load_bytes(tmp_path, data)
+    assert [(r.prompt, r.completion) for r in dataset.train if isinstance(r, Completion)] == [
+        ("p", "c"),
+        ("p", "c"),
+    ]
+    assert not dataset.left_out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x1b]0;title\x07\x1b[31mred\x1b[0m",
+        "[bold]markup[/bold] <script>alert(1)</script>",
+        "\u202eright to left\u200b, tag \U000e0041",
+        "2024-05-01",
+        "=cmd|' /C calc'!A0",
+        "e\u0301 composed or not \u00e9",
+        " leading and trailing \n",
+        "<|im_end|>",
+        "😀",
+    ],
+)
+def test_text_is_never_changed(tmp_path: Path, text: str) -> None:
+    escaped = json.dumps({"prompt": text, "completion": text}).encode()
+    plain = json.dumps({"prompt": text, "completion": text}, ensure_ascii=False).encode()
+    for record in load_bytes(tmp_path, escaped + b"\n" + plain).train:
+        assert isinstance(record, Completion)
+        assert (record.prompt, record.completion) == (text, text)
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    layouts = {
+        "lines": (GOOD + b"\n\n%%\r\n" + GOOD, [1, 4], [3]),
+        "array": (b"\n[\n" + GOOD + b",\n{\n},\n" + GOOD + b"\n]", [3, 6], [4]),
+        "pretty": (b'\n{\n"prompt":"p","completion":"c"}\n\n{"a":\n%}\n' + GOOD, [2, 7], [5]),
+    }
+    for name, (data, used, left_out) in layouts.items():
+        dataset = load_bytes(tmp_path, data, max_left_out=1)
+        assert [int(r.source.rpartition(":")[2]) for r in dataset.train] == used, name
+        assert [int(x.where.rpartition(":")[2]) for x in dataset.left_out] == left_out, name
+
+
+def test_too_many_unusable_rows_are_counted_by_cause_with_the_first_of_each(tmp_path: Path) -> None:
+    lines = [GOOD] * 96 + [row(completion=""), b"%%", row(completion=""), CHAT]
+    with pytest.raises(DataError) as caught:
+        load_bytes(tmp_path, b"\n".join(lines))
+    message = caught.value.message
+    assert "4 of 100 rows cannot be used, more than max_left_out = 0.01 allows" in message
+    assert "2 × answer is empty, first at " in message
+    assert "data.jsonl:97" in message
+    assert "1 × not JSON, first at " in message
+    assert "1 × other format than the rest of the file" in message
+    assert caught.value.hint
+    assert "max_left_out" in caught.value.hint
+
+
+def test_up_to_the_allowed_share_may_be_unusable(tmp_path: Path) -> None:
+    assert len(load_bytes(tmp_path, b"\n".join([GOOD] * 99 + [b"%%"])).left_out) == 1
+    with pytest.raises(DataError, match="2 of 100 rows"):
+        load_bytes(tmp_path, b"\n".join([GOOD] * 98 + [b"%%"] * 2))
+    with pytest.raises(DataError, match="1 of 100 rows"):
+        load_bytes(tmp_path, b"\n".join([GOOD] * 99 + [b"%%"]), max_left_out=0)
+
+
+def test_nothing_usable_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2 of 2 rows"):
+        load_bytes(tmp_path, b"%%\n%%", max_left_out=1)
+
+
+def test_a_windows_file_is_named_as_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not UTF-8") as caught:
+        load_bytes(tmp_path, '{"prompt": "café", "completion": "c"}'.encode("cp1252"))
+    assert "0xe9, which is é in Windows-1252" in caught.value.message
+    assert "iconv -f WINDOWS-1252" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "bad, reason",
+    [
+        (UNUSABLE_ROWS["trailing comma"][0], "trailing comma"),
+        (UNUSABLE_ROWS["python repr"][0], "written by Python's repr"),
+        (b'{"prompt": None}', "written by Python's repr"),
+        (UNUSABLE_ROWS["cut off"][0], "cut off"),
+        (b'{"prompt": "p"', "cut off"),
+    ],
+)
+def test_the_detail_says_why_it_is_not_json(tmp_path: Path, bad: bytes, reason: str) -> None:
+    dataset = load_bytes(tmp_path, GOOD + b"\n" + bad, max_left_out=0.5)
+    assert reason in dataset.left_out[0].detail
+
+
+def test_a_misspelled_column_is_guessed(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load_bytes(tmp_path, b'{"promt": "p", "completion": "c"}')
+    assert caught.value.hint == "did you mean `prompt`?"
+    dataset = load_bytes(tmp_path, GOOD + b'\n{"promt": "p"}', max_left_out=0.5)
+    assert dataset.left_out[0].detail == "did you mean `promt`?"
+
+
+def test_a_row_of_64_megabytes_is_skipped_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    with path.open("wb") as file:
+        file.write(GOOD + b'\n{"prompt": "')
+        for _ in range(64):
+            file.write(b"x" * 1_000_000)
+        file.write(b'"}\n' + GOOD)
+    dataset = load(path, max_left_out=0.5)
+    assert [record.source[-2:] for record in dataset.train] == [":1", ":3"]
+    assert dataset.left_out[0].cause == "row larger than 8,000,000 bytes"
+
+
+def test_the_largest_row_is_exactly_the_limit(tmp_path: Path) -> None:
+    largest = row(completion="c" * 2_000)
+    for ending in (b"\n", b"\r\n", b""):
+        data = largest + ending
+        assert len(load_bytes(tmp_path, data, max_row_bytes=len(largest)).train) == 1
+        with pytest.raises(DataError, match="row larger than"):
+            load_bytes(tmp_path, data, max_row_bytes=len(largest) - 1)
+
+
+def test_a_gzip_bomb_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unpacks to more than 1,000,000 bytes"):
+        load_bytes(tmp_path, gzip.compress(bytes(b" " * 5_000_000)), max_unpacked_bytes=1_000_000)
+
+
+def test_hostile_strings_take_linear_time(tmp_path: Path) -> None:
+    hostile = [b'{"x": "' + b'\\"' * 400_000, b'"' * 400_001, b"{" + b'"\\' * 400_000]
+    started = time.perf_counter()
+    load_bytes(tmp_path, b"\n".join([GOOD, *hostile]), max_left_out=1)
+    for data in hostile:
+        with pytest.raises(DataError):
+            load_bytes(tmp_path, b"[" + data)
+    assert time.perf_counter() - started < 10
+
+
+def test_rows_with_ever_new_columns_do_not_count_as_formats(tmp_path: Path) -> None:
+    rows = [row(**{f"extra{n}": n}) for n in range(3_000)]
+    dataset = load_bytes(tmp_path, b"\n".join(rows))
+    assert len(dataset.train) == 3_000
+    assert "not using extra0, extra1" in dataset.description
+    assert len(dataset.description) < 300
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tunesmith_plugins.loaders.jsonl.reader as reader
+
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(GOOD + b"\n" + GOOD)
+    parse = reader.parse_row
+
+    def parse_and_append(raw: bytes) -> dict[str, Any]:
+        with path.open("ab") as file:
+            file.write(b"\n")
+        return parse(raw)
+
+    monkeypatch.setattr(reader, "parse_row", parse_and_append)
+    with pytest.raises(DataError, match="changed while it was being read"):
+        load(path)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tunesmith_plugins.loaders.jsonl.reader as reader
+
+    path, other = tmp_path / "data.jsonl", tmp_path / "other.jsonl"
+    path.write_bytes(GOOD)
+    parse = reader.parse_row
+
+    def parse_and_replace(raw: bytes) -> dict[str, Any]:
+        other.write_bytes(GOOD)
+        os.utime(other, ns=(path.stat().st_mtime_ns, path.stat().st_mtime_ns))
+        other.replace(path)
+        return parse(raw)
+
+    monkeypatch.setattr(reader, "parse_row", parse_and_replace)
+    with pytest.raises(DataError, match="changed while it was being read"):
+        load(path)
+
+
+def test_a_csv_file_is_sent_to_the_other_loader(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("prompt,completion\np,c\n")
+    with pytest.raises(DataError, match="is not JSON") as caught:
+        load(path)
+    assert 'use = "table"' in (caught.value.hint or "")
+
+
+def test_secrets_do_not_get_into_the_details(tmp_path: Path) -> None:
+    secret = "hf_" + "A1b2" * 8
+    rows = [
+        GOOD,
+        row(completion=[secret]),
+        f"{{'key': '{secret}'}}".encode(),
+        f'"{secret}"'.encode(),
+    ]
+    dataset = load_bytes(tmp_path, b"\n".join(rows), max_left_out=1)
+    assert len(dataset.left_out) == 3
+    for item in dataset.left_out:
+        assert "A1b2A1b2" not in item.detail
+
+
+def test_the_same_twice(tmp_path: Path) -> None:
+    data = b"\n".join([GOOD, b"%%", GOOD])
+    assert load_bytes(tmp_path, data, max_left_out=1) == load_bytes(tmp_path, data, max_left_out=1)
+
+
+def test_a_conversation_is_kept_turn_by_turn(tmp_path: Path) -> None:
+    data = chat(
+        ("system", "s"),
+        ("user", [{"type": "text", "text": "q"}, {"type": "text", "text": "1 "}]),
+        ("assistant", "calls"),
+        ("tool", "result"),
+        ("assistant", "a"),
+    )
+    (record,) = load_bytes(tmp_path, data).train
+    assert isinstance(record, Chat)
+    assert record.messages == (
+        Message("system", "s"),
+        Message("user", "q1 "),
+        Message("assistant", "calls"),
+        Message("tool", "result"),
+        Message("assistant", "a"),
+    )

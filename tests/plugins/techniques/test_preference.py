@@ -1,0 +1,67 @@
+"""The offer, and a policy that is trained and opened through it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.contracts import Job
+from tunesmith.records import Message, Preference
+from tunesmith.storage import Checkpoints
+from tunesmith_plugins.evaluators.preference_accuracy.offer import (
+    PREFERENCE_ACCURACY,
+    PreferenceAccuracyOptions,
+)
+from tunesmith_plugins.techniques.preference.offer import PREFERENCE
+from tunesmith_torch.options.preference import PreferenceOptions
+from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+PAIRS = tuple(
+    Preference(
+        source=f"rows:{n}", prompt=(Message("user", f"{n}?"),), chosen="yes", rejected="no no no no"
+    )
+    for n in range(8)
+)
+
+
+@pytest.mark.parametrize("adapt", ["lora", "full"])
+def test_a_policy_is_trained_stored_and_opened(tmp_path: Path, adapt: Any) -> None:
+    model = save_tiny_model(tmp_path / "base")
+    config = PreferenceOptions(
+        adapt=adapt, epochs=10, batch=4, learning_rate=1e-2, precision="fp32", beta=0.01
+    )
+    technique = PREFERENCE.build(config)
+    artifact = technique.train(
+        Job(
+            config=config,
+            model=model,
+            train=PAIRS,
+            heldout=(),
+            out=tmp_path,
+            seed=0,
+            device="cpu",
+            checkpoints=Checkpoints(tmp_path / "checkpoints"),
+            emit=lambda event: None,
+            technique="preference",
+        )
+    )
+    assert artifact.format == {"lora": "adapter", "full": "model"}[adapt]
+    evaluator = PREFERENCE_ACCURACY.build(PreferenceAccuracyOptions(length_normalised=True))
+    base = technique.open(model, None, device="cpu")
+    tuned = technique.open(model, artifact.path, device="cpu")
+    gaps = []
+    for opened in (base, tuned):
+        good, bad = (
+            opened.score([p.prompt for p in PAIRS], [getattr(p, name) for p in PAIRS])
+            for name in ("chosen", "rejected")
+        )
+        gaps.append(sum(sum(g.logprobs) - sum(b.logprobs) for g, b in zip(good, bad, strict=True)))
+    assert gaps[1] > gaps[0] + 8
+    (measured,) = evaluator.measure(tuned, PAIRS)
+    assert measured.values == (1.0,) * len(PAIRS)
+
+
+def test_it_learns_from_pairs_alone() -> None:
+    assert PREFERENCE.accepts == {Preference}

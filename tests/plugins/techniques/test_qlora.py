@@ -1,0 +1,217 @@
+"""QLoRA from the command line: trained over four bits, measured over four bits, merged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tunesmith import api
+from tunesmith.cli.app import app
+from tunesmith.contracts import Job
+from tunesmith.errors import RunStopped
+from tunesmith.events import Event, Stepped, TrainingStarted
+from tunesmith.records import Completion, last_exchange
+from tunesmith.storage import Checkpoints
+from tunesmith_plugins.techniques.qlora.offer import QLORA
+from tunesmith_torch.options.training import QloraOptions
+from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+RECORDS = tuple(
+    Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion="one two three")
+    for n in range(16)
+)
+RUN = """
+[model]
+base = "base"
+
+[data]
+use = "jsonl"
+train = "rows.jsonl"
+holdout = 0.25
+
+[technique]
+use = "{technique}"
+rank = 8
+epochs = 4
+batch = 4
+learning_rate = 1e-2
+precision = "fp32"
+
+[baselines]
+shots = 0
+
+[[evaluators]]
+use = "exact-match"
+
+[[evaluators]]
+use = "loss"
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose rows are whole blocks, so that all its layers are quantised."""
+    where = save_tiny_model(tmp_path_factory.mktemp("base") / "llama")
+    config = AutoConfig.from_pretrained(
+        where, hidden_size=128, intermediate_size=256, head_dim=32, use_cache=True
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+        # transformers leaves padding a row of zeros, and padding ends answers here: a frozen head
+        # could never learn to say it.
+        net.get_input_embeddings().weight[2].normal_(std=0.08)
+    net.save_pretrained(where)
+    return where
+
+
+def job(model: Path, out: Path, emit: Any = lambda event: None, **changes: Any) -> Job[Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    base = {"epochs": 2, "batch": 4, "learning_rate": 3e-3, "precision": "fp32", "rank": 8}
+    return Job(
+        config=QloraOptions(**{**base, **changes}), model=model, train=RECORDS, heldout=(), out=out,
+        seed=3, device="cpu", checkpoints=Checkpoints(out / "checkpoints"), emit=emit,
+        technique="qlora",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_it_learns_and_is_opened_as_it_was_trained(model: Path, tmp_path: Path, bits: int) -> None:
+    events: list[Event] = []
+    work = job(model, tmp_path, events.append, epochs=12, bits=bits)
+    technique = QLORA.build(work.config)
+    artifact = technique.train(work)
+    steps = [event.loss for event in events if isinstance(event, Stepped)]
+    assert steps[-1] < 0.2 * steps[0]
+    (started,) = [event for event in events if isinstance(event, TrainingStarted)]
+    assert started.details["bits"] == bits
+    assert artifact.format == "adapter"
+    prompts = [last_exchange(r)[0] for r in RECORDS[:4]]
+    tuned = technique.open(model, artifact.path, device="cpu")
+    base = technique.open(model, None, device="cpu")
+    assert [g.text for g in tuned.generate(prompts, 8)] == ["one two three"] * 4
+    scores = [
+        sum(map(sum, (s.logprobs for s in m.score(prompts, ["one two three"] * 4))))
+        for m in (base, tuned)
+    ]
+    assert scores[1] > scores[0] + 10
+    kept = json.loads((artifact.path / "adapter_config.json").read_text())
+    assert kept["base_model_name_or_path"] == str(model)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(model: Path, tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 5:
+            raise RunStopped("enough")
+
+    changes = {"dropout": 0.1, "epochs": 2}
+    whole = job(model, tmp_path / "whole", **changes)
+    artifact = QLORA.build(whole.config).train(whole)
+    broken = job(model, tmp_path / "broken", stop, **changes)
+    with pytest.raises(RunStopped):
+        QLORA.build(broken.config).train(broken)
+    resumed = QLORA.build(broken.config).train(replace(broken, emit=lambda event: None))
+    first, second = (load_file(a.path / "adapter_model.safetensors") for a in (artifact, resumed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_small_updates_are_not_rounded_away(model: Path, tmp_path: Path) -> None:
+    """At 1e-5 a bf16 adapter keeps few of its updates; over a bf16 base, fp32 ones keep all."""
+    adapters = []
+    for steps in (1, 9):
+        work = job(
+            model, tmp_path / str(steps), precision="bf16", learning_rate=1e-5, epochs=steps,
+            max_steps=steps, schedule="constant", warmup=0.0,
+        )  # fmt: skip
+        artifact = QLORA.build(work.config).train(work)
+        adapters.append(load_file(artifact.path / "adapter_model.safetensors"))
+    changed = [a != b for a, b in zip(adapters[0].values(), adapters[1].values(), strict=True)]
+    entries = sum(c.numel() for c in changed)
+    assert sum(int(c.sum()) for c in changed) / entries > 0.95
+
+
+def tunesmith(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, prog_name="tunesmith")
+
+
+@pytest.fixture
+def project(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").symlink_to(model)
+    rows = [{"prompt": f"Who is {n}?", "completion": "one two three"} for n in range(24)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def test_run_and_merge(project: Path) -> None:
+    (project / "run.toml").write_text(RUN.format(technique="qlora"))
+    done = tunesmith("run", "run.toml", "--out", "run")
+    assert done.exit_code == 0, done.output
+    assert (project / "run" / "adapter" / "adapter_config.json").is_file()
+
+    refused = tunesmith("merge", "run", "--into", "original", "--max-kl", "1e-5")
+    assert refused.exit_code == 6, refused.output
+    assert "hint: the adapter was trained over quantised weights" in refused.output
+    assert not (project / "run" / "merged").exists()
+
+    merged = tunesmith("merge", "run", "--json")
+    assert merged.exit_code == 0, merged.output
+    told = json.loads(merged.stdout)
+    assert told["kl_nats"] < 1e-6
+    assert told["prompts"] == 6
+    folder = Path(told["path"])
+    assert folder.resolve() == project / "run" / "merged"
+    assert AutoConfig.from_pretrained(folder).model_type == "llama"
+
+    again = tunesmith("merge", "run", "--out", "elsewhere")
+    assert again.exit_code == 0, again.output
+    assert "nats from the trained model (mean over 6 prompts)" in again.stdout
+    assert (project / "elsewhere" / "model.safetensors").is_file()
+    assert tunesmith("verify", "run").exit_code == 0
+
+
+def test_merge_refuses_what_it_cannot_do(project: Path) -> None:
+    (project / "run.toml").write_text(RUN.format(technique="lora"))
+    assert tunesmith("run", "run.toml", "--out", "run").exit_code == 0
+    odd = tunesmith("merge", "run", "--into", "dequantised")
+    assert (odd.exit_code, "was not quantised" in odd.output) == (2, True)
+    (project / "mine").mkdir()
+    (project / "mine" / "letter.txt").write_text("mine")
+    taken = tunesmith("merge", "run", "--out", "mine")
+    assert taken.exit_code == 2, taken.output
+    assert (project / "mine" / "letter.txt").read_text() == "mine"
+    fine = tunesmith("merge", "run")
+    assert fine.exit_code == 0, fine.output
+
+    full = RUN.format(technique="full").replace("rank = 8\n", "")
+    (project / "run.toml").write_text(full)
+    assert tunesmith("run", "run.toml", "--out", "full").exit_code == 0
+    whole = tunesmith("merge", "full")
+    assert (whole.exit_code, "no adapter that can be merged" in whole.output) == (2, True)
+
+
+def test_planning_imports_nothing_heavy(project: Path) -> None:
+    import subprocess
+    import sys
+
+    (project / "run.toml").write_text(RUN.format(technique="qlora"))
+    code = (
+        "import sys; from tunesmith import api; plan, _ = api.load('run.toml');"
+        "assert plan.technique.config.checkpointing and plan.technique.config.bits == 4;"
+        "assert not {'torch', 'bitsandbytes', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert api.load(project / "run.toml")[0].technique.offer is QLORA

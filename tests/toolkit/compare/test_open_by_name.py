@@ -1,0 +1,53 @@
+"""Models by name: a folder, a run, an artifact of a run, and what is none of these."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tunesmith
+from tunesmith.errors import UsageError
+from tunesmith.records import Message
+from tunesmith_torch.compare.open_by_name import open_by_name
+from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+RUN = """
+[model]
+base = "model"
+[data]
+use = "jsonl"
+train = "rows.jsonl"
+[technique]
+use = "lora"
+max_steps = 2
+learning_rate = 1e-2
+[baselines]
+zero_shot = false
+shots = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("byname")
+    save_tiny_model(folder / "model")
+    rows = [{"prompt": f"{n}?", "completion": f"yes {n}"} for n in range(16)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "run.toml").write_text(RUN)
+    tunesmith.run(folder / "run.toml", out=folder / "out" / "run")
+    return folder
+
+
+def test_a_run_its_artifact_and_its_base(place: Path) -> None:
+    asked = [(Message("user", "1?"),)], ["yes 1"]
+    names = ("model", "out/run", "out/run/adapter")
+    base, run, artifact = (open_by_name(str(place / name)).score(*asked) for name in names)
+    assert run == artifact
+    assert run != base
+
+
+def test_what_is_no_model_is_said(place: Path) -> None:
+    with pytest.raises(UsageError, match=r"evaluators\.run: no run and no model"):
+        open_by_name("nowhere://nothing", option="evaluators.run")

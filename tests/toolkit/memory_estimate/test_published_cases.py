@@ -1,0 +1,147 @@
+"""The planner's tracer against a few published measurements; all of them: ``memory_cases``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.benchmarks.memory_cases import Outcome, held_out, judge, summary
+from tests.benchmarks.memory_loops import Prediction, predict
+from tests.benchmarks.public_models import config_of
+
+from tunesmith_torch.memory_estimate.model_shape import Shape
+
+FILE = Path(__file__).parents[4] / "shared" / "data" / "memory_cases.json"
+
+
+def _cases() -> list[Mapping[str, Any]]:
+    if not FILE.is_file():
+        pytest.skip("published measurements are not at hand")
+    found: list[Mapping[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("technique", "model", "within"),
+    [
+        ("LORA", "Llama-3.2-3B", 0.025),
+        ("IA3", "Llama-3.2-3B", 0.025),
+        ("LoRA", "Llama 2 13B", 0.02),
+    ],
+)
+def test_published_peaks_are_met(technique: str, model: str, within: float) -> None:
+    case = next(
+        c for c in _cases() if c["technique"] == technique and str(c["model"]).endswith(model)
+    )
+    prediction = predict(case)
+    assert prediction.known
+    outcome = Outcome(case, prediction)
+    assert abs(outcome.error) <= within
+    assert not outcome.over
+    assert summary([outcome])["upper_bound_under"] == 0
+
+
+SMALL = {
+    "source": "somebody", "model": "Llama 3.2 1B", "params": 1.24e9, "technique": "LoRA",
+    "dtype": "bfloat16", "optimizer": "AdamW", "batch": 1, "seq": 64, "checkpointing": True,
+    "peak_gib": 3.0, "note": "", "rank": 8,
+}  # fmt: skip
+
+
+@pytest.mark.long
+def test_settings_that_are_not_told_widen_the_interval() -> None:
+    told = predict(SMALL)
+    assert told.known and told.high < 1.4 * told.low
+    for change in (
+        {"seq": None},
+        {"checkpointing": None},
+        {"optimizer": "8-bit paged"},
+        {"dtype": "bf16-mixed"},
+        {"gpu": "2 x A100"},
+        {"model": "Nobody 1B"},
+    ):
+        found = predict({**SMALL, **change})
+        assert not found.known, change
+        assert found.low <= told.low and found.high >= told.high, change
+        saves = "optimizer" in change
+        assert (found.high > told.high) is not saves, change
+
+
+def test_a_method_that_cannot_be_traced_may_write_its_update_out() -> None:
+    case = {
+        **SMALL, "source": "huggingface/peft method_comparison", "technique": "NOVEL",
+        "trainable": 1e6, "peft_config": {"peft_type": "NOVEL", "target_modules": "all-linear"},
+    }  # fmt: skip
+    few = {**case, "peft_config": {"peft_type": "NOVEL", "target_modules": ["k_proj"]}}
+    wide, narrow = predict(case), predict(few)
+    assert "stands in: KeyError" in wide.how
+    weights = 2 * 1.24e9
+    assert wide.high - narrow.high > weights
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"note": "diffusion model"}, "not a language model"),
+        ({"note": "weights only"}, "not about training"),
+        ({"batch": None}, "no batch"),
+        ({"peak_gib": "a lot"}, "no peak_gib"),
+        ({"model": None, "params": None}, "no params"),
+        ({"technique": "magic"}, "neither known here"),
+        ({"seq": "long"}, "ValueError"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said(change: dict[str, Any], why: str) -> None:
+    outcome = judge({**SMALL, **change})
+    assert outcome.prediction is None and why in outcome.why
+    assert summary([outcome])["unclear"] == 1
+
+
+def test_fields_that_nobody_has_seen_are_no_obstacle() -> None:
+    bare = {"peak_gib": 3.0, "batch": 1, "model": "Llama 3.2 1B", "technique": "LoRA", "new": [1]}
+    outcome = judge(bare)
+    assert outcome.prediction is not None and not outcome.known
+    assert judge({}).why == "no peak_gib"
+
+
+def test_a_size_that_was_enough_is_no_measurement() -> None:
+    outcome = Outcome(
+        {"peak_gib": 48.0, "note": "upper bound (<48 GB)"},
+        Prediction(30, 2.0**35, 2.0**35, True, ""),
+    )
+    assert outcome.within and not outcome.over and not outcome.known
+
+
+def test_widths_are_tried_on_cases_that_they_were_not_read_off() -> None:
+    def outcome(source: str, error: float) -> Outcome:
+        case = {"source": source, "model": "m", "technique": source, "peak_gib": 1.0}
+        size = 2.0**30 * (1 + error)
+        return Outcome(case, Prediction(size * 0.8, size, size * 1.2, True, ""))
+
+    said = list(held_out([outcome("one", -0.1), outcome("two", 0.05)]))
+    assert any("source one" in line and "TOO NARROW" in line for line in said)
+    assert any("source two" in line and "holds" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("meta-llama/Llama-3.2-3B", 3_212_749_824),
+        ("Llama 2 7B", 6_738_415_616),
+        ("Llama 2 13B", 13_015_864_320),
+        ("Llama 3.1 8B", 8_030_261_248),
+        ("Llama 3.1 70B", 70_553_706_496),
+        ("Llama 3.1 405B", 405_853_388_800),
+        ("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512),
+        ("mistralai/Mistral-7B-v0.1", 7_241_732_096),
+        ("phi-1.5", 1_418_270_720),
+        ("StableLM Alpha 3B", 3_637_321_728),
+    ],
+)
+def test_public_models_have_their_parameters(name: str, parameters: int) -> None:
+    config = config_of(name)
+    assert config is not None
+    assert Shape.of(config).parameters == pytest.approx(parameters, rel=2e-4)

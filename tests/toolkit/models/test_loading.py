@@ -1,0 +1,233 @@
+"""Devices, and base models: read whole and right, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging
+
+from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
+from tunesmith_torch.models.loading import Base, load_base
+from tunesmith_torch.models.model_folder import check_folder
+from tunesmith_torch.runtime import device
+from tunesmith_torch.testing.tiny_model import save_tiny_model, tiny_model
+
+CPU = torch.device("cpu")
+
+
+def load(folder: Path, **options: str) -> Base:
+    return load_base(folder, device=CPU, dtype=torch.float32, **options)
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+# ------------------------------------------------------------ what is loaded
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma2"])
+def test_a_folder_comes_back_as_it_was_saved(family: str, tmp_path: Path) -> None:
+    base = load(save_tiny_model(tmp_path / family, family))
+    saved = tiny_model(family, vocabulary=len(base.tokenizer)).state_dict()
+    assert not base.model.training
+    assert base.config.model_type == family
+    for name, tensor in base.model.state_dict().items():
+        assert torch.equal(tensor, saved[name]), name
+
+
+def test_tied_embeddings_are_one_tensor_and_not_missing(tiny_folder: Path) -> None:
+    model = load(tiny_folder).model
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_the_dtype_is_as_asked_and_bars_stay_as_they_were(
+    tiny_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logging.enable_progress_bar()
+    base = load_base(tiny_folder, device=CPU, dtype=torch.bfloat16)
+    assert {p.dtype for p in base.model.parameters()} == {torch.bfloat16}
+    assert logging.is_progress_bar_enabled()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_special_ids_survive_saving(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load(tiny_folder)
+    base.model.save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids = {
+            getattr(x, name) for x in (base.tokenizer, base.config, base.model.generation_config)
+        }
+        after = {
+            getattr(x, name) for x in (again.tokenizer, again.config, again.model.generation_config)
+        }
+        assert ids == after
+        assert len(ids) == 1
+
+
+# ------------------------------------------------------------ what is refused
+
+
+def _remove_tensor(folder: Path) -> None:
+    edit_weights(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+
+
+def _add_tensor(folder: Path) -> None:
+    edit_weights(folder, lambda tensors: tensors.update({"model.layers.9.x": torch.ones(2)}))
+
+
+def _wrong_shape(folder: Path) -> None:
+    edit_weights(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(7)}))
+
+
+def _not_finite(value: float) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        edit_weights(folder, lambda t: t["model.layers.0.mlp.up_proj.weight"][3, 3:4].fill_(value))
+
+    return damage
+
+
+def _cut_short(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _cut_in_header(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _index(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        index = {"weight_map": {"model.norm.weight": name}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return damage
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = {
+    "no config": (lambda f: (f / "config.json").unlink(), EnvironmentProblem, "no config.json"),
+    "config is not JSON": (
+        lambda f: (f / "config.json").write_text("{"), IntegrityError, "cannot be read as JSON"
+    ),
+    "own code": (
+        lambda f: edit_config(f, auto_map={"AutoModel": "x.Y"}), EnvironmentProblem, "auto_map"
+    ),
+    "negative": (lambda f: edit_config(f, hidden_size=-1), IntegrityError, "hidden_size"),
+    "absurd": (lambda f: edit_config(f, vocab_size=10**12), IntegrityError, "vocab_size"),
+    "text": (lambda f: edit_config(f, num_hidden_layers="2"), IntegrityError, "num_hidden_layers"),
+    "only pickled": (_pickled, EnvironmentProblem, "only pickled weights"),
+    "index out of the folder": (_index("../../etc/x.safetensors"), IntegrityError, "plain name"),
+    "index to a pickle": (_index("pytorch_model.bin"), EnvironmentProblem, "only safetensors"),
+    "part is missing": (_index("a.safetensors"), IntegrityError, "missing"),
+    "cut short": (_cut_short, IntegrityError, "model.safetensors: not a complete"),
+    "cut in the header": (_cut_in_header, IntegrityError, "model.safetensors: not a complete"),
+    "tensor missing": (_remove_tensor, IntegrityError, r"missing from the files.*up_proj"),
+    "tensor left over": (_add_tensor, IntegrityError, r"not in the model.*layers.9.x"),
+    "wrong shape": (_wrong_shape, IntegrityError, r"another shape.*model.norm"),
+    "nan": (_not_finite(float("nan")), IntegrityError, r"up_proj.*not finite"),
+    "infinite": (_not_finite(float("inf")), IntegrityError, r"up_proj.*not finite"),
+    "no tokenizer": (
+        lambda f: [(f / n).unlink() for n in ("tokenizer.json", "tokenizer_config.json")],
+        EnvironmentProblem,
+        "tokenizer",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_folder_is_refused_with_the_reason(name: str, folder: Path) -> None:
+    damage, error, words = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(error, match=words):
+        load(folder)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="no such folder"):
+        load(tmp_path / "nothing")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder: Path) -> None:
+    tokenizer = load(folder).tokenizer
+    tokenizer.add_tokens(["<one-more>"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(IntegrityError, match="the tokenizer knows"):
+        load(folder)
+
+
+def test_a_folder_in_parts_is_read(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for file, part in parts.items():
+        save_file({n: tensors[n] for n in part}, folder / file, metadata={"format": "pt"})
+    mapping = {name: file for file, part in parts.items() for name in part}
+    index = {"metadata": {}, "weight_map": mapping}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    check_folder(folder)
+    load(folder)
+
+
+# ------------------------------------------------------------ device and precision
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert device.pick_device("cpu") == CPU
+    assert device.pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cuda:-1", ""])
+def test_a_name_that_is_no_device_is_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError, match="not a device"):
+        device.pick_device(name)
+
+
+def test_a_device_that_is_not_there_is_the_machines_fault() -> None:
+    with pytest.raises(EnvironmentProblem, match="not on this machine"):
+        device.pick_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "why"),
+    [
+        ({"avx512f"}, torch.float32, "does not compute"),
+        ({"avx512f", "avx512_bf16"}, torch.bfloat16, "avx512_bf16"),
+        ({"amx_bf16"}, torch.bfloat16, "amx_bf16"),
+    ],
+)
+def test_precision_follows_what_the_cpu_can_do(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], dtype: torch.dtype, why: str
+) -> None:
+    monkeypatch.setattr(device, "_cpu_flags", lambda: frozenset(flags))
+    found = device.pick_precision(CPU)
+    assert found.dtype == dtype
+    assert why in found.why
+    assert device.pick_precision(CPU, "fp32").dtype == torch.float32
+    assert device.pick_precision(CPU, "bf16").name == "bfloat16"

@@ -1,0 +1,123 @@
+"""Freed memory stays with the process, where the C library can be told so."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunesmith.contracts import Job
+from tunesmith.records import Completion
+from tunesmith.storage import Checkpoints
+from tunesmith_torch.models.adapters import adapt_lora
+from tunesmith_torch.options.training import LoraOptions
+from tunesmith_torch.runtime import malloc
+from tunesmith_torch.training import loop
+from tunesmith_torch.training.sft import supervise
+
+FAULTS = """
+import resource, sys, torch
+from tunesmith_torch.runtime.malloc import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    assert keep_freed_memory() and keep_freed_memory()
+def step():
+    for _ in range(4):
+        torch.ones(16 * 2**20)  # 64 MB, above every threshold of glibc's own
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_a_second_step_pages_nothing_in() -> None:
+    found = {}
+    for how in ("keep", "as it is"):
+        command = [sys.executable, "-c", FAULTS, how]
+        found[how] = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert found["keep"] < found["as it is"] / 10
+
+
+SHAPES = """
+import os, sys
+import tunesmith_torch, torch
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+layer = torch.nn.Linear(64, 64, bias=False, dtype=torch.bfloat16)
+def meet(lengths):
+    with torch.inference_mode():
+        for length in lengths:
+            layer(torch.ones(length, 64, dtype=torch.bfloat16))
+meet(range(1, 301))
+before = resident()
+meet(range(301, 1001))
+print((resident() - before) // 2**20)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads Linux's /proc")
+def test_kernels_of_shapes_that_were_met_once_do_not_pile_up() -> None:
+    """In MiB, where products in bf16 are native: 61, and with torch's own limits 409."""
+    unset = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
+    command = [sys.executable, "-c", SHAPES]
+    done = subprocess.run(command, capture_output=True, check=True, env=unset)
+    assert int(done.stdout) < 150
+
+
+KEPT = """
+import os, torch
+from tunesmith_torch.runtime.malloc import give_back, keep_freed_memory
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+keep_freed_memory()
+blocks = [torch.ones(4 * 2**20) for _ in range(16)]  # 16 MB each
+last = torch.ones(1000)
+del blocks
+kept = resident()
+assert give_back()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's files")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_what_is_kept_can_be_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, check=True)
+    assert int(done.stdout) > 200 * 2**20
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
+    assert not malloc.keep_freed_memory.__wrapped__()
+    assert not malloc.give_back()
+
+
+def test_training_asks_for_it(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(loop, "keep_freed_memory", lambda: asked.append(True))
+    config = LoraOptions(max_steps=1)
+    job = Job(
+        config=config,
+        model=tiny_folder,
+        train=[Completion(source="r:1", prompt="1?", completion="one")],
+        heldout=[],
+        out=tmp_path,
+        seed=1,
+        device="cpu",
+        checkpoints=Checkpoints(tmp_path / "checkpoints"),
+        emit=lambda event: None,
+        technique="test",
+    )
+    supervise(job, lambda base, precision: adapt_lora(base, precision, config, 1))
+    assert asked == [True]

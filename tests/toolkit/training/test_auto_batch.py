@@ -1,0 +1,144 @@
+"""``batch = "auto"``: chosen from free memory, told, remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tunesmith.contracts import EstimateRequest, Job
+from tunesmith.events import Event, Noticed
+from tunesmith.options import from_table
+from tunesmith.records import Completion
+from tunesmith.storage import Checkpoints
+from tunesmith_torch.options.training import AUTO, FitOptions, LoraOptions
+from tunesmith_torch.training import auto_batch
+
+ROWS = [
+    Completion(source=f"rows:{i}", prompt="what is it?" * 20, completion=f"it is {i}")
+    for i in range(40)
+]
+
+
+def _job(folder: Path, model: Path, events: list[Event], **options: Any) -> Job[Any]:
+    return Job(
+        config=from_table(LoraOptions, options),
+        model=model,
+        train=ROWS,
+        heldout=(),
+        out=folder,
+        seed=0,
+        device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        emit=events.append,
+        technique="lora",
+    )
+
+
+def test_auto_is_a_word_in_files_and_a_number_inside() -> None:
+    table = {"batch": "auto", "micro_tokens": "auto", "checkpointing": "auto"}
+    options = from_table(FitOptions, table)
+    assert (options.batch, options.micro_tokens, options.checkpointing) == (AUTO, AUTO, None)
+    dumped = options.model_dump(mode="json")
+    assert {key: dumped[key] for key in table} == table
+    assert from_table(FitOptions, dumped) == options
+    assert FitOptions().model_dump(mode="json")["batch"] == 16
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "many", 1.5, True])
+def test_other_words_and_numbers_are_refused(wrong: object) -> None:
+    with pytest.raises(ValidationError):
+        from_table(FitOptions, {"batch": wrong})
+
+
+def test_numbers_are_left_alone(tmp_path: Path, tiny_folder: Path) -> None:
+    events: list[Event] = []
+    job = _job(tmp_path, tiny_folder, events, batch=4)
+    assert auto_batch.settle(job) is job
+    assert not events and not list(tmp_path.iterdir())
+
+
+def test_the_choice_is_told_and_a_resumed_run_keeps_it(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    monkeypatch.setattr(auto_batch, "available_memory", lambda: 20 * 2**30)
+    first = auto_batch.settle(_job(tmp_path, tiny_folder, events, batch="auto")).config
+    assert first.batch == 16 and first.micro_tokens in auto_batch.CANDIDATES
+    told = [event for event in events if isinstance(event, Noticed)]
+    assert f"{first.micro_tokens} tokens at once" in told[0].message
+    monkeypatch.setattr(auto_batch, "available_memory", lambda: 2**20)
+    again = auto_batch.settle(_job(tmp_path, tiny_folder, events, batch="auto")).config
+    assert again == first
+    elsewhere = tmp_path / "other"
+    elsewhere.mkdir()
+    fresh = auto_batch.settle(_job(elsewhere, tiny_folder, events, batch="auto")).config
+    assert fresh.micro_tokens == auto_batch.CANDIDATES[-1] < first.micro_tokens
+
+
+def _long_rows() -> EstimateRequest:
+    """A model of a billion weights, and rows of 1500 words, on a GPU."""
+    config = {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
+        "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "vocab_size": 128256, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    long = [Completion(source=f"r:{i}", prompt="word " * 1500, completion="x") for i in range(64)]
+    return EstimateRequest(
+        config=config, tokenizer=None, train=long, heldout=(), assumed=None, device="cuda"
+    )
+
+
+def test_more_memory_never_means_fewer_tokens() -> None:
+    request = _long_rows()
+    options = from_table(LoraOptions, {"micro_tokens": "auto", "batch": 32})
+    chosen = [
+        auto_batch.choose(options, request, gib * 2**30)["micro_tokens"]
+        for gib in (4, 8, 16, 24, 80)
+    ]
+    assert chosen == sorted(chosen)
+    assert chosen[0] == auto_batch.CANDIDATES[-1] and chosen[-1] > chosen[0]
+    assert auto_batch.choose(options, request, None)["micro_tokens"] == auto_batch.CANDIDATES[-1]
+
+
+def test_activations_are_computed_again_only_where_nothing_else_fits() -> None:
+    request = _long_rows()
+    options = from_table(LoraOptions, {"checkpointing": "auto", "micro_tokens": "auto"})
+    chosen = {gib: auto_batch.choose(options, request, gib * 2**30) for gib in (5, 6, 7, 8, 12, 80)}
+    assert [chosen[gib]["checkpointing"] for gib in (5, 80)] == [True, False]
+    tokens = [c["micro_tokens"] for c in chosen.values() if not c["checkpointing"]]
+    assert tokens == sorted(tokens)
+    fixed = from_table(LoraOptions, {"checkpointing": "auto", "micro_tokens": 2048})
+    for gib in (5, 80):
+        found = auto_batch.choose(fixed, request, gib * 2**30)
+        assert found == {"batch": 16, "micro_tokens": 2048, "checkpointing": gib == 5}
+    assert auto_batch.choose(fixed, request, None)["checkpointing"]
+    never = from_table(LoraOptions, {"checkpointing": False, "micro_tokens": "auto"})
+    assert not auto_batch.choose(never, request, 2**30)["checkpointing"]
+
+
+def test_what_is_auto_is_not_refused_for_what_it_need_not_take() -> None:
+    from tunesmith_torch.memory_estimate import techniques
+
+    config = {
+        "model_type": "llama", "hidden_size": 512, "intermediate_size": 2048,
+        "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 8,
+        "vocab_size": 1024, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    rows = [Completion(source="r", prompt="word " * 90, completion="x " * 20)] * 200
+    request = EstimateRequest(
+        config=config, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cuda"
+    )
+    auto = {"checkpointing": "auto", "micro_tokens": "auto"}
+    least = {"checkpointing": True, "micro_tokens": 512}
+    for usual in ({}, {"micro_tokens": 2048, "checkpointing": False}):
+        open_, plain, frugal = (
+            list(techniques.lora(from_table(LoraOptions, table), request))
+            for table in (auto, usual, least)
+        )
+        for phase in ("load", "train", "evaluate"):
+            assert open_[0].memory[phase].low == frugal[0].memory[phase].low
+            assert open_[1].memory[phase].low <= plain[1].memory[phase].low
+        assert open_[1].memory["train"].low < plain[1].memory["train"].low
