@@ -19,8 +19,8 @@ from tunesmith.options import Options
 from tunesmith.storage import Checkpoints
 
 FOLLOW = """
-from tunesmith import ranks
-leader = ranks.Leader.find()
+from tunesmith import distributed
+leader = distributed.Leader.find()
 with leader.followed():
     print(leader.folder, leader.trains(), flush=True)
     leader.wait_for_end()
@@ -131,7 +131,7 @@ def test_the_start_of_torchrun_is_that_of_the_parent(launched: None) -> None:
 
 
 def test_two_runs_of_one_script(launched: None, tmp_path: Path) -> None:
-    looks = "print(ranks._opened(ranks._place()), flush=True)"
+    looks = "print(distributed._opened(distributed._place()), flush=True)"
     other = follower(tmp_path, f"{FOLLOW}{looks}{FOLLOW}")
     assert other.stdout is not None
     for name, then in (("one", "left\nNone\n"), ("two", "left\n")):
@@ -168,8 +168,8 @@ def test_a_command_that_failed_tells_it_whatever_signal_comes(
 
 LEAVE = """
 import os, threading
-from tunesmith import ranks
-leader = ranks.Leader.find()
+from tunesmith import distributed
+leader = distributed.Leader.find()
 try:
     with leader.followed():
         raise KeyError

@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_in_a_save(
     run = small_disk / "run"
     shutil.copytree(workshop.half(setting), run)
     size = sum(path.stat().st_size for path in (run / "checkpoints/step-00000004").iterdir())
-    full = real.before_call(real.state, "save", 1, lambda: fill(small_disk, size * percent // 100))
+    full = real.before_call(real.training_state, "save", 1, lambda: fill(small_disk, size * percent // 100))
     end = real.command("resume", run, prepare=full)
     assert end.code == 4, end.said
     assert "the disk is full" in end.said
@@ -257,7 +257,7 @@ def test_a_read_only_disk_is_told_before_a_model_is_loaded(
     def never() -> None:
         raise AssertionError("a model is loaded")
 
-    loads = real.before_call(real.finetune, "load_base", 1, never)
+    loads = real.before_call(real.sft, "load_base", 1, never)
     for args in (
         ("resume", run),
         ("run", workshop.run_file(real.Setting()), "--out", small_disk / "new"),
@@ -344,7 +344,7 @@ def test_two_processes_resume_one_run(faults: Any, real: Any, workshop: Any, rac
 
 def test_a_second_process_is_refused_within_a_second(faults: Any, real: Any, workshop: Any) -> None:
     run = workshop.copy(workshop.half(real.Setting()))
-    waits = real.before_call(real.state, "save", 1, lambda: time.sleep(30))
+    waits = real.before_call(real.training_state, "save", 1, lambda: time.sleep(30))
     first = real.begin("resume", run, prepare=waits)
     while not real.events(run, "training-started")[1:]:
         assert first.running(), first.end().said

@@ -142,7 +142,7 @@ def test_a_report_of_an_earlier_attempt_is_made_anew(faults: Any, real: Any, wor
     """Stopped, resumed, finished, and killed before report.json: it says stopped no more."""
     run = workshop.copy(workshop.half(real.Setting()))
     limited = real.command(
-        "resume", run, prepare=real.before_call(real.state, "save", 1, _terminate)
+        "resume", run, prepare=real.before_call(real.training_state, "save", 1, _terminate)
     )
     assert limited.code == 143, limited.said
     stale = json.loads((run / "report.json").read_text())

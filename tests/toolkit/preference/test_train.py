@@ -360,7 +360,7 @@ def test_the_reference_is_asked_once_and_kept(
     assert [(whole.path / n).read_bytes() for n in names] == [
         (rest.path / n).read_bytes() for n in names
     ]
-    monkeypatch.setattr("tunesmith_torch.models.fingerprint.fingerprint", lambda *a: "other")
+    monkeypatch.setattr("tunesmith_torch.preference.reference_logprobs.fingerprint", lambda *a: "other")
     train(tmp_path / "parts", tiny_folder, options(epochs=2, dropout=0.1))
     assert asked == [12, 12, 12]
 

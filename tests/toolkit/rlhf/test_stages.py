@@ -222,7 +222,7 @@ def test_each_stage_leaves_an_artifact_steps_and_figures(whole: Ran) -> None:
         len(HELDOUT),
     )
     assert 0.5 < accuracy.low <= accuracy.value <= accuracy.high <= 1
-    assert len((whole.out / reward_model.records).read_text().splitlines()) == len(HELDOUT)
+    assert len((whole.out / accuracy.records).read_text().splitlines()) == len(HELDOUT)
     looks = whole.of(Watched, "policy")
     assert [look.step for look in looks] == [0, 2, 3]
     assert all(set(look.figures) >= {"proxy", "gold"} for look in looks)
