@@ -25,8 +25,8 @@ from tunesmith.contracts import Assumed
 from tunesmith.estimate import hardware
 from tunesmith.estimate.compare_techniques import study
 from tunesmith.estimate.hardware import GIB
-from tunesmith.machine import Device, Machine
 from tunesmith.estimate.memory_peak import peak_of
+from tunesmith.machine import Device, Machine
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
 from tunesmith.options import DataOptions
 from tunesmith.plugins import Selection

@@ -303,7 +303,7 @@ class Estimate:
     """Tokens that training computes, over all epochs."""
     longest: int
     """Tokens of the longest row that training can see."""
-    micro_tokens: int
+    micro_batch_tokens: int
     """Most tokens that are computed at once, padding included."""
     notes: tuple[str, ...] = ()
     """What was assumed, in sentences."""
@@ -314,7 +314,7 @@ class Economy(Generic[C]):
     """A change of the options that saves memory."""
 
     changes: tuple[str, ...]
-    """Settings, each as it would stand in the run file: ``technique.checkpointing = true``."""
+    """Settings, each as it would stand in the run file: ``technique.gradient_checkpointing = true``."""
     price: str
     """What it costs: ``about a third more time``."""
     config: C

@@ -96,7 +96,7 @@ class BaselineOptions(Options):
             "few-shot baseline out."
         ),
     )
-    instruction: str | None = Field(
+    system_prompt: str | None = Field(
         None,
         description=(
             "System prompt that both baselines get: the best you would write if you did not "

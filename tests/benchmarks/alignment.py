@@ -95,8 +95,8 @@ def options(spec: Spec) -> dict[str, Any]:
     return {
         "learning_rate": RATE,
         "schedule": "constant",
-        "warmup": 0.0,
-        "batch": spec.batch,
+        "warmup_ratio": 0.0,
+        "batch_size": spec.batch,
         "max_steps": spec.steps,
         "epochs": 1,
         "rank": spec.rank,
@@ -148,11 +148,11 @@ def our_grpo(spec: Spec) -> Marks:
     marks = Marks()
     config = PolicyLoopOptions(
         algorithm="grpo",
-        samples=SAMPLES,
-        answer_tokens=ANSWER,
-        kl_weight=kl_weight(spec),
-        kl_budget=0.0,  # nobody watches the divergence, so that without a weight nobody computes it
-        mask_truncated=False,
+        num_generations=SAMPLES,
+        max_new_tokens=ANSWER,
+        kl_coef=kl_coef(spec),
+        max_kl=0.0,  # nobody watches the divergence, so that without a weight nobody computes it
+        mask_truncated_completions=False,
         **options(spec),
     )
     device = pick_device("cpu")
@@ -169,7 +169,7 @@ def our_grpo(spec: Spec) -> Marks:
     return marks
 
 
-def kl_weight(spec: Spec) -> float:
+def kl_coef(spec: Spec) -> float:
     """``grpo-kl`` stays near the reference, which costs a pass of its own."""
     return KL_WEIGHT if spec.technique == "grpo-kl" else 0.0
 
@@ -323,7 +323,7 @@ def trl_grpo(spec: Spec) -> Marks:
             gradient_accumulation_steps=spec.batch * SAMPLES // together,
             num_generations=SAMPLES,
             max_completion_length=ANSWER,
-            beta=kl_weight(spec),
+            beta=kl_coef(spec),
             shuffle_dataset=False,
             **settings,
         )

@@ -33,12 +33,12 @@ columns = { prompt = "text", completion = "category" }
 use = "TECHNIQUE"
 rank = 16
 learning_rate = 5e-4
-batch = 8
+batch_size = 8
 epochs = 4
 
 [baselines]
 shots = 10
-instruction = \"\"\"
+system_prompt = \"\"\"
 Classify the customer's message. Answer with one of these intents and nothing else:
 INTENT_LIST\"\"\"
 

@@ -97,7 +97,7 @@ SUPERVISED = """[technique]
 use = "full"
 learning_rate = {rate}
 epochs = {epochs}
-batch = 16
+batch_size = 16
 """
 
 RLHF = """[technique]
@@ -111,15 +111,15 @@ from = "{reward}"
 [technique.policy]
 algorithm = "{algorithm}"
 learning_rate = {rate}
-batch = 8
+batch_size = 8
 max_steps = {steps}
 epochs = 100
-samples = 8
-answer_tokens = {tokens}
-mask_truncated = false
-kl_weight = {kl_weight}
+num_generations = 8
+max_new_tokens = {tokens}
+mask_truncated_completions = false
+kl_coef = {kl_coef}
 rank = 16
-watch_every = {every}
+monitor_every = {every}
 gold = "rule.py:gold"
 {more}
 """
@@ -132,7 +132,7 @@ from = "{sft}"
 [technique.reward]
 learning_rate = {rate}
 epochs = 1
-batch = 32
+batch_size = 32
 [technique.policy]
 skip = true
 """
@@ -144,7 +144,7 @@ loss = "{loss}"
 beta = 0.1
 learning_rate = {rate}
 epochs = 1
-batch = 16
+batch_size = 16
 """
 
 
@@ -255,9 +255,9 @@ class World:
             rate="5e-4",
             steps=self.sizes.steps,
             tokens=TOKENS,
-            kl_weight="0.05",
+            kl_coef="0.05",
             every=self.sizes.every,
-            more="value_weight = 0.5" if algorithm == "ppo" else "",
+            more="vf_coef = 0.5" if algorithm == "ppo" else "",
         )
 
     def _timed(self, found: dict[str, Any], name: str, text: str, *data: str) -> None:

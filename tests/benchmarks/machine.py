@@ -98,7 +98,7 @@ IMPORTS = {
         "import torch; from transformers import AutoModelForCausalLM, AutoTokenizer; "
         "from peft import LoraConfig, get_peft_model"
     ),
-    "a run of tunesmith": "import tunesmith.api; import tunesmith_plugins.techniques.lora.technique",
+    "a run of tunesmith": "import tunesmith.api, tunesmith_plugins.techniques.lora.technique",
     "TRL": "from trl import SFTTrainer, SFTConfig",
 }
 

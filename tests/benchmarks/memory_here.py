@@ -55,13 +55,13 @@ class Combination:
     def table(self) -> dict[str, Any]:
         """Its options as a run file has them."""
         batch = self.options.get("batch", self.rows)
-        at_once = {"batch": batch, "micro_tokens": self.sequence * self.rows}
-        common = {**at_once, "max_steps": self.steps, "max_tokens": 4096}
+        at_once = {"batch_size": batch, "micro_batch_tokens": self.sequence * self.rows}
+        common = {**at_once, "max_steps": self.steps, "max_length": 4096}
         if self.technique != "rlhf":
             return {**common, **self.options}
-        for_all = ("adapt", "checkpointing")
+        for_all = ("adapt", "gradient_checkpointing")
         common |= {key: self.options[key] for key in for_all if key in self.options}
-        policy = {**common, "mask_truncated": False, "watch_rows": 2, **self.options}
+        policy = {**common, "mask_truncated_completions": False, "monitor_rows": 2, **self.options}
         return {"supervised": common, "reward": {**common, "accept_weak": True}, "policy": policy}
 
     def records(self) -> list[Record]:
@@ -86,7 +86,11 @@ def _record(source: Random, words: int, number: int, pair: bool) -> Record:
     return Preference(source=f"row {number}", prompt=said, chosen=chosen, rejected=rejected)
 
 
-ON, OFF, BF16 = {"checkpointing": True}, {"checkpointing": False}, {"precision": "bf16"}
+ON, OFF, BF16 = (
+    {"gradient_checkpointing": True},
+    {"gradient_checkpointing": False},
+    {"precision": "bf16"},
+)
 LISTS: dict[str, tuple[Combination, ...]] = {
     "built": (
         Combination("lora", 512, 8, ON),
@@ -98,7 +102,7 @@ LISTS: dict[str, tuple[Combination, ...]] = {
         Combination("lora", 512, 2),
         Combination("qlora", 1024, 1, ON),
         Combination("full", 512, 1),
-        Combination("full", 128, 4, {"batch": 8}),
+        Combination("full", 128, 4, {"batch_size": 8}),
         Combination("lora", 128, 2, BF16),
         Combination("qlora", 128, 2, {**ON, **BF16}),
         Combination("full", 96, 2, BF16),
@@ -108,10 +112,10 @@ LISTS: dict[str, tuple[Combination, ...]] = {
         Combination("lora", 200, 3, {"rank": 64, "alpha": 128.0}),
         Combination("lora", 1536, 1, ON),
         Combination("lora", 200, 3, {"packing": False}),
-        Combination("lora", 300, 2, {"lean": False}),
+        Combination("lora", 300, 2, {"fused_kernels": False}),
         Combination("lora", 128, 12, ON),
         Combination("full", 160, 3, {"packing": False, **ON}),
-        Combination("full", 96, 5, {"batch": 10}),
+        Combination("full", 96, 5, {"batch_size": 10}),
         Combination("full", 192, 2, {"optimizer": "adamw-8bit"}),
         Combination("qlora", 160, 3, {"bits": 8}),
         Combination("qlora", 224, 3, {"bits": 8, **OFF}),
@@ -123,18 +127,24 @@ LISTS: dict[str, tuple[Combination, ...]] = {
         Combination("full", 72, 2, {**BF16, "optimizer": "adamw-8bit"}),
     ),
     "ragged": (
-        Combination("lora", 700, 6, {"batch": 16}, steps=12, ragged=True),
-        Combination("lora", 400, 5, {"batch": 12, **ON}, steps=12, ragged=True),
-        Combination("full", 300, 4, {"batch": 8}, steps=12, ragged=True),
-        Combination("qlora", 300, 4, {"batch": 6, **OFF}, steps=8, ragged=True),
-        Combination("preference", 500, 4, {"batch": 8}, steps=12, ragged=True),
+        Combination("lora", 700, 6, {"batch_size": 16}, steps=12, ragged=True),
+        Combination("lora", 400, 5, {"batch_size": 12, **ON}, steps=12, ragged=True),
+        Combination("full", 300, 4, {"batch_size": 8}, steps=12, ragged=True),
+        Combination("qlora", 300, 4, {"batch_size": 6, **OFF}, steps=8, ragged=True),
+        Combination("preference", 500, 4, {"batch_size": 8}, steps=12, ragged=True),
     ),
     "stages": (
-        Combination("rlhf", 256, 4, {"algorithm": "rloo", "samples": 4, "answer_tokens": 24}),
-        Combination("rlhf", 128, 4, {"algorithm": "grpo", "samples": 8, "answer_tokens": 64}),
-        Combination("rlhf", 192, 2, {"algorithm": "ppo", "samples": 2, "answer_tokens": 48, **ON}),
-        Combination("rlhf", 96, 2, {"algorithm": "grpo", "answer_tokens": 16, "adapt": "full"}),
-        Combination("rlhf", 128, 3, {"algorithm": "rloo", "answer_tokens": 24, "adapt": "qlora"}),
+        Combination(
+            "rlhf", 256, 4, {"algorithm": "rloo", "num_generations": 4, "max_new_tokens": 24}
+        ),
+        Combination(
+            "rlhf", 128, 4, {"algorithm": "grpo", "num_generations": 8, "max_new_tokens": 64}
+        ),
+        Combination(
+            "rlhf", 192, 2, {"algorithm": "ppo", "num_generations": 2, "max_new_tokens": 48, **ON}
+        ),
+        Combination("rlhf", 96, 2, {"algorithm": "grpo", "max_new_tokens": 16, "adapt": "full"}),
+        Combination("rlhf", 128, 3, {"algorithm": "rloo", "max_new_tokens": 24, "adapt": "qlora"}),
     ),
     "phases": (
         Combination("lora", 64, 8, phase="load"),

@@ -131,7 +131,7 @@ def _peft(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
         batch=int(_required(case, "batch")),
         sequence=sequence,
         adapter=None if full else {"peft_type": method, **fields},
-        checkpointing=bool(case.get("checkpointing")),
+        gradient_checkpointing=bool(case.get("checkpointing")),
         use_cache=not case.get("checkpointing"),
     )
     try:
@@ -233,7 +233,7 @@ def _paper(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
             "r": int(case.get("rank") or 64),
             "target_modules": "all-linear",
         },
-        checkpointing=True,
+        gradient_checkpointing=True,
         four_bits="nf4-dq",
         adapter_dtype="bfloat16",
     )
@@ -263,7 +263,7 @@ def _other(case: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Pre
         batch=int(_required(case, "batch")),
         sequence=sequence,
         adapter=_adapter(case, technique),
-        checkpointing=bool(case.get("checkpointing")),
+        gradient_checkpointing=bool(case.get("checkpointing")),
         four_bits=quantised,
         padded="packed" not in text,
         keeps_output=False,

@@ -99,7 +99,7 @@ def tunesmith(spec: Spec) -> Marks:
     values: dict[str, Any] = {
         "learning_rate": RATE,
         "schedule": "constant",
-        "warmup": 0.0,
+        "warmup_ratio": 0.0,
         "batch": spec.batch,
         "max_steps": spec.steps,
         "epochs": 1,

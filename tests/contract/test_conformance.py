@@ -22,7 +22,7 @@ from tunesmith.testing.kit import Trial, trials
 
 ROOT = Path(__file__).parents[2]
 
-QUICK = {"epochs": 12.0, "batch": 4, "learning_rate": 1e-2}
+QUICK = {"epochs": 12.0, "batch_size": 4, "learning_rate": 1e-2}
 """Options with which a technique learns eight examples in a second."""
 
 JUDGE = """from tunesmith.testing.examples import CHATS, COMPLETIONS
@@ -40,7 +40,13 @@ STAGES = {
     "supervised": {**QUICK, "epochs": 6.0},
     # Two held-out pairs cannot show that a reward model is better than chance.
     "reward": {**QUICK, "epochs": 2.0, "accept_weak": True},
-    "policy": {**QUICK, "epochs": 1.0, "samples": 2, "answer_tokens": 6, "watch_every": 2},
+    "policy": {
+        **QUICK,
+        "epochs": 1.0,
+        "num_generations": 2,
+        "max_new_tokens": 6,
+        "monitor_every": 2,
+    },
 }
 """The same for a technique of stages."""
 

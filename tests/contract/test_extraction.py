@@ -47,7 +47,9 @@ def test_a_built_in_lives_as_a_distribution_of_its_own(
     copytree(PLUGINS / built_in, package, ignore=ignore_patterns("__pycache__"))
     for path in package.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        renamed = text.replace(f"tunesmith_plugins.{built_in.replace('/', '.')}", "tunesmith_copied")
+        renamed = text.replace(
+            f"tunesmith_plugins.{built_in.replace('/', '.')}", "tunesmith_copied"
+        )
         path.write_text(renamed.replace(f'name="{offer}"', 'name="copied"'), encoding="utf-8")
         assert "tunesmith_plugins" not in renamed, f"{path.name} needs another built-in"
     (project / "pyproject.toml").write_text(PROJECT, encoding="utf-8")

@@ -79,11 +79,11 @@ def test_a_run_without_any_change_to_the_core(third_party: Environment, project:
 
 
 def test_its_options_are_checked_like_everybodys(third_party: Environment, project: Path) -> None:
-    sets = ["--set", "technique.epocs=3", "--set", "technique.batch=0"]
+    sets = ["--set", "technique.epocs=3", "--set", "technique.batch_size=0"]
     done = third_party.tunesmith("run", "run.toml", *sets, cwd=project)
     assert done.returncode == 2
     assert 'technique.epocs: unknown key (did you mean "epochs"?)' in done.stderr
-    assert "technique.batch: should be greater than or equal to 1, got 0" in done.stderr
+    assert "technique.batch_size: should be greater than or equal to 1, got 0" in done.stderr
     assert not (project / "runs").exists()
 
 

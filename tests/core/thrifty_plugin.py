@@ -38,7 +38,7 @@ class ThriftyOptions(ByHeartOptions):
     """Options of the technique."""
 
     weights: int = Field(1000, ge=1, description="MiB of weights.")
-    checkpointing: bool = Field(False, description="Keep fewer activations.")
+    gradient_checkpointing: bool = Field(False, description="Keep fewer activations.")
     shards: int = Field(1, ge=1, le=4, description="Parts that the weights are loaded in.")
 
 
@@ -72,7 +72,7 @@ def estimate(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
     rows, width = assumed.rows or 1000, int(request.config["width"])
     weights = options.weights * MIB // options.shards
     activations = sequence * micro * width
-    if options.checkpointing:
+    if options.gradient_checkpointing:
         activations //= 4
     for method, unsure in (("analytic", 0.3), ("traced", 0.02)):
         found = _estimate(method, (weights, activations), (sequence, micro, rows), unsure)
@@ -116,7 +116,7 @@ def _estimate(
         steps=rows,
         tokens=sequence * rows,
         longest=sequence,
-        micro_tokens=sequence * micro,
+        micro_batch_tokens=sequence * micro,
         notes=("half of it is a guess",) if method == "analytic" else (),
     )
 
@@ -124,10 +124,14 @@ def _estimate(
 def economies(options: ThriftyOptions) -> Sequence[Economy[ThriftyOptions]]:
     """Fewer activations, then more shards."""
     found = []
-    if not options.checkpointing:
-        changed = options.model_copy(update={"checkpointing": True})
+    if not options.gradient_checkpointing:
+        changed = options.model_copy(update={"gradient_checkpointing": True})
         found.append(
-            Economy(changes=("technique.checkpointing = true",), price="more time", config=changed)
+            Economy(
+                changes=("technique.gradient_checkpointing = true",),
+                price="more time",
+                config=changed,
+            )
         )
     for shards in (2, 4):
         if options.shards < shards:

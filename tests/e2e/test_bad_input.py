@@ -154,14 +154,14 @@ def test_rates_that_do_not_suit_are_warned_about(here: Path, tunesmith: Tunesmit
 def test_adapters_on_tied_embeddings_are_refused_with_the_way_out(
     here: Path, tunesmith: Tunesmith, target: str
 ) -> None:
-    edit(here, "max_steps = 1", f'max_steps = 1\ntargets = ["{target}"]')
+    edit(here, "max_steps = 1", f'max_steps = 1\ntarget_modules = ["{target}"]')
     outcome = tunesmith("run", here / "run.toml", "--set", "baselines.shots=0")
     assert outcome.code == 2
     assert "modules_to_save" in outcome.err
 
 
 def test_targets_that_match_nothing_are_named(here: Path, tunesmith: Tunesmith) -> None:
-    edit(here, "max_steps = 1", 'max_steps = 1\ntargets = ["query_proj"]')
+    edit(here, "max_steps = 1", 'max_steps = 1\ntarget_modules = ["query_proj"]')
     outcome = tunesmith("run", here / "run.toml", "--set", "baselines.shots=0")
     assert outcome.code == 2
     assert "query_proj" in outcome.err

@@ -25,7 +25,7 @@ heldout = "heldout.jsonl"
 use = "lora"
 rank = 8
 learning_rate = 1e-3
-batch = 4
+batch_size = 4
 epochs = 3
 precision = "fp32"
 

@@ -19,7 +19,7 @@ from tunesmith.execution import worker_rank
 from tunesmith.storage import Checkpoints, read_events
 from tunesmith_torch.training import loop, training_state
 
-SETTING = {"micro_tokens": 120, "epochs": 2}
+SETTING = {"micro_batch_tokens": 120, "epochs": 2}
 """Ten steps, of one or two micro-batches on each rank."""
 LET_GO = (0, -signal.SIGTERM)
 """How a rank ends that another rank's end leaves without work: by itself, or by torchrun, whichever
@@ -175,7 +175,7 @@ def test_a_limit_stops_all(real: Any, workshop: Any, setting: Any, whole: Path) 
 def test_a_run_that_fails_before_training_ends_all(real: Any, workshop: Any, setting: Any) -> None:
     """Told once; the ranks that wait are ended by torchrun, or by rank 0's end."""
     run = fresh(workshop, "bad")
-    bad = workshop.run_file(setting, max_tokens=8)
+    bad = workshop.run_file(setting, max_length=8)
     done = torchrun.command("run", bad, "--out", run)
     assert done.codes[0] == 3, done.said
     assert "no row can be learned from" in done.said[0]
@@ -261,16 +261,22 @@ def stages(workshop: Any) -> Path:
         for n in range(26)
     ]
     (workshop.place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    quick = {"batch": 4, "learning_rate": 1e-2, "precision": "fp32", "save_every": 1, "rank": 4}
+    quick = {
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "precision": "fp32",
+        "save_every": 1,
+        "rank": 4,
+    }
     policy = {
         "algorithm": "ppo",
-        "samples": 2,
-        "answer_tokens": 4,
-        "mask_truncated": False,
-        "rollout_epochs": 2,
+        "num_generations": 2,
+        "max_new_tokens": 4,
+        "mask_truncated_completions": False,
+        "num_iterations": 2,
         "kl_target": 2.0,
-        "watch_every": 2,
-        "watch_rows": 5,
+        "monitor_every": 2,
+        "monitor_rows": 5,
         "max_steps": 3,
     }
     tables = {
@@ -322,7 +328,13 @@ def test_stages_of_ranks_resume_to_the_same_bits(
 def test_a_backend_that_trains_alone_is_refused(workshop: Any, stages: Path) -> None:
     """Before the first stage, and once."""
     tables = tomllib.loads(stages.read_text())
-    policy = {"backend": "trl", "algorithm": "grpo", "samples": 2, "answer_tokens": 4, "batch": 4}
+    policy = {
+        "backend": "trl",
+        "algorithm": "grpo",
+        "num_generations": 2,
+        "max_new_tokens": 4,
+        "batch_size": 4,
+    }
     tables["technique"]["policy"] = policy
     file = stages.with_name("trl.toml")
     file.write_text(tomli_w.dumps(tables))

@@ -218,7 +218,9 @@ def test_a_disk_that_fills_up_in_a_save(
     run = small_disk / "run"
     shutil.copytree(workshop.half(setting), run)
     size = sum(path.stat().st_size for path in (run / "checkpoints/step-00000004").iterdir())
-    full = real.before_call(real.training_state, "save", 1, lambda: fill(small_disk, size * percent // 100))
+    full = real.before_call(
+        real.training_state, "save", 1, lambda: fill(small_disk, size * percent // 100)
+    )
     end = real.command("resume", run, prepare=full)
     assert end.code == 4, end.said
     assert "the disk is full" in end.said

@@ -80,7 +80,7 @@ def test_another_process_ends_in_the_same_bits(
     faults: Any, real: Any, workshop: Any, tmp_path: Path
 ) -> None:
     """Real processes with other hash seeds: stopped by a real SIGINT, resumed by another one."""
-    setting = real.Setting(micro_tokens=60, epochs=8)
+    setting = real.Setting(micro_batch_tokens=60, epochs=8)
     run = tmp_path / "run"
     begun = _process(1, "run", workshop.run_file(setting), "--out", run)
     while len(real.events(run, "stepped")) < 3 and begun.poll() is None:
@@ -129,7 +129,7 @@ def test_the_time_limit_exits_with_75(faults: Any, real: Any, workshop: Any) -> 
 def test_not_finite_exits_with_5_and_a_post_mortem(
     faults: Any, real: Any, workshop: Any, where: str, micro: int
 ) -> None:
-    setting = real.Setting(micro_tokens=micro)
+    setting = real.Setting(micro_batch_tokens=micro)
     at = 17 if micro == 60 else 4
 
     def change(loss: Any, call: int) -> Any:
@@ -172,7 +172,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "constant": ({}, lambda loss, call: loss - loss.detach(), "has not moved"),
     "no gradient": ({}, lambda loss, call: loss.detach() + 0.0 * loss, "every gradient was zero"),
     "nothing is trained": ({}, freeze, "no parameter of the model is trained"),
-    "nothing carries loss": ({"max_tokens": 8}, None, "no row can be learned from"),
+    "nothing carries loss": ({"max_length": 8}, None, "no row can be learned from"),
 }
 
 

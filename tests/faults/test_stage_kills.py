@@ -48,7 +48,7 @@ class Place:
             yield json.dumps(row) + "\n"
 
     def _tables(self) -> dict[str, Any]:
-        quick = {"batch": 8, "learning_rate": 1e-2, "precision": "fp32", "save_every": 1}
+        quick = {"batch_size": 8, "learning_rate": 1e-2, "precision": "fp32", "save_every": 1}
         adapter = {"dropout": 0.1, "rank": 4}
         return {
             "reporters": [],
@@ -62,14 +62,14 @@ class Place:
                 "policy": {
                     **quick,
                     "rank": 4,
-                    "samples": 2,
-                    "answer_tokens": 6,
-                    "mask_truncated": False,
-                    "rollout_epochs": 2,
+                    "num_generations": 2,
+                    "max_new_tokens": 6,
+                    "mask_truncated_completions": False,
+                    "num_iterations": 2,
                     **self.policy,
                     "gold": "gold.py:steady",
-                    "watch_every": 2,
-                    "watch_rows": 4,
+                    "monitor_every": 2,
+                    "monitor_rows": 4,
                 },
             },
             "evaluators": [{"use": "loss"}],

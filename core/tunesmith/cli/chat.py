@@ -82,7 +82,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     folder, plan, _ = api.reopen(run, files=state.files, disabled=state.disabled)
     opened = api.open_models(folder, plan, tuned=not base_only, base=base_only or bool(compare))
     if "base" in opened:
-        opened["base"] = Prompted(opened["base"], plan.baselines.instruction)
+        opened["base"] = Prompted(opened["base"], plan.baselines.system_prompt)
     talk = Conversation(opened, system, tokens)
     if prompts or not sys.stdin.isatty():
         for text in prompts or _lines(sys.stdin):

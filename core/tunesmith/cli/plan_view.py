@@ -55,7 +55,7 @@ def _work(estimate: Estimate) -> str:
     tokens = f"{count_text(estimate.tokens, 'token')} in {count_text(estimate.steps, 'step')}"
     return (
         f"{tokens}; longest row {count_text(estimate.longest, 'token')}, at most "
-        f"{count_text(estimate.micro_tokens, 'token')} at once"
+        f"{count_text(estimate.micro_batch_tokens, 'token')} at once"
     )
 
 
@@ -284,7 +284,7 @@ def _peak(estimate: Estimate) -> dict[str, Any]:
 
 
 def _figures(estimate: Estimate) -> dict[str, Any]:
-    names = ("method", "flops", "steps", "tokens", "longest", "micro_tokens")
+    names = ("method", "flops", "steps", "tokens", "longest", "micro_batch_tokens")
     record = {**asdict(estimate)}
     return {**{name: record[name] for name in names}, "notes": list(estimate.notes)}
 

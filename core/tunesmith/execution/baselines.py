@@ -20,7 +20,7 @@ class Prompted:
     """A text model whose every prompt is preceded by an instruction and worked examples."""
 
     model: TextModel
-    instruction: str | None = None
+    system_prompt: str | None = None
     shots: tuple[Message, ...] = ()
 
     def score(
@@ -76,8 +76,8 @@ class Prompted:
         if isinstance(prompt, str):
             return prompt
         system = [message for message in prompt if message.role == "system"]
-        if self.instruction is not None:
-            system.insert(0, Message("system", self.instruction))
+        if self.system_prompt is not None:
+            system.insert(0, Message("system", self.system_prompt))
         # Templates know one system message, at the start.
         joined = [Message("system", "\n\n".join(m.content for m in system))] if system else []
         rest = [message for message in prompt if message.role != "system"]

@@ -289,7 +289,7 @@ class _Bench:
             return
         base = self._open("base model", None)
         for label in due:
-            self._measure(label, Prompted(base, options.instruction, wanted[label]))
+            self._measure(label, Prompted(base, options.system_prompt, wanted[label]))
 
     def train(self) -> Artifact:
         """Train, unless an earlier process of this run has finished that already."""

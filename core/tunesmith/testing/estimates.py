@@ -34,7 +34,7 @@ def estimates_are_intervals(subject: Subject) -> None:
                 f"{phase}: the components make {parts}, expected are {memory.expected}",
             )
         counts = (estimate.flops, estimate.steps, estimate.tokens, estimate.longest)
-        demand(min(*counts, estimate.micro_tokens) > 0, f"it estimates work of {counts}")
+        demand(min(*counts, estimate.micro_batch_tokens) > 0, f"it estimates work of {counts}")
 
 
 @check("technique")

@@ -132,24 +132,24 @@ class Template:
 
     # ----------------------------------------------------------------- examples
 
-    def example(self, record: Record, max_tokens: int) -> Sequence[Example]:
+    def example(self, record: Record, max_length: int) -> Sequence[Example]:
         """The record's examples.
 
         Raises:
             DataError: the record gives none; the cause is in the message.
         """
-        made = self.examples_or_left_out([record], max_tokens)
+        made = self.examples_or_left_out([record], max_length)
         for problem in made.left_out:
             raise DataError(problem.where, f"{problem.cause}, {problem.detail}")
         return made.examples
 
     def examples_or_left_out(
-        self, records: Iterable[Record], max_tokens: int, *, cut_prompts: bool = False
+        self, records: Iterable[Record], max_length: int, *, truncate_prompts: bool = False
     ) -> Examples:
-        """Every record as examples of at most ``max_tokens``, or with the reason why not.
+        """Every record as examples of at most ``max_length``, or with the reason why not.
 
         A text that is too long becomes several examples, and all of it is learned. A conversation
-        that is too long is left out, or, with ``cut_prompts``, loses the oldest part of its
+        that is too long is left out, or, with ``truncate_prompts``, loses the oldest part of its
         prompt; the last answer always stays whole, because a cut answer teaches to stop short.
         """
         made = _Made()
@@ -166,23 +166,23 @@ class Template:
                     made.control += any(s.literal and self._is_control(s.text) for s in new[0])
             encoded = self.encoder.encode([spans for _, spans in lessons])
             for (record, spans), ids in zip(lessons, encoded, strict=True):
-                self._fit(made, record, _example(spans, ids), max_tokens, cut_prompts)
+                self._fit(made, record, _example(spans, ids), max_length, truncate_prompts)
         return Examples(**vars(made))
 
     def _fit(
-        self, made: _Made, record: Record, whole: Example, max_tokens: int, cut_prompts: bool
+        self, made: _Made, record: Record, whole: Example, max_length: int, truncate_prompts: bool
     ) -> None:
         before = self.encoder.before
-        if len(whole) <= max_tokens:
+        if len(whole) <= max_length:
             made.examples.append(whole)
         elif isinstance(record, Text):
-            made.examples += _divide(whole, max_tokens, len(before))
+            made.examples += _divide(whole, max_length, len(before))
             made.divided += 1
-        elif cut_prompts and (rest := _shorten(whole, max_tokens, before)):
+        elif truncate_prompts and (rest := _shorten(whole, max_length, before)):
             made.examples.append(rest)
             made.shortened += 1
         else:
-            detail = f"{len(whole)} tokens, {max_tokens} are allowed"
+            detail = f"{len(whole)} tokens, {max_length} are allowed"
             cause = "row is too long"
             made.left_out.append(LeftOut(where=record.source, cause=cause, detail=detail))
 

@@ -35,8 +35,8 @@ def folded(model: nn.Module, tokens: int) -> Iterator[None]:
 
 def _layers(model: nn.Module) -> list[LeanLinear]:
     """The layers to fold: all that have plain adapters, or none."""
-    lean = [module for module in model.modules() if isinstance(module, LeanLinear)]
-    found = [layer for layer in lean if layer.plain_adapters()]
+    fused_kernels = [module for module in model.modules() if isinstance(module, LeanLinear)]
+    found = [layer for layer in fused_kernels if layer.plain_adapters()]
     weights = [layer.get_base_layer().weight for layer in found]
     exact = all(weight.is_cpu and weight.dtype == torch.float32 for weight in weights)
     return found if exact and sum(weight.nbytes for weight in weights) <= FOLDED_BYTES else []

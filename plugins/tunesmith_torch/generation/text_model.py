@@ -316,9 +316,9 @@ def open_text_model(
         precision,
         packing=options.packing,
         quantization=quantization,
-        lean=options.lean,
+        fused_kernels=options.fused_kernels,
     )
     net: nn.Module = base.model
     if adapter and artifact is not None:
-        net = artifacts.attach_adapter(base, artifact, lean=options.lean)
+        net = artifacts.attach_adapter(base, artifact, fused_kernels=options.fused_kernels)
     return TorchTextModel(net, Template.of(base.tokenizer, template_override(options)), place)

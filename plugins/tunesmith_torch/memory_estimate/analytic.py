@@ -86,7 +86,7 @@ def estimate(setting: Setting) -> Estimate:
         steps=load.steps,
         tokens=load.tokens,
         longest=load.longest,
-        micro_tokens=load.micro_tokens,
+        micro_batch_tokens=load.micro_batch_tokens,
         notes=load.notes,
     )
 
@@ -172,7 +172,7 @@ def evaluating(setting: Setting) -> Parts:
 def folded(setting: Setting, tokens: int) -> dict[str, int]:
     """Weights with their adapters in them, where a CPU answers with so many tokens (folding.py)."""
     linear = 4 * setting.shape.layers * setting.shape.layer_weights
-    plain = setting.method == "lora" and setting.options.lean and setting.width == 4
+    plain = setting.method == "lora" and setting.options.fused_kernels and setting.width == 4
     worth = setting.device == "cpu" and tokens >= WORTH_FOLDING
     there = plain and worth and linear <= FOLDED_BYTES
     return {"folded": linear} if there else {}
@@ -200,8 +200,8 @@ def merging(setting: Setting) -> Parts:
 def activations(setting: Setting) -> int:
     """What autograd keeps between forward and backward, all layers."""
     shape, load, w = setting.shape, setting.load, setting.width
-    P = load.micro_tokens
-    if setting.options.checkpointing:
+    P = load.micro_batch_tokens
+    if setting.options.gradient_checkpointing:
         return shape.layers * P * shape.width * w + P * shape.width * 4
     return shape.layers * layer_activations(setting) + P * shape.width * 6
 
@@ -209,12 +209,12 @@ def activations(setting: Setting) -> int:
 def layer_activations(setting: Setting) -> int:
     """What autograd keeps of one layer."""
     shape, load, w = setting.shape, setting.load, setting.width
-    P, D, F = load.micro_tokens, shape.width, shape.feed_forward * shape.active_experts
+    P, D, F = load.micro_batch_tokens, shape.width, shape.feed_forward * shape.active_experts
     query, key = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     full = not isinstance(setting.options, LoraOptions)
     # A norm keeps its result, and what it scaled; the libraries' own also its input in fp32
     # (w = 4: the very same), and what it scaled only if the scale is trained.
-    norm = 2 * w * D if setting.options.lean else (4 + w + (w if full else 0)) * D
+    norm = 2 * w * D if setting.options.fused_kernels else (4 + w + (w if full else 0)) * D
     attention = (2 * query + 2 * key) * w
     mlp = (4 if shape.gated else 2) * F * w
     kept = P * (2 * norm + attention + mlp) + _attention(setting)
@@ -227,7 +227,7 @@ def _attention(setting: Setting) -> int:
     """Beside queries, keys, values: a sum per query, or on the CPU the probabilities themselves."""
     shape, load, w = setting.shape, setting.load, setting.width
     if setting.device == "cuda" or not setting.options.packing:
-        return 4 * shape.heads * load.micro_tokens
+        return 4 * shape.heads * load.micro_batch_tokens
     return shape.heads * w * sum(_met(row, load.grouping.shared) for row in load.micro)
 
 
@@ -247,20 +247,20 @@ def _low_rank(setting: Setting) -> int:
     """What adapters keep: the small product, and A and B rounded; over 4 bits, inputs in fp32."""
     options = setting.options
     assert isinstance(options, LoraOptions)
-    adapted = list(setting.shape.adapted(options.targets))
-    P, r, w = setting.load.micro_tokens, options.rank, setting.width
+    adapted = list(setting.shape.adapted(options.target_modules))
+    P, r, w = setting.load.micro_batch_tokens, options.rank, setting.width
     small = sum(P * r * w + r * (m.outputs + m.inputs) * w for m in adapted)
     return small * (2 if setting.method == "qlora" else 1)
 
 
 def working_set(setting: Setting) -> int:
     """What a layer needs while it is computed backwards: gradients of what it kept."""
-    shape, w, P = setting.shape, setting.width, setting.load.micro_tokens
+    shape, w, P = setting.shape, setting.width, setting.load.micro_batch_tokens
     widest = max(shape.feed_forward * shape.active_experts * 3, shape.width * 4)
     working = P * widest * w + P * shape.width * 8
     if setting.method == "qlora":
         working += max(m.outputs * m.inputs for m in shape.matrices) * w * 2
-    if setting.options.checkpointing:
+    if setting.options.gradient_checkpointing:
         working += layer_activations(setting)
     return working
 
@@ -269,7 +269,7 @@ def _head(setting: Setting) -> dict[str, int]:
     """The fused head: one chunk of logits, the gradient by hidden states, by the head itself."""
     shape, w = setting.shape, setting.width
     D, V = shape.width, shape.vocabulary
-    N = round(setting.load.micro_tokens * min(1.0, setting.load.trained * 1.2))
+    N = round(setting.load.micro_batch_tokens * min(1.0, setting.load.trained * 1.2))
     chunk = min(N, max(CHUNK // (V * w), D // 4, 1))
     logits = chunk * V * w
     if setting.device == "cuda":  # in fp32 beside it; on the CPU block by block
@@ -303,12 +303,12 @@ def flops(setting: Setting) -> float:
     """
     shape, load, options = setting.shape, setting.load, setting.options
     lora = isinstance(options, LoraOptions)
-    passes = (2 if lora else 3) + (1 if options.checkpointing else 0)
+    passes = (2 if lora else 3) + (1 if options.gradient_checkpointing else 0)
     per_token = 2.0 * shape.active_weights * passes
     if lora:
         per_token += 6.0 * setting.trainable
     mean = sum(n * n for n in load.lengths) / max(sum(load.lengths), 1)
     attention = 4.0 * shape.heads * shape.head_width * (mean / 2) * shape.layers
-    per_token += attention * (3.5 + (1 if options.checkpointing else 0))
+    per_token += attention * (3.5 + (1 if options.gradient_checkpointing else 0))
     per_token += 2.0 * shape.table * load.trained * (2 if lora else 3)
     return per_token * load.tokens

@@ -137,10 +137,10 @@ class Shape:
         routed = sum(matrix.weights for matrix in self.matrices if matrix.copies > 1)
         return self.layers * (shared + routed * self.active_experts // self.experts)
 
-    def adapted(self, targets: str | list[str]) -> Iterator[Matrix]:
+    def adapted(self, target_modules: str | list[str]) -> Iterator[Matrix]:
         """The linear layers of one decoder layer that get an adapter."""
         for matrix in self.matrices:
-            if targets == "all-linear" or matrix.name in targets:
+            if target_modules == "all-linear" or matrix.name in target_modules:
                 yield matrix
 
 

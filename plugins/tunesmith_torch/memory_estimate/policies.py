@@ -51,7 +51,7 @@ def grouping(options: FitOptions, request: EstimateRequest) -> Grouping:
             judged = isinstance(options, RewardOptions)
             return Grouping(both=True, shared=shared and options.share_prompts, ends=judged)
         case PolicyLoopOptions():
-            return Grouping(drawn=(options.samples, options.answer_tokens), shared=shared)
+            return Grouping(drawn=(options.num_generations, options.max_new_tokens), shared=shared)
         case _:
             return ALONE
 
@@ -163,7 +163,7 @@ def _together(
         steps=sum(estimate.steps for estimate in found),
         tokens=sum(estimate.tokens for estimate in found),
         longest=max(estimate.longest for estimate in found),
-        micro_tokens=max(estimate.micro_tokens for estimate in found),
+        micro_batch_tokens=max(estimate.micro_batch_tokens for estimate in found),
         notes=tuple(dict.fromkeys(note for estimate in found for note in estimate.notes)),
     )
 
@@ -196,12 +196,12 @@ def _rollout(stage: _Stage, policy: PolicyStage) -> Memory:
     """Answers are drawn: what training holds between steps, keys and values, logits."""
     setting = stage.setting
     shape, w, load = setting.shape, setting.width, setting.load
-    rows = policy.batch * policy.samples
+    rows = policy.batch_size * policy.num_generations
     prompt = max(row.prompt for row in load.micro)
     kept = shape.key_heads, shape.head_width, shape.layers, w
-    asked = rows * (prompt + policy.answer_tokens)
+    asked = rows * (prompt + policy.max_new_tokens)
     cache = slot_bytes(*kept) * min(cached_tokens(*kept), asked)
-    folded = analytic.folded(setting, rows * policy.answer_tokens)
+    folded = analytic.folded(setting, rows * policy.max_new_tokens)
     static = {**analytic.training(setting).static, **folded}
     static.pop("gradients", None)
     parts = analytic.Parts(

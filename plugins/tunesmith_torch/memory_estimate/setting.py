@@ -92,7 +92,7 @@ class Setting:
         options = self.options
         if not isinstance(options, LoraOptions):
             return self.shape.parameters
-        adapted = self.shape.adapted(options.targets)
+        adapted = self.shape.adapted(options.target_modules)
         layer = sum(options.rank * (m.outputs + m.inputs) * m.copies for m in adapted)
         whole = sum(self.shape.table for name in options.modules_to_save if name in _TABLES)
         return self.shape.layers * layer + whole

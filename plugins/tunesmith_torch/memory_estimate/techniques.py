@@ -93,15 +93,19 @@ def economies(options: C, table: str = "technique") -> Sequence[Economy[C]]:
 
     if not options.packing:
         offer("none: rows are laid end to end instead of padded", packing=True)
-    if options.micro_tokens > 512:
-        fewer = max(512, options.micro_tokens // 4)
-        offer("a little time: more, smaller micro-batches, the same result", micro_tokens=fewer)
-    if options.checkpointing is False:
-        offer("about a third more time: activations are computed twice", checkpointing=True)
-    if options.max_tokens > 512:
-        shorter = options.max_tokens // 2
+    if options.micro_batch_tokens > 512:
+        fewer = max(512, options.micro_batch_tokens // 4)
+        offer(
+            "a little time: more, smaller micro-batches, the same result", micro_batch_tokens=fewer
+        )
+    if options.gradient_checkpointing is False:
+        offer(
+            "about a third more time: activations are computed twice", gradient_checkpointing=True
+        )
+    if options.max_length > 512:
+        shorter = options.max_length // 2
         price = f"rows of more than {shorter} tokens are left out"
-        offer(price, max_tokens=shorter)
+        offer(price, max_length=shorter)
     return found
 
 

@@ -38,7 +38,7 @@ def exact(
     if request.tokenizer is None or request.assumed is not None or not request.train:
         return None
     template = Template.of(load_tokenizer(request.tokenizer), template_override(options))
-    limit = min(options.max_tokens, context)
+    limit = min(options.max_length, context)
     rows, left_out, opening = _rows(template, request.train, limit, grouping, options)
     if not rows:
         return None
@@ -71,7 +71,9 @@ def _rows(
     elif grouping.both:
         found = [grouping.row(*row) for row in _pairs(template, records)]
     else:
-        made = template.examples_or_left_out(records, limit, cut_prompts=options.cut_prompts)
+        made = template.examples_or_left_out(
+            records, limit, truncate_prompts=options.truncate_prompts
+        )
         opening = opening_of(made.examples) if options.packing else 0
         return [_row(example) for example in made.examples], len(made.left_out), opening
     fitting = [row for row in found if row.prompt + max(row.answers) <= limit]
@@ -90,7 +92,7 @@ def _pairs(template: Template, records: Sequence[Record]) -> list[Row]:
 
 def _seen(load: Workload, rows: Sequence[Row], options: FitOptions, seed: int) -> Workload:
     """With the largest micro-batch that really comes, in place of the largest possible."""
-    batch, most = options.batch or FEW_ROWS, options.micro_tokens or FEW_TOKENS
+    batch, most = options.batch_size or FEW_ROWS, options.micro_batch_tokens or FEW_TOKENS
     order = Order(len(rows), batch, options.epochs, seed, options.max_steps)
     lengths = np.array(load.lengths) - load.opening
     share = pack if options.packing else unpacked

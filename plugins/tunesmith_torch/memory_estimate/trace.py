@@ -139,7 +139,7 @@ def _adapted(setting: Setting, config: PretrainedConfig) -> Adapted:
         meta_model.quantize_to_8_bits(model, gpu=gpu)
     elif setting.method == "qlora":
         meta_model.quantize(model, double=setting.bits < 4.3, dtype=dtype)
-    if setting.options.lean:
+    if setting.options.fused_kernels:
         meta_model.use_lean_norms(model)
     base = Base(model, cast(Any, None), config, Path())
     precision = Precision(dtype, "planned")
@@ -148,7 +148,7 @@ def _adapted(setting: Setting, config: PretrainedConfig) -> Adapted:
             adapted = adapt_lora(base, precision, setting.options, 0)
         else:
             adapted = adapt_all(base, precision)
-    if setting.options.checkpointing:
+    if setting.options.gradient_checkpointing:
         recompute_activations(model)
     adapted.model.train()
     return adapted
@@ -198,7 +198,7 @@ def steps(
                 losses.append(_pass(f"{step}.{part}", adapted, micro_batch, recorder))
                 recorder.name((master.grad for master in masters.masters), "gradients")
             with recorder.phase(f"{step}.clip", flat=True):
-                norm = masters.clip(setting.options.clip)
+                norm = masters.clip(setting.options.max_grad_norm)
                 torch.stack([*losses, norm.detach().float()])
             with recorder.phase(f"{step}.step", flat=True):
                 masters.step(setting.options.learning_rate)

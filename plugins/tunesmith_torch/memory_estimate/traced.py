@@ -25,7 +25,7 @@ def estimate(setting: Setting) -> Estimate:
     train = of(trace(setting).timeline, setting.device, setting.load.spread)
     if setting.device == "cpu" and setting.load.ragged:
         train = with_other_shapes(train)
-    if setting.device == "cpu" and setting.options.checkpointing:
+    if setting.device == "cpu" and setting.options.gradient_checkpointing:
         train = _with_gaps(train)
     if setting.device == "cpu" and setting.moment_bytes != FP32_MOMENTS:
         train = _with_wide_means(train, setting)

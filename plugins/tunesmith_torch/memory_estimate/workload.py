@@ -118,7 +118,7 @@ class Workload:
         return len(set(self.lengths)) > 1
 
     @property
-    def micro_tokens(self) -> int:
+    def micro_batch_tokens(self) -> int:
         return sum(map(self.grouping.size, self.micro)) - self.opening * (len(self.micro) - 1)
 
 
@@ -126,7 +126,7 @@ def guess(
     options: FitOptions, request: EstimateRequest, context: int, grouping: Grouping = ALONE
 ) -> Workload:
     """The workload from characters, or from what is assumed; nothing heavy is imported."""
-    limit = min(options.max_tokens, context)
+    limit = min(options.max_length, context)
     if request.assumed is not None or not request.train:
         return assumed(options, request.assumed or ASSUMED, limit, request.seed, grouping)
     few, usual, many = CHARACTERS
@@ -196,9 +196,9 @@ def laid_out(  # noqa: PLR0913 - all but the first three have a meaningful defau
     notes: tuple[str, ...] = (),
 ) -> Workload:
     """These rows, and the largest micro-batch that the options allow of them."""
-    batch = options.batch or FEW_ROWS
+    batch = options.batch_size or FEW_ROWS
     order = Order(len(rows), batch, options.epochs, seed, options.max_steps)
-    most = budget or options.micro_tokens or FEW_TOKENS
+    most = budget or options.micro_batch_tokens or FEW_TOKENS
     longest = sorted(rows, key=grouping.size, reverse=True)[:batch]
     lengths = [grouping.size(row) for row in rows]
     whole_epoch = order.steps >= order.steps_per_epoch

@@ -125,7 +125,7 @@ def adapt_policy(
     config = lora_config(base.model, options)
     _refuse_sum(config, "technique")
     base.model.requires_grad_(False)
-    model = attach_adapter(base, start.path, lean=options.lean)
+    model = attach_adapter(base, start.path, fused_kernels=options.fused_kernels)
     _refuse_sum(model.peft_config[START], "technique.from")
     torch.manual_seed(seed)
     model.add_adapter(POLICY, config, autocast_adapter_dtype=True)

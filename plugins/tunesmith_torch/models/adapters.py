@@ -100,41 +100,45 @@ def lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:
     Raises:
         UsageError: no module matches the targets, or a target shares its weight with another.
     """
-    targets = _resolve(model, options.targets)
-    _refuse_tied(model, [*targets])
+    target_modules = _resolve(model, options.target_modules)
+    _refuse_tied(model, [*target_modules])
     tied = bool(options.modules_to_save) and model.config.get_text_config().tie_word_embeddings
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=targets,
+        target_modules=target_modules,
         modules_to_save=options.modules_to_save or None,
-        use_rslora=options.rslora,
-        use_dora=options.dora,
+        use_rslora=options.use_rslora,
+        use_dora=options.use_dora,
         ensure_weight_tying=tied,
         bias="none",
     )
-    if options.lean:
+    if options.fused_kernels:
         fused_lora.use(config, model)
     return config
 
 
-def _resolve(model: PreTrainedModel, targets: Literal["all-linear"] | Sequence[str]) -> list[str]:
+def _resolve(
+    model: PreTrainedModel, target_modules: Literal["all-linear"] | Sequence[str]
+) -> list[str]:
     """Target names as peft wants them; every one must match something."""
     linear = _linear_names(model)
-    if targets == "all-linear":
+    if target_modules == "all-linear":
         if not linear:
-            raise UsageError("technique.targets: the model has no linear layer outside its head")
+            raise UsageError(
+                "technique.target_modules: the model has no linear layer outside its head"
+            )
         return sorted(linear)
     names = [name for name, _ in model.named_modules()]
-    for target in targets:
+    for target in target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             raise UsageError(
-                f'technique.targets: no module is called "{target}"',
+                f'technique.target_modules: no module is called "{target}"',
                 hint=f"linear layers of this model: {', '.join(sorted(linear))}",
             )
-    return list(targets)
+    return list(target_modules)
 
 
 def _linear_names(model: PreTrainedModel) -> set[str]:
@@ -147,16 +151,16 @@ def _linear_names(model: PreTrainedModel) -> set[str]:
     }
 
 
-def _refuse_tied(model: PreTrainedModel, targets: Sequence[str]) -> None:
+def _refuse_tied(model: PreTrainedModel, target_modules: Sequence[str]) -> None:
     """An adapter on one of two modules that share a weight cannot be merged or saved faithfully."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or embeddings.weight is not head.weight:
         return
     shared = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if m in (embeddings, head)}
-    for target in targets:
+    for target in target_modules:
         if target.rsplit(".", 1)[-1] in shared:
             raise UsageError(
-                f'technique.targets: "{target}" shares its weight with another module, '
+                f'technique.target_modules: "{target}" shares its weight with another module, '
                 "so a LoRA adapter on it would be lost when the model is merged or saved",
                 hint=f'train it whole instead: modules_to_save = ["{target}"]',
             )

@@ -74,7 +74,7 @@ def artifact_format(folder: Path) -> Literal["adapter", "model"]:
     return "adapter" if (folder / "adapter_config.json").is_file() else "model"
 
 
-def attach_adapter(base: Base, folder: Path, *, lean: bool = True) -> PeftModel:
+def attach_adapter(base: Base, folder: Path, *, fused_kernels: bool = True) -> PeftModel:
     """The base model with an adapter read from disk, every tensor accounted for.
 
     ``lean``: computed in fewer products, see :mod:`tunesmith_torch.kernels.fused_lora`.
@@ -83,7 +83,7 @@ def attach_adapter(base: Base, folder: Path, *, lean: bool = True) -> PeftModel:
         IntegrityError: the adapter lacks tensors of the model, or has some that it does not know.
     """
     config = PeftConfig.from_pretrained(str(folder))
-    if lean and isinstance(config, LoraConfig):
+    if fused_kernels and isinstance(config, LoraConfig):
         lean_layers.use(config, base.model)
     with old_name_is_known():
         model = PeftModel.from_pretrained(

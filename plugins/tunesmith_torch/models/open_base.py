@@ -24,7 +24,7 @@ def load_model(  # noqa: PLR0913 - what a model is loaded for
     *,
     packing: bool,
     quantization: Quantization | None = None,
-    lean: bool = True,
+    fused_kernels: bool = True,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Base:
     """A base model whose attention can take packed rows and shared beginnings, if wanted.
@@ -37,6 +37,6 @@ def load_model(  # noqa: PLR0913 - what a model is loaded for
     name = tree_attention.register() if packing else "sdpa"
     read = partial(load_quantized, quantization=quantization) if quantization else load_base
     base = read(folder, device=device, dtype=precision.dtype, attention=name, tokenizer=tokenizer)
-    if lean:
+    if fused_kernels:
         rms_norm.use(base.model)
     return base

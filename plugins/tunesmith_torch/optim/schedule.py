@@ -27,7 +27,7 @@ class Order:
     @classmethod
     def of(cls, rows: int, options: FitOptions, seed: int) -> Order:
         """The order in which the training loop takes so many rows."""
-        return cls(rows, options.batch, options.epochs, seed, options.max_steps)
+        return cls(rows, options.batch_size, options.epochs, seed, options.max_steps)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -65,18 +65,18 @@ class Rate:
 
     peak: float
     steps: int
-    warmup: float
+    warmup_ratio: float
     schedule: Literal["cosine", "linear", "constant"]
 
     @classmethod
     def of(cls, options: FitOptions, steps: int) -> Rate:
         """The rate of the training loop over so many steps."""
-        return cls(options.learning_rate, steps, options.warmup, options.schedule)
+        return cls(options.learning_rate, steps, options.warmup_ratio, options.schedule)
 
     @property
     def rising(self) -> int:
         """Steps of the rise."""
-        return min(math.ceil(self.steps * self.warmup), self.steps - 1)
+        return min(math.ceil(self.steps * self.warmup_ratio), self.steps - 1)
 
     def at(self, step: int) -> float:
         """The rate of a step, counted from 0."""

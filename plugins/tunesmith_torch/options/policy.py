@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tunesmith_torch.options.preference import PolicyOptions
 from tunesmith_torch.options.training import Tokens
 
-_ONLY_PPO = ("gamma", "gae_lambda", "value_weight", "kl_target")
+_ONLY_PPO = ("gamma", "gae_lambda", "vf_coef", "kl_target")
 
 
 class PolicyLoopOptions(PolicyOptions):
@@ -17,8 +17,8 @@ class PolicyLoopOptions(PolicyOptions):
 
     learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate.")
     epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the prompts.")
-    batch: int = Field(4, ge=1, le=65536, description="Prompts per rollout.")
-    micro_tokens: Tokens = Field(
+    batch_size: int = Field(4, ge=1, le=65536, description="Prompts per rollout.")
+    micro_batch_tokens: Tokens = Field(
         2048,
         description=(
             "Tokens computed at once. The answers to one prompt stay together; results do not "
@@ -32,25 +32,25 @@ class PolicyLoopOptions(PolicyOptions):
             "token (ppo), or the other answers to the same prompt (grpo, rloo)."
         ),
     )
-    samples: int = Field(8, ge=1, le=1024, description="Answers drawn for each prompt.")
-    answer_tokens: int = Field(128, ge=1, description="Longest answer, in tokens.")
+    num_generations: int = Field(8, ge=1, le=1024, description="Answers drawn for each prompt.")
+    max_new_tokens: int = Field(128, ge=1, description="Longest answer, in tokens.")
     temperature: float = Field(
         1.0, gt=0, le=10, description="Of the draws, and of the probabilities that are trained."
     )
-    mask_truncated: bool = Field(
+    mask_truncated_completions: bool = Field(
         True, description="Learn nothing from answers that were cut off at answer_tokens."
     )
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    ratio_clip: float = Field(
+    max_grad_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    clip_range: float = Field(
         0.2, gt=0, lt=1, description="How far a token's probability ratio counts from 1."
     )
-    rollout_epochs: int = Field(
+    num_iterations: int = Field(
         1,
         ge=1,
         le=64,
         description="ppo and grpo: optimizer steps on the answers of one rollout.",
     )
-    kl_weight: float = Field(
+    kl_coef: float = Field(
         0.05, ge=0, le=100, description="Price of a nat of divergence from the reference."
     )
     kl_target: float | None = Field(
@@ -58,10 +58,10 @@ class PolicyLoopOptions(PolicyOptions):
         gt=0,
         description=(
             "ppo: divergence from the reference, in nats for each answer, towards which the price "
-            "adapts, starting at kl_weight. Unset: the price is fixed."
+            "adapts, starting at kl_coef. Unset: the price is fixed."
         ),
     )
-    kl_budget: float = Field(
+    max_kl: float = Field(
         30.0,
         ge=0,
         description=(
@@ -73,7 +73,7 @@ class PolicyLoopOptions(PolicyOptions):
     gae_lambda: float = Field(
         0.95, ge=0, le=1, description="ppo: how far advantages look ahead (GAE)."
     )
-    value_weight: float = Field(0.1, gt=0, le=10, description="ppo: weight of the value loss.")
+    vf_coef: float = Field(0.1, gt=0, le=10, description="ppo: weight of the value loss.")
 
     @model_validator(mode="after")
     def _of_this_algorithm(self) -> PolicyLoopOptions:
@@ -81,15 +81,15 @@ class PolicyLoopOptions(PolicyOptions):
             changed = getattr(self, name) != type(self).model_fields[name].default
             if self.algorithm != "ppo" and changed:
                 raise ValueError(f'`{name}` is read by algorithm = "ppo" only')
-        if self.algorithm != "ppo" and self.samples < 2:
+        if self.algorithm != "ppo" and self.num_generations < 2:
             raise ValueError(f"`samples` must be at least 2 for {self.algorithm}")
-        if self.algorithm == "rloo" and self.rollout_epochs > 1:
-            raise ValueError("`rollout_epochs` must be 1 for rloo, which does not clip")
-        if self.kl_target is not None and self.kl_weight == 0:
-            raise ValueError("`kl_target` needs a `kl_weight` above 0 to start from")
+        if self.algorithm == "rloo" and self.num_iterations > 1:
+            raise ValueError("`num_iterations` must be 1 for rloo, which does not clip")
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("`kl_target` needs a `kl_coef` above 0 to start from")
         return self
 
     @property
     def needs_reference(self) -> bool:
         """Whether the divergence from the reference is looked at, as a price or as a limit."""
-        return self.kl_weight > 0 or self.kl_budget > 0
+        return self.kl_coef > 0 or self.max_kl > 0

@@ -17,7 +17,15 @@ _ONLY_OF = {
     "desirable_weight": "kto",
     "undesirable_weight": "kto",
 }
-_ONLY_ADAPTERS = ("rank", "alpha", "dropout", "targets", "modules_to_save", "rslora", "dora")
+_ONLY_ADAPTERS = (
+    "rank",
+    "alpha",
+    "dropout",
+    "target_modules",
+    "modules_to_save",
+    "use_rslora",
+    "use_dora",
+)
 _ONLY_QLORA = ("bits", "double_quantization")
 
 
@@ -63,8 +71,8 @@ class PolicyOptions(LoraOptions):
         for name in unread:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"`{name}` is read with {kinds[name]} only")
-        if self.cut_prompts and not self.CUTS:
-            raise ValueError("`cut_prompts` is read by supervised training only")
+        if self.truncate_prompts and not self.CUTS:
+            raise ValueError("`truncate_prompts` is read by supervised training only")
         return self
 
 
@@ -148,7 +156,7 @@ class RewardOptions(PairOptions):
         le=100,
         description="By how much the chosen answer's reward must be ahead before the loss falls.",
     )
-    centring: float = Field(
+    center_rewards_coefficient: float = Field(
         0.01,
         ge=0,
         le=100,

@@ -119,11 +119,11 @@ class PolicyStage(PolicyLoopOptions):
         ),
         json_schema_extra={"path": True},
     )
-    watch_every: int = Field(
+    monitor_every: int = Field(
         10, ge=1, description="Steps between looks at held-out rows, gold beside the reward."
     )
-    watch_rows: int = Field(64, ge=2, description="Held-out rows that a look takes.")
-    tell_samples: int = Field(
+    monitor_rows: int = Field(64, ge=2, description="Held-out rows that a look takes.")
+    log_completions: int = Field(
         1, ge=0, le=100, description="Held-out answers that each look tells in full."
     )
     accept_divergence: bool = Field(
@@ -203,8 +203,8 @@ def refused(options: PolicyStage) -> Iterator[str]:
         yield 'backend = "trl" draws answers with dropout on, so `dropout` must be 0'
     if options.modules_to_save:
         yield 'backend = "trl" reads the untrained head, so `modules_to_save` must be empty'
-    if options.kl_weight == 0 and options.kl_budget > 0:
+    if options.kl_coef == 0 and options.max_kl > 0:
         yield (
             'backend = "trl" measures the divergence only where it has a price: with '
-            "kl_weight = 0, `kl_budget` must be 0 too"
+            "kl_coef = 0, `max_kl` must be 0 too"
         )

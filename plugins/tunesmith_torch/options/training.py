@@ -70,14 +70,14 @@ class FitOptions(Options):
     max_steps: int | None = Field(
         None, ge=1, description="Stop after so many optimizer steps, whatever epochs says."
     )
-    batch: Rows = Field(
+    batch_size: Rows = Field(
         16,
         description=(
             'Rows per optimizer step, over all accumulation; "auto" takes 16, and as many tokens '
             "at once as fit into memory when the run begins."
         ),
     )
-    micro_tokens: Tokens = Field(
+    micro_batch_tokens: Tokens = Field(
         4096,
         description=(
             "Tokens computed at once. A batch is split into as many micro-batches as this needs; "
@@ -85,10 +85,10 @@ class FitOptions(Options):
             '"auto" takes what fits into memory when the run begins.'
         ),
     )
-    max_tokens: int = Field(
+    max_length: int = Field(
         2048, ge=8, description="Longest row, in tokens; the model's context limits it further."
     )
-    cut_prompts: bool = Field(
+    truncate_prompts: bool = Field(
         False,
         description=(
             "Shorten the oldest part of prompts that are too long, instead of leaving the row out."
@@ -97,7 +97,7 @@ class FitOptions(Options):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="How the learning rate falls after warm-up."
     )
-    warmup: float = Field(
+    warmup_ratio: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )
     weight_decay: float = Field(
@@ -115,7 +115,7 @@ class FitOptions(Options):
             "the host when the GPU's memory runs out."
         ),
     )
-    clip: float = Field(
+    max_grad_norm: float = Field(
         1.0, gt=0, description="Largest norm of the gradient; a larger one is scaled down."
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
@@ -129,14 +129,14 @@ class FitOptions(Options):
             "faster, with the same result."
         ),
     )
-    lean: bool = Field(
+    fused_kernels: bool = Field(
         True,
         description=(
             "Compute adapters and norms in fewer products and passes than the libraries do; "
             "faster, with the same result."
         ),
     )
-    checkpointing: Switch = Field(False, description=_CHECKPOINTING)
+    gradient_checkpointing: Switch = Field(False, description=_CHECKPOINTING)
     save_every: int | None = Field(
         None,
         ge=1,
@@ -151,15 +151,18 @@ class FitOptions(Options):
     @property
     def has_auto(self) -> bool:
         """Whether something is left to what fits into memory when the run begins."""
-        return AUTO in (self.batch, self.micro_tokens) or self.checkpointing is None
+        return (
+            AUTO in (self.batch_size, self.micro_batch_tokens)
+            or self.gradient_checkpointing is None
+        )
 
     def frugal(self) -> Self:
         """The same with what ``auto`` comes to where memory is short."""
         changes: dict[str, int] = {}
-        if AUTO in (self.batch, self.micro_tokens):
-            changes["micro_tokens"] = LEAST_TOKENS
-        if self.checkpointing is None:
-            changes["checkpointing"] = True
+        if AUTO in (self.batch_size, self.micro_batch_tokens):
+            changes["micro_batch_tokens"] = LEAST_TOKENS
+        if self.gradient_checkpointing is None:
+            changes["gradient_checkpointing"] = True
         return self.model_copy(update=changes)
 
 
@@ -177,7 +180,7 @@ class LoraOptions(FitOptions):
         32.0, gt=0, description="Scale of the update: alpha/rank, or alpha/sqrt(rank) with rslora."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapters' input.")
-    targets: Literal["all-linear"] | list[str] = Field(
+    target_modules: Literal["all-linear"] | list[str] = Field(
         "all-linear",
         description=(
             "Modules that get an adapter: all linear layers but the head, or names such as q_proj."
@@ -187,10 +190,10 @@ class LoraOptions(FitOptions):
         [],
         description="Modules that are trained whole and stored with the adapter, such as lm_head.",
     )
-    rslora: bool = Field(
+    use_rslora: bool = Field(
         False, description="Scale by alpha/sqrt(rank): keeps high ranks effective (rsLoRA)."
     )
-    dora: bool = Field(
+    use_dora: bool = Field(
         False, description="Train magnitude and direction apart (DoRA): closer to full, slower."
     )
 
@@ -204,4 +207,4 @@ class QloraOptions(LoraOptions):
     double_quantization: bool = Field(
         True, description="Quantise the scales of 4-bit blocks too: 0.4 bits a weight less."
     )
-    checkpointing: Switch = Field(True, description=_CHECKPOINTING)
+    gradient_checkpointing: Switch = Field(True, description=_CHECKPOINTING)

@@ -105,7 +105,7 @@ class Preferring:
 
         def ask(asked: Sequence[Group]) -> list[Tensor]:
             with self._adapted.arithmetic():
-                budget = self._options.micro_tokens
+                budget = self._options.micro_batch_tokens
                 return score_groups(self._adapted.model, asked, self._ready.layout, budget)
 
         scores = remembered(job, self._adapted.model, groups, ask)

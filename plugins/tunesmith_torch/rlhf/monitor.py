@@ -43,7 +43,7 @@ RESAMPLES = 5_000
 RECENT = 5
 """Rollouts whose mean divergence is held against the budget: a single one is a noisy estimate."""
 
-_NEEDED = ("first", "best", "last", "stopped", "diverged", "tokens", "change", "kl_weight")
+_NEEDED = ("first", "best", "last", "stopped", "diverged", "tokens", "change", "kl_coef")
 """Without these of its memory a watch cannot go on."""
 
 
@@ -111,7 +111,7 @@ class Watch:
     looks: int = 0
     """With which a new look is compared."""
     steps: int | None = None
-    """The last one is looked at whatever ``watch_every`` says: it leaves the artifact."""
+    """The last one is looked at whatever ``monitor_every`` says: it leaves the artifact."""
     spread: float | None = None
     """How far rewards of one prompt's answers lay apart, at most, in the mean over a rollout."""
 
@@ -128,7 +128,7 @@ class Watch:
         self.trained_tokens += counts.trained_tokens
         if "kl" in figures:
             self.diverged.append(figures["kl"])
-        if self.options.samples > 1:
+        if self.options.num_generations > 1:
             self.spread = max(self.spread or 0.0, figures["reward_spread"])
 
     def look(self, step: int) -> Look:
@@ -138,10 +138,10 @@ class Watch:
         if self._over_budget():
             self.stopped = (
                 f"stopped at step {step}: {math.fsum(self.diverged) / len(self.diverged):.1f} nats "
-                f"from the reference for each answer, kl_budget is {self.options.kl_budget:g}"
+                f"from the reference for each answer, max_kl is {self.options.max_kl:g}"
             )
             return "stop"
-        if step == self.last or (step % self.options.watch_every and step != self.steps):
+        if step == self.last or (step % self.options.monitor_every and step != self.steps):
             return "go on"
         self.last = step
         seen = self._seen(step)
@@ -168,7 +168,7 @@ class Watch:
             "change": self.change,
             "looks": self.looks,
             "spread": self.spread,
-            "kl_weight": self.loop.price.weight,
+            "kl_coef": self.loop.price.weight,
         }
 
     def recall(self, memory: JSON) -> None:
@@ -191,9 +191,9 @@ class Watch:
         self.tokens, self.trained_tokens = memory["tokens"]
         self.change = memory["change"]
         # Older checkpoints did not count looks, which came every so many steps, nor know a spread.
-        self.looks = memory.get("looks", self.last // self.options.watch_every + 1)
+        self.looks = memory.get("looks", self.last // self.options.monitor_every + 1)
         self.spread = memory.get("spread")
-        self.loop.price.weight = memory["kl_weight"]
+        self.loop.price.weight = memory["kl_coef"]
 
     def verdict(self) -> Gated:
         """What the gate says when training is over."""
@@ -221,7 +221,7 @@ class Watch:
     # ----------------------------------------------------------------- what is seen
 
     def _over_budget(self) -> bool:
-        budget = self.options.kl_budget
+        budget = self.options.max_kl
         full = len(self.diverged) == RECENT
         return full and budget > 0 and math.fsum(self.diverged) / RECENT > budget
 
@@ -232,7 +232,7 @@ class Watch:
         texts = [text for text, _, _ in answered]
         proxy = [reward for _, reward, _ in answered]
         told = zip(self.gold.prompts, texts, proxy, strict=True)
-        for prompt, text, reward in list(told)[: self.options.tell_samples]:
+        for prompt, text, reward in list(told)[: self.options.log_completions]:
             said = Sampled(
                 stage=self.job.name, step=step, prompt=_text(prompt), answer=text, reward=reward
             )
@@ -244,7 +244,9 @@ class Watch:
         gold = self.gold.only(rows)
         texts = self.loop.actor.answers(gold.prompts)
         proxy = list(self.reward.rewards(gold.prompts, texts))
-        values: Sequence[float | None] = gold.values(self.loop, texts, self.options.micro_tokens)
+        values: Sequence[float | None] = gold.values(
+            self.loop, texts, self.options.micro_batch_tokens
+        )
         return list(zip(texts, proxy, values or [None] * len(texts), strict=True))
 
     def _is_diverged(self, seen: Seen) -> bool:

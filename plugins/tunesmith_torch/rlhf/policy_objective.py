@@ -132,7 +132,7 @@ class PolicyLoop:
             raise UsageError("technique.temperature: this model caps its logits, so it must be 1")
         self._valueless = replace(adapted, model=self.policy)
         self.actor = Actor(self._valueless, template, prompts, reward, options)
-        self.price = KlPrice(options.kl_weight, options.kl_target)
+        self.price = KlPrice(options.kl_coef, options.kl_target)
         self._lessons: list[Lesson] = []
         self._updates = 0
         self._counts = Counts(0, 0, 1)
@@ -152,7 +152,7 @@ class PolicyLoop:
     def finished(self) -> bool:
         """Count an update; whether the rollout has had all of its own."""
         self._updates += 1
-        if self._updates < self._options.rollout_epochs:
+        if self._updates < self._options.num_iterations:
             return False
         self._updates, self._lessons = 0, []
         if self._options.needs_reference:
@@ -164,18 +164,18 @@ class PolicyLoop:
         lesson, options = micro_batch, self._options
         logp_N, hidden_ND = self._logprobs(lesson.answers)
         loss_N = policy_gradient.clipped(
-            logp_N, lesson.old_N, lesson.advantage_N, options.ratio_clip
+            logp_N, lesson.old_N, lesson.advantage_N, options.clip_range
         )
-        if options.algorithm == "grpo" and options.kl_weight > 0:
+        if options.algorithm == "grpo" and options.kl_coef > 0:
             apart_N = policy_gradient.divergence(logp_N, lesson.reference_N)
-            loss_N = loss_N + options.kl_weight * apart_N
+            loss_N = loss_N + options.kl_coef * apart_N
         if self._value is not None:
             missed_N = self._value.values(hidden_ND) - lesson.returns_N
-            loss_N = loss_N + options.value_weight * missed_N**2
+            loss_N = loss_N + options.vf_coef * missed_N**2
         with torch.no_grad():
-            far_N = (torch.exp(logp_N - lesson.old_N) - 1).abs() > options.ratio_clip
+            far_N = (torch.exp(logp_N - lesson.old_N) - 1).abs() > options.clip_range
             share = float((far_N * lesson.weight_N).sum()) / lesson.weight_of_all
-            self._figures.add(clip_fraction=share / options.rollout_epochs)
+            self._figures.add(clip_fraction=share / options.num_iterations)
             if self._updates == 0:  # the policy is still the one that was drawn from
                 self._figures.most(sampler_gap=float((logp_N - lesson.old_N).abs().max()))
         return (loss_N * lesson.weight_N).sum()
@@ -186,7 +186,7 @@ class PolicyLoop:
         answers, options = cpu.to(self._device), self._options
         said = [answer for row in cpu.groups for answer in rollout.said[row]]
         old_N = torch.tensor([x for answer in said for x in answer.logprobs], device=self._device)
-        kept = [rollout.kept(row, options.mask_truncated) for row in cpu.groups]
+        kept = [rollout.kept(row, options.mask_truncated_completions) for row in cpu.groups]
         weight_N = torch.cat(kept).to(old_N)[answers.answer_N]
         values_N, reference_N = torch.zeros_like(old_N), old_N
         with self.adapted.arithmetic(), evaluating(self.adapted.model):
@@ -212,7 +212,7 @@ class PolicyLoop:
             if options.algorithm == "rloo":  # grpo has the divergence in the loss
                 earned_A -= answers.sums(price_N).cpu()
             compare = policy_gradient.rloo if options.algorithm == "rloo" else policy_gradient.grpo
-            groups = zip(torch.split(earned_A, options.samples), kept, strict=True)
+            groups = zip(torch.split(earned_A, options.num_generations), kept, strict=True)
             advantage_A = torch.cat([policy_gradient.of_group(*group, compare) for group in groups])
             advantage_N = advantage_A.to(price_N)[answers.answer_N]
         returns_N = advantage_N + values_N
@@ -227,7 +227,7 @@ class PolicyLoop:
         mine = {
             "tokens": sum(float(lesson.weight_N.sum()) for lesson in lessons),
             "kept": sum(
-                int(rollout.kept(row, self._options.mask_truncated).sum())
+                int(rollout.kept(row, self._options.mask_truncated_completions).sum())
                 for row in range(len(rollout.said))
             ),
             "spoken": sum(len(answer.ids) for answer in flat),
@@ -277,4 +277,4 @@ class PolicyLoop:
         """Reward, divergence, length, entropy and clipping of the last batch."""
         found = self._figures.whole()
         first: dict[str, float] = {name: found.pop(name) for name in SHOWN if name in found}
-        return {**first, **found, "kl_weight": self.price.weight}
+        return {**first, **found, "kl_coef": self.price.weight}

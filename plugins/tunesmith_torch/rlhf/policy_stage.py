@@ -131,7 +131,7 @@ class Stand:
         reference = None
         if options.weights == "full" and options.needs_reference:
             reference = _frozen_copy(folder, start, policy, options.packing)
-        if options.checkpointing:
+        if options.gradient_checkpointing:
             recompute_activations(base.model)
         sharing = options.packing and can_share(policy.model)
         adapted = _with_values(policy) if options.algorithm == "ppo" else policy
@@ -280,14 +280,14 @@ def _prompts(job: Job[Any], template: Template, base: Base) -> list[Prompt]:
     """
     options: PolicyStage = job.config
     asked = list(dict.fromkeys(last_exchange(record)[0] for record in job.train))
-    room = min(options.max_tokens, context_of(base)) - options.answer_tokens
+    room = min(options.max_length, context_of(base)) - options.max_new_tokens
     lengths = map(len, template.prompts_ids(asked))
     fitting = [prompt for prompt, length in zip(asked, lengths, strict=True) if length <= room]
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",
             f"none of {len(asked)} prompts leaves room for an answer: at most {room} tokens",
-            hint="raise technique.policy.max_tokens, or lower its answer_tokens",
+            hint="raise technique.policy.max_length, or lower its answer_tokens",
         )
     if len(fitting) < len(asked):
         lost = f"{len(asked) - len(fitting)} of {len(asked)} prompts are not asked"
@@ -304,7 +304,7 @@ def _gold(job: Job[Any], template: Template) -> Gold:
     pairs = [record for record in records if isinstance(record, Preference)]
     if function is None and pairs:
         records = list(pairs)
-    records = records[: options.watch_rows]
+    records = records[: options.monitor_rows]
     groups = groups_of(records, template) if function is None and pairs else []
     if function is None and not pairs:
         text = "no gold function and no held-out pairs: the policy is watched by its reward alone"
@@ -322,11 +322,11 @@ def _announcement(
         **policy.details,
         "algorithm": options.algorithm,
         "backend": options.backend,
-        "samples": options.samples,
-        "answer_tokens": options.answer_tokens,
+        "samples": options.num_generations,
+        "answer_tokens": options.max_new_tokens,
         "shared_prompts": stand.layout.sharing,
         "template_sha256": stand.template.sha256,
-        "batch": options.batch,
+        "batch_size": options.batch_size,
     }
     return TrainingStarted(
         stage=job.name,

@@ -84,14 +84,16 @@ class RewardNet(nn.Module):
             self.head.weight.copy_(head_D[None])
 
 
-def bradley_terry(chosen_B: Tensor, rejected_B: Tensor, margin: float, centring: float) -> Tensor:
-    """``-log sigmoid(chosen - rejected - margin) + centring (chosen + rejected)**2``, [B].
+def bradley_terry(
+    chosen_B: Tensor, rejected_B: Tensor, margin: float, center_rewards_coefficient: float
+) -> Tensor:
+    """``-log sigmoid(chosen - rejected - margin) + center_rewards_coefficient (chosen + rejected)**2``, [B].
 
     The second term picks one of the many solutions that differ by a constant (Eisenstein et al.
     2023, section 2).
     """
     loss_B = -logsigmoid(chosen_B - rejected_B - margin)
-    return loss_B + centring * (chosen_B + rejected_B) ** 2
+    return loss_B + center_rewards_coefficient * (chosen_B + rejected_B) ** 2
 
 
 class Ranking:
@@ -121,7 +123,7 @@ class Ranking:
         rewards_A = self._net.rewards(micro_batch.to(self._device))
         self._rewards.append(rewards_A.detach().view(-1, 2))
         options = self._options
-        terms = options.margin, options.centring
+        terms = options.margin, options.center_rewards_coefficient
         return bradley_terry(rewards_A[0::2], rewards_A[1::2], *terms).sum()
 
     def figures(self) -> dict[str, float]:
@@ -156,7 +158,11 @@ def train_reward(job: Job[Any]) -> Artifact:
     nn.init.normal_(net.head.weight, std=(width + 1) ** -0.5)
     net.to(device)
     adapted: Adapted = replace(ready.adapted, model=net)
-    details = {"loss": "bradley-terry", "margin": options.margin, "centring": options.centring}
+    details = {
+        "loss": "bradley-terry",
+        "margin": options.margin,
+        "center_rewards_coefficient": options.center_rewards_coefficient,
+    }
     job.emit(replace(ready, adapted=adapted).announcement(job, details))
     fit(job, adapted, Ranking(ready, net, options), seed=job.seed)
 

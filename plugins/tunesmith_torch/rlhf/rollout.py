@@ -39,9 +39,9 @@ class Rollout:
     answers_in_batch: int
     """Of all ranks."""
 
-    def kept(self, row: int, mask_truncated: bool) -> Tensor:
+    def kept(self, row: int, mask_truncated_completions: bool) -> Tensor:
         """Which of a prompt's answers are learned from."""
-        ended = [not mask_truncated or g.stopped == "end" for g in self.said[row]]
+        ended = [not mask_truncated_completions or g.stopped == "end" for g in self.said[row]]
         return torch.tensor(ended)
 
 
@@ -67,14 +67,14 @@ class Actor:
     def rollout(self, rows: Sequence[int]) -> Rollout:
         """Answer every prompt several times, and let the answers be judged."""
         self._give_back()
-        samples = self._options.samples
+        samples = self._options.num_generations
         seed = distributed.from_rank_0(lambda: int(torch.randint(2**31, ())))
         asked = [self._prompt_ids[row] for row in rows for _ in range(samples)]
         with self._policy.arithmetic():
             flat = generate(
                 self._policy.model,
                 asked,
-                limit=self._options.answer_tokens,
+                limit=self._options.max_new_tokens,
                 end_ids=self._template.end_ids,
                 sampler=Sampler(
                     temperature=self._options.temperature,
@@ -107,7 +107,7 @@ class Actor:
             said = generate(
                 self._policy.model,
                 self._template.prompts_ids(prompts),
-                limit=self._options.answer_tokens,
+                limit=self._options.max_new_tokens,
                 end_ids=self._template.end_ids,
             )
         return [self.text(answer) for answer in said]

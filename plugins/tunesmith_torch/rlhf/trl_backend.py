@@ -142,7 +142,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
     def learning_rate(self, update: int) -> float:
         """That of an update of this trainer, counted from 0."""
-        step = self.first + update // self.judging.options.rollout_epochs
+        step = self.first + update // self.judging.options.num_iterations
         return self.rate.at(min(step, self.order.steps - 1))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -155,7 +155,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Clip as the native loop does: TRL would make a gradient of infinite norm a zero."""
-        self.norm = float(self.masters.clip(self.judging.options.clip))
+        self.norm = float(self.masters.clip(self.judging.options.max_grad_norm))
         if not math.isfinite(self.norm):
             worst = ", ".join(name for name, _ in self.masters.largest_gradients(3))
             raise TrainingError(
@@ -168,7 +168,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         if logs is None or "loss" not in logs:  # its last words are about the whole training
             return
         self.logged.append(dict(logs))
-        if len(self.logged) < self.judging.options.rollout_epochs:
+        if len(self.logged) < self.judging.options.num_iterations:
             return
         step = self._step(state.global_step)
         figures = self._figures()
@@ -179,7 +179,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
     def _step(self, updates: int) -> int:
-        return self.first + updates // self.judging.options.rollout_epochs
+        return self.first + updates // self.judging.options.num_iterations
 
     def _event(self, step: int, figures: dict[str, float]) -> Stepped:
         options, counts = self.judging.options, self.judging.counts
@@ -190,7 +190,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             loss=self.logged[-1]["loss"],
             learning_rate=self.rate.at(step - 1),
             gradient_norm=self.norm,
-            rows=min(options.batch, len(self.judging.asked.prompts)),
+            rows=min(options.batch_size, len(self.judging.asked.prompts)),
             tokens=counts.tokens,
             trained_tokens=counts.trained_tokens,
             seconds=time.perf_counter() - self.began,
@@ -215,7 +215,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             "reward_spread": self.judging.spread,
             "clip_fraction": math.fsum(clipped) / len(clipped),
             "truncated": logs["completions/clipped_ratio"],
-            "kl_weight": self.judging.options.kl_weight,
+            "kl_coef": self.judging.options.kl_coef,
         }
 
 
@@ -263,7 +263,9 @@ def _libraries() -> tuple[Any, Any]:
 
 def _refuse_trained_head(model: Any) -> None:
     if isinstance(cast(PeftModel, model).get_output_embeddings(), BaseTunerLayer):
-        raise UsageError('technique.policy.targets: backend = "trl" reads the untrained head')
+        raise UsageError(
+            'technique.policy.target_modules: backend = "trl" reads the untrained head'
+        )
 
 
 def _refuse_other_device(args: Any, device: torch.device) -> None:
@@ -288,28 +290,28 @@ def _settings(folder: str, steps: Steps) -> dict[str, Any]:
     """The options, as TRL calls them; nothing is fetched, reported or saved by it."""
     judging, options = steps.judging, steps.judging.options
     adapted = judging.loop.adapted
-    answers = min(options.batch, len(judging.asked.prompts)) * options.samples
-    longest = max(map(len, judging.asked.ids)) + options.answer_tokens
-    rows = _at_once(answers, options.micro_tokens // longest)
+    answers = min(options.batch_size, len(judging.asked.prompts)) * options.num_generations
+    longest = max(map(len, judging.asked.ids)) + options.max_new_tokens
+    rows = _at_once(answers, options.micro_batch_tokens // longest)
     stops = {"stop_token_ids": judging.asked.end_ids} if options.vllm else None
     return {
         "output_dir": folder,
         "seed": steps.job.seed,
         "use_cpu": adapted.base.model.device.type == "cpu",
         "bf16": adapted.precision.dtype == torch.bfloat16,
-        "max_steps": (steps.order.steps - steps.first) * options.rollout_epochs,
+        "max_steps": (steps.order.steps - steps.first) * options.num_iterations,
         "per_device_train_batch_size": rows,
         "gradient_accumulation_steps": answers // rows,
-        "gradient_checkpointing": options.checkpointing,
+        "gradient_checkpointing": options.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "max_grad_norm": 0.0,
-        "num_generations": options.samples,
-        "max_completion_length": options.answer_tokens,
+        "num_generations": options.num_generations,
+        "max_completion_length": options.max_new_tokens,
         "temperature": options.temperature,
-        "mask_truncated_completions": options.mask_truncated,
-        "epsilon": options.ratio_clip,
-        "num_iterations": options.rollout_epochs,
-        "beta": options.kl_weight,
+        "mask_truncated_completions": options.mask_truncated_completions,
+        "epsilon": options.clip_range,
+        "num_iterations": options.num_iterations,
+        "beta": options.kl_coef,
         "use_vllm": options.vllm,
         "vllm_mode": "colocate",
         "generation_kwargs": stops,

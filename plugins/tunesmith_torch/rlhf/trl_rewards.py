@@ -73,9 +73,11 @@ class Judging:
         texts = [self.loop.actor.text(answer) for answer in said]
         asked = [self.asked.prompts[int(name)] for name in prompts]
         earned_A = torch.tensor(list(self.reward.rewards(asked, texts)), dtype=torch.float32)
-        kept_A = torch.tensor([not self.options.mask_truncated or a.stopped == "end" for a in said])
+        kept_A = torch.tensor(
+            [not self.options.mask_truncated_completions or a.stopped == "end" for a in said]
+        )
         self.mean = float(earned_A.mean())
-        ranges = [float(x.max() - x.min()) for x in torch.split(earned_A, self.options.samples)]
+        ranges = [float(x.max() - x.min()) for x in torch.split(earned_A, self.options.num_generations)]
         self.spread = sum(ranges) / len(ranges)
         given = sum(len(self.asked.ids[int(name)]) for name in prompts)
         trained = sum(len(a.ids) for a, kept in zip(said, kept_A.tolist(), strict=True) if kept)
@@ -84,7 +86,7 @@ class Judging:
             pairs = zip(earned_A.tolist(), kept_A.tolist(), strict=True)
             return [value if kept else None for value, kept in pairs]
         groups = zip(
-            *(torch.split(x, self.options.samples) for x in (earned_A, kept_A)), strict=True
+            *(torch.split(x, self.options.num_generations) for x in (earned_A, kept_A)), strict=True
         )
         return [x for earned, kept in groups for x in _standardised(earned, kept).tolist()]
 

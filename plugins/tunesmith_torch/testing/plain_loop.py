@@ -39,7 +39,7 @@ class Loop:
     sequence: int
     adapter: Mapping[str, Any] | None = None
     """Fields of a PEFT config, ``peft_type`` among them; None: all weights are trained."""
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     four_bits: Literal["", "nf4", "nf4-dq"] = ""
     use_cache: bool = False
     """Keep keys and values of the forward pass, as models do unless they are told not to."""
@@ -134,7 +134,7 @@ def _model(config: PretrainedConfig, loop: Loop) -> nn.Module:
             model.requires_grad_(False)
             wide = loop.adapter_dtype == "float32"
             out = _adapted(model, loop.adapter, wide=wide)
-    if loop.checkpointing:
+    if loop.gradient_checkpointing:
         recompute_activations(model)
         model.enable_input_require_grads()
     return out.train()

@@ -41,8 +41,8 @@ def settle(job: Job[Any]) -> Job[Any]:
     if not options.has_auto:
         return job
     chosen, why = distributed.in_turn(lambda: _chosen(job))
-    how = "computed again" if chosen["checkpointing"] else "kept"
-    at_once = f"up to {chosen['micro_tokens']} tokens at once, activations are {how}"
+    how = "computed again" if chosen["gradient_checkpointing"] else "kept"
+    at_once = f"up to {chosen['micro_batch_tokens']} tokens at once, activations are {how}"
     message = f"{chosen['batch']} rows a step, {at_once}: {why}"
     job.emit(Noticed(level="info", source="memory", message=message))
     return replace(job, config=options.model_copy(update=chosen))
@@ -66,14 +66,22 @@ def choose(options: FitOptions, request: EstimateRequest, free: int | None) -> d
     Recomputation costs a third of the time and small micro-batches next to nothing, so it comes
     last. Where nothing surely fits, what takes least is tried.
     """
-    batch = options.batch or FEW_ROWS
-    fixed = bool(options.micro_tokens) and options.batch != AUTO
-    sizes = (options.micro_tokens,) if fixed else CANDIDATES
-    ways = (False, True) if options.checkpointing is None else (options.checkpointing,)
+    batch = options.batch_size or FEW_ROWS
+    fixed = bool(options.micro_batch_tokens) and options.batch_size != AUTO
+    sizes = (options.micro_batch_tokens,) if fixed else CANDIDATES
+    ways = (
+        (False, True)
+        if options.gradient_checkpointing is None
+        else (options.gradient_checkpointing,)
+    )
     chosen: dict[str, int] = {}
     for recomputed in ways:
         for tokens in sizes:
-            chosen = {"batch": batch, "micro_tokens": tokens, "checkpointing": recomputed}
+            chosen = {
+                "batch_size": batch,
+                "micro_batch_tokens": tokens,
+                "gradient_checkpointing": recomputed,
+            }
             tried = options.model_copy(update=chosen)
             setting = Setting.of(*plain(tried), request, grouping(tried, request))
             most = analytic.estimate(setting).memory["train"].high

@@ -206,13 +206,13 @@ class _Stepper:
         Raises:
             TrainingError: either of them is not finite. Nothing has been updated then.
         """
-        self.budget = self.budget or self.options.micro_tokens
+        self.budget = self.budget or self.options.micro_batch_tokens
         losses = self._accumulate(step, rows)
         while losses is None:
             self.masters.drop_gradients()
             losses = self._accumulate(step, rows)
         distributed.sum_gradients(self.masters.masters)
-        norm = self.masters.clip(self.options.clip)
+        norm = self.masters.clip(self.options.max_grad_norm)
         *mine, size = torch.stack([*losses, norm.detach().float()]).tolist()
         parts = [part for theirs in distributed.gathered(mine) for part in theirs]
         loss = math.fsum(parts)
@@ -257,7 +257,7 @@ class _Stepper:
             raise TrainingError(
                 f"step {step + 1}: memory ran out with micro-batches of {self.budget} tokens, "
                 f"after halving them {MEMORY_RETRIES} times",
-                hint="set checkpointing = true, a smaller max_tokens, or train adapters instead",
+                hint="set gradient_checkpointing = true, a smaller max_length, or train adapters instead",
             )
         if self.adapted.base.model.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -58,11 +58,11 @@ class Ready:
         folder, stored = base_folder(job.model, start), quantization_of(options)
         base = load_policy_base(folder, device, precision, options.packing, stored)
         template = Template.of(base.tokenizer, template_override(options))
-        pairs = pairs_of(job, template, min(options.max_tokens, context_of(base)))
+        pairs = pairs_of(job, template, min(options.max_length, context_of(base)))
         adapted = adapt_policy(
             base, precision, options, weights=options.weights, start=start, seed=job.seed
         )
-        if options.checkpointing:
+        if options.gradient_checkpointing:
             recompute_activations(base.model)
         sharing = options.packing and options.share_prompts and can_share(adapted.model)
         order = Order.of(len(pairs), options, job.seed)
@@ -82,7 +82,7 @@ class Ready:
         more = {
             "shared_prompts": self.layout.sharing,
             "template_sha256": self.template.sha256,
-            "batch": options.batch,
+            "batch_size": options.batch_size,
         }
         return TrainingStarted(
             stage=job.name,
@@ -134,7 +134,7 @@ def pairs_of(job: Job[Any], template: Template, limit: int) -> list[Group]:
         raise DataError(
             job.train[0].source if job.train else "data",
             f"no pair can be learned from: none of {len(groups)} has at most {limit} tokens",
-            hint="raise technique.max_tokens, or shorten the rows",
+            hint="raise technique.max_length, or shorten the rows",
         )
     if len(fitting) < len(groups):
         lost = f"{len(groups) - len(fitting)} of {len(groups)} pairs are left out of training"

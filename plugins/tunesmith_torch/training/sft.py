@@ -61,12 +61,15 @@ def supervise(
     precision = pick_precision(device, options.precision)
     adamw.require(options.optimizer, device)
     reset_peak(device)
-    limit = min(options.max_tokens, context_of_config(load_config(job.model)))
+    limit = min(options.max_length, context_of_config(load_config(job.model)))
     tokenizer = load_tokenizer(job.model)
     template = Template.of(tokenizer, template_override(options))
     with ThreadPoolExecutor(1) as beside:  # rows become tokens while weights are read
         tokenising = beside.submit(
-            template.examples_or_left_out, job.train, limit, cut_prompts=options.cut_prompts
+            template.examples_or_left_out,
+            job.train,
+            limit,
+            truncate_prompts=options.truncate_prompts,
         )
         base = load_model(
             job.model,
@@ -74,13 +77,13 @@ def supervise(
             precision,
             packing=options.packing,
             quantization=quantization,
-            lean=options.lean,
+            fused_kernels=options.fused_kernels,
             tokenizer=tokenizer,
         )
     examples = _usable(job, tokenising.result(), limit)
     adapted = adapt(base, precision)
     refuse_disagreement(adapted, packing=options.packing)
-    if options.checkpointing:
+    if options.gradient_checkpointing:
         recompute_activations(base.model)
     objective = Supervised(adapted, examples.examples, packing=options.packing)
     job.emit(_announcement(job, adapted, examples, template))
@@ -113,7 +116,7 @@ def _usable(job: Job[Any], examples: Examples, limit: int) -> Examples:
         raise DataError(
             first.where if first else "data",
             f"no row can be learned from: {first.cause}, {first.detail}" if first else "no rows",
-            hint=f"rows may have {limit} tokens (technique.max_tokens, and the model's context)",
+            hint=f"rows may have {limit} tokens (technique.max_length, and the model's context)",
         )
     return examples
 
@@ -159,8 +162,8 @@ def _announcement(
         details={
             **adapted.details,
             "template_sha256": template.sha256,
-            "batch": options.batch,
-            "micro_tokens": options.micro_tokens,
+            "batch_size": options.batch_size,
+            "micro_batch_tokens": options.micro_batch_tokens,
         },
         first_step=newest.step if newest else 0,
     )

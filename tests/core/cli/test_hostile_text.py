@@ -57,7 +57,7 @@ def write(here: Path, text: str) -> None:
     (here / "run.toml").write_text(
         '[model]\nbase = "fake:one"\n[data]\nuse = "lines"\ntrain = "data.tsv"\n'
         '[technique]\nuse = "by-heart"\ngeneralises = false\n'
-        f"[baselines]\ninstruction = {json.dumps(plain)}\n"
+        f"[baselines]\nsystem_prompt = {json.dumps(plain)}\n"
     )
 
 

@@ -111,7 +111,7 @@ def test_assumptions_stand_in_for_the_data(plan: Plan, here: Path) -> None:
     assumed = "sequence=4_096,micro_batch=2"
     found = answer(plan("--assume", assumed, "--assume", "rows=10000", "--json"))
     assert found["work"]["thrifty"]["longest"] == 4096
-    assert found["work"]["thrifty"]["micro_tokens"] == 8192
+    assert found["work"]["thrifty"]["micro_batch_tokens"] == 8192
     assert found["work"]["thrifty"]["tokens"] == 40_960_000
     assert found["device"] == "cuda"  # what is imagined cannot run here
 
@@ -189,7 +189,7 @@ def test_changes_that_make_it_fit_the_cheapest_first(
     has(monkeypatch, 1060 * MIB)
     found = answer(plan("--json"))["economies"]
     assert [economy["changes"] for economy in found] == [
-        ["technique.checkpointing = true"],
+        ["technique.gradient_checkpointing = true"],
         ["technique.shards = 2"],
         ["technique.shards = 4"],
     ]
@@ -201,7 +201,7 @@ def test_changes_that_are_only_enough_together(plan: Plan, monkeypatch: pytest.M
     has(monkeypatch, 300 * MIB)
     first, *others = answer(plan("--json"))["economies"]
     assert first["changes"] == [
-        "technique.checkpointing = true", "technique.shards = 2", "technique.shards = 4",
+        "technique.gradient_checkpointing = true", "technique.shards = 2", "technique.shards = 4",
     ]  # fmt: skip
     assert first["enough"] and first["high"] <= 300 * MIB
     assert not any(economy["enough"] for economy in others)

@@ -39,7 +39,7 @@ def test_all_problems_are_told_together_each_with_its_place(bench: Bench) -> Non
         run={"seed": -1, "naem": "x"},
         model={"base": "nowhere"},
         data={"use": "row"},
-        technique={"epocs": 3, "batch": "many"},
+        technique={"epocs": 3, "batch_size": "many"},
         tecnique={},
         gate={"at_least": {"right": "high"}},
     )
@@ -49,7 +49,7 @@ def test_all_problems_are_told_together_each_with_its_place(bench: Bench) -> Non
         "run.naem",
         "gate.at_least.right",
         "data.use",
-        "technique.batch",
+        "technique.batch_size",
         "technique.epocs",
         "model.base",
     ]
@@ -57,7 +57,7 @@ def test_all_problems_are_told_together_each_with_its_place(bench: Bench) -> Non
     assert found["run.naem"] == 'unknown key did you mean "name"?'
     assert found["technique.epocs"] == 'unknown key did you mean "epochs"?'
     assert found["data.use"] == 'no data loader "row" is installed did you mean "rows"?'
-    assert "got 'many'" in found["technique.batch"]
+    assert "got 'many'" in found["technique.batch_size"]
     assert "nowhere" in found["model.base"]
 
 
@@ -132,7 +132,7 @@ def test_defaults_are_filled_in_and_the_name_is_the_files(bench: Bench) -> None:
     plan = bench.plan()
     shown = plan.to_json()
     assert shown["technique"] == {
-        "use": "echo", "epochs": 3, "batch": 4, "save_every": 4, "pause": 0.0,
+        "use": "echo", "epochs": 3, "batch_size": 4, "save_every": 4, "pause": 0.0,
     }  # fmt: skip
     assert plan.name == "run"
     assert [r.offer.name for r in plan.reporters] == ["ledger"]
@@ -166,7 +166,7 @@ SHAPES = TechniqueOffer(
         {"data": {"holdout": 0.25}},
         {"evaluators": [{"use": "right", "limit": 3}], "reporters": []},
         {"gate": {"must_beat": ["base"], "at_least": {"right": 0.5}}},
-        {"baselines": {"shots": 0, "zero_shot": False, "instruction": 'say "ü"\n\\x'}},
+        {"baselines": {"shots": 0, "zero_shot": False, "system_prompt": 'say "ü"\n\\x'}},
     ],
 )
 def test_the_stored_plan_makes_an_equal_plan_anywhere(bench: Bench, changes: dict) -> None:

@@ -31,7 +31,7 @@ def seen(ratio: float = 1.0, **changes: object) -> Seen:
 
 
 STEP = Estimate(
-    method="traced", memory={}, flops=1e11, steps=1, tokens=1, longest=1, micro_tokens=1
+    method="traced", memory={}, flops=1e11, steps=1, tokens=1, longest=1, micro_batch_tokens=1
 )
 
 

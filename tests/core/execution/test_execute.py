@@ -385,7 +385,7 @@ def test_divergence_ends_the_run_as_a_training_error(
     losses = iter([0.5] * 3 + [9.0 + n for n in range(100)])
     monkeypatch.setattr(Table, "loss", lambda self, prompt, answer: next(losses))
     with pytest.raises(TrainingError, match="diverged"):
-        bench.run(technique={"batch": 1}, baselines={"shots": 0, "zero_shot": False})
+        bench.run(technique={"batch_size": 1}, baselines={"shots": 0, "zero_shot": False})
     assert bench.report()["run"]["exit_code"] == 5
 
 

@@ -104,7 +104,7 @@ def test_a_run_that_cannot_fit_is_refused_with_both_numbers_and_ways_out(
     refused = tunesmith("run", "run.toml", "--out", "out")
     assert refused.exit_code == 4
     assert "needs at least 766.8 MiB" in refused.stderr and "400.0 MiB free" in refused.stderr
-    assert "technique.checkpointing = true, technique.shards = 2" in refused.stderr
+    assert "technique.gradient_checkpointing = true, technique.shards = 2" in refused.stderr
     assert "--force" in refused.stderr
     assert not Path("out/checkpoints").exists()
     report = report_of("out")

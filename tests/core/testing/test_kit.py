@@ -382,7 +382,7 @@ def foretelling(change: str) -> TechniqueOffer[Any]:
             steps=0 if change == "no work" else rows,
             tokens=rows,
             longest=assumed.sequence,
-            micro_tokens=assumed.sequence,
+            micro_batch_tokens=assumed.sequence,
         )
 
     def economies(options: Any) -> list[Economy[Any]]:

@@ -162,17 +162,17 @@ max_steps = 2
 learning_rate = 1e-2
 [technique.reward]
 epochs = 4
-batch = 8
+batch_size = 8
 learning_rate = 1e-2
 accept_weak = true
 [technique.policy]
 max_steps = 2
-batch = 4
-samples = 4
-answer_tokens = 8
+batch_size = 4
+num_generations = 4
+max_new_tokens = 8
 learning_rate = 2e-2
-mask_truncated = false
-watch_rows = 4
+mask_truncated_completions = false
+monitor_rows = 4
 [baselines]
 shots = 0
 [[evaluators]]

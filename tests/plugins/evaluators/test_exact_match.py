@@ -30,7 +30,7 @@ def measure(model: FakeTextModel, records: Sequence[Record], **options: Any) -> 
 
 def matches(said: str, reference: str, **options: Any) -> bool:
     measurement = measure(
-        FakeTextModel(answers={"q0": said}), completions(reference), max_tokens=99, **options
+        FakeTextModel(answers={"q0": said}), completions(reference), max_length=99, **options
     )
     assert measurement.outputs == (said,)
     return measurement.values == (1.0,)
@@ -114,13 +114,13 @@ def test_the_limit_follows_the_longest_reference() -> None:
     assert token_limit([]) == 8
     model = FakeTextModel()
     measure(model, completions("four"))
-    measure(model, completions("four"), max_tokens=3)
+    measure(model, completions("four"), max_length=3)
     assert model.calls == [("generate", 12), ("generate", 3)]
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_tokens": 0}, {"max_tokens": "all"}, {"extract": "("}, {"extract": ""}, {"case": True}],
+    [{"max_length": 0}, {"max_length": "all"}, {"extract": "("}, {"extract": ""}, {"case": True}],
     ids=str,
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:

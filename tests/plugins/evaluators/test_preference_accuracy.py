@@ -28,7 +28,7 @@ PAIRS = [pair("short", "long"), pair("long", "short"), pair("short", "same"), pa
     ("normalised", "expected"), [(False, (1.0, 0.0, 0.5, 1.0)), (True, (0.0, 1.0, 0.5, 1.0))]
 )
 def test_the_likelier_answer_counts(normalised: bool, expected: tuple[float, ...]) -> None:
-    evaluator = PREFERENCE_ACCURACY.build(PreferenceAccuracyOptions(length_normalised=normalised))
+    evaluator = PREFERENCE_ACCURACY.build(PreferenceAccuracyOptions(length_normalized=normalised))
     model = FakeTextModel(logprobs=SCORES)
     (measurement,) = evaluator.measure(model, PAIRS)
     assert measurement.values == expected

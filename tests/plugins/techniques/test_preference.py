@@ -30,7 +30,7 @@ PAIRS = tuple(
 def test_a_policy_is_trained_stored_and_opened(tmp_path: Path, adapt: Any) -> None:
     model = save_tiny_model(tmp_path / "base")
     config = PreferenceOptions(
-        adapt=adapt, epochs=10, batch=4, learning_rate=1e-2, precision="fp32", beta=0.01
+        adapt=adapt, epochs=10, batch_size=4, learning_rate=1e-2, precision="fp32", beta=0.01
     )
     technique = PREFERENCE.build(config)
     artifact = technique.train(
@@ -48,7 +48,7 @@ def test_a_policy_is_trained_stored_and_opened(tmp_path: Path, adapt: Any) -> No
         )
     )
     assert artifact.format == {"lora": "adapter", "full": "model"}[adapt]
-    evaluator = PREFERENCE_ACCURACY.build(PreferenceAccuracyOptions(length_normalised=True))
+    evaluator = PREFERENCE_ACCURACY.build(PreferenceAccuracyOptions(length_normalized=True))
     base = technique.open(model, None, device="cpu")
     tuned = technique.open(model, artifact.path, device="cpu")
     gaps = []

@@ -41,7 +41,7 @@ holdout = 0.25
 use = "{technique}"
 rank = 8
 epochs = 4
-batch = 4
+batch_size = 4
 learning_rate = 1e-2
 precision = "fp32"
 
@@ -79,7 +79,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(model: Path, out: Path, emit: Any = lambda event: None, **changes: Any) -> Job[Any]:
     out.mkdir(parents=True, exist_ok=True)
-    base = {"epochs": 2, "batch": 4, "learning_rate": 3e-3, "precision": "fp32", "rank": 8}
+    base = {"epochs": 2, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32", "rank": 8}
     return Job(
         config=QloraOptions(**{**base, **changes}), model=model, train=RECORDS, heldout=(), out=out,
         seed=3, device="cpu", checkpoints=Checkpoints(out / "checkpoints"), emit=emit,
@@ -134,7 +134,7 @@ def test_small_updates_are_not_rounded_away(model: Path, tmp_path: Path) -> None
     for steps in (1, 9):
         work = job(
             model, tmp_path / str(steps), precision="bf16", learning_rate=1e-5, epochs=steps,
-            max_steps=steps, schedule="constant", warmup=0.0,
+            max_steps=steps, schedule="constant", warmup_ratio=0.0,
         )  # fmt: skip
         artifact = QLORA.build(work.config).train(work)
         adapters.append(load_file(artifact.path / "adapter_model.safetensors"))
@@ -210,7 +210,7 @@ def test_planning_imports_nothing_heavy(project: Path) -> None:
     (project / "run.toml").write_text(RUN.format(technique="qlora"))
     code = (
         "import sys; from tunesmith import api; plan, _ = api.load('run.toml');"
-        "assert plan.technique.config.checkpointing and plan.technique.config.bits == 4;"
+        "assert plan.technique.config.gradient_checkpointing and plan.technique.config.bits == 4;"
         "assert not {'torch', 'bitsandbytes', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,7 +20,7 @@ from tunesmith_plugins.techniques.rlhf.offer import RLHF
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 WORDS = ["card", "refund", "answer", "delivery", "invoice", "ten"]
-QUICK = {"precision": "fp32", "learning_rate": 1e-2, "epochs": 1.0, "batch": 8, "rank": 4}
+QUICK = {"precision": "fp32", "learning_rate": 1e-2, "epochs": 1.0, "batch_size": 8, "rank": 4}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_file(place: Path, name: str, **stages: dict[str, Any]) -> Path:
-    policy = {"samples": 4, "answer_tokens": 6, "mask_truncated": False, "watch_every": 2}
+    policy = {
+        "num_generations": 4,
+        "max_new_tokens": 6,
+        "mask_truncated_completions": False,
+        "monitor_every": 2,
+    }
     table = {
         "supervised": {**QUICK, **stages.get("supervised", {})},
         "reward": {**QUICK, "epochs": 3.0, **stages.get("reward", {})},
@@ -108,13 +113,13 @@ def test_a_policy_that_hacks_its_reward_ends_with_exit_code_6(place: Path) -> No
     policy = {
         "rewards": [{"function": "rules.py:proxy"}],
         "gold": "rules.py:gold",
-        "kl_weight": 0.0,
-        "kl_budget": 0.0,
-        "samples": 8,
+        "kl_coef": 0.0,
+        "max_kl": 0.0,
+        "num_generations": 8,
         "epochs": 12.0,
         "learning_rate": 3e-2,
         "schedule": "constant",
-        "watch_every": 5,
+        "monitor_every": 5,
     }
     file = run_file(place, "hacked", reward={"skip": True}, policy=policy)
     with pytest.raises(GateError, match="while gold fell") as caught:

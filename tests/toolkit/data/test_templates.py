@@ -283,7 +283,7 @@ def test_long_rows_are_left_out_with_a_cause_or_lose_the_oldest_part() -> None:
     made = template.examples_or_left_out(rows, 60)
     assert [row.cause for row in made.left_out] == ["row is too long"] * 2
     assert len(made.examples) == 1
-    cut = template.examples_or_left_out(rows, 60, cut_prompts=True)
+    cut = template.examples_or_left_out(rows, 60, truncate_prompts=True)
     assert (len(cut.examples), cut.shortened, len(cut.left_out)) == (2, 1, 1)
     for example in cut.examples:
         assert len(example.ids) <= 60
@@ -295,7 +295,7 @@ def test_an_earlier_answer_that_is_cut_in_two_is_not_trained() -> None:
     template = BUILT["chatml"]
     record = chat("q", "a" * 40, "r", "yes")
     whole = len(template.example(record, 10_000)[0].ids)
-    cut = template.examples_or_left_out([record], whole - 20, cut_prompts=True)
+    cut = template.examples_or_left_out([record], whole - 20, truncate_prompts=True)
     (run,) = trained_runs(cut.examples[0])
     assert template.tokenizer.decode(run[:-1]) == "yes"
 

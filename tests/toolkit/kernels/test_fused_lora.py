@@ -56,13 +56,13 @@ def result(model: nn.Module, x: Tensor, **context: Any) -> dict[str, Tensor]:
     return {"y": y, "x": x.grad, **grads}
 
 
-@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.parametrize("shape", [(6, 24), (2, 5, 24)])
-def test_values_and_gradients_are_pefts(shape: tuple[int, ...], rslora: bool) -> None:
+def test_values_and_gradients_are_pefts(shape: tuple[int, ...], use_rslora: bool) -> None:
     torch.manual_seed(0)
     base, x = Two().double(), torch.randn(*shape, dtype=torch.float64)
-    wanted = result(adapted(base, False, use_rslora=rslora), x)
-    got = result(adapted(base, True, use_rslora=rslora), x)
+    wanted = result(adapted(base, False, use_rslora=use_rslora), x)
+    got = result(adapted(base, True, use_rslora=use_rslora), x)
     assert got.keys() == wanted.keys()
     for name, tensor in wanted.items():
         torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
@@ -315,13 +315,15 @@ def test_an_answer_that_is_not_used_earns_no_gradient() -> None:
     torch.testing.assert_close(results[1], results[0])
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_whole_model_learns_what_it_learns_with_pefts_layers(checkpointing: bool) -> None:
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_whole_model_learns_what_it_learns_with_pefts_layers(
+    gradient_checkpointing: bool,
+) -> None:
     base, ids = tiny_model(), torch.arange(3, 40)[None]
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    target_modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     grads = []
-    for model in both(base, targets):
-        if checkpointing:
+    for model in both(base, target_modules):
+        if gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model(ids, labels=ids).loss.backward()

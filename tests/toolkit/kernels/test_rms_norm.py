@@ -23,7 +23,7 @@ def llama_norm(width: int, dtype: torch.dtype) -> LlamaRMSNorm:
     return norm
 
 
-def lean(norm: nn.Module) -> nn.Module:
+def fused_kernels(norm: nn.Module) -> nn.Module:
     parent = nn.Sequential(copy.deepcopy(norm))
     rms_norm.use(parent)
     return parent[0]
@@ -50,7 +50,7 @@ def test_gradients_are_those_of_the_formula(shape: tuple[int, ...]) -> None:
 def test_values_and_gradients_are_the_models_own(trained: bool) -> None:
     norm = llama_norm(48, torch.float32).requires_grad_(trained)
     x, above = torch.randn(2, 7, 48), torch.randn(2, 7, 48)
-    wanted, got = result(norm, x, above), result(lean(norm), x, above)
+    wanted, got = result(norm, x, above), result(fused_kernels(norm), x, above)
     assert len(got) == len(wanted) == 2 + trained
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -62,7 +62,7 @@ def test_in_bf16_it_is_as_near_to_the_truth(size: float) -> None:
     torch.manual_seed(2)
     x, above = (torch.randn(64, 128) * size).bfloat16(), torch.randn(64, 128).bfloat16()
     true = result(copy.deepcopy(norm).double(), x.double(), above.double())
-    theirs, ours = result(norm, x, above), result(lean(norm), x, above)
+    theirs, ours = result(norm, x, above), result(fused_kernels(norm), x, above)
     for name, a, b, exact in zip(["y", "dx", "dw"], ours, theirs, true, strict=True):
         near, far = ((t.double() - exact).norm() / exact.norm() for t in (a, b))
         assert near < 1.6 * far + 1e-5, (name, float(near), float(far))

@@ -196,8 +196,8 @@ def test_gradient_checkpointing_with_a_frozen_base() -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     _, packed, _ = batches()
     results = []
-    for checkpointing in (False, True):
-        if checkpointing:
+    for gradient_checkpointing in (False, True):
+        if gradient_checkpointing:
             model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
         loss = head_of(model).loss(trained_hidden(model, packed), packed)
         results.append(torch.autograd.grad(loss, parameters))

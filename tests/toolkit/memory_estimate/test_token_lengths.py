@@ -45,7 +45,7 @@ def _request(tokenizer: Path | None, assumed: Assumed | None = None) -> Estimate
 
 
 def test_with_a_tokenizer_everything_is_exact(tiny_folder: Path) -> None:
-    options = FitOptions(batch=5, micro_tokens=200, epochs=2)
+    options = FitOptions(batch_size=5, micro_batch_tokens=200, epochs=2)
     load = token_lengths.exact(options, _request(tiny_folder), 512)
     assert load is not None
     made = Template.of(load_tokenizer(tiny_folder)).examples_or_left_out(ROWS, 512)
@@ -58,7 +58,7 @@ def test_with_a_tokenizer_everything_is_exact(tiny_folder: Path) -> None:
         bins = pack(rests, max(200 - load.opening, max(rests)))
         tokens = (load.opening + sum(rests[i] for i in members) for members in bins)
         largest = max(largest, *tokens)
-    assert load.opening > 0 and load.micro_tokens == largest
+    assert load.opening > 0 and load.micro_batch_tokens == largest
 
 
 def test_what_all_rows_begin_with_is_laid_out_once(tiny_folder: Path) -> None:
@@ -67,7 +67,7 @@ def test_what_all_rows_begin_with_is_laid_out_once(tiny_folder: Path) -> None:
         Chat(source=row.source, messages=(system, *_said(row.prompt, row.completion)))
         for row in ROWS
     ]
-    options = FitOptions(batch=5, micro_tokens=300, epochs=2, precision="fp32")
+    options = FitOptions(batch_size=5, micro_batch_tokens=300, epochs=2, precision="fp32")
     found = token_lengths.exact(options, replace(_request(tiny_folder), train=chats), 512)
     assert found is not None and found.opening > 20
     made = Template.of(load_tokenizer(tiny_folder)).examples_or_left_out(chats, 512).examples
@@ -77,7 +77,7 @@ def test_what_all_rows_begin_with_is_laid_out_once(tiny_folder: Path) -> None:
     assert objective.opening == found.opening
     steps = Order(len(chats), 5, 2, 0).batches()
     batches = [batch for _, rows in steps for batch, _ in objective.micro_batches(rows, 300)]
-    assert found.micro_tokens == max(batch.tokens for batch in batches)
+    assert found.micro_batch_tokens == max(batch.tokens for batch in batches)
     padded = options.model_copy(update={"packing": False})
     apart = token_lengths.exact(padded, replace(_request(tiny_folder), train=chats), 512)
     assert apart is not None and apart.opening == 0
@@ -107,8 +107,8 @@ def test_a_system_prompt_that_the_template_writes_is_within_a_guess() -> None:
 
 def test_what_is_assumed_stands_in() -> None:
     assumed = Assumed(sequence=100, micro_batch=3, rows=20)
-    load = workload.guess(FitOptions(batch=4, epochs=1), _request(None, assumed), 512)
-    assert (load.longest, load.micro_tokens, load.steps, load.tokens) == (100, 300, 5, 2000)
+    load = workload.guess(FitOptions(batch_size=4, epochs=1), _request(None, assumed), 512)
+    assert (load.longest, load.micro_batch_tokens, load.steps, load.tokens) == (100, 300, 5, 2000)
     nothing = workload.guess(FitOptions(), _request(None, Assumed()), 512)
     assert nothing.longest == 512 and len(nothing.notes) == 3
 
@@ -133,7 +133,7 @@ def test_groups_are_laid_out_as_training_does(tiny_folder: Path, kind: str, shar
         drawn=(3, 11) if kind == "drawn" else None,
         shared=shared,
     )
-    options = FitOptions(batch=5, micro_tokens=300, epochs=2)
+    options = FitOptions(batch_size=5, micro_batch_tokens=300, epochs=2)
     request = replace(_request(tiny_folder), train=PAIRS, heldout=PAIRS[:3])
     load = token_lengths.exact(options, request, 512, grouping)
     assert load is not None
@@ -148,7 +148,7 @@ def test_groups_are_laid_out_as_training_does(tiny_folder: Path, kind: str, shar
         for answers in make(layout, groups, rows, 300):
             if answers.batch.tokens > largest:
                 largest, scored = answers.batch.tokens, len(answers.batch.trained_N)
-    assert load.micro_tokens == largest
+    assert load.micro_batch_tokens == largest
     assert sum(map(grouping.scored, load.micro)) == scored
     assert len(load.heldout) == 3 and len(load.heldout[0].answers) == 2
 
@@ -165,13 +165,15 @@ def test_guesses_of_groups_hold_the_truth_in_their_interval(tiny_folder: Path) -
 
 def test_padded_micro_batches_are_rectangles() -> None:
     rows = [Row(n // 2, (n // 2,)) for n in (40, 30, 20, 10)]
-    load = workload.laid_out(FitOptions(packing=False, micro_tokens=100, batch=8), rows, 0)
+    load = workload.laid_out(
+        FitOptions(packing=False, micro_batch_tokens=100, batch_size=8), rows, 0
+    )
     assert load.micro == (rows[0],) * 2
 
 
 def test_a_longer_row_is_a_micro_batch_of_its_own() -> None:
     rows = [Row(n // 2, (n // 2,)) for n in (300, 30, 20)]
-    load = workload.laid_out(FitOptions(micro_tokens=100, batch=8), rows, 0)
+    load = workload.laid_out(FitOptions(micro_batch_tokens=100, batch_size=8), rows, 0)
     assert load.micro == (rows[0],)
 
 

@@ -85,7 +85,7 @@ def _real(setting: Setting) -> Adapted:
         adapted = adapt_lora(base, precision, setting.options, 0)
     else:
         adapted = adapt_all(base, precision)
-    if setting.options.checkpointing:
+    if setting.options.gradient_checkpointing:
         recompute_activations(model)
     adapted.model.train()
     return adapted
@@ -101,7 +101,7 @@ GROUPINGS = {
 
 
 @pytest.mark.parametrize(
-    ("method", "checkpointing", "kind"),
+    ("method", "gradient_checkpointing", "kind"),
     [
         *((method, again, "rows") for method in ("full", "lora") for again in (False, True)),
         *(("lora", False, kind) for kind in list(GROUPINGS)[1:]),
@@ -109,9 +109,11 @@ GROUPINGS = {
     ],
 )
 def test_a_step_with_numbers_allocates_the_same(
-    method: Method, checkpointing: bool, kind: str
+    method: Method, gradient_checkpointing: bool, kind: str
 ) -> None:
-    setting = _setting(method, checkpointing=checkpointing, grouping=GROUPINGS.get(kind, ALONE))
+    setting = _setting(
+        method, gradient_checkpointing=gradient_checkpointing, grouping=GROUPINGS.get(kind, ALONE)
+    )
     if kind not in GROUPINGS:
         setting = replace(setting, load=replace(setting.load, opening=30))
         assert trace._micro_batch(setting).batch.ids_BT.numel() == 3 * 96 - 2 * 30
@@ -128,7 +130,7 @@ def test_a_step_with_numbers_allocates_the_same(
 
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(
-    ("method", "device", "checkpointing"),
+    ("method", "device", "gradient_checkpointing"),
     [
         ("full", "cpu", False),
         ("lora", "cpu", True),
@@ -140,10 +142,10 @@ def test_the_second_step_is_the_first_without_what_is_made_for_good(
     monkeypatch: pytest.MonkeyPatch,
     method: Method,
     device: Any,
-    checkpointing: bool,
+    gradient_checkpointing: bool,
     several: bool,
 ) -> None:
-    setting = _setting(method, device=device, checkpointing=checkpointing)
+    setting = _setting(method, device=device, gradient_checkpointing=gradient_checkpointing)
     setting = replace(setting, load=replace(setting.load, several=several))
     told = trace.trace_layers(setting, 3).timeline
     run = trace.steps
@@ -175,7 +177,7 @@ def test_five_layers_say_what_six_do(method: Method, device: str) -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_arithmetic_agrees_with_the_trace(method: Method) -> None:
-    for changes in ({"checkpointing": True}, {"lean": False}):
+    for changes in ({"gradient_checkpointing": True}, {"fused_kernels": False}):
         setting = _setting(method, device="cuda", **changes)
         traced = trace.trace_layers(setting, 6).timeline.peak()
         parts = analytic.training(setting)
@@ -326,7 +328,7 @@ def test_adapters_over_one_base_wait_without_it() -> None:
 
 def test_a_policy_of_many_long_answers_takes_more() -> None:
     few, many = (
-        next(_stages({"policy": {"samples": n, "answer_tokens": 64, "micro_tokens": 256}}))
+        next(_stages({"policy": {"num_generations": n, "max_new_tokens": 64, "micro_batch_tokens": 256}}))
         for n in (2, 16)
     )
     for phase in ("rollout", "policy"):

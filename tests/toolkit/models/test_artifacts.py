@@ -35,16 +35,16 @@ IDS = torch.tensor([[5, 9, 200, 17, 42, 300, 7]])
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "rslora": {"rslora": True, "rank": 4},
-    "dora": {"dora": True},
-    "some targets": {"targets": ["q_proj", "down_proj"]},
+    "use_rslora": {"use_rslora": True, "rank": 4},
+    "use_dora": {"use_dora": True},
+    "some targets": {"target_modules": ["q_proj", "down_proj"]},
     "whole head": {"modules_to_save": ["lm_head"]},
     "whole embeddings": {"modules_to_save": ["embed_tokens"]},
 }
 
 
 def options(**changes: Any) -> LoraOptions:
-    base = {"epochs": 3, "batch": 4, "learning_rate": 1e-2, "precision": "fp32", "rank": 8}
+    base = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "fp32", "rank": 8}
     return LoraOptions(**{**base, **changes})
 
 
@@ -148,7 +148,7 @@ def test_all_linear_is_every_linear_layer_but_the_head(tmp_path: Path, tiny_fold
 def test_adapters_on_tied_weights_are_refused(tiny_folder: Path, target: str) -> None:
     base = sft.load_model(tiny_folder, CPU, FP32, packing=True)
     with pytest.raises(UsageError, match="shares its weight") as caught:
-        adapt_lora(base, FP32, options(targets=["q_proj", target]), 0)
+        adapt_lora(base, FP32, options(target_modules=["q_proj", target]), 0)
     assert "modules_to_save" in str(caught.value.hint)
 
 

@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(
     model: Path, out: Path, quantization: Quantization | None = None, **changes: Any
 ) -> Artifact:
-    base = {"epochs": 3, "batch": 4, "learning_rate": 3e-3, "precision": "fp32", "rank": 8}
+    base = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32", "rank": 8}
     config = LoraOptions(**{**base, **changes})
     job: Job[Any] = Job(
         config=config, model=model, train=RECORDS, heldout=(), out=out, seed=3, device="cpu",
@@ -69,8 +69,8 @@ def merged(model: Path, artifact: Artifact, out: Path, **changes: Any) -> Merged
 
 KINDS: dict[str, dict[str, Any]] = {
     "all linear": {},
-    "rslora": {"rslora": True},
-    "dora": {"dora": True},
+    "use_rslora": {"use_rslora": True},
+    "use_dora": {"use_dora": True},
     "whole head": {"modules_to_save": ["lm_head"]},
     "whole embeddings": {"modules_to_save": ["embed_tokens"]},
 }

@@ -49,11 +49,11 @@ def test_fractions_of_an_epoch_and_limits() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("steps", [1, 2, 10, 300])
-@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("warmup_ratio", [0.0, 0.05, 0.5])
 def test_rate_rises_to_its_peak_and_ends_near_zero(
-    schedule: str, steps: int, warmup: float
+    schedule: str, steps: int, warmup_ratio: float
 ) -> None:
-    rate = Rate(1e-3, steps, warmup, schedule)  # type: ignore[arg-type]
+    rate = Rate(1e-3, steps, warmup_ratio, schedule)  # type: ignore[arg-type]
     rates = [rate.at(step) for step in range(steps)]
     assert max(rates) == pytest.approx(1e-3)
     assert all(0 < r <= 1e-3 * (1 + 1e-12) for r in rates)

@@ -65,7 +65,13 @@ FAMILIES = ["llama", "qwen2", "gemma3_text", "phi3"]
 
 
 def options(**changes: Any) -> PreferenceOptions:
-    base = {"epochs": 1, "batch": 6, "learning_rate": 1e-2, "precision": "fp32", "warmup": 0.0}
+    base = {
+        "epochs": 1,
+        "batch_size": 6,
+        "learning_rate": 1e-2,
+        "precision": "fp32",
+        "warmup_ratio": 0.0,
+    }
     return PreferenceOptions(**{**base, **changes})
 
 
@@ -110,7 +116,7 @@ def sft(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
     """The run folder of a supervised adapter that is far from its base."""
     folder = tmp_path_factory.mktemp("sft")
     config = LoraOptions(
-        epochs=4, batch=6, learning_rate=2e-2, precision="fp32", rank=4, rslora=True
+        epochs=4, batch_size=6, learning_rate=2e-2, precision="fp32", rank=4, use_rslora=True
     )
 
     def adapt(base: Any, precision: Any) -> Any:
@@ -328,7 +334,7 @@ def test_a_start_that_cannot_be_added_up_is_refused(
     tmp_path: Path, tiny_folder: Path, sft: Path
 ) -> None:
     with pytest.raises(UsageError, match="only a plain LoRA adapter"):
-        train(tmp_path, tiny_folder, options(start=str(sft), dora=True))
+        train(tmp_path, tiny_folder, options(start=str(sft), use_dora=True))
     with pytest.raises(UsageError, match="no adapter and no model"):
         train(tmp_path, tiny_folder, options(start=str(tmp_path)))
 
@@ -360,7 +366,9 @@ def test_the_reference_is_asked_once_and_kept(
     assert [(whole.path / n).read_bytes() for n in names] == [
         (rest.path / n).read_bytes() for n in names
     ]
-    monkeypatch.setattr("tunesmith_torch.preference.reference_logprobs.fingerprint", lambda *a: "other")
+    monkeypatch.setattr(
+        "tunesmith_torch.preference.reference_logprobs.fingerprint", lambda *a: "other"
+    )
     train(tmp_path / "parts", tiny_folder, options(epochs=2, dropout=0.1))
     assert asked == [12, 12, 12]
 
@@ -375,7 +383,11 @@ def test_the_result_does_not_depend_on_micro_batches_and_it_learns(
     config = {"loss": loss, "epochs": 3, "schedule": "constant"}
     _, plain = train(tmp_path / "a", tiny_folder, options(**config))
     for n, layout in enumerate(
-        [{"micro_tokens": 1}, {"share_prompts": False, "micro_tokens": 90}, {"packing": False}]
+        [
+            {"micro_batch_tokens": 1},
+            {"share_prompts": False, "micro_batch_tokens": 90},
+            {"packing": False},
+        ]
     ):
         _, other = train(tmp_path / f"b{n}", tiny_folder, options(**config, **layout))
         expected = [s.loss for s in steps(plain)]
@@ -390,7 +402,7 @@ def test_pairs_that_do_not_fit_are_told(tmp_path: Path, tiny_folder: Path) -> No
     base = load_model(tiny_folder, CPU, FP32, packing=False)
     groups = groups_of(PAIRS, Template.of(base.tokenizer))
     limit = sorted(len(g.prompt) + max(map(len, g.answers)) for g in groups)[5]
-    _, events = train(tmp_path, tiny_folder, options(max_tokens=limit))
+    _, events = train(tmp_path, tiny_folder, options(max_length=limit))
     told = [e.message for e in events if isinstance(e, Noticed) and "left out" in e.message]
     assert len(told) == 1
     assert sum(s.rows for s in steps(events)) == sum(
@@ -405,7 +417,7 @@ def test_pairs_that_do_not_fit_are_told(tmp_path: Path, tiny_folder: Path) -> No
         {"loss": "simpo", "label_smoothing": 0.1},
         {"loss": "dpo", "desirable_weight": 2.0},
         {"adapt": "full", "rank": 4},
-        {"cut_prompts": True},
+        {"truncate_prompts": True},
     ],
 )
 def test_options_that_nobody_would_read_are_refused(unread: dict[str, Any]) -> None:

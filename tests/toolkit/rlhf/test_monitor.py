@@ -79,7 +79,7 @@ def course(
 ) -> tuple[Gated, list[Watched]]:
     """Play a whole training; it is resumed from the watch's memory halfway."""
     told: list[Event] = []
-    config = from_table(PolicyStage, {"watch_every": 10, "tell_samples": 0, **changes})
+    config = from_table(PolicyStage, {"monitor_every": 10, "log_completions": 0, **changes})
     job: Job[Any] = Job(
         config=config,
         model=folder,
@@ -143,7 +143,7 @@ def test_a_reward_that_is_at_its_most_already_hides_nothing(tmp_path: Path) -> N
 
 
 def test_the_last_step_is_looked_at(tmp_path: Path) -> None:
-    """A training shorter than ``watch_every`` is no way past the gate."""
+    """A training shorter than ``monitor_every`` is no way past the gate."""
     gate, looks = course(
         tmp_path, lambda step: float(step >= 6), lambda step: -float(step >= 6), steps=8
     )
@@ -169,13 +169,13 @@ def test_a_reward_that_is_the_same_for_all_answers_teaches_nothing(tmp_path: Pat
     gate, _ = course(tmp_path, flat, flat, spread=0.0)
     assert not gate.passed
     assert "nothing was learned" in gate.sentence
-    alone, _ = course(tmp_path, flat, flat, spread=0.0, samples=1, algorithm="ppo")
+    alone, _ = course(tmp_path, flat, flat, spread=0.0, num_generations=1, algorithm="ppo")
     assert alone.passed  # a single answer to a prompt has nothing to differ from
 
 
 def resumed(folder: Path, memory: dict[str, Any]) -> Watch:
     """A watch that goes on from this."""
-    config = from_table(PolicyStage, {"watch_every": 10})
+    config = from_table(PolicyStage, {"monitor_every": 10})
     job: Any = SimpleNamespace(name="policy", checkpoints=Checkpoints(folder / "checkpoints"))
     loop: Any = Played(flat, flat, 0.0, 1.0, 1)
     watch = Watch(job, loop, Told(0), Gold([], [], None), config)
@@ -194,12 +194,12 @@ MEMORY: dict[str, Any] = {
     "change": {},
     "looks": 7,
     "spread": 0.0,
-    "kl_weight": 0.25,
+    "kl_coef": 0.25,
 }
 
 
 def test_a_checkpoint_of_before_looks_were_counted_is_resumed(tmp_path: Path) -> None:
-    """Every ``watch_every`` steps was one; a spread that is not known fails no gate."""
+    """Every ``monitor_every`` steps was one; a spread that is not known fails no gate."""
     older = {name: MEMORY[name] for name in MEMORY if name not in ("looks", "spread")}
     watch = resumed(tmp_path, older)
     assert (watch.looks, watch.spread) == (4, None)  # of steps 0, 10, 20 and 30

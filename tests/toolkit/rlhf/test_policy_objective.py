@@ -52,13 +52,13 @@ def vowels(text: str) -> float:
 def options(**changes: Any) -> PolicyLoopOptions:
     base = {
         "epochs": 1,
-        "batch": 4,
-        "samples": 6,
-        "answer_tokens": 8,
+        "batch_size": 4,
+        "num_generations": 6,
+        "max_new_tokens": 8,
         "learning_rate": 1e-2,
         "precision": "fp32",
-        "warmup": 0.0,
-        "mask_truncated": False,
+        "warmup_ratio": 0.0,
+        "mask_truncated_completions": False,
     }
     return PolicyLoopOptions(**{**base, **changes})
 
@@ -154,7 +154,7 @@ def test_sampler_and_trainer_agree(tiny_folder: Path, temperature: float, sharin
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_gradient_is_the_papers(tiny_folder: Path, algorithm: str) -> None:
     """Against plain logits, one answer at a time, with the estimator written out once more."""
-    config = options(algorithm=algorithm, kl_weight=0.2)
+    config = options(algorithm=algorithm, kl_coef=0.2)
     policy, adapted = loop(tiny_folder, config)
     shake(adapted)
     rows = [2, 0]
@@ -166,7 +166,7 @@ def test_the_gradient_is_the_papers(tiny_folder: Path, algorithm: str) -> None:
     inner = adapted.model.model if algorithm == "ppo" else adapted.model
     ids = _rows_of(policy, lesson)
     total, tokens = torch.zeros(()), sum(len(answer) for _, answer in ids)
-    samples = config.samples
+    samples = config.num_generations
     logps = [_logp(inner, *pair) for pair in ids]
     with torch.no_grad(), inner.disable_adapter():
         references = [_logp(inner, *pair) for pair in ids]
@@ -240,7 +240,7 @@ def test_equal_rewards_and_equal_policies_move_nothing(tiny_folder: Path, algori
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_cut_off_answers_teach_nothing(tiny_folder: Path, algorithm: str) -> None:
     """A tiny model hardly ever ends: everything is cut off, so nothing may move."""
-    config = options(algorithm=algorithm, mask_truncated=True, answer_tokens=2)
+    config = options(algorithm=algorithm, mask_truncated_completions=True, max_new_tokens=2)
     policy, adapted = loop(tiny_folder, config)
     policy.actor._template.tokenizer.eos_token = "<|endoftext|>"
     lessons = policy.micro_batches([0, 1], 10_000)
@@ -256,7 +256,7 @@ def test_cut_off_answers_teach_nothing(tiny_folder: Path, algorithm: str) -> Non
     assert len(weights) > 0
     if cut == 1.0:
         assert all(float(g.abs().max()) == 0 for g in moved)
-    loose, other = loop(tiny_folder, options(algorithm=algorithm, answer_tokens=2))
+    loose, other = loop(tiny_folder, options(algorithm=algorithm, max_new_tokens=2))
     again = gradients(loose, other, loose.micro_batches([0, 1], 10_000))
     assert max(float(g.abs().max()) for g in again) > 0
 
@@ -318,7 +318,7 @@ def run(
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_reward_rises(tmp_path: Path, lively: Path, algorithm: str) -> None:
     config = options(
-        algorithm=algorithm, epochs=25, samples=12, kl_weight=0.01, schedule="constant"
+        algorithm=algorithm, epochs=25, num_generations=12, kl_coef=0.01, schedule="constant"
     )
     steps, _ = run(tmp_path, lively, config)
     rewards = [step.extras["reward"] for step in steps]
@@ -345,7 +345,7 @@ def test_later_updates_compare_with_what_the_sampler_said(
     tiny_folder: Path, algorithm: str
 ) -> None:
     """The second update's gradient by hand: ratios to the old policy, cut off beyond the clip."""
-    config = options(algorithm=algorithm, rollout_epochs=2, kl_weight=0.0, kl_budget=0.0)
+    config = options(algorithm=algorithm, num_iterations=2, kl_coef=0.0, max_kl=0.0)
     policy, adapted = loop(tiny_folder, config)
     shake(adapted)
     (lesson,) = policy.micro_batches([0, 2], 10_000)
@@ -420,12 +420,12 @@ def test_a_function_in_a_file_is_a_reward(tmp_path: Path) -> None:
     "wrong",
     [
         {"gamma": 0.9},
-        {"samples": 1},
+        {"num_generations": 1},
         {"gae_lambda": 0.5},
         {"kl_target": 5.0},
-        {"algorithm": "rloo", "rollout_epochs": 2},
-        {"algorithm": "ppo", "kl_target": 5.0, "kl_weight": 0.0},
-        {"cut_prompts": True},
+        {"algorithm": "rloo", "num_iterations": 2},
+        {"algorithm": "ppo", "kl_target": 5.0, "kl_coef": 0.0},
+        {"truncate_prompts": True},
     ],
 )
 def test_options_that_nobody_would_read_are_refused(wrong: dict[str, Any]) -> None:

@@ -49,7 +49,13 @@ PAIRS = tuple(preference(n) for n in range(32))
 
 
 def options(**changes: Any) -> RewardOptions:
-    base = {"epochs": 3, "batch": 8, "learning_rate": 1e-2, "precision": "fp32", "warmup": 0.0}
+    base = {
+        "epochs": 3,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "precision": "fp32",
+        "warmup_ratio": 0.0,
+    }
     return RewardOptions(**{**base, **changes})
 
 
@@ -140,7 +146,7 @@ def test_it_learns_to_rank_and_reads_back_what_it_was(
 
 
 @pytest.mark.parametrize(
-    "layout", [{"micro_tokens": 1}, {"share_prompts": False}, {"packing": False}], ids=str
+    "layout", [{"micro_batch_tokens": 1}, {"share_prompts": False}, {"packing": False}], ids=str
 )
 def test_the_result_does_not_depend_on_the_layout(
     tmp_path: Path, tiny_folder: Path, layout: dict[str, Any]

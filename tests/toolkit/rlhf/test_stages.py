@@ -82,8 +82,13 @@ TRAIN, HELDOUT = pairs(polite, 0, 24), pairs(polite, 1000, 1030)
 
 
 def options(**stages: dict[str, Any]) -> RlhfOptions:
-    quick = {"precision": "fp32", "learning_rate": 1e-2, "epochs": 1, "batch": 8, "rank": 4}
-    policy = {"samples": 3, "answer_tokens": 6, "mask_truncated": False, "watch_every": 2}
+    quick = {"precision": "fp32", "learning_rate": 1e-2, "epochs": 1, "batch_size": 8, "rank": 4}
+    policy = {
+        "num_generations": 3,
+        "max_new_tokens": 6,
+        "mask_truncated_completions": False,
+        "monitor_every": 2,
+    }
     base = {
         "supervised": {**quick, "epochs": 2},
         "reward": {**quick, "epochs": 3},
@@ -421,11 +426,11 @@ def hacked(tmp_path: Path, **policy: Any) -> RlhfOptions:
             "rewards": [{"function": f"{tmp_path}/rules.py:proxy"}],
             "gold": f"{tmp_path}/rules.py:gold",
             "epochs": 20,
-            "samples": 8,
-            "kl_weight": 0.0,
-            "kl_budget": 0.0,
+            "num_generations": 8,
+            "kl_coef": 0.0,
+            "max_kl": 0.0,
             "schedule": "constant",
-            "watch_every": 5,
+            "monitor_every": 5,
             "learning_rate": 2e-2,
             **policy,
         },
@@ -460,7 +465,7 @@ def test_a_harmless_reward_is_let_through(tmp_path: Path, lively: Path) -> None:
 
 
 def test_a_policy_beyond_its_budget_goes_back(tmp_path: Path, lively: Path) -> None:
-    config = hacked(tmp_path, gold=None, kl_budget=0.5)
+    config = hacked(tmp_path, gold=None, max_kl=0.5)
     ran = Ran(tmp_path / "run", lively, config)
     ran.train()
     (gate,) = ran.of(Gated)
@@ -497,7 +502,7 @@ def test_a_run_stopped_in_any_stage_goes_on_to_the_same_bits(
     assert weights(ran.out) == weights(whole.out)
 
 
-@pytest.mark.parametrize("changes", [{"rollout_epochs": 2, "kl_target": 2.0}], ids=str)
+@pytest.mark.parametrize("changes", [{"num_iterations": 2, "kl_target": 2.0}], ids=str)
 def test_price_and_looks_survive_a_stop(
     tmp_path: Path, lively: Path, changes: dict[str, Any]
 ) -> None:
@@ -511,8 +516,8 @@ def test_price_and_looks_survive_a_stop(
     runs[1].stop = lambda event: False
     runs[1].train()
     assert weights(runs[0].out) == weights(runs[1].out)
-    prices = [event.extras["kl_weight"] for event in runs[0].of(Stepped, "policy")]
-    assert [event.extras["kl_weight"] for event in runs[1].of(Stepped, "policy")] == prices
+    prices = [event.extras["kl_coef"] for event in runs[0].of(Stepped, "policy")]
+    assert [event.extras["kl_coef"] for event in runs[1].of(Stepped, "policy")] == prices
     assert len(set(prices)) > 1
     assert {look.step: look for look in runs[1].of(Watched)} == {
         look.step: look for look in runs[0].of(Watched)
@@ -599,7 +604,7 @@ def test_a_function_of_an_installed_package_is_a_reward() -> None:
     from tunesmith.errors import UsageError
     from tunesmith_torch.rlhf.reward_functions import FunctionReward
 
-    reward_model = FunctionReward.installed("operator:countOf")
-    assert reward_model.rewards(["banana"], ["a"]) == [3.0]
+    reward = FunctionReward.installed("operator:countOf")
+    assert reward.rewards(["banana"], ["a"]) == [3.0]
     with pytest.raises(UsageError, match="no module"):
         FunctionReward.installed("no_such_module_at_all:f")

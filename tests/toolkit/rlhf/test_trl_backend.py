@@ -95,16 +95,16 @@ def options(**changes: Any) -> PolicyStage:
     base = {
         "backend": "trl",
         "epochs": 3,
-        "batch": 4,
-        "samples": 4,
-        "answer_tokens": 12,
+        "batch_size": 4,
+        "num_generations": 4,
+        "max_new_tokens": 12,
         "learning_rate": 1e-2,
         "precision": "fp32",
         "rank": 4,
-        "micro_tokens": 200,
+        "micro_batch_tokens": 200,
         "save_every": 1,
-        "watch_every": 2,
-        "kl_weight": 0.5,
+        "monitor_every": 2,
+        "kl_coef": 0.5,
     }
     return from_table(PolicyStage, {**base, **changes})
 
@@ -193,9 +193,11 @@ def talker(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EXACT = [
-    pytest.param({"algorithm": "grpo", "mask_truncated": True}, id="grpo"),
-    pytest.param({"algorithm": "grpo", "rollout_epochs": 2, "mask_truncated": False}, id="grpo-2"),
-    pytest.param({"algorithm": "rloo", "mask_truncated": False}, id="rloo"),
+    pytest.param({"algorithm": "grpo", "mask_truncated_completions": True}, id="grpo"),
+    pytest.param(
+        {"algorithm": "grpo", "num_iterations": 2, "mask_truncated_completions": False}, id="grpo-2"
+    ),
+    pytest.param({"algorithm": "rloo", "mask_truncated_completions": False}, id="rloo"),
 ]
 
 
@@ -214,7 +216,7 @@ def test_both_backends_come_to_the_same_weights(
             assert one.loss == pytest.approx(other.loss, abs=1e-5)
         assert one.gradient_norm == pytest.approx(other.gradient_norm, abs=1e-4)
         assert one.trained_tokens == other.trained_tokens
-        for name in ("reward", "reward_spread", "answer_tokens", "truncated", "kl_weight"):
+        for name in ("reward", "reward_spread", "answer_tokens", "truncated", "kl_coef"):
             assert one.extras[name] == pytest.approx(other.extras[name], abs=1e-6)
     assert apart(ours.weights(), theirs.weights()) < 1e-4 < 1e-2 < apart(before, ours.weights())
 
@@ -266,7 +268,9 @@ def test_the_reference_is_the_start(
     talker: Path, start: Path, tmp_path: Path, algorithm: str
 ) -> None:
     """The divergence begins at 0, and is measured against the start, not against the base."""
-    config = options(algorithm=algorithm, epochs=3, mask_truncated=False, samples=8)
+    config = options(
+        algorithm=algorithm, epochs=3, mask_truncated_completions=False, num_generations=8
+    )
     ran = Ran(talker, tmp_path, config, start=start).train()
     kls = [step.extras["kl"] for step in ran.of(Stepped)]
     assert abs(kls[0]) < 1e-5 < 1e-3 < max(map(abs, kls[1:])) < 20
@@ -286,11 +290,17 @@ def test_a_reward_model_judges_beside_a_policy_on_the_same_base(
     talker: Path, tmp_path: Path
 ) -> None:
     """Without a start nothing is folded, so policy, reference and judge are one base model."""
-    quick = {"precision": "fp32", "rank": 4, "batch": 8}
+    quick = {"precision": "fp32", "rank": 4, "batch_size": 8}
     table = {
         "supervised": {"skip": True},
         "reward": {**quick, "accept_weak": True, "max_steps": 1},
-        "policy": {**quick, "backend": "trl", "samples": 2, "answer_tokens": 4, "epochs": 2},
+        "policy": {
+            **quick,
+            "backend": "trl",
+            "num_generations": 2,
+            "max_new_tokens": 4,
+            "epochs": 2,
+        },
     }
     rows = [
         Preference(source=f"{n}", prompt=PROMPTS[n % 4], chosen=f"yes {n}", rejected=f"no {n}")
@@ -322,13 +332,13 @@ def base_logits(model: Path, ids: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"algorithm": "grpo", "rollout_epochs": 2}, {"algorithm": "rloo"}],
+    [{"algorithm": "grpo", "num_iterations": 2}, {"algorithm": "rloo"}],
     ids=["grpo", "rloo"],
 )
 def test_a_stopped_training_is_saved_and_resumed_to_the_same_weights(
     talker: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    config = options(**changes, batch=2, epochs=2, save_every=100, watch_every=100)
+    config = options(**changes, batch_size=2, epochs=2, save_every=100, monitor_every=100)
     whole = Ran(talker, tmp_path / "whole", config).train()
     first = Ran(talker, tmp_path / "parts", config)
     first.stop = lambda event: isinstance(event, Stepped) and event.step == 2
@@ -349,11 +359,11 @@ def straying(epochs: int) -> PolicyStage:
     return options(
         epochs=epochs,
         learning_rate=0.3,
-        kl_weight=1e-4,
-        kl_budget=0.01,
-        watch_every=1,
-        mask_truncated=False,
-        answer_tokens=4,
+        kl_coef=1e-4,
+        max_kl=0.01,
+        monitor_every=1,
+        mask_truncated_completions=False,
+        max_new_tokens=4,
     )
 
 
@@ -361,7 +371,7 @@ def test_a_run_stopped_in_its_last_step_is_looked_at_when_resumed(
     talker: Path, tmp_path: Path
 ) -> None:
     """It is saved before its last look, which the gates need."""
-    config = options(epochs=2, watch_every=1, save_every=100)
+    config = options(epochs=2, monitor_every=1, save_every=100)
     first = Ran(talker, tmp_path, config, looked_at=PROMPTS[:1])
     first.stop = lambda event: isinstance(event, Stepped) and event.step == event.steps == 2
     with pytest.raises(RunStopped):
@@ -425,7 +435,7 @@ def test_a_policy_that_goes_too_far_ends_as_its_best_checkpoint(
 
 
 def test_a_gradient_that_is_not_finite_updates_nothing(talker: Path, tmp_path: Path) -> None:
-    ran = Ran(talker, tmp_path, options(algorithm="rloo", mask_truncated=False))
+    ran = Ran(talker, tmp_path, options(algorithm="rloo", mask_truncated_completions=False))
     before = ran.weights()
     ran.reward.rewards = lambda prompts, texts: [  # type: ignore[method-assign]
         3e38 if n % 2 else -3e38 for n, _ in enumerate(texts)
@@ -446,7 +456,7 @@ def test_a_gradient_that_is_not_finite_updates_nothing(talker: Path, tmp_path: P
         ({"adapt": "qlora"}, 'trains adapt = "lora" only, got "qlora"'),
         ({"dropout": 0.1}, "`dropout` must be 0"),
         ({"modules_to_save": ["lm_head"]}, "`modules_to_save` must be empty"),
-        ({"kl_weight": 0.0}, "`kl_budget` must be 0 too"),
+        ({"kl_coef": 0.0}, "`max_kl` must be 0 too"),
         ({"vllm": True, "backend": "native"}, '`vllm` is read by backend = "trl" only'),
     ],
     ids=str,

@@ -38,24 +38,28 @@ def _job(folder: Path, model: Path, events: list[Event], **options: Any) -> Job[
 
 
 def test_auto_is_a_word_in_files_and_a_number_inside() -> None:
-    table = {"batch": "auto", "micro_tokens": "auto", "checkpointing": "auto"}
+    table = {"batch_size": "auto", "micro_batch_tokens": "auto", "gradient_checkpointing": "auto"}
     options = from_table(FitOptions, table)
-    assert (options.batch, options.micro_tokens, options.checkpointing) == (AUTO, AUTO, None)
+    assert (options.batch_size, options.micro_batch_tokens, options.gradient_checkpointing) == (
+        AUTO,
+        AUTO,
+        None,
+    )
     dumped = options.model_dump(mode="json")
     assert {key: dumped[key] for key in table} == table
     assert from_table(FitOptions, dumped) == options
-    assert FitOptions().model_dump(mode="json")["batch"] == 16
+    assert FitOptions().model_dump(mode="json")["batch_size"] == 16
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "many", 1.5, True])
 def test_other_words_and_numbers_are_refused(wrong: object) -> None:
     with pytest.raises(ValidationError):
-        from_table(FitOptions, {"batch": wrong})
+        from_table(FitOptions, {"batch_size": wrong})
 
 
 def test_numbers_are_left_alone(tmp_path: Path, tiny_folder: Path) -> None:
     events: list[Event] = []
-    job = _job(tmp_path, tiny_folder, events, batch=4)
+    job = _job(tmp_path, tiny_folder, events, batch_size=4)
     assert auto_batch.settle(job) is job
     assert not events and not list(tmp_path.iterdir())
 
@@ -65,17 +69,17 @@ def test_the_choice_is_told_and_a_resumed_run_keeps_it(
 ) -> None:
     events: list[Event] = []
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 20 * 2**30)
-    first = auto_batch.settle(_job(tmp_path, tiny_folder, events, batch="auto")).config
-    assert first.batch == 16 and first.micro_tokens in auto_batch.CANDIDATES
+    first = auto_batch.settle(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
+    assert first.batch == 16 and first.micro_batch_tokens in auto_batch.CANDIDATES
     told = [event for event in events if isinstance(event, Noticed)]
-    assert f"{first.micro_tokens} tokens at once" in told[0].message
+    assert f"{first.micro_batch_tokens} tokens at once" in told[0].message
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 2**20)
-    again = auto_batch.settle(_job(tmp_path, tiny_folder, events, batch="auto")).config
+    again = auto_batch.settle(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
     assert again == first
     elsewhere = tmp_path / "other"
     elsewhere.mkdir()
-    fresh = auto_batch.settle(_job(elsewhere, tiny_folder, events, batch="auto")).config
-    assert fresh.micro_tokens == auto_batch.CANDIDATES[-1] < first.micro_tokens
+    fresh = auto_batch.settle(_job(elsewhere, tiny_folder, events, batch_size="auto")).config
+    assert fresh.micro_batch_tokens == auto_batch.CANDIDATES[-1] < first.micro_batch_tokens
 
 
 def _long_rows() -> EstimateRequest:
@@ -93,30 +97,38 @@ def _long_rows() -> EstimateRequest:
 
 def test_more_memory_never_means_fewer_tokens() -> None:
     request = _long_rows()
-    options = from_table(LoraOptions, {"micro_tokens": "auto", "batch": 32})
+    options = from_table(LoraOptions, {"micro_batch_tokens": "auto", "batch_size": 32})
     chosen = [
-        auto_batch.choose(options, request, gib * 2**30)["micro_tokens"]
+        auto_batch.choose(options, request, gib * 2**30)["micro_batch_tokens"]
         for gib in (4, 8, 16, 24, 80)
     ]
     assert chosen == sorted(chosen)
     assert chosen[0] == auto_batch.CANDIDATES[-1] and chosen[-1] > chosen[0]
-    assert auto_batch.choose(options, request, None)["micro_tokens"] == auto_batch.CANDIDATES[-1]
+    assert (
+        auto_batch.choose(options, request, None)["micro_batch_tokens"] == auto_batch.CANDIDATES[-1]
+    )
 
 
 def test_activations_are_computed_again_only_where_nothing_else_fits() -> None:
     request = _long_rows()
-    options = from_table(LoraOptions, {"checkpointing": "auto", "micro_tokens": "auto"})
+    options = from_table(
+        LoraOptions, {"gradient_checkpointing": "auto", "micro_batch_tokens": "auto"}
+    )
     chosen = {gib: auto_batch.choose(options, request, gib * 2**30) for gib in (5, 6, 7, 8, 12, 80)}
-    assert [chosen[gib]["checkpointing"] for gib in (5, 80)] == [True, False]
-    tokens = [c["micro_tokens"] for c in chosen.values() if not c["checkpointing"]]
+    assert [chosen[gib]["gradient_checkpointing"] for gib in (5, 80)] == [True, False]
+    tokens = [c["micro_batch_tokens"] for c in chosen.values() if not c["gradient_checkpointing"]]
     assert tokens == sorted(tokens)
-    fixed = from_table(LoraOptions, {"checkpointing": "auto", "micro_tokens": 2048})
+    fixed = from_table(LoraOptions, {"gradient_checkpointing": "auto", "micro_batch_tokens": 2048})
     for gib in (5, 80):
         found = auto_batch.choose(fixed, request, gib * 2**30)
-        assert found == {"batch": 16, "micro_tokens": 2048, "checkpointing": gib == 5}
-    assert auto_batch.choose(fixed, request, None)["checkpointing"]
-    never = from_table(LoraOptions, {"checkpointing": False, "micro_tokens": "auto"})
-    assert not auto_batch.choose(never, request, 2**30)["checkpointing"]
+        assert found == {
+            "batch_size": 16,
+            "micro_batch_tokens": 2048,
+            "gradient_checkpointing": gib == 5,
+        }
+    assert auto_batch.choose(fixed, request, None)["gradient_checkpointing"]
+    never = from_table(LoraOptions, {"gradient_checkpointing": False, "micro_batch_tokens": "auto"})
+    assert not auto_batch.choose(never, request, 2**30)["gradient_checkpointing"]
 
 
 def test_what_is_auto_is_not_refused_for_what_it_need_not_take() -> None:
@@ -131,9 +143,9 @@ def test_what_is_auto_is_not_refused_for_what_it_need_not_take() -> None:
     request = EstimateRequest(
         config=config, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cuda"
     )
-    auto = {"checkpointing": "auto", "micro_tokens": "auto"}
-    least = {"checkpointing": True, "micro_tokens": 512}
-    for usual in ({}, {"micro_tokens": 2048, "checkpointing": False}):
+    auto = {"gradient_checkpointing": "auto", "micro_batch_tokens": "auto"}
+    least = {"gradient_checkpointing": True, "micro_batch_tokens": 512}
+    for usual in ({}, {"micro_batch_tokens": 2048, "gradient_checkpointing": False}):
         open_, plain, frugal = (
             list(techniques.lora(from_table(LoraOptions, table), request))
             for table in (auto, usual, least)

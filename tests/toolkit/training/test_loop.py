@@ -36,7 +36,13 @@ RECORDS = tuple(
 
 
 def options(**changes: Any) -> LoraOptions:
-    base = {"epochs": 1, "batch": 8, "learning_rate": 1e-2, "precision": "fp32", "warmup": 0.0}
+    base = {
+        "epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "precision": "fp32",
+        "warmup_ratio": 0.0,
+    }
     return LoraOptions(**{**base, **changes})
 
 
@@ -94,11 +100,11 @@ def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: flo
 @pytest.mark.parametrize(
     "layout",
     [
-        {"micro_tokens": 1},
-        {"micro_tokens": 64},
-        {"micro_tokens": 100_000, "packing": False},
-        {"micro_tokens": 90, "packing": False},
-        {"checkpointing": True},
+        {"micro_batch_tokens": 1},
+        {"micro_batch_tokens": 64},
+        {"micro_batch_tokens": 100_000, "packing": False},
+        {"micro_batch_tokens": 90, "packing": False},
+        {"gradient_checkpointing": True},
     ],
     ids=str,
 )
@@ -117,7 +123,9 @@ def test_the_result_does_not_depend_on_micro_batches(
 
 def test_a_step_is_what_the_textbook_says(tmp_path: Path, tiny_folder: Path) -> None:
     """Against transformers' own logits, F.cross_entropy with -100, and torch's AdamW."""
-    config = options(batch=24, epochs=3, schedule="constant", clip=1e9, weight_decay=0.0)
+    config = options(
+        batch_size=24, epochs=3, schedule="constant", max_grad_norm=1e9, weight_decay=0.0
+    )
     trained, events = train(tmp_path, tiny_folder, config, full=True)
     base = load_model(tiny_folder, CPU, pick_precision(CPU, "fp32"), packing=False)
     template = Template.of(base.tokenizer)
@@ -146,7 +154,7 @@ def test_a_step_is_what_the_textbook_says(tmp_path: Path, tiny_folder: Path) -> 
 def test_a_stopped_run_goes_on_to_the_same_bits(
     tmp_path: Path, tiny_folder: Path, full: bool, precision: str
 ) -> None:
-    config = options(epochs=4, dropout=0.1, precision=precision, micro_tokens=128)
+    config = options(epochs=4, dropout=0.1, precision=precision, micro_batch_tokens=128)
     whole, events = train(tmp_path / "whole", tiny_folder, config, full=full)
 
     def stop(event: Event) -> None:
@@ -207,7 +215,7 @@ def test_not_finite_stops_before_the_update(
 ) -> None:
     """In one micro-batch of several; nothing is updated, the post-mortem names the rows."""
     poisoned(monkeypatch, poison, at=11)
-    config = options(save_every=1, micro_tokens=64)
+    config = options(save_every=1, micro_batch_tokens=64)
     steps: list[Stepped] = []
 
     def watch(event: Event) -> None:
@@ -261,7 +269,7 @@ def test_adapters_are_fp32_over_a_bf16_base_and_do_something(
 
 
 def test_the_rate_is_what_the_schedule_says(tmp_path: Path, tiny_folder: Path) -> None:
-    config = options(epochs=10, schedule="linear", warmup=0.1, batch=7)
+    config = options(epochs=10, schedule="linear", warmup_ratio=0.1, batch_size=7)
     _, events = train(tmp_path, tiny_folder, config)
     steps = [event for event in events if isinstance(event, Stepped)]
     assert len(steps) == 4 * 10  # ceil(24 / 7) batches an epoch

@@ -52,7 +52,7 @@ def job(folder: Path, model: Path, config: LoraOptions, emit: Callable[[Event], 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("packing", [True, False])
-@pytest.mark.parametrize("options", [{}, {"dora": True}, {"dropout": 0.3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"dropout": 0.3}], ids=str)
 def test_the_guard_lets_good_models_pass(
     tiny_folder: Path, precision: str, packing: bool, options: dict[str, Any]
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_run_asks_the_guard_and_tells_what_it_did(
 
     monkeypatch.setattr(sft, "refuse_disagreement", ask)
     events: list[Event] = []
-    config = LoraOptions(epochs=2, batch=4)
+    config = LoraOptions(epochs=2, batch_size=4)
     supervise(
         job(tmp_path, tiny_folder, config, events.append),
         lambda base, precision: adapt_lora(base, precision, config, 1),
@@ -144,7 +144,9 @@ def test_lean_parts_change_nothing_but_the_time(
     losses = {}
     for on in (True, False):
         calls.clear()
-        config = LoraOptions(batch=4, max_steps=3, precision="fp32", lean=on, learning_rate=1e-2)
+        config = LoraOptions(
+            batch_size=4, max_steps=3, precision="fp32", fused_kernels=on, learning_rate=1e-2
+        )
         steps = trained(tmp_path / str(on), tiny_folder, config)
         losses[on] = [step.loss for step in steps]
         assert set(calls) == ({"_Norm", "LowRank"} if on else set())
@@ -180,7 +182,7 @@ def test_rows_become_tokens_while_weights_are_read(
 
     monkeypatch.setattr(Template, "examples_or_left_out", tokenising)
     monkeypatch.setattr(sft, "load_model", reading)
-    assert len(trained(tmp_path, tiny_folder, LoraOptions(batch=4, max_steps=2))) == 2
+    assert len(trained(tmp_path, tiny_folder, LoraOptions(batch_size=4, max_steps=2))) == 2
 
 
 def test_an_optimizer_that_cannot_be_had_is_refused_before_weights_are_read(
@@ -192,7 +194,7 @@ def test_an_optimizer_that_cannot_be_had_is_refused_before_weights_are_read(
 
 
 def test_training_in_8_bits_goes_all_the_way(tmp_path: Path, tiny_folder: Path) -> None:
-    config = LoraOptions(batch=4, max_steps=4, optimizer="adamw-8bit", learning_rate=1e-2)
+    config = LoraOptions(batch_size=4, max_steps=4, optimizer="adamw-8bit", learning_rate=1e-2)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "`is_gradient_checkpointing` is deprecated")
         steps = trained(tmp_path, tiny_folder, config)

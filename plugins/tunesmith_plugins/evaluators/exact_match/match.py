@@ -44,7 +44,7 @@ class ExactMatch:
     """1 for a record whose final answer the model gives, else 0."""
 
     normalisation: Normalisation
-    max_tokens: int | None = None
+    max_length: int | None = None
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Ask for every record's final answer and compare.
@@ -58,7 +58,7 @@ class ExactMatch:
             self._reference(record, answer)
             for record, answer in zip(records, references, strict=True)
         ]
-        limit = self.max_tokens or token_limit(references)
+        limit = self.max_length or token_limit(references)
         said = [generation.text for generation in model.generate([p for p, _ in asked], limit)]
         values = tuple(
             float(self.normalisation(answer) == reference)

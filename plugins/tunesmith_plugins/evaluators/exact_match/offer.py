@@ -30,7 +30,7 @@ class ExactMatchOptions(Options):
             "last match, or the first group of it. For `#### 42`: '#### *(\\S+)'."
         ),
     )
-    max_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = Field(
+    max_length: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = Field(
         "auto",
         description=(
             "Most tokens that an answer may take; auto: enough for the longest reference, at "
@@ -53,7 +53,7 @@ def build(options: ExactMatchOptions) -> Evaluator:
     extract = re.compile(options.extract) if options.extract else None
     return ExactMatch(
         normalisation=Normalisation(ignore_case=options.ignore_case, extract=extract),
-        max_tokens=None if options.max_tokens == "auto" else options.max_tokens,
+        max_length=None if options.max_length == "auto" else options.max_length,
     )
 
 

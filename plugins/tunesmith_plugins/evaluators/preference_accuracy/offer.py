@@ -19,7 +19,7 @@ METRIC = Metric(name="preference_accuracy", higher_is_better=True)
 class PreferenceAccuracyOptions(Options):
     """What counts as likelier."""
 
-    length_normalised: bool = Field(
+    length_normalized: bool = Field(
         False,
         description=(
             "Compare mean log-probabilities per token instead of those of whole answers, "
@@ -50,7 +50,7 @@ class PreferenceAccuracy:
 
     def _score(self, scores: TokenScores) -> float:
         total = math.fsum(scores.logprobs)
-        return total / len(scores.logprobs) if self.options.length_normalised else total
+        return total / len(scores.logprobs) if self.options.length_normalized else total
 
 
 def _pair(record: Record) -> Preference:
