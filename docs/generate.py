@@ -1,15 +1,18 @@
 """Write the reference pages from the code: ``python docs/generate.py``.
 
-A test compares the committed pages with what this gives, so that they cannot drift.
+``tests/contract/test_docs.py`` fails if a committed page differs from what this script writes.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +24,46 @@ from tunesmith import api, errors, events, hookspecs, plugins
 from tunesmith.catalog import Catalog
 from tunesmith.cli import plan_view
 from tunesmith.config.read_plan import CORE_TABLES
-from tunesmith.contracts import Assumed
+from tunesmith.contracts import Assumptions
 from tunesmith.estimate import hardware
-from tunesmith.estimate.compare_techniques import study
+from tunesmith.estimate.compare_techniques import compare_techniques
 from tunesmith.estimate.hardware import GIB
-from tunesmith.estimate.memory_peak import peak_of
+from tunesmith.estimate.memory_peak import compute_peak
 from tunesmith.machine import Device, Machine
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
 from tunesmith.options import DataOptions
 from tunesmith.plugins import Selection
 
 HERE = Path(__file__).parent
+PLUGINS = HERE.parent / "plugins"
 NOTE = "<!-- Written by docs/generate.py from the code. Change the code, then run it again. -->\n"
 
 
 def pages() -> dict[str, str]:
-    """Every generated page by its path below docs/."""
+    """Return every generated page by its path below docs/."""
     return {
         "reference/run-file.md": NOTE + "\n".join(run_file()),
         "reference/hooks.md": NOTE + "\n".join(hooks()),
         "reference/events.md": NOTE + "\n".join(event_kinds()),
         "reference/exit-codes.md": NOTE + "\n".join(exit_codes()),
+        "reference/toolkit.md": NOTE + "\n".join(toolkit()),
         "how-to/plan.md": planning(),
     }
 
 
 def run_file() -> Iterator[str]:
-    """Every table of a run file, the core's and those of the built-in plugins."""
-    catalog = Catalog(plugins.find(Selection(only=frozenset())))
+    """Yield the page on run files: the tables of the core and of the built-in plugins."""
+    catalog = Catalog(plugins.find_plugins(Selection(allowed=frozenset())))
     yield "# Run file\n"
     yield (
-        "A run file is TOML. Every key has one owner: the tables in the first part belong to the "
-        "core, all others to the component that `use` names. Unknown keys are errors.\n"
+        "A run file is TOML. The tables in the first part belong to the core. The keys of all "
+        "other tables belong to the component that `use` names. An unknown key is an error.\n"
     )
     yield (
-        "Relative paths are taken from the run file's folder. "
-        "Values are overridden by `--set table.key=value` over environment variables "
-        "`TUNESMITH__TABLE__KEY` over the file over the defaults below; "
-        "`tunesmith check --origin` shows where each value came from.\n"
+        "A relative path is resolved against the run file's folder. "
+        "`--set table.key=value` on the command line has precedence over the environment variable "
+        "`TUNESMITH__TABLE__KEY`, the variable over the run file, and the run file over the "
+        "defaults below. `tunesmith check --origin` shows the origin of each value.\n"
     )
     yield "## Tables of the core\n"
     for name, model in {**CORE_TABLES, "data": DataOptions}.items():
@@ -81,7 +86,7 @@ def run_file() -> Iterator[str]:
 
 
 def inner_tables(model: type[BaseModel], where: str) -> Iterator[str]:
-    """The tables below an offer's own, each with its options."""
+    """Yield the tables below an offer's own table, each with its options."""
     for name, info in model.model_fields.items():
         if is_table(info) and info.annotation is not None:
             yield f"#### `[{where}.{name}]`\n"
@@ -90,17 +95,17 @@ def inner_tables(model: type[BaseModel], where: str) -> Iterator[str]:
 
 
 def is_table(info: FieldInfo) -> bool:
-    """Whether an option is a table of options of its own."""
+    """Return True if an option is a table with options of its own."""
     return isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 
 
 def table(model: type[BaseModel]) -> Iterator[str]:
-    """The options of a model as a Markdown table."""
+    """Yield the options of a model as a Markdown table."""
     own = {name: info for name, info in model.model_fields.items() if not is_table(info)}
     if not own:
         yield "No options.\n" if not model.model_fields else "All options are in its tables:\n"
         return
-    yield "| key | type | default | what it is |"
+    yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     schema = model.model_json_schema()
     for name, info in own.items():
@@ -112,7 +117,7 @@ def table(model: type[BaseModel]) -> Iterator[str]:
 
 
 def kind(schema: dict[str, Any], root: dict[str, Any]) -> str:
-    """A JSON Schema type in words, bounds included."""
+    """Return a JSON Schema type in words, bounds included."""
     if "$ref" in schema:
         return kind(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
     if "anyOf" in schema:
@@ -142,7 +147,7 @@ def kind(schema: dict[str, Any], root: dict[str, Any]) -> str:
 
 
 def default(info: FieldInfo) -> str:
-    """The default as it would stand in TOML."""
+    """Return the default value of an option as TOML writes it."""
     value = info.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
@@ -160,7 +165,7 @@ def default(info: FieldInfo) -> str:
 
 
 def hooks() -> Iterator[str]:
-    """Every hook with its exact signature."""
+    """Yield the page on hooks: every hook with its exact signature."""
     yield "# Hooks\n"
     yield inspect.cleandoc(hookspecs.__doc__ or "") + "\n"
     for name, function in vars(hookspecs).items():
@@ -180,11 +185,11 @@ RULES = (
     ("lora", "llama-7b", 1, 512, 50_000),
     ("qlora", "llama-7b", 1, 512, 50_000),
 )
-"""Technique, model, rows at once, tokens a row, rows: what the rules of thumb are about."""
+"""Rules of thumb: technique, model, rows per micro-batch, tokens per row, rows."""
 
 
 def planning() -> str:
-    """The page on planning, its table of rules of thumb made by the planner itself."""
+    """Return the page on planning, with its table of rules of thumb computed by the planner."""
     page = (HERE / "how-to" / "plan.md").read_text(encoding="utf-8")
     head, begin, rest = page.partition("<!-- rules: written by docs/generate.py -->\n")
     _, end, tail = rest.partition("<!-- end of rules -->\n")
@@ -192,11 +197,11 @@ def planning() -> str:
 
 
 def rules(page: str) -> Iterator[str]:
-    """The table: what the planner says about the run file and the models that the page shows."""
-    yield "| options | memory, GiB | surely fits on | cheapest | training takes | and costs |"
+    """Yield the table: the planner's estimates of the run file and the models on the page."""
+    yield "| options | memory, GiB | fits on | cheapest GPU | training time | cost |"
     yield "|---|---|---|---|---|---|"
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         configs = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
         for name, text in zip(("llama-7b", "llama-65b"), configs, strict=True):
             (folder / name).mkdir()
@@ -210,33 +215,33 @@ def rules(page: str) -> Iterator[str]:
 def rule_row(
     folder: Path, technique: str, model: str, micro_batch: int, sequence: int, rows: int
 ) -> str:
-    """One row: the first estimate, on paper alone."""
+    """Return one row: the first estimate, which is independent of the machine."""
     sets = [f"technique.use={technique}", f"model.base={model}"]
-    plan, catalog = api.load(folder / "run.toml", sets=sets)
-    assumed = Assumed(sequence=sequence, micro_batch=micro_batch, rows=rows)
-    nobody = Machine(Device(kind="cpu", name="nobody's", memory=None))
-    table = hardware.load(environment={"XDG_CONFIG_HOME": str(folder)})
-    found = next(study(plan, catalog, ((), ()), assumed, nobody, table))
-    row = found.chosen
-    peak, gpu = peak_of(row.found["cuda"]), found.cheapest(row)
+    plan, catalog = api.load_plan(folder / "run.toml", sets=sets)
+    assumed = Assumptions(sequence=sequence, micro_batch=micro_batch, rows=rows)
+    machine = Machine(Device(type="cpu", name="any CPU", memory=None))
+    table = hardware.load_hardware(environment={"XDG_CONFIG_HOME": str(folder)})
+    comparison = next(compare_techniques(plan, catalog, ((), ()), assumed, machine, table))
+    row = comparison.chosen
+    peak, gpu = compute_peak(row.estimates["cuda"]), comparison.cheapest(row)
     assert gpu is not None
-    sure = [name for name, fits in found.fits(row).items() if fits == "yes"]
-    cards = [g.name for g in table.gpus if g.usable >= peak.high and str(g.gigabytes) not in sure]
-    where = ", ".join([*cards, f"{sure[0]} GB and more"] if sure else cards) or "none"
+    sizes = [size for size, fits in comparison.fits(row).items() if fits == "yes"]
+    gpus = [g.name for g in table.gpus if g.usable >= peak.high and str(g.gigabytes) not in sizes]
+    fits_on = ", ".join([*gpus, f"{sizes[0]} GB and more"] if sizes else gpus) or "none"
     assume = f"sequence={sequence},micro_batch={micro_batch},rows={rows}"
     cells = [
         f"`--set technique.use={technique} --set model.base={model} --assume {assume}`",
         f"{peak.low / GIB:.0f} to {peak.high / GIB:.0f}",
-        where,
+        fits_on,
         gpu.name,
-        plan_view.span(found.times(row)[gpu.name]),
-        plan_view.money(found.costs(row)[gpu.name]),
+        plan_view.format_duration_range(comparison.times(row)[gpu.name]),
+        plan_view.format_cost_range(comparison.costs(row)[gpu.name]),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def event_kinds() -> Iterator[str]:
-    """Every event with its fields."""
+    """Yield the page on events: every event with its fields."""
     yield "# Events\n"
     yield inspect.cleandoc(events.__doc__ or "") + "\n"
     for name, cls in events.EVENT_TYPES.items():
@@ -248,13 +253,191 @@ def event_kinds() -> Iterator[str]:
 
 
 def exit_codes() -> Iterator[str]:
-    """The error tree with its exit codes."""
+    """Yield the page on exit codes: the errors that tunesmith raises."""
     yield "# Exit codes\n"
     yield inspect.cleandoc(errors.__doc__ or "").replace("::", "", 1) + "\n"
 
 
+TOOLKITS = ("tunesmith_torch", "tunesmith_data")
+
+
+def toolkit() -> Iterator[str]:
+    """Yield the page on the toolkits: the public functions and classes of every module, by layer.
+
+    Signatures and docstrings are read from the source, so that torch is not imported.
+    """
+    yield "# Toolkit\n"
+    yield (
+        "The functions and classes that plugins may use to build techniques (`tunesmith_torch`) "
+        "and data loaders (`tunesmith_data`). The layers are in order: a module imports from its "
+        "own layer and from those further down. A module's public names are those in its "
+        "`__all__`; without one, the functions and classes that it defines and whose names do not "
+        "begin with an underscore.\n"
+    )
+    for package in TOOLKITS:
+        home = PLUGINS / package
+        yield f"## `{package}`\n"
+        yield docstring(parsed(home / "__init__.py")) + "\n"
+        yield from exports(parsed(home / "__init__.py"))
+        for layer in layers_of(package):
+            path = home / layer
+            if not path.is_dir():
+                yield from module_section(path.with_suffix(".py"), level=3)
+                continue
+            yield f"### `{package}.{layer}`\n"
+            yield docstring(parsed(path / "__init__.py")) + "\n"
+            for module in sorted(path.glob("[!_]*.py")):
+                yield from module_section(module, level=4)
+
+
+def layers_of(package: str) -> list[str]:
+    """Return the rooms or modules of a toolkit, the highest layer first.
+
+    Raises:
+        ValueError: a room or module of the package is in no layer of pyproject.toml.
+    """
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = (c["layers"] for c in contracts if c.get("containers") == [package])
+    names = [name.strip() for layer in layers for name in layer.split("|")]
+    home = PLUGINS / package
+    found = {p.stem for p in home.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    if missing := {name for name in found if not name.startswith("_")} - set(names):
+        raise ValueError(f"{package}: in no layer of pyproject.toml: {', '.join(sorted(missing))}")
+    return names
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a source file."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def public_names(module: ast.Module) -> list[str]:
+    """Return the public names of a module.
+
+    Those are the names in its ``__all__`` or, without one, the functions and classes that the
+    module defines and whose names do not begin with an underscore.
+    """
+    for node in module.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return [str(name) for name in ast.literal_eval(node.value)]
+    defined = (ast.FunctionDef, ast.ClassDef)
+    return [
+        node.name
+        for node in module.body
+        if isinstance(node, defined) and not node.name.startswith("_")
+    ]
+
+
+def exports(package: ast.Module) -> Iterator[str]:
+    """Yield the names that a package re-exports, each with the module that defines it."""
+    homes = {
+        alias.name: node.module
+        for node in package.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    names = [name for name in public_names(package) if name in homes]
+    if names:
+        yield "Importable from the package itself:\n"
+        yield from (f"- `{name}`, from `{homes[name]}`" for name in names)
+        yield ""
+
+
+def module_section(path: Path, *, level: int) -> Iterator[str]:
+    """Yield the section of one module; nothing if it has no public function or class."""
+    module = parsed(path)
+    nodes = {n.name: n for n in module.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    shown = [nodes[name] for name in public_names(module) if name in nodes]
+    if not shown:
+        return
+    name = ".".join(path.relative_to(PLUGINS).with_suffix("").parts)
+    yield f"{'#' * level} `{name}`\n"
+    yield docstring(module) + "\n"
+    for node in shown:
+        yield from item(signature_of(node), docstring(node))
+        for method in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                yield from item(signature_of(method, node.name), docstring(method), "  ")
+    yield ""
+
+
+def item(signature: str, text: str, indent: str = "") -> Iterator[str]:
+    """Yield a list item: a signature and, on the next line, what it does."""
+    yield f"{indent}- `{signature}`" + ("\\" if text else "")
+    if text:
+        yield f"{indent}  {text}"
+
+
+def signature_of(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> str:
+    """Return a function's signature, or a class with the arguments that make an instance."""
+    if isinstance(node, ast.ClassDef):
+        return f"class {node.name}{constructor(node)}"
+    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    name = f"{owner}.{node.name}" if owner else node.name
+    if decorators & {"property", "cached_property"}:
+        return f"{name}: {ast.unparse(node.returns)}" if node.returns else name
+    bound = bool(owner) and "staticmethod" not in decorators
+    return f"{name}({arguments_of(node, bound=bound)}){result}"
+
+
+def constructor(node: ast.ClassDef) -> str:
+    """Return the arguments in brackets that make an instance; empty if that is not for callers."""
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+            return f"({arguments_of(method, bound=True)})"
+    if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return ""
+    fields = [
+        argument(node.target.id, node.annotation, node.value)
+        for node in node.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and not node.target.id.startswith("_")
+        and "ClassVar" not in ast.unparse(node.annotation)
+    ]
+    return f"({', '.join(fields)})" if fields else ""
+
+
+def arguments_of(node: ast.FunctionDef, *, bound: bool) -> str:
+    """Return the arguments of a function, without ``self`` or ``cls`` if it is bound."""
+    args = node.args
+    positional = [*args.posonlyargs, *args.args]
+    defaults = [None] * (len(positional) - len(args.defaults)) + args.defaults
+    pairs = list(zip(positional, defaults, strict=True))[1 if bound else 0 :]
+    parts = [argument(arg.arg, arg.annotation, value) for arg, value in pairs]
+    if args.vararg:
+        parts.append("*" + argument(args.vararg.arg, args.vararg.annotation))
+    elif args.kwonlyargs:
+        parts.append("*")
+    named = zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    parts += [argument(arg.arg, arg.annotation, value) for arg, value in named]
+    if args.kwarg:
+        parts.append("**" + argument(args.kwarg.arg, args.kwarg.annotation))
+    return ", ".join(parts)
+
+
+def argument(name: str, annotation: ast.expr | None, default: ast.expr | None = None) -> str:
+    """Return one argument or dataclass field as a signature shows it."""
+    text = name if annotation is None else f"{name}: {ast.unparse(annotation)}"
+    if default is None:
+        return text
+    value = ast.unparse(default)
+    return f"{text} = {'...' if value.startswith('field(') else value}"
+
+
+def docstring(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
+    """Return the first paragraph of a docstring as one line of Markdown."""
+    paragraph = (ast.get_docstring(node) or "").partition("\n\n")[0]
+    text = " ".join(paragraph.split())
+    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"``\1``", text)
+    return text.replace("``", "`")
+
+
 def main() -> None:
-    """Write the pages; say which changed."""
+    """Write the pages that changed and print their paths."""
     for name, text in pages().items():
         path = HERE / name
         path.parent.mkdir(parents=True, exist_ok=True)

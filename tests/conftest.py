@@ -35,18 +35,18 @@ settings.load_profile("steady")
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker hands over what it counted."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["trials"] = trials.handed_over()
+        session.config.workeroutput["trials"] = trials.export_counts()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take it; a worker that died hands nothing over."""
     if handed := getattr(node, "workeroutput", {}).get("trials"):
-        trials.take(handed)
+        trials.merge_counts(handed)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    trials.tell(terminalreporter)
+    trials.print_summary(terminalreporter)
 
 
 class NoNetwork(RuntimeError):

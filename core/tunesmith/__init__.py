@@ -1,7 +1,7 @@
-"""tunesmith: adapt a pre-trained language model to your data, and prove whether it was worth it.
+"""tunesmith: adapt a pre-trained language model to your data, and measure whether it was worth it.
 
-The package imports nothing heavy. Names below are resolved when they are first used, so that
-``tunesmith --help`` stays instant and a plugin can import the contracts alone.
+The package imports nothing heavy. The names below are imported when they are first used, so that
+``tunesmith --help`` stays fast and a plugin can import the contracts alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TunesmithError", "__version__", "hookimpl", "read_report", "resume", "run"]
 
-_HOME = {
+_MODULES = {
     "TunesmithError": "errors",
     "hookimpl": "hookspecs",
     "read_report": "api",
@@ -27,12 +27,12 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
-    home = _HOME.get(name)
-    if home is None:
+    """Import a public name when it is first used."""
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value: object = vars(import_module(f"{__name__}.{home}"))[name]
+    value: object = vars(import_module(f"{__name__}.{module}"))[name]
     globals()[name] = value
     return value

@@ -1,4 +1,4 @@
-"""``python -m tunesmith``, which is what torchrun starts."""
+"""Entry point of ``python -m tunesmith``, which torchrun starts."""
 
 from tunesmith.cli import main
 

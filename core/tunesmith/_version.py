@@ -1,3 +1,3 @@
-"""The version: a module of its own, so that reading it imports nothing else."""
+"""The version, in a separate module so that reading it imports nothing else."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What the command line does, as functions: a notebook and a terminal take the same path.
+"""The Python API: functions for what the command line does, executed along the same path.
 
 ::
 
@@ -15,18 +15,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tunesmith import distributed, plugins
-from tunesmith.catalog import Catalog, NotOffered
-from tunesmith.config import read_plan as planning
+from tunesmith import distributed
+from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.config.read_plan import make_plan
 from tunesmith.config.run_file import RunFile, read_run_file
 from tunesmith.contracts import TextModel
-from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith.events import from_json
+from tunesmith.errors import ConfigError, EnvironmentProblem, RenamedKey, UsageError
+from tunesmith.events import from_json, is_of_earlier_version
 from tunesmith.execution import execute, worker_rank
 from tunesmith.execution.report import Report
 from tunesmith.offers import ReporterOffer
 from tunesmith.plan import Component, Plan
-from tunesmith.plugins import Selection, blame
+from tunesmith.plugins import Selection, attribute_errors_to, find_plugins
 from tunesmith.storage import RunFolder, atomic, read_events
 
 PathLike = str | os.PathLike[str]
@@ -39,155 +39,174 @@ def run(
     out: PathLike | None = None,
     force: bool = False,
 ) -> Report:
-    """Carry out a run file and return what came of it.
+    """Execute a run file and return the report.
 
     Args:
         sets: overrides, each as ``technique.rank=8``.
-        out: the run's folder; without it, a new one is made below ``[run] folder``.
-        force: begin although the run does not fit into memory.
+        out: the run folder; without it, a new one is created below ``[run] folder``.
+        force: run although the predicted memory exceeds the available memory.
 
     Raises:
-        TunesmithError: whatever ended the run; the report is in the run's folder all the same.
+        TunesmithError: the run ended early; its folder holds a report nevertheless.
     """
-    if distributed.number() > 0:
-        return attend()
-    plan, catalog = load(run_file, sets=sets)
+    if distributed.rank() > 0:
+        return run_worker_rank()
+    plan, catalog = load_plan(run_file, sets=sets)
     refuse_unrunnable(plan)
-    folder = new_folder(plan, None if out is None else Path(out))
+    folder = create_run_folder(plan, None if out is None else Path(out))
     return execute.run(plan, catalog, folder, force=force)
 
 
-def resume(folder: PathLike, *, accept_drift: bool = False) -> Report:
-    """Continue a run that was stopped, killed or failed.
+def resume(folder: PathLike, *, accept_changes: bool = False) -> Report:
+    """Continue a run that was stopped, was killed or failed.
+
+    Args:
+        accept_changes: continue although data, options, base model or plugins have changed.
 
     Raises:
-        UsageError: the run has ended well; or its data, options, base model or plugins changed
-            and that was not accepted.
+        UsageError: the run is finished, is of an earlier version, or its data, options, base
+            model or plugins have changed without ``accept_changes``.
     """
-    if distributed.number() > 0:
-        return attend()
-    place, plan, catalog = reopen(folder)
-    return go_on(place, plan, catalog, accept_drift=accept_drift)
+    if distributed.rank() > 0:
+        return run_worker_rank()
+    run_folder, plan, catalog = open_run(folder)
+    return continue_run(run_folder, plan, catalog, accept_changes=accept_changes)
 
 
-def attend(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) -> Report:
-    """What a rank above 0 does in place of a run: it helps rank 0 to train.
+def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) -> Report:
+    """Train with rank 0, as a worker rank (above 0) does in place of a run.
 
     Returns:
-        The report as rank 0 has left it, also where its run failed: that is told by rank 0.
+        The report of rank 0, also if its run failed: rank 0 reports the error.
 
     Raises:
         TunesmithError: this rank could not take part.
     """
-    leader = distributed.Leader.find()
-    with leader.followed():
-        if leader.trains():
-            place, plan, _ = reopen(leader.folder, files=files, disabled=disabled)
-            worker_rank.train(plan, place)
-        leader.wait_for_end()
-    return execute.recorded(RunFolder.open(leader.folder))
+    rank_zero = distributed.RankZero.find()
+    with rank_zero.exit_with_rank_zero():
+        if rank_zero.wait_for_training():
+            run_folder, plan, _ = open_run(rank_zero.folder, files=files, disabled=disabled)
+            worker_rank.run_worker_rank(plan, run_folder)
+        rank_zero.wait_for_end()
+    return execute.load_report(RunFolder.open(rank_zero.folder))
 
 
 def read_report(folder: PathLike) -> Report:
-    """What a run's events tell, also while it runs and after it was killed."""
-    return execute.recorded(RunFolder.open(Path(folder)))
+    """Return the report of a run from its events, also while it runs and after it was killed."""
+    return execute.load_report(RunFolder.open(Path(folder)))
 
 
-def send_report(folder: PathLike, reporter: str) -> None:
-    """Tell a reporter all that a run's log holds, as if the run happened now.
+def replay_events(folder: PathLike, reporter: str) -> None:
+    """Send all events in the log of a run to a reporter, as if the run happened now.
 
-    The reporter is as the run file has it, otherwise as its options are by default. So a report
-    can be had of a run that was killed, or with a reporter that was installed later.
+    The reporter has its options from the run file, or their defaults if the run file does not name
+    it. So a run that was killed can be reported, also with a reporter that was installed later.
 
     Raises:
         UsageError: no such reporter is installed.
     """
-    place, plan, catalog = reopen(folder)
+    run_folder, plan, catalog = open_run(folder)
     component = next((c for c in plan.reporters if reporter in (c.use, c.offer.name)), None)
     if component is None:
         try:
             offered = catalog.find(ReporterOffer, reporter)
-        except NotOffered as error:
+        except OfferNotFound as error:
             raise UsageError(f"--to: {error.what}", hint=error.hint) from None
         component = Component(offered, offered.offer.config())
-    events = (from_json(line) for line in read_events(place.events))
+    events = (from_json(line) for line in read_events(run_folder.events))
     with (
-        blame(component.offered.plugin),
-        component.offer.build(component.config, place) as listener,
+        attribute_errors_to(component.offered.plugin),
+        component.offer.build(component.config, run_folder) as target,
     ):
         for event in events:
             if event is not None:
-                listener.report(event)
+                target.report(event)
 
 
-def load(
+def load_plan(
     run_file: PathLike,
     *,
     sets: Sequence[str] = (),
     files: Sequence[str] = (),
     disabled: Sequence[str] = (),
 ) -> tuple[Plan, Catalog]:
-    """A run file as a checked plan, and the plugins that it was checked against.
+    """Read a run file; return the checked plan and the catalog that it was checked with.
 
-    ``files`` and ``disabled`` add to what the file's own ``[plugins]`` says, and become part of
-    the plan: a resumed run needs the same plugins.
+    ``files`` and ``disabled`` are added to ``[plugins]`` of the run file and become part of the
+    plan: a resumed run needs the same plugins.
     """
-    read = read_run_file(Path(run_file), sets=sets)
-    return _opened(read, files, disabled)
+    return _make_plan(read_run_file(Path(run_file), sets=sets), files, disabled)
 
 
-def reopen(
+def open_run(
     folder: PathLike, *, files: Sequence[str] = (), disabled: Sequence[str] = ()
 ) -> tuple[RunFolder, Plan, Catalog]:
-    """A run's folder with the plan that it was started with.
+    """Open the folder of a run; return it with the plan that the run was started with.
 
-    What the environment says now is not asked: the stored plan is what the run began as.
+    Environment variables do not override the stored plan.
+
+    Raises:
+        UsageError: the folder holds no run, or one of an earlier version.
     """
-    place = RunFolder.open(Path(folder))
-    if not place.run_file.is_file():
+    run_folder = RunFolder.open(Path(folder))
+    if not run_folder.run_file.is_file():
         raise UsageError(
-            f"{place.path}: the run has no run.toml, it ended before it began",
+            f"{run_folder.path}: the run has no run.toml, it ended before it began",
             hint="start it again with tunesmith run",
         )
-    read = read_run_file(place.run_file, environment={})
-    return (place, *_opened(read, files, disabled))
+    read = read_run_file(run_folder.run_file, environment={})
+    try:
+        return (run_folder, *_make_plan(read, files, disabled))
+    except ConfigError as error:
+        if any(isinstance(problem, RenamedKey) for problem in error.problems):
+            raise _earlier_version_error(run_folder) from None
+        raise
 
 
-def go_on(place: RunFolder, plan: Plan, catalog: Catalog, *, accept_drift: bool = False) -> Report:
-    """Continue a reopened run, unless it has ended well."""
-    if execute.recorded(place).status == "ok":
+def continue_run(
+    run_folder: RunFolder, plan: Plan, catalog: Catalog, *, accept_changes: bool = False
+) -> Report:
+    """Continue an opened run, unless it is finished.
+
+    Raises:
+        UsageError: the run is finished, or its log is of an earlier version.
+    """
+    if execute.load_report(run_folder).status == "ok":
         raise UsageError(
-            f"{place.path}: the run is finished", hint="tunesmith report shows what came of it"
+            f"{run_folder.path}: the run is finished", hint="tunesmith report shows its results"
         )
+    if any(map(is_of_earlier_version, read_events(run_folder.events))):
+        raise _earlier_version_error(run_folder)
     refuse_unrunnable(plan)
-    return execute.run(plan, catalog, place, resume=True, accept_drift=accept_drift)
+    return execute.run(plan, catalog, run_folder, resume=True, accept_changes=accept_changes)
 
 
 def refuse_unrunnable(plan: Plan) -> None:
-    """Enough of a model to plan with is not enough to run, nor are more processes always welcome.
+    """Refuse a plan that can be checked, but not run here.
 
     Raises:
-        EnvironmentProblem: the model's weights are not there.
+        EnvironmentProblem: the weights of the model are missing.
         UsageError: torchrun has started several processes, and the technique trains with one.
     """
-    if distributed.count() > 1 and not plan.technique.offer.data_parallel:
+    processes = distributed.world_size()
+    if processes > 1 and not plan.technique.offer.data_parallel:
         raise UsageError(
-            f"technique {plan.technique.offer.name}: cannot train with the {distributed.count()} "
-            "processes of torchrun",
+            f"technique {plan.technique.offer.name}: cannot train with the {processes} processes "
+            "of torchrun",
             hint="start it without torchrun",
         )
-    if plan.found_model.lacking:
+    if plan.found_model.missing:
         raise EnvironmentProblem(
-            f"model.base: {plan.found_model.lacking}",
+            f"model.base: {plan.found_model.missing}",
             hint="it can be planned, tunesmith plan RUN.toml, but not run",
         )
 
 
-def new_folder(plan: Plan, out: Path | None = None) -> RunFolder:
-    """A new folder for a run: exactly ``out``, or one named after the run and the time.
+def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
+    """Create the folder of a run: ``out``, or one named after the run and the time.
 
     Raises:
-        UsageError: ``out`` exists and holds something.
+        UsageError: ``out`` exists and is not empty.
     """
     if out is None:
         return RunFolder.create(Path(plan.run.folder), plan.name)
@@ -203,41 +222,51 @@ def new_folder(plan: Plan, out: Path | None = None) -> RunFolder:
 
 
 def open_models(
-    place: RunFolder, plan: Plan, *, tuned: bool = True, base: bool = False
+    run_folder: RunFolder, plan: Plan, *, tuned: bool = True, base: bool = False
 ) -> dict[str, TextModel]:
-    """The run's models, read from disk: ``tuned``, ``base``, or both.
+    """Load models of the run from disk, by name: ``tuned``, ``base``, or both.
 
     Raises:
         UsageError: the run has no artifact yet.
     """
-    trained = execute.recorded(place).trained.get("")
+    trained = execute.load_report(run_folder).training_finished.get("")
     if tuned and trained is None:
         raise UsageError(
-            f"{place.path}: the run has no trained model yet",
-            hint=f"tunesmith resume {place.path} continues it",
+            f"{run_folder.path}: the run has no trained model yet",
+            hint=f"tunesmith resume {run_folder.path} continues it",
         )
-    artifacts = {}
+    artifacts: dict[str, Path | None] = {}
     if tuned and trained is not None:
-        artifacts["tuned"] = place.path / trained.artifact
-    wanted: dict[str, Path | None] = {**artifacts, **({"base": None} if base else {})}
-    with blame(plan.technique.offered.plugin):
+        artifacts["tuned"] = run_folder.path / trained.artifact
+    if base:
+        artifacts["base"] = None
+    with attribute_errors_to(plan.technique.offered.plugin):
         model = plan.found_model.fetch()
         technique = plan.technique.offer.build(plan.technique.config)
         return {
             name: technique.open(model, artifact, device=plan.run.device)
-            for name, artifact in wanted.items()
+            for name, artifact in artifacts.items()
         }
 
 
-def _opened(read: RunFile, files: Sequence[str], disabled: Sequence[str]) -> tuple[Plan, Catalog]:
-    read = _added(read, "files", [str(Path(file).resolve()) for file in files], "--plugin")
-    read = _added(read, "disable", disabled, "--no-plugin")
-    catalog = Catalog(plugins.find(_selection(read)))
-    return planning.make(read, catalog), catalog
+def _earlier_version_error(run_folder: RunFolder) -> UsageError:
+    return UsageError(
+        f"{run_folder.path}: the run was made by an earlier version of tunesmith: "
+        "continue it with that version, or start a new run"
+    )
+
+
+def _make_plan(
+    read: RunFile, files: Sequence[str], disabled: Sequence[str]
+) -> tuple[Plan, Catalog]:
+    read = _add_to_plugins(read, "files", [str(Path(file).resolve()) for file in files], "--plugin")
+    read = _add_to_plugins(read, "disable", disabled, "--no-plugin")
+    catalog = Catalog(find_plugins(_selection(read)))
+    return make_plan(read, catalog), catalog
 
 
 def _selection(read: RunFile) -> Selection:
-    """Which plugins a run file asks for. Wrong types are left for the plan to complain about."""
+    """Return the plugins that a run file selects; wrong types are reported by ``make_plan``."""
     files = [str(read.folder / Path(name).expanduser()) for name in _strings(read, "files")]
     return Selection.from_environment(disabled=_strings(read, "disable"), files=files)
 
@@ -248,15 +277,15 @@ def _strings(read: RunFile, key: str) -> list[str]:
     return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
 
 
-def _added(read: RunFile, key: str, values: Sequence[str], origin: str) -> RunFile:
-    """The run file with more in one list of its ``[plugins]``; what is there already stays once."""
-    before = _strings(read, key)
-    new = [value for value in values if value not in before]
+def _add_to_plugins(read: RunFile, key: str, values: Sequence[str], origin: str) -> RunFile:
+    """Return the run file with the values that a list of its ``[plugins]`` lacks added to it."""
+    present = _strings(read, key)
+    new = [value for value in values if value not in present]
     table = read.tables.get("plugins", {})
     if not new or not isinstance(table, dict):
         return read
     return replace(
         read,
-        tables={**read.tables, "plugins": {**table, key: [*before, *new]}},
+        tables={**read.tables, "plugins": {**table, key: [*present, *new]}},
         origins={**read.origins, f"plugins.{key}": origin},
     )

@@ -1,7 +1,7 @@
-"""The catalog: offers by kind and name. The only caller of the hooks.
+"""The catalog: offers by kind and name. The only module that calls the hooks.
 
-Hooks are called when a kind is first asked for, each implementation on its own, so that one
-plugin that fails takes nothing from the others.
+The hook of a kind of offer is called when that kind is first needed. Each implementation is called
+separately, so that a plugin that fails does not affect the others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tunesmith.offers import (
     TechniqueOffer,
 )
 from tunesmith.plugins import Plugins
-from tunesmith.text import did_you_mean
+from tunesmith.text import suggest_name
 
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
 
@@ -36,8 +36,8 @@ HOOKS: dict[type[Any], str] = {
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
-class NotOffered(LookupError):
-    """No offer, or more than one, has the name. The message is fit for a run file's problem."""
+class OfferNotFound(LookupError):
+    """No offer, or more than one, has the name. ``what`` and ``hint`` are those of a problem."""
 
     def __init__(self, what: str, hint: str | None) -> None:
         super().__init__(what)
@@ -46,25 +46,27 @@ class NotOffered(LookupError):
 
 
 class Catalog:
-    """What the loaded plugins offer."""
+    """The offers of the loaded plugins."""
 
     def __init__(self, plugins: Plugins) -> None:
         self.plugins = plugins
         self._gathered: dict[type[Any], list[Offered[Any]]] = {}
 
     def offers(self, kind: type[O]) -> list[Offered[O]]:
-        """All offers of a kind: built-in first, then by distribution and name."""
+        """Return all offers of a kind: built-in ones first, then by distribution and name."""
         if kind not in self._gathered:
             gathered = self._gather(kind)
-            gathered.sort(key=lambda o: (not o.plugin.builtin, o.plugin.distribution, o.offer.name))
+            gathered.sort(
+                key=lambda o: (not o.plugin.is_builtin, o.plugin.distribution, o.offer.name)
+            )
             self._gathered[kind] = gathered
         return self._gathered[kind]
 
     def find(self, kind: type[O], name: str) -> Offered[O]:
-        """The offer with a short or full name.
+        """Return the offer with a short or full name.
 
         Raises:
-            NotOffered: nothing, or more than one thing, has that name.
+            OfferNotFound: no offer, or more than one, has that name.
             PluginError: the plugin of that name is installed, but broken.
         """
         offers = self.offers(kind)
@@ -73,7 +75,7 @@ class Catalog:
             return matches[0]
         if matches:
             names = " or ".join(sorted(f'"{match.full_name}"' for match in matches))
-            raise NotOffered(
+            raise OfferNotFound(
                 f'the name "{name}" is offered by more than one plugin', f"write {names}"
             )
         for plugin in self.plugins.broken():
@@ -82,24 +84,24 @@ class Catalog:
                     f'plugin "{plugin.full_name}" {plugin.version} is broken: {plugin.reason}'
                 )
         known = [o.offer.name for o in offers]
-        guess = did_you_mean(name, known)
+        guess = suggest_name(name, known)
         hint = f'did you mean "{guess}"?' if guess else f"installed: {', '.join(known) or 'none'}"
-        raise NotOffered(f'no {kind.kind} "{name}" is installed', hint)
+        raise OfferNotFound(f'no {kind.kind} "{name}" is installed', hint)
 
     def find_model(self, reference: str, revision: str | None) -> FoundModel | None:
-        """Ask every plugin, third parties first, until one knows the reference."""
+        """Return the model that the first plugin, third parties first, finds for the reference."""
         arguments = {"reference": reference, "revision": revision}
         for plugin, function in self.plugins.implementations("tunesmith_find_model"):
             found = self.plugins.call(plugin, function, arguments)
             if found is None:
                 continue
             if not isinstance(found, FoundModel):
-                raise _wrong(plugin, "tunesmith_find_model", found)
+                raise _wrong_type(plugin, "tunesmith_find_model", found)
             return found
         return None
 
     def review(self, hook: str, **arguments: Any) -> list[tuple[Plugin, Finding]]:
-        """The findings of an advisory hook. A reviewer that fails becomes a warning itself."""
+        """Return the findings of a review hook; an implementation that raises becomes a warning."""
         findings: list[tuple[Plugin, Finding]] = []
         for plugin, function in self.plugins.implementations(hook):
             try:
@@ -112,11 +114,11 @@ class Catalog:
         return findings
 
     def review_plan(self, plan: Any) -> list[tuple[Plugin, Finding]]:
-        """What plugins say about a plan."""
+        """Return the findings of all plugins about a plan."""
         return self.review("tunesmith_review_plan", plan=plan)
 
     def review_data(self, dataset: Dataset, plan: Any) -> list[tuple[Plugin, Finding]]:
-        """What plugins say about the data."""
+        """Return the findings of all plugins about the data."""
         return self.review("tunesmith_review_data", dataset=dataset, plan=plan)
 
     def _gather(self, kind: type[O]) -> list[Offered[O]]:
@@ -124,18 +126,20 @@ class Catalog:
         for plugin, function in self.plugins.implementations(HOOKS[kind]):
             try:
                 offers = self.plugins.call(plugin, function, {})
-                gathered += [Offered(plugin, offer) for offer in _checked(plugin, kind, offers)]
+                gathered += [
+                    Offered(plugin, offer) for offer in _check_offers(plugin, kind, offers)
+                ]
             except TunesmithError as error:
                 self.plugins.mark_broken(plugin, error.message)
         return gathered
 
 
-def _checked(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
+def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
     if not isinstance(offers, (list, tuple)):
-        raise _wrong(plugin, HOOKS[kind], offers)
+        raise _wrong_type(plugin, HOOKS[kind], offers)
     for offer in offers:
         if not isinstance(offer, kind):
-            raise _wrong(plugin, HOOKS[kind], offer)
+            raise _wrong_type(plugin, HOOKS[kind], offer)
         if not _NAME.fullmatch(offer.name):
             raise PluginError(
                 f'plugin "{plugin.full_name}" offers the name "{offer.name}": '
@@ -144,5 +148,5 @@ def _checked(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
     return offers
 
 
-def _wrong(plugin: Plugin, hook: str, got: object) -> PluginError:
+def _wrong_type(plugin: Plugin, hook: str, got: object) -> PluginError:
     return PluginError(f'plugin "{plugin.full_name}" returned {type(got).__name__} from {hook}')

@@ -1,8 +1,8 @@
-"""The contracts between the core and what plugins build.
+"""The contracts between the core and the components that plugins build.
 
-Five small protocols over plain data. A loader gives records, a technique turns records and a base
-model into an artifact, a text model answers and scores, an evaluator measures a text model, a
-reporter shows events. Tensors appear nowhere here: they exist inside techniques only.
+Five small protocols over plain data. A data loader reads records, a technique turns records and a
+base model into an artifact, a text model generates and scores, an evaluator measures a text model,
+a reporter shows events. No tensor appears here: they exist inside techniques only.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ C = TypeVar("C", bound="BaseModel")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftOut:
-    """A row that could not be used, and why."""
+    """A row of the data that could not be used, with the cause."""
 
     where: str
     """``file:line``."""
     cause: str
-    """A short, stable phrase that rows with the same fault share: ``answer is empty``."""
+    """A short, stable phrase that is the same for rows with the same fault: ``answer is empty``."""
     detail: str = ""
-    """What was found, at most 80 characters."""
+    """The offending content, at most 80 characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What a loader read: records to learn from and, where the user named them, held-out ones.
+    """The result of a data loader: training records and, if the user named them, held-out ones.
 
-    Both parts are sized and can be read again in the same order. ``left_out`` accounts for every
-    row that is in neither: nothing is dropped without a word.
+    Both parts have a length and can be read again in the same order. ``left_out`` lists every row
+    that is in neither: nothing is dropped silently.
     """
 
     train: Sequence[Record]
     heldout: Sequence[Record] | None = None
-    """None: the core splits the held-out part off ``train``."""
+    """None if the core is to split the held-out part off ``train``."""
     left_out: Sequence[LeftOut] = ()
     description: str = ""
-    """One line for people: which files, which format was detected."""
+    """One line for the user: the files and the detected format."""
 
 
 class DataLoader(Protocol):
-    """Reads a team's data into records."""
+    """Reads data of the user into records."""
 
     def load(self) -> Dataset:
-        """Read everything once and account for every row.
+        """Read all data once and account for every row.
 
         Raises:
-            DataError: nothing usable, or more unusable rows than the options allow.
+            DataError: no row is usable, or more rows are unusable than the options allow.
         """
         ...
 
@@ -75,7 +75,7 @@ class DataLoader(Protocol):
 class TokenScores:
     """Log-probabilities, in nats, of a completion's tokens given its prompt.
 
-    The token that ends the answer is one of them, because it is trained too.
+    The end token is one of them, because it is trained too.
     """
 
     logprobs: tuple[float, ...]
@@ -83,25 +83,25 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a model answered."""
+    """A completion that a model generated."""
 
     text: str
     tokens: int
-    stopped: Literal["end", "limit"]
+    finish_reason: Literal["stop", "length"]
     ids: tuple[int, ...] = ()
-    """The tokens themselves, the one that ended the answer included; empty where not told.
+    """The generated token ids, with the end token; empty if the model does not return them.
 
-    A text may be told in other tokens than those it was said in, so it takes these to ask how
-    likely exactly this was.
+    The text may tokenize to other ids than the generated ones, so the log-probability of exactly
+    this completion can be computed from the ids only.
     """
 
 
 Progress = Callable[[int], None]
-"""Told how many prompts are finished so far."""
+"""Callback that receives the number of prompts finished so far."""
 
 
 class TextModel(Protocol):
-    """A model behind its own template and tokenizer: conversations in, text and scores out.
+    """A model with its own chat template and tokenizer: conversations in, text and scores out.
 
     Results come in the order of the prompts and do not depend on how prompts are batched.
     """
@@ -113,58 +113,58 @@ class TextModel(Protocol):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """How likely the model finds each completion after its prompt."""
+        """Return the log-probabilities of each completion given its prompt."""
         ...
 
     def generate(
-        self, prompts: Sequence[Prompt], limit: int, *, progress: Progress | None = None
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Greedy answers of at most ``limit`` tokens."""
+        """Generate a greedy completion of at most ``max_new_tokens`` tokens for each prompt."""
         ...
 
 
 @runtime_checkable
 class SamplingModel(TextModel, Protocol):
-    """A text model that can also draw answers at random. Not every text model can."""
+    """A text model that can also sample completions at random. Not every text model can."""
 
     def sample(
         self,
         prompts: Sequence[Prompt],
-        limit: int,
+        max_new_tokens: int,
         *,
         seed: int,
         temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> Sequence[Generation]:
-        """Answers of at most ``limit`` tokens, drawn.
+        """Sample a completion of at most ``max_new_tokens`` tokens for each prompt.
 
-        What is drawn depends on the seed, the prompt, and how often it was asked for before; not
-        on the other prompts.
+        A completion depends on the seed, on its prompt and on how often that prompt came before
+        it in ``prompts``; it does not depend on the other prompts.
         """
         ...
 
-    def score_drawn(
+    def score_generations(
         self,
         prompts: Sequence[Prompt],
-        drawn: Sequence[Generation],
+        generations: Sequence[Generation],
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """How likely the model finds drawn answers, token by token as they were said.
+        """Return the log-probabilities of generated completions, by their token ids.
 
-        They may be another model's that has the same tokenizer.
+        The completions may be of another model with the same tokenizer.
         """
         ...
 
 
-def sampling(model: TextModel) -> SamplingModel:
-    """The model, if it can draw answers.
+def require_sampling(model: TextModel) -> SamplingModel:
+    """Return the model, typed as one that can sample.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it cannot sample.
     """
     if not isinstance(model, SamplingModel):
-        raise UsageError(f"{type(model).__name__}: this model cannot draw answers at random")
+        raise UsageError(f"{type(model).__name__}: this model cannot sample completions at random")
     return model
 
 
@@ -173,7 +173,7 @@ def sampling(model: TextModel) -> SamplingModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What training left behind: a folder that the wider ecosystem can load."""
+    """The result of training: an adapter or model folder that transformers and peft can load."""
 
     path: Path
     format: Literal["adapter", "model"]
@@ -181,11 +181,11 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[C]):
-    """Everything that a technique needs to train, and all that it may touch.
+    """Everything that a technique needs to train.
 
-    It writes below ``out`` and nowhere else, and it says what happens through ``emit``.
-    ``emit`` raises :class:`tunesmith.errors.RunStopped` when a guard or a signal wants the run to
-    end: save a checkpoint if you can, and let it pass.
+    The technique writes below ``out`` and nowhere else, and reports its progress with ``emit``.
+    ``emit`` raises :class:`tunesmith.errors.RunStopped` when a guard or a signal ends the run: save
+    a checkpoint if possible, and let the exception pass.
     """
 
     config: C
@@ -198,31 +198,31 @@ class Job(Generic[C]):
     checkpoints: Checkpoints
     emit: Callable[[Event], None]
     technique: str
-    """The offer's name, for the record."""
+    """Name of the technique's offer, for events and the model card."""
     base_name: str = ""
-    """Name under which others can load the base model, a hub id; empty where it has none."""
-    name: str = ""
-    """The stage, where a technique has several; empty otherwise."""
+    """Hub id of the base model; empty if it has none."""
+    stage: str = ""
+    """Name of the stage if the technique has several; empty otherwise."""
 
-    def stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
-        """The same job one level down, for one stage of several: own folder, own checkpoints.
+    def for_stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
+        """Return the job of one stage: with its own folder and checkpoints below ``out``.
 
-        What the stage tells is told with paths from here.
+        Paths in the events of the stage are made relative to this job's ``out``.
         """
         from tunesmith.storage import Checkpoints
 
         out = self.out / name
-        held = self.checkpoints
-        stage = {
+        parent = self.checkpoints
+        fields = {
             "config": config,
             "out": out,
             "checkpoints": Checkpoints(
-                out / "checkpoints", on_problem=held.on_problem, owned=held.owned
+                out / "checkpoints", on_problem=parent.on_problem, owned=parent.owned
             ),
-            "emit": lambda event: self.emit(event.below(name)),
-            "name": name,
+            "emit": lambda event: self.emit(event.with_path_prefix(name)),
+            "stage": name,
         }
-        return replace(self, **{**stage, **changes})
+        return replace(self, **{**fields, **changes})
 
 
 class Technique(Protocol):
@@ -233,7 +233,7 @@ class Technique(Protocol):
         ...
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """The saved artifact read back from disk; with None, the untouched base model."""
+        """Load the saved artifact from disk, or the untouched base model if it is None."""
         ...
 
 
@@ -241,84 +241,84 @@ class Technique(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assumed:
-    """What stands in for a data file where there is none yet; None: a default, which is noted."""
+class Assumptions:
+    """Sizes to plan with while there is no data file; None: a default, which a note mentions."""
 
     sequence: int | None = None
-    """Tokens of every row."""
+    """Tokens in every row."""
     micro_batch: int | None = None
-    """Rows that are computed at once."""
+    """Rows in a micro-batch."""
     rows: int | None = None
-    """Rows of the training part."""
+    """Rows in the training part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateRequest:
-    """What is known before a run. An estimate reads no weights and fetches nothing."""
+    """The input of an estimate. An estimate reads no weights and downloads nothing."""
 
     config: Mapping[str, Any]
     """The base model's ``config.json``."""
     tokenizer: Path | None
-    """A folder with the model's tokenizer; None: lengths are guessed from characters."""
+    """A folder with the model's tokenizer; None: lengths are estimated from characters."""
     train: Sequence[Record]
     heldout: Sequence[Record]
-    assumed: Assumed | None
-    """Given: ``train`` and ``heldout`` are empty, and these rows are thought of instead."""
+    assumed: Assumptions | None
+    """If given, ``train`` and ``heldout`` are empty and rows of these sizes are assumed."""
     device: Literal["cuda", "cpu"]
-    """The kind of device whose operators and allocator count."""
+    """Type of the device whose operators and allocator are estimated."""
     seed: int = 0
-    models: int = 1
-    """How many models an evaluation holds in memory at once."""
+    model_count: int = 1
+    """Number of models that an evaluation holds in memory at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Peak memory of one phase, in bytes, as an interval that should hold the truth."""
+class PhaseMemory:
+    """Predicted peak memory of one phase, in bytes, as an interval."""
 
     low: int
     expected: int
     high: int
     components: Mapping[str, int]
-    """What makes up ``expected``: weights, gradients, optimizer, activations, logits, ...
+    """The parts of ``expected``: weights, gradients, optimizer, activations, logits, ...
 
-    Two have fixed names, because a GPU's own counter of allocated memory does not see them:
+    Two parts have fixed names, because the GPU's counter of allocated memory does not include them:
     ``framework`` (the driver's context, loaded libraries) and ``fragmentation``.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run would take."""
+    """The predicted memory and work of a run."""
 
     method: Literal["analytic", "traced"]
-    memory: Mapping[str, Memory]
+    memory: Mapping[str, PhaseMemory]
     """By phase, in their order: ``load``, ``train``, ``evaluate``, ``merge`` and others.
 
-    ``merge`` is what folding the adapter into its base would take; it is no part of the run.
+    ``merge`` is the memory for merging the adapter into its base, which is no part of the run.
     """
     flops: float
-    """Floating-point operations of the whole training, recomputation included."""
+    """Floating-point operations of the training run, recomputation included."""
     steps: int
     tokens: int
-    """Tokens that training computes, over all epochs."""
-    longest: int
-    """Tokens of the longest row that training can see."""
+    """Tokens that training computes over all epochs."""
+    longest_row: int
+    """Tokens in the longest training row."""
     micro_batch_tokens: int
-    """Most tokens that are computed at once, padding included."""
+    """Most tokens in a micro-batch, padding included."""
     notes: tuple[str, ...] = ()
-    """What was assumed, in sentences."""
+    """The assumptions of the estimate, as sentences."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Economy(Generic[C]):
+class MemorySaving(Generic[C]):
     """A change of the options that saves memory."""
 
     changes: tuple[str, ...]
-    """Settings, each as it would stand in the run file: ``technique.gradient_checkpointing = true``."""
-    price: str
-    """What it costs: ``about a third more time``."""
+    """Settings as in a run file, each such as ``technique.gradient_checkpointing = true``."""
+    cost: str
+    """The disadvantage in words: ``about a third more time``."""
     config: C
-    """The options with the change made."""
+    """The changed options."""
 
 
 # --------------------------------------------------------------------------- evaluation
@@ -326,48 +326,51 @@ class Economy(Generic[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One metric, a value for each record, in the records' order.
+    """One metric, with a value for each record in the order of the records.
 
-    The core aggregates (mean of ``values`` weighted by ``weights``), adds intervals and slices.
+    The core computes the mean of ``values`` weighted by ``weights``, intervals and slices.
     """
 
     metric: str
     values: tuple[float, ...]
     weights: tuple[float, ...] | None = None
-    """What each value counts for: tokens, say. None: every record counts the same."""
+    """Weight of each value, such as a number of tokens; None: all weights are equal."""
     outputs: tuple[str, ...] | None = None
-    """What the model said, where it said something; kept beside the values."""
+    """Generated text of each record, if there is any; stored with the values."""
 
 
 class Evaluator(Protocol):
     """Measures a text model on records."""
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """One measurement for each metric that the offer names."""
+        """Return one measurement for each metric that the offer names."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSoFar:
-    """What else there is in a run when one of its models is measured."""
+class RunContext:
+    """The run's other models, for an evaluator that needs them to measure one."""
 
     model: Path
     """Folder of the base model."""
     device: str
     artifacts: Mapping[str, Path]
-    """What stages have left behind by now, by stage; ``""`` is the run's own result."""
+    """Artifacts of the finished stages, by stage; ``""`` is the result of the run itself."""
     open: Callable[[Path | None], TextModel]
-    """An artifact of the run as a text model; with None, the untouched base model."""
+    """Load an artifact of the run as a text model, or the untouched base model if it is None."""
 
 
 @runtime_checkable
 class ComparingEvaluator(Evaluator, Protocol):
-    """An evaluator that needs another model of the run beside the one that it measures."""
+    """An evaluator that needs another model of the run besides the one that it measures."""
 
     def compare(
-        self, model: TextModel, records: Sequence[Record], run: RunSoFar
+        self, model: TextModel, records: Sequence[Record], run: RunContext
     ) -> Sequence[Measurement]:
-        """Called in place of ``measure``; nothing where what is needed is not there yet."""
+        """Measure like ``measure``, which is not called then.
+
+        Return no measurement if the other model does not exist yet.
+        """
         ...
 
 
@@ -387,7 +390,7 @@ class Reporter(Protocol):
     ) -> None: ...
 
     def report(self, event: Event) -> None:
-        """Take note of one event. Raising mutes this reporter after three times."""
+        """Process one event. After three exceptions the reporter gets no more events."""
         ...
 
 
@@ -396,31 +399,31 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Advice of a reviewing hook. An error stops the run before any weight is read."""
+    """A finding of a review hook. An error stops the run before any weight is read."""
 
     level: Literal["info", "warning", "error"]
     where: str
-    """The key of the run file, or the place in the data, that it is about."""
+    """The run-file key or the position in the data that the finding is about."""
     message: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundModel:
-    """A base model that a plugin recognised; nothing is read or fetched yet.
+    """A base model that a plugin recognised; nothing is read or downloaded yet.
 
-    ``fetch`` gives the folder with ``config.json`` and safetensors weights. It may take its time
-    (download, dequantise) and is called once, when the run needs the weights.
+    ``fetch`` returns the folder with ``config.json`` and safetensors weights. It may be slow
+    (download, dequantize) and is called once, when the run needs the weights.
     """
 
     reference: str
     description: str
     fetch: Callable[[], Path]
     revision: str | None = None
-    public_name: str = ""
-    """A name under which anybody can load it, a hub id; empty where there is none."""
+    hub_id: str = ""
+    """Hub id of the model; empty if it has none."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """The model's ``config.json`` where it can be had cheaply; empty otherwise."""
+    """Content of ``config.json`` if it is cheap to read; empty otherwise."""
     tokenizer: Callable[[], Path | None] = lambda: None
-    """The folder with the model's tokenizer, if it is on this machine already; fetches nothing."""
-    lacking: str = ""
-    """What is missing before a run can use it: enough is there to plan with. Empty: nothing."""
+    """Return the folder with the tokenizer, or None if it is not on this machine."""
+    missing: str = ""
+    """The part that is missing to run the model, while planning is possible; empty: nothing."""

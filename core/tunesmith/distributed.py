@@ -1,16 +1,17 @@
 """Several processes of one run, as torchrun starts them on one machine.
 
-torchrun starts the same command line several times and numbers the processes. Rank 0 carries out
-the run as ever. The others wait until it trains, train with it, and leave when it has ended; they
-tell nothing and write nothing.
+torchrun starts the same command line several times and numbers the processes. Rank 0 executes the
+run as usual. The worker ranks, those above 0, wait until it trains, train with it and end when it
+has ended. They report nothing and write nothing.
 
-They find rank 0 through a file in the temporary folder, named after this very torchrun and the
-number of the run among those of its script. Rank 0 keeps it locked during the run, and the kernel
-frees the lock however it ends: so nobody waits for a process that is gone.
+The ranks meet at a rendezvous file in the temporary folder. Its name is a hash of what identifies
+this launch of torchrun, and of the number of the run among those of the script. Rank 0 keeps the
+file locked during the run, and the kernel releases the lock however the process ends: so no rank
+waits for a process that is gone.
 
-A torchrun is known by its process number and the moment of its start, since in a container the
-number is the same each time. Where the system does not tell that moment, a file that nobody locks
-may be an earlier launch's, and the others wait for one that is locked.
+A launch is identified by the process number of torchrun and the time of its start, because in a
+container the number is the same each time. Where the system does not report that time, an unlocked
+file may be from an earlier launch, and worker ranks wait for a file that is locked.
 """
 
 from __future__ import annotations
@@ -29,35 +30,35 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith.signals import POLITE
+from tunesmith.signals import STOP_SIGNALS
 
-PATIENCE = 600.0
-"""Seconds within which rank 0 must have read its run file."""
-LOOK = 0.05
-"""Seconds between two looks for what rank 0 does."""
-OLD = 86_400
-"""Seconds after which what a run left in the temporary folder is cleared away."""
-_TRAINING = ".training"
-_runs = 0
-"""Runs that this process has been through: those of one script meet at different files."""
-
-
-class Dismissed(Exception):
-    """Training has ended for this rank, and rank 0 knows why and tells it."""
+STARTUP_TIMEOUT = 600.0
+"""Seconds that rank 0 may take to read its run file."""
+POLL_SECONDS = 0.05
+"""Seconds between two checks of the state of rank 0."""
+STALE_SECONDS = 86_400
+"""Age in seconds after which unlocked rendezvous files are deleted."""
+_TRAINING_SUFFIX = ".training"
+_run_number = 0
+"""Number of the next run of this process: each run of a script has its own rendezvous file."""
 
 
-def number() -> int:
-    """This process's rank; 0 where there are no others."""
-    return int(os.environ["RANK"]) if count() > 1 else 0
+class EndedByRankZero(Exception):
+    """Training has ended for this worker rank; rank 0 knows the reason and reports it."""
 
 
-def local() -> int:
-    """This process's rank among those of its machine."""
-    return int(os.environ["LOCAL_RANK"]) if count() > 1 else 0
+def rank() -> int:
+    """Return the rank of this process; 0 without torchrun."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
-def count() -> int:
-    """How many processes torchrun has started; 1 without torchrun."""
+def local_rank() -> int:
+    """Return the rank of this process among those of its machine; 0 without torchrun."""
+    return int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0
+
+
+def world_size() -> int:
+    """Return the number of processes that torchrun has started; 1 without torchrun."""
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
@@ -65,142 +66,142 @@ def count() -> int:
 
 
 @contextmanager
-def leading(folder: Path) -> Iterator[None]:
-    """Be found by the other ranks, and be known to live, while this is open.
+def announce_rank_zero(folder: Path) -> Iterator[None]:
+    """Publish the run folder to the worker ranks, and hold the lock that shows rank 0 is alive.
 
     Raises:
         UsageError: torchrun has started processes on several machines.
     """
-    global _runs
-    if count() == 1:
+    global _run_number
+    if world_size() == 1:
         yield
         return
-    place = _place()
-    _sweep(place.parent)
+    path = _rendezvous_path()
+    _delete_stale_files(path.parent)
     with suppress(FileNotFoundError):
-        Path(f"{place}{_TRAINING}").unlink()
-    new = place.with_name(f"{place.name}.{os.getpid()}")
+        Path(f"{path}{_TRAINING_SUFFIX}").unlink()
+    new = path.with_name(f"{path.name}.{os.getpid()}")
     fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        # Not flock: a child that is forked would go on holding that.
+        # Not flock: a forked child would inherit that lock and keep it.
         fcntl.lockf(fd, fcntl.LOCK_EX)
         os.write(fd, os.fsencode(folder.absolute()))
-        new.replace(place)
+        new.replace(path)
         yield
     finally:
-        _runs += 1
+        _run_number += 1
         os.close(fd)
 
 
 @contextmanager
-def outspoken() -> Iterator[None]:
-    """Let no signal keep rank 0 from telling the error that a run ends with; for a command line.
+def ignore_stop_signals_after_error() -> Iterator[None]:
+    """Keep signals ignored if the block raises, so that rank 0 can print the error and exit.
 
-    Where another rank fails, torchrun ends rank 0 with a signal. The run heeds it; after an error
-    the process only tells it and ends, so signals stay ignored.
+    For a command line: where another rank fails, torchrun ends rank 0 with a signal. The run itself
+    obeys it. After an error the process only prints the error, so the signals stay ignored.
     """
-    if count() == 1:
+    if world_size() == 1:
         yield
         return
-    before = _ignoring_signals()
+    handlers = _ignore_stop_signals()
     yield
-    _heed_again(before)
+    _restore_handlers(handlers)
 
 
-def call() -> None:
-    """Tell the other ranks that training begins; nothing where there are none."""
-    if count() > 1:
-        Path(f"{_place()}{_TRAINING}").touch()
+def signal_training_start() -> None:
+    """Signal to the worker ranks that training begins; does nothing without torchrun."""
+    if world_size() > 1:
+        Path(f"{_rendezvous_path()}{_TRAINING_SUFFIX}").touch()
 
 
-# --------------------------------------------------------------------------- the others
+# --------------------------------------------------------------------------- worker ranks
 
 
 @dataclass(frozen=True)
-class Leader:
-    """Rank 0 as the other ranks see it."""
+class RankZero:
+    """Rank 0 as a worker rank sees it."""
 
     folder: Path
-    """Of the run."""
-    _place: Path
+    """The run folder of rank 0."""
+    _path: Path
     _fd: int
 
     @classmethod
-    def find(cls) -> Leader:
+    def find(cls) -> RankZero:
         """Wait until rank 0 has a run.
 
         Raises:
-            EnvironmentProblem: it does not show up.
+            EnvironmentProblem: rank 0 did not begin a run in time.
         """
-        global _runs
-        place, deadline = _place(), time.monotonic() + PATIENCE
-        _runs += 1
-        while (fd := _opened(place)) is None:
+        global _run_number
+        path, deadline = _rendezvous_path(), time.monotonic() + STARTUP_TIMEOUT
+        _run_number += 1
+        while (fd := _open_rendezvous(path)) is None:
             if time.monotonic() > deadline:
                 raise EnvironmentProblem(
-                    f"rank {number()}: rank 0 did not begin a run within {PATIENCE:g} seconds",
+                    f"rank {rank()}: rank 0 did not begin a run within {STARTUP_TIMEOUT:g} seconds",
                     hint="start all ranks with one torchrun, which starts tunesmith itself",
                 )
-            time.sleep(LOOK)
-        return cls(Path(os.fsdecode(os.pread(fd, 1 << 16, 0))), place, fd)
+            time.sleep(POLL_SECONDS)
+        return cls(Path(os.fsdecode(os.pread(fd, 1 << 16, 0))), path, fd)
 
-    def trains(self) -> bool:
-        """Wait until rank 0 trains; False: it has ended, and did not."""
-        while not Path(f"{self._place}{_TRAINING}").exists():
-            if _is_free(self._fd):
+    def wait_for_training(self) -> bool:
+        """Wait until rank 0 trains; return False if it ended without training."""
+        while not Path(f"{self._path}{_TRAINING_SUFFIX}").exists():
+            if _is_unlocked(self._fd):
                 return False
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         return True
 
     def wait_for_end(self) -> None:
-        """Wait until rank 0 has ended, however it does."""
+        """Wait until rank 0 has ended, with or without an error."""
         fcntl.lockf(self._fd, fcntl.LOCK_SH)
 
     @contextmanager
-    def followed(self) -> Iterator[None]:
-        """Inside, this process ends when rank 0 does, and for no signal's sake. Only once.
+    def exit_with_rank_zero(self) -> Iterator[None]:
+        """End this process when rank 0 ends, and ignore signals meanwhile. Use only once.
 
-        A signal goes to all ranks: it is rank 0 that heeds it, after a step that needs them all.
-        Where rank 0 dies this process may hang in an exchange, which nothing else would end.
+        A signal goes to all ranks. Rank 0 obeys it, after a step that needs all of them. If rank 0
+        dies, this process may hang in a collective operation that nothing else would end.
         """
-        over = threading.Event()
-        thread = threading.Thread(target=self._end_with, args=(over,), daemon=True)
-        before = _ignoring_signals()
+        done = threading.Event()
+        thread = threading.Thread(target=self._exit_when_unlocked, args=(done,), daemon=True)
+        handlers = _ignore_stop_signals()
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            done.set()
             thread.join()
             os.close(self._fd)
-            _heed_again(before)
+            _restore_handlers(handlers)
 
-    def _end_with(self, over: threading.Event) -> None:
-        while not _is_free(self._fd):
-            if over.wait(LOOK):
+    def _exit_when_unlocked(self, done: threading.Event) -> None:
+        while not _is_unlocked(self._fd):
+            if done.wait(POLL_SECONDS):
                 return
-        if not over.wait(1.0):  # in training the others notice, and say so, within that time
+        if not done.wait(1.0):  # ranks that are in training notice and report it within that time
             os._exit(0)
 
 
-def _ignoring_signals() -> dict[int, Any]:
-    """Ignore polite signals from here on; what was done about them before."""
+def _ignore_stop_signals() -> dict[int, Any]:
+    """Ignore SIGINT and SIGTERM from now on; return the handlers that were set before."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {sent: signal.signal(sent, signal.SIG_IGN) for sent in POLITE}
+    return {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
 
 
-def _heed_again(before: dict[int, Any]) -> None:
-    for sent, handler in before.items():
-        signal.signal(sent, handler)
+def _restore_handlers(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
-def _place() -> Path:
-    """The file at which the ranks of this torchrun meet.
+def _rendezvous_path() -> Path:
+    """Return the path of the file at which the ranks of this launch meet.
 
     Raises:
         UsageError: torchrun has started processes on several machines.
-        EnvironmentProblem: the folder is somebody else's.
+        EnvironmentProblem: the folder belongs to another user.
     """
     if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
         raise UsageError(
@@ -210,15 +211,16 @@ def _place() -> Path:
     folder = Path(tempfile.gettempdir()) / f"tunesmith-ranks-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise EnvironmentProblem(f"{folder}: belongs to somebody else", hint="set TMPDIR")
-    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
-    told = [str(os.getppid()), _torchrun_began(), *(os.environ.get(name, "") for name in names)]
-    told.append(str(_runs))
-    return folder / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        raise EnvironmentProblem(f"{folder}: belongs to another user", hint="set TMPDIR")
+    variables = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+    identity = [str(os.getppid()), _torchrun_start_time()]
+    identity += [os.environ.get(name, "") for name in variables]
+    identity.append(str(_run_number))
+    return folder / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 
 
-def _torchrun_began() -> str:
-    """The system's start and, since then, torchrun's, in ticks; empty where this is not told."""
+def _torchrun_start_time() -> str:
+    """Return the id of the system's boot and torchrun's start in ticks; empty if not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # The second field is the command in parentheses, and may hold any character.
@@ -228,21 +230,21 @@ def _torchrun_began() -> str:
         return ""
 
 
-def _opened(place: Path) -> int | None:
-    """The file at which rank 0 is to be met, opened; None: there is none of this launch yet."""
+def _open_rendezvous(path: Path) -> int | None:
+    """Open the rendezvous file; return None if this launch has none yet."""
     try:
-        fd = os.open(place, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    # One of this launch that nobody locks is of a run that has ended already.
-    if _torchrun_began() or not _is_free(fd):
+    # If the start time is known, an unlocked file is of a run of this launch that has ended.
+    if _torchrun_start_time() or not _is_unlocked(fd):
         return fd
     os.close(fd)
     return None
 
 
-def _is_free(fd: int) -> bool:
-    """Whether rank 0 has ended, or never held this file."""
+def _is_unlocked(fd: int) -> bool:
+    """Return True if rank 0 has ended, or never locked this file."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -250,14 +252,14 @@ def _is_free(fd: int) -> bool:
     return True
 
 
-def _sweep(folder: Path) -> None:
+def _delete_stale_files(folder: Path) -> None:
     for file in folder.iterdir():
         with suppress(OSError):
-            if time.time() - file.stat().st_mtime > OLD:
-                _remove_unheld(file)
+            if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                _delete_if_unlocked(file)
 
 
-def _remove_unheld(file: Path) -> None:
+def _delete_if_unlocked(file: Path) -> None:
     fd = os.open(file, os.O_RDWR)
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

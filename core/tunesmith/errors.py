@@ -1,21 +1,21 @@
-"""Everything that tunesmith raises on purpose.
+"""The exceptions that tunesmith raises on purpose.
 
 ::
 
     TunesmithError                       1   (never raised itself)
-    ├── UsageError                       2   the command line asks for something impossible
-    │   └── ConfigError                  2   the run file is wrong; carries every problem found
+    ├── UsageError                       2   the command line cannot be executed
+    │   └── ConfigError                  2   the run file is wrong; holds every problem found
     ├── DataError                        3   a data file cannot be used; names file and line
-    ├── EnvironmentProblem               4   the machine is missing something, or it does not fit
+    ├── EnvironmentProblem               4   the machine lacks something, or the run does not fit
     ├── TrainingError                    5   training went wrong: not finite, diverged, no memory
-    ├── GateError                        6   a quality gate said no
-    ├── IntegrityError                   7   a file is not what its manifest says
+    ├── GateError                        6   a quality gate did not pass
+    ├── IntegrityError                   7   a file differs from its manifest
     ├── PluginError                      8   a plugin is missing, broken, ambiguous, or raised
     └── RunStopped                 75|130|143   a limit or a signal ended the run; it can be resumed
 
 The number is the exit code of the command line.
 A message is one lower-case sentence, ``where: what is wrong, got what``, without a full stop;
-``hint`` says what to do next.
+``hint`` is the next thing to do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 
 class TunesmithError(Exception):
-    """The root: ``except TunesmithError`` catches what tunesmith reports, and no bug."""
+    """Base class: ``except TunesmithError`` catches all reported errors, and no bugs."""
 
     exit_code = 1
 
@@ -36,14 +36,14 @@ class TunesmithError(Exception):
 
 
 class UsageError(TunesmithError):
-    """The command line or the folder it names asks for something that cannot be done."""
+    """The command line, or a folder that it names, cannot be used."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a run file: where it is, what is wrong, and perhaps a way out."""
+    """One problem of a run file: its key, a description, and a hint if there is one."""
 
     where: str
     what: str
@@ -53,8 +53,13 @@ class Problem:
         return f"{self.where}: {self.what}" + (f" ({self.hint})" if self.hint else "")
 
 
+@dataclass(frozen=True)
+class RenamedKey(Problem):
+    """A key of an earlier version, which has another name now."""
+
+
 class ConfigError(UsageError):
-    """A run file with problems; all of them, so that one edit can mend them together."""
+    """A run file has problems; all of them are listed, so that one edit can fix them."""
 
     def __init__(self, problems: Sequence[Problem], *, hint: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -64,7 +69,7 @@ class ConfigError(UsageError):
 class DataError(TunesmithError):
     """A data file cannot be used.
 
-    ``where`` is ``file:line`` where a line is known.
+    ``where`` is ``file:line`` if the line is known.
     """
 
     exit_code = 3
@@ -75,19 +80,19 @@ class DataError(TunesmithError):
 
 
 class EnvironmentProblem(TunesmithError):
-    """The machine lacks something: memory, disk, a library, a model that must be there."""
+    """The machine lacks something: memory, disk space, a library, a model."""
 
     exit_code = 4
 
 
 class TrainingError(TunesmithError):
-    """Training itself failed: a loss that is not finite, divergence, memory exhausted."""
+    """Training failed: a loss that is not finite, divergence, out of memory."""
 
     exit_code = 5
 
 
 class GateError(TunesmithError):
-    """A quality gate of the run file was not met."""
+    """A quality gate of the run file did not pass."""
 
     exit_code = 6
 
@@ -99,15 +104,15 @@ class IntegrityError(TunesmithError):
 
 
 class PluginError(TunesmithError):
-    """A plugin is missing, broken or ambiguous, or raised while it worked."""
+    """A plugin is missing, broken or ambiguous, or raised an exception."""
 
     exit_code = 8
 
 
 class RunStopped(TunesmithError):
-    """A signal or a limit ended the run at a step boundary; ``tunesmith resume`` continues it.
+    """A signal or a limit ended the run after a step; ``tunesmith resume`` continues it.
 
-    Raised by ``job.emit`` into the technique, which lets it pass.
+    ``job.emit`` raises it inside the technique, which lets it pass.
     """
 
     def __init__(self, reason: str, *, exit_code: int = 75) -> None:
@@ -116,4 +121,4 @@ class RunStopped(TunesmithError):
 
 
 class TunesmithWarning(UserWarning):
-    """A warning of tunesmith's own; the project's tests turn it into an error."""
+    """A warning of tunesmith; the project's tests turn it into an error."""

@@ -1,8 +1,8 @@
-"""Events: everything that a run says while it runs.
+"""Events: everything that a run reports while it runs.
 
 An event is a small frozen value that becomes one line of ``events.jsonl``. Reporters show events,
-guards judge them, and the report is a fold over them, so that what was seen live and what stands
-in the report can never differ. Byte counts are bytes, durations seconds, losses nats per token.
+guards check them, and the report is a fold over them, so that the live display and the report can
+never differ. Byte counts are bytes, durations seconds, losses nats per token.
 """
 
 from __future__ import annotations
@@ -12,15 +12,43 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 JSON = dict[str, Any]
-"""A JSON object. ``Any`` because JSON is data, not code; it is checked where it is read."""
+"""A JSON object. ``Any`` because its content is checked where it is read."""
 
 EVENT_TYPES: dict[str, type[Event]] = {}
-"""Event classes by the name that stands in ``events.jsonl``."""
+"""Event classes by their ``kind``, the name under ``event`` in a line of ``events.jsonl``."""
+
+# Logs of earlier versions have these names; ``from_json`` reads them as the present ones.
+EARLIER_KINDS: dict[str, str] = {
+    "data-read": "data-loaded",
+    "model-read": "model-resolved",
+    "noticed": "notice",
+    "stepped": "step-finished",
+    "saved": "checkpoint-saved",
+    "trained": "training-finished",
+    "watched": "monitored",
+    "sampled": "completion-sampled",
+    "gated": "gate-checked",
+}
+"""Present kind of event by the kind of an earlier version."""
+EARLIER_FIELDS: dict[str, dict[str, str]] = {
+    "forecast": {
+        "kind_of_device": "device_type",
+        "uncorrected": "uncalibrated_peak",
+        "uncounted": "untracked_bytes",
+        "runs": "calibration_runs",
+    },
+    "step-finished": {"extras": "metrics"},
+    "training-finished": {"answers": "is_text_model"},
+    "monitored": {"figures": "metrics"},
+    "completion-sampled": {"answer": "completion"},
+    "gate-checked": {"sentence": "message", "figures": "metrics"},
+}
+"""By present kind: present name of a field by the name of an earlier version."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """The root of all events. Subclasses name themselves with ``kind``."""
+    """Base class of all events. Subclasses give their ``kind`` as a class argument."""
 
     kind: ClassVar[str] = ""
 
@@ -29,26 +57,38 @@ class Event:
         EVENT_TYPES[kind] = cls
 
     def to_json(self) -> JSON:
-        """The event as one JSON object, ``event`` first."""
+        """Return the event as a JSON object; its kind comes first, under ``event``."""
         return {"event": self.kind, **dataclasses.asdict(self)}
 
-    def below(self, folder: str) -> Event:
-        """The event as it is told one level up: its paths begin with ``folder``."""
+    def with_path_prefix(self, folder: str) -> Event:
+        """Return the event with ``folder`` put before its relative paths."""
         return self
 
 
 def from_json(line: JSON) -> Event | None:
-    """The event that a line of ``events.jsonl`` holds; None for a kind this version lacks."""
-    cls = EVENT_TYPES.get(str(line.get("event")))
+    """Return the event of a line of ``events.jsonl``, or None if its kind is unknown.
+
+    Lines of earlier versions are read too: see ``EARLIER_KINDS`` and ``EARLIER_FIELDS``.
+    """
+    kind = str(line.get("event"))
+    cls = EVENT_TYPES.get(EARLIER_KINDS.get(kind, kind))
     if cls is None:
         return None
+    renamed = EARLIER_FIELDS.get(cls.kind, {})
     known = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{key: value for key, value in line.items() if key in known})
+    values = {renamed.get(key, key): value for key, value in line.items()}
+    return cls(**{key: value for key, value in values.items() if key in known})
+
+
+def is_of_earlier_version(line: JSON) -> bool:
+    """Return True if a line of ``events.jsonl`` has the kind or a field of an earlier version."""
+    kind = str(line.get("event"))
+    return kind in EARLIER_KINDS or not EARLIER_FIELDS.get(kind, {}).keys().isdisjoint(line)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event, kind="run-started"):
-    """The run folder is locked and the plan resolved. Comes again when a run is resumed."""
+    """The run folder is locked and the plan resolved. Emitted again when a run is resumed."""
 
     run: str
     name: str
@@ -61,7 +101,7 @@ class RunStarted(Event, kind="run-started"):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseStarted(Event, kind="phase-started"):
-    """A stretch of work begins: ``phase`` says which in words, ``total`` how many units."""
+    """A phase of the run begins; ``phase`` is its name, ``total`` the number of units of work."""
 
     phase: str
     total: int | None = None
@@ -70,7 +110,7 @@ class PhaseStarted(Event, kind="phase-started"):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseAdvanced(Event, kind="phase-advanced"):
-    """``done`` units of the current phase are finished. Shown, not stored."""
+    """``done`` units of the current phase are finished. Shown, but not stored in the log."""
 
     phase: str
     done: int
@@ -78,32 +118,32 @@ class PhaseAdvanced(Event, kind="phase-advanced"):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseEnded(Event, kind="phase-ended"):
-    """The phase is over."""
+    """A phase of the run has ended."""
 
     phase: str
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataRead(Event, kind="data-read"):
-    """The data is loaded and split. ``left_out`` counts unusable rows by cause."""
+class DataLoaded(Event, kind="data-loaded"):
+    """The data is loaded and split. ``left_out`` counts the unusable rows by cause."""
 
     description: str
     train: int
     heldout: int
     left_out: dict[str, int]
     examples: list[JSON] = field(default_factory=list)
-    """Some of the rows left out: ``where``, ``cause``, ``detail``."""
+    """Some of the rows left out, each with ``where``, ``cause`` and ``detail``."""
     fingerprint: str = ""
-    """SHA-256 over the content of both parts, in order: resuming on other data is refused."""
+    """SHA-256 over the content of both parts, in order. Resuming with other data is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRead(Event, kind="model-read"):
-    """The base model's files are there. ``files`` maps each to a short hash of it.
+class ModelResolved(Event, kind="model-resolved"):
+    """The files of the base model are available. ``files`` maps each name to a short hash.
 
-    The hashes cover the sizes, the beginnings and samples of the rest: resuming on another base
-    model is refused.
+    A hash covers the size, the beginning and samples of the rest of a file. Resuming with another
+    base model is refused.
     """
 
     reference: str
@@ -112,8 +152,8 @@ class ModelRead(Event, kind="model-read"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noticed(Event, kind="noticed"):
-    """Something a person should know; a warning is also listed in the report."""
+class Notice(Event, kind="notice"):
+    """A message for the user; a warning is also listed in the report."""
 
     level: Literal["info", "warning", "error"]
     source: str
@@ -122,37 +162,37 @@ class Noticed(Event, kind="noticed"):
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Event, kind="forecast"):
-    """What the training is expected to take, said before it begins."""
+    """The predicted memory and time of the training, emitted before it begins."""
 
     technique: str
     method: Literal["analytic", "traced"]
     device: str
-    kind_of_device: Literal["cuda", "cpu"]
+    device_type: Literal["cuda", "cpu"]
     available: int | None
-    """Bytes that the run can have; None: not known."""
+    """Bytes available to the run; None if not known."""
     memory: dict[str, int]
-    """The peak over all phases: ``low``, ``expected``, ``high``."""
+    """Bytes at the peak over all phases: ``low``, ``expected``, ``high``."""
     phase: str
-    """The phase that is expected to need it."""
-    uncorrected: int
-    """The expected peak before earlier runs on the device corrected it."""
-    uncounted: int
-    """Bytes among it that the device's counter, by which runs are measured, does not see."""
-    runs: int
-    """Earlier runs that did."""
+    """The phase with the predicted peak."""
+    uncalibrated_peak: int
+    """Expected peak in bytes before the calibration by earlier runs on this device."""
+    untracked_bytes: int
+    """Bytes of the expected peak that the device's memory counter, which measures runs, misses."""
+    calibration_runs: int
+    """Number of earlier runs that the calibration is based on."""
     seconds: list[float]
-    """Shortest and longest time that training may take; empty: not known."""
+    """Shortest and longest predicted training time; empty if not known."""
     flops: float
     steps: int = 0
     tokens: int
     refused: bool = False
-    """Whether the run was ended for it."""
+    """True if the run was refused because it does not fit."""
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStarted(Event, kind="training-started"):
-    """Training is about to take its first step (or its first after a resume)."""
+    """Training is about to take its first step, or its first step after a resume."""
 
     stage: str = ""
     technique: str
@@ -160,21 +200,21 @@ class TrainingStarted(Event, kind="training-started"):
     epochs: float
     rows: int
     tokens: int
-    """Tokens per pass over the training part, prompts included, padding not."""
+    """Tokens per pass over the training part, with prompts, without padding."""
     trained_tokens: int
-    """Those among them that carry loss."""
+    """Those of the tokens that carry loss."""
     trainable_parameters: int
     parameters: int
     device: str
     precision: str
     details: JSON = field(default_factory=dict)
-    """What else the technique wants on record: targets, batch, template hash."""
+    """Further facts that the technique records: target modules, batch size, template hash."""
     first_step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepped(Event, kind="stepped"):
-    """One optimizer step was taken. Token counts and seconds are of this step alone."""
+class StepFinished(Event, kind="step-finished"):
+    """One optimizer step is finished. Token counts and seconds are those of this step alone."""
 
     stage: str = ""
     step: int
@@ -188,26 +228,26 @@ class Stepped(Event, kind="stepped"):
     seconds: float
     memory_bytes: int
     epoch: float = 0.0
-    extras: dict[str, float] = field(default_factory=dict)
-    """Figures that only this technique has: reward, KL, clip fraction, accuracy."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics of this technique: reward, KL, clip fraction, accuracy and the like."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saved(Event, kind="saved"):
-    """A checkpoint was committed: from here the run can be resumed."""
+class CheckpointSaved(Event, kind="checkpoint-saved"):
+    """A checkpoint was committed; the run can be resumed from here."""
 
     step: int
     path: str
     bytes: int
     seconds: float
 
-    def below(self, folder: str) -> Event:
+    def with_path_prefix(self, folder: str) -> Event:
         return dataclasses.replace(self, path=f"{folder}/{self.path}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained(Event, kind="trained"):
-    """Training ended and the artifact is committed below the run folder."""
+class TrainingFinished(Event, kind="training-finished"):
+    """Training has ended and the artifact is committed below the run folder."""
 
     stage: str = ""
     technique: str
@@ -215,70 +255,71 @@ class Trained(Event, kind="trained"):
     tokens: int
     trained_tokens: int
     seconds: float
-    """Of this process; what earlier ones of a resumed run took stands in their steps."""
+    """Seconds of this process only. The steps hold those of earlier processes of a resumed run."""
     peak_memory_bytes: int
     artifact: str
     """Relative to the run folder."""
     format: Literal["adapter", "model"]
-    answers: bool = True
-    """Whether the artifact is a text model; what a reward model leaves only judges."""
+    is_text_model: bool = True
+    """False if the artifact cannot generate text, as a reward model."""
 
-    def below(self, folder: str) -> Event:
+    def with_path_prefix(self, folder: str) -> Event:
         return dataclasses.replace(self, artifact=f"{folder}/{self.artifact}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched(Event, kind="watched"):
-    """A look at a model in the middle of training, on held-out records.
+class Monitored(Event, kind="monitored"):
+    """The model was evaluated during training, on held-out records.
 
-    What is learned from (``figures["proxy"]``, say) stands beside what is wanted (``gold``).
+    ``metrics`` holds the reward that is optimized (``reward``) beside the one that it stands for
+    (``gold_reward``), if there is one.
     """
 
     stage: str = ""
     step: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
     best: bool
-    """Whether it is the best so far, and was saved as such."""
+    """True if this is the best evaluation so far, and its checkpoint was kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampled(Event, kind="sampled"):
-    """Something that a model said while it was trained."""
+class CompletionSampled(Event, kind="completion-sampled"):
+    """A completion that the model generated during training, with its reward."""
 
     stage: str = ""
     step: int
     prompt: str
-    answer: str
+    completion: str
     reward: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gated(Event, kind="gated"):
-    """A gate inside of a technique was tried.
+class GateChecked(Event, kind="gate-checked"):
+    """A gate inside a technique was checked.
 
-    A run with a gate that said no ends with exit code 6 even if it ends whole, unless the run file
-    accepts that gate's no.
+    A run with a gate that did not pass ends with exit code 6 even if everything else succeeded,
+    unless the run file accepts the failure of that gate.
     """
 
     stage: str = ""
     gate: str
     passed: bool
-    sentence: str
-    """What was found, for people."""
+    message: str
+    """The finding in words."""
     accepted: bool = False
-    """The run file says to go on in spite of a no."""
-    figures: dict[str, float] = field(default_factory=dict)
+    """True if the run file lets the run continue although the gate did not pass."""
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Event, kind="measured"):
     """One metric of one model over the held-out part, with its 95 % interval.
 
-    The values record by record are in the file ``records`` below the run folder.
+    The file ``records`` below the run folder holds the value of each record.
     """
 
     model: str
-    """``base``, ``few-shot`` or ``tuned``; a technique with stages may add others."""
+    """``base``, ``few-shot`` or ``tuned``; the stages of a technique may add others."""
     evaluator: str
     metric: str
     value: float
@@ -290,13 +331,13 @@ class Measured(Event, kind="measured"):
     records: str
     unit: str = ""
 
-    def below(self, folder: str) -> Event:
+    def with_path_prefix(self, folder: str) -> Event:
         return dataclasses.replace(self, records=f"{folder}/{self.records}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished(Event, kind="run-finished"):
-    """The last event: how the run ended. ``status`` is ok, failed or stopped."""
+    """The run has ended; always the last event. ``status`` is ok, failed or stopped."""
 
     status: Literal["ok", "failed", "stopped"]
     exit_code: int

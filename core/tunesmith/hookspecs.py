@@ -1,8 +1,8 @@
-"""The hooks: everything that a plugin can say to tunesmith.
+"""The hooks: the functions that a plugin can implement.
 
-Five hooks return *offers*, descriptions of what the plugin can do. One answers "who knows this
-model reference?". Two give advice about a run before any weight is read. No hook changes a plan,
-patches a library or runs inside the training loop.
+Five hooks return *offers*, descriptions of the components of the plugin. One finds the base model
+for a reference. Two review a run before any weight is read. No hook changes a plan, patches a
+library or runs inside the training loop.
 
 A plugin is a module named in the entry-point group ``tunesmith``::
 
@@ -19,7 +19,7 @@ and implements any of the functions below with the marker from this module::
         return [SHOUTING]
 
 Import inside the function, as above: the module is imported for every command, also for
-``tunesmith --help``, which should stay instant.
+``tunesmith --help``, which must stay fast.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def tunesmith_data_loaders() -> Sequence[DataLoaderOffer[Any]]:  # type: ignore[empty-body]
-    """Offer ways to read records.
+    """Offer data loaders, which read records.
 
     A run file chooses one with ``[data] use = "NAME"``; every other key of that table, except
     ``holdout``, is validated by the offer's own options model.
@@ -56,30 +56,32 @@ def tunesmith_data_loaders() -> Sequence[DataLoaderOffer[Any]]:  # type: ignore[
 
 @hookspec
 def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:  # type: ignore[empty-body]
-    """Offer ways to change a model's weights.
+    """Offer techniques, which change the weights of a model.
 
     A run file chooses one with ``[technique] use = "NAME"``. ``build`` is called only when the
-    run starts: import torch there, not at module level. An offer may also say what a run would
-    take, in its ``estimate``: ``tunesmith plan`` and ``tunesmith run`` ask it before anything
-    begins, and its ``economies`` name changes of the options that save memory.
+    run starts: import torch there, not at module level. An offer may also predict memory and
+    work with ``estimate``, which ``tunesmith plan`` and ``tunesmith run`` call before anything
+    begins, and propose changes of the options that save memory with ``memory_savings``.
     """
 
 
 @hookspec
 def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:  # type: ignore[empty-body]
-    """Offer measurements of a text model.
+    """Offer evaluators, which measure a text model.
 
-    A measurement gives one value per record; tunesmith aggregates them and adds the intervals.
-    Without ``[[evaluators]]`` in the run file, every evaluator whose ``suits`` agrees is used.
+    A measurement has one value per record; tunesmith aggregates them and adds the intervals.
+    Without ``[[evaluators]]`` in the run file, every evaluator is used whose ``default_for``
+    returns True.
     """
 
 
 @hookspec
 def tunesmith_reporters() -> Sequence[ReporterOffer[Any]]:  # type: ignore[empty-body]
-    """Offer places to send a run's events.
+    """Offer reporters, which receive the events of a run.
 
-    A reporter that raises is reported itself, and muted after three failures: it never stops
-    training. Without ``[[reporters]]`` in the run file, those with ``by_default`` are used.
+    An exception in a reporter is reported and does not stop training; after three of them the
+    reporter gets no more events. Without ``[[reporters]]`` in the run file, those with
+    ``by_default`` are used.
     """
 
 
@@ -87,26 +89,26 @@ def tunesmith_reporters() -> Sequence[ReporterOffer[Any]]:  # type: ignore[empty
 def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     """Offer commands: ``tunesmith NAME``.
 
-    The help line stands in the offer, so that ``tunesmith --help`` imports no command. Names of
-    tunesmith's own commands cannot be taken.
+    The help line is part of the offer, so that ``tunesmith --help`` imports no command. The names
+    of the built-in commands cannot be used.
     """
 
 
 @hookspec(firstresult=True)
 def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | None:
-    """Recognise a base model.
+    """Find the base model for a reference.
 
-    ``reference`` is what stands in ``[model] base``: a folder, a GGUF file, a hub id, or whatever
-    a plugin wants to understand. Return None for a reference that is not yours. The first answer
-    counts, built-in plugins are asked last. Do nothing slow here: put that into ``fetch`` of the
-    :class:`tunesmith.contracts.FoundModel`. Plain functions only: a generator would win every
-    call, so the loader refuses one.
+    ``reference`` is the value of ``[model] base``: a folder, a GGUF file, a hub id, or anything
+    else that a plugin recognises. Return None for a reference that the plugin does not know. The
+    first result that is not None counts; built-in plugins are called last. Do nothing slow here:
+    ``fetch`` of the :class:`tunesmith.contracts.FoundModel` is the function for that. Plain
+    functions only: a generator would win every call, so the loader refuses it.
     """
 
 
 @hookspec
 def tunesmith_review_data(dataset: Dataset, plan: Plan) -> Sequence[Finding]:  # type: ignore[empty-body]
-    """Look at the data before training and say what is wrong with it.
+    """Review the data before training and return findings.
 
     An error stops the run before any weight is read; a warning is printed and kept in the report.
     """
@@ -114,7 +116,7 @@ def tunesmith_review_data(dataset: Dataset, plan: Plan) -> Sequence[Finding]:  #
 
 @hookspec
 def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:  # type: ignore[empty-body]
-    """Look at a resolved plan and say what will not go well.
+    """Review a resolved plan and return findings.
 
     An error stops the run (and ``tunesmith check``); a warning is printed and kept in the report.
     """

@@ -1,7 +1,7 @@
-"""This machine: what memory a run can have here, and on which device. Nothing is imported for it.
+"""This machine: its devices and their available memory, found without importing torch.
 
-On Linux the kernel says what is available, and control groups may allow less; NVIDIA's own tool
-says what a GPU has free. Elsewhere some of it is not known, and then nothing is claimed.
+On Linux the kernel reports the available memory, and control groups may allow less; nvidia-smi
+reports the free memory of a GPU. On other systems some values are not known and are None.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["cuda", "cpu"]
-PATIENCE = 5
-"""Seconds that the GPU's tool may take."""
-QUERY = ("--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
+DeviceType = Literal["cuda", "cpu"]
+NVIDIA_SMI_TIMEOUT = 5
+"""Seconds that nvidia-smi may take."""
+NVIDIA_SMI_QUERY = ("--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """A device of this machine."""
 
-    kind: Kind
+    type: DeviceType
     name: str
     memory: int | None
-    """Bytes that a run can have; None: not known."""
+    """Bytes available to a run; None if not known."""
     cores: int = 0
     flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The processor, and the first GPU that torch would use, if there is one."""
+    """The processor, and the first GPU that torch would use if there is one."""
 
     processor: Device
     gpu: Device | None = None
 
-    def device(self, wanted: str) -> Device:
-        """The device that ``[run] device`` means here."""
-        if self.gpu is not None and (wanted == "auto" or wanted.startswith("cuda")):
+    def select_device(self, name: str) -> Device:
+        """Return the device of this machine for a value of ``[run] device``."""
+        if self.gpu is not None and (name == "auto" or name.startswith("cuda")):
             return self.gpu
         return self.processor
 
 
-def this_machine() -> Machine:
-    """Look around. Takes milliseconds, or as long as the GPU's tool takes."""
+def detect_machine() -> Machine:
+    """Find the devices of this machine. Takes milliseconds, or as long as nvidia-smi takes."""
     name, flags = _processor(Path("/proc/cpuinfo"))
     processor = Device(
-        kind="cpu",
+        type="cpu",
         name=name,
         memory=available_memory(),
         cores=available_processors(),
@@ -61,8 +61,8 @@ def this_machine() -> Machine:
     return Machine(processor, _gpu(os.environ))
 
 
-def peak_resident() -> int:
-    """The most memory that this process has held so far, in bytes; 0 where that is not known."""
+def peak_resident_memory() -> int:
+    """Return the peak resident memory of this process in bytes; 0 if not known."""
     try:
         import resource
     except ImportError:  # Windows
@@ -72,29 +72,29 @@ def peak_resident() -> int:
 
 
 def available_processors() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that a process may take: the kernel's word, or less where a control group says so.
+    """Return the bytes that a process may take, by the kernel or a stricter control group.
 
-    None where neither is known.
+    None if neither is known.
     """
     path = root / "proc/meminfo"
-    found = []
+    limits = []
     if path.is_file():
         lines = path.read_text().splitlines()
-        found = [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")]
+        limits = [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")]
     elif platform.system() == "Darwin":
-        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    return min([*found, *_group_limits(root)], default=None)
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return min([*limits, *_group_limits(root)], default=None)
 
 
 def _group_limits(root: Path) -> Iterator[int]:
-    """What each control group above this process has left; file cache counts as left."""
+    """Yield the free bytes of each control group of this process; file cache counts as free."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -112,23 +112,23 @@ def _group_limits(root: Path) -> Iterator[int]:
             continue
         parts = Path(path.lstrip("/")).parts
         for depth in range(len(parts) + 1):
-            left = _left(start.joinpath(*parts[:depth]), *names)
-            if left is not None:
-                yield left
+            free = _group_free_memory(start.joinpath(*parts[:depth]), *names)
+            if free is not None:
+                yield free
 
 
-def _left(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
+def _group_free_memory(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
     try:
-        most = int((folder / limit).read_text())
-        taken = int((folder / used).read_text())
+        maximum = int((folder / limit).read_text())
+        current = int((folder / used).read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no such group, or no limit: "max"
         return None
-    return max(0, most - taken + int(stat.get(reclaimable, 0)))
+    return max(0, maximum - current + int(stat.get(reclaimable, 0)))
 
 
 def _processor(path: Path) -> tuple[str, frozenset[str]]:
-    """Name and flags of the processor."""
+    """Return the name and the flags of the processor."""
     name, flags = platform.processor() or platform.machine(), frozenset[str]()
     try:
         lines = path.read_text(errors="replace").splitlines()
@@ -144,17 +144,21 @@ def _processor(path: Path) -> tuple[str, frozenset[str]]:
 
 
 def _gpu(environment: Mapping[str, str]) -> Device | None:
-    """The GPU that torch would take first; None where there is none or torch cannot use it."""
+    """Return the GPU that torch would use first; None if there is none or torch cannot use it."""
     tool = shutil.which("nvidia-smi")
-    if tool is None or not _torch_knows_gpus():
+    if tool is None or not _torch_supports_gpus():
         return None
     try:
-        done = subprocess.run(
-            [tool, *QUERY], capture_output=True, text=True, timeout=PATIENCE, check=True
+        result = subprocess.run(
+            [tool, *NVIDIA_SMI_QUERY],
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_TIMEOUT,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    rows = [line.rsplit(",", 2) for line in done.stdout.splitlines() if line.count(",") >= 2]
+    rows = [line.rsplit(",", 2) for line in result.stdout.splitlines() if line.count(",") >= 2]
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     index = 0
     if visible is not None:
@@ -167,11 +171,11 @@ def _gpu(environment: Mapping[str, str]) -> Device | None:
     name, _, free = rows[index]
     if not free.strip().isdigit():
         return None
-    return Device(kind="cuda", name=name.strip(), memory=int(free) << 20)
+    return Device(type="cuda", name=name.strip(), memory=int(free) << 20)
 
 
-def _torch_knows_gpus() -> bool:
-    """Whether the installed torch was built for GPUs: its version says where it was not."""
+def _torch_supports_gpus() -> bool:
+    """Return True unless the version of the installed torch is of a build without GPUs."""
     try:
         return not metadata.version("torch").endswith("+cpu")
     except metadata.PackageNotFoundError:

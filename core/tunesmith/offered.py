@@ -1,4 +1,4 @@
-"""An offer together with the plugin that makes it."""
+"""Offers together with the plugin that makes them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tunesmith.offers import Offer
 
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
 
-BUILTIN = "tunesmith"
-"""The distribution that the built-in plugins come from."""
-FILES = "file"
-"""What stands in the place of the distribution for a one-off file."""
+BUILTIN_DISTRIBUTION = "tunesmith"
+"""Name of the distribution of the built-in plugins."""
+FILE_DISTRIBUTION = "file"
+"""Used in place of the distribution if the plugin is a single file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """One plugin, and what became of it."""
+    """One plugin, with the result of loading it."""
 
     name: str
     distribution: str
@@ -30,27 +30,29 @@ class Plugin:
 
     @property
     def full_name(self) -> str:
-        """``distribution:name``: unique."""
+        """Unique name, ``distribution:name``."""
         return f"{self.distribution}:{self.name}"
 
     @property
-    def builtin(self) -> bool:
-        return self.distribution == BUILTIN
+    def is_builtin(self) -> bool:
+        return self.distribution == BUILTIN_DISTRIBUTION
 
 
 @dataclass(frozen=True)
 class Offered(Generic[O]):
-    """An offer and the plugin that makes it."""
+    """An offer with the plugin that makes it."""
 
     plugin: Plugin
     offer: O
 
     @property
     def full_name(self) -> str:
-        """``distribution:name``, which a run file may use where the short name is ambiguous.
+        """Name for a run file in which the short name is ambiguous, ``distribution:name``.
 
-        Single files share a distribution, so theirs is ``file:STEM:name``.
+        Single files share a distribution, so their offers are named ``file:STEM:name``.
         """
         plugin = self.plugin
-        home = plugin.full_name if plugin.distribution == FILES else plugin.distribution
-        return f"{home}:{self.offer.name}"
+        prefix = (
+            plugin.full_name if plugin.distribution == FILE_DISTRIBUTION else plugin.distribution
+        )
+        return f"{prefix}:{self.offer.name}"

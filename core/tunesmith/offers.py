@@ -1,8 +1,8 @@
-"""Offers: what a plugin can do, said in data.
+"""Offers: descriptions of the components that a plugin provides, as data.
 
-An offer names a component, describes it in a sentence, owns its options (a pydantic model) and
-knows how to build the real thing. The core reads offers; it builds only what a run uses, and heavy
-libraries are imported inside ``build``. One kind of offer for each kind of component.
+An offer names a component, describes it in a phrase, has the class of its options (a pydantic
+model) and a function that builds it. The core reads offers; it builds only the components of the
+run, and heavy libraries are imported inside ``build``. Each kind of component has a kind of offer.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from tunesmith.contracts import (
     DataLoader,
-    Economy,
     Estimate,
     EstimateRequest,
     Evaluator,
+    MemorySaving,
     Reporter,
     Technique,
 )
@@ -31,21 +31,21 @@ C = TypeVar("C", bound="BaseModel")
 
 @dataclass(frozen=True, kw_only=True)
 class Promises:
-    """What a technique promises; the conformance kit holds it to each."""
+    """The promises of a technique; the conformance kit checks each of them."""
 
     deterministic: bool = True
     """The same seed on the same machine gives the same losses."""
     resumable: bool = True
-    """An interrupted run continues to the very weights of an uninterrupted one."""
+    """An interrupted run ends with the same weights as an uninterrupted one."""
     base_weights_unchanged: bool = False
     """The base model's own weights are not touched: the artifact is an adapter."""
     mergeable: bool = False
-    """The artifact can be folded into the base model."""
+    """The artifact can be merged into the base model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataLoaderOffer(Generic[C]):
-    """A way to read records."""
+    """An offer of a data loader, which reads records."""
 
     kind: ClassVar[str] = "data loader"
     name: str
@@ -57,56 +57,56 @@ class DataLoaderOffer(Generic[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class TechniqueOffer(Generic[C]):
-    """A way to change a model's weights."""
+    """An offer of a technique, which changes the weights of a model."""
 
     kind: ClassVar[str] = "technique"
     name: str
-    """Lower case, digits, hyphens."""
+    """Lower-case letters, digits and hyphens."""
     summary: str
     """One line, for ``tunesmith plugins list``."""
     config: type[C]
-    """A frozen pydantic model that refuses unknown keys; every field with help, bounds and unit."""
+    """Frozen pydantic model that refuses unknown keys; every field has help, bounds and unit."""
     build: Callable[[C], Technique]
-    """Imports its heavy libraries inside."""
+    """Builds the technique; heavy libraries are imported inside this function."""
     accepts: frozenset[type[Record]]
-    """Kinds of records it can learn from; checked before any weight is read."""
+    """Kinds of records that it trains on; checked before any weight is read."""
     needs: tuple[str, ...] = ()
     """Requirements such as ``bitsandbytes>=0.46``: checked from metadata, never by importing."""
     promises: Promises = field(default_factory=Promises)
     estimate: Callable[[C, EstimateRequest], Iterator[Estimate]] | None = None
-    """What a run would take: at once and without heavy imports, then again and better.
+    """Predicts memory and work: a first estimate quickly, without heavy imports, then better ones.
 
-    Each estimate replaces the one before; who is in a hurry takes the first. None: not known.
+    Each estimate replaces the one before; a caller may use the first alone. None: no estimate.
     """
     data_parallel: bool = False
-    """Whether several processes that torchrun started may train together. Each of them is given the
-    same job; those above rank 0 write nothing, and what they emit is heard by nobody."""
-    economies: Callable[[C], Sequence[Economy[C]]] | None = None
-    """Changes of the options that save memory, the least painful first."""
+    """True if several processes of torchrun can train together. Each of them gets the same job;
+    worker ranks (above 0) write nothing, and the events that they emit are dropped."""
+    memory_savings: Callable[[C], Sequence[MemorySaving[C]]] | None = None
+    """Proposes changes of the options that save memory, the cheapest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A number that an evaluator produces, and which way is better."""
+    """A named number that an evaluator measures, with the direction that is better."""
 
     name: str
     higher_is_better: bool
     unit: str = ""
-    describes: bool = False
-    """It says what a model is like (a length, a distance), and not how good it is."""
+    is_descriptive: bool = False
+    """True if it describes a model (a length, a distance) and does not rate it."""
 
 
-def _never(records: Sequence[Record]) -> bool:
+def _no_default(records: Sequence[Record]) -> bool:
     return False
 
 
-def _one(config: Any) -> int:
+def _one_model(config: Any) -> int:
     return 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorOffer(Generic[C]):
-    """A measurement of a text model."""
+    """An offer of an evaluator, which measures a text model."""
 
     kind: ClassVar[str] = "evaluator"
     name: str
@@ -115,30 +115,30 @@ class EvaluatorOffer(Generic[C]):
     build: Callable[[C], Evaluator]
     metrics: tuple[Metric, ...]
     needs: tuple[str, ...] = ()
-    suits: Callable[[Sequence[Record]], bool] = _never
-    """Whether it is used on such records when the run file names no evaluator."""
-    models: Callable[[C], int] = _one
-    """How many models it holds in memory at once, the measured one included; for plans."""
+    default_for: Callable[[Sequence[Record]], bool] = _no_default
+    """Returns True for records on which it is used if the run file names no evaluator."""
+    model_count: Callable[[C], int] = _one_model
+    """Returns the number of models in memory at the same time, the measured one included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReporterOffer(Generic[C]):
-    """A place to send a run's events."""
+    """An offer of a reporter, which receives the events of a run."""
 
     kind: ClassVar[str] = "reporter"
     name: str
     summary: str
     config: type[C]
     build: Callable[[C, Any], Reporter]
-    """Called with the options and the run's :class:`tunesmith.storage.RunFolder`."""
+    """Builds it from the options and the :class:`tunesmith.storage.RunFolder` of the run."""
     needs: tuple[str, ...] = ()
     by_default: bool = False
-    """Whether it is used when the run file names no reporter."""
+    """True if it is used when the run file names no reporter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandOffer:
-    """A command: ``tunesmith NAME``. The help line stands here so that --help imports nothing."""
+    """An offer of a command, ``tunesmith NAME``, whose ``summary`` is its help line."""
 
     kind: ClassVar[str] = "command"
     name: str

@@ -1,41 +1,54 @@
-"""Options: the tables of a run file that belong to the core, and the base for plugins' own.
+"""Options: the tables of a run file that belong to the core, and the base class for plugins.
 
-Imported when a run file is read, never for ``--help``: pydantic takes its time.
+Imported when a run file is read, never for ``--help``: importing pydantic is slow.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 M = TypeVar("M", bound=BaseModel)
 
 DataPath = Annotated[str, Field(json_schema_extra={"path": True})]
-"""A path option: a relative one is taken from the folder of the run file that names it."""
+"""A path option; relative paths start at the folder of the run file."""
 
 
 class Options(BaseModel):
-    """Base of all options: cannot be changed once made, refuses unknown keys and wrong types."""
+    """Base class of all options: immutable, refuses unknown keys and wrong types."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {}
+    """Present key by the key of an earlier version, which is refused with a hint at the present
+    one. Subclasses add to the tables of their base classes: see :func:`earlier_keys`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-def from_table(options: type[M], table: Mapping[str, Any]) -> M:
-    """Options from a table of a run file.
+def earlier_keys(options: type[BaseModel]) -> dict[str, str]:
+    """Return the present key of each key of an earlier version, over all base classes."""
+    tables: list[Mapping[str, str]] = [
+        vars(cls).get("EARLIER", {}) for cls in reversed(options.__mro__)
+    ]
+    return {old: new for table in tables for old, new in table.items()}
 
-    Read as JSON: TOML knows arrays, not tuples or sets, and strict options would refuse them.
+
+def from_table(options: type[M], table: Mapping[str, Any]) -> M:
+    """Build options from a table of a run file.
+
+    The table is read as JSON: TOML has arrays, but no tuples or sets, and strict options would
+    refuse an array for those.
 
     Raises:
-        pydantic.ValidationError: with everything that is wrong.
+        pydantic.ValidationError: with every problem of the table.
     """
     return options.model_validate_json(json.dumps(dict(table), default=str))
 
 
 class RunOptions(Options):
-    """``[run]``: what holds for the run as a whole."""
+    """Table ``[run]``: settings of the run itself."""
 
     name: str = Field(
         "",
@@ -44,21 +57,21 @@ class RunOptions(Options):
         pattern=r"^[A-Za-z0-9._-]*$",
     )
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of split, initialisation and order.")
-    folder: DataPath = Field("runs", description="Folder in which the run's own folder is made.")
+    folder: DataPath = Field("runs", description="Folder in which the run folder is created.")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="Where to train: auto, cpu, cuda, cuda:N or mps.",
+        description="Device to train on: auto, cpu, cuda, cuda:N or mps.",
     )
     max_minutes: float | None = Field(
         None,
         gt=0,
-        description="Stop training, resumable, after so many minutes (exit code 75).",
+        description="Stop training after this many minutes; the run can be resumed (exit code 75).",
     )
 
 
 class ModelOptions(Options):
-    """``[model]``: which model to start from."""
+    """Table ``[model]``: the base model."""
 
     base: str = Field(
         min_length=1,
@@ -71,20 +84,22 @@ class ModelOptions(Options):
 
 
 class DataOptions(Options):
-    """``[data]``: the keys that belong to the core; all others belong to the chosen loader."""
+    """Table ``[data]``: the keys of the core; all other keys belong to the data loader."""
 
-    use: str = Field(min_length=1, description="Which data loader reads the data.")
+    use: str = Field(min_length=1, description="Name of the data loader.")
     holdout: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | None = Field(
         None,
         description=(
-            "What is held out for evaluation: a share below 1, or a number of rows. Unset: a "
-            "fifth, at most 500 rows. Not used when the loader brings held-out records of its own."
+            "Rows held out for evaluation: a share below 1, or a number of rows. Unset: a fifth, "
+            "at most 500 rows. Not used if the data loader returns held-out records."
         ),
     )
 
 
 class BaselineOptions(Options):
-    """``[baselines]``: what the tuned model has to beat."""
+    """Table ``[baselines]``: the models that the tuned model is compared with."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {"instruction": "system_prompt"}
 
     zero_shot: bool = Field(True, description="Measure the untouched model with the prompt alone.")
     shots: int = Field(
@@ -99,14 +114,14 @@ class BaselineOptions(Options):
     system_prompt: str | None = Field(
         None,
         description=(
-            "System prompt that both baselines get: the best you would write if you did not "
-            "fine-tune. The tuned model does not get it."
+            "System prompt of both baselines: the best one you would write without fine-tuning. "
+            "The tuned model does not get it."
         ),
     )
 
 
 class GateOptions(Options):
-    """``[gate]``: what must hold for the run to end with exit code 0 instead of 6."""
+    """Table ``[gate]``: conditions for the run to end with exit code 0 instead of 6."""
 
     must_beat: list[Literal["base", "few-shot"]] = Field(
         [],
@@ -122,19 +137,19 @@ class GateOptions(Options):
 
 
 class PlanOptions(Options):
-    """``[plan]``: how the run is planned; nothing of it changes the run."""
+    """Table ``[plan]``: settings of ``tunesmith plan``; they do not change the run."""
 
     prices: DataPath | None = Field(
         None,
         description=(
-            "A TOML file with GPUs and prices that go over the packaged table. Without it, "
-            "prices.toml in the configuration directory does, if it is there."
+            "A TOML file with GPUs and prices that override the packaged table. Unset: "
+            "prices.toml in the configuration directory, if it exists."
         ),
     )
 
 
 class PluginsOptions(Options):
-    """``[plugins]``: which plugins this run needs, adds or does without."""
+    """Table ``[plugins]``: plugins that the run requires, adds or disables."""
 
     require: list[str] = Field([], description='Requirements, such as "tunesmith-mlflow>=0.2".')
     disable: list[str] = Field([], description="Plugins to leave out, by name.")

@@ -1,4 +1,4 @@
-"""The plan: a run as a value, decided, checked and printable."""
+"""The plan: a run as a checked, printable value."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ O = TypeVar("O", bound=ConfiguredOffer)  # noqa: E741 - O as in offer
 
 @dataclass(frozen=True)
 class Component(Generic[O]):
-    """A chosen offer with its validated options."""
+    """An offer that the run file names, with its validated options."""
 
     offered: Offered[O]
     config: BaseModel
     use: str = ""
-    """The name that the run file uses, where it is not the short one."""
+    """Name in the run file, if it is not the short name."""
 
     @property
     def offer(self) -> O:
         return self.offered.offer
 
     def to_json(self) -> dict[str, Any]:
-        """The component's table: ``use`` and every option, defaults included."""
+        """Return the table of the component: ``use`` and every option, defaults included."""
         return {
             "use": self.use or self.offer.name,
             **self.config.model_dump(mode="json", by_alias=True),
@@ -52,7 +52,7 @@ class Component(Generic[O]):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run as a value: everything that will happen, decided and checked."""
+    """A run as a value: all settings, resolved and checked."""
 
     run: RunOptions
     model: ModelOptions
@@ -61,11 +61,11 @@ class Plan:
     holdout: float | int | None
     technique: Component[TechniqueOffer[Any]]
     evaluators: tuple[Component[EvaluatorOffer[Any]], ...]
-    """Empty: those that suit the held-out records, decided when they are read."""
+    """Empty: the default evaluators for the held-out records, chosen when those are read."""
     reporters: tuple[Component[ReporterOffer[Any]], ...]
     baselines: BaselineOptions
     gate: GateOptions
-    planning: PlanOptions
+    plan_options: PlanOptions
     plugins: PluginsOptions
     origins: Mapping[str, str]
 
@@ -74,7 +74,7 @@ class Plan:
         return self.run.name
 
     def to_json(self) -> dict[str, Any]:
-        """The resolved run file: every key with its value, paths absolute. It runs again as is."""
+        """Return the resolved run file: every key with its value, paths absolute."""
         return {
             "run": self.run.model_dump(mode="json"),
             "model": self.model.model_dump(mode="json"),
@@ -84,12 +84,15 @@ class Plan:
             "reporters": [reporter.to_json() for reporter in self.reporters],
             "baselines": self.baselines.model_dump(mode="json"),
             "gate": self.gate.model_dump(mode="json"),
-            "plan": self.planning.model_dump(mode="json"),
+            "plan": self.plan_options.model_dump(mode="json"),
             "plugins": self.plugins.model_dump(mode="json"),
         }
 
     def to_toml(self) -> str:
-        """The resolved plan as a run file. TOML has no null, so unset options are left out."""
+        """Return the plan as a run file that gives the same plan again.
+
+        TOML has no null, so unset options are left out.
+        """
         import tomli_w
 
         return tomli_w.dumps(_without_none(self.to_json()))

@@ -1,8 +1,8 @@
-"""Find plugins, load each in isolation, and keep an account of what happened to every one.
+"""Find plugins, load each of them in isolation, and record the result for every one.
 
-pluggy's own loader stops at the first plugin that cannot be imported and drops a second plugin of
-the same name without a word. Here one broken plugin harms nobody: it is listed with its reason, and
-it is an error only where a run needs it.
+The loader of pluggy stops at the first plugin that cannot be imported and silently drops a second
+plugin of the same name. Here a broken plugin does not affect the others: it is listed with its
+reason, and it is an error only if a run needs it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import pluggy
 
 from tunesmith import hookspecs
 from tunesmith.errors import PluginError, TunesmithError
-from tunesmith.offered import FILES, Plugin
+from tunesmith.offered import FILE_DISTRIBUTION, Plugin
 
-GROUP = "tunesmith"
+ENTRY_POINT_GROUP = "tunesmith"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which plugins to load."""
+    """The plugins to load."""
 
-    only: frozenset[str] | None = None
-    """Third-party plugins allowed (by plugin or distribution name); None allows all."""
+    allowed: frozenset[str] | None = None
+    """Allowed third-party plugins, by name of plugin or distribution; None allows all."""
     disabled: frozenset[str] = frozenset()
     files: tuple[str, ...] = ()
 
@@ -41,26 +41,26 @@ class Selection:
     def from_environment(
         cls, *, disabled: Iterable[str] = (), files: Iterable[str] = ()
     ) -> Selection:
-        """What ``TUNESMITH_PLUGINS`` allows: a comma-separated list; empty allows none."""
-        allowed = os.environ.get("TUNESMITH_PLUGINS")
-        only = None
-        if allowed is not None:
-            only = frozenset(name.strip() for name in allowed.split(",") if name.strip())
-        return cls(only=only, disabled=frozenset(disabled), files=tuple(files))
+        """Read the allowed plugins from ``TUNESMITH_PLUGINS``, comma-separated; empty: none."""
+        names = os.environ.get("TUNESMITH_PLUGINS")
+        allowed = None
+        if names is not None:
+            allowed = frozenset(name.strip() for name in names.split(",") if name.strip())
+        return cls(allowed=allowed, disabled=frozenset(disabled), files=tuple(files))
 
-    def blocks(self, plugin: Plugin) -> str:
-        """Why the plugin is left out; empty when it is not."""
+    def block_reason(self, plugin: Plugin) -> str:
+        """Return the reason why the plugin is not loaded; empty if it is."""
         names = {plugin.name, plugin.distribution, plugin.full_name}
         if names & self.disabled:
             return "disabled by --no-plugin or [plugins] disable"
-        if self.only is not None and not plugin.builtin and not names & self.only:
+        if self.allowed is not None and not plugin.is_builtin and not names & self.allowed:
             return "not in TUNESMITH_PLUGINS"
         return ""
 
 
 @dataclass
 class Plugins:
-    """What was found. ``manager`` holds the active ones, registered under their full names."""
+    """All plugins found. ``manager`` holds the active ones, registered under their full names."""
 
     manager: pluggy.PluginManager
     found: list[Plugin] = field(default_factory=list)
@@ -72,18 +72,18 @@ class Plugins:
         return (plugin for plugin in self.found if plugin.state == "broken")
 
     def implementations(self, hook: str) -> Iterator[tuple[Plugin, Callable[..., Any]]]:
-        """Active plugins that implement the hook, third parties before built-ins."""
+        """Yield the active plugins that implement a hook, third parties before built-in ones."""
         by_name = {plugin.full_name: plugin for plugin in self.active()}
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             if implementation.plugin_name in by_name:
                 yield by_name[implementation.plugin_name], implementation.function
 
     def call(self, plugin: Plugin, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        """Call one hook implementation with the arguments that it asks for.
+        """Call one hook implementation with those of the arguments that it accepts.
 
         Raises:
-            PluginError: whatever else the plugin raised, with its name, version and line.
-            TunesmithError: what it raised on purpose.
+            TunesmithError: raised by the plugin on purpose.
+            PluginError: any other exception of the plugin, with its name, version and line.
         """
         names = inspect.signature(function).parameters
         started = time.perf_counter()
@@ -94,48 +94,50 @@ class Plugins:
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f'plugin "{plugin.full_name}" {plugin.version} failed in '
-                f"{function.__name__}: {describe(error)}"
+                f"{function.__name__}: {describe_error(error)}"
             ) from error
         if os.environ.get("TUNESMITH_TRACE"):
-            spent = (time.perf_counter() - started) * 1000
-            line = f"trace: {plugin.full_name} {function.__name__} {spent:.1f} ms -> {result!r}"
+            milliseconds = (time.perf_counter() - started) * 1000
+            line = (
+                f"trace: {plugin.full_name} {function.__name__} {milliseconds:.1f} ms -> {result!r}"
+            )
             print(line[:500].encode("ascii", "backslashreplace").decode(), file=sys.stderr)
         return result
 
     def module(self, name: str) -> tuple[Plugin, Any]:
-        """A plugin by its own or its distribution's name, and its module.
+        """Return a plugin, by the name of the plugin or of its distribution, and its module.
 
         Raises:
-            PluginError: there is none, it is broken or blocked, or the name says too little.
+            PluginError: there is none, it is broken or blocked, or the name is ambiguous.
         """
-        named = [p for p in self.found if name in (p.name, p.full_name, p.distribution)]
-        if len(named) != 1:
-            names = ", ".join(p.full_name for p in named or self.found)
-            what = "more than one plugin is" if named else "no plugin is"
-            raise PluginError(f'{what} named "{name}"', hint=f"there are {names}")
-        plugin = named[0]
+        matches = [p for p in self.found if name in (p.name, p.full_name, p.distribution)]
+        if len(matches) != 1:
+            names = ", ".join(p.full_name for p in matches or self.found)
+            what = "more than one plugin is" if matches else "no plugin is"
+            raise PluginError(f'{what} named "{name}"', hint=f"installed: {names}")
+        plugin = matches[0]
         if plugin.state != "active":
             what = f'plugin "{plugin.full_name}" {plugin.version} is {plugin.state}'
             raise PluginError(f"{what}: {plugin.reason}")
         return plugin, self.manager.get_plugin(plugin.full_name)
 
     def mark_broken(self, plugin: Plugin, reason: str) -> None:
-        """Record that an active plugin turned out not to work."""
+        """Record that an active plugin does not work."""
         self.found[self.found.index(plugin)] = replace(plugin, state="broken", reason=reason)
 
 
-def find(selection: Selection | None = None) -> Plugins:
+def find_plugins(selection: Selection | None = None) -> Plugins:
     """Load every installed plugin that the selection allows, built-in ones first.
 
     Entry-point order is an accident of the file system, so plugins are sorted: built-in, then by
     distribution, then by name.
     """
-    chosen = selection or Selection.from_environment()
+    selection = selection or Selection.from_environment()
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     plugins = Plugins(manager)
-    for plugin, load in [*_installed(), *_from_files(chosen.files)]:
-        reason = chosen.blocks(plugin)
+    for plugin, load in [*_find_installed(), *_find_files(selection.files)]:
+        reason = selection.block_reason(plugin)
         if reason:
             plugins.found.append(replace(plugin, state="blocked", reason=reason))
         else:
@@ -143,14 +145,14 @@ def find(selection: Selection | None = None) -> Plugins:
     return plugins
 
 
-def only(modules: Mapping[str, object]) -> Plugins:
-    """Just these modules, by plugin name, and nothing that is installed: for tests."""
+def load_modules(modules: Mapping[str, object]) -> Plugins:
+    """Load these modules, by plugin name, and no installed plugins: for tests."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     plugins = Plugins(manager)
     for name, module in modules.items():
-        where = str(vars(module).get("__name__", name))
-        plugin = Plugin(name=name, distribution=FILES, version="", module=where)
+        module_name = str(vars(module).get("__name__", name))
+        plugin = Plugin(name=name, distribution=FILE_DISTRIBUTION, version="", module=module_name)
 
         def load(module: object = module) -> object:
             return module
@@ -159,8 +161,8 @@ def only(modules: Mapping[str, object]) -> Plugins:
     return plugins
 
 
-def missing(requirements: Sequence[str]) -> list[str]:
-    """What of ``requirements`` is not installed, in words. Metadata only: nothing is imported."""
+def missing_requirements(requirements: Sequence[str]) -> list[str]:
+    """Return a message for each requirement that is not installed, without importing anything."""
     from packaging.requirements import Requirement
 
     problems = []
@@ -178,8 +180,8 @@ def missing(requirements: Sequence[str]) -> list[str]:
     return problems
 
 
-def describe(error: BaseException) -> str:
-    """Type, message and place of a plugin's exception, in one line."""
+def describe_error(error: BaseException) -> str:
+    """Return type, message, file and line of an exception, as one line."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())
@@ -187,10 +189,10 @@ def describe(error: BaseException) -> str:
 
 
 @contextmanager
-def blame(plugin: Plugin) -> Iterator[None]:
-    """Name the plugin when its code raises something unforeseen.
+def attribute_errors_to(plugin: Plugin) -> Iterator[None]:
+    """Turn an unexpected exception of the plugin's code into an error that names the plugin.
 
-    What tunesmith itself defines (a data error, a stopped run) passes unchanged.
+    Exceptions that tunesmith defines (a data error, a stopped run) pass unchanged.
 
     Raises:
         PluginError: with the plugin's name and version and the line that raised.
@@ -201,7 +203,7 @@ def blame(plugin: Plugin) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise PluginError(
-            f'plugin "{plugin.full_name}" {plugin.version} failed: {describe(error)}',
+            f'plugin "{plugin.full_name}" {plugin.version} failed: {describe_error(error)}',
             hint="run again with --debug for the traceback",
         ) from error
 
@@ -209,9 +211,9 @@ def blame(plugin: Plugin) -> Iterator[None]:
 Loader = Callable[[], object]
 
 
-def _installed() -> list[tuple[Plugin, Loader]]:
+def _find_installed() -> list[tuple[Plugin, Loader]]:
     found: dict[tuple[str, str], tuple[Plugin, Loader]] = {}
-    for entry in metadata.entry_points(group=GROUP):
+    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
         distribution = entry.dist.name if entry.dist else "unknown"
         plugin = Plugin(
             name=entry.name,
@@ -219,14 +221,15 @@ def _installed() -> list[tuple[Plugin, Loader]]:
             version=entry.dist.version if entry.dist else "",
             module=entry.value,
         )
-        # An editable install beside a wheel lists the same entry twice; the first one is imported.
+        # An editable install next to a wheel lists the entry twice; the first one is imported.
         found.setdefault((distribution, entry.name), (plugin, entry.load))
     return sorted(
-        found.values(), key=lambda pair: (not pair[0].builtin, pair[0].distribution, pair[0].name)
+        found.values(),
+        key=lambda pair: (not pair[0].is_builtin, pair[0].distribution, pair[0].name),
     )
 
 
-def _from_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
+def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
     for file in files:
         path = Path(file)
 
@@ -235,7 +238,7 @@ def _from_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
             if spec is None or spec.loader is None or not path.is_file():
                 raise FileNotFoundError(f"no Python file at {path}")
             module = importlib.util.module_from_spec(spec)
-            # Annotations of options and dataclasses are looked up in the module of this name.
+            # pydantic and dataclasses resolve annotations in the module of this name.
             sys.modules[spec.name] = module
             try:
                 spec.loader.exec_module(module)
@@ -244,7 +247,10 @@ def _from_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
                 raise
             return module
 
-        yield Plugin(name=path.stem, distribution=FILES, version="", module=str(path)), load
+        yield (
+            Plugin(name=path.stem, distribution=FILE_DISTRIBUTION, version="", module=str(path)),
+            load,
+        )
 
 
 def _load(manager: pluggy.PluginManager, plugin: Plugin, load: Loader) -> Plugin:
@@ -252,16 +258,16 @@ def _load(manager: pluggy.PluginManager, plugin: Plugin, load: Loader) -> Plugin
     try:
         module = load()
         manager.register(module, plugin.full_name)
-        hooks = _check(manager, module)
+        hooks = _check_hooks(manager, module)
     except (Exception, SystemExit) as error:
         if manager.has_plugin(plugin.full_name):
             manager.unregister(name=plugin.full_name)
-        return replace(plugin, state="broken", reason=describe(error))
+        return replace(plugin, state="broken", reason=describe_error(error))
     return replace(plugin, hooks=hooks, seconds=time.perf_counter() - started)
 
 
-def _check(manager: pluggy.PluginManager, module: object) -> tuple[str, ...]:
-    """Names of the hooks implemented; raises where one is misspelled or of an unfit kind."""
+def _check_hooks(manager: pluggy.PluginManager, module: object) -> tuple[str, ...]:
+    """Return the names of the implemented hooks; raise if one is misspelled or a generator."""
     manager.check_pending()
     callers = manager.get_hookcallers(module) or []
     if not callers:

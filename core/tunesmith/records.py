@@ -1,8 +1,8 @@
-"""Records: the plain data that travels from loaders to techniques and evaluators.
+"""Records: the plain data that data loaders pass to techniques and evaluators.
 
-A loader makes them, a technique trains on them, an evaluator measures on them; none of the three
-needs to know the other two. There are no tensors and no templates here: *what is said*, not how
-one model family writes it down.
+A data loader makes records, a technique trains on them, an evaluator measures a model on them; none
+of the three needs to know the other two. Records hold no tensors and know no chat template: they
+are the content, not its rendering for a family of models.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ class Message:
 
 
 Prompt: TypeAlias = str | tuple[Message, ...]
-"""What a text model is given: a conversation to be continued, or bare text."""
+"""Input of a text model: a conversation to be continued, or plain text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What every record has: where it came from, and what ties it to others.
+    """Base class of records: the source of the record, its group and its slices.
 
-    ``group`` names what must not be torn apart by a split (a patient, a ticket thread);
-    ``slices`` are labels under which results are also reported.
+    A split keeps the records of a ``group`` (a patient, a ticket thread) in one part. ``slices``
+    are labels for which results are also reported separately.
     """
 
     source: str
-    """``file:line``, or whatever else finds this record again."""
+    """``file:line``, or another reference to the origin of the record."""
     group: str | None = None
     slices: tuple[tuple[str, str], ...] = field(default=())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text(Record):
-    """Plain text; every token is learned."""
+    """Plain text; every token carries loss."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion(Record):
-    """A prompt and the answer to learn; the prompt carries no loss."""
+    """A prompt and its completion; only the completion carries loss."""
 
     prompt: str
     completion: str
@@ -58,14 +58,14 @@ class Completion(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chat(Record):
-    """A conversation; the assistant's turns are learned."""
+    """A conversation; the assistant's turns carry loss."""
 
     messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preference(Record):
-    """One prompt with an answer that was preferred and one that was not."""
+    """A prompt with a chosen and a rejected completion."""
 
     prompt: tuple[Message, ...]
     chosen: str
@@ -73,11 +73,11 @@ class Preference(Record):
 
 
 def exchanges(record: Record) -> Iterator[tuple[Prompt, str]]:
-    """Every (prompt, answer) that the record teaches, in order.
+    """Yield the (prompt, completion) pairs of a record, in order.
 
-    A :class:`Chat` gives one for each assistant turn, with all turns before it as the prompt.
-    A :class:`Completion` is a conversation of one exchange. A :class:`Text` is an answer to
-    the empty prompt. A :class:`Preference` teaches its chosen answer.
+    A :class:`Chat` has one for each assistant turn, with all turns before it as the prompt. A
+    :class:`Completion` has one, with the prompt as a user turn. A :class:`Text` is the completion
+    of the empty prompt. A :class:`Preference` has its prompt and its chosen completion.
     """
     match record:
         case Text():
@@ -95,13 +95,13 @@ def exchanges(record: Record) -> Iterator[tuple[Prompt, str]]:
 
 
 def last_exchange(record: Record) -> tuple[Prompt, str]:
-    """The exchange that a generating evaluator asks about: the record's final answer."""
+    """Return the last exchange of a record, whose completion evaluators ask the model for."""
     *_, last = exchanges(record)
     return last
 
 
 def content_key(record: Record) -> str:
-    """The text that makes two records the same, for splits and leak checks."""
+    """Return the text by which splits and leak checks compare records."""
     match record:
         case Text():
             return record.text

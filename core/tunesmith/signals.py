@@ -1,4 +1,4 @@
-"""Signals that end a run politely: finish the step, save, say how to go on."""
+"""SIGINT and SIGTERM during a run: finish the step, save a checkpoint, then stop."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import Any
 
 from tunesmith.errors import RunStopped
 
-POLITE = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupts:
-    """While open, the first SIGINT or SIGTERM is only noted; a second one ends the process.
+class StopSignalHandler:
+    """Records the first SIGINT or SIGTERM while open; a second one ends the process.
 
-    ``check`` raises :class:`RunStopped` once a signal was noted, at a place where nothing is torn.
-    The exit codes are the conventional 130 and 143.
+    ``raise_if_received`` raises :class:`RunStopped` after a signal, at a point where the run can
+    stop safely. The exit codes are the conventional 130 and 143.
     """
 
     def __init__(self) -> None:
-        self.noted: int | None = None
-        self._before: dict[int, Any] = {}
+        self.received: int | None = None
+        self._previous_handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> StopSignalHandler:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in POLITE}
+            self._previous_handlers = {
+                number: signal.signal(number, self._handle) for number in STOP_SIGNALS
+            }
         return self
 
     def __exit__(
@@ -35,19 +37,19 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def check(self) -> None:
-        """Raise if a signal has asked for the end."""
-        if self.noted is not None:
-            name = signal.Signals(self.noted).name
-            raise RunStopped(f"stopped by {name}", exit_code=128 + self.noted)
+    def raise_if_received(self) -> None:
+        """Raise :class:`RunStopped` if a signal was received."""
+        if self.received is not None:
+            name = signal.Signals(self.received).name
+            raise RunStopped(f"stopped by {name}", exit_code=128 + self.received)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.noted is not None:
-            # Whatever is being written is still in staging, and staging is never read.
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            # A file or folder that is being written has a temporary name, which is never read.
             os._exit(128 + number)
-        self.noted = number
-        # A moving display draws over the last two lines: they are left empty for it.
-        os.write(2, b"\nstopping after this step; once more to leave at once\n\n")
+        self.received = number
+        # The live display overwrites the last two lines, so they are left empty.
+        os.write(2, b"\nstopping after this step; press again to stop at once\n\n")

@@ -1,4 +1,4 @@
-"""What a terminal can show: colour or not, moving or not; and curves made of letters."""
+"""Capabilities of a terminal (colour, live display, Unicode), and curves as text."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-:=+*#"
 
 
-def colourful(stream: TextIO) -> bool:
-    """Whether text on the stream may be coloured.
+def supports_color(stream: TextIO) -> bool:
+    """Return True if text on the stream may be coloured.
 
-    ``NO_COLOR`` and ``FORCE_COLOR`` decide, in this order, where they are set; otherwise it takes
-    a terminal that is not dumb, and no ``CI``.
+    ``NO_COLOR`` and ``FORCE_COLOR`` decide, in this order, if they are set. Otherwise the stream
+    must be a terminal that is not dumb, and ``CI`` must not be set.
     """
     if os.environ.get("NO_COLOR"):
         return False
-    return bool(os.environ.get("FORCE_COLOR")) or _capable(stream)
+    return bool(os.environ.get("FORCE_COLOR")) or _is_interactive(stream)
 
 
-def lively(stream: TextIO) -> bool:
-    """Whether lines on the stream may be drawn over: a progress bar rather than a log."""
-    return not os.environ.get("NO_COLOR") and _capable(stream)
+def supports_live_display(stream: TextIO) -> bool:
+    """Return True if lines on the stream may be overwritten, as by a progress bar."""
+    return not os.environ.get("NO_COLOR") and _is_interactive(stream)
 
 
-def unicode(stream: TextIO) -> bool:
-    """Whether the stream can carry block characters."""
+def supports_unicode(stream: TextIO) -> bool:
+    """Return True if the encoding of the stream has block characters."""
     return (stream.encoding or "").lower().replace("-", "").startswith("utf")
 
 
 def sparkline(values: Sequence[float], width: int = 40, *, blocks: str = BLOCKS) -> str:
-    """A curve in one line: the lowest value is the first block, the highest the last.
+    """Return a curve in one line: the lowest value is the first block, the highest the last.
 
-    More values than ``width`` are averaged in stretches; what is not finite shows as ``?``.
+    More than ``width`` values are averaged in equal sections; a value that is not finite is
+    shown as ``?``.
     """
-    points = _thinned(values, width)
+    points = _downsample(values, width)
     finite = [point for point in points if math.isfinite(point)]
     if not finite:
         return "?" * len(points)
@@ -53,8 +54,8 @@ def sparkline(values: Sequence[float], width: int = 40, *, blocks: str = BLOCKS)
 def plot(
     values: Sequence[float], *, width: int = 60, height: int = 8, mark: str = "•"
 ) -> list[str]:
-    """A curve in several lines, with its highest and lowest value at the left edge."""
-    points = _thinned(values, width)
+    """Return a curve as lines, with its highest and lowest value at the left edge."""
+    points = _downsample(values, width)
     finite = [point for point in points if math.isfinite(point)]
     if not finite:
         return []
@@ -69,14 +70,14 @@ def plot(
     return [f"{labels.get(n, ''):>{margin}} |{''.join(row).rstrip()}" for n, row in enumerate(rows)]
 
 
-def _thinned(values: Sequence[float], width: int) -> list[float]:
-    """At most ``width`` values: the means of equal stretches."""
+def _downsample(values: Sequence[float], width: int) -> list[float]:
+    """Return at most ``width`` values: the means of equal sections."""
     if len(values) <= width:
         return list(values)
     edges = [round(n * len(values) / width) for n in range(width + 1)]
     return [math.fsum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
 
 
-def _capable(stream: TextIO) -> bool:
-    quiet = os.environ.get("CI", "").lower() not in {"", "0", "false"}
-    return stream.isatty() and os.environ.get("TERM", "") not in {"dumb", ""} and not quiet
+def _is_interactive(stream: TextIO) -> bool:
+    in_ci = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+    return stream.isatty() and os.environ.get("TERM", "") not in {"dumb", ""} and not in_ci

@@ -1,8 +1,8 @@
-"""Text on its way to a person: made harmless, cut to size, spelled for reading.
+"""Text for users: unsafe characters escaped, secrets redacted, numbers formatted.
 
-Everything that came from outside (rows, file names, plugin names, model output) passes
-`safe_text` before it is printed, and `redact` before it is kept. Both return plain strings:
-whoever renders them must not read markup into them. Standard library only.
+All text from outside (rows, file names, plugin names, model output) passes `safe_text` before it is
+printed, and `redact` before it is stored. Both return plain strings, in which a renderer must not
+interpret markup. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from difflib import SequenceMatcher
 
 ELLIPSIS = "…"
 
-# --- harmless -------------------------------------------------------------------------------
+# --- escaped -------------------------------------------------------------------------------
 
 
 def _escape(character: str) -> str:
-    """`\\x1b`, `\\u202e` or `\\U000e0041`: what a Python programmer would write."""
+    """Return the Python escape of a character: `\\x1b`, `\\u202e` or `\\U000e0041`."""
     point = ord(character)
     if point <= 0xFF:
         return f"\\x{point:02x}"
@@ -38,13 +38,13 @@ _ALWAYS = (
     *range(0x2060, 0x2070),  # word joiner, invisible operators, bidi isolates
     *range(0xFFF9, 0xFFFC),  # interlinear annotations
     *range(0xD800, 0xE000),  # lone surrogates (in Python, a surrogate is always alone)
-    *range(0xE0000, 0xE1000),  # tags, variation selectors, and what else is never shown
+    *range(0xE0000, 0xE1000),  # tags, variation selectors and other characters that are never shown
 )
 _TABLE = {point: _escape(chr(point)) for point in _ALWAYS}
 _EMOJI = "\u00a9\u00ae\u2190-\u27bf\u2900-\u2bff\u3030-\u3299\U0001f000-\U0001faff"
 _JOINING = "\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af"  # Arabic, Indic, Khmer, Mongol
-# Joiners are part of emoji, Persian and Hindi; anywhere else they only hide things. A variation
-# selector may follow a character, not another selector or nothing.
+# Joiners are part of emoji, Persian and Hindi; anywhere else they can only hide text. A variation
+# selector must follow a character other than a selector.
 _MAYBE = re.compile("[\u200c\u200d\ufe00-\ufe0f]")
 _MISPLACED = re.compile(
     "[\u200c\u200d](?!"
@@ -61,34 +61,34 @@ def _escape_run(match: re.Match[str]) -> str:
 
 
 def safe_text(s: str, limit: int | None = None) -> str:
-    """Make a string harmless to a terminal and to a reader's eyes.
+    """Escape the characters of a string that could manipulate a terminal or deceive a reader.
 
     Control characters except tab and newline, bidirectional controls, invisible characters, tags
-    and lone surrogates become visible escapes such as `\\x1b`; what people write, emoji and
-    joined scripts included, stays. With `limit` the result has at most that many characters, the
-    last one an ellipsis if something was cut. Applying it twice changes nothing more.
+    and lone surrogates become visible escapes such as `\\x1b`; ordinary text, with emoji and joined
+    scripts, stays. With `limit` the result has at most that many characters, the last one an
+    ellipsis if it was cut. The function is idempotent.
     """
     if limit is None:
-        return _harmless(s)
+        return _escape_unsafe(s)
     if limit < 1:
         raise ValueError(f"limit: must be at least 1, got {limit}")
-    # Each character gives at least one, so what lies beyond the limit is never needed.
-    result = _harmless(s[: limit + 1])
+    # Each character gives at least one, so those beyond the limit are never needed.
+    result = _escape_unsafe(s[: limit + 1])
     if len(result) <= limit:
         return result
-    # Nothing may dangle at the cut: a joiner needs the character that it joins.
+    # A joiner at the cut would be misplaced: it needs the character that follows it.
     return result[: limit - 1].rstrip("\u200c\u200d") + ELLIPSIS
 
 
-def _harmless(s: str) -> str:
+def _escape_unsafe(s: str) -> str:
     if not s.isascii() and _MAYBE.search(s):
         s = _MISPLACED.sub(_escape_run, s)
     return s.translate(_TABLE)
 
 
 def one_line(s: str, limit: int = 80) -> str:
-    """`safe_text` on one line: a run of whitespace becomes one space, outer space goes."""
-    # Collapsing only shortens, but an endless line should not be walked to its end for 80 of it.
+    """Return `safe_text` on one line: whitespace is collapsed and stripped at the ends."""
+    # Bounds the work: only the start of a very long line is needed.
     head = s[: limit * 64 + 64]
     cut = len(head) < len(s)
     line = safe_text(" ".join(re.split(r"[ \t\n\r\f\v\u2028\u2029]+", head)).strip(" "))
@@ -97,34 +97,34 @@ def one_line(s: str, limit: int = 80) -> str:
     return line
 
 
-# --- spelled for reading --------------------------------------------------------------------
+# --- formatted ----------------------------------------------------------------------------
 
 
-def bytes_text(n: int, *, binary: bool = False) -> str:
-    """Spell a size: "1.4 GB" (powers of 1000), with `binary` "1.3 GiB" (powers of 1024)."""
+def format_bytes(n: int, *, binary: bool = False) -> str:
+    """Format a size: "1.4 GB" (powers of 1000), with `binary` "1.3 GiB" (powers of 1024)."""
     step = 1024 if binary else 1000
     units = ("KiB", "MiB", "GiB", "TiB", "PiB") if binary else ("kB", "MB", "GB", "TB", "PB")
     sign, size = ("-" if n < 0 else ""), abs(n)
     if size < step:
         return f"{sign}{size} B"
-    amount, place = size / step, 0
-    while round(amount, 1) >= step and place < len(units) - 1:
-        amount, place = amount / step, place + 1
-    return f"{sign}{amount:,.1f} {units[place]}"
+    amount, power = size / step, 0
+    while round(amount, 1) >= step and power < len(units) - 1:
+        amount, power = amount / step, power + 1
+    return f"{sign}{amount:,.1f} {units[power]}"
 
 
-def duration_text(seconds: float) -> str:
-    """Spell a time: "0.42 s", "4.2 s", "42 s", "2 min 05 s", "3 h 07 min", "2 d 03 h"."""
+def format_duration(seconds: float) -> str:
+    """Format a duration: "0.42 s", "4.2 s", "42 s", "2 min 05 s", "3 h 07 min", "2 d 03 h"."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 0:
-        return "-" + duration_text(-seconds)
+        return "-" + format_duration(-seconds)
     for below, digits in ((1, 2), (10, 1), (60, 0)):
         if round(seconds, digits) < below:
             return f"{seconds:.{digits}f} s"
-    whole = round(seconds)
-    if whole < 3_600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+    rounded = round(seconds)
+    if rounded < 3_600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
     minutes = round(seconds / 60)
     if minutes < 1_440:
         return f"{minutes // 60} h {minutes % 60:02d} min"
@@ -132,8 +132,8 @@ def duration_text(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02d} h"
 
 
-def count_text(n: int, noun: str) -> str:
-    """Spell a count with its noun: "1 row", "1,234 rows", "2 batches", "0 entries"."""
+def format_count(n: int, noun: str) -> str:
+    """Format a count with its noun: "1 row", "1,234 rows", "2 batches", "0 entries"."""
     if abs(n) == 1:
         return f"{n} {noun}"
     if re.search(r"(s|x|z|ch|sh)$", noun):
@@ -143,43 +143,44 @@ def count_text(n: int, noun: str) -> str:
     return f"{n:,} {noun}s"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None.
+def suggest_name(word: str, known: Iterable[str]) -> str | None:
+    """Return the known name that was probably meant, or None.
 
-    Case, hyphens and underscores do not count; two swapped neighbours and an unambiguous
-    beginning of at least two letters do; else the closest name that is close enough.
+    Case, hyphens and underscores are ignored. First a name with two swapped neighbours is tried,
+    then an unambiguous prefix of at least two letters, then the most similar name that is similar
+    enough.
     """
     names = sorted(set(known))
     if word in names:
         return None
-    wanted = _folded(word)
-    if not wanted:
+    normalized = _normalize(word)
+    if not normalized:
         return None
     for name in names:
-        if _folded(name) == wanted:
+        if _normalize(name) == normalized:
             return name
     for name in names:
-        if _swapped(_folded(name), wanted):
+        if _is_transposition(_normalize(name), normalized):
             return name
-    begun = [name for name in names if _folded(name).startswith(wanted)]
-    if len(begun) == 1 and len(wanted) >= 2:
-        return begun[0]
+    prefixed = [name for name in names if _normalize(name).startswith(normalized)]
+    if len(prefixed) == 1 and len(normalized) >= 2:
+        return prefixed[0]
     matcher = SequenceMatcher(autojunk=False)
-    matcher.set_seq2(wanted[:200])
-    best, found = 0.6, None
+    matcher.set_seq2(normalized[:200])
+    best_ratio, best_name = 0.6, None
     for name in names:
-        matcher.set_seq1(_folded(name)[:200])
-        if matcher.quick_ratio() > best and (ratio := matcher.ratio()) > best:
-            best, found = ratio, name
-    return found
+        matcher.set_seq1(_normalize(name)[:200])
+        if matcher.quick_ratio() > best_ratio and (ratio := matcher.ratio()) > best_ratio:
+            best_ratio, best_name = ratio, name
+    return best_name
 
 
-def _folded(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.casefold().replace("-", "").replace("_", "").strip()
 
 
-def _swapped(one: str, other: str) -> bool:
-    """Whether two neighbouring characters changed places."""
+def _is_transposition(one: str, other: str) -> bool:
+    """Return True if exactly two neighbouring characters are swapped."""
     differs = [i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
     if len(one) != len(other) or len(differs) != 2 or differs[1] != differs[0] + 1:
         return False
@@ -193,14 +194,14 @@ _Rule = tuple[str, tuple[str, ...], re.Pattern[str]]
 
 
 def _rule(kind: str, marks: str, pattern: str, flags: int = 0) -> _Rule:
-    """A kind of secret, the literals of which one must occur, and what it looks like.
+    """Return a rule: a kind of secret, literals of which one must occur, and a pattern.
 
-    A pattern's group "keep" stays in the text; the rest of the match is replaced.
+    The group "keep" of the pattern stays in the text; the rest of the match is replaced.
     """
     return kind, tuple(marks.split()), re.compile(pattern, flags)
 
 
-# Not inside a longer word, where an escape (`\n`, the end of a colour, `%3D`) is no word.
+# Not inside a longer word; an escape (`\n`, the end of a colour code, `%3D`) is no word.
 _START = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=[0-9]m)|(?<=%[0-9A-Fa-f]{2}))"
 _RULES: tuple[_Rule, ...] = (
     _rule(
@@ -243,11 +244,11 @@ _RULES: tuple[_Rule, ...] = (
 
 
 def redact(s: str) -> str:
-    """Replace secrets by `[redacted:KIND]`, for anything that is logged, stored or shown.
+    """Replace secrets by `[redacted:KIND]`, in text that is logged, stored or shown.
 
-    Knows secrets by their shape (tokens of model hubs, clouds and forges, JSON web tokens, private
-    keys), by where they stand (a password in a URL, after "Bearer") and by the name they are
-    assigned to (`WANDB_API_KEY=`). It is a seat belt: a secret of no known shape passes.
+    Secrets are recognised by their form (tokens of model hubs, clouds and forges, JSON web tokens,
+    private keys), by their position (a password in a URL, a token after "Bearer") and by the name
+    that they are assigned to (`WANDB_API_KEY=`). Not a guarantee: a secret of unknown form passes.
     """
     for kind, marks, pattern in _RULES:
         if any(mark in s for mark in marks):

@@ -1,32 +1,70 @@
-"""Rows into records: what every loader of row-shaped files shares.
+"""Toolkit for data loaders: turn files of rows into records.
 
-A loader brings a function that reads one open file row by row, and gets globs, gzip, format
-detection, checks, and an account of every row that could not be used::
+A loader only has to read the rows of one open file. :class:`RowLoader` does the rest: it finds
+files by name or pattern, unpacks gzip, detects the format from the columns, builds and checks the
+records, and accounts for every row that cannot be used. A loader for files with a question, a tab
+and an answer in each line is this plugin::
 
-    loader = RowLoader(options, read)     # read(stream, name) yields Row(line, fields or Fault)
-    dataset = loader.load()
+    from tunesmith.hookspecs import hookimpl
+    from tunesmith.offers import DataLoaderOffer
+    from tunesmith_data import Row, RowError, RowLoader, RowOptions
+
+    class TabOptions(RowOptions):
+        '''Options of ``tabs``: those that all row loaders share.'''
+
+    def read_rows(stream, name):  # a line that is not UTF-8: see not_utf8_error
+        for number, line in enumerate(stream, start=1):
+            question, tab, answer = line.decode().rstrip("\\n").partition("\\t")
+            fields = {"prompt": question, "completion": answer}
+            yield Row(number, fields if tab else RowError("no tab in the line", question))
+
+    TABS = DataLoaderOffer(
+        name="tabs",
+        summary="lines with a question, a tab and an answer",
+        config=TabOptions,
+        build=lambda options: RowLoader(options, read_rows),
+    )
+
+    @hookimpl
+    def tunesmith_data_loaders():
+        return [TABS]
+
+A row whose columns are named like the fields of a format (``prompt`` and ``completion``,
+``messages``, ``chosen`` and ``rejected``, ...) becomes a record of that kind; users map other
+column names with ``columns`` in the run file.
+
+The names below are the public interface. Loaders of JSON also need :func:`parse_row`, which parses
+one untrusted JSON object; code that reads single values needs :func:`require_text` and
+:func:`parse_messages`, which check them as :class:`RowLoader` does.
 """
 
+from tunesmith_data.conversation import UNUSABLE_CHARACTERS, parse_messages, require_text
+from tunesmith_data.json_line import JSON_STRING, parse_row
 from tunesmith_data.load import RowLoader
 from tunesmith_data.options import RowOptions
 from tunesmith_data.row import (
     ByteStream,
-    Fault,
     ReadRows,
     Row,
+    RowError,
     excerpt,
-    kind_of,
-    not_utf8,
+    json_type,
+    not_utf8_error,
 )
 
 __all__ = [
+    "JSON_STRING",
+    "UNUSABLE_CHARACTERS",
     "ByteStream",
-    "Fault",
     "ReadRows",
     "Row",
+    "RowError",
     "RowLoader",
     "RowOptions",
     "excerpt",
-    "kind_of",
-    "not_utf8",
+    "json_type",
+    "not_utf8_error",
+    "parse_messages",
+    "parse_row",
+    "require_text",
 ]

@@ -1,4 +1,4 @@
-"""Data files: found by name or pattern, opened with care, watched for changes during reading."""
+"""Data files: find them by name or pattern, open them safely, and detect changes while reading."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
-MAGIC = {
+REFUSED_MAGIC = {
     GZIP_MAGIC: "gzip inside gzip",
     b"PK\x03\x04": "a zip archive",
     b"\x28\xb5\x2f\xfd": "compressed with zstd",
@@ -33,35 +33,35 @@ MAGIC = {
     b"ARROW1": "an Arrow file",
     b"SQLite format 3": "an SQLite database",
 }
+"""First bytes of formats that are not text, and the name of each format."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A regular file, and its name as people should read it."""
+    """A regular file, and its name in messages."""
 
     path: Path
-    shown: str
+    display_name: str
 
 
-def find(patterns: str | Sequence[str]) -> tuple[DataFile, ...]:
-    """The files that names and glob patterns stand for, each once, in order.
+def find_files(patterns: str | Sequence[str]) -> tuple[DataFile, ...]:
+    """Return the files that names and glob patterns match, each once, in order.
 
     Raises:
-        DataError: a name without a file, a pattern without a match, or something that is not a
-            regular file.
+        DataError: a name without a file, a pattern without a match, or not a regular file.
     """
     found: dict[str, DataFile] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for path in _matches(pattern):
             _refuse_irregular(path)
-            found.setdefault(os.path.realpath(path), DataFile(Path(path), _shown(path)))
+            found.setdefault(os.path.realpath(path), DataFile(Path(path), _display_name(path)))
     if len(found) > MAX_FILES:
-        raise DataError(str(patterns), f"stands for more than {MAX_FILES:,} files")
+        raise DataError(str(patterns), f"names more than {MAX_FILES:,} files")
     return tuple(found.values())
 
 
 def _matches(pattern: str) -> list[str]:
-    """The paths of one name or pattern, sorted."""
+    """Return the paths that match one name or pattern, sorted."""
     name = os.path.expanduser(pattern)
     if "\0" in name:
         raise DataError(repr(pattern), "a file name cannot hold a NUL character")
@@ -72,7 +72,7 @@ def _matches(pattern: str) -> list[str]:
         raise DataError(pattern, f"matches more than {MAX_FILES:,} files")
     files = sorted(path for path in matches if not os.path.isdir(path))
     if not files:
-        raise DataError(pattern, "matches no file", hint="look at the pattern and its folder")
+        raise DataError(pattern, "matches no file", hint="check the pattern and its folder")
     return files
 
 
@@ -81,18 +81,18 @@ def _refuse_irregular(path: str) -> None:
         mode = os.stat(path).st_mode
     except OSError as error:
         hint = "paths are relative to the folder of the run file"
-        raise DataError(_shown(path), _reason(error), hint=hint) from error
+        raise DataError(_display_name(path), _reason(error), hint=hint) from error
     if stat.S_ISDIR(mode):
-        hint = f"name files or a pattern, such as {_shown(path).rstrip('/')}/*.jsonl"
-        raise DataError(_shown(path), "is a folder, not a file", hint=hint)
+        hint = f"name files or a pattern, such as {_display_name(path).rstrip('/')}/*.jsonl"
+        raise DataError(_display_name(path), "is a folder, not a file", hint=hint)
     if not stat.S_ISREG(mode):
-        raise DataError(_shown(path), "is not a regular file but a pipe, socket or device")
+        raise DataError(_display_name(path), "is not a regular file but a pipe, socket or device")
 
 
-def _shown(path: str) -> str:
-    """Below the working directory the relative path, elsewhere the path as it was given."""
-    here = os.path.join(os.getcwd(), "")
-    return path[len(here) :] if path.startswith(here) else path
+def _display_name(path: str) -> str:
+    """Return the relative path below the working directory, elsewhere the path as given."""
+    working_directory = os.path.join(os.getcwd(), "")
+    return path[len(working_directory) :] if path.startswith(working_directory) else path
 
 
 def _reason(error: OSError) -> str:
@@ -100,24 +100,24 @@ def _reason(error: OSError) -> str:
 
 
 @contextmanager
-def opened(file: DataFile, *, max_unpacked_bytes: int) -> Iterator[ByteStream]:
-    """The bytes of a file, unpacked if it is gzip, after a byte-order mark.
+def open_data_file(file: DataFile, *, max_unpacked_bytes: int) -> Iterator[ByteStream]:
+    """Open a file for reading: unpacked if it is gzip, positioned after a byte-order mark.
 
     Raises:
-        DataError: it cannot be read, holds something else than UTF-8 text, unpacks to more than
-            the limit, or changes while it is read.
+        DataError: it cannot be read, is not UTF-8 text, unpacks to more than the limit, or changes
+            while it is read.
     """
     try:
         with io.BufferedReader(io.FileIO(file.path), HEAD_BYTES) as raw:
             before = _version(os.fstat(raw.fileno()))
-            with _unpacked(raw, file.shown, max_unpacked_bytes) as stream:
-                _check_head(stream, file.shown)
+            with _open_unpacked(raw, file.display_name, max_unpacked_bytes) as stream:
+                _check_head(stream, file.display_name)
                 yield stream
             if before != _version(os.fstat(raw.fileno())) or before != _version(os.stat(file.path)):
-                hint = "wait until whatever writes it is done, then run again"
-                raise DataError(file.shown, "changed while it was being read", hint=hint)
+                hint = "wait until no other program writes to it, then run again"
+                raise DataError(file.display_name, "changed while it was being read", hint=hint)
     except OSError as error:
-        raise DataError(file.shown, _reason(error)) from error
+        raise DataError(file.display_name, _reason(error)) from error
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:
@@ -125,19 +125,19 @@ def _version(status: os.stat_result) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _unpacked(raw: ByteStream, name: str, limit: int) -> Iterator[ByteStream]:
+def _open_unpacked(raw: ByteStream, name: str, limit: int) -> Iterator[ByteStream]:
     if not raw.peek(2).startswith(GZIP_MAGIC):
         yield raw
         return
     with (
         gzip.GzipFile(fileobj=raw) as archive,
-        io.BufferedReader(_Bounded(archive, name, limit), HEAD_BYTES) as stream,
+        io.BufferedReader(_BoundedGzip(archive, name, limit), HEAD_BYTES) as stream,
     ):
         yield stream
 
 
-class _Bounded(io.RawIOBase):
-    """A gzip stream that ends in a :class:`DataError` beyond ``limit`` unpacked bytes."""
+class _BoundedGzip(io.RawIOBase):
+    """A gzip stream that raises a :class:`DataError` after ``limit`` unpacked bytes."""
 
     def __init__(self, archive: gzip.GzipFile, name: str, limit: int) -> None:
         self._archive = archive
@@ -156,20 +156,24 @@ class _Bounded(io.RawIOBase):
             raise DataError(self._name, "its gzip data cannot be unpacked", hint=hint) from error
         self._count += len(data)
         if self._count > self._limit:
-            what = f"unpacks to more than {self._limit:,} bytes"
-            raise DataError(self._name, what, hint="raise max_unpacked_bytes if that is expected")
+            problem = f"unpacks to more than {self._limit:,} bytes"
+            raise DataError(
+                self._name, problem, hint="raise max_unpacked_bytes if that is expected"
+            )
         buffer[: len(data)] = data
         return len(data)
 
 
 def _check_head(stream: ByteStream, name: str) -> None:
-    """Refuse what is not UTF-8 text, and step over a byte-order mark."""
+    """Refuse files that are not UTF-8 text, and skip a byte-order mark."""
     head = stream.peek(HEAD_BYTES)
     if not head:
         raise DataError(name, "is empty")
-    for magic, what in MAGIC.items():
+    for magic, description in REFUSED_MAGIC.items():
         if head.startswith(magic):
-            raise DataError(name, f"is {what}", hint="unpack or convert it to JSON Lines first")
+            raise DataError(
+                name, f"is {description}", hint="unpack or convert it to JSON Lines first"
+            )
     # Every second byte of English UTF-16 is NUL; a quarter is more than any text in UTF-8 has.
     sample = head[:256]
     if sample.startswith(UTF16_BOMS) or 4 * sample.count(0) >= len(sample):

@@ -1,7 +1,9 @@
-"""Formats of rows: how each is recognised by its columns and becomes a record.
+"""Row formats: recognize a row by its columns, and build the record from it.
 
-A format's fields have names of their own (``prompt``, ``completion``); which columns they stand in
-is a *layout*, found from the columns that a row has, the usual aliases, and the user's mapping.
+The fields of a format have fixed names, such as ``prompt`` and ``completion``. A
+:class:`FormatMatch` states in which columns of a file these fields are. It is found from the
+columns of a row, the usual names of each field, and the user's own mapping (``columns`` in the run
+file).
 """
 
 from __future__ import annotations
@@ -11,21 +13,21 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
-from tunesmith_data.row import Fault, Fields, kind_of
-from tunesmith_data.turns import (
-    check_turns,
-    clean,
-    has_system,
-    messages_of,
-    require,
-    transcript,
-    with_system,
+from tunesmith_data.conversation import (
+    check_conversation,
+    has_system_message,
+    parse_messages,
+    parse_transcript,
+    prepend_system,
+    require_not_blank,
+    require_text,
 )
+from tunesmith_data.row import Fields, RowError, json_type
 
 
 @dataclass(frozen=True, slots=True)
-class Cells:
-    """One row seen through a layout: fields by their names, in whatever column they stand."""
+class RowView:
+    """One row, read by field names instead of column names."""
 
     source: str
     row: Fields
@@ -33,164 +35,180 @@ class Cells:
     default_system: str | None
 
     def value(self, name: str) -> object:
-        """What stands under a field; None where the column or its value is missing."""
+        """Return the value of a field; None if the column or its value is missing."""
         return self.row.get(self.columns[name]) if name in self.columns else None
 
     def text(self, name: str) -> str:
-        """The text of a field."""
-        return clean(self.value(name), f"`{self.columns[name]}`")
+        """Return the text of a field.
+
+        Raises:
+            RowError: the value is not text.
+        """
+        return require_text(self.value(name), f"`{self.columns[name]}`")
 
     def optional_text(self, name: str) -> str | None:
-        """The text of a field; None where there is no value."""
+        """Return the text of a field; None if there is no value."""
         return None if self.value(name) is None else self.text(name)
 
     def system(self) -> str | None:
-        """The row's own system prompt, else the one for all rows."""
-        own = self.optional_text("system")
-        return self.default_system if own is None else own
+        """Return the row's own system prompt, or else the one for all rows."""
+        prompt_column = self.optional_text("system")
+        return self.default_system if prompt_column is None else prompt_column
 
     def messages(self, name: str) -> tuple[Message, ...]:
-        """The conversation in a field, system prompt in front; its turns are not checked yet."""
-        messages = messages_of(self.value(name), f"`{self.columns[name]}`")
-        return self.with_system(messages)
+        """Return the conversation in a field with its system prompt; the turns are not checked."""
+        messages = parse_messages(self.value(name), f"`{self.columns[name]}`")
+        return self.prepend_system(messages)
 
-    def with_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """The conversation with the row's or the common system prompt, unless it has its own."""
-        if not has_system(messages):
-            return with_system(messages, self.system())
+    def prepend_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Return the conversation with a system prompt, unless it already begins with one.
+
+        Raises:
+            RowError: it begins with one, and the row has another in its column.
+        """
+        if not has_system_message(messages):
+            return prepend_system(messages, self.system())
         if self.optional_text("system") is not None:
-            raise Fault("two system messages")
+            raise RowError("two system messages")
         return messages
 
 
-Build: TypeAlias = Callable[[Cells], Record]
+Build: TypeAlias = Callable[[RowView], Record]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A row format: the fields it needs and may have, each with the usual column names."""
+    """A row format: its required and optional fields, each with the usual column names."""
 
     name: str
     title: str
-    needs: Mapping[str, tuple[str, ...]]
+    required: Mapping[str, tuple[str, ...]]
     build: Build
-    may: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names that a mapping of columns may use."""
-        return (*self.needs, *self.may)
+        """The field names that a mapping of columns may use."""
+        return (*self.required, *self.optional)
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """A format and the columns in which its fields stand."""
+class FormatMatch:
+    """A format, and the columns of its fields in a file."""
 
     format: Format
     columns: Mapping[str, str]
 
     @property
-    def needed(self) -> dict[str, str]:
-        """The columns without which a row is not in this layout."""
-        return {name: self.columns[name] for name in self.format.needs}
+    def required_columns(self) -> dict[str, str]:
+        """The columns that a row of this format must have, by field name."""
+        return {name: self.columns[name] for name in self.format.required}
 
-    def same_as(self, other: Layout) -> bool:
-        """Whether rows of both may stand in one file; optional columns may come and go."""
-        return self.format.name == other.format.name and self.needed == other.needed
+    def is_compatible_with(self, other: FormatMatch) -> bool:
+        """Return True if rows of both matches may be in one file; optional columns may differ."""
+        return (
+            self.format.name == other.format.name
+            and self.required_columns == other.required_columns
+        )
 
     def __str__(self) -> str:
-        needed = ", ".join(self.needed.values())
-        return f"{self.format.title} ({needed})"
+        required_columns = ", ".join(self.required_columns.values())
+        return f"{self.format.title} ({required_columns})"
 
 
-def _build_text(cells: Cells) -> Record:
-    return Text(source=cells.source, text=require(cells.text("text"), "text"))
+def _build_text(view: RowView) -> Record:
+    return Text(source=view.source, text=require_not_blank(view.text("text"), "text"))
 
 
-def _build_completion(cells: Cells) -> Record:
-    if isinstance(cells.value("prompt"), list) or isinstance(cells.value("completion"), list):
-        messages = (*cells.with_system(_own_prompt(cells)), *_answer_messages(cells))
-        return Chat(source=cells.source, messages=check_turns(messages))
-    prompt = require(cells.text("prompt"), "prompt")
-    return _completion(cells, prompt, cells.text("completion"))
+def _build_completion(view: RowView) -> Record:
+    if isinstance(view.value("prompt"), list) or isinstance(view.value("completion"), list):
+        messages = (*view.prepend_system(_prompt_messages(view)), *_answer_messages(view))
+        return Chat(source=view.source, messages=check_conversation(messages))
+    prompt = require_not_blank(view.text("prompt"), "prompt")
+    return _completion(view, prompt, view.text("completion"))
 
 
-def _build_alpaca(cells: Cells) -> Record:
-    instruction = require(cells.text("instruction"), "prompt")
-    context = cells.optional_text("input")
+def _build_alpaca(view: RowView) -> Record:
+    instruction = require_not_blank(view.text("instruction"), "prompt")
+    context = view.optional_text("input")
     prompt = f"{instruction}\n\n{context}" if context else instruction
-    return _completion(cells, prompt, cells.text("output"))
+    return _completion(view, prompt, view.text("output"))
 
 
-def _completion(cells: Cells, prompt: str, answer: str) -> Record:
-    """A completion, or a chat where there is a system prompt to go with it."""
-    if cells.row.get("label") is False:
+def _completion(view: RowView, prompt: str, answer: str) -> Record:
+    """Return a completion record, or a chat record if there is a system prompt."""
+    if view.row.get("label") is False:
         hint = "rows with label = false are bad answers: use pairs of chosen and rejected instead"
-        raise Fault("answer is marked as bad by its label", hint=hint)
-    require(answer, "answer")
-    system = cells.system()
+        raise RowError("answer is marked as bad by its label", hint=hint)
+    require_not_blank(answer, "answer")
+    system = view.system()
     if system is None:
-        return Completion(source=cells.source, prompt=prompt, completion=answer)
+        return Completion(source=view.source, prompt=prompt, completion=answer)
     messages = (Message("system", system), Message("user", prompt), Message("assistant", answer))
-    return Chat(source=cells.source, messages=messages)
+    return Chat(source=view.source, messages=messages)
 
 
-def _answer_messages(cells: Cells) -> tuple[Message, ...]:
-    value = cells.value("completion")
+def _answer_messages(view: RowView) -> tuple[Message, ...]:
+    value = view.value("completion")
     if isinstance(value, list):
-        return messages_of(value, f"`{cells.columns['completion']}`")
-    return (Message("assistant", cells.text("completion")),)
+        return parse_messages(value, f"`{view.columns['completion']}`")
+    return (Message("assistant", view.text("completion")),)
 
 
-def _own_prompt(cells: Cells) -> tuple[Message, ...]:
-    """The prompt column as a conversation, from text or a list of messages."""
-    value = cells.value("prompt")
+def _prompt_messages(view: RowView) -> tuple[Message, ...]:
+    """Return the prompt column as messages, from text or from a list of messages."""
+    value = view.value("prompt")
     if isinstance(value, list):
-        return messages_of(value, f"`{cells.columns['prompt']}`")
-    return (Message("user", cells.text("prompt")),)
+        return parse_messages(value, f"`{view.columns['prompt']}`")
+    return (Message("user", view.text("prompt")),)
 
 
-def _build_chat(cells: Cells) -> Record:
-    name = "messages" if "messages" in cells.columns else "conversations"
-    return Chat(source=cells.source, messages=check_turns(cells.messages(name)))
+def _build_chat(view: RowView) -> Record:
+    name = "messages" if "messages" in view.columns else "conversations"
+    return Chat(source=view.source, messages=check_conversation(view.messages(name)))
 
 
-def _build_preference(cells: Cells) -> Record:
-    before, chosen = _side(cells, "chosen")
-    before_rejected, rejected = _side(cells, "rejected")
+def _build_preference(view: RowView) -> Record:
+    before, chosen = _split_answer(view, "chosen")
+    before_rejected, rejected = _split_answer(view, "rejected")
     if before != before_rejected:
-        raise Fault("chosen and rejected differ before the last answer")
-    own = () if cells.value("prompt") is None else _own_prompt(cells)
-    if not own and not before:
-        raise Fault("has no prompt")
-    if own and before and _turns(own) != _turns(before):
-        raise Fault("prompt differs from the conversation before the chosen answer")
-    prompt = cells.with_system(before if has_system(before) or not own else own)
+        raise RowError("chosen and rejected differ before the last answer")
+    prompt_column = () if view.value("prompt") is None else _prompt_messages(view)
+    if not prompt_column and not before:
+        raise RowError("has no prompt")
+    if prompt_column and before and _without_system(prompt_column) != _without_system(before):
+        raise RowError("prompt differs from the conversation before the chosen answer")
+    prompt = view.prepend_system(
+        before if has_system_message(before) or not prompt_column else prompt_column
+    )
     if chosen == rejected:
-        raise Fault("chosen and rejected are the same", chosen)
-    check_turns((*prompt, Message("assistant", chosen)))
+        raise RowError("chosen and rejected are the same", chosen)
+    check_conversation((*prompt, Message("assistant", chosen)))
     return Preference(
-        source=cells.source, prompt=prompt, chosen=chosen, rejected=require(rejected, "answer")
+        source=view.source,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=require_not_blank(rejected, "answer"),
     )
 
 
-def _turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The conversation without its system message, which one of two columns may lack."""
-    return messages[1:] if has_system(messages) else messages
+def _without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return the conversation without its system message, which one of two columns may lack."""
+    return messages[1:] if has_system_message(messages) else messages
 
 
-def _side(cells: Cells, name: str) -> tuple[tuple[Message, ...], str]:
-    """What stands before one of the two answers (often nothing), and the answer."""
-    value = cells.value(name)
+def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:
+    """Return the messages before the answer in a column (often none), and the answer."""
+    value = view.value(name)
     if isinstance(value, list):
-        messages: tuple[Message, ...] | None = messages_of(value, f"`{cells.columns[name]}`")
+        messages: tuple[Message, ...] | None = parse_messages(value, f"`{view.columns[name]}`")
     else:
-        text = cells.text(name)
-        messages = transcript(text) if cells.value("prompt") is None else None
+        text = view.text(name)
+        messages = parse_transcript(text) if view.value("prompt") is None else None
         if messages is None:
             return (), text
     if not messages or messages[-1].role != "assistant":
-        raise Fault("last turn is not the assistant's")
+        raise RowError("last turn is not the assistant's")
     return messages[:-1], messages[-1].content
 
 
@@ -231,41 +249,48 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format("text", "plain text", {"text": ("text",)}, _build_text),
 )
-"""In the order in which they are tried: the first whose needed columns are there is taken."""
+"""The formats in the order in which they are tried; the first with all required columns matches."""
 
 
-def fitting(name: str, fields: Sequence[str]) -> tuple[Format, ...]:
-    """The formats that a choice (or ``auto``) leaves, among those that have all ``fields``."""
+def find_formats(name: str, fields: Sequence[str]) -> tuple[Format, ...]:
+    """Return the formats of this name, or all for ``auto``, that have all ``fields``."""
     return tuple(
         f for f in FORMATS if name in ("auto", f.name) and all(x in f.fields for x in fields)
     )
 
 
-def layout_of(
+def match_format(
     present: frozenset[str], formats: Sequence[Format], columns: Mapping[str, str]
-) -> Layout | None:
-    """The first format whose needed columns are all among ``present``."""
+) -> FormatMatch | None:
+    """Return the first format whose required columns are all in ``present``; None if none matches.
+
+    ``columns`` maps field names to the user's column names.
+    """
     for candidate in formats:
         found: dict[str, str] = {}
-        for name, aliases in {**candidate.needs, **candidate.may}.items():
+        for name, aliases in {**candidate.required, **candidate.optional}.items():
             names = (columns[name],) if name in columns else aliases
             column = next((n for n in names if n in present and n not in found.values()), None)
             if column is not None:
                 found[name] = column
-        if all(name in found for name in candidate.needs):
-            return Layout(candidate, found)
+        if all(name in found for name in candidate.required):
+            return FormatMatch(candidate, found)
     return None
 
 
-def label(row: Fields, column: str) -> str | None:
-    """A group or slice value as text; None where the row has none."""
+def label_text(row: Fields, column: str) -> str | None:
+    """Return a group or slice value as text; None if the row has none.
+
+    Raises:
+        RowError: the value is neither text, nor an integer, nor a truth value.
+    """
     value = row.get(column)
     if value is None or value == "":
         return None
     if isinstance(value, str):
-        return clean(value, f"`{column}`")
+        return require_text(value, f"`{column}`")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
-    raise Fault(f"`{column}` is {kind_of(value)}, not a label", repr(value))
+    raise RowError(f"`{column}` is {json_type(value)}, not a label", repr(value))

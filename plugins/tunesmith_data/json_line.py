@@ -1,4 +1,4 @@
-"""One JSON row, parsed without trust: nothing that it holds can crash or change anything."""
+"""Parse one JSON row from untrusted data: no input can crash the process or use up its memory."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ import re
 from typing import Any
 
 from tunesmith.text import redact
-from tunesmith_data.row import Fault, excerpt, kind_of, not_utf8
+from tunesmith_data.row import RowError, excerpt, json_type, not_utf8_error
 
 MAX_DEPTH = 32
 MAX_KEYS = 256
 
 # A string from quote to quote, or to the end where it is cut off. Possessive, so that hostile
 # input cannot make it backtrack.
-STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
-_STRING = re.compile(STRING, re.DOTALL)
+JSON_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
+_JSON_STRING = re.compile(JSON_STRING, re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def parse_row(raw: bytes) -> dict[str, Any]:
-    """The object that ``raw`` holds.
+    """Return the JSON object in ``raw``.
 
     Raises:
-        Fault: it is not UTF-8, not JSON, not an object, nested too deep, or ambiguous.
+        RowError: it is not UTF-8, not JSON, not an object, nested too deeply, or ambiguous.
     """
     if is_too_deep(raw):
-        raise Fault(f"nested deeper than {MAX_DEPTH} levels")
+        raise RowError(f"nested deeper than {MAX_DEPTH} levels")
     try:
         text = raw.decode()
         value = _DECODER.decode(text)
     except UnicodeDecodeError as error:
-        raise not_utf8(raw, error.start) from None
+        raise not_utf8_error(raw, error.start) from None
     except json.JSONDecodeError as error:
         raise _not_json(text, error) from None
     except ValueError:  # Python refuses to convert integers of more than 4,300 digits
-        raise Fault("a number with thousands of digits", excerpt(text)) from None
+        raise RowError("a number with thousands of digits", excerpt(text)) from None
     if not isinstance(value, dict):
-        raise Fault(f"row is {kind_of(value)}, not an object", excerpt(text))
+        raise RowError(f"row is {json_type(value)}, not an object", excerpt(text))
     return value
 
 
 def is_too_deep(raw: bytes) -> bool:
-    """Whether brackets nest deeper than the limit; looked at before parsing, which recurses."""
+    """Return True if brackets nest deeper than the limit; for a check before recursive parsing."""
     if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return False
     depth = 0
-    for bracket in _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS):
+    for bracket in _JSON_STRING.sub(b"", raw).translate(None, _NOT_BRACKETS):
         depth += 1 if bracket in b"[{" else -1
         if depth > MAX_DEPTH:
             return True
@@ -55,12 +55,12 @@ def is_too_deep(raw: bytes) -> bool:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) > MAX_KEYS:
-        raise Fault(f"an object with more than {MAX_KEYS} keys", f"{len(pairs):,} keys")
+        raise RowError(f"an object with more than {MAX_KEYS} keys", f"{len(pairs):,} keys")
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Fault("an object with the same key twice", f"key {twice!r}")
+        raise RowError("an object with the same key twice", f"key {twice!r}")
     return found
 
 
@@ -68,7 +68,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_object)
 
 
-def _not_json(text: str, error: json.JSONDecodeError) -> Fault:
+def _not_json(text: str, error: json.JSONDecodeError) -> RowError:
     rest = text[error.pos :].lstrip()
     before = text[: error.pos].rstrip()
     if not rest or error.msg.startswith("Unterminated string"):
@@ -80,4 +80,4 @@ def _not_json(text: str, error: json.JSONDecodeError) -> Fault:
     else:
         why = f"{error.msg[:1].lower()}{error.msg[1:]}"
     near = redact(before[-200:])[-12:] + redact(rest[:200])[:20]
-    return Fault("not JSON", f"{why} at character {error.pos + 1}: {near}")
+    return RowError("not JSON", f"{why} at character {error.pos + 1}: {near}")

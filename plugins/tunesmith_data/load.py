@@ -1,4 +1,4 @@
-"""From files of rows to a dataset, with an account of every row."""
+"""Read files of rows into a dataset, and account for every row that cannot be used."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from typing import TYPE_CHECKING
 from tunesmith.contracts import Dataset, LeftOut
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith.text import did_you_mean
-from tunesmith_data.files import DataFile, find, opened
-from tunesmith_data.formats import Cells, Format, Layout, label, layout_of
-from tunesmith_data.row import Fault, Fields, ReadRows, Row
+from tunesmith.text import suggest_name
+from tunesmith_data.files import DataFile, find_files, open_data_file
+from tunesmith_data.formats import Format, FormatMatch, RowView, label_text, match_format
+from tunesmith_data.row import Fields, ReadRows, Row, RowError
 
 if TYPE_CHECKING:
     from tunesmith_data.options import RowOptions
 
-PEEKED_ROWS = 1_000
-NAMED_FILES = 3
-NAMED_COLUMNS = 6
+FORMAT_DETECTION_ROWS = 1_000
+"""Rows at the beginning of a file that decide its format."""
+MAX_NAMED_FILES = 3
+MAX_NAMED_COLUMNS = 6
 
 
 @dataclass(frozen=True)
 class RowLoader:
-    """A data loader for files of rows."""
+    """A data loader for files of rows.
+
+    ``read`` yields the rows of one open file; the loader finds and opens files, detects the format,
+    builds records and counts the rows that cannot be used.
+    """
 
     options: RowOptions
     read: ReadRows
@@ -35,37 +40,44 @@ class RowLoader:
         """Read all files.
 
         Raises:
-            DataError: a file cannot be used, or more rows than ``max_left_out`` allows.
+            DataError: a file cannot be used, or more rows are unusable than ``max_left_out``
+                allows.
         """
-        train, heldout = find(self.options.train), find(self.options.heldout or [])
+        train, heldout = find_files(self.options.train), find_files(self.options.heldout or [])
         _refuse_overlap(train, heldout)
-        learned = self._part(train)
+        train_part = self._read_files(train)
         if not heldout:
-            return learned
-        kept = self._part(heldout)
+            return train_part
+        heldout_part = self._read_files(heldout)
         return Dataset(
-            train=learned.train,
-            heldout=kept.train,
-            left_out=[*learned.left_out, *kept.left_out],
-            description=f"{learned.description}; held out: {kept.description}",
+            train=train_part.train,
+            heldout=heldout_part.train,
+            left_out=[*train_part.left_out, *heldout_part.left_out],
+            description=f"{train_part.description}; held out: {heldout_part.description}",
         )
 
-    def _part(self, files: Sequence[DataFile]) -> Dataset:
-        """The records of several files, as the training part of a dataset."""
+    def _read_files(self, files: Sequence[DataFile]) -> Dataset:
+        """Return the records of several files, as the training part of a dataset."""
         records: list[Record] = []
-        said = []
-        tally = _Tally(self.options.max_left_out)
+        descriptions = []
+        unusable_rows = _UnusableRows(self.options.max_left_out)
         for file in files:
             before = len(records)
-            reading = _Reading(file, self.options, tally)
-            with opened(file, max_unpacked_bytes=self.options.max_unpacked_bytes) as stream:
-                records.extend(reading.records(self.read(stream, file.shown)))
-            said.append(f"{file.shown}: {len(records) - before:,} rows of {reading.description()}")
-        names = ", ".join(file.shown for file in files[:NAMED_FILES])
-        tally.check(names, len(records))
-        if len(said) > NAMED_FILES:
-            said[NAMED_FILES:] = [f"and {len(said) - NAMED_FILES:,} more files"]
-        return Dataset(train=records, left_out=tally.left_out, description="; ".join(said))
+            reader = _FileReader(file, self.options, unusable_rows)
+            with open_data_file(file, max_unpacked_bytes=self.options.max_unpacked_bytes) as stream:
+                records.extend(reader.records(self.read(stream, file.display_name)))
+            descriptions.append(
+                f"{file.display_name}: {len(records) - before:,} rows of {reader.description()}"
+            )
+        names = ", ".join(file.display_name for file in files[:MAX_NAMED_FILES])
+        unusable_rows.check(names, len(records))
+        if len(descriptions) > MAX_NAMED_FILES:
+            descriptions[MAX_NAMED_FILES:] = [
+                f"and {len(descriptions) - MAX_NAMED_FILES:,} more files"
+            ]
+        return Dataset(
+            train=records, left_out=unusable_rows.left_out, description="; ".join(descriptions)
+        )
 
 
 def _refuse_overlap(train: Sequence[DataFile], heldout: Sequence[DataFile]) -> None:
@@ -73,24 +85,24 @@ def _refuse_overlap(train: Sequence[DataFile], heldout: Sequence[DataFile]) -> N
     for file in heldout:
         if file.path.resolve() in trained:
             hint = "name another file, or leave heldout out and a part of train is held out"
-            raise DataError(file.shown, "is in both train and heldout", hint=hint)
+            raise DataError(file.display_name, "is in both train and heldout", hint=hint)
 
 
 @dataclass
-class _Tally:
-    """Counts the rows that could not be used and says when they are too many."""
+class _UnusableRows:
+    """The rows that could not be used, with a check of their share."""
 
     allowed: float
     left_out: list[LeftOut] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict)
 
-    def add(self, where: str, fault: Fault) -> None:
-        self.left_out.append(LeftOut(where=where, cause=fault.cause, detail=fault.detail))
-        if fault.hint:
-            self.hints.setdefault(fault.cause, fault.hint)
+    def add(self, where: str, error: RowError) -> None:
+        self.left_out.append(LeftOut(where=where, cause=error.cause, detail=error.detail))
+        if error.hint:
+            self.hints.setdefault(error.cause, error.hint)
 
     def check(self, name: str, used: int) -> None:
-        """Raise a :class:`DataError` if there is nothing to use, or too much cannot be used."""
+        """Raise a :class:`DataError` if no row is usable, or too many are not."""
         unusable = len(self.left_out)
         rows = used + unusable
         if rows == 0:
@@ -99,165 +111,172 @@ class _Tally:
             return
         causes = Counter(item.cause for item in self.left_out)
         first = {item.cause: item for item in reversed(self.left_out)}
-        lines = [_cause_line(count, first[cause]) for cause, count in causes.most_common(10)]
-        what = f"{unusable:,} of {rows:,} rows cannot be used"
-        hint = "look at the first of them: the file is not what the loader takes it for"
+        lines = [_format_cause(count, first[cause]) for cause, count in causes.most_common(10)]
+        summary = f"{unusable:,} of {rows:,} rows cannot be used"
+        hint = "check the first of these rows: the file may have another format"
         if used:
-            what += f", more than max_left_out = {self.allowed:g} allows"
-            hint = "mend these rows, or raise max_left_out to train without them"
+            summary += f", more than max_left_out = {self.allowed:g} allows"
+            hint = "fix these rows, or raise max_left_out to train without them"
         hints = [self.hints[cause] for cause, _ in causes.most_common() if cause in self.hints]
-        raise DataError(name, "\n".join([what, *lines]), hint=hints[0] if hints else hint)
+        raise DataError(name, "\n".join([summary, *lines]), hint=hints[0] if hints else hint)
 
 
-def _cause_line(count: int, first: LeftOut) -> str:
+def _format_cause(count: int, first: LeftOut) -> str:
     detail = f" ({first.detail})" if first.detail else ""
     return f"  {count:,} × {first.cause}, first at {first.where}{detail}"
 
 
-class _Reading:
-    """Turns the rows of one file into records; faults go to the tally."""
+class _FileReader:
+    """Turns the rows of one file into records, and counts rows that cannot be used."""
 
-    def __init__(self, file: DataFile, options: RowOptions, tally: _Tally) -> None:
+    def __init__(self, file: DataFile, options: RowOptions, unusable_rows: _UnusableRows) -> None:
         self.file = file
         self.options = options
-        self.tally = tally
+        self.unusable_rows = unusable_rows
         self.formats: tuple[Format, ...] = options.formats()
-        self.renamed = options.renamed()
-        self.layout: Layout | None = None
+        self.field_columns = options.field_columns()
+        self.match: FormatMatch | None = None
         self.ignored: list[str] = []
-        self._layouts: dict[tuple[str, ...], Layout | None] = {}
+        self._matches: dict[tuple[str, ...], FormatMatch | None] = {}
 
     def records(self, rows: Iterator[Row]) -> Iterator[Record]:
-        """The records of usable rows, in the order of the file."""
-        peeked = list(itertools.islice(rows, PEEKED_ROWS))
-        self._settle(peeked)
-        for row in itertools.chain(peeked, rows):
-            where = f"{self.file.shown}:{row.line}"
+        """Yield the records of usable rows, in the order of the file."""
+        first_rows = list(itertools.islice(rows, FORMAT_DETECTION_ROWS))
+        self._choose_format(first_rows)
+        for row in itertools.chain(first_rows, rows):
+            where = f"{self.file.display_name}:{row.line}"
             try:
                 yield self._record(row, where)
-            except Fault as fault:
-                self.tally.add(where, fault)
+            except RowError as error:
+                self.unusable_rows.add(where, error)
 
     def description(self) -> str:
-        """What was recognised, and which columns are not used."""
+        """Return the recognized format, and the columns that are not used."""
         if not self.ignored:
-            return str(self.layout)
-        names = ", ".join(self.ignored[:NAMED_COLUMNS])
-        if len(self.ignored) > NAMED_COLUMNS:
-            names += f" and {len(self.ignored) - NAMED_COLUMNS:,} more"
-        return f"{self.layout}, not using {names}"
+            return str(self.match)
+        names = ", ".join(self.ignored[:MAX_NAMED_COLUMNS])
+        if len(self.ignored) > MAX_NAMED_COLUMNS:
+            names += f" and {len(self.ignored) - MAX_NAMED_COLUMNS:,} more"
+        return f"{self.match}, not using {names}"
 
-    def _settle(self, peeked: Sequence[Row]) -> None:
-        """Take the layout that most of the first rows have."""
-        usable = [row for row in peeked if not isinstance(row.fields, Fault)]
-        found = Counter(
-            str(layout) for row in usable if (layout := self._layout_of(_fields(row))) is not None
+    def _choose_format(self, first_rows: Sequence[Row]) -> None:
+        """Choose the format that most of the first rows have."""
+        usable = [row for row in first_rows if not isinstance(row.fields, RowError)]
+        candidates = Counter(
+            str(match) for row in usable if (match := self._match(_fields_of(row))) is not None
         )
-        if found:
-            wanted = found.most_common(1)[0][0]
-            self.layout = next(x for x in self._layouts.values() if x and str(x) == wanted)
+        if candidates:
+            expected = candidates.most_common(1)[0][0]
+            self.match = next(x for x in self._matches.values() if x and str(x) == expected)
             self._check_options(usable)
             self.ignored = self._unused_columns(usable)
         elif usable:
-            raise self._unknown_format(usable[0])
-        elif peeked:
-            for row in peeked:
-                assert isinstance(row.fields, Fault)
-                self.tally.add(f"{self.file.shown}:{row.line}", row.fields)
-            self.tally.check(self.file.shown, 0)
+            raise self._unknown_format_error(usable[0])
+        elif first_rows:
+            for row in first_rows:
+                assert isinstance(row.fields, RowError)
+                self.unusable_rows.add(f"{self.file.display_name}:{row.line}", row.fields)
+            self.unusable_rows.check(self.file.display_name, 0)
 
-    def _layout_of(self, fields: Fields) -> Layout | None:
+    def _match(self, fields: Fields) -> FormatMatch | None:
         present = tuple(key for key, value in fields.items() if value is not None)
-        if present not in self._layouts:
-            if len(self._layouts) > PEEKED_ROWS:  # rows with ever new columns must not fill memory
-                self._layouts.clear()
-            self._layouts[present] = layout_of(frozenset(present), self.formats, self.renamed)
-        return self._layouts[present]
+        if present not in self._matches:
+            # Bounded, because every row of a file may have new columns.
+            if len(self._matches) > FORMAT_DETECTION_ROWS:
+                self._matches.clear()
+            self._matches[present] = match_format(
+                frozenset(present), self.formats, self.field_columns
+            )
+        return self._matches[present]
 
     def _record(self, row: Row, where: str) -> Record:
-        fields = _fields(row)
-        assert self.layout is not None
-        layout = self._layout_of(fields)
-        if layout is None:
-            raise self._incomplete(fields)
-        if not layout.same_as(self.layout):
-            raise Fault("other format than the rest of the file", str(layout))
-        record = layout.format.build(Cells(where, fields, layout.columns, self.options.system))
-        return self._tied(record, fields)
+        fields = _fields_of(row)
+        assert self.match is not None
+        match = self._match(fields)
+        if match is None:
+            raise self._missing_column_error(fields)
+        if not match.is_compatible_with(self.match):
+            raise RowError("other format than the rest of the file", str(match))
+        record = match.format.build(RowView(where, fields, match.columns, self.options.system))
+        return self._with_group_and_slices(record, fields)
 
-    def _tied(self, record: Record, fields: Fields) -> Record:
-        """The record with its group and slices, where the options name any."""
+    def _with_group_and_slices(self, record: Record, fields: Fields) -> Record:
+        """Return the record with its group and slices, if the options name any."""
         options = self.options
         if options.group is None and not options.slices:
             return record
         group = None
         if options.group is not None:
-            group = label(fields, options.group)
+            group = label_text(fields, options.group)
             if group is None:
-                raise Fault(f"`{options.group}` has no value", _columns_seen(fields, options.group))
-        named = ((column, label(fields, column)) for column in options.slices)
-        slices = tuple((column, value) for column, value in named if value is not None)
+                raise RowError(
+                    f"`{options.group}` has no value", _column_hint(fields, options.group)
+                )
+        labels = ((column, label_text(fields, column)) for column in options.slices)
+        slices = tuple((column, value) for column, value in labels if value is not None)
         return replace(record, group=group, slices=slices)
 
-    def _incomplete(self, fields: Fields) -> Fault:
-        """Why a row is not in the file's layout, nor in any other."""
-        assert self.layout is not None
+    def _missing_column_error(self, fields: Fields) -> RowError:
+        """Return the reason why a row matches no format."""
+        assert self.match is not None
         if not fields:
-            return Fault("row is empty")
-        for column in self.layout.needed.values():
+            return RowError("row is empty")
+        for column in self.match.required_columns.values():
             if column not in fields:
-                return Fault(f"has no `{column}`", _columns_seen(fields, column))
+                return RowError(f"has no `{column}`", _column_hint(fields, column))
             if fields[column] is None:
-                return Fault(f"`{column}` is null")
-        raise AssertionError("a row with all needed columns has a layout")
+                return RowError(f"`{column}` is null")
+        raise AssertionError("a row with all required columns matches its format")
 
     def _check_options(self, rows: Sequence[Row]) -> None:
-        """Refuse options that this file cannot follow, instead of not reading them."""
+        """Raise an error for options that do not apply to this file."""
         options = self.options
-        if options.system is not None and self.layout and self.layout.format.name == "text":
-            raise DataError(self.file.shown, "plain text has no place for the system prompt")
-        seen = _columns_of(rows)
-        for column in (options.group, *options.slices, *self.renamed.values()):
-            if column is not None and column not in seen:
-                hint = _columns_seen(seen, column)
-                raise DataError(self.file.shown, f"has no column `{column}`", hint=hint)
+        if options.system is not None and self.match and self.match.format.name == "text":
+            raise DataError(self.file.display_name, "plain text has no place for the system prompt")
+        columns = _all_columns(rows)
+        for column in (options.group, *options.slices, *self.field_columns.values()):
+            if column is not None and column not in columns:
+                hint = _column_hint(columns, column)
+                raise DataError(self.file.display_name, f"has no column `{column}`", hint=hint)
 
     def _unused_columns(self, rows: Sequence[Row]) -> list[str]:
         used = {self.options.group, *self.options.slices}
-        for layout in self._layouts.values():
-            used.update(layout.columns.values() if layout else ())
-        return [column for column in _columns_of(rows) if column not in used]
+        for match in self._matches.values():
+            used.update(match.columns.values() if match else ())
+        return [column for column in _all_columns(rows) if column not in used]
 
-    def _unknown_format(self, row: Row) -> DataError:
-        fields = _fields(row)
-        where = f"{self.file.shown}:{row.line}"
+    def _unknown_format_error(self, row: Row) -> DataError:
+        fields = _fields_of(row)
+        where = f"{self.file.display_name}:{row.line}"
         if not fields:
             return DataError(where, "row is empty")
-        wanted = [self.renamed.get(name, name) for known in self.formats for name in known.needs]
-        names = ", ".join(f"`{name}`" for name in itertools.islice(fields, NAMED_COLUMNS))
-        if any(fields.get(name, "") is None for name in wanted):
+        expected = [
+            self.field_columns.get(name, name) for known in self.formats for name in known.required
+        ]
+        names = ", ".join(f"`{name}`" for name in itertools.islice(fields, MAX_NAMED_COLUMNS))
+        if any(fields.get(name, "") is None for name in expected):
             names += " (some of them null)"
-        guesses = [guess for key in fields if (guess := did_you_mean(key, wanted))]
+        guesses = [guess for key in fields if (guess := suggest_name(key, expected))]
         if guesses and guesses[0] not in fields:
             hint = f"did you mean `{guesses[0]}`?"
         else:
-            hint = 'say which is which: columns = { prompt = "...", completion = "..." }'
+            hint = 'map your columns: columns = { prompt = "...", completion = "..." }'
         return DataError(where, f"no known format has the columns {names}", hint=hint)
 
 
-def _fields(row: Row) -> Fields:
-    if isinstance(row.fields, Fault):
+def _fields_of(row: Row) -> Fields:
+    if isinstance(row.fields, RowError):
         raise row.fields
     return row.fields
 
 
-def _columns_of(rows: Sequence[Row]) -> dict[str, object]:
-    """The columns of some rows, each once, in the order of first sight."""
-    return dict.fromkeys(key for row in rows for key in _fields(row))
+def _all_columns(rows: Sequence[Row]) -> dict[str, object]:
+    """Return the columns of some rows, each once, in order of first occurrence."""
+    return dict.fromkeys(key for row in rows for key in _fields_of(row))
 
 
-def _columns_seen(fields: Fields, wanted: str) -> str:
-    guess = did_you_mean(wanted, list(fields))
-    if guess is not None and guess != wanted:
+def _column_hint(fields: Fields, expected: str) -> str:
+    guess = suggest_name(expected, list(fields))
+    if guess is not None and guess != expected:
         return f"did you mean `{guess}`?"
-    return "columns: " + ", ".join(itertools.islice(fields, NAMED_COLUMNS))
+    return "columns: " + ", ".join(itertools.islice(fields, MAX_NAMED_COLUMNS))

@@ -1,4 +1,4 @@
-"""Options that every loader of rows shares."""
+"""Options that all row loaders share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from tunesmith.options import Options
-from tunesmith_data.formats import FORMATS, Format, fitting
+from tunesmith_data.formats import FORMATS, Format, find_formats
 
 FormatName = Literal["auto", "preference", "messages", "sharegpt", "alpaca", "completion", "text"]
 FieldName = Literal[
@@ -27,58 +27,69 @@ Paths = str | list[str]
 Column = Annotated[str, Field(min_length=1)]
 
 
-def _known(chosen: str) -> str:
+def _describe_formats(chosen: str) -> str:
     known = [f for f in FORMATS if chosen in ("auto", f.name)]
     return "; ".join(f"{f.name} has {', '.join(f.fields)}" for f in known)
 
 
 class RowOptions(Options):
-    """Which files, how their rows become records, and how much may be unusable."""
+    """Options of a row loader: files, columns, and the accepted share of unusable rows."""
 
     train: Paths = Field(
-        description="The file to learn from, a glob pattern, or a list of either.",
+        description="File with training data, a glob pattern, or a list of both.",
         json_schema_extra={"path": True},
     )
     heldout: Paths | None = Field(
         None,
-        description="Files to evaluate on. Without it a part of `train` is held out.",
+        description="Files to evaluate on, in the same form. Unset: a part of `train` is held out.",
         json_schema_extra={"path": True},
     )
-    format: FormatName = Field("auto", description="Format of the rows; auto detects it.")
+    format: FormatName = Field(
+        "auto", description="Format of the rows; auto detects it from the columns."
+    )
     columns: dict[FieldName, Column] = Field(
         {},
-        description='Names of your columns: { prompt = "question", completion = "answer" }.',
+        description=(
+            'Names of your columns by field: { prompt = "question", completion = "answer" }.'
+        ),
     )
-    system: Column | None = Field(
-        None, description="System prompt for every row that does not bring its own."
-    )
+    system: Column | None = Field(None, description="System prompt for every row that has none.")
     group: Column | None = Field(
-        None, description="Column whose equal values are never torn apart by the split."
+        None,
+        description=(
+            "Column with group labels; rows with equal labels stay in the same part of the split."
+        ),
     )
     slices: list[Column] = Field(
-        [], description="Columns by whose values the results are also reported."
+        [],
+        description="Columns whose values divide the results: metrics are also reported per value.",
     )
     max_left_out: float = Field(
-        0.01, ge=0, le=1, description="Share of the rows that may be unusable before the run stops."
+        0.01, ge=0, le=1, description="Share of unusable rows above which the run stops."
     )
     max_row_bytes: int = Field(
-        8_000_000, ge=1_000, le=1_000_000_000, description="Largest row that is read, in bytes."
+        8_000_000,
+        ge=1_000,
+        le=1_000_000_000,
+        description="Size of the largest row that is accepted, in bytes.",
     )
     max_unpacked_bytes: int = Field(
-        4_000_000_000, ge=1_000, description="Largest size of a gzip file once unpacked, in bytes."
+        4_000_000_000,
+        ge=1_000,
+        description="Size of the largest gzip file that is accepted, in bytes after unpacking.",
     )
 
     def formats(self) -> tuple[Format, ...]:
-        """The formats that rows may have, in the order in which they are tried."""
-        return fitting(self.format, list(self.columns))
+        """Return the formats that rows may have, in the order in which they are tried."""
+        return find_formats(self.format, list(self.columns))
 
-    def renamed(self) -> dict[str, str]:
-        """The user's columns by the names of the fields that stand in them."""
+    def field_columns(self) -> dict[str, str]:
+        """Return the user's column names by field name."""
         return {str(name): column for name, column in self.columns.items()}
 
     @field_validator("train", "heldout")
     @classmethod
-    def _names_files(cls, value: Paths | None) -> Paths | None:
+    def _check_names(cls, value: Paths | None) -> Paths | None:
         names = [value] if isinstance(value, str) else value
         if names is not None and (not names or "" in names):
             raise ValueError("must name a file")
@@ -86,10 +97,10 @@ class RowOptions(Options):
 
     @field_validator("columns")
     @classmethod
-    def _fit_a_format(
+    def _check_columns(
         cls, value: dict[FieldName, Column], info: ValidationInfo
     ) -> dict[FieldName, Column]:
         chosen = info.data.get("format", "auto")
-        if not fitting(chosen, [str(name) for name in value]):
-            raise ValueError(f"no format has all of these fields; {_known(chosen)}")
+        if not find_formats(chosen, [str(name) for name in value]):
+            raise ValueError(f"no format has all of these fields; {_describe_formats(chosen)}")
         return value

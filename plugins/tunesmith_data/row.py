@@ -1,4 +1,4 @@
-"""One row as it was read, or the fault that makes it unusable."""
+"""One row of a file, or the error that makes it unusable."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, TypeAlias
 from tunesmith.text import one_line, redact
 
 Fields: TypeAlias = Mapping[str, object]
-"""Column names and what stands under them, as JSON knows it."""
+"""Column names and their values, with the types of JSON."""
 
 DETAIL_LIMIT = 80
-SEEN_LIMIT = 1_000
+EXCERPT_INPUT_LIMIT = 1_000
 
 
-class Fault(Exception):
+class RowError(Exception):
     """A row cannot be used.
 
-    ``cause`` is a stable phrase shared by all rows with the same fault, ``detail`` says what this
-    one holds, ``hint`` how rows of this kind are mended.
+    ``cause`` is a fixed phrase, the same for all rows with this error. ``detail`` describes this
+    row. ``hint`` states how to fix rows with this error.
     """
 
     def __init__(self, cause: str, detail: str = "", *, hint: str = "") -> None:
@@ -35,23 +35,28 @@ class Row:
     """A row and the line it starts on, counted from 1."""
 
     line: int
-    fields: Fields | Fault
+    fields: Fields | RowError
 
 
 ByteStream: TypeAlias = "io.BufferedReader[Any]"
-"""An open file, unpacked and after its byte-order mark."""
+"""An open file, unpacked, positioned after its byte-order mark."""
 
 ReadRows: TypeAlias = Callable[[ByteStream, str], Iterator[Row]]
-"""Reads the rows of an open file; the name is for errors about the file as a whole."""
+"""A function that reads the rows of an open file. Its second argument is the file's name, for
+errors that concern the entire file.
+"""
 
 
 def excerpt(text: str) -> str:
-    """The beginning of ``text`` on one line: at most 80 characters, no secrets, safe to print."""
-    return one_line(redact(text[:SEEN_LIMIT]), DETAIL_LIMIT)
+    """Return the first 80 characters of ``text`` at most, on one line, without secrets.
+
+    The result is safe to print.
+    """
+    return one_line(redact(text[:EXCERPT_INPUT_LIMIT]), DETAIL_LIMIT)
 
 
-def kind_of(value: object) -> str:
-    """What a JSON value is, in words."""
+def json_type(value: object) -> str:
+    """Return the type of a JSON value in words."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -63,13 +68,13 @@ def kind_of(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
-def not_utf8(raw: bytes, position: int) -> Fault:
-    """The fault of a row whose byte at ``position`` is not UTF-8."""
+def not_utf8_error(raw: bytes, position: int) -> RowError:
+    """Return the error of a row whose byte at ``position`` is not UTF-8."""
     byte = raw[position : position + 1]
     as_windows = byte.decode("cp1252", errors="ignore")
     known = as_windows and as_windows.isprintable()
     guess = f", which is {as_windows} in Windows-1252" if known else ""
-    return Fault(
+    return RowError(
         "not UTF-8",
         f"byte {position + 1} of the row is 0x{byte.hex()}{guess}",
         hint="convert the file: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW",

@@ -1,8 +1,10 @@
-"""``python -m tests.benchmarks [--only NAME] [--rounds N] [--peers FOLDER]``: measure, and write.
+"""Measure speed and memory, and write the page of the results.
 
-The page is written anew after each table, so that a run that is broken off leaves what it has.
-``--only`` measures some tables and keeps the others that the page's file has, if they were taken on
-this machine and with these versions; each says when.
+``python -m tests.benchmarks [--only NAME] [--rounds N] [--peers FOLDER]``
+
+The page is written again after each table, so an interrupted run leaves its finished tables.
+``--only`` measures some tables and keeps the page's others, if they were measured on this machine
+and with these versions; each has its date.
 """
 
 from __future__ import annotations
@@ -18,111 +20,118 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks import machine, peers, report
-from tests.benchmarks.training import CASES, GPU_CASES, ROOT, run, useful_flops
-from tests.benchmarks.work import S40, SHAPES, build
+from tests.benchmarks.training import CASES, GPU_CASES, ROOT, run_case, useful_flops
+from tests.benchmarks.work import S40, SHAPES, build_model
 
 PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
-OTHERS = ("generation", "imports")
-QUICK = ("sft-full", "sft-lora", *OTHERS)
+OTHER_TABLES = ("generation", "imports")
+QUICK_TABLES = ("sft-full", "sft-lora", *OTHER_TABLES)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks")
     parser.add_argument(
-        "--only", choices=[*CASES, *GPU_CASES, *OTHERS, "peers"], action="append", default=[]
+        "--only", choices=[*CASES, *GPU_CASES, *OTHER_TABLES, "peers"], action="append", default=[]
     )
     parser.add_argument("--quick", action="store_true", help="fewer steps, rounds and tables")
-    parser.add_argument("--rounds", type=int, help="of each training, instead of its own number")
-    parser.add_argument("--toy", action="store_true", help="toy models: to try the harness itself")
+    parser.add_argument(
+        "--rounds", type=int, help="rounds of each training, instead of its default"
+    )
+    parser.add_argument("--toy", action="store_true", help="toy models, to test the harness itself")
     parser.add_argument(
         "--peers",
         type=Path,
         metavar="FOLDER",
-        help="other tools, too, each installed below this folder (8 GB together, once)",
+        help="measure other tools too; each is installed once below this folder (8 GB in total)",
     )
     parser.add_argument("--peer", choices=peers.PEERS, action="append", default=[])
     parser.add_argument("--out", type=Path, default=PAGE, help="where to write the page")
     options = parser.parse_args()
-    everything = (*CASES, *(GPU_CASES if machine.has_gpu() else ()), *OTHERS)
-    wanted = options.only or list(QUICK if options.quick else everything)
-    here: dict[str, Any] = machine.describe()
-    here |= {"quick": options.quick, "matrix_rate": machine.matrix_rate()}
-    found = {**(kept(options.out, here) if options.only else {}), "machine": here}
+    everything = (*CASES, *(GPU_CASES if machine.has_gpu() else ()), *OTHER_TABLES)
+    tables = options.only or list(QUICK_TABLES if options.quick else everything)
+    this_machine: dict[str, Any] = machine.describe_machine()
+    this_machine |= {"quick": options.quick, "matrix_rate": machine.measure_matrix_rate()}
+    results = {
+        **(kept_results(options.out, this_machine) if options.only else {}),
+        "machine": this_machine,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        measure(found, wanted, Path(folder), options)
+        measure(results, tables, Path(folder), options)
         if options.peers is not None:
-            asked = options.peer or list(peers.PEERS)
+            names = options.peer or list(peers.PEERS)
             cache = options.peers.resolve()
             rounds = options.rounds or (1 if options.quick or options.toy else 2)
-            found["peers"] = peers.measure(
-                cache, Path(folder), asked, shape=_shape(options), rounds=rounds
+            results["peers"] = peers.measure(
+                cache, Path(folder), names, shape=_shape_name(options), rounds=rounds
             )
-            found["peers"]["load"] = [round(number, 2) for number in os.getloadavg()]
-    write(found, options.out)
+            results["peers"]["load"] = [round(number, 2) for number in os.getloadavg()]
+    write_results(results, options.out)
     print(f"written: {options.out}")
 
 
-SAME = ("cpu", "cores", "gpu", "flags", "python", "versions", "quick")
-"""What must not have changed for numbers to stand on one page."""
+COMPARABLE_KEYS = ("cpu", "cores", "gpu", "flags", "python", "versions", "quick")
+"""Properties of the machine that must be equal for all numbers of a page."""
 
 
-def kept(page: Path, here: dict[str, Any]) -> dict[str, Any]:
-    """What the page's file has from this machine and these versions."""
+def kept_results(page: Path, this_machine: dict[str, Any]) -> dict[str, Any]:
+    """Return the page's earlier results, if they are from this machine and these versions."""
     try:
         before: dict[str, Any] = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    same = all(before["machine"].get(name) == here.get(name) for name in SAME)
+    same = all(before["machine"].get(name) == this_machine.get(name) for name in COMPARABLE_KEYS)
     return before if same else {}
 
 
-def write(found: dict[str, Any], page: Path) -> None:
-    """What there is so far, as a page and as raw numbers."""
-    found["machine"]["load_after"] = [round(number, 2) for number in os.getloadavg()]
+def write_results(results: dict[str, Any], page: Path) -> None:
+    """Write the results so far, as a page and as raw numbers."""
+    results["machine"]["load_after"] = [round(number, 2) for number in os.getloadavg()]
     page.parent.mkdir(parents=True, exist_ok=True)
-    raw = json.dumps(found, indent=1) + "\n"
+    raw = json.dumps(results, indent=1) + "\n"
     numbers = page.with_suffix(".json")
     numbers.write_text(raw, encoding="utf-8")
-    page.write_text(report.page(found, numbers.name), encoding="utf-8")
+    page.write_text(report.render_page(results, numbers.name), encoding="utf-8")
 
 
 def measure(
-    found: dict[str, Any], wanted: list[str], models: Path, options: argparse.Namespace
+    results: dict[str, Any], tables: list[str], models: Path, options: argparse.Namespace
 ) -> None:
-    """Fill in what is wanted; a table that fails says so and the others go on."""
-    shape = _shape(options)
-    if "generation" in wanted:
+    """Measure these tables into ``results``. A table that fails has its error; the others go on."""
+    shape = _shape_name(options)
+    if "generation" in tables:
         rounds = options.rounds or (1 if options.quick else 3)
-        found["generation"] = machine.now() | generation(models / shape, shape, rounds)
-    if "imports" in wanted:
-        found["imports"] = machine.imports(1 if options.quick else 3)
-    found.setdefault("training", {})
+        results["generation"] = machine.date_and_load() | measure_generation(
+            models / shape, shape, rounds
+        )
+    if "imports" in tables:
+        results["imports"] = machine.measure_imports(1 if options.quick else 3)
+    results.setdefault("training", {})
     cases = CASES | GPU_CASES
-    for name in (name for name in cases if name in wanted):
+    for name in (name for name in cases if name in tables):
         case = cases[name]
         if options.toy:
             case = type(case)(**{**vars(case), "shape": "toy"})
         rounds, steps = (1, 3) if options.quick else (case.rounds, case.steps)
         try:
             rounds = options.rounds or rounds
-            when = machine.now()
-            found["training"][name] = when | run(case, models, rounds=rounds, steps=steps)
+            when = machine.date_and_load()
+            results["training"][name] = when | run_case(case, models, rounds=rounds, steps=steps)
         except RuntimeError as error:
             print(f"  {name}: {error}", file=sys.stderr)
-            found["training"][name] = {"title": case.title, "error": str(error)[-300:]}
-        full = found["training"][name]
+            results["training"][name] = {"title": case.title, "error": str(error)[-300:]}
+        full = results["training"][name]
         if name == "sft-full" and "runs" in full and not options.toy:
-            found["utilisation"] = utilisation(full, found["machine"]["matrix_rate"])
-        write(found, options.out)
+            results["utilisation"] = measure_utilization(full, results["machine"]["matrix_rate"])
+        write_results(results, options.out)
 
 
-def _shape(options: argparse.Namespace) -> str:
+def _shape_name(options: argparse.Namespace) -> str:
     return "toy" if options.toy else "s40"
 
 
-def generation(folder: Path, shape: str, rounds: int) -> dict[str, Any]:
-    """In a process of its own, like everything."""
-    build(SHAPES[shape], folder)
+def measure_generation(folder: Path, shape: str, rounds: int) -> dict[str, Any]:
+    """Measure generation in a separate process, like everything."""
+    build_model(SHAPES[shape], folder)
     out = folder.parent / "generation.json"
     command = [sys.executable, "-m", "tests.benchmarks.generation", folder, str(rounds), out]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -130,17 +139,17 @@ def generation(folder: Path, shape: str, rounds: int) -> dict[str, Any]:
     return result
 
 
-def utilisation(full: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
-    """The median run's useful operations against plain products."""
+def measure_utilization(full: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
+    """Return the median run's useful operations as a share of plain matrix products."""
     achieved = []
-    for one in full["runs"]["tunesmith"]:
-        numbers = list(zip(one["tokens"][1:], one["trained"][1:], strict=True))
+    for run in full["runs"]["tunesmith"]:
+        numbers = list(zip(run["tokens"][1:], run["trained"][1:], strict=True))
         work = sum(useful_flops(S40, tokens, trained, 8) for tokens, trained in numbers)
-        achieved.append(1e-9 * work / (one["wall"][-1] - one["wall"][0]))
-    again = machine.matrix_rate()
+        achieved.append(1e-9 * work / (run["wall"][-1] - run["wall"][0]))
+    rates_after = machine.measure_matrix_rate()
     name = max(rates, key=lambda name: float(rates[name]["best"]))
-    best = max(rates[name]["best"], again[name]["best"])
-    usual = (rates[name]["usual"] + again[name]["usual"]) / 2
+    best = max(rates[name]["best"], rates_after[name]["best"])
+    usual = (rates[name]["usual"] + rates_after[name]["usual"]) / 2
     gflops = median(achieved)
     shares = {"share": gflops / best, "share_of_usual": gflops / usual}
     return {"gflops": gflops, "format": name, **shares}

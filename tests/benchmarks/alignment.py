@@ -1,9 +1,10 @@
-"""Learning from pairs and from rewards, ours and TRL's: what the worker runs for these techniques.
+"""Train on pairs and on rewards with tunesmith and with TRL, for the worker.
 
-Everybody gets the same token ids: TRL is given words, which its tokenizer makes the same ids of, or
-the ids themselves where it takes them. A step of ``preference`` and ``reward`` is a batch of pairs,
-and its tokens are those of both rows written out, prompt and answer, for everybody; a step of
-``grpo`` is 4 prompts answered 8 times, and its tokens are those of the answers.
+Both get the same token ids: TRL gets words, of which its tokenizer makes the same ids, or the ids
+themselves where it accepts them. A step of ``preference`` and ``reward`` is a batch of pairs. Its
+tokens are those of prompt and completion for both completions, even if the prompt is computed
+once. A step of ``grpo`` is 4 prompts with 8 completions each, and its tokens are those of the
+completions.
 """
 
 from __future__ import annotations
@@ -15,71 +16,73 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.machine import computes_bf16
-from tests.benchmarks.work import SEED, SHAPES, pairs
-from tests.benchmarks.worker import RATE, Marks, Spec, lora
+from tests.benchmarks.machine import has_bf16_arithmetic
+from tests.benchmarks.work import SEED, SHAPES, make_pairs
+from tests.benchmarks.worker import LEARNING_RATE, StepTimes, WorkerSpec, lora_config
 
-SAMPLES, ANSWER = 8, 64
-"""Answers to a prompt, and tokens of an answer."""
-KL_WEIGHT = 0.04
+NUM_GENERATIONS, MAX_NEW_TOKENS = 8, 64
+"""Completions per prompt, and tokens of a completion."""
+KL_COEF = 0.04
 BETA = 0.1
 
 
-def reward(prompt: str, answer: str) -> float:
-    """What answers are rewarded for: the share of their words whose number is even."""
-    words = answer.split()
+def even_word_share(prompt: str, completion: str) -> float:
+    """Return the reward of a completion: the share of its words whose number is even."""
+    words = completion.split()
     return sum(word[-1] in "02468" for word in words) / max(len(words), 1)
 
 
-def rows(spec: Spec) -> list[Any]:
-    """The pairs of a run."""
-    return pairs(SHAPES[spec.shape], spec.steps * spec.batch)
+def make_rows(spec: WorkerSpec) -> list[Any]:
+    """Return the pairs of a run."""
+    return make_pairs(SHAPES[spec.shape], spec.steps * spec.batch)
 
 
-def groups(spec: Spec, tokenizer: Any) -> list[Any]:
-    """The pairs as token ids, in the order in which they are learned."""
+def pair_groups(spec: WorkerSpec, tokenizer: Any) -> list[Any]:
+    """Return the pairs as token ids, in the order of training."""
     from tunesmith_torch.data.templates import Template
-    from tunesmith_torch.optim.schedule import Order
-    from tunesmith_torch.prefix.completion_groups import groups_of
+    from tunesmith_torch.optim.schedule import BatchOrder
+    from tunesmith_torch.prefix.completion_groups import tokenize_pairs
 
-    made = groups_of(rows(spec), Template.of(tokenizer))
-    order = Order(len(made), spec.batch, 1, SEED, spec.steps)
-    return [made[row] for _, members in order.batches(0) for row in members]
+    groups = tokenize_pairs(make_rows(spec), Template.from_tokenizer(tokenizer))
+    order = BatchOrder(len(groups), spec.batch, 1, SEED, spec.steps)
+    return [groups[row] for _, members in order.batches(0) for row in members]
 
 
-def note_pairs(marks: Marks, spec: Spec, learned: Sequence[Any]) -> None:
-    """How many tokens each step's pairs have, written out."""
-    for at in range(0, len(learned), spec.batch):
-        batch = learned[at : at + spec.batch]
-        answers = sum(group.answer_tokens for group in batch)
-        marks.tokens.append(answers + sum(2 * len(group.prompt) for group in batch))
-        marks.trained.append(answers)
+def record_pair_tokens(times: StepTimes, spec: WorkerSpec, groups: Sequence[Any]) -> None:
+    """Record the tokens of each step's pairs, with the prompt counted for both completions."""
+    for start in range(0, len(groups), spec.batch):
+        batch = groups[start : start + spec.batch]
+        completions = sum(group.completion_tokens for group in batch)
+        times.tokens.append(completions + sum(2 * len(group.prompt) for group in batch))
+        times.trained.append(completions)
 
 
 # --------------------------------------------------------------------------- tunesmith
 
 
 @contextmanager
-def job(spec: Spec, config: Any, marks: Marks) -> Iterator[Any]:
-    """A job in a folder that goes away; its steps are marked."""
+def training_job(spec: WorkerSpec, config: Any, times: StepTimes) -> Iterator[Any]:
+    """Yield a job in a temporary folder that records the times of its steps."""
     from tunesmith.contracts import Job
-    from tunesmith.events import Event, Stepped
+    from tunesmith.events import Event, StepFinished
     from tunesmith.storage import Checkpoints
 
     def emit(event: Event) -> None:
-        if isinstance(event, Stepped):
-            marks.mark()
-            marks.losses.append(event.loss)
-            if "reward" in event.extras:
-                marks.rewards.append(event.extras["reward"])
-                marks.tokens.append(round(event.extras["answer_tokens"] * spec.batch * SAMPLES))
+        if isinstance(event, StepFinished):
+            times.mark_step()
+            times.losses.append(event.loss)
+            if "reward" in event.metrics:
+                times.rewards.append(event.metrics["reward"])
+                times.tokens.append(
+                    round(event.metrics["completion_length"] * spec.batch * NUM_GENERATIONS)
+                )
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         yield Job(
             config=config,
             model=Path(spec.model),
-            train=rows(spec),
+            train=make_rows(spec),
             heldout=[],
             out=out,
             seed=SEED,
@@ -90,10 +93,10 @@ def job(spec: Spec, config: Any, marks: Marks) -> Iterator[Any]:
         )
 
 
-def options(spec: Spec) -> dict[str, Any]:
-    """What all three have in common."""
+def common_options(spec: WorkerSpec) -> dict[str, Any]:
+    """Return the options that all three trainings share."""
     return {
-        "learning_rate": RATE,
+        "learning_rate": LEARNING_RATE,
         "schedule": "constant",
         "warmup_ratio": 0.0,
         "batch_size": spec.batch,
@@ -104,89 +107,91 @@ def options(spec: Spec) -> dict[str, Any]:
     }
 
 
-def our_preference(spec: Spec) -> Marks:
-    """Through the technique's offer, as a run does it."""
+def tunesmith_preference(spec: WorkerSpec) -> StepTimes:
+    """Train through the technique's offer, as a run does."""
     from transformers import AutoTokenizer
 
     from tunesmith_plugins.techniques.preference.offer import PREFERENCE
 
-    marks = Marks()
-    config = PREFERENCE.config(loss="dpo", beta=BETA, **options(spec))
-    with job(spec, config, marks) as ours:
-        PREFERENCE.build(config).train(ours)
-    note_pairs(marks, spec, groups(spec, AutoTokenizer.from_pretrained(spec.model)))
-    return marks
+    times = StepTimes()
+    config = PREFERENCE.config(loss="dpo", beta=BETA, **common_options(spec))
+    with training_job(spec, config, times) as job:
+        PREFERENCE.build(config).train(job)
+    record_pair_tokens(times, spec, pair_groups(spec, AutoTokenizer.from_pretrained(spec.model)))
+    return times
 
 
-def our_reward(spec: Spec) -> Marks:
-    """Through the toolkit, as a stage of ``rlhf`` does it."""
+def tunesmith_reward(spec: WorkerSpec) -> StepTimes:
+    """Train through the toolkit, as a stage of ``rlhf`` does."""
     from transformers import AutoTokenizer
 
     from tunesmith_torch.options.preference import RewardOptions
-    from tunesmith_torch.rlhf.reward_model import train_reward
+    from tunesmith_torch.rlhf.reward_model import train_reward_model
 
-    marks = Marks()
-    config = RewardOptions(**options(spec))
-    with job(spec, config, marks) as ours:
-        train_reward(ours)
-    note_pairs(marks, spec, groups(spec, AutoTokenizer.from_pretrained(spec.model)))
-    return marks
+    times = StepTimes()
+    config = RewardOptions(**common_options(spec))
+    with training_job(spec, config, times) as job:
+        train_reward_model(job)
+    record_pair_tokens(times, spec, pair_groups(spec, AutoTokenizer.from_pretrained(spec.model)))
+    return times
 
 
-def our_grpo(spec: Spec) -> Marks:
-    """The policy loop through the training loop of every technique."""
+def tunesmith_grpo(spec: WorkerSpec) -> StepTimes:
+    """Train a policy in the training loop of all techniques."""
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.adapter_stack import adapt_policy, load_policy_base
     from tunesmith_torch.options.policy import PolicyLoopOptions
-    from tunesmith_torch.prefix.completion_groups import Layout
-    from tunesmith_torch.prefix.prefix_check import can_share
-    from tunesmith_torch.rlhf.policy_objective import PolicyLoop
+    from tunesmith_torch.prefix.completion_groups import GroupLayout
+    from tunesmith_torch.prefix.prefix_check import can_share_prefix
+    from tunesmith_torch.rlhf.policy_objective import PolicyObjective
     from tunesmith_torch.rlhf.reward_functions import FunctionReward
     from tunesmith_torch.runtime.device import pick_device, pick_precision
-    from tunesmith_torch.training.loop import fit
+    from tunesmith_torch.training.loop import run_training_loop
 
-    marks = Marks()
+    times = StepTimes()
     config = PolicyLoopOptions(
         algorithm="grpo",
-        num_generations=SAMPLES,
-        max_new_tokens=ANSWER,
+        num_generations=NUM_GENERATIONS,
+        max_new_tokens=MAX_NEW_TOKENS,
         kl_coef=kl_coef(spec),
-        max_kl=0.0,  # nobody watches the divergence, so that without a weight nobody computes it
+        max_kl=0.0,  # no KL limit, so that the KL is not computed if its coefficient is 0
         mask_truncated_completions=False,
-        **options(spec),
+        **common_options(spec),
     )
     device = pick_device("cpu")
     precision = pick_precision(device)
-    with job(spec, config, marks) as ours:
-        base = load_policy_base(ours.model, device, precision, True)
-        adapted = adapt_policy(base, precision, config, weights="lora", start=None, seed=SEED)
-        layout = Layout(sharing=can_share(adapted.model))
-        prompts = [pair.prompt for pair in rows(spec)]
-        template = Template.of(base.tokenizer)
-        judge = FunctionReward(reward, "even")
-        loop = PolicyLoop(adapted, template, prompts, judge, config, layout)
-        fit(replace(ours, train=[]), adapted, loop, seed=SEED)
-    return marks
+    with training_job(spec, config, times) as job:
+        base = load_policy_base(job.model, device, precision, True)
+        adapted = adapt_policy(
+            base, precision, config, trained_weights="lora", initial_model=None, seed=SEED
+        )
+        layout = GroupLayout(share_prompts=can_share_prefix(adapted.model))
+        prompts = [pair.prompt for pair in make_rows(spec)]
+        template = Template.from_tokenizer(base.tokenizer)
+        reward_function = FunctionReward(even_word_share, "even")
+        objective = PolicyObjective(adapted, template, prompts, reward_function, config, layout)
+        run_training_loop(replace(job, train=[]), adapted, objective, seed=SEED)
+    return times
 
 
-def kl_coef(spec: Spec) -> float:
-    """``grpo-kl`` stays near the reference, which costs a pass of its own."""
-    return KL_WEIGHT if spec.technique == "grpo-kl" else 0.0
+def kl_coef(spec: WorkerSpec) -> float:
+    """Return the KL coefficient; that of ``grpo-kl`` costs a forward pass of the reference."""
+    return KL_COEF if spec.technique == "grpo-kl" else 0.0
 
 
 # --------------------------------------------------------------------------- TRL
 
 
-def trl_settings(spec: Spec, folder: str) -> dict[str, Any]:
-    """Its defaults but for what is compared; its best settings where they are asked for."""
-    dtype = "bfloat16" if computes_bf16() else "float32"
+def trl_settings(spec: WorkerSpec, folder: str) -> dict[str, Any]:
+    """Return TRL's defaults except for the settings that both share, or its fastest settings."""
+    dtype = "bfloat16" if has_bf16_arithmetic() else "float32"
     best = {"gradient_checkpointing": False, "model_init_kwargs": {"dtype": dtype}}
     return {
-        "bf16": computes_bf16(),
+        "bf16": has_bf16_arithmetic(),
         "output_dir": folder,
         "max_steps": spec.steps,
         "per_device_train_batch_size": spec.batch,
-        "learning_rate": RATE,
+        "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
         "use_cpu": True,
         "report_to": [],
@@ -195,47 +200,47 @@ def trl_settings(spec: Spec, folder: str) -> dict[str, Any]:
         "disable_tqdm": True,
         "seed": SEED,
         "dataloader_pin_memory": False,
-        **(best if spec.who == "trl-fast" else {}),
+        **(best if spec.trainer == "trl-fast" else {}),
     }
 
 
-def clock(marks: Marks) -> Any:
-    """Marks the ends of steps."""
+def step_clock(times: StepTimes) -> Any:
+    """Return a TRL callback that records the end of every step."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc] - transformers has no types here
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            marks.mark()
+            times.mark_step()
 
     return Clock()
 
 
-def words(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Text of which the tokenizer makes these ids."""
+def ids_to_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return a text of which the tokenizer makes these ids."""
     return " ".join(tokenizer.convert_ids_to_tokens(list(ids)))
 
 
-def trl_preference(spec: Spec) -> Marks:
-    """``DPOTrainer``: the reference at every step (its default), or once at the start."""
+def trl_preference(spec: WorkerSpec) -> StepTimes:
+    """Train with ``DPOTrainer``; the reference runs at every step (its default) or at the start."""
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    tokenizer, marks = AutoTokenizer.from_pretrained(spec.model), Marks()
-    learned = groups(spec, tokenizer)
+    tokenizer, times = AutoTokenizer.from_pretrained(spec.model), StepTimes()
+    groups = pair_groups(spec, tokenizer)
     table = [
         {
-            "prompt": words(tokenizer, group.prompt),
-            "chosen": " " + words(tokenizer, group.answers[0]),
-            "rejected": " " + words(tokenizer, group.answers[1]),
+            "prompt": ids_to_text(tokenizer, group.prompt),
+            "chosen": " " + ids_to_text(tokenizer, group.completions[0]),
+            "rejected": " " + ids_to_text(tokenizer, group.completions[1]),
         }
-        for group in learned
+        for group in groups
     ]
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(
             beta=BETA,
-            precompute_ref_log_probs=spec.who != "trl",
+            precompute_ref_log_probs=spec.trainer != "trl",
             train_sampling_strategy="sequential",
             **trl_settings(spec, folder),
         )
@@ -245,31 +250,31 @@ def trl_preference(spec: Spec) -> Marks:
             args=config,
             train_dataset=Dataset.from_list(table),
             processing_class=tokenizer,
-            callbacks=[clock(marks)],
-            peft_config=lora(spec),
+            callbacks=[step_clock(times)],
+            peft_config=lora_config(spec),
         )
-        for row, group in zip(trainer.train_dataset, learned, strict=True):
-            same = [*map(list, (group.prompt, *group.answers))]
+        for row, group in zip(trainer.train_dataset, groups, strict=True):
+            same = [*map(list, (group.prompt, *group.completions))]
             assert [row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]] == same
         trainer.train()
-    note_pairs(marks, spec, learned)
-    marks.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return marks
+    record_pair_tokens(times, spec, groups)
+    times.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return times
 
 
-def trl_reward(spec: Spec) -> Marks:
-    """``RewardTrainer``, with the head trained beside the adapter as its documentation says."""
+def trl_reward(spec: WorkerSpec) -> StepTimes:
+    """Train with ``RewardTrainer``: the adapter and the head, as its documentation recommends."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
-    tokenizer, marks = AutoTokenizer.from_pretrained(spec.model), Marks()
-    learned = groups(spec, tokenizer)
+    tokenizer, times = AutoTokenizer.from_pretrained(spec.model), StepTimes()
+    groups = pair_groups(spec, tokenizer)
     table = [
-        {f"{name}_ids": [*group.prompt, *group.answers[i]] for i, name in enumerate(NAMES)}
-        for group in learned
+        {f"{name}_ids": [*group.prompt, *group.completions[i]] for i, name in enumerate(SIDES)}
+        for group in groups
     ]
     adapter = LoraConfig(
         r=spec.rank,
@@ -290,39 +295,39 @@ def trl_reward(spec: Spec) -> Marks:
             args=config,
             train_dataset=Dataset.from_list(table),
             processing_class=tokenizer,
-            callbacks=[clock(marks)],
+            callbacks=[step_clock(times)],
             peft_config=adapter,
         )
         trainer.train()
-    note_pairs(marks, spec, learned)
-    marks.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return marks
+    record_pair_tokens(times, spec, groups)
+    times.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return times
 
 
-NAMES = ("chosen", "rejected")
+SIDES = ("chosen", "rejected")
 
 
-def trl_grpo(spec: Spec) -> Marks:
-    """``GRPOTrainer`` without vLLM: by default 8 answers at a time, at best all of them."""
+def trl_grpo(spec: WorkerSpec) -> StepTimes:
+    """Train with ``GRPOTrainer`` without vLLM: 8 completions per pass by default, at best all."""
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    tokenizer, marks = AutoTokenizer.from_pretrained(spec.model), Marks()
-    learned = groups(spec, tokenizer)
+    tokenizer, times = AutoTokenizer.from_pretrained(spec.model), StepTimes()
+    groups = pair_groups(spec, tokenizer)
 
     def even(prompts: list[str], completions: list[str], **more: Any) -> list[float]:
-        return [reward(*both) for both in zip(prompts, completions, strict=True)]
+        return [even_word_share(*both) for both in zip(prompts, completions, strict=True)]
 
     with tempfile.TemporaryDirectory() as folder:
         settings = trl_settings(spec, folder)
-        together = spec.batch * SAMPLES if spec.who == "trl-fast" else SAMPLES
-        settings["per_device_train_batch_size"] = together
+        batch_size = spec.batch * NUM_GENERATIONS if spec.trainer == "trl-fast" else NUM_GENERATIONS
+        settings["per_device_train_batch_size"] = batch_size
         config = GRPOConfig(
-            gradient_accumulation_steps=spec.batch * SAMPLES // together,
-            num_generations=SAMPLES,
-            max_completion_length=ANSWER,
+            gradient_accumulation_steps=spec.batch * NUM_GENERATIONS // batch_size,
+            num_generations=NUM_GENERATIONS,
+            max_completion_length=MAX_NEW_TOKENS,
             beta=kl_coef(spec),
             shuffle_dataset=False,
             **settings,
@@ -333,30 +338,30 @@ def trl_grpo(spec: Spec) -> Marks:
             reward_funcs=even,
             args=config,
             train_dataset=Dataset.from_list(
-                [{"prompt": words(tokenizer, group.prompt)} for group in learned]
+                [{"prompt": ids_to_text(tokenizer, group.prompt)} for group in groups]
             ),
             processing_class=tokenizer,
-            callbacks=[clock(marks)],
-            peft_config=lora(spec),
+            callbacks=[step_clock(times)],
+            peft_config=lora_config(spec),
         )
         trainer.train()
     history = trainer.state.log_history
-    marks.losses = [entry["loss"] for entry in history if "loss" in entry]
-    marks.rewards = [entry["reward"] for entry in history if "reward" in entry]
+    times.losses = [entry["loss"] for entry in history if "loss" in entry]
+    times.rewards = [entry["reward"] for entry in history if "reward" in entry]
     lengths = [entry["completions/mean_length"] for entry in history if "reward" in entry]
-    marks.tokens = [round(length * spec.batch * SAMPLES) for length in lengths]
-    return marks
+    times.tokens = [round(length * spec.batch * NUM_GENERATIONS) for length in lengths]
+    return times
 
 
-RUNS = {
-    "preference": (our_preference, trl_preference),
-    "reward": (our_reward, trl_reward),
-    "grpo": (our_grpo, trl_grpo),
-    "grpo-kl": (our_grpo, trl_grpo),
+TRAINERS = {
+    "preference": (tunesmith_preference, trl_preference),
+    "reward": (tunesmith_reward, trl_reward),
+    "grpo": (tunesmith_grpo, trl_grpo),
+    "grpo-kl": (tunesmith_grpo, trl_grpo),
 }
 
 
-def run(spec: Spec) -> Marks:
-    """Ours or theirs."""
-    ours, theirs = RUNS[spec.technique]
-    return ours(spec) if spec.who == "tunesmith" else theirs(spec)
+def run(spec: WorkerSpec) -> StepTimes:
+    """Train with tunesmith or with TRL."""
+    with_tunesmith, with_trl = TRAINERS[spec.technique]
+    return with_tunesmith(spec) if spec.trainer == "tunesmith" else with_trl(spec)

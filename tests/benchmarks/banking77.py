@@ -1,10 +1,9 @@
-"""A narrow task from published data: ten intents of banking77, twenty rows each, 100 held out.
+"""Prepare a narrow task from published data: ten intents of banking77, 20 rows each, 100 held out.
 
 ``python -m tests.benchmarks.banking77 DATA OUT [TECHNIQUE]`` reads ``train.csv`` and ``test.csv``
 of the data set (PolyAI, CC BY 4.0) in the folder DATA and writes a run to OUT; ``tunesmith run
-OUT/run.toml`` carries it out. The technique is ``lora`` unless ``qlora`` is asked for: the same
-adapters over a base in 4 bits. The ten intents are drawn at random, once, so that they are
-nobody's choice.
+OUT/run.toml`` runs it. The technique is ``lora`` by default; ``qlora`` trains the same adapters
+over a base in 4 bits. The ten intents are a random sample, so no one selected easy ones.
 """
 
 from __future__ import annotations
@@ -53,18 +52,18 @@ use = "loss"
 TECHNIQUES = ("lora", "qlora")
 
 
-def prepare(data: Path, out: Path, technique: str = "lora", seed: int = 0) -> list[str]:
-    """Write train.csv, heldout.csv and run.toml below ``out``; the intents that were drawn."""
-    parts = {name: _rows(data / f"{name}.csv") for name in ("train", "test")}
-    draw = random.Random(seed)
-    intents = sorted(draw.sample(sorted({row["category"] for row in parts["train"]}), INTENTS))
+def write_run(data: Path, out: Path, technique: str = "lora", seed: int = 0) -> list[str]:
+    """Write train.csv, heldout.csv and run.toml below ``out``; return the sampled intents."""
+    parts = {name: _read_rows(data / f"{name}.csv") for name in ("train", "test")}
+    rng = random.Random(seed)
+    intents = sorted(rng.sample(sorted({row["category"] for row in parts["train"]}), INTENTS))
     out.mkdir(parents=True, exist_ok=True)
     for name, part, count in (("train", "train", ROWS), ("heldout", "test", HELDOUT)):
         chosen = []
         for intent in intents:
             matching = [row for row in parts[part] if row["category"] == intent]
-            chosen += draw.sample(matching, count)
-        draw.shuffle(chosen)
+            chosen += rng.sample(matching, count)
+        rng.shuffle(chosen)
         with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["text", "category"])
             writer.writeheader()
@@ -74,7 +73,7 @@ def prepare(data: Path, out: Path, technique: str = "lora", seed: int = 0) -> li
     return intents
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -84,4 +83,4 @@ if __name__ == "__main__":
     technique = rest[0] if rest else "lora"
     if technique not in TECHNIQUES:
         sys.exit(f"the technique is one of {', '.join(TECHNIQUES)}, got {technique}")
-    print("\n".join(prepare(Path(data), Path(out), technique)))
+    print("\n".join(write_run(Path(data), Path(out), technique)))

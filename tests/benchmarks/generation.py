@@ -1,8 +1,8 @@
-"""Generation against ``model.generate``: the same prompts, precision and sampling, ragged answers.
+"""Compare generation with ``model.generate``, with equal prompts, precision and sampling.
 
-An untrained model hardly ever ends an answer, so one token in 64 counts as an end, for both.
-Answers are drawn from the same distribution and are not the same; what is compared is tokens of
-answers, ends included, per second. ``python -m tests.benchmarks.generation FOLDER ROUNDS OUT``.
+An untrained model hardly ever ends an answer, so one token in 64 counts as an end token, for both.
+Answers are sampled from the same distribution and are not equal, so tokens of answers per second
+are compared, end tokens included. ``python -m tests.benchmarks.generation FOLDER ROUNDS OUT``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 
 import numpy as np
 
-LIMIT = 128
-ONE_IN = 64
+MAX_NEW_TOKENS = 128
+END_TOKEN_STRIDE = 64
 
 
-def prompts(vocabulary: int, *, shared: int, count: int = 32) -> list[list[int]]:
-    """Prompts of 24 to 200 tokens, or of a shared beginning and 16 to 64 tokens of their own."""
-    source = np.random.default_rng(3)
-    lengths = source.integers(16, 64, count) if shared else source.integers(24, 200, count)
-    beginning = source.integers(3, vocabulary, shared).tolist()
-    return [beginning + source.integers(3, vocabulary, length).tolist() for length in lengths]
+def make_prompts(vocabulary: int, *, shared: int, count: int = 32) -> list[list[int]]:
+    """Return prompts of 24 to 200 tokens, or of a common prefix and 16 to 64 further tokens."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(16, 64, count) if shared else rng.integers(24, 200, count)
+    prefix = rng.integers(3, vocabulary, shared).tolist()
+    return [prefix + rng.integers(3, vocabulary, length).tolist() for length in lengths]
 
 
 def measure(folder: str, rounds: int) -> dict[str, Any]:
-    """Both, in turn, in one process, by the clock and by the CPU."""
+    """Measure both in turn in one process, in wall-clock and CPU time."""
     import torch
 
     from tunesmith_torch.models.open_base import load_model
@@ -37,48 +37,52 @@ def measure(folder: str, rounds: int) -> dict[str, Any]:
     device = pick_device("cpu")
     precision = pick_precision(device)
     base = load_model(Path(folder), device, precision, packing=True)
-    plain = load_model(Path(folder), device, precision, packing=False)
+    padded = load_model(Path(folder), device, precision, packing=False)
     vocabulary = base.config.vocab_size
-    ends = list(range(2, vocabulary, ONE_IN))
-    found: dict[str, Any] = {"precision": precision.name, "limit": LIMIT}
+    ends = list(range(2, vocabulary, END_TOKEN_STRIDE))
+    results: dict[str, Any] = {"precision": precision.name, "limit": MAX_NEW_TOKENS}
     for name, shared in (("apart", 0), ("shared", 256)):
-        asked = prompts(vocabulary, shared=shared)
+        prompts = make_prompts(vocabulary, shared=shared)
         runs: dict[str, list[dict[str, float]]] = {"tunesmith": [], "transformers": []}
         for number in range(rounds + 1):
             torch.manual_seed(number)
-            for who, model in (("tunesmith", base.model), ("transformers", plain.model)):
-                run = _ours if who == "tunesmith" else _theirs
+            for program, model in (("tunesmith", base.model), ("transformers", padded.model)):
+                run = _run_tunesmith if program == "tunesmith" else _run_transformers
                 wall, cpu = time.perf_counter(), time.process_time()
-                tokens = run(model, asked, ends, number)
+                tokens = run(model, prompts, ends, number)
                 if number:  # the first round warms up
                     seconds = time.perf_counter() - wall
-                    taken = time.process_time() - cpu
+                    cpu_seconds = time.process_time() - cpu
                     speed = {"tokens_per_second": tokens / seconds}
-                    runs[who].append({**speed, "tokens_per_cpu_second": tokens / taken})
-        found[name] = runs
-    return found
+                    runs[program].append({**speed, "tokens_per_cpu_second": tokens / cpu_seconds})
+        results[name] = runs
+    return results
 
 
-def _ours(model: Any, asked: list[list[int]], ends: list[int], seed: int) -> int:
+def _run_tunesmith(model: Any, prompts: list[list[int]], ends: list[int], seed: int) -> int:
     from tunesmith_torch.generation.generate import generate
     from tunesmith_torch.generation.sampling import Sampler
 
     answers = generate(
-        model, asked, limit=LIMIT, end_ids=frozenset(ends), sampler=Sampler(seed=seed)
+        model,
+        prompts,
+        max_new_tokens=MAX_NEW_TOKENS,
+        end_ids=frozenset(ends),
+        sampler=Sampler(seed=seed),
     )
     return sum(len(answer.ids) for answer in answers)
 
 
-def _theirs(model: Any, asked: list[list[int]], ends: list[int], seed: int) -> int:
+def _run_transformers(model: Any, prompts: list[list[int]], ends: list[int], seed: int) -> int:
     import torch
 
-    longest = max(map(len, asked))
-    ids_BT = torch.tensor([[0] * (longest - len(row)) + row for row in asked])
-    mask_BT = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in asked])
+    longest = max(map(len, prompts))
+    ids_BT = torch.tensor([[0] * (longest - len(row)) + row for row in prompts])
+    mask_BT = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts])
     out_BT = model.generate(
         ids_BT,
         attention_mask=mask_BT,
-        max_new_tokens=LIMIT,
+        max_new_tokens=MAX_NEW_TOKENS,
         do_sample=True,
         top_k=0,
         eos_token_id=ends,
@@ -88,8 +92,8 @@ def _theirs(model: Any, asked: list[list[int]], ends: list[int], seed: int) -> i
 
 
 def main() -> None:
-    found = measure(sys.argv[1], int(sys.argv[2]))
-    Path(sys.argv[3]).write_text(json.dumps(found), encoding="utf-8")
+    results = measure(sys.argv[1], int(sys.argv[2]))
+    Path(sys.argv[3]).write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""A task whose best answers are known: what each way to learn from feedback makes of it.
+"""Train on a task with a known best answer, with every way to learn from feedback.
 
 ``python -m tests.benchmarks.known_optimum OUT [--model FOLDER] [--first 1] [--page FILE]``
 
-A small model continues the opening of a story, and a rule says how good a continuation is
-(:mod:`tests.benchmarks.known_rule`). Nobody tells the rule to the learners:
-they see pairs of the fine-tuned model's own answers, and which of the two a noisy judge took
-(Bradley and Terry 1952). So three things are known that are not known of people: how good an
-answer is, how good it could be, and how often even a perfect reward model disagrees with the judge.
+A small model continues the first sentence of a story, and a rule scores the continuation
+(:mod:`tests.benchmarks.known_rule`). No model is trained on the rule: they get pairs of the
+fine-tuned model's own completions with noisy choices by the rule (Bradley and Terry 1952). So three
+things are known that one usually has to guess: how good a completion is, how good it could be, and
+how often even a perfect reward model disagrees with the choices.
 
-Every step is a run of its own through ``tunesmith.run``, as anybody could write it. Without
-``--model`` a model of random weights is made and learns to write from the demonstrations alone.
-Settings were chosen on seed 0, so results are of other seeds. ``--reward-only`` ends after the
-reward model.
+Every step is an ordinary run through ``tunesmith.run``. Without ``--model`` a model with random
+weights is made, which learns to write from the demonstrations alone. Settings were chosen on seed
+0, so results are of other seeds. ``--reward-only`` ends after the reward model.
 """
 
 from __future__ import annotations
@@ -31,50 +30,51 @@ from tests.benchmarks.known_rule import (
     HAPPY,
     RULE,
     accuracy,
-    ceiling,
-    chance,
-    continuation,
+    bayes_accuracy,
     expected_accuracy,
-    gold,
-    opening,
-    prompt,
+    gold_reward,
+    make_prompt,
+    preference_probability,
+    sample_continuation,
+    sample_topic,
 )
 
 import tunesmith
 from tunesmith.errors import GateError
-from tunesmith.events import Watched
+from tunesmith.events import Monitored
 from tunesmith.records import Message
 from tunesmith.statistics import mean_interval
 
-TOKENS = 48
-"""Longest answer."""
-DEMONSTRATIONS, HELDOUT, DRAWS = 800, 64, 4
-PAIRS, WATCHED, FRESH = 3600, 400, 2000
-"""Pairs to learn from, pairs held out in the runs, and pairs that no run sees. Reward model and
-rule differ on a tenth of the pairs, so 600 would measure their distance to within 2.5 points, these
-do to within 1.4, and five seeds of them to within 0.6."""
+MAX_NEW_TOKENS = 48
+"""Tokens of a completion at most."""
+DEMONSTRATIONS, HELDOUT, SAMPLES_PER_PROMPT = 800, 64, 4
+PAIRS, HELDOUT_PAIRS, FRESH_PAIRS = 3600, 400, 2000
+"""Pairs to train on, pairs held out in the runs, and pairs that no run sees. Reward model and rule
+differ on a tenth of the pairs, so 600 would measure their distance to within 2.5 points, these do
+to within 1.4, and five seeds of them to within 0.6."""
 POLICIES = ("ppo", "grpo", "rloo")
 PREFERENCES = ("dpo", "kto")
 
 
-def pairs(model: Any, prompts: Sequence[str], seed: int) -> list[dict[str, str]]:
-    """Two different answers to each prompt, judged."""
-    asked = [(Message("user", text),) for text in prompts for _ in range(2)]
-    drawn = [answer.text.strip() for answer in model.sample(asked, TOKENS, seed=seed)]
-    draw, rows = random.Random(seed), []
-    for text, one, other in zip(prompts, drawn[::2], drawn[1::2], strict=True):
-        if not one or not other or one == other or "\0" in one + other:
-            continue  # nothing to choose, or a character that no data may hold
-        first = draw.random() < chance(one, other)
-        better, worse = (one, other) if first else (other, one)
-        rows.append({"prompt": text, "chosen": better, "rejected": worse})
+def sample_pairs(model: Any, prompts: Sequence[str], seed: int) -> list[dict[str, str]]:
+    """Sample two different completions of each prompt, and a noisy choice between them."""
+    messages = [(Message("user", text),) for text in prompts for _ in range(2)]
+    generated = model.sample(messages, MAX_NEW_TOKENS, seed=seed)
+    completions = [generation.text.strip() for generation in generated]
+    rng, rows = random.Random(seed), []
+    for text, first, second in zip(prompts, completions[::2], completions[1::2], strict=True):
+        if not first or not second or first == second or "\0" in first + second:
+            continue  # nothing to choose, or a character that data must not contain
+        chooses_first = rng.random() < preference_probability(first, second)
+        chosen, rejected = (first, second) if chooses_first else (second, first)
+        rows.append({"prompt": text, "chosen": chosen, "rejected": rejected})
     return rows
 
 
 # --------------------------------------------------------------------------- the runs
 
 
-COMMON = """[run]
+COMMON_TABLES = """[run]
 seed = {seed}
 device = "cpu"
 [model]
@@ -93,14 +93,14 @@ use = "console"
 progress = "off"
 """
 
-SUPERVISED = """[technique]
+SUPERVISED_TABLE = """[technique]
 use = "full"
 learning_rate = {rate}
 epochs = {epochs}
 batch_size = 16
 """
 
-RLHF = """[technique]
+RLHF_TABLE = """[technique]
 use = "rlhf"
 [technique.supervised]
 skip = true
@@ -124,7 +124,7 @@ gold = "rule.py:gold"
 {more}
 """
 
-REWARD = """[technique]
+REWARD_TABLE = """[technique]
 use = "rlhf"
 [technique.supervised]
 skip = true
@@ -137,7 +137,7 @@ batch_size = 32
 skip = true
 """
 
-PREFERENCE = """[technique]
+PREFERENCE_TABLE = """[technique]
 use = "preference"
 from = "{sft}"
 loss = "{loss}"
@@ -150,18 +150,18 @@ batch_size = 16
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything."""
+    """Sizes of the data, and steps of the policies."""
 
     demonstrations: int = DEMONSTRATIONS
     pairs: int = PAIRS
-    watched: int = WATCHED
-    fresh: int = FRESH
+    heldout_pairs: int = HELDOUT_PAIRS
+    fresh: int = FRESH_PAIRS
     steps: int = 20
     every: int = 5
 
 
-class World:
-    """One seed: its data, its fine-tuned model, and everything that begins there."""
+class SeedExperiment:
+    """All runs of one seed: data, fine-tuned model, reward model and policies."""
 
     def __init__(
         self, out: Path, base: Path, random_weights: bool, seed: int, sizes: Sizes
@@ -169,47 +169,54 @@ class World:
         self.out, self.base, self.seed, self.sizes = out, base, seed, sizes
         self.random_weights = random_weights
         out.mkdir(parents=True, exist_ok=True)
-        draw = random.Random(seed)
-        abouts = [opening(draw) for _ in range(sizes.demonstrations)]
-        shown = [{"prompt": prompt(a), "completion": continuation(a, draw)} for a in abouts]
-        self._rows("demonstrations", shown[:-HELDOUT])
-        self._rows("heldout", shown[-HELDOUT:])
-        self.heldout = [prompt(opening(draw)) for _ in range(HELDOUT)]
-        wanted = sizes.pairs + sizes.watched + sizes.fresh
-        self.prompts = [prompt(opening(draw)) for _ in range(wanted)]
+        rng = random.Random(seed)
+        topics = [sample_topic(rng) for _ in range(sizes.demonstrations)]
+        demonstrations = [
+            {"prompt": make_prompt(topic), "completion": sample_continuation(topic, rng)}
+            for topic in topics
+        ]
+        self._write_rows("demonstrations", demonstrations[:-HELDOUT])
+        self._write_rows("heldout", demonstrations[-HELDOUT:])
+        self.heldout = [make_prompt(sample_topic(rng)) for _ in range(HELDOUT)]
+        pairs = sizes.pairs + sizes.heldout_pairs + sizes.fresh
+        self.prompts = [make_prompt(sample_topic(rng)) for _ in range(pairs)]
         (out / "rule.py").write_text(RULE.format(happy=HAPPY), encoding="utf-8")
 
     def run(self, name: str, technique: str, train: str, heldout: str) -> Any:
-        """Write the run file and carry it out; the report of one that is there already."""
+        """Write the run file, run it unless it has a report already, and return the report."""
         folder = self.out / name
         if not (folder / "report.json").is_file():
-            common = COMMON.format(
+            common = COMMON_TABLES.format(
                 seed=self.seed, base=self.base, train=f"{train}.jsonl", heldout=f"{heldout}.jsonl"
             )
             path = self.out / f"{name}.toml"
             path.write_text(common + technique, encoding="utf-8")
             try:
                 tunesmith.run(path, out=folder)
-            except GateError as error:  # the policy went wrong, and its best checkpoint was kept
+            except GateError as error:  # the policy got worse, and its best checkpoint was kept
                 print(f"  seed {self.seed}: {name}: {error.message}", flush=True)
         return tunesmith.read_report(folder)
 
-    def learned(self, reward_only: bool) -> dict[str, Any]:
-        """What came of it, of all or of what ends with the reward model."""
-        found = self._kept("reward.json", self._learn_reward)
-        return found if reward_only else self._kept("world.json", lambda: self._learn_rest(found))
+    def run_all(self, reward_only: bool) -> dict[str, Any]:
+        """Return the results of all runs, or of those up to the reward model."""
+        results = self._cached("reward.json", self._train_up_to_reward_model)
+        return (
+            results
+            if reward_only
+            else self._cached("world.json", lambda: self._train_policies(results))
+        )
 
-    def _kept(self, name: str, learn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was written down when it was done."""
+    def _cached(self, name: str, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the results in a file; if there is none, train and write it."""
         path = self.out / name
         if not path.is_file():
-            path.write_text(json.dumps(learn(), indent=1) + "\n", encoding="utf-8")
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return read
+            path.write_text(json.dumps(train(), indent=1) + "\n", encoding="utf-8")
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return results
 
-    def _learn_reward(self) -> dict[str, Any]:
-        """From demonstrations to the reward model."""
-        found: dict[str, Any] = {
+    def _train_up_to_reward_model(self) -> dict[str, Any]:
+        """Fine-tune on demonstrations, sample pairs, and train the reward model."""
+        results: dict[str, Any] = {
             "seed": self.seed,
             "gold": {},
             "seconds": {},
@@ -217,114 +224,119 @@ class World:
             "stopped": {},
         }
         epochs, rate = (24, "2e-3") if self.random_weights else (4, "1e-3")
-        supervised = SUPERVISED.format(rate=rate, epochs=epochs)
-        self._timed(found, "sft", supervised, "demonstrations", "heldout")
-        self._judge_pairs()
-        found["gold"]["sft"] = self._gold("sft")
-        reward = REWARD.format(sft="sft", rate="3e-3")
-        self._timed(found, "reward", reward, "pairs", "pairs-heldout")
-        return found | self._measured()
+        supervised = SUPERVISED_TABLE.format(rate=rate, epochs=epochs)
+        self._run_timed(results, "sft", supervised, "demonstrations", "heldout")
+        self._write_pairs()
+        results["gold"]["sft"] = self._mean_gold_reward("sft")
+        reward = REWARD_TABLE.format(sft="sft", rate="3e-3")
+        self._run_timed(results, "reward", reward, "pairs", "pairs-heldout")
+        return results | self._measure_reward_model()
 
-    def _learn_rest(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Policies against the reward model, and what learns from the pairs themselves."""
-        texts = {name: self._policy(name) for name in POLICIES}
+    def _train_policies(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Train policies on the reward model, and by DPO and KTO on the pairs."""
+        texts = {name: self._policy_table(name) for name in POLICIES}
         texts |= {
-            name: PREFERENCE.format(sft="sft", loss=name, rate="5e-4") for name in PREFERENCES
+            name: PREFERENCE_TABLE.format(sft="sft", loss=name, rate="5e-4") for name in PREFERENCES
         }
         for name, text in texts.items():
-            self._timed(found, name, text, "pairs", "pairs-heldout")
-            found["gold"][name] = self._gold(name)
-        return found
+            self._run_timed(results, name, text, "pairs", "pairs-heldout")
+            results["gold"][name] = self._mean_gold_reward(name)
+        return results
 
-    def _judge_pairs(self) -> None:
-        """The fine-tuned model's answers in pairs, judged: to learn from, held out, and fresh."""
+    def _write_pairs(self) -> None:
+        """Write pairs of the fine-tuned model's completions: for training, held out, and fresh."""
         if (self.out / "fresh.jsonl").is_file():
             return
-        rows = pairs(self._open("sft"), self.prompts, self.seed)
+        rows = sample_pairs(self._open_model("sft"), self.prompts, self.seed)
         fresh = len(rows) - self.sizes.fresh
-        heldout = fresh - self.sizes.watched
-        self._rows("pairs", rows[:heldout])
-        self._rows("pairs-heldout", rows[heldout:fresh])
-        self._rows("fresh", rows[fresh:])
+        heldout = fresh - self.sizes.heldout_pairs
+        self._write_rows("pairs", rows[:heldout])
+        self._write_rows("pairs-heldout", rows[heldout:fresh])
+        self._write_rows("fresh", rows[fresh:])
 
-    def _policy(self, algorithm: str) -> str:
-        return RLHF.format(
+    def _policy_table(self, algorithm: str) -> str:
+        return RLHF_TABLE.format(
             sft="sft",
             reward="reward",
             algorithm=algorithm,
             rate="5e-4",
             steps=self.sizes.steps,
-            tokens=TOKENS,
+            tokens=MAX_NEW_TOKENS,
             kl_coef="0.05",
             every=self.sizes.every,
             more="vf_coef = 0.5" if algorithm == "ppo" else "",
         )
 
-    def _timed(self, found: dict[str, Any], name: str, text: str, *data: str) -> None:
-        started = time.perf_counter()
+    def _run_timed(self, results: dict[str, Any], name: str, text: str, *data: str) -> None:
+        start = time.perf_counter()
         report = self.run(name, text, *data)
-        found["seconds"][name] = time.perf_counter() - started
+        results["seconds"][name] = time.perf_counter() - start
         if report.finished.exit_code:
-            found["stopped"][name] = report.finished.error
-        looks = list(watched(self.out / name))
-        if looks:
-            found["curves"][name] = [{"step": look.step, **look.figures} for look in looks]
-        print(f"  seed {self.seed}: {name} {found['seconds'][name]:.0f} s", flush=True)
+            results["stopped"][name] = report.finished.error
+        monitored = list(monitored_events(self.out / name))
+        if monitored:
+            results["curves"][name] = [{"step": event.step, **event.metrics} for event in monitored]
+        print(f"  seed {self.seed}: {name} {results['seconds'][name]:.0f} s", flush=True)
 
-    def _measured(self) -> dict[str, float]:
-        """The reward model and the rule on the very same pairs, which no run has seen."""
-        from tunesmith_torch.compare.other_model import judge
+    def _measure_reward_model(self) -> dict[str, float]:
+        """Return the accuracy of reward model and rule on the same pairs, which no run has seen."""
+        from tunesmith_torch.compare.other_model import load_scorer
 
-        reward = judge(str(self.out / "reward"), None)
-        assert reward is not None
-        rows = self._read("fresh")
+        reward_model = load_scorer(str(self.out / "reward"), None)
+        assert reward_model is not None
+        rows = self._read_rows("fresh")
         prompts = [(Message("user", row["prompt"]),) for row in rows]
-        one, other = (
-            reward.rewards(prompts, [row[side] for row in rows]) for side in ("chosen", "rejected")
+        chosen, rejected = (
+            reward_model.rewards(prompts, [row[side] for row in rows])
+            for side in ("chosen", "rejected")
         )
-        gaps = [a - b for a, b in zip(one, other, strict=True)]
-        found = {
+        gaps = [a - b for a, b in zip(chosen, rejected, strict=True)]
+        results = {
             "accuracy": accuracy(gaps),
-            "rule_accuracy": accuracy([gold(r["chosen"]) - gold(r["rejected"]) for r in rows]),
+            "rule_accuracy": accuracy(
+                [gold_reward(r["chosen"]) - gold_reward(r["rejected"]) for r in rows]
+            ),
             "expected_accuracy": expected_accuracy(rows, gaps),
-            "ceiling": ceiling(rows),
+            "ceiling": bayes_accuracy(rows),
         }
-        found["below_rule"] = found["rule_accuracy"] - found["accuracy"]
-        found["below_ceiling"] = found["ceiling"] - found["expected_accuracy"]
-        print(f"  seed {self.seed}: {found}", flush=True)
-        return found
+        results["below_rule"] = results["rule_accuracy"] - results["accuracy"]
+        results["below_ceiling"] = results["ceiling"] - results["expected_accuracy"]
+        print(f"  seed {self.seed}: {results}", flush=True)
+        return results
 
-    def _read(self, name: str) -> list[dict[str, str]]:
+    def _read_rows(self, name: str) -> list[dict[str, str]]:
         lines = (self.out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
-    def _gold(self, name: str) -> float:
-        """The mean of the rule over drawn answers to held-out openings."""
-        asked = [(Message("user", text),) for text in self.heldout for _ in range(DRAWS)]
-        answers = self._open(name).sample(asked, TOKENS, seed=10_000)
-        return math.fsum(gold(answer.text) for answer in answers) / len(answers)
+    def _mean_gold_reward(self, name: str) -> float:
+        """Return the mean gold reward of completions sampled for the held-out prompts."""
+        prompts = [
+            (Message("user", text),) for text in self.heldout for _ in range(SAMPLES_PER_PROMPT)
+        ]
+        generated = self._open_model(name).sample(prompts, MAX_NEW_TOKENS, seed=10_000)
+        return math.fsum(gold_reward(each.text) for each in generated) / len(generated)
 
-    def _open(self, name: str) -> Any:
+    def _open_model(self, name: str) -> Any:
         from tunesmith_torch.compare.open_by_name import open_by_name
 
         return open_by_name(str(self.out / name))
 
-    def _rows(self, name: str, rows: Sequence[dict[str, str]]) -> None:
+    def _write_rows(self, name: str, rows: Sequence[dict[str, str]]) -> None:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (self.out / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
-def watched(run: Path) -> list[Watched]:
-    """The looks at the policy that a run's events hold."""
+def monitored_events(run: Path) -> list[Monitored]:
+    """Return the evaluations of the policy in a run's event log."""
     from tunesmith.events import from_json
     from tunesmith.storage import read_events
 
     events = (from_json(line) for line in read_events(run / "events.jsonl"))
-    return [event for event in events if isinstance(event, Watched)]
+    return [event for event in events if isinstance(event, Monitored)]
 
 
 def random_model(folder: Path) -> Path:
-    """A small Llama of random weights with the tokenizer of the project's tiny models."""
+    """Save a small Llama with random weights and the tokenizer of the project's tiny models."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -342,10 +354,10 @@ def random_model(folder: Path) -> Path:
     return folder
 
 
-# --------------------------------------------------------------------------- what came of it
+# --------------------------------------------------------------------------- results
 
 
-REWARD_FIGURES = (
+REWARD_METRICS = (
     "accuracy",
     "rule_accuracy",
     "below_rule",
@@ -355,44 +367,48 @@ REWARD_FIGURES = (
 )
 
 
-def summary(worlds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds with 95 % intervals, and whether each is above the fine-tuned model."""
-    found: dict[str, Any] = {}
-    for name in worlds[0]["gold"]:
-        scores = [world["gold"][name] for world in worlds]
-        gains = [world["gold"][name] - world["gold"]["sft"] for world in worlds]
+def summarize(experiments: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return means over seeds with 95 % intervals; ``above_sft``: above the fine-tuned model."""
+    results: dict[str, Any] = {}
+    for name in experiments[0]["gold"]:
+        scores = [experiment["gold"][name] for experiment in experiments]
+        gains = [experiment["gold"][name] - experiment["gold"]["sft"] for experiment in experiments]
         interval, gain = mean_interval(scores), mean_interval(gains)
-        found[name] = {"gold": asdict(interval), "gain": asdict(gain)}
-    base = found["sft"]["gold"]
-    for name, one in found.items():
-        one["beyond"] = name == "sft" or one["gold"]["low"] > base["high"]
-    for name in REWARD_FIGURES:
-        found[name] = asdict(mean_interval([world[name] for world in worlds]))
-    return found
+        results[name] = {"gold": asdict(interval), "gain": asdict(gain)}
+    base = results["sft"]["gold"]
+    for name, result in results.items():
+        result["above_sft"] = name == "sft" or result["gold"]["low"] > base["high"]
+    for name in REWARD_METRICS:
+        results[name] = asdict(mean_interval([experiment[name] for experiment in experiments]))
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks.known_optimum")
-    parser.add_argument("out", type=Path, help="folder for the runs; what is there is not repeated")
+    parser.add_argument(
+        "out", type=Path, help="folder for the runs; finished runs are not repeated"
+    )
     parser.add_argument("--model", type=Path, help="folder of a small model, such as stories260k")
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
-    parser.add_argument("--pairs", type=int, default=Sizes.pairs, help="to learn from")
-    parser.add_argument("--reward-only", action="store_true", help="end after the reward model")
+    parser.add_argument("--pairs", type=int, default=Sizes.pairs, help="number of training pairs")
+    parser.add_argument("--reward-only", action="store_true", help="stop after the reward model")
     parser.add_argument("--steps", type=int, default=Sizes.steps)
-    parser.add_argument("--page", type=Path, help="write results as Markdown here, curves beside")
+    parser.add_argument(
+        "--page", type=Path, help="Markdown file for the results; curves go into the same folder"
+    )
     options = parser.parse_args()
     out = options.out.absolute()
     base = options.model.absolute() if options.model else random_model(out / "model")
     sizes = Sizes(steps=options.steps, pairs=options.pairs)
-    worlds = []
+    experiments = []
     for seed in range(options.first, options.first + options.seeds):
-        world = World(out / f"seed-{seed}", base, options.model is None, seed, sizes)
-        worlds.append(world.learned(options.reward_only))
-        result = {"model": base.name, "sizes": asdict(sizes), "worlds": worlds}
-        result["summary"] = summary(worlds)
+        experiment = SeedExperiment(out / f"seed-{seed}", base, options.model is None, seed, sizes)
+        experiments.append(experiment.run_all(options.reward_only))
+        result = {"model": base.name, "sizes": asdict(sizes), "experiments": experiments}
+        result["summary"] = summarize(experiments)
         (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(curves.reward_table(result) if options.reward_only else curves.table(result))
+    print(curves.reward_table(result) if options.reward_only else curves.results_table(result))
     if options.page is not None and not options.reward_only:
         curves.write(result, options.page)
 

@@ -1,8 +1,9 @@
-"""A task whose best answers are known: stories to go on with, a rule, and a noisy judge.
+"""A task with a known best answer: continuations of stories, a rule, and noisy choices by it.
 
-A rule says how good a continuation is: two happy words are best, every word costs a little
-(:func:`gold`). The judge takes the better of two answers more often than not (Bradley and Terry
-1952), so how often even the rule agrees with it is known exactly (:func:`ceiling`).
+The rule scores a continuation: two happy words are best, and every word costs a little
+(:func:`gold_reward`). Of two continuations the better one is chosen with a probability between one
+half and one (Bradley and Terry 1952), so the accuracy of even the best guess is known exactly
+(:func:`bayes_accuracy`).
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ PLAIN = (
     "Mom said no.",
 )
 SHARE_CHEERFUL = 0.15
-SCALE = 3.0
-"""How sure the judge is: ``P(a over b) = sigmoid(SCALE (gold(a) - gold(b)))``."""
+LABEL_SCALE = 3.0
+"""Scale of the choices: ``P(a over b) = sigmoid(LABEL_SCALE (gold(a) - gold(b)))``."""
 
-RULE = '''"""How good a continuation is: written by the example for the run that watches it."""
+RULE = '''"""Gold reward of a continuation, for the monitor of the run; written by the benchmark."""
 
 HAPPY = {happy}
 
@@ -50,53 +51,57 @@ def gold(prompt, answer):
 '''
 
 
-def gold(answer: str) -> float:
-    """0 to 1 for up to two happy words, less 1/40 for each word; at best 0.95."""
-    words = answer.lower().replace(".", " ").split()
+def gold_reward(continuation: str) -> float:
+    """Return 0 to 1 for up to two happy words, less 1/40 for each word; at best 0.95."""
+    words = continuation.lower().replace(".", " ").split()
     return min(sum(word in HAPPY for word in words), 2) / 2 - len(words) / 40
 
 
-def opening(draw: random.Random) -> dict[str, str]:
-    """What a story is about."""
+def sample_topic(rng: random.Random) -> dict[str, str]:
+    """Return random words for a story, by the placeholders of the sentences."""
     words = {"n": NAMES, "t": THINGS, "p": PLACES}
-    return {key: draw.choice(choices) for key, choices in words.items()}
+    return {key: rng.choice(choices) for key, choices in words.items()}
 
 
-def prompt(about: dict[str, str]) -> str:
-    return "{n} saw a {t} in the {p}.".format(**about)
+def make_prompt(topic: dict[str, str]) -> str:
+    return "{n} saw a {t} in the {p}.".format(**topic)
 
 
-def continuation(about: dict[str, str], draw: random.Random) -> str:
-    """One to four sentences, few of them cheerful."""
+def sample_continuation(topic: dict[str, str], rng: random.Random) -> str:
+    """Return one to four sentences, few of them cheerful."""
     kinds = [
-        CHEERFUL if draw.random() < SHARE_CHEERFUL else PLAIN for _ in range(draw.choice(SIZES))
+        CHEERFUL if rng.random() < SHARE_CHEERFUL else PLAIN
+        for _ in range(rng.choice(SENTENCE_COUNTS))
     ]
-    return " ".join(draw.choice(kind).format(**about) for kind in kinds)
+    return " ".join(rng.choice(kind).format(**topic) for kind in kinds)
 
 
-SIZES = (1, 2, 2, 3, 3, 4)
+SENTENCE_COUNTS = (1, 2, 2, 3, 3, 4)
 
 
-def chance(one: str, other: str) -> float:
-    """How probable it is that the judge takes the first."""
-    return 1 / (1 + math.exp(-SCALE * (gold(one) - gold(other))))
+def preference_probability(first: str, second: str) -> float:
+    """Return the probability that the first of two continuations is chosen."""
+    return 1 / (1 + math.exp(-LABEL_SCALE * (gold_reward(first) - gold_reward(second))))
 
 
-def ceiling(rows: Sequence[dict[str, str]]) -> float:
-    """What even the best guess agrees with the judge in, over the judge's luck: Bayes' accuracy."""
-    sure = [chance(row["chosen"], row["rejected"]) for row in rows]
-    return math.fsum(max(p, 1 - p) for p in sure) / len(sure)
+def bayes_accuracy(rows: Sequence[dict[str, str]]) -> float:
+    """Return the expected accuracy of the best possible guess over the noise of the choices."""
+    probabilities = [preference_probability(row["chosen"], row["rejected"]) for row in rows]
+    return math.fsum(max(p, 1 - p) for p in probabilities) / len(probabilities)
 
 
 def expected_accuracy(rows: Sequence[dict[str, str]], gaps: Sequence[float]) -> float:
-    """How often a reward model with these differences will agree with the judge, over its luck."""
-    agreed = []
+    """Return the expected accuracy of a reward model over the noise of the choices.
+
+    ``gaps``: its reward of the chosen continuation minus that of the rejected one.
+    """
+    agreements = []
     for row, gap in zip(rows, gaps, strict=True):
-        p = chance(row["chosen"], row["rejected"])
-        agreed.append(0.5 if gap == 0 else p if gap > 0 else 1 - p)
-    return math.fsum(agreed) / len(agreed)
+        p = preference_probability(row["chosen"], row["rejected"])
+        agreements.append(0.5 if gap == 0 else p if gap > 0 else 1 - p)
+    return math.fsum(agreements) / len(agreements)
 
 
 def accuracy(gaps: Sequence[float]) -> float:
-    """Share of pairs whose chosen answer is ahead; a tie is half a pair."""
+    """Return the share of pairs with a higher reward of the chosen one; a tie is half a pair."""
     return sum(0.5 if gap == 0 else float(gap > 0) for gap in gaps) / len(gaps)

@@ -1,10 +1,10 @@
-"""LoRA as LitGPT ran it in October 2023, restated: what its published memory was measured of.
+"""Reimplement LoRA of LitGPT in October 2023, of which its published memory was measured.
 
-Shapes: B rows, T tokens, D width, V vocabulary.
+Shapes: B rows, T tokens, D hidden size, F intermediate size, V vocabulary size.
 
-bf16 throughout, adapters and AdamW's state included; queries, keys and values from one matrix, with
-adapters on queries and values and dropout before them; a head that goes over 128 tokens at a time;
-4-bit products that keep their input for backward, as bitsandbytes 0.41 did.
+Everything is in bf16, adapters and AdamW's state included. One matrix computes queries, keys and
+values, with adapters for queries and values and dropout before them. The head computes 128 tokens
+at a time. 4-bit products keep their input for backward, as in bitsandbytes 0.41.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tunesmith_torch.memory_estimate import gpu_substitutes
-from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, watch_layers
-from tunesmith_torch.memory_estimate.model_shape import Shape
-from tunesmith_torch.memory_estimate.timeline import TRACED, NotUniform
-from tunesmith_torch.memory_estimate.trace import Traced, nowhere
+from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, track_layers
+from tunesmith_torch.memory_estimate.model_shape import ModelShape
+from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NotUniform
+from tunesmith_torch.memory_estimate.trace import StepTrace, fake_tensors
 
 HEAD_CHUNK = 128
 DTYPE = torch.bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class PublishedRow:
     """A row of the published table."""
 
     batch: int
@@ -37,34 +37,37 @@ class Run:
     """``nf4``, ``nf4-dq``, or empty."""
     rank: int = 8
     rotary: float = 1.0
-    """Share of a head's width that is rotated."""
+    """Share of a head's size that is rotated."""
     shared_norm: bool = False
-    """One norm before attention and feed-forward, which run side by side."""
+    """Attention and feed-forward have one norm."""
     parallel: bool = False
+    """Feed-forward is computed from the layer's input, not from attention's output."""
 
 
-class _KeepsInput(torch.autograd.Function):
+class _LinearKeepingInput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: FourBits) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: Linear4bit) -> Tensor:
         ctx.kept, ctx.layer = x, layer
         return functional.linear(x, layer.dense(), layer.bias)
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
-        return above @ ctx.layer.dense(), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient @ ctx.layer.dense(), None
 
 
-class FourBits(nn.Module):
+class Linear4bit(nn.Module):
     """A frozen linear layer whose weight is packed."""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool, double: bool) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool, double: bool) -> None:
         super().__init__()
-        self.shape, blocks = (outputs, inputs), outputs * inputs // 64
-        self.register_buffer("packed", torch.empty(outputs * inputs // 2, dtype=torch.uint8))
+        self.shape, blocks = (out_features, in_features), out_features * in_features // 64
+        self.register_buffer(
+            "packed", torch.empty(out_features * in_features // 2, dtype=torch.uint8)
+        )
         scales = torch.empty(blocks, dtype=torch.uint8 if double else torch.float32)
         self.register_buffer("scales", scales)
         self.register_buffer("second", torch.empty(blocks // 256 + 1) if double else None)
-        self.bias = nn.Parameter(torch.empty(outputs, dtype=DTYPE)) if bias else None
+        self.bias = nn.Parameter(torch.empty(out_features, dtype=DTYPE)) if bias else None
 
     def dense(self) -> Tensor:
         wide = self.scales.float() if self.second is not None else self.scales
@@ -73,14 +76,14 @@ class FourBits(nn.Module):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _KeepsInput.apply(x, self)  # type: ignore[no-untyped-call]
+        out: Tensor = _LinearKeepingInput.apply(x, self)  # type: ignore[no-untyped-call]
         return out
 
 
-def _linear(run: Run, inputs: int, outputs: int, bias: bool) -> nn.Module:
-    if run.four_bits:
-        return FourBits(inputs, outputs, bias, run.four_bits == "nf4-dq")
-    return nn.Linear(inputs, outputs, bias=bias, dtype=DTYPE)
+def _linear(row: PublishedRow, in_features: int, out_features: int, bias: bool) -> nn.Module:
+    if row.four_bits:
+        return Linear4bit(in_features, out_features, bias, row.four_bits == "nf4-dq")
+    return nn.Linear(in_features, out_features, bias=bias, dtype=DTYPE)
 
 
 class _RmsNorm(nn.Module):
@@ -96,48 +99,52 @@ class _RmsNorm(nn.Module):
 
 
 class _QueryKeyValue(nn.Module):
-    """One matrix for all three; a low-rank update of the first and the last."""
+    """One matrix for queries, keys and values, with a low-rank update of queries and values."""
 
-    def __init__(self, shape: Shape, run: Run) -> None:
+    def __init__(self, shape: ModelShape, row: PublishedRow) -> None:
         super().__init__()
-        self.outputs = (shape.heads + 2 * shape.key_heads) * shape.head_width
-        self.linear = _linear(run, shape.width, self.outputs, shape.biased)
-        touched = (shape.heads + shape.key_heads) * shape.head_width
-        self.a = nn.Parameter(torch.empty(2 * run.rank, shape.width, dtype=DTYPE))
-        self.b = nn.Parameter(torch.empty(touched, run.rank, dtype=DTYPE))
-        self.touched = touched
-        self.places: Tensor
-        self.register_buffer("places", torch.empty(touched, dtype=torch.long), persistent=False)
+        self.out_features = (shape.attention_heads + 2 * shape.key_value_heads) * shape.head_dim
+        self.linear = _linear(row, shape.hidden_size, self.out_features, shape.has_biases)
+        adapted_features = (shape.attention_heads + shape.key_value_heads) * shape.head_dim
+        self.a = nn.Parameter(torch.empty(2 * row.rank, shape.hidden_size, dtype=DTYPE))
+        self.b = nn.Parameter(torch.empty(adapted_features, row.rank, dtype=DTYPE))
+        self.adapted_features = adapted_features
+        self.target_columns: Tensor
+        self.register_buffer(
+            "target_columns", torch.empty(adapted_features, dtype=torch.long), persistent=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         base = self.linear(x)
         low = functional.linear(functional.dropout(x, 0.05, True), self.a)
         high = functional.conv1d(low.transpose(-2, -1), self.b.unsqueeze(-1), groups=2)
         high = high.transpose(-2, -1).transpose(0, 1)
-        wide = high.new_zeros((*high.shape[:-1], self.outputs)).view(-1, self.outputs)
-        wide = wide.index_copy(1, self.places, high.reshape(-1, self.touched))
-        update = wide.view((*high.shape[:-1], self.outputs)).transpose(0, 1)
+        wide = high.new_zeros((*high.shape[:-1], self.out_features)).view(-1, self.out_features)
+        wide = wide.index_copy(1, self.target_columns, high.reshape(-1, self.adapted_features))
+        update = wide.view((*high.shape[:-1], self.out_features)).transpose(0, 1)
         total: Tensor = base + update * (16 / 8)
         return total
 
 
 class _Block(nn.Module):
-    def __init__(self, shape: Shape, run: Run) -> None:
+    def __init__(self, shape: ModelShape, row: PublishedRow) -> None:
         super().__init__()
-        D, F = shape.width, shape.feed_forward
-        self.shape, self.run = shape, run
-        norm = (lambda: _RmsNorm(D)) if shape.gated else (lambda: nn.LayerNorm(D, dtype=DTYPE))
-        self.norm_1, self.norm_2 = norm(), None if run.shared_norm else norm()
-        self.attn = _QueryKeyValue(shape, run)
-        self.proj = _linear(run, shape.heads * shape.head_width, D, shape.biased)
-        self.up = _linear(run, D, F, shape.biased)
-        self.gate = _linear(run, D, F, shape.biased) if shape.gated else None
-        self.down = _linear(run, F, D, shape.biased)
+        D, F = shape.hidden_size, shape.intermediate_size
+        self.shape, self.row = shape, row
+        norm = (
+            (lambda: _RmsNorm(D)) if shape.has_gated_mlp else (lambda: nn.LayerNorm(D, dtype=DTYPE))
+        )
+        self.norm_1, self.norm_2 = norm(), None if row.shared_norm else norm()
+        self.attn = _QueryKeyValue(shape, row)
+        self.proj = _linear(row, shape.attention_heads * shape.head_dim, D, shape.has_biases)
+        self.up = _linear(row, D, F, shape.has_biases)
+        self.gate = _linear(row, D, F, shape.has_biases) if shape.has_gated_mlp else None
+        self.down = _linear(row, F, D, shape.has_biases)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         n = self.norm_1(x)
         h = self.attention(n, cos, sin)
-        if self.run.parallel:
+        if self.row.parallel:
             n = n if self.norm_2 is None else self.norm_2(x)
             return x + h + self.mlp(n)
         x = x + h
@@ -147,14 +154,16 @@ class _Block(nn.Module):
     def attention(self, n: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, _ = n.shape
         s = self.shape
-        each = s.heads // s.key_heads
-        qkv = self.attn(n).view(B, T, s.key_heads, each + 2, s.head_width).permute(0, 2, 3, 1, 4)
+        each = s.attention_heads // s.key_value_heads
+        qkv = (
+            self.attn(n).view(B, T, s.key_value_heads, each + 2, s.head_dim).permute(0, 2, 3, 1, 4)
+        )
         q, k, v = qkv.split((each, 1, 1), dim=2)
-        q, k, v = (x.reshape(B, -1, T, s.head_width) for x in (q, k, v))
+        q, k, v = (x.reshape(B, -1, T, s.head_dim) for x in (q, k, v))
         wide = cos.shape[-1]
         q, k = (torch.cat((_rotate(x[..., :wide], cos, sin), x[..., wide:]), -1) for x in (q, k))
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        out: Tensor = self.proj(y.transpose(1, 2).reshape(B, T, s.heads * s.head_width))
+        out: Tensor = self.proj(y.transpose(1, 2).reshape(B, T, s.attention_heads * s.head_dim))
         return out
 
     def mlp(self, n: Tensor) -> Tensor:
@@ -171,16 +180,16 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Gpt(nn.Module):
-    def __init__(self, shape: Shape, run: Run, layers: int) -> None:
+    def __init__(self, shape: ModelShape, row: PublishedRow, layers: int) -> None:
         super().__init__()
-        D, V = shape.width, shape.vocabulary
+        D, V = shape.hidden_size, shape.vocab_size
         self.wte = nn.Embedding(V, D, dtype=DTYPE)
-        self.layers = nn.ModuleList(_Block(shape, run) for _ in range(layers))
-        self.norm = _RmsNorm(D) if shape.gated else nn.LayerNorm(D, dtype=DTYPE)
-        self.head = _linear(run, D, V, shape.biased)
-        rotated = int(shape.head_width * run.rotary)
+        self.layers = nn.ModuleList(_Block(shape, row) for _ in range(layers))
+        self.norm = _RmsNorm(D) if shape.has_gated_mlp else nn.LayerNorm(D, dtype=DTYPE)
+        self.head = _linear(row, D, V, shape.has_biases)
+        rotated = int(shape.head_dim * row.rotary)
         for name in ("cos", "sin"):
-            table = torch.empty(run.sequence, rotated, dtype=DTYPE)
+            table = torch.empty(row.sequence, rotated, dtype=DTYPE)
             self.register_buffer(name, table, persistent=False)
 
     def forward(self, ids_BT: Tensor) -> list[Tensor]:
@@ -190,40 +199,40 @@ class _Gpt(nn.Module):
         return [self.head(part) for part in torch.split(self.norm(x), HEAD_CHUNK, 1)]
 
 
-def trace(config: Mapping[str, Any], run: Run) -> Traced:
-    """The timeline of a step."""
-    shape = Shape.of(config)
+def trace(config: Mapping[str, Any], row: PublishedRow) -> StepTrace:
+    """Trace one training step."""
+    shape = ModelShape.from_config(config)
     try:
-        few = _trace(shape, run, TRACED)
-        return Traced(few.timeline.stretched(shape.layers), 0, 0)
+        partial = _trace_layers(shape, row, TRACED_LAYERS)
+        return StepTrace(partial.timeline.stretch_to_layers(shape.layers), 0, 0)
     except NotUniform:
-        return _trace(shape, run, shape.layers)
+        return _trace_layers(shape, row, shape.layers)
 
 
-def _trace(shape: Shape, run: Run, layers: int) -> Traced:
-    recorder = Recorder(gpu_substitutes.GPU)
-    with nowhere(gpu=True, autocast=False):
-        model = _Gpt(shape, run, layers)
+def _trace_layers(shape: ModelShape, row: PublishedRow, layers: int) -> StepTrace:
+    recorder = Recorder(gpu_substitutes.GPU_WORKSPACES)
+    with fake_tensors(gpu=True, autocast=False):
+        model = _Gpt(shape, row, layers)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith((".a", ".b")))
         trained = [p for p in model.parameters() if p.requires_grad]
-        ids_BT = torch.zeros(run.batch, run.sequence, dtype=torch.long)
+        ids_BT = torch.zeros(row.batch, row.sequence, dtype=torch.long)
         with recorder.recording():
             with recorder.phase("weights", flat=True):
                 for number, layer in enumerate(model.layers):
                     for tensor in (*layer.parameters(), *layer.buffers()):
-                        recorder.own(tensor, "weights", number)
+                        recorder.record_existing(tensor, "weights", number)
                 for tensor in (*model.parameters(), *model.buffers()):
-                    recorder.own(tensor, "weights")
-            watch_layers(list(model.layers), recorder)
-            _steps(model, trained, ids_BT, recorder)
-    return Traced(recorder.timeline.labelled(recorder.labels), 0, 0)
+                    recorder.record_existing(tensor, "weights")
+            track_layers(list(model.layers), recorder)
+            _run_step(model, trained, ids_BT, recorder)
+    return StepTrace(recorder.timeline.with_labels(recorder.labels), 0, 0)
 
 
-def _steps(
+def _run_step(
     model: nn.Module, trained: list[nn.Parameter], ids_BT: Tensor, recorder: Recorder
 ) -> None:
-    """The longest row came first, and all others were far shorter: one step is the peak."""
+    """Run one step: the peak was in the first, whose row was by far the longest."""
     optimizer = torch.optim.AdamW(trained, foreach=True)
     with recorder.phase("0.0.forward"):
         logits = model(ids_BT)

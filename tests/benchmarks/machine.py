@@ -1,4 +1,4 @@
-"""What the numbers were taken on: the machine, its load, its arithmetic, the versions."""
+"""Describe the machine of a measurement: its load, its arithmetic, the versions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PACKAGES = ("tunesmith", "torch", "transformers", "peft", "trl", "accelerate", "
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "svebf16", "bf16")
 
 
-def describe() -> dict[str, object]:
-    """Versions, processor and load; nothing that names a person or a place."""
+def describe_machine() -> dict[str, object]:
+    """Return versions, processor and load, and nothing that identifies a person or a place."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -26,7 +26,7 @@ def describe() -> dict[str, object]:
     cpu = {key.strip(): value.strip() for key, _, value in reversed(fields)}
     flags = set(cpu.get("flags", cpu.get("Features", "")).split())
     return {
-        **now(),
+        **date_and_load(),
         "cpu": cpu.get("model name", platform.machine()),
         "cores": os.cpu_count(),
         "gpu": _gpu(),
@@ -36,8 +36,8 @@ def describe() -> dict[str, object]:
     }
 
 
-def now() -> dict[str, object]:
-    """The day, and how busy the machine is."""
+def date_and_load() -> dict[str, object]:
+    """Return the day and the machine's load averages."""
     load = [round(number, 2) for number in os.getloadavg()]
     return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "load": load}
 
@@ -56,14 +56,14 @@ def _version(name: str) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether torch finds a GPU from NVIDIA."""
+    """Return True if torch finds an NVIDIA GPU."""
     import torch
 
     return torch.cuda.is_available()
 
 
-def computes_bf16() -> bool:
-    """Whether the processor has bfloat16 arithmetic; emulated, a step takes ten times as long."""
+def has_bf16_arithmetic() -> bool:
+    """Return True if the CPU has bfloat16 arithmetic; emulated, a step takes ten times as long."""
     import torch
 
     from tunesmith_torch.runtime.device import pick_precision
@@ -71,26 +71,26 @@ def computes_bf16() -> bool:
     return pick_precision(torch.device("cpu")).dtype == torch.bfloat16
 
 
-def matrix_rate(hidden: int = 512, mlp: int = 1408, tokens: int = 2048) -> dict[str, Any]:
-    """Operations per second of plain matrix products, in 1e9, by format: the best, and the usual.
+def measure_matrix_rate(hidden: int = 512, mlp: int = 1408, tokens: int = 2048) -> dict[str, Any]:
+    """Return the rate of plain matrix products in 1e9 operations per second, by number format.
 
-    The usual one is the median of two hundred, since a machine that others use too is not always
-    at its best.
+    ``best`` is the highest and ``usual`` the median of two hundred products, because a shared
+    machine does not always reach its best rate.
     """
     import torch
 
-    found = {}
-    for dtype in (torch.float32, *([torch.bfloat16] if computes_bf16() else [])):
+    rates = {}
+    for dtype in (torch.float32, *([torch.bfloat16] if has_bf16_arithmetic() else [])):
         a, b = torch.randn(tokens, hidden, dtype=dtype), torch.randn(mlp, hidden, dtype=dtype)
-        taken = []
+        seconds = []
         for _ in range(200):
-            started = time.perf_counter()
+            start = time.perf_counter()
             a @ b.t()
-            taken.append(time.perf_counter() - started)
+            seconds.append(time.perf_counter() - start)
         work = 2e-9 * tokens * hidden * mlp
         name = str(dtype).removeprefix("torch.")
-        found[name] = {"best": work / min(taken), "usual": work / median(taken)}
-    return found
+        rates[name] = {"best": work / min(seconds), "usual": work / median(seconds)}
+    return rates
 
 
 IMPORTS = {
@@ -104,21 +104,21 @@ IMPORTS = {
 
 
 _MEMORY = """
-status = open("/proc/self/status").read()  # what getrusage tells may be the parent's
+status = open("/proc/self/status").read()  # getrusage may report the parent's peak
 print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)"""
 
 
-def imports(rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds and peak megabytes of fresh processes that import and end; medians, in turn."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in IMPORTS}
+def measure_imports(rounds: int) -> dict[str, dict[str, float]]:
+    """Return median seconds and peak megabytes of new processes that import and end."""
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in IMPORTS}
     for _ in range(rounds):
         for name, code in IMPORTS.items():
-            started = time.perf_counter()
+            start = time.perf_counter()
             command = [sys.executable, "-c", f"{code}\n{_MEMORY}"]
-            ran = subprocess.run(command, check=True, capture_output=True, text=True)
-            peak = float(ran.stdout.split()[-1])
-            found[name].append((time.perf_counter() - started, peak))
+            process = subprocess.run(command, check=True, capture_output=True, text=True)
+            peak = float(process.stdout.split()[-1])
+            measured[name].append((time.perf_counter() - start, peak))
     return {
-        name: {"seconds": median(s for s, _ in taken), "peak_mb": median(mb for _, mb in taken)}
-        for name, taken in found.items()
+        name: {"seconds": median(s for s, _ in runs), "peak_mb": median(mb for _, mb in runs)}
+        for name, runs in measured.items()
     }

@@ -1,15 +1,14 @@
-"""Peak memory of runs on this machine, beside what the planner says of them.
+"""Measure the peak memory of runs on this machine, and compare it with the planner's estimate.
 
-``python -m tests.benchmarks.memory_here MODEL_FOLDER [LIST]`` carries out every combination of a
-list in a process of its own, with the very techniques that a run file names, and prints predicted
-and measured peak resident memory. Lists: ``built`` (the planner was made with them in view),
-``fresh`` and ``stages`` (they were set down before they were measured, and nothing was fitted to
-them; ``stages`` are whole RLHF trainings), ``ragged`` (rows of many lengths), ``phases`` (loading,
-evaluating and merging alone).
-Other processes do not disturb it.
+``python -m tests.benchmarks.memory_here MODEL_FOLDER [LIST]`` runs every combination of a list in a
+separate process, with the techniques that a run file names, and prints predicted and measured peak
+resident memory. Lists: ``built`` (the planner's authors knew these measurements), ``fresh`` and
+``stages`` (chosen before they were measured, and nothing was fitted to them; ``stages`` are
+complete RLHF trainings), ``ragged`` (rows of many lengths), ``phases`` (only loading, evaluation or
+merging). Other processes do not disturb the measurement.
 
-``precision`` is ``auto``, so what is measured depends on whether the machine has bf16 arithmetic;
-the few combinations in ``bf16`` are small, because it may be emulated.
+``precision`` is ``auto``, so the results depend on the machine's bf16 arithmetic. The few
+combinations in ``bf16`` are small, because it may be emulated.
 """
 
 from __future__ import annotations
@@ -27,63 +26,67 @@ from random import Random
 from statistics import median
 from typing import Any, Literal
 
-from tunesmith.contracts import EstimateRequest, Job, Memory, Technique
+from tunesmith.contracts import EstimateRequest, Job, PhaseMemory, Technique
 from tunesmith.options import Options, from_table
 from tunesmith.records import Completion, Message, Preference, Record
 
 MIB = 2**20
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world")
-"""Each is one token behind a space."""
-FRAME = 40
-"""Tokens of a template with its system prompt, which are taken off the words."""
+"""Words that are one token each after a space."""
+TEMPLATE_TOKENS = 40
+"""Tokens of the chat template with its system prompt; a row has this many words less."""
 Phase = Literal["train", "load", "evaluate", "merge"]
 
 
 @dataclass(frozen=True)
 class Combination:
-    """One run: rows of about so many tokens, so many of them at once."""
+    """One run to measure."""
 
     technique: str
     sequence: int
+    """Tokens per row, about."""
     rows: int
+    """Rows per micro-batch."""
     options: Mapping[str, Any] = field(default_factory=dict)
     phase: Phase = "train"
     steps: int = 2
     ragged: bool = False
-    """Rows of all lengths up to ``sequence``; ``rows`` of the longest are at once at most."""
+    """Rows have all lengths up to ``sequence``, and ``rows`` of the longest fill a micro-batch."""
 
     def table(self) -> dict[str, Any]:
-        """Its options as a run file has them."""
-        batch = self.options.get("batch", self.rows)
-        at_once = {"batch_size": batch, "micro_batch_tokens": self.sequence * self.rows}
-        common = {**at_once, "max_steps": self.steps, "max_length": 4096}
+        """Return the options as in a run file's ``[technique]`` table."""
+        batch_size = self.options.get("batch_size", self.rows)
+        sizes = {"batch_size": batch_size, "micro_batch_tokens": self.sequence * self.rows}
+        common = {**sizes, "max_steps": self.steps, "max_length": 4096}
         if self.technique != "rlhf":
             return {**common, **self.options}
-        for_all = ("adapt", "gradient_checkpointing")
-        common |= {key: self.options[key] for key in for_all if key in self.options}
+        in_all_stages = ("adapt", "gradient_checkpointing")
+        common |= {key: self.options[key] for key in in_all_stages if key in self.options}
         policy = {**common, "mask_truncated_completions": False, "monitor_rows": 2, **self.options}
         return {"supervised": common, "reward": {**common, "accept_weak": True}, "policy": policy}
 
     def records(self) -> list[Record]:
-        """Rows for all steps, of one length or, where ragged, log-normal; half of it with loss."""
-        source = Random(0)
+        """Return rows for all steps, of equal or log-normal lengths; half of each has loss."""
+        rng = Random(0)
         pairs = self.technique in ("preference", "rlhf")
-        rows = self.steps * self.options.get("batch", self.rows)
-        share = [source.lognormvariate(-1.2, 0.7) if self.ragged else 1.0 for _ in range(rows)]
-        wanted = [max(4, round(min(part, 1.0) * self.sequence) - FRAME) for part in share]
-        return [_record(source, words, n, pairs) for n, words in enumerate(wanted)]
+        rows = self.steps * self.options.get("batch_size", self.rows)
+        share = [rng.lognormvariate(-1.2, 0.7) if self.ragged else 1.0 for _ in range(rows)]
+        word_counts = [
+            max(4, round(min(part, 1.0) * self.sequence) - TEMPLATE_TOKENS) for part in share
+        ]
+        return [_record(rng, words, n, pairs) for n, words in enumerate(word_counts)]
 
 
-def _record(source: Random, words: int, number: int, pair: bool) -> Record:
+def _record(rng: Random, words: int, number: int, pair: bool) -> Record:
     def text(count: int) -> str:
-        return " ".join(source.choices(WORDS, k=count))
+        return " ".join(rng.choices(WORDS, k=count))
 
     if not pair:
         prompt, answer = text(words // 2), text(words - words // 2)
         return Completion(source=f"row {number}", prompt=prompt, completion=answer)
-    said = (Message("user", text(words // 2)),)
+    messages = (Message("user", text(words // 2)),)
     chosen, rejected = text(words // 4), text(words // 4)
-    return Preference(source=f"row {number}", prompt=said, chosen=chosen, rejected=rejected)
+    return Preference(source=f"row {number}", prompt=messages, chosen=chosen, rejected=rejected)
 
 
 ON, OFF, BF16 = (
@@ -160,15 +163,16 @@ LISTS: dict[str, tuple[Combination, ...]] = {
         Combination("qlora", 64, 8, {"bits": 8}, phase="merge"),
     ),
 }
-ANSWER = 32
-"""Tokens of an answer where evaluation is measured: what is longer takes time, not memory."""
+MAX_NEW_TOKENS = 32
+"""Tokens of an answer when evaluation is measured: more would take time, not memory."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Carry out a list, or, called with a combination as JSON, that one alone."""
+    """Run a list of combinations, or, given a combination as JSON, this one in this process."""
     if len(arguments) == 3:
-        model, one, out = arguments
-        print(_measure(Path(model), Combination(**json.loads(one)), Path(out)))
+        model, combination_json, out = arguments
+        combination = Combination(**json.loads(combination_json))
+        print(_measure_here(Path(model), combination, Path(out)))
         return 0
     if not 1 <= len(arguments) <= 2 or arguments[-1:] == ["--help"]:
         names = "|".join(LISTS)
@@ -177,8 +181,8 @@ def main(arguments: Sequence[str]) -> int:
     warnings.simplefilter("ignore")
     folder = Path(arguments[0])
     errors, over = [], 0
-    for combination, measured in _measured(folder, LISTS[(*arguments, "built")[1]]):
-        memory = _predicted(folder, combination)
+    for combination, measured in _measure_all(folder, LISTS[(*arguments, "built")[1]]):
+        memory = _predict(folder, combination)
         errors.append(abs(memory.expected / measured - 1))
         over += measured > memory.high
         print(_line(combination, memory, measured), flush=True)
@@ -186,11 +190,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _line(combination: Combination, memory: Memory, measured: int) -> str:
+def _line(combination: Combination, memory: PhaseMemory, measured: int) -> str:
     own = combination.options.items()
-    said = [f"{k}={str(v).lower()}" for k, v in own if k not in ("batch", "alpha")]
+    shown = [f"{k}={str(v).lower()}" for k, v in own if k not in ("batch_size", "alpha")]
     shape = f"{combination.sequence} x {combination.rows}{'~' if combination.ragged else ''}"
-    what = f"{combination.technique:10} {combination.phase:8} {shape:8} {' '.join(said):34}"
+    what = f"{combination.technique:10} {combination.phase:8} {shape:8} {' '.join(shown):34}"
     low, middle, high = (n / MIB for n in (memory.low, memory.expected, memory.high))
     flag = "  ABOVE THE UPPER BOUND" if measured > memory.high else ""
     interval = f"[{low:6.0f} {middle:6.0f} {high:6.0f}]"
@@ -199,20 +203,20 @@ def _line(combination: Combination, memory: Memory, measured: int) -> str:
     )
 
 
-def _measured(model: Path, chosen: Sequence[Combination]) -> Iterator[tuple[Combination, int]]:
-    """Each combination's peak, from a process of its own."""
+def _measure_all(model: Path, chosen: Sequence[Combination]) -> Iterator[tuple[Combination, int]]:
+    """Yield each combination's peak, measured in a separate process."""
     for combination in chosen:
         with tempfile.TemporaryDirectory() as out:
             if combination.phase == "merge":
-                _process(model, replace(combination, phase="train"), out)
-            printed = _process(model, combination, out)
+                _run_process(model, replace(combination, phase="train"), out)
+            printed = _run_process(model, combination, out)
             if printed is not None:
                 yield combination, int(printed)
 
 
-def _process(model: Path, combination: Combination, out: str) -> str | None:
-    one, module = json.dumps(asdict(combination)), "tests.benchmarks.memory_here"
-    command = [sys.executable, "-W", "ignore", "-m", module, str(model), one, out]
+def _run_process(model: Path, combination: Combination, out: str) -> str | None:
+    combination_json, module = json.dumps(asdict(combination)), "tests.benchmarks.memory_here"
+    command = [sys.executable, "-W", "ignore", "-m", module, str(model), combination_json, out]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     if done.returncode:
         print(f"{combination}: {done.stderr[-300:]}", file=sys.stderr)
@@ -220,7 +224,7 @@ def _process(model: Path, combination: Combination, out: str) -> str | None:
     return done.stdout.splitlines()[-1]
 
 
-def _offer(name: str) -> Any:
+def _find_offer(name: str) -> Any:
     from tunesmith_plugins.techniques.full.offer import FULL
     from tunesmith_plugins.techniques.lora.offer import LORA
     from tunesmith_plugins.techniques.preference.offer import PREFERENCE
@@ -230,9 +234,9 @@ def _offer(name: str) -> Any:
     return {offer.name: offer for offer in (FULL, LORA, QLORA, PREFERENCE, RLHF)}[name]
 
 
-def _predicted(model: Path, combination: Combination) -> Memory:
-    """The best estimate of what the process does: a training loads first."""
-    offer, records = _offer(combination.technique), combination.records()
+def _predict(model: Path, combination: Combination) -> PhaseMemory:
+    """Return the last estimate of the phases that the process runs; training includes loading."""
+    offer, records = _find_offer(combination.technique), combination.records()
     request = EstimateRequest(
         config=json.loads((model / "config.json").read_text(encoding="utf-8")),
         tokenizer=model,
@@ -246,7 +250,7 @@ def _predicted(model: Path, combination: Combination) -> Memory:
         phases = [last.memory[name] for name in last.memory if name not in ("evaluate", "merge")]
     else:
         phases = [last.memory["load"], last.memory[combination.phase]]
-    worst: Memory = max(phases, key=lambda memory: memory.expected)
+    worst: PhaseMemory = max(phases, key=lambda memory: memory.expected)
     high = max(memory.high for memory in phases)
     return replace(worst, high=high)
 
@@ -254,13 +258,13 @@ def _predicted(model: Path, combination: Combination) -> Memory:
 # --------------------------------------------------------------------------- one process each
 
 
-def _measure(model: Path, combination: Combination, out: Path) -> int:
-    """Do what the combination says; this process's peak."""
+def _measure_here(model: Path, combination: Combination, out: Path) -> int:
+    """Run the combination, and return this process's peak."""
     import torch
 
     from tunesmith_torch.runtime.memory import peak_bytes
 
-    offer = _offer(combination.technique)
+    offer = _find_offer(combination.technique)
     options = from_table(offer.config, combination.table())
     technique: Technique = offer.build(options)
     match combination.phase:
@@ -297,28 +301,28 @@ def _train(
 
 
 def _evaluate(technique: Technique, model: Path, combination: Combination) -> None:
-    """Answers and scores of all rows, as evaluators ask for them."""
+    """Generate an answer to every row and score it, as evaluators do."""
     opened = technique.open(model, None, device="cpu")
     rows = [record for record in combination.records() if isinstance(record, Completion)]
     prompts = [(Message("user", row.prompt),) for row in rows]
-    opened.generate(prompts, ANSWER)
+    opened.generate(prompts, MAX_NEW_TOKENS)
     opened.score(prompts, [row.completion for row in rows])
 
 
 def _merge(options: Any, model: Path, combination: Combination, out: Path) -> None:
     import torch
 
-    from tunesmith_torch.models.merging import Merging, merge_adapter
+    from tunesmith_torch.models.merging import MergeOptions, merge_adapter
     from tunesmith_torch.models.quantization import Quantization
     from tunesmith_torch.options.training import QloraOptions
     from tunesmith_torch.runtime.device import pick_precision
 
     device = torch.device("cpu")
-    quantization = Quantization.of(options) if isinstance(options, QloraOptions) else None
-    how = Merging(device, pick_precision(device, options.precision).dtype, quantization)
+    quantization = Quantization.from_options(options) if isinstance(options, QloraOptions) else None
+    settings = MergeOptions(device, pick_precision(device, options.precision).dtype, quantization)
     rows = [record for record in combination.records() if isinstance(record, Completion)]
     prompts = [(Message("user", row.prompt),) for row in rows]
-    merge_adapter(model, out / "adapter", out / "merged", prompts, how)
+    merge_adapter(model, out / "adapter", out / "merged", prompts, settings)
 
 
 if __name__ == "__main__":

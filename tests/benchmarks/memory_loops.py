@@ -1,6 +1,6 @@
-"""Which loop a published measurement of memory was taken of, and what the tracer makes of it.
+"""Reconstruct the training loop of a published memory measurement, and predict its peak memory.
 
-What a case does not say widens its interval. Nothing here was fitted to a row.
+Settings that a case does not state widen its interval. Nothing here was fitted to a row.
 """
 
 from __future__ import annotations
@@ -15,119 +15,120 @@ from tests.benchmarks import litgpt_2023
 from tests.benchmarks.public_models import config_like, config_of
 
 from tunesmith.errors import TunesmithError
-from tunesmith_torch.memory_estimate.allocator_replay import Cuda, replay
-from tunesmith_torch.memory_estimate.model_shape import Shape
-from tunesmith_torch.memory_estimate.trace import Traced
+from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, replay
+from tunesmith_torch.memory_estimate.model_shape import ModelShape
+from tunesmith_torch.memory_estimate.trace import StepTrace
 from tunesmith_torch.testing import plain_loop
 
-WITHIN = 0.85, 1.15
-"""Interval of a loop that is traced, as factors of what is expected: the worst error of any method
-on the list, either way, rounded up. ``held_out`` shows that a part of the cases gives a width that
-holds for the others."""
-STAND_IN = 0.75, 1.35
-"""The same where another adapter stands in for one that cannot be traced."""
-UNKNOWN = 0.5, 2.0
-"""The same where settings that decide are not told."""
-DENSE = 4
-"""Bytes of an update that a method which cannot be traced may write out for each weight."""
-RAGGED = 1024
-"""Tokens of the longest row, where rows are ragged and nothing is said: instruction data."""
-CANNOT = (
+TRACED_BOUNDS = 0.85, 1.15
+"""Interval of a traced loop, as factors of the expected value: the worst error of any method on the
+list, in either direction, rounded up. ``memory_cases.check_width`` shows that the width that a part
+of the cases needs is enough for the others."""
+STAND_IN_BOUNDS = 0.75, 1.35
+"""Interval if another adapter replaces one that cannot be traced."""
+UNKNOWN_BOUNDS = 0.5, 2.0
+"""Interval if important settings are not stated."""
+DENSE_UPDATE_BYTES = 4
+"""Bytes per weight of a full-size update, which a method that cannot be traced may materialize."""
+DEFAULT_LONGEST_ROW = 1024
+"""Tokens of the longest row if rows are ragged and no length is stated: instruction data."""
+TRACE_ERRORS = (
     *(ImportError, RuntimeError, ValueError, TypeError, KeyError, IndexError),
     *(AttributeError, AssertionError, TunesmithError),
 )
-"""What tracing somebody else's code ends in where it needs numbers, or is not installed."""
+"""Exceptions of code that needs real tensors or is not installed."""
 
 
-class Unclear(Exception):
-    """A case that nothing can be said of; the message says why."""
+class UnclearCase(Exception):
+    """A case that cannot be predicted; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a case should have taken, in bytes."""
+    """The predicted peak memory of a case, in bytes."""
 
     low: float
     expected: float
     high: float
-    known: bool
-    """Whether batch, sequence and all settings that decide are told."""
-    how: str
+    is_known: bool
+    """True if batch size, sequence length and all important settings are stated."""
+    basis: str
+    """The way in which it was predicted, and the settings that are not stated."""
 
-    def scaled(self, low: float, high: float, how: str) -> Prediction:
-        """A wider interval, of a case that is not known in full."""
-        said = f"{self.how}; {how}"
-        return Prediction(self.low * low, self.expected, self.high * high, False, said)
+    def widened(self, low: float, high: float, basis: str) -> Prediction:
+        """Return a wider interval, for a case of which not all settings are known."""
+        reason = f"{self.basis}; {basis}"
+        return Prediction(self.low * low, self.expected, self.high * high, False, reason)
 
 
 def predict(case: Mapping[str, Any]) -> Prediction:
-    """The interval for a case.
+    """Predict the peak memory of a case.
 
     Raises:
-        Unclear: it is not about training a language model, or says too little.
+        UnclearCase: it is not about training a language model, or states too little.
     """
     text = f"{case.get('note') or ''} {case.get('technique') or ''}".lower()
     if "diffusion" in text:
-        raise Unclear("not a language model")
+        raise UnclearCase("not a language model")
     if re.search(r"inference|weights only", text):
-        raise Unclear("not about training")
+        raise UnclearCase("not about training")
     config = config_of(str(case.get("model") or ""))
-    named = config is not None
+    is_public = config is not None
     config = config or config_like(_required(case, "params"))
     _required(case, "batch")
     source = str(case.get("source") or "").lower()
     if "litgpt" in source:
-        found = _litgpt(case, config, text)
+        prediction = _predict_litgpt(case, config, text)
     elif case.get("peft_config") is not None or "method_comparison" in source:
-        found = _peft(case, config)
+        prediction = _predict_peft(case, config)
     elif "qlora paper" in source or "2305.14314" in source:
-        found = _paper(case, config)
+        prediction = _predict_qlora_paper(case, config)
     else:
-        found = _other(case, config, text)
-    if not named:
-        found = found.scaled(0.8, 1.25, "a model of that size stands in")
-    return found
+        prediction = _predict_plain_loop(case, config, text)
+    if not is_public:
+        prediction = prediction.widened(0.8, 1.25, "a model of that size is taken instead")
+    return prediction
 
 
 def _required(case: Mapping[str, Any], name: str) -> float:
     value = case.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise Unclear(f"no {name}, got {value!r}")
+        raise UnclearCase(f"no {name}, got {value!r}")
     return float(value)
 
 
 _PLAIN_OPTIMIZER = re.compile(r"(torch\.optim\.)?adamw?([ _(]*(torch|fused|foreach)\)?)*")
 
 
-def undecided(case: Mapping[str, Any]) -> list[str]:
-    """Fields that say that the loop was not the plain one, or do not say whether it was."""
-    found = []
+def unknown_settings(case: Mapping[str, Any]) -> list[str]:
+    """Return the settings that differ from the plain loop's or are not stated."""
+    unknown = []
     dtype = str(case.get("dtype") or "").lower()
     if not re.search(r"bf16|bfloat16|nf4|float16|fp16", dtype) or re.search(r"mixed|amp", dtype):
-        found.append(f"dtype {dtype or 'not told'}")
+        unknown.append(f"dtype {dtype or 'not stated'}")
     optimizer = str(case.get("optimizer") or "").lower().strip()
     if not _PLAIN_OPTIMIZER.fullmatch(optimizer):
-        found.append(f"optimizer {optimizer or 'not told'}")
-    if _gpus(case) > 1:
-        found.append(f"{_gpus(case)} GPUs")
+        unknown.append(f"optimizer {optimizer or 'not stated'}")
+    if _gpu_count(case) > 1:
+        unknown.append(f"{_gpu_count(case)} GPUs")
     if case.get("checkpointing") is None:
-        found.append("checkpointing not told")
-    return found
+        unknown.append("checkpointing not stated")
+    return unknown
 
 
 # --------------------------------------------------------------------------- families
 
 
-def _peft(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
-    """A method of PEFT's own comparison: the plain loop, traced with its config."""
+def _predict_peft(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
+    """Predict a method of PEFT's own comparison: the plain loop, traced with its config."""
     method = str(case.get("technique") or "").upper()
     full = method.startswith("FULL")
     fields = dict(case.get("peft_config") or {})
-    unsaid = undecided(case)
+    unknown = unknown_settings(case)
     if not full and not fields:
-        unsaid.append("no peft_config")
-    sequence, told = _sequence(case)
-    loop = plain_loop.Loop(
+        unknown.append("no peft_config")
+    sequence, is_known = _sequence(case)
+    loop = plain_loop.LoopConfig(
         batch=int(_required(case, "batch")),
         sequence=sequence,
         adapter=None if full else {"peft_type": method, **fields},
@@ -135,59 +136,75 @@ def _peft(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
         use_cache=not case.get("checkpointing"),
     )
     try:
-        found = _of(plain_loop.trace(config, loop), case, WITHIN, told, "traced")
-    except CANNOT as error:
-        found = _stand_in(case, config, loop, told, type(error).__name__)
-    return found.scaled(*UNKNOWN, ", ".join(unsaid)) if unsaid else found
+        prediction = _prediction(
+            plain_loop.trace(config, loop), case, TRACED_BOUNDS, is_known, "traced"
+        )
+    except TRACE_ERRORS as error:
+        prediction = _predict_with_lora(case, config, loop, is_known, type(error).__name__)
+    return prediction.widened(*UNKNOWN_BOUNDS, ", ".join(unknown)) if unknown else prediction
 
 
-def _stand_in(
-    case: Mapping[str, Any], config: Mapping[str, Any], loop: plain_loop.Loop, told: bool, why: str
+def _predict_with_lora(
+    case: Mapping[str, Any],
+    config: Mapping[str, Any],
+    loop: plain_loop.LoopConfig,
+    is_known: bool,
+    why: str,
 ) -> Prediction:
-    """A LoRA of the size of an adapter that cannot be traced.
+    """Predict an adapter that cannot be traced: by a LoRA with as many trainable weights.
 
-    Such a method may write its update out, a number for each weight of the matrices it adapts.
+    Such a method may materialize its update, one number for each weight of its target matrices.
     """
-    shape = Shape.of(config)
-    named = (loop.adapter or {}).get("target_modules") or case.get("targets") or ["q_proj"]
+    shape = ModelShape.from_config(config)
+    target_names = (loop.adapter or {}).get("target_modules") or case.get("targets") or ["q_proj"]
     lora = {"peft_type": "LORA", "r": _rank(case, shape), "target_modules": ["q_proj", "v_proj"]}
     traced = plain_loop.trace(config, replace(loop, adapter=lora))
-    found = _of(traced, case, STAND_IN, told, f"a LoRA of that size stands in: {why}")
-    targets = "all-linear" if isinstance(named, str) else list(named)
-    dense = DENSE * shape.layers * sum(m.weights for m in shape.adapted(targets))
-    return replace(found, high=max(found.high, found.expected * WITHIN[1] + dense))
+    prediction = _prediction(
+        traced, case, STAND_IN_BOUNDS, is_known, f"a LoRA of that size is taken instead: {why}"
+    )
+    targets = "all-linear" if isinstance(target_names, str) else list(target_names)
+    dense = (
+        DENSE_UPDATE_BYTES * shape.layers * sum(m.weights for m in shape.targeted_layers(targets))
+    )
+    return replace(
+        prediction, high=max(prediction.high, prediction.expected * TRACED_BOUNDS[1] + dense)
+    )
 
 
 def _sequence(case: Mapping[str, Any]) -> tuple[int, bool]:
-    """Tokens of the longest batch, and whether they are told.
+    """Return the tokens of the longest row of a batch, and True if they are stated.
 
-    Else, from the cap and the mean: the middle of its logarithm.
+    Otherwise they are between twice the mean and the cap: their geometric mean is returned.
     """
-    told = case.get("seq") or case.get("fitted_seq")
-    if told:
-        return int(told), True
+    sequence = case.get("seq") or case.get("fitted_seq")
+    if sequence:
+        return int(sequence), True
     cap, mean = case.get("seq_cap"), case.get("mean_tokens_per_batch")
     if cap and mean:
         return round(math.sqrt(float(cap) * 2 * float(mean) / _required(case, "batch"))), False
-    return int(cap or RAGGED), False
+    return int(cap or DEFAULT_LONGEST_ROW), False
 
 
-def _rank(case: Mapping[str, Any], shape: Shape) -> int:
-    """The rank at which LoRA on queries and values has as many trainable weights."""
-    each = sum(m.outputs + m.inputs for m in shape.matrices if m.name in ("q_proj", "v_proj"))
+def _rank(case: Mapping[str, Any], shape: ModelShape) -> int:
+    """Return the rank at which LoRA on queries and values has as many trainable weights."""
+    each = sum(
+        m.out_features + m.in_features
+        for m in shape.linear_layers
+        if m.name in ("q_proj", "v_proj")
+    )
     return max(1, round(float(case.get("trainable") or 1e6) / (shape.layers * each)))
 
 
-def _litgpt(case: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Prediction:
-    """A row of LitGPT's tables of 2023.
+def _predict_litgpt(case: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Prediction:
+    """Predict a row of LitGPT's tables of 2023.
 
-    Weights that are sharded are gathered to be computed with: at worst the shard and all that one
-    GPU would hold are there at once.
+    Sharded weights are gathered before they are used: in the worst case a GPU holds its shard in
+    addition to everything that it would hold alone.
     """
-    kind, shape = str(config["model_type"]), Shape.of(config)
+    kind, shape = str(config["model_type"]), ModelShape.from_config(config)
     four: Any = "nf4-dq" if "nf4-dq" in text else "nf4" if "nf4" in text else ""
-    sequence, told = _sequence(case)
-    run = litgpt_2023.Run(
+    sequence, is_known = _sequence(case)
+    row = litgpt_2023.PublishedRow(
         batch=int(_required(case, "batch")),
         sequence=sequence,
         four_bits=four,
@@ -196,36 +213,39 @@ def _litgpt(case: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Pr
         parallel=kind in ("phi", "gpt_neox", "falcon"),
         shared_norm=kind in ("phi", "falcon"),
     )
-    alone = _of(litgpt_2023.trace(config, run), case, WITHIN, told, "restated")
-    unsaid = undecided(case)
+    alone = _prediction(
+        litgpt_2023.trace(config, row), case, TRACED_BOUNDS, is_known, "reimplemented"
+    )
+    unknown = unknown_settings(case)
     if "2023" not in str(case.get("source")):
-        unsaid.append("another version of the code")
+        unknown.append("another version of the code")
     if "lora" not in text and "adapter" not in text and "full" not in text:
-        raise Unclear(f"technique {case.get('technique')!r} of LitGPT is not known here")
-    if "adapter" in text and not unsaid:
-        low, high = STAND_IN
+        raise UnclearCase(f"technique {case.get('technique')!r} of LitGPT is not known here")
+    if "adapter" in text and not unknown:
+        low, high = STAND_IN_BOUNDS
         return Prediction(
             alone.expected * low, alone.expected, alone.expected * high, False, "LoRA"
         )
-    moving = shape.parameters * 6 if "full" in text else 0  # bf16: a gradient and two means
-    if not unsaid and not moving and not case.get("checkpointing"):
+    # In bf16: a gradient and two moments of each weight.
+    training_state = shape.parameters * 6 if "full" in text else 0
+    if not unknown and not training_state and not case.get("checkpointing"):
         return alone
-    gpus, weights = _gpus(case), _weights(config, four)
-    low = (weights + moving) / gpus * 0.9
-    shard = (weights + moving) / gpus if gpus > 1 else moving
-    how = f"between its share of the weights and one GPU's plain loop: {', '.join(unsaid)}"
-    high = alone.high * (UNKNOWN[1] if not told else 1) + shard
-    return Prediction(low, math.sqrt(low * high), high, False, how)
+    gpus, weights = _gpu_count(case), _weight_bytes(config, four)
+    low = (weights + training_state) / gpus * 0.9
+    shard = (weights + training_state) / gpus if gpus > 1 else training_state
+    basis = f"between its share of the weights and one GPU's plain loop: {', '.join(unknown)}"
+    high = alone.high * (UNKNOWN_BOUNDS[1] if not is_known else 1) + shard
+    return Prediction(low, math.sqrt(low * high), high, False, basis)
 
 
-def _paper(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
-    """QLoRA as its paper ran it: rank 64 on all linear layers, adapters in bf16, recomputation.
+def _predict_qlora_paper(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
+    """Predict QLoRA as in its paper: rank 64, all linear layers, adapters in bf16, recomputation.
 
-    Dettmers et al. 2023, appendix B. The optimizer's means, in fp32, are paged: on a GPU that has
-    room they are there, and else they are not.
+    Dettmers et al. 2023, appendix B. The optimizer's moments, in fp32, are paged: they are on the
+    GPU if it has room, and otherwise on the host.
     """
-    sequence, told = _sequence(case)
-    loop = plain_loop.Loop(
+    sequence, is_known = _sequence(case)
+    loop = plain_loop.LoopConfig(
         batch=int(_required(case, "batch")),
         sequence=sequence,
         adapter={
@@ -238,87 +258,109 @@ def _paper(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
         adapter_dtype="bfloat16",
     )
     traced = plain_loop.trace(config, loop)
-    wide = replace(traced, timeline=traced.timeline.scaled("optimizer", 2))
-    none = replace(traced, timeline=traced.timeline.scaled("optimizer", 1e-3))
-    found = _of(wide, case, WITHIN, told, "traced with the paper's settings")
-    return replace(found, low=_of(none, case, WITHIN, told, "").low)
+    resident = replace(traced, timeline=traced.timeline.scale_label("optimizer", 2))
+    paged_out = replace(traced, timeline=traced.timeline.scale_label("optimizer", 1e-3))
+    prediction = _prediction(
+        resident, case, TRACED_BOUNDS, is_known, "traced with the paper's settings"
+    )
+    return replace(prediction, low=_prediction(paged_out, case, TRACED_BOUNDS, is_known, "").low)
 
 
-_DECIDES = (
+_DECIDING_WORDS = (
     *("+ ", "same", "above", "savers", "compile", "offload"),
     *("8-bit", "paged", "in backward", "optimizer_in_bwd", "fsdp"),
 )
-"""Words for settings that change memory and that the plain loop has not."""
+"""Words for settings that change memory and that the plain loop does not have."""
 
 
-def _other(case: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Prediction:
-    """A plain loop with what the case says, as far as it says it."""
+def _predict_plain_loop(
+    case: Mapping[str, Any], config: Mapping[str, Any], text: str
+) -> Prediction:
+    """Predict a plain loop with the settings that the case states."""
     technique = str(case.get("technique") or "").lower()
-    told_words = f"{text} {str(case.get('optimizer') or '').lower()}"
-    packed = told_words.replace("full + packed", "packed")
-    words = [word.strip() for word in _DECIDES if word in packed] + undecided(case)
-    quantised: Literal["", "nf4-dq"] = "nf4-dq" if "qlora" in technique else ""
-    sequence, told = _sequence(case)
-    loop = plain_loop.Loop(
+    settings_text = f"{text} {str(case.get('optimizer') or '').lower()}"
+    settings_text = settings_text.replace("full + packed", "packed")  # its "+" means nothing
+    words = [word.strip() for word in _DECIDING_WORDS if word in settings_text] + unknown_settings(
+        case
+    )
+    quantized: Literal["", "nf4-dq"] = "nf4-dq" if "qlora" in technique else ""
+    sequence, is_known = _sequence(case)
+    loop = plain_loop.LoopConfig(
         batch=int(_required(case, "batch")),
         sequence=sequence,
         adapter=_adapter(case, technique),
         gradient_checkpointing=bool(case.get("checkpointing")),
-        four_bits=quantised,
+        four_bits=quantized,
         padded="packed" not in text,
         keeps_output=False,
         adapter_dtype="bfloat16" if "torchtune" in str(case.get("source")) else "float32",
     )
     if not technique.startswith(("full", "+")) and "lora" not in technique:
-        found = _stand_in(case, config, loop, told, f"technique {technique!r} is not known here")
-        return found.scaled(*UNKNOWN, ", ".join(words) or "how it works is not told")
-    found = _of(plain_loop.trace(config, loop), case, WITHIN, told and not words, "traced")
-    if not told:
-        found = found.scaled(*UNKNOWN, f"with rows of {sequence} tokens")
+        prediction = _predict_with_lora(
+            case, config, loop, is_known, f"technique {technique!r} is not known here"
+        )
+        return prediction.widened(
+            *UNKNOWN_BOUNDS, ", ".join(words) or "its algorithm is not stated"
+        )
+    prediction = _prediction(
+        plain_loop.trace(config, loop), case, TRACED_BOUNDS, is_known and not words, "traced"
+    )
+    if not is_known:
+        prediction = prediction.widened(*UNKNOWN_BOUNDS, f"with rows of {sequence} tokens")
     if not words:
-        return found
-    low = min(_weights(config, quantised) / _gpus(case) * WITHIN[0], found.low)
-    high = found.high * (UNKNOWN[1] if any(word.startswith("dtype") for word in words) else 1)
-    if _gpus(case) > 1:  # a shard beside what is gathered of all
-        high += _weights(config, quantised) / _gpus(case)
-    if "savers" in words:  # with weights on the host, nothing is certain to be there
+        return prediction
+    low = min(
+        _weight_bytes(config, quantized) / _gpu_count(case) * TRACED_BOUNDS[0], prediction.low
+    )
+    high = prediction.high * (
+        UNKNOWN_BOUNDS[1] if any(word.startswith("dtype") for word in words) else 1
+    )
+    if _gpu_count(case) > 1:  # its shard, in addition to the gathered weights
+        high += _weight_bytes(config, quantized) / _gpu_count(case)
+    if "savers" in words:  # they may move even the weights to the host
         low = 0.1 * low
-    how = f"between its weights and a plain loop: {', '.join(words)}"
-    return Prediction(low, math.sqrt(low * high), high, False, how)
+    basis = f"between its weights and a plain loop: {', '.join(words)}"
+    return Prediction(low, math.sqrt(low * high), high, False, basis)
 
 
 def _adapter(case: Mapping[str, Any], technique: str) -> Mapping[str, Any] | None:
-    """The adapter of a plain loop; None: all weights.
+    """Return the PEFT config of a plain loop's adapter, or None if all weights are trained.
 
     Raises:
-        Unclear: the technique is of no known kind, and its size is not told.
+        UnclearCase: the technique is not known, and its size is not stated.
     """
     if technique.startswith(("full", "+")):
         return None
     if "lora" not in technique and not case.get("trainable"):
-        raise Unclear(f"technique {technique!r}: neither known here nor its trained weights told")
+        raise UnclearCase(
+            f"technique {technique!r}: neither known here nor its trained weights stated"
+        )
     targets = case.get("targets") or (["q_proj", "v_proj"] if "q,v" in technique else "all-linear")
     return {"peft_type": "LORA", "r": int(case.get("rank") or 16), "target_modules": targets}
 
 
-def _weights(config: Mapping[str, Any], quantised: str) -> float:
-    """Bytes of a model's weights in bf16, or with its linear layers in 4 bits."""
-    shape = Shape.of(config)
-    linear = shape.layers * shape.layer_weights
-    return 2 * shape.parameters - (linear * 1.48 if quantised else 0)
+def _weight_bytes(config: Mapping[str, Any], quantized: str) -> float:
+    """Return the bytes of a model's weights in bf16, or with its linear layers in 4 bits."""
+    shape = ModelShape.from_config(config)
+    linear = shape.layers * shape.layer_linear_weights
+    return 2 * shape.parameters - (linear * 1.48 if quantized else 0)
 
 
-def _gpus(case: Mapping[str, Any]) -> int:
-    """Over how many GPUs weights may be spread."""
+def _gpu_count(case: Mapping[str, Any]) -> int:
+    """Return the number of GPUs over which weights may be sharded."""
     counts = re.findall(r"(\d+) ?x ", f"{case.get('gpu') or ''} ")
     return max([int(count) for count in counts], default=1)
 
 
-def _of(
-    traced: Traced, case: Mapping[str, Any], bounds: tuple[float, float], known: bool, how: str
+def _prediction(
+    traced: StepTrace,
+    case: Mapping[str, Any],
+    bounds: tuple[float, float],
+    is_known: bool,
+    basis: str,
 ) -> Prediction:
-    """The prediction, by the counter that was read: bytes in use, or held by the allocator."""
-    allocated, held = replay((event for _, event in traced.timeline), Cuda())
-    expected = float(held if "reserved" in str(case.get("note")).lower() else allocated)
+    """Return the prediction of the counter that was read: allocated or reserved bytes."""
+    allocated, reserved = replay((event for _, event in traced.timeline), CudaAllocator())
+    expected = float(reserved if "reserved" in str(case.get("note")).lower() else allocated)
     low, high = bounds
-    return Prediction(expected * low, expected, expected * high, known, how)
+    return Prediction(expected * low, expected, expected * high, is_known, basis)

@@ -1,7 +1,7 @@
-"""What each of the other tools is told: files in its own format, and its command.
+"""Write the settings and data of the other tools in their formats, and return their commands.
 
-Where the processor has no bf16 arithmetic, all compute in fp32. The rows are words, each a token. A
-tool that joins prompt and answer without a space between gets the space with the prompt.
+On a processor without bf16 arithmetic all compute in fp32. The rows are words, each one token. A
+tool that joins prompt and answer without a space gets the space at the end of the prompt.
 """
 
 from __future__ import annotations
@@ -13,62 +13,68 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.machine import computes_bf16
-from tests.benchmarks.work import Shape
+from tests.benchmarks.machine import has_bf16_arithmetic
+from tests.benchmarks.work import LlamaShape
 
-RATE, RANK, ALPHA, LONGEST, SEED = 3e-4, 16, 32, 520, 7
+LEARNING_RATE, RANK, ALPHA, MAX_LENGTH, SEED = 3e-4, 16, 32, 520, 7
 
 
 @dataclass(frozen=True)
-class Work:
-    """One run: where its programs and files are, and what it learns from."""
+class PeerRun:
+    """One run of a tool: its programs, its folder, and its training data."""
 
     bin: Path
     folder: Path
     model: Path
-    shape: Shape
+    shape: LlamaShape
     batch: int
     rows: list[dict[str, str]]
 
     def write(self, name: str, content: Any) -> Path:
-        """A file of the run, as JSON, which is YAML too."""
+        """Write a file of the run as JSON, which is valid YAML too; return its path."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content), encoding="utf-8")
         return path
 
 
-def litgpt(work: Work) -> list[str]:
-    """``litgpt finetune_lora``, on a checkpoint that its own converter's parts write."""
-    samples = [{"instruction": r["prompt"], "input": "", "output": r["answer"]} for r in work.rows]
-    work.write("data/train.json", samples)
-    work.write("data/val.json", samples[:1])
-    checkpoint = work.folder / "checkpoint"
-    shutil.copytree(work.model, checkpoint)
+def litgpt(run: PeerRun) -> list[str]:
+    """Return ``litgpt finetune_lora``, on a checkpoint that LitGPT's converter writes."""
+    samples = [{"instruction": r["prompt"], "input": "", "output": r["answer"]} for r in run.rows]
+    run.write("data/train.json", samples)
+    run.write("data/val.json", samples[:1])
+    checkpoint = run.folder / "checkpoint"
+    shutil.copytree(run.model, checkpoint)
     (checkpoint / "generation_config.json").write_text(
         json.dumps({"bos_token_id": 2, "eos_token_id": 2}), encoding="utf-8"
     )
     numbers = {
-        "padded_vocab_size": work.shape.vocabulary,
-        "vocab_size": work.shape.vocabulary,
-        "n_embd": work.shape.hidden,
-        "n_layer": work.shape.layers,
-        "n_head": work.shape.heads,
-        "n_query_groups": work.shape.key_heads,
-        "intermediate_size": work.shape.mlp,
+        "padded_vocab_size": run.shape.vocab_size,
+        "vocab_size": run.shape.vocab_size,
+        "n_embd": run.shape.hidden_size,
+        "n_layer": run.shape.layers,
+        "n_head": run.shape.attention_heads,
+        "n_query_groups": run.shape.key_value_heads,
+        "intermediate_size": run.shape.intermediate_size,
     }
-    command = [str(work.bin / "python"), "-c", _LITGPT, str(checkpoint), json.dumps(numbers)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise RuntimeError(f"no checkpoint: {ran.stderr[-300:]}")
+    command = [
+        str(run.bin / "python"),
+        "-c",
+        _LITGPT_CONVERSION,
+        str(checkpoint),
+        json.dumps(numbers),
+    ]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RuntimeError(f"no checkpoint: {process.stderr[-300:]}")
     every = [f"--lora_{part}=true" for part in ("query", "key", "value", "projection", "mlp")]
-    data = ["--data=JSON", f"--data.json_path={work.folder / 'data'}", "--data.mask_prompt=true"]
+    data = ["--data=JSON", f"--data.json_path={run.folder / 'data'}", "--data.mask_prompt=true"]
     return [
-        str(work.bin / "litgpt"),
+        str(run.bin / "litgpt"),
         "finetune_lora",
         str(checkpoint),
-        f"--out_dir={work.folder / 'out'}",
-        f"--precision={'bf16-true' if computes_bf16() else '32-true'}",
+        f"--out_dir={run.folder / 'out'}",
+        f"--precision={'bf16-true' if has_bf16_arithmetic() else '32-true'}",
         "--devices=1",
         f"--lora_r={RANK}",
         f"--lora_alpha={ALPHA}",
@@ -77,11 +83,11 @@ def litgpt(work: Work) -> list[str]:
         *data,
         "--data.prompt_style=phi-1",
         "--data.num_workers=0",
-        f"--train.global_batch_size={work.batch}",
-        f"--train.micro_batch_size={work.batch}",
+        f"--train.global_batch_size={run.batch}",
+        f"--train.micro_batch_size={run.batch}",
         "--train.epochs=1",
         "--train.lr_warmup_steps=1",
-        f"--train.max_seq_length={LONGEST}",
+        f"--train.max_seq_length={MAX_LENGTH}",
         "--train.save_interval=100000",
         "--eval.interval=100000",
         "--eval.max_iters=1",
@@ -91,7 +97,7 @@ def litgpt(work: Work) -> list[str]:
     ]
 
 
-_LITGPT = """
+_LITGPT_CONVERSION = """
 import json, sys
 from pathlib import Path
 import torch
@@ -110,14 +116,14 @@ save_config(config, folder)
 """
 
 
-def llamafactory(work: Work) -> list[str]:
-    """``llamafactory-cli train``."""
-    rows = [{"instruction": f"{r['prompt']} ", "output": r["answer"]} for r in work.rows]
-    work.write("data/rows.json", rows)
+def llamafactory(run: PeerRun) -> list[str]:
+    """Return ``llamafactory-cli train``."""
+    rows = [{"instruction": f"{r['prompt']} ", "output": r["answer"]} for r in run.rows]
+    run.write("data/rows.json", rows)
     columns = {"prompt": "instruction", "response": "output"}
-    work.write("data/dataset_info.json", {"rows": {"file_name": "rows.json", "columns": columns}})
+    run.write("data/dataset_info.json", {"rows": {"file_name": "rows.json", "columns": columns}})
     settings = {
-        "model_name_or_path": str(work.model),
+        "model_name_or_path": str(run.model),
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
@@ -126,16 +132,16 @@ def llamafactory(work: Work) -> list[str]:
         "lora_alpha": ALPHA,
         "lora_dropout": 0.0,
         "dataset": "rows",
-        "dataset_dir": str(work.folder / "data"),
+        "dataset_dir": str(run.folder / "data"),
         "template": "empty",
-        "cutoff_len": LONGEST,
-        "output_dir": str(work.folder / "out"),
-        "per_device_train_batch_size": work.batch,
+        "cutoff_len": MAX_LENGTH,
+        "output_dir": str(run.folder / "out"),
+        "per_device_train_batch_size": run.batch,
         "gradient_accumulation_steps": 1,
-        "learning_rate": RATE,
+        "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
         "num_train_epochs": 1.0,
-        "bf16": computes_bf16(),
+        "bf16": has_bf16_arithmetic(),
         "use_cpu": True,
         "disable_gradient_checkpointing": True,
         "logging_steps": 1,
@@ -143,43 +149,43 @@ def llamafactory(work: Work) -> list[str]:
         "report_to": "none",
         "seed": SEED,
     }
-    config = work.write("train.yaml", settings)
-    return [str(work.bin / "llamafactory-cli"), "train", str(config)]
+    config = run.write("train.yaml", settings)
+    return [str(run.bin / "llamafactory-cli"), "train", str(config)]
 
 
-def stub_torchaudio(place: Path) -> None:
-    """An empty module: PyPI's is linked against another torch, and only speech needs it."""
-    (packages,) = (place / "lib").glob("python3*/site-packages")
+def stub_torchaudio(environment_folder: Path) -> None:
+    """Install an empty module: PyPI's is linked against another torch, and only speech needs it."""
+    (packages,) = (environment_folder / "lib").glob("python3*/site-packages")
     shutil.rmtree(packages / "torchaudio", ignore_errors=True)
     (packages / "torchaudio").mkdir()
     (packages / "torchaudio" / "__init__.py").write_text('__version__ = "0"\n', encoding="utf-8")
 
 
-def torchtune(work: Work) -> list[str]:
-    """``tune run lora_finetune_single_device``."""
-    (work.folder / "words.py").write_text(_WORDS, encoding="utf-8")
-    work.write("rows.json", [{"input": r["prompt"], "output": r["answer"]} for r in work.rows])
-    out = str(work.folder / "out")
+def torchtune(run: PeerRun) -> list[str]:
+    """Return ``tune run lora_finetune_single_device``."""
+    (run.folder / "words.py").write_text(_TORCHTUNE_TOKENIZER, encoding="utf-8")
+    run.write("rows.json", [{"input": r["prompt"], "output": r["answer"]} for r in run.rows])
+    out = str(run.folder / "out")
     settings = {
         "output_dir": out,
         "model": {
             "_component_": "torchtune.models.llama3_2.lora_llama3_2",
             "lora_attn_modules": ["q_proj", "k_proj", "v_proj", "output_proj"],
             "apply_lora_to_mlp": True,
-            "vocab_size": work.shape.vocabulary,
-            "num_layers": work.shape.layers,
-            "num_heads": work.shape.heads,
-            "num_kv_heads": work.shape.key_heads,
-            "embed_dim": work.shape.hidden,
-            "intermediate_dim": work.shape.mlp,
+            "vocab_size": run.shape.vocab_size,
+            "num_layers": run.shape.layers,
+            "num_heads": run.shape.attention_heads,
+            "num_kv_heads": run.shape.key_value_heads,
+            "embed_dim": run.shape.hidden_size,
+            "intermediate_dim": run.shape.intermediate_size,
             "max_seq_len": 2048,
             "lora_rank": RANK,
             "lora_alpha": ALPHA,
         },
-        "tokenizer": {"_component_": "words.Words", "path": str(work.model / "tokenizer.json")},
+        "tokenizer": {"_component_": "words.Words", "path": str(run.model / "tokenizer.json")},
         "checkpointer": {
             "_component_": "torchtune.training.FullModelHFCheckpointer",
-            "checkpoint_dir": str(work.model),
+            "checkpoint_dir": str(run.model),
             "checkpoint_files": ["model.safetensors"],
             "output_dir": out,
             "model_type": "LLAMA3_2",
@@ -189,12 +195,12 @@ def torchtune(work: Work) -> list[str]:
         "dataset": {
             "_component_": "torchtune.datasets.instruct_dataset",
             "source": "json",
-            "data_files": str(work.folder / "rows.json"),
+            "data_files": str(run.folder / "rows.json"),
         },
         "seed": SEED,
         "shuffle": False,
-        "batch_size": work.batch,
-        "optimizer": {"_component_": "torch.optim.AdamW", "fused": True, "lr": RATE},
+        "batch_size": run.batch,
+        "optimizer": {"_component_": "torch.optim.AdamW", "fused": True, "lr": LEARNING_RATE},
         "lr_scheduler": {
             "_component_": "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
             "num_warmup_steps": 1,
@@ -212,16 +218,16 @@ def torchtune(work: Work) -> list[str]:
         "log_every_n_steps": 1,
         "log_peak_memory_stats": False,
         "device": "cpu",
-        "dtype": "bf16" if computes_bf16() else "fp32",
+        "dtype": "bf16" if has_bf16_arithmetic() else "fp32",
         "enable_activation_checkpointing": False,
         "enable_activation_offloading": False,
     }
-    config = work.write("config.yaml", settings)
+    config = run.write("config.yaml", settings)
     recipe = ["run", "lora_finetune_single_device", "--config", str(config)]
-    return [str(work.bin / "tune"), *recipe]
+    return [str(run.bin / "tune"), *recipe]
 
 
-_WORDS = '''
+_TORCHTUNE_TOKENIZER = '''
 """A tokenizer of words, for rows that are words."""
 from tokenizers import Tokenizer
 
@@ -246,13 +252,13 @@ class Words:
 '''
 
 
-def axolotl(work: Work) -> list[str]:
-    """``axolotl train``."""
-    rows = work.folder / "rows.jsonl"
-    lines = (json.dumps({"instruction": r["prompt"], "output": r["answer"]}) for r in work.rows)
+def axolotl(run: PeerRun) -> list[str]:
+    """Return ``axolotl train``."""
+    rows = run.folder / "rows.jsonl"
+    lines = (json.dumps({"instruction": r["prompt"], "output": r["answer"]}) for r in run.rows)
     rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = {
-        "base_model": str(work.model),
+        "base_model": str(run.model),
         "tokenizer_type": "AutoTokenizer",
         "datasets": [
             {
@@ -266,22 +272,22 @@ def axolotl(work: Work) -> list[str]:
                 },
             }
         ],
-        "dataset_prepared_path": str(work.folder / "prepared"),
+        "dataset_prepared_path": str(run.folder / "prepared"),
         "val_set_size": 0,
-        "output_dir": str(work.folder / "out"),
+        "output_dir": str(run.folder / "out"),
         "adapter": "lora",
         "lora_r": RANK,
         "lora_alpha": ALPHA,
         "lora_dropout": 0.0,
         "lora_target_linear": True,
         **{f"lora_{part}_kernel": False for part in ("mlp", "qkv", "o")},  # they need a GPU
-        "sequence_len": LONGEST,
+        "sequence_len": MAX_LENGTH,
         "sample_packing": False,
         "train_on_inputs": False,
-        "micro_batch_size": work.batch,
+        "micro_batch_size": run.batch,
         "gradient_accumulation_steps": 1,
         "num_epochs": 1,
-        "learning_rate": RATE,
+        "learning_rate": LEARNING_RATE,
         "lr_scheduler": "constant",
         "optimizer": "adamw_torch_fused",
         "bf16": False,
@@ -293,5 +299,5 @@ def axolotl(work: Work) -> list[str]:
         "seed": SEED,
         "special_tokens": {"pad_token": "<pad>"},
     }
-    config = work.write("config.yaml", settings)
-    return [str(work.bin / "axolotl"), "train", str(config), "--launcher", "python"]
+    config = run.write("config.yaml", settings)
+    return [str(run.bin / "axolotl"), "train", str(config), "--launcher", "python"]

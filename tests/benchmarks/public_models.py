@@ -1,4 +1,4 @@
-"""Shapes of public language models, as their config.json files say."""
+"""Sizes of public language models, from their config.json files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_Row = tuple[str, int, int, int, int, int, int, bool]
+_ModelRow = tuple[str, int, int, int, int, int, int, bool]
 """model_type, hidden, feed-forward, layers, heads, key-value heads, vocabulary, tied."""
 
-_MODELS: dict[str, _Row] = {
+_MODELS: dict[str, _ModelRow] = {
     "llama 3.2 1b": ("llama", 2048, 8192, 16, 32, 8, 128256, True),
     "llama 3.2 3b": ("llama", 3072, 8192, 28, 24, 8, 128256, True),
     "llama 3 8b": ("llama", 4096, 14336, 32, 32, 8, 128256, False),
@@ -52,7 +52,7 @@ _MODELS: dict[str, _Row] = {
     "smollm2 135m": ("llama", 576, 1536, 30, 9, 3, 49152, True),
     "smollm2 1.7b": ("llama", 2048, 8192, 24, 32, 32, 49152, True),
 }
-_SAME = {
+_ALIASES = {
     "llama 3.1 8b": "llama 3 8b",
     "llama 3.1 70b": "llama 3 70b",
     "llama 3.1 405b": "llama 3 405b",
@@ -65,15 +65,27 @@ _SAME = {
     "qwen2 7b": "qwen2.5 7b",
     "qwen2 1.5b": "qwen2.5 1.5b",
 }
-_HEAD_WIDTH = {"gemma": 256, "gemma2": 256, "qwen3": 128}
-_NOISE = {"meta", "instruct", "hf", "base", "chat", "it", "v0.1", "v0.3", "v1.0", "bnb", "4bit"}
+_HEAD_DIM = {"gemma": 256, "gemma2": 256, "qwen3": 128}
+_IGNORED_WORDS = {
+    "meta",
+    "instruct",
+    "hf",
+    "base",
+    "chat",
+    "it",
+    "v0.1",
+    "v0.3",
+    "v1.0",
+    "bnb",
+    "4bit",
+}
 
 
 def config_of(model: str) -> Mapping[str, Any] | None:
-    """The config of a model by the name that people write, or None for one that is not here."""
+    """Return the config of a model by its usual name, or None for an unknown one."""
     words = re.split(r"[\s/_-]+", model.rpartition("/")[2].lower())
-    name = " ".join(word for word in words if word not in _NOISE)
-    row = _MODELS.get(_SAME.get(name, name))
+    name = " ".join(word for word in words if word not in _IGNORED_WORDS)
+    row = _MODELS.get(_ALIASES.get(name, name))
     if row is None:
         return None
     kind, hidden, inner, layers, heads, key_heads, vocabulary, tied = row
@@ -88,24 +100,24 @@ def config_of(model: str) -> Mapping[str, Any] | None:
         "tie_word_embeddings": tied,
         "max_position_embeddings": 8192,
     }
-    if kind in _HEAD_WIDTH:
-        config["head_dim"] = _HEAD_WIDTH[kind]
+    if kind in _HEAD_DIM:
+        config["head_dim"] = _HEAD_DIM[kind]
     return config
 
 
 def config_like(parameters: float) -> Mapping[str, Any]:
-    """A stand-in for a model of which only the size is known: the nearest Llama, made to fit."""
+    """Return a config for a model of which only the size is known: the nearest Llama, scaled."""
     name = min(
         (n for n, row in _MODELS.items() if row[0] == "llama"),
-        key=lambda n: abs(_size(n) - parameters),
+        key=lambda n: abs(_parameter_count(n) - parameters),
     )
     config = dict(config_of(name) or {})
     layers = config["num_hidden_layers"]
-    config["num_hidden_layers"] = max(2, round(layers * parameters / _size(name)))
+    config["num_hidden_layers"] = max(2, round(layers * parameters / _parameter_count(name)))
     return config
 
 
-def _size(name: str) -> float:
+def _parameter_count(name: str) -> float:
     _, hidden, inner, layers, heads, key_heads, vocabulary, tied = _MODELS[name]
     attention = hidden * hidden * (2 + 2 * key_heads / heads)
     return layers * (attention + 3 * hidden * inner) + vocabulary * hidden * (1 if tied else 2)

@@ -1,4 +1,4 @@
-"""The numbers as a page."""
+"""Write the measured numbers as a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks.peers import PEERS
-from tests.benchmarks.training import CASES, GPU_CASES, loss_distance, summary
+from tests.benchmarks.training import CASES, GPU_CASES, loss_distance, summarize
 
 NAMES = {
     "tunesmith": "tunesmith",
@@ -17,30 +17,30 @@ NAMES = {
 }
 
 
-def page(found: dict[str, Any], raw: str) -> str:
-    """Markdown; ``raw`` is the name of the file with the numbers."""
-    parts = [HEAD.format(raw=raw), _machine(found["machine"])]
-    tables = found.get("training", {})
+def render_page(results: dict[str, Any], raw: str) -> str:
+    """Return the page as Markdown; ``raw`` is the name of the file with the numbers."""
+    parts = [HEAD.format(raw=raw), _machine(results["machine"])]
+    tables = results.get("training", {})
     parts += [_training(tables[name]) for name in (*CASES, *GPU_CASES) if name in tables]
     for name, part in (
         ("generation", _generation),
-        ("utilisation", _utilisation),
+        ("utilisation", _utilization),
         ("imports", _imports),
         ("peers", _peers),
     ):
-        if found.get(name):
-            parts.append(part(found[name]))
+        if results.get(name):
+            parts.append(part(results[name]))
     return "\n\n".join(parts) + "\n"
 
 
 HEAD = """# Benchmarks
 
-Written by `make bench`; the raw numbers are in `{raw}`. Everybody gets the same rows in the same
-order: log-normal lengths (median 180 tokens, 24 to 512), 35 % of the tokens trained. All run in
-turn, each training in a process of its own; given are medians, and in brackets the lowest and the
-highest. The first step of a training is not counted. "Times" is tunesmith's speed over the other's,
-taken round by round; "memory" is tunesmith's peak over the other's, imported libraries included.
-Each table says when it was taken."""
+Written by `make bench`; the raw numbers are in `{raw}`. All programs get the same rows in the same
+order: log-normal lengths (median 180 tokens, 24 to 512), 35 % of the tokens trained. They run in
+turn, each training in a separate process. The numbers are medians, with the lowest and the highest
+in brackets. The first step of a training is not counted. "Times" is tunesmith's speed divided by
+the other's, for each round; "memory" is tunesmith's peak divided by the other's, including imported
+libraries. Each table has the date of its measurement."""
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -59,8 +59,8 @@ def _machine(machine: dict[str, Any]) -> str:
         lines.append(f"* matrix products, 1e9 operations per second: {text}")
     if "bfloat16" not in machine.get("matrix_rate", {"bfloat16": 0}):
         lines.append(
-            "* this processor has no bfloat16 arithmetic, so everybody computes in float32; TRL's "
-            "own default, bf16, would be emulated"
+            "* this processor has no bfloat16 arithmetic, so all programs compute in float32; "
+            "TRL's default, bf16, would be emulated"
         )
     if machine.get("quick"):
         lines.append("* a quick run: fewer steps and rounds, so the numbers are rough")
@@ -78,90 +78,106 @@ def _training(result: dict[str, Any]) -> str:
         return f"{title}\n\nNot measured: {result['error']}"
     rows = [
         [
-            NAMES[line["who"]],
+            NAMES[line["trainer"]],
             f"{line['speed']:.0f} ({line['low']:.0f} to {line['high']:.0f})",
             f"{line['cpu_speed']:.0f}",
             f"{line['times']:.2f}",
             f"{line['peak_mb']:.0f}",
             f"{line['memory']:.2f}",
         ]
-        for line in summary(result)
+        for line in summarize(result)
     ]
     head = ["", "tokens/s", "tokens per CPU second", "times", "peak MB", "memory"]
-    often = f"Rounds: {result['rounds']}, of {result['steps']} steps each{_when(result)}."
-    return f"{title}\n\n{_table(head, rows)}\n\n{often} {_agreement(result)}"
+    often = f"Rounds: {result['rounds']}, of {result['steps']} steps each{_date_and_load(result)}."
+    return f"{title}\n\n{_table(head, rows)}\n\n{often} {_comparison(result)}"
 
 
-def _when(found: dict[str, Any]) -> str:
-    """When a table was taken, and how busy the machine was just before."""
-    return f", on {found['date']} after a load of {found['load'][0]}" if "date" in found else ""
+def _date_and_load(results: dict[str, Any]) -> str:
+    """Return the date of a table, and the machine's load just before."""
+    return (
+        f", on {results['date']} after a load of {results['load'][0]}" if "date" in results else ""
+    )
 
 
-def _agreement(result: dict[str, Any]) -> str:
-    """What shows that everybody learned the same."""
+def _comparison(result: dict[str, Any]) -> str:
+    """Return the comparison that shows that both trained the same."""
     runs = result["runs"]
-    ours, theirs = runs["tunesmith"][0], runs["trl"][0]
+    tunesmith, trl = runs["tunesmith"][0], runs["trl"][0]
     match result.get("compared", "losses"):
         case "rewards":
-            earned = " and ".join(
-                f"{median(r for run in runs[who] for r in run['rewards']):.3f}"
-                for who in ("tunesmith", "trl")
+            rewards = " and ".join(
+                f"{median(r for run in runs[trainer] for r in run['rewards']):.3f}"
+                for trainer in ("tunesmith", "trl")
             )
-            return f"Tokens are those of answers. Median rewards, ours and theirs: {earned}."
+            return (
+                "Tokens are those of completions. "
+                f"Median rewards, tunesmith's and TRL's: {rewards}."
+            )
         case "first":
             return (
-                "Heads begin with random weights, so losses are alike and not equal: "
-                f"{ours['losses'][0]:.3f} and {theirs['losses'][0]:.3f} at the first step, "
-                f"{ours['losses'][-1]:.3f} and {theirs['losses'][-1]:.3f} at the last."
+                "Reward heads start from random weights, so losses are similar but not equal: "
+                f"{tunesmith['losses'][0]:.3f} and {trl['losses'][0]:.3f} at the first step, "
+                f"{tunesmith['losses'][-1]:.3f} and {trl['losses'][-1]:.3f} at the last."
             )
         case _:
             return (
-                f"Losses of tunesmith and of TRL's defaults, {result['steps']} steps: "
-                f"at most {loss_distance(result):.1e} of the loss apart."
+                f"Over {result['steps']} steps, the losses of tunesmith and of TRL's defaults "
+                f"differ by at most {loss_distance(result):.1e} of the loss."
             )
 
 
-def _generation(found: dict[str, Any]) -> str:
+def _generation(results: dict[str, Any]) -> str:
     rows = []
     for key, name in (("apart", "nothing shared"), ("shared", "256 tokens shared")):
-        ours, theirs = found[key]["tunesmith"], found[key]["transformers"]
+        tunesmith_runs = results[key]["tunesmith"]
+        transformers_runs = results[key]["transformers"]
         kinds = ("tokens_per_second", "tokens_per_cpu_second")
-        speeds = [f"{median(run[k] for run in runs):.0f}" for k in kinds for runs in (ours, theirs)]
-        ratios = [a[k] / b[k] for k in kinds for a, b in zip(ours, theirs, strict=True)]
+        speeds = [
+            f"{median(run[k] for run in runs):.0f}"
+            for k in kinds
+            for runs in (tunesmith_runs, transformers_runs)
+        ]
+        ratios = [
+            a[k] / b[k]
+            for k in kinds
+            for a, b in zip(tunesmith_runs, transformers_runs, strict=True)
+        ]
         half = len(ratios) // 2
         times = [f"{median(ratios[:half]):.2f}", f"{median(ratios[half:]):.2f}"]
         rows.append([name, *speeds[:2], times[0], *speeds[2:], times[1]])
     head = ["32 prompts", "tunesmith, tokens/s", "`generate`", "times"]
     head += ["tunesmith, per CPU second", "`generate`", "times"]
     return (
-        f"## Generation, 40M Llama, {found['precision']}\n\n"
-        f"Sampled answers of at most {found['limit']} tokens that end where they end; against "
-        f"transformers' own `model.generate` on the whole batch{_when(found)}.\n\n"
-        f"{_table(head, rows)}"
+        f"## Generation, 40M Llama, {results['precision']}\n\n"
+        f"Sampled answers of at most {results['limit']} tokens with different lengths, "
+        "compared with transformers' `model.generate` on the full batch"
+        f"{_date_and_load(results)}.\n\n{_table(head, rows)}"
     )
 
 
-def _utilisation(found: dict[str, Any]) -> str:
+def _utilization(results: dict[str, Any]) -> str:
     return (
-        "## How near to the arithmetic limit\n\n"
-        f"Full fine-tuning of the 40M Llama does {found['gflops']:.0f}e9 useful operations per "
-        f"second, measured before and after: {found['share']:.2f} of the best rate of plain "
-        f"{found['format']} matrix products, {found['share_of_usual']:.2f} of the usual one."
+        "## Distance from the arithmetic limit\n\n"
+        f"Full fine-tuning of the 40M Llama does {results['gflops']:.0f}e9 useful operations per "
+        f"second, measured before and after: {results['share']:.2f} of the best rate of plain "
+        f"{results['format']} matrix products, {results['share_of_usual']:.2f} of the usual one."
     )
 
 
-def _imports(found: dict[str, dict[str, float]]) -> str:
-    rows = [[name, f"{one['seconds']:.2f}", f"{one['peak_mb']:.0f}"] for name, one in found.items()]
+def _imports(results: dict[str, dict[str, float]]) -> str:
+    rows = [
+        [name, f"{one['seconds']:.2f}", f"{one['peak_mb']:.0f}"] for name, one in results.items()
+    ]
     return (
-        "## Start-up\n\nWhat the libraries take before there is a model; it is part of every peak "
-        f"above.\n\n{_table(['imports', 'seconds', 'MB'], rows)}"
+        "## Start-up\n\nTime and memory of importing the libraries, without a model; "
+        f"the memory is part of every peak above.\n\n{_table(['imports', 'seconds', 'MB'], rows)}"
     )
 
 
-def _peers(found: dict[str, Any]) -> str:
-    ours = found["runs"]["tunesmith"]
+def _peers(results: dict[str, Any]) -> str:
+    tunesmith = results["runs"]["tunesmith"]
     rows = []
-    for name, run in found["runs"].items():
+    for name, run in results["runs"].items():
         label = PEERS[name].name if name in PEERS else name
         about = "; ".join(run[key] for key in ("versions", "settings") if key in run)
         fixes = run.get("fixes", "")
@@ -170,14 +186,14 @@ def _peers(found: dict[str, Any]) -> str:
             rows.append([label, "not measured", "", "", "", why, fixes])
             continue
         speed = run["tokens_per_second"]
-        cells = [f"{speed:.0f}", f"{ours['tokens_per_second'] / speed:.2f}"]
-        cells += [f"{run['peak_mb']:.0f}", f"{ours['peak_mb'] / run['peak_mb']:.2f}"]
+        cells = [f"{speed:.0f}", f"{tunesmith['tokens_per_second'] / speed:.2f}"]
+        cells += [f"{run['peak_mb']:.0f}", f"{tunesmith['peak_mb'] / run['peak_mb']:.2f}"]
         rows.append([label, *cells, about, fixes])
     head = ["", "tokens/s", "times", "peak MB", "memory", "versions and settings", "fixed here"]
-    few, many = found["rows"]
+    few, many = results["rows"]
     return (
         "## Other tools, LoRA, 40M Llama\n\n"
-        "Each through its own command line, in an environment of its own, on the same weights and "
-        f"rows. Speed is the difference between runs of {many} and of {few} rows, so start-up does "
-        f"not count.\n\n{_table(head, rows)}"
+        "Each runs through its own command line, in a separate environment, on the same weights "
+        f"and rows. Speed is the difference between runs of {many} and of {few} rows, so start-up "
+        f"does not count.\n\n{_table(head, rows)}"
     )

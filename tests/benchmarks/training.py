@@ -1,4 +1,4 @@
-"""Training against TRL: who, on what, how often, and what is made of the numbers."""
+"""Measure training of tunesmith and TRL: the cases, their runs, and summaries of the numbers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.work import SHAPES, Shape, build
-from tests.benchmarks.worker import Spec
+from tests.benchmarks.work import SHAPES, LlamaShape, build_model
+from tests.benchmarks.worker import WorkerSpec
 
 ROOT = Path(__file__).parents[2]
-WHO = ("tunesmith", "trl", "trl-best")
-PREFERRING = ("tunesmith", "trl", "trl-cached", "trl-fast")
-FAST = ("tunesmith", "trl", "trl-fast")
+SFT_TRAINERS = ("tunesmith", "trl", "trl-best")
+PREFERENCE_TRAINERS = ("tunesmith", "trl", "trl-cached", "trl-fast")
+POLICY_TRAINERS = ("tunesmith", "trl", "trl-fast")
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,39 @@ class Case:
     steps: int
     rounds: int
     batch: int = 8
-    who: tuple[str, ...] = WHO
+    trainers: tuple[str, ...] = SFT_TRAINERS
     compared: str = "losses"
-    """What shows that the same was learned: losses of every step, or what the report says."""
+    """The comparison that shows equal training: all losses, the first loss, or the rewards."""
     device: str = "cpu"
 
 
 CASES = {
     "sft-full": Case("Full fine-tuning, 40M Llama", "full", "s40", 4, 3),
     "sft-lora": Case("LoRA, 40M Llama", "lora", "s40", 4, 3),
-    "preference": Case("DPO, LoRA, 40M Llama", "preference", "s40", 4, 3, who=PREFERRING),
-    "reward": Case(
-        "Reward model, LoRA, 40M Llama", "reward", "s40", 4, 3, who=FAST, compared="first"
+    "preference": Case(
+        "DPO, LoRA, 40M Llama", "preference", "s40", 4, 3, trainers=PREFERENCE_TRAINERS
     ),
-    "grpo": Case("GRPO, LoRA, 40M Llama", "grpo", "s40", 4, 3, 4, FAST, compared="rewards"),
+    "reward": Case(
+        "Reward model, LoRA, 40M Llama",
+        "reward",
+        "s40",
+        4,
+        3,
+        trainers=POLICY_TRAINERS,
+        compared="first",
+    ),
+    "grpo": Case(
+        "GRPO, LoRA, 40M Llama", "grpo", "s40", 4, 3, 4, POLICY_TRAINERS, compared="rewards"
+    ),
     "grpo-kl": Case(
-        "GRPO with a KL term, LoRA, 40M Llama", "grpo-kl", "s40", 4, 3, 4, FAST, compared="rewards"
+        "GRPO with a KL term, LoRA, 40M Llama",
+        "grpo-kl",
+        "s40",
+        4,
+        3,
+        4,
+        POLICY_TRAINERS,
+        compared="rewards",
     ),
     "sft-qlora": Case("QLoRA (NF4), 40M Llama", "qlora", "s40", 4, 2),
     "smollm2-lora": Case("LoRA, SmolLM2-135M's shape", "lora", "m135", 3, 2, 4),
@@ -59,33 +76,41 @@ GPU_CASES = {
     )
     for shape, batch in (("1b", 32), ("8b", 16))
     for technique, name in (("full", "Full fine-tuning"), ("lora", "LoRA"), ("qlora", "QLoRA"))
-    if (shape, technique) != ("8b", "full")  # weights, masters and means alone are 144 GB
+    if (shape, technique) != ("8b", "full")  # weights, masters and moments alone are 144 GB
 }
-"""Measured where torch finds a GPU."""
+"""Cases that are measured if torch finds a GPU."""
 
 
-def run(case: Case, models: Path, *, rounds: int, steps: int) -> dict[str, Any]:
-    """Everybody in turn, in processes of their own, as often as ``rounds``."""
-    folder = build(SHAPES[case.shape], models / case.shape)
-    found: dict[str, list[dict[str, Any]]] = {who: [] for who in case.who}
+def run_case(case: Case, models: Path, *, rounds: int, steps: int) -> dict[str, Any]:
+    """Run all trainers of a case in turn, each in a separate process, ``rounds`` times."""
+    folder = build_model(SHAPES[case.shape], models / case.shape)
+    runs: dict[str, list[dict[str, Any]]] = {trainer: [] for trainer in case.trainers}
     for _ in range(rounds):
-        for who in case.who:
-            spec = Spec(
-                who, case.technique, case.shape, str(folder), steps, case.batch, device=case.device
+        for trainer in case.trainers:
+            spec = WorkerSpec(
+                trainer,
+                case.technique,
+                case.shape,
+                str(folder),
+                steps,
+                case.batch,
+                device=case.device,
             )
-            result = one(spec)
-            print(f"  {case.title}: {who} {result['tokens_per_second']:.0f} tokens/s", flush=True)
-            found[who].append(result)
+            result = run_worker(spec)
+            print(
+                f"  {case.title}: {trainer} {result['tokens_per_second']:.0f} tokens/s", flush=True
+            )
+            runs[trainer].append(result)
     about = {"title": case.title, "compared": case.compared, "steps": steps, "rounds": rounds}
-    return {**about, "runs": found}
+    return {**about, "runs": runs}
 
 
-def one(spec: Spec) -> dict[str, Any]:
-    """Run one worker to its end."""
+def run_worker(spec: WorkerSpec) -> dict[str, Any]:
+    """Run one worker and return its result."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         command = [sys.executable, "-m", "tests.benchmarks.worker", json.dumps(asdict(spec)), out]
-        ran = subprocess.run(
+        process = subprocess.run(
             [str(part) for part in command],
             cwd=ROOT,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"},
@@ -93,53 +118,53 @@ def one(spec: Spec) -> dict[str, Any]:
             text=True,
             check=False,
         )
-        if ran.returncode:
-            raise RuntimeError(f"{spec.who} {spec.technique}: {ran.stderr[-2000:]}")
+        if process.returncode:
+            raise RuntimeError(f"{spec.trainer} {spec.technique}: {process.stderr[-2000:]}")
         result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return result
 
 
-def useful_flops(shape: Shape, tokens: int, trained: int, rows: int) -> float:
-    """Multiplications and additions that one step of full fine-tuning cannot do without.
+def useful_flops(shape: LlamaShape, tokens: int, trained: int, rows: int) -> float:
+    """Return the floating-point operations that one step of full fine-tuning needs at least.
 
     A matrix costs 2 per parameter and position forward, and twice that backward. The last layer
-    needs keys and values everywhere, all else at trained positions; so does the head. Attention
-    is two products of half a square for each row, here of rows that are all of mean length, so
-    that what ragged rows cost more is not counted.
+    needs keys and values at all positions, and everything else, like the head, at trained positions
+    only. Attention is two products of half a square for each row. All rows are taken to have the
+    mean length, so the higher cost of ragged rows is not counted.
     """
     rest = shape.layer_parameters - shape.keys_and_values
     body = (shape.layers - 1) * shape.layer_parameters * tokens
     last = shape.keys_and_values * tokens + rest * trained
-    head = shape.hidden * shape.vocabulary * trained
-    attention = shape.layers * shape.hidden * tokens**2 / rows
+    head = shape.hidden_size * shape.vocab_size * trained
+    attention = shape.layers * shape.hidden_size * tokens**2 / rows
     return 6.0 * (body + last + head + attention)
 
 
-def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Medians and spreads, and how many times as fast tunesmith is, round by round."""
+def summarize(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return medians and ranges, and tunesmith's speed relative to each, by rounds."""
     runs = result["runs"]
     lines = []
-    for who, measured in runs.items():
-        speeds = [one["tokens_per_second"] for one in measured]
+    for trainer, measured in runs.items():
+        speeds = [run_worker["tokens_per_second"] for run_worker in measured]
         pairs = zip(runs["tunesmith"], measured, strict=True)
         lines.append(
             {
-                "who": who,
+                "trainer": trainer,
                 "speed": median(speeds),
                 "low": min(speeds),
                 "high": max(speeds),
-                "cpu_speed": median(one["tokens_per_cpu_second"] for one in measured),
-                "peak_mb": median(one["peak_mb"] for one in measured),
+                "cpu_speed": median(run_worker["tokens_per_cpu_second"] for run_worker in measured),
+                "peak_mb": median(run_worker["peak_mb"] for run_worker in measured),
                 "times": median(a["tokens_per_second"] / b["tokens_per_second"] for a, b in pairs),
-                "memory": median(one["peak_mb"] for one in runs["tunesmith"])
-                / median(one["peak_mb"] for one in measured),
+                "memory": median(run_worker["peak_mb"] for run_worker in runs["tunesmith"])
+                / median(run_worker["peak_mb"] for run_worker in measured),
             }
         )
     return lines
 
 
 def loss_distance(result: dict[str, Any]) -> float:
-    """Largest relative difference between tunesmith's losses and those of TRL's defaults."""
+    """Return the largest relative difference of tunesmith's losses to those of TRL's defaults."""
     runs = result["runs"]
     pairs = list(zip(runs["tunesmith"][0]["losses"], runs["trl"][0]["losses"], strict=True))
     distance: float = max(abs(a - b) / b for a, b in pairs)

@@ -1,6 +1,6 @@
-"""The work that everybody does: models of known shapes, and ragged rows of known tokens.
+"""Make the models and rows that all programs train on: known sizes, and ragged known tokens.
 
-Weights are random, because speed does not depend on them; tokens follow Zipf's law, so that there
+Weights are random, because speed does not depend on them. Tokens follow Zipf's law, so that there
 is something to learn and loss curves can be compared.
 """
 
@@ -19,66 +19,75 @@ SPECIAL = 3
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A Llama by its numbers."""
+class LlamaShape:
+    """The sizes of a Llama."""
 
     name: str
-    hidden: int
+    hidden_size: int
     layers: int
-    heads: int
-    key_heads: int
-    mlp: int
-    vocabulary: int
-    tied: bool = True
+    attention_heads: int
+    key_value_heads: int
+    intermediate_size: int
+    vocab_size: int
+    tied_embeddings: bool = True
     dtype: str = "float32"
-    """In which the weights are stored."""
+    """Format in which the weights are stored."""
 
     @property
     def body_parameters(self) -> int:
-        """Parameters of all matrices but the embedding, which is the head too."""
+        """Parameters of all matrices except the embedding, which is the head too."""
         return self.layers * self.layer_parameters
 
     @property
     def layer_parameters(self) -> int:
-        width = self.hidden // self.heads
-        attention = 2 * self.hidden**2 + 2 * self.hidden * self.key_heads * width
-        return attention + 3 * self.hidden * self.mlp
+        """Parameters of one decoder layer."""
+        width = self.hidden_size // self.attention_heads
+        attention = 2 * self.hidden_size**2 + 2 * self.hidden_size * self.key_value_heads * width
+        return attention + 3 * self.hidden_size * self.intermediate_size
 
     @property
     def keys_and_values(self) -> int:
-        return 2 * self.hidden * self.key_heads * (self.hidden // self.heads)
+        """Parameters of one layer's key and value matrices."""
+        return (
+            2 * self.hidden_size * self.key_value_heads * (self.hidden_size // self.attention_heads)
+        )
 
 
-S40 = Shape("40M Llama", 512, 8, 8, 4, 1408, 32_000)
-M135 = Shape("SmolLM2-135M's shape", 576, 30, 9, 3, 1536, 49_152)
-TOY = Shape("toy", 64, 2, 4, 2, 128, 1_000)
-B1 = Shape("1B Llama", 2048, 16, 32, 8, 8192, 128_256, dtype="bfloat16")
-B8 = Shape("8B Llama", 4096, 32, 32, 8, 14_336, 128_256, tied=False, dtype="bfloat16")
+S40 = LlamaShape("40M Llama", 512, 8, 8, 4, 1408, 32_000)
+M135 = LlamaShape("SmolLM2-135M's shape", 576, 30, 9, 3, 1536, 49_152)
+TOY = LlamaShape("toy", 64, 2, 4, 2, 128, 1_000)
+B1 = LlamaShape("1B Llama", 2048, 16, 32, 8, 8192, 128_256, dtype="bfloat16")
+B8 = LlamaShape(
+    "8B Llama", 4096, 32, 32, 8, 14_336, 128_256, tied_embeddings=False, dtype="bfloat16"
+)
 SHAPES = {"s40": S40, "m135": M135, "1b": B1, "8b": B8, "toy": TOY}
 
 
-def rows(shape: Shape, count: int, *, longest: int = 512) -> list[Completion]:
-    """Log-normal lengths (median 180, sigma 0.7, 24 to ``longest``), 30 to 40 % of them trained."""
+def make_rows(shape: LlamaShape, count: int, *, max_length: int = 512) -> list[Completion]:
+    """Return rows of log-normal lengths: median 180, sigma 0.7, 24 to ``max_length`` tokens.
+
+    30 to 40 % of the tokens are trained.
+    """
     source = np.random.default_rng(SEED)
-    lengths = np.clip(source.lognormal(np.log(180), 0.7, count), 24, longest).astype(int)
-    made = []
+    lengths = np.clip(source.lognormal(np.log(180), 0.7, count), 24, max_length).astype(int)
+    records = []
     for row, length in enumerate(lengths):
-        words = np.minimum(source.zipf(1.2, length), shape.vocabulary - SPECIAL)
+        words = np.minimum(source.zipf(1.2, length), shape.vocab_size - SPECIAL)
         cut = int(length * source.uniform(0.6, 0.7))
         prompt, answer = (" ".join(f"w{w}" for w in part) for part in (words[:cut], words[cut:-1]))
-        made.append(Completion(source=f"bench:{row}", prompt=prompt, completion=answer))
-    return made
+        records.append(Completion(source=f"bench:{row}", prompt=prompt, completion=answer))
+    return records
 
 
-def pairs(shape: Shape, count: int, *, longest: int = 512) -> list[Preference]:
-    """Prompts as above, each with two answers of lengths that vary by half."""
+def make_pairs(shape: LlamaShape, count: int, *, max_length: int = 512) -> list[Preference]:
+    """Return prompts as above, each with a second completion up to a quarter shorter or longer."""
     source = np.random.default_rng(SEED + 1)
-    made = []
-    for row in rows(shape, count, longest=longest):
+    records = []
+    for row in make_rows(shape, count, max_length=max_length):
         size = len(row.completion.split())
         length = max(2, int(size * source.uniform(0.75, 1.25)))
-        words = np.minimum(source.zipf(1.2, length), shape.vocabulary - SPECIAL)
-        made.append(
+        words = np.minimum(source.zipf(1.2, length), shape.vocab_size - SPECIAL)
+        records.append(
             Preference(
                 source=row.source,
                 prompt=(Message("user", row.prompt),),
@@ -86,11 +95,11 @@ def pairs(shape: Shape, count: int, *, longest: int = 512) -> list[Preference]:
                 rejected=" ".join(f"w{w}" for w in words),
             )
         )
-    return made
+    return records
 
 
-def build(shape: Shape, folder: Path) -> Path:
-    """A model folder as a hub would serve it, with a tokenizer that makes a token of each word."""
+def build_model(shape: LlamaShape, folder: Path) -> Path:
+    """Save a model as in a folder from a hub, with a tokenizer that has one token for each word."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
@@ -100,14 +109,14 @@ def build(shape: Shape, folder: Path) -> Path:
     if (folder / "tokenizer.json").is_file():
         return folder
     config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.mlp,
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_heads,
+        num_attention_heads=shape.attention_heads,
+        num_key_value_heads=shape.key_value_heads,
         max_position_embeddings=2048,
-        tie_word_embeddings=shape.tied,
+        tie_word_embeddings=shape.tied_embeddings,
         bos_token_id=None,
         eos_token_id=2,
         pad_token_id=0,
@@ -117,9 +126,9 @@ def build(shape: Shape, folder: Path) -> Path:
         AutoModelForCausalLM.from_config(config, dtype=getattr(torch, shape.dtype)).save_pretrained(
             folder
         )
-    words = ["<pad>", "<unk>", "<end>", *(f"w{n}" for n in range(1, shape.vocabulary - 2))]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words = ["<pad>", "<unk>", "<end>", *(f"w{n}" for n in range(1, shape.vocab_size - 2))]
+    vocab_size = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocab_size, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"

@@ -1,7 +1,7 @@
-"""One measured training in a process of its own: ``python -m tests.benchmarks.worker SPEC OUT``.
+"""Measure one training in this process: ``python -m tests.benchmarks.worker SPEC OUT``.
 
-A step's time is from the end of the step before to its own end, by the clock and by the CPU, so
-that what a trainer does between steps counts too. The first step warms up and is not counted.
+A step's time, in wall-clock and CPU seconds, is from the end of the previous step to its own end,
+so that a trainer's work between steps counts too. The first step warms up and is not counted.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.machine import computes_bf16
-from tests.benchmarks.work import SEED, SHAPES, rows
+from tests.benchmarks.machine import has_bf16_arithmetic
+from tests.benchmarks.work import SEED, SHAPES, make_rows
 
-RATE = 3e-4
-ALIGNMENT = ("preference", "reward", "grpo", "grpo-kl")
+LEARNING_RATE = 3e-4
+ALIGNMENT_TECHNIQUES = ("preference", "reward", "grpo", "grpo-kl")
 """Techniques that :mod:`tests.benchmarks.alignment` runs."""
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What to run."""
+class WorkerSpec:
+    """The training to measure."""
 
-    who: str
-    """``tunesmith``, ``trl`` (its defaults) or one of its settings that the report names.
+    trainer: str
+    """``tunesmith``, ``trl`` (TRL's defaults), or other settings of TRL that the report names.
 
-    TRL computes in bf16 by default; where the processor has none, everybody computes in fp32.
+    TRL computes in bf16 by default; on a processor without bf16 arithmetic all compute in fp32.
     """
     technique: str
     shape: str
@@ -44,12 +44,13 @@ class Spec:
 
     @property
     def bf16(self) -> bool:
-        return self.device != "cpu" or computes_bf16()
+        """True if the training computes in bf16."""
+        return self.device != "cpu" or has_bf16_arithmetic()
 
 
 @dataclass
-class Marks:
-    """Times at the ends of steps."""
+class StepTimes:
+    """Times at the ends of steps, and what the steps trained on."""
 
     device: str = "cpu"
     wall: list[float] = field(default_factory=list)
@@ -59,7 +60,8 @@ class Marks:
     trained: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
 
-    def mark(self) -> None:
+    def mark_step(self) -> None:
+        """Record the end of a step."""
         if self.device != "cpu":
             import torch
 
@@ -68,6 +70,7 @@ class Marks:
         self.cpu.append(time.process_time())
 
     def result(self) -> dict[str, Any]:
+        """Return speed, peak memory and all records, as in ``benchmarks.json``."""
         wall, cpu = self.wall[-1] - self.wall[0], self.cpu[-1] - self.cpu[0]
         tokens = sum(self.tokens[1 : len(self.wall)])
         return {
@@ -79,7 +82,7 @@ class Marks:
         }
 
     def _peak_mb(self) -> float:
-        """Of the process; on a GPU, what torch has taken of its memory."""
+        """Return the peak memory of the process; on a GPU, the memory that torch reserved."""
         if self.device == "cpu":
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         import torch
@@ -87,41 +90,42 @@ class Marks:
         return torch.cuda.max_memory_reserved() / 2**20
 
 
-def tunesmith(spec: Spec) -> Marks:
-    """Through the technique's offer, as a run does it."""
+def train_with_tunesmith(spec: WorkerSpec) -> StepTimes:
+    """Train through the technique's offer, as a run does."""
     from tunesmith.contracts import Job
-    from tunesmith.events import Event, Stepped
+    from tunesmith.events import Event, StepFinished
     from tunesmith.storage import Checkpoints
 
     offer = getattr(
-        import_module(f"tunesmith_plugins.{spec.technique}.offer"), spec.technique.upper()
+        import_module(f"tunesmith_plugins.techniques.{spec.technique}.offer"),
+        spec.technique.upper(),
     )
     values: dict[str, Any] = {
-        "learning_rate": RATE,
+        "learning_rate": LEARNING_RATE,
         "schedule": "constant",
         "warmup_ratio": 0.0,
-        "batch": spec.batch,
+        "batch_size": spec.batch,
         "max_steps": spec.steps,
         "epochs": 1,
     }
     if spec.technique != "full":
         values |= {"rank": spec.rank, "alpha": spec.alpha}
     config = offer.config(**values)
-    marks = Marks(spec.device)
+    times = StepTimes(spec.device)
 
     def emit(event: Event) -> None:
-        if isinstance(event, Stepped):
-            marks.mark()
-            marks.losses.append(event.loss)
-            marks.tokens.append(event.tokens)
-            marks.trained.append(event.trained_tokens)
+        if isinstance(event, StepFinished):
+            times.mark_step()
+            times.losses.append(event.loss)
+            times.tokens.append(event.tokens)
+            times.trained.append(event.trained_tokens)
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         job = Job(
             config=config,
             model=Path(spec.model),
-            train=rows(SHAPES[spec.shape], spec.steps * spec.batch),
+            train=make_rows(SHAPES[spec.shape], spec.steps * spec.batch),
             heldout=[],
             out=out,
             seed=SEED,
@@ -131,35 +135,35 @@ def tunesmith(spec: Spec) -> Marks:
             technique=spec.technique,
         )
         offer.build(config).train(job)
-    return marks
+    return times
 
 
-def trl(spec: Spec) -> Marks:
-    """Through ``SFTTrainer``, on the same token ids in the same order."""
+def train_with_trl(spec: WorkerSpec) -> StepTimes:
+    """Train with ``SFTTrainer``, on the same token ids in the same order."""
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     from tunesmith_torch.data.templates import Template
-    from tunesmith_torch.optim.schedule import Order
+    from tunesmith_torch.optim.schedule import BatchOrder
 
     tokenizer = AutoTokenizer.from_pretrained(spec.model)
-    records = rows(SHAPES[spec.shape], spec.steps * spec.batch)
-    examples = Template.of(tokenizer).examples_or_left_out(records, 2048).examples
-    order = Order(len(examples), spec.batch, 1, SEED, spec.steps)
+    records = make_rows(SHAPES[spec.shape], spec.steps * spec.batch)
+    examples = Template.from_tokenizer(tokenizer).tokenize_records(records, 2048).examples
+    order = BatchOrder(len(examples), spec.batch, 1, SEED, spec.steps)
     table = []
     for _, members in order.batches(0):
         for row in members:
             ids, trained = examples[row].ids.tolist(), examples[row].trained.tolist()
             labels = [i if t else -100 for i, t in zip(ids, trained, strict=True)]
             table.append({"input_ids": ids, "labels": labels})
-    best = spec.who == "trl-best"
-    marks = Marks(spec.device)
+    best = spec.trainer == "trl-best"
+    times = StepTimes(spec.device)
 
     class Clock(TrainerCallback):  # type: ignore[misc] - transformers has no types here
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            marks.mark()
+            times.mark_step()
 
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
@@ -167,7 +171,7 @@ def trl(spec: Spec) -> Marks:
             max_steps=spec.steps,
             # Packed rows are 512 long, so three of them are as many tokens as eight ragged rows.
             per_device_train_batch_size=max(1, spec.batch * 3 // 8) if best else spec.batch,
-            learning_rate=RATE,
+            learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
             max_length=514,
             train_sampling_strategy="sequential",
@@ -180,7 +184,7 @@ def trl(spec: Spec) -> Marks:
             dataloader_pin_memory=False,
             bf16=spec.bf16,
             **({"packing": True, "gradient_checkpointing": False} if best else {}),
-            **(_quantised(spec) if spec.technique == "qlora" else {}),
+            **(_quantized(spec) if spec.technique == "qlora" else {}),
         )
         torch.manual_seed(SEED)
         trainer = SFTTrainer(
@@ -189,21 +193,21 @@ def trl(spec: Spec) -> Marks:
             train_dataset=Dataset.from_list(table),
             processing_class=tokenizer,
             callbacks=[Clock()],
-            peft_config=None if spec.technique == "full" else lora(spec),
+            peft_config=None if spec.technique == "full" else lora_config(spec),
         )
         trainer.train()
     size = config.per_device_train_batch_size
     data = trainer.train_dataset
     batches = [range(at, min(at + size, len(data))) for at in range(0, len(data), size)]
-    for step in range(len(marks.wall)):
+    for step in range(len(times.wall)):
         part = [data[i] for i in batches[step % len(batches)]]
-        marks.tokens.append(sum(len(row["input_ids"]) for row in part))
-        marks.trained.append(sum(label != -100 for row in part for label in row["labels"][1:]))
-    marks.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return marks
+        times.tokens.append(sum(len(row["input_ids"]) for row in part))
+        times.trained.append(sum(label != -100 for row in part for label in row["labels"][1:]))
+    times.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return times
 
 
-def lora(spec: Spec) -> Any:
+def lora_config(spec: WorkerSpec) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -211,7 +215,7 @@ def lora(spec: Spec) -> Any:
     )
 
 
-def _quantised(spec: Spec) -> dict[str, Any]:
+def _quantized(spec: WorkerSpec) -> dict[str, Any]:
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -225,14 +229,14 @@ def _quantised(spec: Spec) -> dict[str, Any]:
 
 
 def main() -> None:
-    spec = Spec(**json.loads(sys.argv[1]))
-    if spec.technique in ALIGNMENT:
+    spec = WorkerSpec(**json.loads(sys.argv[1]))
+    if spec.technique in ALIGNMENT_TECHNIQUES:
         from tests.benchmarks import alignment
 
-        marks = alignment.run(spec)
+        times = alignment.run(spec)
     else:
-        marks = tunesmith(spec) if spec.who == "tunesmith" else trl(spec)
-    Path(sys.argv[2]).write_text(json.dumps(marks.result()), encoding="utf-8")
+        times = train_with_tunesmith(spec) if spec.trainer == "tunesmith" else train_with_trl(spec)
+    Path(sys.argv[2]).write_text(json.dumps(times.result()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An environment in which other people's plugins are installed, as pip installs them."""
+"""An environment in which pip has installed third-party plugins."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ THIRD_PARTY = Path(__file__).parents[1] / "fixtures" / "third_party"
 
 @pytest.fixture(scope="session")
 def third_party(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment with three plugins of other people: one good, one broken, one a rival."""
+    """An environment with third-party plugins: a working one, a broken one, one with its name."""
     pytest.importorskip("hatchling")
     environment = Environment.create(tmp_path_factory.mktemp("third-party") / "venv")
     copies = tmp_path_factory.mktemp("projects")
-    environment.install(*(_copied(path, copies) for path in sorted(THIRD_PARTY.iterdir())))
+    environment.install(*(_copy(path, copies) for path in sorted(THIRD_PARTY.iterdir())))
     return environment
 
 
-def _copied(project: Path, folder: Path) -> Path:
-    """A copy: building must not write into the sources."""
+def _copy(project: Path, folder: Path) -> Path:
+    """Copy a project, so that building does not write into its sources."""
     return Path(copytree(project, folder / project.name, ignore=ignore_patterns("__pycache__")))

@@ -1,4 +1,4 @@
-"""Every built-in passes the conformance kit that third parties get. No favours."""
+"""Every built-in plugin passes the conformance kit, like those of third parties."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 from tunesmith.catalog import Catalog
-from tunesmith.offered import BUILTIN
+from tunesmith.offered import BUILTIN_DISTRIBUTION
 from tunesmith.offers import TechniqueOffer
-from tunesmith.plugins import GROUP, Selection, find
+from tunesmith.plugins import ENTRY_POINT_GROUP, Selection, find_plugins
 from tunesmith.testing.checks import NotApplicable
-from tunesmith.testing.kit import Trial, trials
+from tunesmith.testing.kit import BoundCheck, collect_checks
 
 ROOT = Path(__file__).parents[2]
 
 QUICK = {"epochs": 12.0, "batch_size": 4, "learning_rate": 1e-2}
 """Options with which a technique learns eight examples in a second."""
 
-JUDGE = """from tunesmith.testing.examples import CHATS, COMPLETIONS
+REWARD_FUNCTION = """from tunesmith.testing.examples import CHATS, COMPLETIONS
 from tunesmith.records import last_exchange
 
 RIGHT = {last_exchange(record)[1] for record in (*COMPLETIONS, *CHATS)}
@@ -48,11 +48,11 @@ STAGES = {
         "monitor_every": 2,
     },
 }
-"""The same for a technique of stages."""
+"""The same for the stages of RLHF."""
 
 
 @cache
-def place() -> Path:
+def temporary_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="tunesmith-conformance-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -62,11 +62,11 @@ def place() -> Path:
 def tiny_model() -> Path:
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
-    return save_tiny_model(place() / "tiny")
+    return save_tiny_model(temporary_folder() / "tiny")
 
 
-def written(name: str, text: str) -> str:
-    path = place() / name
+def write(name: str, text: str) -> str:
+    path = temporary_folder() / name
     path.write_text(text, encoding="utf-8")
     return str(path)
 
@@ -76,76 +76,79 @@ def samples() -> dict[str, dict[str, Any]]:
     table = "prompt,completion\n" + "".join(f'q{n}?,"a{n}, ü"\n' for n in range(12))
     return {
         "jsonl": {
-            "train": written("train.jsonl", "".join(rows[:9])),
-            "heldout": written("heldout.jsonl", "".join(rows[9:])),
+            "train": write("train.jsonl", "".join(rows[:9])),
+            "heldout": write("heldout.jsonl", "".join(rows[9:])),
         },
-        "table": {"train": written("train.csv", table)},
-        "win-rate": {"run": str(tiny_model()), "reward": f"{written('judge.py', JUDGE)}:right"},
-        "kl": {"run": str(tiny_model()), "tokens": 16},
-        "length": {"run": str(tiny_model()), "tokens": 16},
-        **{name: quick(offer) for name, offer in techniques().items()},
+        "table": {"train": write("train.csv", table)},
+        "win-rate": {
+            "run": str(tiny_model()),
+            "reward": f"{write('reward.py', REWARD_FUNCTION)}:right",
+        },
+        "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
+        "length": {"run": str(tiny_model()), "max_new_tokens": 16},
+        **{name: quick_options(offer) for name, offer in techniques().items()},
         "rlhf": STAGES,
     }
 
 
 def techniques() -> dict[str, TechniqueOffer[Any]]:
-    """The techniques that the project itself installs."""
-    catalog = Catalog(find(Selection(only=frozenset())))
-    return {o.offer.name: o.offer for o in catalog.offers(TechniqueOffer) if o.plugin.builtin}
+    """Return the built-in techniques by name."""
+    catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
+    return {o.offer.name: o.offer for o in catalog.offers(TechniqueOffer) if o.plugin.is_builtin}
 
 
-def quick(offer: TechniqueOffer[Any]) -> dict[str, Any]:
-    """Those of the quick options that the technique has."""
+def quick_options(offer: TechniqueOffer[Any]) -> dict[str, Any]:
+    """Return those of the quick options that the technique has."""
     return {key: value for key, value in QUICK.items() if key in offer.config.model_fields}
 
 
 def broken() -> dict[str, dict[str, Any]]:
     return {
-        "jsonl": {"train": written("broken.jsonl", '{"prompt": "p", "completion": "c"}\n{"pro\n')},
-        "table": {"train": written("broken.csv", 'prompt,completion\np,c\np,"c\n')},
+        "jsonl": {"train": write("broken.jsonl", '{"prompt": "p", "completion": "c"}\n{"pro\n')},
+        "table": {"train": write("broken.csv", 'prompt,completion\np,c\np,"c\n')},
     }
 
 
-_NO_TOKENS = "it compares models with one tokenizer, and the kit's table of answers has no tokens"
-EXPECTED: dict[str, str] = {
+_NO_TOKENS = "it compares models with the same tokenizer, and the kit's fake model has no tokens"
+EXPECTED_FAILURES: dict[str, str] = {
     f"kl: {check}[kl]": _NO_TOKENS
     for check in ("metrics_are_declared", "same_result_twice", "does_not_depend_on_batching")
 }
-"""Promises that a built-in breaks, ``entry point: check[offer]``, each with its reason."""
+"""Reasons of checks that a built-in plugin fails, by ``entry point: check[offer]``."""
 
 
 def built_ins() -> list[str]:
-    """Module by entry point of everything that the project itself installs."""
+    """Return the modules of the built-in plugins, in the order of their entry points."""
     found = {
         entry.name: entry.value
-        for entry in metadata.entry_points(group=GROUP)
-        if entry.dist is not None and entry.dist.name == BUILTIN
+        for entry in metadata.entry_points(group=ENTRY_POINT_GROUP)
+        if entry.dist is not None and entry.dist.name == BUILTIN_DISTRIBUTION
     }
     return [found[name] for name in sorted(found)]
 
 
 def cases() -> list[Any]:
-    made = []
+    parameters = []
     for name in built_ins():
         module = import_module(name)
-        for trial in trials(module, model=tiny_model, samples=samples(), broken=broken()):
-            key = f"{name.rpartition('.')[2]}: {trial.name}"
-            reason = EXPECTED.get(key)
+        for check in collect_checks(module, model=tiny_model, samples=samples(), broken=broken()):
+            key = f"{name.rpartition('.')[2]}: {check.name}"
+            reason = EXPECTED_FAILURES.get(key)
             marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-            made.append(pytest.param(trial, id=key, marks=marks))
-    return made
+            parameters.append(pytest.param(check, id=key, marks=marks))
+    return parameters
 
 
-@pytest.mark.parametrize("trial", cases())
-def test_promise(trial: Trial) -> None:
+@pytest.mark.parametrize("check", cases())
+def test_promise(check: BoundCheck) -> None:
     try:
-        trial()
+        check()
     except NotApplicable as error:
         pytest.skip(str(error))
 
 
-def test_nothing_is_left_out() -> None:
-    """The entry points that are installed are those that the project declares."""
+def test_all_declared_entry_points_are_installed() -> None:
+    """The installed entry points are those that the project declares."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -1,19 +1,35 @@
-"""The documentation is true: reference pages come from the code, examples run, links lead on."""
+"""The documentation is correct: reference pages match the code, examples run, links exist."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
+import shlex
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import click
 import pytest
+
+from tunesmith.cli.app import app
+from tunesmith.config.read_plan import CORE_TABLES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+CODE_PAGES = [
+    ROOT / "CONTRIBUTING.md",
+    DOCS / "explanation" / "architecture.md",
+    DOCS / "explanation" / "glossary.md",
+]
+"""Pages whose dotted names and paths in backticks are names of the code."""
+OTHER_PROGRAMS = {"cd", "git", "hf", "pip", "source"}
+"""Programs in console blocks that are not checked."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -29,7 +45,7 @@ def generator() -> ModuleType:
     return module
 
 
-def test_the_reference_is_what_the_code_says() -> None:
+def test_generated_pages_are_up_to_date() -> None:
     for name, text in generator().pages().items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, (
             f"docs/{name} is out of date: python docs/generate.py"
@@ -37,20 +53,20 @@ def test_the_reference_is_what_the_code_says() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_existing_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_toml_is_toml(page: Path) -> None:
+def test_toml_blocks_are_valid_toml(page: Path) -> None:
     for block in blocks(page, "toml"):
         tomllib.loads(block)
 
 
 def test_the_readme_example_is_a_run_file(tmp_path: Path) -> None:
-    """Its keys are real; only the model has to be one that is here."""
+    """Its keys are valid; the model is replaced by a local one."""
     from tunesmith import plugins
     from tunesmith.catalog import Catalog
     from tunesmith.config import read_plan, run_file
@@ -63,8 +79,8 @@ def test_the_readme_example_is_a_run_file(tmp_path: Path) -> None:
     read = run_file.read_run_file(
         tmp_path / "run.toml", sets=[f"model.base={model}"], environment={}
     )
-    made = read_plan.make(read, Catalog(plugins.find()))
-    assert made.technique.offer.name == "lora"
+    plan = read_plan.make_plan(read, Catalog(plugins.find_plugins()))
+    assert plan.technique.offer.name == "lora"
 
 
 def test_the_readme_plugin_is_short_and_works(tmp_path: Path) -> None:
@@ -88,3 +104,203 @@ def test_the_readme_plugin_is_short_and_works(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert {e["metric"] for e in report["evaluations"]} == {"brief"}
+
+
+# --------------------------------------------------------------------------- commands
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the commands in a page's console blocks, each as a list of words."""
+    lines = (line for block in blocks(page, "console") for line in block.splitlines())
+    typed = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    parts = [part for line in typed for part in line.split(" && ")]
+    return [shlex.split(part, comments=True) for part in parts]
+
+
+def check_command(words: list[str]) -> None:
+    """Fail if a command of a console block does not exist or does not have these options."""
+    if words[0] == "torchrun":
+        words = words[words.index("-m") + 1 :]
+    if words[:2] == ["python", "-m"]:
+        module = ROOT.joinpath(*words[2].split("."))
+        assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), words
+    elif words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert {word for word in words[1:] if "=" not in word} <= set(targets), words
+    elif words[0].endswith("python"):
+        assert (ROOT / words[1]).is_file(), words
+    elif words[0] == "tunesmith":
+        parse(app, words[1:])
+    else:
+        assert words[0] in OTHER_PROGRAMS, f"unknown program: {words}"
+
+
+def parse(command: click.Command, words: list[str]) -> None:
+    """Parse a command line without running it; subcommands are followed.
+
+    Raises:
+        click.UsageError: no such command or option, or an option without its value.
+        TunesmithError: no such command.
+    """
+    context = click.Context(command, obj=None)
+    context.allow_interspersed_args = not isinstance(command, click.Group)
+    _, rest, _ = command.make_parser(context).parse_args(list(words))
+    if isinstance(command, click.Group) and rest:
+        _, subcommand, rest = command.resolve_command(context, rest)
+        assert subcommand is not None
+        parse(subcommand, rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_console_blocks_hold_commands_that_exist(page: Path) -> None:
+    for words in commands(page):
+        check_command(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tunesmith trian run.toml",
+        "tunesmith run run.toml --sett a=b",
+        "tunesmith run run.toml --set",
+        "tunesmith data annotate --samples 4",
+        "make quickstrat",
+        "python -m tests.benchmarks.nothing",
+        "rm -rf x",
+    ],
+)
+def test_a_wrong_command_fails(line: str) -> None:
+    from tunesmith.errors import TunesmithError
+
+    with pytest.raises((click.UsageError, TunesmithError, AssertionError)):
+        check_command(shlex.split(line))
+
+
+# --------------------------------------------------------------------------- run files
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with random weights."""
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("docs") / "tiny")
+
+
+def run_files(page: Path) -> Iterator[dict[str, Any]]:
+    """Yield the TOML blocks of a page that are run files, or tables of one."""
+    known = {*CORE_TABLES, "data", "technique", "evaluators", "reporters"}
+    for block in blocks(page, "toml"):
+        tables = tomllib.loads(block)
+        if tables.keys() <= known:
+            yield tables
+        else:
+            assert tables.keys() <= {"gpus", "prices"}, f"{page.name}: {sorted(tables)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_toml_blocks_are_run_files(page: Path, tiny: Path, tmp_path: Path) -> None:
+    """Their keys and values are valid. Tables that a block leaves out are added."""
+    import tomli_w
+
+    from tunesmith import api
+
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    for code in blocks(ROOT / "README.md", "python"):
+        (tmp_path / "brief.py").write_text(code)
+    for tables in run_files(page):
+        tables.setdefault("technique", {"use": "lora"})
+        tables.setdefault("data", {"use": "jsonl", "train": "rows.jsonl"})
+        tables["model"] = {"base": str(tiny)}
+        (tmp_path / "run.toml").write_text(tomli_w.dumps(tables))
+        api.load_plan(tmp_path / "run.toml")
+
+
+# --------------------------------------------------------------------------- tutorials
+
+
+@pytest.mark.parametrize(
+    ("page", "first"),
+    [(DOCS / "tutorials" / "first-run.md", "init"), (ROOT / "README.md", "check")],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_commands_of_a_page_run_in_order(
+    page: Path, first: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run as printed; the tiny model has a short context, so the prompts are short."""
+    from click.testing import CliRunner
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNESMITH__MODEL__BASE", str(tiny))
+    monkeypatch.setenv("TUNESMITH__TECHNIQUE__MAX_STEPS", "1")
+    monkeypatch.setenv("TUNESMITH__BASELINES__SHOTS", "0")
+    monkeypatch.setenv("TUNESMITH__BASELINES__SYSTEM_PROMPT", "Name the queue.")
+    rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
+    (tmp_path / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "run.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
+    lines = [words[1:] for words in commands(page) if words[0] == "tunesmith"]
+    assert lines[0][0] == first
+    folder = "RUN"
+    for words in lines:
+        arguments = [folder if word == "RUN" else word for word in words]
+        result = CliRunner().invoke(app, arguments, input="the heating is off\n")
+        assert result.exit_code == 0, f"{words}: {result.stderr or result.exception!r}"
+        if found := re.search(r"^run folder: (.+)$", result.stdout, re.MULTILINE):
+            folder = found[1]
+    assert folder != "RUN"
+
+
+# --------------------------------------------------------------------------- names
+
+
+def test_tests_that_are_named_exist() -> None:
+    """The tests that the page on reliability names exist."""
+    page = (DOCS / "explanation" / "reliability.md").read_text(encoding="utf-8")
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    names = {path.name for path in files} | {str(path.relative_to(ROOT)) for path in files}
+    functions = {
+        node.name
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    named = re.findall(r"`((?:tests/)?[\w/]*test_\w+(?:\.py)?)`", page)
+    assert len(named) > 20
+    for name in named:
+        assert name in names | functions, f"reliability.md names {name}, which does not exist"
+
+
+@pytest.mark.parametrize("page", CODE_PAGES, ids=lambda page: page.name)
+def test_names_of_the_code_exist(page: Path) -> None:
+    """Paths and dotted names in backticks lead to a file, a folder or a definition."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    quoted = re.findall(r"`([^`\n]+)`", text)
+    for path in (q for q in quoted if re.fullmatch(r"(core|plugins|tests|docs)/[\w./-]*", q)):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+    for name in (q for q in quoted if re.fullmatch(r"tunesmith\w*(\.\w+)+", q)):
+        assert resolves(name), f"{page.name} names {name}"
+
+
+def resolves(name: str) -> bool:
+    """Return True if a dotted name is a module, or a name in one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            if part in getattr(found, "model_fields", {}) or part in vars(found).get(
+                "__dataclass_fields__", {}
+            ):
+                return True
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_an_unknown_name_is_detected() -> None:
+    assert resolves("tunesmith.run") and resolves("tunesmith.contracts.Job.train")
+    assert not resolves("tunesmith.contracts.Nothing") and not resolves("tunesmith.nothing")

@@ -1,4 +1,4 @@
-"""A built-in is what anybody could publish: copied out, renamed, installed, it passes the kit."""
+"""A built-in plugin, copied into a distribution of another name, passes the kit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_contract(check):
     ("built_in", "offer"),
     [("evaluators/exact_match", "exact-match"), ("reporters/console", "console")],
 )
-def test_a_built_in_lives_as_a_distribution_of_its_own(
+def test_a_built_in_works_as_a_separate_distribution(
     built_in: str, offer: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("hatchling")
@@ -51,16 +51,16 @@ def test_a_built_in_lives_as_a_distribution_of_its_own(
             f"tunesmith_plugins.{built_in.replace('/', '.')}", "tunesmith_copied"
         )
         path.write_text(renamed.replace(f'name="{offer}"', 'name="copied"'), encoding="utf-8")
-        assert "tunesmith_plugins" not in renamed, f"{path.name} needs another built-in"
+        assert "tunesmith_plugins" not in renamed, f"{path.name} imports another built-in"
     (project / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
     (project / "test_contract.py").write_text(CONTRACT, encoding="utf-8")
     environment = Environment.create(tmp_path / "venv")
     environment.install(project)
-    elsewhere = tmp_path / "tests"
-    elsewhere.mkdir()
-    (project / "test_contract.py").rename(elsewhere / "test_contract.py")
-    found = environment.tunesmith("plugins", "show", "copied", cwd=elsewhere)
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (project / "test_contract.py").rename(tests / "test_contract.py")
+    found = environment.tunesmith("plugins", "show", "copied", cwd=tests)
     assert found.returncode == 0 and "tunesmith-copied 0.1" in found.stdout, found.stderr
-    done = environment.run(["-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=elsewhere)
+    done = environment.run(["-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tests)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout

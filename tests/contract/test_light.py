@@ -1,4 +1,4 @@
-"""Nothing heavy is imported for what needs nothing heavy."""
+"""Commands that need no heavy library import none."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ print("\\x1d" + json.dumps([code, sorted(sys.modules)]))
 HEAVY = {"torch", "transformers", "numpy", "peft", "trl", "datasets", "safetensors", "bitsandbytes"}
 
 
-def modules(*arguments: str, cwd: Path) -> set[str]:
-    """The modules that a command has imported when it ends; it must end well."""
+def imported_modules(*arguments: str, cwd: Path) -> set[str]:
+    """Return the modules that a successful command has imported when it ends."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=cwd,
@@ -43,7 +43,7 @@ def modules(*arguments: str, cwd: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run file that is fine, with a model folder that holds names and sizes only."""
+    """A valid run file, with a model folder that has only names and sizes."""
     folder = tmp_path_factory.mktemp("project")
     model = folder / "model"
     model.mkdir()
@@ -73,11 +73,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], []])
-def test_help_imports_neither_tensors_nor_pydantic(arguments: list[str], tmp_path: Path) -> None:
+def test_help_imports_neither_torch_nor_pydantic(arguments: list[str], tmp_path: Path) -> None:
     if not arguments:
         pytest.importorskip("click")
         arguments = ["-h"]
-    found = modules(*arguments, cwd=tmp_path)
+    found = imported_modules(*arguments, cwd=tmp_path)
     heavy = {"pydantic"} if arguments != ["run", "--help"] else set()
     assert not found & (HEAVY | heavy)
 
@@ -95,11 +95,11 @@ def test_help_imports_neither_tensors_nor_pydantic(arguments: list[str], tmp_pat
     ],
     ids=lambda arguments: " ".join(arguments),
 )
-def test_planning_imports_no_tensors(arguments: list[str], project: Path) -> None:
-    assert not modules(*arguments, cwd=project) & HEAVY
+def test_planning_imports_no_tensor_library(arguments: list[str], project: Path) -> None:
+    assert not imported_modules(*arguments, cwd=project) & HEAVY
 
 
-def test_the_contracts_alone_are_light(tmp_path: Path) -> None:
+def test_the_contracts_import_nothing_heavy(tmp_path: Path) -> None:
     program = (
         "import sys, tunesmith, tunesmith.contracts, tunesmith.offers, tunesmith.hookspecs\n"
         "print(','.join(sys.modules))"

@@ -1,4 +1,4 @@
-"""The tests need no network, and would say so if they did."""
+"""The tests need no network: a connection to another machine is an error."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import socket
 import pytest
 
 
-def test_other_machines_are_out_of_reach() -> None:
+def test_connections_to_other_machines_are_refused() -> None:
     with socket.socket() as plug, pytest.raises(RuntimeError, match="tests need no network"):
         plug.connect(("192.0.2.1", 80))
     with socket.socket() as plug, pytest.raises(RuntimeError, match="tests need no network"):
         plug.connect_ex(("192.0.2.1", 80))
 
 
-def test_this_machine_is_not() -> None:
+def test_connections_to_this_machine_work() -> None:
     with socket.socket() as server, socket.socket() as client:
         server.bind(("127.0.0.1", 0))
         server.listen(1)
         client.connect(server.getsockname())
 
 
-def test_child_processes_are_told() -> None:
+def test_child_processes_are_offline_too() -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"

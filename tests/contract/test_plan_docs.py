@@ -1,6 +1,6 @@
-"""The rules of thumb that practitioners quote come out of the planner; the page shows its figures.
+"""The planner gives the usual rules of thumb, in the table of the page on planning.
 
-That the table is what the planner says now is checked with the other generated pages.
+The table is generated; that it is up to date is checked with the other generated pages.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "plan.md"
 
 
 def rows() -> list[tuple[str, tuple[float, float], str, tuple[float, float]]]:
-    """Options, memory in GiB, where it surely fits, dollars: a row of the table each."""
-    found = []
+    """Return the rows of the table: options, GiB, GPUs on which it fits, and dollars."""
+    rows = []
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         if line.startswith("| `--set technique.use="):
             options, memory, where, _, _, dollars = (c.strip() for c in line.strip("| ").split("|"))
-            found.append((options, span(memory), where, span(dollars)))
-    return found
+            rows.append((options, parse_range(memory), where, parse_range(dollars)))
+    return rows
 
 
-def span(text: str) -> tuple[float, float]:
+def parse_range(text: str) -> tuple[float, float]:
     low, high = re.findall(r"[\d.]+", text.replace(",", ""))
     return float(low), float(high)
 

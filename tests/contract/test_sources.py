@@ -1,4 +1,4 @@
-"""Laws about the source text, checked on its syntax tree."""
+"""Laws about the source code, checked on its syntax tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunesmith.catalog import HOOKS, Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.offers import CommandOffer, TechniqueOffer
 from tunesmith.options import DataOptions
-from tunesmith.plugins import Selection, find
+from tunesmith.plugins import Selection, find_plugins
 
 ROOT = Path(__file__).parents[2]
 CORE, PLUGINS = ROOT / "core", ROOT / "plugins"
@@ -28,7 +28,7 @@ FORBIDDEN = {
 }
 
 GETATTR: dict[str, str] = {}
-"""Calls of ``getattr`` with a default in the core that are right, each with its reason."""
+"""Allowed calls of ``getattr`` with a default in the core, each with its reason."""
 
 
 def sources(*roots: Path) -> Iterator[Path]:
@@ -41,24 +41,24 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def place(path: Path, node: ast.AST | int) -> str:
+def location(path: Path, node: ast.AST | int) -> str:
     line = node if isinstance(node, int) else getattr(node, "lineno", 0)
     return f"{path.relative_to(ROOT)}:{line}"
 
 
 @cache
 def catalog() -> Catalog:
-    """The built-in plugins, and no others."""
-    return Catalog(find(Selection(only=frozenset())))
+    """Return the catalog of the built-in plugins alone."""
+    return Catalog(find_plugins(Selection(allowed=frozenset())))
 
 
 # --------------------------------------------------------------------------- safety
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-def test_nothing_runs_what_it_reads(what: str) -> None:
+def test_no_source_has_a_forbidden_call(what: str) -> None:
     found = [
-        f"{place(path, number)}: {line.strip()}"
+        f"{location(path, number)}: {line.strip()}"
         for path in sources(CORE, PLUGINS)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if FORBIDDEN[what].search(line) and not line.lstrip().startswith("#")
@@ -77,7 +77,7 @@ def test_nothing_runs_what_it_reads(what: str) -> None:
         ("a shell", "run(command, shell=True)"),
     ],
 )
-def test_the_law_would_see_it(what: str, line: str) -> None:
+def test_a_forbidden_call_is_detected(what: str, line: str) -> None:
     assert FORBIDDEN[what].search(line)
 
 
@@ -85,52 +85,52 @@ def test_the_law_would_see_it(what: str, line: str) -> None:
 
 
 def test_the_core_names_no_technique() -> None:
-    """A string that is, or contains as a word, the name of a technique; docstrings may."""
+    """No string is or contains the name of a technique as a word, except docstrings."""
     names = {o.offer.name for o in catalog().offers(TechniqueOffer)} | {"qlora", "rlhf", "dpo"}
     assert "lora" in names
     words = re.compile(rf"\b({'|'.join(sorted(names - {'full', 'preference'}))})\b", re.IGNORECASE)
     found = []
     for path in sources(CORE):
-        described = {id(node) for node in docstrings(tree(path))}
+        docstring_ids = {id(node) for node in docstrings(tree(path))}
         for node in ast.walk(tree(path)):
             if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
                 continue
-            if id(node) not in described and (node.value in names or words.search(node.value)):
-                found.append(f"{place(path, node)}: {node.value[:60]!r}")
+            if id(node) not in docstring_ids and (node.value in names or words.search(node.value)):
+                found.append(f"{location(path, node)}: {node.value[:60]!r}")
     assert not found, "\n".join(found)
 
 
 def docstrings(module: ast.Module) -> Iterator[ast.Constant]:
-    """Strings that stand alone: docstrings, also those below attributes."""
+    """Yield docstrings: strings that are statements, also those after attributes."""
     for node in ast.walk(module):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             yield node.value
 
 
-def test_the_core_asks_no_object_what_it_might_have() -> None:
-    """``getattr`` with a default and ``hasattr`` hide a misspelled name until it hurts."""
+def test_the_core_does_not_use_getattr_with_a_default() -> None:
+    """``getattr`` with a default hides a misspelled name."""
     found = []
     for path in sources(CORE):
         if "testing" in path.parts:
-            continue  # the kit looks at other people's objects
+            continue  # the kit inspects objects of third parties
         for node in ast.walk(tree(path)):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
                 and node.func.id == "getattr"
                 and len(node.args) == 3
-                and place(path, node).partition(":")[0] not in GETATTR
+                and location(path, node).partition(":")[0] not in GETATTR
             ):
-                found.append(place(path, node))
+                found.append(location(path, node))
     assert not found, "\n".join(found)
 
 
-def test_exceptions_of_any_kind_are_caught_where_others_code_runs_and_nowhere_else() -> None:
+def test_exceptions_of_any_kind_are_caught_only_around_plugin_code() -> None:
     allowed = {
         "plugins.py": "loading and calling a plugin",
         "emitter.py": "a reporter never stops training",
-        "execute.py": "how a run ended is written down, then it is raised again",
-        "exit_codes.py": "the command line's last resort",
+        "execute.py": "the end of a run is recorded, then the exception is raised again",
+        "exit_codes.py": "unexpected errors of the command line",
     }
     found = []
     for path in sources(CORE):
@@ -140,7 +140,7 @@ def test_exceptions_of_any_kind_are_caught_where_others_code_runs_and_nowhere_el
             if isinstance(node, ast.ExceptHandler) and not _raises_again(node):
                 caught = ast.unparse(node.type) if node.type else "everything"
                 if caught in ("Exception", "BaseException", "everything"):
-                    found.append(f"{place(path, node)}: except {caught}")
+                    found.append(f"{location(path, node)}: except {caught}")
     assert not found, "\n".join(found)
 
 
@@ -148,15 +148,15 @@ def _raises_again(handler: ast.ExceptHandler) -> bool:
     return any(isinstance(node, ast.Raise) for node in ast.walk(handler))
 
 
-def test_the_source_roots_are_no_packages() -> None:
+def test_source_roots_are_not_packages() -> None:
     assert not (CORE / "__init__.py").exists()
     assert not (PLUGINS / "__init__.py").exists()
 
 
-def test_files_are_of_a_size_that_can_be_read() -> None:
-    """Near 400 lines; a longer one gives its reason here."""
+def test_no_source_file_is_too_long() -> None:
+    """Files have about 400 lines; longer ones are listed here with their reason."""
     long = {
-        place(path, count): count
+        location(path, count): count
         for path in sources(CORE, PLUGINS)
         if (count := len(path.read_text(encoding="utf-8").splitlines())) > 450
     }
@@ -167,7 +167,7 @@ def test_files_are_of_a_size_that_can_be_read() -> None:
 
 
 def options_models() -> dict[str, type]:
-    """Every options model: the core's tables, and that of every built-in offer."""
+    """Return every options model: the tables of the core, and those of all built-in offers."""
     models: dict[str, type] = {**CORE_TABLES, "data": DataOptions}
     for kind in HOOKS:
         if kind is CommandOffer:
@@ -178,18 +178,18 @@ def options_models() -> dict[str, type]:
 
 
 def test_every_option_is_described() -> None:
-    lacking = [
+    undescribed = [
         f"{where}: {name}"
         for where, model in options_models().items()
         for name, info in model.model_fields.items()  # type: ignore[attr-defined]
         if len((info.description or "").split()) < 3 and not (info.description or "").endswith(".")
     ]
-    assert not lacking
+    assert not undescribed
 
 
 @cache
 def attributes_read() -> set[str]:
-    """Every attribute that is read somewhere, except in the models that declare options."""
+    """Return the names of all attributes that the code reads."""
     read = set()
     for path in sources(CORE, PLUGINS):
         for node in ast.walk(tree(path)):
@@ -199,23 +199,23 @@ def attributes_read() -> set[str]:
 
 
 READ_BY_KEY = {
-    ("data", "use"): "the plan takes the component out of the table before it is validated",
+    ("data", "use"): "the plan removes it from the table before validation",
     ("plugins", "disable"): "plugins are found before there is a plan: api._selection",
 }
 
 
-def test_every_option_is_read_by_somebody() -> None:
-    """A key that is validated and then ignored is worse than one that is refused."""
-    dead = [
+def test_every_option_is_used() -> None:
+    """No option is validated and then ignored."""
+    unused = [
         f"{where}: {name}"
         for where, model in options_models().items()
         for name in model.model_fields  # type: ignore[attr-defined]
         if name not in attributes_read() and (where, name) not in READ_BY_KEY
     ]
-    assert not dead
+    assert not unused
 
 
-def test_every_hook_documents_itself() -> None:
+def test_every_hook_has_a_docstring_and_types() -> None:
     from inspect import getdoc, signature
 
     from tunesmith import hookspecs
@@ -224,13 +224,15 @@ def test_every_hook_documents_itself() -> None:
     assert len(hooks) == 8
     for name, function in hooks.items():
         lines = (getdoc(function) or "").splitlines()
-        assert len(lines) >= 3 and not lines[1], f"{name}: a sentence, a blank line, the rest"
-        shape = signature(function)
-        assert shape.return_annotation is not shape.empty, name
-        assert all(p.annotation is not p.empty for p in shape.parameters.values()), name
+        assert len(lines) >= 3 and not lines[1], (
+            f"{name}: expected a summary line, a blank line and a description"
+        )
+        signature_ = signature(function)
+        assert signature_.return_annotation is not signature_.empty, name
+        assert all(p.annotation is not p.empty for p in signature_.parameters.values()), name
 
 
-def test_hooks_kinds_and_tables_agree() -> None:
+def test_hooks_match_the_kinds_of_offers() -> None:
     from tunesmith import hookspecs
 
     hooks = {name for name in vars(hookspecs) if name.startswith("tunesmith_")}

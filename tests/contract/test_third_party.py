@@ -1,6 +1,6 @@
-"""Plugins of other people, installed with pip: found, listed, used, and kept from doing harm.
+"""Third-party plugins installed with pip: found, listed, used and isolated.
 
-Nothing in the core knows them.
+The core does not know them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ epochs = 3
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A base model of tunesmith-echo, data, and a run file."""
+    """A base model of tunesmith-echo, data and a run file."""
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "echo.json").write_text("{}", encoding="utf-8")
     cities = ("Paris", "Rome", "Madrid")
@@ -41,7 +41,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def listed(
+def list_plugins(
     third_party: Environment, cwd: Path, *arguments: str, **variables: str
 ) -> dict[str, Any]:
     done = third_party.tunesmith("plugins", "list", "--json", *arguments, cwd=cwd, **variables)
@@ -49,26 +49,24 @@ def listed(
     return {plugin["full_name"]: plugin for plugin in json.loads(done.stdout)["plugins"]}
 
 
-def test_found_and_listed_with_what_became_of_each(
-    third_party: Environment, tmp_path: Path
-) -> None:
-    found = listed(third_party, tmp_path)
+def test_plugins_are_listed_with_their_state(third_party: Environment, tmp_path: Path) -> None:
+    found = list_plugins(third_party, tmp_path)
     echo = found["tunesmith-echo:echo"]
     assert (echo["state"], echo["version"]) == ("active", "1.2.0")
     assert [offer["name"] for offer in echo["offers"]] == ["echo", "brevity"]
     broken = found["tunesmith-broken:broken"]
     assert broken["state"] == "broken"
-    assert "a_library_that_nobody_has" in broken["reason"]
+    assert "a_library_that_does_not_exist" in broken["reason"]
     assert found["tunesmith:lora"]["state"] == "active"
 
 
-def test_listed_for_people_too(third_party: Environment, tmp_path: Path) -> None:
+def test_plugins_are_listed_as_text(third_party: Environment, tmp_path: Path) -> None:
     done = third_party.tunesmith("plugins", "list", cwd=tmp_path)
-    assert "learns answers by heart, in a table" in done.stdout
+    assert "memorizes answers in a table" in done.stdout
     assert "broken: tunesmith-broken:broken 1.2.0: ModuleNotFoundError" in done.stdout
 
 
-def test_a_run_without_any_change_to_the_core(third_party: Environment, project: Path) -> None:
+def test_a_run_uses_a_third_party_technique(third_party: Environment, project: Path) -> None:
     done = third_party.tunesmith("run", "run.toml", "--out", "out", "--json", cwd=project)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -78,7 +76,7 @@ def test_a_run_without_any_change_to_the_core(third_party: Environment, project:
     assert (project / "out" / "model" / "echo.json").is_file()
 
 
-def test_its_options_are_checked_like_everybodys(third_party: Environment, project: Path) -> None:
+def test_options_of_third_parties_are_checked(third_party: Environment, project: Path) -> None:
     sets = ["--set", "technique.epocs=3", "--set", "technique.batch_size=0"]
     done = third_party.tunesmith("run", "run.toml", *sets, cwd=project)
     assert done.returncode == 2
@@ -87,13 +85,13 @@ def test_its_options_are_checked_like_everybodys(third_party: Environment, proje
     assert not (project / "runs").exists()
 
 
-def test_a_name_that_two_offer_is_refused_with_both_full_names(
+def test_an_ambiguous_name_is_refused_with_both_full_names(
     third_party: Environment, project: Path
 ) -> None:
     (project / "run.toml").write_text(RUN + '[[evaluators]]\nuse = "brevity"\n', encoding="utf-8")
     done = third_party.tunesmith("plan", "run.toml", cwd=project)
     assert done.returncode == 2
-    assert '"tunesmith-echo:brevity" or "tunesmith-rival:brevity"' in done.stderr
+    assert '"tunesmith-echo:brevity" or "tunesmith-same-name:brevity"' in done.stderr
     (project / "run.toml").write_text(
         RUN + '[[evaluators]]\nuse = "tunesmith-echo:brevity"\n', encoding="utf-8"
     )
@@ -102,11 +100,13 @@ def test_a_name_that_two_offer_is_refused_with_both_full_names(
     assert json.loads(done.stdout)["evaluations"][0]["metric"] == "words-off"
 
 
-def test_what_is_left_out_is_not_ambiguous(third_party: Environment, project: Path) -> None:
+def test_a_blocked_plugin_does_not_make_a_name_ambiguous(
+    third_party: Environment, project: Path
+) -> None:
     (project / "run.toml").write_text(RUN + '[[evaluators]]\nuse = "brevity"\n', encoding="utf-8")
     for arguments, variables in (
-        (["--no-plugin", "rival"], {}),
-        (["--no-plugin", "tunesmith-rival:rival"], {}),
+        (["--no-plugin", "same-name"], {}),
+        (["--no-plugin", "tunesmith-same-name:same-name"], {}),
         ([], {"TUNESMITH_PLUGINS": "tunesmith-echo"}),
         ([], {"TUNESMITH_PLUGINS": "echo"}),
     ):
@@ -114,7 +114,7 @@ def test_what_is_left_out_is_not_ambiguous(third_party: Environment, project: Pa
         assert done.returncode == 0, done.stderr
 
 
-def test_the_run_file_leaves_plugins_out(third_party: Environment, project: Path) -> None:
+def test_the_run_file_disables_plugins(third_party: Environment, project: Path) -> None:
     (project / "run.toml").write_text(RUN + '[plugins]\ndisable = ["echo"]\n', encoding="utf-8")
     done = third_party.tunesmith("plan", "run.toml", cwd=project)
     assert done.returncode == 2
@@ -131,8 +131,10 @@ def test_the_run_file_requires_plugins(third_party: Environment, project: Path) 
     assert "tunesmith-echo>=2.0 is needed, but version 1.2.0 is installed" in done.stderr
 
 
-def test_no_third_party_at_all(third_party: Environment, tmp_path: Path) -> None:
-    found = listed(third_party, tmp_path, TUNESMITH_PLUGINS="")
+def test_an_empty_variable_blocks_all_third_parties(
+    third_party: Environment, tmp_path: Path
+) -> None:
+    found = list_plugins(third_party, tmp_path, TUNESMITH_PLUGINS="")
     states = {plugin["state"] for name, plugin in found.items() if name.startswith("tunesmith-")}
     assert states == {"blocked"}
     assert found["tunesmith:lora"]["state"] == "active"
@@ -145,7 +147,7 @@ def test_a_broken_plugin_that_is_needed_is_named(third_party: Environment, proje
     assert "Traceback" not in done.stderr
 
 
-def test_one_file_is_a_plugin_too(third_party: Environment, project: Path) -> None:
+def test_a_single_file_is_a_plugin(third_party: Environment, project: Path) -> None:
     (project / "note.py").write_text(
         "from tunesmith.contracts import Finding\n"
         "from tunesmith.hookspecs import hookimpl\n"
@@ -167,7 +169,9 @@ def test_a_new_plugin_from_the_command_line(third_party: Environment, tmp_path: 
     assert 'first-word = "tunesmith_first_word"' in offer.read_text(encoding="utf-8")
 
 
-def test_the_kit_from_the_command_line(third_party: Environment, project: Path) -> None:
+def test_the_conformance_kit_runs_from_the_command_line(
+    third_party: Environment, project: Path
+) -> None:
     done = third_party.tunesmith(
         "plugins", "check", "tunesmith-echo:echo", "--model", "base", cwd=project
     )

@@ -1,4 +1,4 @@
-"""The laws that a tool already knows: who imports whom, style, types."""
+"""Laws that tools check: import contracts, style and types."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str) -> None:
-    """Run a tool at the root of the project; its output is the explanation if it objects."""
+    """Run a tool at the root of the project; its output is shown if it fails."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
 
 
 def tool(name: str, module: str | None = None) -> str:
-    """Where a tool of this environment is."""
+    """Return the path of a tool of this environment; skip the test if it is not installed."""
     path = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if path is None or find_spec(module or name) is None:
-        pytest.skip(f"{name} is not installed; pip install -e '.[dev]' brings it")
+        pytest.skip(f"{name} is not installed; pip install -e '.[dev]' installs it")
     return path
 
 
-def test_who_imports_whom() -> None:
+def test_import_contracts_hold() -> None:
     run(tool("lint-imports", "importlinter"), "--no-cache")
 
 
-def test_style() -> None:
+def test_ruff_finds_nothing() -> None:
     run(tool("ruff"), "check", "--no-cache", "core", "plugins", "tests")
 
 
-def test_types() -> None:
-    """Everything is typed, strictly. The cache below .mypy_cache makes the second run quick."""
+def test_mypy_finds_nothing() -> None:
+    """All code is typed strictly. The cache in .mypy_cache makes the second run fast."""
     run(tool("mypy"))

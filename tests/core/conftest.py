@@ -1,15 +1,15 @@
-"""The workbench of the core's tests."""
+"""Fixtures of the core's tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from bench import LEDGERS, Bench
+from bench import RECORDERS, Bench
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A base model, data and a run file in an empty folder; no tensor anywhere."""
-    LEDGERS.clear()
+    """A base model, data and a run file in an empty folder, without tensors."""
+    RECORDERS.clear()
     return Bench(tmp_path)

@@ -1,7 +1,7 @@
-"""A one-file plugin with everything that a run needs and no tensors: for tests of the core.
+"""A single-file plugin with all components of a run and no tensors, for tests of the core.
 
-Data is a file of lines ``prompt<TAB>answer``. The base model knows nothing, the tuned one knows
-the training answers by heart and, with ``generalises``, answers anything else in capitals.
+The data is a file of lines ``prompt<TAB>answer``. The base model has no answers. The tuned model
+has memorized the training answers and, with ``generalises``, answers other prompts in capitals.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tunesmith.contracts import (
     TextModel,
 )
 from tunesmith.errors import DataError
-from tunesmith.events import Event, Saved, Stepped, Trained, TrainingStarted
+from tunesmith.events import CheckpointSaved, Event, StepFinished, TrainingFinished, TrainingStarted
 from tunesmith.hookspecs import hookimpl
 from tunesmith.offers import (
     DataLoaderOffer,
@@ -44,7 +44,7 @@ from tunesmith.options import DataPath, Options
 from tunesmith.plan import Plan
 from tunesmith.records import Completion, Record, last_exchange
 from tunesmith.storage import commit_folder
-from tunesmith.testing.fakes import FakeTextModel, key_of
+from tunesmith.testing.fakes import FakeTextModel, prompt_key
 
 # --- data ------------------------------------------------------------------------------------
 
@@ -52,11 +52,11 @@ from tunesmith.testing.fakes import FakeTextModel, key_of
 class LinesOptions(Options):
     """Options of the loader."""
 
-    train: DataPath = Field(description="The file.")
+    train: DataPath = Field(description="The data file.")
 
 
 class Lines:
-    """Reads the lines."""
+    """Reads records from the lines of a file."""
 
     def __init__(self, options: LinesOptions) -> None:
         self.path = Path(options.train)
@@ -93,15 +93,15 @@ class ByHeartOptions(Options):
     """Options of the technique."""
 
     steps: int = Field(6, ge=1, le=100_000, description="Steps to take.")
-    pause: float = Field(0.0, ge=0, description="Seconds that a step takes.")
+    pause: float = Field(0.0, ge=0, description="Seconds to wait in each step.")
     mode: Literal["well", "raise", "diverge", "interrupt"] = Field(
-        "well", description="What happens at the third step."
+        "well", description="Fault at the third step."
     )
-    generalises: bool = Field(True, description="Whether it knows what it has not seen.")
+    generalises: bool = Field(True, description="Answer unknown prompts too.")
 
 
 class ByHeart:
-    """Learns the answers by heart, one checkpoint a step."""
+    """Memorizes the answers, with one checkpoint per step."""
 
     def __init__(self, options: ByHeartOptions) -> None:
         self.options = options
@@ -133,7 +133,7 @@ class ByHeart:
 
         commit_folder(job.out / "artifact", write)
         job.emit(
-            Trained(
+            TrainingFinished(
                 technique="by-heart",
                 steps=self.options.steps,
                 tokens=600,
@@ -155,9 +155,10 @@ class ByHeart:
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(self.options.pause)
         job.checkpoints.save(step, lambda folder: (folder / "step").write_text(str(step)) and None)
-        job.emit(Saved(step=step, path=f"checkpoints/step-{step:08d}", bytes=1, seconds=0.0))
+        path = f"checkpoints/step-{step:08d}"
+        job.emit(CheckpointSaved(step=step, path=path, bytes=1, seconds=0.0))
         job.emit(
-            Stepped(
+            StepFinished(
                 step=step,
                 steps=self.options.steps,
                 loss=100.0 * step if mode == "diverge" else 2.0 / step,
@@ -176,19 +177,19 @@ class ByHeart:
             return FakeTextModel()
         answers = json.loads((artifact / "answers.json").read_text())
         return (
-            Shouting(answers=answers)
+            UppercaseModel(answers=answers)
             if self.options.generalises
             else FakeTextModel(answers=answers)
         )
 
 
-class Shouting(FakeTextModel):
-    """Answers unknown prompts with their capitals."""
+class UppercaseModel(FakeTextModel):
+    """Answers unknown prompts with the prompt in capitals."""
 
-    def generate(self, prompts: Any, limit: int, *, progress: Any = None) -> Any:
-        known = {key_of(prompt): key_of(prompt).upper() for prompt in prompts}
+    def generate(self, prompts: Any, max_new_tokens: int, *, progress: Any = None) -> Any:
+        known = {prompt_key(prompt): prompt_key(prompt).upper() for prompt in prompts}
         self.answers = {**known, **self.answers}
-        return super().generate(prompts, limit, progress=progress)
+        return super().generate(prompts, max_new_tokens, progress=progress)
 
 
 @hookimpl
@@ -199,7 +200,7 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
     def offer(name: str, needs: tuple[str, ...] = ()) -> TechniqueOffer[Any]:
         return TechniqueOffer(
             name=name,
-            summary="learns by heart",
+            summary="memorizes answers",
             config=ByHeartOptions,
             build=build,
             accepts=frozenset({Completion}),
@@ -215,17 +216,19 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
 class SameOptions(Options):
     """Options of the evaluator."""
 
-    beside: int = Field(0, description="Models that it says it holds beside the measured one.")
+    other_models: int = Field(0, description="Models in memory besides the measured one.")
 
 
 class Same:
-    """Whether the answer is the expected one."""
+    """Measures the share of answers that equal the reference."""
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        asked = [last_exchange(record) for record in records]
-        said = [answer.text for answer in model.generate([prompt for prompt, _ in asked], 20)]
-        right = tuple(float(a == b) for a, (_, b) in zip(said, asked, strict=True))
-        return [Measurement(metric="same", values=right, outputs=tuple(said))]
+        exchanges = [last_exchange(record) for record in records]
+        prompts = [prompt for prompt, _ in exchanges]
+        answers = [answer.text for answer in model.generate(prompts, 20)]
+        pairs = zip(answers, exchanges, strict=True)
+        values = tuple(float(answer == reference) for answer, (_, reference) in pairs)
+        return [Measurement(metric="same", values=values, outputs=tuple(answers))]
 
 
 @hookimpl
@@ -237,12 +240,12 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
     return [
         EvaluatorOffer(
             name="same",
-            summary="the very answer",
+            summary="share of answers that equal the reference",
             config=SameOptions,
             build=build,
             metrics=(metric,),
-            suits=lambda records: True,
-            models=lambda options: 1 + options.beside,
+            default_for=lambda records: True,
+            model_count=lambda options: 1 + options.other_models,
         )
     ]
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from bench import LEDGER, RIGHT, ROWS, catalog_of, offering, plugin
+from bench import RECORDER, RIGHT, ROWS, catalog_of, offering, plugin
 
-from tunesmith.catalog import Catalog, NotOffered
+from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.contracts import Dataset, Finding, FoundModel
 from tunesmith.errors import PluginError
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
-from tunesmith.plugins import only
+from tunesmith.plugins import load_modules
 
 
 def states(catalog: Catalog) -> dict[str, str]:
@@ -24,55 +24,55 @@ def test_offers_by_kind_and_name() -> None:
     assert catalog.find(DataLoaderOffer, "rows").offer is ROWS
     assert catalog.find(EvaluatorOffer, "right").full_name == "file:bench:right"
     assert catalog.find(EvaluatorOffer, "file:bench:right").offer is RIGHT
-    assert [o.offer.name for o in catalog.offers(ReporterOffer)] == [LEDGER.name]
+    assert [o.offer.name for o in catalog.offers(ReporterOffer)] == [RECORDER.name]
 
 
-def test_a_name_is_only_of_its_kind() -> None:
-    with pytest.raises(NotOffered, match='no technique "rows" is installed'):
+def test_a_name_is_found_only_for_its_kind() -> None:
+    with pytest.raises(OfferNotFound, match='no technique "rows" is installed'):
         catalog_of().find(TechniqueOffer, "rows")
 
 
 def test_an_unknown_name_suggests_a_known_one() -> None:
-    with pytest.raises(NotOffered) as caught:
+    with pytest.raises(OfferNotFound) as caught:
         catalog_of().find(DataLoaderOffer, "rosw")
     assert caught.value.hint == 'did you mean "rows"?'
-    with pytest.raises(NotOffered) as caught:
+    with pytest.raises(OfferNotFound) as caught:
         catalog_of().find(DataLoaderOffer, "parquet")
     assert caught.value.hint == "installed: rows"
 
 
-def test_nothing_installed_is_said() -> None:
-    with pytest.raises(NotOffered) as caught:
-        Catalog(only({})).find(TechniqueOffer, "lora")
+def test_the_hint_names_that_nothing_is_installed() -> None:
+    with pytest.raises(OfferNotFound) as caught:
+        Catalog(load_modules({})).find(TechniqueOffer, "lora")
     assert caught.value.hint == "installed: none"
 
 
-def test_a_name_that_two_plugins_offer_is_refused_with_both_full_names() -> None:
-    catalog = catalog_of(rival=offering("evaluators", replace(RIGHT, summary="another")))
-    with pytest.raises(NotOffered) as caught:
+def test_a_name_of_two_plugins_is_refused_with_both_full_names() -> None:
+    catalog = catalog_of(other=offering("evaluators", replace(RIGHT, summary="another")))
+    with pytest.raises(OfferNotFound) as caught:
         catalog.find(EvaluatorOffer, "right")
     assert "more than one" in caught.value.what
-    assert caught.value.hint == 'write "file:bench:right" or "file:rival:right"'
-    assert catalog.find(EvaluatorOffer, "file:rival:right").offer.summary == "another"
+    assert caught.value.hint == 'write "file:bench:right" or "file:other:right"'
+    assert catalog.find(EvaluatorOffer, "file:other:right").offer.summary == "another"
 
 
 @pytest.mark.parametrize(
-    "returned", [None, "lora", [ROWS, "lora"], [LEDGER], iter([ROWS]), {ROWS.name: ROWS}]
+    "returned", [None, "lora", [ROWS, "lora"], [RECORDER], iter([ROWS]), {ROWS.name: ROWS}]
 )
-def test_a_hook_that_returns_something_else_breaks_its_plugin_alone(returned: object) -> None:
+def test_a_hook_that_returns_a_wrong_type_breaks_only_its_plugin(returned: object) -> None:
     catalog = catalog_of(odd=plugin(data_loaders=lambda: returned))
     assert [o.offer.name for o in catalog.offers(DataLoaderOffer)] == ["rows"]
     assert states(catalog) == {"echo": "active", "bench": "active", "odd": "broken"}
 
 
 @pytest.mark.parametrize("name", ["Rows", "row s", "rows_", "", "-rows", "röws", "a:b"])
-def test_a_name_out_of_form_breaks_its_plugin(name: str) -> None:
+def test_a_malformed_name_breaks_its_plugin(name: str) -> None:
     catalog = catalog_of(odd=offering("data_loaders", replace(ROWS, name=name)))
     assert [o.offer.name for o in catalog.offers(DataLoaderOffer)] == ["rows"]
     assert states(catalog)["odd"] == "broken"
 
 
-def test_a_plugin_that_raises_is_named_where_it_is_needed_and_asked_once() -> None:
+def test_a_plugin_that_raises_is_called_once_and_named_where_it_is_needed() -> None:
     calls = []
 
     def fail() -> list[object]:
@@ -87,47 +87,49 @@ def test_a_plugin_that_raises_is_named_where_it_is_needed_and_asked_once() -> No
         catalog.find(TechniqueOffer, "odd")
 
 
-def test_only_the_kind_that_is_asked_for_is_gathered() -> None:
+def test_only_the_hook_of_the_requested_kind_is_called() -> None:
     calls: list[str] = []
-    watched = plugin(
+    counting = plugin(
         techniques=lambda: calls.append("t") or [], evaluators=lambda: calls.append("e") or []
     )
-    catalog = catalog_of(watched=watched)
+    catalog = catalog_of(counting=counting)
     catalog.offers(EvaluatorOffer)
     assert calls == ["e"]
 
 
-def found(reference: str) -> FoundModel:
+def found_model(reference: str) -> FoundModel:
     return FoundModel(reference=reference, description="d", fetch=lambda: None)  # type: ignore
 
 
-def test_the_first_plugin_that_knows_a_model_answers() -> None:
-    asked = []
+def test_the_first_plugin_that_finds_a_model_counts() -> None:
+    calls = []
 
     def finder(name: str, known: str) -> SimpleNamespace:
         def find_model(reference: str, revision: str | None) -> FoundModel | None:
-            asked.append(name)
-            return found(name) if reference == known else None
+            calls.append(name)
+            return found_model(name) if reference == known else None
 
         return plugin(find_model=find_model)
 
-    catalog = Catalog(only({"one": finder("one", "x"), "two": finder("two", "y")}))
-    answer = catalog.find_model("y", None)
-    assert answer is not None and answer.reference == "two"
+    catalog = Catalog(load_modules({"one": finder("one", "x"), "two": finder("two", "y")}))
+    found = catalog.find_model("y", None)
+    assert found is not None and found.reference == "two"
     assert catalog.find_model("z", None) is None
 
 
-def test_a_finder_may_ask_for_less_than_there_is() -> None:
-    catalog = Catalog(only({"one": plugin(find_model=lambda reference: found(reference))}))
-    answer = catalog.find_model("x", "main")
-    assert answer is not None and answer.reference == "x"
+def test_a_finder_may_omit_parameters() -> None:
+    catalog = Catalog(
+        load_modules({"one": plugin(find_model=lambda reference: found_model(reference))})
+    )
+    found = catalog.find_model("x", "main")
+    assert found is not None and found.reference == "x"
 
 
-def test_a_finder_that_answers_nonsense_or_raises_is_named() -> None:
-    catalog = Catalog(only({"one": plugin(find_model=lambda reference: "x")}))
+def test_a_finder_that_returns_a_wrong_type_or_raises_is_named() -> None:
+    catalog = Catalog(load_modules({"one": plugin(find_model=lambda reference: "x")}))
     with pytest.raises(PluginError, match=r"file:one.*returned str"):
         catalog.find_model("x", None)
-    catalog = Catalog(only({"one": plugin(find_model=lambda reference: 1 / 0)}))
+    catalog = Catalog(load_modules({"one": plugin(find_model=lambda reference: 1 / 0)}))
     with pytest.raises(PluginError, match="ZeroDivisionError"):
         catalog.find_model("x", None)
 
@@ -138,17 +140,21 @@ def test_a_reviewer_that_fails_becomes_a_warning() -> None:
 
     note = Finding(level="info", where="run", message="fine")
     catalog = Catalog(
-        only({"odd": plugin(review_plan=fail), "good": plugin(review_plan=lambda plan: [note])})
+        load_modules(
+            {"odd": plugin(review_plan=fail), "good": plugin(review_plan=lambda plan: [note])}
+        )
     )
     findings = {p.name: f for p, f in catalog.review_plan(None)}
     assert findings["good"] is note
     assert findings["odd"].level == "warning" and "RuntimeError: no" in findings["odd"].message
 
 
-def test_data_reviewers_see_data_and_plan() -> None:
+def test_data_reviewers_get_data_and_plan() -> None:
     seen = []
     catalog = Catalog(
-        only({"one": plugin(review_data=lambda dataset, plan: seen.append((dataset, plan)))})
+        load_modules(
+            {"one": plugin(review_data=lambda dataset, plan: seen.append((dataset, plan)))}
+        )
     )
     dataset = Dataset(train=())
     assert catalog.review_data(dataset, "plan") == []

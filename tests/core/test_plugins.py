@@ -1,4 +1,4 @@
-"""Finding plugins: each in isolation, every one accounted for."""
+"""Finding plugins: each is loaded in isolation, and all of them are listed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tunesmith import plugins
 from tunesmith.errors import DataError, PluginError
-from tunesmith.offered import Plugin
+from tunesmith.offered import FILE_DISTRIBUTION, Plugin
 from tunesmith.plugins import Selection
 
 GOOD = """
@@ -28,14 +28,16 @@ def write(folder: Path, name: str, text: str) -> str:
     return str(path)
 
 
-def find(*files: str, **selection: object) -> dict[str, Plugin]:
-    """What became of the files, with everything that is installed left out."""
+def load_files(*files: str, **selection: object) -> dict[str, Plugin]:
+    """Return the plugins of files by name, without the installed ones."""
     chosen = Selection(files=files, **selection)  # type: ignore[arg-type]
-    return {p.name: p for p in plugins.find(chosen).found if p.distribution == plugins.FILES}
+    return {
+        p.name: p for p in plugins.find_plugins(chosen).found if p.distribution == FILE_DISTRIBUTION
+    }
 
 
 def test_a_file_is_a_plugin(tmp_path: Path) -> None:
-    found = find(write(tmp_path, "mine", GOOD))["mine"]
+    found = load_files(write(tmp_path, "mine", GOOD))["mine"]
     assert (found.state, found.full_name, found.hooks) == (
         "active", "file:mine", ("tunesmith_techniques",),
     )  # fmt: skip
@@ -45,7 +47,7 @@ def test_a_file_is_a_plugin(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("import a_library_that_nobody_has", "ModuleNotFoundError: No module named"),
+        ("import a_library_that_does_not_exist", "ModuleNotFoundError: No module named"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("def broken(:", "SyntaxError"),
         ("1 / 0", r"ZeroDivisionError: division by zero (odd.py:1)"),
@@ -61,59 +63,59 @@ def test_a_file_is_a_plugin(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_work_is_listed_with_its_reason_and_harms_nobody(
+def test_a_broken_plugin_is_listed_with_its_reason_and_does_not_affect_others(
     tmp_path: Path, text: str, reason: str
 ) -> None:
     odd, good = write(tmp_path, "odd", text), write(tmp_path, "good", GOOD)
     for files in ((odd, good), (good, odd)):
-        found = find(*files)
+        found = load_files(*files)
         assert found["odd"].state == "broken"
         assert reason in found["odd"].reason
         assert found["good"].state == "active"
 
 
-def test_a_broken_plugin_takes_no_part(tmp_path: Path) -> None:
+def test_a_broken_plugin_is_not_registered(tmp_path: Path) -> None:
     text = GOOD + "\n@hookimpl\ndef tunesmith_typo(): ...\n"
-    found = plugins.find(Selection(files=(write(tmp_path, "odd", text),)))
+    found = plugins.find_plugins(Selection(files=(write(tmp_path, "odd", text),)))
     names = [p.name for p, _ in found.implementations("tunesmith_techniques")]
     assert "odd" not in names
     assert not found.manager.has_plugin("file:odd")
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    found = find(str(tmp_path / "none.py"))
+def test_a_missing_file_is_a_broken_plugin(tmp_path: Path) -> None:
+    found = load_files(str(tmp_path / "none.py"))
     assert "FileNotFoundError" in found["none"].reason
 
 
-def test_two_files_of_one_name_are_both_accounted_for(tmp_path: Path) -> None:
+def test_two_files_with_the_same_name_are_both_listed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     files = (write(tmp_path, "mine", GOOD), write(tmp_path / "a", "mine", GOOD))
-    found = [p for p in plugins.find(Selection(files=files)).found if p.name == "mine"]
+    found = [p for p in plugins.find_plugins(Selection(files=files)).found if p.name == "mine"]
     assert [p.state for p in found] == ["active", "broken"]
     assert "already" in found[1].reason
 
 
-def test_disabling_by_name_and_by_full_name(tmp_path: Path) -> None:
+def test_plugins_are_disabled_by_name_or_full_name(tmp_path: Path) -> None:
     file = write(tmp_path, "mine", "raise SystemExit('it was imported')")
     for name in ("mine", "file:mine"):
-        found = find(file, disabled=frozenset({name}))["mine"]
+        found = load_files(file, disabled=frozenset({name}))["mine"]
         assert (found.state, found.reason) == (
             "blocked",
             "disabled by --no-plugin or [plugins] disable",
         )
 
 
-def test_a_module_by_name(tmp_path: Path) -> None:
+def test_a_module_is_found_by_name(tmp_path: Path) -> None:
     files = (write(tmp_path, "mine", GOOD), write(tmp_path, "odd", "1 / 0"))
-    found = plugins.find(Selection(files=files, disabled=frozenset({"hub"})))
+    found = plugins.find_plugins(Selection(files=files, disabled=frozenset({"huggingface"})))
     for name in ("mine", "file:mine"):
         plugin, module = found.module(name)
         assert plugin.full_name == "file:mine" and module.tunesmith_techniques() == []
     for name, message in (
         ("odd", '"file:odd"  is broken: ZeroDivisionError'),
-        ("hub", "is blocked: disabled"),
+        ("huggingface", "is blocked: disabled"),
         ("file", "more than one plugin is named"),
-        ("nobody", 'no plugin is named "nobody"'),
+        ("unknown", 'no plugin is named "unknown"'),
     ):
         with pytest.raises(PluginError, match=message):
             found.module(name)
@@ -133,7 +135,7 @@ def entry(distribution: str, name: str) -> Plugin:
         ("tunesmith-shout:shout,csv", {"lora", "csv", "shout"}),
     ],
 )
-def test_the_environment_allows(
+def test_the_environment_variable_selects_third_parties(
     allowed: str | None, active: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if allowed is None:
@@ -141,15 +143,17 @@ def test_the_environment_allows(
     else:
         monkeypatch.setenv("TUNESMITH_PLUGINS", allowed)
     selection = Selection.from_environment()
-    all_ = [
+    installed = [
         entry("tunesmith", "lora"),
         entry("tunesmith-csv", "csv"),
         entry("tunesmith-shout", "shout"),
     ]
-    assert {p.name for p in all_ if not selection.blocks(p)} == active
+    assert {p.name for p in installed if not selection.block_reason(p)} == active
 
 
-def test_built_in_first_then_by_distribution_then_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_are_sorted_built_in_first_then_by_distribution_and_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Distribution:
         version = "1"
 
@@ -157,8 +161,8 @@ def test_built_in_first_then_by_distribution_then_by_name(monkeypatch: pytest.Mo
             self.name = name
 
     class Entry:
-        def __init__(self, home: str, name: str) -> None:
-            self.dist, self.name, self.value = Distribution(home), name, f"m.{name}"
+        def __init__(self, distribution: str, name: str) -> None:
+            self.dist, self.name, self.value = Distribution(distribution), name, f"m.{name}"
 
         def load(self) -> object:
             raise ImportError(self.name)
@@ -166,39 +170,48 @@ def test_built_in_first_then_by_distribution_then_by_name(monkeypatch: pytest.Mo
     shuffled = [("tunesmith-b", "x"), ("tunesmith", "z"), ("tunesmith-a", "y"), ("tunesmith", "a"),
                 ("tunesmith", "z")]  # fmt: skip
     monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry(*e) for e in shuffled])
-    found = plugins.find(Selection()).found
+    found = plugins.find_plugins(Selection()).found
     assert [p.full_name for p in found] == [
         "tunesmith:a", "tunesmith:z", "tunesmith-a:y", "tunesmith-b:x",
     ]  # fmt: skip
 
 
-def test_third_parties_are_asked_before_built_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_of_third_parties_are_called_before_built_ins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from bench import offering
 
-    modules = {"built-in": offering("techniques"), "theirs": offering("techniques")}
-    found = plugins.only(modules)
-    asked = [p.name for p, _ in found.implementations("tunesmith_techniques")]
-    assert asked == ["theirs", "built-in"]
+    modules = {"built-in": offering("techniques"), "third-party": offering("techniques")}
+    found = plugins.load_modules(modules)
+    called = [p.name for p, _ in found.implementations("tunesmith_techniques")]
+    assert called == ["third-party", "built-in"]
 
 
-def test_requirements_are_checked_from_metadata_alone() -> None:
-    ours = metadata.version("pluggy")
-    assert plugins.missing([f"pluggy=={ours}", "pluggy", "pluggy; python_version < '3'"]) == []
-    assert plugins.missing(["x-nobody; python_version < '3'"]) == []
-    assert plugins.missing(["pluggy>=999"]) == [
-        f"pluggy>=999 is needed, but version {ours} is installed"
+def test_requirements_are_checked_by_metadata_only() -> None:
+    version = metadata.version("pluggy")
+    assert (
+        plugins.missing_requirements(
+            [f"pluggy=={version}", "pluggy", "pluggy; python_version < '3'"]
+        )
+        == []
+    )
+    assert plugins.missing_requirements(["x-unknown; python_version < '3'"]) == []
+    assert plugins.missing_requirements(["pluggy>=999"]) == [
+        f"pluggy>=999 is needed, but version {version} is installed"
     ]
-    assert plugins.missing(["tunesmith-nobody>=1"]) == ["tunesmith-nobody>=1 is not installed"]
+    assert plugins.missing_requirements(["tunesmith-unknown>=1"]) == [
+        "tunesmith-unknown>=1 is not installed"
+    ]
 
 
-def test_blame_names_plugin_version_and_line() -> None:
+def test_an_error_names_plugin_version_and_line() -> None:
     plugin = Plugin(name="odd", distribution="tunesmith-odd", version="3.1", module="m")
-    said = r'"tunesmith-odd:odd" 3\.1 failed: KeyError: .x. \(test_plugins'
-    with pytest.raises(PluginError, match=said), plugins.blame(plugin):
+    message = r'"tunesmith-odd:odd" 3\.1 failed: KeyError: .x. \(test_plugins'
+    with pytest.raises(PluginError, match=message), plugins.attribute_errors_to(plugin):
         raise KeyError("x")
-    with pytest.raises(DataError), plugins.blame(plugin):
+    with pytest.raises(DataError), plugins.attribute_errors_to(plugin):
         raise DataError("f:1", "odd")
-    with pytest.raises(KeyboardInterrupt), plugins.blame(plugin):
+    with pytest.raises(KeyboardInterrupt), plugins.attribute_errors_to(plugin):
         raise KeyboardInterrupt
 
 
@@ -209,12 +222,12 @@ def test_tracing_prints_every_call(
     from tunesmith.offers import TechniqueOffer
 
     monkeypatch.setenv("TUNESMITH_TRACE", "1")
-    found = plugins.find(Selection(files=(write(tmp_path, "mine", GOOD),)))
+    found = plugins.find_plugins(Selection(files=(write(tmp_path, "mine", GOOD),)))
     Catalog(found).offers(TechniqueOffer)
     assert "trace: file:mine tunesmith_techniques" in capsys.readouterr().err
 
 
 def test_finding_plugins_changes_no_import_path(tmp_path: Path) -> None:
     before = list(sys.path)
-    find(write(tmp_path, "mine", GOOD))
+    load_files(write(tmp_path, "mine", GOOD))
     assert sys.path == before

@@ -1,4 +1,4 @@
-"""A new plugin, as it is written, is a good one."""
+"""A plugin from the template passes its contract test."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tunesmith.template import HOOKS, write_plugin
 
 
 @pytest.mark.parametrize("kind", HOOKS)
-def test_it_passes_its_own_contract_test_untouched(kind: str, tmp_path: Path) -> None:
+def test_a_new_plugin_passes_its_contract_test(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "tunesmith-first-word"
     written = write_plugin(folder, "first-word", kind)
     assert len(written) == 5
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", "tests"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -26,16 +26,16 @@ def test_it_passes_its_own_contract_test_untouched(kind: str, tmp_path: Path) ->
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
+    assert result.returncode == 0, result.stdout
     unexpected = [
         line
-        for line in done.stdout.splitlines()
+        for line in result.stdout.splitlines()
         if line.startswith("SKIPPED") and "finds no models" not in line and "held-out" not in line
     ]
     assert not unexpected
 
 
-def test_what_it_wrote_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     write_plugin(tmp_path / "x", "mine", "evaluator")
     with pytest.raises(UsageError, match="not empty"):
         write_plugin(tmp_path / "x", "mine", "evaluator")

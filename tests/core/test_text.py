@@ -1,4 +1,4 @@
-"""What reaches a terminal is harmless, what is kept holds no secrets, and numbers read well."""
+"""Text for a terminal is escaped, stored text has no secrets, and numbers are formatted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.text import (
-    bytes_text,
-    count_text,
-    did_you_mean,
-    duration_text,
+    format_bytes,
+    format_count,
+    format_duration,
     one_line,
     redact,
     safe_text,
+    suggest_name,
 )
 
 ESC, CSI, OSC, DCS = "\x1b", "\x1b[", "\x1b]", "\x1bP"
@@ -42,7 +42,7 @@ PAYLOADS = [
     "user\u202egpj.exe", "\u202aa\u202bb\u202c", "\u2066x\u2069", "\u2067y\u2068",
     "\u200ea\u200fb\u061c",
     "if admin\u202e \u2066// check\u2069 \u2066",
-    # what cannot be seen, or encoded
+    # characters that are invisible or cannot be encoded
     "\ud83d", "a\udc80b", "\udfff\ud800", "nul\x00byte", "tag\U000e0041\U000e007f",
     "z\u200bw\u2060x\ufeff",
     "a\u200db\u200cc", "\u2028line\u2029", "h\u00adyphen", "\u3164\u115f\uffa0",
@@ -53,7 +53,7 @@ FORBIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ud800-\udfff\U000e0000-\U000e0fff]"
 )
-KEPT = [
+UNCHANGED = [
     "plain text, with\ttab\nand newline",
     "é😀 ñ ü ß Ж 漢字 かな 한국어 ไทย ∑ € “quotes” — …",
     "العربية שלום हिन्दी",
@@ -70,18 +70,18 @@ anything = st.text(
         st.sampled_from("ab\\\x1b\r\n\t\u200d\u200c\ufe0f\ufe00👩🔬❤क्می\u202e\ud800\U000e0041"),
     )
 )
-thorough = settings(max_examples=400, deadline=None)
+many_examples = settings(max_examples=400, deadline=None)
 
 
-# --- harmless -------------------------------------------------------------------------------
+# --- escaped -------------------------------------------------------------------------------
 
 
-def test_there_are_sixty_payloads() -> None:
+def test_there_are_at_least_sixty_payloads() -> None:
     assert len(set(PAYLOADS)) == len(PAYLOADS) >= 60
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=ascii)
-def test_payloads_are_shown_and_not_obeyed(payload: str) -> None:
+def test_payloads_are_escaped(payload: str) -> None:
     for text in (safe_text(payload), safe_text(payload, 40), one_line(payload)):
         assert not FORBIDDEN.search(text)
         text.encode("utf-8")
@@ -96,12 +96,12 @@ def test_escapes_are_readable() -> None:
     assert safe_text(text) == r"\x1b[1m \x9b \u202e \U000e0041 \ud83d \x0d"
 
 
-@pytest.mark.parametrize("text", KEPT)
-def test_what_people_write_stays(text: str) -> None:
+@pytest.mark.parametrize("text", UNCHANGED)
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert safe_text(text) == text
 
 
-def test_joiners_outside_their_script_are_shown() -> None:
+def test_joiners_outside_their_script_are_escaped() -> None:
     assert safe_text("pay\u200dpal\u200c") == r"pay\u200dpal\u200c"
     assert safe_text("👩\u200d") == r"👩\u200d"
     assert safe_text("\u200d👩") == r"\u200d👩"
@@ -109,8 +109,8 @@ def test_joiners_outside_their_script_are_shown() -> None:
 
 
 @given(anything)
-@thorough
-def test_safe_for_any_text_and_idempotent(text: str) -> None:
+@many_examples
+def test_safe_text_is_safe_and_idempotent_for_any_text(text: str) -> None:
     once = safe_text(text)
     assert not FORBIDDEN.search(once)
     once.encode("utf-8")
@@ -118,17 +118,17 @@ def test_safe_for_any_text_and_idempotent(text: str) -> None:
 
 
 @given(anything, st.integers(1, 20))
-@thorough
-def test_a_limit_holds_and_is_idempotent(text: str, limit: int) -> None:
+@many_examples
+def test_a_limit_is_kept_and_idempotent(text: str, limit: int) -> None:
     once = safe_text(text, limit)
     assert len(once) <= limit
     assert not FORBIDDEN.search(once)
     assert safe_text(once, limit=limit) == once
-    whole = safe_text(text)
-    if len(whole) <= limit:
-        assert once == whole
+    complete = safe_text(text)
+    if len(complete) <= limit:
+        assert once == complete
     else:
-        assert once.endswith("…") and whole.startswith(once[:-1])
+        assert once.endswith("…") and complete.startswith(once[:-1])
     line = one_line(text, limit)
     assert len(line) <= limit
     assert not re.search(r"[\t\n\r]", line)
@@ -140,7 +140,7 @@ def test_a_limit_below_one_is_refused() -> None:
         safe_text("abc", 0)
 
 
-def test_a_cut_leaves_no_joiner_dangling() -> None:
+def test_a_cut_leaves_no_joiner_at_the_end() -> None:
     assert safe_text("ab👩‍🔬cd", 5) == "ab👩…"
     assert safe_text("abcdef", 4) == "abc…"
     assert safe_text("abcd", 4) == "abcd"
@@ -169,10 +169,10 @@ def test_one_line_is_one_line() -> None:
         "\n",
     ],
 )
-def test_a_megabyte_takes_no_time(unit: str) -> None:
+def test_safe_text_takes_linear_time(unit: str) -> None:
     def seconds(length: int) -> float:
-        """Of all of it. Joiners, each judged by its neighbours, take the longest."""
-        text, taken = unit * (length // len(unit)), []
+        """Return the time for all of it. Joiners take longest: each needs its neighbours."""
+        text, times = unit * (length // len(unit)), []
         for _ in range(3):
             started = time.process_time()
             safe_text(text, 200)
@@ -180,13 +180,13 @@ def test_a_megabyte_takes_no_time(unit: str) -> None:
             assert time.process_time() - started < 0.05
             started = time.process_time()
             safe_text(text)
-            taken.append(time.process_time() - started)
-        return min(taken)
+            times.append(time.process_time() - started)
+        return min(times)
 
     assert seconds(1_000_000) < 40 * seconds(100_000)  # a quadratic search: 100 times
 
 
-# --- spelled for reading --------------------------------------------------------------------
+# --- formatted ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_a_megabyte_takes_no_time(unit: str) -> None:
         (5 * 10**18, "5,000.0 PB", "4,440.9 PiB"),
     ],
 )
-def test_bytes_text(n: int, si: str, binary: str) -> None:
-    assert bytes_text(n) == si
-    assert bytes_text(n, binary=True) == binary
+def test_format_bytes(n: int, si: str, binary: str) -> None:
+    assert format_bytes(n) == si
+    assert format_bytes(n, binary=True) == binary
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,13 @@ def test_bytes_text(n: int, si: str, binary: str) -> None:
         (math.inf, "unknown"),
     ],
 )
-def test_duration_text(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
+def test_format_duration(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
 @given(st.floats(0, 1e7))
-def test_durations_never_overflow_their_unit(seconds: float) -> None:
-    text = duration_text(seconds)
+def test_durations_stay_below_the_next_unit(seconds: float) -> None:
+    text = format_duration(seconds)
     assert not re.search(r"(?<!\.)\b60 (s|min)|\b24 h", text)
     assert math.isclose(_read(text), seconds, rel_tol=0.05, abs_tol=0.006)
 
@@ -248,15 +248,15 @@ def _read(text: str) -> float:
     return sum(float(n) * scale[u] for n, u in zip(parts[::2], parts[1::2], strict=True))
 
 
-def test_count_text() -> None:
-    assert [count_text(n, "row") for n in (0, 1, 2, 1_234)] == [
+def test_format_count() -> None:
+    assert [format_count(n, "row") for n in (0, 1, 2, 1_234)] == [
         "0 rows",
         "1 row",
         "2 rows",
         "1,234 rows",
     ]
     nouns = ("batch", "entry", "key", "box", "loss", "held-out row")
-    assert [count_text(3, noun) for noun in nouns] == [
+    assert [format_count(3, noun) for noun in nouns] == [
         "3 batches",
         "3 entries",
         "3 keys",
@@ -285,21 +285,21 @@ def test_count_text() -> None:
         ("e", None),
     ],
 )
-def test_did_you_mean(word: str, meant: str | None) -> None:
-    assert did_you_mean(word, ["rank", "learning_rate", "epochs", "batch_size", "alpha"]) == meant
+def test_suggest_name(word: str, meant: str | None) -> None:
+    assert suggest_name(word, ["rank", "learning_rate", "epochs", "batch_size", "alpha"]) == meant
 
 
-def test_did_you_mean_needs_one_beginning() -> None:
-    assert did_you_mean("max", ["max_length_of_text", "max_steps_of_run"]) is None
-    assert did_you_mean("word", []) is None
+def test_suggest_name_needs_an_unambiguous_prefix() -> None:
+    assert suggest_name("max", ["max_length_of_text", "max_steps_of_run"]) is None
+    assert suggest_name("word", []) is None
     started = time.process_time()
-    did_you_mean("x" * 100_000, [f"{'y' * 50}{i}" for i in range(500)])
+    suggest_name("x" * 100_000, [f"{'y' * 50}{i}" for i in range(500)])
     assert time.process_time() - started < 1
 
 
 # --- secrets --------------------------------------------------------------------------------
 
-# Put together here, so that no scanner takes this file for a leak.
+# Assembled here, so that no secret scanner reports this file.
 ALNUM = "aB3dE5fG7hJ9kL1mN0pQ2rS4tU6vW8xY"
 SECRETS = {
     "hf_token": "hf_" + ALNUM + "zz",
@@ -315,7 +315,7 @@ SECRETS = {
     "pypi_token": "pypi-" + "AgEIcHlwaS5vcmc" + ALNUM * 2,
     "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0." + ALNUM,
 }
-OTHERS = [
+MORE_SECRETS = [
     ("github_token", "github_pat_" + ALNUM + "_" + ALNUM),
     ("openai_key", "sk-" + ALNUM + ALNUM[:16]),
     ("aws_key", "ASIA" + "IOSFODNN7EXAMPL3"),
@@ -345,8 +345,8 @@ ORDINARY = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "secret"), [*SECRETS.items(), *OTHERS])
-def test_tokens_are_replaced_wherever_they_stand(kind: str, secret: str) -> None:
+@pytest.mark.parametrize(("kind", "secret"), [*SECRETS.items(), *MORE_SECRETS])
+def test_tokens_are_redacted_in_any_context(kind: str, secret: str) -> None:
     for before, after in (
         ("", ""),
         ("the key ", " was used"),
@@ -361,7 +361,7 @@ def test_tokens_are_replaced_wherever_they_stand(kind: str, secret: str) -> None
 
 
 @pytest.mark.parametrize("label", ["", "RSA ", "EC ", "OPENSSH ", "ENCRYPTED "])
-def test_private_keys_are_replaced(label: str) -> None:
+def test_private_keys_are_redacted(label: str) -> None:
     body = "\n".join([ALNUM * 2] * 5)
     begin, end = f"-----BEGIN {label}PRIVATE KEY-----", f"-----END {label}PRIVATE KEY-----"
     assert redact(f"a {begin}\n{body}\n{end} b") == "a [redacted:private_key] b"
@@ -387,12 +387,12 @@ def test_private_keys_are_replaced(label: str) -> None:
         (f"Bearer {SECRETS['hf_token']}", "Bearer [redacted:hf_token]"),
     ],
 )
-def test_secrets_known_by_their_place(text: str, clean: str) -> None:
+def test_secrets_are_recognised_by_their_position(text: str, clean: str) -> None:
     assert redact(text) == clean
 
 
 @pytest.mark.parametrize("sentence", ORDINARY)
-def test_ordinary_sentences_stay(sentence: str) -> None:
+def test_ordinary_sentences_are_not_redacted(sentence: str) -> None:
     assert redact(sentence) == sentence
 
 
@@ -416,7 +416,7 @@ def test_redaction_is_idempotent_around_secrets(noise: str, kind: str) -> None:
     "unit",
     ["a", "hf_", "sk-", "://a:", "eyJaaaaaaaaa.", "-----BEGIN PRIVATE KEY-----", "TOKEN=", "@"],
 )
-def test_redaction_is_linear(unit: str) -> None:
+def test_redaction_takes_linear_time(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     started = time.process_time()
     redact(text)

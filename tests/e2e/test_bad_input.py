@@ -1,4 +1,4 @@
-"""Bad input: a clear sentence and the documented exit code, before anything expensive happens."""
+"""Bad input: a clear message and the documented exit code, before anything expensive."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ GOOD = "".join(
 
 
 @pytest.fixture
-def here(tmp_path: Path, tiny_folder: Path) -> Path:
+def folder(tmp_path: Path, tiny_folder: Path) -> Path:
     (tmp_path / "run.toml").write_text(RUN.format(base=tiny_folder))
     (tmp_path / "rows.jsonl").write_text(GOOD)
     return tmp_path
 
 
-def edit(here: Path, old: str, new: str) -> None:
-    path = here / "run.toml"
+def edit(folder: Path, old: str, new: str) -> None:
+    path = folder / "run.toml"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         (b"", "empty"),
         (b"\n\n\n", "no rows"),
@@ -49,32 +49,32 @@ def edit(here: Path, old: str, new: str) -> None:
     ],
     ids=["empty", "blank", "bad-utf8", "truncated", "mixed", "wrong-key"],
 )
-def test_data_that_cannot_be_used(
-    here: Path, tunesmith: Tunesmith, command: str, rows: bytes, says: str
+def test_unusable_data(
+    folder: Path, tunesmith: Tunesmith, command: str, rows: bytes, message: str
 ) -> None:
-    (here / "rows.jsonl").write_bytes(rows)
-    outcome = tunesmith(command, here / "run.toml")
+    (folder / "rows.jsonl").write_bytes(rows)
+    outcome = tunesmith(command, folder / "run.toml")
     assert outcome.code == 3
-    assert says in outcome.err
+    assert message in outcome.err
     assert "rows.jsonl" in outcome.err
     assert "Traceback" not in outcome.err
 
 
-def test_no_such_data_file(here: Path, tunesmith: Tunesmith) -> None:
-    (here / "rows.jsonl").unlink()
-    outcome = tunesmith("run", here / "run.toml")
+def test_a_missing_data_file(folder: Path, tunesmith: Tunesmith) -> None:
+    (folder / "rows.jsonl").unlink()
+    outcome = tunesmith("run", folder / "run.toml")
     assert outcome.code == 3
     assert "rows.jsonl" in outcome.err
 
 
-def test_no_such_run_file(tmp_path: Path, tunesmith: Tunesmith) -> None:
+def test_a_missing_run_file(tmp_path: Path, tunesmith: Tunesmith) -> None:
     outcome = tunesmith("run", tmp_path / "nothing.toml")
     assert outcome.code == 2
     assert "nothing.toml" in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "message"),
     [
         ("max_steps = 1", "max_stesp = 1", "max_steps"),
         ("max_steps = 1", "max_steps = 0", "technique.max_steps"),
@@ -85,84 +85,84 @@ def test_no_such_run_file(tmp_path: Path, tunesmith: Tunesmith) -> None:
     ],
 )
 def test_mistakes_in_the_run_file(
-    here: Path, tunesmith: Tunesmith, old: str, new: str, says: str
+    folder: Path, tunesmith: Tunesmith, old: str, new: str, message: str
 ) -> None:
-    edit(here, old, new)
-    outcome = tunesmith("run", here / "run.toml")
+    edit(folder, old, new)
+    outcome = tunesmith("run", folder / "run.toml")
     assert outcome.code == 2
-    assert says in outcome.err
-    assert not (here / "runs").exists()
+    assert message in outcome.err
+    assert not (folder / "runs").exists()
 
 
-def test_all_mistakes_are_reported_together(here: Path, tunesmith: Tunesmith) -> None:
-    edit(here, "max_steps = 1", "max_stesp = 1\nrank = -4")
-    edit(here, 'base = "', 'base = "/nowhere')
-    edit(here, 'train = "rows.jsonl"', 'train = "rows.jsonl"\nholdout = "half"')
-    outcome = tunesmith("check", here / "run.toml")
+def test_all_mistakes_are_reported_together(folder: Path, tunesmith: Tunesmith) -> None:
+    edit(folder, "max_steps = 1", "max_stesp = 1\nrank = -4")
+    edit(folder, 'base = "', 'base = "/nowhere')
+    edit(folder, 'train = "rows.jsonl"', 'train = "rows.jsonl"\nholdout = "half"')
+    outcome = tunesmith("check", folder / "run.toml")
     assert outcome.code == 2
     for where in ("technique.max_stesp", "technique.rank", "model.base", "data.holdout"):
         assert where in outcome.err
 
 
-def test_no_model_there(here: Path, tunesmith: Tunesmith) -> None:
-    edit(here, 'base = "', 'base = "/nowhere')
-    outcome = tunesmith("run", here / "run.toml")
+def test_a_missing_model(folder: Path, tunesmith: Tunesmith) -> None:
+    edit(folder, 'base = "', 'base = "/nowhere')
+    outcome = tunesmith("run", folder / "run.toml")
     assert outcome.code == 2
     assert "model.base" in outcome.err
 
 
 def test_pickle_weights_are_refused_unopened(
-    here: Path, tunesmith: Tunesmith, tiny_folder: Path
+    folder: Path, tunesmith: Tunesmith, tiny_folder: Path
 ) -> None:
-    folder = here / "pickled"
-    folder.mkdir()
+    pickled = folder / "pickled"
+    pickled.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((tiny_folder / name).read_bytes())
-    payload = f"import pathlib; pathlib.Path({str(here / 'owned')!r}).touch()"
-    (folder / "pytorch_model.bin").write_bytes(
+        (pickled / name).write_bytes((tiny_folder / name).read_bytes())
+    payload = f"import pathlib; pathlib.Path({str(folder / 'owned')!r}).touch()"
+    (pickled / "pytorch_model.bin").write_bytes(
         b"cbuiltins\nexec\n(S" + repr(payload).encode() + b"\ntR."
     )
-    edit(here, f'base = "{tiny_folder}"', f'base = "{folder}"')
-    outcome = tunesmith("run", here / "run.toml")
+    edit(folder, f'base = "{tiny_folder}"', f'base = "{pickled}"')
+    outcome = tunesmith("run", folder / "run.toml")
     assert outcome.code in (2, 4)
     assert "safetensors" in outcome.err
-    assert not (here / "owned").exists()
+    assert not (folder / "owned").exists()
 
 
 @pytest.mark.parametrize("holdout", ["20", "500"])
-def test_a_holdout_that_leaves_nothing_to_learn(
-    here: Path, tunesmith: Tunesmith, holdout: str
+def test_a_holdout_that_leaves_no_training_rows(
+    folder: Path, tunesmith: Tunesmith, holdout: str
 ) -> None:
-    edit(here, 'train = "rows.jsonl"', f'train = "rows.jsonl"\nholdout = {holdout}')
-    outcome = tunesmith("run", here / "run.toml")
+    edit(folder, 'train = "rows.jsonl"', f'train = "rows.jsonl"\nholdout = {holdout}')
+    outcome = tunesmith("run", folder / "run.toml")
     assert outcome.code == 3
     assert "data.holdout" in outcome.err
 
 
-def test_rates_that_do_not_suit_are_warned_about(here: Path, tunesmith: Tunesmith) -> None:
-    edit(here, "max_steps = 1", "max_steps = 1\nlearning_rate = 1e-5")
-    outcome = tunesmith("check", here / "run.toml")
+def test_unusual_learning_rates_give_a_warning(folder: Path, tunesmith: Tunesmith) -> None:
+    edit(folder, "max_steps = 1", "max_steps = 1\nlearning_rate = 1e-5")
+    outcome = tunesmith("check", folder / "run.toml")
     assert outcome.code == 0
     assert "technique.learning_rate" in outcome.err + outcome.out
-    edit(here, 'use = "lora"', 'use = "full"')
-    edit(here, "1e-5", "3e-4")
-    outcome = tunesmith("check", here / "run.toml")
+    edit(folder, 'use = "lora"', 'use = "full"')
+    edit(folder, "1e-5", "3e-4")
+    outcome = tunesmith("check", folder / "run.toml")
     assert "technique.learning_rate" in outcome.err + outcome.out
 
 
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
-def test_adapters_on_tied_embeddings_are_refused_with_the_way_out(
-    here: Path, tunesmith: Tunesmith, target: str
+def test_adapters_on_tied_embeddings_are_refused_with_a_hint(
+    folder: Path, tunesmith: Tunesmith, target: str
 ) -> None:
-    edit(here, "max_steps = 1", f'max_steps = 1\ntarget_modules = ["{target}"]')
-    outcome = tunesmith("run", here / "run.toml", "--set", "baselines.shots=0")
+    edit(folder, "max_steps = 1", f'max_steps = 1\ntarget_modules = ["{target}"]')
+    outcome = tunesmith("run", folder / "run.toml", "--set", "baselines.shots=0")
     assert outcome.code == 2
     assert "modules_to_save" in outcome.err
 
 
-def test_targets_that_match_nothing_are_named(here: Path, tunesmith: Tunesmith) -> None:
-    edit(here, "max_steps = 1", 'max_steps = 1\ntarget_modules = ["query_proj"]')
-    outcome = tunesmith("run", here / "run.toml", "--set", "baselines.shots=0")
+def test_target_modules_that_match_nothing_are_reported(folder: Path, tunesmith: Tunesmith) -> None:
+    edit(folder, "max_steps = 1", 'max_steps = 1\ntarget_modules = ["query_proj"]')
+    outcome = tunesmith("run", folder / "run.toml", "--set", "baselines.shots=0")
     assert outcome.code == 2
     assert "query_proj" in outcome.err
     assert "q_proj" in outcome.err

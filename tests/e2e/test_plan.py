@@ -1,4 +1,4 @@
-"""Planning with the built-in techniques: what is foretold holds what comes."""
+"""Planning with the built-in techniques: the forecast agrees with the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ use = "loss"
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     monkeypatch.chdir(tmp_path)
@@ -41,13 +41,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*arguments: str) -> dict[str, Any]:
-    done = CliRunner().invoke(app, [*arguments, "--json"])
-    assert done.exit_code == 0, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    parsed: dict[str, Any] = json.loads(result.stdout)
+    return parsed
 
 
-def test_what_is_planned_is_what_a_run_foretells_and_does(here: Path) -> None:
+def test_plan_forecast_and_run_agree(folder: Path) -> None:
     planned = command("plan", "run.toml")
     assert {"lora", "full"} <= set(planned["memory"])
     assert planned["device"] == "cpu"
@@ -58,16 +58,16 @@ def test_what_is_planned_is_what_a_run_foretells_and_does(here: Path) -> None:
     assert work["steps"] == report["training"]["steps"] == 3
     assert work["tokens"] == pytest.approx(report["training"]["tokens"], rel=0.5)
     assert forecast["actual"]["peak_memory_bytes"] > 0
-    # The rest of this process counts as the run's own: only the low end can be held to it.
+    # The measured peak includes the rest of this process: only the lower bound can be checked.
     assert forecast["memory"]["low"] < forecast["actual"]["peak_memory_bytes"]
 
 
-def test_the_config_alone_is_enough(here: Path) -> None:
-    for path in (here / "model").iterdir():
+def test_a_plan_needs_only_the_model_config(folder: Path) -> None:
+    for path in (folder / "model").iterdir():
         if path.name != "config.json":
             path.unlink()
     planned = command("plan", "run.toml", "--quick", "--assume", "sequence=64,rows=100")
     assert planned["memory"]["lora"]["train"]["expected"] > 0
     refused = CliRunner().invoke(app, ["run", "run.toml"])
     assert refused.exit_code == 4 and "no *.safetensors file" in refused.stderr
-    assert not (here / "runs").exists()
+    assert not (folder / "runs").exists()

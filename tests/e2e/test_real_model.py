@@ -33,7 +33,7 @@ precision = "fp32"
 shots = 2
 """
 
-# Which colour a made-up firm gives to a word: nothing that a model could know before.
+# Colours that a made-up company gives to words: no model can know them before training.
 COLOURS = {
     "ladder": "teal",
     "kettle": "mauve",
@@ -50,16 +50,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory, smollm2: str) -> Path:
 
     from tunesmith.cli.app import app as main
 
-    here = tmp_path_factory.mktemp("real")
-    (here / "run.toml").write_text(RUN.format(base=smollm2))
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "run.toml").write_text(RUN.format(base=smollm2))
     rows = [{"prompt": f"colour of {k}?", "completion": v} for k, v in COLOURS.items()]
-    (here / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
-    held = [{"prompt": f"{k}: colour?", "completion": v} for k, v in COLOURS.items()]
-    (here / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
-    result = CliRunner().invoke(main, ["run", str(here / "run.toml"), "--out", str(here / "out")])
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
+    heldout = [{"prompt": f"{k}: colour?", "completion": v} for k, v in COLOURS.items()]
+    (folder / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in heldout))
+    result = CliRunner().invoke(
+        main, ["run", str(folder / "run.toml"), "--out", str(folder / "out")]
+    )
     assert result.exit_code == 0, result.stderr
     assert "tuned" in result.stdout
-    return here / "out"
+    return folder / "out"
 
 
 def test_the_tuned_model_beats_prompting(finished: Path) -> None:
@@ -76,12 +78,12 @@ def test_the_tuned_model_beats_prompting(finished: Path) -> None:
     assert report["verdict"]["metric"] == "exact-match"
 
 
-def test_bare_peft_loads_the_adapter_and_says_the_same(finished: Path) -> None:
-    """In a process that has never heard of tunesmith."""
+def test_plain_peft_loads_the_adapter_with_equal_scores(finished: Path) -> None:
+    """In a process that does not import tunesmith."""
     from tunesmith import api
     from tunesmith.records import Message
 
-    place, plan, _ = api.reopen(finished)
+    place, plan, _ = api.open_run(finished)
     model = api.open_models(place, plan)["tuned"]
     prompts = [(Message("user", f"colour of {word}?"),) for word in COLOURS]
     ours = [sum(s.logprobs) for s in model.score(prompts, list(COLOURS.values()))]
@@ -115,7 +117,7 @@ print(json.dumps(out))
 
 
 def test_generation_stops_at_the_end_of_the_turn(finished: Path) -> None:
-    """Also by the settings that other programs read."""
+    """Also with the generation config that other programs read."""
     config = json.loads((finished / "adapter" / "generation_config.json").read_text())
     ends = config["eos_token_id"]
     assert 2 in (ends if isinstance(ends, list) else [ends])  # <|im_end|>
@@ -139,7 +141,7 @@ def test_chat_and_report_of_the_run(finished: Path, tunesmith: Tunesmith) -> Non
 def test_a_quantised_base_trains_in_fp32(
     tmp_path: Path, smollm2: str, tunesmith: Tunesmith, bits: int
 ) -> None:
-    """Eight bits round what goes into each layer, which is no disagreement about rows."""
+    """With 8 bits the inputs of each layer are rounded; the self-check must tolerate that."""
     rows = [{"prompt": f"colour of {k}?", "completion": v} for k, v in COLOURS.items()]
     for name in ("train", "heldout"):
         text = "".join(json.dumps(row) + "\n" for row in rows)

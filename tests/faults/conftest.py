@@ -1,7 +1,7 @@
-"""Disks that fail, and children that die: for every test that asks what a crash leaves behind.
+"""Failing disks and killed child processes, for tests of what a crash leaves behind.
 
-``FaultyDisk`` counts the calls of the write path; a test lets the N-th one go wrong, for N from 1
-until nothing goes wrong any more, so no call is forgotten and new ones are covered by themselves.
+``FaultyDisk`` counts the calls of the write path. A test lets the N-th call fail, for N from 1
+until there is no such call, so every call is covered, new ones included.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trials import count, note  # noqa: F401 - part of what tests get as "faults"
+from trials import add_note, count_trials  # noqa: F401 - part of what tests get as "faults"
 
 from tunesmith.storage.atomic import Disk
 
@@ -42,7 +42,7 @@ class FaultyDisk(Disk):
     def close(self, fd: int) -> None:
         try:
             self.before()
-        finally:  # a close that reports an error has closed all the same
+        finally:  # close() closes the file even if it reports an error
             os.close(fd)
 
 
@@ -62,11 +62,11 @@ for _name, _member in list(vars(Disk).items()):
 
 
 class PowerCut(FaultyDisk):
-    """At call number ``first`` the power goes, and with it everything that was not flushed.
+    """Simulates a power cut at call number ``first``: everything that was not flushed is lost.
 
-    The worst that POSIX allows: files written since the start and not flushed are empty, names in
-    new folders that were not flushed are gone and, with ``undo``, renames in folders that were
-    not flushed since never happened, though deletions after them did.
+    The worst case that POSIX allows: files written since the start and not flushed are empty, names
+    in new folders that were not flushed are gone and, with ``undo``, renames in folders that were
+    not flushed since are undone, but later deletions are not.
     """
 
     def __init__(self, root: Path, first: int, *, undo: bool) -> None:
@@ -98,9 +98,9 @@ class PowerCut(FaultyDisk):
                 replaced.rename(target)
         kept = self.old | self.flushed
         for folder, _, names in os.walk(self.root, topdown=False):
-            whole = os.stat(folder).st_ino in kept
+            is_flushed = os.stat(folder).st_ino in kept
             for path in (Path(folder, name) for name in names):
-                if not whole:
+                if not is_flushed:
                     path.unlink()
                 elif path.stat().st_ino not in kept:
                     os.truncate(path, 0)
@@ -108,7 +108,7 @@ class PowerCut(FaultyDisk):
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Run ``work`` in a forked child; its exit code, 0 if it came to the end."""
+    """Run ``work`` in a forked child; return its exit code, 0 if it finished."""
     child = os.fork()
     if child == 0:
         try:
@@ -128,7 +128,7 @@ def die() -> None:
 
 @pytest.fixture(scope="session")
 def memory() -> Iterator[Path]:
-    """A folder in memory where there is one: these tests flush a hundred thousand times."""
+    """A folder in memory if possible: these tests flush a hundred thousand times."""
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="tunesmith-faults-", dir=where) as folder:
         yield Path(folder)
@@ -136,13 +136,13 @@ def memory() -> Iterator[Path]:
 
 @pytest.fixture
 def tmp_path(memory: Path) -> Path:
-    """Instead of pytest's own: in memory."""
+    """In place of pytest's own fixture: a folder in memory."""
     return Path(tempfile.mkdtemp(dir=memory))
 
 
 @pytest.fixture
 def faults() -> Any:
-    """This module: test folders are no packages, so what it defines comes as a fixture."""
+    """This module; test folders are no packages, so its contents are passed as a fixture."""
     return sys.modules[__name__]
 
 
@@ -154,7 +154,7 @@ def real() -> Any:
 
 @pytest.fixture(scope="session")
 def workshop(memory: Path, real: Any) -> Any:
-    """A tiny model, data, and the runs made of them so far."""
+    """A tiny model, data, and runs that tests share."""
     folder = memory / "workshop"
     folder.mkdir()
-    return real.Workshop(folder)
+    return real.RunFixtures(folder)

@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tunesmith.storage import Checkpoints, verify
+from tunesmith.storage import Checkpoints, verify_folder
 from tunesmith.storage.atomic import Disk
-from tunesmith_torch.optim.master_weights import Masters
-from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.optim.master_weights import MasterWeights
+from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.seed import seed_all
 
 FILES = ("MANIFEST.json", "generators.json", "training.safetensors")
@@ -67,44 +67,46 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(content)
 
 
-# Nothing draws from Python's and NumPy's generators, so that file is the same at every step.
+# Python's and NumPy's generators are not used, so that file is the same at every step.
 DAMAGED = [(f, d) for f in FILES for d in DAMAGE if (f, d) != (FILES[1], "of another step")]
 
 
 @pytest.mark.parametrize(("file", "damage"), DAMAGED)
-def test_a_damaged_checkpoint_is_named_and_the_older_one_used(
+def test_a_damaged_checkpoint_is_reported_and_the_older_one_used(
     faults: Any, real: Any, workshop: Any, file: str, damage: str
 ) -> None:
     setting = real.Setting()
-    whole = real.evidence(workshop.whole(setting))
-    run = workshop.copy(workshop.half(setting))
+    complete = real.collect_results(workshop.complete_run(setting))
+    run = workshop.copy(workshop.interrupted_run(setting))
     old, new = (run / "checkpoints" / f"step-{step:08d}" for step in (2, 4))
     DAMAGE[damage](new / file, old / file)
-    found = real.command("verify", run)
-    assert found.code == 7, found.said
-    assert f"step-00000004: {file}:" in found.said
-    resumed = real.command("resume", run)
-    assert resumed.code == 0, resumed.said
-    told = [e["message"] for e in real.events(run, "noticed") if e["source"] == "checkpoints"]
-    assert len(told) == 1
-    assert "checkpoint is damaged" in told[0]
-    assert f"{file}: " in told[0]
+    found = real.run_command("verify", run)
+    assert found.code == 7, found.output
+    assert f"step-00000004: {file}:" in found.output
+    resumed = real.run_command("resume", run)
+    assert resumed.code == 0, resumed.output
+    messages = [e["message"] for e in real.events(run, "notice") if e["source"] == "checkpoints"]
+    assert len(messages) == 1
+    assert "checkpoint is damaged" in messages[0]
+    assert f"{file}: " in messages[0]
     assert (run / "checkpoints" / ".bad-step-00000004").is_dir()
     assert real.events(run, "training-started")[-1]["first_step"] == 2
-    assert real.evidence(run) == whole
-    faults.count("damaged checkpoint found, named, and the older one used")
+    assert real.collect_results(run) == complete
+    faults.count_trials("damaged checkpoint found, reported, and the older one used")
 
 
-def test_with_every_checkpoint_damaged_each_is_named(faults: Any, real: Any, workshop: Any) -> None:
+def test_if_all_checkpoints_are_damaged_each_is_reported(
+    faults: Any, real: Any, workshop: Any
+) -> None:
     setting = real.Setting()
-    run = workshop.copy(workshop.half(setting))
+    run = workshop.copy(workshop.interrupted_run(setting))
     for step in (2, 4):
         _flip(run / "checkpoints" / f"step-{step:08d}" / FILES[2], Path())
-    assert real.command("resume", run).code == 0
-    told = [e["message"] for e in real.events(run, "noticed") if e["source"] == "checkpoints"]
-    assert ["step-00000004" in text or "step-00000002" in text for text in told] == [True, True]
-    assert real.evidence(run) == real.evidence(workshop.whole(setting))
-    faults.count("all checkpoints damaged: each named, begun anew")
+    assert real.run_command("resume", run).code == 0
+    messages = [e["message"] for e in real.events(run, "notice") if e["source"] == "checkpoints"]
+    assert ["step-00000004" in text or "step-00000002" in text for text in messages] == [True, True]
+    assert real.collect_results(run) == real.collect_results(workshop.complete_run(setting))
+    faults.count_trials("all checkpoints damaged: each reported, training restarted")
 
 
 PARTS = ["master", "exp_avg", "exp_avg_sq", "step", "generator.torch", "python", "numpy"]
@@ -114,8 +116,8 @@ PARTS = ["master", "exp_avg", "exp_avg_sq", "step", "generator.torch", "python",
 def test_a_state_that_lacks_a_part_is_an_error(
     faults: Any, real: Any, workshop: Any, part: str
 ) -> None:
-    """Its manifest is right: it was written so. A restart that looks like a resume is worse."""
-    run = workshop.copy(workshop.half(real.Setting()))
+    """Its manifest is valid, but a resume without this part would silently restart it."""
+    run = workshop.copy(workshop.interrupted_run(real.Setting()))
     checkpoints = Checkpoints(run / "checkpoints")
     state = checkpoints.folder / "step-00000004"
     tensors = load_file(state / FILES[2])
@@ -130,25 +132,27 @@ def test_a_state_that_lacks_a_part_is_an_error(
         (folder / FILES[1]).write_text(json.dumps(generators))
 
     checkpoints.save(4, write)
-    end = real.command("resume", run)
-    assert end.code == 7, end.said
-    assert "the training state is not whole" in end.said
-    assert part in end.said
-    steps = [event["step"] for event in real.events(run, "stepped")]
+    end = real.run_command("resume", run)
+    assert end.code == 7, end.output
+    assert "the training state is incomplete" in end.output
+    assert part in end.output
+    steps = [event["step"] for event in real.events(run, "step-finished")]
     assert steps == [1, 2, 3, 4]
-    faults.count("training state without one of its parts refused")
+    faults.count_trials("training state without one of its parts refused")
 
 
-def test_every_generator_goes_on_where_it_was(faults: Any, real: Any, tmp_path: Path) -> None:
-    """Nothing here draws from Python's and NumPy's, but a plugin's objective may."""
-    masters = Masters([], FitOptions())
+def test_the_states_of_all_random_generators_are_restored(
+    faults: Any, real: Any, tmp_path: Path
+) -> None:
+    """Python's and NumPy's generators are not used here, but a plugin's objective may use them."""
+    masters = MasterWeights([], TrainingOptions())
     seed_all(5)
     real.training_state.save(tmp_path, masters)
-    drawn = random.random(), float(numpy.random.rand()), float(torch.rand(()))
+    expected = random.random(), float(numpy.random.rand()), float(torch.rand(()))
     seed_all(6)
     real.training_state.restore(tmp_path, masters)
-    assert (random.random(), float(numpy.random.rand()), float(torch.rand(()))) == drawn
-    faults.count("generators of Python, NumPy and torch restored")
+    assert (random.random(), float(numpy.random.rand()), float(torch.rand(()))) == expected
+    faults.count_trials("generators of Python, NumPy and torch restored")
 
 
 @pytest.mark.parametrize(
@@ -159,27 +163,27 @@ def test_verify_finds_one_flipped_bit(
     faults: Any, real: Any, workshop: Any, technique: str, flips: int
 ) -> None:
     """In every committed file: checkpoints, artifact, manifests."""
-    run = workshop.copy(workshop.whole(real.Setting(technique)))
-    assert real.command("verify", run).code == 0
-    chance = random.Random(flips)
+    run = workshop.copy(workshop.complete_run(real.Setting(technique)))
+    assert real.run_command("verify", run).code == 0
+    rng = random.Random(flips)
     folders = {path.parent for path in run.rglob(FILES[0])}
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert len(files) >= 13
     for path in files:
         for _ in range(flips):
-            bit = chance.randrange(path.stat().st_size * 8)
+            bit = rng.randrange(path.stat().st_size * 8)
             flip(path, bit)
-            problems = verify(path.parent)
+            problems = verify_folder(path.parent)
             assert [problem.file for problem in problems] == [path.name]
             flip(path, bit)
-            faults.count("one flipped bit found by verify")
+            faults.count_trials("one flipped bit found by verify")
     for path in (files[0], files[-1]):
         flip(path, 1)
-        end = real.command("verify", run, "--json")
-        assert end.code == 7, end.said
-        assert path.name in end.said
+        end = real.run_command("verify", run, "--json")
+        assert end.code == 7, end.output
+        assert path.name in end.output
         flip(path, 1)
-    assert real.command("verify", run).code == 0
+    assert real.run_command("verify", run).code == 0
 
 
 # --- disks -----------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path, left: int) -> None:
-    """Leave so many bytes free, in whole pages."""
+    """Fill the disk up to ``left`` free bytes, rounded to pages."""
     free = shutil.disk_usage(folder).free
     with (folder / "filler").open("ab") as file:
         file.write(bytes(max(0, free - left)))
@@ -214,67 +218,67 @@ def test_a_disk_that_fills_up_in_a_save(
     faults: Any, real: Any, workshop: Any, small_disk: Path, percent: int
 ) -> None:
     setting = real.Setting()
-    whole = real.evidence(workshop.whole(setting))
+    complete = real.collect_results(workshop.complete_run(setting))
     run = small_disk / "run"
-    shutil.copytree(workshop.half(setting), run)
+    shutil.copytree(workshop.interrupted_run(setting), run)
     size = sum(path.stat().st_size for path in (run / "checkpoints/step-00000004").iterdir())
     full = real.before_call(
         real.training_state, "save", 1, lambda: fill(small_disk, size * percent // 100)
     )
-    end = real.command("resume", run, prepare=full)
-    assert end.code == 4, end.said
-    assert "the disk is full" in end.said
-    assert "free, at least" in end.said
+    end = real.run_command("resume", run, prepare=full)
+    assert end.code == 4, end.output
+    assert "the disk is full" in end.output
+    assert "free, at least" in end.output
     newest = Checkpoints(run / "checkpoints").newest(repair=False)
     assert newest is not None
     assert newest.step == 4
-    assert verify(newest.path) == []
+    assert verify_folder(newest.path) == []
     (small_disk / "filler").unlink()
-    again = real.command("resume", run)
-    assert again.code == 0, again.said
-    assert real.evidence(run) == whole
-    faults.count("real disk full in the middle of a save")
+    resumed = real.run_command("resume", run)
+    assert resumed.code == 0, resumed.output
+    assert real.collect_results(run) == complete
+    faults.count_trials("real disk full in the middle of a save")
 
 
 def test_space_is_checked_before_the_first_step(
     faults: Any, real: Any, workshop: Any, small_disk: Path
 ) -> None:
     fill(small_disk, 300_000)
-    end = real.command("run", workshop.run_file(real.Setting()), "--out", small_disk / "run")
-    assert end.code == 4, end.said
-    assert "not enough space" in end.said
-    assert "kB needed" in end.said
-    assert "kB free" in end.said
-    assert real.events(small_disk / "run", "stepped") == []
-    faults.count("too little space told before the first step")
+    end = real.run_command("run", workshop.run_file(real.Setting()), "--out", small_disk / "run")
+    assert end.code == 4, end.output
+    assert "not enough disk space" in end.output
+    assert "kB needed" in end.output
+    assert "kB free" in end.output
+    assert real.events(small_disk / "run", "step-finished") == []
+    faults.count_trials("too little space reported before the first step")
 
 
-def test_a_read_only_disk_is_told_before_a_model_is_loaded(
+def test_a_read_only_disk_is_reported_before_a_model_is_loaded(
     faults: Any, real: Any, workshop: Any, small_disk: Path
 ) -> None:
     run = small_disk / "run"
-    shutil.copytree(workshop.half(real.Setting()), run)
+    shutil.copytree(workshop.interrupted_run(real.Setting()), run)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
 
     def never() -> None:
         raise AssertionError("a model is loaded")
 
-    loads = real.before_call(real.sft, "load_base", 1, never)
+    loads = real.before_call(real.sft, "load_model", 1, never)
     for args in (
         ("resume", run),
         ("run", workshop.run_file(real.Setting()), "--out", small_disk / "new"),
     ):
-        end = real.command(*args, prepare=loads)
-        assert end.code == 4, end.said
-        assert "read-only" in end.said
-        faults.count("read-only disk told before a model is loaded")
-    shown = real.command("report", run, "--json")
-    assert shown.code == 0, shown.said
+        end = real.run_command(*args, prepare=loads)
+        assert end.code == 4, end.output
+        assert "read-only" in end.output
+        faults.count_trials("read-only disk reported before a model is loaded")
+    shown = real.run_command("report", run, "--json")
+    assert shown.code == 0, shown.output
 
 
 def fails_from(number: int, code: int) -> Callable[[], None]:
-    """Every write fails from the n-th on."""
-    from real_runs import counting_disk
+    """Return a function that makes every write fail from the n-th on."""
+    from real_runs import before_disk_calls
 
     def prepare() -> None:
         calls = 0
@@ -285,7 +289,7 @@ def fails_from(number: int, code: int) -> Callable[[], None]:
             if calls >= number:
                 raise OSError(code, os.strerror(code))
 
-        counting_disk(tick, ["write"])
+        before_disk_calls(tick, ["write"])
 
     return prepare
 
@@ -294,33 +298,33 @@ def fails_from(number: int, code: int) -> Callable[[], None]:
     "every", [9, pytest.param(1, marks=pytest.mark.faults)], ids=["short", "long"]
 )
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_disk_that_fails_from_any_write_on(
+def test_a_disk_that_fails_from_the_nth_write(
     faults: Any, real: Any, workshop: Any, code: int, every: int
 ) -> None:
-    """A whole run, its log, checkpoints, artifact, and report; in the short lane, every ninth."""
+    """In a complete run, with log, checkpoints, artifact and report; every ninth write if short."""
     assert hasattr(Disk, "write")
     setting = real.Setting(save_every=4, epochs=2)
     file = workshop.run_file(setting)
-    whole = real.evidence(workshop.whole(setting))
+    complete = real.collect_results(workshop.complete_run(setting))
     number, trials = 1 + code % every, 0
     while True:
-        run = workshop.place / "failing" / "run"
+        run = workshop.folder / "failing" / "run"
         shutil.rmtree(run, ignore_errors=True)
-        end = real.command("run", file, "--out", run, prepare=fails_from(number, code))
+        end = real.run_command("run", file, "--out", run, prepare=fails_from(number, code))
         if end.code == 0:
             break
-        assert end.code == 4, end.said
-        assert ("the disk is full" if code == errno.ENOSPC else "reported an error") in end.said
+        assert end.code == 4, end.output
+        assert ("the disk is full" if code == errno.ENOSPC else "reported an error") in end.output
         for step in Checkpoints(run / "checkpoints").steps():
-            assert verify(run / f"checkpoints/step-{step:08d}") == []
+            assert verify_folder(run / f"checkpoints/step-{step:08d}") == []
         if (run / "run.toml").exists():
-            again = real.command("resume", run)
-            assert again.code == 0 or "the run is finished" in again.said, again.said
-            assert real.evidence(run) == whole
+            resumed = real.run_command("resume", run)
+            assert resumed.code == 0 or "the run is finished" in resumed.output, resumed.output
+            assert real.collect_results(run) == complete
         trials += 1
         number += every
     assert trials * every > 20
-    faults.count("disk fails from a write on, in a whole run", trials)
+    faults.count_trials("disk fails from the n-th write, in a complete run", trials)
 
 
 # --- two processes ---------------------------------------------------------------------------
@@ -331,35 +335,35 @@ def test_a_disk_that_fails_from_any_write_on(
 )
 def test_two_processes_resume_one_run(faults: Any, real: Any, workshop: Any, races: int) -> None:
     setting = real.Setting()
-    whole = real.evidence(workshop.whole(setting))
+    complete = real.collect_results(workshop.complete_run(setting))
     for _ in range(races):
-        run = workshop.copy(workshop.half(setting))
-        both = [real.begin("resume", run), real.begin("resume", run)]
+        run = workshop.copy(workshop.interrupted_run(setting))
+        both = [real.start_command("resume", run), real.start_command("resume", run)]
         ends = [child.end() for child in both]
         assert sorted(end.code for end in ends) == [0, 2], ends
         loser = next(end for end in ends if end.code == 2)
         winner = next(c.pid for c, end in zip(both, ends, strict=True) if end.code == 0)
-        assert f"run is in use by pid {winner}" in loser.said or "is finished" in loser.said
-        assert real.evidence(run) == whole
-        faults.count("two processes on one run: exactly one wins")
+        assert f"run is in use by pid {winner}" in loser.output or "is finished" in loser.output
+        assert real.collect_results(run) == complete
+        faults.count_trials("two processes on one run: exactly one wins")
 
 
 def test_a_second_process_is_refused_within_a_second(faults: Any, real: Any, workshop: Any) -> None:
-    run = workshop.copy(workshop.half(real.Setting()))
+    run = workshop.copy(workshop.interrupted_run(real.Setting()))
     waits = real.before_call(real.training_state, "save", 1, lambda: time.sleep(30))
-    first = real.begin("resume", run, prepare=waits)
+    first = real.start_command("resume", run, prepare=waits)
     while not real.events(run, "training-started")[1:]:
-        assert first.running(), first.end().said
+        assert first.running(), first.end().output
         time.sleep(0.01)
-    took = []
+    durations = []
     for _ in range(3):  # a machine may be busy with something else once
         started = time.monotonic()
-        second = real.command("resume", run)
-        took.append(time.monotonic() - started)
+        second = real.run_command("resume", run)
+        durations.append(time.monotonic() - started)
         assert second.code == 2
-        assert f"run is in use by pid {first.pid}" in second.said
-    assert min(took) < 1.0
+        assert f"run is in use by pid {first.pid}" in second.output
+    assert min(durations) < 1.0
     first.signal(9)
     first.end()
-    assert real.command("resume", run).code == 0
-    faults.count("lock refused within a second, free after kill -9")
+    assert real.run_command("resume", run).code == 0
+    faults.count_trials("lock refused within a second, free after kill -9")

@@ -1,4 +1,4 @@
-"""kill -9 in every stage of a run: it goes on in that stage and ends in the same bits."""
+"""kill -9 in every stage of a run: it is resumed in that stage, with identical results."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ STAGES = ("supervised", "reward", "policy")
 WORDS = ["card", "refund", "answer", "delivery", "invoice", "ten"]
 
 
-class Place:
-    """A folder with a model, pairs, a run file, and the run that nothing happened to."""
+class StagedRun:
+    """A folder with a model, pairs, a run file, and an uninterrupted run."""
 
     def __init__(self, folder: Path, real: Any, policy: dict[str, Any]) -> None:
         self.folder, self.real, self.policy = folder, real, policy
         save_tiny_model(folder / "model")
         (folder / "pairs.jsonl").write_text("".join(self._rows()), encoding="utf-8")
-        # Not of the answer: whether gold falls, and ends the run, must not hang on the machine.
+        # Independent of the completion: rounding must not decide if the gold reward falls.
         (folder / "gold.py").write_text("def steady(prompt, answer):\n    return len(prompt)\n")
         self.file = folder / "run.toml"
         self.file.write_text(tomli_w.dumps(self._tables()), encoding="utf-8")
         self.run = folder / "killed" / "run"
-        self.whole = folder / "whole" / "run"
-        began = time.monotonic()
-        done = real.command("run", self.file, "--out", self.whole)
-        self.seconds = time.monotonic() - began
-        assert done.code == 0, done.said
+        self.complete = folder / "complete" / "run"
+        started = time.monotonic()
+        done = real.run_command("run", self.file, "--out", self.complete)
+        self.seconds = time.monotonic() - started
+        assert done.code == 0, done.output
 
     def _rows(self) -> Iterator[str]:
         for n in range(60):
             words = random.Random(n)
-            said = [" ".join(words.choices(WORDS, k=words.randint(2, 6))) for _ in range(2)]
-            chosen, rejected = f"please {said[0]}", f"never {said[1]}"
+            texts = [" ".join(words.choices(WORDS, k=words.randint(2, 6))) for _ in range(2)]
+            chosen, rejected = f"please {texts[0]}", f"never {texts[1]}"
             row = {"prompt": f"What is {n}?", "chosen": chosen, "rejected": rejected}
             yield json.dumps(row) + "\n"
 
@@ -76,93 +76,97 @@ class Place:
             "baselines": {"zero_shot": True, "shots": 0},
         }
 
-    def evidence(self, run: Path) -> dict[str, Any]:
-        """Artifacts of all stages, what was told, and what was seen on the way."""
+    def collect_results(self, run: Path) -> dict[str, Any]:
+        """Return artifacts of all stages, logged events, and what the monitor observed."""
         artifacts = {
             f"{stage}/{path.name}": self.real.digests(path)
             for stage in STAGES
             for path in (run / stage).iterdir()
             if path.name in ("adapter", "model")
         }
-        looks = [
-            {key: value for key, value in event.items() if key not in self.real.TIMES}
-            for kind in ("watched", "sampled", "gated")
+        observations = [
+            {key: value for key, value in event.items() if key not in self.real.VOLATILE_FIELDS}
+            for kind in ("monitored", "completion-sampled", "gate-checked")
             for event in self.real.events(run, kind)
         ]
         return {
             "artifacts": artifacts,
-            "told": self.real.told(run),
-            "looks": sorted({json.dumps(look, sort_keys=True) for look in looks}),
+            "events": self.real.logged_events(run),
+            "observations": sorted(
+                {json.dumps(observation, sort_keys=True) for observation in observations}
+            ),
             "values": self.real.digests(run / "evaluations"),
         }
 
-    def resumed(self) -> dict[str, Any]:
-        done = self.real.command("resume", self.run)
-        assert done.code == 0, done.said
-        return self.evidence(self.run)
+    def resume(self) -> dict[str, Any]:
+        done = self.real.run_command("resume", self.run)
+        assert done.code == 0, done.output
+        return self.collect_results(self.run)
 
 
 @pytest.fixture(scope="module")
-def place(memory: Path, real: Any) -> Place:
+def staged(memory: Path, real: Any) -> StagedRun:
     folder = memory / "stages"
     folder.mkdir()
-    return Place(folder, real, {"algorithm": "ppo", "kl_target": 2.0, "dropout": 0.1})
+    return StagedRun(folder, real, {"algorithm": "ppo", "kl_target": 2.0, "dropout": 0.1})
 
 
 @pytest.mark.faults
 def test_kill_in_the_policy_stage_on_trl(faults: Any, real: Any, memory: Path) -> None:
-    """TRL's own checkpoints are off: what goes on is a new trainer with what is left to do."""
+    """TRL's own checkpoints are off: a new trainer continues with the remaining batches."""
     (folder := memory / "stages-trl").mkdir()
-    place = Place(folder, real, {"algorithm": "grpo", "backend": "trl", "learning_rate": 1e-3})
-    killed = real.command("run", place.file, "--out", place.run, prepare=real.dies_after_save(14))
-    assert killed.code == real.KILLED, killed.said
-    before = len(real.events(place.run, "stepped"))
-    assert place.resumed() == place.evidence(place.whole)
-    again = real.events(place.run, "stepped")[before:]
+    staged = StagedRun(folder, real, {"algorithm": "grpo", "backend": "trl", "learning_rate": 1e-3})
+    killed = real.run_command(
+        "run", staged.file, "--out", staged.run, prepare=real.kill_after_save(14)
+    )
+    assert killed.code == real.KILLED, killed.output
+    before = len(real.events(staged.run, "step-finished"))
+    assert staged.resume() == staged.collect_results(staged.complete)
+    again = real.events(staged.run, "step-finished")[before:]
     assert {event["stage"] for event in again} == {"policy"} and again[0]["step"] > 1
-    faults.count("kill -9 in the policy stage on TRL")
+    faults.count_trials("kill -9 in the policy stage on TRL")
 
 
-def test_the_whole_run_is_whole(place: Place) -> None:
-    evidence = place.evidence(place.whole)
-    assert {name.split("/")[0] for name in evidence["artifacts"]} == set(STAGES)
-    assert len(evidence["looks"]) >= 4
+def test_the_uninterrupted_run_has_all_stages(staged: StagedRun) -> None:
+    results = staged.collect_results(staged.complete)
+    assert {name.split("/")[0] for name in results["artifacts"]} == set(STAGES)
+    assert len(results["observations"]) >= 4
 
 
 @pytest.mark.parametrize(
     ("stage", "saves"), [("supervised", 2), ("reward", 6), ("policy", 14)], ids=STAGES
 )
 def test_kill_in_the_middle_of_a_stage(
-    faults: Any, real: Any, place: Place, stage: str, saves: int
+    faults: Any, real: Any, staged: StagedRun, stage: str, saves: int
 ) -> None:
-    shutil.rmtree(place.run, ignore_errors=True)
-    killed = real.command(
-        "run", place.file, "--out", place.run, prepare=real.dies_after_save(saves)
+    shutil.rmtree(staged.run, ignore_errors=True)
+    killed = real.run_command(
+        "run", staged.file, "--out", staged.run, prepare=real.kill_after_save(saves)
     )
-    assert killed.code == real.KILLED, killed.said
-    began = [event["stage"] for event in real.events(place.run, "training-started")]
-    assert began[-1] == stage
-    assert len(real.events(place.run, "stepped")) > 0
-    before = len(real.events(place.run, "stepped"))
-    assert place.resumed() == place.evidence(place.whole)
-    again = {event["stage"] for event in real.events(place.run, "stepped")[before:]}
-    assert again == set(STAGES[STAGES.index(stage) :])  # what was finished is not trained again
-    faults.count(f"kill -9 in the {stage} stage")
+    assert killed.code == real.KILLED, killed.output
+    started = [event["stage"] for event in real.events(staged.run, "training-started")]
+    assert started[-1] == stage
+    assert len(real.events(staged.run, "step-finished")) > 0
+    before = len(real.events(staged.run, "step-finished"))
+    assert staged.resume() == staged.collect_results(staged.complete)
+    again = {event["stage"] for event in real.events(staged.run, "step-finished")[before:]}
+    assert again == set(STAGES[STAGES.index(stage) :])  # finished stages are not trained again
+    faults.count_trials(f"kill -9 in the {stage} stage")
 
 
 @pytest.mark.parametrize(
     "number", [3, 4, *(pytest.param(n, marks=pytest.mark.faults) for n in (1, 2))]
 )
-def test_kill_between_a_stages_artifact_and_its_last_word(
-    faults: Any, real: Any, place: Place, number: int
+def test_kill_between_the_artifact_and_the_end_of_a_stage(
+    faults: Any, real: Any, staged: StagedRun, number: int
 ) -> None:
-    """The artifact is committed, but nothing says yet that the stage, or its gate, is done."""
-    shutil.rmtree(place.run, ignore_errors=True)
+    """The artifact is committed, but the stage, or its gate, is not yet recorded as finished."""
+    shutil.rmtree(staged.run, ignore_errors=True)
     prepare = real.before_call(stages, "write_atomic", number, _die)
-    killed = real.command("run", place.file, "--out", place.run, prepare=prepare)
-    assert killed.code == real.KILLED, killed.said
-    assert place.resumed() == place.evidence(place.whole)
-    faults.count("kill -9 between a stage's artifact and its last word")
+    killed = real.run_command("run", staged.file, "--out", staged.run, prepare=prepare)
+    assert killed.code == real.KILLED, killed.output
+    assert staged.resume() == staged.collect_results(staged.complete)
+    faults.count_trials("kill -9 between a stage's artifact and its end")
 
 
 def _die() -> None:
@@ -173,24 +177,24 @@ def _die() -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("trial", range(12))
-def test_kill_at_any_moment(faults: Any, real: Any, place: Place, trial: int) -> None:
-    shutil.rmtree(place.run, ignore_errors=True)
-    chance = random.Random(trial)
+def test_kill_at_any_moment(faults: Any, real: Any, staged: StagedRun, trial: int) -> None:
+    shutil.rmtree(staged.run, ignore_errors=True)
+    rng = random.Random(trial)
     kills = 0
     while kills < 3:
-        go = ("resume", place.run) if (place.run / "run.toml").exists() else None
+        go = ("resume", staged.run) if (staged.run / "run.toml").exists() else None
         if go is None:
-            shutil.rmtree(place.run, ignore_errors=True)
-        child = real.begin(*(go or ("run", place.file, "--out", place.run)))
-        deadline = time.monotonic() + chance.uniform(0, 0.9 * place.seconds)
+            shutil.rmtree(staged.run, ignore_errors=True)
+        child = real.start_command(*(go or ("run", staged.file, "--out", staged.run)))
+        deadline = time.monotonic() + rng.uniform(0, 0.9 * staged.seconds)
         while child.running() and time.monotonic() < deadline:
             time.sleep(0.001)
         child.signal(signal.SIGKILL)
         if child.end().code != -signal.SIGKILL:
             break
         kills += 1
-    if real.events(place.run, "run-finished"):
-        assert place.evidence(place.run) == place.evidence(place.whole)
+    if real.events(staged.run, "run-finished"):
+        assert staged.collect_results(staged.run) == staged.collect_results(staged.complete)
     else:
-        assert place.resumed() == place.evidence(place.whole)
-    faults.count("kill -9 at any moment of a run with stages", kills)
+        assert staged.resume() == staged.collect_results(staged.complete)
+    faults.count_trials("kill -9 at any moment of a run with stages", kills)

@@ -1,7 +1,7 @@
 """Kills, power cuts, full and failing disks at every single call of the write path.
 
-Whatever happens: a valid checkpoint is there, the one before or the one that was being saved; it
-is found without a complaint; and the next save works.
+In all cases a valid checkpoint remains, the one before or the one that was being saved; it
+is found without a reported problem, and the next save works.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tunesmith.storage import (
     commit_folder,
     lock,
     read_events,
-    verify,
+    verify_folder,
     write_atomic,
 )
 
@@ -55,8 +55,8 @@ class Save:
     best: bool
     bests: frozenset[int]
 
-    def __call__(self, folder: Path, disk: Disk, told: list[str] | None = None) -> None:
-        on_problem = (lambda line: None) if told is None else told.append
+    def __call__(self, folder: Path, disk: Disk, problems: list[str] | None = None) -> None:
+        on_problem = (lambda line: None) if problems is None else problems.append
         Checkpoints(folder, keep=1, disk=disk, on_problem=on_problem).save(
             self.step, writer("b"), meta={"version": "new"}, best=self.best
         )
@@ -101,8 +101,8 @@ def content(checkpoint: Checkpoint | None) -> str:
 
 def check_after_crash(run: Path, save: Save, *, committed: bool = False) -> str:
     """The promise, and then a holder of the lock who cleans up and saves again."""
-    told: list[str] = []
-    checkpoints = Checkpoints(run / "checkpoints", keep=1, on_problem=told.append)
+    problems: list[str] = []
+    checkpoints = Checkpoints(run / "checkpoints", keep=1, on_problem=problems.append)
     found = checkpoints.newest()
     version = content(found)
     assert found is not None
@@ -112,12 +112,12 @@ def check_after_crash(run: Path, save: Save, *, committed: bool = False) -> str:
     assert best.step in save.bests
     if committed:
         assert content(found if save.step >= 20 else best) == "new"
-    assert told == []
+    assert problems == []
     with lock(run):
         assert debris(run) == []
-        save(run / "checkpoints", Disk(), told)
+        save(run / "checkpoints", Disk(), problems)
     assert content(checkpoints.newest() if save.step >= 20 else checkpoints.best()) == "new"
-    assert told == []
+    assert problems == []
     assert debris(run) == []
     return version
 
@@ -213,13 +213,13 @@ def test_kill_at_every_call_of_an_artifact_commit(faults: Any, tmp_path: Path) -
 
         code = faults.in_child(work)
         with lock(run):
-            assert verify(run / "artifact") == []
+            assert verify_folder(run / "artifact") == []
             assert debris(run) == []
         if code == 0:
             break
 
 
-def test_kill_at_every_call_while_setting_a_bad_checkpoint_aside(
+def test_kill_at_every_call_while_quarantining_a_checkpoint(
     faults: Any, before: Path, tmp_path: Path
 ) -> None:
     for number in itertools.count(1):
@@ -258,14 +258,14 @@ def test_sigkill_at_a_random_moment(faults: Any, before: Path, tmp_path: Path, t
         time.sleep(chance.uniform(0.005, 0.15))
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        told: list[str] = []
+        problems: list[str] = []
         with lock(run):
             assert debris(run) == []
-            found = Checkpoints(run / "checkpoints", on_problem=told.append).newest()
+            found = Checkpoints(run / "checkpoints", on_problem=problems.append).newest()
         assert found is not None
         content(found)
         assert found.step >= newest
-        assert told == []
+        assert problems == []
         newest = found.step
     assert newest > 20
 
@@ -304,10 +304,10 @@ def test_an_error_at_every_call_of_a_save(
     for number in itertools.count(1):
         run = fresh(before, tmp_path / "run")
         disk = faults.FaultyDisk(fault, number, last=10**9 if lasting else number)
-        told: list[str] = []
+        problems: list[str] = []
         failure: EnvironmentProblem | None = None
         try:
-            save(run / "checkpoints", disk, told)
+            save(run / "checkpoints", disk, problems)
         except EnvironmentProblem as problem:
             failure = problem
         if failure is not None:
@@ -316,7 +316,7 @@ def test_an_error_at_every_call_of_a_save(
         check_after_crash(run, save, committed=failure is None)
         if disk.count < number:
             assert failure is None
-            assert told == []
+            assert problems == []
             break
     assert number > 40
 
@@ -378,7 +378,7 @@ percents = pytest.mark.parametrize("percent", [10, 30, 50, 70, 90])
 @every_save
 @percents
 @pytest.mark.parametrize("end", ["kill", "full", "library"])
-def test_a_writer_that_gets_only_so_far(
+def test_a_writer_that_is_interrupted_at_any_byte(
     faults: Any, before: Path, tmp_path: Path, save: Save, percent: int, end: str
 ) -> None:
     run = fresh(before, tmp_path / "run")
@@ -409,7 +409,7 @@ def test_a_writer_that_gets_only_so_far(
 
 
 class Part(Disk):
-    """Writes so many percent of what it is given, then dies or has no more space."""
+    """Writes a percentage of what it is given, then dies or has no more space."""
 
     def __init__(self, percent: int, end: Callable[[], None]) -> None:
         self.percent, self.end = percent, end
@@ -484,9 +484,7 @@ def test_kill_at_every_call_of_the_event_log(faults: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "races", [20, pytest.param(500, marks=pytest.mark.faults)], ids=["short", "long"]
 )
-def test_of_two_processes_on_one_run_exactly_one_wins(
-    faults: Any, tmp_path: Path, races: int
-) -> None:
+def test_one_of_two_processes_on_one_run_wins(faults: Any, tmp_path: Path, races: int) -> None:
     for _ in range(races):
         outcomes = [os.pipe() for _ in range(2)]
         start, done = os.pipe(), os.pipe()
@@ -500,15 +498,15 @@ def test_of_two_processes_on_one_run_exactly_one_wins(
                 _race(tmp_path, outcome, done[0])
             children.append(child)
         os.close(start[1])
-        said = [os.read(outcome, 500).decode() for outcome, _ in outcomes]
+        outcome_texts = [os.read(outcome, 500).decode() for outcome, _ in outcomes]
         os.close(done[1])
         for child in children:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         for fd in {*itertools.chain(*outcomes), start[0], done[0]}:
             os.close(fd)
-        winner = children[0] if said[0] == "won" else children[1]
-        assert "won" in said
-        assert f"run is in use by pid {winner} on " in "".join(said)
+        winner = children[0] if outcome_texts[0] == "won" else children[1]
+        assert "won" in outcome_texts
+        assert f"run is in use by pid {winner} on " in "".join(outcome_texts)
 
 
 def _race(folder: Path, outcome: int, done: int) -> None:
@@ -557,11 +555,11 @@ def big(size: int, error: type[Exception] | None = None) -> Callable[[Path], Non
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, ValueError])
-def test_a_full_disk_keeps_the_old_checkpoint_and_says_how_much_is_missing(
+def test_a_full_disk_keeps_the_old_checkpoint_and_reports_both_sizes(
     small_disk: Path, error: type[Exception] | None
 ) -> None:
-    told: list[str] = []
-    checkpoints = Checkpoints(small_disk / "checkpoints", keep=1, on_problem=told.append)
+    problems: list[str] = []
+    checkpoints = Checkpoints(small_disk / "checkpoints", keep=1, on_problem=problems.append)
     checkpoints.save(1, big(400_000))
     with pytest.raises(EnvironmentProblem, match=r"disk is full, 6\d\d\.\d kB free, at least") as e:
         checkpoints.save(2, big(700_000, error))
@@ -572,10 +570,10 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_says_how_much_is_missing(
     assert found.step == 1
     checkpoints.save(2, big(400_000))
     assert checkpoints.steps() == [2]
-    assert told == []
+    assert problems == []
 
 
-def test_a_full_disk_keeps_files_and_event_log_whole(small_disk: Path) -> None:
+def test_a_full_disk_keeps_files_and_event_log_intact(small_disk: Path) -> None:
     write_atomic(small_disk / "report.json", "old")
     with EventLog(small_disk / "events.jsonl") as log:
         log.append({"n": 1})
@@ -595,8 +593,8 @@ def test_a_full_disk_keeps_files_and_event_log_whole(small_disk: Path) -> None:
 
 
 def test_a_read_only_disk_is_named_and_still_read(small_disk: Path) -> None:
-    told: list[str] = []
-    checkpoints = Checkpoints(small_disk / "checkpoints", on_problem=told.append)
+    problems: list[str] = []
+    checkpoints = Checkpoints(small_disk / "checkpoints", on_problem=problems.append)
     checkpoints.save(1, big(1000))
     (checkpoints.save(2, big(1000)) / "weights").write_bytes(b"damaged")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -607,4 +605,4 @@ def test_a_read_only_disk_is_named_and_still_read(small_disk: Path) -> None:
     found = checkpoints.newest()
     assert found is not None
     assert found.step == 1
-    assert "could not be set aside" in told[0]
+    assert "could not be renamed" in problems[0]

@@ -1,4 +1,4 @@
-"""``tunesmith chat``: talk to what a run made, and see what the base model would have said."""
+"""``tunesmith chat``: chat with the trained model, and compare it with the base model."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import click
 
 from tunesmith import api
 from tunesmith.cli import render
-from tunesmith.cli.common import State, common_options, json_option, pass_state
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.contracts import Generation, TextModel
-from tunesmith.execution.baselines import Prompted
+from tunesmith.execution.baselines import PromptedModel
 from tunesmith.records import Message
 from tunesmith.text import one_line
 
-HELP = "/reset forgets the conversation, /quit (or Ctrl-D) leaves"
+HELP = "/reset starts a new conversation, /quit (or Ctrl-D) ends the chat"
 
 
 @dataclass
 class Conversation:
-    """One conversation, held with each of several models: every one sees its own answers."""
+    """A conversation with several models, each of which sees only its own answers."""
 
     models: Mapping[str, TextModel]
     system: str | None
@@ -33,12 +33,12 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything but the system prompt."""
+        """Start a new conversation with the same system prompt."""
         first = [Message("system", self.system)] if self.system else []
         self.turns = {name: list(first) for name in self.models}
 
     def ask(self, text: str) -> dict[str, Generation]:
-        """What each model answers."""
+        """Return the answer of each model to the next message."""
         answers = {}
         for name, model in self.models.items():
             turns = self.turns[name]
@@ -50,22 +50,24 @@ class Conversation:
 
 @click.command("chat")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--compare", type=click.Choice(["base"]), help="Show the base model's answer beside.")
-@click.option("--base-only", is_flag=True, help="Talk to the base model alone.")
-@click.option("--prompt", "prompts", multiple=True, help="Ask this and leave. Repeatable.")
-@click.option("--system", help="A system prompt, for data that was learned with one.")
+@click.option(
+    "--compare", type=click.Choice(["base"]), help="Also show the answers of the base model."
+)
+@click.option("--base-only", is_flag=True, help="Chat with the base model only.")
+@click.option("--prompt", "prompts", multiple=True, help="Answer this prompt and exit. Repeatable.")
+@click.option("--system", help="System prompt, if the training data has one.")
 @click.option(
     "--tokens",
     type=click.IntRange(1, 32768),
     default=256,
     show_default=True,
-    help="Most tokens of an answer.",
+    help="Maximum number of tokens of an answer.",
 )
 @json_option
 @common_options
 @pass_state
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
-    state: State,
+    state: CliState,
     run: Path,
     compare: str | None,
     base_only: bool,
@@ -74,54 +76,61 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     tokens: int,
     as_json: bool,
 ) -> None:
-    """Talk to a run's model, read back from disk. Answers are greedy, as in the evaluation.
+    """Chat with the trained model of a run, or compare it with the base model.
 
-    With --prompt, or lines on stdin, each prompt starts a conversation of its own. The base model
-    gets the instruction of [baselines], as it did when it was measured.
+    RUN is the run folder. Answers are generated without sampling, as in the evaluation. With
+    --prompt, or with prompts as lines on stdin, each prompt starts a new conversation. The base
+    model gets the system prompt of [baselines], as in the evaluation.
     """
-    folder, plan, _ = api.reopen(run, files=state.files, disabled=state.disabled)
+    folder, plan, _ = api.open_run(run, files=state.files, disabled=state.disabled)
     opened = api.open_models(folder, plan, tuned=not base_only, base=base_only or bool(compare))
     if "base" in opened:
-        opened["base"] = Prompted(opened["base"], plan.baselines.system_prompt)
-    talk = Conversation(opened, system, tokens)
+        opened["base"] = PromptedModel(opened["base"], plan.baselines.system_prompt)
+    conversation = Conversation(opened, system, tokens)
     if prompts or not sys.stdin.isatty():
         for text in prompts or _lines(sys.stdin):
-            talk.reset()
-            show(text, talk.ask(text), as_json, alone=True)
+            conversation.reset()
+            show(text, conversation.ask(text), as_json, one_shot=True)
         return
-    render.remark(f"{one_line(folder.id)}; {HELP}")
-    for text in _typed(talk):
-        show(text, talk.ask(text), as_json, alone=False)
+    render.print_note(f"{one_line(folder.id)}; {HELP}")
+    for text in _read_typed_lines(conversation):
+        show(text, conversation.ask(text), as_json, one_shot=False)
 
 
-def show(text: str, answers: Mapping[str, Generation], as_json: bool, *, alone: bool) -> None:
-    """One answer, or several beside each other."""
+def show(text: str, answers: Mapping[str, Generation], as_json: bool, *, one_shot: bool) -> None:
+    """Print the answer of a model, or the answers of several models side by side."""
     if as_json:
-        said = {
-            name: {"text": answer.text, "tokens": answer.tokens, "stopped": answer.stopped}
+        by_model = {
+            name: {
+                "text": answer.text,
+                "tokens": answer.tokens,
+                "finish_reason": answer.finish_reason,
+            }
             for name, answer in answers.items()
         }
-        render.data_line({"schema": "tunesmith.chat/1", "prompt": text, "answers": said})
+        render.print_json_line({"schema": "tunesmith.chat/1", "prompt": text, "answers": by_model})
     elif len(answers) == 1:
         (answer,) = answers.values()
-        render.say(answer.text if alone else f"{answer.text}\n")
+        render.print_text(answer.text if one_shot else f"{answer.text}\n")
     else:
-        if alone:
-            render.say(f"> {text}", style="dim")
-        render.beside({name: answer.text for name, answer in answers.items()})
-    cut = [name for name, answer in answers.items() if answer.stopped == "limit"]
+        if one_shot:
+            render.print_text(f"> {text}", style="dim")
+        render.print_columns({name: answer.text for name, answer in answers.items()})
+    cut = [name for name, answer in answers.items() if answer.finish_reason == "length"]
     if cut:
-        render.remark(f"cut off by --tokens: {', '.join(cut)}", style="odd")
+        render.print_note(
+            f"answer cut off at the limit (raise --tokens): {', '.join(cut)}", style="warning"
+        )
 
 
-def _typed(talk: Conversation) -> Iterator[str]:
-    """What a person types, until they leave."""
+def _read_typed_lines(conversation: Conversation) -> Iterator[str]:
+    """Yield the prompts that the user types; handle /reset, /quit and end of input."""
     _line_editing()
     while True:
         try:
             text = input("> ").strip()
         except EOFError:
-            render.remark("")
+            render.print_note("")
             return
         match text:
             case "":
@@ -129,18 +138,18 @@ def _typed(talk: Conversation) -> Iterator[str]:
             case "/quit" | "/exit":
                 return
             case "/reset":
-                talk.reset()
-                render.remark("the conversation is forgotten")
+                conversation.reset()
+                render.print_note("new conversation")
             case _ if text.startswith("/"):
-                render.remark(HELP)
+                render.print_note(HELP)
             case _:
                 yield text
 
 
 def _line_editing() -> None:
-    """Arrow keys and history while typing, where Python has them."""
+    """Enable arrow keys and history for input, if Python was built with readline."""
     try:
-        import readline  # noqa: F401 - importing it is what switches it on
+        import readline  # noqa: F401 - the import enables it
     except ImportError:
         return
 

@@ -1,4 +1,4 @@
-"""``tunesmith check``: everything that can be known before a weight is read."""
+"""``tunesmith check``: validate a run file and its data without loading a model."""
 
 from __future__ import annotations
 
@@ -10,82 +10,88 @@ import click
 
 from tunesmith import api
 from tunesmith.cli import render, report_view
-from tunesmith.cli.common import State, common_options, json_option, pass_state, set_option
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
-from tunesmith.events import DataRead, Noticed
+from tunesmith.events import DataLoaded, Notice
 from tunesmith.execution import execute
-from tunesmith.execution.execute import Parts
-from tunesmith.execution.report import fold
+from tunesmith.execution.execute import DataParts
+from tunesmith.execution.report import build_report
+from tunesmith.execution.resume_checks import build_data_event
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference, Record, Text
-from tunesmith.terminal import unicode
+from tunesmith.terminal import supports_unicode
 from tunesmith.text import one_line, safe_text
 
 EXCERPT = 600
-"""Characters of one turn that are shown."""
+"""Number of characters of a turn that are printed."""
 
 
 @click.command("check")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 @set_option
-@click.option("--origin", is_flag=True, help="Show every value and where it came from.")
+@click.option(
+    "--origin", is_flag=True, help="Also print every value and its origin: file, default, --set."
+)
 @json_option
 @common_options
 @pass_state
 def command(
-    state: State, run_file: Path, sets: tuple[str, ...], origin: bool, as_json: bool
+    state: CliState, run_file: Path, sets: tuple[str, ...], origin: bool, as_json: bool
 ) -> None:
-    """Say what is wrong or odd with a run file and its data, before anything is trained.
+    """Validate a run file and its data without training.
 
-    Reads the run file and the data, asks the reviewing plugins, and shows one row as it will be
-    learned. Reads no weights.
+    Prints all problems of the run file at once, unusable rows, warnings of the installed checks,
+    and one training row with the text that the model is trained on. Loads no model.
     """
-    plan, catalog = api.load(run_file, sets=sets, files=state.files, disabled=state.disabled)
+    plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     if origin and not as_json:
         show_origins(plan)
-    dataset, parts = execute.read_parts(plan)
-    event = execute.data_event(dataset, parts)
-    found = list(execute.notices(plan, catalog, dataset, parts))
+    dataset, parts = execute.load_data(plan)
+    event = build_data_event(dataset, parts.train, parts.heldout)
+    found = list(execute.collect_notices(plan, catalog, dataset, parts))
     if as_json:
-        render.data(as_object(plan, event, found, parts))
+        render.print_json(to_json(plan, event, found, parts))
     else:
         show(plan, event, found, dataset, parts)
     errors = [Problem(notice.source, notice.message) for notice in found if notice.level == "error"]
     if errors:
         raise ConfigError(errors)
-    render.remark(
-        f"nothing stands in the way: tunesmith run {report_view.quoted(run_file.resolve())}"
-    )
+    command_line = f"tunesmith run {report_view.shell_path(run_file.resolve())}"
+    render.print_note(f"\nno errors; start the run with:\n  {command_line}")
 
 
-def show(plan: Plan, event: DataRead, found: list[Noticed], dataset: Dataset, parts: Parts) -> None:
-    """The findings for people."""
-    render.say(f"model: {one_line(plan.found_model.description, 200)}")
-    render.say(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
-    report = fold([event, *found])
+def show(
+    plan: Plan, event: DataLoaded, found: list[Notice], dataset: Dataset, parts: DataParts
+) -> None:
+    """Print the findings as text."""
+    render.print_text(f"model: {one_line(plan.found_model.description, 200)}")
+    render.print_text(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
+    report = build_report([event, *found])
     report_view.show_data(report)
     evaluators = [component.offer.name for component in plan.evaluators]
-    render.say(f"evaluators: {', '.join(evaluators) or 'those that suit the data'}")
+    render.print_text(f"evaluators: {', '.join(evaluators) or 'the defaults for this data'}")
     report_view.show_notices(report)
     if parts.train:
         record = parts.train[0]
-        mark = "▌" if unicode(sys.stdout) else "|"
-        render.say()
-        render.say(f"{one_line(record.source)} as it will be learned ({mark} what carries loss):")
-        for label, text, learned in turns(record):
-            show_turn(label, text, mark if learned else " ")
+        mark = "▌" if supports_unicode(sys.stdout) else "|"
+        render.print_text()
+        render.print_text(
+            f"example row {one_line(record.source)} ({mark} marks the text to train on):"
+        )
+        for label, text, is_trained in split_by_training(record):
+            show_turn(label, text, mark if is_trained else " ")
 
 
 def show_turn(label: str, text: str, mark: str) -> None:
-    """One turn, its lines marked where they are learned."""
+    """Print one turn with ``mark`` before each of its lines."""
     for number, line in enumerate(safe_text(text, limit=EXCERPT).split("\n")):
         shown = f"{mark} {label if number == 0 else '':<10}{line}".rstrip()
-        render.say(f"  {shown}", style="good" if mark.strip() else "dim")
+        render.print_text(f"  {shown}", style="good" if mark.strip() else "dim")
 
 
-def turns(record: Record) -> list[tuple[str, str, bool]]:
-    """Who says what, and whether it is learned."""
+def split_by_training(record: Record) -> list[tuple[str, str, bool]]:
+    """Return the parts of a record as (label, text, True if the model is trained on it)."""
     match record:
         case Text():
             return [("text", record.text, True)]
@@ -94,14 +100,14 @@ def turns(record: Record) -> list[tuple[str, str, bool]]:
         case Chat():
             return [(m.role, m.content, m.role == "assistant") for m in record.messages]
         case Preference():
-            before = [(m.role, m.content, False) for m in record.prompt]
-            return [*before, ("chosen", record.chosen, True), ("rejected", record.rejected, True)]
+            prompt = [(m.role, m.content, False) for m in record.prompt]
+            return [*prompt, ("chosen", record.chosen, True), ("rejected", record.rejected, True)]
         case _:
-            raise TypeError(f"no turns are known for {type(record).__name__}")
+            raise TypeError(f"unknown kind of record: {type(record).__name__}")
 
 
-def as_object(plan: Plan, event: DataRead, found: list[Noticed], parts: Parts) -> dict[str, Any]:
-    """The findings for programs, ``tunesmith.check/1``."""
+def to_json(plan: Plan, event: DataLoaded, found: list[Notice], parts: DataParts) -> dict[str, Any]:
+    """Return the findings as JSON, ``tunesmith.check/1``."""
     example = parts.train[0] if parts.train else None
     return {
         "schema": "tunesmith.check/1",
@@ -115,35 +121,38 @@ def as_object(plan: Plan, event: DataRead, found: list[Noticed], parts: Parts) -
         else {
             "source": example.source,
             "turns": [
-                {"role": role, "text": text, "learned": learned}
-                for role, text, learned in turns(example)
+                {"role": role, "text": text, "trained": is_trained}
+                for role, text, is_trained in split_by_training(example)
             ],
         },
     }
 
 
 def show_origins(plan: Plan) -> None:
-    """Every value of the plan with where it came from."""
+    """Print every value of the plan with its origin."""
     rows = [
         [key, one_line(entry["value"], 60), entry["origin"]] for key, entry in origins(plan).items()
     ]
-    render.table(["key", "value", "from"], rows)
-    render.say()
+    render.print_table(["key", "value", "from"], rows)
+    render.print_text()
 
 
 def origins(plan: Plan) -> dict[str, dict[str, str]]:
-    """Dotted key to value and origin; a whole list or table may have one origin."""
+    """Return value and origin by dotted key.
+
+    A value without its own origin has that of the table or list above it.
+    """
     found = {}
     for key, value in flat(plan.to_json()):
         parts = key.split(".")
-        above = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-        origin = next((plan.origins[name] for name in above if name in plan.origins), "default")
+        prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+        origin = next((plan.origins[p] for p in prefixes if p in plan.origins), "default")
         found[key] = {"value": repr(value), "origin": origin}
     return found
 
 
 def flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested tables by dotted key; tables in lists are numbered."""
+    """Return the leaves of nested tables by dotted key; tables in lists are numbered."""
     if isinstance(value, dict) and value:
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):

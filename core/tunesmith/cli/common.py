@@ -1,4 +1,4 @@
-"""Options that every command takes, before or after its name."""
+"""Options that all or several commands have, before or after the name of the command."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass
-class State:
-    """What the common options said."""
+class CliState:
+    """The values of the common options, and the catalog of plugins."""
 
     debug: bool = False
     quiet: bool = False
@@ -27,17 +27,17 @@ class State:
     _catalog: Catalog | None = None
 
     def catalog(self) -> Catalog:
-        """The plugins that are there when no run file has a say."""
+        """Return the catalog of installed plugins, for commands without a run file."""
         if self._catalog is None:
             from tunesmith import catalog, plugins
 
             files = [str(Path(file).resolve()) for file in self.files]
             chosen = plugins.Selection.from_environment(disabled=self.disabled, files=files)
-            self._catalog = catalog.Catalog(plugins.find(chosen))
+            self._catalog = catalog.Catalog(plugins.find_plugins(chosen))
         return self._catalog
 
 
-pass_state = click.make_pass_decorator(State, ensure=True)
+pass_state = click.make_pass_decorator(CliState, ensure=True)
 
 
 def common_options(function: F) -> F:
@@ -48,8 +48,8 @@ def common_options(function: F) -> F:
 
 
 def json_option(function: F) -> F:
-    """Add ``--json``, for commands that read."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
 
 
 def set_option(function: F) -> F:
@@ -59,12 +59,12 @@ def set_option(function: F) -> F:
         "sets",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Override a key of the run file: technique.rank=8. Repeatable.",
+        help="Override a key of the run file, such as technique.epochs=1. Repeatable.",
     )(function)
 
 
-def _state(ctx: click.Context) -> State:
-    return ctx.ensure_object(State)
+def _state(ctx: click.Context) -> CliState:
+    return ctx.ensure_object(CliState)
 
 
 def _debug(ctx: click.Context, option: click.Parameter, value: bool) -> None:
@@ -88,17 +88,41 @@ def _disabled(ctx: click.Context, option: click.Parameter, value: tuple[str, ...
     _state(ctx).disabled += value
 
 
-def _hidden(*names: str, callback: Callable[..., None], **settings: Any) -> Callable[[F], F]:
-    """An option whose value goes to its callback, ahead of the command's own."""
+def _eager_option(*names: str, callback: Callable[..., None], **settings: Any) -> Callable[[F], F]:
+    """Create an option that is handled by its callback, before the command's own options."""
     return click.option(*names, callback=callback, expose_value=False, is_eager=True, **settings)
 
 
 _OPTIONS = (
-    _hidden("--plugin", callback=_files, multiple=True, metavar="FILE", help="Load a plugin file."),
-    _hidden(
-        "--no-plugin", callback=_disabled, multiple=True, metavar="NAME", help="Leave a plugin out."
+    _eager_option(
+        "--plugin",
+        callback=_files,
+        multiple=True,
+        metavar="FILE",
+        help="Load a plugin from a Python file. Repeatable.",
     ),
-    _hidden("-q", "--quiet", callback=_quiet, is_flag=True, help="Only results and errors."),
-    _hidden("-v", "--verbose", callback=_verbose, is_flag=True, help="Trace calls into plugins."),
-    _hidden("--debug", callback=_debug, is_flag=True, help="Show tracebacks."),
+    _eager_option(
+        "--no-plugin",
+        callback=_disabled,
+        multiple=True,
+        metavar="NAME",
+        help="Do not load this plugin. Repeatable.",
+    ),
+    _eager_option(
+        "-q",
+        "--quiet",
+        callback=_quiet,
+        is_flag=True,
+        help="Print only results and errors, no progress.",
+    ),
+    _eager_option(
+        "-v",
+        "--verbose",
+        callback=_verbose,
+        is_flag=True,
+        help="Print every call of a plugin hook.",
+    ),
+    _eager_option(
+        "--debug", callback=_debug, is_flag=True, help="Print the traceback of an error."
+    ),
 )

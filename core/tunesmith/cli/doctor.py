@@ -1,4 +1,4 @@
-"""``tunesmith doctor``: is this machine fit to train?"""
+"""``tunesmith doctor``: check if this machine and installation can train."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ import click
 from tunesmith._version import __version__
 from tunesmith.catalog import Catalog
 from tunesmith.cli import render
-from tunesmith.cli.common import State, common_options, json_option, pass_state
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import EnvironmentProblem
-from tunesmith.execution.versions import versions
+from tunesmith.execution.versions import collect_versions
 from tunesmith.machine import available_memory, available_processors
 from tunesmith.offers import DataLoaderOffer, TechniqueOffer
-from tunesmith.plugins import missing
-from tunesmith.text import bytes_text, count_text, one_line
+from tunesmith.plugins import missing_requirements
+from tunesmith.text import format_bytes, format_count, one_line
 
 Level = Literal["ok", "warn", "fail"]
-STYLES: dict[Level, str] = {"ok": "good", "warn": "odd", "fail": "bad"}
+STYLES: dict[Level, str] = {"ok": "good", "warn": "warning", "fail": "bad"}
 LOW_MEMORY, LOW_DISK = 4_000_000_000, 5_000_000_000
-PATIENCE = 120
-"""Seconds that the libraries may take to be imported."""
+IMPORT_TIMEOUT = 120
+"""Seconds after which the import of torch is given up."""
 
 PROBE = """
 import json, sys
@@ -49,24 +49,24 @@ except BaseException as error:
     found = {"error": f"{type(error).__name__}: {error}"}
 print(json.dumps(found))
 """
-"""Run in a child process: a torch that crashes on import is a finding, not our end."""
+"""Code that runs in a child process, so that a torch that crashes on import is only reported."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the examination."""
+    """The result of one check."""
 
     level: Level
     subject: str
-    said: str
+    message: str
 
 
 @click.command("doctor")
 @json_option
 @common_options
 @pass_state
-def command(state: State, as_json: bool) -> None:
-    """Check this machine: versions, devices, memory, disk, offline state, plugins.
+def command(state: CliState, as_json: bool) -> None:
+    """Check the installation: versions, GPUs, memory, disk, Hugging Face Hub, plugins.
 
     Exit code 4 if something is missing that training needs.
     """
@@ -74,97 +74,97 @@ def command(state: State, as_json: bool) -> None:
     failed = [check for check in checks if check.level == "fail"]
     if as_json:
         found = [asdict(check) for check in checks]
-        render.data({"schema": "tunesmith.doctor/1", "ok": not failed, "checks": found})
+        render.print_json({"schema": "tunesmith.doctor/1", "ok": not failed, "checks": found})
     else:
         for check in checks:
-            line = f"{check.level:<5} {check.subject}: {one_line(check.said, 300)}"
-            render.say(line, style=STYLES[check.level])
+            line = f"{check.level:<5} {check.subject}: {one_line(check.message, 300)}"
+            render.print_text(line, style=STYLES[check.level])
     if failed:
-        raise EnvironmentProblem(f"{failed[0].subject}: {failed[0].said}")
+        raise EnvironmentProblem(f"{failed[0].subject}: {failed[0].message}")
 
 
 def examine(catalog: Catalog) -> Iterator[Check]:
-    """All checks, in the order in which they are shown."""
+    """Run all checks; yield their results in the order of the output."""
     yield Check("ok", "python", f"{platform.python_version()}, {sys.executable}")
-    known = versions()
-    libraries = ", ".join(f"{name} {known[name]}" for name in known if name not in _OWN)
+    known = collect_versions()
+    libraries = ", ".join(f"{name} {known[name]}" for name in known if name not in _SHOWN_ELSEWHERE)
     yield Check("ok", "tunesmith", f"{__version__}; {libraries}; {known['platform']}")
-    yield from _torch()
-    yield from _room()
-    yield _hub()
-    yield from _plugins(catalog)
+    yield from _check_torch()
+    yield from _check_memory_and_disk()
+    yield _check_hub()
+    yield from _check_plugins(catalog)
 
 
-def _torch() -> Iterator[Check]:
-    """Devices and number formats, asked from a child process."""
+def _check_torch() -> Iterator[Check]:
+    """Check torch, its devices and bfloat16, in a child process."""
     if importlib.util.find_spec("torch") is None:
-        yield Check("fail", "torch", "is not installed: pip install torch")
+        yield Check("fail", "torch", "not installed: pip install torch")
         return
-    found = probe()
+    found = probe_torch()
     if "error" in found:
         yield Check("fail", "torch", f"cannot be used: {found['error']}")
         return
-    yield Check("ok", "torch", f"{found['version']}, {count_text(found['threads'], 'thread')}")
+    yield Check("ok", "torch", f"{found['version']}, {format_count(found['threads'], 'thread')}")
     for device in found["devices"]:
         bf16 = "bfloat16" if device["bf16"] else "no bfloat16"
-        size = f", {bytes_text(device['memory'], binary=True)}" if device["memory"] else ""
+        size = f", {format_bytes(device['memory'], binary=True)}" if device["memory"] else ""
         yield Check("ok", "device", f"{device['name']}{size}, {bf16}")
     if not found["devices"]:
-        yield Check("warn", "device", "CPU only: fit for small models, slow for large ones")
+        yield Check("warn", "device", "no GPU found: training on the CPU is slow for large models")
 
 
-def probe(code: str = PROBE) -> dict[str, Any]:
-    """What a child process finds out about torch; ``error`` if it could not."""
+def probe_torch(code: str = PROBE) -> dict[str, Any]:
+    """Run ``code`` in a child process and return its JSON; with key ``error`` if it failed."""
     try:
         child = subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=IMPORT_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"importing it takes more than {PATIENCE} s"}
+        return {"error": f"the import takes more than {IMPORT_TIMEOUT} s"}
     try:
         found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = "".join(child.stderr.strip().splitlines()[-1:])
-        return {"error": f"its process ended with code {child.returncode}: {last}"}
+        return {"error": f"the Python process ended with code {child.returncode}: {last}"}
     return found
 
 
-def _room() -> Iterator[Check]:
-    """Memory and disk."""
+def _check_memory_and_disk() -> Iterator[Check]:
+    """Check memory, disk and processors."""
     memory = available_memory()
     if memory is not None:
         level: Level = "ok" if memory >= LOW_MEMORY else "warn"
-        yield Check(level, "memory", f"{bytes_text(memory, binary=True)} available")
+        yield Check(level, "memory", f"{format_bytes(memory, binary=True)} available")
     free = shutil.disk_usage(Path.cwd()).free
     level = "ok" if free >= LOW_DISK else "warn"
-    yield Check(level, "disk", f"{bytes_text(free)} free here; checkpoints and artifacts need room")
+    yield Check(level, "disk", f"{format_bytes(free)} free in this folder")
     yield Check("ok", "processors", f"{os.cpu_count()}, {available_processors()} for this process")
 
 
-def _hub() -> Check:
+def _check_hub() -> Check:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
-        return Check("ok", "hub", "HF_HUB_OFFLINE is set: models come from this machine alone")
-    token = "a token is set" if os.environ.get("HF_TOKEN") else "no HF_TOKEN is set"
-    return Check("ok", "hub", f"online, if the network lets us; {token}")
+        return Check("ok", "hub", "HF_HUB_OFFLINE is set: only models on this machine are used")
+    token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
+    return Check("ok", "hub", f"models can be downloaded if there is a network; {token}")
 
 
-def _plugins(catalog: Catalog) -> Iterator[Check]:
-    """Every plugin that does not work, and whether there is enough to train with."""
+def _check_plugins(catalog: Catalog) -> Iterator[Check]:
+    """Check that there are techniques and data loaders; list what broken plugins lack."""
     for kind in (TechniqueOffer, DataLoaderOffer):
         offers = catalog.offers(kind)
         names = ", ".join(o.offer.name for o in offers)
         level: Level = "ok" if offers else "fail"
-        yield Check(level, f"{kind.kind}s", names or "none is installed")
+        yield Check(level, f"{kind.kind}s", names or "none installed")
     for technique in catalog.offers(TechniqueOffer):
-        lacking = "; ".join(missing(technique.offer.needs))
+        lacking = "; ".join(missing_requirements(technique.offer.needs))
         if lacking:
             yield Check("warn", technique.offer.name, lacking)
     for plugin in catalog.plugins.broken():
         yield Check("warn", "plugin", f"{plugin.full_name} {plugin.version}: {plugin.reason}")
 
 
-_OWN = {"tunesmith", "python", "platform"}
+_SHOWN_ELSEWHERE = {"tunesmith", "python", "platform"}

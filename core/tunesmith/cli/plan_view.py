@@ -1,4 +1,4 @@
-"""A study as people read it, and as programs do."""
+"""Format a comparison of techniques: as lines and tables, and as JSON."""
 
 from __future__ import annotations
 
@@ -7,304 +7,334 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from tunesmith.cli.render import Block, Cell, Line, Sheet
-from tunesmith.contracts import Estimate, Memory
-from tunesmith.estimate.compare_techniques import HERE, Row, Study
+from tunesmith.cli.render import Block, Cell, TableBlock, TextLine
+from tunesmith.contracts import Estimate, PhaseMemory
+from tunesmith.estimate.compare_techniques import THIS_MACHINE, TechniqueComparison, TechniqueRow
 from tunesmith.estimate.hardware import Range
-from tunesmith.estimate.memory_peak import Fit, fit, peak_of
+from tunesmith.estimate.memory_peak import Fit, check_fit, compute_peak
 from tunesmith.estimate.savings import Saving
-from tunesmith.terminal import unicode
-from tunesmith.text import bytes_text, count_text, duration_text, one_line
+from tunesmith.terminal import supports_unicode
+from tunesmith.text import format_bytes, format_count, format_duration, one_line
 
 SCHEMA = "tunesmith.plan/1"
-TRACING = Line("a first estimate; now tracing the training step ...", "dim")
-FIT_STYLES: dict[Fit, str] = {"yes": "good", "maybe": "odd", "no": "bad"}
-BAR = 32
-"""Columns of the longest bar."""
-DEVICES = {"cuda": "a GPU", "cpu": "a processor"}
+TRACING = TextLine("analytic estimate; now tracing the training step for a better one ...", "dim")
+FIT_STYLES: dict[Fit, str] = {"yes": "good", "maybe": "warning", "no": "bad"}
+BAR_WIDTH = 32
+"""Width of the longest bar in columns."""
+DEVICES = {"cuda": "a GPU", "cpu": "a CPU"}
 
 
-# --------------------------------------------------------------------------- for people
+# --------------------------------------------------------------------------- lines and tables
 
 
-def blocks(study: Study) -> list[Block]:
-    """The whole answer as lines and tables."""
-    row, estimate = study.chosen, study.estimate(study.chosen)
-    found: list[Block] = [Line(_title(study, estimate), "strong")]
+def build_blocks(comparison: TechniqueComparison) -> list[Block]:
+    """Build the output of ``tunesmith plan`` as lines and tables."""
+    row, estimate = comparison.chosen, comparison.estimate(comparison.chosen)
+    found: list[Block] = [TextLine(_title_text(comparison, estimate), "strong")]
     if estimate is None:
-        found.append(Line(f"{row.name} {row.problem}", "odd"))
+        found.append(TextLine(f"{row.name} {row.problem}", "warning"))
     else:
-        found += [Line(_work(estimate), "dim"), Line(), *_memory(estimate), Line()]
-    found += [*_fits(study), Line(), *_costs(study)]
-    found += _savings(study)
-    found += [Line(), *(Line(f"- {note}", "dim") for note in notes(study))]
+        found += [
+            TextLine(_work_text(estimate), "dim"),
+            TextLine(),
+            *_memory_tables(estimate),
+            TextLine(),
+        ]
+    found += [*_fit_table(comparison), TextLine(), *_cost_table(comparison)]
+    found += _savings_table(comparison)
+    found += [TextLine(), *(TextLine(f"- {note}", "dim") for note in list_notes(comparison))]
     return found
 
 
-def _title(study: Study, estimate: Estimate | None) -> str:
-    model = one_line(study.plan.found_model.description, 120)
-    title = f"{study.chosen.name} on {model}"
+def _title_text(comparison: TechniqueComparison, estimate: Estimate | None) -> str:
+    model = one_line(comparison.plan.found_model.description, 120)
+    title = f"{comparison.chosen.name} on {model}"
     if estimate is None:
         return title
-    own = study.here.kind == study.primary
-    device = one_line(study.here.name) if own else DEVICES[study.primary]
+    is_here = comparison.this_device.type == comparison.target_type
+    device = one_line(comparison.this_device.name) if is_here else DEVICES[comparison.target_type]
     return f"{title}, for {device} ({estimate.method})"
 
 
-def _work(estimate: Estimate) -> str:
-    tokens = f"{count_text(estimate.tokens, 'token')} in {count_text(estimate.steps, 'step')}"
+def _work_text(estimate: Estimate) -> str:
+    tokens = f"{format_count(estimate.tokens, 'token')} in {format_count(estimate.steps, 'step')}"
     return (
-        f"{tokens}; longest row {count_text(estimate.longest, 'token')}, at most "
-        f"{count_text(estimate.micro_batch_tokens, 'token')} at once"
+        f"{tokens}; longest row {format_count(estimate.longest_row, 'token')}, at most "
+        f"{format_count(estimate.micro_batch_tokens, 'token')} per micro-batch"
     )
 
 
-def _memory(estimate: Estimate) -> Iterator[Block]:
-    """By phase, then the binding phase by component."""
-    peak = peak_of(estimate)
+def _memory_tables(estimate: Estimate) -> Iterator[Block]:
+    """Yield a table of all phases, and one of the components of the peak phase."""
+    peak = compute_peak(estimate)
     rows: list[list[Cell]] = []
     for phase, memory in estimate.memory.items():
-        binds = phase == peak.phase
-        name: Cell = (f"{phase}, which binds", "strong") if binds else phase
-        rows.append([name, *(size(n) for n in (memory.low, memory.expected, memory.high))])
-    yield Sheet(["memory by phase", "low", "expected", "high"], rows, right=(1, 2, 3))
-    yield Line()
-    yield _components(peak.phase, estimate.memory[peak.phase])
+        name: Cell = (f"{phase} (peak)", "strong") if phase == peak.phase else phase
+        rows.append([name, *(format_size(n) for n in (memory.low, memory.expected, memory.high))])
+    yield TableBlock(["memory by phase", "low", "expected", "high"], rows, right=(1, 2, 3))
+    yield TextLine()
+    yield _component_table(peak.phase, estimate.memory[peak.phase])
 
 
-def _components(phase: str, memory: Memory) -> Block:
+def _component_table(phase: str, memory: PhaseMemory) -> Block:
     parts = sorted(memory.components.items(), key=lambda item: -item[1])
     largest = max((share for _, share in parts), default=0) or 1
-    block, half = ("█", "▌") if unicode(sys.stdout) else ("#", "")
+    block, half = ("█", "▌") if supports_unicode(sys.stdout) else ("#", "")
     rows: list[list[Cell]] = []
     for name, share in parts:
         if share <= 0:
             continue
-        width = share / largest * BAR
+        width = share / largest * BAR_WIDTH
         bar = block * int(width) + (half if width - int(width) >= 0.5 else "")
         percent = f"{share / max(1, memory.expected):.0%}"
-        rows.append([name, size(share), percent, (bar or half or block, "good")])
-    return Sheet([f"what {phase} needs", "expected", "share", ""], rows, right=(1, 2))
+        rows.append([name, format_size(share), percent, (bar or half or block, "good")])
+    return TableBlock([f"memory of {phase}", "expected", "share", ""], rows, right=(1, 2))
 
 
-def _fits(study: Study) -> Iterator[Block]:
-    """Every technique on every class of GPU and on this machine."""
-    classes = [str(size) for size in study.hardware.classes()]
+def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
+    """Yield a table of the classes of GPUs that each technique fits on, with this machine."""
+    gpu_classes = [str(size) for size in comparison.hardware.gpu_classes()]
     rows: list[list[Cell]] = []
     unknown = []
-    for row in study.rows:
-        estimate = study.estimate(row)
+    for row in comparison.rows:
+        estimate = comparison.estimate(row)
         if estimate is None:
-            unknown.append(Line(f"{row.name}: {row.problem}", "dim"))
+            unknown.append(TextLine(f"{row.name}: {row.problem}", "dim"))
             continue
-        peak, verdicts = peak_of(estimate), study.fits(row)
-        cells: list[Cell] = [_named(row), f"{gib(peak.low)} to {gib(peak.high)}"]
-        for column in (*classes, HERE):
-            verdict = verdicts.get(column)
-            cells.append((verdict, FIT_STYLES[verdict]) if verdict else "")
+        peak, fits = compute_peak(estimate), comparison.fits(row)
+        cells: list[Cell] = [_name_cell(row), f"{format_gib(peak.low)} to {format_gib(peak.high)}"]
+        for column in (*gpu_classes, THIS_MACHINE):
+            fit = fits.get(column)
+            cells.append((fit, FIT_STYLES[fit]) if fit else "")
         rows.append(cells)
     if rows:
-        headers = ["fits on", "GiB", *(f"{name} GB" for name in classes), HERE]
-        yield Sheet(headers, rows, right=(1,))
+        headers = ["fits on", "peak GiB", *(f"{name} GB" for name in gpu_classes), THIS_MACHINE]
+        yield TableBlock(headers, rows, right=(1,))
     yield from unknown
 
 
-def _costs(study: Study) -> Iterator[Block]:
-    """Time and cost of each technique on the cheapest GPU and here."""
+def _cost_table(comparison: TechniqueComparison) -> Iterator[Block]:
+    """Yield a table of time and cost on the cheapest GPU and on this machine."""
     rows: list[list[Cell]] = []
-    for row in study.rows:
-        times, costs = study.times(row), study.costs(row)
-        gpu = study.cheapest(row)
+    for row in comparison.rows:
+        times, costs = comparison.times(row), comparison.costs(row)
+        gpu = comparison.cheapest(row)
         if gpu is not None:
-            sure = fit(peak_of(row.found["cuda"]), gpu.usable) == "yes"
-            name = gpu.name if sure else f"{gpu.name}, if it fits"
-            rows.append([_named(row), name, span(times[gpu.name]), money(costs[gpu.name])])
-        elif row.found:
-            rows.append([_named(row), "no single GPU of the table", "", ""])
-        if HERE in times:
-            rows.append(["" if gpu else _named(row), HERE, span(times[HERE]), ""])
+            fits = check_fit(compute_peak(row.estimates["cuda"]), gpu.usable) == "yes"
+            name = gpu.name if fits else f"{gpu.name}, if it fits"
+            rows.append(
+                [
+                    _name_cell(row),
+                    name,
+                    format_duration_range(times[gpu.name]),
+                    format_cost_range(costs[gpu.name]),
+                ]
+            )
+        elif row.estimates:
+            rows.append([_name_cell(row), "does not fit on any GPU of the table", "", ""])
+        if THIS_MACHINE in times:
+            rows.append(
+                [
+                    "" if gpu else _name_cell(row),
+                    THIS_MACHINE,
+                    format_duration_range(times[THIS_MACHINE]),
+                    "",
+                ]
+            )
     if rows:
-        yield Sheet(["training alone", "cheapest on", "time", "cost"], rows)
+        yield TableBlock(["training only", "cheapest GPU", "time", "cost"], rows)
 
 
-def _savings(study: Study) -> Iterator[Block]:
-    found = study.savings()
+def _savings_table(comparison: TechniqueComparison) -> Iterator[Block]:
+    found = comparison.find_savings()
     if not found:
         return
-    limit, estimate = study.limit(), study.estimate(study.chosen)
-    short = limit is not None and estimate is not None and peak_of(estimate).high > limit
-    rows: list[list[Cell]] = [_saving(study, saving) for saving in found]
-    yield Line()
-    title = f"to make it fit on {HERE}" if short else "to save memory"
-    yield Sheet([title, "saves", "then fits on", "price"], rows, right=(1,))
+    limit, estimate = comparison.limit(), comparison.estimate(comparison.chosen)
+    too_large = limit is not None and estimate is not None and compute_peak(estimate).high > limit
+    rows: list[list[Cell]] = [_saving_cells(comparison, saving) for saving in found]
+    yield TextLine()
+    title = f"to make it fit on {THIS_MACHINE}" if too_large else "to save memory"
+    yield TableBlock([title, "saves", "then fits on", "disadvantage"], rows, right=(1,))
 
 
-def _saving(study: Study, saving: Saving) -> list[Cell]:
+def _saving_cells(comparison: TechniqueComparison, saving: Saving) -> list[Cell]:
     changes = "\n".join(saving.changes)
-    return [changes, size(saving.saves), _place(study, saving), "\n".join(saving.prices)]
+    return [
+        changes,
+        format_size(saving.saves),
+        _place_cell(comparison, saving),
+        "\n".join(saving.costs),
+    ]
 
 
-def _place(study: Study, saving: Saving) -> Cell:
-    """Where a run fits after a change."""
+def _place_cell(comparison: TechniqueComparison, saving: Saving) -> Cell:
+    """Return the device that the run fits on after a change."""
     if saving.enough:
-        return HERE, "good"
-    if study.primary != "cuda":
-        return "still too much here", "odd"
-    size = study.class_for(saving.peak)
-    return f"{size} GB" if size else "none of these"
+        return THIS_MACHINE, "good"
+    if comparison.target_type != "cuda":
+        return "still does not fit", "warning"
+    size = comparison.smallest_class_for(saving.peak)
+    return f"{size} GB" if size else "no GPU of the table"
 
 
-def notes(study: Study) -> list[str]:
-    """What the answer rests on, in sentences."""
+def list_notes(comparison: TechniqueComparison) -> list[str]:
+    """List the assumptions and sources of the estimates, in sentences."""
     found = []
-    estimate = study.estimate(study.chosen)
+    estimate = comparison.estimate(comparison.chosen)
     if estimate is not None:
         found += list(estimate.notes)
-    here = study.here
-    room = f"{size(here.memory)} available" if here.memory is not None else "memory not known"
-    cores = f", {count_text(here.cores, 'core')}" if here.cores else ""
-    found.append(f"{HERE}: {one_line(here.name)}{cores}, {room}")
-    found += _learned(study, estimate)
+    here = comparison.this_device
+    memory = (
+        f"{format_size(here.memory)} available" if here.memory is not None else "memory unknown"
+    )
+    cores = f", {format_count(here.cores, 'core')}" if here.cores else ""
+    found.append(f"{THIS_MACHINE}: {one_line(here.name)}{cores}, {memory}")
+    found += _calibration_notes(comparison, estimate)
     untraced = [
         row.name
-        for row in study.rows
-        if row.found.get(study.primary) and row.found[study.primary].method == "analytic"
+        for row in comparison.rows
+        if row.estimates.get(comparison.target_type)
+        and row.estimates[comparison.target_type].method == "analytic"
     ]
-    if untraced and len(untraced) < len([row for row in study.rows if row.found]):
-        found.append(f"only estimated, not traced: {', '.join(untraced)}")
-    first, last = study.hardware.dates()
-    table = ", ".join(study.hardware.files) or "the packaged table"
+    if untraced and len(untraced) < len([row for row in comparison.rows if row.estimates]):
+        found.append(f"analytic estimate only, not traced: {', '.join(untraced)}")
+    first, last = comparison.hardware.price_dates()
+    table = ", ".join(comparison.hardware.files) or "the packaged table"
     found.append(
-        f"one GPU; time is work over tabulated throughput, prices in US dollars an hour were read "
-        f"{first} to {last} ({table}); baselines and evaluation come on top of training"
+        "times are for one GPU, from the operations and the table of throughputs; prices per hour "
+        f"were read {first} to {last} ({table}); baselines and evaluation take additional time"
     )
     return found
 
 
-def _learned(study: Study, estimate: Estimate | None) -> Iterator[str]:
-    """What earlier runs on this device contributed."""
+def _calibration_notes(comparison: TechniqueComparison, estimate: Estimate | None) -> Iterator[str]:
+    """Yield a sentence for each correction by earlier runs on this device."""
     if estimate is None:
         return
-    name = study.chosen.name
-    raw = study.chosen.found[study.here.kind]
-    correction = study.calibration.correction(raw, name)
+    name = comparison.chosen.name
+    raw = comparison.chosen.estimates[comparison.this_device.type]
+    correction = comparison.calibration.correction(raw, name)
     if correction is not None:
         yield (
-            f"memory on {HERE} is corrected by {count_text(correction.runs, 'earlier run')}: "
-            f"they took {correction.ratio:.2f} times what was expected"
+            f"memory on {THIS_MACHINE} is corrected by "
+            f"{format_count(correction.runs, 'earlier run')}, whose peak was "
+            f"{correction.ratio:.2f} times the estimate"
         )
-    pace = study.calibration.throughput(name, raw)
-    if pace is not None:
+    throughput = comparison.calibration.throughput(name, raw)
+    if throughput is not None:
         yield (
-            f"time on {HERE} goes by earlier runs: "
-            f"{pace[0] / 1e9:,.0f} to {pace[1] / 1e9:,.0f} GFLOP/s"
+            f"time on {THIS_MACHINE} is estimated from earlier runs: "
+            f"{throughput[0] / 1e9:,.0f} to {throughput[1] / 1e9:,.0f} GFLOP/s"
         )
 
 
-def _named(row: Row) -> Cell:
+def _name_cell(row: TechniqueRow) -> Cell:
     return (f"{row.name} *", "strong") if row.chosen else row.name
 
 
-def size(number: int) -> str:
-    """Bytes, in binary units as GPUs have them."""
-    return bytes_text(number, binary=True)
+def format_size(number: int) -> str:
+    """Format bytes in binary units, as GPU memory is measured."""
+    return format_bytes(number, binary=True)
 
 
-def gib(number: int) -> str:
-    """GiB as a bare figure: three digits."""
+def format_gib(number: int) -> str:
+    """Format bytes as a number of GiB without the unit."""
     amount = number / (1 << 30)
     return f"{amount:.2f}" if amount < 1 else f"{amount:.1f}"
 
 
-def span(time: Range) -> str:
-    """From the shortest to the longest time."""
-    low, high = duration_text(time[0]), duration_text(time[1])
+def format_duration_range(time: Range) -> str:
+    """Format a range of seconds: ``4 min to 9 min``."""
+    low, high = format_duration(time[0]), format_duration(time[1])
     return low if low == high else f"{low} to {high}"
 
 
-def money(cost: Range) -> str:
-    """From the lowest to the highest cost, in US dollars."""
-    low, high = (_dollars(amount) for amount in cost)
+def format_cost_range(cost: Range) -> str:
+    """Format a range of costs in US dollars: ``$0.52 to $1.10``."""
+    low, high = (_format_dollars(amount) for amount in cost)
     return low if low == high else f"{low} to {high}"
 
 
-def _dollars(amount: float) -> str:
+def _format_dollars(amount: float) -> str:
     if amount < 0.01:
         return "under $0.01"
     return f"${amount:,.2f}" if amount < 10 else f"${amount:,.0f}"
 
 
-# --------------------------------------------------------------------------- for programs
+# --------------------------------------------------------------------------- JSON
 
 
-def as_object(study: Study) -> dict[str, Any]:
-    """The whole answer, ``tunesmith.plan/1``. Sizes are bytes, times seconds, money US dollars."""
-    known = {row.name: row for row in study.rows if study.estimate(row) is not None}
-    estimates = {name: study.estimate(row) for name, row in known.items()}
+def to_json(comparison: TechniqueComparison) -> dict[str, Any]:
+    """Return the comparison as JSON, ``tunesmith.plan/1``.
+
+    Sizes are in bytes, times in seconds, costs in US dollars.
+    """
+    known = {row.name: row for row in comparison.rows if comparison.estimate(row) is not None}
+    estimates = {name: comparison.estimate(row) for name, row in known.items()}
     found = {name: estimate for name, estimate in estimates.items() if estimate is not None}
-    own = {name: study.estimate_here(row) for name, row in known.items()}
+    here = {name: comparison.estimate_on_this_machine(row) for name, row in known.items()}
     return {
         "schema": SCHEMA,
-        "model": study.plan.found_model.description,
-        "technique": study.chosen.name,
-        "device": study.primary,
-        "memory": {name: _phases(estimate) for name, estimate in found.items()},
-        "peak": {name: _peak(estimate) for name, estimate in found.items()},
-        "work": {name: _figures(estimate) for name, estimate in found.items()},
-        "fits": {name: study.fits(row) for name, row in known.items()},
-        "time": {name: _ranges(study.times(row)) for name, row in known.items()},
-        "cost": {name: _ranges(study.costs(row)) for name, row in known.items()},
-        "economies": [_economy(saving) for saving in study.savings()],
+        "model": comparison.plan.found_model.description,
+        "technique": comparison.chosen.name,
+        "device": comparison.target_type,
+        "memory": {name: _phases_json(estimate) for name, estimate in found.items()},
+        "peak": {name: _peak_json(estimate) for name, estimate in found.items()},
+        "work": {name: _work_json(estimate) for name, estimate in found.items()},
+        "fits": {name: comparison.fits(row) for name, row in known.items()},
+        "time": {name: _ranges_json(comparison.times(row)) for name, row in known.items()},
+        "cost": {name: _ranges_json(comparison.costs(row)) for name, row in known.items()},
+        "memory_savings": [_saving_json(saving) for saving in comparison.find_savings()],
         "this_machine": {
-            "device": study.here.kind,
-            "name": study.here.name,
-            "available": study.here.memory,
-            "memory": {name: _phases(e) for name, e in own.items() if e is not None},
+            "device": comparison.this_device.type,
+            "name": comparison.this_device.name,
+            "available": comparison.this_device.memory,
+            "memory": {name: _phases_json(e) for name, e in here.items() if e is not None},
         },
-        "unknown": {row.name: row.problem for row in study.rows if row.problem},
-        "notes": notes(study),
-        "gpus": [_gpu(study, gpu.name) for gpu in study.hardware.gpus],
-        "calibration": {"runs": len(study.calibration.runs)},
-        "plan": study.plan.to_json(),
+        "unknown": {row.name: row.problem for row in comparison.rows if row.problem},
+        "notes": list_notes(comparison),
+        "gpus": [_gpu_json(comparison, gpu.name) for gpu in comparison.hardware.gpus],
+        "calibration": {"runs": len(comparison.calibration.runs)},
+        "plan": comparison.plan.to_json(),
     }
 
 
-def _phases(estimate: Estimate) -> dict[str, Any]:
+def _phases_json(estimate: Estimate) -> dict[str, Any]:
     return {
         phase: {**asdict(memory), "components": dict(memory.components)}
         for phase, memory in estimate.memory.items()
     }
 
 
-def _peak(estimate: Estimate) -> dict[str, Any]:
-    peak = peak_of(estimate)
+def _peak_json(estimate: Estimate) -> dict[str, Any]:
+    peak = compute_peak(estimate)
     components = estimate.memory[peak.phase].components
-    binding = max(components, key=lambda name: components[name], default="")
-    return {**peak.to_json(), "phase": peak.phase, "component": binding}
+    largest = max(components, key=lambda name: components[name], default="")
+    return {**peak.to_json(), "phase": peak.phase, "component": largest}
 
 
-def _figures(estimate: Estimate) -> dict[str, Any]:
-    names = ("method", "flops", "steps", "tokens", "longest", "micro_batch_tokens")
+def _work_json(estimate: Estimate) -> dict[str, Any]:
+    names = ("method", "flops", "steps", "tokens", "longest_row", "micro_batch_tokens")
     record = {**asdict(estimate)}
     return {**{name: record[name] for name in names}, "notes": list(estimate.notes)}
 
 
-def _ranges(found: dict[str, Range]) -> dict[str, dict[str, float]]:
-    return {name: {"low": low, "high": high} for name, (low, high) in found.items()}
+def _ranges_json(ranges: dict[str, Range]) -> dict[str, dict[str, float]]:
+    return {name: {"low": low, "high": high} for name, (low, high) in ranges.items()}
 
 
-def _economy(saving: Saving) -> dict[str, Any]:
+def _saving_json(saving: Saving) -> dict[str, Any]:
     return {
         "changes": list(saving.changes),
-        "prices": list(saving.prices),
+        "costs": list(saving.costs),
         "saves": saving.saves,
         **saving.peak.to_json(),
         "enough": saving.enough,
     }
 
 
-def _gpu(study: Study, name: str) -> dict[str, Any]:
-    gpu = next(gpu for gpu in study.hardware.gpus if gpu.name == name)
+def _gpu_json(comparison: TechniqueComparison, name: str) -> dict[str, Any]:
+    gpu = next(gpu for gpu in comparison.hardware.gpus if gpu.name == name)
     return {
         "name": gpu.name,
         "gigabytes": gpu.gigabytes,

@@ -1,7 +1,7 @@
-"""Results on stdout, remarks on stderr: the only place of the core that draws.
+"""Print results on stdout and notes on stderr; the only module of the core that imports rich.
 
-Whatever is printed here passes ``safe_text`` first, and rich reads no markup into it: text of
-users, models and plugins is shown, never obeyed.
+All text passes ``safe_text`` first and rich's markup is off, so that text of users, models and
+plugins cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -21,125 +21,134 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.cli.common import State
+from tunesmith.cli.common import CliState
 from tunesmith.storage.atomic import encode_json
-from tunesmith.terminal import colourful, lively
+from tunesmith.terminal import supports_color, supports_live_display
 from tunesmith.text import one_line, redact, safe_text
 
-EMPTY = "(nothing)"
-WIDE = 1000
-"""Columns where there is no terminal: lines are not broken for a pipe."""
+EMPTY_ANSWER = "(nothing)"
+PIPE_WIDTH = 1000
+"""Width in columns without a terminal: lines are not wrapped in a pipe or file."""
 
 
 Cell = str | tuple[str, str]
-"""A text, or a text and its style."""
+"""A text, or a text with the name of its style."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of a result."""
+class TextLine:
+    """A line of the output."""
 
     text: str = ""
     style: str = ""
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A table of a result; ``right`` names the columns of figures."""
+class TableBlock:
+    """A table of the output; ``right`` has the indices of right-aligned columns."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     right: Sequence[int] = ()
 
 
-Block = Line | Sheet
+Block = TextLine | TableBlock
 
 
-def say(text: str = "", *, style: str = "") -> None:
-    """Print lines of a result on stdout."""
-    _print(sys.stdout, text, style)
+def print_text(text: str = "", *, style: str = "") -> None:
+    """Print text on stdout, as a result."""
+    _print_lines(sys.stdout, text, style)
 
 
-def paragraph(text: str, *, style: str = "") -> None:
-    """Print prose of a result on stdout, broken between words where there is a terminal."""
+def print_paragraph(text: str, *, style: str = "") -> None:
+    """Print text on stdout, wrapped at the width of the terminal if there is one."""
     if sys.stdout.isatty():
         text = "\n".join(textwrap.wrap(text, shutil.get_terminal_size().columns))
-    say(text, style=style)
+    print_text(text, style=style)
 
 
-def remark(text: str, *, style: str = "") -> None:
-    """Print a remark on stderr, unless ``--quiet`` asks for results only."""
+def print_note(text: str, *, style: str = "") -> None:
+    """Print a note on stderr, unless ``--quiet`` is set."""
     if not _quiet():
-        _print(sys.stderr, text, style)
+        _print_lines(sys.stderr, text, style)
 
 
-def data(value: Mapping[str, Any]) -> None:
-    """Print JSON on stdout: ASCII only, so that nothing in it can steer a terminal."""
-    say(encode_json(_redacted(value), indent=2))
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print JSON on stdout, in ASCII, so that it cannot control the terminal."""
+    print_text(encode_json(_redacted(value), indent=2))
 
 
-def data_line(value: Mapping[str, Any]) -> None:
-    """Print one JSON object as one line."""
-    say(encode_json(_redacted(value)))
+def print_json_line(value: Mapping[str, Any]) -> None:
+    """Print a JSON object on stdout as one line."""
+    print_text(encode_json(_redacted(value)))
 
 
-def table(
+def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
 ) -> None:
-    """Print a table on stdout; ``right`` names the columns of figures."""
-    _draw(_table(Sheet(headers, rows, right)))
+    """Print a table on stdout; ``right`` has the indices of right-aligned columns."""
+    _print_rich(_build_table(TableBlock(headers, rows, right)))
 
 
-def blocks(found: Sequence[Block]) -> None:
+def print_blocks(blocks: Sequence[Block]) -> None:
     """Print lines and tables on stdout."""
-    for block in found:
-        if isinstance(block, Sheet):
-            _draw(_table(block))
+    for block in blocks:
+        if isinstance(block, TableBlock):
+            _print_rich(_build_table(block))
         else:
-            paragraph(block.text, style=block.style)
+            print_paragraph(block.text, style=block.style)
 
 
 @contextmanager
-def provisional(found: Sequence[Block]) -> Iterator[bool]:
-    """Show lines and tables while something better is worked on.
+def show_temporarily(blocks: Sequence[Block]) -> Iterator[bool]:
+    """Show lines and tables while the block computes a better result.
 
-    On a terminal that can, they go again when the work is done; elsewhere they stay, and the block
-    is told so.
+    A terminal with a live display removes them when the block ends; elsewhere they stay.
+
+    Yields:
+        True if they stay.
     """
-    if not lively(sys.stdout):
-        blocks(found)
-        say()
+    if not supports_live_display(sys.stdout):
+        print_blocks(blocks)
+        print_text()
         sys.stdout.flush()
         yield True
         return
-    drawn = [_table(b) if isinstance(b, Sheet) else _text(b.text, b.style) for b in found]
+    built = [
+        _build_table(block)
+        if isinstance(block, TableBlock)
+        else _build_text(block.text, block.style)
+        for block in blocks
+    ]
     console = _console()
     with console.capture() as captured:
-        console.print(Group(*drawn))
+        console.print(Group(*built))
     lines = captured.get().splitlines()
-    room = console.height - 2  # what has left the screen cannot be taken back
-    if len(lines) > room:
-        lines = [*lines[: max(0, room - 2)], "...", lines[-1]]
-    shown = Text.from_ansi("\n".join(lines))
-    with Live(shown, console=console, transient=True, auto_refresh=False):
+    height = console.height - 2  # lines that have scrolled off the screen cannot be removed
+    if len(lines) > height:
+        lines = [*lines[: max(0, height - 2)], "...", lines[-1]]
+    content = Text.from_ansi("\n".join(lines))
+    with Live(content, console=console, transient=True, auto_refresh=False):
         yield False
 
 
-def beside(columns: Mapping[str, str]) -> None:
-    """Print texts side by side under their names; below each other where there is no terminal."""
+def print_columns(columns: Mapping[str, str]) -> None:
+    """Print texts side by side under their names, or below each other without a terminal."""
     if not sys.stdout.isatty():
         for name, text in columns.items():
-            say(f"{one_line(name)}: {text}")
+            print_text(f"{one_line(name)}: {text}")
         return
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, expand=True, header_style="bold")
+    columns_table = Table(box=SIMPLE_HEAD, show_edge=False, expand=True, header_style="bold")
     for name in columns:
-        shown.add_column(Text(safe_text(name)), ratio=1, overflow="fold")
-    shown.add_row(*(Text(redact(safe_text(text or EMPTY))) for text in columns.values()))
-    _draw(shown)
+        columns_table.add_column(Text(safe_text(name)), ratio=1, overflow="fold")
+    columns_table.add_row(
+        *(Text(redact(safe_text(text or EMPTY_ANSWER))) for text in columns.values())
+    )
+    _print_rich(columns_table)
 
 
 def _redacted(value: Any) -> Any:
-    """The value without secrets: string by string, so that what is printed stays JSON."""
+    """Return the value without secrets, string by string, so that it remains valid JSON."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
@@ -149,44 +158,45 @@ def _redacted(value: Any) -> Any:
     return value
 
 
-def _table(sheet: Sheet) -> Table:
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for index, header in enumerate(sheet.headers):
-        figures = index in sheet.right
-        shown.add_column(header, justify="right" if figures else "left", no_wrap=figures)
-    for row in sheet.rows:
-        shown.add_row(*(_text(cell) if isinstance(cell, str) else _text(*cell) for cell in row))
-    return shown
+def _build_table(block: TableBlock) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for index, header in enumerate(block.headers):
+        right = index in block.right
+        table.add_column(header, justify="right" if right else "left", no_wrap=right)
+    for row in block.rows:
+        cells = (_build_text(c) if isinstance(c, str) else _build_text(*c) for c in row)
+        table.add_row(*cells)
+    return table
 
 
-def _text(text: str, style: str = "") -> Text:
+def _build_text(text: str, style: str = "") -> Text:
     return Text(redact(safe_text(text)), style=_RICH[style])
 
 
 def _console() -> Console:
-    colours = colourful(sys.stdout)
+    colors = supports_color(sys.stdout)
     return Console(
         file=sys.stdout,
         markup=False,
         emoji=False,
         highlight=False,
-        width=None if sys.stdout.isatty() else WIDE,
-        no_color=not colours,
-        force_terminal=colours,
+        width=None if sys.stdout.isatty() else PIPE_WIDTH,
+        no_color=not colors,
+        force_terminal=colors,
     )
 
 
-def _draw(shown: RenderableType) -> None:
+def _print_rich(renderable: RenderableType) -> None:
     console = _console()
     with console.capture() as captured:
-        console.print(shown)
+        console.print(renderable)
     lines = (line.rstrip() for line in captured.get().splitlines())
-    click.echo("\n".join(lines), color=colourful(sys.stdout))
+    click.echo("\n".join(lines), color=supports_color(sys.stdout))
 
 
-def _print(stream: TextIO, text: str, style: str) -> None:
+def _print_lines(stream: TextIO, text: str, style: str) -> None:
     clean = redact(safe_text(text))
-    if style and colourful(stream):
+    if style and supports_color(stream):
         styled = click.style(clean, **_STYLES[style])
         click.echo(styled, file=stream, color=True)
     else:
@@ -196,7 +206,7 @@ def _print(stream: TextIO, text: str, style: str) -> None:
 _STYLES: dict[str, dict[str, Any]] = {
     "good": {"fg": "green"},
     "bad": {"fg": "red"},
-    "odd": {"fg": "yellow"},
+    "warning": {"fg": "yellow"},
     "dim": {"dim": True},
     "strong": {"bold": True},
 }
@@ -206,13 +216,13 @@ _RICH = {
     "": "",
     "good": "green",
     "bad": "red",
-    "odd": "yellow",
+    "warning": "yellow",
     "dim": "dim",
     "strong": "bold",
 }
-"""The same styles, by the names that rich has for them."""
+"""The same styles by their names in rich."""
 
 
 def _quiet() -> bool:
     context = click.get_current_context(silent=True)
-    return context is not None and context.ensure_object(State).quiet
+    return context is not None and context.ensure_object(CliState).quiet

@@ -1,4 +1,4 @@
-"""``tunesmith report``: what came of a run, from its events."""
+"""``tunesmith report``: show the results of a run from its events."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import click
 
 from tunesmith import api
 from tunesmith.cli import render, report_view
-from tunesmith.cli.common import State, common_options, json_option, pass_state
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.execution import execute
-from tunesmith.execution.regressions import changed_rows
+from tunesmith.execution.regressions import find_regressions
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
@@ -23,53 +23,57 @@ from tunesmith.text import one_line
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="How many rows to show that got worse.",
+    help="Number of held-out rows to show that got worse.",
 )
 @click.option(
     "--to",
     "reporter",
     metavar="REPORTER",
-    help="Send everything to this reporter instead, html say; see tunesmith plugins list.",
+    help="Write the report with this reporter instead, such as html.",
 )
 @json_option
 @common_options
 @pass_state
-def command(state: State, run: Path, failures: int, reporter: str | None, as_json: bool) -> None:
-    """Show what came of a run: scores with intervals, verdict, loss curve, what got worse.
+def command(state: CliState, run: Path, failures: int, reporter: str | None, as_json: bool) -> None:
+    """Show the results of a run: scores with intervals, verdict, loss curve, regressions.
 
-    Works while the run goes on and after it was killed: everything is read from its events.
+    RUN is the run folder. It works also while the run is in progress and after it was killed,
+    because all data comes from its event log.
     """
     if reporter is not None:
-        api.send_report(run, reporter)
+        api.replay_events(run, reporter)
         return
     folder = RunFolder.open(run)
-    report = execute.recorded(folder)
-    if report.finished is not None:  # a crash can leave none behind, or that of an earlier attempt
+    report = execute.load_report(folder)
+    if report.finished is not None:
+        # After a crash, report.json may be missing or belong to an earlier attempt.
         execute.write_report(folder, report)
     if as_json:
-        render.data({**report.to_json(), "folder": str(folder.path)})
+        render.print_json({**report.to_json(), "folder": str(folder.path)})
         return
     show(report, folder, failures)
 
 
 def show(report: Report, folder: RunFolder, failures: int) -> None:
-    """The report for people."""
+    """Print the report as text."""
     started, finished = report.started, report.finished
     when = f", started {started.started}" if started else ""
-    render.say(f"{one_line(folder.id)}: {report.status}{when}", style="strong")
+    render.print_text(f"{one_line(folder.id)}: {report.status}{when}", style="strong")
     if finished is not None and finished.error:
-        render.say(f"{finished.status}: {finished.error}", style="bad")
+        render.print_text(f"{finished.status}: {finished.error}", style="bad")
     report_view.show_data(report)
     report_view.show_notices(report)
     report_view.show_training(report)
     report_view.show_forecast(report)
     report_view.show_gates(report)
     if report.measured:
-        render.say()
+        render.print_text()
         report_view.show_scores(report)
     report_view.show_verdict(report)
     verdict = finished.verdict if finished else {}
     if failures and verdict:
-        changed = changed_rows(folder.path, verdict, report)
-        report_view.show_changed(changed, str(verdict.get("rival", "")), failures)
-    report_view.show_next(folder.path, report)
+        regressions = find_regressions(folder.path, verdict, report)
+        baseline = str(verdict.get("baseline_model", ""))
+        report_view.show_regressions(regressions, baseline, failures)
+    report_view.show_paths(folder.path, report)
+    report_view.show_next_commands(folder.path, report)

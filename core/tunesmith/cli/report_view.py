@@ -1,4 +1,4 @@
-"""What a run came to, as a person reads it: table, verdict, loss curve, and what to type next."""
+"""Print the results of a run as text: scores, verdict, training, regressions, next commands."""
 
 from __future__ import annotations
 
@@ -9,37 +9,45 @@ from typing import Any
 
 from tunesmith.cli import render
 from tunesmith.events import Measured
-from tunesmith.execution.regressions import Changed
+from tunesmith.execution.regressions import Regression
 from tunesmith.execution.report import Report
 from tunesmith.execution.verdict import TUNED
-from tunesmith.terminal import plot, unicode
-from tunesmith.text import bytes_text, count_text, duration_text, one_line
+from tunesmith.terminal import plot, supports_unicode
+from tunesmith.text import format_bytes, format_count, format_duration, one_line
 
 OUTCOME_STYLES = {"better": "good", "worse": "bad"}
 
 
 def show_scores(report: Report) -> None:
-    """The table: one line per metric and model."""
+    """Print the table of scores, one line per metric and model."""
     rows = [
-        [event.model, _metric(event), f"{event.value:.3f}", _interval(event), str(event.n)]
-        for event in sorted(report.measured.values(), key=_order(report))
+        [
+            event.model,
+            _metric_text(event),
+            f"{event.value:.3f}",
+            _interval_text(event),
+            str(event.n),
+        ]
+        for event in sorted(report.measured.values(), key=_table_order(report))
     ]
     if rows:
-        render.table(["model", "metric", "value", "95 % interval", "n"], rows, right=(2, 3, 4))
+        render.print_table(
+            ["model", "metric", "value", "95 % interval", "n"], rows, right=(2, 3, 4)
+        )
 
 
 def show_verdict(report: Report) -> None:
-    """The sentence that answers whether it was worth it."""
+    """Print the verdict's sentence."""
     verdict = report.finished.verdict if report.finished else {}
     if verdict:
-        render.say()
-        style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "odd")
-        render.paragraph(str(verdict.get("sentence", "")), style=style)
+        render.print_text()
+        style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "warning")
+        render.print_paragraph(str(verdict.get("sentence", "")), style=style)
 
 
 def show_training(report: Report) -> None:
-    """One paragraph and a curve for each stage."""
-    for stage, started in report.training.items():
+    """Print a summary line and a loss curve for each stage."""
+    for stage, started in report.training_started.items():
         steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
         seconds = sum(step.seconds for step in steps)
         tokens = sum(step.tokens for step in steps)
@@ -48,136 +56,156 @@ def show_training(report: Report) -> None:
             f"{started.technique}{f' ({stage})' if stage else ''}: step {len(steps)}"
             f" of {started.steps}",
             f"{started.trainable_parameters:,} of {started.parameters:,} parameters",
-            duration_text(seconds),
+            format_duration(seconds),
             f"{tokens / seconds:,.0f} tokens/s" if seconds else "",
-            f"peak memory {bytes_text(peak)}" if peak else "",
+            f"peak memory {format_bytes(peak, binary=True)}" if peak else "",
         ]
-        render.say()
-        render.say(", ".join(filter(None, parts)))
+        render.print_text()
+        render.print_text(", ".join(filter(None, parts)))
         if len(steps) > 1:
-            render.say(f"loss, steps {steps[0].step} to {steps[-1].step}")
+            render.print_text(f"loss, steps {steps[0].step} to {steps[-1].step}")
             for line in plot(
-                [step.loss for step in steps], mark="•" if unicode(sys.stdout) else "*"
+                [step.loss for step in steps], mark="•" if supports_unicode(sys.stdout) else "*"
             ):
-                render.say(f"  {line}", style="dim")
-        _show_watched(report, stage)
+                render.print_text(f"  {line}", style="dim")
+        _show_monitored(report, stage)
 
 
-def _show_watched(report: Report, stage: str) -> None:
-    """What was seen on held-out records while a stage was trained."""
-    looks = [event for (name, _), event in sorted(report.watched.items()) if name == stage]
-    if not looks:
+def _show_monitored(report: Report, stage: str) -> None:
+    """Print a table of the evaluations on held-out records during the training of a stage."""
+    events = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
+    if not events:
         return
-    names = list(dict.fromkeys(name for look in looks for name in look.figures))
+    names = list(dict.fromkeys(name for event in events for name in event.metrics))
     rows = [
-        [f"{look.step}{' best' if look.best else ''}"]
-        + [f"{look.figures[name]:.3f}" if name in look.figures else "" for name in names]
-        for look in looks
+        [f"{event.step}{' best' if event.best else ''}"]
+        + [f"{event.metrics[name]:.3f}" if name in event.metrics else "" for name in names]
+        for event in events
     ]
-    render.table(["step", *map(one_line, names)], rows, right=range(1, len(names) + 1))
+    render.print_table(["step", *map(one_line, names)], rows, right=range(1, len(names) + 1))
 
 
 def show_gates(report: Report) -> None:
-    """What the gates inside of the technique said."""
+    """Print the results of the gates that the technique checked during training."""
     for gate in report.gates.values():
-        said = (
+        result = (
             "passed" if gate.passed else "not passed, accepted" if gate.accepted else "not passed"
         )
-        style = "good" if gate.passed else "odd" if gate.accepted else "bad"
-        render.say()
-        text = f"gate {one_line(gate.stage)}, {one_line(gate.gate)}: {said}; "
-        render.paragraph(text + one_line(gate.sentence, 1000), style=style)
+        style = "good" if gate.passed else "warning" if gate.accepted else "bad"
+        render.print_text()
+        text = f"gate {one_line(gate.stage)}, {one_line(gate.gate)}: {result}; "
+        render.print_paragraph(text + one_line(gate.message, 1000), style=style)
 
 
 def show_forecast(report: Report) -> None:
-    """What was foretold of memory and time, and what it came to."""
+    """Print predicted memory and time, with the measured values if training has finished."""
     forecast, actual = report.forecast, report.to_json()["forecast"].get("actual")
     if forecast is None:
         return
-    low, high = bytes_text(forecast.memory["low"]), bytes_text(forecast.memory["high"])
-    said = f"foretold: peak memory {low} to {high}"
+    low, high = (format_bytes(forecast.memory[end], binary=True) for end in ("low", "high"))
+    text = f"forecast: peak memory {low} to {high}"
     if forecast.seconds:
-        shortest, longest = (duration_text(seconds) for seconds in forecast.seconds)
-        said += f", training in {shortest} to {longest}"
+        shortest, longest = (format_duration(seconds) for seconds in forecast.seconds)
+        text += f", training time {shortest} to {longest}"
     if actual:
-        peak, took = bytes_text(actual["peak_memory_bytes"]), duration_text(actual["seconds"])
-        said += (
-            f"; it took {peak}, {actual['memory_ratio']:.2f} times what was expected, and {took}"
-        )
-    render.say(said, style="dim")
+        peak = format_bytes(actual["peak_memory_bytes"], binary=True)
+        time = format_duration(actual["seconds"])
+        ratio = actual["memory_ratio"]
+        text += f"; measured: {peak} ({ratio:.2f} times the expected peak), {time}"
+    render.print_text(text, style="dim")
 
 
 def show_data(report: Report) -> None:
-    """How many rows there were and which could not be used."""
+    """Print the number of rows, and the rows that could not be used by cause."""
     data = report.data
     if data is None:
         return
-    rows = f"{count_text(data.train, 'row')} to learn from, {data.heldout:,} held out"
-    render.say(f"data: {rows}{f' ({one_line(data.description, 200)})' if data.description else ''}")
+    rows = f"{format_count(data.train, 'training row')}, {data.heldout:,} held out for evaluation"
+    source = f" ({one_line(data.description, 200)})" if data.description else ""
+    render.print_text(f"data: {rows}{source}")
     for cause, count in data.left_out.items():
         first = next((e for e in data.examples if e.get("cause") == cause), {})
         where = f", first {one_line(str(first['where']))}" if "where" in first else ""
-        render.say(f"  left out: {count_text(count, 'row')}, {one_line(cause)}{where}")
+        render.print_text(f"  left out: {format_count(count, 'row')}, {one_line(cause)}{where}")
 
 
-def show_next(folder: Path, report: Report) -> None:
-    """Where everything is, and what one would type next."""
-    run = quoted(folder)
-    render.remark(f"\nrun folder: {folder}")
-    trained = report.trained.get("")
-    lines = []
+def show_paths(folder: Path, report: Report) -> None:
+    """Print the paths of the run folder, the trained model and the report pages."""
+    folder = folder.absolute()
+    render.print_text()
+    render.print_text(f"run folder: {folder}")
+    trained = report.training_finished.get("")
     if trained is not None:
-        lines += [f"  tunesmith chat {run} --compare base", f"  tunesmith report {run}"]
-        loader = "adapter" if trained.format == "adapter" else "model"
-        lines.append(f"  the {loader} is in {quoted(folder / trained.artifact)}")
+        render.print_text(f"{trained.format}: {folder / trained.artifact}")
+    for page in find_report_pages(folder, report):
+        render.print_text(f"report page: {page}")
+
+
+def find_report_pages(folder: Path, report: Report) -> list[Path]:
+    """Find the pages that the run's reporters wrote: by convention, their option ``path``."""
+    reporters = report.started.plan.get("reporters", []) if report.started else []
+    paths = (reporter.get("path") for reporter in reporters)
+    pages = (folder / Path(path).expanduser() for path in paths if isinstance(path, str) and path)
+    return [page for page in pages if page.suffix == ".html" and page.is_file()]
+
+
+def show_next_commands(folder: Path, report: Report) -> None:
+    """Print the commands that a user probably needs next."""
+    run = shell_path(folder)
+    commands = []
+    if report.training_finished.get("") is not None:
+        commands += [f"tunesmith chat {run} --compare base", f"tunesmith report {run}"]
     elif report.status in ("failed", "unfinished"):
-        lines.append(f"  tunesmith resume {run}")
-    for line in lines:
-        render.remark(line)
+        commands.append(f"tunesmith resume {run}")
+    if commands:
+        render.print_note("\nnext commands:")
+    for command in commands:
+        render.print_note(f"  {command}")
 
 
-def show_changed(changed: list[Changed], rival: str, limit: int) -> None:
-    """The rows that got worse: a table of the first few."""
-    if not changed:
+def show_regressions(regressions: list[Regression], baseline: str, limit: int) -> None:
+    """Print a table of the first rows that the baseline scored better on."""
+    if not regressions:
         return
-    render.say()
-    render.say(f"{count_text(len(changed), 'row')} that {rival} did better on:", style="strong")
+    render.print_text()
+    title = f"regressions: {format_count(len(regressions), 'row')} that {baseline} did better on"
+    render.print_text(title, style="strong")
     rows = [
-        [one_line(c.source), one_line(c.expected), one_line(c.base), one_line(c.tuned)]
-        for c in changed[:limit]
+        [one_line(r.source), one_line(r.expected), one_line(r.baseline), one_line(r.tuned)]
+        for r in regressions[:limit]
     ]
-    render.table(["row", "expected", rival, TUNED], rows)
-    if len(changed) > limit:
-        render.say(f"and {len(changed) - limit} more; --failures {len(changed)} shows them")
+    render.print_table(["row", "expected", baseline, TUNED], rows)
+    if len(regressions) > limit:
+        count = len(regressions)
+        render.print_text(f"{count - limit} more rows: --failures {count} shows all")
 
 
 def show_notices(report: Report) -> None:
-    """Warnings that were given, once more."""
+    """Print the warnings and errors of the run."""
     for notice in report.notices:
         if notice.level != "info":
             text = f"{notice.level}: {one_line(notice.source)}: {one_line(notice.message, 500)}"
-            render.say(text, style="bad" if notice.level == "error" else "odd")
+            render.print_text(text, style="bad" if notice.level == "error" else "warning")
 
 
-def quoted(path: Path) -> str:
-    """A path as one would type it: relative where it is below this folder."""
+def shell_path(path: Path) -> str:
+    """Quote a path for the shell, relative if it is below the current folder."""
     here = Path.cwd()
-    near = path.relative_to(here) if path.is_relative_to(here) else path
-    return shlex.quote(str(near))
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def _metric(event: Measured) -> str:
+def _metric_text(event: Measured) -> str:
     better = "higher" if event.higher_is_better else "lower"
     unit = f"{event.unit}, " if event.unit else ""
     return f"{event.metric} ({unit}{better} is better)"
 
 
-def _interval(event: Measured) -> str:
+def _interval_text(event: Measured) -> str:
     return f"[{event.low:.3f}, {event.high:.3f}]"
 
 
-def _order(report: Report) -> Any:
-    """By metric as measured first, then base, few-shot, tuned as they came."""
+def _table_order(report: Report) -> Any:
+    """Return the sort key of the table: metrics, then models, in the order of measurement."""
     metrics = list(dict.fromkeys(event.metric for event in report.measured.values()))
     models = list(dict.fromkeys(event.model for event in report.measured.values()))
     return lambda event: (metrics.index(event.metric), models.index(event.model))

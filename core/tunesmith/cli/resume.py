@@ -1,4 +1,4 @@
-"""``tunesmith resume``: the same path again, without what is done."""
+"""``tunesmith resume``: continue a run from its newest intact checkpoint."""
 
 from __future__ import annotations
 
@@ -7,30 +7,42 @@ from pathlib import Path
 import click
 
 from tunesmith import api, distributed
-from tunesmith.cli.common import State, common_options, json_option, pass_state
-from tunesmith.cli.run import explained, heard, show
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.cli.run import show, show_failed_run, without_reporters_if_quiet
+from tunesmith.errors import UsageError
+
+
+def _refuse_old_name(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    """Refuse ``--accept-drift``, the earlier name of ``--accept-changes``."""
+    if value:
+        raise UsageError("--accept-drift: no such option", hint="use --accept-changes")
 
 
 @click.command("resume")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
-    "--accept-drift",
+    "--accept-changes",
     is_flag=True,
-    help="Go on although data, options, base model or plugins changed.",
+    help="Continue although data, options, base model or plugins changed.",
+)
+@click.option(
+    "--accept-drift", is_flag=True, hidden=True, expose_value=False, callback=_refuse_old_name
 )
 @json_option
 @common_options
 @pass_state
-def command(state: State, run: Path, accept_drift: bool, as_json: bool) -> None:
+def command(state: CliState, run: Path, accept_changes: bool, as_json: bool) -> None:
     """Continue a run that was stopped, killed or failed.
 
-    It takes the same path as before, skips what is done, and goes on from the newest checkpoint
-    that is intact.
+    RUN is the run folder. Finished phases are skipped, and training continues from the newest
+    intact checkpoint.
     """
-    if distributed.number() > 0:
-        api.attend(files=state.files, disabled=state.disabled)
+    if distributed.rank() > 0:
+        api.run_worker_rank(files=state.files, disabled=state.disabled)
         return
-    folder, plan, catalog = api.reopen(run, files=state.files, disabled=state.disabled)
-    with explained(folder, as_json):
-        report = api.go_on(folder, heard(plan, state), catalog, accept_drift=accept_drift)
+    folder, plan, catalog = api.open_run(run, files=state.files, disabled=state.disabled)
+    with show_failed_run(folder, as_json):
+        report = api.continue_run(
+            folder, without_reporters_if_quiet(plan, state), catalog, accept_changes=accept_changes
+        )
     show(report, folder, as_json)

@@ -1,4 +1,4 @@
-"""``tunesmith run``: from a run file to a verdict."""
+"""``tunesmith run``: train a model and evaluate it before and after."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from tunesmith import api, distributed
 from tunesmith.cli import render, report_view
-from tunesmith.cli.common import State, common_options, json_option, pass_state, set_option
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.errors import RunStopped, TunesmithError, UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.report import Report
@@ -22,60 +22,66 @@ from tunesmith.storage import RunFolder
 @click.command("run")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 @set_option
-@click.option("--out", type=click.Path(path_type=Path), help="Exactly this folder for the run.")
-@click.option("--force", is_flag=True, help="Begin also a run that does not fit into memory.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder to create; default: a new folder below [run] folder.",
+)
+@click.option("--force", is_flag=True, help="Start even if the predicted memory does not fit.")
 @json_option
 @common_options
 @pass_state
 def command(
-    state: State,
+    state: CliState,
     run_file: Path,
     sets: tuple[str, ...],
     out: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train, measure before and after, and judge whether it was worth it.
+    """Train a model and evaluate it before and after, on held-out rows.
 
-    The result goes to stdout; the weights, the evidence and report.json go to the run's folder.
-    Ctrl-C ends the run after the step in progress, and `tunesmith resume` continues it.
+    Scores, verdict and paths are printed on stdout, progress on stderr. The run folder gets the
+    model, all values and report.json. Ctrl-C stops after the current step; `tunesmith resume`
+    continues the run.
     """
-    if distributed.number() > 0:
-        api.attend(files=state.files, disabled=state.disabled)
+    if distributed.rank() > 0:
+        api.run_worker_rank(files=state.files, disabled=state.disabled)
         return
-    plan, catalog = api.load(run_file, sets=sets, files=state.files, disabled=state.disabled)
+    plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     api.refuse_unrunnable(plan)
-    folder = api.new_folder(plan, out)
-    with explained(folder, as_json):
-        report = execute.run(heard(plan, state), catalog, folder, force=force)
+    folder = api.create_run_folder(plan, out)
+    with show_failed_run(folder, as_json):
+        report = execute.run(without_reporters_if_quiet(plan, state), catalog, folder, force=force)
     show(report, folder, as_json)
 
 
-def heard(plan: Plan, state: State) -> Plan:
-    """The plan, without reporters where ``--quiet`` asks for results only."""
+def without_reporters_if_quiet(plan: Plan, state: CliState) -> Plan:
+    """Return the plan, without its reporters if ``--quiet`` is set."""
     return replace(plan, reporters=()) if state.quiet else plan
 
 
 @contextmanager
-def explained(folder: RunFolder, as_json: bool) -> Iterator[None]:
-    """Where a run ends early, say where it is and how it goes on."""
-    with distributed.outspoken():
+def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
+    """Print the results so far if the run fails in the block, and a hint at how to resume it."""
+    with distributed.ignore_stop_signals_after_error():
         try:
             yield
         except TunesmithError as error:
             if isinstance(error, RunStopped):
-                error.hint = f"resume with: tunesmith resume {report_view.quoted(folder.path)}"
+                error.hint = f"resume with: tunesmith resume {report_view.shell_path(folder.path)}"
             if not isinstance(error, UsageError):
-                show(execute.recorded(folder), folder, as_json)
+                show(execute.load_report(folder), folder, as_json)
             raise
 
 
 def show(report: Report, folder: RunFolder, as_json: bool) -> None:
-    """The result on stdout, as a table or as JSON."""
+    """Print the result on stdout, as a table or as JSON."""
     if as_json:
-        render.data({**report.to_json(), "folder": str(folder.path)})
+        render.print_json({**report.to_json(), "folder": str(folder.path)})
         return
     report_view.show_gates(report)
     report_view.show_scores(report)
     report_view.show_verdict(report)
-    report_view.show_next(folder.path, report)
+    report_view.show_paths(folder.path, report)
+    report_view.show_next_commands(folder.path, report)

@@ -1,21 +1,22 @@
-"""``tunesmith schema``: what a run file may hold, for editors."""
+"""``tunesmith schema``: print the JSON Schema of run files, for editors."""
 
 from __future__ import annotations
 
 import click
 
 from tunesmith.cli import render
-from tunesmith.cli.common import State, common_options, pass_state
+from tunesmith.cli.common import CliState, common_options, pass_state
 
 
 @click.command("schema")
 @common_options
 @pass_state
-def command(state: State) -> None:
-    """Print the JSON Schema of run files for the plugins that are installed here.
+def command(state: CliState) -> None:
+    """Print the JSON Schema of run files, with the options of the installed plugins.
 
-    Save it, and name it in the first line of a run file: `#:schema ./tunesmith.config.json_schema.json`.
+    Editors use it for completion: save it as tunesmith.schema.json, and make the first line of
+    the run file `#:schema ./tunesmith.schema.json`.
     """
     from tunesmith.config.json_schema import run_file_schema
 
-    render.data(run_file_schema(state.catalog()))
+    render.print_json(run_file_schema(state.catalog()))

@@ -1,4 +1,4 @@
-"""``tunesmith verify``: are a run's files what was committed?"""
+"""``tunesmith verify``: check that the checkpoints and the artifact of a run are intact."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from tunesmith.cli import render
-from tunesmith.cli.common import State, common_options, json_option, pass_state
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import IntegrityError
-from tunesmith.execution.execute import recorded
-from tunesmith.storage import MANIFEST, RunFolder, verify
-from tunesmith.text import count_text
+from tunesmith.execution.execute import load_report
+from tunesmith.storage import MANIFEST, RunFolder, verify_folder
+from tunesmith.text import format_count
 
 
 @click.command("verify")
@@ -19,43 +19,45 @@ from tunesmith.text import count_text
 @json_option
 @common_options
 @pass_state
-def command(state: State, run: Path, as_json: bool) -> None:
-    """Check a run's checkpoints and artifact against their manifests, byte by byte.
+def command(state: CliState, run: Path, as_json: bool) -> None:
+    """Check that the checkpoints and the artifact of a run are intact, by SHA-256.
 
-    Exit code 7 if a file is missing, changed, or was added.
+    RUN is the run folder. Exit code 7 if a file is missing, changed, or was added.
     """
     folder = RunFolder.open(run)
-    found = {name: verify(folder.path / name) for name in committed(folder)}
-    bad = {name: problems for name, problems in found.items() if problems}
+    found = {name: verify_folder(folder.path / name) for name in list_committed(folder)}
+    damaged = {name: problems for name, problems in found.items() if problems}
     if as_json:
         folders = {name: [str(problem) for problem in problems] for name, problems in found.items()}
-        render.data({"schema": "tunesmith.verify/1", "ok": not bad, "folders": folders})
+        render.print_json({"schema": "tunesmith.verify/1", "ok": not damaged, "folders": folders})
     else:
         for name, problems in found.items():
-            render.say(
+            render.print_text(
                 f"{'FAIL' if problems else 'ok  '} {name}", style="bad" if problems else "good"
             )
             for problem in problems:
-                render.say(f"       {problem}")
-    if bad:
-        first = next(iter(bad))
+                render.print_text(f"       {problem}")
+    if damaged:
+        first = next(iter(damaged))
         raise IntegrityError(
-            f"{folder.path / first}: {bad[first][0]}"
-            + (f", and {count_text(len(bad) - 1, 'more folder')}" if len(bad) > 1 else ""),
-            hint="restore it from a copy, or resume the run from an older checkpoint",
+            f"{folder.path / first}: {damaged[first][0]}"
+            + (
+                f", and {format_count(len(damaged) - 1, 'more folder')}" if len(damaged) > 1 else ""
+            ),
+            hint="restore the folder from a backup; `tunesmith resume` skips damaged checkpoints",
         )
     if not found:
-        render.remark("nothing was committed yet")
+        render.print_note("the run has no checkpoints and no artifact yet")
 
 
-def committed(folder: RunFolder) -> list[str]:
-    """Folders below the run that must have a manifest, relative to it.
+def list_committed(folder: RunFolder) -> list[str]:
+    """List the folders of a run that must have a manifest, relative to the run folder.
 
-    Those that have one, and those that would be read as a checkpoint or as the artifact although
-    theirs, or the whole folder, is gone.
+    These are the folders with a manifest, the checkpoints, and the artifacts that the event log
+    names, which may be missing.
     """
     found = {path.parent for path in folder.path.rglob(MANIFEST)}
-    trained = recorded(folder).trained.values()
+    trained = load_report(folder).training_finished.values()
     found |= {folder.path / event.artifact for event in trained}
     found |= set(folder.path.rglob("checkpoints/step-*"))
     names = (path.relative_to(folder.path) for path in found)

@@ -1,1 +1,1 @@
-"""From a run file to a plan: read, checked and printed."""
+"""Run files: reading them, checking them into a plan, and their JSON schema."""

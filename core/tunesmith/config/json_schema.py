@@ -1,4 +1,4 @@
-"""JSON Schema of run files, for editors: the core's tables and the options of every plugin."""
+"""JSON Schema of run files, for editors: the core's tables and the options of all plugins."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from tunesmith.offers import (
 from tunesmith.options import DataOptions
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-CHOSEN: dict[str, tuple[type[Any], bool]] = {
+COMPONENT_TABLES: dict[str, tuple[type[Any], bool]] = {
     "data": (DataLoaderOffer, False),
     "technique": (TechniqueOffer, False),
     "evaluators": (EvaluatorOffer, True),
     "reporters": (ReporterOffer, True),
 }
-"""Tables whose keys depend on ``use``: the kind of offer, and whether it is a list of tables."""
+"""Tables whose keys depend on ``use``: the kind of offer, and True for lists of tables."""
 
 
 def run_file_schema(catalog: Catalog) -> JSON:
-    """The schema of a run file, given what is installed. ``use`` decides about the other keys."""
+    """Return the schema of a run file, given the installed plugins."""
     definitions: JSON = {}
     properties: JSON = {}
     for name, options in CORE_TABLES.items():
-        properties[name] = _referred(options, name, definitions)
-    for table, (kind, many) in CHOSEN.items():
+        properties[name] = _add_definition(options, name, definitions)
+    for table, (kind, is_list) in COMPONENT_TABLES.items():
         offers: list[Offered[Any]] = catalog.offers(kind)
-        branch = _choice(table, offers, definitions)
-        properties[table] = {"type": "array", "items": branch} if many else branch
+        schema = _component_schema(table, offers, definitions)
+        properties[table] = {"type": "array", "items": schema} if is_list else schema
     return {
         "$schema": DIALECT,
         "title": "tunesmith run file",
@@ -51,8 +51,8 @@ def run_file_schema(catalog: Catalog) -> JSON:
     }
 
 
-def _choice(table: str, offers: list[Offered[Any]], definitions: JSON) -> JSON:
-    """One table whose ``use`` names an offer; the branch of that offer holds the other keys."""
+def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON) -> JSON:
+    """Return the schema of a table; the branch of the offer in ``use`` has the other keys."""
     counts = Counter(offered.offer.name for offered in offers)
     branches, names = [], []
     for offered in offers:
@@ -60,7 +60,7 @@ def _choice(table: str, offers: list[Offered[Any]], definitions: JSON) -> JSON:
         short = [offer.name] if counts[offer.name] == 1 else []
         use = [*short, offered.full_name]
         key = f"{table}.{offer.name if short else offered.full_name.replace(':', '.')}"
-        reference = _referred(offer.config, key, definitions)
+        reference = _add_definition(offer.config, key, definitions)
         definition = definitions[key]
         definition["description"] = offer.summary
         definition["properties"] = {"use": {"enum": use}, **definition.get("properties", {})}
@@ -79,8 +79,11 @@ def _choice(table: str, offers: list[Offered[Any]], definitions: JSON) -> JSON:
     }
 
 
-def _referred(options: type[BaseModel], key: str, definitions: JSON) -> JSON:
-    """Put the options' schema among the definitions, its own definitions under its name."""
+def _add_definition(options: type[BaseModel], key: str, definitions: JSON) -> JSON:
+    """Add the schema of options to the definitions and return a reference to it.
+
+    Its nested definitions are added with its key as prefix.
+    """
     schema = options.model_json_schema(ref_template=f"#/$defs/{key}.{{model}}")
     for name, inner in schema.pop("$defs", {}).items():
         definitions[f"{key}.{name}"] = inner

@@ -1,20 +1,20 @@
-"""From a run file to a plan: typed, cross-checked, printable, and nothing heavy imported.
+"""Turn a run file into a plan: typed, checked and printable, without importing anything heavy.
 
 Every table has one owner. The core owns ``run``, ``model``, ``baselines``, ``gate``, ``plan``,
 ``plugins`` and two keys of ``data``; all other keys belong to the component that ``use`` names and
-are validated by its own options. All problems are collected and reported together.
+are validated by its options class. All problems are collected and reported together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from tunesmith import plugins as plugin_finding
-from tunesmith.catalog import Catalog, NotOffered
+from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.run_file import RunFile
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import (
@@ -22,6 +22,7 @@ from tunesmith.errors import (
     EnvironmentProblem,
     PluginError,
     Problem,
+    RenamedKey,
     TunesmithError,
     UsageError,
 )
@@ -40,11 +41,13 @@ from tunesmith.options import (
     PlanOptions,
     PluginsOptions,
     RunOptions,
+    earlier_keys,
     from_table,
 )
 from tunesmith.plan import Component, O, Plan
+from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
-from tunesmith.text import did_you_mean
+from tunesmith.text import suggest_name
 
 M = TypeVar("M", bound=BaseModel)
 CORE_TABLES: dict[str, type[BaseModel]] = {
@@ -56,45 +59,45 @@ CORE_TABLES: dict[str, type[BaseModel]] = {
     "plugins": PluginsOptions,
 }
 COMPONENT_TABLES = ("data", "technique", "evaluators", "reporters")
-_BRANCHES = {"float", "int", "str", "bool", "constrained-float", "constrained-int"}
+_UNION_BRANCHES = {"float", "int", "str", "bool", "constrained-float", "constrained-int"}
 TABLES = (*CORE_TABLES, *COMPONENT_TABLES)
 
 
-def make(runfile: RunFile, catalog: Catalog) -> Plan:
+def make_plan(runfile: RunFile, catalog: Catalog) -> Plan:
     """Turn a run file into a plan.
 
     Raises:
         ConfigError: with every problem found.
         EnvironmentProblem: a library that a chosen component needs is not installed.
-        TunesmithError: what a plugin says about the model, where nothing else is wrong.
+        TunesmithError: a plugin cannot use the model, and there is no other problem.
         PluginError: a plugin that the run needs is broken.
     """
     reader = _Reader(runfile, catalog)
     plan = reader.read()
-    if reader.unusable is not None and len(reader.problems) == 1:
-        raise reader.unusable
+    if reader.model_error is not None and len(reader.problems) == 1:
+        raise reader.model_error
     if reader.problems or plan is None:
         raise ConfigError(reader.problems)
-    lacking = [text for offer in _offers(plan) for text in plugin_finding.missing(offer.needs)]
-    if lacking:
-        raise EnvironmentProblem("; ".join(lacking), hint="pip install what is missing")
+    missing = [text for offer in _offers(plan) for text in missing_requirements(offer.needs)]
+    if missing:
+        raise EnvironmentProblem("; ".join(missing), hint="pip install the missing packages")
     return plan
 
 
-def problems_of(error: ValidationError, table: str, model: type[BaseModel]) -> Iterator[Problem]:
-    """pydantic's findings as problems of a run file."""
+def convert_problems(
+    error: ValidationError, table: str, model: type[BaseModel]
+) -> Iterator[Problem]:
+    """Convert the errors of a pydantic validation to problems of a run file."""
     seen = set()
     for item in error.errors(include_url=False):
         unknown = item["type"] == "extra_forbidden"
         inner = item["loc"][:-1] if unknown else item["loc"]
         path = [str(part) for part in inner if not _union_branch(part, model)]
-        if unknown:  # the last part is whatever the user wrote
+        if unknown:  # the last part is the key that the user wrote
             path.append(str(item["loc"][-1]))
         where = ".".join([table, *path]) if table else ".".join(path)
         if unknown:
-            guess = did_you_mean(path[-1], list(model.model_fields))
-            hint = f'did you mean "{guess}"?' if guess else None
-            problem = Problem(where, "unknown key", hint)
+            problem = _unknown_key(where, path[-1], _options_at(model, inner))
         elif item["type"] == "missing":
             problem = Problem(where, "must be given")
         else:
@@ -107,25 +110,54 @@ def problems_of(error: ValidationError, table: str, model: type[BaseModel]) -> I
             yield problem
 
 
+def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
+    """Return the problem of an unknown key, with its present or its probable name."""
+    present = earlier_keys(options).get(key)
+    if present is not None:
+        return RenamedKey(where, f'was renamed to "{present}"')
+    guess = suggest_name(key, _fields_by_key(options))
+    return Problem(where, "unknown key", f'did you mean "{guess}"?' if guess else None)
+
+
+def _options_at(options: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
+    """Return the options class of the nested table at a location in a table."""
+    for part in location:
+        field = _fields_by_key(options).get(str(part))
+        if field is not None:
+            options = _nested_options(field.annotation) or options
+    return options
+
+
+def _nested_options(annotation: Any) -> type[BaseModel] | None:
+    """Return the options class in the type of a field, as in ``X``, ``X | None``, ``list[X]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_nested_options, get_args(annotation))), None)
+
+
+def _fields_by_key(options: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {info.alias or name: info for name, info in options.model_fields.items()}
+
+
 class _Reader:
-    """Reads the tables of one run file and gathers problems as it goes."""
+    """Reads the tables of one run file and collects problems."""
 
     def __init__(self, runfile: RunFile, catalog: Catalog) -> None:
         self.runfile = runfile
         self.catalog = catalog
         self.problems: list[Problem] = []
-        self.unusable: TunesmithError | None = None
-        """Why the model cannot be used, where the run file is not to blame."""
+        self.model_error: TunesmithError | None = None
+        """The error that makes the model unusable, if the run file is not the cause."""
 
     def read(self) -> Plan | None:
         self._refuse_unknown_tables()
-        run = self._core("run", RunOptions)
-        model = self._core("model", ModelOptions)
-        baselines = self._core("baselines", BaselineOptions)
-        gate = self._core("gate", GateOptions)
-        planning = self._core("plan", PlanOptions)
-        plugins = self._core("plugins", PluginsOptions)
-        own, data = self._data()
+        run = self._core_table("run", RunOptions)
+        model = self._core_table("model", ModelOptions)
+        baselines = self._core_table("baselines", BaselineOptions)
+        gate = self._core_table("gate", GateOptions)
+        plan_options = self._core_table("plan", PlanOptions)
+        plugins = self._core_table("plugins", PluginsOptions)
+        data_options, data = self._data()
         technique = self._component(TechniqueOffer, "technique", self._table("technique"))
         evaluators = self._components(EvaluatorOffer, "evaluators")
         reporters = self._components(ReporterOffer, "reporters")
@@ -133,25 +165,25 @@ class _Reader:
             reporters = self._default_reporters()
         found = None
         if model is not None:
-            model = model.model_copy(update={"base": self._beside(model.base)})
+            model = model.model_copy(update={"base": self._resolve_path(model.base)})
             found = self._find_model(model)
-        self._required(plugins)
+        self._check_required(plugins)
         if self.problems:
             return None
-        assert run and model and found and own and data and technique
-        assert baselines and gate and planning and plugins
+        assert run and model and found and data_options and data and technique
+        assert baselines and gate and plan_options and plugins
         return Plan(
-            run=run.model_copy(update={"name": run.name or _name(self.runfile.stem)}),
+            run=run.model_copy(update={"name": run.name or _run_name(self.runfile.stem)}),
             model=model,
             found_model=found,
             data=data,
-            holdout=own.holdout,
+            holdout=data_options.holdout,
             technique=technique,
             evaluators=tuple(evaluators),
             reporters=tuple(reporters),
             baselines=baselines,
             gate=gate,
-            planning=planning,
+            plan_options=plan_options,
             plugins=plugins,
             origins=self.runfile.origins,
         )
@@ -159,7 +191,7 @@ class _Reader:
     def _refuse_unknown_tables(self) -> None:
         for name in self.runfile.tables:
             if name not in TABLES:
-                guess = did_you_mean(name, TABLES)
+                guess = suggest_name(name, TABLES)
                 hint = f"did you mean [{guess}]?" if guess else f"tables: {', '.join(TABLES)}"
                 self.problems.append(Problem(name, "unknown table", hint))
 
@@ -170,23 +202,23 @@ class _Reader:
             return {}
         return table
 
-    def _core(self, name: str, options: type[M]) -> M | None:
-        return self._validated(name, options, self._table(name))
+    def _core_table(self, name: str, options: type[M]) -> M | None:
+        return self._validate(name, options, self._table(name))
 
-    def _validated(self, where: str, options: type[M], table: Mapping[str, Any]) -> M | None:
+    def _validate(self, where: str, options: type[M], table: Mapping[str, Any]) -> M | None:
         try:
             checked = from_table(options, table)
         except ValidationError as error:
-            self.problems += problems_of(error, where, options)
+            self.problems += convert_problems(error, where, options)
             return None
-        return _absolute(checked, self.runfile.folder)
+        return _with_absolute_paths(checked, self.runfile.folder)
 
     def _data(self) -> tuple[DataOptions | None, Component[DataLoaderOffer[Any]] | None]:
         table = self._table("data")
-        mine = {key: table[key] for key in DataOptions.model_fields if key in table}
-        own = self._validated("data", DataOptions, mine) if "use" in mine else None
-        theirs = {key: value for key, value in table.items() if key != "holdout"}
-        return own, self._component(DataLoaderOffer, "data", theirs)
+        core_keys = {key: table[key] for key in DataOptions.model_fields if key in table}
+        options = self._validate("data", DataOptions, core_keys) if "use" in core_keys else None
+        loader_keys = {key: value for key, value in table.items() if key != "holdout"}
+        return options, self._component(DataLoaderOffer, "data", loader_keys)
 
     def _component(
         self, kind: type[O], where: str, table: Mapping[str, Any]
@@ -197,11 +229,11 @@ class _Reader:
             return None
         try:
             offered = self.catalog.find(kind, table["use"])
-        except NotOffered as error:
+        except OfferNotFound as error:
             self.problems.append(Problem(f"{where}.use", error.what, error.hint))
             return None
         options = {key: value for key, value in table.items() if key != "use"}
-        config = self._validated(where, offered.offer.config, options)
+        config = self._validate(where, offered.offer.config, options)
         return None if config is None else Component(offered, config, table["use"])
 
     def _components(self, kind: type[O], where: str) -> list[Component[O]]:
@@ -209,15 +241,15 @@ class _Reader:
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             self.problems.append(Problem(where, f"must be written as [[{where}]]"))
             return []
-        made = [self._component(kind, f"{where}.{n}", table) for n, table in enumerate(tables)]
-        return [component for component in made if component is not None]
+        components = [self._component(kind, f"{where}.{n}", t) for n, t in enumerate(tables)]
+        return [component for component in components if component is not None]
 
     def _default_reporters(self) -> list[Component[ReporterOffer[Any]]]:
         offers = self.catalog.offers(ReporterOffer)
         return [Component(o, o.offer.config()) for o in offers if o.offer.by_default]
 
-    def _beside(self, reference: str) -> str:
-        """A reference that is a path beside the run file, as an absolute path."""
+    def _resolve_path(self, reference: str) -> str:
+        """Return a reference that is an existing path, relative to the run file, as absolute."""
         path = self.runfile.folder / Path(reference).expanduser()
         return str(path) if path.exists() else reference
 
@@ -227,7 +259,7 @@ class _Reader:
         except PluginError:
             raise
         except TunesmithError as error:
-            self.unusable = None if isinstance(error, UsageError) else error
+            self.model_error = None if isinstance(error, UsageError) else error
             self.problems.append(Problem("model.base", error.message, error.hint))
             return None
         if found is None:
@@ -240,16 +272,16 @@ class _Reader:
             )
         return found
 
-    def _required(self, plugins: PluginsOptions | None) -> None:
-        for what in plugin_finding.missing(plugins.require) if plugins else ():
-            self.problems.append(Problem("plugins.require", what, "pip install it"))
+    def _check_required(self, plugins: PluginsOptions | None) -> None:
+        for text in missing_requirements(plugins.require) if plugins else ():
+            self.problems.append(Problem("plugins.require", text, "pip install it"))
 
 
 def default_evaluators(
     catalog: Catalog, records: Sequence[Record]
 ) -> tuple[Component[EvaluatorOffer[Any]], ...]:
-    """The evaluators that suit the records; the first decides the verdict."""
-    offers = [o for o in catalog.offers(EvaluatorOffer) if o.offer.suits(records)]
+    """Return the default evaluators for the records; the first one decides the verdict."""
+    offers = [o for o in catalog.offers(EvaluatorOffer) if o.offer.default_for(records)]
     offers.sort(key=lambda o: not o.offer.metrics[0].higher_is_better)
     return tuple(Component(o, o.offer.config()) for o in offers)
 
@@ -261,34 +293,34 @@ def _offers(plan: Plan) -> Iterator[ConfiguredOffer]:
     yield from (component.offer for component in plan.reporters)
 
 
-def _absolute(options: M, folder: Path) -> M:
-    """The options with every path option made absolute."""
+def _with_absolute_paths(options: M, folder: Path) -> M:
+    """Return the options with every path option made absolute."""
     changes = {}
     for name, info in type(options).model_fields.items():
         extra = info.json_schema_extra
         value = options.__dict__[name]
         if isinstance(extra, dict) and extra.get("path"):
-            changes[name] = _absolute_value(value, folder)
+            changes[name] = _absolute_path(value, folder)
         elif isinstance(value, BaseModel):
-            changes[name] = _absolute(value, folder)
+            changes[name] = _with_absolute_paths(value, folder)
         elif isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
-            changes[name] = [_absolute(item, folder) for item in value]
+            changes[name] = [_with_absolute_paths(item, folder) for item in value]
     return options.model_copy(update=changes) if changes else options
 
 
-def _absolute_value(value: Any, folder: Path) -> Any:
+def _absolute_path(value: Any, folder: Path) -> Any:
     if isinstance(value, str):
         return str(folder / Path(value).expanduser())
     if isinstance(value, (list, tuple)):
-        return type(value)(_absolute_value(item, folder) for item in value)
+        return type(value)(_absolute_path(item, folder) for item in value)
     return value
 
 
 def _union_branch(part: str | int, model: type[BaseModel]) -> bool:
-    """Whether a part of pydantic's location names a branch of a union rather than a key."""
+    """Return True if a part of pydantic's location is a branch of a union and not a key."""
     text = str(part)
-    return text not in model.model_fields and ("[" in text or text in _BRANCHES)
+    return text not in model.model_fields and ("[" in text or text in _UNION_BRANCHES)
 
 
-def _name(stem: str) -> str:
+def _run_name(stem: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)[:60] or "run"

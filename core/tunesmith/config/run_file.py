@@ -1,7 +1,7 @@
 """Run files: TOML, plus overrides from the environment and the command line.
 
-A run file is data. This module reads it and remembers where every value came from; what the values
-mean is decided in :mod:`tunesmith.plan`.
+A run file is data. This module reads it and records the origin of every value;
+:mod:`tunesmith.config.read_plan` interprets the values.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ ENVIRONMENT_PREFIX = "TUNESMITH__"
 
 @dataclass(frozen=True)
 class RunFile:
-    """What a run file says after overrides; ``origins`` maps dotted keys to who said it."""
+    """The tables of a run file after overrides; ``origins`` maps dotted keys to their source."""
 
     tables: dict[str, Any]
     folder: Path
-    """Where relative paths start."""
+    """The folder at which relative paths start."""
     stem: str
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -33,55 +33,55 @@ class RunFile:
 def read_run_file(
     path: Path, *, sets: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> RunFile:
-    """Read a run file and apply overrides: command line over environment over file.
+    """Read a run file and apply overrides: the command line over the environment over the file.
 
     Args:
-        sets: ``key=value`` as given to ``--set``; the value is TOML, or else a bare string.
+        sets: ``key=value`` as for ``--set``; the value is TOML, or else a plain string.
 
     Raises:
         UsageError: no such file.
-        ConfigError: the file is not TOML, or an override cannot be placed.
+        ConfigError: the file is not TOML, or the key of an override does not exist.
     """
-    tables = parse(_text(path), str(path))
-    origins = {key: path.name for key in dotted(tables)}
+    tables = parse(_read_text(path), str(path))
+    origins = {key: path.name for key in dotted_keys(tables)}
     variables = os.environ if environment is None else environment
     for name in sorted(variables):
         if name.startswith(ENVIRONMENT_PREFIX):
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            place(tables, key, value_of(variables[name]), where=name)
+            set_value(tables, key, parse_value(variables[name]), where=name)
             origins[key] = f"environment variable {name}"
     for item in sets:
         key, separator, text = item.partition("=")
         if not separator:
             raise UsageError(f"--set {item}: expected key=value", hint="--set technique.rank=8")
-        place(tables, key.strip(), value_of(text), where="--set")
+        set_value(tables, key.strip(), parse_value(text), where="--set")
         origins[key.strip()] = "--set"
     return RunFile(tables=tables, folder=path.resolve().parent, stem=path.stem, origins=origins)
 
 
 def parse(text: str, name: str) -> dict[str, Any]:
-    """Parse TOML; a syntax error shows the line with a caret."""
+    """Parse TOML; the message of a syntax error shows the line with a caret."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_syntax(text, name, str(error))]) from None
+        raise ConfigError([_syntax_problem(text, name, str(error))]) from None
 
 
-def value_of(text: str) -> Any:
-    """The value of an override: TOML where it parses, otherwise the text itself."""
+def parse_value(text: str) -> Any:
+    """Parse the value of an override as TOML; return the text itself if it is not TOML."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def place(tables: dict[str, Any], key: str, value: Any, *, where: str) -> None:
-    """Put a value at a dotted key; numbers index lists of tables, as in ``evaluators.0.use``."""
+def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+    """Set a value at a dotted key; numbers index lists of tables, as in ``evaluators.0.use``."""
     *parents, last = key.split(".")
     node: Any = tables
     for part in parents:
         if isinstance(node, list):
-            node = _item(node, part, key, where)
+            node = _list_item(node, part, key, where)
         elif isinstance(node, dict):
             node = node.setdefault(part, {})
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):
@@ -92,27 +92,27 @@ def place(tables: dict[str, Any], key: str, value: Any, *, where: str) -> None:
         raise ConfigError([Problem(where, f'"{key}" cannot be set: its parent is not a table')])
 
 
-def dotted(tables: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys of all values; tables in lists are numbered."""
+def dotted_keys(tables: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys of all values; tables in lists are numbered."""
     keys = []
     for name, value in tables.items():
         if isinstance(value, dict):
-            keys += dotted(value, f"{prefix}{name}.")
+            keys += dotted_keys(value, f"{prefix}{name}.")
         elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             for number, table in enumerate(value):
-                keys += dotted(table, f"{prefix}{name}.{number}.")
+                keys += dotted_keys(table, f"{prefix}{name}.{number}.")
         else:
             keys.append(prefix + name)
     return keys
 
 
-def _item(node: list[Any], part: str, key: str, where: str) -> Any:
+def _list_item(node: list[Any], part: str, key: str, where: str) -> Any:
     if part.isdigit() and int(part) < len(node):
         return node[int(part)]
     raise ConfigError([Problem(where, f'"{key}": the list has no item "{part}"')])
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UsageError(
             f"{path}: no such run file", hint="tunesmith init writes one to start from"
@@ -123,10 +123,10 @@ def _text(path: Path) -> str:
         raise ConfigError([Problem(str(path), f"is not UTF-8 at byte {error.start}")]) from None
 
 
-def _syntax(text: str, name: str, message: str) -> Problem:
-    """Turn ``... (at line 3, column 7)`` into a place, with the line and a caret under it."""
-    what, _, place_ = message.partition(" (at line ")
-    line, _, column = place_.rstrip(")").partition(", column ")
+def _syntax_problem(text: str, name: str, message: str) -> Problem:
+    """Turn ``... (at line 3, column 7)`` into a problem that shows the line and a caret."""
+    what, _, position = message.partition(" (at line ")
+    line, _, column = position.rstrip(")").partition(", column ")
     if not (line.isdigit() and column.isdigit()):
         return Problem(name, message)
     lines = text.splitlines()

@@ -1,1 +1,1 @@
-"""The parts of the data: what is trained on and what is held out."""
+"""Split the data into a training and a held-out part."""

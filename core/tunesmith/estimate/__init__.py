@@ -1,5 +1,6 @@
-"""Before a run: what it would take, where it fits, what it costs. No tensor is imported here.
+"""Plan a run before it starts: its memory, time and cost, and the devices it fits on.
 
-Techniques estimate memory and work (:mod:`tunesmith.offers`); this package asks them, holds the
-answers against a table of hardware and against this machine, and learns from runs that ended.
+Techniques estimate memory and operations (:mod:`tunesmith.offers`). This package compares their
+estimates with a table of hardware and with this machine, and calibrates them by finished runs. It
+imports no tensor library.
 """

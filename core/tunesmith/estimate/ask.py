@@ -1,4 +1,4 @@
-"""Asking techniques what a run would take, and holding the answer against what there is."""
+"""Request estimates from techniques and convert them to time and cost."""
 
 from __future__ import annotations
 
@@ -8,67 +8,70 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tunesmith.contracts import Assumed, Estimate, EstimateRequest
+from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
 from tunesmith.errors import EnvironmentProblem, TunesmithError
 from tunesmith.estimate.calibration import Calibration
 from tunesmith.estimate.hardware import Hardware, Range
-from tunesmith.machine import Device, Kind
+from tunesmith.machine import Device, DeviceType
 from tunesmith.offered import Offered
 from tunesmith.offers import EvaluatorOffer, TechniqueOffer
 from tunesmith.options import from_table
 from tunesmith.plan import Component, Plan
-from tunesmith.plugins import blame
+from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 
 Technique = Offered[TechniqueOffer[Any]]
 
 
-def request_of(
+def build_request(
     plan: Plan,
-    kind: Kind,
+    device_type: DeviceType,
     train: Sequence[Record],
     heldout: Sequence[Record],
-    assumed: Assumed | None = None,
+    assumed: Assumptions | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> EstimateRequest:
-    """What a technique needs to know to estimate.
+    """Build the request with everything that a technique needs for an estimate.
+
+    ``config`` is the model's config.json, where it is not known from the plan.
 
     Raises:
         EnvironmentProblem: the model's config.json is not on this machine.
     """
-    facts = config or plan.found_model.config
-    if not facts:
+    model_config = config or plan.found_model.config
+    if not model_config:
         raise EnvironmentProblem(
             f"model.base: the config.json of {plan.found_model.reference} is not on this machine",
-            hint=f"hf download {plan.found_model.reference} config.json tokenizer.json, "
-            "or name a folder that holds config.json: weights are not needed to plan",
+            hint=f"run `hf download {plan.found_model.reference} config.json tokenizer.json`, "
+            "or set model.base to a folder with a config.json; planning needs no weights",
         )
     return EstimateRequest(
-        config=facts,
+        config=model_config,
         tokenizer=plan.found_model.tokenizer(),
         train=train,
         heldout=heldout,
         assumed=assumed,
-        device=kind,
+        device=device_type,
         seed=plan.run.seed,
-        models=max(map(_held, plan.evaluators), default=1),
+        model_count=max(map(_models_needed, plan.evaluators), default=1),
     )
 
 
-def _held(evaluator: Component[EvaluatorOffer[Any]]) -> int:
-    with blame(evaluator.offered.plugin):
-        return evaluator.offer.models(evaluator.config)
+def _models_needed(evaluator: Component[EvaluatorOffer[Any]]) -> int:
+    with attribute_errors_to(evaluator.offered.plugin):
+        return evaluator.offer.model_count(evaluator.config)
 
 
-def estimates(
+def iterate_estimates(
     technique: Technique, config: BaseModel, request: EstimateRequest
 ) -> Iterator[Estimate]:
-    """The technique's estimates, each better than the one before; none where it gives none.
+    """Yield the technique's estimates, each better than the one before.
 
-    One that fails after the first leaves the one before it standing, with a note.
+    If a later one fails, the last good one is yielded again with a note. A technique without an
+    estimate function yields none.
 
     Raises:
-        TunesmithError: there is not even a first.
+        TunesmithError: the first estimate failed.
     """
     if technique.offer.estimate is None:
         return
@@ -76,7 +79,7 @@ def estimates(
     last: Estimate | None = None
     while True:
         try:
-            with blame(technique.plugin):
+            with attribute_errors_to(technique.plugin):
                 better = next(source, None)
         except TunesmithError as error:
             if last is None:
@@ -92,24 +95,26 @@ def estimates(
 def first_estimate(
     technique: Technique, config: BaseModel, request: EstimateRequest
 ) -> Estimate | None:
-    """The analytic estimate, which costs nothing."""
-    return next(estimates(technique, config, request), None)
+    """Return the first estimate, which is analytic and costs no time; None if there is none."""
+    return next(iterate_estimates(technique, config, request), None)
 
 
-def carried(technique: Technique, chosen: BaseModel) -> BaseModel:
-    """Options of another technique that say what the run file says, as far as it knows the keys.
+def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
+    """Build another technique's options from those of the run file, for the keys that it has.
+
+    Values that it refuses are left at their defaults.
 
     Raises:
-        ValidationError: it must be given options that the run file does not have.
+        ValidationError: the technique requires an option that the run file does not have.
     """
     offer = technique.offer
-    said = chosen.model_dump(mode="json", include=set(chosen.model_fields_set), by_alias=True)
+    given = chosen.model_dump(mode="json", include=set(chosen.model_fields_set), by_alias=True)
     keys = {info.alias or name for name, info in offer.config.model_fields.items()}
-    table = {key: value for key, value in said.items() if key in keys}
+    table = {key: value for key, value in given.items() if key in keys}
     while True:
         try:
-            made: BaseModel = from_table(offer.config, table)
-            return made
+            options: BaseModel = from_table(offer.config, table)
+            return options
         except ValidationError as error:
             bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]} & table.keys()
             if not bad:
@@ -117,36 +122,44 @@ def carried(technique: Technique, chosen: BaseModel) -> BaseModel:
             table = {key: value for key, value in table.items() if key not in bad}
 
 
-def throughput(
+def estimate_throughput(
     device: Device,
     technique: str,
     estimate: Estimate,
     hardware: Hardware,
     calibration: Calibration,
 ) -> Range | None:
-    """What training reaches on a device of this machine: as seen, else as tabulated."""
-    seen = calibration.throughput(technique, estimate)
-    if seen is not None:
-        return seen
-    if device.kind == "cuda":
-        known = hardware.named(device.name)
+    """Return the operations per second that training reaches on a device of this machine.
+
+    Earlier runs decide; without any, the table of hardware. None for a GPU that it does not list.
+    """
+    measured = calibration.throughput(technique, estimate)
+    if measured is not None:
+        return measured
+    if device.type == "cuda":
+        known = hardware.find_gpu(device.name)
         return known.throughput if known else None
-    low, high = hardware.core(device.flags).throughput
+    low, high = hardware.find_processor(device.flags).throughput
     return low * max(1, device.cores), high * max(1, device.cores)
 
 
-STEP = (0.01, 0.1)
-"""Seconds that a step takes at least: launching kernels and the Python around them.
+STEP_OVERHEAD = (0.01, 0.1)
+"""Lowest and highest overhead of a step in seconds: kernel launches and Python code.
 
-What a small model waits for on a large GPU; a Trainer's own overhead alone is 5 to 10 ms."""
-
-
-def seconds(flops: float, pace: Range, steps: int = 0) -> Range:
-    """How long so many operations in so many steps take, from the fastest to the slowest."""
-    low, high = pace
-    return flops / high + steps * STEP[0], flops / low + steps * STEP[1]
+A small model on a large GPU spends most of its time here; the overhead of a Trainer alone is 5 to
+10 ms.
+"""
 
 
-def cost(time: Range, hourly: Range) -> Range:
-    """What so much time costs, in the price's currency."""
-    return time[0] / 3600 * hourly[0], time[1] / 3600 * hourly[1]
+def estimate_seconds(flops: float, throughput: Range, steps: int = 0) -> Range:
+    """Return the shortest and the longest time of ``flops`` operations in ``steps`` steps.
+
+    ``throughput`` is in operations per second.
+    """
+    low, high = throughput
+    return flops / high + steps * STEP_OVERHEAD[0], flops / low + steps * STEP_OVERHEAD[1]
+
+
+def estimate_cost(time: Range, hourly_price: Range) -> Range:
+    """Return the lowest and the highest cost of ``time`` seconds, in the price's currency."""
+    return time[0] / 3600 * hourly_price[0], time[1] / 3600 * hourly_price[1]

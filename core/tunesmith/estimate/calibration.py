@@ -1,8 +1,8 @@
-"""What earlier runs on this device took, against what was foretold: the next prediction learns.
+"""Calibrate predictions of memory and time by the runs that finished on this device.
 
-One line for each training that ended, in ``calibration.jsonl`` of the user's state directory.
-Nothing in it says what was trained on, it never leaves the machine, and ``TUNESMITH_CALIBRATION=0``
-turns reading and writing off.
+Each training that finished adds one line to ``calibration.jsonl`` in the user's state directory:
+its predicted and its measured memory and time. The file holds nothing about the training data and
+never leaves the machine. ``TUNESMITH_CALIBRATION=0`` turns reading and writing off.
 """
 
 from __future__ import annotations
@@ -16,45 +16,46 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tunesmith.contracts import Estimate, Memory
+from tunesmith.contracts import Estimate, PhaseMemory
 from tunesmith.estimate.hardware import Range
-from tunesmith.estimate.memory_peak import peak_of
+from tunesmith.estimate.memory_peak import compute_peak
 from tunesmith.machine import Device
 
-SWITCH = "TUNESMITH_CALIBRATION"
-REMEMBERED = 50
-"""Newest runs that count; drivers and libraries change."""
-OWN = 3
-"""Runs of the same technique that are enough to ignore those of others."""
-NARROWEST = 0.3
-"""Share of the interval's width that stays, however many runs agree."""
-SAME_MEMORY, SAME_STEP = 2.0, 8.0
-"""Factors within which runs are alike, in memory expected and in operations of a step.
+ENABLED_VARIABLE = "TUNESMITH_CALIBRATION"
+MAX_ENTRIES = 50
+"""Number of newest runs that are used. Older ones ran with other drivers and libraries."""
+MIN_OWN_ENTRIES = 3
+"""Number of runs of the same technique from which on runs of other techniques are ignored."""
+MIN_WIDTH = 0.3
+"""Smallest share of the predicted interval's width that is kept, however many runs agree."""
+SIMILAR_MEMORY, SIMILAR_STEP = 2.0, 8.0
+"""Factors within which runs are similar: in predicted memory, and in operations per step.
 
-What libraries take, and what a step waits for, says nothing about a run of another size.
+The memory of libraries and the overhead of steps do not scale with a run, so that a run of another
+size shows nothing.
 """
-PLAUSIBLE = 4.0
-"""Factor beyond which a prediction was not wrong but about something else."""
+MAX_ERROR_FACTOR = 4.0
+"""Error factor beyond which an entry is ignored: the prediction was for something else."""
 MARGIN = 0.02
-"""What stays between what was seen and the ends of the interval, as a share."""
-SHORTEST = 1.0
-"""Seconds of training below which a pace says nothing."""
+"""Share by which the corrected interval reaches beyond the lowest and highest measured peak."""
+MIN_SECONDS = 1.0
+"""Seconds of training below which the throughput of a run is not used."""
 _SIGMA = 1.4826
-"""Median absolute deviations in a standard deviation of a normal distribution."""
+"""Standard deviation of a normal distribution in units of its median absolute deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """One training that ended: predicted and actual."""
+class CalibrationEntry:
+    """The prediction and the measurement of one training that finished."""
 
     time: str
     device: str
     technique: str
     method: str
     expected: int
-    """Bytes, before any calibration."""
+    """Predicted peak in bytes, before any calibration."""
     peak: int
-    """Bytes that it took."""
+    """Measured peak in bytes."""
     flops: float
     steps: int
     seconds: float
@@ -62,29 +63,29 @@ class Seen:
 
 @dataclass(frozen=True)
 class Correction:
-    """How predictions of memory turned out: actual over expected."""
+    """Ratios of measured to predicted memory in similar runs, without outliers."""
 
     ratio: float
-    """The median."""
+    """The median ratio."""
     lowest: float
     highest: float
-    """Without those that are far from all others."""
     runs: int
 
-    def applied(self, memory: Memory) -> Memory:
-        """The interval moved by the median ratio, narrowed by how many runs there were.
+    def apply(self, memory: PhaseMemory) -> PhaseMemory:
+        """Scale the interval by the median ratio and narrow it by the number of runs.
 
-        It never excludes what was seen.
+        The result always includes the peaks that were measured.
         """
-        width = max(NARROWEST, 1 / math.sqrt(self.runs)) * self.ratio
+        width = max(MIN_WIDTH, 1 / math.sqrt(self.runs)) * self.ratio
         middle = memory.expected * self.ratio
         low = middle - width * (memory.expected - memory.low)
         high = middle + width * (memory.high - memory.expected)
         components = {name: int(size * self.ratio) for name, size in memory.components.items()}
         if components:
+            # Rounding leaves a few bytes: the largest component takes them, so that the sum fits.
             largest = max(components, key=lambda name: components[name])
             components[largest] += int(middle) - sum(components.values())
-        return Memory(
+        return PhaseMemory(
             low=max(0, int(min(low, memory.expected * self.lowest * (1 - MARGIN)))),
             expected=int(middle),
             high=math.ceil(max(high, memory.expected * self.highest * (1 + MARGIN))),
@@ -94,125 +95,143 @@ class Correction:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The runs that count for one device."""
+    """The entries that are used for one device."""
 
-    runs: tuple[Seen, ...] = ()
+    runs: tuple[CalibrationEntry, ...] = ()
 
-    def memory(self, technique: str, method: str, expected: int) -> Correction | None:
-        """The correction for predictions of such a size; None where nothing alike was seen."""
-        alike = [
+    def memory_correction(self, technique: str, method: str, expected: int) -> Correction | None:
+        """Return the correction for a predicted peak; None if no similar run finished here."""
+        similar = [
             run
             for run in self.runs
             if run.method == method
-            and _near(run.expected, expected, SAME_MEMORY)
-            and _near(run.peak, run.expected, PLAUSIBLE)
+            and _is_within_factor(run.expected, expected, SIMILAR_MEMORY)
+            and _is_within_factor(run.peak, run.expected, MAX_ERROR_FACTOR)
         ]
-        ratios = _kept([run.peak / run.expected for run in _own(alike, technique)])
+        ratios = _drop_outliers(
+            [run.peak / run.expected for run in _prefer_same_technique(similar, technique)]
+        )
         if not ratios:
             return None
         return Correction(median(ratios), min(ratios), max(ratios), len(ratios))
 
     def throughput(self, technique: str, estimate: Estimate) -> Range | None:
-        """Floating-point operations a second that trainings with such steps reached.
+        """Return the operations per second that trainings with similar steps reached.
 
-        Operations are those that were foretold in the same way, so that an error of the account
-        cancels out. None where nothing alike was seen.
+        The operations are predicted ones, made by the same method as those of ``estimate``: an
+        error in their count cancels out. None if no similar run finished here.
         """
         step = estimate.flops / max(1, estimate.steps)
         timed = [
             run
             for run in self.runs
             if run.method == estimate.method
-            and run.seconds >= SHORTEST
+            and run.seconds >= MIN_SECONDS
             and run.steps > 0
-            and _near(run.flops / run.steps, step, SAME_STEP)
+            and _is_within_factor(run.flops / run.steps, step, SIMILAR_STEP)
         ]
-        paces = _kept([run.flops / run.seconds for run in _own(timed, technique)])
-        if not paces:
+        throughputs = _drop_outliers(
+            [run.flops / run.seconds for run in _prefer_same_technique(timed, technique)]
+        )
+        if not throughputs:
             return None
-        middle, unsure = median(paces), max(0.1, 0.5 / math.sqrt(len(paces)))
-        return min(middle * (1 - unsure), min(paces)), max(middle * (1 + unsure), max(paces))
+        middle, margin = median(throughputs), max(0.1, 0.5 / math.sqrt(len(throughputs)))
+        low, high = middle * (1 - margin), middle * (1 + margin)
+        return min(low, *throughputs), max(high, *throughputs)
 
     def correction(self, estimate: Estimate, technique: str) -> Correction | None:
-        """What earlier runs say about the memory of an estimate."""
-        return self.memory(technique, estimate.method, peak_of(estimate).expected)
+        """Return the correction for the memory of an estimate; None if there is none."""
+        return self.memory_correction(technique, estimate.method, compute_peak(estimate).expected)
 
-    def applied(self, estimate: Estimate, technique: str) -> Estimate:
-        """The estimate as earlier runs correct it."""
+    def correct(self, estimate: Estimate, technique: str) -> Estimate:
+        """Return the estimate with its memory corrected by earlier runs."""
         correction = self.correction(estimate, technique)
         if correction is None:
             return estimate
-        memory = {phase: correction.applied(m) for phase, m in estimate.memory.items()}
+        memory = {phase: correction.apply(m) for phase, m in estimate.memory.items()}
         return replace(estimate, memory=memory)
 
 
-def read(device: Device, environment: Mapping[str, str] | None = None) -> Calibration:
-    """What is known of a device. A file that cannot be read is as good as none."""
+def read_calibration(device: Device, environment: Mapping[str, str] | None = None) -> Calibration:
+    """Read the entries of a device; an unreadable file counts as an empty one."""
     variables = os.environ if environment is None else environment
-    if not enabled(variables):
+    if not is_enabled(variables):
         return Calibration()
     try:
-        lines = file(variables).read_text("utf-8", errors="replace").splitlines()
+        lines = calibration_file(variables).read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return Calibration()
-    runs = [run for run in map(_seen, lines) if run is not None and run.device == identity(device)]
-    return Calibration(tuple(runs[-REMEMBERED:]))
+    runs = [
+        run
+        for run in map(_parse_entry, lines)
+        if run is not None and run.device == device_key(device)
+    ]
+    return Calibration(tuple(runs[-MAX_ENTRIES:]))
 
 
-def append(seen: Seen, environment: Mapping[str, str] | None = None) -> bool:
-    """Remember a run; whether that could be done. A run never fails for it."""
+def append_entry(entry: CalibrationEntry, environment: Mapping[str, str] | None = None) -> bool:
+    """Append an entry to the calibration file; return True if it was written.
+
+    It never raises: a run must not fail for its calibration entry.
+    """
     variables = os.environ if environment is None else environment
-    if not enabled(variables):
+    if not is_enabled(variables):
         return False
-    path = file(variables)
+    path = calibration_file(variables)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(seen)) + "\n")
+            stream.write(json.dumps(asdict(entry)) + "\n")
     except OSError:
         return False
     return True
 
 
-def identity(device: Device) -> str:
-    """What makes a device the same: its name and how much of it may be used."""
+def device_key(device: Device) -> str:
+    """Return the text that identifies a device: its name and the number of usable cores."""
     return f"{device.name}, {device.cores} cores" if device.cores else device.name
 
 
-def enabled(environment: Mapping[str, str]) -> bool:
-    """Whether runs are remembered."""
-    return environment.get(SWITCH, "").strip().lower() not in ("0", "off", "no", "false")
+def is_enabled(environment: Mapping[str, str]) -> bool:
+    """Return True if calibration is read and written."""
+    return environment.get(ENABLED_VARIABLE, "").strip().lower() not in ("0", "off", "no", "false")
 
 
-def file(environment: Mapping[str, str]) -> Path:
-    """``calibration.jsonl`` below ``$XDG_STATE_HOME/tunesmith`` or ``~/.local/state/tunesmith``."""
+def calibration_file(environment: Mapping[str, str]) -> Path:
+    """Return the path: ``$XDG_STATE_HOME/tunesmith/calibration.jsonl``.
+
+    Without ``XDG_STATE_HOME``, ``~/.local/state/tunesmith/calibration.jsonl``.
+    """
     home = environment.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(home).expanduser() / "tunesmith" / "calibration.jsonl"
 
 
-def _seen(line: str) -> Seen | None:
-    """One line; None where it is damaged or from another version."""
+def _parse_entry(line: str) -> CalibrationEntry | None:
+    """Parse one line; return None if it is damaged or from another version."""
     try:
         value: Any = json.loads(line)
-        known = {field.name for field in fields(Seen)}
-        seen = Seen(**{key: item for key, item in value.items() if key in known})
-        return seen if min(seen.expected, seen.peak) > 0 and seen.seconds >= 0 else None
+        known = {field.name for field in fields(CalibrationEntry)}
+        entry = CalibrationEntry(**{key: item for key, item in value.items() if key in known})
+        usable = min(entry.expected, entry.peak) > 0 and entry.seconds >= 0
+        return entry if usable else None
     except (ValueError, TypeError, AttributeError):
         return None
 
 
-def _near(one: float, other: float, factor: float) -> bool:
+def _is_within_factor(one: float, other: float, factor: float) -> bool:
     return one > 0 and other > 0 and 1 / factor <= one / other <= factor
 
 
-def _own(runs: Sequence[Seen], technique: str) -> Sequence[Seen]:
-    """Runs of the technique where there are enough of them, otherwise all."""
+def _prefer_same_technique(
+    runs: Sequence[CalibrationEntry], technique: str
+) -> Sequence[CalibrationEntry]:
+    """Return the runs of the technique if there are enough of them, otherwise all runs."""
     own = [run for run in runs if run.technique == technique]
-    return own if len(own) >= OWN else runs
+    return own if len(own) >= MIN_OWN_ENTRIES else runs
 
 
-def _kept(values: list[float]) -> list[float]:
-    """The values without those far from all others: something else was going on then."""
+def _drop_outliers(values: list[float]) -> list[float]:
+    """Drop values far from all others: the machine was busy with something else then."""
     if not values:
         return []
     middle = median(values)

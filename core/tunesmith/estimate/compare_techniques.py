@@ -1,4 +1,4 @@
-"""A study: every technique that can estimate, side by side, for one run file."""
+"""Compare the memory, time and cost of all installed techniques for one run file."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.catalog import Catalog
-from tunesmith.contracts import Assumed, Estimate, EstimateRequest
+from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
 from tunesmith.errors import TunesmithError
-from tunesmith.estimate import calibration as calibrating
 from tunesmith.estimate.ask import (
     Technique,
-    carried,
-    cost,
-    estimates,
-    request_of,
-    seconds,
-    throughput,
+    build_request,
+    estimate_cost,
+    estimate_seconds,
+    estimate_throughput,
+    iterate_estimates,
+    transfer_options,
 )
-from tunesmith.estimate.calibration import Calibration
+from tunesmith.estimate.calibration import Calibration, read_calibration
 from tunesmith.estimate.hardware import Gpu, Hardware, Range
-from tunesmith.estimate.memory_peak import Fit, Peak, fit, peak_of
-from tunesmith.estimate.savings import Saving, savings
-from tunesmith.machine import Device, Kind, Machine
+from tunesmith.estimate.memory_peak import Fit, MemoryPeak, check_fit, compute_peak
+from tunesmith.estimate.savings import Saving, find_savings
+from tunesmith.machine import Device, DeviceType, Machine
 from tunesmith.offers import TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 
-HERE = "this machine"
-PATIENCE = 8.0
-"""Seconds after which nothing further is traced; the chosen technique always is."""
+THIS_MACHINE = "this machine"
+TRACING_SECONDS = 8.0
+"""Seconds after which no further technique is traced; the chosen one is always traced."""
 
 
 @dataclass
-class Row:
-    """A technique with its options and what it would take, by kind of device."""
+class TechniqueRow:
+    """A technique with its options and its estimates by type of device."""
 
     technique: Technique
     chosen: bool
     config: BaseModel | None = None
     problem: str = ""
-    """Why nothing is known."""
-    found: dict[Kind, Estimate] = field(default_factory=dict)
-    waiting: dict[Kind, Iterator[Estimate]] = field(default_factory=dict)
-    """Where better estimates would come from."""
+    """The reason why there is no estimate."""
+    estimates: dict[DeviceType, Estimate] = field(default_factory=dict)
+    pending: dict[DeviceType, Iterator[Estimate]] = field(default_factory=dict)
+    """Iterators over better estimates, which take time."""
 
     @property
     def name(self) -> str:
@@ -55,214 +54,226 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """What is known about a plan; it gets better until the last technique is traced."""
+class TechniqueComparison:
+    """The estimates of all techniques for one plan; they improve as techniques are traced."""
 
     plan: Plan
     hardware: Hardware
-    here: Device
+    this_device: Device
+    """The device of this machine that the plan would use."""
     calibration: Calibration
-    primary: Kind
-    """The kind of device that the plan is for."""
-    requests: Mapping[Kind, EstimateRequest]
-    rows: Sequence[Row]
+    target_type: DeviceType
+    """The type of device that the plan is for."""
+    requests: Mapping[DeviceType, EstimateRequest]
+    rows: Sequence[TechniqueRow]
 
     @property
-    def chosen(self) -> Row:
+    def chosen(self) -> TechniqueRow:
         return next(row for row in self.rows if row.chosen)
 
-    def estimate(self, row: Row) -> Estimate | None:
-        """What the technique takes on the kind of device that the plan is for."""
-        if self.here.kind == self.primary:
-            return self.estimate_here(row)
-        return row.found.get(self.primary)
+    def estimate(self, row: TechniqueRow) -> Estimate | None:
+        """Return the estimate for the type of device that the plan is for."""
+        if self.this_device.type == self.target_type:
+            return self.estimate_on_this_machine(row)
+        return row.estimates.get(self.target_type)
 
-    def estimate_here(self, row: Row) -> Estimate | None:
-        """What it takes on this machine, as earlier runs correct it."""
-        found = row.found.get(self.here.kind)
-        return None if found is None else self.calibration.applied(found, row.name)
+    def estimate_on_this_machine(self, row: TechniqueRow) -> Estimate | None:
+        """Return the estimate for this machine, corrected by earlier runs."""
+        estimate = row.estimates.get(self.this_device.type)
+        return None if estimate is None else self.calibration.correct(estimate, row.name)
 
-    def fits(self, row: Row) -> dict[str, Fit]:
-        """By class of GPU, and on this machine: whether the run gets through."""
-        verdicts: dict[str, Fit] = {}
-        rented = row.found.get("cuda")
+    def fits(self, row: TechniqueRow) -> dict[str, Fit]:
+        """Return by class of GPU, and for this machine, if the run fits."""
+        fits: dict[str, Fit] = {}
+        rented = row.estimates.get("cuda")
         if rented is not None:
-            for size, gpus in self.hardware.classes().items():
+            for size, gpus in self.hardware.gpu_classes().items():
                 usable = [gpu.usable for gpu in gpus]
-                verdicts[str(size)] = fit(peak_of(rented), min(usable), max(usable))
-        own = self.estimate_here(row)
-        if own is not None and self.here.memory is not None:
-            verdicts[HERE] = fit(peak_of(own), self.here.memory)
-        return verdicts
+                fits[str(size)] = check_fit(compute_peak(rented), min(usable), max(usable))
+        own = self.estimate_on_this_machine(row)
+        if own is not None and self.this_device.memory is not None:
+            fits[THIS_MACHINE] = check_fit(compute_peak(own), self.this_device.memory)
+        return fits
 
-    def times(self, row: Row) -> dict[str, Range]:
-        """Seconds of training, by GPU that may hold it and on this machine."""
-        found = {}
-        rented = row.found.get("cuda")
+    def times(self, row: TechniqueRow) -> dict[str, Range]:
+        """Return the seconds of training by GPU that it may fit on, and on this machine."""
+        times = {}
+        rented = row.estimates.get("cuda")
         if rented is not None:
             for gpu in self.hardware.gpus:
-                if fit(peak_of(rented), gpu.usable) != "no":
-                    found[gpu.name] = seconds(rented.flops, gpu.throughput, rented.steps)
-        own = self.estimate_here(row)
-        if own is not None and self.fits(row).get(HERE, "maybe") != "no":
-            pace = throughput(self.here, row.name, own, self.hardware, self.calibration)
-            if pace is not None:
-                found[HERE] = seconds(own.flops, pace)
-        return found
+                if check_fit(compute_peak(rented), gpu.usable) != "no":
+                    times[gpu.name] = estimate_seconds(rented.flops, gpu.throughput, rented.steps)
+        own = self.estimate_on_this_machine(row)
+        if own is not None and self.fits(row).get(THIS_MACHINE, "maybe") != "no":
+            throughput = estimate_throughput(
+                self.this_device, row.name, own, self.hardware, self.calibration
+            )
+            if throughput is not None:
+                # Without the overhead of steps: a measured throughput includes it.
+                times[THIS_MACHINE] = estimate_seconds(own.flops, throughput)
+        return times
 
-    def costs(self, row: Row) -> dict[str, Range]:
-        """US dollars of training, by GPU that may hold it."""
+    def costs(self, row: TechniqueRow) -> dict[str, Range]:
+        """Return the cost of training in US dollars by GPU that it may fit on."""
         times = self.times(row)
         return {
-            gpu.name: cost(times[gpu.name], gpu.hourly)
+            gpu.name: estimate_cost(times[gpu.name], gpu.hourly_price)
             for gpu in self.hardware.gpus
-            if gpu.name in times and gpu.hourly is not None
+            if gpu.name in times and gpu.hourly_price is not None
         }
 
-    def cheapest(self, row: Row) -> Gpu | None:
-        """The GPU on which the run surely fits and costs least; else one on which it may fit."""
-        rented, costs = row.found.get("cuda"), self.costs(row)
+    def cheapest(self, row: TechniqueRow) -> Gpu | None:
+        """Return the cheapest GPU that the run fits on; without one, one that it may fit on."""
+        rented, costs = row.estimates.get("cuda"), self.costs(row)
         if rented is None:
             return None
         priced = [gpu for gpu in self.hardware.gpus if gpu.name in costs]
-        sure = [gpu for gpu in priced if fit(peak_of(rented), gpu.usable) == "yes"]
+        sure = [gpu for gpu in priced if check_fit(compute_peak(rented), gpu.usable) == "yes"]
         return min(sure or priced, key=lambda gpu: sum(costs[gpu.name]), default=None)
 
     def limit(self) -> int | None:
-        """Bytes that the run must do with, where the plan is for this machine."""
-        return self.here.memory if self.here.kind == self.primary else None
+        """Return the bytes that the run may use; None if the plan is not for this machine."""
+        return self.this_device.memory if self.this_device.type == self.target_type else None
 
-    def savings(self) -> list[Saving]:
-        """The cheapest changes of the chosen technique's options that save memory."""
+    def find_savings(self) -> list[Saving]:
+        """Return the cheapest changes of the chosen technique's options that save memory."""
         row = self.chosen
         estimate = self.estimate(row)
         if estimate is None or row.config is None:
             return []
-        request = self.requests[self.primary]
-        return savings(row.technique, row.config, request, peak_of(estimate), self.limit())
+        request, peak = self.requests[self.target_type], compute_peak(estimate)
+        return find_savings(row.technique, row.config, request, peak, self.limit())
 
-    def class_for(self, peak: Peak) -> int | None:
-        """The smallest class of GPU that surely holds a peak."""
-        for size, gpus in self.hardware.classes().items():
-            if fit(peak, min(gpu.usable for gpu in gpus)) == "yes":
+    def smallest_class_for(self, peak: MemoryPeak) -> int | None:
+        """Return the gigabytes of the smallest class of GPUs that ``peak`` fits into."""
+        for size, gpus in self.hardware.gpu_classes().items():
+            if check_fit(peak, min(gpu.usable for gpu in gpus)) == "yes":
                 return size
         return None
 
 
-def study(
+def compare_techniques(
     plan: Plan,
     catalog: Catalog,
     data: tuple[Sequence[Record], Sequence[Record]],
-    assumed: Assumed | None,
+    assumed: Assumptions | None,
     machine: Machine,
     hardware: Hardware,
-) -> Iterator[Study]:
-    """The study with first estimates, at once; then again, every time that one got better.
+) -> Iterator[TechniqueComparison]:
+    """Yield the comparison with analytic estimates, then again after each better estimate.
+
+    The same object is yielded each time, updated.
 
     Raises:
-        EnvironmentProblem: nothing is known about the model.
+        EnvironmentProblem: the model's config.json is not on this machine.
     """
     began = time.monotonic()
-    here = machine.device(plan.run.device)
-    primary = _primary(plan, here, assumed)
-    kinds: list[Kind] = list(dict.fromkeys([primary, "cuda", here.kind]))
-    requests = _requests(plan, kinds, data, assumed)
-    rows = [_row(technique, plan, requests) for technique in catalog.offers(TechniqueOffer)]
+    here = machine.select_device(plan.run.device)
+    target_type = _target_device_type(plan, here, assumed)
+    device_types: list[DeviceType] = list(dict.fromkeys([target_type, "cuda", here.type]))
+    requests = _build_requests(plan, device_types, data, assumed)
+    rows = [_build_row(technique, plan, requests) for technique in catalog.offers(TechniqueOffer)]
     rows = [row for row in rows if row.chosen or row.technique.offer.estimate is not None]
-    found = Study(
+    comparison = TechniqueComparison(
         plan=plan,
         hardware=hardware,
-        here=here,
-        calibration=calibrating.read(here),
-        primary=primary,
+        this_device=here,
+        calibration=read_calibration(here),
+        target_type=target_type,
         requests=requests,
         rows=sorted(rows, key=lambda row: not row.chosen),
     )
-    yield found
-    for row, kind in _in_order(found, kinds):
-        needed = row.chosen and kind == primary
-        if not needed and time.monotonic() - began > PATIENCE:
+    yield comparison
+    for row, device_type in _tracing_order(comparison, device_types):
+        always = row.chosen and device_type == target_type
+        if not always and time.monotonic() - began > TRACING_SECONDS:
             return
-        for better in row.waiting.pop(kind):
-            row.found[kind] = better
-            yield found
+        for better in row.pending.pop(device_type):
+            row.estimates[device_type] = better
+            yield comparison
 
 
-def _requests(
+def _build_requests(
     plan: Plan,
-    kinds: Sequence[Kind],
+    device_types: Sequence[DeviceType],
     data: tuple[Sequence[Record], Sequence[Record]],
-    assumed: Assumed | None,
-) -> dict[Kind, EstimateRequest]:
-    """What is asked, by kind of device; nothing, where the chosen technique has no answer.
+    assumed: Assumptions | None,
+) -> dict[DeviceType, EstimateRequest]:
+    """Build a request for each type of device; none if the chosen technique cannot estimate.
 
     Raises:
-        EnvironmentProblem: nothing is known about the model.
+        EnvironmentProblem: the model's config.json is not on this machine.
     """
     if plan.technique.offer.estimate is None and not plan.found_model.config:
         return {}
-    return {kind: request_of(plan, kind, *data, assumed) for kind in kinds}
+    return {
+        device_type: build_request(plan, device_type, *data, assumed)
+        for device_type in device_types
+    }
 
 
-def _primary(plan: Plan, here: Device, assumed: Assumed | None) -> Kind:
-    """The kind of device that the plan is for.
+def _target_device_type(plan: Plan, here: Device, assumed: Assumptions | None) -> DeviceType:
+    """Return the type of device that the plan is for.
 
-    ``auto`` means this machine; but what cannot run here, an assumed file or a model without
+    ``auto`` means this machine. A run that cannot start here, with assumed data or a model without
     weights, is planned for a GPU.
     """
-    imagined = assumed is not None or bool(plan.found_model.lacking)
-    return "cuda" if plan.run.device == "auto" and imagined else _kind(plan.run.device, here)
+    cannot_run = assumed is not None or bool(plan.found_model.missing)
+    return "cuda" if plan.run.device == "auto" and cannot_run else _type_of(plan.run.device, here)
 
 
-def _kind(wanted: str, here: Device) -> Kind:
-    return "cuda" if wanted.startswith("cuda") else here.kind
+def _type_of(device: str, here: Device) -> DeviceType:
+    return "cuda" if device.startswith("cuda") else here.type
 
 
-def _row(technique: Technique, plan: Plan, requests: Mapping[Kind, EstimateRequest]) -> Row:
-    """A technique's first estimates."""
-    row = Row(technique, technique.full_name == plan.technique.offered.full_name)
+def _build_row(
+    technique: Technique, plan: Plan, requests: Mapping[DeviceType, EstimateRequest]
+) -> TechniqueRow:
+    """Build a row with the technique's first estimates, or with the reason why it has none."""
+    row = TechniqueRow(technique, technique.full_name == plan.technique.offered.full_name)
     if technique.offer.estimate is None:
-        return replace(row, problem="does not say what a run takes")
+        return replace(row, problem="has no estimate of memory and time")
+    chosen = plan.technique.config
     try:
-        row.config = (
-            plan.technique.config if row.chosen else carried(technique, plan.technique.config)
-        )
+        row.config = chosen if row.chosen else transfer_options(technique, chosen)
     except ValidationError as error:
         keys = ", ".join(str(item["loc"][0]) for item in error.errors() if item["loc"])
-        return replace(row, problem=f"needs options that are not given: {keys}")
-    for kind, request in requests.items():
-        foreign = _foreign(technique.offer, request)
-        if foreign:
-            return replace(row, problem=foreign)
-        source = estimates(technique, row.config, request)
+        return replace(row, problem=f"requires options that the run file lacks: {keys}")
+    for device_type, request in requests.items():
+        problem = _explain_unfit_data(technique.offer, request)
+        if problem:
+            return replace(row, problem=problem)
+        source = iterate_estimates(technique, row.config, request)
         try:
-            row.found[kind] = next(source)
+            row.estimates[device_type] = next(source)
         except StopIteration:
-            return replace(row, problem="gives no estimate")
+            return replace(row, problem="returned no estimate")
         except TunesmithError as error:
             if row.chosen:
                 raise
             return replace(row, problem=error.message)
-        row.waiting[kind] = source
+        row.pending[device_type] = source
     return row
 
 
-def _foreign(offer: TechniqueOffer[Any], request: EstimateRequest) -> str:
-    """Why the technique cannot learn from the data; empty if it can."""
-    kinds = {type(record) for record in request.train} - offer.accepts
-    if not kinds:
+def _explain_unfit_data(offer: TechniqueOffer[Any], request: EstimateRequest) -> str:
+    """Return the reason why the technique cannot train on the data; empty if it can."""
+    if {type(record) for record in request.train} <= offer.accepts:
         return ""
-    wanted = ", ".join(sorted(kind.__name__ for kind in offer.accepts))
-    return f"learns from {wanted} records, which the data does not have"
+    kinds = ", ".join(sorted(kind.__name__ for kind in offer.accepts))
+    return f"trains on {kinds} records, which the data does not have"
 
 
-def _in_order(study: Study, kinds: Sequence[Kind]) -> Iterator[tuple[Row, Kind]]:
-    """What is traced first: the chosen technique, then the others, on the plan's device.
+def _tracing_order(
+    comparison: TechniqueComparison, device_types: Sequence[DeviceType]
+) -> Iterator[tuple[TechniqueRow, DeviceType]]:
+    """Yield the rows to trace: the chosen technique, then the others, on the plan's device type.
 
-    On another kind of device only the chosen one, and only if it is open whether it fits here.
+    On other types of device only the chosen technique is traced, and only if it is not decided
+    whether it fits on this machine.
     """
-    for kind in kinds:
-        for row in study.rows:
-            open_here = row.chosen and study.fits(row).get(HERE) == "maybe"
-            if kind in row.waiting and (kind == study.primary or open_here):
-                yield row, kind
+    for device_type in device_types:
+        for row in comparison.rows:
+            undecided = row.chosen and comparison.fits(row).get(THIS_MACHINE) == "maybe"
+            if device_type in row.pending and (device_type == comparison.target_type or undecided):
+                yield row, device_type

@@ -1,6 +1,6 @@
-"""The table of hardware: which GPUs there are to rent, what they hold, reach and cost.
+"""Load the table of hardware: GPUs for rent with their memory, throughput and prices.
 
-It is data, ``hardware.toml`` beside this module, and a user's file goes over it.
+The table is ``hardware.toml`` in this folder. Rows of a user's file replace its rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tunesmith.options import Options, from_table
 GIB = 1 << 30
 
 Range = tuple[float, float]
-"""Lowest and highest."""
+"""The lowest and the highest value of a quantity."""
 
 
 class _GpuRow(Options):
@@ -58,7 +58,7 @@ class _Table(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """What somebody asks for one GPU and one hour, in US dollars."""
+    """The price of one GPU for one hour, in US dollars."""
 
     provider: str
     usd: float
@@ -72,81 +72,92 @@ class Gpu:
 
     name: str
     gigabytes: int
-    """As it is sold; GPUs of one size make a class."""
+    """Nominal memory; GPUs with the same number form a class."""
     usable: int
-    """Bytes that the driver lets a process have; estimates count its context among theirs."""
+    """Bytes that a process can allocate. Estimates include the driver's context."""
     throughput: Range
-    """Floating-point operations a second that training reaches."""
+    """Floating-point operations per second that training reaches."""
     source: str
     date: str
     prices: tuple[Price, ...]
 
     @property
-    def hourly(self) -> Range | None:
-        """Lowest and highest price of an hour; None where nobody is known to ask one."""
+    def hourly_price(self) -> Range | None:
+        """Lowest and highest price of an hour; None if no price is known."""
         asked = [price.usd for price in self.prices]
         return (min(asked), max(asked)) if asked else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """A kind of processor core, known by a flag."""
+    """A kind of processor core, recognized by a CPU flag."""
 
     flag: str
     throughput: Range
-    """Floating-point operations a second and core that training reaches."""
+    """Floating-point operations per second and core that training reaches."""
     source: str
     date: str
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """The whole table."""
+    """The table of GPUs and processors, with the user's rows."""
 
     gpus: tuple[Gpu, ...]
     processors: tuple[Processor, ...]
     files: tuple[str, ...] = ()
-    """Users' files that went over the packaged table."""
+    """The user's files whose rows were added to the packaged table."""
 
-    def classes(self) -> dict[int, list[Gpu]]:
-        """GPUs by the gigabytes they are sold with, the smallest first."""
+    def gpu_classes(self) -> dict[int, list[Gpu]]:
+        """Group the GPUs by nominal gigabytes, the smallest first."""
         sizes = sorted({gpu.gigabytes for gpu in self.gpus})
         return {size: [gpu for gpu in self.gpus if gpu.gigabytes == size] for size in sizes}
 
-    def named(self, name: str) -> Gpu | None:
-        """The GPU that a driver calls so: "NVIDIA A100-SXM4-80GB"."""
-        said = _letters(name)
-        matching = [gpu for gpu in self.gpus if all(_letters(w) in said for w in gpu.name.split())]
+    def find_gpu(self, name: str) -> Gpu | None:
+        """Find the GPU by the name that its driver reports: "NVIDIA A100-SXM4-80GB"."""
+        reported = _alphanumeric(name)
+        matching = [
+            gpu
+            for gpu in self.gpus
+            if all(_alphanumeric(word) in reported for word in gpu.name.split())
+        ]
         return max(matching, key=lambda gpu: len(gpu.name), default=None)
 
-    def core(self, flags: frozenset[str]) -> Processor:
-        """The processor that has such flags."""
+    def find_processor(self, flags: frozenset[str]) -> Processor:
+        """Find the first processor of the table whose flag the CPU has."""
         return next(p for p in self.processors if not p.flag or p.flag in flags)
 
-    def dates(self) -> tuple[str, str]:
-        """When the oldest and the newest price were read."""
+    def price_dates(self) -> tuple[str, str]:
+        """Return the dates on which the oldest and the newest price were read."""
         found = sorted(price.date for gpu in self.gpus for price in gpu.prices) or [""]
         return found[0], found[-1]
 
 
-def load(prices: str | None = None, environment: Mapping[str, str] | None = None) -> Hardware:
-    """The packaged table, with the user's files over it: that of the configuration directory,
-    then the one that the run file names.
+def load_hardware(
+    prices: str | None = None, environment: Mapping[str, str] | None = None
+) -> Hardware:
+    """Load the packaged table and replace its rows by those of the user's files.
+
+    The files are ``prices.toml`` of the configuration folder, then ``prices``, the path that the
+    run file names.
 
     Raises:
-        ConfigError: a user's file is not there, not TOML, or says something that is not meant.
+        ConfigError: a user's file is missing, is not TOML, or has unknown keys or wrong values.
     """
     own = config_folder(environment) / "prices.toml"
     files = [own] if own.is_file() else []
     files += [Path(prices)] if prices else []
     table = _packaged()
     for file in files:
-        table = _over(table, _read(file))
+        table = _override(table, _read(file))
     return _hardware(table, [str(file) for file in files])
 
 
 def config_folder(environment: Mapping[str, str] | None = None) -> Path:
-    """Where a user keeps settings: ``$XDG_CONFIG_HOME/tunesmith``, or ``~/.config/tunesmith``."""
+    """Return the user's settings folder: ``$XDG_CONFIG_HOME/tunesmith``.
+
+    Without ``XDG_CONFIG_HOME``, ``~/.config/tunesmith``.
+    """
     variables = os.environ if environment is None else environment
     return Path(variables.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "tunesmith"
 
@@ -171,8 +182,8 @@ def _problem(file: Path, item: Any) -> Problem:
     return Problem(f"{file}: {where}", str(item["msg"]).lower())
 
 
-def _over(table: _Table, user: _Table) -> _Table:
-    """The table with a user's rows in the place of the packaged ones."""
+def _override(table: _Table, user: _Table) -> _Table:
+    """Return the table with a user's rows in place of the packaged rows for the same GPUs."""
     names = {gpu.name for gpu in user.gpus}
     priced = {price.gpu for price in user.prices}
     return _Table(
@@ -214,5 +225,5 @@ def _gpu(row: _GpuRow, prices: Sequence[_PriceRow]) -> Gpu:
     )
 
 
-def _letters(text: str) -> str:
+def _alphanumeric(text: str) -> str:
     return "".join(c for c in text.lower() if c.isalnum())

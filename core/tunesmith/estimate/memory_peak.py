@@ -1,4 +1,4 @@
-"""The most memory that a run takes, and whether it fits."""
+"""Compute the peak memory of a run, and check if it fits into a device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Fit = Literal["yes", "maybe", "no"]
 
 
 @dataclass(frozen=True)
-class Peak:
-    """The most memory over all phases, in bytes, and the phase that is likely to need it."""
+class MemoryPeak:
+    """The peak memory over all phases, in bytes, and the phase that is expected to reach it."""
 
     low: int
     expected: int
@@ -22,22 +22,22 @@ class Peak:
     def to_json(self) -> dict[str, int]:
         return {"low": self.low, "expected": self.expected, "high": self.high}
 
-    def times(self, factor: float) -> Peak:
-        """The same interval, scaled."""
+    def scaled(self, factor: float) -> MemoryPeak:
+        """Return the interval multiplied by ``factor``."""
         low, expected, high = (int(s * factor) for s in (self.low, self.expected, self.high))
-        return Peak(low, expected, high, self.phase)
+        return MemoryPeak(low, expected, high, self.phase)
 
 
-AFTERWARDS = "merge"
-"""The phase that is no part of a run: a command that may be given later."""
+AFTER_RUN_PHASE = "merge"
+"""Phase that is not part of a run: ``tunesmith merge`` may be used after it."""
 
 
-def peak_of(estimate: Estimate) -> Peak:
-    """The peak of the whole run: a run has to get through every phase."""
-    phases = {name: m for name, m in estimate.memory.items() if name != AFTERWARDS}
+def compute_peak(estimate: Estimate) -> MemoryPeak:
+    """Compute the peak of a run over all its phases."""
+    phases = {name: m for name, m in estimate.memory.items() if name != AFTER_RUN_PHASE}
     phases = phases or dict(estimate.memory)
     binding = max(phases, key=lambda name: phases[name].expected)
-    return Peak(
+    return MemoryPeak(
         low=max(memory.low for memory in phases.values()),
         expected=phases[binding].expected,
         high=max(memory.high for memory in phases.values()),
@@ -45,8 +45,12 @@ def peak_of(estimate: Estimate) -> Peak:
     )
 
 
-def fit(peak: Peak, smallest: int, largest: int | None = None) -> Fit:
-    """Whether it fits: into the smallest of its class for a yes, not even the largest for a no."""
+def check_fit(peak: MemoryPeak, smallest: int, largest: int | None = None) -> Fit:
+    """Compare a peak with the memory of a device, or of a class of devices, in bytes.
+
+    "yes": the high estimate fits into the smallest device. "no": the low estimate does not fit
+    into the largest one. Otherwise "maybe".
+    """
     if peak.high <= smallest:
         return "yes"
     return "no" if peak.low > (largest or smallest) else "maybe"

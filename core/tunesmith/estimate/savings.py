@@ -1,4 +1,4 @@
-"""Changes of the options that save memory: what each saves, and whether it is enough."""
+"""Find changes of the options that save memory, and estimate how much each one saves."""
 
 from __future__ import annotations
 
@@ -7,102 +7,110 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from tunesmith.contracts import Economy, EstimateRequest
+from tunesmith.contracts import EstimateRequest, MemorySaving
 from tunesmith.estimate.ask import Technique, first_estimate
-from tunesmith.estimate.memory_peak import Peak, peak_of
-from tunesmith.plugins import blame
+from tunesmith.estimate.memory_peak import MemoryPeak, compute_peak
+from tunesmith.plugins import attribute_errors_to
 
-SHOWN = 3
-LONGEST = 8
-"""Changes that are made one upon another before it is given up."""
+MAX_SHOWN = 3
+"""Number of savings that are returned at most."""
+MAX_COMBINED = 8
+"""Number of changes that are combined at most to make a run fit."""
 
 
 @dataclass(frozen=True)
 class Saving:
-    """One change of the run file, or several together, and the peak that is left then."""
+    """One or several changes of the run file, and the peak memory after them."""
 
     changes: tuple[str, ...]
-    prices: tuple[str, ...]
-    """What each change costs, in words."""
+    costs: tuple[str, ...]
+    """The disadvantage of each change, in words."""
     saves: int
-    peak: Peak
+    peak: MemoryPeak
     enough: bool
-    """Whether the run surely fits then."""
+    """True if the run fits into the limit after the changes."""
 
 
-def savings(
+def find_savings(
     technique: Technique,
     config: BaseModel,
     request: EstimateRequest,
-    now: Peak,
+    current: MemoryPeak,
     limit: int | None,
 ) -> list[Saving]:
-    """The cheapest changes, at most three: those that make it fit, where there are such.
+    """Find up to three changes that save memory, the cheapest first.
 
-    Without one that is enough alone, the first is what it takes together. ``now`` is the peak as
-    it is believed; what changes save is estimated analytically, and scaled to it.
+    If the run exceeds ``limit`` bytes, only changes that make it fit are returned. Where no single
+    change does, the first result combines several, and the largest single savings follow.
+    ``current`` is the best known peak. Savings are estimated analytically and scaled to it.
     """
-    scale = _Scale(technique, request, now, limit)
-    if not scale.known(config):
+    estimator = _SavingEstimator(technique, request, current, limit)
+    if not estimator.set_base(config):
         return []
-    single = [scale.saving(config, (economy,)) for economy in _economies(technique, config)]
+    single = [estimator.saving(config, (change,)) for change in _changes(technique, config)]
     helpful = [saving for saving in single if saving is not None and saving.saves > 0]
-    if limit is None or now.high <= limit:
-        return helpful[:SHOWN]
+    if limit is None or current.high <= limit:
+        return helpful[:MAX_SHOWN]
     enough = [saving for saving in helpful if saving.enough]
     if enough:
-        return enough[:SHOWN]
-    together = _together(technique, config, scale)
+        return enough[:MAX_SHOWN]
+    combined = _combine(technique, config, estimator)
     helpful.sort(key=lambda saving: -saving.saves)
-    return ([together] if together else []) + helpful[: SHOWN - bool(together)]
+    return ([combined] if combined else []) + helpful[: MAX_SHOWN - bool(combined)]
 
 
-class _Scale:
-    """Estimates changed options, relative to the peak as it is believed."""
+class _SavingEstimator:
+    """Estimates the effect of changed options, relative to the best known peak."""
 
     def __init__(
-        self, technique: Technique, request: EstimateRequest, now: Peak, limit: int | None
+        self, technique: Technique, request: EstimateRequest, current: MemoryPeak, limit: int | None
     ) -> None:
         self._technique = technique
         self._request = request
-        self._now = now
+        self._current = current
         self._limit = limit
         self._base = 0
 
-    def known(self, config: BaseModel) -> bool:
-        """Whether the options as they are can be estimated; the scale's zero."""
+    def set_base(self, config: BaseModel) -> bool:
+        """Estimate the unchanged options; return False if that is not possible."""
         estimate = first_estimate(self._technique, config, self._request)
-        self._base = peak_of(estimate).expected if estimate else 0
+        self._base = compute_peak(estimate).expected if estimate else 0
         return self._base > 0
 
-    def saving(self, config: BaseModel, made: tuple[Economy[BaseModel], ...]) -> Saving | None:
-        """What the changes come to, one upon the other; the last one holds the options."""
-        changed = made[-1].config if made else config
+    def saving(
+        self, config: BaseModel, applied: tuple[MemorySaving[BaseModel], ...]
+    ) -> Saving | None:
+        """Estimate changes that were applied one after the other; None without an estimate."""
+        # Each change holds the options with all changes before it: the last has them all.
+        changed = applied[-1].config if applied else config
         estimate = first_estimate(self._technique, changed, self._request)
         if estimate is None:
             return None
-        peak = self._now.times(peak_of(estimate).expected / self._base)
+        peak = self._current.scaled(compute_peak(estimate).expected / self._base)
         return Saving(
-            changes=tuple(change for economy in made for change in economy.changes),
-            prices=tuple(economy.price for economy in made),
-            saves=self._now.expected - peak.expected,
+            changes=tuple(setting for change in applied for setting in change.changes),
+            costs=tuple(change.cost for change in applied),
+            saves=self._current.expected - peak.expected,
             peak=peak,
             enough=self._limit is not None and peak.high <= self._limit,
         )
 
 
-def _together(technique: Technique, config: BaseModel, scale: _Scale) -> Saving | None:
-    """Change upon change, the cheapest first, until it is enough; None if it never is."""
-    made: list[Economy[BaseModel]] = []
+def _combine(technique: Technique, config: BaseModel, estimator: _SavingEstimator) -> Saving | None:
+    """Apply changes one after the other, the cheapest first, until the run fits.
+
+    None if it does not fit after all of them.
+    """
+    applied: list[MemorySaving[BaseModel]] = []
     best: Saving | None = None
-    while len(made) < LONGEST:
-        done = {economy.changes for economy in made}
-        current = made[-1].config if made else config
-        further = (e for e in _economies(technique, current) if e.changes not in done)
-        for economy in further:
-            saving = scale.saving(config, (*made, economy))
+    while len(applied) < MAX_COMBINED:
+        done = {change.changes for change in applied}
+        changed = applied[-1].config if applied else config
+        remaining = (c for c in _changes(technique, changed) if c.changes not in done)
+        for change in remaining:
+            saving = estimator.saving(config, (*applied, change))
             if saving is not None and saving.saves > (best.saves if best else 0):
-                made.append(economy)
+                applied.append(change)
                 best = saving
                 break
         else:
@@ -112,8 +120,9 @@ def _together(technique: Technique, config: BaseModel, scale: _Scale) -> Saving 
     return None
 
 
-def _economies(technique: Technique, config: BaseModel) -> Iterator[Economy[BaseModel]]:
-    if technique.offer.economies is None:
+def _changes(technique: Technique, config: BaseModel) -> Iterator[MemorySaving[BaseModel]]:
+    """Yield the changes that the technique offers for these options, the cheapest first."""
+    if technique.offer.memory_savings is None:
         return
-    with blame(technique.plugin):
-        yield from technique.offer.economies(config)
+    with attribute_errors_to(technique.plugin):
+        yield from technique.offer.memory_savings(config)

@@ -1,1 +1,1 @@
-"""A run, from the locked folder to the report."""
+"""Execute a run: phases, events, guards, evaluation, verdict and report."""

@@ -1,8 +1,8 @@
-"""Prompting as the rival of fine-tuning: the same model, given an instruction and worked examples.
+"""Prompting baselines: the untuned model with a system prompt and few-shot examples.
 
-The baselines answer "would a prompt have done?". They use the tuned model's own template, stop
-tokens, decoding and items; only what is said before the question differs. Shots come from the
-training part, never from the held-out one.
+They show if a prompt would have been enough. Baselines use the chat template, stop tokens, decoding
+and records of the tuned model; only the messages before the question differ. The few-shot examples
+come from the training part, never from the held-out part.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, sampling
+from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, require_sampling
 from tunesmith.records import Message, Prompt, Record, Text, last_exchange
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """A text model whose every prompt is preceded by an instruction and worked examples."""
+class PromptedModel:
+    """A text model that puts a system prompt and few-shot examples before every prompt."""
 
     model: TextModel
     system_prompt: str | None = None
@@ -30,91 +30,97 @@ class Prompted:
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Scores of the completions after the longer prompts."""
-        return self.model.score([*map(self._before, prompts)], completions, progress=progress)
+        """Score the completions after the extended prompts."""
+        return self.model.score([*map(self._with_prefix, prompts)], completions, progress=progress)
 
     def generate(
-        self, prompts: Sequence[Prompt], limit: int, *, progress: Progress | None = None
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Answers to the longer prompts."""
-        return self.model.generate([*map(self._before, prompts)], limit, progress=progress)
+        """Generate answers to the extended prompts."""
+        return self.model.generate(
+            [*map(self._with_prefix, prompts)], max_new_tokens, progress=progress
+        )
 
     def sample(
         self,
         prompts: Sequence[Prompt],
-        limit: int,
+        max_new_tokens: int,
         *,
         seed: int,
         temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> Sequence[Generation]:
-        """Drawn answers to the longer prompts.
+        """Sample answers to the extended prompts.
 
         Raises:
-            UsageError: the model cannot draw.
+            UsageError: the model does not support sampling.
         """
-        longer = [*map(self._before, prompts)]
-        able = sampling(self.model)
-        return able.sample(longer, limit, seed=seed, temperature=temperature, progress=progress)
+        extended = [*map(self._with_prefix, prompts)]
+        model = require_sampling(self.model)
+        return model.sample(
+            extended, max_new_tokens, seed=seed, temperature=temperature, progress=progress
+        )
 
-    def score_drawn(
+    def score_generations(
         self,
         prompts: Sequence[Prompt],
-        drawn: Sequence[Generation],
+        generations: Sequence[Generation],
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Scores of drawn answers after the longer prompts.
+        """Score sampled answers after the extended prompts.
 
         Raises:
-            UsageError: the model cannot draw.
+            UsageError: the model does not support sampling.
         """
-        longer = [*map(self._before, prompts)]
-        return sampling(self.model).score_drawn(longer, drawn, progress=progress)
+        extended = [*map(self._with_prefix, prompts)]
+        return require_sampling(self.model).score_generations(
+            extended, generations, progress=progress
+        )
 
-    def _before(self, prompt: Prompt) -> Prompt:
+    def _with_prefix(self, prompt: Prompt) -> Prompt:
         if isinstance(prompt, str):
             return prompt
         system = [message for message in prompt if message.role == "system"]
         if self.system_prompt is not None:
             system.insert(0, Message("system", self.system_prompt))
-        # Templates know one system message, at the start.
+        # Chat templates accept one system message only, at the start: join them.
         joined = [Message("system", "\n\n".join(m.content for m in system))] if system else []
         rest = [message for message in prompt if message.role != "system"]
         return (*joined, *self.shots, *rest)
 
 
 def choose_shots(records: Sequence[Record], count: int, seed: int) -> tuple[Message, ...]:
-    """Pick worked examples as user and assistant turns.
+    """Choose few-shot examples from records, as user and assistant turns.
 
-    Answers that recur are labels: each is shown once before any is shown twice, so that a
-    classifier sees as many classes as there are shots. Long examples are avoided, because every
-    one of them is in every prompt: the longer half of the records is drawn from only for labels
-    that are not in the shorter half, or when that is used up.
+    Recurring answers are class labels: each label is used once before any is used twice, so that
+    as many classes as possible are shown. Long examples are avoided, because every prompt includes
+    them: the longer half of the records is used only for labels that the shorter half lacks, or
+    when the shorter half is used up.
     """
     usable = [record for record in records if not isinstance(record, Text)]
-    usable.sort(key=lambda record: sum(map(len, _turns(record))))
+    usable.sort(key=lambda record: sum(map(len, _last_turns(record))))
     short, long = usable[: (len(usable) + 1) // 2], usable[(len(usable) + 1) // 2 :]
-    draw = random.Random(seed)
-    draw.shuffle(short)
-    draw.shuffle(long)
+    rng = random.Random(seed)
+    rng.shuffle(short)
+    rng.shuffle(long)
     candidates = [*short, *long]
-    seen: dict[str, int] = {}
+    uses: dict[str, int] = {}
     ranked = []
     for position, record in enumerate(candidates):
         answer = last_exchange(record)[1].strip()
-        ranked.append((seen.get(answer, 0), position, record))
-        seen[answer] = seen.get(answer, 0) + 1
+        ranked.append((uses.get(answer, 0), position, record))
+        uses[answer] = uses.get(answer, 0) + 1
     chosen = [record for _, _, record in sorted(ranked, key=lambda item: item[:2])[:count]]
     messages: list[Message] = []
     for record in chosen:
-        question, answer = _turns(record)
+        question, answer = _last_turns(record)
         messages += [Message("user", question), Message("assistant", answer)]
     return tuple(messages)
 
 
-def _turns(record: Record) -> tuple[str, str]:
-    """The last question and answer of a record."""
+def _last_turns(record: Record) -> tuple[str, str]:
+    """Return the last user message and the last answer of a record."""
     prompt, answer = last_exchange(record)
     if isinstance(prompt, str):
         return prompt, answer

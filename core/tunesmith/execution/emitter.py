@@ -1,4 +1,8 @@
-"""How a run speaks: every event goes to the log, to the reporters, and past the guards."""
+"""Emit events: write each one to the log, pass it to the reporters, and check it with the guards.
+
+Training code calls ``job.emit(event)``, which is an :class:`Emitter`. It is also where a run is
+stopped: a guard or a signal makes the call raise.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,30 @@ from typing import TYPE_CHECKING
 from tunesmith.contracts import Progress, Reporter
 from tunesmith.events import (
     Event,
-    Noticed,
+    Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
     RunFinished,
-    Stepped,
+    StepFinished,
 )
 from tunesmith.execution.guards import Guard
 from tunesmith.execution.report import Report
 from tunesmith.offered import Plugin
-from tunesmith.plugins import blame, describe
-from tunesmith.signals import Interrupts
+from tunesmith.plugins import attribute_errors_to, describe_error
+from tunesmith.signals import StopSignalHandler
 
 if TYPE_CHECKING:
     from tunesmith.plan import Plan
     from tunesmith.storage import EventLog, RunFolder
 
 MUTED_AFTER = 3
-"""Failures after which a reporter is no longer asked."""
+"""Number of failures after which a reporter gets no more events."""
 
 
 @dataclass
-class _Listener:
-    """A reporter, the plugin it is from, and how often it has failed."""
+class _ReporterState:
+    """A reporter, the plugin that it comes from, and the number of its failures so far."""
 
     plugin: Plugin
     name: str
@@ -45,21 +49,21 @@ class _Listener:
 
 
 class Reporters:
-    """The run's reporters, each isolated: one that raises never stops training."""
+    """The reporters of a run, isolated from it: a reporter that raises never stops training."""
 
     def __init__(self, plan: Plan, folder: RunFolder) -> None:
         self._plan = plan
         self._folder = folder
-        self._listeners: list[_Listener] = []
+        self._reporters: list[_ReporterState] = []
         self._open = ExitStack()
 
     def __enter__(self) -> Reporters:
         for component in self._plan.reporters:
             plugin = component.offered.plugin
-            with blame(plugin):
+            with attribute_errors_to(plugin):
                 reporter = component.offer.build(component.config, self._folder)
                 self._open.enter_context(reporter)
-            self._listeners.append(_Listener(plugin, component.offer.name, reporter))
+            self._reporters.append(_ReporterState(plugin, component.offer.name, reporter))
         return self
 
     def __exit__(
@@ -70,62 +74,65 @@ class Reporters:
     ) -> None:
         try:
             self._open.__exit__(kind, error, trace)
-        except Exception as failure:  # a reporter's last words must not hide how the run ended
-            warnings.warn(f"a reporter failed to close: {describe(failure)}", stacklevel=2)
+        except Exception as failure:  # an error on closing must not replace the run's own error
+            warnings.warn(f"a reporter failed to close: {describe_error(failure)}", stacklevel=2)
 
-    def report(self, event: Event) -> list[Noticed]:
-        """Show the event everywhere; what comes back are the complaints about reporters."""
+    def report(self, event: Event) -> list[Notice]:
+        """Pass the event to every reporter; return a warning for each reporter that failed."""
         notices = []
-        for listener in self._listeners:
-            if listener.failures >= MUTED_AFTER:
+        for state in self._reporters:
+            if state.failures >= MUTED_AFTER:
                 continue
             try:
-                listener.reporter.report(event)
-            except Exception as error:  # isolation is the point
-                listener.failures += 1
-                muted = ", and is muted from now on" if listener.failures >= MUTED_AFTER else ""
-                what = f'reporter "{listener.name}" failed: {describe(error)}{muted}'
-                notice = Noticed(level="warning", source=listener.plugin.full_name, message=what)
+                state.reporter.report(event)
+            except Exception as error:  # any error of a reporter is reported, never raised
+                state.failures += 1
+                muted = (
+                    "; it is muted for the rest of the run" if state.failures >= MUTED_AFTER else ""
+                )
+                text = f'reporter "{state.name}" failed: {describe_error(error)}{muted}'
+                notice = Notice(level="warning", source=state.plugin.full_name, message=text)
                 notices.append(notice)
         return notices
 
 
 @dataclass
-class Telling:
-    """``job.emit``: tells an event to everyone, and raises when the run shall end.
+class Emitter:
+    """The callable behind ``job.emit``: records an event, and raises when the run must end.
 
     Raises:
-        RunStopped: a signal came or a limit is reached; only at events that mark progress.
-        TrainingError: a guard found that going on makes no sense.
+        RunStopped: a signal arrived or a limit is reached; only at events that mark progress.
+        TrainingError: a guard found that further training is pointless.
     """
 
     log: EventLog
     reporters: Reporters
     guards: Sequence[Guard]
-    interrupts: Interrupts
+    interrupts: StopSignalHandler
     report: Report = field(default_factory=Report)
 
     def __call__(self, event: Event) -> None:
         self._record(event)
         for notice in self.reporters.report(event):
             self._record(notice)
-        if isinstance(event, (Stepped, PhaseStarted, PhaseAdvanced)):
+        if isinstance(event, (StepFinished, PhaseStarted, PhaseAdvanced)):
             for guard in self.guards:
-                problem = guard.judge(event)
+                problem = guard.check(event)
                 if problem is not None:
                     raise problem
-            self.interrupts.check()
+            self.interrupts.raise_if_received()
 
     @contextmanager
     def phase(self, phase: str, total: int | None = None, unit: str = "rows") -> Iterator[Progress]:
-        """Announce a stretch of work; the block gets a function to say how far it is."""
+        """Emit the start and the end of a phase; yield a function that reports its progress."""
         started = time.perf_counter()
         self(PhaseStarted(phase=phase, total=total, unit=unit))
         yield lambda done: self(PhaseAdvanced(phase=phase, done=done))
         self(PhaseEnded(phase=phase, seconds=time.perf_counter() - started))
 
     def _record(self, event: Event) -> None:
-        self.report.take(event)
+        self.report.add_event(event)
+        # Progress within a phase is shown live, but would flood the log.
         if not isinstance(event, PhaseAdvanced):
             durable = isinstance(event, RunFinished)
             self.log.append({"time": round(time.time(), 3), **event.to_json()}, durable=durable)

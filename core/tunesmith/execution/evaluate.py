@@ -1,7 +1,7 @@
-"""Measure a text model with the run's evaluators; keep every record's value.
+"""Evaluate a text model with an evaluator of the run, and store the value of every record.
 
-Evaluators give one value per record. Aggregation, intervals, and the files with the single values
-are the core's, so that every metric of every plugin is treated alike.
+Evaluators return one value per record. The core computes means and intervals and writes the files
+with the values per record, so that the metrics of all plugins are treated alike.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tunesmith.contracts import (
     Generation,
     Measurement,
     Progress,
-    RunSoFar,
+    RunContext,
     TextModel,
     TokenScores,
-    sampling,
+    require_sampling,
 )
 from tunesmith.errors import PluginError, TrainingError
 from tunesmith.events import Measured
-from tunesmith.execution.emitter import Telling
-from tunesmith.plugins import blame
+from tunesmith.execution.emitter import Emitter
+from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Prompt, Record, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith.storage import write_atomic
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
     from tunesmith.offers import EvaluatorOffer
     from tunesmith.plan import Component
 
-FOLDER = "evaluations"
+EVALUATIONS_FOLDER = "evaluations"
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A text model that tells how far it is; evaluators need not care."""
+class ProgressTextModel:
+    """A text model that reports its progress to the run, so that evaluators need not do it."""
 
     model: TextModel
-    tell: Progress
-    records: int
-    """To be measured; an evaluator may ask for more than one text of each."""
+    report_progress: Progress
+    record_count: int
+    """Records to evaluate. An evaluator may request several texts for each of them."""
 
-    def _share(self, asked: int) -> Progress:
-        """Texts that are done, told as records that are done."""
-        return lambda done: self.tell(done * self.records // max(asked, 1))
+    def _scaled_progress(self, text_count: int) -> Progress:
+        """Return a progress function that converts finished texts into finished records."""
+        return lambda done: self.report_progress(done * self.record_count // max(text_count, 1))
 
     def score(
         self,
@@ -59,86 +59,96 @@ class Watched:
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Scores, with progress told to the run where the caller does not ask for it."""
-        told = progress or self._share(len(prompts))
-        return self.model.score(prompts, completions, progress=told)
+        """Score completions; report progress to the run unless the caller passes ``progress``."""
+        progress = progress or self._scaled_progress(len(prompts))
+        return self.model.score(prompts, completions, progress=progress)
 
     def generate(
-        self, prompts: Sequence[Prompt], limit: int, *, progress: Progress | None = None
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Answers, with progress told to the run where the caller does not ask for it."""
-        told = progress or self._share(len(prompts))
-        return self.model.generate(prompts, limit, progress=told)
+        """Generate answers; report progress to the run unless the caller passes ``progress``."""
+        progress = progress or self._scaled_progress(len(prompts))
+        return self.model.generate(prompts, max_new_tokens, progress=progress)
 
     def sample(
         self,
         prompts: Sequence[Prompt],
-        limit: int,
+        max_new_tokens: int,
         *,
         seed: int,
         temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> Sequence[Generation]:
-        """Drawn answers, where the model can draw.
+        """Sample answers.
 
         Raises:
-            UsageError: it cannot.
+            UsageError: the model does not support sampling.
         """
-        told = progress or self._share(len(prompts))
-        able = sampling(self.model)
-        return able.sample(prompts, limit, seed=seed, temperature=temperature, progress=told)
+        progress = progress or self._scaled_progress(len(prompts))
+        return require_sampling(self.model).sample(
+            prompts, max_new_tokens, seed=seed, temperature=temperature, progress=progress
+        )
 
-    def score_drawn(
+    def score_generations(
         self,
         prompts: Sequence[Prompt],
-        drawn: Sequence[Generation],
+        generations: Sequence[Generation],
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Scores of drawn answers, where the model can draw.
+        """Score sampled answers token by token.
 
         Raises:
-            UsageError: it cannot.
+            UsageError: the model does not support sampling.
         """
-        told = progress or self._share(len(prompts))
-        return sampling(self.model).score_drawn(prompts, drawn, progress=told)
+        progress = progress or self._scaled_progress(len(prompts))
+        return require_sampling(self.model).score_generations(
+            prompts, generations, progress=progress
+        )
 
 
-def measure(  # noqa: PLR0913 - what is measured, with what, and where it is told and kept
+def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where results go
     label: str,
     model: TextModel,
     evaluator: Component[EvaluatorOffer[Any]],
     records: Sequence[Record],
-    tell: Telling,
-    run: RunSoFar,
+    emit: Emitter,
+    run: RunContext,
     folder: Path,
 ) -> list[Measured]:
-    """Run one evaluator on one model, store the single values, and tell the aggregates.
+    """Run one evaluator on one model, store the values per record, and emit each metric.
 
-    Nothing is stored or told where an evaluator that compares had nothing to compare with.
+    Returns:
+        The emitted events; none for an evaluator that had no other model to compare with.
+
+    Raises:
+        PluginError: the evaluator returned metrics it does not declare, or too few values.
+        TrainingError: a value is not finite.
     """
     started = time.perf_counter()
     offer = evaluator.offer
     with (
-        tell.phase(f"{label}: {offer.name}", len(records)) as advance,
-        blame(evaluator.offered.plugin),
+        emit.phase(f"{label}: {offer.name}", len(records)) as report_progress,
+        attribute_errors_to(evaluator.offered.plugin),
     ):
         built = offer.build(evaluator.config)
-        watched = Watched(model, advance, len(records))
+        tracked_model = ProgressTextModel(model, report_progress, len(records))
         if isinstance(built, ComparingEvaluator):
-            measurements = list(built.compare(watched, records, run))
+            measurements = list(built.compare(tracked_model, records, run))
         else:
-            measurements = list(built.measure(watched, records))
+            measurements = list(built.measure(tracked_model, records))
     if not measurements:
         return []
-    _check(measurements, evaluator, len(records))
+    _check_measurements(measurements, evaluator, len(records))
     _check_finite(label, measurements, records)
-    path = f"{FOLDER}/{label}.{offer.name}.jsonl"
-    (folder / FOLDER).mkdir(exist_ok=True)
-    write_atomic(folder / path, _lines(measurements, records))
-    told = []
-    for measurement, metric in _paired(measurements, evaluator):
-        interval = mean_interval(measurement.values, measurement.weights, groups=_groups(records))
+    path = f"{EVALUATIONS_FOLDER}/{label}.{offer.name}.jsonl"
+    (folder / EVALUATIONS_FOLDER).mkdir(exist_ok=True)
+    write_atomic(folder / path, _to_json_lines(measurements, records))
+    events = []
+    for measurement, metric in _pair_with_metrics(measurements, evaluator):
+        interval = mean_interval(
+            measurement.values, measurement.weights, groups=_groups_of(records)
+        )
         event = Measured(
             model=label,
             evaluator=offer.name,
@@ -152,66 +162,71 @@ def measure(  # noqa: PLR0913 - what is measured, with what, and where it is tol
             records=path,
             unit=metric.unit,
         )
-        tell(event)
-        told.append(event)
-    return told
+        emit(event)
+        events.append(event)
+    return events
 
 
 @dataclass(frozen=True)
-class Values:
-    """One metric of one model, record by record."""
+class MetricValues:
+    """The values of one metric of one model, one per record."""
 
     values: list[float]
     weights: list[float] | None
-    """None: every record counts the same."""
+    """None: all records have the same weight."""
     groups: list[str | None] | None
-    """None: every record stands for itself."""
+    """None: all records are independent of each other."""
 
 
-def read_values(path: Path, metric: str) -> Values:
-    """What :func:`measure` wrote about one metric."""
+def read_metric_values(path: Path, metric: str) -> MetricValues:
+    """Read back the values of one metric that :func:`evaluate_model` wrote."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     weights = [row[metric]["weight"] for row in rows]
     groups = [row.get("group") for row in rows]
-    return Values(
+    return MetricValues(
         values=[row[metric]["value"] for row in rows],
         weights=weights if len(set(weights)) > 1 else None,
         groups=groups if any(group is not None for group in groups) else None,
     )
 
 
-def _groups(records: Sequence[Record]) -> list[str | None] | None:
+def _groups_of(records: Sequence[Record]) -> list[str | None] | None:
     groups = [record.group for record in records]
     return groups if any(group is not None for group in groups) else None
 
 
-def _paired(
+def _pair_with_metrics(
     measurements: Sequence[Measurement], evaluator: Component[EvaluatorOffer[Any]]
 ) -> list[tuple[Measurement, Any]]:
     metrics = {metric.name: metric for metric in evaluator.offer.metrics}
     return [(m, metrics[m.metric]) for m in measurements]
 
 
-def _check(
+def _check_measurements(
     measurements: Sequence[Measurement], evaluator: Component[EvaluatorOffer[Any]], n: int
 ) -> None:
-    """Hold the evaluator to its contract: declared metrics, one value per record."""
+    """Check the evaluator's contract: declared metrics only, and one value per record.
+
+    Raises:
+        PluginError: naming the plugin and the metric.
+    """
     declared = {metric.name for metric in evaluator.offer.metrics}
     plugin = evaluator.offered.plugin.full_name
     for measurement in measurements:
         if measurement.metric not in declared:
             raise PluginError(
-                f'plugin "{plugin}" measured "{measurement.metric}", which its offer does not name'
+                f'plugin "{plugin}" returned metric "{measurement.metric}", which its offer does '
+                "not declare"
             )
         columns = {
             "values": measurement.values,
             "weights": measurement.weights,
             "outputs": measurement.outputs,
         }
-        for what, column in columns.items():
+        for name, column in columns.items():
             if column is not None and len(column) != n:
                 raise PluginError(
-                    f'plugin "{plugin}" gave {len(column)} {what} of '
+                    f'plugin "{plugin}" returned {len(column)} {name} of '
                     f'"{measurement.metric}" for {n} records'
                 )
 
@@ -219,19 +234,23 @@ def _check(
 def _check_finite(
     label: str, measurements: Sequence[Measurement], records: Sequence[Record]
 ) -> None:
-    """A mean with one value that is no number says nothing: name the record instead."""
+    """Check that every value is finite, because one NaN would make the mean meaningless.
+
+    Raises:
+        TrainingError: naming the record.
+    """
     for measurement in measurements:
         for value, record in zip(measurement.values, records, strict=True):
             if not math.isfinite(value):
                 raise TrainingError(
                     f"{label} model: {measurement.metric} of {record.source} is {value}, "
                     "not finite",
-                    hint="the model's probabilities are broken: lower the learning rate, or set "
-                    "precision = 'fp32'",
+                    hint="the model's probabilities are NaN or infinite: train with a lower "
+                    'learning rate, or set technique.precision = "fp32"',
                 )
 
 
-def _lines(measurements: Sequence[Measurement], records: Sequence[Record]) -> str:
+def _to_json_lines(measurements: Sequence[Measurement], records: Sequence[Record]) -> str:
     lines = []
     for index, record in enumerate(records):
         line: dict[str, Any] = {"source": record.source, "expected": last_exchange(record)[1]}

@@ -1,8 +1,8 @@
-"""Guards: pure judgements over the events of a run.
+"""Guards end a run whose events show that it cannot succeed, or that it reached a limit.
 
-A guard looks at one event, keeps what it must remember, and says in words why the run should end;
-an empty answer lets it go on. Whether a loss is finite is checked in the training loop itself,
-before the optimizer step; guards catch what only shows over time.
+A guard reads one event after the other, keeps the state it needs, and returns an error when the
+run should end, else None. The training loop itself checks that each loss is finite, before the
+optimizer step; guards find the problems that only show over several steps.
 """
 
 from __future__ import annotations
@@ -11,82 +11,89 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tunesmith.errors import RunStopped, TrainingError, TunesmithError
-from tunesmith.events import Event, Stepped
+from tunesmith.events import Event, StepFinished
 
 PATIENCE = 20
-"""Steps within which a fault must be named."""
+"""Number of consecutive bad steps after which a guard ends the run."""
 
 
 class Guard(Protocol):
-    """Judges events in order."""
+    """Checks the events of a run in their order."""
 
-    def judge(self, event: Event) -> TunesmithError | None:
-        """The reason to end the run, or None."""
+    def check(self, event: Event) -> TunesmithError | None:
+        """Return the error that ends the run, or None to continue."""
         ...
 
 
 @dataclass
-class Divergence:
-    """The loss has been over three times its best for twenty steps in a row."""
+class DivergenceGuard:
+    """Ends a run whose loss was above ``factor`` times its best for 20 steps in a row."""
 
     factor: float = 3.0
-    best: float = float("inf")
-    bad: int = 0
+    best_loss: float = float("inf")
+    bad_steps: int = 0
 
-    def judge(self, event: Event) -> TunesmithError | None:
-        if not isinstance(event, Stepped) or event.extras:
-            # Rewards and policy losses have no floor to be compared with.
+    def check(self, event: Event) -> TunesmithError | None:
+        if not isinstance(event, StepFinished) or event.metrics:
+            # Techniques with metrics of their own train on rewards or policy losses. Those have no
+            # lower bound, so that a multiple of the best loss means nothing.
             return None
-        self.best = min(self.best, event.loss)
-        self.bad = self.bad + 1 if event.loss > max(self.factor * self.best, 0.5) else 0
-        if self.bad < PATIENCE:
+        self.best_loss = min(self.best_loss, event.loss)
+        # Below 0.5, even three times the best loss is a small loss.
+        diverged = event.loss > max(self.factor * self.best_loss, 0.5)
+        self.bad_steps = self.bad_steps + 1 if diverged else 0
+        if self.bad_steps < PATIENCE:
             return None
         return TrainingError(
             f"step {event.step}: the loss diverged: {event.loss:.3g}, "
-            f"over {self.factor:g} times its best of {self.best:.3g} for {PATIENCE} steps",
-            hint="lower the learning rate or lengthen the warm-up, then run again",
+            f"over {self.factor:g} times its best of {self.best_loss:.3g} for {PATIENCE} steps",
+            hint="lower learning_rate or raise warmup_ratio in the run file, then start a new run",
         )
 
 
 @dataclass
-class Standstill:
-    """The gradient is exactly zero, or the loss never moves: nothing is being learned."""
+class NoProgressGuard:
+    """Ends a run that learns nothing: the gradient is exactly zero, or the loss is constant."""
 
     losses: list[float] = field(default_factory=list)
-    zero: int = 0
+    zero_gradient_steps: int = 0
 
-    def judge(self, event: Event) -> TunesmithError | None:
-        if not isinstance(event, Stepped):
+    def check(self, event: Event) -> TunesmithError | None:
+        if not isinstance(event, StepFinished):
             return None
-        self.zero = self.zero + 1 if event.gradient_norm == 0.0 else 0
+        zero = event.gradient_norm == 0.0
+        self.zero_gradient_steps = self.zero_gradient_steps + 1 if zero else 0
         self.losses = [*self.losses[-PATIENCE + 1 :], event.loss]
-        still = len(self.losses) == PATIENCE and len(set(self.losses)) == 1
-        if self.zero < PATIENCE and not still:
+        constant = len(self.losses) == PATIENCE and len(set(self.losses)) == 1
+        if self.zero_gradient_steps < PATIENCE and not constant:
             return None
-        what = "the loss has not moved at all" if still else "every gradient was zero"
+        what = "the loss did not change" if constant else "every gradient was zero"
         return TrainingError(
             f"step {event.step}: {what} for {PATIENCE} steps",
-            hint="check that the rows carry loss (tunesmith check) and that parameters are trained",
+            hint="`tunesmith check` shows which tokens carry loss; check also that the technique "
+            "trains parameters",
         )
 
 
 @dataclass
-class TimeLimit:
-    """Training has used up the minutes that the run file allows."""
+class TimeLimitGuard:
+    """Stops a run when its steps took the minutes of ``[run] max_minutes``."""
 
     minutes: float
     seconds: float = 0.0
 
-    def judge(self, event: Event) -> TunesmithError | None:
-        if not isinstance(event, Stepped):
+    def check(self, event: Event) -> TunesmithError | None:
+        if not isinstance(event, StepFinished):
             return None
         self.seconds += event.seconds
         if self.seconds < self.minutes * 60 or event.step >= event.steps:
             return None
-        return RunStopped(f"the limit of {self.minutes:g} minutes is reached at step {event.step}")
+        return RunStopped(
+            f"stopped at step {event.step}: run.max_minutes = {self.minutes:g} is reached"
+        )
 
 
-def default_guards(max_minutes: float | None) -> list[Guard]:
-    """The guards of every run; the time limit where one is set."""
-    guards: list[Guard] = [Divergence(), Standstill()]
-    return [*guards, TimeLimit(max_minutes)] if max_minutes is not None else guards
+def create_guards(max_minutes: float | None) -> list[Guard]:
+    """Create the guards of a run; with a time limit where one is set."""
+    guards: list[Guard] = [DivergenceGuard(), NoProgressGuard()]
+    return [*guards, TimeLimitGuard(max_minutes)] if max_minutes is not None else guards

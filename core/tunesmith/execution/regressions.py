@@ -1,4 +1,4 @@
-"""What training changed for the worse: held-out rows that the best baseline did better on."""
+"""Find regressions: held-out rows on which the best baseline scored better than the tuned model."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from tunesmith.execution.verdict import TUNED
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A held-out row on which base and tuned model differ."""
+class Regression:
+    """A held-out row that the tuned model scored worse on, with the outputs of both models."""
 
     source: str
     expected: str
-    base: str
+    baseline: str
     tuned: str
 
 
-def changed_rows(folder: Path, verdict: JSON, report: Report) -> list[Changed]:
-    """Rows that the best baseline had right and the tuned model has wrong, by the first metric.
+def find_regressions(folder: Path, verdict: JSON, report: Report) -> list[Regression]:
+    """Find the rows that the best baseline scored better on, by the verdict's metric.
 
-    Largest loss first.
+    The largest difference comes first.
     """
-    metric, rival = str(verdict.get("metric")), str(verdict.get("rival"))
+    metric, baseline = str(verdict.get("metric")), str(verdict.get("baseline_model"))
     events = {e.model: e for e in report.measured.values() if e.metric == metric}
-    if rival not in events or TUNED not in events:
+    if baseline not in events or TUNED not in events:
         return []
     sign = 1 if events[TUNED].higher_is_better else -1
-    files = (_rows(folder / events[name].records) for name in (rival, TUNED))
+    files = (_read_rows(folder / events[name].records) for name in (baseline, TUNED))
     worse = []
     for before, after in zip(*files, strict=False):
         loss = sign * (float(before[metric]["value"]) - float(after[metric]["value"]))
         if loss > 0:
-            said = (_said(before, metric), _said(after, metric))
-            worse.append((loss, Changed(str(after["source"]), str(after["expected"]), *said)))
+            outputs = (_output_text(before, metric), _output_text(after, metric))
+            worse.append((loss, Regression(str(after["source"]), str(after["expected"]), *outputs)))
     worse.sort(key=lambda item: -item[0])
-    return [changed for _, changed in worse]
+    return [regression for _, regression in worse]
 
 
-def _said(row: JSON, metric: str) -> str:
-    """What the model said about a row; where it said nothing, its value."""
+def _output_text(row: JSON, metric: str) -> str:
+    """Return the model's output for a row, or the metric's value if there is no output."""
     return str(row.get("output", f"{metric} {row[metric]['value']:.3g}"))
 
 
-def _rows(path: Path) -> Iterator[JSON]:
+def _read_rows(path: Path) -> Iterator[JSON]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)

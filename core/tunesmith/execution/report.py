@@ -1,4 +1,4 @@
-"""The report: a fold over a run's events, so that it can be made again from ``events.jsonl``."""
+"""Build the report of a run from its events, live or again from ``events.jsonl``."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tunesmith.events import (
-    DataRead,
+    JSON,
+    CheckpointSaved,
+    CompletionSampled,
+    DataLoaded,
     Event,
     Forecast,
-    Gated,
+    GateChecked,
     Measured,
-    ModelRead,
-    Noticed,
+    ModelResolved,
+    Monitored,
+    Notice,
     RunFinished,
     RunStarted,
-    Sampled,
-    Saved,
-    Stepped,
-    Trained,
+    StepFinished,
+    TrainingFinished,
     TrainingStarted,
-    Watched,
 )
 
 SCHEMA = "tunesmith.report/1"
@@ -29,72 +30,72 @@ SCHEMA = "tunesmith.report/1"
 
 @dataclass
 class Report:
-    """What a run was, did and showed. ``to_json`` gives the content of ``report.json``."""
+    """The state of a run, built from its events; ``to_json`` is the content of ``report.json``."""
 
     started: RunStarted | None = None
-    """When the run began, and the plan and versions that it goes by since it was last resumed."""
-    data: DataRead | None = None
-    model: ModelRead | None = None
-    notices: list[Noticed] = field(default_factory=list)
+    """The time of the first start, with the plan and the versions of the last resume."""
+    data: DataLoaded | None = None
+    model: ModelResolved | None = None
+    notices: list[Notice] = field(default_factory=list)
     forecast: Forecast | None = None
-    training: dict[str, TrainingStarted] = field(default_factory=dict)
-    steps: dict[tuple[str, int], Stepped] = field(default_factory=dict)
-    """By stage and step: a step that was taken again after a resume replaces the first."""
-    saved: Saved | None = None
-    trained: dict[str, Trained] = field(default_factory=dict)
+    training_started: dict[str, TrainingStarted] = field(default_factory=dict)
+    steps: dict[tuple[str, int], StepFinished] = field(default_factory=dict)
+    """By stage and step: a step that is repeated after a resume replaces the earlier one."""
+    last_checkpoint: CheckpointSaved | None = None
+    training_finished: dict[str, TrainingFinished] = field(default_factory=dict)
     measured: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
-    watched: dict[tuple[str, int], Watched] = field(default_factory=dict)
+    monitored: dict[tuple[str, int], Monitored] = field(default_factory=dict)
     """By stage and step."""
-    sampled: dict[tuple[str, int, str], Sampled] = field(default_factory=dict)
+    samples: dict[tuple[str, int, str], CompletionSampled] = field(default_factory=dict)
     """By stage, step and prompt."""
-    gates: dict[tuple[str, str], Gated] = field(default_factory=dict)
-    """By stage and gate: what was found last."""
+    gates: dict[tuple[str, str], GateChecked] = field(default_factory=dict)
+    """By stage and gate: the last result."""
     finished: RunFinished | None = None
 
     @property
     def status(self) -> str:
-        """ok, failed, stopped, or unfinished: still running, or killed."""
+        """One of: ok, failed, stopped; unfinished if the run is still running or was killed."""
         return self.finished.status if self.finished else "unfinished"
 
-    def take(self, event: Event) -> None:  # noqa: C901 - one case for each kind of event
-        """Fold one event in."""
+    def add_event(self, event: Event) -> None:  # noqa: C901 - one case for each kind of event
+        """Update the report by the next event."""
         match event:
             case RunStarted():
                 first = self.started or event
                 self.started = replace(event, started=first.started, resumed=first.resumed)
                 self.finished = None
-            case DataRead():
+            case DataLoaded():
                 self.data = event
-            case ModelRead():
+            case ModelResolved():
                 self.model = event
-            case Noticed():
+            case Notice():
                 if event not in self.notices:
                     self.notices.append(event)
             case Forecast():
                 self.forecast = event
             case TrainingStarted():
-                self.training[event.stage] = event
-            case Stepped():
+                self.training_started[event.stage] = event
+            case StepFinished():
                 self.steps[event.stage, event.step] = event
-            case Saved():
-                self.saved = event
-            case Trained():
-                self.trained[event.stage] = event
+            case CheckpointSaved():
+                self.last_checkpoint = event
+            case TrainingFinished():
+                self.training_finished[event.stage] = event
             case Measured():
                 self.measured[event.model, event.evaluator, event.metric] = event
-            case Watched():
-                self.watched[event.stage, event.step] = event
-            case Sampled():
-                self.sampled[event.stage, event.step, event.prompt] = event
-            case Gated():
+            case Monitored():
+                self.monitored[event.stage, event.step] = event
+            case CompletionSampled():
+                self.samples[event.stage, event.step, event.prompt] = event
+            case GateChecked():
                 self.gates[event.stage, event.gate] = event
             case RunFinished():
-                self.finished = event
+                self.finished = replace(event, verdict=_current_verdict(event.verdict))
             case _:
                 pass
 
     def to_json(self) -> dict[str, Any]:
-        """The report in its documented form, ``tunesmith.report/1``."""
+        """Return the report as JSON, in the documented form ``tunesmith.report/1``."""
         started, finished = self.started, self.finished
         return {
             "schema": SCHEMA,
@@ -112,7 +113,7 @@ class Report:
             "model": asdict(self.model) if self.model else {},
             "forecast": self._forecast(),
             "training": self._training(""),
-            "stages": {stage: self._training(stage) for stage in self.training if stage},
+            "stages": {stage: self._training(stage) for stage in self.training_started if stage},
             "evaluations": [_evaluation(event) for event in self.measured.values()],
             "gates": [asdict(gate) for gate in self.gates.values()],
             "verdict": finished.verdict if finished else {},
@@ -135,23 +136,24 @@ class Report:
 
     @property
     def peak_memory(self) -> int:
-        """The most memory that was held at a step or told at the end; 0: nothing is known."""
-        told = [step.memory_bytes for step in self.steps.values()]
-        return max([*told, *(end.peak_memory_bytes for end in self.trained.values())], default=0)
+        """The highest memory in bytes of any step or stage; 0 if it is not known."""
+        at_steps = [step.memory_bytes for step in self.steps.values()]
+        at_end = [stage.peak_memory_bytes for stage in self.training_finished.values()]
+        return max([*at_steps, *at_end], default=0)
 
     @property
     def training_seconds(self) -> float:
-        """Seconds of all steps, those before a resume included."""
+        """The seconds of all steps, including those before a resume."""
         return sum(step.seconds for step in self.steps.values())
 
     def _forecast(self) -> dict[str, Any]:
-        """What was foretold, and beside it what came, once training has ended."""
+        """Return the forecast, with the measured memory and time once training has finished."""
         forecast = self.forecast
         if forecast is None:
             return {}
         actual: dict[str, Any] = {}
-        if self.trained.get("") is not None:
-            peak = self.peak_memory + forecast.uncounted
+        if self.training_finished.get("") is not None:
+            peak = self.peak_memory + forecast.untracked_bytes
             actual = {
                 "peak_memory_bytes": self.peak_memory,
                 "seconds": self.training_seconds,
@@ -161,12 +163,12 @@ class Report:
         return {**asdict(forecast), "actual": actual}
 
     def _training(self, stage: str) -> dict[str, Any]:
-        """Figures of one stage, summed over its steps, so that a resumed run counts each once."""
+        """Return the metrics of one stage, from its steps: a resumed run counts each step once."""
         steps = [event for (name, _), event in sorted(self.steps.items()) if name == stage]
-        start, end = self.training.get(stage), self.trained.get(stage)
-        if start is None and not stage and self.training:
-            # Of a run with stages, the last one stands for the whole.
-            last = self._training(list(self.training)[-1])
+        start, end = self.training_started.get(stage), self.training_finished.get(stage)
+        if start is None and not stage and self.training_started:
+            # A run with stages: report the training of the last stage.
+            last = self._training(list(self.training_started)[-1])
             return {**last, "artifact": end.artifact if end else None}
         if start is None:
             return {}
@@ -191,26 +193,33 @@ class Report:
             "losses": [step.loss for step in steps],
             "learning_rates": [step.learning_rate for step in steps],
             "gradient_norms": [step.gradient_norm for step in steps],
-            "extras": {name: [step.extras.get(name) for step in steps] for name in _extras(steps)},
+            "metrics": {
+                name: [step.metrics.get(name) for step in steps] for name in _metric_names(steps)
+            },
             "artifact": end.artifact if end else None,
-            "watched": [
-                {"step": event.step, "best": event.best, **event.figures}
-                for (name, _), event in sorted(self.watched.items())
+            "monitored": [
+                {"step": event.step, "best": event.best, **event.metrics}
+                for (name, _), event in sorted(self.monitored.items())
                 if name == stage
             ],
         }
 
 
-def fold(events: Iterable[Event]) -> Report:
-    """The report of a sequence of events."""
+def build_report(events: Iterable[Event]) -> Report:
+    """Build the report of a sequence of events."""
     report = Report()
     for event in events:
-        report.take(event)
+        report.add_event(event)
     return report
 
 
-def _extras(steps: list[Stepped]) -> list[str]:
-    return sorted({name for step in steps for name in step.extras})
+def _metric_names(steps: list[StepFinished]) -> list[str]:
+    return sorted({name for step in steps for name in step.metrics})
+
+
+def _current_verdict(verdict: JSON) -> JSON:
+    """Return the verdict with its present keys: earlier versions wrote another name for one."""
+    return {"baseline_model" if key == "rival" else key: value for key, value in verdict.items()}
 
 
 def _evaluation(event: Measured) -> dict[str, Any]:

@@ -1,115 +1,147 @@
-"""Drift: what a run began with and no longer finds when it is resumed.
+"""Compare the inputs of a resumed run with those that it started with.
 
 A resumed run gives the weights of an uninterrupted one only if its data, options, base model and
-plugins are the same. Whatever differs is named and refused; accepted, it becomes an event of the
-run, so that nobody takes the result for what the first run file says.
+plugins are the same. A difference is refused, with its name. If the user accepts it with
+``--accept-changes``, a notice is written to the run's log, because the stored run file alone no
+longer explains the result.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.contracts import FoundModel
+from tunesmith.contracts import Dataset, FoundModel
 from tunesmith.errors import UsageError
-from tunesmith.events import JSON, DataRead, ModelRead, Noticed, RunStarted
-from tunesmith.execution.emitter import Telling
+from tunesmith.events import JSON, DataLoaded, ModelResolved, Notice, RunStarted
+from tunesmith.execution.emitter import Emitter
+from tunesmith.records import Record
 
-DECISIVE = ("model", "data", "technique", "evaluators", "baselines", "gate")
-"""Tables of a plan that decide what a run gives; of ``[run]``, these do: seed and device."""
-READ_BY_TRAINING = frozenset({".json", ".safetensors", ".jinja", ".model", ".txt"})
-_HEAD, _SAMPLE, _SAMPLES = 1 << 20, 1 << 14, 64
+RESULT_TABLES = ("model", "data", "technique", "evaluators", "baselines", "gate")
+"""Tables of a plan whose options decide the result. Of ``[run]``, only seed and device do."""
+TRAINING_FILE_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".model", ".txt"})
+_HEAD_BYTES, _SAMPLE_BYTES, _SAMPLE_COUNT = 1 << 20, 1 << 14, 64
 
 
 @dataclass(frozen=True)
-class Drift:
-    """Judges one difference after the other: refuse it, or note that it was accepted."""
+class ResumeCheck:
+    """Refuses changed inputs, or records that they were accepted."""
 
-    tell: Telling
+    emit: Emitter
     accepted: bool
 
-    def judge(self, what: str, changes: list[str], way_back: str) -> None:
-        """Pass if nothing changed.
+    def require_unchanged(self, inputs: str, changes: list[str], hint: str) -> None:
+        """Return if ``changes`` is empty; otherwise refuse, or emit a warning if accepted.
+
+        ``inputs`` names what was compared, ``hint`` describes how to undo the change.
 
         Raises:
-            UsageError: something did, and that was not accepted.
+            UsageError: there are changes, and they were not accepted.
         """
         if not changes:
             return
-        said = f"{what} changed since the run began: {'; '.join(changes)}"
+        text = f"{inputs} changed since the run started: {'; '.join(changes)}"
         if not self.accepted:
-            raise UsageError(said, hint=f"{way_back}, or resume with --accept-drift")
-        self.tell(Noticed(level="warning", source="resume", message=f"accepted: {said}"))
+            raise UsageError(text, hint=f"{hint}, or resume with --accept-changes")
+        self.emit(Notice(level="warning", source="resume", message=f"accepted: {text}"))
 
 
-def plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
-    """Plugins of today that the run did not use, or not in this version.
+def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
+    """Return the plugins in use now that the run did not use, or used in another version.
 
-    One that is gone and decides anything has left its place to another: that one is named.
+    A plugin that is no longer used is not listed: another one has taken its part, and is.
     """
     versions = _versions(now)
     before = {name: version for name, version in _versions(then).items() if name in versions}
     return list(_differences(before, versions))
 
 
-def options(then: RunStarted, now: RunStarted) -> list[str]:
-    """Keys of the run file that decide the result and have another value."""
-    return list(_differences(dict(_decisive(then.plan)), dict(_decisive(now.plan))))
+def check_options(then: RunStarted, now: RunStarted) -> list[str]:
+    """Return the run-file keys that decide the result and have another value now."""
+    return list(_differences(dict(_result_options(then.plan)), dict(_result_options(now.plan))))
 
 
-def libraries(then: RunStarted, now: RunStarted) -> list[str]:
-    """Libraries with another version: no reason to refuse, but bits may differ from here on."""
+def check_libraries(then: RunStarted, now: RunStarted) -> list[str]:
+    """Return the libraries that have another version now.
+
+    They are reported and not refused: results may differ in the last bits only.
+    """
     return list(_differences(then.versions, now.versions))
 
 
-def data(then: DataRead, now: DataRead) -> list[str]:
-    """Rows that came, went or were edited."""
+def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
+    """Return one line with both sizes and fingerprints if a row was added, removed or edited."""
     if then.fingerprint == now.fingerprint:
         return []
     return [
-        f"{then.train} + {then.heldout} rows then, {now.train} + {now.heldout} now, "
-        f"fingerprint {then.fingerprint[:12]} then, {now.fingerprint[:12]} now"
+        f"training + held-out rows were {then.train} + {then.heldout}, are now "
+        f"{now.train} + {now.heldout}; the fingerprint was {then.fingerprint[:12]}, is now "
+        f"{now.fingerprint[:12]}"
     ]
 
 
-def model(then: ModelRead, now: ModelRead) -> list[str]:
-    """Files of the base model that are not what they were."""
-    return list(_differences(_short(then.files), _short(now.files)))
+def check_model(then: ModelResolved, now: ModelResolved) -> list[str]:
+    """Return the files of the base model that were added, removed or changed."""
+    return list(_differences(_shorten_digests(then.files), _shorten_digests(now.files)))
 
 
-def model_event(found: FoundModel, folder: Path) -> ModelRead:
-    """What there is to say about the base model whose files were fetched to ``folder``."""
-    return ModelRead(
-        reference=found.reference, description=found.description, files=fingerprints(folder)
+def build_data_event(
+    dataset: Dataset, train: Sequence[Record], heldout: Sequence[Record]
+) -> DataLoaded:
+    """Build the event for data that was loaded: sizes, unusable rows, fingerprint."""
+    digest = hashlib.sha256()
+    for record in (*train, *heldout):
+        digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
+    examples = [
+        {"where": row.where, "cause": row.cause, "detail": row.detail}
+        for row in dataset.left_out[:20]
+    ]
+    return DataLoaded(
+        description=dataset.description,
+        train=len(train),
+        heldout=len(heldout),
+        left_out=dict(Counter(row.cause for row in dataset.left_out)),
+        examples=examples,
+        fingerprint=digest.hexdigest(),
     )
 
 
-def fingerprints(folder: Path) -> dict[str, str]:
-    """A short hash for each file that training reads.
+def build_model_event(found: FoundModel, folder: Path) -> ModelResolved:
+    """Build the event for a base model whose files were fetched to ``folder``."""
+    return ModelResolved(
+        reference=found.reference, description=found.description, files=fingerprint_files(folder)
+    )
 
-    It covers the size, the first megabyte (a safetensors header and more) and 64 samples of the
-    rest: training on changes nearly every weight and is found, in milliseconds for gigabytes.
-    One flipped bit deep in a large file is not.
+
+def fingerprint_files(folder: Path) -> dict[str, str]:
+    """Hash each file of a model folder that training reads.
+
+    The hash covers the size, the first megabyte (a safetensors header and more) and 64 samples of
+    the rest. It takes milliseconds for gigabytes and finds a model that was trained further, since
+    that changes nearly every weight. It does not find one flipped bit deep in a large file.
     """
     if not folder.is_dir():
         return {}
-    files = sorted(path for path in folder.iterdir() if path.suffix in READ_BY_TRAINING)
-    return {path.name: _fingerprint(path) for path in files if path.is_file()}
+    files = sorted(path for path in folder.iterdir() if path.suffix in TRAINING_FILE_SUFFIXES)
+    return {path.name: _fingerprint_file(path) for path in files if path.is_file()}
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint_file(path: Path) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}\n".encode())
     with path.open("rb") as file:
-        digest.update(file.read(_HEAD))
-        if size > _HEAD:
-            for n in range(1, _SAMPLES + 1):
-                file.seek(max(_HEAD, (size * n) // _SAMPLES - _SAMPLE), os.SEEK_SET)
-                digest.update(file.read(_SAMPLE))
+        digest.update(file.read(_HEAD_BYTES))
+        if size > _HEAD_BYTES:
+            for n in range(1, _SAMPLE_COUNT + 1):
+                file.seek(
+                    max(_HEAD_BYTES, (size * n) // _SAMPLE_COUNT - _SAMPLE_BYTES), os.SEEK_SET
+                )
+                digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
 
 
@@ -117,19 +149,19 @@ def _versions(plugins: Sequence[JSON]) -> dict[str, str]:
     return {f"{p['distribution']}:{p['name']}": p["version"] for p in plugins}
 
 
-def _short(files: Mapping[str, str]) -> dict[str, str]:
+def _shorten_digests(files: Mapping[str, str]) -> dict[str, str]:
     return {name: digest[:12] for name, digest in files.items()}
 
 
-def _decisive(plan: JSON) -> Iterator[tuple[str, Any]]:
-    for table in DECISIVE:
+def _result_options(plan: JSON) -> Iterator[tuple[str, Any]]:
+    for table in RESULT_TABLES:
         yield from _leaves(table, plan.get(table))
     for key in ("seed", "device"):
         yield f"run.{key}", plan.get("run", {}).get(key)
 
 
 def _leaves(where: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every value below a table, with its dotted key; None is the same as absent."""
+    """Yield every value below a table with its dotted key; None is the same as absent."""
     match value:
         case None:
             return
@@ -148,8 +180,9 @@ def _leaves(where: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
-            yield f"{name} {_said(then, name)} then, {_said(now, name)} now"
+            yield f"{name} was {_value_text(then, name)}, is now {_value_text(now, name)}"
 
 
-def _said(values: Mapping[str, Any], name: str) -> str:
-    return str(values[name]) if values.get(name) is not None else "absent"
+def _value_text(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name)
+    return "absent" if value is None else str(value) or '""'

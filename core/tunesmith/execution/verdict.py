@@ -1,4 +1,4 @@
-"""Was it worth it? The tuned model against the best prompt, on the same held-out records."""
+"""Compare the tuned model with the baselines on the same held-out records, and check the gate."""
 
 from __future__ import annotations
 
@@ -6,39 +6,43 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tunesmith.errors import GateError
-from tunesmith.events import JSON, Gated, Measured
-from tunesmith.execution.evaluate import read_values
+from tunesmith.events import JSON, GateChecked, Measured
+from tunesmith.execution.evaluate import read_metric_values
 from tunesmith.options import GateOptions
 from tunesmith.statistics import compare
 
 TUNED = "tuned"
-NAMES = {"base": "the base model", "few-shot": "few-shot prompting"}
+BASELINE_NAMES = {"base": "the base model", "few-shot": "few-shot prompting"}
 
 
-def judge(measured: Iterable[Measured], metric: str, folder: Path) -> JSON:
+def compute_verdict(measured: Iterable[Measured], metric: str, folder: Path) -> JSON:
     """Compare the tuned model with every baseline on one metric, record by record.
 
-    The rival is the best baseline. ``outcome`` is better, worse or unclear; it is decided by the
-    95 % interval of the paired difference, not by whether two bars overlap.
+    The verdict is about the best baseline, ``baseline_model``. Its ``outcome`` is better, worse or
+    unclear, and is decided by the 95 % interval of the paired difference: the intervals of the two
+    models may overlap although the difference is clear.
+
+    Returns:
+        The verdict as JSON; empty if the tuned model was not measured.
     """
     events = {event.model: event for event in measured if event.metric == metric}
     tuned = events.pop(TUNED, None)
     if tuned is None:
         return {}
     if not events:
-        text = f"tuned reaches {_number(tuned)}; no baseline was measured"
+        text = f"tuned model: {_metric_text(tuned)}; no baseline to compare with"
         return {"metric": metric, "tuned": tuned.value, "outcome": "unclear", "sentence": text}
-    ours = read_values(folder / tuned.records, metric)
+    tuned_values = read_metric_values(folder / tuned.records, metric)
     comparisons = {}
     for name, event in events.items():
-        theirs = read_values(folder / event.records, metric)
-        # Token-weighted metrics weigh the same answer alike under every prompt.
+        baseline_values = read_metric_values(folder / event.records, metric)
+        # The weights are token counts of the expected answers, which all models share.
         result = compare(
-            theirs.values,
-            ours.values,
+            baseline_values.values,
+            tuned_values.values,
             tuned.higher_is_better,
-            weights=ours.weights,
-            groups=ours.groups,
+            weights=tuned_values.weights,
+            groups=tuned_values.groups,
         )
         comparisons[name] = {
             "baseline": event.value,
@@ -46,37 +50,42 @@ def judge(measured: Iterable[Measured], metric: str, folder: Path) -> JSON:
             "low": result.difference.low,
             "high": result.difference.high,
             "p_value": result.p_value,
-            "outcome": result.better,
+            "outcome": result.outcome,
             "detectable": result.detectable,
         }
     sign = 1 if tuned.higher_is_better else -1
-    # A stage of the run itself is compared with, and is no rival where there is a baseline.
-    # Of equals the last one, few-shot, counts as the stronger rival.
-    rivals = [name for name in events if name in NAMES] or list(events)
-    rival = max(reversed(rivals), key=lambda name: sign * events[name].value)
+    # The stages of a technique are compared too, but decide only if there is no prompt baseline.
+    # Of equal baselines the last one, few-shot, is chosen.
+    baselines = [name for name in events if name in BASELINE_NAMES] or list(events)
+    best = max(reversed(baselines), key=lambda name: sign * events[name].value)
     return {
         "metric": metric,
         "tuned": tuned.value,
-        "rival": rival,
-        **comparisons[rival],
+        "baseline_model": best,
+        **comparisons[best],
         "comparisons": comparisons,
-        "sentence": _sentence(tuned, rival, comparisons[rival]),
+        "sentence": _sentence(tuned, best, comparisons[best]),
     }
 
 
 def check_gate(
-    gate: GateOptions, measured: Iterable[Measured], verdict: JSON, inner: Iterable[Gated] = ()
+    gate: GateOptions,
+    measured: Iterable[Measured],
+    verdict: JSON,
+    inner: Iterable[GateChecked] = (),
 ) -> None:
-    """Hold the run to its ``[gate]``, and to the gates inside of its technique.
+    """Check the conditions of ``[gate]``, and the gates that the technique itself checked.
 
     Raises:
-        GateError: naming everything that was not met.
+        GateError: naming every condition that was not met.
     """
     failures = []
-    for rival in gate.must_beat:
-        outcome = verdict.get("comparisons", {}).get(rival, {}).get("outcome", "not measured")
+    for baseline in gate.must_beat:
+        outcome = verdict.get("comparisons", {}).get(baseline, {}).get("outcome", "not measured")
         if outcome != "better":
-            failures.append(f"gate.must_beat: tuned against {rival} is {outcome}")
+            failures.append(
+                f'gate.must_beat: tuned must be better than {baseline}, but is "{outcome}"'
+            )
     tuned = {event.metric: event for event in measured if event.model == TUNED}
     for metric, bound in gate.at_least.items():
         event = tuned.get(metric)
@@ -85,17 +94,21 @@ def check_gate(
             continue
         met = event.value >= bound if event.higher_is_better else event.value <= bound
         if not met:
-            failures.append(f"gate.at_least.{metric}: needs {bound:g}, got {event.value:.4g}")
+            limit = "at least" if event.higher_is_better else "at most"
+            failures.append(
+                f"gate.at_least.{metric}: must be {limit} {bound:g}, got {event.value:.4g}"
+            )
     failures += [
-        f"{event.stage}: {event.sentence}"
+        f"{event.stage}: {event.message}"
         for event in inner
         if not event.passed and not event.accepted
     ]
     if failures:
-        raise GateError("\n".join(failures), hint="the artifact is kept; tunesmith report shows it")
+        hint = "the trained model is kept; `tunesmith report RUN` shows all scores"
+        raise GateError("\n".join(failures), hint=hint)
 
 
-def _sentence(tuned: Measured, rival: str, comparison: JSON) -> str:
+def _sentence(tuned: Measured, baseline: str, comparison: JSON) -> str:
     numbers = (
         f"{tuned.metric} {comparison['baseline']:.3f} -> {tuned.value:.3f} on {tuned.n} held-out "
         f"rows, difference {comparison['difference']:+.3f} "
@@ -103,19 +116,20 @@ def _sentence(tuned: Measured, rival: str, comparison: JSON) -> str:
     )
     match comparison["outcome"]:
         case "better":
-            return f"fine-tuning was worth it: better than {_name(rival)}, {numbers}"
+            return f"fine-tuning was worth it: better than {_baseline_name(baseline)}, {numbers}"
         case "worse":
-            return f"fine-tuning did harm: worse than {_name(rival)}, {numbers}"
+            return f"fine-tuning was not worth it: worse than {_baseline_name(baseline)}, {numbers}"
         case _:
             return (
-                f"no clear difference to {_name(rival)}: {numbers}; so few rows can "
-                f"only show a difference of {comparison['detectable']:.3f} or more"
+                f"no clear difference from {_baseline_name(baseline)}: {numbers}; with {tuned.n} "
+                f"rows only a difference of {comparison['detectable']:.3f} or more can be shown: "
+                "hold out more rows"
             )
 
 
-def _name(rival: str) -> str:
-    return NAMES.get(rival, f"the {rival} stage")
+def _baseline_name(baseline: str) -> str:
+    return BASELINE_NAMES.get(baseline, f"the {baseline} stage")
 
 
-def _number(event: Measured) -> str:
+def _metric_text(event: Measured) -> str:
     return f"{event.metric} {event.value:.3f} [{event.low:.3f}, {event.high:.3f}]"

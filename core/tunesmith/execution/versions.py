@@ -1,4 +1,4 @@
-"""Versions of what decides a run's numbers. Read from metadata: nothing is imported."""
+"""Collect the versions of the libraries that decide a result, without importing them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tunesmith._version import __version__
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "bitsandbytes", "numpy")
 
 
-def versions() -> dict[str, str]:
-    """Of tunesmith, Python, the libraries that are installed, and the platform."""
-    found = {"tunesmith": __version__, "python": platform.python_version()}
+def collect_versions() -> dict[str, str]:
+    """Return the versions of tunesmith, Python and the installed libraries, and the platform."""
+    installed = {"tunesmith": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {**found, "platform": f"{sys.platform} {platform.machine()}"}
+    return {**installed, "platform": f"{sys.platform} {platform.machine()}"}

@@ -1,36 +1,40 @@
-"""A run as ranks above 0 see it: the same data and the same technique, and nothing is told."""
+"""Take part in a run as a rank above 0: load the same data, train, and report nothing."""
 
 from __future__ import annotations
 
 from tunesmith import distributed
 from tunesmith.errors import DataError
 from tunesmith.events import Event
-from tunesmith.execution.execute import data_event, job_of, read_parts, recorded
+from tunesmith.execution.execute import build_job, load_data, load_report
+from tunesmith.execution.resume_checks import build_data_event
 from tunesmith.plan import Plan
-from tunesmith.plugins import blame
+from tunesmith.plugins import attribute_errors_to
 from tunesmith.storage import Checkpoints, RunFolder
 
 
-def train(plan: Plan, folder: RunFolder) -> None:
-    """Train with rank 0, which has read the data and begins to train now.
+def run_worker_rank(plan: Plan, folder: RunFolder) -> None:
+    """Train together with rank 0, which has loaded the data and starts to train now.
 
     Raises:
-        DataError: this rank reads other data.
-        TunesmithError: what kept this rank from taking part; what ended training is rank 0's.
+        DataError: this rank loads other data than rank 0.
+        TunesmithError: this rank could not take part. Rank 0 reports errors of the training.
     """
-    dataset, parts = read_parts(plan)
-    read, told = data_event(dataset, parts), recorded(folder).data
-    if told is None or read.fingerprint != told.fingerprint:
-        raise DataError("data", f"rank {distributed.number()} reads other rows than rank 0")
+    dataset, parts = load_data(plan)
+    loaded, on_rank_zero = (
+        build_data_event(dataset, parts.train, parts.heldout),
+        load_report(folder).data,
+    )
+    if on_rank_zero is None or loaded.fingerprint != on_rank_zero.fingerprint:
+        raise DataError("data", f"rank {distributed.rank()} reads other rows than rank 0")
     model = plan.found_model.fetch()
-    checkpoints = Checkpoints(folder.checkpoints, on_problem=_unheard, owned=False)
-    with blame(plan.technique.offered.plugin):
+    checkpoints = Checkpoints(folder.checkpoints, on_problem=_ignore_event, owned=False)
+    with attribute_errors_to(plan.technique.offered.plugin):
         technique = plan.technique.offer.build(plan.technique.config)
         try:
-            technique.train(job_of(plan, model, parts, checkpoints, _unheard))
-        except distributed.Dismissed:
+            technique.train(build_job(plan, model, parts, checkpoints, _ignore_event))
+        except distributed.EndedByRankZero:
             return
 
 
-def _unheard(told: Event | str) -> None:
-    """Rank 0 says it."""
+def _ignore_event(event: Event | str) -> None:
+    """Discard an event: rank 0 emits it."""

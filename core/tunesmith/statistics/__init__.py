@@ -1,10 +1,10 @@
-"""What a number printed by a run is worth: intervals, paired tests, and power.
+"""Compute confidence intervals, paired significance tests and the power of comparisons.
 
-An evaluator returns one value per record; this package turns such values into a mean with a
-confidence interval, and two lists over the same records into a verdict. Pure functions, standard
-library only. The same input gives the same output, whatever the order of the records.
+An evaluator returns one value per record. This package computes from such values a mean with a
+confidence interval, and compares two models by their values on the same records. It has only pure
+functions and uses only the standard library. The order of the records does not change a result.
 
-Which method is used where:
+The methods:
 
 =====================  ================================  ================================
 values                 one mean                          difference of two models
@@ -16,7 +16,7 @@ anything else          percentile bootstrap              percentile bootstrap, s
   a single unit        unknown: the bounds, or infinite  unknown, p = 1
 =====================  ================================  ================================
 
-A *unit* is what was drawn independently: a group where groups are given, else a record. Records
+A *unit* is what was sampled independently: a group where groups are given, else a record. Records
 of one group (one patient, one document) are not independent of each other, and counting them as
 if they were makes intervals too narrow.
 
@@ -30,15 +30,15 @@ Sources: Wilson, JASA 22 (1927) 209; Tango, Statist. Med. 17 (1998) 891; Hesterb
 paired proportions).
 """
 
-from tunesmith.statistics.comparison import Comparison, Verdict, compare
+from tunesmith.statistics.comparison import Comparison, ComparisonOutcome, compare
 from tunesmith.statistics.intervals import Interval, mean_interval, paired_difference
 from tunesmith.statistics.power import minimum_detectable
 from tunesmith.statistics.tests import paired_p_value
 
 __all__ = [
     "Comparison",
+    "ComparisonOutcome",
     "Interval",
-    "Verdict",
     "compare",
     "mean_interval",
     "minimum_detectable",

@@ -1,4 +1,4 @@
-"""Quantiles and root finding that the standard library lacks."""
+"""Quantiles and root finding that the standard library does not have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NORMAL = NormalDist()
 
 
 def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """The point in [low, high] from which on `holds` is true."""
+    """Find the point in [low, high] from which on `holds` is true."""
     for _ in range(60):
         middle = (low + high) / 2
         if holds(middle):
@@ -21,7 +21,7 @@ def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
 
 
 def student_quantile(p: float, df: int) -> float:
-    """Quantile of Student's t; exact for 1 and 2 degrees of freedom, else better than 1 %.
+    """Compute a quantile of Student's t; exact for 1 and 2 degrees of freedom, else within 1 %.
 
     Abramowitz and Stegun 26.7.5, for p between 0.5 and 0.999.
     """

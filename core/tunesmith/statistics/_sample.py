@@ -1,4 +1,4 @@
-"""Check what a caller gave and reduce it to independent units."""
+"""Check the values of a caller and reduce them to independent units."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Sample:
-    """Checked values reduced to independent units: their weighted deviation, and their weight."""
+    """Checked values, reduced to the weighted deviation and the weight of each unit."""
 
     value: float
     n: int
     deviations: tuple[float, ...]  # per unit: sum of w * (v - value)
     weights: tuple[float, ...]  # per unit: sum of w
-    kish: float  # (sum w)^2 / sum w^2 over records: how many equally weighted records they equal
-    variance: float  # of single values around the mean, weighted
-    plain: bool  # every record is a unit of its own with the same weight
+    effective_records: float  # Kish's effective sample size over records: (sum w)^2 / sum w^2
+    variance: float  # weighted variance of single values around the mean
+    is_simple: bool  # every record is its own unit, and all have the same weight
 
     @property
     def units(self) -> int:
         return len(self.weights)
 
     @property
-    def unit_kish(self) -> float:
-        """How many equally weighted units these units are worth."""
+    def effective_units(self) -> float:
+        """Kish's effective sample size over units: the equal number of equally weighted units."""
         return math.fsum(self.weights) ** 2 / math.fsum(w * w for w in self.weights)
 
 
@@ -51,7 +51,7 @@ def _check_length(name: str, given: int, expected: int) -> None:
         raise ValueError(f"{name}: must have one entry per value ({expected}), got {given}")
 
 
-def differences_of(base: Sequence[float], tuned: Sequence[float]) -> list[float]:
+def paired_differences(base: Sequence[float], tuned: Sequence[float]) -> list[float]:
     _check_length("tuned", len(tuned), len(base))
     _check_finite("base", base)
     _check_finite("tuned", tuned)
@@ -62,20 +62,24 @@ def is_binary(bounds: Bounds | None, *values: Sequence[float]) -> bool:
     return bounds in (None, (0, 1)) and all(v in (0, 1) for part in values for v in part)
 
 
-def share_of(values: Sequence[float], weights: Sequence[float] | None, wanted: float) -> float:
-    """Weighted share of the values that equal `wanted`."""
+def compute_share(values: Sequence[float], weights: Sequence[float] | None, target: float) -> float:
+    """Compute the weighted share of the values that equal `target`."""
     if weights is None:
-        return sum(1 for v in values if v == wanted) / len(values)
-    hits = math.fsum(w for v, w in zip(values, weights, strict=True) if v == wanted)
+        return sum(1 for v in values if v == target) / len(values)
+    hits = math.fsum(w for v, w in zip(values, weights, strict=True) if v == target)
     return hits / math.fsum(weights)
 
 
-def sample_of(
+def build_sample(
     values: Sequence[float],
     weights: Sequence[float] | None,
     groups: Sequence[Hashable | None] | None,
 ) -> Sample:
-    """Check what the caller gave, and reduce it to independent units."""
+    """Check values, weights and groups, and reduce them to independent units.
+
+    Raises:
+        ValueError: no values, a value that is not finite, weights or groups that do not fit.
+    """
     if not values:
         raise ValueError("values: at least one is needed, got none")
     _check_finite("values", values)
@@ -103,7 +107,7 @@ def _reduce(values: list[float], weights: list[float], labels: list[Hashable | N
     total = math.fsum(weights)
     value = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / total
     value = min(max(value, min(values)), max(values))  # rounding must not leave the data's range
-    # A group is keyed by its label in a tuple, a record on its own by its index: never the same.
+    # A group's key is its label in a tuple, a single record's key its index: they never collide.
     keys: list[Hashable] = [i if g is None else (g,) for i, g in enumerate(labels)]
     parts: dict[Hashable, tuple[list[float], list[float]]] = {}
     for key, v, w in zip(keys, values, weights, strict=True):
@@ -112,31 +116,34 @@ def _reduce(values: list[float], weights: list[float], labels: list[Hashable | N
         masses.append(w)
     units = sorted((math.fsum(d), math.fsum(w)) for d, w in parts.values())
     variance = math.fsum(w * (v - value) ** 2 for w, v in zip(weights, values, strict=True)) / total
-    plain = len(units) == len(values) and min(weights) == max(weights)
-    kish = float(len(values)) if plain else total**2 / math.fsum(w * w for w in weights)
+    is_simple = len(units) == len(values) and min(weights) == max(weights)
+    effective_records = (
+        float(len(values)) if is_simple else total**2 / math.fsum(w * w for w in weights)
+    )
     deviations_, masses_ = zip(*units, strict=True)
-    return Sample(value, len(values), deviations_, masses_, kish, variance, plain)
+    return Sample(value, len(values), deviations_, masses_, effective_records, variance, is_simple)
 
 
 def standard_error(sample: Sample) -> float:
-    """Linearised standard error of the weighted mean over units (at least two)."""
+    """Compute the linearised standard error of the weighted mean over units (at least two)."""
     m = sample.units
     squares = math.fsum(d * d for d in sample.deviations)
     return math.sqrt(m / (m - 1) * squares) / math.fsum(sample.weights)
 
 
 def effective_size(sample: Sample) -> float:
-    """How many independent, equally weighted records this sample is worth (Korn and Graubard).
+    """Compute the effective sample size of Korn and Graubard: independent records of equal weight.
 
-    Plain variance over the variance that weights and groups really give, never above Kish's
-    count. Where the data show no variance at all, the units decide: the careful choice.
+    It is the variance of single values over the variance that weights and groups lead to, and
+    never above Kish's effective size. Where the data show no variance at all, it is the smaller
+    of Kish's sizes over units and records, which is the conservative choice.
     """
-    if sample.plain:
+    if sample.is_simple:
         return float(sample.n)
-    least = min(sample.unit_kish, sample.kish)
+    smallest = min(sample.effective_units, sample.effective_records)
     if sample.units == 1 or sample.variance == 0:
-        return least
+        return smallest
     error = standard_error(sample)
     raw = sample.variance / error**2 if error > 0 else math.inf
     few_units = (NORMAL.inv_cdf(0.975) / student_quantile(0.975, sample.units - 1)) ** 2
-    return max(min(raw, sample.kish) * few_units, 1.0)
+    return max(min(raw, sample.effective_records) * few_units, 1.0)

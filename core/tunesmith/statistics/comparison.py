@@ -1,4 +1,4 @@
-"""Compare two models on the same records."""
+"""Compare two models on the same records: intervals, p-value and outcome."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Literal
 
 from tunesmith.statistics._sample import (
     Bounds,
-    differences_of,
+    build_sample,
+    compute_share,
     effective_size,
     is_binary,
-    sample_of,
-    share_of,
+    paired_differences,
     standard_error,
 )
 from tunesmith.statistics.intervals import Interval, mean_interval, paired_difference
 from tunesmith.statistics.power import minimum_detectable
 from tunesmith.statistics.tests import paired_p_value
 
-Verdict = Literal["better", "worse", "unclear"]
+ComparisonOutcome = Literal["better", "worse", "unclear"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Tuned against base on the same records; differences are always tuned minus base.
+    """The comparison of a tuned with a base model; differences are always tuned minus base.
 
-    `better` is the verdict. `overlap` says whether the two models' own intervals overlap, which
-    is what a reader sees in a chart, but not what decides: the paired difference does.
-    `detectable` is the smallest difference that this many records could show with 80 % power;
-    an "unclear" below it means "too few held-out records to tell", not "no difference".
+    `outcome` is decided by the paired `difference`. `overlap` is True if the intervals of the two
+    models overlap, which is what a chart shows, but does not decide. `detectable` is the smallest
+    difference that this many records could show with 80 % power. An "unclear" below it means that
+    there are too few held-out records, not that there is no difference.
     """
 
     base: Interval
     tuned: Interval
     difference: Interval
     p_value: float
-    better: Verdict
+    outcome: ComparisonOutcome
     overlap: bool
     detectable: float
 
@@ -55,12 +55,12 @@ def compare(  # noqa: PLR0913
     bounds: Bounds | None = None,
     margin: float = 0.0,
 ) -> Comparison:
-    """Say whether the tuned model is better than the base on the same records.
+    """Compare a tuned with a base model on the same records.
 
-    A verdict other than "unclear" needs all three: an interval that excludes zero, a p-value
-    below 1 - confidence, and a difference larger than `margin`. Set `margin` to the larger of
-    what the reader cares about and the spread between repeated measurements of the base, so that
-    noise of the measurement itself is never sold as a gain.
+    An outcome other than "unclear" needs all three: an interval that excludes zero, a p-value
+    below 1 - confidence, and a difference larger than `margin`. Set `margin` to the smallest
+    difference of practical interest, or to the spread between repeated measurements of the base
+    if that is larger, so that measurement noise is never reported as a gain.
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise ValueError(f"margin: must be finite and not negative, got {margin}")
@@ -77,21 +77,21 @@ def compare(  # noqa: PLR0913
         resamples=resamples, seed=seed, bounds=bounds,
     )  # fmt: skip
     p_value = paired_p_value(base_values, tuned_values, weights, groups=groups, seed=seed)
-    better = _verdict(difference, p_value, higher_is_better, confidence, margin)
+    outcome = _decide_outcome(difference, p_value, higher_is_better, confidence, margin)
     overlap = base.low <= tuned.high and tuned.low <= base.high
     detectable = _detectable(base_values, tuned_values, weights, groups, confidence)
-    return Comparison(base, tuned, difference, p_value, better, overlap, detectable)
+    return Comparison(base, tuned, difference, p_value, outcome, overlap, detectable)
 
 
-def _verdict(
+def _decide_outcome(
     difference: Interval, p_value: float, higher_is_better: bool, confidence: float, margin: float
-) -> Verdict:
-    shown = (
+) -> ComparisonOutcome:
+    significant = (
         (difference.low > 0 or difference.high < 0)
         and p_value < 1 - confidence
         and abs(difference.value) > margin
     )
-    if not shown:
+    if not significant:
         return "unclear"
     return "better" if (difference.value > 0) == higher_is_better else "worse"
 
@@ -103,11 +103,11 @@ def _detectable(
     groups: Sequence[Hashable | None] | None,
     confidence: float,
 ) -> float:
-    """`minimum_detectable` at the spread that this comparison observed."""
-    differences = differences_of(base, tuned)
-    sample = sample_of(differences, weights, groups)
+    """Compute `minimum_detectable` for the spread of the differences in this comparison."""
+    differences = paired_differences(base, tuned)
+    sample = build_sample(differences, weights, groups)
     if is_binary(None, base, tuned):
-        discordant = 1 - share_of(differences, weights, 0.0)
+        discordant = 1 - compute_share(differences, weights, 0.0)
         size = max(1, math.floor(effective_size(sample) + 1e-9))
         return minimum_detectable(size, discordant=discordant, confidence=confidence)
     spread = standard_error(sample) * math.sqrt(sample.units) if sample.units > 1 else math.inf

@@ -11,23 +11,23 @@ from tunesmith.statistics._distributions import NORMAL, bisect, student_quantile
 from tunesmith.statistics._sample import (
     Bounds,
     Sample,
+    build_sample,
     check_options,
-    differences_of,
+    compute_share,
     effective_size,
     is_binary,
-    sample_of,
-    share_of,
+    paired_differences,
     standard_error,
 )
 
 _UNBOUNDED: Bounds = (-math.inf, math.inf)
-_SMALL = 10  # units below which a bootstrap only repeats what little it has seen
-_CELLS = 2_000  # units above this are dealt into that many cells, to bound the time
+_SMALL = 10  # below this number of units a bootstrap interval is too narrow
+_CELLS = 2_000  # more units than this are merged into this number of cells, to limit the time
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value in the metric's own unit, the range it may plausibly have, and the record count."""
+    """A mean in the metric's unit, its confidence interval, and the number of records."""
 
     value: float
     low: float
@@ -35,7 +35,7 @@ class Interval:
     n: int
 
 
-def mean_interval(  # noqa: PLR0913  (the call reads as the sentence it is; all but two by name)
+def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
     values: Sequence[float],
     weights: Sequence[float] | None = None,
     *,
@@ -48,15 +48,15 @@ def mean_interval(  # noqa: PLR0913  (the call reads as the sentence it is; all 
     """Average one metric over records, with a confidence interval.
 
     The value is sum(w * v) / sum(w); with token counts as weights it is a mean per token. Records
-    of weight zero say nothing and are not counted. A group of None is a record on its own.
-    `bounds` are the smallest and largest value that the metric can have, and keep the interval
-    inside. Values that are all 0 or 1 count as right/wrong, unless the bounds say otherwise.
+    of weight zero are ignored and not counted. A record whose group is None is its own unit.
+    `bounds` are the smallest and largest value that the metric can have; the interval stays within
+    them. Values that are all 0 or 1 count as right/wrong, unless the bounds exclude that.
 
     Raises:
         ValueError: no values, a value that is not finite, weights or groups that do not fit.
     """
     check_options(confidence, resamples)
-    sample = sample_of(values, weights, groups)
+    sample = build_sample(values, weights, groups)
     if is_binary(bounds, values):
         low, high = _wilson(sample.value, effective_size(sample), confidence)
     else:
@@ -75,16 +75,16 @@ def paired_difference(  # noqa: PLR0913
     seed: int = 0,
     bounds: Bounds | None = None,
 ) -> Interval:
-    """Mean of tuned minus base over the same records, with a confidence interval.
+    """Average tuned minus base over the same records, with a confidence interval.
 
     `base[i]` and `tuned[i]` are the same record's values; `bounds` are those of the metric, not
     of the difference. The other parameters are those of `mean_interval`.
     """
     check_options(confidence, resamples)
-    differences = differences_of(base, tuned)
-    sample = sample_of(differences, weights, groups)
+    differences = paired_differences(base, tuned)
+    sample = build_sample(differences, weights, groups)
     if is_binary(bounds, base, tuned):
-        share_up = share_of(differences, weights, 1.0)
+        share_up = compute_share(differences, weights, 1.0)
         low, high = _tango(share_up, share_up - sample.value, effective_size(sample), confidence)
     else:
         span = bounds[1] - bounds[0] if bounds else math.inf
@@ -93,17 +93,18 @@ def paired_difference(  # noqa: PLR0913
 
 
 def _wilson(share: float, n: float, confidence: float) -> Bounds:
-    """Wilson score interval of a share; `n` need not be whole. Never of zero width."""
+    """Compute the Wilson score interval of a share; `n` may be fractional. Never of zero width."""
     z = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _tango(up: float, down: float, n: float, confidence: float) -> Bounds:
-    """Tango's score interval of a paired difference of shares; never of zero width.
+    """Compute Tango's score interval of a paired difference of shares; never of zero width.
 
-    `up` and `down` are the shares of records that only the tuned, only the base got right.
+    `up` is the share of records that only the tuned model got right, `down` the share that only
+    the base model got right.
     """
     z = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
     b, c = up * n, max(down, 0.0) * n
@@ -126,25 +127,26 @@ def _tango(up: float, down: float, n: float, confidence: float) -> Bounds:
 def _general(
     sample: Sample, confidence: float, resamples: int, seed: int, bounds: Bounds
 ) -> Bounds:
-    """Interval of a mean of arbitrary numbers, kept inside `bounds`."""
+    """Compute the interval of a mean of arbitrary numbers, kept inside `bounds`."""
     if sample.units == 1:
         return bounds
     if not any(sample.deviations):
         return _constant(sample, confidence, bounds)
-    freedom = max(1, math.floor(sample.unit_kish + 1e-9) - 1)
-    reach = student_quantile(1 - (1 - confidence) / 2, freedom)
+    freedom = max(1, math.floor(sample.effective_units + 1e-9) - 1)
+    quantile = student_quantile(1 - (1 - confidence) / 2, freedom)
     if freedom + 1 < _SMALL:
-        low, high = -reach * standard_error(sample), reach * standard_error(sample)
+        low, high = -quantile * standard_error(sample), quantile * standard_error(sample)
     else:
-        tail = NORMAL.cdf(-reach * math.sqrt((freedom + 1) / freedom))
+        tail = NORMAL.cdf(-quantile * math.sqrt((freedom + 1) / freedom))
         low, high = _bootstrap(sample, tail, resamples, seed)
     return max(bounds[0], sample.value + low), min(bounds[1], sample.value + high)
 
 
 def _constant(sample: Sample, confidence: float, bounds: Bounds) -> Bounds:
-    """Interval when all units agree: by Wilson, a share of the unseen may still lie at a bound.
+    """Compute the interval when all units have the same value.
 
-    Without bounds nothing is known about the unseen, and the width is zero.
+    By Wilson's interval, a share of further records could still lie at a bound of the metric.
+    Without bounds nothing is known about further records, and the width is zero.
     """
     unseen = _wilson(0.0, effective_size(sample), confidence)[1]
     below, above = sample.value - bounds[0], bounds[1] - sample.value
@@ -155,39 +157,39 @@ def _constant(sample: Sample, confidence: float, bounds: Bounds) -> Bounds:
 
 
 def _bootstrap(sample: Sample, tail: float, resamples: int, seed: int) -> Bounds:
-    """Percentile bootstrap over units: how far below and above the value the interval reaches.
+    """Compute the interval by percentile bootstrap over units, relative to the value.
 
-    The sample is turned so that its skew is positive, and back afterwards: swapping the two
-    models must mirror the interval exactly.
+    The sample is mirrored if its skew is negative, and the result is mirrored back: swapping the
+    two models must mirror the interval exactly.
     """
     largest = max(abs(d) for d in sample.deviations)
-    turned = math.fsum((d / largest) ** 3 for d in sample.deviations) < 0
-    sign = -1.0 if turned else 1.0
+    mirrored = math.fsum((d / largest) ** 3 for d in sample.deviations) < 0
+    sign = -1.0 if mirrored else 1.0
     units = sorted((sign * d, w) for d, w in zip(sample.deviations, sample.weights, strict=True))
     means = _resample(units, resamples, Random(seed))
     low, high = _quantile(means, tail), _quantile(means, 1 - tail)
-    return (-high, -low) if turned else (low, high)
+    return (-high, -low) if mirrored else (low, high)
 
 
 def _resample(units: list[tuple[float, float]], resamples: int, rng: Random) -> list[float]:
-    """Sorted weighted means of samples drawn with replacement.
+    """Return the sorted weighted means of samples with replacement.
 
-    A complex number carries a unit's deviation and weight, so that one C-level sum adds both.
-    Beyond 2,000 units, units are dealt at random into equal cells and the cells are drawn: the
-    same expectation, and a spread known to 2 %, at a bounded price.
+    A complex number holds a unit's deviation and weight, so that one C-level sum adds both.
+    Beyond 2,000 units, units are distributed at random over cells of equal size, and cells are
+    sampled: the expectation is the same, the spread is known to 2 %, and the time is bounded.
     """
     cells = [complex(d, w) for d, w in units]
     if len(cells) > _CELLS:
         rng.shuffle(cells)
         cells = [sum(cells[i::_CELLS], 0j) for i in range(_CELLS)]
     size = len(cells)
-    draws = (sum(rng.choices(cells, k=size), 0j) for _ in range(resamples))
-    return sorted(draw.real / draw.imag for draw in draws)
+    samples = (sum(rng.choices(cells, k=size), 0j) for _ in range(resamples))
+    return sorted(sample.real / sample.imag for sample in samples)
 
 
-def _quantile(ordered: list[float], place: float) -> float:
-    """Linear interpolation between order statistics (type 7, the usual default)."""
-    position = min(max(place, 0.0), 1.0) * (len(ordered) - 1)
+def _quantile(ordered: list[float], share: float) -> float:
+    """Interpolate linearly between order statistics (type 7, the usual default)."""
+    position = min(max(share, 0.0), 1.0) * (len(ordered) - 1)
     index = min(int(position), len(ordered) - 2)
     part = position - index
     return ordered[index] * (1 - part) + ordered[index + 1] * part

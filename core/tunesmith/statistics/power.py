@@ -1,4 +1,4 @@
-"""Power: the smallest difference that so many records can show."""
+"""Power: the smallest difference that a given number of records can show."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ def minimum_detectable(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> float:
-    """Smallest true difference that `n` paired records show as significant with this power.
+    """Compute the smallest true difference that `n` paired records detect with this power.
 
     Give `spread`, the standard deviation of the per-record differences in the metric's unit, or
     for right/wrong metrics `discordant`, the share of records on which the two models disagree.
-    With neither, the answer is the floor for right/wrong metrics: a change that only ever helps.
-    Infinite where no difference could be shown.
+    With neither, the result is the lower limit for right/wrong metrics: no record gets worse.
+    Infinite where no difference could be detected.
+
+    Raises:
+        ValueError: a parameter is out of range.
     """
     if n < 1:
         raise ValueError(f"n: must be at least 1, got {n}")
@@ -40,26 +43,32 @@ def minimum_detectable(
 
 
 def _clean_floor(n: int, confidence: float, power: float) -> float:
-    """Smallest share of improved records that McNemar shows when nothing gets worse."""
+    """Compute the smallest share of improved records that McNemar's test detects.
+
+    No record gets worse.
+    """
     needed = math.floor(1 - math.log2(1 - confidence)) + 1  # first k with 2 * 0.5^k < alpha
     if n < needed:
         return math.inf
 
-    def shown(share: float) -> bool:
+    def is_detected(share: float) -> bool:
         terms = (math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(needed))
         return 1 - math.fsum(terms) >= power
 
-    return bisect(shown, 0.0, 1.0)
+    return bisect(is_detected, 0.0, 1.0)
 
 
 def _connor(n: int, discordant: float, confidence: float, power: float) -> float:
-    """Detectable difference of paired shares by Connor, with McNemar's continuity correction."""
+    """Compute the detectable difference of paired shares by Connor's formula.
+
+    With McNemar's continuity correction.
+    """
     z_alpha = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
     z_power = NORMAL.inv_cdf(power)
 
-    def shown(delta: float) -> bool:
+    def is_detected(delta: float) -> bool:
         share = max(discordant, delta)
         noise = z_alpha * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - delta * delta))
         return delta * n - 1 >= math.sqrt(n) * noise
 
-    return bisect(shown, 0.0, 1.0)
+    return bisect(is_detected, 0.0, 1.0)

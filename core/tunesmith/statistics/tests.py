@@ -8,9 +8,9 @@ from itertools import product
 from operator import getitem
 from random import Random
 
-from tunesmith.statistics._sample import differences_of, is_binary, sample_of
+from tunesmith.statistics._sample import build_sample, is_binary, paired_differences
 
-_EXACT = 16  # sign flips of up to this many units are enumerated instead of drawn
+_EXACT = 16  # the sign flips of up to this number of units are enumerated instead of sampled
 
 
 def paired_p_value(
@@ -22,13 +22,13 @@ def paired_p_value(
     resamples: int = 4_999,
     seed: int = 0,
 ) -> float:
-    """Two-sided p-value for "tuning changed nothing on average".
+    """Compute the two-sided p-value of the hypothesis that tuning changed nothing on average.
 
     Exact McNemar for right/wrong values; otherwise the sign of each unit's difference is flipped
-    at random (all ways of flipping are counted for up to 16 units). Never zero.
+    at random (for up to 16 units, all sign patterns are enumerated). Never zero.
     """
-    sample = sample_of(differences_of(base, tuned), weights, groups)
-    if is_binary(None, base, tuned) and sample.plain:
+    sample = build_sample(paired_differences(base, tuned), weights, groups)
+    if is_binary(None, base, tuned) and sample.is_simple:
         up = sum(1 for b, t in zip(base, tuned, strict=True) if t > b)
         down = sum(1 for b, t in zip(base, tuned, strict=True) if t < b)
         return _mcnemar(up, down)
@@ -37,17 +37,20 @@ def paired_p_value(
 
 
 def _mcnemar(up: int, down: int) -> float:
-    """Exact two-sided McNemar: are `up` and `down` a fair coin's? Whole numbers throughout."""
-    total, least = up + down, min(up, down)
+    """Compute the exact two-sided McNemar p-value in integer arithmetic.
+
+    `up` and `down` are the numbers of records that got better and worse.
+    """
+    total, smaller = up + down, min(up, down)
     term = tail = 1
-    for k in range(least):
+    for k in range(smaller):
         term = term * (total - k) // (k + 1)
         tail += term
     return max(min(1.0, 2 * tail / (1 << total)), math.ulp(0.0))
 
 
 def _sign_flips(totals: Sequence[float], resamples: int, seed: int) -> float:
-    """Share of sign patterns that give a sum at least as far from zero as the one observed."""
+    """Compute the share of sign patterns whose sum is at least as far from zero as observed."""
     sizes = sorted(abs(t) for t in totals if t != 0)
     if not sizes:
         return 1.0
@@ -65,7 +68,10 @@ def _sign_flips(totals: Sequence[float], resamples: int, seed: int) -> float:
 
 
 def _signed_sums(sizes: Sequence[float]) -> list[float]:
-    """All sums of these numbers with every choice of signs: one table look-up flips eight."""
+    """Return the sums of these numbers for every choice of signs.
+
+    For eight numbers they are a table of 256: one lookup by a random byte flips eight signs.
+    """
     sums = [0.0]
     for size in sizes:
         sums = [s + size for s in sums] + [s - size for s in sums]

@@ -1,20 +1,27 @@
-"""Run folders: one process at a time, an event log, checkpoints that are valid or not there.
+"""Store runs on disk: a locked folder with an event log and checkpoints that survive crashes.
 
-::
+A run folder::
 
     runs/2026-11-24_1402_tickets-lora_a1b2/
       run.toml                the resolved run file, written once
-      lock                    held by the running process; never deleted
-      events.jsonl            what the run said, one JSON object per line
+      lock                    locked by the running process; never deleted
+      events.jsonl            the events of the run, one JSON object per line
       checkpoints/
         step-00000040/        files and MANIFEST.json
-        .bad-step-00000060    failed verification, kept for a look, never read again
-      artifact/               the result, committed like a checkpoint
+        .bad-step-00000060    failed verification: kept for inspection, never read again
+      artifact/               the trained model, committed like a checkpoint
       report/
 
-Files that are whole or absent: :mod:`tunesmith.storage.atomic`. Folders that prove themselves:
-:mod:`tunesmith.storage.manifest`. The log: :mod:`tunesmith.storage.event_log`. The public names
-are all here.
+Checkpoints and artifacts are committed like this, so that a crash leaves the old folder or the new
+one, and never a partial one::
+
+    .staging-PID-xxxx/        1. write all files into a hidden folder and fsync them
+      MANIFEST.json           2. write the checksums of all files, then fsync the folder
+    step-00000040/            3. rename the folder to its final name, then fsync its parent
+
+:mod:`tunesmith.storage.atomic` writes files in the same way, :mod:`tunesmith.storage.manifest`
+commits and verifies folders, :mod:`tunesmith.storage.event_log` is the log, and
+:mod:`tunesmith.storage.run_lock` removes what a crash left behind. All public names are here.
 """
 
 from tunesmith.storage.atomic import Disk, free_bytes, require_space, write_atomic
@@ -22,15 +29,15 @@ from tunesmith.storage.checkpoints import Checkpoint, Checkpoints
 from tunesmith.storage.event_log import EventLog, read_events
 from tunesmith.storage.manifest import (
     MANIFEST,
-    FileSum,
+    FileChecksum,
+    FileProblem,
     Manifest,
-    Problem,
     commit_folder,
     read_manifest,
-    verify,
+    verify_folder,
 )
 from tunesmith.storage.run_folder import RunFolder
-from tunesmith.storage.run_lock import Holder, Lock, lock
+from tunesmith.storage.run_lock import Lock, LockHolder, lock
 
 __all__ = [
     "MANIFEST",
@@ -38,11 +45,11 @@ __all__ = [
     "Checkpoints",
     "Disk",
     "EventLog",
-    "FileSum",
-    "Holder",
+    "FileChecksum",
+    "FileProblem",
     "Lock",
+    "LockHolder",
     "Manifest",
-    "Problem",
     "RunFolder",
     "commit_folder",
     "free_bytes",
@@ -50,6 +57,6 @@ __all__ = [
     "read_events",
     "read_manifest",
     "require_space",
-    "verify",
+    "verify_folder",
     "write_atomic",
 ]

@@ -1,17 +1,22 @@
-"""Files and folders that are whole or absent, whatever happens while they are written.
+"""Write files and folders atomically, and explain errors of the operating system.
 
-The promise: after a crash, a kill, a full disk or a power cut, a path written through this module
-holds what it held before or what it was to hold, never a part. It is kept in one way everywhere:
-write under a ``.staging-`` name in the same folder, flush the bytes, then the names, rename,
-flush the parent. Whole folders are committed so by :mod:`tunesmith.storage.manifest`.
+The guarantee: after a crash, a kill, a full disk or a power cut, a path that was written through
+this module has its old content or its new content, never a part. A file is written in four steps::
 
-Nothing here reads a hidden name as content. What a crash leaves behind is one of
+    write   .staging-PID-xxxx    a hidden name in the same folder
+    fsync   the file             its bytes are durable
+    rename  .staging-... NAME    atomic, replaces the old file
+    fsync   the folder           its name is durable
 
-    ``.staging-*``   unfinished: removed by the next holder of the run's lock
-    ``.del-*``       on its way out: likewise
-    ``.old-NAME``    NAME as it was before a replacement: put back if NAME is missing, else removed
+:mod:`tunesmith.storage.manifest` commits folders in the same way.
 
-POSIX only: it needs folders that can be flushed and a rename that replaces.
+Readers ignore hidden names. A crash can leave these behind::
+
+    .staging-*   unfinished: removed by the next process that locks the run
+    .del-*       about to be deleted: removed likewise
+    .old-NAME    the former NAME during a replacement: renamed back if NAME is missing, else removed
+
+POSIX only: it needs fsync for folders and a rename that replaces.
 """
 
 from __future__ import annotations
@@ -30,14 +35,14 @@ from typing import Any
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.events import JSON
 
-STAGING, DOOMED, OLD = ".staging-", ".del-", ".old-"
-_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+STAGING, TRASH, REPLACED = ".staging-", ".del-", ".old-"
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Disk:
-    """Every system call of the write path: the seam where a test records, fails or kills.
+    """The system calls that writing uses. Tests replace them to record calls, fail or kill.
 
-    Production code uses :data:`DISK` and never thinks of it.
+    Production code uses :data:`DISK`.
     """
 
     def open(self, path: Path, flags: int) -> int:
@@ -74,11 +79,11 @@ class Disk:
 DISK = Disk()
 
 
-# --- space, and errors that say what to do ---------------------------------------------------
+# --- disk space and error messages -----------------------------------------------------------
 
 
-def readable(size: float) -> str:
-    """A byte count for people, in the decimal units that disks are sold in: ``1.4 GB``."""
+def format_size(size: float) -> str:
+    """Format a byte count in the decimal units of disk sizes: ``1.4 GB``."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
@@ -87,7 +92,7 @@ def readable(size: float) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write where ``path`` is, or would be created."""
+    """Return the bytes that this user can still write at ``path``, which need not exist yet."""
     here = path.absolute()
     while not here.exists():
         here = here.parent
@@ -95,22 +100,27 @@ def free_bytes(path: Path) -> int:
 
 
 def require_space(path: Path, needed: int) -> None:
-    """Say before the work, not after it, that ``needed`` bytes will not fit.
+    """Check that ``needed`` bytes fit on the disk, before the work that produces them.
 
     Raises:
-        EnvironmentProblem: with both numbers.
+        EnvironmentProblem: they do not; the message has both numbers.
     """
     free = free_bytes(path)
     if free < needed:
         raise EnvironmentProblem(
-            f"{path}: not enough space, {readable(needed)} needed, {readable(free)} free",
-            hint="free some space, keep fewer checkpoints or choose a folder on another disk",
+            f"{path}: not enough disk space, {format_size(needed)} needed, "
+            f"{format_size(free)} free",
+            hint="free some disk space, keep fewer checkpoints (checkpoints.keep), or choose a "
+            "run folder on another disk (--out)",
         )
 
 
-_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
-_DEVICE = {errno.EIO: "the disk reported an error", errno.EROFS: "the file system is read-only"}
-_ACCESS = {
+_SPACE_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+_DEVICE_ERRORS = {
+    errno.EIO: "the disk reported an error",
+    errno.EROFS: "the file system is read-only",
+}
+_ACCESS_ERRORS = {
     errno.EACCES: "no permission",
     errno.EPERM: "not permitted",
     errno.ENAMETOOLONG: "the name is too long",
@@ -119,30 +129,30 @@ _ACCESS = {
     errno.ENOLCK: "this file system offers no locks",
     errno.ENOTSUP: "this file system cannot do that",
 }
-_RESUME = "`tunesmith resume` continues from the last checkpoint"
+_RESUME_HINT = "`tunesmith resume RUN` continues from the last checkpoint"
 
 
 def explain(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
-    """What an operating system error means for the user; None if it is not the machine's fault."""
-    if error.errno in _SPACE:
-        wanted = f", at least {readable(needed)} needed" if needed else ""
+    """Translate an operating system error for the user; None if the machine did not cause it."""
+    if error.errno in _SPACE_ERRORS:
+        required = f", at least {format_size(needed)} needed" if needed else ""
         return EnvironmentProblem(
-            f"{path}: {_SPACE[error.errno]}, {readable(free_bytes(path))} free{wanted}",
-            hint=f"free some space; nothing saved earlier was harmed, and {_RESUME}",
+            f"{path}: {_SPACE_ERRORS[error.errno]}, {format_size(free_bytes(path))} free{required}",
+            hint=f"free some disk space; files saved earlier are intact, and {_RESUME_HINT}",
         )
-    if error.errno in _DEVICE:
+    if error.errno in _DEVICE_ERRORS:
         return EnvironmentProblem(
-            f"{path}: {_DEVICE[error.errno]}, {error}",
-            hint=f"check the disk or mount; nothing saved earlier was harmed, and {_RESUME}",
+            f"{path}: {_DEVICE_ERRORS[error.errno]}, {error}",
+            hint=f"check the disk or mount; files saved earlier are intact, and {_RESUME_HINT}",
         )
-    if error.errno in _ACCESS:
-        return EnvironmentProblem(f"{path}: {_ACCESS[error.errno]}, {error}")
+    if error.errno in _ACCESS_ERRORS:
+        return EnvironmentProblem(f"{path}: {_ACCESS_ERRORS[error.errno]}, {error}")
     return None
 
 
 @contextmanager
 def explained(path: Path, needed: int = 0) -> Iterator[None]:
-    """Inside, errors of the machine become :class:`EnvironmentProblem`; others pass."""
+    """Raise errors of the machine inside the block as :class:`EnvironmentProblem`."""
     try:
         yield
     except OSError as error:
@@ -156,35 +166,35 @@ def explained(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def encode_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """ASCII-safe, strictly valid JSON that :func:`decode_json` reads back as it was.
+    """Encode a value as ASCII, strictly valid JSON that :func:`decode_json` reads back unchanged.
 
-    A number that JSON lacks is written as ``{"$number": "NaN"}``: the loss that stopped a run must
-    reach the report, and the line must stay readable for every other tool.
+    NaN and infinity, which JSON lacks, are written as ``{"$number": "NaN"}``: the loss that stopped
+    a run must reach the report, and other tools must be able to read the line.
     """
     try:
         return json.dumps(value, indent=indent, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(value), indent=indent, allow_nan=False)
+        return json.dumps(_encode_non_finite(value), indent=indent, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _encode_non_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"$number": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _encode_non_finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [_encode_non_finite(item) for item in value]
     return value
 
 
 def decode_json(text: bytes | str) -> JSON:
-    """One JSON object.
+    """Decode one JSON object.
 
     Raises:
-        ValueError: if it is anything else.
+        ValueError: the text is not JSON, or not an object.
     """
     try:
-        value = json.loads(text, object_hook=_number)
+        value = json.loads(text, object_hook=_decode_non_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
@@ -192,50 +202,50 @@ def decode_json(text: bytes | str) -> JSON:
     return value
 
 
-def _number(value: JSON) -> Any:
+def _decode_non_finite(value: JSON) -> Any:
     if len(value) == 1 and isinstance(name := value.get("$number"), str):
-        return _NUMBERS.get(name, value)
+        return _NON_FINITE.get(name, value)
     return value
 
 
 # --- files -----------------------------------------------------------------------------------
 
 
-def temporary(prefix: str) -> str:
-    """A hidden name that no reader takes for content and no other process chooses."""
+def temporary_name(prefix: str) -> str:
+    """Return a hidden name that readers ignore and no other process uses."""
     return f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def write_atomic(path: Path, data: bytes | str, *, disk: Disk = DISK) -> None:
-    """Replace ``path`` by ``data`` (text as UTF-8): afterwards it is whole, the old or the new.
+    """Write ``data`` (text as UTF-8) to ``path``, which has its old or its new content afterwards.
 
-    It returns when the new content would survive a power cut. If it raises, the old file stands as
-    it was and nothing else is left behind.
+    When it returns, the new content survives a power cut. If it raises, the old file is unchanged
+    and no other file is left behind.
 
     Raises:
         EnvironmentProblem: the disk is full, failing, read-only or closed to this user.
     """
     content = data.encode() if isinstance(data, str) else data
-    staging = path.with_name(temporary(STAGING))
+    staging = path.with_name(temporary_name(STAGING))
     with explained(path, needed=len(content)):
         try:
             write_new(staging, content, disk)
             disk.rename(staging, path)
         except BaseException:
-            discard(staging, disk)
+            try_remove(staging, disk)
             raise
         sync_folder(path.parent, disk)
 
 
 def write_all(fd: int, data: bytes, disk: Disk) -> None:
-    """``os.write`` may take less than it was given; this may not."""
+    """Write all of ``data``; a single ``os.write`` may write less than it was given."""
     rest = memoryview(data)
     while rest:
         rest = rest[disk.write(fd, rest) :]
 
 
 def write_new(path: Path, data: bytes, disk: Disk) -> None:
-    """Create a file and make its bytes durable; its name is not, until the folder is flushed."""
+    """Create a file and flush its bytes; its name becomes durable when the folder is flushed."""
     fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         write_all(fd, data, disk)
@@ -245,7 +255,7 @@ def write_new(path: Path, data: bytes, disk: Disk) -> None:
 
 
 def sync_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Make the names in ``folder`` durable: flushing a file does not keep its name."""
+    """Make the names in ``folder`` durable: flushing a file does not flush its name."""
     fd = disk.open(folder, os.O_RDONLY)
     try:
         disk.fsync(fd)
@@ -254,20 +264,24 @@ def sync_folder(folder: Path, disk: Disk = DISK) -> None:
 
 
 def make_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Create ``folder`` and what is missing above it, each name durable before the next."""
+    """Create ``folder`` and its missing parents, each name durable before the next.
+
+    Raises:
+        UsageError: a file has one of the names.
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent, disk)
     try:
         disk.mkdir(folder)
-    except FileExistsError:  # another process was faster, or
+    except FileExistsError:  # another process created the folder meanwhile, or it is a file
         if not folder.is_dir():
-            raise UsageError(f"{folder}: a file of that name is in the way") from None
+            raise UsageError(f"{folder}: is a file, not a folder") from None
     sync_folder(folder.parent, disk)
 
 
 def remove(path: Path, disk: Disk = DISK) -> None:
-    """Delete a file or a whole folder; links are removed, never followed."""
+    """Delete a file, or a folder with its content; links are removed, never followed."""
     if path.is_symlink() or not path.is_dir():
         disk.unlink(path)
         return
@@ -276,33 +290,33 @@ def remove(path: Path, disk: Disk = DISK) -> None:
     disk.rmdir(path)
 
 
-def discard(path: Path, disk: Disk = DISK) -> None:
-    """Remove debris as far as the disk lets us; the next holder of the lock finishes it."""
+def try_remove(path: Path, disk: Disk = DISK) -> None:
+    """Remove a leftover if possible; otherwise the next process that locks the run does it."""
     with suppress(OSError):
         remove(path, disk)
 
 
-def retire(path: Path, disk: Disk = DISK) -> None:
-    """Delete a committed folder: its name goes first, so that nobody meets half of it."""
-    remove(_doom(path, disk), disk)
+def delete_folder(path: Path, disk: Disk = DISK) -> None:
+    """Delete a committed folder. It is renamed first, so that no reader finds a part of it."""
+    remove(_move_to_trash(path, disk), disk)
 
 
-def _doom(path: Path, disk: Disk) -> Path:
-    doomed = path.with_name(temporary(DOOMED))
-    disk.rename(path, doomed)
-    return doomed
+def _move_to_trash(path: Path, disk: Disk) -> Path:
+    trash = path.with_name(temporary_name(TRASH))
+    disk.rename(path, trash)
+    return trash
 
 
-def heal(folder: Path, disk: Disk = DISK) -> None:
-    """Finish replacements in ``folder`` that a crash cut in two."""
-    for old in sorted(folder.glob(f"{OLD}*")):
-        target = old.with_name(old.name.removeprefix(OLD))
+def repair_replacements(folder: Path, disk: Disk = DISK) -> None:
+    """Finish or undo the replacements in ``folder`` that a crash interrupted."""
+    for old in sorted(folder.glob(f"{REPLACED}*")):
+        target = old.with_name(old.name.removeprefix(REPLACED))
         if target.exists():
-            discard(_doom(old, disk), disk)
+            try_remove(_move_to_trash(old, disk), disk)
         else:
             disk.rename(old, target)
 
 
 def is_folder(path: Path) -> bool:
-    """True for a folder that is no link to one."""
+    """Return True if ``path`` is a folder, and not a link to one."""
     return path.is_dir() and not path.is_symlink()

@@ -1,4 +1,4 @@
-"""The event log of a run: append-only, and a crash can lose its last line at most."""
+"""Append events to a run's log and read them back; a crash can lose the last line at most."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from tunesmith.storage.atomic import DISK, Disk
 
 
 class EventLog:
-    """Append-only JSON lines: a crash can lose the last line, and no other.
+    """An append-only file of JSON lines, of which a crash can lose the last line and no other.
 
-    Each line is one ``write`` to a file opened for appending. A line torn by a crash is cut off
-    when the log is next opened (or ended, if only its line end is lost), and a line torn by a full
-    disk at once, so that the next line never sticks to it. Safe to share between threads.
+    Each line is one ``write`` to a file opened for appending. A line that a crash left incomplete
+    is removed when the log is opened next (if only the line end is missing, it is added). A line
+    that a full disk left incomplete is removed at once, so that the next line starts on its own.
+    Safe to share between threads.
     """
 
     def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
         self.path = path
         self._disk = disk
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         with atomic.explained(path):
             self._fd = disk.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
-                self._mend()
+                self._repair_tail()
                 atomic.sync_folder(path.parent, disk)
             except BaseException:
                 self.close()
@@ -39,13 +40,13 @@ class EventLog:
     def append(self, event: Mapping[str, Any], *, durable: bool = False) -> None:
         """Add one line; with ``durable`` it survives a power cut once this returns.
 
-        Without, it survives the death of the process, not that of the machine.
+        Without ``durable`` it survives the end of the process, but not a power cut.
 
         Raises:
-            EnvironmentProblem: the line could not be written; the log ends as it did before.
+            EnvironmentProblem: the line could not be written; the log is unchanged.
         """
         line = atomic.encode_json(event).encode() + b"\n"
-        with self._turn, atomic.explained(self.path, needed=len(line)):
+        with self._lock, atomic.explained(self.path, needed=len(line)):
             self._append(line)
             if durable:
                 self._disk.fsync(self._fd)
@@ -53,14 +54,15 @@ class EventLog:
     def _append(self, line: bytes) -> None:
         written = 0
         try:
-            while written < len(line):  # more than one round only when space runs out
+            while written < len(line):  # more than one round only if the disk is nearly full
                 written += self._disk.write(self._fd, line[written:])
         except BaseException:
             if written:
                 self._disk.truncate(self._fd, os.fstat(self._fd).st_size - written)
             raise
 
-    def _mend(self) -> None:
+    def _repair_tail(self) -> None:
+        """Remove an incomplete last line, or add its missing line end."""
         end = os.fstat(self._fd).st_size
         tail, start = b"", end
         while start > 0 and b"\n" not in tail:
@@ -98,9 +100,9 @@ def _parse(line: bytes) -> JSON | None:
 
 
 def read_events(path: Path) -> Iterator[JSON]:
-    """The objects in an event log, also while somebody appends to it; none if there is no file.
+    """Yield the objects of an event log, also while a run appends to it; none without a file.
 
-    A last line without an end is read if it is whole and ignored if it is not.
+    A last line without a line end is read if it is complete JSON, and ignored otherwise.
 
     Raises:
         IntegrityError: another line is not a JSON object; the message names it.
@@ -115,6 +117,6 @@ def read_events(path: Path) -> Iterator[JSON]:
             if event is not None:
                 yield event
             if not line.endswith(b"\n"):
-                return  # what follows by now is the rest of this line
+                return  # if the file has grown meanwhile, it continues with the rest of this line
             if event is None:
-                raise IntegrityError(f"{path}:{number}: is not a JSON object, the log was damaged")
+                raise IntegrityError(f"{path}:{number}: is not a JSON object, the log is damaged")

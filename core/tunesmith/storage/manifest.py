@@ -1,10 +1,18 @@
-"""Committed folders: a checkpoint or an artifact that can prove it is what was written.
+"""Commit folders (checkpoints and artifacts) atomically, and verify them by their manifests.
 
-``MANIFEST.json`` is written last into a folder that is still hidden. It holds size and SHA-256 of
-every file and a seal over itself; then the folder is renamed into place. So a folder is there in
-full or not at all, and damage that comes later, down to one bit, is found and named by
-:func:`verify`. The hashes tell accidents and edits apart from what was saved; they are no
-signature, whoever may write the folder may also write a new manifest.
+How :func:`commit_folder` works::
+
+    mkdir   .staging-PID-xxxx            hidden, next to the target
+    write   its files                    by the caller's function
+    fsync   every file, while hashing it
+    write   MANIFEST.json                size and SHA-256 of every file, and a seal over itself
+    fsync   every folder
+    rename  the staging folder           to its final name
+    fsync   the parent folder
+
+So the folder exists with all its files or not at all. Later damage, down to one bit, is found by
+:func:`verify_folder`. The hashes detect accidents and edits. They are not a signature: a user who
+can write to the folder can also write a new manifest.
 """
 
 from __future__ import annotations
@@ -23,43 +31,43 @@ from typing import Any
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
 from tunesmith.events import JSON
 from tunesmith.storage import atomic
-from tunesmith.storage.atomic import DISK, OLD, STAGING, Disk
+from tunesmith.storage.atomic import DISK, REPLACED, STAGING, Disk
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
 _STEP = re.compile(r"step-(\d{8,})$")
-_FULL = 1 << 20
-"""With fewer free bytes than this, an odd error of a library is taken for a full disk."""
+_FULL_BELOW = 1 << 20
+"""Free bytes below which an unknown error of a library is attributed to a full disk."""
 
 
 @dataclass(frozen=True)
-class FileSum:
-    """What a file must be: its size in bytes and the SHA-256 of its content."""
+class FileChecksum:
+    """The size of a file in bytes and the SHA-256 of its content."""
 
     size: int
     sha256: str
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One file of a committed folder that is not what the manifest says, and how."""
+class FileProblem:
+    """A file of a committed folder that differs from the manifest, and the difference."""
 
     file: str
-    what: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}"
+        return f"{self.file}: {self.message}"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``MANIFEST.json`` records about the folder it lies in.
+    """The content of ``MANIFEST.json``, which describes the folder that contains it.
 
-    ``seal`` is the SHA-256 of the rest of the manifest; ``previous`` names the checkpoint before
-    and its seal, so that the checkpoints of a run form a chain.
+    ``seal`` is the SHA-256 of the rest of the manifest; ``previous`` holds step and seal of the
+    checkpoint before, so that the checkpoints of a run form a chain.
     """
 
-    files: Mapping[str, FileSum] = field(default_factory=dict)
+    files: Mapping[str, FileChecksum] = field(default_factory=dict)
     meta: JSON = field(default_factory=dict)
     created: str = ""
     step: int | None = None
@@ -83,38 +91,42 @@ def _encode(manifest: Manifest) -> bytes:
 
 
 def _decode(raw: bytes) -> Manifest:
-    """Read back what was written; a single changed byte raises ValueError."""
+    """Parse a manifest.
+
+    Raises:
+        ValueError: it is not exactly what :func:`_encode` wrote; one changed byte is enough.
+    """
     document = atomic.decode_json(raw)
     found = document.pop("format", None)
     if found != _FORMAT:
-        raise ValueError(f"has format {found!r}, this version reads {_FORMAT}")
+        raise ValueError(f"has format {found!r}, this version of tunesmith reads {_FORMAT}")
     try:
-        files = {name: FileSum(**entry) for name, entry in document.pop("files").items()}
+        files = {name: FileChecksum(**entry) for name, entry in document.pop("files").items()}
         manifest = Manifest(files=files, **document)
         same = _encode(manifest) == raw
     except (KeyError, TypeError, AttributeError):
-        raise ValueError("lacks a field or has one too many") from None
+        raise ValueError("has a missing or an unknown field") from None
     if not same:
         raise ValueError("was changed after it was written")
     for name, file in files.items():
-        if not _is_plain(name):
-            raise ValueError(f"names a file outside its folder, {name!r}")
+        if not _is_inside(name):
+            raise ValueError(f"lists a file outside its folder, {name!r}")
         if type(file.size) is not int or type(file.sha256) is not str:
             raise ValueError(f"has no size and hash for {name!r}")
     return manifest
 
 
-def _is_plain(name: str) -> bool:
-    """Whether ``name`` stays below the folder: relative, no ``..``, spelled in one way only."""
+def _is_inside(name: str) -> bool:
+    """Return True if ``name`` is a normalized relative path without ``..``."""
     parts = PurePosixPath(name).parts
     return bool(parts) and ".." not in parts and name == "/".join(parts)
 
 
 def read_manifest(folder: Path, *, disk: Disk = DISK) -> Manifest:
-    """What the manifest says; :func:`verify` tells whether it is true.
+    """Read a folder's manifest; :func:`verify_folder` compares it with the files.
 
     Raises:
-        IntegrityError: there is none, it is damaged, or it belongs to another step.
+        IntegrityError: the manifest is missing, damaged, or of another step.
     """
     path = folder / MANIFEST
     try:
@@ -125,13 +137,13 @@ def read_manifest(folder: Path, *, disk: Disk = DISK) -> Manifest:
         raise IntegrityError(f"{path}: {error}") from None
     named = _STEP.search(folder.name)
     if named and manifest.step != int(named[1]):
-        raise IntegrityError(f"{path}: is of step {manifest.step}, not of step {int(named[1])}")
+        raise IntegrityError(f"{path}: belongs to step {manifest.step}, not to {int(named[1])}")
     return manifest
 
 
 def _read(path: Path, disk: Disk) -> bytes:
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ValueError("is no regular file")
+        raise ValueError("is not a regular file")
     blocks: list[bytes] = []
     try:
         _digest(path, disk, blocks=blocks)
@@ -142,39 +154,39 @@ def _read(path: Path, disk: Disk) -> bytes:
     return b"".join(blocks)
 
 
-def verify(folder: Path, *, hashes: bool = True, disk: Disk = DISK) -> list[Problem]:
-    """Everything about a committed folder that is not as it was committed; empty: all is well.
+def verify_folder(folder: Path, *, hashes: bool = True, disk: Disk = DISK) -> list[FileProblem]:
+    """Compare a committed folder with its manifest; an empty list means that it is intact.
 
-    Only regular files found in the folder are opened, so no name in a manifest leads elsewhere.
-    ``hashes=False`` compares names and sizes alone, which costs no reading.
+    Only regular files found in the folder are opened, so that no name in a manifest leads outside.
+    ``hashes=False`` compares only names and sizes, and reads no file.
 
     Raises:
-        EnvironmentProblem: the machine kept us from looking, which says nothing about the files.
+        EnvironmentProblem: the folder could not be read; the files may be intact.
     """
     with atomic.explained(folder):
         try:
             manifest = read_manifest(folder, disk=disk)
         except IntegrityError as error:
-            return [Problem(MANIFEST, error.message.removeprefix(f"{folder / MANIFEST}: "))]
+            return [FileProblem(MANIFEST, error.message.removeprefix(f"{folder / MANIFEST}: "))]
         tree = _scan(folder)
-        problems = {problem.file: problem for problem in tree.odd}
+        problems = {problem.file: problem for problem in tree.unsupported}
         for name, expected in manifest.files.items():
-            what = _compare(folder / name, tree.files.get(name), expected, hashes, disk)
-            if what:
-                problems.setdefault(name, Problem(name, what))
+            message = _compare(folder / name, tree.files.get(name), expected, hashes, disk)
+            if message:
+                problems.setdefault(name, FileProblem(name, message))
         for name in tree.files.keys() - manifest.files.keys() - {MANIFEST}:
-            problems[name] = Problem(name, "is not in the manifest")
+            problems[name] = FileProblem(name, "is not in the manifest")
     return [problems[name] for name in sorted(problems)]
 
 
 def _compare(
-    path: Path, size: int | None, expected: FileSum, hashes: bool, disk: Disk
+    path: Path, size: int | None, expected: FileChecksum, hashes: bool, disk: Disk
 ) -> str | None:
     if size is None:
         return "is missing"
     if size != expected.size:
-        kind = "is truncated" if size < expected.size else "has grown"
-        return f"{kind}, has {size} bytes of {expected.size}"
+        change = "is truncated" if size < expected.size else "has grown"
+        return f"{change}, has {size} bytes instead of {expected.size}"
     if not hashes:
         return None
     try:
@@ -188,8 +200,8 @@ def _compare(
     return None if found == expected else "was changed, its SHA-256 differs"
 
 
-def _digest(path: Path, disk: Disk, *, blocks: list[bytes] | None = None) -> FileSum:
-    """Size and hash of a file, read up to three times while the device reports errors."""
+def _digest(path: Path, disk: Disk, *, blocks: list[bytes] | None = None) -> FileChecksum:
+    """Compute size and hash of a file; on errors of the device, read it up to three times."""
     for _ in range(2):
         with suppress(OSError):
             return _digest_once(path, disk, blocks=blocks)
@@ -198,8 +210,8 @@ def _digest(path: Path, disk: Disk, *, blocks: list[bytes] | None = None) -> Fil
 
 def _digest_once(
     path: Path, disk: Disk, *, flush: bool = False, blocks: list[bytes] | None = None
-) -> FileSum:
-    """With ``flush`` its bytes are made durable; ``blocks`` receives the content."""
+) -> FileChecksum:
+    """Compute size and hash of a file; ``flush`` fsyncs it, ``blocks`` collects its content."""
     fd = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         digest, size = hashlib.sha256(), 0
@@ -212,37 +224,38 @@ def _digest_once(
                 blocks.append(block)
         if flush:
             disk.fsync(fd)
-        return FileSum(size, digest.hexdigest())
+        return FileChecksum(size, digest.hexdigest())
     finally:
         disk.close(fd)
 
 
 @dataclass
 class _Tree:
-    """What lies below a folder: regular files with sizes, folders (deepest first), and the rest."""
+    """The content of a folder: regular files with sizes, folders (deepest first), and the rest."""
 
     files: dict[str, int] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
-    odd: list[Problem] = field(default_factory=list)
+    unsupported: list[FileProblem] = field(default_factory=list)
+    """Symbolic links and special files, which a committed folder must not contain."""
 
 
 def _scan(folder: Path) -> _Tree:
     tree = _Tree()
-    for here, folders, files in os.walk(folder, topdown=False, onerror=_fail):
+    for here, folders, files in os.walk(folder, topdown=False, onerror=_raise_error):
         tree.folders.append(Path(here))
         for path in (Path(here, name) for name in sorted(folders + files)):
             name = path.relative_to(folder).as_posix()
             if path.is_symlink():
-                tree.odd.append(Problem(name, "is a symbolic link"))
+                tree.unsupported.append(FileProblem(name, "is a symbolic link"))
             elif path.is_file():
                 tree.files[name] = path.stat().st_size
             elif not path.is_dir():
-                tree.odd.append(Problem(name, "is no regular file"))
+                tree.unsupported.append(FileProblem(name, "is not a regular file"))
     return tree
 
 
-def _fail(error: OSError) -> None:
-    """A folder that cannot be listed is not an empty one."""
+def _raise_error(error: OSError) -> None:
+    """Raise the error: by default, ``os.walk`` treats an unreadable folder as an empty one."""
     raise error
 
 
@@ -253,23 +266,23 @@ def commit_folder(
     *,
     disk: Disk = DISK,
 ) -> Path:
-    """Fill a folder with ``write(staging)`` and put it at ``target``, complete or not at all.
+    """Fill a folder with ``write(staging)`` and commit it to ``target``, complete or not at all.
 
-    A folder committed to ``target`` earlier is replaced, and stands whole until the new one does.
-    If anything raises, ``write`` included, the old one is still there and the staging is gone.
+    A folder committed to ``target`` earlier is replaced, and stays complete until then. If anything
+    raises, including ``write``, the old folder is unchanged and the staging folder is removed.
 
     Returns:
         ``target``.
 
     Raises:
         EnvironmentProblem: the disk is full, failing or closed to this user.
-        IntegrityError: ``write`` made a link, a special file or a manifest of its own.
-        UsageError: ``target`` holds something that was never committed here.
+        IntegrityError: ``write`` created a link, a special file or a manifest.
+        UsageError: ``target`` exists and was not committed by tunesmith.
     """
-    return commit(target, write, Manifest(meta=dict(meta or {})), disk=disk)
+    return commit_with_manifest(target, write, Manifest(meta=dict(meta or {})), disk=disk)
 
 
-def commit(
+def commit_with_manifest(
     target: Path,
     write: Callable[[Path], None],
     manifest: Manifest,
@@ -277,25 +290,26 @@ def commit(
     expected: int = 0,
     disk: Disk = DISK,
 ) -> Path:
-    """The one mechanism behind artifacts and checkpoints; ``manifest`` still lacks the files.
+    """Commit an artifact or a checkpoint; ``manifest`` has no files yet.
 
-    ``expected`` bytes is what such a folder took last time, for the message when the disk is full.
+    ``expected`` is the size of the last such folder in bytes, for the message when the disk is
+    full.
     """
-    # As it will be read back; and what is no JSON fails before gigabytes are written.
+    # Encoding early makes meta what a reader will get, and fails before gigabytes are written.
     manifest = replace(manifest, meta=atomic.decode_json(atomic.encode_json(manifest.meta)))
-    _refuse_foreign(target)
-    staging = target.with_name(atomic.temporary(STAGING))
+    _require_replaceable(target)
+    staging = target.with_name(atomic.temporary_name(STAGING))
     try:
         atomic.make_folder(target.parent, disk)
-        atomic.heal(target.parent, disk)
+        atomic.repair_replacements(target.parent, disk)
         disk.mkdir(staging)
         write(staging)
-        _seal(staging, manifest, disk)
-        _place(staging, target, disk)
+        _finish_staging(staging, manifest, disk)
+        _rename_into_place(staging, target, disk)
     except BaseException as error:
-        staged, full = folder_size(staging), _is_full(staging)  # asked before it is cleared away
-        atomic.discard(staging, disk)
-        problem = _blame(error, full, target, max(expected, staged))
+        staged, full = folder_size(staging), _is_full(staging)  # measured before it is removed
+        atomic.try_remove(staging, disk)
+        problem = _explain_failure(error, full, target, max(expected, staged))
         if problem is None:
             raise
         raise problem from error
@@ -303,7 +317,7 @@ def commit(
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files below ``folder``; 0 where they cannot be counted."""
+    """Return the bytes of all files below ``folder``; 0 if they cannot be counted."""
     try:
         return sum(_scan(folder).files.values())
     except OSError:
@@ -312,18 +326,18 @@ def folder_size(folder: Path) -> int:
 
 def _is_full(path: Path) -> bool:
     try:
-        return atomic.free_bytes(path) < _FULL
+        return atomic.free_bytes(path) < _FULL_BELOW
     except OSError:
         return False
 
 
-def _blame(
+def _explain_failure(
     error: BaseException, full: bool, target: Path, needed: int
 ) -> EnvironmentProblem | None:
-    """The machine's part in an error, also where a library hides it.
+    """Recognize an error of the machine, also one that a library hides; None if it is not one.
 
-    ``torch.save`` reports a full disk as ``RuntimeError: unexpected pos 576 vs 534``, safetensors
-    with an error of its own after it has freed the space again.
+    ``torch.save`` reports a full disk as ``RuntimeError: unexpected pos 576 vs 534``; safetensors
+    raises another error, after it has freed the space again.
     """
     if isinstance(error, OSError) and (problem := atomic.explain(error, target, needed)):
         return problem
@@ -334,24 +348,24 @@ def _blame(
     return None
 
 
-def _refuse_foreign(target: Path) -> None:
+def _require_replaceable(target: Path) -> None:
     if not target.exists() or (target / MANIFEST).is_file():
         return
     if not target.is_dir() or any(target.iterdir()):
         raise UsageError(
             f"{target}: exists and was not written by tunesmith, so it is not replaced",
-            hint="choose another name, or move it away",
+            hint="choose another name, or move that file or folder away",
         )
 
 
-def _seal(staging: Path, manifest: Manifest, disk: Disk) -> None:
+def _finish_staging(staging: Path, manifest: Manifest, disk: Disk) -> None:
     """Hash and flush every file, then write the manifest, then flush every folder."""
     tree = _scan(staging)
-    odd = list(tree.odd)
+    unsupported = list(tree.unsupported)
     if MANIFEST in tree.files:
-        odd.append(Problem(MANIFEST, "is written by tunesmith alone"))
-    if odd:
-        raise IntegrityError(f"{staging}: {odd[0]}")
+        unsupported.append(FileProblem(MANIFEST, "only tunesmith may write this file"))
+    if unsupported:
+        raise IntegrityError(f"{staging}: {unsupported[0]}")
     sums = {name: _digest_once(staging / name, disk, flush=True) for name in tree.files}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content = _encode(replace(manifest, files=sums, created=created))
@@ -360,9 +374,14 @@ def _seal(staging: Path, manifest: Manifest, disk: Disk) -> None:
         atomic.sync_folder(folder, disk)
 
 
-def _place(staging: Path, target: Path, disk: Disk) -> None:
-    """Rename into place; what stood there waits as ``.old-NAME`` until the new name is durable."""
-    old = target.with_name(OLD + target.name)
+def _rename_into_place(staging: Path, target: Path, disk: Disk) -> None:
+    """Rename to the final name; keep the old folder as ``.old-NAME`` until the name is durable.
+
+    A folder with content cannot be replaced by one rename, so there is a moment without ``target``.
+    If a crash hits it, :func:`tunesmith.storage.atomic.repair_replacements` renames the old one
+    back.
+    """
+    old = target.with_name(REPLACED + target.name)
     replacing = target.exists()
     if replacing:
         disk.rename(target, old)
@@ -375,5 +394,5 @@ def _place(staging: Path, target: Path, disk: Disk) -> None:
         raise
     atomic.sync_folder(target.parent, disk)
     if replacing:
-        with suppress(OSError):  # what remains of it is debris: `heal` knows the name
-            atomic.retire(old, disk)
+        with suppress(OSError):  # `repair_replacements` removes the rest of it
+            atomic.delete_folder(old, disk)

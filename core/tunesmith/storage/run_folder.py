@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where in it, and how a new one is made."""
+"""The folder of a run: its paths, and how it is created and opened."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tunesmith.storage.atomic import (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The places inside one run's folder. The folder exists; what it will hold may not yet."""
+    """The paths inside a run's folder. The folder exists; its files may not exist yet."""
 
     path: Path
 
     @classmethod
     def create(cls, root: Path, name: str, *, disk: Disk = DISK) -> RunFolder:
-        """A new folder below ``root``, named after the time and ``name``, durable on return."""
+        """Create a folder below ``root``, named after the time and ``name``, durable on return."""
         with atomic.explained(root):
             atomic.make_folder(root, disk)
             path = root / _run_id(name)
@@ -38,20 +38,23 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run.
+        """Open the folder of an existing run.
 
         Raises:
-            UsageError: ``path`` is no run folder.
+            UsageError: ``path`` is not the folder of a run.
         """
         if not (path / "lock").is_file():
-            what = "is not the folder of a run" if path.is_dir() else "no such folder"
-            hint = "runs are the folders below `runs`, or below [run] folder"
-            raise UsageError(f"{path}: {what}", hint=hint)
+            message = "is not the folder of a run" if path.is_dir() else "no such folder"
+            hint = "`tunesmith run` prints the run folder; by default it is a folder below runs/"
+            raise UsageError(f"{path}: {message}", hint=hint)
         return cls(path)
 
     @property
     def id(self) -> str:
-        """Date, time, name and four random digits: ``2026-11-24_1402_tickets-lora_a1b2``."""
+        """The folder's name: date, time, name and four random digits.
+
+        For example ``2026-11-24_1402_tickets-lora_a1b2``.
+        """
         return self.path.resolve().name
 
     @property

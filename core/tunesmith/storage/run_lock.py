@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process at a time writes there."""
+"""Lock a run folder, so that one process at a time writes to it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tunesmith.errors import UsageError
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import (
     DISK,
-    DOOMED,
     STAGING,
+    TRASH,
     Disk,
     is_folder,
 )
@@ -28,8 +28,8 @@ from tunesmith.storage.manifest import (
 
 
 @dataclass(frozen=True)
-class Holder:
-    """A process that holds, or held, a run's lock. ``started`` is UTC, ISO 8601."""
+class LockHolder:
+    """A process that holds or held the lock of a run. ``started`` is UTC, ISO 8601."""
 
     pid: int
     host: str
@@ -37,19 +37,22 @@ class Holder:
     started: str
 
     @classmethod
-    def me(cls) -> Holder:
+    def current(cls) -> LockHolder:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(os.getpid(), socket.gethostname(), _boot_id(), now)
 
-    def may_live(self) -> bool:
-        """False only if it certainly is dead: a process of this boot that is gone."""
+    def may_be_alive(self) -> bool:
+        """Return False only if the process ran since this machine's last boot, and has ended.
+
+        A process of another machine or of an earlier boot cannot be checked.
+        """
         if (self.host, self.boot_id) != (socket.gethostname(), _boot_id()):
             return True
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except OSError:  # it lives and belongs to somebody else
+        except OSError:  # it is alive, and belongs to another user
             return True
         return True
 
@@ -62,65 +65,68 @@ def _boot_id() -> str:
 
 @dataclass(frozen=True)
 class Lock:
-    """Proof that this process alone writes below ``folder``.
+    """The lock that this process holds on ``folder``.
 
-    ``crashed`` is the holder before us if it died without a goodbye, as after ``kill -9`` or
-    when the machine ran out of memory.
+    ``crashed`` is the previous holder if it ended without releasing the lock, as after ``kill -9``
+    or when the machine ran out of memory.
     """
 
     folder: Path
-    holder: Holder
-    crashed: Holder | None = None
+    holder: LockHolder
+    crashed: LockHolder | None = None
 
 
-_held: set[int] = set()
+_locked_fds: set[int] = set()
 
 
-def _forget_in_child() -> None:
-    """A forked child lets go: a worker that outlives a killed run must not keep the run locked."""
-    for fd in _held:
+def _close_in_child() -> None:
+    """Close the inherited lock files in a forked child.
+
+    A worker process that outlives a killed run must not keep the run locked.
+    """
+    for fd in _locked_fds:
         os.close(fd)
-    _held.clear()
+    _locked_fds.clear()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
 def lock(folder: Path, *, disk: Disk = DISK) -> Iterator[Lock]:
-    """Hold a run's folder; a second holder, in this process or another, is refused at once.
+    """Lock a run's folder; a second lock, in this process or another, is refused at once.
 
-    The kernel keeps the lock (``flock``) and frees it when the process ends, however it ends. The
-    file is never deleted: whoever waits for a deleted file locks nothing. On entry, what crashed
-    writers left behind is cleared away or put back.
+    The kernel holds the lock (``flock``) and releases it when the process ends in any way. The lock
+    file is never deleted: a process that opened a deleted file would lock nothing. On entry,
+    leftovers of crashed processes are removed, and interrupted replacements are finished.
 
     Raises:
-        UsageError: the run is in use; the message says by whom.
-        EnvironmentProblem: the file system has no locks, is full or read-only.
+        UsageError: the run is in use; the message names the process.
+        EnvironmentProblem: the file system does not support locks, is full or read-only.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     with atomic.explained(folder):
         fd = disk.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-        _held.add(fd)
+        _locked_fds.add(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            crashed = _holder(fd)
-            me = Holder.me()
+            crashed = _read_holder(fd)
+            current = LockHolder.current()
             disk.truncate(fd, 0)
-            atomic.write_all(fd, json.dumps(asdict(me)).encode(), disk)
+            atomic.write_all(fd, json.dumps(asdict(current)).encode(), disk)
         except BaseException as error:
-            busy = _in_use(folder, fd) if isinstance(error, BlockingIOError) else None
+            busy = _in_use_error(folder, fd) if isinstance(error, BlockingIOError) else None
             _release(fd, disk)
             if busy is None:
                 raise
             raise busy from None
     try:
-        with suppress(OSError):  # debris is no reason not to run, and is never read
-            _sweep(folder, disk)
-        yield Lock(folder, me, crashed)
+        with suppress(OSError):  # leftovers are never read, so they need not stop the run
+            _remove_leftovers(folder, disk)
+        yield Lock(folder, current, crashed)
     finally:
-        if fd in _held:  # not in a forked child
+        if fd in _locked_fds:  # not in a forked child
             with suppress(OSError):
                 disk.truncate(fd, 0)
         with suppress(OSError):
@@ -128,40 +134,45 @@ def lock(folder: Path, *, disk: Disk = DISK) -> Iterator[Lock]:
 
 
 def _release(fd: int, disk: Disk) -> None:
-    if fd in _held:
-        _held.discard(fd)
-        fcntl.flock(fd, fcntl.LOCK_UN)  # closing would leave it to a child that is just being born
+    if fd in _locked_fds:
+        _locked_fds.discard(fd)
+        # Closing alone is not enough: a child that is being forked may still have the file open.
+        fcntl.flock(fd, fcntl.LOCK_UN)
         disk.close(fd)
 
 
-def _holder(fd: int) -> Holder | None:
-    """Who wrote itself into the lock file; None if nobody did."""
+def _read_holder(fd: int) -> LockHolder | None:
+    """Read the holder from the lock file; None if it has none."""
     try:
-        return Holder(**json.loads(os.pread(fd, 4096, 0)))
+        return LockHolder(**json.loads(os.pread(fd, 4096, 0)))
     except (ValueError, TypeError):
         return None
 
 
-def _in_use(folder: Path, fd: int) -> UsageError:
-    """The refusal. The holder may be about to write its name over a dead one's: look again."""
+def _in_use_error(folder: Path, fd: int) -> UsageError:
+    """Build the error that names the process which holds the lock.
+
+    That process may have locked the file and not have written its name yet, so that an earlier
+    holder's name is still there: wait for it for a moment.
+    """
     deadline = time.monotonic() + 0.5
-    while (holder := _holder(fd)) is None or not holder.may_live():
+    while (holder := _read_holder(fd)) is None or not holder.may_be_alive():
         if time.monotonic() > deadline:
             break
         time.sleep(0.01)
-    who = f"by pid {holder.pid} on {holder.host}" if holder else "by another process"
-    since = f", which started at {holder.started}" if holder else ""
+    process = f"pid {holder.pid} on {holder.host}" if holder else "another process"
+    since = f", started at {holder.started}" if holder else ""
     return UsageError(
-        f"{folder}: run is in use {who}",
-        hint=f"wait for that process{since}, or stop it",
+        f"{folder}: run is in use by {process}{since}",
+        hint="wait until that process has ended, or stop it",
     )
 
 
-def _sweep(folder: Path, disk: Disk) -> None:
-    """Clear what crashed writers left, everywhere but in committed folders."""
-    atomic.heal(folder, disk)
+def _remove_leftovers(folder: Path, disk: Disk) -> None:
+    """Remove what crashed processes left behind, in all folders that are not committed."""
+    atomic.repair_replacements(folder, disk)
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith((STAGING, DOOMED)):
-            atomic.discard(entry, disk)
+        if entry.name.startswith((STAGING, TRASH)):
+            atomic.try_remove(entry, disk)
         elif is_folder(entry) and not (entry / MANIFEST).exists():
-            _sweep(entry, disk)
+            _remove_leftovers(entry, disk)

@@ -1,6 +1,6 @@
-"""What ``tunesmith plugins new`` writes: a plugin that works, with its contract test.
+"""The plugin template of ``tunesmith plugins new``: a working plugin with its contract test.
 
-The files are templates beside this module; what stands in them as ``$name`` is filled in.
+The template files are in the folder of this module; placeholders such as ``$name`` are filled in.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ HOOKS = {
     "evaluator": "tunesmith_evaluators",
     "reporter": "tunesmith_reporters",
 }
-"""The kinds of plugin there is a template for, with the hook that each implements."""
+"""Hook by kind of plugin, for the kinds that have a template."""
 OFFERS = {
     "data-loader": "DataLoaderOffer",
     "evaluator": "EvaluatorOffer",
     "reporter": "ReporterOffer",
 }
-FILES = {
+TEMPLATES = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "README.md",
     "src/$package/__init__.py": "init.py",
     "src/$package/offer.py": "offer-$kind.py",
     "tests/test_contract.py": "contract-$kind.py",
 }
-"""Files of a new plugin, and the template of each."""
+"""Template by file of a new plugin."""
 
 
 def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
@@ -47,19 +47,19 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
         raise UsageError(f"{kind}: no such kind of plugin", hint=f"kinds: {', '.join(HOOKS)}")
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder}: exists and is not empty", hint="name a new folder")
-    plain = name.replace("-", "_")
+    identifier = name.replace("-", "_")
     values = {
         "name": name,
-        "package": f"tunesmith_{plain}",
+        "package": f"tunesmith_{identifier}",
         "kind": kind,
         "hook": HOOKS[kind],
         "offer": OFFERS[kind],
-        "constant": plain.upper(),
+        "constant": identifier.upper(),
         "title": "".join(word.capitalize() for word in name.split("-")),
         "minor": ".".join(__version__.split(".")[:2]),
     }
     written = []
-    for target, source in FILES.items():
+    for target, source in TEMPLATES.items():
         path = folder / Template(target).substitute(values)
         template = resources.files("tunesmith.template").joinpath(
             "files", f"{Template(source).substitute(values)}.template"

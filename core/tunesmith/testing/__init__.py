@@ -1,4 +1,4 @@
-"""For authors of plugins: the conformance kit, and stand-ins for the heavy parts.
+"""The conformance kit for plugin authors, and fake text models for fast tests.
 
 ::
 

@@ -1,8 +1,8 @@
-"""What a check is: one promise, as one plainly named function.
+"""The base of the checks: a check is a function that verifies one promise of a plugin.
 
-A check gets the subject that it is about and returns when the promise is kept. It raises
-``AssertionError`` through :func:`demand` when the promise is broken, and :class:`NotApplicable`
-when there is nothing to check: the plugin does not promise it, or the caller brought no sample.
+A check gets its subject and returns if the promise is kept. It raises ``AssertionError`` through
+:func:`require` if the promise is broken, and :class:`NotApplicable` if there is nothing to check:
+the plugin does not make the promise, or the caller passed no sample.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from tunesmith.plugins import Plugins
 
 
 class NotApplicable(Exception):
-    """There is nothing to check; the message says why."""
+    """There is nothing to check; the message is the reason."""
 
 
-def demand(kept: bool, message: str) -> None:
-    """Hold a plugin to a promise.
+def require(condition: bool, message: str) -> None:
+    """Raise an error unless a condition of a promise holds.
 
     Raises:
-        AssertionError: with the message, if the promise is not kept.
+        AssertionError: with the message, if the condition is false.
     """
-    if not kept:
+    if not condition:
         raise AssertionError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """What the kit cannot make up and the caller brings."""
+    """Samples that the kit needs and only the caller can provide."""
 
     model: Path | Callable[[], Path] | None = None
-    """A small model folder, or a function that makes one, for techniques."""
+    """Folder of a small model, or a function that creates it, for techniques."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by offer: those that a loader must be given, those with which a technique learns
-    eight examples in seconds. What is not given keeps its default."""
+    """Options by offer, such as the required ones of a data loader, or those with which a technique
+    learns eight examples in seconds. Other options keep their defaults."""
     broken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by loader, of data that it has to refuse."""
+    """Options by data loader, of data that it must refuse."""
 
     def model_folder(self) -> Path:
-        """The model folder; made when it is first needed."""
+        """Return the model folder; it is created when it is first needed."""
         if self.model is None:
             raise NotApplicable("needs a small model folder, and none was given")
         return self.model if isinstance(self.model, Path) else self.model()
@@ -54,60 +54,62 @@ class Samples:
 
 @dataclass(frozen=True)
 class Subject:
-    """One offer of the plugin under test, or the plugin as a whole, where ``offer`` is None."""
+    """An offer of the plugin under test, or the plugin itself if ``offer`` is None."""
 
     module: Any
     plugins: Plugins
     samples: Samples
     offer: Any = None
-    memory: dict[str, Any] = field(default_factory=dict)
-    """What several checks share, so that it is done once: a training run, say."""
+    cache: dict[str, Any] = field(default_factory=dict)
+    """Results that several checks share, such as a training run."""
 
     def options(self) -> Any:
-        """The options with which the offer is tried."""
-        given = self.samples.options.get(self.offer.name, {})
+        """Return the options with which the offer is checked."""
+        sample = self.samples.options.get(self.offer.name, {})
         missing = [
             name
             for name, info in self.offer.config.model_fields.items()
-            if info.is_required() and name not in given
+            if info.is_required() and name not in sample
         ]
         if missing:
             raise NotApplicable(f"needs sample options for {self.offer.name}: {missing}")
-        return from_table(self.offer.config, given)
+        return from_table(self.offer.config, sample)
 
     def build(self) -> Any:
-        """The real thing."""
+        """Build the component."""
         return self.offer.build(self.options())
 
 
-Kind = Literal["plugin", "any offer", "offer", "technique", "data loader", "evaluator", "reporter"]
-"""What a check is about: the plugin, any offer, an offer with options, or one kind of offer."""
+CheckKind = Literal[
+    "plugin", "any offer", "offer", "technique", "data loader", "evaluator", "reporter"
+]
+"""The subject of a check: the plugin, any offer, an offer with options, or a kind of offer."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise and the function that checks it."""
+    """A promise, with the function that checks it."""
 
     name: str
-    kind: Kind
+    kind: CheckKind
     function: Callable[[Subject], None]
 
 
-REGISTERED: list[Check] = []
+REGISTERED_CHECKS: list[Check] = []
 
 
-def check(kind: Kind) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
-    """Make a function a check of the kit, under its own name."""
+def check(kind: CheckKind) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+    """Register a function as a check of the kit, under its own name."""
 
     def register(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
-        REGISTERED.append(Check(function.__name__, kind, function))
+        REGISTERED_CHECKS.append(Check(function.__name__, kind, function))
         return function
 
     return register
 
 
-def subjects(module: Any, plugins: Plugins, samples: Samples) -> Iterator[Subject]:
-    """The plugin as a whole, then each of its offers.
+def collect_subjects(module: Any, plugins: Plugins, samples: Samples) -> Iterator[Subject]:
+    """Yield the plugin itself as a subject, then each of its offers.
 
     Raises:
         PluginError: the plugin is broken, or one of its hooks fails.
@@ -121,12 +123,12 @@ def subjects(module: Any, plugins: Plugins, samples: Samples) -> Iterator[Subjec
         yield Subject(module, plugins, samples, offer)
 
 
-def applicable(subject: Subject) -> Iterator[Check]:
-    """The checks that concern a subject."""
+def applicable_checks(subject: Subject) -> Iterator[Check]:
+    """Return the checks for a subject."""
     if subject.offer is None:
         kinds = {"plugin"}
     elif isinstance(subject.offer, CommandOffer):
         kinds = {"any offer"}
     else:
         kinds = {"offer", "any offer", subject.offer.kind}
-    return (check for check in REGISTERED if check.kind in kinds)
+    return (check for check in REGISTERED_CHECKS if check.kind in kinds)

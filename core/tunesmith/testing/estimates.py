@@ -1,4 +1,4 @@
-"""Checks of estimates: a technique that foretells what a run takes does so consistently."""
+"""Checks of estimates: the predictions of a technique must be consistent."""
 
 from __future__ import annotations
 
@@ -9,76 +9,79 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tunesmith.contracts import Assumed, Estimate, EstimateRequest
-from tunesmith.estimate.memory_peak import peak_of
+from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
+from tunesmith.estimate.memory_peak import compute_peak
 from tunesmith.options import from_table
-from tunesmith.testing.checks import NotApplicable, Subject, check, demand
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
-ASSUMED = Assumed(sequence=64, micro_batch=2, rows=100)
+ASSUMPTIONS = Assumptions(sequence=64, micro_batch=2, rows=100)
 
 
 @check("technique")
 def estimates_are_intervals(subject: Subject) -> None:
-    """An estimate has phases; in each, low <= expected <= high, and the parts make the whole."""
+    """An estimate has phases; in each, low <= expected <= high, and the parts sum to expected."""
     for request in _requests(subject):
-        estimate = _first(subject, subject.options(), request)
-        demand(bool(estimate.memory), "it estimates no phase")
+        estimate = _first_estimate(subject, subject.options(), request)
+        require(bool(estimate.memory), "it estimates no phase")
         for phase, memory in estimate.memory.items():
-            demand(
+            require(
                 0 <= memory.low <= memory.expected <= memory.high,
-                f"{phase}: {memory.low}, {memory.expected}, {memory.high} is no interval",
+                f"{phase}: {memory.low}, {memory.expected}, {memory.high} is not an interval",
             )
             parts = sum(memory.components.values())
-            demand(
+            require(
                 abs(parts - memory.expected) <= len(memory.components),
-                f"{phase}: the components make {parts}, expected are {memory.expected}",
+                f"{phase}: the components sum to {parts}, expected is {memory.expected}",
             )
-        counts = (estimate.flops, estimate.steps, estimate.tokens, estimate.longest)
-        demand(min(*counts, estimate.micro_batch_tokens) > 0, f"it estimates work of {counts}")
+        counts = (estimate.flops, estimate.steps, estimate.tokens, estimate.longest_row)
+        require(min(*counts, estimate.micro_batch_tokens) > 0, f"the estimated work is {counts}")
 
 
 @check("technique")
 def estimates_follow_the_work(subject: Subject) -> None:
-    """More rows are more work, and longer rows take no less memory."""
+    """More rows take more work, and longer rows do not take less memory."""
     for request in _requests(subject):
         config = subject.options()
-        now = _first(subject, config, request)
-        more = _first(subject, config, _assuming(request, rows=1000))
-        longer = _first(subject, config, _assuming(request, sequence=512))
-        demand(more.flops >= now.flops, f"ten times the rows: {more.flops} after {now.flops}")
-        first, second = peak_of(now).expected, peak_of(longer).expected
-        demand(second >= first, f"eight times the length: {second} bytes after {first}")
+        estimate = _first_estimate(subject, config, request)
+        more = _first_estimate(subject, config, _with_assumptions(request, rows=1000))
+        longer = _first_estimate(subject, config, _with_assumptions(request, sequence=512))
+        require(
+            more.flops >= estimate.flops,
+            f"ten times the rows: {more.flops} after {estimate.flops}",
+        )
+        first, second = compute_peak(estimate).expected, compute_peak(longer).expected
+        require(second >= first, f"eight times the length: {second} bytes after {first}")
 
 
 @check("technique")
 def estimates_follow_the_options(subject: Subject) -> None:
-    """Some option makes a difference to what is estimated."""
+    """At least one option changes the estimate."""
     request = next(_requests(subject))
-    now = _first(subject, subject.options(), request)
-    for config in _changed(subject):
-        if _first(subject, config, request) != now:
+    estimate = _first_estimate(subject, subject.options(), request)
+    for config in _changed_options(subject):
+        if _first_estimate(subject, config, request) != estimate:
             return
-    demand(False, "no option makes a difference")
+    require(False, "no option changes the estimate")
 
 
 @check("technique")
-def economies_save_memory(subject: Subject) -> None:
-    """What is offered to save memory does not take more of it, and says what it costs."""
-    if subject.offer.economies is None:
-        raise NotApplicable("it offers no economies")
+def memory_savings_save_memory(subject: Subject) -> None:
+    """A proposed memory saving does not take more memory, and names its cost."""
+    if subject.offer.memory_savings is None:
+        raise NotApplicable("it proposes no memory savings")
     config = subject.options()
     for request in _requests(subject):
-        now = peak_of(_first(subject, config, request)).expected
-        for economy in subject.offer.economies(config):
-            said = ", ".join(economy.changes)
-            demand(type(economy.config) is type(config), f"{said}: other options")
-            demand(bool(said and economy.price), f"{said!r}: says too little")
-            then = peak_of(_first(subject, economy.config, request)).expected
-            demand(then <= now, f"{said}: {then} bytes, it was {now}")
+        before = compute_peak(_first_estimate(subject, config, request)).expected
+        for saving in subject.offer.memory_savings(config):
+            changes = ", ".join(saving.changes)
+            require(type(saving.config) is type(config), f"{changes}: other options")
+            require(bool(changes and saving.cost), f"{changes!r}: changes or cost are empty")
+            after = compute_peak(_first_estimate(subject, saving.config, request)).expected
+            require(after <= before, f"{changes}: {after} bytes, it was {before}")
 
 
 def _requests(subject: Subject) -> Iterator[EstimateRequest]:
-    """A request for each kind of device, about the small model that the caller brought."""
+    """Yield a request for each type of device, with the small model of the caller."""
     if subject.offer.estimate is None:
         raise NotApplicable("it gives no estimates")
     path = subject.samples.model_folder() / "config.json"
@@ -89,25 +92,25 @@ def _requests(subject: Subject) -> Iterator[EstimateRequest]:
             tokenizer=None,
             train=(),
             heldout=(),
-            assumed=ASSUMED,
+            assumed=ASSUMPTIONS,
             device="cuda" if device == "cuda" else "cpu",
         )
 
 
-def _assuming(request: EstimateRequest, **changes: int) -> EstimateRequest:
-    return replace(request, assumed=replace(ASSUMED, **changes))
+def _with_assumptions(request: EstimateRequest, **changes: int) -> EstimateRequest:
+    return replace(request, assumed=replace(ASSUMPTIONS, **changes))
 
 
-def _first(subject: Subject, config: Any, request: EstimateRequest) -> Estimate:
+def _first_estimate(subject: Subject, config: Any, request: EstimateRequest) -> Estimate:
     estimate = next(iter(subject.offer.estimate(config, request)), None)
-    demand(isinstance(estimate, Estimate), f"it estimates {type(estimate).__name__}")
+    require(isinstance(estimate, Estimate), f"its estimate is a {type(estimate).__name__}")
     assert isinstance(estimate, Estimate)
-    demand(estimate.method == "analytic", f"its first estimate is {estimate.method}")
+    require(estimate.method == "analytic", f"its first estimate is {estimate.method}")
     return estimate
 
 
-def _changed(subject: Subject) -> Iterator[Any]:
-    """The options with one number doubled, or one switch turned."""
+def _changed_options(subject: Subject) -> Iterator[Any]:
+    """Yield the options with one number doubled, or one boolean negated."""
     options = subject.options()
     table = options.model_dump(mode="json", by_alias=True)
     for key, value in table.items():
@@ -120,18 +123,18 @@ def _changed(subject: Subject) -> Iterator[Any]:
             yield from_table(type(options), {**_without_none(table), key: other})
         except ValidationError:
             continue
-    yield from _changed_inside(options)
+    yield from _changed_nested_options(options)
 
 
-def _changed_inside(options: BaseModel) -> Iterator[BaseModel]:
-    """Options that are tables of options, with one number in one of them doubled."""
+def _changed_nested_options(options: BaseModel) -> Iterator[BaseModel]:
+    """Yield the options with one number of a nested table doubled."""
     for name, inner in options:
         if not isinstance(inner, BaseModel):
             continue
         for key, value in inner:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                twice = inner.model_copy(update={key: value * 2})
-                yield options.model_copy(update={name: twice})
+                doubled = inner.model_copy(update={key: value * 2})
+                yield options.model_copy(update={name: doubled})
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checks of every plugin and every offer: light, well described, and a good guest."""
+"""Checks of every plugin and every offer: light, well described, without side effects."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.execution.versions import LIBRARIES
 from tunesmith.options import from_table
-from tunesmith.testing.checks import NotApplicable, Subject, check, demand
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
 HEAVY = ("torch", "numpy", "transformers", "peft", "datasets", "pandas", "pyarrow", "pydantic")
-LONGEST_SUMMARY = 100
+MAX_SUMMARY_LENGTH = 100
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_FOREIGN = "conformance-kit://a reference that nobody knows"
+_UNKNOWN_REFERENCE = "conformance-kit://an unknown reference"
 
 
 @check("plugin")
 def import_is_light(subject: Subject) -> None:
-    """Importing the plugin loads nothing heavy: it is imported for ``tunesmith --help`` too."""
+    """Importing the plugin loads no heavy library: ``tunesmith --help`` imports it too."""
     name, file = subject.module.__name__, subject.module.__file__
     program = (
         "import importlib, importlib.util, json, sys\n"
@@ -41,58 +41,58 @@ def import_is_light(subject: Subject) -> None:
         "    spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
         "print(json.dumps([h for h in heavy if h in sys.modules]))\n"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program, json.dumps([name, file, HEAVY])],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         check=False,
     )
-    demand(done.returncode == 0, f"importing {name} alone fails: {done.stderr[-500:]}")
-    loaded = json.loads(done.stdout.splitlines()[-1])
-    demand(not loaded, f"importing {name} also imports {', '.join(loaded)}")
+    require(result.returncode == 0, f"importing {name} alone fails: {result.stderr[-500:]}")
+    loaded = json.loads(result.stdout.splitlines()[-1])
+    require(not loaded, f"importing {name} also imports {', '.join(loaded)}")
 
 
 @check("plugin")
-def foreign_models_are_declined(subject: Subject) -> None:
-    """``tunesmith_find_model`` answers None to a reference that is not the plugin's."""
+def unknown_models_are_declined(subject: Subject) -> None:
+    """``tunesmith_find_model`` returns None for a reference that the plugin does not know."""
     for _, function in subject.plugins.implementations("tunesmith_find_model"):
-        found = function(reference=_FOREIGN, revision=None)
-        demand(found is None, f"it claims the model reference {_FOREIGN!r}")
+        found = function(reference=_UNKNOWN_REFERENCE, revision=None)
+        require(found is None, f"it claims the model reference {_UNKNOWN_REFERENCE!r}")
         return
     raise NotApplicable("it finds no models")
 
 
 @check("any offer")
 def names_are_well_formed(subject: Subject) -> None:
-    """Lower case letters and digits, words joined by single hyphens."""
+    """Names are lower-case letters and digits, with single hyphens between words."""
     names = [subject.offer.name]
     if subject.offer.kind == "evaluator":
         names += [metric.name for metric in subject.offer.metrics]
     for name in names:
-        demand(NAME.fullmatch(name.replace("_", "-")) is not None, f"the name {name!r}")
+        require(NAME.fullmatch(name.replace("_", "-")) is not None, f"the name {name!r}")
 
 
 @check("any offer")
 def summary_is_one_line(subject: Subject) -> None:
-    """A phrase that fits a table: one line; without a full stop, but for a command's help line."""
+    """A summary is one line, without a full stop unless it is the help line of a command."""
     summary = subject.offer.summary
-    demand(0 < len(summary) <= LONGEST_SUMMARY, f"the summary has {len(summary)} characters")
-    demand(summary == summary.strip() and summary.isprintable(), "the summary is not one line")
+    require(0 < len(summary) <= MAX_SUMMARY_LENGTH, f"the summary has {len(summary)} characters")
+    require(summary == summary.strip() and summary.isprintable(), "the summary is not one line")
     command = subject.offer.kind == "command"
-    demand(command or not summary.endswith("."), "the summary ends with a full stop")
+    require(command or not summary.endswith("."), "the summary ends with a full stop")
 
 
 @check("offer")
 def config_is_frozen(subject: Subject) -> None:
-    """Options cannot be changed once they are checked."""
+    """Options are immutable."""
     for model in _models(subject.offer.config):
-        demand(model.model_config.get("frozen") is True, f"{model.__name__} is not frozen")
+        require(model.model_config.get("frozen") is True, f"{model.__name__} is not frozen")
 
 
 @check("offer")
 def unknown_keys_are_refused(subject: Subject) -> None:
-    """A misspelled key is an error, in every table of the options."""
+    """An unknown key is an error, in every table of the options."""
     for model in _models(subject.offer.config):
         try:
             model.model_validate({"no_such_option": 1})
@@ -100,15 +100,15 @@ def unknown_keys_are_refused(subject: Subject) -> None:
             refused = any(item["type"] == "extra_forbidden" for item in error.errors())
         else:
             refused = False
-        demand(refused, f"{model.__name__} accepts a key that it does not know")
+        require(refused, f"{model.__name__} accepts an unknown key")
 
 
 @check("offer")
 def every_option_has_help(subject: Subject) -> None:
-    """A description of one option at least as long as a few words."""
+    """Every option has a description of at least two words."""
     for model in _models(subject.offer.config):
         for name, info in model.model_fields.items():
-            demand(
+            require(
                 len((info.description or "").split()) >= 2,
                 f"{model.__name__}.{name} has no description",
             )
@@ -116,18 +116,18 @@ def every_option_has_help(subject: Subject) -> None:
 
 @check("offer")
 def defaults_are_valid(subject: Subject) -> None:
-    """Every default passes the validation that a user's value would."""
+    """Every default passes validation."""
     options = subject.options()
     try:
         again = type(options).model_validate(options.model_dump(by_alias=True))
     except ValidationError as error:
         raise AssertionError(f"a default is refused: {error}") from None
-    demand(again == options, f"the defaults change when they are validated: {again!r}")
+    require(again == options, f"the defaults change when they are validated: {again!r}")
 
 
 @check("offer")
 def config_round_trips_toml(subject: Subject) -> None:
-    """Options written to a run file and read back are the same options."""
+    """Options are unchanged when written to a run file and read back."""
     import tomli_w
 
     options = subject.options()
@@ -137,12 +137,12 @@ def config_round_trips_toml(subject: Subject) -> None:
         again = from_table(type(options), read)
     except ValidationError as error:
         raise AssertionError(f"its own options are refused when read back: {error}") from None
-    demand(again == options, f"read back as {again!r} instead of {options!r}")
+    require(again == options, f"read back as {again!r} instead of {options!r}")
 
 
 @check("offer")
 def needs_are_requirements(subject: Subject) -> None:
-    """What ``needs`` says can be understood by an installer."""
+    """The entries of ``needs`` are valid requirements."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in subject.offer.needs:
@@ -156,25 +156,25 @@ def needs_are_requirements(subject: Subject) -> None:
 def leaves_environment_untouched(subject: Subject) -> None:
     """Building changes no environment variable, folder, signal handler, generator or default."""
     _import_needs(subject)
-    before = dict(surroundings())
+    before = dict(global_state())
     _try_to_build(subject)
-    demand_same(before)
+    require_same_state(before)
 
 
 @check("offer")
 def leaves_libraries_untouched(subject: Subject) -> None:
     """Building replaces no function or class of a library: nothing is patched."""
     _import_needs(subject)
-    before = library_parts()
+    before = library_attributes()
     _try_to_build(subject)
-    demand_unpatched(before, subject)
+    require_unpatched(before, subject)
 
 
-# --------------------------------------------------------------------------- what is watched
+# --------------------------------------------------------------------------- global state
 
 
-def surroundings(*, generators: bool = True) -> Iterator[tuple[str, Any]]:
-    """Everything global that a plugin could change, by name."""
+def global_state(*, generators: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield the global state that a plugin could change, by name."""
     yield "environment variables", dict(os.environ)
     yield "current folder", os.getcwd()
     yield "signal handlers", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
@@ -195,46 +195,47 @@ def surroundings(*, generators: bool = True) -> Iterator[tuple[str, Any]]:
             yield "torch's random generator", torch.get_rng_state().tolist()
 
 
-def demand_same(before: dict[str, Any]) -> None:
-    """Hold the surroundings against what they were."""
-    after = dict(surroundings())
+def require_same_state(before: dict[str, Any]) -> None:
+    """Require that the global state is the same as before."""
+    after = dict(global_state())
     changed = [name for name, value in before.items() if after.get(name) != value]
-    demand(not changed, f"it changes: {', '.join(changed)}")
+    require(not changed, f"it changes: {', '.join(changed)}")
 
 
-def library_parts() -> dict[tuple[str, str], Any]:
-    """Public functions and classes of the loaded libraries, and the methods of those classes."""
-    parts: dict[tuple[str, str], Any] = {}
+def library_attributes() -> dict[tuple[str, str], Any]:
+    """Return public functions and classes of the loaded libraries, and methods of the classes."""
+    attributes: dict[tuple[str, str], Any] = {}
     for name, module in list(sys.modules.items()):
         if module is None or name.partition(".")[0] not in LIBRARIES:
             continue
         for attribute, value in list(vars(module).items()):
             if attribute.startswith("_") or not callable(value):
                 continue
-            parts[name, attribute] = value
+            attributes[name, attribute] = value
             if isinstance(value, type) and value.__module__.partition(".")[0] in LIBRARIES:
                 for method, function in list(vars(value).items()):
                     if callable(function) and (not method.startswith("_") or method in _DUNDERS):
-                        parts[f"{value.__module__}.{value.__qualname__}", method] = function
-    return parts
+                        attributes[f"{value.__module__}.{value.__qualname__}", method] = function
+    return attributes
 
 
 _DUNDERS = {"__init__", "__call__", "__getattr__"}
 
 
-def demand_unpatched(before: dict[tuple[str, str], Any], subject: Subject) -> None:
-    """Hold the libraries against what they were. What was added to them is their own affair.
+def require_unpatched(before: dict[tuple[str, str], Any], subject: Subject) -> None:
+    """Require that no function or class of a library was replaced; additions are allowed.
 
-    A patch that was there before is known by its code, which lies in the plugin's folder.
+    A patch that was made before is recognised by its code, which is in the plugin's folder.
     """
-    after = library_parts()
-    home = str(Path(subject.module.__file__).parent)
+    after = library_attributes()
+    plugin_folder = str(Path(subject.module.__file__).parent)
     replaced = [
         f"{module}.{name}"
         for (module, name), value in after.items()
-        if before.get((module, name), value) is not value or _code_file(value).startswith(home)
+        if before.get((module, name), value) is not value
+        or _code_file(value).startswith(plugin_folder)
     ]
-    demand(not replaced, f"it replaces {', '.join(sorted(replaced)[:5])}")
+    require(not replaced, f"it replaces {', '.join(sorted(replaced)[:5])}")
 
 
 def _code_file(value: Any) -> str:
@@ -243,7 +244,7 @@ def _code_file(value: Any) -> str:
 
 
 def _import_needs(subject: Subject) -> None:
-    """Load what the offer says it needs, so that importing it is not taken for its own doing."""
+    """Import the libraries in ``needs``, whose own side effects are not those of the plugin."""
     from importlib import import_module
     from importlib.util import find_spec
 
@@ -257,15 +258,15 @@ def _import_needs(subject: Subject) -> None:
 
 def _try_to_build(subject: Subject) -> None:
     if subject.offer.kind == "reporter":
-        from tunesmith.testing.reporters import opened
+        from tunesmith.testing.reporters import open_reporter
 
-        with opened(subject):
+        with open_reporter(subject):
             return
     subject.build()
 
 
 def _models(config: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """The options model and those nested in it."""
+    """Yield the options model and the nested ones."""
     yield config
     for info in config.model_fields.values():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):

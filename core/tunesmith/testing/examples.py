@@ -1,4 +1,4 @@
-"""Records for the kit's own trials: eight of each kind, small enough to be learned by heart."""
+"""Sample records of the kit: eight of each kind, few enough to be memorized in training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PREFERENCES = tuple(
     )
     for n, (country, capital) in enumerate(PAIRS, 1)
 )
-EIGHT: dict[type[Record], tuple[Record, ...]] = {
+EXAMPLES_BY_KIND: dict[type[Record], tuple[Record, ...]] = {
     Completion: COMPLETIONS,
     Chat: CHATS,
     Text: TEXTS,

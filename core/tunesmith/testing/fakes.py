@@ -1,4 +1,4 @@
-"""Stand-ins for the heavy parts, so that evaluators and reporters can be tested in milliseconds."""
+"""Fake text models, with which evaluators and reporters are tested in milliseconds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from tunesmith.records import Message, Prompt, Record, exchanges
 
 @dataclass
 class FakeTextModel:
-    """A text model out of two tables: log-probabilities by completion, answers by prompt.
+    """A text model made of two tables: log-probabilities by completion, answers by prompt.
 
-    A prompt's key in ``answers`` is its last message, or the bare text. What is in neither table
-    gets ``unknown`` as its log-probability for every word and the end, and an empty answer.
-    Words stand for tokens. ``calls`` keeps what was asked for, one entry a call.
+    The key of a prompt in ``answers`` is its last message, or the plain text. A completion that is
+    not in the table has the log-probability ``unknown`` for every word and for the end; a prompt
+    that is not in the table has an empty answer. Each word is a token. ``calls`` records the calls,
+    each with its number of prompts or its limit.
     """
 
     logprobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -30,7 +31,7 @@ class FakeTextModel:
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """What the table holds for each completion."""
+        """Return the log-probabilities of each completion from the table."""
         self.calls.append(("score", len(prompts)))
         assert len(prompts) == len(completions)
         _advance(progress, len(prompts))
@@ -42,60 +43,63 @@ class FakeTextModel:
         return [self.unknown] * (len(completion.split()) + 1)
 
     def generate(
-        self, prompts: Sequence[Prompt], limit: int, *, progress: Progress | None = None
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """What the table holds for each prompt, cut off after ``limit`` words."""
-        self.calls.append(("generate", limit))
+        """Return the answer of each prompt, with at most ``max_new_tokens`` words."""
+        self.calls.append(("generate", max_new_tokens))
         _advance(progress, len(prompts))
-        return [_generation(self.answers.get(key_of(prompt), ""), limit) for prompt in prompts]
+        return [
+            _generation(self.answers.get(prompt_key(prompt), ""), max_new_tokens)
+            for prompt in prompts
+        ]
 
     def sample(
         self,
         prompts: Sequence[Prompt],
-        limit: int,
+        max_new_tokens: int,
         *,
         seed: int,
         temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> Sequence[Generation]:
-        """What it always answers: there is nothing to draw from."""
-        return self.generate(prompts, limit, progress=progress)
+        """Return the same answers as ``generate``."""
+        return self.generate(prompts, max_new_tokens, progress=progress)
 
-    def score_drawn(
+    def score_generations(
         self,
         prompts: Sequence[Prompt],
-        drawn: Sequence[Generation],
+        generations: Sequence[Generation],
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """What the table holds for what was said; an answer that was cut off has no end."""
-        scores = self.score(prompts, [answer.text for answer in drawn], progress=progress)
-        both = zip(scores, drawn, strict=True)
-        return [TokenScores(score.logprobs[: answer.tokens]) for score, answer in both]
+        """Return log-probabilities from the table; a truncated answer has no end token."""
+        scores = self.score(prompts, [g.text for g in generations], progress=progress)
+        pairs = zip(scores, generations, strict=True)
+        return [TokenScores(score.logprobs[: g.tokens]) for score, g in pairs]
 
 
 def perfect_model(records: Sequence[Record]) -> FakeTextModel:
-    """A model that is certain of everything that the records teach, and says it."""
-    taught = [exchange for record in records for exchange in exchanges(record)]
+    """Return a model that gives all completions of the records, with probability 1."""
+    pairs = [exchange for record in records for exchange in exchanges(record)]
     return FakeTextModel(
-        logprobs={answer: [0.0] * (len(answer.split()) + 1) for _, answer in taught},
-        answers={key_of(prompt): answer for prompt, answer in taught},
+        logprobs={answer: [0.0] * (len(answer.split()) + 1) for _, answer in pairs},
+        answers={prompt_key(prompt): answer for prompt, answer in pairs},
     )
 
 
-def key_of(prompt: Prompt) -> str:
-    """The key of a prompt in the table of answers: its last message, or the bare text."""
+def prompt_key(prompt: Prompt) -> str:
+    """Return the key of a prompt in the table of answers: its last message, or the plain text."""
     if isinstance(prompt, str):
         return prompt
     last: Message = prompt[-1]
     return last.content
 
 
-def _generation(answer: str, limit: int) -> Generation:
+def _generation(answer: str, max_new_tokens: int) -> Generation:
     words = answer.split()
-    if len(words) < limit:  # the end takes a token too
-        return Generation(answer, len(words) + 1, "end")
-    return Generation(" ".join(words[:limit]), limit, "limit")
+    if len(words) < max_new_tokens:  # the end is a token too
+        return Generation(answer, len(words) + 1, "stop")
+    return Generation(" ".join(words[:max_new_tokens]), max_new_tokens, "length")
 
 
 def _advance(progress: Callable[[int], None] | None, done: int) -> None:

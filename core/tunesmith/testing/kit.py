@@ -1,6 +1,6 @@
 """The conformance kit: the promises of a plugin, each as a check that can fail.
 
-A third party's whole contract test::
+The complete contract test of a third party::
 
     import tunesmith_shouting
     from tunesmith.testing import parametrize_checks
@@ -20,45 +20,51 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from tunesmith import plugins as finding
-from tunesmith.plugins import describe
+from tunesmith.plugins import describe_error, load_modules
 from tunesmith.testing import estimates, evaluators, everyone, loaders, reporters, techniques
-from tunesmith.testing.checks import Check, NotApplicable, Samples, Subject, applicable, subjects
+from tunesmith.testing.checks import (
+    Check,
+    NotApplicable,
+    Samples,
+    Subject,
+    applicable_checks,
+    collect_subjects,
+)
 
-CHECKS = (everyone, techniques, estimates, loaders, evaluators, reporters)
-"""The modules that hold the checks; importing them registers these."""
+CHECK_MODULES = (everyone, techniques, estimates, loaders, evaluators, reporters)
+"""The modules with the checks; importing them registers the checks."""
 
 Options = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of one check."""
+    """The result of one check."""
 
     check: str
     offer: str
-    """The offer that it is about; empty for the plugin as a whole."""
+    """Name of the offer; empty if the subject is the plugin itself."""
     state: Literal["kept", "broken", "not applicable"]
     detail: str = ""
     promise: str = ""
-    """The check's sentence: what is promised."""
+    """The first line of the check's docstring, which describes the promise."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One check of one subject, ready to be called."""
+class BoundCheck:
+    """A check with its subject, ready to be called."""
 
     check: Check
     subject: Subject
 
     @property
     def name(self) -> str:
-        """``check[offer]``, or the check's name alone where it is about the whole plugin."""
+        """Name as ``check[offer]``, or without ``[offer]`` if the subject is the plugin itself."""
         offer = self.subject.offer
         return self.check.name if offer is None else f"{self.check.name}[{offer.name}]"
 
     def __call__(self) -> None:
-        """Check.
+        """Run the check.
 
         Raises:
             AssertionError: the promise is broken.
@@ -67,18 +73,18 @@ class Trial:
         self.check.function(self.subject)
 
     def result(self) -> Result:
-        """Check, and say what came of it. Any exception breaks the promise."""
+        """Run the check and return its result. Any exception breaks the promise."""
         try:
             self()
         except NotApplicable as error:
-            return self._said("not applicable", str(error))
+            return self._result("not applicable", str(error))
         except AssertionError as error:
-            return self._said("broken", str(error))
+            return self._result("broken", str(error))
         except Exception as error:
-            return self._said("broken", describe(error))
-        return self._said("kept", "")
+            return self._result("broken", describe_error(error))
+        return self._result("kept", "")
 
-    def _said(self, state: Literal["kept", "broken", "not applicable"], detail: str) -> Result:
+    def _result(self, state: Literal["kept", "broken", "not applicable"], detail: str) -> Result:
         offer = "" if self.subject.offer is None else self.subject.offer.name
         promise = (self.check.function.__doc__ or "").partition("\n")[0]
         return Result(
@@ -86,28 +92,28 @@ class Trial:
         )
 
 
-def trials(
+def collect_checks(
     module: ModuleType,
     *,
     model: Path | Callable[[], Path] | None = None,
     samples: Options | None = None,
     broken: Options | None = None,
-) -> Iterator[Trial]:
-    """Every check that concerns what the module offers.
+) -> Iterator[BoundCheck]:
+    """Yield every check of the plugin and of each of its offers.
 
     Args:
-        model: a small model folder, or a function that makes one; techniques need it.
-        samples: options by offer, for what has no default: the file of a loader, say.
-        broken: options by loader, of data that it has to refuse.
+        model: folder of a small model, or a function that creates it; techniques need it.
+        samples: options by offer, such as the required file of a data loader.
+        broken: options by data loader, of data that it must refuse.
 
     Raises:
-        PluginError: the module is no working plugin.
+        PluginError: the module is not a working plugin.
     """
-    brought = Samples(model=model, options=samples or {}, broken=broken or {})
+    all_samples = Samples(model=model, options=samples or {}, broken=broken or {})
     name = module.__name__.rpartition(".")[2].replace("_", "-")
-    for subject in subjects(module, finding.only({name: module}), brought):
-        for check in applicable(subject):
-            yield Trial(check, subject)
+    for subject in collect_subjects(module, load_modules({name: module}), all_samples):
+        for check in applicable_checks(subject):
+            yield BoundCheck(check, subject)
 
 
 def run_checks(
@@ -117,8 +123,11 @@ def run_checks(
     samples: Options | None = None,
     broken: Options | None = None,
 ) -> list[Result]:
-    """Check everything that the module promises; see :func:`trials` for the arguments."""
-    return [trial.result() for trial in trials(module, model=model, samples=samples, broken=broken)]
+    """Run all checks of a plugin; see :func:`collect_checks` for the arguments."""
+    return [
+        check.result()
+        for check in collect_checks(module, model=model, samples=samples, broken=broken)
+    ]
 
 
 def parametrize_checks(
@@ -129,42 +138,44 @@ def parametrize_checks(
     broken: Options | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """One pytest case for each check; the test gets it as ``check`` and calls it.
+    """Parametrize a pytest test with the checks; the test gets each as ``check`` and calls it.
 
     Args:
-        expected_failures: reasons by check, ``name`` or ``name[offer]``. A check that is listed
-            and passes is a failure, and so is one that is listed and does not exist.
-        model, samples, broken: see :func:`trials`.
+        expected_failures: reasons by check, ``name`` or ``name[offer]``. A listed check that
+            passes or does not exist is an error.
+        model, samples, broken: see :func:`collect_checks`.
     """
     import pytest
 
-    known = dict(expected_failures or {})
+    reasons = dict(expected_failures or {})
     cases = []
-    for trial in trials(module, model=model, samples=samples, broken=broken):
-        reason = known.get(trial.name, known.get(trial.check.name))
-        marks = [] if reason is None else [pytest.mark.xfail(reason=_reason(reason), strict=True)]
-        cases.append(pytest.param(_skipping(trial), id=trial.name, marks=marks))
-    there = {str(case.id) for case in cases} | {str(case.id).partition("[")[0] for case in cases}
-    unknown = sorted(set(known) - there)
+    for check in collect_checks(module, model=model, samples=samples, broken=broken):
+        reason = reasons.get(check.name, reasons.get(check.check.name))
+        marks = (
+            [] if reason is None else [pytest.mark.xfail(reason=_check_reason(reason), strict=True)]
+        )
+        cases.append(pytest.param(_skip_if_not_applicable(check), id=check.name, marks=marks))
+    names = {str(case.id) for case in cases} | {str(case.id).partition("[")[0] for case in cases}
+    unknown = sorted(set(reasons) - names)
     if unknown:
         raise ValueError(f"expected_failures names checks that do not exist: {unknown}")
     return pytest.mark.parametrize("check", cases)
 
 
-def _reason(reason: str) -> str:
+def _check_reason(reason: str) -> str:
     if not reason.strip():
         raise ValueError("an expected failure needs a reason")
     return reason
 
 
-def _skipping(trial: Trial) -> Callable[[], None]:
-    """The check as pytest likes it: what does not apply is skipped."""
+def _skip_if_not_applicable(bound: BoundCheck) -> Callable[[], None]:
+    """Return the check as a function that skips the test if the check is not applicable."""
 
     def check() -> None:
         import pytest
 
         try:
-            trial()
+            bound()
         except NotApplicable as error:
             pytest.skip(str(error))
 

@@ -1,4 +1,4 @@
-"""Checks of reporters: they take every event there is, and close whatever happens."""
+"""Checks of reporters: they accept every event, and close after every run."""
 
 from __future__ import annotations
 
@@ -13,53 +13,55 @@ from pathlib import Path
 from tunesmith.contracts import Reporter
 from tunesmith.events import (
     EVENT_TYPES,
-    DataRead,
+    CheckpointSaved,
+    CompletionSampled,
+    DataLoaded,
     Event,
     Forecast,
-    Gated,
+    GateChecked,
     Measured,
-    ModelRead,
-    Noticed,
+    ModelResolved,
+    Monitored,
+    Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
     RunFinished,
     RunStarted,
-    Sampled,
-    Saved,
-    Stepped,
-    Trained,
+    StepFinished,
+    TrainingFinished,
     TrainingStarted,
-    Watched,
 )
 from tunesmith.storage import RunFolder
-from tunesmith.testing.checks import NotApplicable, Subject, check, demand
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
 HOSTILE = "[bold]\x1b[31m日本\u202e{0}%s"
-"""Text as models and users make it: markup, escapes, other scripts, format characters."""
+"""Text as models and users may write it: markup, escapes, other scripts, format characters."""
 
 
-def a_run(*, status: str = "ok", total: int | None = 2) -> list[Event]:
-    """One event of every kind, in the order of a run."""
+def events_of_run(*, status: str = "ok", total: int | None = 2) -> list[Event]:
+    """Return the events of a run, with at least one of every kind."""
     return [
         RunStarted(run="r", name=HOSTILE, started="t", plan={}, versions={}, plugins=[]),
-        DataRead(description=HOSTILE, train=8, heldout=2, left_out={"answer is empty": 1}),
-        Noticed(level="warning", source="data", message=HOSTILE),
+        DataLoaded(description=HOSTILE, train=8, heldout=2, left_out={"answer is empty": 1}),
+        Notice(level="warning", source="data", message=HOSTILE),
         _forecast(),
-        ModelRead(reference=HOSTILE, description=HOSTILE, files={"config.json": "0" * 64}),
+        ModelResolved(reference=HOSTILE, description=HOSTILE, files={"config.json": "0" * 64}),
         PhaseStarted(phase=HOSTILE, total=total),
         PhaseAdvanced(phase=HOSTILE, done=1),
         PhaseEnded(phase=HOSTILE, seconds=0.1),
         _training_started(),
         _stepped(),
-        Sampled(step=1, prompt=HOSTILE, answer=HOSTILE, reward=-1.5),
-        Watched(step=1, figures={HOSTILE: 0.5}, best=True),
-        Saved(step=1, path="checkpoints/step-00000001", bytes=10, seconds=0.1),
-        Trained(
+        CompletionSampled(step=1, prompt=HOSTILE, completion=HOSTILE, reward=-1.5),
+        Monitored(step=1, metrics={HOSTILE: 0.5}, best=True),
+        CheckpointSaved(step=1, path="checkpoints/step-00000001", bytes=10, seconds=0.1),
+        TrainingFinished(
             technique="kit", steps=1, tokens=3, trained_tokens=2, seconds=0.1,
             peak_memory_bytes=0, artifact="adapter", format="adapter",
         ),
-        Gated(gate=HOSTILE, passed=False, sentence=HOSTILE, accepted=True, figures={"kl": 1.0}),
+        GateChecked(
+            gate=HOSTILE, passed=False, message=HOSTILE, accepted=True, metrics={"kl": 1.0}
+        ),
         *(_measured(model) for model in ("base", "few-shot", "tuned")),
         RunFinished(
             status=status,  # type: ignore[arg-type]
@@ -77,13 +79,13 @@ def _forecast() -> Forecast:
         technique=HOSTILE,
         method="analytic",
         device=HOSTILE,
-        kind_of_device="cpu",
+        device_type="cpu",
         available=None,
         memory={"low": 1, "expected": 2, "high": 3},
         phase=HOSTILE,
-        uncorrected=2,
-        uncounted=0,
-        runs=0,
+        uncalibrated_peak=2,
+        untracked_bytes=0,
+        calibration_runs=0,
         seconds=[1.0, 2.0],
         flops=1e9,
         steps=1,
@@ -93,14 +95,14 @@ def _forecast() -> Forecast:
 
 
 @contextmanager
-def opened(subject: Subject) -> Iterator[Reporter]:
-    """A reporter on a run folder of its own, in a folder of its own; its output is swallowed."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "run"
+def open_reporter(subject: Subject) -> Iterator[Reporter]:
+    """Open a reporter with a temporary run folder; its output is discarded."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "run"
         folder.mkdir()
         (folder / "lock").touch()
-        silent = io.StringIO()
-        with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             built = subject.offer.build(subject.options(), RunFolder(folder))
             with built as reporter:
                 yield reporter
@@ -108,11 +110,16 @@ def opened(subject: Subject) -> Iterator[Reporter]:
 
 @check("reporter")
 def accepts_every_event(subject: Subject) -> None:
-    """Every kind of event, hostile text, unknown totals, a run within one, a failed run."""
-    shown = {event.kind for event in a_run()}
-    assert shown == set(EVENT_TYPES), f"the kit lacks {set(EVENT_TYPES) - shown}"
-    for events in (a_run(), a_run(status="failed"), a_run(total=None), [*a_run()[1:], *a_run()]):
-        with opened(subject) as reporter:
+    """Every event is accepted: all kinds, hostile text, unknown totals, nested and failed runs."""
+    kinds = {event.kind for event in events_of_run()}
+    assert kinds == set(EVENT_TYPES), f"the kit lacks {set(EVENT_TYPES) - kinds}"
+    for events in (
+        events_of_run(),
+        events_of_run(status="failed"),
+        events_of_run(total=None),
+        [*events_of_run()[1:], *events_of_run()],
+    ):
+        with open_reporter(subject) as reporter:
             for event in events:
                 try:
                     reporter.report(event)
@@ -124,32 +131,36 @@ def accepts_every_event(subject: Subject) -> None:
 
 @check("reporter")
 def closes_after_failure(subject: Subject) -> None:
-    """When a run fails, the reporter closes what it opened and lets the error pass."""
-    before = open_files()
-    for events in ([], a_run()[:4], a_run()):
+    """The reporter closes all files when a run fails, and lets the exception pass."""
+    before = list_open_files()
+    for events in ([], events_of_run()[:4], events_of_run()):
         try:
-            with opened(subject) as reporter:
+            with open_reporter(subject) as reporter:
                 for event in events:
-                    with contextlib.suppress(Exception):  # that is another promise
+                    with contextlib.suppress(Exception):  # checked by accepts_every_event
                         reporter.report(event)
                 raise ZeroDivisionError("the kit ends the run")
         except ZeroDivisionError:
             continue
         raise AssertionError("it swallows the exception that ended the run")
-    left = open_files() - before
-    demand(not left, f"it leaves open: {', '.join(sorted(left)[:3])}")
+    leaked = list_open_files() - before
+    require(not leaked, f"it leaves open: {', '.join(sorted(leaked)[:3])}")
 
 
-def open_files() -> set[str]:
-    """What this process has open, where the system tells."""
+def list_open_files() -> set[str]:
+    """Return the open files of this process.
+
+    Raises:
+        NotApplicable: the system does not list them.
+    """
     listing = Path("/proc/self/fd")
     if not listing.is_dir():
-        raise NotApplicable("this system does not tell which files are open")
-    found = set()
+        raise NotApplicable("this system does not list open files")
+    files = set()
     for entry in listing.iterdir():
         with contextlib.suppress(OSError):
-            found.add(f"{entry.name} {os.readlink(entry)}")
-    return {text for text in found if "/proc/" not in text}
+            files.add(f"{entry.name} {os.readlink(entry)}")
+    return {text for text in files if "/proc/" not in text}
 
 
 def _training_started() -> Event:
@@ -160,9 +171,9 @@ def _training_started() -> Event:
 
 
 def _stepped() -> Event:
-    return Stepped(
+    return StepFinished(
         step=1, steps=1, loss=2.0, learning_rate=0.1, gradient_norm=1.0, rows=8, tokens=3,
-        trained_tokens=2, seconds=0.1, memory_bytes=0, extras={"reward": 1.0},
+        trained_tokens=2, seconds=0.1, memory_bytes=0, metrics={"reward": 1.0},
     )  # fmt: skip
 
 

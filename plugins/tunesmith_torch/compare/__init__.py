@@ -1,1 +1,1 @@
-"""Other models beside a trained one: by name, as reference or as judge."""
+"""Models to compare a trained one with, and reward models to compare their answers."""

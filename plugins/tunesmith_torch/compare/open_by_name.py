@@ -1,6 +1,6 @@
-"""Models by name: a run's, what a stage of a run left behind, or anything that is found as a base.
+"""Open text models by name: of a run, of a stage of a run, or any base model.
 
-For what needs a second model beside the one at hand: a rival, a reference, a judge.
+For code that needs a second model, such as a model to compare with or a reward model.
 """
 
 from __future__ import annotations
@@ -14,55 +14,61 @@ from tunesmith.errors import UsageError
 from tunesmith.options import from_table
 from tunesmith.plan import Plan
 
-_OF_A_RUN = ("run.toml", "events.jsonl")
-_WEIGHTS = ("adapter_config.json", "config.json")
+_RUN_FILES = ("run.toml", "events.jsonl")
+_ARTIFACT_CONFIGS = ("adapter_config.json", "config.json")
 
 
-def open_by_name(where: str, *, device: str = "auto", option: str = "model") -> TextModel:
-    """The text model of a run folder, of an artifact below one, or of a model reference.
+def open_by_name(reference: str, *, device: str = "auto", option: str = "model") -> TextModel:
+    """Return the text model of a run folder, of an artifact in one, or of a model reference.
 
-    ``option`` is what errors call the name.
+    ``option``: the name of the option, for error messages.
 
     Raises:
-        UsageError: there is no such model, or the run has none yet.
+        UsageError: there is no such model, or the run has not produced one yet.
     """
-    folder = Path(where)
-    if _is_run(folder):
-        place, plan, _ = api.reopen(folder)
-        return api.open_models(place, plan)["tuned"]
-    if (inside := run_around(folder)) and any((folder / name).is_file() for name in _WEIGHTS):
-        technique = inside.technique.offer.build(inside.technique.config)
-        return technique.open(inside.found_model.fetch(), folder, device=inside.run.device)
+    folder = Path(reference)
+    if _is_run_folder(folder):
+        run_folder, plan, _ = api.open_run(folder)
+        return api.open_models(run_folder, plan)["tuned"]
+    if (enclosing_plan := find_enclosing_run(folder)) and any(
+        (folder / name).is_file() for name in _ARTIFACT_CONFIGS
+    ):
+        technique = enclosing_plan.technique.offer.build(enclosing_plan.technique.config)
+        return technique.open(
+            enclosing_plan.found_model.fetch(), folder, device=enclosing_plan.run.device
+        )
     from tunesmith_torch.generation.text_model import open_text_model
-    from tunesmith_torch.options.training import FitOptions
+    from tunesmith_torch.options.training import TrainingOptions
 
     return open_text_model(
-        base_by_name(where, option), None, device=device, options=from_table(FitOptions, {})
+        fetch_base(reference, option), None, device=device, options=from_table(TrainingOptions, {})
     )
 
 
-def base_by_name(where: str, option: str) -> Path:
-    """The folder of a model that an installed plugin recognises.
+def fetch_base(reference: str, option: str) -> Path:
+    """Return the folder of a model that an installed plugin recognizes.
 
     Raises:
-        UsageError: none does.
+        UsageError: no plugin recognizes it.
     """
-    found = Catalog(plugins.find(plugins.Selection.from_environment())).find_model(where, None)
+    found = Catalog(plugins.find_plugins(plugins.Selection.from_environment())).find_model(
+        reference, None
+    )
     if found is None:
         raise UsageError(
-            f'{option}: no run and no model is found, got "{where}"',
-            hint="name a run folder, an artifact below one, or what [model] base may be",
+            f'{option}: no run and no model found, got "{reference}"',
+            hint="name a run folder, an artifact in one, or anything that [model] base accepts",
         )
     return found.fetch()
 
 
-def run_around(folder: Path) -> Plan | None:
-    """The plan of the run that an artifact lies in; None where it lies in none."""
+def find_enclosing_run(folder: Path) -> Plan | None:
+    """Return the plan of the run whose folder contains ``folder``; None if there is no such run."""
     for parent in folder.absolute().parents:
-        if _is_run(parent):
-            return api.reopen(parent)[1]
+        if _is_run_folder(parent):
+            return api.open_run(parent)[1]
     return None
 
 
-def _is_run(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in _OF_A_RUN)
+def _is_run_folder(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _RUN_FILES)

@@ -1,14 +1,21 @@
-"""How a model family writes a conversation down, found out by asking its template.
+"""Split a conversation into prompts and answers by running its chat template.
 
-A chat template is a program, and what it does to a conversation is known only by running it. This
-module renders prefixes of a conversation and looks where each answer begins and ends::
+A chat template is a program; its output for a conversation is known only after running it. This
+module renders prefixes of a conversation and compares the texts to find where each answer begins
+and ends::
 
     render(messages[:t], generation prompt)   <s>user: hi\\nassistant:
     render(messages[:t+1])                    <s>user: hi\\nassistant: hello<end>\\n
                                               \\------ prompt ------/\\--answer--/
 
-That needs no marks inside the template and gives, by construction, the very prompt that is used
-when the model answers.
+No ``{% generation %}`` markers are needed in the template, and the prompt in training is by
+construction the prompt that the model gets when it answers.
+
+Three irregularities of published templates are handled:
+
+- no generation prompt: the text between prompt and answer (``answer_header``) is added to it;
+- no control token after an answer: the tokenizer's EOS is appended (``end_id``);
+- earlier answers change later, such as dropped reasoning: each answer becomes its own example.
 """
 
 from __future__ import annotations
@@ -21,13 +28,13 @@ from jinja2 import TemplateError
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Message
-from tunesmith_torch.data.tokenization import Encoder, Marks, Span
+from tunesmith_torch.data.tokenization import ControlTokenMarks, SpanEncoder, TextSpan
 
-_QUESTION, _ANSWER = "question-4d1c", "answer-9e2b"
+_TEST_QUESTION, _TEST_ANSWER = "question-4d1c", "answer-9e2b"
 
 
-class _Cut(NamedTuple):
-    """Where an answer stands in the text of a conversation."""
+class _AnswerRange(NamedTuple):
+    """The character range of an answer in the text of a conversation."""
 
     start: int
     stop: int
@@ -35,55 +42,55 @@ class _Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A chat template together with what was found out about it."""
+    """A chat template together with the properties found by running it."""
 
-    encoder: Encoder
+    encoder: SpanEncoder
     source: str
-    """The template itself."""
-    header: str = ""
-    """What opens an answer, for templates that do not know generation prompts; empty otherwise."""
-    closing: str = ""
-    """What follows an answer."""
-    end: str = ""
-    """``closing`` up to its first control token; empty if it has none."""
+    """The template's Jinja source."""
+    answer_header: str = ""
+    """Text in front of an answer if the template ignores ``add_generation_prompt``, else empty."""
+    after_answer: str = ""
+    """Text that follows an answer."""
+    end_text: str = ""
+    """``after_answer`` up to the end of its first control token; empty if it has none."""
     end_id: int = -1
-    """The token that ends an answer: the last of ``end``, else the tokenizer's EOS."""
+    """Id of the token that ends an answer: the last of ``end_text``, else the tokenizer's EOS."""
 
     @classmethod
-    def of(cls, encoder: Encoder, source: str) -> ChatFormat:
-        """Try the template out.
+    def from_template(cls, encoder: SpanEncoder, source: str) -> ChatFormat:
+        """Run the template on one question and answer to find its properties.
 
         Raises:
-            UsageError: it cannot write an answer, or nothing ends one.
+            UsageError: the template cannot render an answer, or no token ends one.
         """
-        bare = cls(encoder, source)
-        question = [Message("user", _QUESTION)]
+        untested = cls(encoder, source)
+        question = [Message("user", _TEST_QUESTION)]
         try:
-            before = bare.render(question)
-            prompted = bare.render(question, generation=True)
-            after = bare.render([*question, Message("assistant", _ANSWER)])
+            before = untested.render(question)
+            prompted = untested.render(question, generation=True)
+            after = untested.render([*question, Message("assistant", _TEST_ANSWER)])
         except DataError as error:
             raise UsageError(
-                f"chat template: it cannot write a question and its answer, {error}",
+                f"chat template: it cannot render a question and its answer, {error}",
                 hint="give another template, or a base model with a working one",
             ) from error
-        if after.count(_ANSWER) != 1:
-            raise UsageError("chat template: an answer does not come out of it as it went in")
-        place = after.index(_ANSWER)
-        header = ""
+        if after.count(_TEST_ANSWER) != 1:
+            raise UsageError("chat template: it changes the text of an answer")
+        index = after.index(_TEST_ANSWER)
+        answer_header = ""
         if prompted == before and after.startswith(before):
-            header = after[len(before) : place]
-        closing = after[place + len(_ANSWER) :]
+            answer_header = after[len(before) : index]
+        after_answer = after[index + len(_TEST_ANSWER) :]
         return cls(
             encoder,
             source,
-            header if header.strip() else "",
-            closing,
-            *_end(encoder, closing),
+            answer_header if answer_header.strip() else "",
+            after_answer,
+            *_find_end(encoder, after_answer),
         )
 
     def render(self, messages: Sequence[Message], *, generation: bool = False) -> str:
-        """The conversation as text.
+        """Return the conversation as text.
 
         Raises:
             DataError: the template refuses this conversation.
@@ -101,112 +108,133 @@ class ChatFormat:
             ) from error
         return str(text)
 
-    def prompt(self, messages: Sequence[Message]) -> list[Span]:
-        """What the model is given to answer ``messages``."""
-        marks, hidden = self._hide(messages)
-        text, cuts, _ = self._prompt(hidden)
-        return self._spans(marks, text, cuts, train=False)
+    def prompt_spans(self, messages: Sequence[Message]) -> list[TextSpan]:
+        """Return the spans of the prompt that asks the model to continue ``messages``."""
+        marks, masked = self._mask_control_tokens(messages)
+        text, answers, _ = self._prompt_with_answers(masked)
+        return self._spans(marks, text, answers, train=False)
 
-    def exchange(self, messages: Sequence[Message], answer: str) -> tuple[list[Span], list[Span]]:
-        """What the model is given, and what it is to say, its end included."""
-        marks, hidden = self._hide([*messages, Message("assistant", answer)])
-        text, cuts, _ = self._prompt(hidden[:-1])
+    def exchange_spans(
+        self, messages: Sequence[Message], answer: str
+    ) -> tuple[list[TextSpan], list[TextSpan]]:
+        """Return the spans of the prompt and those of the answer to it, its end token included."""
+        marks, masked = self._mask_control_tokens([*messages, Message("assistant", answer)])
+        text, answers, _ = self._prompt_with_answers(masked[:-1])
         return (
-            self._spans(marks, text, cuts, train=False),
-            self._answer_spans(marks, self._answer(text, hidden)),
+            self._spans(marks, text, answers, train=False),
+            self._answer_spans(marks, self._answer(text, masked)),
         )
 
-    def lessons(self, messages: Sequence[Message]) -> list[list[Span]]:
-        """The conversation as examples: one where it can be, else one for each answer.
+    def training_examples(self, messages: Sequence[Message]) -> list[list[TextSpan]]:
+        """Return the spans of one example for the conversation, or of one example per answer.
 
-        It can where every longer rendering begins with every shorter one. Templates that drop
-        earlier reasoning break that: an answer then stands differently in its own prompt and in
-        the next one, and no single text holds both.
+        One example is enough if every longer rendering begins with every shorter one. Templates
+        that drop earlier reasoning break that: an answer then reads differently in its own prompt
+        and in the next one, and no single text contains both.
+
+        Raises:
+            DataError: the conversation has no assistant turn, or the template refuses it.
         """
-        marks, hidden = self._hide(messages)
-        turns = [i for i, message in enumerate(hidden) if message.role == "assistant"]
+        marks, masked = self._mask_control_tokens(messages)
+        turns = [i for i, message in enumerate(masked) if message.role == "assistant"]
         if not turns:
             raise DataError("conversation", "no assistant turn to learn")
         last = turns[-1]
-        text, cuts, whole = self._prompt(hidden[:last])
-        final = self._answer_spans(marks, self._answer(text, hidden[: last + 1]))
-        if whole:
-            return [self._spans(marks, text, cuts, train=True) + final]
+        text, answers, all_found = self._prompt_with_answers(masked[:last])
+        last_answer = self._answer_spans(marks, self._answer(text, masked[: last + 1]))
+        if all_found:
+            return [self._spans(marks, text, answers, train=True) + last_answer]
         examples = []
         for turn in turns[:-1]:
-            earlier, inside, _ = self._prompt(hidden[:turn])
-            answer = self._answer(earlier, hidden[: turn + 1])
+            prompt_text, earlier_answers, _ = self._prompt_with_answers(masked[:turn])
+            answer = self._answer(prompt_text, masked[: turn + 1])
             examples.append(
-                self._spans(marks, earlier, inside, train=False) + self._answer_spans(marks, answer)
+                self._spans(marks, prompt_text, earlier_answers, train=False)
+                + self._answer_spans(marks, answer)
             )
-        return [*examples, self._spans(marks, text, cuts, train=False) + final]
+        return [*examples, self._spans(marks, text, answers, train=False) + last_answer]
 
-    def _hide(self, messages: Sequence[Message]) -> tuple[Marks, list[Message]]:
-        marks = Marks(self.encoder.control, [message.content for message in messages])
-        return marks, [Message(m.role, marks.hide(m.content)) for m in messages]
+    def _mask_control_tokens(
+        self, messages: Sequence[Message]
+    ) -> tuple[ControlTokenMarks, list[Message]]:
+        marks = ControlTokenMarks(
+            self.encoder.control_pattern, [message.content for message in messages]
+        )
+        return marks, [Message(m.role, marks.mask(m.content)) for m in messages]
 
-    def _prompt(self, messages: Sequence[Message]) -> tuple[str, list[_Cut], bool]:
-        """The prompt's text, where the answers in it stand, and whether all were found.
+    def _prompt_with_answers(
+        self, messages: Sequence[Message]
+    ) -> tuple[str, list[_AnswerRange], bool]:
+        """Return the prompt's text, the ranges of the answers in it, and True if all were found.
 
-        An answer inside a prompt is tokenised by itself, as it was when the model gave it.
+        An answer inside a prompt is tokenized separately, as it was when the model generated it.
+        Otherwise a token could span the border, and training and generation would see different
+        ids.
         """
-        text = self._opened(messages)
-        cuts: list[_Cut] = []
-        whole = True
+        text = self._render_prompt(messages)
+        answers: list[_AnswerRange] = []
+        all_found = True
         for turn, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            before = self._opened(messages[:turn])
-            answer = self._found(before, self.render(messages[: turn + 1]))
-            position = cuts[-1].stop if cuts else 0
+            before = self._render_prompt(messages[:turn])
+            answer = self._answer_after(before, self.render(messages[: turn + 1]))
+            position = answers[-1].stop if answers else 0
             if answer is not None and len(before) >= position and text.startswith(before + answer):
-                cuts.append(_Cut(len(before), len(before) + len(answer)))
+                answers.append(_AnswerRange(len(before), len(before) + len(answer)))
             else:
-                whole = False
-        return text, cuts, whole
+                all_found = False
+        return text, answers, all_found
 
-    def _opened(self, messages: Sequence[Message]) -> str:
-        return self.render(messages, generation=True) + self.header
+    def _render_prompt(self, messages: Sequence[Message]) -> str:
+        return self.render(messages, generation=True) + self.answer_header
 
     def _answer(self, prompt: str, messages: Sequence[Message]) -> str:
-        """The text of the last message as an answer to ``prompt``.
+        """Return the text of the last message as an answer to ``prompt``.
 
-        Where the template opens an answer differently in a prompt and in a conversation, the
-        prompt counts, because that is what the model will see.
+        If the template opens an answer differently in a prompt and in a conversation, the prompt's
+        form is used, because that is what the model will be given.
         """
-        found = self._found(prompt, self.render(messages))
-        return messages[-1].content + self.end if found is None else found
+        found = self._answer_after(prompt, self.render(messages))
+        return messages[-1].content + self.end_text if found is None else found
 
-    def _found(self, prompt: str, text: str) -> str | None:
+    def _answer_after(self, prompt: str, text: str) -> str | None:
         if not text.startswith(prompt):
             return None
         answer = text[len(prompt) :]
-        if not self.end:
-            blank = len(self.closing) - len(self.closing.rstrip())
-            return answer[: len(answer) - blank] if answer.endswith(self.closing) else answer
-        place = answer.rfind(self.end)
-        return answer[: place + len(self.end)] if place >= 0 else None
+        if not self.end_text:
+            # Without an end token only the text is kept, not the white space after it.
+            blank = len(self.after_answer) - len(self.after_answer.rstrip())
+            return answer[: len(answer) - blank] if answer.endswith(self.after_answer) else answer
+        index = answer.rfind(self.end_text)
+        return answer[: index + len(self.end_text)] if index >= 0 else None
 
-    def _answer_spans(self, marks: Marks, text: str, *, trained: bool = True) -> list[Span]:
-        then = () if self.end else (self.end_id,)
-        return marks.spans(text, trained=trained, start=False, then=then)
+    def _answer_spans(
+        self, marks: ControlTokenMarks, text: str, *, trained: bool = True
+    ) -> list[TextSpan]:
+        following_ids = () if self.end_text else (self.end_id,)
+        return marks.spans(text, trained=trained, at_start=False, following_ids=following_ids)
 
-    def _spans(self, marks: Marks, text: str, cuts: Sequence[_Cut], *, train: bool) -> list[Span]:
-        spans: list[Span] = []
+    def _spans(
+        self, marks: ControlTokenMarks, text: str, answers: Sequence[_AnswerRange], *, train: bool
+    ) -> list[TextSpan]:
+        spans: list[TextSpan] = []
         position = 0
-        for cut in cuts:
-            between = text[position : cut.start]
-            spans += marks.spans(between, trained=False, start=position == 0)
-            spans += self._answer_spans(marks, text[cut.start : cut.stop], trained=train)
-            position = cut.stop
-        return spans + marks.spans(text[position:], trained=False, start=position == 0)
+        for answer in answers:
+            between = text[position : answer.start]
+            spans += marks.spans(between, trained=False, at_start=position == 0)
+            spans += self._answer_spans(marks, text[answer.start : answer.stop], trained=train)
+            position = answer.stop
+        return spans + marks.spans(text[position:], trained=False, at_start=position == 0)
 
 
-def _end(encoder: Encoder, closing: str) -> tuple[str, int]:
-    """What ends an answer, as text and as a token."""
-    hit = encoder.control.search(closing)
-    if hit:
-        return closing[: hit.end()], int(encoder.tokenizer.convert_tokens_to_ids(hit.group()))
+def _find_end(encoder: SpanEncoder, after_answer: str) -> tuple[str, int]:
+    """Return what ends an answer, as text and as a token id."""
+    control_token = encoder.control_pattern.search(after_answer)
+    if control_token:
+        return after_answer[: control_token.end()], int(
+            encoder.tokenizer.convert_tokens_to_ids(control_token.group())
+        )
     if encoder.tokenizer.eos_token_id is None:
         raise UsageError(
             "chat template: nothing ends an answer, and the tokenizer has no EOS token",

@@ -1,16 +1,33 @@
-"""Rows into micro-batches: packed end to end, or padded to a rectangle (the off switch).
+"""Lay out rows as micro-batches: packed end to end, or padded to a rectangle.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N trained positions.
 
-A model is a function from position ``t`` to a guess at token ``t + 1`` of the same row. So labels
-are shifted here, once, row by row: position ``t`` is *trained* if its row's token ``t + 1`` carries
-loss. Nothing is learnt across rows: a row's first token is nobody's target, its last position has
-none. Nothing downstream shifts again, and there are no labels of -100.
+Three rows of 3, 2 and 1 tokens, packed::
 
-Packing is best fit, longest first: each row goes to the fullest micro-batch that can hold it.
-Which rooms exist is one big integer with bit ``r`` set if some micro-batch has room for ``r`` more
-tokens, so the fullest fitting one is the lowest bit set at or above the length: a million rows take
-about a second, and the result depends on the lengths alone.
+    ids_BT        a0 a1 a2 | b0 b1 | c0        one row of T = 6 tokens, no padding
+    positions_BT   0  1  2 |  0  1 |  0        start again in each row
+    boundaries     0          3       5  6     where rows start, and the end
+
+and padded (``packed=False``)::
+
+    ids_BT        a0 a1 a2                     mask_BT  1 1 1
+                  b0 b1  .                              1 1 0
+                  c0  .  .                              1 0 0
+
+Attention must not cross a boundary: packed rows need a kernel that reads ``boundaries`` (see
+:mod:`tunesmith_torch.kernels`), padded rows need ``mask_BT``.
+
+Labels are shifted here, once, row by row: position ``t`` predicts token ``t + 1`` of the same row,
+so ``t`` is *trained* if token ``t + 1`` carries loss. In the first picture, if all tokens carry
+loss, ``trained_N`` is ``0 1 3`` and ``targets_N`` is ``a1 a2 b1``. The first token of a row is
+never a target and its last position has none. No later code shifts again, and there are no labels
+of -100.
+
+Packing is best fit decreasing: the longest row first, each into the fullest micro-batch that can
+still hold it. The rooms that exist are the bits of one big integer: bit ``r`` is set if some
+micro-batch has room for ``r`` more tokens. The fullest batch that fits is then the lowest bit at or
+above the row's length. A million rows take about a second, and the result depends on the lengths
+alone.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -31,7 +48,7 @@ from tunesmith.errors import DataError
 
 @dataclass(frozen=True)
 class Example:
-    """One row: its tokens, which of them carry loss, and with what weight (None: all the same)."""
+    """A row: its tokens, which of them carry loss, and their weights (None: all weigh the same)."""
 
     ids: Sequence[int] | NDArray[Any]
     trained: Sequence[bool] | NDArray[Any]
@@ -43,21 +60,26 @@ class Example:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass needs; positions are counted over B and T flattened."""
+    """The input of one forward pass; positions count over B and T flattened."""
 
     ids_BT: Tensor
     positions_BT: Tensor
     boundaries: Tensor | None
-    """Packed: where rows start, and the end (int32, R + 1). None: padded."""
+    """Packed: the index at which each row starts, and the end (int32, R + 1). None: padded."""
     mask_BT: Tensor | None
-    """Padded: which tokens are real. None: packed."""
+    """Padded: 1 for real tokens, 0 for padding. None: packed."""
     trained_N: Tensor
+    """Indices of the positions whose next token carries loss."""
     targets_N: Tensor
+    """Ids of those next tokens."""
     weights_N: Tensor | None
+    """Their loss weights (float32). None: all weigh the same."""
     rows: tuple[int, ...]
+    """Indices of the rows in the list of examples."""
     tokens: int
-    """Real tokens, padding not counted."""
+    """Number of tokens without padding."""
     longest: int
+    """Tokens of the longest row."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         moved: dict[str, Any] = {
@@ -69,64 +91,73 @@ class MicroBatch:
 
 
 def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
-    """Share out the rows with these lengths to micro-batches of at most ``budget`` tokens.
+    """Distribute rows with these lengths over micro-batches of at most ``budget`` tokens.
+
+    Returns:
+        For each micro-batch the indices of its rows.
 
     Raises:
         DataError: a row is longer than the budget, or empty.
     """
-    sizes = _checked(lengths, budget)
-    bins: list[list[int]] = []
-    with_room: list[list[list[int]]] = [[] for _ in range(budget + 1)]
+    sizes = _check_lengths(lengths, budget)
+    batches: list[list[int]] = []
+    batches_by_room: list[list[list[int]]] = [[] for _ in range(budget + 1)]
     rooms = 0
+    # Stable, so that rows of equal length keep their order and the result is reproducible.
     for row in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[row])
-        fitting = rooms >> size
-        if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            chosen = with_room[room].pop()
-            if not with_room[room]:
+        sufficient = rooms >> size
+        if sufficient:
+            lowest_bit = sufficient & -sufficient
+            room = size + lowest_bit.bit_length() - 1
+            batch = batches_by_room[room].pop()
+            if not batches_by_room[room]:
                 rooms &= ~(1 << room)
         else:
-            room, chosen = budget, []
-            bins.append(chosen)
-        chosen.append(row)
+            room, batch = budget, []
+            batches.append(batch)
+        batch.append(row)
         room -= size
         if room:
-            with_room[room].append(chosen)
+            batches_by_room[room].append(batch)
             rooms |= 1 << room
-    return bins
+    return batches
 
 
-def aligned(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
-    """A packed micro-batch whose length is such a multiple, by a last row that nobody reads.
+def pad_to_multiple(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
+    """Return a packed micro-batch whose length is a multiple, by adding a row of padding.
 
-    Matrix products cut their work into pieces of 16 rows. At some lengths, 1695 for one, what is
-    left over costs a sixth of the speed; on average it is 2 %.
+    The padding is a separate row, so no real token attends to it, and it is not trained. Matrix
+    products are computed in tiles of 16 rows; at some lengths, 1695 for example, an incomplete tile
+    costs a sixth of the speed, on average 2 %.
     """
     length = batch.ids_BT.shape[1]
-    short = -length % multiple
-    if batch.boundaries is None or not short:
+    missing = -length % multiple
+    if batch.boundaries is None or not missing:
         return batch
-    filler_1S = batch.ids_BT.new_zeros(1, short)
-    end = batch.boundaries.new_tensor([length + short])
+    padding_1S = batch.ids_BT.new_zeros(1, missing)
+    end = batch.boundaries.new_tensor([length + missing])
     return replace(
         batch,
-        ids_BT=torch.cat([batch.ids_BT, filler_1S], 1),
-        positions_BT=torch.cat([batch.positions_BT, torch.arange(short)[None]], 1),
+        ids_BT=torch.cat([batch.ids_BT, padding_1S], 1),
+        positions_BT=torch.cat([batch.positions_BT, torch.arange(missing)[None]], 1),
         boundaries=torch.cat([batch.boundaries, end]),
-        longest=max(batch.longest, short),
+        longest=max(batch.longest, missing),
     )
 
 
-def unpacked(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
-    """Share out rows in their order, so that rows times the longest stays within ``budget``.
+def padded_batches(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
+    """Distribute rows in their order, so that rows times the longest row stays within ``budget``.
+
+    Returns:
+        For each micro-batch the indices of its rows.
 
     Raises:
         DataError: a row is longer than the budget, or empty.
     """
     batches: list[list[int]] = []
     longest = 0
-    for row, size in enumerate(_checked(lengths, budget).tolist()):
+    for row, size in enumerate(_check_lengths(lengths, budget).tolist()):
         longest = max(longest, size)
         if not batches or (len(batches[-1]) + 1) * longest > budget:
             batches.append([])
@@ -135,7 +166,7 @@ def unpacked(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[in
     return batches
 
 
-def _checked(lengths: Sequence[int] | NDArray[Any], budget: int) -> NDArray[np.int64]:
+def _check_lengths(lengths: Sequence[int] | NDArray[Any], budget: int) -> NDArray[np.int64]:
     sizes = np.asarray(lengths, dtype=np.int64)
     for row in np.flatnonzero((sizes > budget) | (sizes < 1))[:1].tolist():
         raise DataError(
@@ -150,29 +181,31 @@ def collate(examples: Sequence[Example], rows: Sequence[int], *, packed: bool = 
     """Lay out ``rows`` of ``examples`` as one micro-batch.
 
     Raises:
-        DataError: a row's parts differ in length.
+        DataError: the parts of a row differ in length.
     """
-    chosen = [examples[row] for row in rows]
-    lengths = [len(example) for example in chosen]
+    selected = [examples[row] for row in rows]
+    lengths = [len(example) for example in selected]
     total, longest = sum(lengths), max(lengths)
     starts = [0, *accumulate(lengths)] if packed else [longest * b for b in range(len(rows))]
     ids = np.zeros(total if packed else len(rows) * longest, dtype=np.int64)
     positions, real = np.zeros_like(ids), np.zeros_like(ids)
     trained, targets, weights = [], [], []
-    for row, example, start, length in zip(rows, chosen, starts, lengths, strict=False):
+    for row, example, start, length in zip(rows, selected, starts, lengths, strict=False):
         parts = example.trained, example.ids if example.weights is None else example.weights
         if {len(part) for part in parts} != {length}:
-            raise DataError(f"row {row}", "has not one mark and weight for each of its tokens")
-        here = slice(start, start + length)
-        ids[here], positions[here], real[here] = example.ids, np.arange(length), 1
-        # Position t guesses token t + 1: the marks move one to the left, within the row.
-        at = np.flatnonzero(np.asarray(example.trained, dtype=bool)[1:])
-        trained.append(at + start)
-        targets.append(ids[at + start + 1])
-        marks = np.ones(length) if example.weights is None else np.asarray(example.weights)
-        weights.append(marks[at + 1].astype(np.float32))
+            raise DataError(f"row {row}", "needs one mark and one weight for each of its tokens")
+        span = slice(start, start + length)
+        ids[span], positions[span], real[span] = example.ids, np.arange(length), 1
+        # Position t predicts token t + 1, so marks and targets are read one token further right.
+        positions_before = np.flatnonzero(np.asarray(example.trained, dtype=bool)[1:])
+        trained.append(positions_before + start)
+        targets.append(ids[positions_before + start + 1])
+        weight_of_token = (
+            np.ones(length) if example.weights is None else np.asarray(example.weights)
+        )
+        weights.append(weight_of_token[positions_before + 1].astype(np.float32))
     shape = (1, total) if packed else (len(rows), longest)
-    weighted = any(example.weights is not None for example in chosen)
+    weighted = any(example.weights is not None for example in selected)
     return MicroBatch(
         ids_BT=torch.from_numpy(ids.reshape(shape)),
         positions_BT=torch.from_numpy(positions.reshape(shape)),

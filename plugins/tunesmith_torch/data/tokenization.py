@@ -1,8 +1,15 @@
-"""From pieces of text to token ids, with the line between text and control tokens kept.
+"""Encode pieces of text as token ids; text that merely spells a control token stays text.
 
-A tokenizer turns ``<|im_end|>`` into the control token wherever it meets it, also where a user
-typed it, and so lets data end turns. Here every piece of text says whether control tokens may
-come out of it.
+A tokenizer turns ``<|im_end|>`` into the control token wherever it finds it, also where a user
+typed it. Data could then end a turn or start another one. So a text is encoded as a list of spans,
+and each span states whether control tokens may come out of it::
+
+    rendered:  <|im_start|>user\\nsay <|im_end|> now<|im_end|>\\n<|im_start|>assistant\\n
+    spans:     |----- template ------||-literal-||------------ template -------------|
+
+:class:`ControlTokenMarks` finds the literal parts. It replaces what people typed by characters that
+occur nowhere else, the template is rendered with those, and :meth:`ControlTokenMarks.spans` puts
+the typed text back as literal spans.
 """
 
 from __future__ import annotations
@@ -15,69 +22,73 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 
-class Span(NamedTuple):
-    """A piece of text that is tokenised by itself."""
+class TextSpan(NamedTuple):
+    """A piece of text that is tokenized separately from its neighbours."""
 
     text: str
     trained: bool = False
-    """Whether its tokens carry loss."""
+    """True if its tokens carry loss."""
     literal: bool = False
-    """Control tokens in it are text like any other."""
-    start: bool = False
-    """Nothing comes before it."""
-    then: tuple[int, ...] = ()
-    """Ids that follow and that no text spells, trained as the span is."""
+    """True if control tokens in it are encoded like any other text."""
+    at_start: bool = False
+    """True if nothing precedes it in its row."""
+    following_ids: tuple[int, ...] = ()
+    """Ids to append that no text spells; trained as the span is."""
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """A tokenizer, and what had to be found out about it by trying."""
+class SpanEncoder:
+    """A tokenizer and the properties of it that had to be found by trying."""
 
     tokenizer: PreTrainedTokenizerBase
-    control: re.Pattern[str]
-    """Matches the text of every control token."""
-    before: tuple[int, ...]
-    """Ids that the tokenizer puts before bare text by itself: BOS, or nothing."""
+    control_pattern: re.Pattern[str]
+    """Pattern that matches the text of every control token."""
+    bos_ids: tuple[int, ...]
+    """Ids that the tokenizer adds in front of a text: BOS, or nothing."""
     anchor: str
-    """What must stand before a continuation so that no space is put before it; often nothing."""
+    """Text that is encoded in front of a continuation and cut off again; often empty.
+
+    SentencePiece tokenizers add a space in front of a text, but not after a newline.
+    """
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Encoder:
-        """Try the tokenizer out."""
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> SpanEncoder:
+        """Find the tokenizer's properties by encoding short texts."""
         plain = tokenizer("x", add_special_tokens=False)["input_ids"]
-        dressed = tokenizer("x")["input_ids"]
-        before: tuple[int, ...] = ()
-        for cut in range(len(dressed) - len(plain) + 1):
-            if dressed[cut : cut + len(plain)] == plain:
-                before = tuple(dressed[:cut])
+        with_special = tokenizer("x")["input_ids"]
+        bos_ids: tuple[int, ...] = ()
+        # The tokenizer may add ids on both sides; those in front of the text's own ids are BOS.
+        for cut in range(len(with_special) - len(plain) + 1):
+            if with_special[cut : cut + len(plain)] == plain:
+                bos_ids = tuple(with_special[:cut])
                 break
         after_newline = tokenizer("\nx", add_special_tokens=False)["input_ids"]
         newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
         return cls(
             tokenizer,
             _any_of(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
-            before,
+            bos_ids,
             anchor="" if after_newline == newline + plain else "\n",
         )
 
-    def encode(self, rows: Sequence[Sequence[Span]]) -> list[list[list[int]]]:
-        """Ids for every span of every row, all tokenised in two calls at most."""
-        places: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+    def encode(self, rows: Sequence[Sequence[TextSpan]]) -> list[list[list[int]]]:
+        """Return the ids of every span of every row, with at most two calls of the tokenizer."""
+        positions_by_kind: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         for row, spans in enumerate(rows):
             for column, span in enumerate(spans):
-                places[span.literal].append((row, column))
+                positions_by_kind[span.literal].append((row, column))
         out: list[list[list[int]]] = [[[] for _ in spans] for spans in rows]
-        for literal, cells in places.items():
+        for literal, positions in positions_by_kind.items():
             for (row, column), ids in zip(
-                cells, self._tokenize([rows[r][c] for r, c in cells], literal), strict=True
+                positions, self._tokenize([rows[r][c] for r, c in positions], literal), strict=True
             ):
-                out[row][column] = [*ids, *rows[row][column].then]
+                out[row][column] = [*ids, *rows[row][column].following_ids]
         return out
 
-    def _tokenize(self, spans: Sequence[Span], literal: bool) -> Iterable[list[int]]:
+    def _tokenize(self, spans: Sequence[TextSpan], literal: bool) -> Iterable[list[int]]:
         if not spans:
             return []
-        texts = [span.text if span.start else self.anchor + span.text for span in spans]
+        texts = [span.text if span.at_start else self.anchor + span.text for span in spans]
         rows: list[list[int]] = self.tokenizer(
             texts,
             add_special_tokens=False,
@@ -89,67 +100,79 @@ class Encoder:
             return rows
         anchor: list[int] = self.tokenizer(self.anchor, add_special_tokens=False)["input_ids"]
         return [
-            ids[len(anchor) :] if not span.start and ids[: len(anchor)] == anchor else ids
+            # A tokenizer that merges the anchor with the text returns other ids: nothing to cut.
+            ids[len(anchor) :] if not span.at_start and ids[: len(anchor)] == anchor else ids
             for span, ids in zip(spans, rows, strict=True)
         ]
 
-    def bare(self, text: str, *, trained: bool = False) -> list[Span]:
-        """Text without a template: what the tokenizer puts before it once, and no control token.
+    def plain_text_spans(self, text: str, *, trained: bool = False) -> list[TextSpan]:
+        """Return the spans of a text without a template: ``bos_ids``, then the text taken
+        literally.
 
-        Text that was rendered elsewhere may begin with the BOS that the tokenizer adds anyway.
+        Text that was rendered elsewhere may already begin with the BOS that the tokenizer adds;
+        that one is removed, so that the row has one BOS.
         """
         bos = self.tokenizer.bos_token
-        if self.before and bos and text.startswith(bos):
+        if self.bos_ids and bos and text.startswith(bos):
             text = text[len(bos) :]
         return [
-            Span("", start=True, then=self.before),
-            Span(text, trained=trained, literal=True, start=True),
+            TextSpan("", at_start=True, following_ids=self.bos_ids),
+            TextSpan(text, trained=trained, literal=True, at_start=True),
         ]
 
 
-class Marks:
-    """Stand-ins for control tokens that occur in what people wrote.
+class ControlTokenMarks:
+    """Placeholders for control tokens that occur in text which people wrote.
 
-    Each is one private-use character which none of the texts contains, so that a template can
-    carry it around; :meth:`spans` puts the text back, as literal spans.
+    Each placeholder is one private-use character that none of the texts contains, so a template
+    passes it through unchanged. :meth:`spans` puts the original text back as literal spans.
     """
 
-    def __init__(self, control: re.Pattern[str], texts: Sequence[str]) -> None:
-        found = sorted({hit for text in texts for hit in control.findall(text)})
-        joined = "".join(texts) if found else ""
-        free = (chr(n) for n in range(0xF0000, 0xFFFFE) if chr(n) not in joined)
-        self._mark_of = dict(zip(found, free, strict=False))
+    def __init__(self, control_pattern: re.Pattern[str], texts: Sequence[str]) -> None:
+        control_tokens = sorted(
+            {match for text in texts for match in control_pattern.findall(text)}
+        )
+        joined = "".join(texts) if control_tokens else ""
+        unused_characters = (chr(n) for n in range(0xF0000, 0xFFFFE) if chr(n) not in joined)
+        self._mark_of = dict(zip(control_tokens, unused_characters, strict=False))
         self._text_of = {mark: text for text, mark in self._mark_of.items()}
-        self._control = control
+        self._control_pattern = control_pattern
         self._marks = _any_of(self._text_of)
 
-    def hide(self, text: str) -> str:
-        """The text with a mark for each control token."""
+    def mask(self, text: str) -> str:
+        """Return the text with every control token replaced by its mark."""
         if not self._mark_of:
             return text
-        return self._control.sub(lambda hit: self._mark_of[hit.group()], text)
+        return self._control_pattern.sub(lambda match: self._mark_of[match.group()], text)
 
     def spans(
-        self, text: str, *, trained: bool, start: bool, then: tuple[int, ...] = ()
-    ) -> list[Span]:
-        """The text as spans, marks put back as literal ones."""
+        self, text: str, *, trained: bool, at_start: bool, following_ids: tuple[int, ...] = ()
+    ) -> list[TextSpan]:
+        """Return the text as spans, with marks replaced by literal spans of the original text."""
         if not self._mark_of:
-            return [Span(text, trained, start=start, then=then)]
-        return list(self._split(text, trained, start, then))
+            return [TextSpan(text, trained, at_start=at_start, following_ids=following_ids)]
+        return list(self._split(text, trained, at_start, following_ids))
 
     def _split(
-        self, text: str, trained: bool, start: bool, then: tuple[int, ...]
-    ) -> Iterator[Span]:
+        self, text: str, trained: bool, at_start: bool, following_ids: tuple[int, ...]
+    ) -> Iterator[TextSpan]:
         position = 0
-        for hit in self._marks.finditer(text):
-            if hit.start() > position:
-                yield Span(text[position : hit.start()], trained, start=start and position == 0)
-            yield Span(self._text_of[hit.group()], trained, literal=True)
-            position = hit.end()
-        yield Span(text[position:], trained, start=start and position == 0, then=then)
+        for match in self._marks.finditer(text):
+            if match.start() > position:
+                yield TextSpan(
+                    text[position : match.start()], trained, at_start=at_start and position == 0
+                )
+            yield TextSpan(self._text_of[match.group()], trained, literal=True)
+            position = match.end()
+        yield TextSpan(
+            text[position:],
+            trained,
+            at_start=at_start and position == 0,
+            following_ids=following_ids,
+        )
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the texts, the longest first; nothing at all where there are none."""
+    """Return a pattern that matches any of the texts, the longest first; without texts, nothing."""
     longest_first = sorted((text for text in texts if text), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

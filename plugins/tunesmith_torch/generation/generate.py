@@ -1,14 +1,20 @@
-"""Answers, token by token, for many prompts at once.
+"""Generate completions for many prompts, with continuous batching.
 
 Shapes: B rows, T tokens of the longest new prompt, N rows with new logits, V vocabulary.
 
-What costs time in generation is reading every weight once for each step, so the loop keeps as many
-rows in a step as the token budget allows: a row that ends leaves at once, and waiting prompts take
-its place. The tokens that all prompts begin with are run once and stored once, and a prompt that is
-asked for several times is run once for the samples that enter together.
+Most of the time of generation goes into reading every weight once per step, so the loop keeps as
+many rows in a step as the token budget allows: a finished row leaves at once, and waiting prompts
+take its place. The tokens that all prompts begin with are computed and stored once, and a prompt
+that occurs several times is computed once for the samples that enter together. In one picture, with
+5 prompts and room for 3::
 
-Rows do not see each other and each draws from a random stream of its own, so an answer does not
-depend on which other prompts were asked, or in which order.
+    step     1  2  3  4  5  6  7
+    row 0    a  a  a  d  d  d  d       a ends after 3 tokens, d takes its place
+    row 1    b  b  b  b  b  b  b
+    row 2    c  c  c  c  e  e  e       (a prompt is processed in one separate pass, "prefill")
+
+Rows do not attend to each other, and each has its own random numbers, so a completion does not
+depend on the other prompts or on their order.
 """
 
 from __future__ import annotations
@@ -21,153 +27,195 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from tunesmith_torch.generation import prefix_attention, prefix_cache
-from tunesmith_torch.generation.kv_cache import Slots
-from tunesmith_torch.generation.merged_lora import folded
+from tunesmith_torch.generation.kv_cache import DecodingCache
+from tunesmith_torch.generation.merged_lora import merged_adapters
 from tunesmith_torch.generation.sampling import Sampler
-from tunesmith_torch.generation.sequences import Draft, Generated, Terms, choose
-from tunesmith_torch.generation.transformers_generate import answer_upstream
+from tunesmith_torch.generation.sequences import (
+    GeneratedSequence,
+    GenerationSettings,
+    PartialSequence,
+    append_next_tokens,
+)
+from tunesmith_torch.generation.transformers_generate import generate_with_transformers
 from tunesmith_torch.options.generation_limits import MAX_ROWS, TOKEN_BUDGET
-from tunesmith_torch.runtime.eval_mode import evaluating
+from tunesmith_torch.runtime.eval_mode import eval_mode
 
-ENOUGH, PADDED = 256, 1.1
-"""Tokens of prompts that keep a processor busy, and how much padding more of them may cost."""
+MIN_PREFILL_TOKENS, MAX_PADDING_RATIO = 256, 1.1
+"""Prompt tokens that keep a processor busy, and the padding accepted to add more to a pass."""
 
 
 @torch.inference_mode()
-def generate(  # noqa: PLR0913 - each is independent of the others, and all but two are named
+def generate(  # noqa: PLR0913 - independent choices, all but two by keyword
     model: torch.nn.Module,
     prompts_ids: Sequence[Sequence[int]],
     *,
-    limit: int,
+    max_new_tokens: int,
     end_ids: frozenset[int],
     token_budget: int = TOKEN_BUDGET,
     progress: Callable[[int], None] | None = None,
     sampler: Sampler | None = None,
-) -> list[Generated]:
-    """Continue every prompt by at most ``limit`` tokens, or until one of ``end_ids``.
+) -> list[GeneratedSequence]:
+    """Continue every prompt by at most ``max_new_tokens`` tokens, or until one of ``end_ids``.
+
+    The model's ``generation_config`` is ignored: without a sampler the most likely token is taken,
+    and there are no penalties.
 
     Returns:
-        The answers in the order of the prompts. Nothing of the model's ``generation_config``
-        applies: without a sampler the most likely token is taken, and nothing is penalised.
+        The completions in the order of the prompts.
 
     Raises:
         ValueError: a prompt without tokens, or a limit below one.
     """
-    if limit < 1:
-        raise ValueError(f"limit: must be at least 1, got {limit}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: must be at least 1, got {max_new_tokens}")
     if not prompts_ids:
         return []
     if not all(prompts_ids):
         raise ValueError("a prompt needs at least one token")
     rows = [
-        Draft(index, prompt, [] if sampler is None else sampler.stream(index, limit))
+        PartialSequence(
+            index, prompt, [] if sampler is None else sampler.uniforms(index, max_new_tokens)
+        )
         for index, prompt in enumerate(prompts_ids)
     ]
-    terms = Terms(limit, end_ids, max(token_budget, 1), sampler, progress or (lambda _: None))
-    with evaluating(model):
+    settings = GenerationSettings(
+        max_new_tokens, end_ids, max(token_budget, 1), sampler, progress or (lambda _: None)
+    )
+    with eval_mode(model):
         try:
-            base = prefix_cache.bare(model)
-            if not prefix_cache.holds_plain_cache(base, max(map(len, prompts_ids)) + limit):
-                raise prefix_attention.Unsupported("the cache is more than keys and values")
-            with folded(model, limit * len(rows)):
-                _run(base, rows, terms)
-        except prefix_attention.Unsupported:
-            answer_upstream(model, rows, terms)
+            base = prefix_cache.unwrap_model(model)
+            if not prefix_cache.has_plain_kv_cache(
+                base, max(map(len, prompts_ids)) + max_new_tokens
+            ):
+                raise prefix_attention.UnsupportedModel("the cache holds more than keys and values")
+            with merged_adapters(model, max_new_tokens * len(rows)):
+                _decode(base, rows, settings)
+        except prefix_attention.UnsupportedModel:
+            generate_with_transformers(model, rows, settings)
     return [row.result(end_ids) for row in rows]
 
 
-def _run(model: PreTrainedModel, rows: Sequence[Draft], terms: Terms) -> None:
-    """Fill in the rows' answers. The longest prompts go first, equal ones together."""
+def _decode(
+    model: PreTrainedModel, rows: Sequence[PartialSequence], settings: GenerationSettings
+) -> None:
+    """Generate all rows in place. The longest prompts go first, equal ones together."""
     prompts = [row.prompt for row in rows]
-    prefix = prefix_cache.shared_prefix(model, prompts, min(map(len, prompts)) - 1)
-    slots = Slots(prefix)
+    prefix = prefix_cache.compute_common_prefix(model, prompts, min(map(len, prompts)) - 1)
+    cache = DecodingCache(prefix)
     for row in rows:
-        row.prompt = row.prompt[slots.shared :]
+        row.prompt = row.prompt[cache.prefix_length :]
     waiting = deque(sorted(rows, key=lambda row: (-len(row.prompt), list(row.prompt), row.index)))
-    name, live = prefix_cache.cache_argument(model), list[Draft]()
+    cache_argument, active = prefix_cache.cache_argument_name(model), list[PartialSequence]()
     tokens_B = torch.empty(0, dtype=torch.long, device=model.device)
-    with prefix_attention.attending(model, prefix):
-        while waiting or live:
-            new = _admissible(waiting, live, terms)
-            if new:
-                logits_NV = torch.cat([_prefill(model, rows, slots) for rows in _alike(new)])
-                live += new
+    with prefix_attention.use_cached_attention(model, prefix):
+        while waiting or active:
+            new_rows = _take_new_rows(waiting, active, settings)
+            if new_rows:
+                logits_NV = torch.cat(
+                    [_prefill(model, rows, cache) for rows in _group_by_length(new_rows)]
+                )
+                active += new_rows
             else:
-                inputs = {name: slots, **slots.inputs()}
+                inputs = {cache_argument: cache, **cache.next_inputs()}
                 logits_NV = model(input_ids=tokens_B[:, None], **inputs).logits[:, -1]
-                slots.end += 1
-                new, tokens_B = live, tokens_B[:0]
-            tokens_B = torch.cat([tokens_B, choose(logits_NV, new, terms.sampler)])
-            tokens_B = _evict(live, slots, tokens_B, terms)
-            terms.progress(len(rows) - len(waiting) - len(live))
+                cache.end += 1
+                new_rows, tokens_B = active, tokens_B[:0]
+            # After a prefill tokens_B keeps the last tokens of the earlier rows; after a decoding
+            # step it is empty here and all rows get a new one.
+            tokens_B = torch.cat(
+                [tokens_B, append_next_tokens(logits_NV, new_rows, settings.sampler)]
+            )
+            tokens_B = _remove_finished(active, cache, tokens_B, settings)
+            settings.progress(len(rows) - len(waiting) - len(active))
 
 
-def _admissible(waiting: deque[Draft], live: Sequence[Draft], terms: Terms) -> list[Draft]:
-    """Take the rows that may join now: as many as fit even if all answers grow to the limit.
+def _take_new_rows(
+    waiting: deque[PartialSequence], active: Sequence[PartialSequence], settings: GenerationSettings
+) -> list[PartialSequence]:
+    """Take the rows that may join now: as many as fit even if all completions reach the limit.
 
-    A few free places are left until there are enough of them, because running new prompts reads
-    all weights too.
+    Free rows are not filled one by one but in larger groups, because each prefill reads all
+    weights.
     """
-    longest = max((len(row.prompt) for row in (*live, *list(waiting)[:1])), default=0)
-    places = min(terms.budget // (longest + terms.limit), MAX_ROWS) - len(live)
-    count = min(max(places, 0 if live else 1), len(waiting))
-    if count < min(len(live) // 8 + 1, len(waiting)):
+    longest = max((len(row.prompt) for row in (*active, *list(waiting)[:1])), default=0)
+    free_rows = min(settings.token_budget // (longest + settings.max_new_tokens), MAX_ROWS) - len(
+        active
+    )
+    count = min(max(free_rows, 0 if active else 1), len(waiting))
+    if count < min(len(active) // 8 + 1, len(waiting)):
         return []
     return [waiting.popleft() for _ in range(count)]
 
 
-def _alike(new: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
-    """New rows, longest first, in runs that cost little padding; equal prompts stay together."""
-    start, spent, distinct = 0, 0, set[tuple[int, ...]]()
-    for place, row in enumerate(new):
+def _group_by_length(new_rows: Sequence[PartialSequence]) -> Iterator[Sequence[PartialSequence]]:
+    """Split new rows, longest first, into passes with little padding; equal prompts share one."""
+    start, prompt_tokens, distinct = 0, 0, set[tuple[int, ...]]()
+    for index, row in enumerate(new_rows):
         prompt = tuple(row.prompt)
         if prompt in distinct:
             continue
-        padded = len(new[start].prompt) * (len(distinct) + 1)
-        if spent >= ENOUGH and padded > (spent + len(prompt)) * PADDED:
-            yield new[start:place]
-            start, spent, distinct = place, 0, set()
+        padded_tokens = len(new_rows[start].prompt) * (len(distinct) + 1)
+        if (
+            prompt_tokens >= MIN_PREFILL_TOKENS
+            and padded_tokens > (prompt_tokens + len(prompt)) * MAX_PADDING_RATIO
+        ):
+            yield new_rows[start:index]
+            start, prompt_tokens, distinct = index, 0, set()
         distinct.add(prompt)
-        spent += len(prompt)
-    yield new[start:]
+        prompt_tokens += len(prompt)
+    yield new_rows[start:]
 
 
-def _prefill(model: PreTrainedModel, new: Sequence[Draft], slots: Slots) -> Tensor:
-    """Run the prompts of new rows, each different one once; the logits after each row's last."""
-    number: dict[tuple[int, ...], int] = {}
-    source = [number.setdefault(tuple(row.prompt), len(number)) for row in new]
-    longest = max(map(len, number))
-    padding = [longest - len(prompt) for prompt in number]
+def _prefill(
+    model: PreTrainedModel, new_rows: Sequence[PartialSequence], cache: DecodingCache
+) -> Tensor:
+    """Compute the prompts of new rows, each distinct prompt once, and add them to the cache.
+
+    Returns:
+        The logits after the last token of each row, shape NV.
+    """
+    prompt_index: dict[tuple[int, ...], int] = {}
+    prompt_of_row = [
+        prompt_index.setdefault(tuple(row.prompt), len(prompt_index)) for row in new_rows
+    ]
+    longest = max(map(len, prompt_index))
+    padding = [longest - len(prompt) for prompt in prompt_index]
     device = model.device
+    # Padded on the left, so that all rows end in the same slot of the cache.
     ids_BT = torch.tensor(
-        [[0] * pad + list(prompt) for pad, prompt in zip(padding, number, strict=True)],
+        [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompt_index, strict=True)],
         device=device,
     )
     padding_B = torch.tensor(padding, device=device)
     position_BT = torch.arange(longest, device=device) - padding_B[:, None]
-    cache = DynamicCache()
+    prompt_cache = DynamicCache()
     logits_BV: Tensor = model(
         input_ids=ids_BT,
-        position_ids=slots.shared + position_BT.clamp_(min=0),
+        position_ids=cache.prefix_length + position_BT.clamp_(min=0),
         attention_mask=prefix_attention.prefill_mask(
-            longest, slots.shared, padding_B if any(padding) else None
+            longest, cache.prefix_length, padding_B if any(padding) else None
         ),
         use_cache=True,
         logits_to_keep=1,
-        **{prefix_cache.cache_argument(model): cache},
+        **{prefix_cache.cache_argument_name(model): prompt_cache},
     ).logits[:, -1]
-    slots.admit(cache, source, [len(row.prompt) for row in new])
-    return logits_BV[torch.tensor(source, device=device)]
+    cache.add_rows(prompt_cache, prompt_of_row, [len(row.prompt) for row in new_rows])
+    return logits_BV[torch.tensor(prompt_of_row, device=device)]
 
 
-def _evict(live: list[Draft], slots: Slots, tokens_B: Tensor, terms: Terms) -> Tensor:
-    """Let finished rows go; the tokens of those that stay, in their new order."""
-    gone = [place for place, row in enumerate(live) if terms.finished(row)]
-    if not gone:
+def _remove_finished(
+    active: list[PartialSequence],
+    cache: DecodingCache,
+    tokens_B: Tensor,
+    settings: GenerationSettings,
+) -> Tensor:
+    """Remove finished rows and return the last tokens of the others, in their new order."""
+    finished = [index for index, row in enumerate(active) if settings.is_finished(row)]
+    if not finished:
         return tokens_B
-    holes, movers = slots.drop(gone)
-    for hole, mover in zip(holes, movers, strict=True):
-        live[hole] = live[mover]
-    tokens_B[holes] = tokens_B[movers]
-    del live[slots.rows :]
-    return tokens_B[: slots.rows]
+    free_indices, moved_indices = cache.remove_rows(finished)
+    for free, moved in zip(free_indices, moved_indices, strict=True):
+        active[free] = active[moved]
+    tokens_B[free_indices] = tokens_B[moved_indices]
+    del active[cache.num_rows :]
+    return tokens_B[: cache.num_rows]

@@ -1,9 +1,25 @@
-"""The cache of a decoding batch that changes while it runs.
+"""A key-value cache whose rows come and go while a batch is being decoded.
 
 Shapes: L layers, B rows, K heads of keys and values, S slots, D head width.
 
-Every row's last token lies in the same slot, so that a step writes one slice a layer, and rows come
-and go between steps. A ``Cache`` of one's own is what transformers offers to everybody.
+The rows are aligned at their *end*, so a decoding step writes one slice per layer for rows of any
+length. Three rows of 6, 3 and 5 tokens, before the step that writes slot 8::
+
+    slot     0  1  2  3  4  5  6  7  8  9 ...
+    row 0    .  .  a  a  a  a  a  a            first slot 2
+    row 1    .  .  .  .  .  b  b  b            first slot 5
+    row 2    .  .  .  c  c  c  c  c            first slot 3
+                   |                 |
+                 start              end
+
+Slots in front of a row's first one are masked by a bias of -inf. Columns in front of ``start`` are
+not used by any row and are left out of the returned keys and values. A new row is copied so that it
+ends at ``end``; when a row is removed, the last row moves into its place. If the slots are used up,
+the tensors are reallocated and the unused columns dropped.
+
+The tokens that all prompts begin with are not in this cache: see
+:class:`tunesmith_torch.generation.prefix_attention.Prefix`. ``Cache`` is transformers' public base
+class for such implementations.
 """
 
 from __future__ import annotations
@@ -17,139 +33,148 @@ from transformers import Cache, DynamicCache
 
 from tunesmith_torch.generation.prefix_attention import Prefix
 
-GROWTH = 64
-"""Slots by which a full cache grows, at least."""
+MIN_GROWTH = 64
+"""Smallest number of slots by which a full cache grows."""
 
 
-class Slots(Cache):  # type: ignore[misc]  # transformers comes without types
-    """The cache of the rows that are being decoded.
+class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without types
+    """The keys and values of the rows that are being decoded.
 
-    All rows end at slot ``end``; a row of ``n`` tokens begins at slot ``end - n``, and what lies
-    before belongs to nobody and is masked. One tensor holds the keys of all layers, transposed as
-    the product with one query likes them, and one the values, so that moving a row is one copy.
+    One tensor holds the keys of all layers, transposed for the product with a single query, and one
+    the values, so moving a row is one copy.
     """
 
     def __init__(self, prefix: Prefix | None) -> None:
         super().__init__(layers=[])
-        self.shared = 0 if prefix is None else prefix.length
+        self.prefix_length = 0 if prefix is None else prefix.length
         self.end = 0
-        self._first: list[int] = []
+        self._first_slots: list[int] = []
         self._keys_LBKDS = self._values_LBKSD = torch.empty(0, 0, 0, 0, 0)
         self._views: list[tuple[Tensor, Tensor]] = []
-        self._first_B1 = torch.empty(0, 1)
+        self._first_slot_B1 = torch.empty(0, 1)
         self._bias_B11S: Tensor | None = None
-        self._window = 0, 0
+        self._used_window = 0, 0
 
     @property
-    def rows(self) -> int:
-        """How many rows are being decoded."""
-        return len(self._first)
+    def num_rows(self) -> int:
+        """Number of rows that are being decoded."""
+        return len(self._first_slots)
 
     @property
     def start(self) -> int:
         """The first slot that any row uses."""
-        return min(self._first, default=self.end)
+        return min(self._first_slots, default=self.end)
 
-    # What the model calls.
+    # Called by the model.
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write one token a row and return all, shapes BKSD."""
+        """Store one token per row, and return all keys and values, shapes BKSD."""
         keys_BKDS, values_BKSD = self._views[layer_idx]
         keys_BKDS.select(3, self.end).copy_(key_states.squeeze(2))
         values_BKSD.select(2, self.end).copy_(value_states.squeeze(2))
-        start, width = self._window
+        start, width = self._used_window
         return keys_BKDS.narrow(3, start, width).transpose(2, 3), values_BKSD.narrow(
             2, start, width
         )
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens of the longest row."""
-        return self.shared + self.end - self.start
+        """Return the tokens of the longest row, the common prefix included."""
+        return self.prefix_length + self.end - self.start
 
-    # What the decoding loop calls.
+    # Called by the decoding loop.
 
-    def inputs(self) -> dict[str, Any]:
-        """Make room for one token a row; positions and mask for the model's next call."""
+    def next_inputs(self) -> dict[str, Any]:
+        """Make room for one token per row, and return the model's next positions and mask."""
         if self.end == self._keys_LBKDS.shape[-1]:
-            self._rebuild(self.rows, self.end - self.start)
-            self._changed()
+            self._reallocate(self.num_rows, self.end - self.start)
+            self._update_views()
         start = self.start
-        self._window = start, self.end + 1 - start
+        self._used_window = start, self.end + 1 - start
         bias = self._bias_B11S
         return {
-            "position_ids": self.shared + self.end - self._first_B1,
-            "attention_mask": None if bias is None else bias[..., : self._window[1]],
+            "position_ids": self.prefix_length + self.end - self._first_slot_B1,
+            "attention_mask": None if bias is None else bias[..., : self._used_window[1]],
             "use_cache": True,
         }
 
-    def admit(self, cache: DynamicCache, source: Sequence[int], lengths: Sequence[int]) -> None:
-        """Add rows: number ``i`` is row ``source[i]`` of ``cache`` and ends with it."""
+    def add_rows(
+        self, cache: DynamicCache, source_rows: Sequence[int], lengths: Sequence[int]
+    ) -> None:
+        """Add rows: new row ``i`` is row ``source_rows[i]`` of ``cache``, right-aligned in it.
+
+        ``lengths``: tokens of each new row; the padding in front of them is masked.
+        """
         tokens = cache.layers[0].keys.shape[2]
-        rows = self.rows + len(source)
-        if not self._first:
+        rows = self.num_rows + len(source_rows)
+        if not self._first_slots:
             self.end = 0
         if rows > self._keys_LBKDS.shape[1] or tokens > self.end:
-            self._rebuild(rows, max(self.end - self.start, tokens), like=cache)
-        index = torch.tensor(source, device=cache.layers[0].keys.device)
-        at, span = slice(self.rows, rows), slice(self.end - tokens, self.end)
-        for layer, new in enumerate(cache.layers):
-            self._keys_LBKDS[layer, at, :, :, span] = new.keys[index].transpose(2, 3)
-            self._values_LBKSD[layer, at, :, span] = new.values[index]
-        self._first += [self.end - length for length in lengths]
-        self._changed()
+            self._reallocate(rows, max(self.end - self.start, tokens), source_cache=cache)
+        index = torch.tensor(source_rows, device=cache.layers[0].keys.device)
+        row_slice, span = slice(self.num_rows, rows), slice(self.end - tokens, self.end)
+        for layer, new_layer in enumerate(cache.layers):
+            self._keys_LBKDS[layer, row_slice, :, :, span] = new_layer.keys[index].transpose(2, 3)
+            self._values_LBKSD[layer, row_slice, :, span] = new_layer.values[index]
+        self._first_slots += [self.end - length for length in lengths]
+        self._update_views()
 
-    def drop(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Remove rows; the last ones move into the holes.
+    def remove_rows(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Remove rows; the last rows move into their places.
 
         Returns:
-            The rows that moved: to where, from where. What remains is the first ``rows``.
+            For the rows that moved, their new and their old indices. The first :attr:`num_rows`
+            rows remain.
         """
-        gone, left = set(rows), self.rows - len(rows)
-        holes = [row for row in rows if row < left]
-        movers = [row for row in range(left, self.rows) if row not in gone]
-        if movers:
+        removed, num_left = set(rows), self.num_rows - len(rows)
+        free_indices = [row for row in rows if row < num_left]
+        moved_indices = [row for row in range(num_left, self.num_rows) if row not in removed]
+        if moved_indices:
             span = slice(self.start, self.end)
-            self._keys_LBKDS[:, holes, ..., span] = self._keys_LBKDS[:, movers, ..., span]
-            self._values_LBKSD[:, holes, :, span] = self._values_LBKSD[:, movers, :, span]
-        for hole, mover in zip(holes, movers, strict=True):
-            self._first[hole] = self._first[mover]
-        del self._first[left:]
-        self._changed()
-        return holes, movers
+            self._keys_LBKDS[:, free_indices, ..., span] = self._keys_LBKDS[
+                :, moved_indices, ..., span
+            ]
+            self._values_LBKSD[:, free_indices, :, span] = self._values_LBKSD[
+                :, moved_indices, :, span
+            ]
+        for free, moved in zip(free_indices, moved_indices, strict=True):
+            self._first_slots[free] = self._first_slots[moved]
+        del self._first_slots[num_left:]
+        self._update_views()
+        return free_indices, moved_indices
 
-    def _rebuild(self, rows: int, width: int, like: DynamicCache | None = None) -> None:
-        """Move to new tensors that end after ``width`` used slots and have room to grow."""
-        room = width + max(GROWTH, width // 4)
+    def _reallocate(self, rows: int, width: int, source_cache: DynamicCache | None = None) -> None:
+        """Copy to new tensors that end after ``width`` used slots and have room to grow."""
+        slots = width + max(MIN_GROWTH, width // 4)
         old_keys, old_values = self._keys_LBKDS, self._values_LBKSD
-        if like is None or self.rows:
+        if source_cache is None or self.num_rows:
             L, B, K, D, _ = old_keys.shape
-            new, wide = old_keys, old_values.shape[-1]
+            example_keys, value_width = old_keys, old_values.shape[-1]
         else:
-            new = like.layers[0].keys
-            (_, K, _, D), L, B = new.shape, len(like.layers), 0
-            wide = like.layers[0].values.shape[-1]
-        # Zeros, because an unused slot is multiplied by a weight of zero, and must be a number.
-        self._keys_LBKDS = new.new_zeros(L, max(rows, B), K, D, room)
-        self._values_LBKSD = new.new_zeros(L, max(rows, B), K, room, wide)
-        live, used = self.rows, slice(self.start, self.end)
+            example_keys = source_cache.layers[0].keys
+            (_, K, _, D), L, B = example_keys.shape, len(source_cache.layers), 0
+            value_width = source_cache.layers[0].values.shape[-1]
+        # Zeros, not uninitialized: a masked slot gets weight 0, and 0 times NaN would be NaN.
+        self._keys_LBKDS = example_keys.new_zeros(L, max(rows, B), K, D, slots)
+        self._values_LBKSD = example_keys.new_zeros(L, max(rows, B), K, slots, value_width)
+        used_rows, used_slots = self.num_rows, slice(self.start, self.end)
         span = slice(width - (self.end - self.start), width)
-        if live:
-            self._keys_LBKDS[:, :live, ..., span] = old_keys[:, :live, ..., used]
-            self._values_LBKSD[:, :live, :, span] = old_values[:, :live, :, used]
-        self._first = [first + width - self.end for first in self._first]
+        if used_rows:
+            self._keys_LBKDS[:, :used_rows, ..., span] = old_keys[:, :used_rows, ..., used_slots]
+            self._values_LBKSD[:, :used_rows, :, span] = old_values[:, :used_rows, :, used_slots]
+        self._first_slots = [first + width - self.end for first in self._first_slots]
         self.end = width
 
-    def _changed(self) -> None:
-        """Rows have come, gone or moved: prepare what every step needs."""
-        keys, values, rows = self._keys_LBKDS, self._values_LBKSD, self.rows
+    def _update_views(self) -> None:
+        """Recompute what every step needs, after rows were added, removed or moved."""
+        keys, values, rows = self._keys_LBKDS, self._values_LBKSD, self.num_rows
         views = keys[:, :rows].unbind(0), values[:, :rows].unbind(0)
         self._views = list(zip(*views, strict=True))
-        self._first_B1 = torch.tensor(self._first, device=keys.device).view(-1, 1)
+        self._first_slot_B1 = torch.tensor(self._first_slots, device=keys.device).view(-1, 1)
         self._bias_B11S = None
-        if rows and max(self._first) > self.start:
+        if rows and max(self._first_slots) > self.start:
             column_S = torch.arange(self.start, keys.shape[-1], device=keys.device)
             bias_BS = keys.new_zeros(rows, len(column_S))
-            bias_BS.masked_fill_(column_S < self._first_B1, float("-inf"))
+            bias_BS.masked_fill_(column_S < self._first_slot_B1, float("-inf"))
             self._bias_B11S = bias_BS[:, None, None, :]

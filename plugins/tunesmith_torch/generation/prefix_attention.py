@@ -1,15 +1,20 @@
-"""Attention to tokens that were read before: those all rows begin with, and each row's own.
+"""Attention to cached tokens: the prefix that all rows share, and each row's own tokens.
 
-Shapes: B rows, T new tokens, P tokens of the shared prefix, S slots of the cache, H heads of
+Shapes: B rows, T new tokens, P tokens of the common prefix, S slots of the cache, H heads of
 queries, K heads of keys and values, G = H / K, D head width, R = B * G.
 
-A :class:`Prefix` is computed once and never copied for a row: when one token is decoded, the
-queries of all rows meet its keys in a single matrix product, and one softmax spans the scores of
-both parts (the idea of Hydragen, Juravsky et al. 2024, arXiv 2402.05099, section 3, without its
-second softmax).
+A :class:`Prefix` is computed once and never copied per row. When one token per row is decoded, the
+queries of all rows are multiplied with its keys in one matrix product, and one softmax spans the
+scores of both parts::
 
-All of it rides on what transformers offers to everybody: an attention function registered by name,
-and masks of four dimensions, which models take as they are.
+    scores of row b    [ q_b @ prefix keys | q_b @ own keys ]  -> softmax ->  weights
+    output of row b      weights[:P] @ prefix values  +  weights[P:] @ own values
+
+This is the idea of Hydragen (Juravsky et al. 2024, arXiv 2402.05099, section 3), with one softmax
+instead of two.
+
+The module uses public interfaces of transformers only: an attention function registered by name,
+and 4-dimensional masks, which models pass on unchanged.
 """
 
 from __future__ import annotations
@@ -25,25 +30,25 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
-NAME = "tunesmith_cached"
-BLOCK = 64
-"""Queries in a block on the CPU."""
+ATTENTION_NAME = "tunesmith_cached"
+QUERY_BLOCK = 64
+"""Queries per block on the CPU."""
 
-_SEMANTIC = ("softcap", "s_aux", "position_bias", "sinks")
-"""What a model may ask of its attention function that changes scores, and ours does not do."""
+_SCORE_OPTIONS = ("softcap", "s_aux", "position_bias", "sinks")
+"""Options that change attention scores and are not implemented here."""
 
 
-class Unsupported(Exception):
-    """This model's attention does more than the functions here; use transformers' own."""
+class UnsupportedModel(Exception):
+    """The model's attention needs more than this module implements; use transformers' own."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of the tokens that every row begins with, one copy for all of them."""
+    """Keys and values of the tokens that every row begins with, stored once for all rows."""
 
     length: int
     keys: Sequence[Tensor]
-    """For each layer, shape 1KPD."""
+    """One tensor per layer, shape 1KPD."""
     values: Sequence[Tensor]
 
 
@@ -51,12 +56,12 @@ _prefix: ContextVar[Prefix | None] = ContextVar("prefix", default=None)
 
 
 @contextmanager
-def attending(model: PreTrainedModel, prefix: Prefix | None = None) -> Iterator[None]:
-    """Let the model attend through this module, and to the prefix before anything else."""
+def use_cached_attention(model: PreTrainedModel, prefix: Prefix | None = None) -> Iterator[None]:
+    """Make the model attend with this module, and to ``prefix`` first, inside the block."""
     before = model.config._attn_implementation
     token = _prefix.set(prefix)
     try:
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(ATTENTION_NAME)
         yield
     finally:
         model.set_attn_implementation(before)
@@ -64,17 +69,17 @@ def attending(model: PreTrainedModel, prefix: Prefix | None = None) -> Iterator[
 
 
 def prefill_mask(tokens: int, prefix: int, padding_B: Tensor | None) -> Tensor | None:
-    """Which keys each new token sees: bool, shape B1T(P+T).
+    """Return which keys each new token sees: bool, shape B1T(P+T).
 
-    None says "causal": all of the prefix, and the new tokens up to itself. Padding stands before a
-    row's tokens; it sees itself, because a softmax over nothing is not a number.
+    None means causal: all of the prefix, and the new tokens up to the token itself. Padding in
+    front of a row's tokens sees itself only, because a softmax over nothing is NaN.
     """
     if padding_B is None or tokens == 1:
         return None
     column_S = torch.arange(-prefix, tokens, device=padding_B.device)
-    seen_BS = (column_S < 0) | (column_S >= padding_B[:, None])
+    visible_BS = (column_S < 0) | (column_S >= padding_B[:, None])
     row_T = column_S[prefix:, None]
-    return ((column_S <= row_T) & seen_BS[:, None, None, :]) | (column_S == row_T)
+    return ((column_S <= row_T) & visible_BS[:, None, None, :]) | (column_S == row_T)
 
 
 # --------------------------------------------------------------------------- attention
@@ -88,15 +93,15 @@ def _attention(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """What models call as their attention function; returns shape BTHD."""
-    if any(options.get(name) is not None for name in _SEMANTIC):
-        raise Unsupported("the attention changes its scores")
+    """The attention function that models call; returns shape BTHD."""
+    if any(options.get(name) is not None for name in _SCORE_OPTIONS):
+        raise UnsupportedModel("the model's attention uses options that change its scores")
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     prefix, layer = _prefix.get(), cast(int, module.layer_idx)
-    own = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
+    layer_prefix = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
     if query.shape[2] == 1:
-        return _decode(query * scale, key, value, attention_mask, own), None
-    return _prefill(query, key, value, attention_mask, own, scale), None
+        return _decode(query * scale, key, value, attention_mask, layer_prefix), None
+    return _prefill(query, key, value, attention_mask, layer_prefix, scale), None
 
 
 def _decode(
@@ -106,7 +111,10 @@ def _decode(
     bias_B11S: Tensor | None,
     prefix: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """One new token a row, in plain products: fused kernels gain nothing from one query."""
+    """Attend with one new token per row.
+
+    Plain products: fused kernels gain nothing from a single query.
+    """
     (B, H, _, D), K = query_BH1D.shape, key_BKSD.shape[1]
     query_BKGD = query_BH1D.view(B, K, H // K, D)
     score_BKGS = query_BKGD @ key_BKSD.transpose(-1, -2)
@@ -135,20 +143,23 @@ def _prefill(
     prefix: tuple[Tensor, Tensor] | None,
     scale: float,
 ) -> Tensor:
-    """Many new tokens a row, shape BTHD; the prefix is spread over rows for one layer's time."""
+    """Attend with many new tokens per row, shape BTHD.
+
+    The prefix is copied per row, for one layer at a time.
+    """
     (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
     if mask is None and (prefix is not None or query_BHTD.is_cpu):
         shared = 0 if prefix is None else prefix[0].shape[2]
         mask = torch.ones(T, shared + T, dtype=torch.bool, device=query_BHTD.device)
         mask = mask.tril_(shared)[None, None]
     if mask is not None and query_BHTD.is_cpu:
-        return _in_blocks(query_BHTD * scale, key_BKTD, value_BKTD, mask, prefix)
+        return _prefill_in_blocks(query_BHTD * scale, key_BKTD, value_BKTD, mask, prefix)
     if prefix is not None:
         key_BKTD, value_BKTD = (
             torch.cat([shared.expand(B, -1, -1, -1), new], 2)
             for shared, new in zip(prefix, (key_BKTD, value_BKTD), strict=True)
         )
-    if mask is not None and K != H:  # kernels that take a mask do not know grouped queries
+    if mask is not None and K != H:  # kernels with a mask do not support grouped queries
         key_BKTD = key_BKTD.repeat_interleave(H // K, 1)
         value_BKTD = value_BKTD.repeat_interleave(H // K, 1)
     out_BHTD = functional.scaled_dot_product_attention(
@@ -163,16 +174,16 @@ def _prefill(
     return out_BHTD.transpose(1, 2).contiguous()
 
 
-def _in_blocks(
+def _prefill_in_blocks(
     query_BHTD: Tensor,
     key_BKTD: Tensor,
     value_BKTD: Tensor,
     mask: Tensor,
     prefix: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """The same on the CPU: row by row, some queries at a time, in products that fit its cache.
+    """Compute the same on a CPU: row by row, in blocks of queries whose products fit its cache.
 
-    Half the time of the fused kernel with a mask: keys of a later block are not computed, and
+    Takes half the time of the fused kernel with a mask: keys of a later block are not computed, and
     grouped queries share a product.
     """
     (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
@@ -183,16 +194,18 @@ def _in_blocks(
         if prefix is not None:
             key_KSD = torch.cat([prefix[0][0], key_KSD], 1)
             value_KSD = torch.cat([prefix[1][0], value_KSD], 1)
-        for first in range(0, T, BLOCK):
-            n = min(BLOCK, T - first)
-            seen, at = P + first + n, slice(first, first + n)
-            query_KRD = query_BHTD[row, :, at].reshape(K, H // K * n, -1)
-            score = query_KRD @ key_KSD[:, :seen].transpose(1, 2)
-            score.view(H, n, seen).masked_fill_(hidden_BTS[row, at, :seen], float("-inf"))
+        for first in range(0, T, QUERY_BLOCK):
+            n = min(QUERY_BLOCK, T - first)
+            num_visible, block = P + first + n, slice(first, first + n)
+            query_KRD = query_BHTD[row, :, block].reshape(K, H // K * n, -1)
+            score = query_KRD @ key_KSD[:, :num_visible].transpose(1, 2)
+            score.view(H, n, num_visible).masked_fill_(
+                hidden_BTS[row, block, :num_visible], float("-inf")
+            )
             weight = score.softmax(-1, dtype=torch.float32).to(value_KSD.dtype)
-            out_KRD = weight @ value_KSD[:, :seen]
-            out_BTHD[row, at] = out_KRD.view(H, n, -1).transpose(0, 1)
+            out_KRD = weight @ value_KSD[:, :num_visible]
+            out_BTHD[row, block] = out_KRD.view(H, n, -1).transpose(0, 1)
     return out_BTHD
 
 
-AttentionInterface.register(NAME, _attention)
+AttentionInterface.register(ATTENTION_NAME, _attention)

@@ -1,9 +1,16 @@
-"""Models whose memory of a row is its keys and values, and the beginning that rows share.
+"""Compute the common prefix of all rows once, for models with a plain key-value cache.
 
-Shapes: P tokens of the shared prefix.
+Shapes: P tokens of the common prefix.
 
-Recurrent layers, shared keys and windows that are too narrow remember otherwise. What a model is
-told of its cache, and what it asks of its attention function, is found by trying.
+If all prompts begin with the same instructions, their keys and values are the same for all rows::
+
+    row 0    [ instructions ][ question 0 ]
+    row 1    [ instructions ][ question 1 ]
+             |--- prefix ---|
+
+Models with recurrent layers, keys shared between layers, or windows that are too narrow store
+something else in their cache, and cannot use this. Which layers a model caches, and which options
+it passes to its attention function, is found by trying it.
 """
 
 from __future__ import annotations
@@ -17,30 +24,34 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch.generation.prefix_attention import Prefix, Unsupported, attending
-from tunesmith_torch.losses.selected_positions import base_of
+from tunesmith_torch.generation.prefix_attention import (
+    Prefix,
+    UnsupportedModel,
+    use_cached_attention,
+)
+from tunesmith_torch.losses.selected_positions import unwrap_peft
 
-SHORTEST_PREFIX = 8
-"""A shared beginning of fewer tokens is not worth a run of its own."""
+MIN_PREFIX_TOKENS = 8
+"""Shorter common prefixes are not worth a forward pass of their own."""
 
 
-def bare(model: torch.nn.Module) -> PreTrainedModel:
-    """The transformers model that does the work; adapters of a peft model are inside of it.
+def unwrap_model(model: torch.nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside a PEFT model; its layers contain the adapters.
 
     Raises:
-        Unsupported: the adapter works in the wrapper's own forward, like a learned prompt.
+        UnsupportedModel: the adapter works in the wrapper's forward, like a learned prompt.
     """
     try:
-        return cast(PreTrainedModel, base_of(model))
+        return cast(PreTrainedModel, unwrap_peft(model))
     except EnvironmentProblem as error:
-        raise Unsupported(error.message) from error
+        raise UnsupportedModel(error.message) from error
 
 
-def holds_plain_cache(model: PreTrainedModel, longest: int) -> bool:
-    """Whether every layer attends to all earlier tokens of rows up to ``longest`` tokens.
+def has_plain_kv_cache(model: PreTrainedModel, longest: int) -> bool:
+    """Return True if every layer attends to all earlier tokens of rows up to ``longest`` tokens.
 
-    Layers with a sliding window do while no row is longer than the window. Recurrent layers, and
-    layers that read another layer's keys, never do.
+    Layers with a sliding window do so while no row is longer than the window. Recurrent layers, and
+    layers that read the keys of another layer, never do.
     """
     if not model.is_backend_compatible() or model.config.is_encoder_decoder:
         return False
@@ -52,55 +63,65 @@ def holds_plain_cache(model: PreTrainedModel, longest: int) -> bool:
         or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= longest)
         for layer in layers
     )
-    return bool(layers) and plain and _attends_as_told(model)
+    return bool(layers) and plain and _uses_registered_attention(model)
 
 
-def _attends_as_told(model: PreTrainedModel) -> bool:
-    """Try it on two tokens: only the model knows what it asks of its attention function."""
+def _uses_registered_attention(model: PreTrainedModel) -> bool:
+    """Return True if every layer calls the registered attention function with known options.
+
+    Only a forward pass shows which options a model passes, so this tries two tokens.
+    """
     try:
-        prefix = read_prefix(model, [0, 0])
-    except Unsupported:
+        prefix = compute_prefix(model, [0, 0])
+    except UnsupportedModel:
         return False
     layers: int = model.config.get_text_config().num_hidden_layers
     return prefix is not None and len(prefix.keys) == layers
 
 
-def cache_argument(model: PreTrainedModel) -> str:
-    """The name under which the model takes a cache; transformers 5.24 renamed it."""
+def cache_argument_name(model: PreTrainedModel) -> str:
+    """Return the name of the model's cache argument; transformers 5.24 renamed it."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def shared_length(rows: Sequence[Any], most: int) -> int:
-    """How many tokens all rows (lists, or arrays of Python's) begin with, ``most`` at most."""
-    first, last = min(rows), max(rows)  # the two that differ the earliest, in lexical order
+def common_prefix_length(rows: Sequence[Any], max_length: int) -> int:
+    """Return the number of tokens that all rows have in common, at most ``max_length``.
+
+    ``rows``: lists or ``array.array`` of ids.
+    """
+    first, last = min(rows), max(rows)  # in lexical order, these two differ the earliest
     count = 0
-    for a, b in zip(first[: max(most, 0)], last, strict=False):
+    for a, b in zip(first[: max(max_length, 0)], last, strict=False):
         if a != b:
             break
         count += 1
     return count
 
 
-def shared_prefix(model: PreTrainedModel, rows: Sequence[Any], most: int) -> Prefix | None:
-    """Run what all rows begin with, ``most`` tokens of it at most; None if it is not worth it."""
-    shared = shared_length(rows, most) if len(rows) > 1 else 0
-    return read_prefix(model, rows[0][:shared]) if shared >= SHORTEST_PREFIX else None
+def compute_common_prefix(
+    model: PreTrainedModel, rows: Sequence[Any], max_length: int
+) -> Prefix | None:
+    """Compute the prefix that all rows share, at most ``max_length`` tokens; None if it is too
+    short.
+    """
+    shared = common_prefix_length(rows, max_length) if len(rows) > 1 else 0
+    return compute_prefix(model, rows[0][:shared]) if shared >= MIN_PREFIX_TOKENS else None
 
 
-def read_prefix(model: PreTrainedModel, ids: Sequence[int]) -> Prefix | None:
-    """Run the shared beginning once; None where there is none."""
+def compute_prefix(model: PreTrainedModel, ids: Sequence[int]) -> Prefix | None:
+    """Run the model on the prefix and return its keys and values; None if it is empty."""
     if not ids:
         return None
     ids_1P = torch.tensor([list(ids)], device=model.device)
     cache = DynamicCache()
     position_1P = torch.arange(len(ids), device=model.device)[None]
-    with attending(model):
+    with use_cached_attention(model):
         model(
             input_ids=ids_1P,
             position_ids=position_1P,
             use_cache=True,
             logits_to_keep=1,
-            **{cache_argument(model): cache},
+            **{cache_argument_name(model): cache},
         )
     layers = cache.layers
     return Prefix(len(ids), [x.keys for x in layers], [x.values for x in layers])

@@ -1,4 +1,4 @@
-"""Answers in the making: what was asked, what has been said, and the next token.
+"""Sequences while they are generated: prompt, tokens so far, and the choice of the next token.
 
 Shapes: N rows with new logits, V vocabulary.
 """
@@ -15,55 +15,66 @@ from tunesmith_torch.generation.sampling import Sampler
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
-    """One answer."""
+class GeneratedSequence:
+    """The completion of one prompt."""
 
     ids: tuple[int, ...]
-    """The token that ended it is the last one."""
-    stopped: Literal["end", "limit"]
+    """Token ids; the end token is included if there was one."""
+    finish_reason: Literal["stop", "length"]
     logprobs: tuple[float, ...]
-    """Of each token, in nats, under the tempered distribution before ``top_p``; empty if greedy."""
+    """Log-probability of each token in nats, after temperature and before ``top_p``; empty if
+    greedy.
+    """
 
 
 @dataclass(slots=True)
-class Draft:
-    """An answer in the making."""
+class PartialSequence:
+    """A sequence that is being generated."""
 
     index: int
     prompt: Sequence[int]
-    """Without the shared beginning."""
+    """Token ids of the prompt; the decoding loop removes the common prefix."""
     uniforms: list[float]
+    """One random number in [0, 1) per token to generate; empty if greedy."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
-    def result(self, end_ids: frozenset[int]) -> Generated:
-        stopped: Literal["end", "limit"] = "end" if self.ids[-1] in end_ids else "limit"
-        return Generated(tuple(self.ids), stopped, tuple(self.logprobs))
+    def result(self, end_ids: frozenset[int]) -> GeneratedSequence:
+        """Return the finished completion."""
+        finish_reason: Literal["stop", "length"] = "stop" if self.ids[-1] in end_ids else "length"
+        return GeneratedSequence(tuple(self.ids), finish_reason, tuple(self.logprobs))
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What does not change while the loop runs."""
+class GenerationSettings:
+    """Settings that stay constant while a batch is generated."""
 
-    limit: int
+    max_new_tokens: int
     end_ids: frozenset[int]
-    budget: int
+    token_budget: int
     sampler: Sampler | None
     progress: Callable[[int], None]
 
-    def finished(self, row: Draft) -> bool:
-        return row.ids[-1] in self.end_ids or len(row.ids) == self.limit
+    def is_finished(self, row: PartialSequence) -> bool:
+        """Return True if the last token ends the row, or the row has reached its limit."""
+        return row.ids[-1] in self.end_ids or len(row.ids) == self.max_new_tokens
 
 
-def choose(logits_NV: Tensor, rows: Sequence[Draft], sampler: Sampler | None) -> Tensor:
-    """Decide each row's next token and write it down."""
+def append_next_tokens(
+    logits_NV: Tensor, rows: Sequence[PartialSequence], sampler: Sampler | None
+) -> Tensor:
+    """Choose each row's next token and append it to the row.
+
+    Returns:
+        The chosen ids, shape N.
+    """
     if sampler is None:
-        chosen_N = logits_NV.argmax(-1)
+        next_N = logits_NV.argmax(-1)
     else:
         uniforms = [row.uniforms[len(row.ids)] for row in rows]
-        chosen_N, logprob_N = sampler.draw(logits_NV, uniforms)
+        next_N, logprob_N = sampler.sample(logits_NV, uniforms)
         for row, logprob in zip(rows, logprob_N.tolist(), strict=True):
             row.logprobs.append(logprob)
-    for row, token in zip(rows, chosen_N.tolist(), strict=True):
+    for row, token in zip(rows, next_N.tolist(), strict=True):
         row.ids.append(token)
-    return chosen_N
+    return next_N

@@ -1,1 +1,1 @@
-"""Attention, norms and adapters in fewer passes than the libraries take."""
+"""Kernels in plain PyTorch: packed and tree attention, LoRA, RMSNorm, a trimmed last layer."""

@@ -1,19 +1,32 @@
-"""Attention within packed rows, block by block, in plain products: the CPU's way.
+"""Causal attention over packed rows in blocks of queries, with plain matrix products, for CPUs.
 
-Shapes: T tokens of a packed micro-batch, L those of a row, n queries of a block, S the keys they
-may see, H heads, K key heads, G = H / K queries per key, d head width.
+Shapes: T tokens of a packed micro-batch, L tokens of a row, n queries of a block, S keys that the
+block may see, H heads, K key heads, G = H / K queries per key head, d head width.
 
-Blocks of 128 queries meet only the keys that they may see, in plain products::
+A packed micro-batch is one sequence of T tokens. ``cu_seqlens`` (flash attention's name) holds the
+index at which each row starts, and T at the end. Rows of 3, 2 and 300 tokens, cu_seqlens = (0, 3,
+5, 305), become four blocks::
+
+    queries       keys                      x seen   . in the future   - in another row
+    0    row a    x . . . .  <- block 1: rows a and b share one product, the mask keeps them
+    1    row a    x x . . .     separate. Products of a few tokens are mostly overhead, so one
+    2    row a    x x x . .     larger product costs less than several small ones.
+    3    row b    - - - x .
+    4    row b    - - - x x
+      5..132 c    keys   5..132   <- block 2: a long row is cut into blocks of 128 queries.
+    133..260 c    keys   5..260   <- block 3     A block multiplies with the keys up to its own
+    261..304 c    keys   5..304   <- block 4     end only, so half of the L x L table is skipped.
+
+With P the probabilities and dO the gradient of the output, a block computes::
 
     Z = scale Q K^T + mask        P = softmax(Z)                     O = P V
     dV = P^T dO                   dZ = P * (dP - rowsum(P * dP))     where dP = dO V^T
     dQ = scale dZ K               dK = scale dZ^T Q
 
-The G queries of a key are stacked into one product, so grouped keys are never repeated. Short rows
-that lie side by side share a block, where the mask keeps them apart: the products are small, and
-one larger one costs less than several. In bf16, forward and backward take 0.3 to 0.55 of the fused
-kernel's time for rows of 32 to 512 tokens; P is kept, L**2 / 2 numbers a head, so long rows take
-the fused kernel.
+The G queries of a key head are stacked into one product, so keys are never repeated. In bf16,
+forward and backward take 0.3 to 0.55 of the fused kernel's time for rows of 32 to 512 tokens. P is
+kept for backward, L**2 / 2 numbers per head, so long rows use the fused kernel instead
+(:mod:`tunesmith_torch.kernels.varlen_attention` decides).
 """
 
 from __future__ import annotations
@@ -27,12 +40,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 128
+BLOCK_SIZE = 128
 """Queries in a block."""
 
 
-class How(NamedTuple):
-    """What attention depends on beside queries, keys and values."""
+class AttentionSpec(NamedTuple):
+    """The settings of an attention layer."""
 
     scale: float
     window: int | None
@@ -40,86 +53,95 @@ class How(NamedTuple):
     dropout: float
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, cuts: tuple[int, ...], how: How) -> Tensor:
-    """Each row by itself, [1, H, T, d] to [1, T, H, d]; ``cuts`` are where rows start, and T.
+def block_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: tuple[int, ...], spec: AttentionSpec
+) -> Tensor:
+    """Attend within each row, [1, H, T, d] to [1, T, H, d].
 
-    Softcap and dropout are not done here.
+    ``cu_seqlens`` holds the start of each row, and T. ``spec.softcap`` and ``spec.dropout`` are
+    ignored: the caller handles layers that have them.
     """
-    out: Tensor = _Blocks.apply(q, k, v, cuts, how)  # type: ignore[no-untyped-call]
+    out: Tensor = _BlockAttentionFunction.apply(q, k, v, cu_seqlens, spec)  # type: ignore[no-untyped-call]
     return out
 
 
 class Block(NamedTuple):
-    """Queries and the keys they may see; keys, too, go to ``end``."""
+    """The queries ``start`` to ``end`` and the keys ``first_key`` to ``end`` that they may see."""
 
     first_key: int
     start: int
     end: int
-    rows: tuple[int, ...]
-    """Lengths of the whole rows that it consists of; empty if it is a part of one."""
+    row_lengths: tuple[int, ...]
+    """Lengths of the complete rows in the block; empty if the block is a part of one row."""
 
 
-def blocks(cuts: tuple[int, ...], window: int | None) -> Iterator[Block]:
-    """Yield short rows together, as many as a block holds, and long rows in parts."""
-    most = BLOCK if window is None else min(BLOCK, window)
-    held: list[int] = []
-    for start, stop in pairwise(cuts):
-        if held and start - held[0] + stop - start > most:
-            yield _whole(held)
-            held = []
-        if stop - start <= most:
-            held = [*(held or [start]), stop]
+def split_into_blocks(cu_seqlens: tuple[int, ...], window: int | None) -> Iterator[Block]:
+    """Yield blocks in order: short rows together up to the block size, long rows in parts."""
+    capacity = BLOCK_SIZE if window is None else min(BLOCK_SIZE, window)
+    pending: list[int] = []
+    for start, stop in pairwise(cu_seqlens):
+        if pending and start - pending[0] + stop - start > capacity:
+            yield _block_of_rows(pending)
+            pending = []
+        if stop - start <= capacity:
+            pending = [*(pending or [start]), stop]
             continue
-        for a in range(start, stop, BLOCK):
+        for a in range(start, stop, BLOCK_SIZE):
             lo = start if window is None else max(start, a - window + 1)
-            yield Block(lo, a, min(a + BLOCK, stop), ())
-    if held:
-        yield _whole(held)
+            yield Block(lo, a, min(a + BLOCK_SIZE, stop), ())
+    if pending:
+        yield _block_of_rows(pending)
 
 
-def _whole(cuts: list[int]) -> Block:
-    return Block(cuts[0], cuts[0], cuts[-1], tuple(b - a for a, b in pairwise(cuts)))
+def _block_of_rows(cu_seqlens: list[int]) -> Block:
+    lengths = tuple(b - a for a, b in pairwise(cu_seqlens))
+    return Block(cu_seqlens[0], cu_seqlens[0], cu_seqlens[-1], lengths)
 
 
-class _Blocks(torch.autograd.Function):
+class _BlockAttentionFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        q, k, v, ctx.cuts, ctx.how = args
+        q, k, v, ctx.cu_seqlens, ctx.spec = args
         (_, H, T, d), K = q.shape, k.shape[1]
         G, q_HTd, k_KTd, v_KTd = H // K, q[0], k[0], v[0]
         o_THd = q.new_empty(T, H, d)
         o_HTd = o_THd.transpose(0, 1)
-        kept = []
-        for lo, a, end, rows in blocks(ctx.cuts, ctx.how.window):
+        probabilities = []
+        for lo, a, end, row_lengths in split_into_blocks(ctx.cu_seqlens, ctx.spec.window):
             n, S = end - a, end - lo
             q_KGnd = q_HTd[:, a:end].reshape(K, G * n, d)
             z = q.new_empty(K, G * n, S)
             keys = k_KTd[:, lo:end].transpose(1, 2)
-            torch.baddbmm(z, q_KGnd, keys, beta=0, alpha=ctx.how.scale, out=z)
-            local = ctx.how.window is not None and ctx.how.window < S and not rows
-            width = S if local else n  # without a window only the last n keys can be too late
-            window = ctx.how.window if local else None
-            if len(rows) > 1:
-                z += apart(rows, 0, G, q.dtype)
+            torch.baddbmm(z, q_KGnd, keys, beta=0, alpha=ctx.spec.scale, out=z)
+            local = ctx.spec.window is not None and ctx.spec.window < S and not row_lengths
+            # Without a window only the last n keys can lie in a query's future; all keys before
+            # them are seen by every query of the block and need no mask.
+            width = S if local else n
+            window = ctx.spec.window if local else None
+            if len(row_lengths) > 1:
+                z += row_bias(row_lengths, 0, G, q.dtype)
             else:
-                z[..., S - width :] += _bias(n, width, window, G, q.dtype)
+                z[..., S - width :] += _causal_bias(n, width, window, G, q.dtype)
             p = torch.softmax(z, -1)
             o_HTd[:, a:end] = torch.bmm(p, v_KTd[:, lo:end]).view(H, n, d)
-            kept.append(p)
-        ctx.save_for_backward(q, k, v, *kept)
+            probabilities.append(p)
+        ctx.save_for_backward(q, k, v, *probabilities)
         packed: Tensor = o_THd[None]
         return packed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *kept = ctx.saved_tensors
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *probabilities = ctx.saved_tensors
         (_, H, _, d), K = q.shape, k.shape[1]
-        G, do_HTd = H // K, above[0].transpose(0, 1)
+        G, do_HTd = H // K, grad_output[0].transpose(0, 1)
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         written = q.shape[2]
-        computed = list(zip(kept, blocks(ctx.cuts, ctx.how.window), strict=True))
-        # From the end: a row's last part is the first to meet its keys, so nothing is zeroed.
+        computed = list(
+            zip(probabilities, split_into_blocks(ctx.cu_seqlens, ctx.spec.window), strict=True)
+        )
+        # Backwards, because the last block of a row sees the most of the row's keys: it assigns
+        # their gradients, and the blocks before it add to them. So dk and dv need no zeros first.
         for p, (lo, a, end, _) in reversed(computed):
             n = end - a
             do_KGnd = do_HTd[:, a:end].reshape(K, G * n, d)
@@ -127,49 +149,55 @@ class _Blocks(torch.autograd.Function):
             dp = torch.bmm(do_KGnd, v[0, :, lo:end].transpose(1, 2))
             dz = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
             dq[0, :, a:end] = torch.bmm(dz, k[0, :, lo:end]).view(H, n, d)
-            new = max(lo, min(end, written))
-            for of_KTd, of_KSd in (
+            unwritten = max(lo, min(end, written))  # keys from lo to here have no gradient yet
+            for total_KTd, part_KSd in (
                 (dv[0], torch.bmm(p.transpose(1, 2), do_KGnd)),
                 (dk[0], torch.bmm(dz.transpose(1, 2), q_KGnd)),
             ):
-                of_KTd[:, lo:new] = of_KSd[:, : new - lo]
-                of_KTd[:, new:end] += of_KSd[:, new - lo :]
+                total_KTd[:, lo:unwritten] = part_KSd[:, : unwritten - lo]
+                total_KTd[:, unwritten:end] += part_KSd[:, unwritten - lo :]
             written = lo
-        return dq.mul_(ctx.how.scale), dk.mul_(ctx.how.scale), dv, None, None
+        return dq.mul_(ctx.spec.scale), dk.mul_(ctx.spec.scale), dv, None, None
 
 
 @lru_cache(maxsize=64)
-def band(n: int, S: int, window: int | None, device: torch.device) -> Tensor:
-    """Which of S keys each of the last n positions may see."""
-    may_nS = torch.ones(n, S, dtype=torch.bool, device=device).tril_(S - n)
-    return may_nS if window is None else may_nS.triu_(S - n - window + 1)
+def causal_band(n: int, S: int, window: int | None, device: torch.device) -> Tensor:
+    """Return the boolean mask [n, S] of the keys that each of the last n of S positions may see."""
+    mask_nS = torch.ones(n, S, dtype=torch.bool, device=device).tril_(S - n)
+    return mask_nS if window is None else mask_nS.triu_(S - n - window + 1)
 
 
 @lru_cache(maxsize=64)
-def _bias(n: int, S: int, window: int | None, G: int, dtype: torch.dtype) -> Tensor:
+def _causal_bias(n: int, S: int, window: int | None, G: int, dtype: torch.dtype) -> Tensor:
     zero = torch.zeros(n, S, dtype=dtype)
     cpu = torch.device("cpu")
-    return zero.masked_fill_(~band(n, S, window, cpu), -torch.inf).repeat(G, 1)
+    return zero.masked_fill_(~causal_band(n, S, window, cpu), -torch.inf).repeat(G, 1)
 
 
 @lru_cache(maxsize=256)
-def apart(lengths: tuple[int, ...], shared: int, G: int, dtype: torch.dtype) -> Tensor:
-    """Zero where a query may look, minus infinity where not, [G * n, shared + n].
+def row_bias(lengths: tuple[int, ...], shared: int, G: int, dtype: torch.dtype) -> Tensor:
+    """Return the additive mask that keeps rows of one product separate, [G * n, shared + n].
 
-    The n queries are rows of these lengths, side by side: each sees ``shared`` keys before all of
-    them, and its own row up to itself.
+    The n queries belong to rows of these lengths, one after the other. Each query sees the first
+    ``shared`` keys, which precede all rows, and its own row up to itself. With ``lengths`` (2, 1)
+    and ``shared`` 3::
+
+        keys   shared   row 0  row 1
+        row 0  0 0 0    0 -inf  -inf
+        row 0  0 0 0    0  0    -inf
+        row 1  0 0 0  -inf -inf   0
     """
     n = sum(lengths)
-    rows, often = torch.arange(len(lengths)), torch.tensor(lengths)
-    row_n = torch.repeat_interleave(rows, often, output_size=n)
-    may_nS = torch.ones(n, shared + n, dtype=torch.bool).tril_(shared)
-    may_nS[:, shared:] &= row_n[:, None] == row_n
+    rows, counts = torch.arange(len(lengths)), torch.tensor(lengths)
+    row_n = torch.repeat_interleave(rows, counts, output_size=n)
+    mask_nS = torch.ones(n, shared + n, dtype=torch.bool).tril_(shared)
+    mask_nS[:, shared:] &= row_n[:, None] == row_n
     zero = torch.zeros(n, shared + n, dtype=dtype)
-    return zero.masked_fill_(~may_nS, -torch.inf).repeat(G, 1)
+    return zero.masked_fill_(~mask_nS, -torch.inf).repeat(G, 1)
 
 
-def forget() -> None:
-    """Let go of the masks that are remembered, where they were made without numbers, say."""
-    band.cache_clear()
-    _bias.cache_clear()
-    apart.cache_clear()
+def clear_mask_cache() -> None:
+    """Free the cached masks, for example those that a trace made without numbers."""
+    causal_band.cache_clear()
+    _causal_bias.cache_clear()
+    row_bias.cache_clear()

@@ -1,15 +1,18 @@
-"""LoRA's linear layers with the low-rank products done once, in the cheap order, in place.
+"""LoRA linear layers whose low-rank products run fused, and once for layers that share an input.
 
-PEFT runs an adapter as three layers, a scale and a sum: five results, two of which are tables as
-large as the layer's output, read and written only to be added. Here all of it is one operation
-(:mod:`tunesmith_torch.kernels.lora_autograd`), and layers that read the same input, queries, keys and values or
-the two halves of a gated MLP, share theirs. The first of such siblings that is called answers for
-the others, which are asked with the very same tensor right after it; one that is asked with another
-computes alone, from then on.
+PEFT computes an adapter as three layers, a scale and a sum: five results, two of which are as large
+as the layer's output and are read and written only to be added. Here a layer with its adapters is
+one operation (:mod:`tunesmith_torch.kernels.lora_autograd`). Layers that read the same input (the
+query, key and value projections; the two halves of a gated MLP) share one such operation::
 
-:func:`use` has PEFT build its adapters from this class, through its own table of custom layers.
-What this layer does not know (dropout, DoRA, an adapter that is switched off or merged) it leaves
-to PEFT's own forward, which it inherits.
+    x --> q_proj(x)   the first call computes q, k and v, returns q and caches k and v
+    x --> k_proj(x)   the same tensor x: returns the cached k
+    x --> v_proj(x)   returns the cached v; now the cache is empty
+    z --> k_proj(z)   another tensor: k_proj leaves the group and computes alone from now on
+
+:func:`enable_fused_lora` makes PEFT build its adapters from :class:`FusedLoraLinear`, through
+PEFT's own table of custom layers. What this layer does not support (dropout in training, DoRA, an
+adapter that is disabled or merged) runs in PEFT's own forward, which it inherits.
 
 Shapes: I inputs, O outputs of a layer, R rank.
 """
@@ -26,129 +29,131 @@ from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
-from tunesmith_torch.kernels.lora_autograd import Layer, LowRank
+from tunesmith_torch.kernels.lora_autograd import LoraFunction, LoraLayerSpec
 
-FAMILIES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of layers that read the same input. A wrong guess costs one product, not the result."""
+SHARED_INPUT_NAMES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of sibling layers that read the same input. A wrong guess costs one product, no error."""
 
 
-def use(config: LoraConfig, model: nn.Module) -> None:
-    """Build the adapters of ``config`` from :class:`LeanLinear`, if all of ``model`` allows it.
+def enable_fused_lora(config: LoraConfig, model: nn.Module) -> None:
+    """Build the adapters of ``config`` from :class:`FusedLoraLinear` if all layers are plain.
 
-    PEFT picks custom layers by ``isinstance``, so a model with one quantised layer (those are
-    subclasses of ``nn.Linear``) keeps PEFT's own everywhere.
+    PEFT picks custom layers by ``isinstance``, and quantized layers are subclasses of
+    ``nn.Linear``. So a model with one such layer keeps PEFT's own layers everywhere.
     """
     if all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear)):
-        config._register_custom_module({nn.Linear: LeanLinear})
+        config._register_custom_module({nn.Linear: FusedLoraLinear})
 
 
-def introduce(model: nn.Module) -> None:
-    """Let lean layers that read the same input know of each other; others are left alone."""
+def group_by_input(model: nn.Module) -> None:
+    """Group the fused layers that read the same input; other layers are not changed."""
     for module in model.modules():
-        for names in FAMILIES:
+        for names in SHARED_INPUT_NAMES:
             children = (getattr(module, name, None) for name in names)
-            found = [child for child in children if isinstance(child, LeanLinear)]
-            family = Family(found) if len(found) > 1 else None
-            for layer in found:
-                layer.family = family
+            siblings = [child for child in children if isinstance(child, FusedLoraLinear)]
+            group = SharedInputGroup(siblings) if len(siblings) > 1 else None
+            for layer in siblings:
+                layer.input_group = group
 
 
-def forget(model: nn.Module) -> None:
-    """Let go of what a pass that was broken off has left: each result holds that pass's graph."""
+def clear_caches(model: nn.Module) -> None:
+    """Free the results that an interrupted forward pass left: each keeps its graph alive."""
     for module in model.modules():
-        if isinstance(module, LeanLinear) and module.family is not None:
-            module.family.forget()
+        if isinstance(module, FusedLoraLinear) and module.input_group is not None:
+            module.input_group.clear()
 
 
-class Family:
-    """Lean layers that read the same input, and what was computed for those not asked yet."""
+class SharedInputGroup:
+    """Fused layers that read the same input, and the results that are not fetched yet."""
 
-    def __init__(self, layers: Iterable[LeanLinear]) -> None:
+    def __init__(self, layers: Iterable[FusedLoraLinear]) -> None:
         self._layers = list(layers)
         self._x: Tensor | None = None
-        self._ready: dict[LeanLinear, Tensor] = {}
+        self._cached: dict[FusedLoraLinear, Tensor] = {}
 
-    def answer(self, layer: LeanLinear, names: list[str], x: Tensor) -> Tensor:
-        """What ``layer`` makes of ``x``; where it is the first, what the others do, too.
+    def compute(self, layer: FusedLoraLinear, names: list[str], x: Tensor) -> Tensor:
+        """Return the output of ``layer``; on the first call with ``x``, compute the others' too.
 
-        ``names`` are its adapters.
+        ``names`` are the adapters of ``layer``.
         """
-        ready, same = self._ready.pop(layer, None), self._x is x
-        if ready is not None and not same:  # it reads something else than its family does
+        cached, same = self._cached.pop(layer, None), self._x is x
+        if cached is not None and not same:  # this layer reads another input than its siblings
             self._layers.remove(layer)
-            layer.family = None
-            return run({layer: names}, x)[0]
-        if ready is None:
-            asked = {layer: names} if layer.is_hooked() else {layer: names, **self._others(layer)}
-            ready, *rest = run(asked, x)
-            self._x, self._ready = x, dict(zip([*asked][1:], rest, strict=True))
-        if not self._ready:
-            self._x = None  # nobody else will ask with it
-        return ready
+            layer.input_group = None
+            return forward_group({layer: names}, x)[0]
+        if cached is None:
+            layers = (
+                {layer: names} if layer.has_pre_hooks() else {layer: names, **self._others(layer)}
+            )
+            cached, *rest = forward_group(layers, x)
+            self._x, self._cached = x, dict(zip([*layers][1:], rest, strict=True))
+        if not self._cached:
+            self._x = None  # all results are fetched: keep no reference to the input
+        return cached
 
-    def _others(self, layer: LeanLinear) -> dict[LeanLinear, list[str]]:
-        """Those that can be computed with it, and their adapters."""
-        found = {
-            each: each.plain_adapters()
+    def _others(self, layer: FusedLoraLinear) -> dict[FusedLoraLinear, list[str]]:
+        """Return the siblings that can be computed together with ``layer``, and their adapters."""
+        adapters = {
+            each: each.fusable_adapters()
             for each in self._layers
-            if each is not layer and not each.is_hooked()
+            if each is not layer and not each.has_pre_hooks()
         }
-        return {each: names for each, names in found.items() if names}
+        return {each: names for each, names in adapters.items() if names}
 
-    def forget(self) -> None:
-        """Nobody will ask for what is ready."""
-        self._x, self._ready = None, {}
+    def clear(self) -> None:
+        """Free the cached results."""
+        self._x, self._cached = None, {}
 
 
-class LeanLinear(PeftLinear):  # type: ignore[misc]
-    """PEFT's linear layer with an adapter, its parameters and names; another forward."""
+class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
+    """PEFT's LoRA linear layer, with the same parameters and names and a fused forward."""
 
-    family: Family | None = None
-    folded_OI: Tensor | None = None  # noqa: N815
-    """Weights with the adapters in them, for a while (:mod:`tunesmith_torch.generation.merged_lora`)."""
+    input_group: SharedInputGroup | None = None
+    merged_OI: Tensor | None = None  # noqa: N815
+    """Weights with the adapters added; set by :mod:`tunesmith_torch.generation.merged_lora`."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute what PEFT's forward computes."""
-        if self.folded_OI is not None:
-            return nn.functional.linear(x, self.folded_OI, self.get_base_layer().bias)
-        names = [] if args or kwargs else self.plain_adapters()
+        if self.merged_OI is not None:
+            return nn.functional.linear(x, self.merged_OI, self.get_base_layer().bias)
+        names = [] if args or kwargs else self.fusable_adapters()
         if not names:
-            other: Tensor = super().forward(x, *args, **kwargs)
-            return other
-        if self.family is None:
-            return run({self: names}, x)[0]
-        return self.family.answer(self, names, x)
+            output: Tensor = super().forward(x, *args, **kwargs)
+            return output
+        if self.input_group is None:
+            return forward_group({self: names}, x)[0]
+        return self.input_group.compute(self, names, x)
 
-    def plain_adapters(self) -> list[str]:
-        """The adapters to compute; none where there is none, or one that is not plain."""
+    def fusable_adapters(self) -> list[str]:
+        """Return the active adapters, or an empty list if one of them cannot be fused."""
         if self.disable_adapters or self.merged or self.fan_in_fan_out:
             return []
         names = [name for name in self.active_adapters if name in self.lora_A]
-        return names if all(map(self._is_plain, names)) else []
+        return names if all(map(self._is_fusable, names)) else []
 
-    def is_hooked(self) -> bool:
-        """Whether a hook may change what it is given, so that it cannot be computed with others."""
+    def has_pre_hooks(self) -> bool:
+        """Return True if a hook may change the input, so that it must be computed alone."""
         return bool(self._forward_pre_hooks)
 
-    def _is_plain(self, name: str) -> bool:
-        drops = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
-        biased = self.lora_B[name].bias is not None
-        return not (drops or biased or name in self.lora_variant)
+    def _is_fusable(self, name: str) -> bool:
+        has_dropout = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
+        has_bias = self.lora_B[name].bias is not None
+        return not (has_dropout or has_bias or name in self.lora_variant)
 
 
-def run(layers: Mapping[LeanLinear, Sequence[str]], x: Tensor) -> tuple[Tensor, ...]:
-    """What layers make of one input, each with its plain adapters of these names."""
-    plan, frozen, low = [], [], []
-    at = 0
+def forward_group(layers: Mapping[FusedLoraLinear, Sequence[str]], x: Tensor) -> tuple[Tensor, ...]:
+    """Return the output of each layer for one input, with the adapters that are named."""
+    specs, base_weights, lora_weights = [], [], []
+    start = 0
     for layer, names in layers.items():
         base = layer.get_base_layer()
         columns, scales = [], []
         for name in names:
             a_RI, b_OR = layer.lora_A[name].weight, layer.lora_B[name].weight
-            columns.append(slice(at, at := at + len(a_RI)))
+            columns.append(slice(start, start := start + len(a_RI)))
             scales.append(float(layer.scaling[name]))
-            low += [a_RI, b_OR]
-        frozen += [base.weight, base.bias]
-        plan.append(Layer(tuple(columns), tuple(scales)))
-    outs: tuple[Tensor, ...] = LowRank.apply(x, tuple(plan), *frozen, *low)  # type: ignore[no-untyped-call]
+            lora_weights += [a_RI, b_OR]
+        base_weights += [base.weight, base.bias]
+        specs.append(LoraLayerSpec(tuple(columns), tuple(scales)))
+    outs: tuple[Tensor, ...] = LoraFunction.apply(x, tuple(specs), *base_weights, *lora_weights)  # type: ignore[no-untyped-call]
     return outs

@@ -1,13 +1,21 @@
-"""A last layer that computes what somebody reads.
+"""A last layer that computes only the positions whose output the loss reads.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width.
 
-All layers but the last need every position, because keys and values look back; in the *last* layer,
-what comes after the values is a matter of each position alone: queries, output projection and
-feed-forward of positions without loss are read by nobody. So their inputs are gathered to N rows
-and their outputs spread back, zeros elsewhere, by hooks that live as long as one forward pass: the
-module tree and its parameter names stay as they are.
+Every layer but the last needs all positions, because later tokens attend to their keys and values.
+In the *last* layer, what follows keys and values concerns one position alone: nothing reads the
+queries, the output projection and the feed-forward of positions without loss. With positions 1 and
+3 of four trained::
+
+    hidden states [P, D]    0   1   2   3
+    k_proj, v_proj          k   k   k   k     all positions: trained queries attend to them
+    q_proj                  .   q   .   q     N of P positions
+    o_proj, mlp             .   o   .   o     N of P positions
+    output [P, D]           0   y   0   y     scattered back, zeros elsewhere
+
+So the inputs of these modules are gathered to N rows and their outputs scattered back to P rows, by
+hooks that exist during one forward pass. The module tree and its parameter names do not change.
 """
 
 from __future__ import annotations
@@ -20,75 +28,84 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_Step = Callable[[Tensor, "Places"], Tensor]
+_Mapping = Callable[[Tensor, "PositionIndex"], Tensor]
 
 
-class Places:
-    """N of P positions, and the way back: where each of the P is among the N, or N for nowhere."""
+class PositionIndex:
+    """The indices of N of P positions, and for each of the P its row among the N (N: none)."""
 
     def __init__(self, positions_N: Tensor, P: int) -> None:
         self.positions_N = positions_N
-        self.back_P = positions_N.new_full((P,), len(positions_N))
-        self.back_P[positions_N] = torch.arange(len(positions_N), device=positions_N.device)
+        self.inverse_P = positions_N.new_full((P,), len(positions_N))
+        self.inverse_P[positions_N] = torch.arange(len(positions_N), device=positions_N.device)
 
     def gather(self, x_PD: Tensor) -> Tensor:
-        out_ND: Tensor = _Move.apply(x_PD, self, _gather, _spread)  # type: ignore[no-untyped-call]
+        """Select the N rows, [P, D] to [N, D]."""
+        out_ND: Tensor = _IndexFunction.apply(x_PD, self, _gather, _scatter)  # type: ignore[no-untyped-call]
         return out_ND
 
-    def spread(self, x_ND: Tensor) -> Tensor:
-        out_PD: Tensor = _Move.apply(x_ND, self, _spread, _gather)  # type: ignore[no-untyped-call]
+    def scatter(self, x_ND: Tensor) -> Tensor:
+        """Put the N rows at their positions and zeros elsewhere, [N, D] to [P, D]."""
+        out_PD: Tensor = _IndexFunction.apply(x_ND, self, _scatter, _gather)  # type: ignore[no-untyped-call]
         return out_PD
 
 
-def _gather(x_PD: Tensor, at: Places) -> Tensor:
-    return x_PD.index_select(0, at.positions_N)
+def _gather(x_PD: Tensor, index: PositionIndex) -> Tensor:
+    return x_PD.index_select(0, index.positions_N)
 
 
-def _spread(x_ND: Tensor, at: Places) -> Tensor:
-    """Zeros elsewhere: each is a gather, which is faster than a scatter and has a fixed order."""
-    return torch.cat([x_ND, x_ND.new_zeros(1, x_ND.shape[1])]).index_select(0, at.back_P)
+def _scatter(x_ND: Tensor, index: PositionIndex) -> Tensor:
+    """Select from x_ND and one row of zeros: faster than a scatter, and always the same bits."""
+    return torch.cat([x_ND, x_ND.new_zeros(1, x_ND.shape[1])]).index_select(0, index.inverse_P)
 
 
-class _Move(torch.autograd.Function):
-    """There, and its gradient back: each of the two is the other's transpose."""
+class _IndexFunction(torch.autograd.Function):
+    """A gather with a scatter as its gradient, or the reverse: each is the other's transpose."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, at: Places, there: _Step, back: _Step) -> Tensor:
-        ctx.at, ctx.back = at, back
-        return there(x, at)
+    def forward(
+        ctx: Any, x: Tensor, index: PositionIndex, mapping: _Mapping, transpose: _Mapping
+    ) -> Tensor:
+        ctx.index, ctx.transpose = index, transpose
+        return mapping(x, index)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.back(above, ctx.at), None, None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.transpose(grad_output, ctx.index), None, None, None
 
 
 @contextmanager
-def only_at(decoder: nn.Module, at: Places, shape: torch.Size) -> Iterator[None]:
-    """While it lasts, the last layer's queries, output projection and feed-forward run at N."""
+def compute_last_layer_at(
+    decoder: nn.Module, index: PositionIndex, shape: torch.Size
+) -> Iterator[None]:
+    """Compute the last layer's queries, output projection and feed-forward at N positions only.
 
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    ``shape`` is that of the token ids, [B, T].
+    """
+
+    def gather_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x_BTD, *rest = args
-        return (at.gather(x_BTD.flatten(0, 1))[None], *rest)
+        return (index.gather(x_BTD.flatten(0, 1))[None], *rest)
 
-    def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+    def scatter_output(module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
         if isinstance(out, tuple):  # a mixture of experts may return its routing too
-            return (after(module, args, out[0]), *out[1:])
-        return at.spread(out[0]).view(*shape, -1)
+            return (scatter_output(module, args, out[0]), *out[1:])
+        return index.scatter(out[0]).view(*shape, -1)
 
     hooks = []
     try:
-        for module in _position_wise(decoder):
-            hooks.append(module.register_forward_pre_hook(before))
-            hooks.append(module.register_forward_hook(after))
+        for module in _position_wise_modules(decoder):
+            hooks.append(module.register_forward_pre_hook(gather_input))
+            hooks.append(module.register_forward_hook(scatter_output))
         yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _position_wise(decoder: Any) -> list[nn.Module]:
-    """Find the parts of the last layer that may be trimmed; unknown names are left alone."""
+def _position_wise_modules(decoder: Any) -> list[nn.Module]:
+    """Return the last layer's modules that treat each position alone; unknown names are skipped."""
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         return []

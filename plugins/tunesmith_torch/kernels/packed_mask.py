@@ -1,9 +1,17 @@
-"""The mask of packed rows: a table that is built only where somebody needs it.
+"""The attention mask of packed rows: a dense table that is built only if it is read.
 
-Shapes: T tokens of a micro-batch, R + 1 boundaries of its rows.
+Shapes: T tokens of a micro-batch, R + 1 boundaries of its R rows.
 
-Packed attention needs no table, but the model's own mask decides what each token may see. So it is
-asked at the edges, with a few numbers, whether it means the same.
+Packed attention needs no T x T table, because it computes each row alone. But the model's own mask
+function decides what each token may see, and a model may use another mask than the causal one
+within rows. So the mask function is called at the edges of what each token should see::
+
+    row starts at s                  query q in this row, window w
+    ... s-1 | s   s+1  ...  q   q+1 ...
+              ^ first       ^ itself          must be seen:     max(s, q - w + 1)  and  q
+         ^ before first         ^ next        must be hidden:   the key before it  and  q + 1
+
+4 T values instead of T * T; the table itself is built only for attention that reads it.
 """
 
 from __future__ import annotations
@@ -18,45 +26,56 @@ from transformers import AttentionMaskInterface
 from tunesmith.errors import EnvironmentProblem
 
 
-class DeferredMask:
-    """A mask that is built when somebody needs the table; packed rows do not."""
+class LazyMask:
+    """A mask whose dense table is built when it is read for the first time."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
         self.window: int | None = options.get("local_size")
-        self.agreed: set[tuple[int, ...]] = set()
+        self.checked: set[tuple[int, ...]] = set()
+        """Boundaries for which :meth:`check_matches` has passed."""
 
     @cached_property
     def table(self) -> Tensor | None:
+        """The mask that "sdpa" would use."""
         table: Tensor | None = AttentionMaskInterface()["sdpa"](**self.options)
         return table
 
-    def agree(self, cuts: tuple[int, ...]) -> None:
-        """Ask the model's mask, at the edges of what each token may see, if it means the same."""
-        if cuts in self.agreed:
+    def check_matches(self, cu_seqlens: tuple[int, ...]) -> None:
+        """Check that the model's mask is causal within the rows that start at ``cu_seqlens``.
+
+        Raises:
+            EnvironmentProblem: the mask shows less or more than that.
+        """
+        if cu_seqlens in self.checked:
             return
-        T, may = cuts[-1], self.options["mask_function"]
+        T, is_visible = cu_seqlens[-1], self.options["mask_function"]
         q_T, zero_T = torch.arange(T), torch.zeros(T, dtype=torch.long)
-        cuts_R = torch.tensor(cuts)
-        first_T = cuts_R[torch.bucketize(q_T, cuts_R, right=True) - 1]
+        starts_R = torch.tensor(cu_seqlens)
+        first_T = starts_R[torch.bucketize(q_T, starts_R, right=True) - 1]
         if self.window is not None:
             first_T = torch.maximum(first_T, q_T - self.window + 1)
-        seen_T = may(zero_T, zero_T, q_T, first_T) & may(zero_T, zero_T, q_T, q_T)
-        early_T = may(zero_T, zero_T, q_T, (first_T - 1).clamp(min=0)) & (first_T > 0)
-        late_T = may(zero_T, zero_T, q_T, (q_T + 1).clamp(max=T - 1)) & (q_T + 1 < T)
+        # The mask function takes batch, head, query and key indices.
+        seen_T = is_visible(zero_T, zero_T, q_T, first_T) & is_visible(zero_T, zero_T, q_T, q_T)
+        early_T = is_visible(zero_T, zero_T, q_T, (first_T - 1).clamp(min=0)) & (first_T > 0)
+        late_T = is_visible(zero_T, zero_T, q_T, (q_T + 1).clamp(max=T - 1)) & (q_T + 1 < T)
         if not bool((seen_T & ~early_T & ~late_T).all()):
-            raise refusal("its mask is not causal within these rows", "positions must restart")
-        self.agreed.add(cuts)
+            reason = "its mask is not causal within these rows"
+            raise packing_problem(reason, "positions must restart in each row")
+        self.checked.add(cu_seqlens)
 
 
 def packed_mask(**options: Any) -> Any:
-    """Build what "sdpa" would build, but later if this may be a packed micro-batch."""
+    """Return the mask of "sdpa", as a :class:`LazyMask` if this may be a packed micro-batch."""
     T = options.get("q_length")
     plain = options["attention_mask"] is None and not options.get("use_vmap")
     if plain and options["batch_size"] == 1 and isinstance(T, int) and options["kv_length"] == T:
-        return DeferredMask(options)
+        return LazyMask(options)
     return AttentionMaskInterface()["sdpa"](**options)
 
 
-def refusal(why: str, hint: str = "train this model without packing") -> EnvironmentProblem:
-    return EnvironmentProblem(f"packed attention: {why}", hint=hint)
+def packing_problem(
+    reason: str, hint: str = "train this model without packing"
+) -> EnvironmentProblem:
+    """Return the error for a model whose attention cannot run on packed rows."""
+    return EnvironmentProblem(f"packed attention: {reason}", hint=hint)

@@ -1,18 +1,29 @@
-"""Attention where several answers see one prompt, and not each other.
+"""Attention in which several completions see one prompt, and not each other (tree attention).
 
-Shapes: T tokens of a micro-batch, H heads, K key heads, G = H / K, n queries of some answers, P
-tokens of their trunk, S = P + n, d head width.
+Shapes: T tokens of a micro-batch, H heads, K key heads, G = H / K, n queries of some branches, P
+tokens of their prefix, S = P + n keys, d head width.
 
-A prompt with several answers need not be computed several times: keys and values of the prompt do
-not depend on what follows. So a micro-batch holds all prompts first (*trunks*), then all answers
-(*branches*)::
+A prompt with several completions need not be computed once for each: in a causal model, keys and
+values of the prompt do not depend on what follows. So a micro-batch holds each prompt once, as a
+*prefix*, and then its completions, as *branches* of the tree whose root the prefix is. Prefixes
+come first, then all branches, in one sequence of T tokens::
 
-    trunk 0 | trunk 1 | answer 0.0 | answer 0.1 | answer 1.0 | answer 1.1
+    prefix 0 | prefix 1 | branch 0.0 | branch 0.1 | branch 1.0 | branch 1.1
 
-A trunk attends to itself, an answer to its trunk and to itself. On the CPU, short answers to one
-trunk share their products, and the mask keeps them apart: products for ten tokens are mostly
-overhead. Where the layout comes without branches, everything is left to
-:mod:`tunesmith_torch.kernels.varlen_attention`.
+                    keys   p0   p1   0.0  0.1  1.0  1.1
+    queries prefix 0       c    .    .    .    .    .      c  causal: up to the query itself
+            prefix 1       .    c    .    .    .    .      #  all keys
+            branch 0.0     #    .    c    .    .    .      .  not seen
+            branch 0.1     #    .    .    c    .    .
+            branch 1.0     .    #    .    .    c    .
+            branch 1.1     .    #    .    .    .    c
+
+Positions of a branch continue those of its prefix, so each completion gets the same hidden states
+as in a separate row, and gradients flow into the prefix from all its branches.
+
+Prefixes are packed rows (:mod:`tunesmith_torch.kernels.varlen_attention`). On a CPU, short branches
+of one prefix share a product, with a mask that keeps them separate, because products for ten tokens
+are mostly overhead. Without a :class:`TreeLayout` this is packed attention.
 """
 
 from __future__ import annotations
@@ -25,145 +36,151 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch.kernels.block_attention import BLOCK, apart
+from tunesmith_torch.kernels.block_attention import BLOCK_SIZE, row_bias
 from tunesmith_torch.kernels.packed_mask import packed_mask
 from tunesmith_torch.kernels.varlen_attention import packed_attention
 
-NAME = "tunesmith_branches"
+NAME = "tunesmith_tree"
 
 
 class Branch(NamedTuple):
-    """Where an answer and its trunk stand in the micro-batch."""
+    """The token indices of a branch and of its prefix in the micro-batch."""
 
-    trunk_start: int
-    trunk_stop: int
+    prefix_start: int
+    prefix_stop: int
     start: int
     stop: int
 
 
 @dataclass(frozen=True)
-class Branches:
-    """The layout of a micro-batch."""
+class TreeLayout:
+    """The prefixes and branches of a micro-batch."""
 
-    trunk_cuts: Tensor
-    """Where trunks start, and their end (int32)."""
-    longest_trunk: int
+    prefix_cu_seqlens: Tensor
+    """The start of each prefix, and the end of the last one (int32)."""
+    longest_prefix: int
     branches: tuple[Branch, ...]
-    """In order, one after the other, from the trunks' end to the micro-batch's."""
+    """In order and without gaps, from the end of the prefixes to the end of the micro-batch."""
 
     @property
-    def trunks(self) -> int:
-        """Tokens of all trunks."""
+    def prefix_tokens(self) -> int:
+        """Tokens of all prefixes."""
         return self.branches[0].start
 
     @property
-    def trunk_spans(self) -> list[tuple[int, int]]:
-        """Where each trunk starts and stops, in order."""
-        return list(dict.fromkeys((b.trunk_start, b.trunk_stop) for b in self.branches))
+    def prefix_spans(self) -> list[tuple[int, int]]:
+        """Start and stop of each prefix, in order."""
+        return list(dict.fromkeys((b.prefix_start, b.prefix_stop) for b in self.branches))
 
-    def groups(self, together: bool) -> list[list[Branch]]:
-        """Neighbours with one trunk, as many as a block of attention holds, or each alone."""
-        found: list[list[Branch]] = []
+    def query_groups(self, merge: bool) -> list[list[Branch]]:
+        """Split the branches into those whose attention is one product.
+
+        With ``merge``, neighbors of one prefix are grouped, up to the block size; else each branch
+        is a group.
+        """
+        groups: list[list[Branch]] = []
         for branch in self.branches:
-            last = found[-1] if found and together else None
-            if last and last[0][:2] == branch[:2] and branch.stop - last[0].start <= BLOCK:
+            last = groups[-1] if groups and merge else None
+            if last and last[0][:2] == branch[:2] and branch.stop - last[0].start <= BLOCK_SIZE:
                 last.append(branch)
             else:
-                found.append([branch])
-        return found
+                groups.append([branch])
+        return groups
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest trunk with its answer."""
-        return max(b.trunk_stop - b.trunk_start + b.stop - b.start for b in self.branches)
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prefix and branch together."""
+        return max(b.prefix_stop - b.prefix_start + b.stop - b.start for b in self.branches)
 
 
 def register() -> str:
-    """Make the attention known to transformers. Doing so again is harmless."""
-    AttentionInterface.register(NAME, branch_attention)
+    """Register the attention with transformers and return its name; repeating it is harmless."""
+    AttentionInterface.register(NAME, tree_attention)
     AttentionMaskInterface.register(NAME, packed_mask)
     return NAME
 
 
-def branch_attention(
+def tree_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Any,
-    branches: Branches | None = None,
+    tree_layout: TreeLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """[1, H, T, d] to [1, T, H, d]; without ``branches``, what packed attention does.
+    """Attend within the tree, [1, H, T, d] to [1, T, H, d]; without one, as packed attention.
 
     Raises:
         EnvironmentProblem: the model's attention is more than a causal softmax.
     """
-    if branches is None:
+    if tree_layout is None:
         return packed_attention(module, query, key, value, attention_mask, **kwargs)
-    _check(branches, kwargs)
+    _check_supported(tree_layout, kwargs)
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     outs = []
-    P = branches.trunks
+    P = tree_layout.prefix_tokens
     if P:
-        trunk, _ = packed_attention(
+        prefix_out, _ = packed_attention(
             module,
             query[:, :, :P],
             key[:, :, :P],
             value[:, :, :P],
             attention_mask,
-            cu_seq_lens_q=branches.trunk_cuts,
-            max_length_q=branches.longest_trunk,
+            cu_seq_lens_q=tree_layout.prefix_cu_seqlens,
+            max_length_q=tree_layout.longest_prefix,
             **kwargs,
         )
-        outs.append(trunk)
+        outs.append(prefix_out)
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    # Splits, not slices: the gradient of a slice is a whole tensor, nearly all of it zeros.
-    spans, groups = branches.trunk_spans, branches.groups(query.is_cpu)
+    # torch.split, not slices: the gradient of each slice is a tensor of the full size, nearly all
+    # of it zeros; the gradient of a split is one concatenation.
+    spans, groups = tree_layout.prefix_spans, tree_layout.query_groups(query.is_cpu)
     lengths = [group[-1].stop - group[0].start for group in groups]
     sizes = [stop - start for start, stop in spans] + lengths
     keys, values = (torch.split(x[0], sizes, 1) for x in (key, value))
     _, *queries = torch.split(query[0], [P, *lengths], 1)
-    number = {span: n for n, span in enumerate(spans)}
+    part_of_span = {span: n for n, span in enumerate(spans)}
     for n, (group, q_HTd) in enumerate(zip(groups, queries, strict=True), len(spans)):
-        trunk_n = number[group[0].trunk_start, group[0].trunk_stop]
-        rows = tuple(branch.stop - branch.start for branch in group)
-        pairs = (keys[trunk_n], keys[n]), (values[trunk_n], values[n])
-        outs.append(_answers(q_HTd, *pairs, rows, scale))
+        prefix_n = part_of_span[group[0].prefix_start, group[0].prefix_stop]
+        row_lengths = tuple(branch.stop - branch.start for branch in group)
+        pairs = (keys[prefix_n], keys[n]), (values[prefix_n], values[n])
+        outs.append(_attend_branches(q_HTd, *pairs, row_lengths, scale))
     return torch.cat(outs, 1), None
 
 
-def _check(branches: Branches, kwargs: dict[str, Any]) -> None:
+def _check_supported(layout: TreeLayout, kwargs: dict[str, Any]) -> None:
     window = kwargs.get("sliding_window")
-    special = [n for n in ("softcap", "s_aux", "position_bias") if kwargs.get(n) is not None]
-    if window is not None and window < branches.longest:
-        special.append("sliding_window")
+    unsupported = [n for n in ("softcap", "s_aux", "position_bias") if kwargs.get(n) is not None]
+    if window is not None and window < layout.longest_sequence:
+        unsupported.append("sliding_window")
     if kwargs.get("dropout"):
-        special.append("dropout")
-    if special:
+        unsupported.append("dropout")
+    if unsupported:
         raise EnvironmentProblem(
-            f"shared prompts: the model's attention uses `{special[0]}`",
+            f"shared prompts: the model's attention uses `{unsupported[0]}`",
             hint="set share_prompts = false",
         )
 
 
-def _answers(
+def _attend_branches(
     q_Hnd: Tensor,
     keys: tuple[Tensor, Tensor],
     values: tuple[Tensor, Tensor],
-    rows: tuple[int, ...],
+    row_lengths: tuple[int, ...],
     scale: float,
 ) -> Tensor:
-    """Attention of answers to one trunk, [1, n, H, d]. Queries of one key head share a product.
+    """Return the attention output of branches of one prefix, [1, n, H, d].
 
-    Keys and values come in two parts: those of the trunk, and the answers' own.
+    Keys and values come in two parts: those of the prefix, and those of the branches. The G queries
+    of a key head are rows of one product, M = G * n.
     """
     (H, n, d), (K, P, _) = q_Hnd.shape, keys[0].shape
     q_KMd = q_Hnd.reshape(K, H // K * n, d)
     k_KSd, v_KSd = torch.cat(keys, 1), torch.cat(values, 1)
-    bias_MS = apart(rows, P, H // K, q_KMd.dtype).to(q_KMd.device)
+    bias_MS = row_bias(row_lengths, P, H // K, q_KMd.dtype).to(q_KMd.device)
     z_KMS = torch.baddbmm(bias_MS, q_KMd, k_KSd.transpose(1, 2), alpha=scale)
     out_KMd = torch.bmm(torch.softmax(z_KMS, -1), v_KSd)
     return out_KMd.view(H, n, d).transpose(0, 1)[None]

@@ -1,1 +1,1 @@
-"""Losses, from hidden states or log-probabilities, as pure functions."""
+"""Loss functions of hidden states or log-probabilities, without side effects."""

@@ -1,13 +1,20 @@
-"""Hidden states at trained positions only, and the head that turns them into logits.
+"""Hidden states at trained positions only, and the language-model head that reads them.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width, V vocabulary.
 
-The loss reads hidden states at N of P positions, and the last layer computes little else
-(:mod:`tunesmith_torch.kernels.last_layer`).
+The loss reads hidden states at N of P positions only: those that predict a trained token. The head
+is computed for these, and the last layer for little else
+(:mod:`tunesmith_torch.kernels.last_layer`)::
 
-``disagreement`` compares all of this with the model's own forward pass, on a few random tokens: the
-model at hand is asked, so an architecture nobody thought of is found out before it trains wrongly.
+    tokens            <user>   Who   ?   <assistant>   Ann   .   <end>
+    trained                                             x    x     x
+    hidden states                             h         h    h            each predicts the next
+    targets_N                                Ann        .  <end>
+
+``max_logprob_difference`` compares the result with the model's own forward pass on a few random
+tokens. The check runs on the very model that will be trained, so an architecture that works in
+another way than assumed here is found before training.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -22,15 +29,15 @@ from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.data.packing import Example, MicroBatch, collate
-from tunesmith_torch.kernels.last_layer import Places, only_at
+from tunesmith_torch.kernels.last_layer import PositionIndex, compute_last_layer_at
 from tunesmith_torch.losses.cross_entropy import linear_cross_entropy, token_logprobs
 
-WORTHWHILE = 0.8
-"""Above this share of trained positions, gathering costs more than it saves."""
+MAX_TRAINED_SHARE = 0.8
+"""Above this share of trained positions, trimming the last layer costs more than it saves."""
 
 
-class Head(NamedTuple):
-    """The last matrix, and what is done to its logits."""
+class LMHead(NamedTuple):
+    """The weights of a language-model head, and the softcap and scale of its logits."""
 
     weight_VD: Tensor
     bias_V: Tensor | None
@@ -61,11 +68,11 @@ class Head(NamedTuple):
         )
 
 
-def base_of(model: Any) -> Any:
-    """Return the transformers model inside a PEFT one; adapters stay in it.
+def unwrap_peft(model: Any) -> Any:
+    """Return the transformers model inside a PEFT model; its layers keep their adapters.
 
     Raises:
-        EnvironmentProblem: the adapter does its work in PEFT's own forward, which is not run here.
+        EnvironmentProblem: the adapter needs PEFT's own forward, which is not run here.
     """
     if not hasattr(model, "get_base_model"):
         return model
@@ -76,13 +83,13 @@ def base_of(model: Any) -> Any:
     return model.get_base_model()
 
 
-def head_of(model: nn.Module) -> Head:
+def get_lm_head(model: nn.Module) -> LMHead:
     """Return the head of a causal language model, tied or not, PEFT or not.
 
     Raises:
-        EnvironmentProblem: its logits are not those of one plain matrix.
+        EnvironmentProblem: the head is not one plain linear layer.
     """
-    base = base_of(model)
+    base = unwrap_peft(model)
     head, config = base.get_output_embeddings(), base.config.get_text_config()
     if hasattr(head, "modules_to_save") and hasattr(head, "original_module"):  # PEFT's full copies
         copies = [
@@ -98,68 +105,72 @@ def head_of(model: nn.Module) -> Head:
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies, Granite divides
     scale = scale / (getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(head.weight, head.bias, softcap, scale)
+    return LMHead(head.weight, head.bias, softcap, scale)
 
 
-def trained_hidden(
+def hidden_at_targets(
     model: nn.Module,
     batch: MicroBatch,
     *,
     trim: bool = True,
-    also: Mapping[str, Any] | None = None,
+    attention_kwargs: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Run the model without its head; return the hidden states at trained positions, [N, D].
 
-    ``trim`` saves what the last layer would compute for the others. Under gradient checkpointing it
-    is left out: the layer runs once more in backward, when the hooks are gone. ``also`` goes to
-    the model's attention with the rest.
+    ``trim`` saves what the last layer would compute for the other positions. It has no effect under
+    gradient checkpointing, where the layer runs again in backward, without the hooks that trim it.
+    ``attention_kwargs`` are passed on to the model's attention.
     """
-    base = base_of(model)
+    base = unwrap_peft(model)
     decoder = base.get_decoder()
-    again = base.training and _checkpoints(base)
-    few = 0 < len(batch.trained_N) <= WORTHWHILE * batch.ids_BT.numel()
-    options: dict[str, Any] = {"attention_mask": batch.mask_BT, **(also or {})}
+    recomputed = base.training and _uses_checkpointing(base)
+    few = 0 < len(batch.trained_N) <= MAX_TRAINED_SHARE * batch.ids_BT.numel()
+    options: dict[str, Any] = {"attention_mask": batch.mask_BT, **(attention_kwargs or {})}
     if batch.boundaries is not None:
         options |= {f"cu_seq_lens_{x}": batch.boundaries for x in "qk"}
         options |= {f"max_length_{x}": batch.longest for x in "qk"}
-    at = Places(batch.trained_N, batch.ids_BT.numel())
-    with only_at(decoder, at, batch.ids_BT.shape) if trim and few and not again else nullcontext():
+    index = PositionIndex(batch.trained_N, batch.ids_BT.numel())
+    trimming = trim and few and not recomputed
+    shape = batch.ids_BT.shape
+    with compute_last_layer_at(decoder, index, shape) if trimming else nullcontext():
         hidden_BTD = decoder(
             input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False, **options
         ).last_hidden_state
-    return at.gather(hidden_BTD.flatten(0, 1))
+    return index.gather(hidden_BTD.flatten(0, 1))
 
 
-def _checkpoints(base: Any) -> bool:
-    for name in ("is_activation_checkpointing", "is_gradient_checkpointing"):  # new name, old name
+def _uses_checkpointing(base: Any) -> bool:
+    # The newer and the older name in transformers.
+    for name in ("is_activation_checkpointing", "is_gradient_checkpointing"):
         if hasattr(base, name):
             return bool(getattr(base, name))
     return False
 
 
 @torch.no_grad()
-def disagreement(model: nn.Module, *, packed: bool = True) -> float:
-    """Return how far log-probabilities here are from the model's own, in nats, at worst.
+def max_logprob_difference(model: nn.Module, *, packed: bool = True) -> float:
+    """Return the largest difference of log-probabilities here and of the model itself, in nats.
 
-    Two rows of random tokens, together and trimmed, against each alone through the model's own
-    head. Rounding alone in fp32 gives 1e-5, a row that hears another or a scale not known 0.1 up.
+    Two rows of random tokens in one trimmed micro-batch are compared with each row alone through
+    the model's own head. Rounding in fp32 gives 1e-5; a row that attends to another, or a logit
+    scale that is not known here, gives 0.1 and more.
     """
-    base, training = base_of(model), {module: module.training for module in model.modules()}
+    base, modes = unwrap_peft(model), {module: module.training for module in model.modules()}
     vocabulary = base.config.get_text_config().vocab_size
-    source = torch.Generator().manual_seed(0)
-    rows = [torch.randint(vocabulary, (length,), generator=source) for length in (9, 14)]
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(vocabulary, (length,), generator=generator) for length in (9, 14)]
     examples = [Example(row.numpy(), torch.arange(len(row)).numpy() % 2 == 0) for row in rows]
     batch = collate(examples, [0, 1], packed=packed).to(base.device)
     model.eval()
     try:
-        head = head_of(model)
-        ours_N = head.logprobs(trained_hidden(model, batch), batch)
-        theirs = []
+        head = get_lm_head(model)
+        logp_N = head.logprobs(hidden_at_targets(model, batch), batch)
+        expected = []
         for row in rows:
             ids_1T = row[None].to(base.device)
             logp_TV = base(input_ids=ids_1T, use_cache=False).logits[0].float().log_softmax(-1)
-            theirs.append(logp_TV[1::2].gather(1, ids_1T[0, 2::2, None])[:, 0])
+            expected.append(logp_TV[1::2].gather(1, ids_1T[0, 2::2, None])[:, 0])
     finally:
-        for module, was in training.items():
-            module.training = was
-    return float((ours_N - torch.cat(theirs)).abs().max())
+        for module, training in modes.items():
+            module.training = training
+    return float((logp_N - torch.cat(expected)).abs().max())

@@ -1,6 +1,8 @@
-"""What a run would take, known before any weight is read.
+"""Estimate the memory and work of a run before any weight is read.
 
-``analytic`` answers at once from a model's config with arithmetic; ``trace`` runs the training step
-itself on tensors without numbers and replays what it allocates. ``estimates`` is what offers call.
-Importing this package imports nothing heavy; only ``trace`` and what it needs imports torch.
+``techniques`` and ``policies`` hold the functions that technique offers call. They yield two
+estimates: ``analytic`` computes one at once from the model's config with arithmetic; ``traced``
+replaces its training step by one that ``trace`` ran on fake tensors (tensors with a shape and no
+data) and whose allocations ``allocator_replay`` replayed. Importing this package imports nothing
+heavy; only ``trace`` and the modules that it needs import torch.
 """

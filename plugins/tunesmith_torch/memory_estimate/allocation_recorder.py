@@ -1,9 +1,9 @@
-"""Notes what a program allocates while it runs, on tensors with or without numbers.
+"""Record the allocations of a program while it runs, on real or fake tensors.
 
-A dispatch mode sees every operation below autograd. A new storage is an allocation, its collection
-the end of it; views share their base's storage and cost nothing. In *flat* phases (the optimizer,
-which goes from parameter to parameter) an event belongs to the layer of the parameter that it is
-about; in all others to the layer that is being computed.
+A dispatch mode sees every operation below autograd. A new storage is an allocation, and its
+garbage collection is the free; views share their base's storage and cost nothing. In *flat* phases
+(the optimizer, which goes from parameter to parameter) an event belongs to the layer of its
+parameter, in all others to the layer that is being computed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from tunesmith_torch.memory_estimate.timeline import Event, Place, Timeline
+from tunesmith_torch.memory_estimate.timeline import AllocationEvent, StepPosition, Timeline
 
 Workspace = Callable[[Sequence[Any]], int]
 """Bytes that an operation's kernel takes for itself while it runs, from its arguments."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records a timeline of allocations."""
+    """Records a timeline of allocations.
+
+    ``workspaces``: kernels' own memory, by operation; no dispatch mode can see it. ``rounding``:
+    bytes to whose multiples sizes are rounded up, as allocators do.
+    """
 
     def __init__(self, workspaces: Mapping[str, Workspace], rounding: int = 512) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -38,25 +42,29 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._workspaces = workspaces
         self._rounding = rounding
         self._blocks: dict[int, int] = {}
-        self._owners: dict[int, int] = {}
+        self._block_layers: dict[int, int] = {}
         self._count = 0
         self._finalizers: list[Any] = []
 
     @contextmanager
     def phase(self, name: str, *, flat: bool = False) -> Iterator[None]:
-        """What is recorded inside happens in this phase."""
-        before = self._phase, self._flat
+        """Assign the events inside to a phase."""
+        outer = self._phase, self._flat
         self._phase, self._flat, self.layer = name, flat, -1
         try:
             yield
         finally:
-            self._phase, self._flat = before
+            self._phase, self._flat = outer
             self.layer = -1
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record what happens inside. Garbage is collected when nobody looks, not in between."""
-        was = gc.isenabled()
+        """Record the events inside.
+
+        Garbage collection is off meanwhile: a run of it at a random moment would move the frees of
+        reference cycles.
+        """
+        was_enabled = gc.isenabled()
         gc.collect()
         gc.disable()
         try:
@@ -65,52 +73,57 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             for finalizer in self._finalizers:
                 finalizer.detach()
-            if was:
+            if was_enabled:
                 gc.enable()
 
-    def own(self, tensor: Tensor, label: str, layer: int = -1, size: int | None = None) -> None:
-        """Note a tensor that is there already, and which layer it belongs to."""
-        self._note(tensor, label, layer, size)
+    def record_existing(
+        self, tensor: Tensor, label: str, layer: int = -1, size: int | None = None
+    ) -> None:
+        """Record a tensor that exists before recording, and the layer that it belongs to."""
+        self._record_storage(tensor, label, layer, size)
 
-    def name(self, tensors: Iterable[Tensor | None], label: str) -> None:
-        """Say what blocks that were seen before are for."""
+    def label_blocks(self, tensors: Iterable[Tensor | None], label: str) -> None:
+        """Label the blocks of tensors that were recorded before."""
         for tensor in tensors:
             if tensor is not None:
-                block = self._blocks.get(_key(tensor))
+                block = self._blocks.get(_storage_key(tensor))
                 if block is not None:
                     self.labels[block] = label
 
     def layer_of(self, tensor: Tensor) -> int:
-        """The layer that a tensor belongs to."""
-        block = self._blocks.get(_key(tensor))
-        return -1 if block is None else self._owners[block]
+        """Return the layer that a tensor belongs to, or -1."""
+        block = self._blocks.get(_storage_key(tensor))
+        return -1 if block is None else self._block_layers[block]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        needed = self._workspaces.get(func._schema.name if hasattr(func, "_schema") else "")
-        extra = needed(args) if needed is not None else 0
+        workspace = self._workspaces.get(func._schema.name if hasattr(func, "_schema") else "")
+        workspace_bytes = workspace(args) if workspace is not None else 0
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor):
-            self._note(out, "", self._owner(args, 0))
+            self._record_storage(out, "", self._layer_for(args, 0))
         elif isinstance(out, (list, tuple)):
             for i, part in enumerate(out):
                 for tensor in tree_iter(part):
                     if isinstance(tensor, Tensor):
-                        self._note(tensor, "", self._owner(args, i))
-        if extra:
-            self._transient(extra)
+                        self._record_storage(tensor, "", self._layer_for(args, i))
+        if workspace_bytes:
+            self._record_workspace(workspace_bytes)
         return out
 
-    def _owner(self, args: Sequence[Any], index: int) -> int:
+    def _layer_for(self, args: Sequence[Any], index: int) -> int:
+        """Return the layer of an operation's result: in flat phases that of its first argument."""
         if not self._flat:
             return self.layer
         first = args[0] if args else None
-        if isinstance(first, (list, tuple)) and first:
+        if isinstance(first, (list, tuple)) and first:  # a foreach operation
             first = first[min(index, len(first) - 1)]
         return self.layer_of(first) if isinstance(first, Tensor) else -1
 
-    def _note(self, tensor: Tensor, label: str, layer: int, size: int | None = None) -> None:
+    def _record_storage(
+        self, tensor: Tensor, label: str, layer: int, size: int | None = None
+    ) -> None:
         if tensor.device.type == "meta":
             return
         storage = tensor.untyped_storage()
@@ -123,36 +136,40 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         block = self._count
         self._count += 1
         self._blocks[key] = block
-        self._owners[block] = layer
+        self._block_layers[block] = layer
         rounded = -(-size // self._rounding) * self._rounding
-        self.timeline.add(self._place(block), Event(block, rounded, label))
-        self._finalizers.append(weakref.finalize(storage, self._gone, key))
+        self.timeline.add(self._position(block), AllocationEvent(block, rounded, label))
+        self._finalizers.append(weakref.finalize(storage, self._record_free, key))
         self._finalizers[-1].atexit = False
 
-    def _gone(self, key: int) -> None:
+    def _record_free(self, key: int) -> None:
+        # The address may be given to another storage later, so it is forgotten with the block.
         block = self._blocks.pop(key)
-        self.timeline.add(self._place(block), Event(block, -1))
+        self.timeline.add(self._position(block), AllocationEvent(block, -1))
 
-    def _transient(self, size: int) -> None:
+    def _record_workspace(self, size: int) -> None:
         block = self._count
         self._count += 1
-        self._owners[block] = self.layer
-        place = self._place(block)
-        self.timeline.add(place, Event(block, size, "temporaries"))
-        self.timeline.add(place, Event(block, -1))
+        self._block_layers[block] = self.layer
+        position = self._position(block)
+        self.timeline.add(position, AllocationEvent(block, size, "temporaries"))
+        self.timeline.add(position, AllocationEvent(block, -1))
 
-    def _place(self, block: int) -> Place:
-        return Place(self._phase, self._owners[block] if self._flat else self.layer)
+    def _position(self, block: int) -> StepPosition:
+        return StepPosition(self._phase, self._block_layers[block] if self._flat else self.layer)
 
 
-def _key(tensor: Tensor) -> int:
+def _storage_key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def watch_layers(layers: Sequence[nn.Module], recorder: Recorder) -> list[Any]:
-    """Tell the recorder which layer is being computed, forward, again, and backward.
+def track_layers(layers: Sequence[nn.Module], recorder: Recorder) -> list[Any]:
+    """Set the recorder's layer during the forward pass, recomputation, and the backward pass.
 
-    Backward reaches a layer when the gradient by its output is known. Returns handles to remove.
+    The backward pass reaches a layer when the gradient of its output is known.
+
+    Returns:
+        The hooks' handles, to remove them.
     """
     handles = []
 
@@ -165,10 +182,11 @@ def watch_layers(layers: Sequence[nn.Module], recorder: Recorder) -> list[Any]:
     def leave(number: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
             hidden = out[0] if isinstance(out, tuple) else out
+            # A recomputed forward runs inside the backward pass, whose hooks are there already.
             if number == len(layers) - 1 and not _in_backward():
                 recorder.layer = -1
             if hidden.requires_grad and not _in_backward():
-                hidden.register_hook(_mover(recorder, number))
+                hidden.register_hook(_layer_setter(recorder, number))
 
         return hook
 
@@ -178,11 +196,11 @@ def watch_layers(layers: Sequence[nn.Module], recorder: Recorder) -> list[Any]:
     return handles
 
 
-def _mover(recorder: Recorder, number: int) -> Callable[[Tensor], None]:
-    def move(gradient: Tensor) -> None:
+def _layer_setter(recorder: Recorder, number: int) -> Callable[[Tensor], None]:
+    def set_layer(gradient: Tensor) -> None:
         recorder.layer = number
 
-    return move
+    return set_layer
 
 
 def _in_backward() -> bool:

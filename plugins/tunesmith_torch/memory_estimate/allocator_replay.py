@@ -1,13 +1,18 @@
-"""Allocators, replayed: what a sequence of allocations makes a process hold.
+"""Replay allocations through a model of an allocator, to get the memory that a process holds.
 
-Tensors are served from larger blocks that are split, joined again with their neighbours, and never
-given back while a step runs. So a process holds more than its tensors: here is how much.
+Allocators cut blocks from larger segments, join free neighbours, and return nothing to the system
+during a step. So a process holds more than its tensors::
 
-``cuda`` follows torch's caching allocator (c10/cuda/CUDACachingAllocator.cpp): sizes are rounded to
-512 bytes; up to 1 MiB are cut from segments of 2 MiB, up to 10 MiB from segments of 20 MiB, larger
-ones get a segment of their own, rounded to 2 MiB; the smallest free block that fits is taken, and
-split if what remains is worth it. ``heap`` is glibc's malloc where nothing is mapped apart and
-nothing is trimmed: one segment that grows at its end.
+    malloc A, B      | A 6 MiB | B 6 MiB |  free 8 MiB  |     20 MiB held, 12 allocated
+    free A           |  free 6 | B 6 MiB |  free 8 MiB  |     14 MiB are free, but
+    malloc C         |  free 6 | B 6 MiB |  free 8 MiB  |     C of 9 MiB fits nowhere:
+                     | C 9 MiB |      free 11 MiB       |     40 MiB held, 15 allocated
+
+``CudaAllocator`` follows torch's caching allocator (c10/cuda/CUDACachingAllocator.cpp): sizes are
+rounded to 512 bytes; blocks of up to 1 MiB are cut from segments of 2 MiB, those of up to 10 MiB
+from segments of 20 MiB, larger ones get a segment of their own, rounded to 2 MiB; the smallest free
+block that fits is taken, and split unless the rest would be too small. ``GlibcHeap`` is glibc's
+malloc without mmap and without trimming: one segment that grows at its end.
 """
 
 from __future__ import annotations
@@ -16,180 +21,196 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tunesmith_torch.memory_estimate.timeline import Event
+from tunesmith_torch.memory_estimate.timeline import AllocationEvent
 
 KIB, MIB = 2**10, 2**20
-SMALL, SMALL_SEGMENT = MIB, 2 * MIB
-LARGE, LARGE_SEGMENT, ROUND_LARGE = 10 * MIB, 20 * MIB, 2 * MIB
-ROUND = 512
-ALIGN, HEADER = 64, 16
+SMALL_BLOCK, SMALL_SEGMENT = MIB, 2 * MIB
+LARGE_BLOCK, LARGE_SEGMENT, LARGE_SEGMENT_ROUNDING = 10 * MIB, 20 * MIB, 2 * MIB
+BLOCK_ROUNDING = 512
+CPU_ALIGNMENT, MALLOC_HEADER = 64, 16
 """torch asks for 64-byte alignment on CPUs; glibc keeps 16 bytes before each block."""
-SEARCHED = ALIGN + 32
-"""posix_memalign looks for so much more than is wanted, to have an aligned place in it, and gives
-the rest back: a gap that held a block of the very size does not serve."""
+ALIGNMENT_SEARCH = CPU_ALIGNMENT + 32
+"""Bytes by which posix_memalign searches for more than it needs, to find an aligned address in it.
+
+It frees the rest. So a gap of exactly the size of a block cannot hold another such block.
+"""
 
 
 @dataclass(slots=True)
 class _Block:
+    """A part of a segment, with its neighbours in it."""
+
     start: int
     size: int
-    before: _Block | None = None
-    after: _Block | None = None
+    previous: _Block | None = None
+    following: _Block | None = None
     free: bool = False
 
 
 @dataclass
 class _Pool:
-    """Free blocks by size, then address."""
+    """Free blocks, sorted by size, then address."""
 
     free: list[tuple[int, int]] = field(default_factory=list)
     by_start: dict[int, _Block] = field(default_factory=dict)
 
-    def take(self, size: int) -> _Block | None:
-        """The smallest free block of at least this size."""
-        at = bisect_left(self.free, (size, -1))
-        if at == len(self.free):
+    def take_smallest_fit(self, size: int) -> _Block | None:
+        """Remove and return the smallest free block of at least this size, or return None."""
+        index = bisect_left(self.free, (size, -1))
+        if index == len(self.free):
             return None
-        _, start = self.free.pop(at)
+        _, start = self.free.pop(index)
         block = self.by_start[start]
         block.free = False
         return block
 
     def split(self, block: _Block, size: int) -> None:
-        """Cut off what a block has beyond ``size``, and make it free."""
-        rest = _Block(block.start + size, block.size - size, block, block.after)
-        if rest.after:
-            rest.after.before = rest
-        block.after, block.size = rest, size
+        """Cut a block to ``size`` and make the rest a free block."""
+        rest = _Block(block.start + size, block.size - size, block, block.following)
+        if rest.following:
+            rest.following.previous = rest
+        block.following, block.size = rest, size
         self.by_start[rest.start] = rest
-        self._release(rest)
+        self._insert(rest)
 
-    def give(self, block: _Block) -> None:
-        """Free a block, joined with free neighbours."""
-        for other in (block.before, block.after):
+    def add_free(self, block: _Block) -> None:
+        """Add a block to the free ones, joined with its free neighbours."""
+        for other in (block.previous, block.following):
             if other is not None and other.free:
-                self._remove(other)
-                first, second = (other, block) if other is block.before else (block, other)
+                self.remove(other)
+                first, second = (other, block) if other is block.previous else (block, other)
                 first.size += second.size
-                first.after = second.after
-                if second.after:
-                    second.after.before = first
+                first.following = second.following
+                if second.following:
+                    second.following.previous = first
                 del self.by_start[second.start]
                 block = first
-        self._release(block)
+        self._insert(block)
 
-    def _release(self, block: _Block) -> None:
+    def _insert(self, block: _Block) -> None:
         block.free = True
         insort(self.free, (block.size, block.start))
 
-    def _remove(self, block: _Block) -> None:
+    def remove(self, block: _Block) -> None:
+        """Take a block out of the free ones."""
         del self.free[bisect_left(self.free, (block.size, block.start))]
         block.free = False
 
 
 @dataclass
-class Cuda:
+class CudaAllocator:
     """torch's caching allocator on one GPU."""
 
     reserved: int = 0
+    """Bytes of all segments."""
     allocated: int = 0
+    """Bytes of the blocks in use."""
     _end: int = 0
     _small: _Pool = field(default_factory=_Pool)
     _large: _Pool = field(default_factory=_Pool)
     _live: dict[int, tuple[_Pool, _Block]] = field(default_factory=dict)
 
-    def malloc(self, name: int, size: int) -> None:
-        """Allocate ``size`` bytes under a name."""
+    def malloc(self, block_id: int, size: int) -> None:
+        """Allocate ``size`` bytes under a number of the caller's."""
         if size == 0:
             return
-        size = -(-size // ROUND) * ROUND
-        pool = self._small if size <= SMALL else self._large
-        block = pool.take(size)
+        size = -(-size // BLOCK_ROUNDING) * BLOCK_ROUNDING
+        pool = self._small if size <= SMALL_BLOCK else self._large
+        block = pool.take_smallest_fit(size)
         if block is None:
-            block = _Block(self._end, _segment(size))
+            block = _Block(self._end, _segment_size(size))
             pool.by_start[block.start] = block
-            self._end += block.size + ROUND  # segments do not touch
+            self._end += block.size + BLOCK_ROUNDING  # segments do not touch, so they never join
             self.reserved += block.size
         rest = block.size - size
-        if rest >= ROUND if pool is self._small else rest > SMALL:
+        # A small rest of a large block stays part of it, and counts as allocated.
+        if rest >= BLOCK_ROUNDING if pool is self._small else rest > SMALL_BLOCK:
             pool.split(block, size)
         self.allocated += block.size
-        self._live[name] = pool, block
+        self._live[block_id] = pool, block
 
-    def free(self, name: int) -> None:
-        """Give a block back."""
-        if name not in self._live:
+    def free(self, block_id: int) -> None:
+        """Free a block."""
+        if block_id not in self._live:
             return
-        pool, block = self._live.pop(name)
+        pool, block = self._live.pop(block_id)
         self.allocated -= block.size
-        pool.give(block)
+        pool.add_free(block)
 
 
 @dataclass
-class Heap:
-    """glibc's heap, told to map nothing apart and to trim nothing."""
+class GlibcHeap:
+    """glibc's heap, set to use no mmap and to trim nothing."""
 
     reserved: int = 0
+    """Bytes of the heap."""
     allocated: int = 0
+    """Bytes of the blocks in use."""
     _pool: _Pool = field(default_factory=_Pool)
     _last: _Block | None = None
     _live: dict[int, _Block] = field(default_factory=dict)
 
-    def malloc(self, name: int, size: int) -> None:
-        """Allocate ``size`` bytes under a name."""
-        size = -(-(size + HEADER) // ALIGN) * ALIGN
-        block = self._pool.take(size + SEARCHED)
+    def malloc(self, block_id: int, size: int) -> None:
+        """Allocate ``size`` bytes under a number of the caller's."""
+        size = -(-(size + MALLOC_HEADER) // CPU_ALIGNMENT) * CPU_ALIGNMENT
+        block = self._pool.take_smallest_fit(size + ALIGNMENT_SEARCH)
         if block is None:
-            block = self._grown(size)
-        if block.size - size >= ALIGN:
-            tail = block is self._last
+            block = self._grow(size)
+        if block.size - size >= CPU_ALIGNMENT:
+            is_last = block is self._last
             self._pool.split(block, size)
-            self._last = block.after if tail else self._last
+            self._last = block.following if is_last else self._last
         self.allocated += block.size
-        self._live[name] = block
+        self._live[block_id] = block
 
-    def free(self, name: int) -> None:
-        """Give a block back to the heap."""
-        block = self._live.pop(name)
+    def free(self, block_id: int) -> None:
+        """Free a block."""
+        block = self._live.pop(block_id)
         self.allocated -= block.size
-        self._pool.give(block)
-        # Joining moves the end into the block before it.
+        self._pool.add_free(block)
+        # Joining may have merged the last block into the one before it.
         while self._last is not None and self._last.start not in self._pool.by_start:
-            self._last = self._last.before
+            self._last = self._last.previous
 
-    def _grown(self, size: int) -> _Block:
-        """A new last block; a free one at the end becomes its beginning."""
+    def _grow(self, size: int) -> _Block:
+        """Return a new last block; a free one at the end is extended."""
         last = self._last
         if last is not None and last.free:
-            self._pool._remove(last)
+            self._pool.remove(last)
             self.reserved += size - last.size
             last.size = size
             return last
         block = _Block(self.reserved, size, last)
         if last is not None:
-            last.after = block
+            last.following = block
         self._pool.by_start[block.start] = block
         self.reserved += size
         self._last = block
         return block
 
 
-def _segment(size: int) -> int:
-    if size <= SMALL:
+def _segment_size(size: int) -> int:
+    if size <= SMALL_BLOCK:
         return SMALL_SEGMENT
-    if size < LARGE:
+    if size < LARGE_BLOCK:
         return LARGE_SEGMENT
-    return -(-size // ROUND_LARGE) * ROUND_LARGE
+    return -(-size // LARGE_SEGMENT_ROUNDING) * LARGE_SEGMENT_ROUNDING
 
 
-def replay(events: Iterable[Event], allocator: Cuda | Heap) -> tuple[int, int]:
-    """Run all events; the most that was allocated, and the most that was held, in bytes."""
-    allocated = held = 0
+def replay(
+    events: Iterable[AllocationEvent], allocator: CudaAllocator | GlibcHeap
+) -> tuple[int, int]:
+    """Run all events through an allocator.
+
+    Returns:
+        The most bytes allocated, and the most bytes reserved (held by the process), at any time.
+    """
+    allocated = reserved = 0
     for event in events:
         if event.size >= 0:
             allocator.malloc(event.block, event.size)
             allocated = max(allocated, allocator.allocated)
-            held = max(held, allocator.reserved)
+            reserved = max(reserved, allocator.reserved)
         else:
             allocator.free(event.block)
-    return allocated, held
+    return allocated, reserved

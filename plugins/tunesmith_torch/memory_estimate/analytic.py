@@ -1,11 +1,11 @@
-"""Memory and work of a training step, by arithmetic on the model's sizes.
+"""Estimate memory and work of a training step by arithmetic on the model's sizes.
 
-Names: P tokens of the largest micro-batch, N those that carry loss, D width, F width of the
-feed-forward, V vocabulary, L layers, H heads, K key heads, d head width, w bytes of a number.
+Names: P tokens of the largest micro-batch, N those that carry loss, D hidden size, F intermediate
+size of the feed-forward, V vocabulary size, r rank, w bytes of a number.
 
-This is an account of what the training loop of this toolkit keeps, in the order in which it comes
-to be: weights; fp32 masters of trained bf16 weights, their gradients, AdamW's two moments; what
-autograd saves in a layer; one chunk of logits. It answers in a millisecond and is good to about a
+The estimate lists what the training loop of this toolkit keeps, in the order of allocation:
+weights; fp32 masters of trained bf16 weights, their gradients, AdamW's two moments; the tensors
+that autograd saves in a layer; one chunk of logits. It takes a millisecond and is right to about a
 tenth; :mod:`tunesmith_torch.memory_estimate.trace` runs the step itself.
 """
 
@@ -14,301 +14,351 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from tunesmith.contracts import Estimate, Memory
+from tunesmith.contracts import Estimate, PhaseMemory
 from tunesmith_torch.memory_estimate import constants
-from tunesmith_torch.memory_estimate.model_shape import Shape
-from tunesmith_torch.memory_estimate.setting import Setting
-from tunesmith_torch.memory_estimate.workload import ALONE, Row
+from tunesmith_torch.memory_estimate.model_shape import ModelShape
+from tunesmith_torch.memory_estimate.setting import EstimateSetting
+from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, RowLengths
 from tunesmith_torch.options.generation_limits import (
-    FOLDED_BYTES,
+    MAX_MERGED_BYTES,
     MAX_ROWS,
-    WORTH_FOLDING,
-    cached_tokens,
-    slot_bytes,
+    MIN_TOKENS_TO_MERGE,
+    kv_bytes_per_token,
+    max_cached_tokens,
 )
 from tunesmith_torch.options.training import LoraOptions
 
+# The next constants repeat values of modules that import torch, which must not be imported here.
 MIB = 2**20
-CHUNK = 64 * MIB
-"""Logits that the fused head holds at once (losses.CHUNK_BYTES)."""
-SCORED = 8_192
-"""Tokens of a scoring pass (textmodel.SCORE_BUDGET)."""
-ANSWER = 256
-"""Tokens of an answer that an evaluation asks for at most, as a rule."""
-BLOCK, LONG = 128, 1024
-"""Queries of a block of attention, and of a row that goes to a fused kernel (attention.py)."""
-STATIC = (0.98, 1.03)
-"""How far weights and optimizer may be from their account: rounding of blocks, buffers."""
-DYNAMIC = (0.65, 1.4)
-"""The same for what depends on tokens."""
+LOGITS_CHUNK_BYTES = 64 * MIB
+"""Logits that the fused head computes at a time (losses/cross_entropy.py, CHUNK_BYTES)."""
+SCORING_TOKENS = 8_192
+"""Tokens of a scoring pass (generation/text_model.py, SCORING_TOKENS)."""
+ANSWER_TOKENS = 256
+"""Usual token limit of an evaluation's answers."""
+ATTENTION_BLOCK_SIZE, LONG_ROW_TOKENS = 128, 1024
+"""Queries of a block (kernels/block_attention.py), and length from which a row goes to a fused
+kernel (kernels/varlen_attention.py)."""
+STATIC_FACTORS = (0.98, 1.03)
+"""Bounds of weights and optimizer state relative to the estimate: rounding of blocks, buffers."""
+DYNAMIC_FACTORS = (0.65, 1.4)
+"""Bounds of the memory that depends on tokens, relative to the estimate."""
 
 
-class Parts(NamedTuple):
-    """Bytes by component: those that sizes fix, those that hang on rows, those of libraries."""
+class MemoryParts(NamedTuple):
+    """Bytes by component, in three groups that are uncertain to different degrees."""
 
     static: Mapping[str, int]
+    """Components that the model's sizes determine."""
     dynamic: Mapping[str, int]
-    libraries: Mapping[str, int]
-    unsure: int = 0
-    """What may come on top, and as a rule does not."""
+    """Components that depend on the rows."""
+    framework: Mapping[str, int]
+    """Memory of libraries and allocator."""
+    worst_case_extra: int = 0
+    """Memory that is possible and unusual: only the upper bound contains it."""
 
-    def memory(self, spread: tuple[float, float]) -> Memory:
-        """As an interval: ``spread`` says how far rows may be from what is thought of them."""
+    def to_memory(self, length_factors: tuple[float, float]) -> PhaseMemory:
+        """Return the sum as an interval; ``length_factors`` bound the rows' real lengths."""
         static, dynamic = sum(self.static.values()), sum(self.dynamic.values())
-        libraries = sum(self.libraries.values())
-        return Memory(
-            low=round(static * STATIC[0] + dynamic * DYNAMIC[0] * spread[0] + libraries * 0.7),
-            expected=static + dynamic + libraries,
-            high=round(
-                static * STATIC[1]
-                + dynamic * DYNAMIC[1] * spread[1]
-                + libraries * 1.4
-                + self.unsure
+        framework = sum(self.framework.values())
+        return PhaseMemory(
+            low=round(
+                static * STATIC_FACTORS[0]
+                + dynamic * DYNAMIC_FACTORS[0] * length_factors[0]
+                + framework * 0.7
             ),
-            components={**self.static, **self.dynamic, **self.libraries},
+            expected=static + dynamic + framework,
+            high=round(
+                static * STATIC_FACTORS[1]
+                + dynamic * DYNAMIC_FACTORS[1] * length_factors[1]
+                + framework * 1.4
+                + self.worst_case_extra
+            ),
+            components={**self.static, **self.dynamic, **self.framework},
         )
 
 
-def estimate(setting: Setting) -> Estimate:
-    """Memory of every phase, and the work of the whole training."""
-    load = setting.load
+def estimate(setting: EstimateSetting) -> Estimate:
+    """Return the memory of every phase and the operations of the training."""
+    workload = setting.workload
     parts = {
-        "load": loading(setting),
-        "train": training(setting),
-        "evaluate": evaluating(setting),
+        "load": loading_memory(setting),
+        "train": training_memory(setting),
+        "evaluate": evaluation_memory(setting),
     }
     if isinstance(setting.options, LoraOptions):
-        parts["merge"] = merging(setting)
+        parts["merge"] = merging_memory(setting)
     return Estimate(
         method="analytic",
-        memory={phase: part.memory(load.spread) for phase, part in parts.items()},
-        flops=flops(setting),
-        steps=load.steps,
-        tokens=load.tokens,
-        longest=load.longest,
-        micro_batch_tokens=load.micro_batch_tokens,
-        notes=load.notes,
+        memory={phase: part.to_memory(workload.length_factors) for phase, part in parts.items()},
+        flops=training_flops(setting),
+        steps=workload.steps,
+        tokens=workload.tokens,
+        longest_row=workload.longest_row,
+        micro_batch_tokens=workload.micro_batch_tokens,
+        notes=workload.notes,
     )
 
 
 # --------------------------------------------------------------------------- phases
 
 
-def loading(setting: Setting) -> Parts:
-    """Weights, and beside them what they are read from.
+def loading_memory(setting: EstimateSetting) -> MemoryParts:
+    """Return the weights and the part of the weight files that is in memory at the same time.
 
-    On a CPU the files' pages count as this process's own: a matrix in another format than the files
-    is there twice, and one in the same format lies in them.
+    On a CPU the mapped pages of the files count as the process's own memory: a matrix in another
+    format than the files exists twice, and one in the same format is a view of them.
     """
     shape = setting.shape
     static = {"weights": setting.base_bytes}
-    dynamic = {"reading": max(shape.table, shape.layer_weights) * setting.stored}
     if setting.device == "cpu":
-        other = setting.method == "qlora" or setting.stored != setting.width
-        dynamic = {"reading": shape.parameters * setting.stored if other else 0}
-    return Parts(static, dynamic, constants.libraries(setting.device, running=False))
+        converts = setting.method == "qlora" or setting.storage_bytes != setting.compute_bytes
+        file_bytes = shape.parameters * setting.storage_bytes if converts else 0
+    else:
+        largest = max(shape.embedding_weights, shape.layer_linear_weights)
+        file_bytes = largest * setting.storage_bytes
+    framework = constants.framework_memory(setting.device, running=False)
+    return MemoryParts(static, {"weight files": file_bytes}, framework)
 
 
-def training(setting: Setting) -> Parts:
-    """The peak of a step: all activations and the logits, or all gradients and a layer."""
-    shape, moving, w = setting.shape, setting.trainable, setting.width
+def training_memory(setting: EstimateSetting) -> MemoryParts:
+    """Return the peak of a step.
+
+    It is either at the end of the forward pass, with all activations and the logits, or at the end
+    of the backward pass, with all gradients and one layer's temporaries.
+    """
+    shape, w = setting.shape, setting.compute_bytes
+    trainable = setting.trainable_parameters
     lora = isinstance(setting.options, LoraOptions)
-    own = 4 if lora or w == 4 else 0
     static = {"weights": setting.base_bytes}
     if lora:
-        static["adapter"] = moving * 4
-    elif not own:
-        static["masters"] = moving * 4
-    static["optimizer"] = round(moving * setting.moment_bytes)
-    kept, working = activations(setting), working_set(setting)
-    gradients = moving * 4
-    head = _head(setting)
-    waiting = gradients if setting.load.several else 0
-    forward = waiting + kept + max(working, head["logits"])
-    backward = gradients + working + (0 if lora else shape.table * (w + 4))
+        static["adapter"] = trainable * 4  # in fp32, so it needs no masters
+    elif w != 4:
+        static["masters"] = trainable * 4
+    static["optimizer"] = round(trainable * setting.moment_bytes)
+    activations, working = activation_bytes(setting), layer_backward_bytes(setting)
+    gradients = trainable * 4
+    head = _head_bytes(setting)
+    # With several micro-batches, the gradients of earlier ones exist during the forward pass.
+    accumulated = gradients if setting.workload.accumulates_gradients else 0
+    forward = accumulated + activations + max(working, head["logits"])
+    backward = gradients + working + (0 if lora else shape.embedding_weights * (w + 4))
     if forward >= backward:
-        static["gradients"] = waiting
-        dynamic = {"activations": kept, "temporaries": max(0, working - head["logits"]), **head}
+        static["gradients"] = accumulated
+        temporaries = max(0, working - head["logits"])
+        dynamic = {"activations": activations, "temporaries": temporaries, **head}
     else:
         static["gradients"] = gradients
         dynamic = {"activations": working, "temporaries": backward - gradients - working, **head}
-        dynamic["logits"] = 0
-    return Parts(static, dynamic, _around(setting, sum(static.values()) + sum(dynamic.values())))
+        dynamic["logits"] = 0  # they are freed before the backward pass reaches the first layers
+    tensors = sum(static.values()) + sum(dynamic.values())
+    return MemoryParts(static, dynamic, _framework_and_fragmentation(setting, tensors))
 
 
-def evaluating(setting: Setting) -> Parts:
-    """Weights; and keys and values of answers in the making, or a scoring pass.
+def evaluation_memory(setting: EstimateSetting) -> MemoryParts:
+    """Return the weights, and the larger of generation's key-value cache and a scoring pass.
 
-    Prompts leave a cache of their own, which is copied into one with room for the answers
-    (:class:`tunesmith_torch.generation.kv_cache.Slots`); where it grows, the keys are there twice. Answers are
-    taken to be as long as those of the held-out rows; at worst all of them come to their limit.
+    The cache of the prompts is copied into one with room for the answers
+    (:class:`tunesmith_torch.generation.kv_cache.DecodingCache`); when it grows, the keys exist
+    twice. Answers are expected to be as long as those of the held-out rows; in the worst case all
+    of them reach their limit.
     """
-    shape, w, heldout = setting.shape, setting.width, setting.load.heldout
+    shape, w, heldout = setting.shape, setting.compute_bytes, setting.workload.heldout
     prompt = max((row.prompt for row in heldout), default=0)
-    longest = max((row.prompt + max(row.answers) for row in heldout), default=0)
+    longest = max((row.prompt + max(row.completions) for row in heldout), default=0)
     rows = len(heldout)
-    kept = shape.key_heads, shape.head_width, shape.layers, w
-    slot, most = slot_bytes(*kept), cached_tokens(*kept)
-    at_once = min(max(1, most // (prompt + ANSWER)), MAX_ROWS, rows)
-    forward, tokens = _forward(shape, w), min(SCORED, sum(map(ALONE.size, heldout)))
-    logits = min(CHUNK, tokens * shape.vocabulary * w) * (3 if setting.device == "cuda" else 1)
+    cache_sizes = shape.key_value_heads, shape.head_dim, shape.layers, w
+    token_bytes, max_tokens = kv_bytes_per_token(*cache_sizes), max_cached_tokens(*cache_sizes)
+    batch = min(max(1, max_tokens // (prompt + ANSWER_TOKENS)), MAX_ROWS, rows)
+    forward = _forward_bytes_per_token(shape, w)
+    tokens = min(SCORING_TOKENS, sum(map(SINGLE_COMPLETION.token_count, heldout)))
+    logits = min(LOGITS_CHUNK_BYTES, tokens * shape.vocab_size * w)
     generating = {
-        "cache": slot * at_once * longest * 3 // 2,
-        "activations": forward * at_once * prompt,
+        "cache": token_bytes * batch * longest * 3 // 2,
+        "activations": forward * batch * prompt,
     }
-    scoring = {"activations": forward * tokens, "logits": logits}
+    scoring = {
+        "activations": forward * tokens,
+        "logits": logits * (3 if setting.device == "cuda" else 1),
+    }
     static = {"weights": setting.base_bytes}
     if isinstance(setting.options, LoraOptions):
-        static["adapter"] = setting.trainable * 4
-    if setting.models > 1:
-        static["other models"] = (setting.models - 1) * setting.base_bytes
-    dynamic, held = scoring, folded(setting, rows * ANSWER)
-    if sum(generating.values()) + sum(held.values()) >= sum(scoring.values()):
-        dynamic, static = generating, static | held
-    around = _around(setting, sum(static.values()) + sum(dynamic.values()))
-    return Parts(static, dynamic, around, slot * at_once * ANSWER * 7 // 4)
+        static["adapter"] = setting.trainable_parameters * 4
+    if setting.model_count > 1:
+        static["other models"] = (setting.model_count - 1) * setting.base_bytes
+    dynamic, merged = scoring, merged_weights_memory(setting, rows * ANSWER_TOKENS)
+    if sum(generating.values()) + sum(merged.values()) >= sum(scoring.values()):
+        dynamic, static = generating, static | merged
+    tensors = sum(static.values()) + sum(dynamic.values())
+    framework = _framework_and_fragmentation(setting, tensors)
+    return MemoryParts(static, dynamic, framework, token_bytes * batch * ANSWER_TOKENS * 7 // 4)
 
 
-def folded(setting: Setting, tokens: int) -> dict[str, int]:
-    """Weights with their adapters in them, where a CPU answers with so many tokens (folding.py)."""
-    linear = 4 * setting.shape.layers * setting.shape.layer_weights
-    plain = setting.method == "lora" and setting.options.fused_kernels and setting.width == 4
-    worth = setting.device == "cpu" and tokens >= WORTH_FOLDING
-    there = plain and worth and linear <= FOLDED_BYTES
-    return {"folded": linear} if there else {}
+def merged_weights_memory(setting: EstimateSetting, tokens: int) -> dict[str, int]:
+    """Return the copy of the linear layers with merged adapters, if generation makes one.
+
+    A CPU merges LoRA in fp32 for ``tokens`` generated tokens or more
+    (:mod:`tunesmith_torch.generation.merged_lora`).
+    """
+    linear = 4 * setting.shape.layers * setting.shape.layer_linear_weights
+    mergeable = (
+        setting.method == "lora" and setting.options.fused_kernels and setting.compute_bytes == 4
+    )
+    pays = setting.device == "cpu" and tokens >= MIN_TOKENS_TO_MERGE
+    return {"merged weights": linear} if mergeable and pays and linear <= MAX_MERGED_BYTES else {}
 
 
-def merging(setting: Setting) -> Parts:
-    """Base and adapter are added up in fp32, and the sum is read back in fp32.
+def merging_memory(setting: EstimateSetting) -> MemoryParts:
+    """Return the memory of the merge at the end: base plus adapter in fp32, read back in fp32.
 
-    Quantised weights are there until ordinary ones have been made of them. On a CPU fp32 files stay
-    mapped while one of their tensors is in use, beside the matrices that were added up.
+    Quantized weights exist until ordinary ones have been made of them. On a CPU fp32 files stay
+    mapped while one of their tensors is in use, in addition to the merged matrices.
     """
     shape = setting.shape
-    static = {"weights": shape.parameters * 4, "adapter": setting.trainable * 4}
-    quantised = setting.base_bytes if setting.method == "qlora" else 0
-    mapped = setting.device == "cpu" and setting.stored == 4
-    sums = 4 * shape.layers * shape.layer_weights if mapped else 0
-    static["quantised" if quantised > sums else "sums"] = max(quantised, sums)
-    largest = max((m.outputs * m.inputs for m in shape.matrices), default=0)
-    return Parts(static, {"temporaries": 3 * 4 * largest}, constants.libraries(setting.device))
+    static = {"weights": shape.parameters * 4, "adapter": setting.trainable_parameters * 4}
+    quantized = setting.base_bytes if setting.method == "qlora" else 0
+    mapped = setting.device == "cpu" and setting.storage_bytes == 4
+    merged = 4 * shape.layers * shape.layer_linear_weights if mapped else 0
+    static["quantized base" if quantized > merged else "merged matrices"] = max(quantized, merged)
+    largest = max((m.out_features * m.in_features for m in shape.linear_layers), default=0)
+    framework = constants.framework_memory(setting.device)
+    return MemoryParts(static, {"temporaries": 3 * 4 * largest}, framework)
 
 
 # --------------------------------------------------------------------------- activations
 
 
-def activations(setting: Setting) -> int:
-    """What autograd keeps between forward and backward, all layers."""
-    shape, load, w = setting.shape, setting.load, setting.width
-    P = load.micro_batch_tokens
+def activation_bytes(setting: EstimateSetting) -> int:
+    """Return the bytes of all layers that autograd keeps between forward and backward."""
+    shape, w, P = setting.shape, setting.compute_bytes, setting.workload.micro_batch_tokens
     if setting.options.gradient_checkpointing:
-        return shape.layers * P * shape.width * w + P * shape.width * 4
-    return shape.layers * layer_activations(setting) + P * shape.width * 6
+        return shape.layers * P * shape.hidden_size * w + P * shape.hidden_size * 4
+    return shape.layers * layer_activation_bytes(setting) + P * shape.hidden_size * 6
 
 
-def layer_activations(setting: Setting) -> int:
-    """What autograd keeps of one layer."""
-    shape, load, w = setting.shape, setting.load, setting.width
-    P, D, F = load.micro_batch_tokens, shape.width, shape.feed_forward * shape.active_experts
-    query, key = shape.heads * shape.head_width, shape.key_heads * shape.head_width
+def layer_activation_bytes(setting: EstimateSetting) -> int:
+    """Return the bytes of one layer that autograd keeps between forward and backward."""
+    shape, w, P = setting.shape, setting.compute_bytes, setting.workload.micro_batch_tokens
+    D, F = shape.hidden_size, shape.intermediate_size * shape.active_experts
+    query, key = shape.attention_heads * shape.head_dim, shape.key_value_heads * shape.head_dim
     full = not isinstance(setting.options, LoraOptions)
-    # A norm keeps its result, and what it scaled; the libraries' own also its input in fp32
-    # (w = 4: the very same), and what it scaled only if the scale is trained.
+    # Our norm keeps its result and its scaled input. The libraries' norm also keeps its input in
+    # fp32 (if w = 4, that is the input itself), and the scaled input only if the scale is trained.
     norm = 2 * w * D if setting.options.fused_kernels else (4 + w + (w if full else 0)) * D
     attention = (2 * query + 2 * key) * w
-    mlp = (4 if shape.gated else 2) * F * w
-    kept = P * (2 * norm + attention + mlp) + _attention(setting)
+    mlp = (4 if shape.has_gated_mlp else 2) * F * w
+    kept = P * (2 * norm + attention + mlp) + _attention_bytes(setting)
     if not full:
-        kept += _low_rank(setting)
+        kept += _adapter_activation_bytes(setting)
     return kept
 
 
-def _attention(setting: Setting) -> int:
-    """Beside queries, keys, values: a sum per query, or on the CPU the probabilities themselves."""
-    shape, load, w = setting.shape, setting.load, setting.width
+def _attention_bytes(setting: EstimateSetting) -> int:
+    """Return the bytes that attention keeps besides queries, keys and values.
+
+    Fused kernels keep one sum per query; block attention on a CPU keeps the probabilities.
+    """
+    heads, workload = setting.shape.attention_heads, setting.workload
     if setting.device == "cuda" or not setting.options.packing:
-        return 4 * shape.heads * load.micro_batch_tokens
-    return shape.heads * w * sum(_met(row, load.grouping.shared) for row in load.micro)
+        return 4 * heads * workload.micro_batch_tokens
+    shares_prompt = workload.grouping.shares_prompt
+    pairs = sum(_attended_pairs(row, shares_prompt) for row in workload.micro_batch)
+    return heads * setting.compute_bytes * pairs
 
 
-def _met(row: Row, shared: bool) -> int:
-    """For each query the keys in its block, of a prompt and its answers (branches.py)."""
+def _attended_pairs(row: RowLengths, shares_prompt: bool) -> int:
+    """Return the query-key pairs that block attention computes for a prompt and its completions.
 
-    def half(n: int) -> int:
-        return n * (n + 64) // 2 if n <= LONG else 4 * n
+    All queries of a block see the same keys, some of them masked (kernels/block_attention.py and
+    kernels/tree_attention.py).
+    """
 
-    if not shared:
-        return sum(half(row.prompt + answer) for answer in row.answers)
-    every = sum(row.answers)
-    return half(row.prompt) + every * (row.prompt + max(min(every, BLOCK), *row.answers))
+    def causal_pairs(n: int) -> int:
+        return n * (n + 64) // 2 if n <= LONG_ROW_TOKENS else 4 * n
+
+    if not shares_prompt:
+        return sum(causal_pairs(row.prompt + tokens) for tokens in row.completions)
+    queries = sum(row.completions)
+    own_keys = max(min(queries, ATTENTION_BLOCK_SIZE), *row.completions)
+    return causal_pairs(row.prompt) + queries * (row.prompt + own_keys)
 
 
-def _low_rank(setting: Setting) -> int:
-    """What adapters keep: the small product, and A and B rounded; over 4 bits, inputs in fp32."""
+def _adapter_activation_bytes(setting: EstimateSetting) -> int:
+    """Return the bytes that LoRA keeps: the product with A, and A and B in the compute format.
+
+    Over a quantized base the same is kept twice, because inputs are in fp32.
+    """
     options = setting.options
     assert isinstance(options, LoraOptions)
-    adapted = list(setting.shape.adapted(options.target_modules))
-    P, r, w = setting.load.micro_batch_tokens, options.rank, setting.width
-    small = sum(P * r * w + r * (m.outputs + m.inputs) * w for m in adapted)
+    targets = list(setting.shape.targeted_layers(options.target_modules))
+    P, r, w = setting.workload.micro_batch_tokens, options.rank, setting.compute_bytes
+    small = sum(P * r * w + r * (m.out_features + m.in_features) * w for m in targets)
     return small * (2 if setting.method == "qlora" else 1)
 
 
-def working_set(setting: Setting) -> int:
-    """What a layer needs while it is computed backwards: gradients of what it kept."""
-    shape, w, P = setting.shape, setting.width, setting.load.micro_batch_tokens
-    widest = max(shape.feed_forward * shape.active_experts * 3, shape.width * 4)
-    working = P * widest * w + P * shape.width * 8
-    if setting.method == "qlora":
-        working += max(m.outputs * m.inputs for m in shape.matrices) * w * 2
+def layer_backward_bytes(setting: EstimateSetting) -> int:
+    """Return the temporary bytes of one layer's backward pass: gradients of what it kept."""
+    shape, w, P = setting.shape, setting.compute_bytes, setting.workload.micro_batch_tokens
+    widest = max(shape.intermediate_size * shape.active_experts * 3, shape.hidden_size * 4)
+    working = P * widest * w + P * shape.hidden_size * 8
+    if setting.method == "qlora":  # the dequantized matrix, and one more of its size
+        working += max(m.out_features * m.in_features for m in shape.linear_layers) * w * 2
     if setting.options.gradient_checkpointing:
-        working += layer_activations(setting)
+        working += layer_activation_bytes(setting)
     return working
 
 
-def _head(setting: Setting) -> dict[str, int]:
-    """The fused head: one chunk of logits, the gradient by hidden states, by the head itself."""
-    shape, w = setting.shape, setting.width
-    D, V = shape.width, shape.vocabulary
-    N = round(setting.load.micro_batch_tokens * min(1.0, setting.load.trained * 1.2))
-    chunk = min(N, max(CHUNK // (V * w), D // 4, 1))
+def _head_bytes(setting: EstimateSetting) -> dict[str, int]:
+    """Return the bytes of the fused head.
+
+    They are one chunk of logits, and the gradients of the hidden states and of the head's weight.
+    """
+    shape, w = setting.shape, setting.compute_bytes
+    D, V = shape.hidden_size, shape.vocab_size
+    N = round(setting.workload.micro_batch_tokens * min(1.0, setting.workload.trained_share * 1.2))
+    chunk = min(N, max(LOGITS_CHUNK_BYTES // (V * w), D // 4, 1))
     logits = chunk * V * w
-    if setting.device == "cuda":  # in fp32 beside it; on the CPU block by block
+    if setting.device == "cuda":  # a copy in fp32; on the CPU the copy is made block by block
         logits += chunk * V * 4
     logits += 2 * N * D * w
     if not isinstance(setting.options, LoraOptions):
+        # Over several chunks the weight's gradient is summed in fp32.
         logits += V * D * (w if chunk >= N else 4 + 2 * w)
     return {"logits": logits}
 
 
-def _forward(shape: Shape, w: int) -> int:
-    """Bytes per token that a layer needs at once without gradients."""
-    return (2 * shape.width + 3 * shape.feed_forward * shape.active_experts) * w + 8 * shape.width
+def _forward_bytes_per_token(shape: ModelShape, w: int) -> int:
+    """Return the bytes per token that a layer needs in a forward pass without gradients."""
+    widest = 2 * shape.hidden_size + 3 * shape.intermediate_size * shape.active_experts
+    return widest * w + 8 * shape.hidden_size
 
 
-def _around(setting: Setting, inside: int) -> dict[str, int]:
-    """What libraries take, and what the allocator cannot give out."""
-    share = constants.FRAGMENTATION[setting.device]
-    return {**constants.libraries(setting.device), "fragmentation": round(inside * share)}
+def _framework_and_fragmentation(setting: EstimateSetting, tensor_bytes: int) -> dict[str, int]:
+    """Return the bytes of the libraries, and those that the allocator holds and cannot use."""
+    share = constants.FRAGMENTATION_SHARE[setting.device]
+    fragmentation = round(tensor_bytes * share)
+    return {**constants.framework_memory(setting.device), "fragmentation": fragmentation}
 
 
 # --------------------------------------------------------------------------- work
 
 
-def flops(setting: Setting) -> float:
-    """Floating-point operations of the whole training.
+def training_flops(setting: EstimateSetting) -> float:
+    """Return the floating-point operations of the training.
 
-    A product takes two per weight and token, backward once more by the input and, where the weight
-    is trained, once more by the weight (Kaplan et al. 2020, section 2.1). Causal attention reads
-    half of the positions before it.
+    The forward pass takes two per weight and token. The backward pass takes two for the gradient of
+    the input and, where the weight is trained, two for that of the weight (Kaplan et al. 2020,
+    section 2.1). Causal attention reads half of the earlier positions on average.
     """
-    shape, load, options = setting.shape, setting.load, setting.options
+    shape, workload, options = setting.shape, setting.workload, setting.options
     lora = isinstance(options, LoraOptions)
     passes = (2 if lora else 3) + (1 if options.gradient_checkpointing else 0)
-    per_token = 2.0 * shape.active_weights * passes
+    per_token = 2.0 * shape.active_layer_weights * passes
     if lora:
-        per_token += 6.0 * setting.trainable
-    mean = sum(n * n for n in load.lengths) / max(sum(load.lengths), 1)
-    attention = 4.0 * shape.heads * shape.head_width * (mean / 2) * shape.layers
+        per_token += 6.0 * setting.trainable_parameters
+    # The mean row length as a token sees it: long rows count for more.
+    mean = sum(n * n for n in workload.row_tokens) / max(sum(workload.row_tokens), 1)
+    attention = 4.0 * shape.attention_heads * shape.head_dim * (mean / 2) * shape.layers
     per_token += attention * (3.5 + (1 if options.gradient_checkpointing else 0))
-    per_token += 2.0 * shape.table * load.trained * (2 if lora else 3)
-    return per_token * load.tokens
+    per_token += 2.0 * shape.embedding_weights * workload.trained_share * (2 if lora else 3)
+    return per_token * workload.tokens

@@ -1,9 +1,8 @@
-"""What a GPU's operators allocate, where the tracing machine has none.
+"""Let a machine without a GPU allocate what a GPU's operators would.
 
-Tensors without numbers live on the CPU here, because autograd needs the device's library even for
-tensors that hold nothing. So code that asks whether it is on a GPU is told yes, attention goes to
-the operator that a GPU would take, and kernels' own memory is added from a table, by the formulas
-of their sources.
+Fake tensors are on the CPU here, because autograd needs the device's library even for tensors
+without data. So tensors pretend to be on a GPU, attention calls the operator that a GPU would run,
+and kernels' own memory is added from a table, by the formulas of their sources.
 """
 
 from __future__ import annotations
@@ -19,75 +18,83 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import DefaultDeviceType
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from tunesmith_torch.kernels.tree_attention import branch_attention
+from tunesmith_torch.kernels.tree_attention import tree_attention
 from tunesmith_torch.memory_estimate.allocation_recorder import Workspace
 
-PACKED, PACKED_GPU, PADDED_GPU = "planned_packed", "planned_packed_gpu", "planned_padded_gpu"
-_ON_GPU = {"is_cuda": True, "is_cpu": False}
+PACKED_ATTENTION, PACKED_GPU_ATTENTION, PADDED_GPU_ATTENTION = (
+    "planned_packed",
+    "planned_packed_gpu",
+    "planned_padded_gpu",
+)
+_DEVICE_PROPERTIES = {"is_cuda": True, "is_cpu": False}
 
 
-def register(*, gpu: bool, packed: bool) -> str:
-    """The name of an attention that allocates what the device's would."""
-    AttentionInterface.register(PACKED, branch_attention)
-    AttentionMaskInterface.register(PACKED, _no_mask)
-    AttentionInterface.register(PACKED_GPU, _packed_on_gpu)
-    AttentionMaskInterface.register(PACKED_GPU, _no_mask)
-    AttentionInterface.register(PADDED_GPU, _padded_on_gpu)
-    AttentionMaskInterface.register(PADDED_GPU, AttentionMaskInterface()["sdpa"])
+def register_attention(*, gpu: bool, packed: bool) -> str:
+    """Register attentions with transformers; return the name of the one that fits the device.
+
+    It allocates what the attention of the real training would.
+    """
+    AttentionInterface.register(PACKED_ATTENTION, tree_attention)
+    AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
+    AttentionInterface.register(PACKED_GPU_ATTENTION, _packed_gpu_attention)
+    AttentionMaskInterface.register(PACKED_GPU_ATTENTION, _no_mask)
+    AttentionInterface.register(PADDED_GPU_ATTENTION, _padded_gpu_attention)
+    AttentionMaskInterface.register(PADDED_GPU_ATTENTION, AttentionMaskInterface()["sdpa"])
     if packed:
-        return PACKED_GPU if gpu else PACKED
-    return PADDED_GPU if gpu else "sdpa"
+        return PACKED_GPU_ATTENTION if gpu else PACKED_ATTENTION
+    return PADDED_GPU_ATTENTION if gpu else "sdpa"
 
 
 def _no_mask(**options: Any) -> None:
-    """Which tokens see which is asked of numbers, and there are none."""
+    """Make no mask: transformers would read it from data, and fake tensors have none."""
 
 
-# Recomputation in backward runs without the modes of the forward pass: attention brings its own.
+# Recomputation in backward runs without the modes of the forward pass: attention enters its own.
 
 
-def _packed_on_gpu(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    with OnGpu():
-        return branch_attention(*args, **kwargs)
+def _packed_gpu_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    with PretendGpu():
+        return tree_attention(*args, **kwargs)
 
 
-def _padded_on_gpu(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    with OnGpu():
+def _padded_gpu_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    with PretendGpu():
         out: tuple[Tensor, Tensor | None] = AttentionInterface()["sdpa"](*args, **kwargs)
         return out
 
 
-class OnGpu(TorchFunctionMode):
-    """Tensors say that they are on a GPU, and attention is the GPU's."""
+class PretendGpu(TorchFunctionMode):
+    """Makes tensors report that they are on a GPU, and attention run a GPU's operator."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         name = getattr(getattr(func, "__self__", None), "__name__", "")  # a property's getter
-        if name in _ON_GPU and getattr(func, "__name__", "") == "__get__":
-            return _ON_GPU[name]
-        if func is torch.Tensor.__bool__:  # a coin without a number (module dropout): not dropped
+        if name in _DEVICE_PROPERTIES and getattr(func, "__name__", "") == "__get__":
+            return _DEVICE_PROPERTIES[name]
+        if func is torch.Tensor.__bool__:  # module dropout tests a random number: keep the module
             return True
         if func is torch.nn.functional.scaled_dot_product_attention:
-            return _attention(*args, **(kwargs or {}))
+            return _gpu_attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def on_gpu(*, autocast: bool) -> Iterator[None]:
-    """Compute as on a GPU; code that asks for a GPU's autocast finds it on or off."""
-    was, device = torch.is_autocast_enabled("cuda"), DefaultDeviceType.get_device_type()
+def pretend_gpu(*, autocast: bool) -> Iterator[None]:
+    """Compute as on a GPU; ``autocast`` is the state that code finds when it asks for a GPU's."""
+    autocast_before = torch.is_autocast_enabled("cuda")
+    device = DefaultDeviceType.get_device_type()
     torch.set_autocast_enabled("cuda", autocast)
-    DefaultDeviceType.set_device_type("cpu")  # else checkpointing would try to set it itself
+    DefaultDeviceType.set_device_type("cpu")  # otherwise checkpointing would set it to a GPU
     try:
-        with OnGpu():
+        with PretendGpu():
             yield
     finally:
         DefaultDeviceType.set_device_type(device)
-        torch.set_autocast_enabled("cuda", was)
+        torch.set_autocast_enabled("cuda", autocast_before)
 
 
-def _attention(  # noqa: PLR0913 - torch's own arguments
+def _gpu_attention(  # noqa: PLR0913 - torch's own arguments
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -97,7 +104,7 @@ def _attention(  # noqa: PLR0913 - torch's own arguments
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """The operator that torch takes on a GPU: flash without a mask, memory-efficient with one."""
+    """Call the operator that a GPU would run: flash without a mask, memory-efficient with one."""
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -115,7 +122,7 @@ def _attention(  # noqa: PLR0913 - torch's own arguments
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
                 attn_mask.logical_not(), float("-inf")
             )
-        odd = attn_mask.shape[-1] % 8  # the kernel wants rows of whole 16 bytes
+        odd = attn_mask.shape[-1] % 8  # the kernel needs rows of a multiple of 16 bytes
         if odd:
             attn_mask = torch.nn.functional.pad(attn_mask, (0, 8 - odd))[..., : -(8 - odd)]
         shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
@@ -129,20 +136,22 @@ def _attention(  # noqa: PLR0913 - torch's own arguments
 # --------------------------------------------------------------------------- workspaces
 
 
-def _dequantized(args: Sequence[Any]) -> int:
-    """A 4-bit product: the matrix in the format of its input, and its scales in fp32.
+def _dequantized_bytes(args: Sequence[Any]) -> int:
+    """Return the workspace of a 4-bit product: matrix in its input's format, and scales in fp32.
 
-    bitsandbytes falls back to this for all but a few rows (_dequant_linear_fallback).
+    bitsandbytes falls back to dequantization for more than a few rows (_dequant_linear_fallback).
     """
     x, _, shape, *_ = args
     numbers = prod(shape)
     return int(numbers * x.element_size() + numbers // 64 * 4)
 
 
-def _flash_backward(args: Sequence[Any]) -> int:
-    """Gradients by queries summed in fp32, a sum per query, and grouped keys written out.
+def _flash_backward_bytes(args: Sequence[Any]) -> int:
+    """Return the workspace of flash attention's backward.
 
-    flash_attn's mha_bwd: dq_accum and softmax_d of rounded sizes, dk_expanded and dv_expanded.
+    It has gradients of the queries summed in fp32, one sum per query, and the gradients of grouped
+    keys and values for every head (flash_attn, mha_bwd: dq_accum and softmax_d of rounded sizes,
+    dk_expanded and dv_expanded).
     """
     _, query, key, *_ = args
     *_, width = query.shape
@@ -152,26 +161,30 @@ def _flash_backward(args: Sequence[Any]) -> int:
     return int(tokens_heads * (rounded + 1) * 4 + grouped)
 
 
-def _efficient_backward(args: Sequence[Any]) -> int:
-    """A sum per query in fp32, and keys' and values' gradients in fp32 for wide heads."""
+def _efficient_backward_bytes(args: Sequence[Any]) -> int:
+    """Return the workspace of memory-efficient attention's backward.
+
+    It has a sum per query in fp32 and, for wide heads, the gradients of keys and values in fp32.
+    """
     _, query, key, *_ = args
     per_query = query.numel() // query.shape[-1] * 4
     return int(per_query + (2 * key.numel() * 4 if query.shape[-1] > 64 else 0))
 
 
-def _sums_in_int32(args: Sequence[Any]) -> int:
-    """An 8-bit product is summed in 32 bits before it is scaled (bitsandbytes, int8_linear_matmul).
+def _int32_product_bytes(args: Sequence[Any]) -> int:
+    """Return the workspace of an 8-bit product: its sums in int32.
 
-    The rounded input has a number for each of x's, and is there with it.
+    See bitsandbytes, int8_linear_matmul. The quantized input is another tensor, which the recorder
+    sees.
     """
     x, weight, *_ = args
     return int(x.numel() // x.shape[-1] * weight.shape[0] * 4)
 
 
-GPU: Mapping[str, Workspace] = {
-    "bitsandbytes::int8_scaled_mm": _sums_in_int32,
-    "bitsandbytes::gemm_4bit": _dequantized,
-    "torch_attn::_varlen_attn_backward": _flash_backward,
-    "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
+GPU_WORKSPACES: Mapping[str, Workspace] = {
+    "bitsandbytes::int8_scaled_mm": _int32_product_bytes,
+    "bitsandbytes::gemm_4bit": _dequantized_bytes,
+    "torch_attn::_varlen_attn_backward": _flash_backward_bytes,
+    "aten::_scaled_dot_product_flash_attention_backward": _flash_backward_bytes,
 }
-CPU: Mapping[str, Workspace] = {"bitsandbytes::gemm_4bit": _dequantized}
+CPU_WORKSPACES: Mapping[str, Workspace] = {"bitsandbytes::gemm_4bit": _dequantized_bytes}

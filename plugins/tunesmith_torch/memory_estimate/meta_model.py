@@ -1,4 +1,4 @@
-"""Models without numbers: of the right class, with the right sizes, holding nothing."""
+"""Build models of the right class and sizes without storage for their weights."""
 
 from __future__ import annotations
 
@@ -15,31 +15,37 @@ from tunesmith.errors import UsageError
 from tunesmith_torch.kernels import rms_norm
 from tunesmith_torch.runtime import bitsandbytes
 
-_OFF_LIMITS = ("auto_map", "quantization_config")
+_IGNORED_CONFIG_KEYS = ("auto_map", "quantization_config")
 
 
-def blank_config(config: Mapping[str, Any], layers: int | None = None) -> PretrainedConfig:
-    """A transformers config, with another number of layers if wanted.
+def make_meta_config(config: Mapping[str, Any], layers: int | None = None) -> PretrainedConfig:
+    """Return a transformers config, with another number of layers if given.
 
     Raises:
-        UsageError: transformers does not know the kind of model.
+        UsageError: transformers does not know the model type.
     """
-    kind = str(config.get("model_type", "llama"))
-    if kind not in CONFIG_MAPPING:
-        raise UsageError(f"model: transformers knows no `{kind}`, so its step cannot be traced")
-    known = {k: deepcopy(v) for k, v in config.items() if k not in (*_OFF_LIMITS, "model_type")}
-    made: PretrainedConfig = CONFIG_MAPPING[kind](**known)
-    text = made.get_text_config()
+    model_type = str(config.get("model_type", "llama"))
+    if model_type not in CONFIG_MAPPING:
+        raise UsageError(
+            f"model: transformers knows no `{model_type}`, so its step cannot be traced"
+        )
+    known = {
+        k: deepcopy(v) for k, v in config.items() if k not in (*_IGNORED_CONFIG_KEYS, "model_type")
+    }
+    meta_config: PretrainedConfig = CONFIG_MAPPING[model_type](**known)
+    text = meta_config.get_text_config()
     if layers is not None:
         text.num_hidden_layers = layers
-        kinds = getattr(text, "layer_types", None)
-        if kinds is not None:
-            text.layer_types = [*kinds, *kinds[:1] * layers][:layers]
-    return made
+        layer_types = getattr(text, "layer_types", None)
+        if layer_types is not None:
+            text.layer_types = [*layer_types, *layer_types[:1] * layers][:layers]
+    return meta_config
 
 
-def blank_model(config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    """The model on the device "meta"."""
+def make_meta_model(
+    config: PretrainedConfig, dtype: torch.dtype, attention: str
+) -> PreTrainedModel:
+    """Return the model on the meta device."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
@@ -47,8 +53,8 @@ def blank_model(config: PretrainedConfig, dtype: torch.dtype, attention: str) ->
     return model
 
 
-def _linear(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Plain linear layers but the head, each with its parent and its name there."""
+def _quantizable_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Yield the plain linear layers except the head, each with its parent and its name in it."""
     head = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
@@ -56,56 +62,58 @@ def _linear(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]
                 yield parent, name, layer
 
 
-def quantize_to_8_bits(model: PreTrainedModel, *, gpu: bool) -> None:
-    """Make its linear layers 8-bit ones as bitsandbytes stores them, all but the head.
+def quantize_8bit(model: PreTrainedModel, *, gpu: bool) -> None:
+    """Replace the linear layers except the head by 8-bit ones of bitsandbytes.
 
-    ``gpu``: with the product that a GPU takes in training; on a CPU it is another.
+    ``gpu``: with the product that a GPU computes in training; a CPU computes another.
 
     Raises:
         EnvironmentProblem: bitsandbytes is not installed.
     """
-    package = bitsandbytes.package()
-    kind = package.nn.Linear8bitLt
+    package = bitsandbytes.get_package()
+    layer_class = package.nn.Linear8bitLt
     if gpu:
         product = import_module("bitsandbytes.autograd._functions").MatMul8bitLt.apply
 
-        class OnGpu(kind):  # type: ignore[misc, valid-type]
+        class GpuLinear8bit(layer_class):  # type: ignore[misc, valid-type]
             def forward(self, x: Tensor) -> Tensor:
                 out: Tensor = product(x, self.weight, None, self.bias, self.state)
                 return out
 
-        kind = OnGpu
-    for parent, name, layer in _linear(model):
-        setattr(parent, name, _eight_bits(kind, layer))
+        layer_class = GpuLinear8bit
+    for parent, name, layer in _quantizable_layers(model):
+        setattr(parent, name, _linear_8bit(layer_class, layer))
     model.is_loaded_in_8bit = True
 
 
-def _eight_bits(kind: Any, layer: nn.Linear) -> nn.Module:
+def _linear_8bit(layer_class: Any, layer: nn.Linear) -> nn.Module:
     with torch.device("meta"):
-        biased = layer.bias is not None
+        has_bias = layer.bias is not None
         sizes = layer.in_features, layer.out_features
-        made = kind(*sizes, bias=biased, has_fp16_weights=False, threshold=0.0)
-        if biased:
-            made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-    return made  # type: ignore[no-any-return]
+        quantized = layer_class(*sizes, bias=has_bias, has_fp16_weights=False, threshold=0.0)
+        if has_bias:
+            quantized.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+    return quantized  # type: ignore[no-any-return]
 
 
-def quantize(model: PreTrainedModel, *, double: bool, dtype: torch.dtype) -> None:
-    """Make its linear layers 4-bit ones as bitsandbytes stores them, all but the head.
+def quantize_4bit(model: PreTrainedModel, *, double: bool, dtype: torch.dtype) -> None:
+    """Replace the linear layers except the head by 4-bit ones of bitsandbytes.
+
+    ``double``: the scales are quantized too. ``dtype``: format of the products.
 
     Raises:
         EnvironmentProblem: bitsandbytes is not installed.
     """
-    package = bitsandbytes.package()
-    for parent, name, layer in _linear(model):
+    package = bitsandbytes.get_package()
+    for parent, name, layer in _quantizable_layers(model):
         if layer.in_features % 64 == 0:
-            setattr(parent, name, _four_bits(package, layer, double, dtype))
+            setattr(parent, name, _linear_4bit(package, layer, double, dtype))
     model.is_loaded_in_4bit = True
 
 
-def _four_bits(package: Any, layer: nn.Linear, double: bool, dtype: torch.dtype) -> nn.Module:
+def _linear_4bit(package: Any, layer: nn.Linear, double: bool, dtype: torch.dtype) -> nn.Module:
     with torch.device("meta"):
-        made = package.nn.Linear4bit(
+        quantized = package.nn.Linear4bit(
             layer.in_features,
             layer.out_features,
             bias=layer.bias is not None,
@@ -114,28 +122,35 @@ def _four_bits(package: Any, layer: nn.Linear, double: bool, dtype: torch.dtype)
             quant_type="nf4",
         )
         if layer.bias is not None:
-            made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-    made.support_avx512bf16_for_cpu = False
-    made.compute_type_is_set = True
-    return made  # type: ignore[no-any-return]
+            quantized.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+    # The first forward would set both, for the CPU of this machine.
+    quantized.support_avx512bf16_for_cpu = False
+    quantized.compute_type_is_set = True
+    return quantized  # type: ignore[no-any-return]
 
 
-def use_lean_norms(model: nn.Module) -> None:
-    """Put lean norms where :func:`tunesmith_torch.kernels.rms_norm.use` would; it asks a norm with numbers."""
+def use_fused_norms(model: nn.Module) -> None:
+    """Replace the norms that :func:`tunesmith_torch.kernels.rms_norm.fuse_rms_norms` would replace.
+
+    That function compares results, which needs data: a small real norm of the same class is tried.
+    """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             eps = getattr(child, "variance_epsilon", getattr(child, "eps", None))
             if type(child).__name__.endswith("RMSNorm") and isinstance(eps, float):
                 try:
                     sample = nn.ModuleList([type(child)(64, eps=eps)])
-                except TypeError:  # made of something else
+                except TypeError:  # built from other arguments, so not a plain RMSNorm
                     continue
-                if rms_norm.use(sample):
-                    setattr(parent, name, rms_norm.LeanNorm(child.get_parameter("weight"), eps))
+                if rms_norm.fuse_rms_norms(sample):
+                    setattr(parent, name, rms_norm.FusedRMSNorm(child.get_parameter("weight"), eps))
 
 
-def materialise(model: nn.Module) -> None:
-    """Move all parameters and buffers from "meta" to tensors of the mode that is on."""
+def materialize(model: nn.Module) -> None:
+    """Replace parameters and buffers on the meta device by empty tensors of the active mode.
+
+    Within a fake-tensor mode these are fake tensors. Tied parameters stay tied.
+    """
     memo: dict[int, Tensor] = {}
     module: Any
     for module in model.modules():
@@ -145,24 +160,24 @@ def materialise(model: nn.Module) -> None:
             for name, tensor in store.items():
                 if tensor is not None and tensor.device.type == "meta":
                     if id(tensor) not in memo:
-                        memo[id(tensor)] = _copy(tensor)
+                        memo[id(tensor)] = _empty_like(tensor)
                     store[name] = memo[id(tensor)]
         if four_bits:
-            _pack(module, double=double)
+            _pack_4bit(module, double=double)
         elif isinstance(module, nn.Linear) and hasattr(module, "init_8bit_state"):
-            _pack_8_bits(module)
+            _pack_8bit(module)
 
 
-def _copy(tensor: Tensor) -> Tensor:
+def _empty_like(tensor: Tensor) -> Tensor:
     empty = torch.empty(tensor.shape, dtype=tensor.dtype)
     if not isinstance(tensor, nn.Parameter):
         return empty
     return nn.Parameter(empty, requires_grad=tensor.requires_grad)
 
 
-def _pack(layer: Any, *, double: bool) -> None:
-    """Give a 4-bit layer its packed weight and scales."""
-    package = bitsandbytes.package()
+def _pack_4bit(layer: Any, *, double: bool) -> None:
+    """Set a 4-bit layer's packed weight and scales."""
+    package = bitsandbytes.get_package()
     rows, columns = layer.out_features, layer.in_features
     blocks = rows * columns // 64
     state: Any = package.functional.QuantState
@@ -178,24 +193,24 @@ def _pack(layer: Any, *, double: bool) -> None:
     else:
         quant = state(absmax=torch.empty(blocks), dtype=layer.compute_dtype, **common)
     packed = torch.empty((rows * columns // 2, 1), dtype=torch.uint8)
-    # bitsandbytes' own kind of parameter cannot be made of a tensor without numbers.
+    # A parameter of bitsandbytes' own class cannot be built from a tensor without data.
     weight: Any = nn.Parameter(packed, requires_grad=False)
     weight.quant_state = quant
     layer.weight = weight
 
 
-def _pack_8_bits(layer: Any) -> None:
-    """Give an 8-bit layer its weight and a scale for each row, as they are after a first pass."""
+def _pack_8bit(layer: Any) -> None:
+    """Set an 8-bit layer's weight and a scale for each row, as they are after a first forward."""
     packed = torch.empty((layer.out_features, layer.in_features), dtype=torch.int8)
-    # As above, bitsandbytes' own kind of parameter needs numbers.
+    # As above, a parameter of bitsandbytes' own class needs data.
     weight: Any = nn.Parameter(packed, requires_grad=False)
     weight.CB = weight.SCB = None
     layer.weight, layer.state.CB = weight, weight.data
     layer.state.SCB = torch.empty(layer.out_features)
 
 
-def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a model holds, scales of quantised layers included, with its name."""
+def stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor that a model holds with its name, scales of quantized layers included."""
     yield from model.named_parameters()
     yield from model.named_buffers()
     for name, module in model.named_modules():

@@ -1,6 +1,6 @@
 """The sizes of a language model, read from its config.json.
 
-Shapes: D width, F width of the feed-forward, V vocabulary, H heads, K key heads, d head width.
+Shapes: D hidden size, F intermediate size of the feed-forward, E experts.
 """
 
 from __future__ import annotations
@@ -11,140 +11,167 @@ from typing import Any, NamedTuple
 
 from tunesmith.errors import UsageError
 
-_NOT_GATED = frozenset(
+_UNGATED_FAMILIES = frozenset(
     {"gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "phi", "falcon", "bloom", "starcoder2"}
 )
-"""Families whose feed-forward is two matrices; all others have a third, the gate."""
-_BIASED = frozenset({"gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "phi", "bloom", "starcoder2"})
+"""Families whose feed-forward has two matrices; all others have a third, the gate."""
+_BIASED_FAMILIES = frozenset(
+    {"gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "phi", "bloom", "starcoder2"}
+)
 """Families whose linear layers all have a bias."""
 
 
-class Matrix(NamedTuple):
+class LinearShape(NamedTuple):
     """A linear layer of a decoder layer."""
 
     name: str
-    outputs: int
-    inputs: int
-    copies: int = 1
-    """Experts, where there are several."""
+    out_features: int
+    in_features: int
+    experts: int = 1
+    """Number of experts that have such a layer; 1 in a dense model."""
 
     @property
     def weights(self) -> int:
-        return self.outputs * self.inputs * self.copies
+        """Weights of the layer in all experts."""
+        return self.out_features * self.in_features * self.experts
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes that decide about memory and time."""
+class ModelShape:
+    """The sizes that decide about memory and time."""
 
     layers: int
-    width: int
-    feed_forward: int
-    heads: int
-    key_heads: int
-    head_width: int
-    vocabulary: int
-    tied: bool
-    context: int
-    gated: bool
-    biased: bool
-    query_bias: bool
+    hidden_size: int
+    intermediate_size: int
+    attention_heads: int
+    key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    tied_embeddings: bool
+    context_length: int
+    has_gated_mlp: bool
+    has_biases: bool
+    """All linear layers have a bias."""
+    has_qkv_bias: bool
+    """Queries, keys and values have a bias."""
     experts: int
     active_experts: int
-    norms: int
-    """Norm weights of a layer, in widths."""
+    """Experts that compute one token."""
+    norms_per_layer: int
+    """Norms of a decoder layer, each with a weight of the hidden size."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Shape:
-        """Read the sizes; the text part of a config that has several.
+    def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
+        """Read the sizes; of a multimodal config, those of its text part.
 
         Raises:
-            UsageError: a size that memory hangs on is not there.
+            UsageError: a size that decides about memory is missing.
         """
-        inner = config.get("text_config")
-        if isinstance(inner, Mapping):
-            config = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **inner}
-        kind = str(config.get("model_type", "llama"))
-        width = _size(config, "hidden_size", "n_embd", "d_model")
-        heads = _size(config, "num_attention_heads", "n_head")
+        text_config = config.get("text_config")
+        if isinstance(text_config, Mapping):
+            config = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **text_config}
+        family = str(config.get("model_type", "llama"))
+        hidden_size = _read_size(config, "hidden_size", "n_embd", "d_model")
+        heads = _read_size(config, "num_attention_heads", "n_head")
         experts = int(config.get("num_local_experts") or config.get("num_experts") or 1)
-        inner_width = config.get("intermediate_size") or config.get("n_inner") or 4 * width
+        intermediate_size = (
+            config.get("intermediate_size") or config.get("n_inner") or 4 * hidden_size
+        )
         if experts > 1:
-            inner_width = config.get("moe_intermediate_size") or inner_width
+            intermediate_size = config.get("moe_intermediate_size") or intermediate_size
         return cls(
-            layers=_size(config, "num_hidden_layers", "n_layer"),
-            width=width,
-            feed_forward=int(inner_width),
-            heads=heads,
-            key_heads=int(config.get("num_key_value_heads") or heads),
-            head_width=int(config.get("head_dim") or width // heads),
-            vocabulary=_size(config, "vocab_size"),
-            tied=bool(config.get("tie_word_embeddings", kind.startswith(("gemma", "gpt2")))),
-            context=int(config.get("max_position_embeddings") or config.get("n_positions") or 2048),
-            gated=kind not in _NOT_GATED,
-            biased=kind in _BIASED,
-            query_bias=kind.startswith("qwen2") or bool(config.get("attention_bias")),
+            layers=_read_size(config, "num_hidden_layers", "n_layer"),
+            hidden_size=hidden_size,
+            intermediate_size=int(intermediate_size),
+            attention_heads=heads,
+            key_value_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden_size // heads),
+            vocab_size=_read_size(config, "vocab_size"),
+            tied_embeddings=bool(
+                config.get("tie_word_embeddings", family.startswith(("gemma", "gpt2")))
+            ),
+            context_length=int(
+                config.get("max_position_embeddings") or config.get("n_positions") or 2048
+            ),
+            has_gated_mlp=family not in _UNGATED_FAMILIES,
+            has_biases=family in _BIASED_FAMILIES,
+            has_qkv_bias=family.startswith("qwen2") or bool(config.get("attention_bias")),
             experts=experts,
             active_experts=int(config.get("num_experts_per_tok") or 1),
-            norms=4 if kind.startswith(("gemma2", "gemma3")) else 1 if kind == "phi" else 2,
+            norms_per_layer=_norms_per_layer(family),
         )
 
     @property
-    def matrices(self) -> tuple[Matrix, ...]:
+    def linear_layers(self) -> tuple[LinearShape, ...]:
         """The linear layers of one decoder layer."""
-        D, F, E = self.width, self.feed_forward, self.experts
-        query, key = self.heads * self.head_width, self.key_heads * self.head_width
+        D, F, E = self.hidden_size, self.intermediate_size, self.experts
+        query, key = self.attention_heads * self.head_dim, self.key_value_heads * self.head_dim
         attention = (
-            Matrix("q_proj", query, D),
-            Matrix("k_proj", key, D),
-            Matrix("v_proj", key, D),
-            Matrix("o_proj", D, query),
+            LinearShape("q_proj", query, D),
+            LinearShape("k_proj", key, D),
+            LinearShape("v_proj", key, D),
+            LinearShape("o_proj", D, query),
         )
-        gate = (Matrix("gate_proj", F, D, E),) if self.gated else ()
-        return (*attention, *gate, Matrix("up_proj", F, D, E), Matrix("down_proj", D, F, E))
+        gate = (LinearShape("gate_proj", F, D, E),) if self.has_gated_mlp else ()
+        up, down = LinearShape("up_proj", F, D, E), LinearShape("down_proj", D, F, E)
+        return (*attention, *gate, up, down)
 
     @property
-    def layer_weights(self) -> int:
+    def layer_linear_weights(self) -> int:
         """Weights of the linear layers of one decoder layer."""
-        return sum(matrix.weights for matrix in self.matrices)
+        return sum(linear.weights for linear in self.linear_layers)
 
     @property
-    def layer_rest(self) -> int:
+    def layer_other_weights(self) -> int:
         """Norms, biases and the router of one decoder layer."""
         biases = 0
-        if self.biased:
-            biases = sum(matrix.outputs * matrix.copies for matrix in self.matrices)
-        elif self.query_bias:
-            biases = sum(matrix.outputs for matrix in self.matrices[:3])
-        router = self.experts * self.width if self.experts > 1 else 0
-        return self.norms * self.width * (2 if self.biased else 1) + biases + router
+        if self.has_biases:
+            biases = sum(linear.out_features * linear.experts for linear in self.linear_layers)
+        elif self.has_qkv_bias:
+            biases = sum(linear.out_features for linear in self.linear_layers[:3])
+        router = self.experts * self.hidden_size if self.experts > 1 else 0
+        # Families whose linear layers have biases use LayerNorm, which has a bias too.
+        norm_weights = self.norms_per_layer * self.hidden_size * (2 if self.has_biases else 1)
+        return norm_weights + biases + router
 
     @property
-    def table(self) -> int:
-        """Weights of the embeddings, or of the head."""
-        return self.vocabulary * self.width
+    def embedding_weights(self) -> int:
+        """Weights of the input embeddings, and equally of the output head."""
+        return self.vocab_size * self.hidden_size
 
     @property
     def parameters(self) -> int:
         """All weights, tied ones once."""
-        tables = self.table * (1 if self.tied else 2)
-        return tables + self.layers * (self.layer_weights + self.layer_rest) + self.width
+        embeddings = self.embedding_weights * (1 if self.tied_embeddings else 2)
+        layers = self.layers * (self.layer_linear_weights + self.layer_other_weights)
+        return embeddings + layers + self.hidden_size
 
     @property
-    def active_weights(self) -> int:
-        """Weights of decoder layers that one token is multiplied by."""
-        shared = sum(matrix.weights for matrix in self.matrices if matrix.copies == 1)
-        routed = sum(matrix.weights for matrix in self.matrices if matrix.copies > 1)
+    def active_layer_weights(self) -> int:
+        """Weights of all decoder layers' linear layers that one token is multiplied by."""
+        shared = sum(linear.weights for linear in self.linear_layers if linear.experts == 1)
+        routed = sum(linear.weights for linear in self.linear_layers if linear.experts > 1)
         return self.layers * (shared + routed * self.active_experts // self.experts)
 
-    def adapted(self, target_modules: str | list[str]) -> Iterator[Matrix]:
-        """The linear layers of one decoder layer that get an adapter."""
-        for matrix in self.matrices:
-            if target_modules == "all-linear" or matrix.name in target_modules:
-                yield matrix
+    def targeted_layers(self, target_modules: str | list[str]) -> Iterator[LinearShape]:
+        """Yield the linear layers of one decoder layer that get an adapter."""
+        for linear in self.linear_layers:
+            if target_modules == "all-linear" or linear.name in target_modules:
+                yield linear
 
 
-def _size(config: Mapping[str, Any], *names: str) -> int:
+def _norms_per_layer(family: str) -> int:
+    if family.startswith(("gemma2", "gemma3")):
+        return 4
+    return 1 if family == "phi" else 2
+
+
+def _read_size(config: Mapping[str, Any], *names: str) -> int:
+    """Return the first of these keys that is an integer; families spell the same size differently.
+
+    Raises:
+        UsageError: none of the keys is there.
+    """
     for name in names:
         if isinstance(config.get(name), int):
             return int(config[name])

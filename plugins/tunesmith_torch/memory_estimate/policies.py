@@ -1,7 +1,7 @@
-"""Estimates for techniques that train a policy: on preferences, and against a reward model.
+"""Estimates of techniques that train a policy: on preferences, and against a reward model.
 
-No torch here. A policy is adapted like a supervised model, so its step is estimated like one; what
-these techniques hold beside it is added.
+Imports no torch. A policy is adapted like a supervised model, so its step is estimated like one;
+what these techniques hold in addition is added here.
 """
 
 from __future__ import annotations
@@ -9,62 +9,77 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tunesmith.contracts import Estimate, EstimateRequest, Memory
+from tunesmith.contracts import Estimate, EstimateRequest, PhaseMemory
 from tunesmith.records import Preference
 from tunesmith_torch.memory_estimate import analytic, constants
-from tunesmith_torch.memory_estimate.setting import Method, Setting
-from tunesmith_torch.memory_estimate.techniques import answers, closer, rough
-from tunesmith_torch.memory_estimate.workload import ALONE, Grouping
-from tunesmith_torch.options.generation_limits import MAX_ROWS, cached_tokens, slot_bytes
+from tunesmith_torch.memory_estimate.setting import EstimateSetting, Method
+from tunesmith_torch.memory_estimate.techniques import (
+    analytic_estimate,
+    estimate_supervised,
+    refined_estimate,
+)
+from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
+from tunesmith_torch.options.generation_limits import (
+    MAX_ROWS,
+    kv_bytes_per_token,
+    max_cached_tokens,
+)
 from tunesmith_torch.options.policy import PolicyLoopOptions
 from tunesmith_torch.options.preference import PairOptions, PolicyOptions, RewardOptions
 from tunesmith_torch.options.rlhf import PolicyStage, RlhfOptions
-from tunesmith_torch.options.training import FitOptions, LoraOptions, QloraOptions
+from tunesmith_torch.options.training import LoraOptions, QloraOptions, TrainingOptions
 
-_KINDS: dict[Method, type[FitOptions]] = {
-    "full": FitOptions,
+_OPTIONS_BY_METHOD: dict[Method, type[TrainingOptions]] = {
+    "full": TrainingOptions,
     "lora": LoraOptions,
     "qlora": QloraOptions,
 }
 
 
-def plain(options: FitOptions) -> tuple[Method, FitOptions]:
-    """How weights move, and the options of a supervised technique that moves them so."""
+def supervised_options(options: TrainingOptions) -> tuple[Method, TrainingOptions]:
+    """Return the method, and the options of the supervised technique that adapts weights by it."""
     if isinstance(options, PolicyOptions):
         method: Method = options.adapt
-        kind = _KINDS[method]
-        common = {name: getattr(options, name) for name in kind.model_fields}
-        return method, kind.model_construct(**common)
+        options_type = _OPTIONS_BY_METHOD[method]
+        common = {name: getattr(options, name) for name in options_type.model_fields}
+        # They were validated as options of the policy.
+        return method, options_type.model_construct(**common)
     if isinstance(options, QloraOptions):
         return "qlora", options
     return ("lora" if isinstance(options, LoraOptions) else "full"), options
 
 
-def grouping(options: FitOptions, request: EstimateRequest) -> Grouping:
-    """What options compute together: rows, pairs of answers, or a policy's own answers.
+def grouping_for(options: TrainingOptions, request: EstimateRequest) -> Grouping:
+    """Return the grouping of the options: rows, pairs of completions, or sampled completions.
 
-    On a CPU a prompt is computed once for all answers (sharing.can_share).
+    On a CPU a prompt is computed once for all of its completions (prefix/prefix_check.py).
     """
-    shared = options.packing and request.device == "cpu"
+    shares_prompt = options.packing and request.device == "cpu"
     match options:
         case PairOptions():
-            judged = isinstance(options, RewardOptions)
-            return Grouping(both=True, shared=shared and options.share_prompts, ends=judged)
+            return Grouping(
+                both_completions=True,
+                shares_prompt=shares_prompt and options.share_prompts,
+                scores_last_token=isinstance(options, RewardOptions),
+            )
         case PolicyLoopOptions():
-            return Grouping(drawn=(options.num_generations, options.max_new_tokens), shared=shared)
+            sampled = (options.num_generations, options.max_new_tokens)
+            return Grouping(sampled_completions=sampled, shares_prompt=shares_prompt)
         case _:
-            return ALONE
+            return SINGLE_COMPLETION
 
 
-def preference(options: PairOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """What training on preferences would take.
+def estimate_preference(options: PairOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """Estimate training on preference pairs.
 
-    What the reference thinks is asked before training and remembered, so that it takes no memory
-    beside the policy; its passes are counted as work.
+    The reference's log-probabilities are computed before training and cached, so the reference
+    takes no memory besides the policy; its forward passes count as work.
     """
-    method, own = plain(options)
-    for found in answers(method, own, request, grouping(options, request)):
-        yield replace(found, flops=found.flops * (4 / 3))
+    method, supervised = supervised_options(options)
+    grouping = grouping_for(options, request)
+    for estimate in estimate_supervised(method, supervised, request, grouping):
+        # Forward and backward count as three passes; the reference's forward is the fourth.
+        yield replace(estimate, flops=estimate.flops * (4 / 3))
 
 
 # --------------------------------------------------------------------------- stages
@@ -72,156 +87,176 @@ def preference(options: PairOptions, request: EstimateRequest) -> Iterator[Estim
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage that is trained: on what, and beside which other models."""
+    """A stage of RLHF that is trained."""
 
     name: str
     request: EstimateRequest
-    setting: Setting
-    waiting: Mapping[str, int]
+    """The request with the records that the stage trains on."""
+    setting: EstimateSetting
+    resident_models: Mapping[str, int]
+    """Bytes of other models in memory during the stage."""
 
 
-def rlhf(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """What the stages would take, one after the other: by arithmetic, then with traced steps.
+def estimate_rlhf(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """Yield two estimates of all stages in turn: one by arithmetic, one with traced steps.
 
-    A phase for each stage that is trained, and ``rollout``: the policy answers. All weights are
-    there then, keys and values of the answers, and the optimizer that waits.
+    Each has a phase for each stage that is trained, and ``rollout``, in which the policy samples
+    completions: all models, the cache of the completions, and the idle optimizer state.
     """
-    stages = list(_stages(options, request))
-    yield _together(options, stages, [rough(stage.setting, stage.request) for stage in stages])
-    found = [closer(stage.setting, stage.request) for stage in stages]
-    exact = [replace(s, setting=setting) for s, (setting, _) in zip(stages, found, strict=True)]
-    yield _together(options, exact, [_after_others(*each) for each in found])
+    stages = list(_trained_stages(options, request))
+    analytic_estimates = [analytic_estimate(stage.setting, stage.request) for stage in stages]
+    yield _combine_stages(options, stages, analytic_estimates)
+    refined = [refined_estimate(stage.setting, stage.request) for stage in stages]
+    exact_stages = [
+        replace(stage, setting=setting) for stage, (setting, _) in zip(stages, refined, strict=True)
+    ]
+    traced_estimates = [_with_earlier_stages(*each) for each in refined]
+    yield _combine_stages(options, exact_stages, traced_estimates)
 
 
-def _stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[_Stage]:
-    """Those that are not skipped. A preference's chosen answer is a demonstration too."""
+def _trained_stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[_Stage]:
+    """Yield the stages that are not skipped.
+
+    Without demonstrations the supervised stage trains on the chosen completions of the pairs.
+    """
     supervised, reward, policy = options.supervised, options.reward, options.policy
-    compared = [record for record in request.train if isinstance(record, Preference)]
-    shown = [record for record in request.train if not isinstance(record, Preference)]
+    pairs = [record for record in request.train if isinstance(record, Preference)]
+    demonstrations = [record for record in request.train if not isinstance(record, Preference)]
     if not supervised.skip:
-        own = replace(request, train=shown or compared)
-        yield _Stage("supervised", own, _setting(supervised, own), {})
+        own = replace(request, train=demonstrations or pairs)
+        yield _Stage("supervised", own, _stage_setting(supervised, own), {})
     if not reward.skip:
-        own = replace(request, train=compared)
-        yield _Stage("reward", own, _setting(reward, own), {})
+        own = replace(request, train=pairs)
+        yield _Stage("reward", own, _stage_setting(reward, own), {})
     if not policy.skip:
-        setting = _setting(policy, request)
-        yield _Stage("policy", request, setting, _waiting(options, request, setting))
+        setting = _stage_setting(policy, request)
+        yield _Stage("policy", request, setting, _resident_models(options, request, setting))
 
 
-def _after_others(setting: Setting, estimate: Estimate) -> Estimate:
-    """A stage's estimate where other stages, with products of other shapes, came before it."""
+def _with_earlier_stages(setting: EstimateSetting, estimate: Estimate) -> Estimate:
+    """Return a stage's estimate with the kernels and gaps that earlier stages left on a CPU."""
     from tunesmith_torch.memory_estimate import traced  # imports torch
 
-    counted = setting.load.ragged or estimate.method != "traced" or setting.device != "cpu"
-    if counted:
+    # An estimate of ragged rows contains them already; only traced ones count them at all.
+    if setting.workload.has_ragged_rows or estimate.method != "traced" or setting.device != "cpu":
         return estimate
-    train = traced.with_other_shapes(estimate.memory["train"])
+    train = traced.with_varied_shapes(estimate.memory["train"])
     return replace(estimate, memory={**estimate.memory, "train": train})
 
 
-def _setting(options: PolicyOptions, request: EstimateRequest) -> Setting:
-    return Setting.of(*plain(options), request, grouping(options, request))
-
-
-def _waiting(options: RlhfOptions, request: EstimateRequest, setting: Setting) -> Mapping[str, int]:
-    """Bytes of the models beside the policy.
-
-    Adapters share their base with the reference, and with a reward model that is an adapter over a
-    base of the same kind; a policy whose weights all move has a frozen copy beside it.
-    """
-    policy, reward = options.policy, options.reward
-    waiting = {}
-    if policy.needs_model and not (reward.skip and reward.start is None):
-        judge = Setting.of(*plain(reward), request)
-        alike = policy.adapt == reward.adapt != "full" and policy.bits == reward.bits
-        adapter = judge.trainable * 4 if reward.adapt != "full" else 0
-        one_base = alike and policy.backend == "native"
-        waiting["reward model"] = adapter + (0 if one_base else judge.base_bytes)
-    if policy.adapt == "full" and policy.needs_reference:
-        waiting["reference"] = setting.shape.parameters * setting.width
-    return waiting
-
-
-def _together(
-    options: RlhfOptions, stages: Sequence[_Stage], found: Sequence[Estimate]
-) -> Estimate:
-    """The run of all stages from those of each."""
-    last, estimated = stages[-1].setting, found[-1]
-    memory = {"load": found[0].memory["load"]}
-    flops = 0.0
-    for stage, estimate in zip(stages, found, strict=True):
-        if stage.name == "policy":
-            memory["rollout"] = _rollout(stage, options.policy)
-            flops += 2.0 * stage.setting.shape.active_weights * estimate.tokens * FORWARDS
-        memory[stage.name] = _beside(estimate.memory["train"], stage.waiting)
-        flops += estimate.flops
-    return Estimate(
-        method="traced" if all(e.method == "traced" for e in found) else "analytic",
-        memory={**_one_process(memory, last.device), "evaluate": estimated.memory["evaluate"]},
-        flops=flops,
-        steps=sum(estimate.steps for estimate in found),
-        tokens=sum(estimate.tokens for estimate in found),
-        longest=max(estimate.longest for estimate in found),
-        micro_batch_tokens=max(estimate.micro_batch_tokens for estimate in found),
-        notes=tuple(dict.fromkeys(note for estimate in found for note in estimate.notes)),
+def _stage_setting(options: PolicyOptions, request: EstimateRequest) -> EstimateSetting:
+    return EstimateSetting.from_request(
+        *supervised_options(options), request, grouping_for(options, request)
     )
 
 
-def _one_process(memory: Mapping[str, Memory], device: str) -> Mapping[str, Memory]:
-    """The phases' memory where one process goes through them: on a CPU stages leave something."""
+def _resident_models(
+    options: RlhfOptions, request: EstimateRequest, setting: EstimateSetting
+) -> Mapping[str, int]:
+    """Return the bytes of the models that are in memory besides the policy.
+
+    Adapters share their base with the reference, and with a reward model that is an adapter over a
+    base of the same kind. A policy of which all weights are trained needs a frozen copy.
+    """
+    policy, reward = options.policy, options.reward
+    models = {}
+    if policy.needs_reward_model and not (reward.skip and reward.initial_model is None):
+        reward_setting = EstimateSetting.from_request(*supervised_options(reward), request)
+        same_kind = policy.adapt == reward.adapt != "full" and policy.bits == reward.bits
+        adapter = reward_setting.trainable_parameters * 4 if reward.adapt != "full" else 0
+        shares_base = same_kind and policy.backend == "native"
+        models["reward model"] = adapter + (0 if shares_base else reward_setting.base_bytes)
+    if policy.adapt == "full" and policy.needs_reference:
+        models["reference"] = setting.shape.parameters * setting.compute_bytes
+    return models
+
+
+def _combine_stages(
+    options: RlhfOptions, stages: Sequence[_Stage], estimates: Sequence[Estimate]
+) -> Estimate:
+    """Return the estimate of a run of these stages; the last one's model is evaluated."""
+    memory = {"load": estimates[0].memory["load"]}
+    flops = 0.0
+    for stage, estimate in zip(stages, estimates, strict=True):
+        if stage.name == "policy":
+            memory["rollout"] = _rollout_memory(stage, options.policy)
+            weights = stage.setting.shape.active_layer_weights
+            flops += 2.0 * weights * estimate.tokens * ROLLOUT_FORWARD_PASSES
+        memory[stage.name] = _with_resident_models(estimate.memory["train"], stage.resident_models)
+        flops += estimate.flops
+    memory = dict(_with_earlier_stage_memory(memory, stages[-1].setting.device))
+    return Estimate(
+        method="traced" if all(e.method == "traced" for e in estimates) else "analytic",
+        memory={**memory, "evaluate": estimates[-1].memory["evaluate"]},
+        flops=flops,
+        steps=sum(estimate.steps for estimate in estimates),
+        tokens=sum(estimate.tokens for estimate in estimates),
+        longest_row=max(estimate.longest_row for estimate in estimates),
+        micro_batch_tokens=max(estimate.micro_batch_tokens for estimate in estimates),
+        notes=tuple(dict.fromkeys(note for estimate in estimates for note in estimate.notes)),
+    )
+
+
+def _with_earlier_stage_memory(
+    memory: Mapping[str, PhaseMemory], device: str
+) -> Mapping[str, PhaseMemory]:
+    """Return the phases' memory, on a CPU with what earlier stages leave in the same process."""
     if device != "cpu":
         return memory
-    more = constants.EARLIER_STAGES
+    extra = constants.EARLIER_STAGE_BYTES
     return {
-        phase: found
+        phase: part
         if phase == "load"
-        else Memory(
-            low=found.low,
-            expected=found.expected + more,
-            high=found.high + more,
-            components={**found.components, "framework": found.components["framework"] + more},
+        else PhaseMemory(
+            low=part.low,
+            expected=part.expected + extra,
+            high=part.high + extra,
+            components={**part.components, "framework": part.components["framework"] + extra},
         )
-        for phase, found in memory.items()
+        for phase, part in memory.items()
     }
 
 
-FORWARDS = 4
-"""Passes of an answer beside its training: it is drawn, judged, and scored by both policies."""
-DRAWN_BYTES = 16
-"""Bytes for each logit that a draw takes: log-probabilities, probabilities, sums in fp64."""
+ROLLOUT_FORWARD_PASSES = 4
+"""Forward passes of a completion besides its training: it is sampled, rewarded, and its
+log-probabilities are computed by policy and reference."""
+SAMPLING_BYTES_PER_LOGIT = 16
+"""Bytes for each logit during sampling: log-probabilities, probabilities, sums in fp64."""
 
 
-def _rollout(stage: _Stage, policy: PolicyStage) -> Memory:
-    """Answers are drawn: what training holds between steps, keys and values, logits."""
+def _rollout_memory(stage: _Stage, policy: PolicyStage) -> PhaseMemory:
+    """Return the memory of sampling completions.
+
+    It is what training holds between steps, the key-value cache, and the logits.
+    """
     setting = stage.setting
-    shape, w, load = setting.shape, setting.width, setting.load
+    shape, w, workload = setting.shape, setting.compute_bytes, setting.workload
     rows = policy.batch_size * policy.num_generations
-    prompt = max(row.prompt for row in load.micro)
-    kept = shape.key_heads, shape.head_width, shape.layers, w
-    asked = rows * (prompt + policy.max_new_tokens)
-    cache = slot_bytes(*kept) * min(cached_tokens(*kept), asked)
-    folded = analytic.folded(setting, rows * policy.max_new_tokens)
-    static = {**analytic.training(setting).static, **folded}
-    static.pop("gradients", None)
-    parts = analytic.Parts(
-        {**static, **stage.waiting},
+    prompt = max(row.prompt for row in workload.micro_batch)
+    cache_sizes = shape.key_value_heads, shape.head_dim, shape.layers, w
+    cached_tokens = min(max_cached_tokens(*cache_sizes), rows * (prompt + policy.max_new_tokens))
+    cache = kv_bytes_per_token(*cache_sizes) * cached_tokens
+    merged = analytic.merged_weights_memory(setting, rows * policy.max_new_tokens)
+    static = {**analytic.training_memory(setting).static, **merged}
+    static.pop("gradients", None)  # they are released after each step
+    parts = analytic.MemoryParts(
+        {**static, **stage.resident_models},
         {
-            "cache": cache * 3 // 2,
-            "logits": min(rows, MAX_ROWS) * shape.vocabulary * (w + DRAWN_BYTES),
+            "cache": cache * 3 // 2,  # copied when it grows
+            "logits": min(rows, MAX_ROWS) * shape.vocab_size * (w + SAMPLING_BYTES_PER_LOGIT),
         },
-        constants.libraries(setting.device),
+        constants.framework_memory(setting.device),
     )
-    return parts.memory(load.spread)
+    return parts.to_memory(workload.length_factors)
 
 
-def _beside(memory: Memory, waiting: Mapping[str, int]) -> Memory:
-    """The memory of a phase with other models waiting in the same process."""
-    low, high = analytic.STATIC
-    more = sum(waiting.values())
-    return Memory(
-        low=round(memory.low + more * low),
-        expected=memory.expected + more,
-        high=round(memory.high + more * high),
-        components={**memory.components, **waiting},
+def _with_resident_models(memory: PhaseMemory, models: Mapping[str, int]) -> PhaseMemory:
+    """Return the memory of a phase plus that of other models in the same process."""
+    low, high = analytic.STATIC_FACTORS
+    extra = sum(models.values())
+    return PhaseMemory(
+        low=round(memory.low + extra * low),
+        expected=memory.expected + extra,
+        high=round(memory.high + extra * high),
+        components={**memory.components, **models},
     )

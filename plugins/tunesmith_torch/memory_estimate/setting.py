@@ -1,4 +1,4 @@
-"""What is to be estimated: a model's shape, a way to train it, a device, and the workload."""
+"""The input of an estimate: a model's shape, a training method, a device, and the workload."""
 
 from __future__ import annotations
 
@@ -8,103 +8,128 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.contracts import EstimateRequest
-from tunesmith_torch.memory_estimate.model_shape import Shape
-from tunesmith_torch.memory_estimate.workload import ALONE, Grouping, Workload, guess
-from tunesmith_torch.options.training import FitOptions, LoraOptions, QloraOptions
+from tunesmith_torch.memory_estimate.model_shape import ModelShape
+from tunesmith_torch.memory_estimate.workload import (
+    SINGLE_COMPLETION,
+    Grouping,
+    Workload,
+    guess_workload,
+)
+from tunesmith_torch.options.training import LoraOptions, QloraOptions, TrainingOptions
 
 Method = Literal["full", "lora", "qlora"]
 
-FP32_MOMENTS = 8.0
-_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "svebf16")
+FP32_MOMENT_BYTES = 8.0
+"""Bytes of AdamW's two moments of one weight in fp32."""
+_BF16_CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "svebf16")
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One question to the planner."""
+class EstimateSetting:
+    """A training to estimate."""
 
     config: dict[str, Any]
-    shape: Shape
+    """The base model's ``config.json``."""
+    shape: ModelShape
     method: Method
-    options: FitOptions
+    options: TrainingOptions
     device: Literal["cuda", "cpu"]
-    load: Workload
+    workload: Workload
     seed: int
-    models: int
-    """That an evaluation holds at once."""
+    model_count: int
+    """Models that an evaluation holds in memory at the same time."""
 
     @classmethod
-    def of(
+    def from_request(
         cls,
         method: Method,
-        options: FitOptions,
+        options: TrainingOptions,
         request: EstimateRequest,
-        grouping: Grouping = ALONE,
-    ) -> Setting:
-        """What an estimate of these options has to answer."""
-        shape = Shape.of(request.config)
-        load = guess(options, request, shape.context, grouping)
-        config = dict(request.config)
-        facts = (request.device, load, request.seed, request.models)
-        return cls(config, shape, method, options, *facts)
+        grouping: Grouping = SINGLE_COMPLETION,
+    ) -> EstimateSetting:
+        """Build the setting of a request, with a workload guessed from its rows' characters."""
+        shape = ModelShape.from_config(request.config)
+        return cls(
+            config=dict(request.config),
+            shape=shape,
+            method=method,
+            options=options,
+            device=request.device,
+            workload=guess_workload(options, request, shape.context_length, grouping),
+            seed=request.seed,
+            model_count=request.model_count,
+        )
 
     @property
-    def width(self) -> int:
-        """Bytes of a number of the arithmetic."""
-        wanted = self.options.precision
-        if wanted != "auto":
-            return 2 if wanted == "bf16" else 4
+    def compute_bytes(self) -> int:
+        """Bytes of a number in the format that training computes in."""
+        precision = self.options.precision
+        if precision != "auto":
+            return 2 if precision == "bf16" else 4
         return 2 if self.device == "cuda" or _cpu_has_bf16() else 4
 
     @property
-    def stored(self) -> int:
+    def storage_bytes(self) -> int:
         """Bytes of a number in the model's files."""
         dtype = str(self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16")
         return 4 if "32" in dtype else 2
 
     @property
-    def bits(self) -> float:
-        """Bits of a weight of the base's linear layers while training, scales included.
+    def base_weight_bits(self) -> float:
+        """Bits of a weight of the base's linear layers during training, including scales.
 
         Blocks of 64 share a scale of 32 bits, or one of 8 bits whose own blocks of 256 share 32
         (Dettmers et al. 2023, QLoRA, section 3).
         """
         options = self.options
         if self.method != "qlora" or not isinstance(options, QloraOptions):
-            return 8.0 * self.width
+            return 8.0 * self.compute_bytes
         if options.bits == 8:
             return 8.0
         return 4 + (8 / 64 + 32 / (64 * 256) if options.double_quantization else 32 / 64)
 
     @property
     def moment_bytes(self) -> float:
-        """Bytes of AdamW's two means of a weight: fp32, or 8 bits with a scale for each 256."""
-        return FP32_MOMENTS if self.options.optimizer == "adamw" else 2 * (1 + 4 / 256)
+        """Bytes of AdamW's two moments of a weight: fp32, or 8 bits with a scale for each 256."""
+        return FP32_MOMENT_BYTES if self.options.optimizer == "adamw" else 2 * (1 + 4 / 256)
 
     @property
     def base_bytes(self) -> int:
-        """Bytes of the base's weights as they are held while training."""
-        shape, linear = self.shape, self.shape.layers * self.shape.layer_weights
-        return round(linear * self.bits / 8) + (shape.parameters - linear) * self.width
+        """Bytes of the base model's weights in the format that training holds them in."""
+        shape = self.shape
+        linear = shape.layers * shape.layer_linear_weights
+        return (
+            round(linear * self.base_weight_bits / 8)
+            + (shape.parameters - linear) * self.compute_bytes
+        )
 
     @property
-    def trainable(self) -> int:
-        """Weights that move."""
+    def trainable_parameters(self) -> int:
+        """Number of weights that are trained."""
         options = self.options
         if not isinstance(options, LoraOptions):
             return self.shape.parameters
-        adapted = self.shape.adapted(options.target_modules)
-        layer = sum(options.rank * (m.outputs + m.inputs) * m.copies for m in adapted)
-        whole = sum(self.shape.table for name in options.modules_to_save if name in _TABLES)
-        return self.shape.layers * layer + whole
+        targets = self.shape.targeted_layers(options.target_modules)
+        layer = sum(
+            options.rank * (linear.out_features + linear.in_features) * linear.experts
+            for linear in targets
+        )
+        saved = sum(
+            self.shape.embedding_weights
+            for name in options.modules_to_save
+            if name in _EMBEDDING_MODULES
+        )
+        return self.shape.layers * layer + saved
 
 
-_TABLES = ("lm_head", "embed_tokens")
+_EMBEDDING_MODULES = ("lm_head", "embed_tokens")
 
 
 @cache
 def _cpu_has_bf16() -> bool:
+    """Return True if the CPU has bf16 arithmetic. Reads /proc: torch would be a heavy import."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    return any(flag in text.partition("\n\n")[0].split() for flag in _BF16)
+    return any(flag in text.partition("\n\n")[0].split() for flag in _BF16_CPU_FLAGS)

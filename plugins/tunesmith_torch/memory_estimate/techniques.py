@@ -1,4 +1,4 @@
-"""What the offers of techniques call: estimates, and changes of options that save memory."""
+"""Functions for technique offers: estimates, and changes of the options that save memory."""
 
 from __future__ import annotations
 
@@ -6,144 +6,155 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tunesmith.contracts import Economy, Estimate, EstimateRequest
+from tunesmith.contracts import Estimate, EstimateRequest, MemorySaving
 from tunesmith.errors import TunesmithError
 from tunesmith_torch.memory_estimate import analytic
-from tunesmith_torch.memory_estimate.setting import Method, Setting
-from tunesmith_torch.memory_estimate.workload import ALONE, Grouping
-from tunesmith_torch.options.training import FitOptions, LoraOptions, QloraOptions
+from tunesmith_torch.memory_estimate.setting import EstimateSetting, Method
+from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
+from tunesmith_torch.options.training import LoraOptions, QloraOptions, TrainingOptions
 
-C = TypeVar("C", bound=FitOptions)
-UNTRACED = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
-"""What a step that cannot be traced ends with."""
-
-
-def full(options: FitOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """What training every weight would take."""
-    yield from answers("full", options, request)
+OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
+TRACE_ERRORS = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
+"""Exceptions of a step that cannot run on fake tensors."""
 
 
-def lora(options: LoraOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """What training adapters would take."""
-    yield from answers("lora", options, request)
+def estimate_full(options: TrainingOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """Estimate training of all weights."""
+    yield from estimate_supervised("full", options, request)
 
 
-def qlora(options: QloraOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """What training adapters over a quantised base would take."""
-    yield from answers("qlora", options, request)
+def estimate_lora(options: LoraOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """Estimate training of adapters."""
+    yield from estimate_supervised("lora", options, request)
 
 
-def answers(
-    method: Method, options: FitOptions, request: EstimateRequest, grouping: Grouping = ALONE
+def estimate_qlora(options: QloraOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """Estimate training of adapters over a quantized base."""
+    yield from estimate_supervised("qlora", options, request)
+
+
+def estimate_supervised(
+    method: Method,
+    options: TrainingOptions,
+    request: EstimateRequest,
+    grouping: Grouping = SINGLE_COMPLETION,
 ) -> Iterator[Estimate]:
-    """What a technique takes that trains on next tokens.
-
-    Arithmetic first; then the step itself, on rows as they are.
-    """
-    setting = Setting.of(method, options, request, grouping)
-    yield rough(setting, request)
-    yield closer(setting, request)[1]
+    """Yield two estimates: one by arithmetic, then one of exact row lengths and a traced step."""
+    setting = EstimateSetting.from_request(method, options, request, grouping)
+    yield analytic_estimate(setting, request)
+    yield refined_estimate(setting, request)[1]
 
 
-def rough(setting: Setting, request: EstimateRequest) -> Estimate:
-    """The estimate by arithmetic."""
-    return _at_least(setting, request, analytic.estimate(setting))
+def analytic_estimate(setting: EstimateSetting, request: EstimateRequest) -> Estimate:
+    """Return the estimate by arithmetic."""
+    return _lower_bound_of_auto(setting, request, analytic.estimate(setting))
 
 
-def _at_least(setting: Setting, request: EstimateRequest, estimate: Estimate) -> Estimate:
-    """Where something is ``auto``, the low end is what the run comes to where memory is short."""
+def _lower_bound_of_auto(
+    setting: EstimateSetting, request: EstimateRequest, estimate: Estimate
+) -> Estimate:
+    """Return the estimate with a low end that holds if ``auto`` options adapt to little memory."""
     if not setting.options.has_auto:
         return estimate
-    options, load = setting.options.frugal(), setting.load
-    least = analytic.estimate(Setting.of(setting.method, options, request, load.grouping)).memory
+    options, workload = setting.options.with_smallest_memory(), setting.workload
+    smallest = analytic.estimate(
+        EstimateSetting.from_request(setting.method, options, request, workload.grouping)
+    ).memory
     memory = {
-        phase: replace(memory, low=min(memory.low, least[phase].low))
+        phase: replace(memory, low=min(memory.low, smallest[phase].low))
         for phase, memory in estimate.memory.items()
     }
     return replace(estimate, memory=memory)
 
 
-def closer(setting: Setting, request: EstimateRequest) -> tuple[Setting, Estimate]:
-    """With rows as they are, where a tokenizer is at hand, and the step itself traced."""
+def refined_estimate(
+    setting: EstimateSetting, request: EstimateRequest
+) -> tuple[EstimateSetting, Estimate]:
+    """Return the setting with exact row lengths, if there is a tokenizer, and its traced estimate.
+
+    If the step cannot be traced, the estimate is by arithmetic and its last note has the reason.
+    """
     from tunesmith_torch.memory_estimate import token_lengths, traced  # imports torch
 
-    options, load = setting.options, setting.load
+    options, workload = setting.options, setting.workload
     try:
-        exact = token_lengths.exact(options, request, setting.shape.context, load.grouping)
-        setting = replace(setting, load=exact or load)
-        return setting, _at_least(setting, request, traced.estimate(setting))
-    except UNTRACED as error:
-        why = f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
-        found = rough(setting, request)
-        return setting, replace(found, notes=(*found.notes, why))
+        exact = token_lengths.exact_workload(
+            options, request, setting.shape.context_length, workload.grouping
+        )
+        setting = replace(setting, workload=exact or workload)
+        return setting, _lower_bound_of_auto(setting, request, traced.estimate(setting))
+    except TRACE_ERRORS as error:
+        note = (
+            f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
+        )
+        fallback = analytic_estimate(setting, request)
+        return setting, replace(fallback, notes=(*fallback.notes, note))
 
 
-def economies(options: C, table: str = "technique") -> Sequence[Economy[C]]:
-    """Changes that save memory and leave the result as it is, the least painful first.
+def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[MemorySaving[OptionsT]]:
+    """Return changes that save memory and keep the result, the one with the least cost first.
 
-    ``table``: where the options stand in the run file.
+    ``table``: the run file's table that holds the options.
     """
-    found: list[Economy[C]] = []
+    savings: list[MemorySaving[OptionsT]] = []
 
-    def offer(price: str, **changes: Any) -> None:
+    def add(cost: str, **changes: Any) -> None:
         # TOML and Python write strings and numbers alike; they differ in true and false.
-        said = tuple(f"{table}.{k} = {str(v).lower()}" for k, v in changes.items())
+        lines = tuple(f"{table}.{k} = {str(v).lower()}" for k, v in changes.items())
         changed = options.model_copy(update=changes)
-        found.append(Economy(changes=said, price=price, config=changed))
+        savings.append(MemorySaving(changes=lines, cost=cost, config=changed))
 
     if not options.packing:
-        offer("none: rows are laid end to end instead of padded", packing=True)
+        add("none: rows are laid end to end instead of padded", packing=True)
     if options.micro_batch_tokens > 512:
         fewer = max(512, options.micro_batch_tokens // 4)
-        offer(
-            "a little time: more, smaller micro-batches, the same result", micro_batch_tokens=fewer
-        )
+        add("a little time: more, smaller micro-batches, the same result", micro_batch_tokens=fewer)
     if options.gradient_checkpointing is False:
-        offer(
-            "about a third more time: activations are computed twice", gradient_checkpointing=True
-        )
+        add("about a third more time: activations are computed twice", gradient_checkpointing=True)
     if options.max_length > 512:
         shorter = options.max_length // 2
-        price = f"rows of more than {shorter} tokens are left out"
-        offer(price, max_length=shorter)
-    return found
+        add(f"rows of more than {shorter} tokens are left out", max_length=shorter)
+    return savings
 
 
-def adapter_economies(options: LoraOptions, table: str = "technique") -> Sequence[Economy[Any]]:
-    """The same for adapters, whose rank can be lowered too."""
-    found = list(economies(options, table))
+def adapter_memory_savings(
+    options: LoraOptions, table: str = "technique"
+) -> Sequence[MemorySaving[Any]]:
+    """Return the memory savings of a technique with adapters, whose rank can be lowered too."""
+    savings = list(memory_savings(options, table))
     if options.rank > 8:
         rank = max(8, options.rank // 2)
-        alpha = options.alpha * rank / options.rank  # the scale of the update stays
+        alpha = options.alpha * rank / options.rank  # keeps the scale of the update, alpha / rank
         changed = options.model_copy(update={"rank": rank, "alpha": alpha})
-        said = (f"{table}.rank = {rank}", f"{table}.alpha = {alpha:g}")
-        price = "adapters of lower rank can learn less"
-        found.append(Economy(changes=said, price=price, config=changed))
-    return found
+        lines = (f"{table}.rank = {rank}", f"{table}.alpha = {alpha:g}")
+        cost = "adapters of lower rank can learn less"
+        savings.append(MemorySaving(changes=lines, cost=cost, config=changed))
+    return savings
 
 
-def policy_economies(options: Any, table: str = "technique") -> Sequence[Economy[Any]]:
-    """The same for a policy, whose weights may all move or through adapters."""
-    some = economies if options.adapt == "full" else adapter_economies
-    return some(options, table)
+def policy_memory_savings(options: Any, table: str = "technique") -> Sequence[MemorySaving[Any]]:
+    """Return the memory savings of a policy, which trains all weights or adapters."""
+    savings = memory_savings if options.adapt == "full" else adapter_memory_savings
+    return savings(options, table)
 
 
-def stage_economies(options: Any) -> Sequence[Economy[Any]]:
-    """The same for a technique of several stages, each with options like those of a policy.
+def stage_memory_savings(options: Any) -> Sequence[MemorySaving[Any]]:
+    """Return the memory savings of a technique with stages, each with options like a policy's.
 
-    A change is made in all stages that it changes, because what one stage saves another may take.
+    A change is applied to every stage in which it saves something, because the run's peak is that
+    of its largest stage.
     """
-    found: dict[str, dict[str, Economy[Any]]] = {}
+    by_cost: dict[str, dict[str, MemorySaving[Any]]] = {}
     for name in ("supervised", "reward", "policy"):
         stage = getattr(options, name)
         if not stage.skip:
-            for economy in policy_economies(stage, f"technique.{name}"):
-                found.setdefault(economy.price, {})[name] = economy
+            for saving in policy_memory_savings(stage, f"technique.{name}"):
+                by_cost.setdefault(saving.cost, {})[name] = saving
     return [
-        Economy(
-            changes=tuple(change for economy in stages.values() for change in economy.changes),
-            price=price,
+        MemorySaving(
+            changes=tuple(change for saving in stages.values() for change in saving.changes),
+            cost=cost,
             config=options.model_copy(update={n: stages[n].config for n in stages}),
         )
-        for price, stages in found.items()
+        for cost, stages in by_cost.items()
     ]

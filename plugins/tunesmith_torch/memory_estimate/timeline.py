@@ -1,10 +1,16 @@
-"""What a program allocates and frees, in order; and the same for a deeper model.
+"""The allocations and frees of a program in order, and those of the same model with more layers.
 
-The layers of a language model are alike, so a trace of five of them says what eighty do. Every
-event knows in which *phase* of the step it happened and in which layer; neighbours of one place
-form a *run*. To stretch a timeline, the runs of the middle layer are repeated, ascending where the
-phase goes up through the layers (forward) and descending where it goes down (backward), and what a
-copy frees is what stands at the same distance from it: its own, or its neighbour's.
+The layers of a language model are alike, so a trace of five of them is enough for eighty. Every
+event has a position: the *phase* of the step and the layer (-1 outside of the layers). Consecutive
+events of one position form a *run*. To stretch a timeline to L layers, the middle layer's runs are
+repeated, upwards in a forward phase and downwards in a backward phase::
+
+    phase       0.forward                              0.backward
+    traced     |-1|0|1|    2     | 3 | 4 |-1|         | 4 | 3 |    2     |1|0|-1|
+    stretched  |-1|0|1|2|3|..|L-3|L-2|L-1|-1|         |L-1|L-2|L-3|..|3|2|1|0|-1|
+
+A copy of a run frees the copy of the block at the same distance in layers: that of the same layer
+or of its neighbour.
 """
 
 from __future__ import annotations
@@ -14,283 +20,302 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
 
-TRACED = 5
-"""Layers that are traced: first, last, the middle one, and one on each side that is like it."""
-_MIDDLE = 2
+TRACED_LAYERS = 5
+"""Layers to trace: the first, the last, the middle one, and an equal neighbour on each side of it.
+
+The neighbours are there to compare: only if all three do the same may the middle one be repeated.
+"""
+_MIDDLE_LAYER = 2
 
 
-class Event(NamedTuple):
-    """An allocation, or with ``size`` -1 the end of one."""
+class AllocationEvent(NamedTuple):
+    """An allocation, or with ``size`` -1 the free of a block."""
 
     block: int
     size: int
+    """Bytes."""
     label: str = ""
-    """What the block is for; empty where nothing is known but when it was made."""
+    """The component that the block belongs to; empty if only its time is known."""
 
 
-class Place(NamedTuple):
-    """When something happens: phase of the step, and layer (-1: outside of all)."""
+class StepPosition(NamedTuple):
+    """The time of an event: phase of the step, and layer (-1: outside of all layers)."""
 
     phase: str
     layer: int = -1
 
 
 @dataclass
-class Run:
-    """Neighbouring events of one place."""
+class EventRun:
+    """Consecutive events of one position."""
 
-    place: Place
-    events: list[Event] = field(default_factory=list)
+    position: StepPosition
+    events: list[AllocationEvent] = field(default_factory=list)
 
 
 class NotUniform(Exception):
-    """The middle layers do not do the same: only a trace of all layers tells what they do."""
+    """The middle layers allocate differently, so all layers must be traced."""
 
 
 @dataclass
 class Timeline:
-    """Runs in order."""
+    """Runs of events in their order."""
 
-    runs: list[Run] = field(default_factory=list)
+    runs: list[EventRun] = field(default_factory=list)
 
-    def add(self, place: Place, event: Event) -> None:
+    def add(self, position: StepPosition, event: AllocationEvent) -> None:
         """Append an event."""
-        if not self.runs or self.runs[-1].place != place:
-            self.runs.append(Run(place))
+        if not self.runs or self.runs[-1].position != position:
+            self.runs.append(EventRun(position))
         self.runs[-1].events.append(event)
 
-    def __iter__(self) -> Iterator[tuple[Place, Event]]:
-        return ((run.place, event) for run in self.runs for event in run.events)
+    def __iter__(self) -> Iterator[tuple[StepPosition, AllocationEvent]]:
+        return ((run.position, event) for run in self.runs for event in run.events)
 
-    def curve(self) -> Iterator[tuple[Place, int]]:
-        """Bytes that are allocated after each event."""
+    def allocation_curve(self) -> Iterator[tuple[StepPosition, int]]:
+        """Yield the bytes that are allocated after each event."""
         sizes: dict[int, int] = {}
-        held = 0
-        for place, event in self:
+        allocated = 0
+        for position, event in self:
             if event.size >= 0:
                 sizes[event.block] = event.size
-                held += event.size
+                allocated += event.size
             else:
-                held -= sizes.pop(event.block)
-            yield place, held
+                allocated -= sizes.pop(event.block)
+            yield position, allocated
 
-    def peak(self) -> int:
-        """Most bytes allocated at once."""
-        return max((held for _, held in self.curve()), default=0)
+    def peak_bytes(self) -> int:
+        """Return the most bytes that are allocated at the same time."""
+        return max((allocated for _, allocated in self.allocation_curve()), default=0)
 
-    def at_peak(self) -> dict[str, int]:
-        """What was allocated at the peak, by label."""
+    def peak_by_label(self) -> dict[str, int]:
+        """Return the bytes that are allocated at the peak, by label."""
         live: dict[int, tuple[int, str]] = {}
-        held = most = 0
-        best: dict[int, tuple[int, str]] = {}
-        stale = False
+        allocated = peak = 0
+        live_at_peak: dict[int, tuple[int, str]] = {}
+        # Copying the live blocks at every new maximum would be slow: copy at the next free.
+        peak_is_live = False
         for _, event in self:
             if event.size >= 0:
                 live[event.block] = event.size, event.label
-                held += event.size
-                stale = stale or held > most
-                most = max(most, held)
+                allocated += event.size
+                peak_is_live = peak_is_live or allocated > peak
+                peak = max(peak, allocated)
                 continue
-            if stale:  # the peak is over with the first block that goes
-                best, stale = dict(live), False
-            held -= live.pop(event.block)[0]
-        found: dict[str, int] = {}
-        for size, label in (live if stale else best).values():
-            found[label] = found.get(label, 0) + size
-        return found
+            if peak_is_live:
+                live_at_peak, peak_is_live = dict(live), False
+            allocated -= live.pop(event.block)[0]
+        by_label: dict[str, int] = {}
+        for size, label in (live if peak_is_live else live_at_peak).values():
+            by_label[label] = by_label.get(label, 0) + size
+        return by_label
 
-    def labelled(self, labels: Mapping[int, str]) -> Timeline:
-        """The same with every block's label: the given one, or what its lifetime tells.
+    def with_labels(self, labels: Mapping[int, str]) -> Timeline:
+        """Return the timeline with a label for every block: the given one, or one by its lifetime.
 
-        What a forward pass leaves for backward is an activation, or, outside of all layers and
-        after them, the head's; the rest is temporary.
+        A block that a forward pass leaves for the backward pass is an activation or, outside of
+        all layers and after them, the head's; the others are temporaries.
         """
-        born: dict[int, Place] = {}
-        found = dict(labels)
-        for place, event in self:
+        allocated_at: dict[int, StepPosition] = {}
+        by_block = dict(labels)
+        for position, event in self:
             if event.size >= 0:
-                born[event.block] = place
+                allocated_at[event.block] = position
                 if event.label:
-                    found.setdefault(event.block, event.label)
-            elif event.block not in found:
-                found[event.block] = _told(born[event.block], place)
-        out = Timeline()
-        for place, event in self:
-            label = found.get(event.block, "temporaries") if event.size >= 0 else ""
-            out.add(place, event._replace(label=label))
-        return out
+                    by_block.setdefault(event.block, event.label)
+            elif event.block not in by_block:
+                by_block[event.block] = _label_from_lifetime(allocated_at[event.block], position)
+        labelled = Timeline()
+        for position, event in self:
+            label = by_block.get(event.block, "temporaries") if event.size >= 0 else ""
+            labelled.add(position, event._replace(label=label))
+        return labelled
 
-    def scaled(self, label: str, factor: float) -> Timeline:
-        """The same with the blocks of one label of another size."""
-        out = Timeline()
-        for place, event in self:
+    def scale_label(self, label: str, factor: float) -> Timeline:
+        """Return the timeline with the sizes of one label's blocks times a factor."""
+        scaled = Timeline()
+        for position, event in self:
             if event.label == label:
                 event = event._replace(size=round(event.size * factor))
-            out.add(place, event)
-        return out
+            scaled.add(position, event)
+        return scaled
 
-    def again(self, before: str, after: str) -> Timeline:
-        """The same with its step once more: the phases that begin so, under other names.
+    def repeat_step(self, prefix: str, new_prefix: str) -> Timeline:
+        """Return the timeline with its step a second time.
 
-        What the step made for good (AdamW's means, masks that are remembered) is there by then, and
-        not made again.
+        The step is the phases whose names begin with ``prefix``; their copies begin with
+        ``new_prefix``. Blocks that the step allocates and never frees (AdamW's moments, cached
+        masks) exist in the second step and are not allocated again.
         """
-        step = [run for run in self.runs if run.place.phase.startswith(before)]
-        ended = {event.block for run in step for event in run.events if event.size < 0}
-        number = count(max(event.block for _, event in self) + 1)
+        step = [run for run in self.runs if run.position.phase.startswith(prefix)]
+        freed = {event.block for run in step for event in run.events if event.size < 0}
+        new_block = count(max(event.block for _, event in self) + 1)
         copies: dict[int, int] = {}
-        out = Timeline()
+        repeated = Timeline()
         for run in self.runs:
-            out.runs.append(run)
+            repeated.runs.append(run)
             if run is not step[-1]:
                 continue
-            for place, event in Timeline(step):
-                if event.size >= 0 and event.block in ended:
-                    copies[event.block] = next(number)
+            for position, event in Timeline(step):
+                if event.size >= 0 and event.block in freed:
+                    copies[event.block] = next(new_block)
                 if event.block in copies:
-                    there = Place(after + place.phase.removeprefix(before), place.layer)
-                    out.add(there, event._replace(block=copies[event.block]))
-        return out
+                    phase = new_prefix + position.phase.removeprefix(prefix)
+                    copy = event._replace(block=copies[event.block])
+                    repeated.add(StepPosition(phase, position.layer), copy)
+        return repeated
 
-    def stretched(self, layers: int) -> Timeline:
-        """The timeline of a model of so many layers, from that of :data:`TRACED`.
+    def stretch_to_layers(self, layers: int) -> Timeline:
+        """Return the timeline of a model with ``layers`` layers, from one of :data:`TRACED_LAYERS`.
 
         Raises:
-            NotUniform: the middle layers differ, so there is nothing to repeat.
+            NotUniform: the middle layers differ, so none of them can be repeated.
         """
-        return _Stretching(self, layers).timeline()
+        return _LayerRepeater(self, layers).timeline()
 
 
-class _Home(NamedTuple):
-    """Where a block was allocated: which run of its place, and the how-manyth in it."""
+class _AllocationSite(NamedTuple):
+    """The place in a timeline where a block is allocated."""
 
-    place: Place
-    nth: int
+    position: StepPosition
+    occurrence: int
+    """Number of the run among those of its position."""
     ordinal: int
+    """Number of the allocation in its run."""
 
 
-class _Stretching:
-    """Repeats the middle layer's runs."""
+class _LayerRepeater:
+    """Copies a timeline and repeats the middle layer's runs."""
 
     def __init__(self, source: Timeline, layers: int) -> None:
-        if layers < TRACED:
+        if layers < TRACED_LAYERS:
             raise NotUniform(f"{layers} layers are too few to repeat one")
         self.layers = layers
-        self.numbered = _numbered(source.runs)
-        self.homes: dict[int, _Home] = {}
-        self.by_place: dict[tuple[Place, int], Run] = {}
-        for run, nth in self.numbered:
-            self.by_place[run.place, nth] = run
-            made = (event for event in run.events if event.size >= 0)
-            for ordinal, event in enumerate(made):
-                self.homes[event.block] = _Home(run.place, nth, ordinal)
+        self.numbered_runs = _number_occurrences(source.runs)
+        self.sites: dict[int, _AllocationSite] = {}
+        self.by_position: dict[tuple[StepPosition, int], EventRun] = {}
+        for run, occurrence in self.numbered_runs:
+            self.by_position[run.position, occurrence] = run
+            allocations = (event for event in run.events if event.size >= 0)
+            for ordinal, event in enumerate(allocations):
+                self.sites[event.block] = _AllocationSite(run.position, occurrence, ordinal)
         self.out = Timeline()
-        self.blocks: dict[tuple[_Home, int], int] = {}
+        self.copies: dict[tuple[_AllocationSite, int], int] = {}
+        """The new block by traced site and layer of the deeper model."""
+        self.copies_of: dict[int, list[int]] = {}
+        """All new blocks by traced block."""
         self.live: set[int] = set()
-        self.by_block: dict[int, list[int]] = {}
 
     def timeline(self) -> Timeline:
-        self._check()
-        groups = self._groups()
-        for run, nth in self.numbered:
-            place = run.place
-            if place.layer != _MIDDLE:
-                self._emit(run, nth, self._real(place.layer))
+        self._check_uniform()
+        descends = self._descending_phases()
+        for run, occurrence in self.numbered_runs:
+            position = run.position
+            if position.layer != _MIDDLE_LAYER:
+                self._copy_run(run, occurrence, self._target_layer(position.layer))
                 continue
-            order = range(_MIDDLE, self.layers - _MIDDLE)
-            descending = groups[place.phase, nth]
-            for layer in reversed(order) if descending else order:
-                self._emit(run, nth, layer)
+            middle_layers = range(_MIDDLE_LAYER, self.layers - _MIDDLE_LAYER)
+            descending = descends[position.phase, occurrence]
+            for layer in reversed(middle_layers) if descending else middle_layers:
+                self._copy_run(run, occurrence, layer)
         return self.out
 
-    def _real(self, layer: int) -> int:
-        """A traced layer's number in the deeper model."""
-        return layer if layer <= 1 else layer + self.layers - TRACED
+    def _target_layer(self, layer: int) -> int:
+        """Return the number in the deeper model of a traced layer that is not the middle one."""
+        return layer if layer <= 1 else layer + self.layers - TRACED_LAYERS
 
-    def _groups(self) -> dict[tuple[str, int], bool]:
-        """Whether the layers of a phase come in descending order, by phase and run."""
-        at = {(run.place, nth): i for i, (run, nth) in enumerate(self.numbered)}
-        found = {}
-        for run, nth in self.numbered:
-            phase, layer = run.place
-            if layer == _MIDDLE:
-                before, after = (at.get((Place(phase, x), nth)) for x in (1, 3))
+    def _descending_phases(self) -> dict[tuple[str, int], bool]:
+        """Return by phase and occurrence if the layers come in descending order."""
+        index = {(run.position, n): i for i, (run, n) in enumerate(self.numbered_runs)}
+        descends = {}
+        for run, occurrence in self.numbered_runs:
+            phase, layer = run.position
+            if layer == _MIDDLE_LAYER:
+                before, after = (index.get((StepPosition(phase, x), occurrence)) for x in (1, 3))
                 if before is None or after is None:
                     raise NotUniform(f"{phase}: the middle layer has no neighbours")
-                found[phase, nth] = before > after
-        return found
+                descends[phase, occurrence] = before > after
+        return descends
 
-    def _check(self) -> None:
-        """The three middle layers allocate and free the same."""
-        for (place, nth), run in self.by_place.items():
-            if place.layer != _MIDDLE:
+    def _check_uniform(self) -> None:
+        """Raise NotUniform unless the three middle layers allocate and free the same."""
+        for (position, occurrence), run in self.by_position.items():
+            if position.layer != _MIDDLE_LAYER:
                 continue
-            mine = self._signature(run)
+            signature = self._signature(run)
             for other in (1, 3):
-                twin = self.by_place.get((Place(place.phase, other), nth))
-                if twin is None or self._signature(twin) != mine:
-                    raise NotUniform(f"{place.phase}: layers {other} and {_MIDDLE} differ")
+                neighbour = self.by_position.get((StepPosition(position.phase, other), occurrence))
+                if neighbour is None or self._signature(neighbour) != signature:
+                    raise NotUniform(f"{position.phase}: layers {other} and {_MIDDLE_LAYER} differ")
 
-    def _signature(self, run: Run) -> list[object]:
-        layer = run.place.layer
-        found: list[object] = []
+    def _signature(self, run: EventRun) -> list[object]:
+        """Return the sizes that a run allocates and the sites in the same layer that it frees."""
+        signature: list[object] = []
         for event in run.events:
             if event.size >= 0:
-                found.append(event.size)
+                signature.append(event.size)
                 continue
-            home = self.homes[event.block]
-            near = abs(home.place.layer - layer) <= 1 and home.place.layer >= 0
-            if near and 1 <= layer + (home.place.layer - layer) <= 3:
-                found.append((home.place.phase, home.place.layer - layer, home.nth, home.ordinal))
-        return [item for item in found if not isinstance(item, tuple) or item[1] == 0]
+            site = self.sites[event.block]
+            if site.position.layer == run.position.layer:
+                signature.append((site.position.phase, site.occurrence, site.ordinal))
+        return signature
 
-    def _emit(self, run: Run, nth: int, layer: int) -> None:
-        place = Place(run.place.phase, layer if run.place.layer >= 0 else -1)
+    def _copy_run(self, run: EventRun, occurrence: int, layer: int) -> None:
+        """Append a run's events with new blocks, at a layer of the deeper model."""
+        position = StepPosition(run.position.phase, layer if run.position.layer >= 0 else -1)
         ordinal = 0
         for event in run.events:
             if event.size >= 0:
-                block = len(self.blocks)
-                self.blocks[_Home(run.place, nth, ordinal), layer] = block
-                self.by_block.setdefault(event.block, []).append(block)
+                block = len(self.copies)
+                self.copies[_AllocationSite(run.position, occurrence, ordinal), layer] = block
+                self.copies_of.setdefault(event.block, []).append(block)
                 self.live.add(block)
-                self.out.add(place, Event(block, event.size, event.label))
+                self.out.add(position, AllocationEvent(block, event.size, event.label))
                 ordinal += 1
                 continue
-            for block in self._freed(self.homes[event.block], event.block, run, layer):
+            for block in self._freed_blocks(event.block, run, layer):
+                # Several copies of a run may free the same block: the first one does.
                 if block in self.live:
                     self.live.remove(block)
-                    self.out.add(place, Event(block, -1))
+                    self.out.add(position, AllocationEvent(block, -1))
 
-    def _freed(self, home: _Home, traced: int, run: Run, layer: int) -> Iterable[int]:
-        """The blocks of the deeper model that are meant."""
-        made, here = home.place.layer, run.place.layer
-        if here != _MIDDLE and made != _MIDDLE:
-            return self.by_block.get(traced, [])
-        if here not in (1, 2, 3):  # the end of something that all layers had
-            return self.by_block.get(traced, [])
-        if made not in (1, 2, 3):
-            last = self.layers - _MIDDLE - 1
-            return self.by_block.get(traced, []) if layer in (_MIDDLE, last) else []
-        target = layer + made - here
-        twin = 1 if target == 1 else 3 if target == self.layers - _MIDDLE else _MIDDLE
-        key = _Home(Place(home.place.phase, twin), home.nth, home.ordinal), target
-        return [self.blocks[key]] if key in self.blocks else []
+    def _freed_blocks(self, traced_block: int, run: EventRun, layer: int) -> Iterable[int]:
+        """Return the new blocks that the copy of a run at ``layer`` frees for a traced block."""
+        site = self.sites[traced_block]
+        allocating_layer, freeing_layer = site.position.layer, run.position.layer
+        all_copies = self.copies_of.get(traced_block, [])
+        if _MIDDLE_LAYER not in (allocating_layer, freeing_layer):
+            return all_copies
+        if freeing_layer not in (1, 2, 3):  # the end of something that all layers had
+            return all_copies
+        if allocating_layer not in (1, 2, 3):  # one block: the first copy that runs frees it
+            last = self.layers - _MIDDLE_LAYER - 1
+            return all_copies if layer in (_MIDDLE_LAYER, last) else []
+        target = layer + allocating_layer - freeing_layer
+        if target == 1:
+            traced_layer = 1
+        elif target == self.layers - _MIDDLE_LAYER:
+            traced_layer = 3
+        else:
+            traced_layer = _MIDDLE_LAYER
+        target_site = site._replace(position=StepPosition(site.position.phase, traced_layer))
+        return [self.copies[target_site, target]] if (target_site, target) in self.copies else []
 
 
-def _told(born: Place, died: Place) -> str:
-    """What a block was for, from the first and the last moment of its life."""
-    if ".forward" not in born.phase:
+def _label_from_lifetime(allocated_at: StepPosition, freed_at: StepPosition) -> str:
+    """Return a block's component from the first and the last moment of its life."""
+    if ".forward" not in allocated_at.phase:
         return "temporaries"
-    if born.layer >= 0:
-        return "activations" if ".backward" in died.phase else "temporaries"
-    return "logits" if ".head" in born.phase else "activations"
+    if allocated_at.layer >= 0:
+        return "activations" if ".backward" in freed_at.phase else "temporaries"
+    return "logits" if ".head" in allocated_at.phase else "activations"
 
 
-def _numbered(runs: Sequence[Run]) -> list[tuple[Run, int]]:
-    """Each run with how many of its place came before it."""
-    seen: dict[Place, int] = {}
-    found = []
+def _number_occurrences(runs: Sequence[EventRun]) -> list[tuple[EventRun, int]]:
+    """Return each run with the number of earlier runs of its position."""
+    seen: dict[StepPosition, int] = {}
+    numbered = []
     for run in runs:
-        found.append((run, seen.get(run.place, 0)))
-        seen[run.place] = seen.get(run.place, 0) + 1
-    return found
+        numbered.append((run, seen.get(run.position, 0)))
+        seen[run.position] = seen.get(run.position, 0) + 1
+    return numbered

@@ -1,4 +1,4 @@
-"""Rows in tokens, exactly: tokenised as training does, laid out as training does."""
+"""Exact row lengths: tokenize and lay out the rows as training does."""
 
 from __future__ import annotations
 
@@ -10,105 +10,126 @@ import numpy as np
 
 from tunesmith.contracts import EstimateRequest
 from tunesmith.records import Preference, Record, last_exchange
-from tunesmith_torch.data.packing import Example, pack, unpacked
-from tunesmith_torch.data.templates import Template, template_override
+from tunesmith_torch.data.packing import Example, pack, padded_batches
+from tunesmith_torch.data.templates import Template, read_chat_template
 from tunesmith_torch.memory_estimate.workload import (
-    ALONE,
-    FEW_ROWS,
-    FEW_TOKENS,
+    AUTO_BATCH_SIZE,
+    AUTO_MICRO_BATCH_TOKENS,
+    SINGLE_COMPLETION,
     Grouping,
-    Row,
+    RowLengths,
     Workload,
-    laid_out,
+    build_workload,
 )
 from tunesmith_torch.models.loading import load_tokenizer
-from tunesmith_torch.optim.schedule import Order
-from tunesmith_torch.options.training import FitOptions
-from tunesmith_torch.prefix.common_prefix import opening_of
-from tunesmith_torch.prefix.completion_groups import groups_of
+from tunesmith_torch.optim.schedule import BatchOrder
+from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.prefix.common_prefix import common_prefix_length
+from tunesmith_torch.prefix.completion_groups import tokenize_pairs
 
-LAID_OUT = 2000
-"""Steps whose micro-batches are looked at; more show nothing new."""
+MAX_STEPS_LAID_OUT = 2000
+"""Steps whose micro-batches are laid out; further steps hardly bring a larger one."""
 
 
-def exact(
-    options: FitOptions, request: EstimateRequest, context: int, grouping: Grouping = ALONE
+def exact_workload(
+    options: TrainingOptions,
+    request: EstimateRequest,
+    context_length: int,
+    grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload | None:
-    """The workload as training will find it, or None without a tokenizer or without rows."""
+    """Return the workload as training will find it, or None without a tokenizer or rows."""
     if request.tokenizer is None or request.assumed is not None or not request.train:
         return None
-    template = Template.of(load_tokenizer(request.tokenizer), template_override(options))
-    limit = min(options.max_length, context)
-    rows, left_out, opening = _rows(template, request.train, limit, grouping, options)
+    template = Template.from_tokenizer(
+        load_tokenizer(request.tokenizer), read_chat_template(options)
+    )
+    limit = min(options.max_length, context_length)
+    rows, left_out, common_prefix_tokens = _tokenize_rows(
+        template, request.train, limit, grouping, options
+    )
     if not rows:
         return None
     pairs = [record for record in request.heldout if isinstance(record, Preference)]
     others = [record for record in request.heldout if not isinstance(record, Preference)]
-    held = template.examples_or_left_out(others, context)
+    tokenized = template.tokenize_records(others, context_length)
     notes = [f"{left_out} rows do not fit and are left out"] if left_out else []
-    load = laid_out(
+    workload = build_workload(
         options,
         rows,
         request.seed,
         grouping,
-        heldout=[*map(_row, held.examples), *_pairs(template, pairs)],
+        heldout=[*map(_example_lengths, tokenized.examples), *_pair_lengths(template, pairs)],
         notes=tuple(notes),
     )
-    return _seen(replace(load, opening=opening), rows, options, request.seed)
+    workload = replace(workload, common_prefix_tokens=common_prefix_tokens)
+    return _with_actual_micro_batches(workload, rows, options, request.seed)
 
 
-def _rows(
+def _tokenize_rows(
     template: Template,
     records: Sequence[Record],
     limit: int,
     grouping: Grouping,
-    options: FitOptions,
-) -> tuple[list[Row], int, int]:
-    """What is computed together, how many records do not fit, and how long the rows' opening is."""
-    if grouping.drawn is not None:
-        asked = list(dict.fromkeys(last_exchange(record)[0] for record in records))
-        found = [grouping.row(len(ids), ()) for ids in template.prompts_ids(asked)]
-    elif grouping.both:
-        found = [grouping.row(*row) for row in _pairs(template, records)]
+    options: TrainingOptions,
+) -> tuple[list[RowLengths], int, int]:
+    """Return row lengths, the number of records that do not fit, and the common prefix's length."""
+    if grouping.sampled_completions is not None:
+        prompts = list(dict.fromkeys(last_exchange(record)[0] for record in records))
+        rows = [grouping.row_lengths(len(ids), ()) for ids in template.encode_prompts(prompts)]
+    elif grouping.both_completions:
+        rows = [grouping.row_lengths(*pair) for pair in _pair_lengths(template, records)]
     else:
-        made = template.examples_or_left_out(
+        tokenized = template.tokenize_records(
             records, limit, truncate_prompts=options.truncate_prompts
         )
-        opening = opening_of(made.examples) if options.packing else 0
-        return [_row(example) for example in made.examples], len(made.left_out), opening
-    fitting = [row for row in found if row.prompt + max(row.answers) <= limit]
-    return fitting, len(found) - len(fitting), 0
+        rows = [_example_lengths(example) for example in tokenized.examples]
+        # Padded rows are computed separately, so only packed ones can hold a common prefix once.
+        prefix = common_prefix_length(tokenized.examples) if options.packing else 0
+        return rows, len(tokenized.left_out), prefix
+    fitting = [row for row in rows if row.prompt + max(row.completions) <= limit]
+    return fitting, len(rows) - len(fitting), 0
 
 
-def _row(example: Example) -> Row:
+def _example_lengths(example: Example) -> RowLengths:
     trained = int(np.count_nonzero(example.trained))
-    return Row(len(example) - trained, (trained,))
+    return RowLengths(len(example) - trained, (trained,))
 
 
-def _pairs(template: Template, records: Sequence[Record]) -> list[Row]:
-    groups = groups_of(records, template)
-    return [Row(len(group.prompt), tuple(map(len, group.answers))) for group in groups]
+def _pair_lengths(template: Template, records: Sequence[Record]) -> list[RowLengths]:
+    groups = tokenize_pairs(records, template)
+    return [RowLengths(len(group.prompt), tuple(map(len, group.completions))) for group in groups]
 
 
-def _seen(load: Workload, rows: Sequence[Row], options: FitOptions, seed: int) -> Workload:
-    """With the largest micro-batch that really comes, in place of the largest possible."""
-    batch, most = options.batch_size or FEW_ROWS, options.micro_batch_tokens or FEW_TOKENS
-    order = Order(len(rows), batch, options.epochs, seed, options.max_steps)
-    lengths = np.array(load.lengths) - load.opening
-    share = pack if options.packing else unpacked
-    largest: tuple[int, tuple[Row, ...]] = (0, ())
-    several = False
-    for _, numbers in islice(order.batches(), LAID_OUT):
-        here = lengths[numbers]
-        bins = share(here, max(most - load.opening, int(here.max())))
-        several = several or len(bins) > 1
-        for members in bins:
-            sizes = here[members].tolist()
+def _with_actual_micro_batches(
+    workload: Workload, rows: Sequence[RowLengths], options: TrainingOptions, seed: int
+) -> Workload:
+    """Return the workload with the largest micro-batch that occurs, not the largest possible."""
+    batch_size = options.batch_size or AUTO_BATCH_SIZE
+    budget = options.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS
+    order = BatchOrder(len(rows), batch_size, options.epochs, seed, options.max_steps)
+    # Packing counts the common prefix once for each micro-batch, so rows are split without it.
+    own_tokens = np.array(workload.row_tokens) - workload.common_prefix_tokens
+    split = pack if options.packing else padded_batches
+    largest: tuple[int, tuple[RowLengths, ...]] = (0, ())
+    accumulates_gradients = False
+    for _, row_indices in islice(order.batches(), MAX_STEPS_LAID_OUT):
+        batch_tokens = own_tokens[row_indices]
+        micro_batches = split(
+            batch_tokens, max(budget - workload.common_prefix_tokens, int(batch_tokens.max()))
+        )
+        accumulates_gradients = accumulates_gradients or len(micro_batches) > 1
+        for members in micro_batches:
+            sizes = batch_tokens[members].tolist()
             tokens = sum(sizes) if options.packing else max(sizes) * len(sizes)
             if tokens > largest[0]:
-                together = tuple(rows[numbers[i]] for i in members)
-                widest = max(together, key=load.grouping.size)
-                largest = tokens, together if options.packing else (widest,) * len(together)
-    if order.steps > LAID_OUT:
-        return replace(load, several=load.several or several)
-    return replace(load, micro=largest[1], several=several)
+                micro_batch = tuple(rows[row_indices[i]] for i in members)
+                if not options.packing:
+                    widest = max(micro_batch, key=workload.grouping.token_count)
+                    micro_batch = (widest,) * len(micro_batch)
+                largest = tokens, micro_batch
+    if order.steps > MAX_STEPS_LAID_OUT:  # a later step may have the largest possible one
+        return replace(
+            workload,
+            accumulates_gradients=workload.accumulates_gradients or accumulates_gradients,
+        )
+    return replace(workload, micro_batch=largest[1], accumulates_gradients=accumulates_gradients)

@@ -1,9 +1,16 @@
-"""The training step itself, run on tensors without numbers.
+"""Run the training step on fake tensors, which have a size and no data, and record its allocations.
 
 The model is of its real class, adapted by the real code, with the real head, loss, checkpointing
-and optimizer; only numbers are missing. One step is run, and told twice: in the second, AdamW's
-moments are there. Five layers are traced and the timeline is stretched to the model's depth, or all
-layers where they are not alike.
+and optimizer::
+
+    config.json -> meta model -> adapters, norms, ... -> fake tensors -> one step, recorded
+    (5 layers)     no storage    the code of training    no data             |
+                                                                             v
+    all layers <- stretch_to_layers <- scale_label <- repeat_step <- timeline of 5 layers
+                                       8-bit moments  AdamW's moments exist
+
+AdamW allocates its moments at the end of the first step, so the peak is usually in the second. One
+step is run and its events are repeated. If the layers are not alike, all of them are traced.
 """
 
 from __future__ import annotations
@@ -23,204 +30,233 @@ from transformers import PretrainedConfig
 
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.kernels import block_attention
-from tunesmith_torch.losses.selected_positions import base_of, head_of
+from tunesmith_torch.losses.selected_positions import get_lm_head, unwrap_peft
 from tunesmith_torch.memory_estimate import gpu_substitutes, meta_model
-from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, watch_layers
-from tunesmith_torch.memory_estimate.setting import FP32_MOMENTS, Setting
-from tunesmith_torch.memory_estimate.timeline import TRACED, NotUniform, Timeline
+from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, track_layers
+from tunesmith_torch.memory_estimate.setting import FP32_MOMENT_BYTES, EstimateSetting
+from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NotUniform, Timeline
 from tunesmith_torch.memory_estimate.workload import Workload
-from tunesmith_torch.models.adapters import Adapted, adapt_all, adapt_lora
-from tunesmith_torch.models.loading import Base, recompute_activations
-from tunesmith_torch.optim.master_weights import Masters
+from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
+from tunesmith_torch.models.loading import LoadedBase, enable_gradient_checkpointing
+from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.options.training import LoraOptions
-from tunesmith_torch.prefix.common_prefix import collate_branching
+from tunesmith_torch.prefix.common_prefix import collate_with_prefix
 from tunesmith_torch.prefix.completion_groups import (
-    Answers,
-    Group,
-    Layout,
-    answer_hidden,
-    with_ends,
+    CompletionBatch,
+    CompletionGroup,
+    GroupLayout,
+    collate_final_tokens,
+    completion_hidden,
 )
 from tunesmith_torch.runtime.device import Precision
 
 
 @dataclass(frozen=True)
-class Traced:
-    """What a training step allocates and frees."""
+class StepTrace:
+    """The allocations of two training steps, and the model's parameters."""
 
     timeline: Timeline
     parameters: int
-    trainable: int
+    trainable_parameters: int
 
 
-def trace(setting: Setting) -> Traced:
-    """The timeline of two steps of the whole model."""
-    return deepened(setting, lambda layers: trace_layers(setting, layers))
+def trace_step(setting: EstimateSetting) -> StepTrace:
+    """Trace two steps of the model with all its layers."""
+    return stretch_few_layers(setting, lambda layers: trace_layers(setting, layers))
 
 
-def deepened(setting: Setting, run: Callable[[int], Traced]) -> Traced:
-    """A trace of a few layers stretched to all, or of all where they are not alike."""
+def stretch_few_layers(setting: EstimateSetting, run: Callable[[int], StepTrace]) -> StepTrace:
+    """Trace a few layers and stretch the timeline to all, or trace all if they are not alike.
+
+    ``run``: traces a model with this number of layers.
+    """
     layers = setting.shape.layers
-    if layers > TRACED:
+    if layers > TRACED_LAYERS:
         try:
-            few, fewer = run(TRACED), setting.shape
-            timeline = few.timeline.stretched(layers)
+            few = run(TRACED_LAYERS)
+            timeline = few.timeline.stretch_to_layers(layers)
         except NotUniform:
             return run(layers)
-        more = layers - TRACED
-        each = fewer.layer_weights + fewer.layer_rest
-        adapters = (few.parameters - few.trainable) and setting.trainable - few.trainable
-        grown = few.trainable + (adapters or more * each)
-        return Traced(timeline, few.parameters + more * each, grown)
+        shape = setting.shape
+        added = (layers - TRACED_LAYERS) * (shape.layer_linear_weights + shape.layer_other_weights)
+        frozen = few.parameters - few.trainable_parameters
+        added_adapters = frozen and setting.trainable_parameters - few.trainable_parameters
+        trainable = few.trainable_parameters + (added_adapters or added)
+        return StepTrace(timeline, few.parameters + added, trainable)
     return run(layers)
 
 
-def trace_layers(setting: Setting, layers: int) -> Traced:
-    """The timeline of two steps of the model with so many layers."""
-    config = meta_model.blank_config(setting.config, layers)
-    adapted = _adapted(setting, config)
+def trace_layers(setting: EstimateSetting, layers: int) -> StepTrace:
+    """Trace two steps of the model with this number of layers."""
+    config = meta_model.make_meta_config(setting.config, layers)
+    adapted = _adapted_meta_model(setting, config)
     model = cast(nn.Module, adapted.model)
     gpu = setting.device == "cuda"
-    micro_batch = _micro_batch(setting)
-    recorder = Recorder(gpu_substitutes.GPU if gpu else gpu_substitutes.CPU)
-    with nowhere(gpu=gpu, autocast=setting.method != "full"):
-        meta_model.materialise(model)
+    micro_batch = _largest_micro_batch(setting)
+    recorder = Recorder(gpu_substitutes.GPU_WORKSPACES if gpu else gpu_substitutes.CPU_WORKSPACES)
+    with fake_tensors(gpu=gpu, autocast=setting.method != "full"):
+        meta_model.materialize(model)
         with recorder.recording():
-            own(recorder, model, base_of(model), adapters=setting.method != "full")
-            steps(1, setting, adapted, micro_batch, recorder)
-    timeline = recorder.timeline.labelled(recorder.labels).again("0.", "1.")
-    if setting.moment_bytes != FP32_MOMENTS:
-        timeline = timeline.scaled("optimizer", setting.moment_bytes / FP32_MOMENTS)
-    return Traced(
+            record_model_tensors(
+                recorder, model, unwrap_peft(model), adapters=setting.method != "full"
+            )
+            run_steps(1, setting, adapted, micro_batch, recorder)
+    timeline = recorder.timeline.with_labels(recorder.labels).repeat_step("0.", "1.")
+    if setting.moment_bytes != FP32_MOMENT_BYTES:
+        timeline = timeline.scale_label("optimizer", setting.moment_bytes / FP32_MOMENT_BYTES)
+    return StepTrace(
         timeline,
         sum(p.numel() for p in model.parameters()),
-        adapted.trainable_parameters,
+        adapted.num_trainable_parameters,
     )
 
 
 @contextmanager
-def nowhere(*, gpu: bool, autocast: bool) -> Iterator[None]:
-    """Tensors that are made inside hold no numbers. Random states are left as they are.
+def fake_tensors(*, gpu: bool, autocast: bool) -> Iterator[None]:
+    """Make tensors that are created inside fake. The random state is restored at the end.
 
-    Attention remembers its masks: none of those with numbers may be met inside, none without after.
+    ``gpu``: code inside finds that its tensors are on a GPU. ``autocast``: with autocast on.
     """
-    block_attention.forget()
+    # Attention caches its masks: a real one must not be used inside, nor a fake one afterwards.
+    block_attention.clear_mask_cache()
     with ExitStack() as stack:
-        stack.callback(block_attention.forget)
+        stack.callback(block_attention.clear_mask_cache)
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if gpu:
-            stack.enter_context(gpu_substitutes.on_gpu(autocast=autocast))
+            stack.enter_context(gpu_substitutes.pretend_gpu(autocast=autocast))
         yield
 
 
-def own(recorder: Recorder, model: nn.Module, base: Any, *, adapters: bool) -> None:
-    """Note what is there before the first step; ``base`` is the model without its adapters."""
+def record_model_tensors(
+    recorder: Recorder, model: nn.Module, base: Any, *, adapters: bool
+) -> None:
+    """Record the tensors that exist before the first step.
+
+    ``base``: the model without its PEFT wrapper. ``adapters``: trained parameters are adapters.
+    """
     decoder = base.get_decoder()
-    numbers = {
+    layer_numbers = {
         id(tensor): number
         for number, layer in enumerate(decoder.layers)
-        for _, tensor in meta_model.stored(layer)
+        for _, tensor in meta_model.stored_tensors(layer)
     }
     with recorder.phase("weights", flat=True):
-        for _, tensor in meta_model.stored(model):
+        for _, tensor in meta_model.stored_tensors(model):
             trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
             label = "adapter" if adapters and trained else "weights"
-            recorder.own(tensor, label, numbers.get(id(tensor), -1))
+            recorder.record_existing(tensor, label, layer_numbers.get(id(tensor), -1))
 
 
-def _adapted(setting: Setting, config: PretrainedConfig) -> Adapted:
-    """The model as the technique makes it ready."""
-    dtype = torch.bfloat16 if setting.width == 2 else torch.float32
+def _adapted_meta_model(setting: EstimateSetting, config: PretrainedConfig) -> AdaptedModel:
+    """Return the model on the meta device, adapted as the technique does it."""
+    dtype = torch.bfloat16 if setting.compute_bytes == 2 else torch.float32
     gpu, packed = setting.device == "cuda", setting.options.packing
-    name = gpu_substitutes.register(gpu=gpu, packed=packed)
-    model = meta_model.blank_model(config, dtype, name)
-    if setting.method == "qlora" and setting.bits == 8:
-        meta_model.quantize_to_8_bits(model, gpu=gpu)
+    name = gpu_substitutes.register_attention(gpu=gpu, packed=packed)
+    model = meta_model.make_meta_model(config, dtype, name)
+    if setting.method == "qlora" and setting.base_weight_bits == 8:
+        meta_model.quantize_8bit(model, gpu=gpu)
     elif setting.method == "qlora":
-        meta_model.quantize(model, double=setting.bits < 4.3, dtype=dtype)
+        meta_model.quantize_4bit(model, double=setting.base_weight_bits < 4.3, dtype=dtype)
     if setting.options.fused_kernels:
-        meta_model.use_lean_norms(model)
-    base = Base(model, cast(Any, None), config, Path())
+        meta_model.use_fused_norms(model)
+    base = LoadedBase(model, cast(Any, None), config, Path())
     precision = Precision(dtype, "planned")
     with torch.random.fork_rng(devices=[]):
         if isinstance(setting.options, LoraOptions):
             adapted = adapt_lora(base, precision, setting.options, 0)
         else:
-            adapted = adapt_all(base, precision)
+            adapted = adapt_full(base, precision)
     if setting.options.gradient_checkpointing:
-        recompute_activations(model)
+        enable_gradient_checkpointing(model)
     adapted.model.train()
     return adapted
 
 
-def _micro_batch(setting: Setting) -> Answers:
-    """The largest that there can be. It is data: its tensors have numbers."""
-    load = setting.load
-    rows = [Group([0] * prompt, tuple([0] * n for n in answers)) for prompt, answers in load.micro]
-    if load.opening:
-        return _with_opening(load)
-    layout, numbers = Layout(setting.options.packing, load.grouping.shared), range(len(rows))
-    if load.grouping.ends:
-        (laid_out,) = with_ends(layout, rows, numbers, sum(map(layout.size, rows)) * 2)
-        return laid_out
-    return layout.collate(rows, numbers)
-
-
-def _with_opening(load: Workload) -> Answers:
-    """Rows as branches of the opening that they share."""
-    examples = [
-        Example([0] * load.grouping.size(row), np.arange(load.grouping.size(row)) >= row.prompt)
-        for row in load.micro
+def _largest_micro_batch(setting: EstimateSetting) -> CompletionBatch:
+    """Return the workload's largest micro-batch, in real tensors: layouts read its data."""
+    workload = setting.workload
+    groups = [
+        CompletionGroup([0] * prompt, tuple([0] * tokens for tokens in completions))
+        for prompt, completions in workload.micro_batch
     ]
-    batch, branches = collate_branching(examples, range(len(examples)), load.opening)
-    lengths_A = torch.tensor([load.grouping.scored(row) for row in load.micro])
-    answer_N = torch.repeat_interleave(torch.arange(len(lengths_A)), lengths_A)
-    return Answers(batch, answer_N, lengths_A, batch.rows, branches)
+    if workload.common_prefix_tokens:
+        return _collate_with_common_prefix(workload)
+    layout = GroupLayout(setting.options.packing, workload.grouping.shares_prompt)
+    indices = range(len(groups))
+    if workload.grouping.scores_last_token:
+        budget = sum(map(layout.count_tokens, groups)) * 2  # enough for one micro-batch
+        (micro_batch,) = collate_final_tokens(layout, groups, indices, budget)
+        return micro_batch
+    return layout.collate(groups, indices)
 
 
-def steps(
-    count: int, setting: Setting, adapted: Adapted, micro_batch: Answers, recorder: Recorder
+def _collate_with_common_prefix(workload: Workload) -> CompletionBatch:
+    """Return the largest micro-batch, laid out with the common prefix of its rows once."""
+    sizes = [workload.grouping.token_count(row) for row in workload.micro_batch]
+    examples = [
+        Example([0] * size, np.arange(size) >= row.prompt)
+        for row, size in zip(workload.micro_batch, sizes, strict=True)
+    ]
+    batch, branches = collate_with_prefix(
+        examples, range(len(examples)), workload.common_prefix_tokens
+    )
+    lengths_A = torch.tensor(
+        [workload.grouping.loss_positions(row) for row in workload.micro_batch]
+    )
+    completion_N = torch.repeat_interleave(torch.arange(len(lengths_A)), lengths_A)
+    return CompletionBatch(batch, completion_N, lengths_A, batch.rows, branches)
+
+
+def run_steps(
+    count: int,
+    setting: EstimateSetting,
+    adapted: AdaptedModel,
+    micro_batch: CompletionBatch,
+    recorder: Recorder,
 ) -> None:
-    """What ``fit`` does, on the largest micro-batch, in every step."""
+    """Do what the training loop does in ``count`` steps, each on the largest micro-batch."""
     with recorder.phase("masters", flat=True):
-        # Means in 8 bits are made by kernels that need numbers: taken as fp32, and scaled after.
+        # Kernels for 8-bit moments need data: moments are recorded in fp32 and scaled afterwards.
         options = setting.options.model_copy(update={"optimizer": "adamw"})
-        masters = Masters(adapted.trainable, options)
-    if setting.method == "full" and setting.width != 4:
-        recorder.name(masters.masters, "masters")
-    layers = base_of(adapted.model).get_decoder().layers
-    handles = watch_layers(layers, recorder)
+        masters = MasterWeights(adapted.named_trainable_parameters, options)
+    if setting.method == "full" and setting.compute_bytes != 4:
+        recorder.label_blocks(masters.masters, "masters")
+    layers = unwrap_peft(adapted.model).get_decoder().layers
+    handles = track_layers(layers, recorder)
     for step in range(count):
         with recorder.phase(f"{step}.else", flat=True):
             losses = []
-            for part in range(2 if setting.load.several else 1):
-                losses.append(_pass(f"{step}.{part}", adapted, micro_batch, recorder))
-                recorder.name((master.grad for master in masters.masters), "gradients")
+            for part in range(2 if setting.workload.accumulates_gradients else 1):
+                losses.append(_forward_backward(f"{step}.{part}", adapted, micro_batch, recorder))
+                recorder.label_blocks((master.grad for master in masters.masters), "gradients")
             with recorder.phase(f"{step}.clip", flat=True):
-                norm = masters.clip(setting.options.max_grad_norm)
+                norm = masters.clip_grad_norm(setting.options.max_grad_norm)
                 torch.stack([*losses, norm.detach().float()])
             with recorder.phase(f"{step}.step", flat=True):
                 masters.step(setting.options.learning_rate)
-            recorder.name(_moments(masters), "optimizer")
+            recorder.label_blocks(_optimizer_state_tensors(masters), "optimizer")
             del norm, losses
-            gc.collect()  # bitsandbytes' graphs are cycles: they end with their step, not never
+            # bitsandbytes' graphs are reference cycles, and automatic collection is off here.
+            gc.collect()
     for handle in handles:
         handle.remove()
 
 
-def _pass(name: str, adapted: Adapted, answers: Answers, recorder: Recorder) -> Tensor:
-    """Forward and backward of one micro-batch; its loss."""
-    batch = answers.batch
-    with recorder.phase(f"{name}.forward"), adapted.arithmetic():
-        hidden_ND = answer_hidden(adapted.model, answers)
-    with recorder.phase(f"{name}.forward.head"), adapted.arithmetic():
-        loss = head_of(adapted.model).loss(hidden_ND, batch) / len(batch.trained_N)
+def _forward_backward(
+    name: str, adapted: AdaptedModel, micro_batch: CompletionBatch, recorder: Recorder
+) -> Tensor:
+    """Run forward and backward of one micro-batch, and return its loss."""
+    batch = micro_batch.batch
+    with recorder.phase(f"{name}.forward"), adapted.autocast():
+        hidden_ND = completion_hidden(adapted.model, micro_batch)
+    with recorder.phase(f"{name}.forward.head"), adapted.autocast():
+        loss = get_lm_head(adapted.model).loss(hidden_ND, batch) / len(batch.trained_N)
         del hidden_ND
     with recorder.phase(f"{name}.backward"):
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach().float()
 
 
-def _moments(masters: Masters) -> Sequence[Tensor]:
-    return [value for state in masters.adamw.state.values() for value in state.values()]
+def _optimizer_state_tensors(masters: MasterWeights) -> Sequence[Tensor]:
+    return [value for state in masters.optimizer.state.values() for value in state.values()]

@@ -1,134 +1,139 @@
-"""An estimate from a trace: what the allocator holds at the peak of a step, and what for."""
+"""Estimate from a trace: replay the step's allocations, and add what the replay does not see."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tunesmith.contracts import Estimate, Memory
+from tunesmith.contracts import Estimate, PhaseMemory
 from tunesmith_torch.memory_estimate import analytic, constants
-from tunesmith_torch.memory_estimate.allocator_replay import Cuda, Heap, replay
-from tunesmith_torch.memory_estimate.setting import FP32_MOMENTS, Setting
+from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, GlibcHeap, replay
+from tunesmith_torch.memory_estimate.setting import FP32_MOMENT_BYTES, EstimateSetting
 from tunesmith_torch.memory_estimate.timeline import Timeline
-from tunesmith_torch.memory_estimate.trace import trace
+from tunesmith_torch.memory_estimate.trace import trace_step
 from tunesmith_torch.options.training import LoraOptions
 
-ROOM = {"cuda": 0.02, "cpu": 0.03}
-"""How much more than in the replay an allocator may hold: kernels' workspaces that no table has,
-and micro-batches before the largest one, which leave other gaps."""
-FIXED = ("weights", "masters", "adapter", "optimizer", "gradients")
+REPLAY_MARGIN = {"cuda": 0.02, "cpu": 0.03}
+"""Share that an allocator may hold in addition to the replay: kernels' workspaces that no table
+has, and gaps that smaller micro-batches leave before the largest one."""
+STATIC_COMPONENTS = ("weights", "masters", "adapter", "optimizer", "gradients")
 
 
-def estimate(setting: Setting) -> Estimate:
-    """The analytic estimate with the training step's memory as traced."""
-    rough = analytic.estimate(setting)
-    train = of(trace(setting).timeline, setting.device, setting.load.spread)
-    if setting.device == "cpu" and setting.load.ragged:
-        train = with_other_shapes(train)
+def estimate(setting: EstimateSetting) -> Estimate:
+    """Return the analytic estimate with the training phase replaced by the traced one."""
+    by_arithmetic = analytic.estimate(setting)
+    train = memory_of_timeline(
+        trace_step(setting).timeline, setting.device, setting.workload.length_factors
+    )
+    if setting.device == "cpu" and setting.workload.has_ragged_rows:
+        train = with_varied_shapes(train)
     if setting.device == "cpu" and setting.options.gradient_checkpointing:
-        train = _with_gaps(train)
-    if setting.device == "cpu" and setting.moment_bytes != FP32_MOMENTS:
-        train = _with_wide_means(train, setting)
-    return replace(rough, method="traced", memory={**rough.memory, "train": train})
+        train = _with_recomputation_gaps(train)
+    if setting.device == "cpu" and setting.moment_bytes != FP32_MOMENT_BYTES:
+        train = _with_widened_moments(train, setting)
+    return replace(by_arithmetic, method="traced", memory={**by_arithmetic.memory, "train": train})
 
 
-def of(timeline: Timeline, device: str, spread: tuple[float, float] = (1.0, 1.0)) -> Memory:
-    """The memory of a process that runs through the timeline.
+def memory_of_timeline(
+    timeline: Timeline, device: str, length_factors: tuple[float, float] = (1.0, 1.0)
+) -> PhaseMemory:
+    """Return the memory of a process with these allocations.
 
-    ``spread``: how far rows may be from those that were traced.
+    ``length_factors``: bounds of the rows' real lengths, relative to those that were traced.
     """
     gpu = device == "cuda"
-    allocator = Cuda() if gpu else Heap()
-    allocated, held = replay((event for _, event in timeline), allocator)
-    parts = timeline.at_peak()
-    around = constants.libraries("cuda" if gpu else "cpu")
-    libraries = sum(around.values())
-    parts = {name: size for name, size in sorted(parts.items()) if size}
-    parts["fragmentation"] = held - sum(parts.values())
-    low_rows, high_rows = (factor - 1 for factor in spread)
-    moving = sum(size for name, size in parts.items() if name not in FIXED)
-    slack, room = constants.SLACK[device], ROOM[device]
-    return Memory(
-        low=round(allocated * (1 - room) + moving * low_rows + libraries - slack),
-        expected=held + libraries,
-        high=round(held * (1 + room) + moving * high_rows + libraries + slack),
-        components={**parts, **around},
+    allocator = CudaAllocator() if gpu else GlibcHeap()
+    allocated, reserved = replay((event for _, event in timeline), allocator)
+    framework = constants.framework_memory("cuda" if gpu else "cpu")
+    framework_bytes = sum(framework.values())
+    parts = {name: size for name, size in sorted(timeline.peak_by_label().items()) if size}
+    parts["fragmentation"] = reserved - sum(parts.values())
+    shorter, longer = (factor - 1 for factor in length_factors)
+    dynamic = sum(size for name, size in parts.items() if name not in STATIC_COMPONENTS)
+    slack, margin = constants.FRAMEWORK_SLACK[device], REPLAY_MARGIN[device]
+    return PhaseMemory(
+        low=round(allocated * (1 - margin) + dynamic * shorter + framework_bytes - slack),
+        expected=reserved + framework_bytes,
+        high=round(reserved * (1 + margin) + dynamic * longer + framework_bytes + slack),
+        components={**parts, **framework},
     )
 
 
-OTHER_SHAPES = (0.06, 0.25)
-"""Share of what changes hands that gaps of other sizes cost on a CPU: as a rule, and at worst.
+VARIED_SHAPE_SHARES = (0.06, 0.25)
+"""Share of transient memory lost in gaps on a CPU if micro-batches differ: usual and worst.
 
-Seen where rows were of many lengths: 0 to 0.2 of it in six trainings.
+Measured with rows of many lengths: 0 to 0.2 in six trainings.
 """
 
 
-def with_other_shapes(memory: Memory) -> Memory:
-    """The same where micro-batches differ in size, or several trainings share a process, on a CPU.
+def with_varied_shapes(memory: PhaseMemory) -> PhaseMemory:
+    """Return the memory on a CPU if micro-batches differ in size, or trainings share a process.
 
-    Each brings kernels of its own, which stay, and they lie between what the next one needs.
+    Each size has kernels compiled for it, which stay between the blocks that the next one needs.
     """
     parts = memory.components
-    kernels, (usual, worst) = constants.OTHER_KERNELS, OTHER_SHAPES
-    moving = _moving(parts)
-    more = {
-        "fragmentation": parts["fragmentation"] + round(usual * moving),
+    kernels, (usual, worst) = constants.VARIED_SHAPE_KERNEL_BYTES, VARIED_SHAPE_SHARES
+    transient = _transient_bytes(parts)
+    changed = {
+        "fragmentation": parts["fragmentation"] + round(usual * transient),
         "framework": parts["framework"] + kernels,
     }
-    return Memory(
+    return PhaseMemory(
         low=memory.low,
-        expected=memory.expected + round(usual * moving) + kernels,
-        high=memory.high + round(worst * moving) + kernels,
-        components={**parts, **more},
+        expected=memory.expected + round(usual * transient) + kernels,
+        high=memory.high + round(worst * transient) + kernels,
+        components={**parts, **changed},
     )
 
 
-def _moving(parts: Mapping[str, int]) -> int:
-    """Bytes of what comes and goes with every micro-batch."""
+def _transient_bytes(parts: Mapping[str, int]) -> int:
+    """Return the bytes that every micro-batch allocates and frees."""
     return sum(parts.get(name, 0) for name in ("activations", "temporaries", "logits"))
 
 
-def _with_gaps(memory: Memory) -> Memory:
-    """The same where layers are computed again on a CPU.
+def _with_recomputation_gaps(memory: PhaseMemory) -> PhaseMemory:
+    """Return the memory on a CPU if activations are recomputed.
 
-    What a layer needs for a moment lies between inputs that are kept, and glibc finds less room in
-    such gaps than the replay does: half of what changes hands may be lost there, at worst more than
-    all of it.
+    A layer's temporaries lie between inputs that are kept, and glibc uses such gaps less well than
+    the replay: half of the transient memory may be lost, at worst more than all of it.
     """
     parts = memory.components
-    moving = _moving(parts)
-    more = {**parts, "fragmentation": parts["fragmentation"] + moving // 2}
-    return Memory(
+    transient = _transient_bytes(parts)
+    return PhaseMemory(
         low=memory.low,
-        expected=memory.expected + moving // 2,
-        high=memory.high + moving * 3 // 2,
-        components=more,
+        expected=memory.expected + transient // 2,
+        high=memory.high + transient * 3 // 2,
+        components={**parts, "fragmentation": parts["fragmentation"] + transient // 2},
     )
 
 
-WIDENED = 5 * 4
-"""Bytes for each number of a matrix that AdamW in 8 bits takes for a moment on a CPU.
+WIDENED_MOMENT_BYTES = 5 * 4
+"""Temporary bytes for each number of a matrix that 8-bit AdamW updates on a CPU.
 
-bitsandbytes' kernel for CPUs widens both means to fp32, scales the gradient, and makes a root and a
-quotient of the second mean; a GPU's does all of it in registers.
+bitsandbytes' kernel for CPUs widens both moments to fp32, scales the gradient, and computes a root
+and a quotient of the second moment; a GPU's kernel does all of it in registers.
 """
 
 
-def _with_wide_means(memory: Memory, setting: Setting) -> Memory:
-    """The same with the largest matrix's means widened.
+def _with_widened_moments(memory: PhaseMemory, setting: EstimateSetting) -> PhaseMemory:
+    """Return the memory with the largest matrix's moments widened to fp32.
 
-    They come when weights, gradients and means fill the heap, and as a rule find no room in it; at
-    worst their gaps are lost once more.
+    They are allocated while weights, gradients and moments fill the heap, so usually no gap holds
+    them; at worst the gaps that they leave are lost too.
     """
     shape, options = setting.shape, setting.options
-    largest = max(shape.table, *(m.outputs * m.inputs for m in shape.matrices))
+    largest = max(
+        shape.embedding_weights, *(m.out_features * m.in_features for m in shape.linear_layers)
+    )
     if isinstance(options, LoraOptions):
-        largest = options.rank * max(max(m.outputs, m.inputs) for m in shape.matrices)
-    more = WIDENED * largest
+        largest = options.rank * max(
+            max(m.out_features, m.in_features) for m in shape.linear_layers
+        )
+    widened = WIDENED_MOMENT_BYTES * largest
     parts = memory.components
-    return Memory(
+    return PhaseMemory(
         low=memory.low,
-        expected=memory.expected + more,
-        high=memory.high + more * 3 // 2,
-        components={**parts, "temporaries": parts.get("temporaries", 0) + more},
+        expected=memory.expected + widened,
+        high=memory.high + widened * 3 // 2,
+        components={**parts, "temporaries": parts.get("temporaries", 0) + widened},
     )

@@ -1,7 +1,7 @@
-"""How much there is to compute: rows in tokens, as exactly as can be had without a model.
+"""The amount of training: rows in tokens, as exactly as is possible without a model.
 
-With a tokenizer at hand rows are tokenised as training will; else their tokens are guessed from
-their characters; without data, rows that are assumed stand in.
+With a tokenizer, rows are tokenized as in training (``token_lengths``). Without one, their tokens
+are guessed from their characters. Without data, assumed rows take their place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tunesmith.contracts import Assumed, EstimateRequest
+from tunesmith.contracts import Assumptions, EstimateRequest
 from tunesmith.records import (
     Chat,
     Completion,
@@ -21,259 +21,286 @@ from tunesmith.records import (
     Text,
     last_exchange,
 )
-from tunesmith_torch.optim.schedule import Order
-from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.optim.schedule import BatchOrder
+from tunesmith_torch.options.training import TrainingOptions
 
-CHARACTERS = (2.2, 3.8, 5.0)
-"""Characters that one token stands for: few (code, other scripts), usual in English, many."""
-FRAME = 6
+CHARACTERS_PER_TOKEN = (2.2, 3.8, 5.0)
+"""Characters per token: few (code, other scripts), usual in English, many."""
+TEMPLATE_TOKENS_PER_MESSAGE = 6
 """Tokens that a chat template writes around each message."""
-SYSTEM = 40
-"""Tokens of a system prompt that a template may write by itself before all of them."""
-ASSUMED = Assumed(sequence=1024, micro_batch=None, rows=1000)
-TRAINED = 0.5
-"""Share of tokens that carry loss where nothing is known about rows."""
+DEFAULT_SYSTEM_PROMPT_TOKENS = 40
+"""Tokens of a default system prompt that a template may write before the first message."""
+DEFAULT_ASSUMPTIONS = Assumptions(sequence=1024, micro_batch=None, rows=1000)
+DEFAULT_TRAINED_SHARE = 0.5
+"""Share of tokens that carry loss where nothing is known about the rows."""
 
 
-class Row(NamedTuple):
-    """What is computed together, in tokens: a prompt, and the answers to it."""
+class RowLengths(NamedTuple):
+    """Tokens of a prompt and of the completions that are computed together with it."""
 
     prompt: int
-    answers: tuple[int, ...]
+    completions: tuple[int, ...]
 
-    def within(self, limit: int) -> Row:
-        """With prompts and answers that do not go beyond a limit."""
-        answers = tuple(min(answer, limit) for answer in self.answers)
-        return Row(min(self.prompt, max(1, limit - max(answers))), answers)
+    def truncated_to(self, limit: int) -> RowLengths:
+        """Return the lengths with prompt and completions cut to at most ``limit`` tokens."""
+        completions = tuple(min(tokens, limit) for tokens in self.completions)
+        return RowLengths(min(self.prompt, max(1, limit - max(completions))), completions)
 
-    def shrunk(self, factor: float) -> Row:
-        """Of the same form, and smaller."""
-        answers = tuple(max(1, round(answer * factor)) for answer in self.answers)
-        return Row(max(1, round(self.prompt * factor)), answers)
+    def scaled(self, factor: float) -> RowLengths:
+        """Return the lengths times a factor, each at least 1."""
+        completions = tuple(max(1, round(tokens * factor)) for tokens in self.completions)
+        return RowLengths(max(1, round(self.prompt * factor)), completions)
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """What of a record is computed together, and what of it carries loss."""
+    """The parts of a record that are computed together, and those that carry loss."""
 
-    both: bool = False
-    """Of a pair, both answers; else the chosen one."""
-    drawn: tuple[int, int] | None = None
-    """Answers of the model itself in the place of the record's: how many, and how long at most."""
-    shared: bool = False
-    """A prompt is computed once for all of its answers."""
-    ends: bool = False
-    """A reward model's loss: it looks at the last token of each answer, which is repeated."""
+    both_completions: bool = False
+    """Both completions of a pair are computed; otherwise only the chosen one."""
+    sampled_completions: tuple[int, int] | None = None
+    """Number and token limit of completions that the model samples in place of the record's."""
+    shares_prompt: bool = False
+    """A prompt is computed once for all of its completions."""
+    scores_last_token: bool = False
+    """Loss of a reward model: only the last token of each completion counts, and it is repeated."""
 
-    def row(self, prompt: int, answers: Sequence[int]) -> Row:
-        """What is computed of a prompt and the record's answers to it."""
-        if self.drawn is not None:
-            samples, tokens = self.drawn
-            return Row(prompt, (tokens,) * samples)
-        return Row(prompt, tuple(answers if self.both else answers[:1]))
+    def row_lengths(self, prompt: int, completions: Sequence[int]) -> RowLengths:
+        """Return the lengths that are computed of a record with these lengths."""
+        if self.sampled_completions is not None:
+            samples, tokens = self.sampled_completions
+            return RowLengths(prompt, (tokens,) * samples)
+        return RowLengths(prompt, tuple(completions if self.both_completions else completions[:1]))
 
-    def size(self, row: Row) -> int:
-        """Tokens that a row costs."""
-        answers = sum(row.answers) + (len(row.answers) if self.ends else 0)
-        return answers + (row.prompt - 1 if self.shared else row.prompt * len(row.answers))
+    def token_count(self, row: RowLengths) -> int:
+        """Return the positions that the model computes for a row."""
+        completions = sum(row.completions)
+        if self.scores_last_token:
+            completions += len(row.completions)
+        if self.shares_prompt:
+            # The prompt's last token is the first input of every completion, so it is not shared.
+            return completions + row.prompt - 1
+        return completions + row.prompt * len(row.completions)
 
-    def scored(self, row: Row) -> int:
-        """Positions of a row that carry loss."""
-        return len(row.answers) if self.ends else sum(row.answers)
+    def loss_positions(self, row: RowLengths) -> int:
+        """Return the number of positions of a row that carry loss."""
+        return len(row.completions) if self.scores_last_token else sum(row.completions)
 
 
-ALONE = Grouping()
+SINGLE_COMPLETION = Grouping()
+"""Supervised training: one completion to each prompt."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What training computes."""
+    """The rows that training computes, and its largest micro-batch."""
 
     grouping: Grouping
-    lengths: tuple[int, ...]
+    row_tokens: tuple[int, ...]
     """Tokens of each row."""
-    trained: float
+    trained_share: float
     """Share of tokens that carry loss."""
     steps: int
+    """Optimizer steps."""
     tokens: int
-    """Over all epochs."""
-    micro: tuple[Row, ...]
+    """Tokens over all epochs."""
+    micro_batch: tuple[RowLengths, ...]
     """The largest micro-batch."""
-    several: bool
-    """Whether a step has more than one micro-batch, so that gradients wait while it computes."""
-    spread: tuple[float, float]
-    """How far real lengths may be from these, as factors below and above."""
-    heldout: tuple[Row, ...]
+    accumulates_gradients: bool
+    """True if a step has several micro-batches, so that gradients exist during the next forward."""
+    length_factors: tuple[float, float]
+    """Factors below and above these lengths between which the real lengths should lie."""
+    heldout: tuple[RowLengths, ...]
     notes: tuple[str, ...]
-    opening: int = 0
+    common_prefix_tokens: int = 0
     """Tokens with which all rows begin, and which a micro-batch holds once."""
 
     @property
-    def longest(self) -> int:
-        return max(self.lengths)
+    def longest_row(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.row_tokens)
 
     @property
-    def ragged(self) -> bool:
-        """Whether rows differ in length, so that micro-batches differ in size."""
-        return len(set(self.lengths)) > 1
+    def has_ragged_rows(self) -> bool:
+        """True if rows differ in length, so that micro-batches differ in size."""
+        return len(set(self.row_tokens)) > 1
 
     @property
     def micro_batch_tokens(self) -> int:
-        return sum(map(self.grouping.size, self.micro)) - self.opening * (len(self.micro) - 1)
+        """Tokens of the largest micro-batch, with the common prefix counted once."""
+        repeated_prefixes = len(self.micro_batch) - 1
+        tokens = sum(map(self.grouping.token_count, self.micro_batch))
+        return tokens - self.common_prefix_tokens * repeated_prefixes
 
 
-def guess(
-    options: FitOptions, request: EstimateRequest, context: int, grouping: Grouping = ALONE
+def guess_workload(
+    options: TrainingOptions,
+    request: EstimateRequest,
+    context_length: int,
+    grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload:
-    """The workload from characters, or from what is assumed; nothing heavy is imported."""
-    limit = min(options.max_length, context)
+    """Return the workload guessed from characters or from assumptions; imports nothing heavy."""
+    limit = min(options.max_length, context_length)
     if request.assumed is not None or not request.train:
-        return assumed(options, request.assumed or ASSUMED, limit, request.seed, grouping)
-    few, usual, many = CHARACTERS
-    if grouping.drawn is None:
-        read = [_guessed(_characters(record), usual) for record in request.train]
+        return assume_workload(
+            options, request.assumed or DEFAULT_ASSUMPTIONS, limit, request.seed, grouping
+        )
+    few, usual, many = CHARACTERS_PER_TOKEN
+    if grouping.sampled_completions is None:
+        guesses = [_guess_lengths(_character_counts(record), usual) for record in request.train]
     else:
-        asked = dict.fromkeys(last_exchange(record)[0] for record in request.train)
-        read = [_guessed((_asked(prompt), ()), usual) for prompt in asked]
-    rows = [grouping.row(*row).within(limit) for row in read]
-    heldout = tuple(_guessed(_characters(record), usual) for record in request.heldout)
-    mean = sum(map(grouping.size, rows)) / len(rows)
+        prompts = dict.fromkeys(last_exchange(record)[0] for record in request.train)
+        guesses = [_guess_lengths((_prompt_characters(prompt), ()), usual) for prompt in prompts]
+    rows = [grouping.row_lengths(*lengths).truncated_to(limit) for lengths in guesses]
+    heldout = tuple(_guess_lengths(_character_counts(record), usual) for record in request.heldout)
+    mean = sum(map(grouping.token_count, rows)) / len(rows)
     note = (
         f"lengths are guessed from characters, {usual} to a token; {few} to {many} are usual: "
         "with the model's tokenizer at hand they would be exact"
     )
-    return laid_out(
+    return build_workload(
         options,
         rows,
         request.seed,
         grouping,
-        spread=(usual / many, usual / few + SYSTEM / mean),
+        length_factors=(usual / many, usual / few + DEFAULT_SYSTEM_PROMPT_TOKENS / mean),
         heldout=heldout,
         notes=(note,),
     )
 
 
-def assumed(
-    options: FitOptions, rows: Assumed, limit: int, seed: int, grouping: Grouping = ALONE
+def assume_workload(
+    options: TrainingOptions,
+    rows: Assumptions,
+    limit: int,
+    seed: int,
+    grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload:
-    """The workload of rows that are all alike."""
+    """Return the workload of rows that are all of one assumed length."""
     notes = []
     sequence, count = rows.sequence, rows.rows
     if sequence is None:
-        sequence = min(ASSUMED.sequence or limit, limit)
+        sequence = min(DEFAULT_ASSUMPTIONS.sequence or limit, limit)
         notes.append(f"rows of {sequence} tokens are assumed")
     if count is None:
-        count = ASSUMED.rows or 1
+        count = DEFAULT_ASSUMPTIONS.rows or 1
         notes.append(f"{count} rows are assumed")
-    notes.append(f"{TRAINED:.0%} of the tokens are taken to carry loss")
-    trained = round(sequence * TRAINED)
-    row = grouping.row(sequence - trained, (trained,) * 2)
-    budget = grouping.size(row) * rows.micro_batch if rows.micro_batch else None
-    return laid_out(
+    notes.append(f"{DEFAULT_TRAINED_SHARE:.0%} of the tokens are taken to carry loss")
+    trained = round(sequence * DEFAULT_TRAINED_SHARE)
+    row = grouping.row_lengths(sequence - trained, (trained,) * 2)
+    budget = grouping.token_count(row) * rows.micro_batch if rows.micro_batch else None
+    return build_workload(
         options,
         [row] * count,
         seed,
         grouping,
         budget=budget,
-        heldout=(Row(sequence - trained, (trained,)),) * min(count, 64),
+        heldout=(RowLengths(sequence - trained, (trained,)),) * min(count, 64),
         notes=tuple(notes),
     )
 
 
-DRAWN_LEAST = 0.4
-"""Share of their limit to which answers of the model itself come at least, taken together."""
+MIN_SAMPLED_SHARE = 0.4
+"""Lowest total length of sampled completions, as a share of their limit."""
 
 
-def laid_out(  # noqa: PLR0913 - all but the first three have a meaningful default
-    options: FitOptions,
-    rows: Sequence[Row],
+def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful default
+    options: TrainingOptions,
+    rows: Sequence[RowLengths],
     seed: int,
-    grouping: Grouping = ALONE,
+    grouping: Grouping = SINGLE_COMPLETION,
     *,
     budget: int | None = None,
-    spread: tuple[float, float] = (1.0, 1.0),
-    heldout: Sequence[Row] = (),
+    length_factors: tuple[float, float] = (1.0, 1.0),
+    heldout: Sequence[RowLengths] = (),
     notes: tuple[str, ...] = (),
 ) -> Workload:
-    """These rows, and the largest micro-batch that the options allow of them."""
-    batch = options.batch_size or FEW_ROWS
-    order = Order(len(rows), batch, options.epochs, seed, options.max_steps)
-    most = budget or options.micro_batch_tokens or FEW_TOKENS
-    longest = sorted(rows, key=grouping.size, reverse=True)[:batch]
-    lengths = [grouping.size(row) for row in rows]
-    whole_epoch = order.steps >= order.steps_per_epoch
-    share = order.steps / order.steps_per_epoch
-    low, high = spread
+    """Return the workload of these rows, with the largest micro-batch that the options allow."""
+    batch_size = options.batch_size or AUTO_BATCH_SIZE
+    order = BatchOrder(len(rows), batch_size, options.epochs, seed, options.max_steps)
+    budget = budget or options.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS
+    longest = sorted(rows, key=grouping.token_count, reverse=True)[:batch_size]
+    row_tokens = [grouping.token_count(row) for row in rows]
+    mean_batch_tokens = sum(row_tokens) / len(row_tokens) * min(batch_size, len(row_tokens))
+    full_epoch = order.steps >= order.steps_per_epoch
+    epochs = order.steps / order.steps_per_epoch
+    low, high = length_factors
     return Workload(
         grouping=grouping,
-        lengths=tuple(lengths),
-        trained=sum(map(grouping.scored, rows)) / max(sum(lengths), 1),
+        row_tokens=tuple(row_tokens),
+        trained_share=sum(map(grouping.loss_positions, rows)) / max(sum(row_tokens), 1),
         steps=order.steps,
-        tokens=round(sum(lengths) * share),
-        micro=_largest(longest, most, grouping, packed=options.packing),
-        several=sum(lengths) / len(lengths) * min(batch, len(lengths)) > most or not whole_epoch,
-        spread=(low * DRAWN_LEAST, high) if grouping.drawn else spread,
+        tokens=round(sum(row_tokens) * epochs),
+        micro_batch=_largest_micro_batch(longest, budget, grouping, packed=options.packing),
+        # A part of an epoch may have larger batches than the mean.
+        accumulates_gradients=mean_batch_tokens > budget or not full_epoch,
+        length_factors=(low * MIN_SAMPLED_SHARE, high)
+        if grouping.sampled_completions
+        else length_factors,
         heldout=tuple(heldout),
         notes=notes,
     )
 
 
-FEW_ROWS, FEW_TOKENS = 16, 4096
-"""Rows of a step, and tokens at once, where the run picks them itself."""
+AUTO_BATCH_SIZE, AUTO_MICRO_BATCH_TOKENS = 16, 4096
+"""Rows per step, and tokens per micro-batch, that an estimate takes for ``auto``."""
 
 
-def _largest(
-    longest: Sequence[Row], budget: int, grouping: Grouping, *, packed: bool
-) -> tuple[Row, ...]:
-    """The most that one micro-batch can hold: of the longest rows as many as fit, filled up.
+def _largest_micro_batch(
+    longest: Sequence[RowLengths], budget: int, grouping: Grouping, *, packed: bool
+) -> tuple[RowLengths, ...]:
+    """Return the largest possible micro-batch: as many of the longest rows as fit the budget.
 
-    Padded, a micro-batch is a rectangle: rows times its longest.
+    Padded, a micro-batch is a rectangle: its number of rows times its longest row. Packed, the
+    last row is shortened to fill the budget.
     """
-    first, size = longest[0], grouping.size
+    first, token_count = longest[0], grouping.token_count
     if not packed:
-        return (first,) * max(1, min(budget // size(first), len(longest)))
-    rows, room = [first], budget - size(first)
+        return (first,) * max(1, min(budget // token_count(first), len(longest)))
+    rows, remaining = [first], budget - token_count(first)
     for row in longest[1:]:
-        if size(row) <= room:
+        if token_count(row) <= remaining:
             rows.append(row)
-            room -= size(row)
-        elif room > 0:  # another row may be as long as this
-            rows.append(row.shrunk(room / size(row)))
+            remaining -= token_count(row)
+        elif remaining > 0:  # some shorter row may have just the length that is left
+            rows.append(row.scaled(remaining / token_count(row)))
             break
     return tuple(rows)
 
 
-Characters = tuple[Sequence[int], Sequence[int]]
-"""Of each message that is read, and of each answer."""
+CharacterCounts = tuple[Sequence[int], Sequence[int]]
+"""Characters of each prompt message, and of each completion."""
 
 
-def _guessed(characters: Characters, usual: float) -> Row:
-    """Tokens for characters."""
-    prompt, answers = characters
-    tokens = tuple(max(round(answer / usual), 1) + 1 for answer in answers)
-    return Row(round(sum(prompt) / usual) + FRAME * len(prompt), tokens)
+def _guess_lengths(characters: CharacterCounts, characters_per_token: float) -> RowLengths:
+    """Return the tokens that these characters probably have."""
+    prompt, completions = characters
+    # One token more ends each completion.
+    tokens = tuple(max(round(count / characters_per_token), 1) + 1 for count in completions)
+    template = TEMPLATE_TOKENS_PER_MESSAGE * len(prompt)
+    return RowLengths(round(sum(prompt) / characters_per_token) + template, tokens)
 
 
-def _characters(record: Record) -> Characters:
-    """A conversation's answers are all learned, as if they were one."""
+def _character_counts(record: Record) -> CharacterCounts:
+    """Return a record's characters. All replies of a chat are trained: they count as one."""
     match record:
         case Text():
             return (), (len(record.text),)
         case Completion():
             return (len(record.prompt),), (len(record.completion),)
         case Chat():
-            answers = [len(m.content) for m in record.messages if m.role == "assistant"]
-            asked = [m for m in record.messages if m.role != "assistant"]
-            return _lengths(asked), (sum(answers),)
+            replies = [len(m.content) for m in record.messages if m.role == "assistant"]
+            others = [m for m in record.messages if m.role != "assistant"]
+            return _message_characters(others), (sum(replies),)
         case Preference():
-            return _asked(record.prompt), (len(record.chosen), len(record.rejected))
+            return _prompt_characters(record.prompt), (len(record.chosen), len(record.rejected))
         case _:
             raise TypeError(f"no lengths are known for {type(record).__name__}")
 
 
-def _asked(prompt: Prompt) -> Sequence[int]:
-    return [len(prompt)] if isinstance(prompt, str) else _lengths(prompt)
+def _prompt_characters(prompt: Prompt) -> Sequence[int]:
+    return [len(prompt)] if isinstance(prompt, str) else _message_characters(prompt)
 
 
-def _lengths(messages: Sequence[Message]) -> Sequence[int]:
+def _message_characters(messages: Sequence[Message]) -> Sequence[int]:
     return [len(message.content) for message in messages]

@@ -1,12 +1,13 @@
-"""Where a policy starts: at the base model, or at what an earlier run left behind.
+"""Stack LoRA adapters: train a fresh adapter on top of the frozen adapter of an earlier run.
 
 A policy that was fine-tuned before is trained further with a *fresh* adapter over the frozen one::
 
-    base  +  start (frozen)  +  policy (trained)
+    base  +  initial adapter (frozen)  +  policy adapter (trained)
 
-so that the policy begins as the start exactly, and the start is there again whenever the fresh
-adapter is switched off. What is saved is one adapter for the untouched base model: the sum of two
-low-rank updates is a low-rank update, ``B1 A1 + B2 A2 = [B1 B2] [A1; A2]``.
+At its first step the policy equals the initial model, and switching the fresh adapter off gives the
+initial model again, which serves as the reference. The saved artifact is one adapter for the
+unchanged base model, because the sum of two low-rank updates is a low-rank update: ``B1 A1 + B2 A2
+= [B1 B2] [A1; A2]``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - before peft, which imports bitsandbytes
+from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - must precede peft
 
 # isort: split
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -28,47 +29,48 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from tunesmith.errors import IntegrityError, UsageError
-from tunesmith.storage import verify
+from tunesmith.storage import verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_torch.kernels import fused_lora
-from tunesmith_torch.models.adapters import Adapted, adapt_all, adapt_lora, lora_config
+from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora, build_lora_config
 from tunesmith_torch.models.artifacts import artifact_format, attach_adapter, check_adapter
-from tunesmith_torch.models.loading import Base, old_name_is_known
+from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.preference import PolicyOptions
 from tunesmith_torch.options.training import LoraOptions
 from tunesmith_torch.runtime.device import Precision
 
-START, POLICY = "default", "policy"
-"""Names of the frozen adapter and of the one above it."""
-FOLDED = "folded"
-"""Name of a start that was folded into the base, where it is added up again."""
+INITIAL, POLICY = "default", "policy"
+"""PEFT's names of the frozen adapter and of the trained one. They occur in parameter names."""
+MERGED = "folded"
+"""Name under which an initial adapter that was merged into the base is loaded for adding up."""
 
 
 @dataclass(frozen=True)
-class Start:
-    """What an earlier run left behind."""
+class InitialModel:
+    """The artifact of an earlier run that training begins with."""
 
     path: Path
     format: Literal["adapter", "model"]
 
     @classmethod
-    def find(cls, where: str, stage: str = "") -> Start:
-        """The artifact in a run folder, or the artifact folder itself.
+    def find(cls, location: str, stage: str = "") -> InitialModel:
+        """Return the artifact in a run folder, or the artifact folder itself.
 
-        In the folder of a run with stages it is that of ``stage``, or else of the policy.
+        In a run with stages, the artifact of ``stage`` is taken, or else that of the policy or of
+        the supervised stage.
 
         Raises:
             UsageError: there is none.
-            IntegrityError: it is not what its manifest says.
+            IntegrityError: its files differ from its manifest.
         """
-        folder = Path(where)
-        places = [folder, *(folder / name for name in (stage or "policy", "supervised"))]
-        for candidate in (place / name for place in places for name in ("", "adapter", "model")):
+        folder = Path(location)
+        folders = [folder, *(folder / name for name in (stage or "policy", "supervised"))]
+        for candidate in (parent / name for parent in folders for name in ("", "adapter", "model")):
             names = ("adapter_config.json", "config.json")
             if any((candidate / name).is_file() for name in names):
-                problems = verify(candidate) if (candidate / MANIFEST).is_file() else []
+                problems = verify_folder(candidate) if (candidate / MANIFEST).is_file() else []
                 if problems:
                     raise IntegrityError(f"{candidate}: {problems[0]}")
                 return cls(candidate, artifact_format(candidate))
@@ -78,9 +80,13 @@ class Start:
         )
 
 
-def base_folder(model: Path, start: Start | None) -> Path:
-    """The folder whose weights come first: the base model, or the fully trained one."""
-    return start.path if start is not None and start.format == "model" else model
+def base_folder(model: Path, initial_model: InitialModel | None) -> Path:
+    """Return the folder to load first: a fully trained initial model, or else the base model."""
+    return (
+        initial_model.path
+        if initial_model is not None and initial_model.format == "model"
+        else model
+    )
 
 
 def load_policy_base(
@@ -89,99 +95,107 @@ def load_policy_base(
     precision: Precision,
     packing: bool,
     quantization: Quantization | None = None,
-) -> Base:
-    """A base model that takes packed rows and shared prompts, if packing is wanted."""
+) -> LoadedBase:
+    """Load a base model; with ``packing`` its attention takes packed rows and shared prompts."""
     return load_model(folder, device, precision, packing=packing, quantization=quantization)
 
 
-def quantization_of(options: PolicyOptions) -> Quantization | None:
-    """How the options have the base stored; None: as it is."""
+def policy_quantization(options: PolicyOptions) -> Quantization | None:
+    """Return how the options store the base model; None: not quantized."""
     if options.adapt != "qlora":
         return None
     return Quantization(options.bits, options.double_quantization)
 
 
 def adapt_policy(
-    base: Base,
+    base: LoadedBase,
     precision: Precision,
     options: LoraOptions,
     *,
-    weights: Literal["lora", "full"],
-    start: Start | None,
+    trained_weights: Literal["lora", "full"],
+    initial_model: InitialModel | None,
     seed: int,
-) -> Adapted:
-    """Make the policy ready for training; until its first step it *is* the start.
+) -> AdaptedModel:
+    """Prepare the policy for training; until its first step it equals the initial model.
 
     Raises:
-        UsageError: the start's adapter, or the one to be trained, cannot be added up.
+        UsageError: the initial adapter, or the one to be trained, cannot be added to another.
     """
-    if start is None or start.format == "model":
-        if weights == "full":
-            return adapt_all(base, precision)
+    if initial_model is None or initial_model.format == "model":
+        if trained_weights == "full":
+            return adapt_full(base, precision)
         return adapt_lora(base, precision, options, seed)
-    if weights == "full":
-        merged = attach_adapter(base, start.path).merge_and_unload()
-        return adapt_all(replace(base, model=merged), precision)
-    config = lora_config(base.model, options)
-    _refuse_sum(config, "technique")
+    if trained_weights == "full":
+        merged = attach_adapter(base, initial_model.path).merge_and_unload()
+        return adapt_full(replace(base, model=merged), precision)
+    config = build_lora_config(base.model, options)
+    _refuse_not_summable(config, "technique")
     base.model.requires_grad_(False)
-    model = attach_adapter(base, start.path, fused_kernels=options.fused_kernels)
-    _refuse_sum(model.peft_config[START], "technique.from")
+    model = attach_adapter(base, initial_model.path, fused_kernels=options.fused_kernels)
+    _refuse_not_summable(model.peft_config[INITIAL], "technique.from")
     torch.manual_seed(seed)
     model.add_adapter(POLICY, config, autocast_adapter_dtype=True)
-    fused_lora.introduce(model)
-    _activate(model, [START, POLICY])
-    details = {"weights": "lora", "rank": options.rank, "start": str(start.path)}
-    return Adapted(model, base, precision, "adapter", details)
+    fused_lora.group_by_input(model)
+    _activate_adapters(model, [INITIAL, POLICY])
+    details = {"weights": "lora", "rank": options.rank, "start": str(initial_model.path)}
+    return AdaptedModel(model, base, precision, "adapter", details)
 
 
-def adapt_over(
-    base: Base, precision: Precision, options: LoraOptions, *, start: Start, seed: int
-) -> Adapted:
-    """A fresh adapter alone, over the base with the start's adapter folded in.
+def adapt_over_merged(
+    base: LoadedBase,
+    precision: Precision,
+    options: LoraOptions,
+    *,
+    initial_model: InitialModel,
+    seed: int,
+) -> AdaptedModel:
+    """Merge the initial adapter into the base and add a single fresh adapter.
 
-    For code that knows a policy of one adapter, and its reference as the same without it: with two,
-    ``disable_adapter`` would give the bare base. :func:`sum_with` gives what is saved.
+    For trainers that support one adapter only and compute the reference by disabling it, such as
+    TRL's: with two adapters, ``disable_adapter`` would give the plain base model.
+    :func:`combine_with_initial` returns the adapter to save.
 
     Raises:
-        UsageError: the start's adapter, or the one to be trained, cannot be added up.
+        UsageError: the initial adapter, or the one to be trained, cannot be added to another.
     """
-    _refuse_sum(lora_config(base.model, options), "technique")
-    model = attach_adapter(base, start.path)
-    _refuse_sum(model.peft_config[START], "technique.from")
-    folded = replace(base, model=cast(Any, model).merge_and_unload())
-    adapted = adapt_lora(folded, precision, options, seed)
-    return replace(adapted, details={**adapted.details, "start": str(start.path)})
+    _refuse_not_summable(build_lora_config(base.model, options), "technique")
+    model = attach_adapter(base, initial_model.path)
+    _refuse_not_summable(model.peft_config[INITIAL], "technique.from")
+    merged_base = replace(base, model=cast(Any, model).merge_and_unload())
+    adapted = adapt_lora(merged_base, precision, options, seed)
+    return replace(adapted, details={**adapted.details, "start": str(initial_model.path)})
 
 
-def sum_with(adapted: Adapted, start: Start) -> Adapted:
-    """What :func:`adapt_over` made, trained: one adapter for the untouched base model."""
+def combine_with_initial(adapted: AdaptedModel, initial_model: InitialModel) -> AdaptedModel:
+    """Return a trained result of :func:`adapt_over_merged` as one adapter for the original base."""
     model = cast(PeftModel, adapted.model)
-    add_frozen(model, start.path, FOLDED)
-    return _one(adapted, model, (FOLDED, model.active_adapter))
+    add_frozen_adapter(model, initial_model.path, MERGED)
+    return _sum_adapters(adapted, model, (MERGED, model.active_adapter))
 
 
 @contextmanager
-def as_reference(adapted: Adapted) -> Iterator[None]:
-    """While it lasts, an adapted model is the policy that training started from.
+def reference_policy(adapted: AdaptedModel) -> Iterator[None]:
+    """Turn an adapted model into the policy that training began with, inside the ``with`` block.
 
     Raises:
-        UsageError: every weight moves, so the start is gone.
+        UsageError: all weights are trained, so the initial weights no longer exist.
     """
     model = adapted.model
     if not isinstance(model, PeftModel):
-        raise UsageError("a fully trained model keeps no reference", hint='set adapt = "lora"')
+        raise UsageError("a fully trained model has no reference policy", hint='set adapt = "lora"')
     if POLICY not in model.peft_config:
         with model.disable_adapter():
             yield
         return
-    with using(model, [START]):
+    with active_adapters(model, [INITIAL]):
         yield
 
 
 @contextmanager
-def using(model: PeftModel, names: list[str]) -> Iterator[None]:
-    """While it lasts, exactly these adapters work; what is trained stays what it was."""
+def active_adapters(model: PeftModel, names: list[str]) -> Iterator[None]:
+    """Activate exactly these adapters inside the ``with`` block; trainable parameters stay
+    trainable.
+    """
     tuner = cast(Any, model.base_model)
     before = list(tuner.active_adapters)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -189,17 +203,20 @@ def using(model: PeftModel, names: list[str]) -> Iterator[None]:
         tuner.set_adapter(names)
         yield
     finally:
+        # set_adapter also changes which parameters are trainable: restore that.
         tuner.set_adapter(before)
         model.requires_grad_(False)
         for parameter in trained:
             parameter.requires_grad_(True)
 
 
-def add_frozen(model: PeftModel, folder: Path, name: str) -> None:
-    """Put an adapter from disk beside those that a model has. It works under :func:`using` only.
+def add_frozen_adapter(model: PeftModel, folder: Path, name: str) -> None:
+    """Load an adapter from disk next to those that a model has.
+
+    It is inactive except inside :func:`active_adapters`.
 
     Raises:
-        IntegrityError: the adapter lacks tensors of the model, or has some that it does not know.
+        IntegrityError: the adapter lacks tensors of the model, or has tensors unknown to it.
     """
     before = list(cast(Any, model.base_model).active_adapters)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -215,64 +232,68 @@ def add_frozen(model: PeftModel, folder: Path, name: str) -> None:
         parameter.requires_grad_(True)
 
 
-def base_of_adapter(adapter: Path, model: Path) -> Path:
-    """The folder of the weights that an adapter was trained over; ``model`` if it names none."""
+def find_adapter_base(adapter: Path, model: Path) -> Path:
+    """Return the folder of the weights that an adapter was trained on, or ``model`` if unknown."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     named = Path(config.get("base_model_name_or_path") or "")
-    # A run that was moved took the model of its first stage with it.
-    beside = adapter.parent.parent / named.parent.name / named.name
-    for folder in (named, beside):
+    # A run folder that was moved still contains the model of its first stage.
+    moved = adapter.parent.parent / named.parent.name / named.name
+    for folder in (named, moved):
         if (folder / "config.json").is_file():
             return folder
     return model
 
 
-def one_adapter(adapted: Adapted) -> Adapted:
-    """The policy with both adapters as one, for the untouched base model; others as they are."""
+def combine_adapters(adapted: AdaptedModel) -> AdaptedModel:
+    """Return the policy with its two adapters combined into one for the unchanged base model.
+
+    Other models are returned unchanged.
+    """
     model = adapted.model
     if not isinstance(model, PeftModel) or POLICY not in model.peft_config:
         return adapted
-    return _one(adapted, model, (START, POLICY))
+    return _sum_adapters(adapted, model, (INITIAL, POLICY))
 
 
-def _one(adapted: Adapted, model: PeftModel, names: tuple[str, str]) -> Adapted:
-    """The sum of two adapters as one."""
-    parts = [_scaled(model, name) for name in names]
-    width = sum(model.peft_config[name].r for name in names)
+def _sum_adapters(adapted: AdaptedModel, model: PeftModel, names: tuple[str, str]) -> AdaptedModel:
+    """Return the model with the sum of two adapters as its only adapter."""
+    parts = [_scaled_matrices(model, name) for name in names]
+    total_rank = sum(model.peft_config[name].r for name in names)
     modules = sorted({name for part in parts for name in part})
     state: dict[str, Tensor] = {}
     for name in modules:
-        found = [part[name] for part in parts if name in part]
-        a_RD = torch.cat([a for a, _ in found], 0)
-        b_DR = torch.cat([b for _, b in found], 1)
-        short = width - a_RD.shape[0]
-        state[f"{name}.lora_A.weight"] = torch.nn.functional.pad(a_RD, (0, 0, 0, short))
-        state[f"{name}.lora_B.weight"] = torch.nn.functional.pad(b_DR, (0, short))
+        matrices = [part[name] for part in parts if name in part]
+        a_RD = torch.cat([a for a, _ in matrices], 0)
+        b_DR = torch.cat([b for _, b in matrices], 1)
+        # A module with one of the two adapters only is padded with zeros to the common rank.
+        padding = total_rank - a_RD.shape[0]
+        state[f"{name}.lora_A.weight"] = torch.nn.functional.pad(a_RD, (0, 0, 0, padding))
+        state[f"{name}.lora_B.weight"] = torch.nn.functional.pad(b_DR, (0, padding))
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        r=width,
-        lora_alpha=width,  # the scales are in the matrices already
+        r=total_rank,
+        lora_alpha=total_rank,  # the scales are in the matrices already
         target_modules=[name.removeprefix("base_model.model.") for name in modules],
         bias="none",
     )
-    bare = cast(Any, model).unload()
-    with old_name_is_known():
-        whole = get_peft_model(bare, config, autocast_adapter_dtype=True)
-    loaded = set_peft_model_state_dict(whole, state)
+    base_model = cast(Any, model).unload()
+    with ignore_deprecation():
+        combined = get_peft_model(base_model, config, autocast_adapter_dtype=True)
+    loaded = set_peft_model_state_dict(combined, state)
     if loaded.unexpected_keys:
         raise IntegrityError(f"adapters cannot be added up: {loaded.unexpected_keys[0]}")
-    return replace(adapted, model=whole)
+    return replace(adapted, model=combined)
 
 
-def _activate(model: PeftModel, names: list[str]) -> None:
-    """Let these adapters work; only the policy's parameters ever move."""
+def _activate_adapters(model: PeftModel, names: list[str]) -> None:
+    """Activate these adapters and make only the policy's parameters trainable."""
     cast(Any, model.base_model).set_adapter(names)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(f".{POLICY}." in name)
 
 
-def _scaled(model: PeftModel, adapter: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B of every module that the adapter is on, in fp32, with its scale in B."""
+def _scaled_matrices(model: PeftModel, adapter: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return A and B of every module with this adapter, in fp32, the scale multiplied into B."""
     config = model.peft_config[adapter]
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
@@ -281,12 +302,15 @@ def _scaled(model: PeftModel, adapter: str) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (a_RD, b_DR * scale) for name, (a_RD, b_DR) in pairs.items()}
 
 
-def _refuse_sum(config: LoraConfig, where: str) -> None:
-    """DoRA divides by a norm, whole modules are no low-rank updates: neither can be added up."""
+def _refuse_not_summable(config: LoraConfig, where: str) -> None:
+    """Raise an error unless the adapter is a plain low-rank update.
+
+    DoRA divides by a norm, and fully trained modules are not low-rank: neither can be added.
+    """
     plain = not (config.use_dora or config.modules_to_save or config.rank_pattern)
     if config.peft_type != "LORA" or not plain or config.alpha_pattern or config.bias != "none":
         raise UsageError(
             f"{where}: only a plain LoRA adapter can be added to another, "
-            "this one has dora, modules_to_save or something else beside",
-            hint="merge the earlier adapter into its base model and start from that folder",
+            "this one uses DoRA, modules_to_save, rank or alpha patterns, or a bias",
+            hint="merge the earlier adapter into its base model and set `from` to that folder",
         )

@@ -1,6 +1,6 @@
-"""Which weights move: all of them, or low-rank adapters beside frozen ones.
+"""Prepare a base model for training: choose the weights that move, all of them or LoRA adapters.
 
-One half of a technique. The other half is the objective, what the weights move towards.
+A technique combines this choice with an objective, which decides what the weights move towards.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - before peft, which imports bitsandbytes
+from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - must precede peft
 
 # isort: split
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -22,65 +22,71 @@ from transformers import PreTrainedModel
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith_torch.kernels import fused_lora
-from tunesmith_torch.models.loading import Base, old_name_is_known
+from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
 from tunesmith_torch.options.training import LoraOptions
 from tunesmith_torch.runtime.device import Precision
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """A model made ready for training."""
+class AdaptedModel:
+    """A model that is ready for training."""
 
     model: PreTrainedModel | PeftModel
-    base: Base
+    base: LoadedBase
     precision: Precision
     format: Literal["adapter", "model"]
     details: JSON
-    """What was adapted, for the record."""
+    """Facts about the adaptation for reports: what was adapted, rank, target modules."""
 
     @property
-    def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters that training changes; tied ones once."""
+    def named_trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters that training changes; tied parameters once."""
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     @property
-    def parameters(self) -> int:
-        """All parameters of the model, adapters included."""
-        # Packed weights are fewer numbers than they stand for; transformers knows how many.
+    def num_parameters(self) -> int:
+        """Number of parameters of the base model, adapters included."""
+        # A packed 4-bit tensor has fewer elements than weights; transformers corrects for that.
         return int(self.base.model.num_parameters())
 
     @property
-    def trainable_parameters(self) -> int:
-        return sum(parameter.numel() for _, parameter in self.trainable)
+    def num_trainable_parameters(self) -> int:
+        """Number of parameters that training changes."""
+        return sum(parameter.numel() for _, parameter in self.named_trainable_parameters)
 
-    def arithmetic(self) -> torch.autocast:
-        """The context of the forward pass: fp32 adapters compute in the base's format."""
+    def autocast(self) -> torch.autocast:
+        """Return the autocast context of the forward pass.
+
+        Adapters are stored in fp32 and compute in the base model's format.
+        """
         device = self.base.model.device.type
         mixed = self.precision.dtype != torch.float32 and self.format == "adapter"
         return torch.autocast(device, dtype=self.precision.dtype, enabled=mixed)
 
 
-def adapt_all(base: Base, precision: Precision) -> Adapted:
-    """Every weight moves (full fine-tuning)."""
+def adapt_full(base: LoadedBase, precision: Precision) -> AdaptedModel:
+    """Make all weights trainable (full fine-tuning)."""
     base.model.requires_grad_(True)
-    return Adapted(base.model, base, precision, "model", {"weights": "all"})
+    return AdaptedModel(base.model, base, precision, "model", {"weights": "all"})
 
 
-def adapt_lora(base: Base, precision: Precision, options: LoraOptions, seed: int) -> Adapted:
-    """Low-rank updates of chosen matrices move, in fp32 (Hu et al. 2021, section 4.1).
+def adapt_lora(
+    base: LoadedBase, precision: Precision, options: LoraOptions, seed: int
+) -> AdaptedModel:
+    """Add low-rank updates in fp32 to chosen matrices and train only those.
 
-    The seed is set here, right before the adapters get their random half, so that they do not
-    depend on what ran before.
+    Hu et al. 2021, LoRA, section 4.1. The random seed is set directly before the adapters are
+    initialized, so that their values do not depend on what ran before.
 
     Raises:
         UsageError: no module matches the targets, or a target shares its weight with another.
     """
-    config = lora_config(base.model, options)
+    config = build_lora_config(base.model, options)
     torch.manual_seed(seed)
     base.model.requires_grad_(False)
-    with old_name_is_known():
+    with ignore_deprecation():
         model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
-    fused_lora.introduce(model)
+    fused_lora.group_by_input(model)
     names = [n for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
@@ -91,18 +97,20 @@ def adapt_lora(base: Base, precision: Precision, options: LoraOptions, seed: int
         "targets": sorted({name.rsplit(".", 1)[-1] for name in names}),
         "adapted_modules": len(names),
     }
-    return Adapted(model, base, precision, "adapter", details)
+    return AdaptedModel(model, base, precision, "adapter", details)
 
 
-def lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:
-    """The adapter that the options ask for, for this model.
+def build_lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:
+    """Return the PEFT config of the adapter that the options ask for, for this model.
 
     Raises:
         UsageError: no module matches the targets, or a target shares its weight with another.
     """
-    target_modules = _resolve(model, options.target_modules)
-    _refuse_tied(model, [*target_modules])
-    tied = bool(options.modules_to_save) and model.config.get_text_config().tie_word_embeddings
+    target_modules = _resolve_target_modules(model, options.target_modules)
+    _refuse_tied_targets(model, [*target_modules])
+    tie_weights = (
+        bool(options.modules_to_save) and model.config.get_text_config().tie_word_embeddings
+    )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
@@ -112,37 +120,37 @@ def lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:
         modules_to_save=options.modules_to_save or None,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
-        ensure_weight_tying=tied,
+        ensure_weight_tying=tie_weights,
         bias="none",
     )
     if options.fused_kernels:
-        fused_lora.use(config, model)
+        fused_lora.enable_fused_lora(config, model)
     return config
 
 
-def _resolve(
+def _resolve_target_modules(
     model: PreTrainedModel, target_modules: Literal["all-linear"] | Sequence[str]
 ) -> list[str]:
-    """Target names as peft wants them; every one must match something."""
-    linear = _linear_names(model)
+    """Return the target names for PEFT, after checking that each matches a module."""
+    linear_names = _linear_layer_names(model)
     if target_modules == "all-linear":
-        if not linear:
+        if not linear_names:
             raise UsageError(
                 "technique.target_modules: the model has no linear layer outside its head"
             )
-        return sorted(linear)
+        return sorted(linear_names)
     names = [name for name, _ in model.named_modules()]
     for target in target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             raise UsageError(
-                f'technique.target_modules: no module is called "{target}"',
-                hint=f"linear layers of this model: {', '.join(sorted(linear))}",
+                f'technique.target_modules: no module is named "{target}"',
+                hint=f"linear layers of this model: {', '.join(sorted(linear_names))}",
             )
     return list(target_modules)
 
 
-def _linear_names(model: PreTrainedModel) -> set[str]:
-    """Last parts of the names of all linear layers, the output head left out."""
+def _linear_layer_names(model: PreTrainedModel) -> set[str]:
+    """Return the last parts of the names of all linear layers except the output head."""
     head = model.get_output_embeddings()
     return {
         name.rsplit(".", 1)[-1]
@@ -151,8 +159,11 @@ def _linear_names(model: PreTrainedModel) -> set[str]:
     }
 
 
-def _refuse_tied(model: PreTrainedModel, target_modules: Sequence[str]) -> None:
-    """An adapter on one of two modules that share a weight cannot be merged or saved faithfully."""
+def _refuse_tied_targets(model: PreTrainedModel, target_modules: Sequence[str]) -> None:
+    """Refuse a target that shares its weight with another module.
+
+    An adapter changes one of the two only, so merging or saving would lose or duplicate it.
+    """
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or embeddings.weight is not head.weight:
         return
@@ -162,5 +173,5 @@ def _refuse_tied(model: PreTrainedModel, target_modules: Sequence[str]) -> None:
             raise UsageError(
                 f'technique.target_modules: "{target}" shares its weight with another module, '
                 "so a LoRA adapter on it would be lost when the model is merged or saved",
-                hint=f'train it whole instead: modules_to_save = ["{target}"]',
+                hint=f'train the full module instead: modules_to_save = ["{target}"]',
             )

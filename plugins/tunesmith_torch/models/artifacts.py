@@ -1,8 +1,8 @@
-"""Artifacts: what training leaves behind, in the forms that the rest of the world loads.
+"""Artifacts: save trained weights in standard formats, and load them again.
 
-An adapter is a PEFT folder, a fully trained model a transformers folder; safetensors only, the
-tokenizer and its chat template beside the weights, and a ``generation_config.json`` that stops at
-the token which ends an answer. The folder is committed as a whole with a manifest.
+An adapter is a PEFT folder, a fully trained model a transformers folder. Both contain safetensors
+weights, the tokenizer with its chat template, and a ``generation_config.json`` that stops at the
+token which ends an answer. A folder is committed in one step, with a manifest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - before peft, which imports bitsandbytes
+from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - must precede peft
 
 # isort: split
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
@@ -23,69 +23,70 @@ from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError
 from tunesmith.storage import commit_folder
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.kernels import fused_lora as lean_layers
-from tunesmith_torch.models.adapters import Adapted
-from tunesmith_torch.models.loading import Base, no_progress_bars, old_name_is_known
-from tunesmith_torch.runtime.distributed import gathered, is_first
+from tunesmith_torch.kernels import fused_lora
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation, no_progress_bars
+from tunesmith_torch.runtime.distributed import all_gather_object, is_rank_0
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-FOLDERS: dict[str, str] = {"adapter": "adapter", "model": "model"}
+ARTIFACT_FOLDERS: dict[str, str] = {"adapter": "adapter", "model": "model"}
 
 
-def save(
+def save_artifact(
     job: Job[Any],
-    adapted: Adapted,
+    adapted: AdaptedModel,
     template: Template,
-    beside: Callable[[Path], None] | None = None,
+    write_extra: Callable[[Path], None] | None = None,
 ) -> Artifact:
     """Commit the trained weights below ``job.out``: in ``adapter/`` or in ``model/``.
 
-    ``beside`` writes what else belongs into the folder.
+    ``write_extra`` writes further files into the folder before it is committed.
     """
-    target = job.out / FOLDERS[adapted.format]
+    target = job.out / ARTIFACT_FOLDERS[adapted.format]
 
     def write(folder: Path) -> None:
         _write_weights(folder, adapted)
         template.tokenizer.save_pretrained(folder)
-        generation_config(adapted.base, template).save_pretrained(folder)
-        (folder / "README.md").write_text(_card(job, adapted), encoding="utf-8")
-        if beside is not None:
-            beside(folder)
+        build_generation_config(adapted.base, template).save_pretrained(folder)
+        (folder / "README.md").write_text(_model_card(job, adapted), encoding="utf-8")
+        if write_extra is not None:
+            write_extra(folder)
 
-    if is_first():
+    if is_rank_0():
         commit_folder(target, write, {"format": adapted.format})
-    gathered(None)  # the others may read it from here on
+    all_gather_object(None)  # a barrier: from here on the other ranks may read the folder
     return Artifact(path=target, format=adapted.format)
 
 
-def generation_config(base: Base, template: Template) -> GenerationConfig:
-    """The base's own settings, stopping at every token that ends an answer, decoding greedily."""
+def build_generation_config(base: LoadedBase, template: Template) -> GenerationConfig:
+    """Return a config that decodes greedily and stops at every token that ends an answer."""
     tokenizer = template.tokenizer
-    ends = sorted(template.end_ids)
+    end_ids = sorted(template.end_ids)
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends if len(ends) > 1 else ends[0],
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
+        eos_token_id=end_ids if len(end_ids) > 1 else end_ids[0],
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0],
     )
 
 
 def artifact_format(folder: Path) -> Literal["adapter", "model"]:
-    """What kind of artifact lies in a folder."""
+    """Return the kind of artifact in a folder."""
     return "adapter" if (folder / "adapter_config.json").is_file() else "model"
 
 
-def attach_adapter(base: Base, folder: Path, *, fused_kernels: bool = True) -> PeftModel:
-    """The base model with an adapter read from disk, every tensor accounted for.
+def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True) -> PeftModel:
+    """Return the base model with an adapter read from disk, after checking that every tensor is
+    used.
 
-    ``lean``: computed in fewer products, see :mod:`tunesmith_torch.kernels.fused_lora`.
+    ``fused_kernels``: compute adapters with :mod:`tunesmith_torch.kernels.fused_lora`.
 
     Raises:
-        IntegrityError: the adapter lacks tensors of the model, or has some that it does not know.
+        IntegrityError: the adapter lacks tensors of the model, or has tensors unknown to it.
     """
     config = PeftConfig.from_pretrained(str(folder))
     if fused_kernels and isinstance(config, LoraConfig):
-        lean_layers.use(config, base.model)
-    with old_name_is_known():
+        fused_lora.enable_fused_lora(config, base.model)
+    with ignore_deprecation():
         model = PeftModel.from_pretrained(
             base.model,
             str(folder),
@@ -93,7 +94,7 @@ def attach_adapter(base: Base, folder: Path, *, fused_kernels: bool = True) -> P
             is_trainable=False,
             autocast_adapter_dtype=False,
         )
-    lean_layers.introduce(model)
+    fused_lora.group_by_input(model)
     check_adapter(model, folder, "default")
     for parameter in model.parameters():  # not model.to: buffers, such as frequencies, keep theirs
         if parameter.is_floating_point():
@@ -102,42 +103,45 @@ def attach_adapter(base: Base, folder: Path, *, fused_kernels: bool = True) -> P
 
 
 def check_adapter(model: PeftModel, folder: Path, name: str) -> None:
-    """Hold what was read from a folder as adapter ``name`` against the folder's tensors.
+    """Compare the tensors of adapter ``name`` with those in the folder that it was read from.
 
     Raises:
-        IntegrityError: they differ.
+        IntegrityError: the names differ.
     """
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-        stored = set(file.keys())
-    # What peft would write is what it has read, name by name; it skips unknown names in silence.
+        stored_names = set(file.keys())
+    # PEFT ignores unknown tensor names silently. The names that it would write are those it read.
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    wrong = sorted(stored ^ set(state))
-    if wrong:
+    differing = sorted(stored_names ^ set(state))
+    if differing:
         raise IntegrityError(
-            f"{folder}: {len(wrong)} tensors do not fit this base model, the first is {wrong[0]}",
+            f"{folder}: {len(differing)} tensors do not fit this base model, "
+            f"the first is {differing[0]}",
             hint="the adapter was trained on another base model, or its file was changed",
         )
 
 
-def _write_weights(folder: Path, adapted: Adapted) -> None:
+def _write_weights(folder: Path, adapted: AdaptedModel) -> None:
     if adapted.format == "adapter":
-        # "auto" would ask a hub about the base model's vocabulary.
+        # save_embedding_layers="auto" would query a hub about the base model's vocabulary.
         adapted.model.save_pretrained(folder, save_embedding_layers=False)
-        _sort_targets(folder / "adapter_config.json")
+        _sort_target_modules(folder / "adapter_config.json")
         return
     with no_progress_bars():
         adapted.model.save_pretrained(folder)
 
 
-def _sort_targets(path: Path) -> None:
-    """peft writes a set in whatever order it has: sorted, the same run gives the same bytes."""
+def _sort_target_modules(path: Path) -> None:
+    """Sort the target modules: PEFT writes a set in arbitrary order, and equal runs must give equal
+    bytes.
+    """
     config = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(config["target_modules"], list):
         config["target_modules"].sort()
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-_CARD: Callable[..., str] = """---
+_CARD_TEMPLATE: Callable[..., str] = """---
 base_model: {base}
 library_name: {library}
 tags: [tunesmith, {technique}]
@@ -146,12 +150,12 @@ tags: [tunesmith, {technique}]
 # {name}
 
 Made with tunesmith by `{technique}` from `{base}` on {rows} rows of your own data.
-How it was trained and what it was measured against stands in `report.json` of its run.
+`report.json` of its run describes how it was trained and what it was compared with.
 
 {loading}
 """.format
 
-_LOADING = {
+_LOADING_EXAMPLES = {
     "adapter": """```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -168,14 +172,14 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 }
 
 
-def _card(job: Job[Any], adapted: Adapted) -> str:
+def _model_card(job: Job[Any], adapted: AdaptedModel) -> str:
     base = job.base_name or str(adapted.base.folder)
-    folder = FOLDERS[adapted.format]
-    return _CARD(
+    folder = ARTIFACT_FOLDERS[adapted.format]
+    return _CARD_TEMPLATE(
         base=base,
         library="peft" if adapted.format == "adapter" else "transformers",
         technique=job.technique,
         name=job.out.name,
         rows=len(job.train),
-        loading=_LOADING[adapted.format].format(base=base, folder=folder),
+        loading=_LOADING_EXAMPLES[adapted.format].format(base=base, folder=folder),
     )

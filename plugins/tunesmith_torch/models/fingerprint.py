@@ -1,4 +1,4 @@
-"""Fingerprint of a model and of token ids."""
+"""Fingerprint of a model and of token ids, to recognize stored results that still apply."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunesmith_torch.prefix.completion_groups import Group
+from tunesmith_torch.prefix.completion_groups import CompletionGroup
 
-_SAMPLE = 65_536
-"""Numbers of a tensor that enter the fingerprint: all of an adapter, every so many of a matrix."""
+_SAMPLE_SIZE = 65_536
+"""Approximate number of elements that are hashed per tensor: all of an adapter, a regular sample of
+a matrix.
+"""
 
 
-def fingerprint(model: nn.Module, groups: Sequence[Group]) -> str:
-    """SHA-256 over a sample of every parameter and over all token ids."""
+def fingerprint(model: nn.Module, groups: Sequence[CompletionGroup]) -> str:
+    """Return the SHA-256 of a sample of every parameter and of all token ids."""
     digest = hashlib.sha256()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             flat = parameter.detach().flatten()
-            sample = flat[:: max(1, len(flat) // _SAMPLE)].contiguous().cpu()
+            sample = flat[:: max(1, len(flat) // _SAMPLE_SIZE)].contiguous().cpu()
             digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
             digest.update(sample.view(torch.uint8).numpy().tobytes())
     for group in groups:
-        for ids in (group.prompt, *group.answers):
+        for ids in (group.prompt, *group.completions):
             digest.update(np.asarray(ids, dtype=np.int64).tobytes())
             digest.update(b"|")
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Base models, read from a folder and refused when anything about them is not as it says.
+"""Load base models from folders, and refuse folders that are incomplete or inconsistent.
 
-transformers fills tensors that a file lacks with random numbers and goes on with a log line.
-A model that is partly noise still trains, only badly, so here that is an error.
+transformers fills tensors that a file lacks with random numbers and logs one line. A model that is
+partly random still trains, only badly, so here a missing tensor is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tunesmith_torch.models.model_folder import check_folder
 
 
 @dataclass(frozen=True)
-class Base:
+class LoadedBase:
     """A pre-trained model with its tokenizer, in eval mode, on its device."""
 
     model: PreTrainedModel
@@ -48,18 +48,18 @@ def load_base(
     attention: str = "sdpa",
     quantization: BitsAndBytesConfig | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Base:
-    """Read a model folder. Nothing is downloaded, asked, or run.
+) -> LoadedBase:
+    """Read a model folder. Nothing is downloaded, and no code from the folder is run.
 
-    ``attention`` is a name that transformers knows. With ``sdpa``, the few architectures that
-    cannot use it (Gemma 2 caps its scores) get ``eager``. For quantised weights, see
-    :func:`tunesmith_torch.models.quantization.load_quantized`. ``tokenizer`` is the folder's, where it has
-    been read already.
+    ``attention`` is the name of an attention implementation that transformers knows. With ``sdpa``,
+    the few architectures that do not support it (Gemma 2 caps its scores) get ``eager``. For
+    quantized weights, see :func:`tunesmith_torch.models.quantization.load_quantized`. ``tokenizer``
+    is the folder's, if it has been loaded before.
 
     Raises:
-        EnvironmentProblem: no such folder, no safetensors weights, or the model brings code.
-        IntegrityError: a file is cut short, a tensor is missing, left over, of another shape, or
-            holds values that are not finite.
+        EnvironmentProblem: no such folder, no safetensors weights, or the model needs its own code.
+        IntegrityError: a file is truncated, a tensor is missing, unexpected, of another shape, or
+            not finite.
     """
     check_folder(folder)
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
@@ -74,23 +74,27 @@ def load_base(
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # collected below, all of them, in our words
+                ignore_mismatched_sizes=True,  # _check_tensor_names reports all of them together
                 output_loading_info=True,
             )
     except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise IntegrityError(f"{folder}: the model cannot be built, {error!s:.200}") from error
-    _refuse_holes(folder, info)
-    _refuse_not_finite(folder, model)
+    _check_tensor_names(folder, info)
+    _check_finite(folder, model)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise IntegrityError(
-            f"{folder}: the tokenizer knows {len(tokenizer)} tokens, "
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, "
             f"the model only {model.get_input_embeddings().num_embeddings}"
         )
-    return Base(model.eval(), tokenizer, model.config, folder)
+    return LoadedBase(model.eval(), tokenizer, model.config, folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer; refused where it would bring code of its own."""
+    """Return the folder's tokenizer.
+
+    Raises:
+        EnvironmentProblem: there is none, or it needs its own code.
+    """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -104,7 +108,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """The config alone, for estimates: no weights are read."""
+    """Return the model's config without reading weights, for estimates."""
     check_folder(folder)
     config: PretrainedConfig = AutoConfig.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
@@ -112,57 +116,62 @@ def load_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Keep each layer's input only, and compute the rest again in backward."""
-    # The name that went before goes with transformers 6.
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
+    """Keep only each layer's input in the forward pass, and recompute the rest in backward."""
+    # transformers 6 renames gradient_checkpointing_enable.
     enable = getattr(model, "activation_checkpointing_enable", None)
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 @contextmanager
-def old_name_is_known(name: str = "is_gradient_checkpointing") -> Iterator[None]:
-    """Inside, transformers does not warn that peft, or TRL, uses a name (a regex) that will go."""
+def ignore_deprecation(name: str = "is_gradient_checkpointing") -> Iterator[None]:
+    """Suppress transformers' warning, inside the block, that PEFT or TRL uses a deprecated name.
+
+    ``name`` is a regular expression.
+    """
     with warnings.catch_warnings():
-        known = f"`{name}` is deprecated"
-        warnings.filterwarnings("ignore", known, FutureWarning)
+        message = f"`{name}` is deprecated"
+        warnings.filterwarnings("ignore", message, FutureWarning)
         yield
 
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Inside, transformers draws no bars of its own; afterwards all is as it was."""
-    shown = logging.is_progress_bar_enabled()
+    """Disable transformers' progress bars inside the ``with`` block."""
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
-def _refuse_holes(folder: Path, info: Mapping[str, Any]) -> None:
-    """Every tensor of the model came from the files, and every tensor of the files was used."""
-    faults: list[tuple[str, Iterable[str]]] = [
+def _check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
+    """Check that every tensor of the model came from the files, and every tensor of the files was
+    used.
+    """
+    problems: list[tuple[str, Iterable[str]]] = [
         ("missing from the files", info["missing_keys"]),
         ("in the files but not in the model", info["unexpected_keys"]),
         ("of another shape than the config says", [name for name, *_ in info["mismatched_keys"]]),
     ]
-    for what, names in faults:
+    for description, names in problems:
         found = sorted(names)
         if found:
             raise IntegrityError(
-                f"{folder}: {len(found)} tensors are {what}, the first is {found[0]}",
+                f"{folder}: {len(found)} tensors are {description}, the first is {found[0]}",
                 hint="config.json and the weights are not of the same model, or a file is missing",
             )
     if info.get("error_msgs"):
         raise IntegrityError(f"{folder}: {info['error_msgs'][0]!s:.200}")
 
 
-def _refuse_not_finite(folder: Path, model: PreTrainedModel) -> None:
-    """One pass over the weights: the sum of a tensor is finite unless one of its values is not.
+def _check_finite(folder: Path, model: PreTrainedModel) -> None:
+    """Check in one pass that all weights are finite.
 
-    Summing in float32 cannot overflow by itself for weights of any sane size, and where it does
-    the slow and exact check decides.
+    The sum of a tensor is finite unless one of its values is not. A sum in float32 can overflow for
+    absurdly large weights only; then the slow, exact check decides.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -170,10 +179,11 @@ def _refuse_not_finite(folder: Path, model: PreTrainedModel) -> None:
                 raise IntegrityError(f"{folder}: {name} holds values that are not finite")
 
 
-def context_of(base: Base) -> int:
-    """The most tokens that the model was made for."""
-    return context_of_config(base.config)
+def context_length(base: LoadedBase) -> int:
+    """Return the largest number of tokens that the model supports."""
+    return config_context_length(base.config)
 
 
-def context_of_config(config: PretrainedConfig) -> int:
+def config_context_length(config: PretrainedConfig) -> int:
+    """Return the largest number of tokens that a model with this config supports."""
     return int(config.get_text_config().max_position_embeddings)

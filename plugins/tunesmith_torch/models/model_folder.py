@@ -1,7 +1,7 @@
-"""What a model folder must look like, checked without torch so that planning stays quick.
+"""Check model folders without importing torch, so that planning stays quick.
 
-Everything here reads names, sizes and JSON only. A folder that passes can still hold wrong
-numbers; :func:`tunesmith_torch.models.loading.load_base` checks those.
+This module reads names, sizes and JSON only. A folder that passes can still hold wrong numbers;
+:func:`tunesmith_torch.models.loading.load_base` checks those.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Weight formats that can run code when they are read; they are never opened."""
 
-_LIMITS = {
+_CONFIG_LIMITS = {
     "vocab_size": 10_000_000,
     "hidden_size": 1_000_000,
     "intermediate_size": 10_000_000,
@@ -27,15 +27,17 @@ _LIMITS = {
     "head_dim": 100_000,
     "max_position_embeddings": 1_000_000_000,
 }
-"""Numbers beyond which a config is a mistake or an attack: allocating by them ends the process."""
+"""Upper bounds of config values. Larger ones are a mistake or an attack: allocating by them would
+end the process.
+"""
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
-    """The folder's ``config.json``, with numbers that make sense and no code of its own.
+    """Return the folder's ``config.json``, after checking that its numbers are plausible.
 
     Raises:
-        EnvironmentProblem: there is no such folder or file, or the model wants to run its code.
-        IntegrityError: the file is not JSON, or its numbers are absurd.
+        EnvironmentProblem: there is no such folder or file, or the model needs its own code.
+        IntegrityError: the file is not JSON, or its numbers are implausible.
     """
     if not folder.is_dir():
         raise EnvironmentProblem(f"{folder}: no such folder")
@@ -48,26 +50,26 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     config = _read_object(path)
     if config.get("auto_map"):
         raise EnvironmentProblem(
-            f"{path}: the model wants to run code of its own (auto_map), which is never done",
-            hint="use a model whose architecture transformers knows by itself",
+            f"{path}: the model needs its own Python code (auto_map), which is never run",
+            hint="use a model whose architecture is part of transformers",
         )
-    for key, limit in _LIMITS.items():
+    for key, limit in _CONFIG_LIMITS.items():
         value = config.get(key)
         if value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
             raise IntegrityError(
-                f"{path}: {key} must be a whole number from 1 to {limit}, got {value!r:.40}"
+                f"{path}: {key} must be an integer from 1 to {limit}, got {value!r:.40}"
             )
     return config
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model, each complete.
+    """Return the safetensors files of the model, after checking that each is complete.
 
     Raises:
         EnvironmentProblem: there are none, or only pickled ones.
-        IntegrityError: a file is missing or cut short, or the index points out of the folder.
+        IntegrityError: a file is missing or truncated, or the index points out of the folder.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -77,7 +79,7 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / "model.safetensors").is_file():
             names = ["model.safetensors"]
     if not names:
-        raise _no_weights(folder)
+        raise _no_weights_error(folder)
     files = [folder / name for name in names]
     for file in files:
         check_safetensors(file)
@@ -85,28 +87,36 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_folder(folder: Path) -> Mapping[str, Any]:
-    """Everything that names, sizes and JSON can tell. Gives back the config."""
+    """Check all that names, sizes and JSON can show, and return the config.
+
+    Raises:
+        EnvironmentProblem: as for :func:`read_config` and :func:`weight_files`.
+        IntegrityError: as for both.
+    """
     config = read_config(folder)
     weight_files(folder)
     return config
 
 
-def lacking_weights(folder: Path) -> str:
-    """What keeps a folder with nothing but a config from being run; empty where weights are.
+def missing_weights(folder: Path) -> str:
+    """Return why a folder has no weights at all; empty if it has some.
 
-    Pickled weights, an index or half a file count as weights: :func:`check_folder` judges them.
+    Pickled weights, an index or half a file count as weights: :func:`check_folder` checks those.
     """
     for path in folder.iterdir():
-        if path.suffix in (".safetensors", *PICKLED) or path.name.endswith(".index.json"):
+        if path.suffix in (".safetensors", *PICKLED_SUFFIXES) or path.name.endswith(".index.json"):
             return ""
-    return f"{folder}: no *.safetensors file, the config alone"
+    return f"{folder}: only a config, no *.safetensors file"
 
 
 def check_safetensors(file: Path) -> None:
-    """Hold the file's size against its header: a download that broke off is found in no time.
+    """Compare the file's size with its header, which finds interrupted downloads quickly.
 
     The format is eight bytes of header length, the header in JSON, then the tensors, whose
     ``data_offsets`` count from the header's end.
+
+    Raises:
+        IntegrityError: the file is missing or truncated, or its header cannot be read.
     """
     if not file.is_file():
         raise IntegrityError(f"{file}: named by the weight index, but missing")
@@ -115,14 +125,14 @@ def check_safetensors(file: Path) -> None:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > size - 8 or length > 100_000_000:
-            raise _cut_short(file, size)
+            raise _truncated_error(file, size)
         try:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise IntegrityError(f"{file}: the safetensors header cannot be read") from None
     if 8 + length + max(ends, default=0) != size:
-        raise _cut_short(file, size)
+        raise _truncated_error(file, size)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -141,21 +151,21 @@ def _weight_map(index: Path) -> dict[str, str]:
     return mapping
 
 
-def _no_weights(folder: Path) -> EnvironmentProblem:
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+def _no_weights_error(folder: Path) -> EnvironmentProblem:
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED_SUFFIXES)
     if pickled:
         return EnvironmentProblem(
             f"{folder}: only pickled weights, which can run code when read, got {pickled[0]}",
-            hint="convert them to safetensors on a machine that you can afford to lose, "
-            "or take a revision of the model that has model.safetensors",
+            hint="convert them to safetensors on an isolated machine, "
+            "or use a revision of the model that has model.safetensors",
         )
     return EnvironmentProblem(f"{folder}: no *.safetensors file", hint="is the download complete?")
 
 
-def _cut_short(file: Path, size: int) -> IntegrityError:
+def _truncated_error(file: Path, size: int) -> IntegrityError:
     return IntegrityError(
         f"{file}: not a complete safetensors file, got {size} bytes",
-        hint="the copy or download broke off: fetch the file again",
+        hint="the copy or download was interrupted: fetch the file again",
     )
 
 

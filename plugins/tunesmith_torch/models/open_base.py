@@ -1,4 +1,4 @@
-"""Base models with attention for packed rows and with fused norms."""
+"""Load base models with the toolkit's attention for packed rows and its fused norms."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith_torch.kernels import rms_norm, tree_attention, varlen_attention
 from tunesmith_torch.models.loading import (
-    Base,
+    LoadedBase,
     load_base,
 )
 from tunesmith_torch.models.quantization import Quantization, load_quantized
 from tunesmith_torch.runtime.device import Precision
 
 
-def load_model(  # noqa: PLR0913 - what a model is loaded for
+def load_model(  # noqa: PLR0913 - independent choices, the optional ones by keyword
     folder: Path,
     device: torch.device,
     precision: Precision,
@@ -26,11 +26,12 @@ def load_model(  # noqa: PLR0913 - what a model is loaded for
     quantization: Quantization | None = None,
     fused_kernels: bool = True,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Base:
-    """A base model whose attention can take packed rows and shared beginnings, if wanted.
+) -> LoadedBase:
+    """Load a base model; with ``packing`` its attention takes packed rows and shared prefixes.
 
-    ``lean``: with norms that take fewer passes, see :mod:`tunesmith_torch.kernels.rms_norm`.
-    ``tokenizer``: the folder's, where it has been read already.
+    ``fused_kernels``: use norms with fewer passes over memory, see
+    :mod:`tunesmith_torch.kernels.rms_norm`. ``tokenizer``: the folder's, if it has been loaded
+    before.
     """
     if packing:
         varlen_attention.register()
@@ -38,5 +39,5 @@ def load_model(  # noqa: PLR0913 - what a model is loaded for
     read = partial(load_quantized, quantization=quantization) if quantization else load_base
     base = read(folder, device=device, dtype=precision.dtype, attention=name, tokenizer=tokenizer)
     if fused_kernels:
-        rms_norm.use(base.model)
+        rms_norm.fuse_rms_norms(base.model)
     return base

@@ -1,13 +1,13 @@
-"""Base models whose linear layers are stored in 4 or 8 bits a weight, frozen.
+"""Load base models with frozen linear layers in 4 or 8 bits per weight (bitsandbytes).
 
 Shapes: O outputs, I inputs.
 
-4 bits: NF4, blocks of 64 weights with a common scale; double quantisation stores the scales
-in 8 bits too, 0.37 bits a weight less (Dettmers et al. 2023, QLoRA, section 3). 8 bits: LLM.int8
+4 bits: NF4, blocks of 64 weights with a common scale. Double quantization stores the scales in 8
+bits too and saves 0.37 bits per weight (Dettmers et al. 2023, QLoRA, section 3). 8 bits: LLM.int8
 (Dettmers et al. 2022). The head and the embeddings keep their format.
 
-The weights come from the safetensors files tensor by tensor: each is quantised and freed before the
-next is read, so that the whole model is never in memory at its full width.
+The weights are read from the safetensors files tensor by tensor. Each is quantized and released
+before the next is read, so the full-precision model is never in memory.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from transformers import (
 )
 
 from tunesmith.errors import IntegrityError
-from tunesmith_torch.models.loading import Base, load_base, load_config
+from tunesmith_torch.models.loading import LoadedBase, load_base, load_config
 from tunesmith_torch.models.model_folder import check_folder
 from tunesmith_torch.options.training import QloraOptions
 from tunesmith_torch.runtime import bitsandbytes
 
-BLOCK = 64
-"""Weights of a row that share a scale, in 4 bits."""
+BLOCK_SIZE = 64
+"""Weights of a row that share a scale, with 4 bits."""
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights of linear layers are stored."""
+    """The storage format of the weights of linear layers."""
 
     bits: Literal[4, 8] = 4
-    double: bool = True
-    """Quantise the scales of 4-bit blocks, too."""
+    double_quantization: bool = True
+    """Quantize the scales of 4-bit blocks, too."""
 
     @classmethod
-    def of(cls, options: QloraOptions) -> Quantization:
-        """What the options ask for."""
+    def from_options(cls, options: QloraOptions) -> Quantization:
+        """Return the quantization that the options ask for."""
         return cls(options.bits, options.double_quantization)
 
 
@@ -58,28 +58,28 @@ def load_quantized(
     dtype: torch.dtype,
     attention: str = "sdpa",
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Base:
-    """Read a model folder as :func:`tunesmith_torch.models.loading.load_base` does, quantised on the way.
+) -> LoadedBase:
+    """Read a model folder like :func:`~tunesmith_torch.models.loading.load_base`, and quantize it.
 
-    ``dtype`` is the format of the arithmetic and of everything that is not quantised.
+    ``dtype`` is the format of the computation and of everything that is not quantized.
 
     Raises:
         EnvironmentProblem: bitsandbytes is missing, or does not work on this device.
         IntegrityError: as for ``load_base``.
     """
-    bitsandbytes.require(device)
+    bitsandbytes.get_checked_package(device)
     check_folder(folder)
-    outline = _outline(folder)
-    _check_files(folder, outline)
-    four = quantization.bits == 4
+    meta_model = _build_on_meta(folder)
+    _check_files(folder, meta_model)
+    is_4bit = quantization.bits == 4
     config = BitsAndBytesConfig(
-        load_in_4bit=four,
-        load_in_8bit=not four,
+        load_in_4bit=is_4bit,
+        load_in_8bit=not is_4bit,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=quantization.double,
+        bnb_4bit_use_double_quant=quantization.double_quantization,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=_left_whole(outline) if four else None,
-        llm_int8_threshold=0.0,  # no outlier columns kept apart: what is trained is what is merged
+        llm_int8_skip_modules=_layers_to_keep(meta_model) if is_4bit else None,
+        llm_int8_threshold=0.0,  # no separate outlier columns: merging uses the same weights
     )
     base = load_base(
         folder,
@@ -89,18 +89,21 @@ def load_quantized(
         quantization=config,
         tokenizer=tokenizer,
     )
-    _settle(base.model)
+    _make_forward_deterministic(base.model)
     return base
 
 
 def quantized_layers(model: nn.Module) -> dict[str, Any]:
-    """The quantised layers by name."""
+    """Return the quantized layers by name."""
     return {n: m for n, m in model.named_modules() if _is_quantized(m)}
 
 
-def dequantized(layer: Any, dtype: torch.dtype) -> Tensor:
-    """What a quantised layer multiplies by, as an ordinary matrix, [O, I]."""
-    weight, functional = layer.weight, bitsandbytes.require(layer.weight.device).functional
+def dequantize(layer: Any, dtype: torch.dtype) -> Tensor:
+    """Return the matrix that a quantized layer multiplies by, as an ordinary tensor, [O, I]."""
+    weight, functional = (
+        layer.weight,
+        bitsandbytes.get_checked_package(layer.weight.device).functional,
+    )
     if weight.data.dtype == torch.int8:
         scales_O = weight.SCB if weight.SCB is not None else layer.state.SCB
         rows_OI: Tensor = weight.data.float() * (scales_O.float()[:, None] / 127)
@@ -110,7 +113,7 @@ def dequantized(layer: Any, dtype: torch.dtype) -> Tensor:
 
 
 def compute_in_float32(model: PreTrainedModel) -> None:
-    """Have a quantised model compute in float32, with the very weights that it has."""
+    """Make a quantized model compute in float32 with unchanged weights."""
     for layer in quantized_layers(model).values():
         if layer.weight.dtype == torch.uint8:
             layer.compute_dtype = layer.weight.quant_state.dtype = torch.float32
@@ -120,13 +123,13 @@ def compute_in_float32(model: PreTrainedModel) -> None:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes that the quantised matrices take, scales and tables included."""
+    """Return the bytes that the quantized matrices take, scales and tables included."""
     stored = (layer.state_dict() for layer in quantized_layers(model).values())
     return sum(t.nbytes for state in stored for name, t in state.items() if name != "bias")
 
 
-def _outline(folder: Path) -> PreTrainedModel:
-    """The model without its numbers."""
+def _build_on_meta(folder: Path) -> PreTrainedModel:
+    """Return the model on the meta device: its structure without weights."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             load_config(folder), trust_remote_code=False
@@ -134,39 +137,44 @@ def _outline(folder: Path) -> PreTrainedModel:
     return model
 
 
-def _left_whole(model: PreTrainedModel) -> list[str] | None:
-    """Names of layers that keep their format, the head among them; None where that is all.
+def _layers_to_keep(model: PreTrainedModel) -> list[str] | None:
+    """Return the names of layers that must not be quantized, or None if that is only the head.
 
-    On CPUs bitsandbytes reads a matrix back wrongly, by a quarter of its norm, if a row is not made
-    of whole blocks. Such a layer is not quantised, on no device, so that a run is the same on all.
+    On CPUs bitsandbytes reads a matrix back wrongly, by a quarter of its norm, if its rows are not
+    multiples of the block size. Such a layer is not quantized on any device, so that a run gives
+    the same result everywhere.
     """
     head = model.get_output_embeddings()
-    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    odd = [n for n, m in linear.items() if m is not head and m.in_features % BLOCK]
-    return [*odd, *(n for n, m in linear.items() if m is head)] if odd else None
+    linear_layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    misaligned = [
+        n for n, m in linear_layers.items() if m is not head and m.in_features % BLOCK_SIZE
+    ]
+    return (
+        [*misaligned, *(n for n, m in linear_layers.items() if m is head)] if misaligned else None
+    )
 
 
 def _is_quantized(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and module.weight.dtype in (torch.uint8, torch.int8)
 
 
-def _settle(model: PreTrainedModel) -> None:
-    """Make every forward pass the same, in training and in evaluation, and let go of the files.
+def _make_forward_deterministic(model: PreTrainedModel) -> None:
+    """Make training and evaluation compute the same forward pass, and release the mapped files.
 
-    On CPUs with bfloat16 arithmetic, a 4-bit layer repacks itself at its first pass in eval mode:
-    it rounds its scales to bfloat16, computes in that from then on, and passes no gradient on. So
-    that is switched off, by the layer's own attribute.
+    With bfloat16 on a CPU, a 4-bit layer repacks itself at its first pass in eval mode: it rounds
+    its scales to bfloat16, computes with those from then on, and passes no gradient. The layer's
+    own attribute switches that off.
     """
     for layer in quantized_layers(model).values():
         layer.support_avx512bf16_for_cpu = False
-    if model.device.type == "cpu":  # as long as one tensor lies in a mapped file, all of it stays
+    if model.device.type == "cpu":  # one tensor in a mapped file keeps all of the file mapped
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.data = parameter.data.clone()
 
 
 def _check_files(folder: Path, model: PreTrainedModel) -> None:
-    """Check what no longer shows once it is quantised: shapes, and values that are not finite."""
+    """Check what quantized weights no longer show: shapes, and values that are not finite."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -178,7 +186,7 @@ def _check_files(folder: Path, model: PreTrainedModel) -> None:
                             f"{folder}: {name} is of another shape than the config says, "
                             f"got {list(tensor.shape)} for {list(shapes[name])}"
                         )
-                    # In float64 a sum of finite numbers is finite.
+                    # In float64 the sum of finite weights does not overflow.
                     if not tensor.sum(dtype=torch.float64).isfinite():
                         raise IntegrityError(f"{folder}: {name} holds values that are not finite")
         except SafetensorError as error:

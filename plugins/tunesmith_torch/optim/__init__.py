@@ -1,1 +1,1 @@
-"""AdamW, its fp32 master weights, and the learning-rate schedule."""
+"""AdamW, its fp32 master weights, the learning-rate schedule and the order of the rows."""

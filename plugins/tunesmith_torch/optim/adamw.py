@@ -1,10 +1,16 @@
-"""AdamW of several makes, and what each remembers, as named tensors.
+"""AdamW in fp32, in 8 bits or paged, and its state as named tensors.
 
-AdamW (Loshchilov, Hutter 2019) keeps two running means for each weight, eight bytes in fp32. In 8
-bits (Dettmers et al. 2022, section 2) each block of 256 numbers is stored as indices into a table
-of 256 values and one scale: a quarter of the memory. Paged, these live in memory that the GPU's
-driver moves to the host when the GPU's runs out. Both come from bitsandbytes; the paged one needs a
-GPU, where the CPU version would quietly not page.
+AdamW (Loshchilov, Hutter 2019) keeps two moments for each weight, running means of the gradient and
+of its square: eight bytes in fp32. In 8 bits (Dettmers et al. 2022, section 2), each block of 256
+values is stored as indices into a table of 256 values and one scale, a quarter of the memory::
+
+    fp32      exp_avg, exp_avg_sq     4 + 4 bytes per weight
+    8 bits    state1, state2          1 + 1 bytes per weight      indices into qmap1, qmap2
+              absmax1, absmax2        4 + 4 bytes per 256 weights
+
+The state of the paged optimizer lies in memory that the GPU's driver moves to the host when the GPU
+runs out of memory. Both come from bitsandbytes. The paged one needs a GPU: on a CPU, bitsandbytes
+would not page and would not report it.
 """
 
 from __future__ import annotations
@@ -16,102 +22,108 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import bitsandbytes
 
-Kind = Literal["adamw", "adamw-8bit", "paged-adamw-8bit"]
+OptimizerName = Literal["adamw", "adamw-8bit", "paged-adamw-8bit"]
 
-MEANS = {
+MOMENTS = {
     "adamw": ("exp_avg", "exp_avg_sq"),
     "adamw-8bit": ("state1", "state2"),
     "paged-adamw-8bit": ("state1", "state2"),
 }
-"""What each calls its running means; they have the weight's shape."""
-TABLES = ("qmap1", "qmap2", "absmax1", "absmax2")
-"""What bitsandbytes keeps beside, for tensors large enough to be stored in 8 bits."""
+"""Names of each optimizer's moments, which have the shape of the weight."""
+QUANTIZATION_TABLES = ("qmap1", "qmap2", "absmax1", "absmax2")
+"""Names of bitsandbytes' quantization tables, for tensors that are large enough for 8 bits."""
 
 
-def require(kind: Kind, device: torch.device) -> None:
-    """See to it that this optimizer works here, before anything is loaded.
+def check_available(optimizer_name: OptimizerName, device: torch.device) -> None:
+    """Check that the optimizer works on this device, by a step of a small one.
 
     Raises:
-        EnvironmentProblem: it does not.
+        EnvironmentProblem: bitsandbytes is missing, or does not work here.
     """
-    if kind == "adamw":
+    if optimizer_name == "adamw":
         return
-    where = f'technique.optimizer: "{kind}"'
-    other = 'use optimizer = "adamw", which needs no bitsandbytes'
-    if kind == "paged-adamw-8bit" and device.type != "cuda":
+    where = f'technique.optimizer: "{optimizer_name}"'
+    fallback = 'use optimizer = "adamw", which does not need bitsandbytes'
+    if optimizer_name == "paged-adamw-8bit" and device.type != "cuda":
         raise EnvironmentProblem(
             f"{where} pages memory of an NVIDIA GPU, and this run is on {device.type}",
-            hint='use optimizer = "adamw-8bit", which takes as little, or "adamw"',
+            hint='use optimizer = "adamw-8bit", which takes no more memory, or "adamw"',
         )
-    package = bitsandbytes.package()
+    package = bitsandbytes.get_package()
     try:
         weight = nn.Parameter(torch.ones(64, 128, device=device))
         optimizer = package.optim.AdamW8bit([weight], lr=0.5, weight_decay=0.0)
         weight.grad = torch.ones_like(weight)
         optimizer.step()
         works = bool((weight - 0.5).abs().max() < 1e-3)
-        reason = "a first step came out wrong"
+        reason = "a test step gave a wrong result"
     except (RuntimeError, NotImplementedError, AttributeError, OSError) as error:
         works, reason = False, f"{error!s:.160}"
     if not works:
         version = package.__version__
         raise EnvironmentProblem(
-            f"{where}: bitsandbytes {version} cannot do it on {device.type} here, {reason}",
-            hint=other,
+            f"{where}: bitsandbytes {version} does not work on {device.type} here: {reason}",
+            hint=fallback,
         )
 
 
-def build(groups: Sequence[Mapping[str, Any]], options: FitOptions) -> torch.optim.Optimizer:
-    """The optimizer that the options ask for, over groups of fp32 weights."""
+def build_optimizer(
+    groups: Sequence[Mapping[str, Any]], options: TrainingOptions
+) -> torch.optim.Optimizer:
+    """Return the optimizer that the options name, over parameter groups of fp32 weights."""
     settings: dict[str, Any] = {"lr": options.learning_rate, "betas": options.betas}
     if options.optimizer == "adamw":
         return torch.optim.AdamW([dict(group) for group in groups], fused=True, **settings)
-    optim = bitsandbytes.package().optim
+    optim = bitsandbytes.get_package().optim
     paged = options.optimizer == "paged-adamw-8bit"
-    make = optim.PagedAdamW8bit if paged else optim.AdamW8bit
-    # bitsandbytes takes an empty group for a mistake.
-    made: torch.optim.Optimizer = make([dict(g) for g in groups if g["params"]], **settings)
-    return made
+    optimizer_class = optim.PagedAdamW8bit if paged else optim.AdamW8bit
+    # bitsandbytes refuses an empty group.
+    nonempty = [dict(group) for group in groups if group["params"]]
+    optimizer: torch.optim.Optimizer = optimizer_class(nonempty, **settings)
+    return optimizer
 
 
-def remembered(optimizer: torch.optim.Optimizer, master: Tensor, kind: Kind) -> dict[str, Tensor]:
-    """What the optimizer knows of a weight.
-
-    Before the first step that is nothing, and what it begins with are zeros.
-    """
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, master: Tensor, optimizer_name: OptimizerName
+) -> dict[str, Tensor]:
+    """Return the optimizer's state of one weight; before the first step, its initial zeros."""
     state = optimizer.state.get(master) or {"step": 0}
-    found = {key: torch.as_tensor(value).detach() for key, value in state.items()}
-    # All weights share one table, and a file of tensors holds no shared memory.
-    found |= {key: found[key].clone() for key in TABLES if key in found}
-    if kind == "adamw" and len(found) == 1:
-        found = {"step": torch.zeros(())}
-        found |= {key: torch.zeros_like(master) for key in MEANS[kind]}
-    return found
+    tensors = {key: torch.as_tensor(value).detach() for key, value in state.items()}
+    # All weights share one quantization table, and safetensors refuses shared memory.
+    tensors |= {key: tensors[key].clone() for key in QUANTIZATION_TABLES if key in tensors}
+    if optimizer_name == "adamw" and len(tensors) == 1:
+        tensors = {"step": torch.zeros(())}
+        tensors |= {key: torch.zeros_like(master) for key in MOMENTS[optimizer_name]}
+    return tensors
 
 
-def remember(
-    optimizer: torch.optim.Optimizer, master: Tensor, kind: Kind, name: str, flat: dict[str, Tensor]
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    master: Tensor,
+    optimizer_name: OptimizerName,
+    name: str,
+    flat: dict[str, Tensor],
 ) -> None:
-    """Take over what :func:`remembered` gave, from tensors called ``PART.name``.
+    """Load what :func:`optimizer_state` returned, from tensors named ``PART.name`` in ``flat``.
 
     Raises:
         KeyError: a part is missing.
         ValueError: a part has another shape than the weight.
     """
     step = flat[f"step.{name}"]
-    if kind != "adamw" and not int(step):
+    if optimizer_name != "adamw" and not int(step):
         optimizer.state.pop(master, None)
         return
-    parts: tuple[str, ...] = MEANS[kind]
+    parts: tuple[str, ...] = MOMENTS[optimizer_name]
     for part in parts:
         if flat[f"{part}.{name}"].shape != master.shape:
-            found, wanted = [*flat[f"{part}.{name}"].shape], [*master.shape]
-            raise ValueError(f"{part}.{name} is {found}, the model's is {wanted}")
+            found, expected = [*flat[f"{part}.{name}"].shape], [*master.shape]
+            raise ValueError(f"{part}.{name} has shape {found}, the model's weight {expected}")
     if flat[f"{parts[0]}.{name}"].dtype == torch.uint8:
-        parts += TABLES
+        parts += QUANTIZATION_TABLES
     state: dict[str, Any] = {p: flat[f"{p}.{name}"].clone().to(master.device) for p in parts}
-    state["step"] = step.clone().to(master.device) if kind == "adamw" else int(step)
+    state["step"] = step.clone().to(master.device) if optimizer_name == "adamw" else int(step)
     optimizer.state[master] = state

@@ -1,9 +1,14 @@
-"""AdamW over fp32 weights, also where the model itself computes in bf16.
+"""AdamW over fp32 master weights, also where the model itself computes in bf16.
 
 A bf16 number has eight bits of mantissa: at a learning rate of 1e-5 nearly every update would be
-rounded away. So the optimizer keeps fp32 *masters* of bf16 parameters, adds each micro-batch's
-gradient up in fp32 as soon as autograd has it, and writes the rounded masters back after a step.
-fp32 parameters (adapters, or a model trained in fp32) are their own masters.
+rounded away. So the optimizer keeps fp32 *master weights* of bf16 parameters::
+
+    bf16 parameter -- forward, backward --> bf16 gradient of one micro-batch
+          ^                                       | added up in fp32 as soon as autograd has it
+          | rounded after the step                v
+    fp32 master weight <---- AdamW step ---- fp32 gradient of the batch
+
+fp32 parameters (adapters, or a model trained in fp32) are their own master weights.
 """
 
 from __future__ import annotations
@@ -15,27 +20,28 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith_torch.optim import adamw
-from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.options.training import TrainingOptions
 
 
-class Masters:
-    """The trained parameters, their fp32 masters, and AdamW over them (Loshchilov, Hutter 2019)."""
+class MasterWeights:
+    """The trained parameters, their fp32 master weights, and AdamW over these."""
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], options: FitOptions) -> None:
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], options: TrainingOptions) -> None:
         self.names: list[str] = []
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         for name, parameter in named:
             master = parameter
             if parameter.dtype != torch.float32:
                 master = nn.Parameter(parameter.detach().float())
-                parameter.register_post_accumulate_grad_hook(_adding_to(master))  # type: ignore[no-untyped-call]
+                parameter.register_post_accumulate_grad_hook(_accumulate_into(master))  # type: ignore[no-untyped-call]
             self.names.append(name)
             self._pairs.append((parameter, master))
-        # Norms and biases are scales, not maps: decaying them pulls the model to nothing useful.
+        # Norm weights and biases are not decayed, as usual: they scale and shift activations, and
+        # pulling them to zero regularizes nothing.
         decayed = [master for _, master in self._pairs if master.ndim >= 2]
         others = [master for _, master in self._pairs if master.ndim < 2]
-        self._kind: adamw.Kind = options.optimizer
-        self.adamw = adamw.build(
+        self._optimizer_name: adamw.OptimizerName = options.optimizer
+        self.optimizer = adamw.build_optimizer(
             [
                 {"params": decayed, "weight_decay": options.weight_decay},
                 {"params": others, "weight_decay": 0.0},
@@ -45,31 +51,32 @@ class Masters:
 
     @property
     def masters(self) -> list[nn.Parameter]:
+        """The fp32 master weights, in the order of ``names``."""
         return [master for _, master in self._pairs]
 
-    def clip(self, largest: float) -> Tensor:
-        """Scale the gradient down to a norm of at most ``largest``; its norm before, a scalar."""
-        return nn.utils.clip_grad_norm_(self.masters, largest, foreach=True)
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
+        """Scale the gradient to a norm of at most ``max_norm``; return the norm it had before."""
+        return nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True)
 
     def step(self, learning_rate: float) -> None:
-        """Update the masters, write them back to the parameters, and drop the gradients."""
-        for group in self.adamw.param_groups:
+        """Update the master weights, write them back to the parameters, and free the gradients."""
+        for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for parameter, master in self._pairs:
                 if parameter is not master:
                     parameter.copy_(master)
 
-    def drop_gradients(self) -> None:
-        """Forget what was accumulated: the micro-batches of this step will be computed again."""
-        self.adamw.zero_grad(set_to_none=True)
+    def zero_grad(self) -> None:
+        """Free the gradients of the parameters and of the master weights."""
+        self.optimizer.zero_grad(set_to_none=True)
         for parameter, _ in self._pairs:
             parameter.grad = None
 
     def largest_gradients(self, count: int = 5) -> list[tuple[str, float]]:
-        """Names and norms of the largest gradients, not-finite ones first."""
+        """Return names and norms of the largest gradients, non-finite ones first."""
         norms = [
             (name, float(master.grad.norm()))
             for name, (_, master) in zip(self.names, self._pairs, strict=True)
@@ -79,38 +86,41 @@ class Masters:
             :count
         ]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The state as flat named tensors, for safetensors: masters and AdamW's moments.
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return master weights and AdamW's state as flat named tensors, for safetensors.
 
-        Before the first step AdamW has none yet, and begins with zeros.
+        Before the first step AdamW has no moments yet; they are returned as zeros.
         """
         flat: dict[str, Tensor] = {}
         for name, (_, master) in zip(self.names, self._pairs, strict=True):
             flat[f"master.{name}"] = master.detach()
-            for key, value in adamw.remembered(self.adamw, master, self._kind).items():
+            for key, value in adamw.optimizer_state(
+                self.optimizer, master, self._optimizer_name
+            ).items():
                 flat[f"{key}.{name}"] = value
         return flat
 
-    def restore(self, flat: dict[str, Tensor]) -> None:
-        """Take over what :meth:`tensors` gave.
+    def load_state_dict(self, flat: dict[str, Tensor]) -> None:
+        """Load what :meth:`state_dict` returned.
 
         Raises:
-            KeyError: a tensor is missing: a state that is not whole is no state.
-            ValueError: one has another shape than the model's.
+            KeyError: a tensor is missing.
+            ValueError: a tensor has another shape than the model's.
         """
         for name, master in zip(self.names, self.masters, strict=True):
             found = flat[f"master.{name}"].shape
-            if found != master.shape:  # copying would repeat a row of it rather than fail
-                raise ValueError(f"master.{name} is {[*found]}, the model's is {[*master.shape]}")
+            if found != master.shape:  # copy_ would broadcast a smaller tensor instead of failing
+                expected = [*master.shape]
+                raise ValueError(f"master.{name} has shape {[*found]}, the model's {expected}")
         with torch.no_grad():
             for name, (parameter, master) in zip(self.names, self._pairs, strict=True):
                 master.copy_(flat[f"master.{name}"])
                 if parameter is not master:
                     parameter.copy_(master)
-                adamw.remember(self.adamw, master, self._kind, name, flat)
+                adamw.load_optimizer_state(self.optimizer, master, self._optimizer_name, name, flat)
 
 
-def _adding_to(master: nn.Parameter) -> Any:
+def _accumulate_into(master: nn.Parameter) -> Any:
     def add(parameter: Tensor) -> None:
         assert parameter.grad is not None
         if master.grad is None:

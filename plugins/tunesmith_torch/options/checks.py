@@ -1,21 +1,24 @@
-"""What a plan can be told without torch: a library that an option needs, and a device."""
+"""Checks of options at planning time, without torch: required libraries and devices."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
 from tunesmith.contracts import Finding
-from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.options.training import TrainingOptions
 
 
-def of_optimizer(options: FitOptions, device: str) -> list[Finding]:
-    """Errors for an optimizer that cannot be had here; training checks the rest of it."""
-    kind = options.optimizer
-    found = []
-    if kind != "adamw" and find_spec("bitsandbytes") is None:
-        found.append(
-            f'"{kind}" needs bitsandbytes, which is not installed: pip install bitsandbytes'
+def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
+    """Return errors if the optimizer's library is missing or the device does not support it.
+
+    Training checks the rest when it starts.
+    """
+    optimizer = options.optimizer
+    problems = []
+    if optimizer != "adamw" and find_spec("bitsandbytes") is None:
+        problems.append(
+            f'"{optimizer}" needs bitsandbytes, which is not installed: pip install bitsandbytes'
         )
-    if kind == "paged-adamw-8bit" and device in ("cpu", "mps"):
-        found.append(f'"{kind}" pages memory of an NVIDIA GPU, and the device is {device}')
-    return [Finding(level="error", where="technique.optimizer", message=text) for text in found]
+    if optimizer == "paged-adamw-8bit" and device in ("cpu", "mps"):
+        problems.append(f'"{optimizer}" needs an NVIDIA GPU, and the device is {device}')
+    return [Finding(level="error", where="technique.optimizer", message=text) for text in problems]

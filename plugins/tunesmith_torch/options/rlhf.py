@@ -1,8 +1,8 @@
-"""Options of the three stages of RLHF; torch is not imported here, so that plans stay light."""
+"""Options of the three stages of RLHF; torch is not imported here, so plans stay light."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -11,60 +11,60 @@ from tunesmith.options import Options, from_table
 from tunesmith_torch.options.policy import PolicyLoopOptions
 from tunesmith_torch.options.preference import PolicyOptions, RewardOptions
 
-SKIP = (
-    "Do not train this stage: take what `from` names as its result; without `from`, do without it."
+SKIP_HELP = (
+    "Do not train this stage; use the artifact in `from` as its result, or none if that is unset."
 )
 
 
 class SupervisedStage(PolicyOptions):
-    """``[technique.supervised]``: learn from demonstrations."""
+    """``[technique.supervised]``: train on demonstrations (supervised fine-tuning)."""
 
-    CUTS: ClassVar[bool] = True
-    FULL_RATE: ClassVar[float] = 2e-5
+    CAN_TRUNCATE_PROMPTS: ClassVar[bool] = True
+    FULL_LEARNING_RATE: ClassVar[float] = 2e-5
 
-    skip: bool = Field(False, description=SKIP)
+    skip: bool = Field(False, description=SKIP_HELP)
     learning_rate: float = Field(
-        2e-4, gt=0, le=1, description="Peak learning rate. Unset: 2e-4, for all weights 2e-5."
+        2e-4, gt=0, le=1, description='Peak learning rate. Unset: 2e-4, with adapt = "full" 2e-5.'
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _usual_rate(cls, table: Any) -> Any:
-        return usual_rate(table, cls.FULL_RATE)
+    def _default_learning_rate(cls, table: Any) -> Any:
+        return set_default_learning_rate(table, cls.FULL_LEARNING_RATE)
 
 
 class RewardStage(RewardOptions):
-    """``[technique.reward]``: learn what people prefer."""
+    """``[technique.reward]``: train a reward model on preference pairs."""
 
-    FULL_RATE: ClassVar[float] = 1e-5
+    FULL_LEARNING_RATE: ClassVar[float] = 1e-5
 
-    skip: bool = Field(False, description=SKIP)
+    skip: bool = Field(False, description=SKIP_HELP)
     learning_rate: float = Field(
-        1e-4, gt=0, le=1, description="Peak learning rate. Unset: 1e-4, for all weights 1e-5."
+        1e-4, gt=0, le=1, description='Peak learning rate. Unset: 1e-4, with adapt = "full" 1e-5.'
     )
     accept_weak: bool = Field(
         False,
         description=(
-            "Train the policy even against a reward model that does not beat chance on held-out "
-            "pairs, or that judges by length. The report says so."
+            "Train the policy even with a reward model that is no better than chance on "
+            "held-out pairs, or whose rewards depend on length. The report contains a warning."
         ),
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _usual_rate(cls, table: Any) -> Any:
-        return usual_rate(table, cls.FULL_RATE)
+    def _default_learning_rate(cls, table: Any) -> Any:
+        return set_default_learning_rate(table, cls.FULL_LEARNING_RATE)
 
 
-class RewardPart(Options):
-    """One of the rewards that are added up: the reward model, or a Python function."""
+class RewardTerm(Options):
+    """One term of the reward sum: the reward model, or a Python function."""
 
-    weight: float = Field(default=1.0, description="What this reward is multiplied with.")
+    weight: float = Field(default=1.0, description="Factor of this reward in the sum.")
     function: str | None = Field(
         default=None,
         description=(
-            "A Python function `file.py:name` that takes a prompt and an answer, both text, and "
-            "gives a number. Unset, and no plugin either: the reward model."
+            "A Python function `file.py:name` that takes a prompt and a completion, both "
+            "text, and returns a number. If `plugin` is unset too: the reward model."
         ),
         json_schema_extra={"path": True},
     )
@@ -73,81 +73,94 @@ class RewardPart(Options):
     )
 
     @model_validator(mode="after")
-    def _one(self) -> RewardPart:
+    def _check_one_source(self) -> RewardTerm:
         if self.function is not None and self.plugin is not None:
             raise ValueError("`function` and `plugin` cannot both be given")
         return self
 
     @property
-    def is_model(self) -> bool:
+    def is_reward_model(self) -> bool:
+        """True for the reward model, False for a function."""
         return self.function is None and self.plugin is None
 
 
 class PolicyStage(PolicyLoopOptions):
-    """``[technique.policy]``: learn from rewards, watched by something that is not learned from."""
+    """``[technique.policy]``: train on rewards; a gold reward monitors the policy independently."""
 
-    FULL_RATE: ClassVar[float] = 1e-6
+    EARLIER: ClassVar[Mapping[str, str]] = {
+        "watch_every": "monitor_every",
+        "watch_rows": "monitor_rows",
+        "tell_samples": "log_completions",
+    }
 
-    skip: bool = Field(False, description=SKIP)
+    FULL_LEARNING_RATE: ClassVar[float] = 1e-6
+
+    skip: bool = Field(False, description=SKIP_HELP)
     learning_rate: float = Field(
-        2e-5, gt=0, le=1, description="Peak learning rate. Unset: 2e-5, for all weights 1e-6."
+        2e-5, gt=0, le=1, description='Peak learning rate. Unset: 2e-5, with adapt = "full" 1e-6.'
     )
     backend: Literal["native", "trl"] = Field(
         "native",
         description=(
-            "What runs grpo and rloo: the loop of this package, or the trainers of TRL "
-            "(pip install 'tunesmith[trl]')."
+            "Implementation of grpo and rloo: this package's own loop, or the trainers of "
+            "TRL (pip install 'tunesmith[trl]')."
         ),
     )
     vllm: bool = Field(
-        False, description="trl: draw answers with vLLM, in the same process and on the same GPU."
+        False,
+        description="trl: generate completions with vLLM, in the same process and on the same GPU.",
     )
-    rewards: list[RewardPart] = Field(
-        [RewardPart()],
+    rewards: list[RewardTerm] = Field(
+        [RewardTerm()],
         min_length=1,
         description=(
-            "What is added up to the reward, each with a `weight`: the reward model, "
-            '`function = "file.py:name"` or `plugin = "package.module:name"`.'
+            "Terms of the reward sum, each with a `weight`: the reward model, `function = "
+            '"file.py:name"` or `plugin = "package.module:name"`.'
         ),
     )
     gold: str | None = Field(
         None,
         description=(
-            "A Python function `file.py:name` that says how good an answer really is. It is never "
-            "trained on. Unset: how often the policy finds the better answer of a held-out pair "
-            "likelier, by the mean over its tokens."
+            "Gold reward: a Python function `file.py:name` that returns the true quality of "
+            "a completion. It is never trained on. Unset: the fraction of held-out pairs "
+            "whose better completion has the higher mean log-probability under the policy."
         ),
         json_schema_extra={"path": True},
     )
     monitor_every: int = Field(
-        10, ge=1, description="Steps between looks at held-out rows, gold beside the reward."
+        10,
+        ge=1,
+        description=(
+            "Optimizer steps between evaluations of reward and gold reward on held-out rows."
+        ),
     )
-    monitor_rows: int = Field(64, ge=2, description="Held-out rows that a look takes.")
+    monitor_rows: int = Field(64, ge=2, description="Held-out rows per evaluation.")
     log_completions: int = Field(
-        1, ge=0, le=100, description="Held-out answers that each look tells in full."
+        1, ge=0, le=100, description="Held-out completions that each evaluation reports in full."
     )
     accept_divergence: bool = Field(
         False,
         description=(
-            "End the run with exit code 0 even if the policy diverged and went back to its best "
-            "checkpoint."
+            "End the run with exit code 0 even if the policy diverged and returned to its "
+            "best checkpoint."
         ),
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _usual_rate(cls, table: Any) -> Any:
-        return usual_rate(table, cls.FULL_RATE)
+    def _default_learning_rate(cls, table: Any) -> Any:
+        return set_default_learning_rate(table, cls.FULL_LEARNING_RATE)
 
     @model_validator(mode="after")
-    def _of_this_backend(self) -> PolicyStage:
-        for problem in refused(self):
+    def _check_backend(self) -> PolicyStage:
+        for problem in find_backend_problems(self):
             raise ValueError(problem)
         return self
 
     @property
-    def needs_model(self) -> bool:
-        return any(part.is_model for part in self.rewards)
+    def needs_reward_model(self) -> bool:
+        """True if a term of the reward sum is the reward model."""
+        return any(part.is_reward_model for part in self.rewards)
 
 
 class RlhfOptions(Options):
@@ -155,56 +168,56 @@ class RlhfOptions(Options):
 
     supervised: SupervisedStage = Field(
         default_factory=lambda: from_table(SupervisedStage, {}),
-        description="First stage: learn from demonstrations.",
+        description="First stage: supervised fine-tuning on demonstrations.",
     )
     reward: RewardStage = Field(
         default_factory=lambda: from_table(RewardStage, {}),
-        description="Second stage: a model of what people prefer.",
+        description="Second stage: a reward model trained on preference pairs.",
     )
     policy: PolicyStage = Field(
         default_factory=lambda: from_table(PolicyStage, {}),
-        description="Third stage: learn from rewards.",
+        description="Third stage: the policy, trained on rewards.",
     )
 
     @model_validator(mode="after")
-    def _something_to_do(self) -> RlhfOptions:
+    def _check_stages(self) -> RlhfOptions:
         if self.supervised.skip and self.reward.skip and self.policy.skip:
             raise ValueError("every stage is skipped, so there is nothing to train")
-        gone = self.reward.skip and self.reward.start is None
-        if gone and not self.policy.skip and self.policy.needs_model:
+        no_reward_model = self.reward.skip and self.reward.initial_model is None
+        if no_reward_model and not self.policy.skip and self.policy.needs_reward_model:
             raise ValueError(
                 "`reward` is skipped and has no `from`, but the policy's `rewards` use its model"
             )
         return self
 
 
-def usual_rate(table: Any, full: float) -> Any:
-    """A table of options, with the learning rate that suits what moves where none is given."""
+def set_default_learning_rate(table: Any, full_rate: float) -> Any:
+    """Return the table with the learning rate for full training, unless it sets a rate itself."""
     if isinstance(table, dict) and table.get("adapt") == "full" and "learning_rate" not in table:
-        return {**table, "learning_rate": full}
+        return {**table, "learning_rate": full_rate}
     return table
 
 
-def refused(options: PolicyStage) -> Iterator[str]:
-    """Why the options cannot be honoured by the backend that they ask for."""
+def find_backend_problems(options: PolicyStage) -> Iterator[str]:
+    """Yield the reasons why the requested backend does not support the options."""
     if options.backend != "trl":
         if options.vllm:
             yield '`vllm` is read by backend = "trl" only'
         return
     if options.algorithm == "ppo":
-        yield 'backend = "trl" has grpo and rloo, and no ppo'
+        yield 'backend = "trl" has grpo and rloo, but no ppo'
     if options.adapt != "lora":
         yield (
             f'backend = "trl" trains adapt = "lora" only, got "{options.adapt}": TRL rounds the '
-            "adapters of a quantised base to bf16, and has no copy of a start whose weights all "
-            "move as its reference"
+            "adapters of a quantized base to bf16, and has no reference copy of an initial model "
+            "whose weights are all trained"
         )
     if options.dropout > 0:
-        yield 'backend = "trl" draws answers with dropout on, so `dropout` must be 0'
+        yield 'backend = "trl" generates with dropout on, so `dropout` must be 0'
     if options.modules_to_save:
-        yield 'backend = "trl" reads the untrained head, so `modules_to_save` must be empty'
+        yield 'backend = "trl" uses the untrained head, so `modules_to_save` must be empty'
     if options.kl_coef == 0 and options.max_kl > 0:
         yield (
-            'backend = "trl" measures the divergence only where it has a price: with '
+            'backend = "trl" measures the KL divergence only if it is weighted: with '
             "kl_coef = 0, `max_kl` must be 0 too"
         )

@@ -1,1 +1,1 @@
-"""Training on pairs of answers."""
+"""Training on preference pairs: DPO, IPO, KTO, ORPO and SimPO."""

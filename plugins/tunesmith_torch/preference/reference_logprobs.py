@@ -1,7 +1,7 @@
-"""What the reference thinks of the answers, computed once and kept below the run folder.
+"""Log-probabilities of the completions under the reference model, computed once for a run.
 
-The key is a fingerprint of the model's weights and of all token ids: on resume the values are read
-back only if they belong to this very model and data.
+They are stored below the run folder, under a key that is a fingerprint of the model's weights and
+of all token ids. A resumed run reads them back only if they belong to the same model and data.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.contracts import Job
-from tunesmith.storage import commit_folder, verify
+from tunesmith.storage import commit_folder, verify_folder
 from tunesmith.storage.manifest import MANIFEST, read_manifest
 from tunesmith_torch.models.fingerprint import fingerprint
-from tunesmith_torch.prefix.completion_groups import Group
+from tunesmith_torch.prefix.completion_groups import CompletionGroup
 from tunesmith_torch.runtime import distributed
 
 FOLDER = "reference"
 _FILE = "logprobs.safetensors"
 
 
-def remembered(
+def cached_reference_logprobs(
     job: Job[Any],
     model: nn.Module,
-    groups: Sequence[Group],
-    ask: Callable[[Sequence[Group]], list[Tensor]],
+    groups: Sequence[CompletionGroup],
+    compute_logprobs: Callable[[Sequence[CompletionGroup]], list[Tensor]],
 ) -> list[Tensor]:
-    """The reference's scores of the groups, one tensor each: kept ones, or newly asked and kept.
+    """Return the reference log-probabilities of each group's completions, one tensor for a group.
 
-    Each rank asks for its share of the groups.
+    Reads them from the run folder, or computes and stores them; each rank computes its share.
     """
     folder = job.out / FOLDER
     key = fingerprint(model, groups)
-    counts = [len(group.answers) for group in groups]
-    if distributed.in_turn(lambda: _holds(folder, key)):
+    counts = [len(group.completions) for group in groups]
+    if distributed.rank_0_first(lambda: _is_cached(folder, key)):
         return list(torch.split(load_file(folder / _FILE)["logprobs"], counts))
     flat = torch.zeros(sum(counts))
-    scores = list(torch.split(flat, counts))
-    mine = distributed.deal([group.answer_tokens + len(group.prompt) for group in groups])
-    for place, found in zip(mine, ask([groups[place] for place in mine]), strict=True):
-        scores[place].copy_(found)
-    distributed.sum_tensors([flat])
+    logprobs = list(torch.split(flat, counts))  # views into `flat`, filled below
+    own = distributed.my_share([group.completion_tokens + len(group.prompt) for group in groups])
+    for index, computed in zip(own, compute_logprobs([groups[i] for i in own]), strict=True):
+        logprobs[index].copy_(computed)
+    distributed.all_reduce_tensors([flat])  # zeros where another rank computed
 
     def write(staging: Path) -> None:
         save_file({"logprobs": flat}, staging / _FILE)
 
-    if distributed.is_first():
+    if distributed.is_rank_0():
         commit_folder(folder, write, {"key": key})
-    return scores
+    return logprobs
 
 
-def _holds(folder: Path, key: str) -> bool:
-    whole = (folder / MANIFEST).is_file() and not verify(folder)
-    return whole and read_manifest(folder).meta.get("key") == key
+def _is_cached(folder: Path, key: str) -> bool:
+    is_intact = (folder / MANIFEST).is_file() and not verify_folder(folder)
+    return is_intact and read_manifest(folder).meta.get("key") == key

@@ -1,9 +1,15 @@
-"""Training on preferences: make the better answer of a pair more likely than the worse one.
+"""Preference training: make the chosen completion of a pair more likely than the rejected one.
 
-Shapes: B pairs, A = 2 B answers, N tokens of all answers.
+Shapes: B pairs, C = 2 B completions, N tokens of all completions, R pairs of the data set.
 
-The reference is the policy that training starts from. What it thinks of the answers never changes,
-so it is asked once, before the first step, and its answers are kept below the run folder.
+Every loss here depends on the data only through the log-probability of each completion::
+
+    policy        log pi(chosen | prompt),  log pi(rejected | prompt)      at every step
+    reference     log ref(chosen | prompt), log ref(rejected | prompt)     once, before step 1
+
+The implicit reward of a completion is ``beta * (log pi - log ref)`` (Rafailov et al. 2023). The
+reference is the policy before the first step. Its log-probabilities never change, so they are
+computed once and stored below the run folder; ORPO and SimPO need no reference.
 """
 
 from __future__ import annotations
@@ -17,58 +23,66 @@ from torch import Tensor
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith_torch.losses import preference
-from tunesmith_torch.losses.preference import Scored
+from tunesmith_torch.losses.preference import PairScores
 from tunesmith_torch.models import artifacts
-from tunesmith_torch.models.adapter_stack import one_adapter
+from tunesmith_torch.models.adapter_stack import combine_adapters
 from tunesmith_torch.options.preference import PreferenceOptions
-from tunesmith_torch.preference.reference_logprobs import remembered
-from tunesmith_torch.prefix.completion_groups import Answers, Group, answer_logprobs, score_groups
+from tunesmith_torch.preference.reference_logprobs import cached_reference_logprobs
+from tunesmith_torch.prefix.completion_groups import (
+    CompletionBatch,
+    CompletionGroup,
+    completion_logprobs,
+    score_groups,
+)
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.training.auto_batch import settle
-from tunesmith_torch.training.loop import Counts, fit
-from tunesmith_torch.training.pair_setup import Ready
+from tunesmith_torch.training.auto_batch import resolve_auto
+from tunesmith_torch.training.loop import BatchCounts, run_training_loop
+from tunesmith_torch.training.pair_setup import PairTrainingSetup
 
 
-@distributed.together
-def prefer(job: Job[Any]) -> Artifact:
-    """Load, adapt, ask the reference, train on pairs, and commit the artifact.
+@distributed.on_all_ranks
+def train_preferences(job: Job[Any]) -> Artifact:
+    """Load, adapt, compute the reference, train on pairs, and commit the artifact.
 
     Raises:
-        DataError: no pair can be learned from.
-        TrainingError: see :func:`tunesmith_torch.training.loop.fit`.
+        DataError: no pair can be trained on.
+        TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
-    job = settle(job)
+    job = resolve_auto(job)
     options: PreferenceOptions = job.config
-    ready = Ready.of(job)
-    objective = Preferring(ready, options)
+    setup = PairTrainingSetup.load(job)
+    objective = PreferenceObjective(setup, options)
     if options.needs_reference:
-        objective.ask_reference(job)
-    job.emit(ready.announcement(job, {"loss": options.loss, "beta": options.strength}))
-    fit(job, ready.adapted, objective, seed=job.seed)
-    whole = one_adapter(ready.adapted)
-    artifact = artifacts.save(ready.card_job(job), whole, ready.template)
-    job.emit(ready.ending(job, artifact))
+        objective.load_or_compute_reference(job)
+    details = {"loss": options.loss, "beta": options.effective_beta}
+    job.emit(setup.training_started_event(job, details))
+    run_training_loop(job, setup.adapted, objective, seed=job.seed)
+    combined = combine_adapters(setup.adapted)
+    artifact = artifacts.save_artifact(setup.card_job(job), combined, setup.template)
+    job.emit(setup.training_finished_event(job, artifact))
     return artifact
 
 
 @dataclass
-class _Sums:
-    """Figures of the pairs since they were last asked for."""
+class _PairMetrics:
+    """Sums over the pairs of a batch, from which its metrics are computed."""
 
     pairs: int = 0
     sums: Tensor | None = None
 
-    def add(self, chosen_B: Tensor, rejected_B: Tensor) -> None:
-        ahead_B = (chosen_B > rejected_B).float() + 0.5 * (chosen_B == rejected_B).float()
-        new = torch.stack([ahead_B.sum(), chosen_B.sum(), rejected_B.sum()])
+    def add(self, chosen_rewards_B: Tensor, rejected_rewards_B: Tensor) -> None:
+        ties_B = chosen_rewards_B == rejected_rewards_B
+        correct_B = (chosen_rewards_B > rejected_rewards_B).float() + 0.5 * ties_B.float()
+        new = torch.stack([correct_B.sum(), chosen_rewards_B.sum(), rejected_rewards_B.sum()])
         self.sums = new if self.sums is None else self.sums + new
-        self.pairs += len(chosen_B)
+        self.pairs += len(chosen_rewards_B)
 
     def means(self) -> dict[str, float]:
-        """Over the pairs of all ranks."""
+        """Return the means over the pairs of all ranks."""
         sums = [0.0] * 3 if self.sums is None else self.sums.tolist()
         names = ("accuracy", "reward_chosen", "reward_rejected")
-        total = distributed.summed({"pairs": self.pairs, **dict(zip(names, sums, strict=True))})
+        own = {"pairs": self.pairs, **dict(zip(names, sums, strict=True))}
+        total = distributed.all_reduce_sum(own)
         if not total["pairs"]:
             return {}
         accuracy, chosen, rejected = (total[name] / total["pairs"] for name in names)
@@ -80,59 +94,63 @@ class _Sums:
         }
 
 
-class Preferring:
-    """The losses over pairs as an objective; a batch divides their sum by its pairs."""
+class PreferenceObjective:
+    """DPO, IPO, KTO, ORPO or SimPO as an objective; the loss is divided by the number of pairs."""
 
-    def __init__(self, ready: Ready, options: PreferenceOptions) -> None:
-        self._ready = ready
-        self._adapted = ready.adapted
-        self._device = ready.adapted.base.model.device
-        self._pairs = ready.pairs
+    def __init__(self, setup: PairTrainingSetup, options: PreferenceOptions) -> None:
+        self._setup = setup
+        self._adapted = setup.adapted
+        self._device = setup.adapted.base.model.device
+        self._pairs = setup.pairs
         self._options = options
-        self._reference_R2 = torch.zeros(len(ready.pairs), 2)
-        self._strangers: list[Group] = []
-        """KTO: each prompt with the chosen answer to another one."""
-        self._strangers_reference_R = torch.zeros(0)
-        self._baseline = torch.zeros((), device=self._device)
-        self._figures = _Sums()
+        self._ref_logprobs_R2 = torch.zeros(len(setup.pairs), 2)
+        self._mismatched_pairs: list[CompletionGroup] = []
+        """KTO: each prompt with the chosen completion of another prompt."""
+        self._mismatched_ref_logprobs_R = torch.zeros(0)
+        self._kl = torch.zeros((), device=self._device)
+        """KTO: the estimate for the current batch."""
+        self._metrics = _PairMetrics()
 
-    def ask_reference(self, job: Job[Any]) -> None:
-        """Fetch what the reference thinks, from the run folder or from the model as it is now."""
+    def load_or_compute_reference(self, job: Job[Any]) -> None:
+        """Read the reference log-probabilities, or compute them with the current weights.
+
+        Must be called before the first step: later the model is no longer the reference.
+        """
         groups = list(self._pairs)
         if self._options.loss == "kto":
-            self._strangers = list(_strangers(self._pairs))
-            groups += self._strangers
+            self._mismatched_pairs = list(_mismatched_pairs(self._pairs))
+            groups += self._mismatched_pairs
 
-        def ask(asked: Sequence[Group]) -> list[Tensor]:
-            with self._adapted.arithmetic():
+        def compute_logprobs(share: Sequence[CompletionGroup]) -> list[Tensor]:
+            with self._adapted.autocast():
                 budget = self._options.micro_batch_tokens
-                return score_groups(self._adapted.model, asked, self._ready.layout, budget)
+                return score_groups(self._adapted.model, share, self._setup.layout, budget)
 
-        scores = remembered(job, self._adapted.model, groups, ask)
-        rows = len(self._pairs)
-        self._reference_R2 = torch.stack(scores[:rows])
-        self._strangers_reference_R = (
-            torch.cat(scores[rows:]) if self._strangers else torch.zeros(0)
+        logprobs = cached_reference_logprobs(job, self._adapted.model, groups, compute_logprobs)
+        R = len(self._pairs)
+        self._ref_logprobs_R2 = torch.stack(logprobs[:R])
+        self._mismatched_ref_logprobs_R = (
+            torch.cat(logprobs[R:]) if self._mismatched_pairs else torch.zeros(0)
         )
 
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def counts(self, rows: Sequence[int]) -> Counts:
-        """Tokens of the pairs; the loss is divided by the pairs."""
-        return self._ready.counts(rows)
+    def counts(self, rows: Sequence[int]) -> BatchCounts:
+        """Return the tokens of the pairs; the loss is divided by the number of pairs."""
+        return self._setup.counts(rows)
 
-    def micro_batches(self, rows: Sequence[int], budget: int) -> list[Answers]:
-        """The pairs laid out. Called once at the start of each batch."""
-        self._figures = _Sums()
+    def micro_batches(self, rows: Sequence[int], budget: int) -> list[CompletionBatch]:
+        """Lay the pairs out; the loop calls this once, at the start of each batch."""
+        self._metrics = _PairMetrics()
         if self._options.loss == "kto":
-            self._baseline = self._divergence(rows, budget)
-        return list(self._ready.layout.micro_batches(self._pairs, rows, budget))
+            self._kl = self._estimate_kl(rows, budget)
+        return list(self._setup.layout.micro_batches(self._pairs, rows, budget))
 
-    def loss(self, micro_batch: Answers) -> Tensor:
-        """The loss summed over the micro-batch's pairs."""
-        pairs = self.score(micro_batch)
-        beta, options = self._options.strength, self._options
+    def loss(self, micro_batch: CompletionBatch) -> Tensor:
+        """Return the loss summed over the pairs of the micro-batch."""
+        pairs = self.score_pairs(micro_batch)
+        beta, options = self._options.effective_beta, self._options
         match options.loss:
             case "dpo":
                 loss_B = preference.dpo(pairs, beta, options.label_smoothing)
@@ -140,60 +158,65 @@ class Preferring:
                 loss_B = preference.ipo(pairs, beta)
             case "kto":
                 weights = options.desirable_weight, options.undesirable_weight
-                loss_B = preference.kto(pairs, beta, self._baseline, *weights)
+                loss_B = preference.kto(pairs, beta, self._kl, *weights)
             case "orpo":
                 loss_B = preference.orpo(pairs, beta)
             case "simpo":
                 loss_B = preference.simpo(pairs, beta, options.margin)
-        self._note(pairs, beta)
+        self._record_metrics(pairs, beta)
         return loss_B.sum()
 
-    def score(self, micro_batch: Answers) -> Scored:
-        """What the policy, and the reference, think of the micro-batch's answers."""
-        answers = micro_batch.to(self._device)
-        logp_A = answers.sums(answer_logprobs(self._adapted.model, answers))
-        reference_B2 = self._reference_R2[list(micro_batch.groups)].to(logp_A)
-        lengths_A = answers.lengths_A.to(logp_A)
-        return Scored(
-            logp_A[0::2],
-            logp_A[1::2],
-            lengths_A[0::2],
-            lengths_A[1::2],
-            reference_B2[:, 0],
-            reference_B2[:, 1],
+    def score_pairs(self, micro_batch: CompletionBatch) -> PairScores:
+        """Return the log-probabilities of the completions under the policy and the reference."""
+        completions = micro_batch.to(self._device)
+        logprobs_N = completion_logprobs(self._adapted.model, completions)
+        logprobs_C = completions.sum_per_completion(logprobs_N)
+        ref_logprobs_B2 = self._ref_logprobs_R2[list(micro_batch.group_indices)].to(logprobs_C)
+        lengths_C = completions.lengths_C.to(logprobs_C)
+        # Chosen and rejected completions alternate.
+        return PairScores(
+            logprobs_C[0::2],
+            logprobs_C[1::2],
+            lengths_C[0::2],
+            lengths_C[1::2],
+            ref_logprobs_B2[:, 0],
+            ref_logprobs_B2[:, 1],
         )
 
-    def figures(self) -> dict[str, float]:
-        """Accuracy, margin and rewards of the last batch, means over its pairs."""
-        return self._figures.means()
+    def metrics(self) -> dict[str, float]:
+        """Return accuracy, margin and implicit rewards of the last batch, means over its pairs."""
+        return self._metrics.means()
 
     @torch.no_grad()
-    def _note(self, pairs: Scored, beta: float) -> None:
+    def _record_metrics(self, pairs: PairScores, beta: float) -> None:
         if self._options.needs_reference:
-            self._figures.add(beta * pairs.chosen_ratio_B, beta * pairs.rejected_ratio_B)
+            self._metrics.add(beta * pairs.chosen_ratio_B, beta * pairs.rejected_ratio_B)
         else:
-            self._figures.add(beta * pairs.chosen_mean_B, beta * pairs.rejected_mean_B)
+            self._metrics.add(beta * pairs.chosen_mean_B, beta * pairs.rejected_mean_B)
 
-    def _divergence(self, rows: Sequence[int], budget: int) -> Tensor:
-        """KTO's baseline: how much likelier the batch's strangers became, in nats, at least 0.
+    def _estimate_kl(self, rows: Sequence[int], budget: int) -> Tensor:
+        """Estimate KTO's KL(policy, reference) on mismatched pairs, in nats, at least 0.
 
-        Over the whole batch, on all ranks, and before its micro-batches, so that it does not depend
-        on how they were made.
+        ``mean(log pi - log ref)`` over the complete batch and all ranks (``z_0`` in Ethayarajh et
+        al. 2024). It is computed before the batch's micro-batches, so that it does not depend on
+        their layout.
         """
-        strangers = [self._strangers[row] for row in rows]
-        with self._adapted.arithmetic():
-            scores = score_groups(self._adapted.model, strangers, self._ready.layout, budget)
-        reference_B = self._strangers_reference_R[list(rows)]
-        apart = float((torch.cat([*scores, reference_B[:0]]) - reference_B).sum())
-        total = distributed.summed({"nats": apart, "pairs": len(rows)})
+        mismatched = [self._mismatched_pairs[row] for row in rows]
+        with self._adapted.autocast():
+            logprobs = score_groups(self._adapted.model, mismatched, self._setup.layout, budget)
+        ref_logprobs_B = self._mismatched_ref_logprobs_R[list(rows)]
+        # The empty slice lets a rank without rows concatenate something.
+        kl = float((torch.cat([*logprobs, ref_logprobs_B[:0]]) - ref_logprobs_B).sum())
+        total = distributed.all_reduce_sum({"nats": kl, "pairs": len(rows)})
         return torch.tensor(max(total["nats"] / total["pairs"], 0.0), device=self._device)
 
 
-def _strangers(pairs: Sequence[Group]) -> Iterator[Group]:
-    """Each prompt with the next pair's chosen answer, cut where it is longer than the prompt's own.
+def _mismatched_pairs(pairs: Sequence[CompletionGroup]) -> Iterator[CompletionGroup]:
+    """Pair each prompt with the chosen completion of the next pair.
 
-    That keeps it within the model's context.
+    The completion is truncated to the length of the prompt's own longest one, which keeps the
+    sequence within the model's context.
     """
     for row, pair in enumerate(pairs):
-        answer = pairs[(row + 1) % len(pairs)].answers[0]
-        yield Group(pair.prompt, (answer[: max(map(len, pair.answers))],))
+        completion = pairs[(row + 1) % len(pairs)].completions[0]
+        yield CompletionGroup(pair.prompt, (completion[: max(map(len, pair.completions))],))

@@ -1,1 +1,1 @@
-"""Tokens that several rows or completions begin with, computed once."""
+"""Tokens that several rows or completions begin with, computed once for all of them."""

@@ -1,14 +1,16 @@
-"""The beginning that all rows share, a system prompt most often, computed once per micro-batch.
+"""The prefix that all rows have in common, often a system prompt, computed once per micro-batch.
 
-Shapes: P tokens of the opening, T tokens of a micro-batch, N trained positions.
+Shapes: P tokens of the prefix, T tokens of a micro-batch, N trained positions.
 
-Keys and values of the opening do not depend on what follows, so a micro-batch of many rows holds it
-once, as the trunk from which the rows branch off (:mod:`tunesmith_torch.kernels.tree_attention`)::
+Keys and values of the prefix do not depend on what follows, so a micro-batch of many rows holds it
+once, and the rest of each row is a branch of it (:mod:`tunesmith_torch.kernels.tree_attention`).
+Rows ``s y s a b``, ``s y s c d`` and ``s y s e f g``, P = 3::
 
-    opening | rest of row 0 | rest of row 1 | ...
+    tokens       s  y  s | a  b | c  d | e  f  g      10 tokens instead of 16
+    positions    0  1  2 | 3  4 | 3  4 | 3  4  5
 
-Gradients flow into it from every row, so what is learned is the same. Short messages behind a long
-system prompt, the usual form of a narrow task, cost half as much or less.
+Gradients flow into the prefix from every row, so the training result is the same. Short messages
+after a long system prompt, the usual form of a narrow task, cost half as much or less.
 """
 
 from __future__ import annotations
@@ -21,26 +23,26 @@ import torch
 from torch import nn
 
 from tunesmith_torch.data.packing import Example, MicroBatch
-from tunesmith_torch.kernels.tree_attention import Branch, Branches
-from tunesmith_torch.prefix.prefix_check import can_share
+from tunesmith_torch.kernels.tree_attention import Branch, TreeLayout
+from tunesmith_torch.prefix.prefix_check import can_share_prefix
 
-WORTHWHILE = 0.1
-"""Share of the rows' tokens that an opening must be to be worth its layout."""
-LONGEST = 1024
-"""Tokens of a row's rest; beyond, attention by blocks saves more than sharing does."""
-
-
-def shared_opening(examples: Sequence[Example], model: nn.Module) -> int:
-    """Tokens of the opening that this model computes once, or 0 where there is none to share."""
-    P = opening_of(examples)
-    return P if P and can_share(model) else 0
+MIN_PREFIX_SHARE = 0.1
+"""A prefix is shared only if it is at least this share of the rows' tokens."""
+MAX_SUFFIX_TOKENS = 1024
+"""Longest rest of a row; beyond, attention by blocks saves more than sharing the prefix does."""
 
 
-def opening_of(examples: Sequence[Example]) -> int:
-    """Tokens that every row begins with, or 0 where sharing them does not pay.
+def shared_prefix_length(examples: Sequence[Example], model: nn.Module) -> int:
+    """Return the tokens of the prefix that this model computes once, 0 if it cannot share one."""
+    P = common_prefix_length(examples)
+    return P if P and can_share_prefix(model) else 0
 
-    The token before a row's first trained one is never shared: it is there that the row's own
-    first guess is made.
+
+def common_prefix_length(examples: Sequence[Example]) -> int:
+    """Return the number of tokens that every row begins with, 0 if sharing them does not pay.
+
+    The prefix ends before the token that predicts a row's first trained token, because that
+    prediction belongs to the row.
     """
     if len(examples) < 2:
         return 0
@@ -53,27 +55,28 @@ def opening_of(examples: Sequence[Example]) -> int:
         if P <= 0:
             return 0
     lengths = [len(example.ids) for example in examples]
-    pays = WORTHWHILE * sum(lengths) <= P * len(lengths) and max(lengths) - P <= LONGEST
+    shared = P * len(lengths)
+    pays = MIN_PREFIX_SHARE * sum(lengths) <= shared and max(lengths) - P <= MAX_SUFFIX_TOKENS
     return P if pays else 0
 
 
-def collate_branching(
+def collate_with_prefix(
     examples: Sequence[Example], rows: Sequence[int], P: int
-) -> tuple[MicroBatch, Branches]:
+) -> tuple[MicroBatch, TreeLayout]:
     """Lay out rows as branches of their first ``P`` tokens, which are the same in all of them."""
     chosen = [examples[row] for row in rows]
-    rests = [np.asarray(example.ids, dtype=np.int64)[P:] for example in chosen]
-    cuts = [P, *accumulate(map(len, rests), initial=P)][1:]
+    suffixes = [np.asarray(example.ids, dtype=np.int64)[P:] for example in chosen]
+    cu_seqlens = [P, *accumulate(map(len, suffixes), initial=P)][1:]
     trained, targets = [], []
-    for example, rest, start in zip(chosen, rests, cuts, strict=False):
-        # Position t guesses token t + 1, within the row.
-        at = np.flatnonzero(np.asarray(example.trained, dtype=bool)[P + 1 :])
-        trained.append(at + start)
-        targets.append(rest[at + 1])
-    opening = np.asarray(chosen[0].ids, dtype=np.int64)[:P]
-    positions = [np.arange(P), *(np.arange(len(rest)) + P for rest in rests)]
+    for example, suffix, start in zip(chosen, suffixes, cu_seqlens, strict=False):
+        # Position t predicts token t + 1 of the same row.
+        indices = np.flatnonzero(np.asarray(example.trained, dtype=bool)[P + 1 :])
+        trained.append(indices + start)
+        targets.append(suffix[indices + 1])
+    prefix = np.asarray(chosen[0].ids, dtype=np.int64)[:P]
+    positions = [np.arange(P), *(np.arange(len(suffix)) + P for suffix in suffixes)]
     batch = MicroBatch(
-        ids_BT=torch.from_numpy(np.concatenate([opening, *rests]))[None],
+        ids_BT=torch.from_numpy(np.concatenate([prefix, *suffixes]))[None],
         positions_BT=torch.from_numpy(np.concatenate(positions))[None],
         boundaries=None,
         mask_BT=None,
@@ -81,8 +84,8 @@ def collate_branching(
         targets_N=torch.from_numpy(np.concatenate(targets)),
         weights_N=None,
         rows=tuple(rows),
-        tokens=cuts[-1],
-        longest=P + max(map(len, rests)),
+        tokens=cu_seqlens[-1],
+        longest=P + max(map(len, suffixes)),
     )
-    places = tuple(Branch(0, P, start, stop) for start, stop in pairwise(cuts))
-    return batch, Branches(torch.tensor([0, P], dtype=torch.int32), P, places)
+    branches = tuple(Branch(0, P, start, stop) for start, stop in pairwise(cu_seqlens))
+    return batch, TreeLayout(torch.tensor([0, P], dtype=torch.int32), P, branches)

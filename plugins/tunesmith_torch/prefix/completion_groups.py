@@ -1,11 +1,24 @@
-"""A prompt and several answers to it: their layout, and how likely a model finds each answer.
+"""Prompts with several completions: their layout in micro-batches, and their log-probabilities.
 
-Shapes: R groups, A answers of a micro-batch, N trained positions (all tokens of all answers),
-T tokens.
+Shapes: R groups, C completions of a micro-batch, N trained positions (all tokens of all
+completions), T tokens.
 
-Preference pairs are groups of two, samples of a policy groups of eight or so. With ``sharing`` the
-prompt is computed once for all of its answers (:mod:`tunesmith_torch.kernels.tree_attention`); its last token is
-repeated at the head of each answer, because there the answer's first token is guessed.
+A preference pair is a group of two completions, the samples of a policy are groups of eight or so.
+With ``share_prompts``, a prompt is computed once for all of its completions
+(:mod:`tunesmith_torch.kernels.tree_attention`). Prompts ``p q r`` and ``s t``, with completions ``a
+b``, ``c`` and ``d e f``::
+
+    group 0: p q r -> a b           group 1: s t -> d e f
+             p q r -> c
+
+    tokens       p  q | s | r  a | r | t  d  e      prefixes, then branches
+    positions    0  1 | 0 | 2  3 | 2 | 1  2  3
+    targets                 a  b   c   d  e  f      N = 6
+    completion              0  0   1   2  2  2      completion_N; lengths_C = 2 1 3
+
+The last token of the prompt is not in the prefix but at the head of each branch, because it
+predicts the first token of the completion, which differs. Nothing follows the last token of a
+completion, so it is a target only.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -21,215 +34,232 @@ from torch import Tensor, nn
 
 from tunesmith.errors import DataError
 from tunesmith.records import Preference, Record
-from tunesmith_torch.data.packing import Example, MicroBatch, collate, pack, unpacked
+from tunesmith_torch.data.packing import Example, MicroBatch, collate, pack, padded_batches
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.kernels.tree_attention import Branch, Branches
-from tunesmith_torch.losses.selected_positions import base_of, head_of, trained_hidden
-from tunesmith_torch.runtime.eval_mode import evaluating
+from tunesmith_torch.kernels.tree_attention import Branch, TreeLayout
+from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets, unwrap_peft
+from tunesmith_torch.runtime.eval_mode import eval_mode
 
 
 @dataclass(frozen=True)
-class Group:
-    """A prompt of at least one token and the answers to it, all as token ids."""
+class CompletionGroup:
+    """A prompt of at least one token and its completions, all as token ids."""
 
     prompt: Sequence[int]
-    answers: tuple[Sequence[int], ...]
+    completions: tuple[Sequence[int], ...]
 
     @property
-    def answer_tokens(self) -> int:
-        return sum(map(len, self.answers))
+    def completion_tokens(self) -> int:
+        """Tokens of all completions."""
+        return sum(map(len, self.completions))
 
 
 @dataclass(frozen=True)
-class Answers:
+class CompletionBatch:
     """A micro-batch of groups."""
 
     batch: MicroBatch
-    answer_N: Tensor
-    """Which answer a trained position belongs to, counted through the micro-batch."""
-    lengths_A: Tensor
-    """Tokens of each answer."""
-    groups: tuple[int, ...]
-    """Numbers of the groups, in the micro-batch's order."""
-    branches: Branches | None
+    completion_N: Tensor
+    """Index of the completion that each trained position belongs to, 0 to C - 1."""
+    lengths_C: Tensor
+    """Tokens of each completion."""
+    group_indices: tuple[int, ...]
+    """Indices of the groups in the list of all groups, in the order of the micro-batch."""
+    tree_layout: TreeLayout | None
+    """None: prompts are repeated for each completion."""
 
-    def sums(self, values_N: Tensor) -> Tensor:
-        """Add up a value of each trained position over each answer, [A]."""
-        zeros_A = values_N.new_zeros(len(self.lengths_A))
-        return zeros_A.index_add(0, self.answer_N, values_N)
+    def sum_per_completion(self, values_N: Tensor) -> Tensor:
+        """Sum a value of each trained position over each completion, [C]."""
+        zeros_C = values_N.new_zeros(len(self.lengths_C))
+        return zeros_C.index_add(0, self.completion_N, values_N)
 
-    def to(self, device: torch.device) -> Answers:
-        moved = self.branches
-        if moved is not None:
-            moved = replace(moved, trunk_cuts=moved.trunk_cuts.to(device))
-        return Answers(
+    def to(self, device: torch.device) -> CompletionBatch:
+        layout = self.tree_layout
+        if layout is not None:
+            layout = replace(layout, prefix_cu_seqlens=layout.prefix_cu_seqlens.to(device))
+        return CompletionBatch(
             self.batch.to(device),
-            self.answer_N.to(device),
-            self.lengths_A.to(device),
-            self.groups,
-            moved,
+            self.completion_N.to(device),
+            self.lengths_C.to(device),
+            self.group_indices,
+            layout,
         )
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How groups become micro-batches; what is computed does not depend on it."""
+class GroupLayout:
+    """The way groups become micro-batches; results do not depend on it."""
 
     packing: bool = True
-    sharing: bool = True
+    share_prompts: bool = True
+    """Compute each prompt once; has no effect without packing."""
 
-    def size(self, group: Group) -> int:
-        """Tokens that the group costs."""
-        if self.packing and self.sharing:
-            return len(group.prompt) - 1 + group.answer_tokens
-        return len(group.prompt) * len(group.answers) + group.answer_tokens
+    def count_tokens(self, group: CompletionGroup) -> int:
+        """Return the tokens that are computed for the group."""
+        if self.packing and self.share_prompts:
+            return len(group.prompt) - 1 + group.completion_tokens
+        return len(group.prompt) * len(group.completions) + group.completion_tokens
 
     def micro_batches(
-        self, groups: Sequence[Group], rows: Sequence[int], budget: int
-    ) -> Iterator[Answers]:
-        """The groups with these numbers, at most ``budget`` tokens at a time."""
+        self, groups: Sequence[CompletionGroup], rows: Sequence[int], budget: int
+    ) -> Iterator[CompletionBatch]:
+        """Yield the groups with the indices ``rows``, at most ``budget`` tokens at a time."""
         if not rows:
             return
-        # Padded, a group takes as many places as its longest answer says; never torn apart.
+        # A group is never split. Padded, each of its completions costs as much as the longest.
         sizes = [
-            self.size(groups[row])
+            self.count_tokens(groups[row])
             if self.packing
-            else len(groups[row].answers) * _longest(groups[row])
+            else len(groups[row].completions) * _longest_sequence(groups[row])
             for row in rows
         ]
-        share = pack if self.packing else unpacked
-        for members in share(sizes, max(budget, *sizes)):
+        split = pack if self.packing else padded_batches
+        for members in split(sizes, max(budget, *sizes)):
             yield self.collate(groups, [rows[i] for i in members])
 
-    def collate(self, groups: Sequence[Group], rows: Sequence[int]) -> Answers:
-        """One micro-batch of these groups."""
+    def collate(self, groups: Sequence[CompletionGroup], rows: Sequence[int]) -> CompletionBatch:
+        """Return one micro-batch of the groups with the indices ``rows``."""
         chosen = [groups[row] for row in rows]
-        lengths = [len(answer) for group in chosen for answer in group.answers]
-        if self.packing and self.sharing:
-            batch, layout = _branched(chosen, rows)
+        lengths = [len(completion) for group in chosen for completion in group.completions]
+        if self.packing and self.share_prompts:
+            batch, layout = _collate_tree(chosen, rows)
         else:
             layout = None
             examples = [
                 Example(
-                    [*group.prompt, *answer],
-                    np.arange(len(group.prompt) + len(answer)) >= len(group.prompt),
+                    [*group.prompt, *completion],
+                    np.arange(len(group.prompt) + len(completion)) >= len(group.prompt),
                 )
                 for group in chosen
-                for answer in group.answers
+                for completion in group.completions
             ]
             batch = collate(examples, range(len(examples)), packed=self.packing)
-        lengths_A = torch.tensor(lengths)
-        answer_N = torch.repeat_interleave(torch.arange(len(lengths)), lengths_A)
-        return Answers(batch, answer_N, lengths_A, tuple(rows), layout)
+        lengths_C = torch.tensor(lengths)
+        completion_N = torch.repeat_interleave(torch.arange(len(lengths)), lengths_C)
+        return CompletionBatch(batch, completion_N, lengths_C, tuple(rows), layout)
 
 
-def answer_hidden(model: nn.Module, answers: Answers) -> Tensor:
-    """Hidden states at the positions from which answers' tokens are guessed, [N, D]."""
-    also = {} if answers.branches is None else {"branches": answers.branches}
-    return trained_hidden(model, answers.batch, also=also)
+def completion_hidden(model: nn.Module, completions: CompletionBatch) -> Tensor:
+    """Return the hidden states that predict the completions' tokens, [N, D]."""
+    layout = completions.tree_layout
+    kwargs = {} if layout is None else {"tree_layout": layout}
+    return hidden_at_targets(model, completions.batch, attention_kwargs=kwargs)
 
 
-def answer_logprobs(model: nn.Module, answers: Answers) -> Tensor:
-    """Log-probability of every token of every answer, [N], ready for backward."""
-    return head_of(model).logprobs(answer_hidden(model, answers), answers.batch)
+def completion_logprobs(model: nn.Module, completions: CompletionBatch) -> Tensor:
+    """Return the log-probability of every token of every completion, [N], ready for backward."""
+    hidden_ND = completion_hidden(model, completions)
+    return get_lm_head(model).logprobs(hidden_ND, completions.batch)
 
 
 @torch.no_grad()
 def score_groups(
-    model: nn.Module, groups: Sequence[Group], layout: Layout, budget: int
+    model: nn.Module, groups: Sequence[CompletionGroup], layout: GroupLayout, budget: int
 ) -> list[Tensor]:
-    """Log-probabilities of all answers, summed over each; in eval mode, given back on the CPU."""
-    device = base_of(model).device
+    """Return for each group the summed log-probability of each completion, on the CPU.
+
+    The model is in eval mode meanwhile.
+    """
+    device = unwrap_peft(model).device
     scores: list[Tensor] = [torch.empty(0)] * len(groups)
-    with evaluating(model):
-        for cpu in layout.micro_batches(groups, range(len(groups)), budget):
-            answers = cpu.to(device)
-            sums_A = answers.sums(answer_logprobs(model, answers)).cpu()
-            counts = [len(groups[row].answers) for row in answers.groups]
-            for row, part in zip(answers.groups, torch.split(sums_A, counts), strict=True):
+    with eval_mode(model):
+        for cpu_batch in layout.micro_batches(groups, range(len(groups)), budget):
+            batch = cpu_batch.to(device)
+            sums_C = batch.sum_per_completion(completion_logprobs(model, batch)).cpu()
+            counts = [len(groups[row].completions) for row in batch.group_indices]
+            for row, part in zip(batch.group_indices, torch.split(sums_C, counts), strict=True):
                 scores[row] = part
     return scores
 
 
-def _longest(group: Group) -> int:
-    return len(group.prompt) + max(map(len, group.answers))
+def _longest_sequence(group: CompletionGroup) -> int:
+    return len(group.prompt) + max(map(len, group.completions))
 
 
-def _branched(groups: Sequence[Group], rows: Sequence[int]) -> tuple[MicroBatch, Branches]:
-    """Trunks first, then answers, each led by its prompt's last token. Nothing follows an answer's
-    last token, so it is a target only.
-    """
-    trunks = [np.asarray(group.prompt[:-1], dtype=np.int64) for group in groups]
-    cuts = [0, *accumulate(map(len, trunks))]
-    ids, positions, targets, places = [*trunks], [np.arange(len(t)) for t in trunks], [], []
-    at = cuts[-1]
-    for group, (start, stop) in zip(groups, pairwise(cuts), strict=True):
-        for answer in group.answers:
-            row = np.asarray([group.prompt[-1], *answer], dtype=np.int64)
+def _collate_tree(
+    groups: Sequence[CompletionGroup], rows: Sequence[int]
+) -> tuple[MicroBatch, TreeLayout]:
+    """Lay out prefixes and branches as in the picture at the top of this module."""
+    prefixes = [np.asarray(group.prompt[:-1], dtype=np.int64) for group in groups]
+    cu_seqlens = [0, *accumulate(map(len, prefixes))]
+    ids, positions = [*prefixes], [np.arange(len(prefix)) for prefix in prefixes]
+    targets, branches = [], []
+    end = cu_seqlens[-1]
+    for group, (start, stop) in zip(groups, pairwise(cu_seqlens), strict=True):
+        for completion in group.completions:
+            row = np.asarray([group.prompt[-1], *completion], dtype=np.int64)
             ids.append(row[:-1])
             targets.append(row[1:])
-            positions.append(np.arange(len(answer)) + (stop - start))
-            places.append(Branch(start, stop, at, at + len(answer)))
-            at += len(answer)
+            positions.append(np.arange(len(completion)) + (stop - start))
+            branches.append(Branch(start, stop, end, end + len(completion)))
+            end += len(completion)
     batch = MicroBatch(
         ids_BT=torch.from_numpy(np.concatenate(ids))[None],
         positions_BT=torch.from_numpy(np.concatenate(positions))[None],
         boundaries=None,
         mask_BT=None,
-        trained_N=torch.arange(cuts[-1], at),
+        trained_N=torch.arange(cu_seqlens[-1], end),
         targets_N=torch.from_numpy(np.concatenate(targets)),
         weights_N=None,
         rows=tuple(rows),
-        tokens=at,
-        longest=max(_longest(group) for group in groups),
+        tokens=end,
+        longest=max(_longest_sequence(group) for group in groups),
     )
-    # An empty trunk is no row for packed attention.
-    kept = sorted(set(cuts))
-    widest = max((len(trunk) for trunk in trunks), default=0)
-    return batch, Branches(torch.tensor(kept, dtype=torch.int32), widest, tuple(places))
+    # A prompt of one token has an empty prefix, and packed attention takes no empty rows.
+    unique = sorted(set(cu_seqlens))
+    longest_prefix = max((len(prefix) for prefix in prefixes), default=0)
+    layout = TreeLayout(torch.tensor(unique, dtype=torch.int32), longest_prefix, tuple(branches))
+    return batch, layout
 
 
-def groups_of(records: Sequence[Record], template: Template) -> list[Group]:
-    """Preferences as token ids: the prompt, then chosen and rejected.
+def tokenize_pairs(records: Sequence[Record], template: Template) -> list[CompletionGroup]:
+    """Return preferences as token ids: the prompt, then the chosen and the rejected completion.
 
     Raises:
-        DataError: a record is no pair.
+        DataError: a record is not a preference.
     """
-    pairs = [_pair(record) for record in records]
+    pairs = [_check_pair(record) for record in records]
     prompts = [record.prompt for record in pairs]
-    chosen = template.exchanges_ids(prompts, [record.chosen for record in pairs])
-    rejected = template.exchanges_ids(prompts, [record.rejected for record in pairs])
+    chosen = template.encode_exchanges(prompts, [record.chosen for record in pairs])
+    rejected = template.encode_exchanges(prompts, [record.rejected for record in pairs])
     return [
-        Group(prompt, (good, bad))
-        for (prompt, good), (_, bad) in zip(chosen, rejected, strict=True)
+        CompletionGroup(prompt, (chosen_ids, rejected_ids))
+        for (prompt, chosen_ids), (_, rejected_ids) in zip(chosen, rejected, strict=True)
     ]
 
 
-def _pair(record: Record) -> Preference:
+def _check_pair(record: Record) -> Preference:
     if not isinstance(record, Preference):
         kind = type(record).__name__
         raise DataError(record.source, f"a pair of answers is needed, this is a {kind}")
     return record
 
 
-def with_ends(
-    layout: Layout, groups: Sequence[Group], rows: Sequence[int], budget: int
-) -> Iterator[Answers]:
-    """The groups laid out so that exactly the states of the answers' last tokens come back."""
-    longer = [
-        Group(group.prompt, tuple([*answer, answer[-1]] for answer in group.answers))
+def collate_final_tokens(
+    layout: GroupLayout, groups: Sequence[CompletionGroup], rows: Sequence[int], budget: int
+) -> Iterator[CompletionBatch]:
+    """Yield micro-batches whose trained positions are the last tokens of the completions, N = C.
+
+    A reward model reads the hidden state of a completion's last token, but layouts give the states
+    that *predict* a token, one before. So each completion is extended by a token, its last one
+    again, whose prediction is then the state at the true last token.
+    """
+    extended = [
+        CompletionGroup(
+            group.prompt, tuple([*completion, completion[-1]] for completion in group.completions)
+        )
         for group in (groups[row] for row in rows)
     ]
-    for answers in layout.micro_batches(longer, range(len(longer)), budget):
-        last_A = answers.lengths_A.cumsum(0) - 1
+    for completions in layout.micro_batches(extended, range(len(extended)), budget):
+        last_C = completions.lengths_C.cumsum(0) - 1
         batch = replace(
-            answers.batch,
-            trained_N=answers.batch.trained_N[last_A],
-            targets_N=answers.batch.targets_N[last_A],
+            completions.batch,
+            trained_N=completions.batch.trained_N[last_C],
+            targets_N=completions.batch.targets_N[last_C],
         )
         yield replace(
-            answers,
+            completions,
             batch=batch,
-            answer_N=torch.arange(len(last_A)),
-            groups=tuple(rows[i] for i in answers.groups),
+            completion_N=torch.arange(len(last_C)),
+            group_indices=tuple(rows[i] for i in completions.group_indices),
         )

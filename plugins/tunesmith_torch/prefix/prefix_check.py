@@ -1,4 +1,4 @@
-"""Whether a prompt may be computed once for all of its answers: the model at hand is asked."""
+"""Checks, by trying it out, that a model gives the same results where a prefix is shared."""
 
 from __future__ import annotations
 
@@ -10,44 +10,53 @@ from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.kernels import tree_attention
-from tunesmith_torch.losses.selected_positions import base_of
-from tunesmith_torch.prefix.completion_groups import Group, Layout, answer_logprobs
-from tunesmith_torch.runtime.eval_mode import evaluating
+from tunesmith_torch.losses.selected_positions import unwrap_peft
+from tunesmith_torch.prefix.completion_groups import (
+    CompletionGroup,
+    GroupLayout,
+    completion_logprobs,
+)
+from tunesmith_torch.runtime.eval_mode import eval_mode
 
 
 @torch.no_grad()
-def sharing_error(model: nn.Module) -> float:
-    """How far shared prompts change log-probabilities, in nats, on average; infinite if refused.
+def prefix_sharing_error(model: nn.Module) -> float:
+    """Return the mean absolute change of log-probabilities by shared prompts, in nats.
 
-    Asked of the model at hand with a few random tokens, against each answer through the model's
-    own forward, so that an architecture nobody thought of is found out before it trains wrongly.
+    A few random tokens in a shared layout are compared with each completion alone, through the
+    model's own forward, so that an architecture that works in another way than assumed is found
+    before training. The error is infinite if the model's attention is not supported.
     """
-    base = base_of(model)
+    base = unwrap_peft(model)
     vocabulary = base.config.get_text_config().vocab_size
-    source = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (40,), generator=source).tolist()
-    groups = [Group(ids[:7], (ids[7:12], ids[12:15])), Group(ids[15:26], (ids[26:30], ids[30:40]))]
-    with suppress(EnvironmentProblem), evaluating(model):
-        answers = Layout().collate(groups, [0, 1]).to(base.device)
-        ours = torch.split(answer_logprobs(model, answers), answers.lengths_A.tolist())
-        theirs = [_alone(base, group, a) for group in groups for a in group.answers]
-        return float((torch.cat(ours) - torch.cat(theirs)).abs().mean())
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (40,), generator=generator).tolist()
+    groups = [
+        CompletionGroup(ids[:7], (ids[7:12], ids[12:15])),
+        CompletionGroup(ids[15:26], (ids[26:30], ids[30:40])),
+    ]
+    with suppress(EnvironmentProblem), eval_mode(model):
+        batch = GroupLayout().collate(groups, [0, 1]).to(base.device)
+        shared = torch.split(completion_logprobs(model, batch), batch.lengths_C.tolist())
+        alone = [_logprobs_alone(base, group, c) for group in groups for c in group.completions]
+        return float((torch.cat(shared) - torch.cat(alone)).abs().mean())
     return float("inf")
 
 
-def can_share(model: nn.Module) -> bool:
-    """Whether prompts may be shared: on the CPU, where the model agrees that nothing changes."""
-    base = base_of(model)
+def can_share_prefix(model: nn.Module) -> bool:
+    """Return True on a CPU if sharing a prefix leaves the model's log-probabilities unchanged."""
+    base = unwrap_peft(model)
     if base.device.type != "cpu" or base.config._attn_implementation != tree_attention.NAME:
         return False
-    # Thirty layers of bf16 move these unlikely tokens by 0.07; hearing another row, by 0.9.
-    return sharing_error(model) < (1e-3 if base.dtype == torch.float32 else 0.25)
+    # Rounding of thirty layers in bf16 moves these unlikely tokens by 0.07; attention to another
+    # row moves them by 0.9.
+    return prefix_sharing_error(model) < (1e-3 if base.dtype == torch.float32 else 0.25)
 
 
-def _alone(base: nn.Module, group: Group, answer: Sequence[int]) -> Tensor:
-    device = base_of(base).device
-    ids_1T = torch.tensor([[*group.prompt, *answer]], device=device)
+def _logprobs_alone(base: nn.Module, group: CompletionGroup, completion: Sequence[int]) -> Tensor:
+    device = unwrap_peft(base).device
+    ids_1T = torch.tensor([[*group.prompt, *completion]], device=device)
     logp_TV = base(input_ids=ids_1T, use_cache=False).logits[0].float().log_softmax(-1)
-    at = slice(len(group.prompt) - 1, -1)
-    logp_T: Tensor = logp_TV[at].gather(1, ids_1T[0, len(group.prompt) :, None])[:, 0]
+    predicting = slice(len(group.prompt) - 1, -1)
+    logp_T: Tensor = logp_TV[predicting].gather(1, ids_1T[0, len(group.prompt) :, None])[:, 0]
     return logp_T

@@ -1,13 +1,15 @@
-"""Watching a policy while it learns: what it is rewarded for beside what is wanted of it.
+"""Monitor a policy during RLHF: its reward, and a gold reward that it is never trained on.
 
-A reward that is learned from will be exploited sooner or later (Gao et al. 2023, "Scaling laws for
-reward model overoptimization"): it goes on rising while answers get worse. So every so many steps
-the policy is looked at on held-out rows, with a *gold* measure that it never learns from. It is
-stopped, and goes back to where gold was best, when
+A reward that is optimized will be exploited sooner or later (Gao et al. 2023, "Scaling laws for
+reward model overoptimization"): it keeps rising while the completions get worse. So every
+``monitor_every`` steps the policy is evaluated on held-out rows, with its own reward and with a
+*gold reward*. Training stops, and goes back to the checkpoint with the best gold reward, if
 
-- the reward on these rows is clearly higher than at the best look and gold clearly lower, or
-- gold is clearly lower than before the first step, whatever the reward, or
-- it is further from its reference than the budget allows.
+- the reward is clearly higher than at the best evaluation and the gold reward clearly lower, or
+- the gold reward is clearly lower than before the first step, or
+- the KL divergence from the reference exceeds ``max_kl``.
+
+"Clearly" means beyond a confidence interval of the paired differences over the held-out rows.
 """
 
 from __future__ import annotations
@@ -20,279 +22,326 @@ from typing import Any
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError
-from tunesmith.events import JSON, Gated, Sampled, Watched
+from tunesmith.events import JSON, CompletionSampled, GateChecked, Monitored
 from tunesmith.records import Prompt
 from tunesmith.statistics import Interval, paired_difference
 from tunesmith_torch.options.rlhf import PolicyStage
-from tunesmith_torch.prefix.completion_groups import Group, score_groups
-from tunesmith_torch.rlhf.policy_objective import PolicyLoop
+from tunesmith_torch.prefix.completion_groups import CompletionGroup, score_groups
+from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.training.loop import Counts, Look
+from tunesmith_torch.training.loop import BatchCounts, MonitorDecision
 
 GATE = "divergence"
-LUCK = 0.01
-"""How often a policy whose gold does not change may be called diverged, at most.
+"""The gate's name in events and reports."""
+FALSE_ALARM_RATE = 0.01
+"""Upper bound of the probability to stop a policy whose gold reward does not change.
 
-The best of k looks is in part the luckiest, and a later one is held against it, look after look:
-at one level for all, 0.99, noise alone would stop two of five runs within 20 looks. So the level
-of a comparison is ``1 - LUCK / k**2``, which keeps such runs at one or two in a hundred.
+The best of k evaluations is partly the luckiest, and each later one is compared with it. With the
+same level of 0.99 for all comparisons, noise alone would stop two of five runs within 20
+evaluations. So comparison k has the level ``1 - FALSE_ALARM_RATE / k**2``, which limits this to one
+or two runs in a hundred.
 """
 RESAMPLES = 5_000
-"""Such levels lie far out in the tails."""
-RECENT = 5
-"""Rollouts whose mean divergence is held against the budget: a single one is a noisy estimate."""
+"""Bootstrap resamples: such levels lie far out in the tails."""
+KL_WINDOW = 5
+"""Rollouts whose mean KL is compared with ``max_kl``: a single one is a noisy estimate."""
 
-_NEEDED = ("first", "best", "last", "stopped", "diverged", "tokens", "change", "kl_coef")
-"""Without these of its memory a watch cannot go on."""
+_REQUIRED_STATE = (
+    "first", "best", "last_step", "stop_reason", "recent_kl", "tokens", "change", "kl_coef",
+)  # fmt: skip
+"""Keys without which a monitor cannot be resumed."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One look: a value for each held-out row."""
+class Evaluation:
+    """One evaluation of the policy: a reward and a gold reward for each held-out row."""
 
     step: int
-    proxy: Sequence[float]
-    gold: Sequence[float]
-    """Empty: nothing is known beside the reward."""
+    rewards: Sequence[float]
+    gold_rewards: Sequence[float]
+    """Empty if there is no gold reward."""
 
     def to_json(self) -> JSON:
-        return {"step": self.step, "proxy": [*self.proxy], "gold": [*self.gold]}
+        return {
+            "step": self.step,
+            "rewards": [*self.rewards],
+            "gold_rewards": [*self.gold_rewards],
+        }
 
 
 @dataclass(frozen=True)
-class Gold:
-    """How good a policy really is, on rows that it never learns from."""
+class GoldReward:
+    """The quality that is wanted of the policy, measured on rows that it is never trained on.
+
+    It is a function of the completion, or without one the share of held-out pairs of which the
+    policy finds the chosen completion more likely (by the mean log-probability of its tokens).
+    """
 
     prompts: Sequence[Prompt]
-    pairs: Sequence[Group]
-    """For each prompt its pair of answers; empty where ``function`` says how good an answer is."""
+    pairs: Sequence[CompletionGroup]
+    """For each prompt its pair of completions; empty if ``function`` is used."""
     function: Reward | None
 
-    def only(self, rows: Sequence[int]) -> Gold:
-        """The same for some of the prompts."""
+    def select(self, rows: Sequence[int]) -> GoldReward:
+        """Return the same for some of the prompts."""
         pairs = [self.pairs[row] for row in rows] if self.pairs else []
-        return Gold([self.prompts[row] for row in rows], pairs, self.function)
+        return GoldReward([self.prompts[row] for row in rows], pairs, self.function)
 
-    def values(self, loop: PolicyLoop, texts: Sequence[str], budget: int) -> list[float]:
-        """One number for each prompt; none where there is nothing to judge by."""
+    def compute(
+        self, objective: PolicyObjective, completions: Sequence[str], budget: int
+    ) -> list[float]:
+        """Return one number for each prompt; an empty list if there is no gold reward."""
         if self.function is not None:
-            return list(self.function.rewards(self.prompts, texts))
+            return list(self.function.rewards(self.prompts, completions))
         if not self.pairs:
             return []
-        found = []
-        with loop.adapted.arithmetic():
-            scores = score_groups(loop.policy, self.pairs, loop.layout, budget)
-        for pair, score_2 in zip(self.pairs, scores, strict=True):
-            good, bad = (float(s) / len(a) for s, a in zip(score_2, pair.answers, strict=True))
-            found.append(0.5 if good == bad else float(good > bad))
-        return found
+        gold_rewards = []
+        with objective.adapted.autocast():
+            logprobs = score_groups(objective.policy, self.pairs, objective.layout, budget)
+        for pair, logprobs_2 in zip(self.pairs, logprobs, strict=True):
+            chosen, rejected = (
+                float(logprob) / len(completion)
+                for logprob, completion in zip(logprobs_2, pair.completions, strict=True)
+            )
+            gold_rewards.append(0.5 if chosen == rejected else float(chosen > rejected))
+        return gold_rewards
 
 
 @dataclass
-class Watch:
-    """The course of a policy: its looks, and what they came to."""
+class PolicyMonitor:
+    """Evaluates a policy during training and stops it if it diverges.
+
+    A :class:`tunesmith_torch.training.loop.TrainingMonitor`.
+    """
 
     job: Job[Any]
-    loop: PolicyLoop
+    objective: PolicyObjective
     reward: Reward
-    gold: Gold
+    gold: GoldReward
     options: PolicyStage
-    first: Seen | None = None
-    best: Seen | None = None
-    last: int = -1
-    """The step of the last look."""
-    stopped: str = ""
-    """Why the policy was stopped, in a sentence; empty: it was not."""
-    diverged: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    first: Evaluation | None = None
+    best: Evaluation | None = None
+    """The evaluation with the highest gold reward so far; the newest one if there is no gold."""
+    last_step: int = -1
+    """The step of the last evaluation."""
+    stop_reason: str = ""
+    """A sentence; empty if the policy was not stopped."""
+    recent_kl: deque[float] = field(default_factory=lambda: deque(maxlen=KL_WINDOW))
     tokens: int = 0
     trained_tokens: int = 0
     change: dict[str, float] = field(default_factory=dict)
-    looks: int = 0
-    """With which a new look is compared."""
+    """Difference between the last and the best evaluation."""
+    evaluations: int = 0
+    """Number of evaluations with which a new one is compared."""
     steps: int | None = None
-    """The last one is looked at whatever ``monitor_every`` says: it leaves the artifact."""
-    spread: float | None = None
-    """How far rewards of one prompt's answers lay apart, at most, in the mean over a rollout."""
+    """The last step; it is always evaluated, because its weights become the artifact."""
+    reward_spread: float | None = None
+    """Largest mean range of the rewards of one prompt over all rollouts; None if unknown."""
 
-    def finished(self) -> bool:
-        """Count an update of the loop; take stock where it was the rollout's last."""
-        if not self.loop.finished():
+    def is_batch_finished(self) -> bool:
+        """Count an update; after the last one of a rollout, record the rollout."""
+        if not self.objective.finish_update():
             return False
-        self.note(self.loop.counts(()), self.loop.figures())
+        self.record_rollout(self.objective.counts(()), self.objective.metrics())
         return True
 
-    def note(self, counts: Counts, figures: Mapping[str, float]) -> None:
-        """Take stock of a rollout: what it held, its rewards, its divergence where measured."""
+    def record_rollout(self, counts: BatchCounts, metrics: Mapping[str, float]) -> None:
+        """Record a rollout's token counts, the spread of its rewards, and its KL if measured."""
         self.tokens += counts.tokens
         self.trained_tokens += counts.trained_tokens
-        if "kl" in figures:
-            self.diverged.append(figures["kl"])
+        if "kl" in metrics:
+            self.recent_kl.append(metrics["kl"])
         if self.options.num_generations > 1:
-            self.spread = max(self.spread or 0.0, figures["reward_spread"])
+            self.reward_spread = max(self.reward_spread or 0.0, metrics["reward_spread"])
 
-    def look(self, step: int) -> Look:
-        """Look at the policy if it is time, and compare it with its best."""
-        if self.stopped:
+    def evaluate(self, step: int) -> MonitorDecision:
+        """Evaluate the policy if it is due, and compare it with its best evaluation."""
+        if self.stop_reason:
             return "stop"
-        if self._over_budget():
-            self.stopped = (
-                f"stopped at step {step}: {math.fsum(self.diverged) / len(self.diverged):.1f} nats "
-                f"from the reference for each answer, max_kl is {self.options.max_kl:g}"
+        if self._exceeds_max_kl():
+            mean_kl = math.fsum(self.recent_kl) / len(self.recent_kl)
+            self.stop_reason = (
+                f"stopped at step {step}: {mean_kl:.1f} nats "
+                f"from the reference for each completion, max_kl is {self.options.max_kl:g}"
             )
             return "stop"
-        if step == self.last or (step % self.options.monitor_every and step != self.steps):
-            return "go on"
-        self.last = step
-        seen = self._seen(step)
-        self.first = self.first or seen
-        if self._is_diverged(seen):
-            self._tell(seen, best=False)
+        is_due = step % self.options.monitor_every == 0 or step == self.steps
+        if step == self.last_step or not is_due:
+            return "continue"
+        self.last_step = step
+        evaluation = self._evaluate_heldout(step)
+        self.first = self.first or evaluation
+        if self._has_diverged(evaluation):
+            self._emit(evaluation, best=False)
             return "stop"
-        self.looks += 1
-        better = self.best is None or not seen.gold or _mean(seen.gold) > _mean(self.best.gold)
-        if better:
-            self.best = seen
-        self._tell(seen, best=better)
-        return "best" if better else "go on"
+        self.evaluations += 1
+        is_best = (
+            self.best is None
+            or not evaluation.gold_rewards
+            or _mean(evaluation.gold_rewards) > _mean(self.best.gold_rewards)
+        )
+        if is_best:
+            self.best = evaluation
+        self._emit(evaluation, best=is_best)
+        return "save_best" if is_best else "continue"
 
-    def memory(self) -> JSON:
-        """The looks so far."""
+    def state_dict(self) -> JSON:
+        """Return the evaluations so far, and the KL coefficient."""
         return {
             "first": self.first.to_json() if self.first else None,
             "best": self.best.to_json() if self.best else None,
-            "last": self.last,
-            "stopped": self.stopped,
-            "diverged": list(self.diverged),
+            "last_step": self.last_step,
+            "stop_reason": self.stop_reason,
+            "recent_kl": list(self.recent_kl),
             "tokens": [self.tokens, self.trained_tokens],
             "change": self.change,
-            "looks": self.looks,
-            "spread": self.spread,
-            "kl_coef": self.loop.price.weight,
+            "evaluations": self.evaluations,
+            "reward_spread": self.reward_spread,
+            "kl_coef": self.objective.kl_controller.coef,
         }
 
-    def recall(self, memory: JSON) -> None:
-        """Go on from the looks of a checkpoint.
+    def load_state_dict(self, state: JSON) -> None:
+        """Restore the state of a checkpoint.
 
         Raises:
-            IntegrityError: it does not hold what is needed to go on.
+            IntegrityError: a required part is missing.
         """
-        lacking = [name for name in _NEEDED if name not in memory]
-        if lacking:
+        missing = [name for name in _REQUIRED_STATE if name not in state]
+        if missing:
             raise IntegrityError(
-                f"{self.job.checkpoints.folder}: the newest checkpoint says nothing of the "
-                f"policy's {', '.join(lacking)}; it cannot be resumed",
+                f"{self.job.checkpoints.folder}: the newest checkpoint lacks the monitor's "
+                f"{', '.join(missing)}; it cannot be resumed",
                 hint="train this stage anew, in a fresh run folder",
             )
-        self.first = Seen(**memory["first"]) if memory["first"] else None
-        self.best = Seen(**memory["best"]) if memory["best"] else None
-        self.last, self.stopped = memory["last"], memory["stopped"]
-        self.diverged = deque(memory["diverged"], maxlen=RECENT)
-        self.tokens, self.trained_tokens = memory["tokens"]
-        self.change = memory["change"]
-        # Older checkpoints did not count looks, which came every so many steps, nor know a spread.
-        self.looks = memory.get("looks", self.last // self.options.monitor_every + 1)
-        self.spread = memory.get("spread")
-        self.loop.price.weight = memory["kl_coef"]
+        self.first = Evaluation(**state["first"]) if state["first"] else None
+        self.best = Evaluation(**state["best"]) if state["best"] else None
+        self.last_step, self.stop_reason = state["last_step"], state["stop_reason"]
+        self.recent_kl = deque(state["recent_kl"], maxlen=KL_WINDOW)
+        self.tokens, self.trained_tokens = state["tokens"]
+        self.change = state["change"]
+        # Optional: without a count, one evaluation every `monitor_every` steps is assumed.
+        default = self.last_step // self.options.monitor_every + 1
+        self.evaluations = state.get("evaluations", default)
+        self.reward_spread = state.get("reward_spread")
+        self.objective.kl_controller.coef = state["kl_coef"]
 
-    def verdict(self) -> Gated:
-        """What the gate says when training is over."""
-        sentence = self._fault()
-        unwatched = "" if self.best is None or self.best.gold else ", nothing held out to watch"
-        return Gated(
-            stage=self.job.name,
+    def gate_result(self) -> GateChecked:
+        """Return the result of the gate, at the end of training."""
+        failure = self._failure()
+        no_gold = "" if self.best is None or self.best.gold_rewards else ", no gold reward"
+        return GateChecked(
+            stage=self.job.stage,
             gate=GATE,
-            passed=not sentence,
-            sentence=sentence or f"none seen{unwatched}",
+            passed=not failure,
+            message=failure or f"none seen{no_gold}",
             accepted=self.options.accept_divergence,
-            figures=self.change,
+            metrics=self.change,
         )
 
-    def _fault(self) -> str:
-        if self.stopped:
+    def _failure(self) -> str:
+        if self.stop_reason:
             best = self.best.step if self.best else 0
-            return f"{self.stopped}; the artifact is the checkpoint of step {best}"
-        if self.spread == 0:
+            return f"{self.stop_reason}; the artifact is the checkpoint of step {best}"
+        if self.reward_spread == 0:
             return (
-                "nothing was learned: at every step all answers to a prompt earned the same reward"
+                "nothing was learned: at every step all completions of a prompt got the same reward"
             )
         return ""
 
-    # ----------------------------------------------------------------- what is seen
+    # ----------------------------------------------------------------- one evaluation
 
-    def _over_budget(self) -> bool:
-        budget = self.options.max_kl
-        full = len(self.diverged) == RECENT
-        return full and budget > 0 and math.fsum(self.diverged) / RECENT > budget
+    def _exceeds_max_kl(self) -> bool:
+        max_kl = self.options.max_kl
+        is_full = len(self.recent_kl) == KL_WINDOW
+        return is_full and max_kl > 0 and math.fsum(self.recent_kl) / KL_WINDOW > max_kl
 
-    def _seen(self, step: int) -> Seen:
-        if not self.gold.prompts:
-            return Seen(step, [], [])
-        answered = distributed.by_rows(len(self.gold.prompts), self._answered)
-        texts = [text for text, _, _ in answered]
-        proxy = [reward for _, reward, _ in answered]
-        told = zip(self.gold.prompts, texts, proxy, strict=True)
-        for prompt, text, reward in list(told)[: self.options.log_completions]:
-            said = Sampled(
-                stage=self.job.name, step=step, prompt=_text(prompt), answer=text, reward=reward
+    def _evaluate_heldout(self, step: int) -> Evaluation:
+        prompts = self.gold.prompts
+        if not prompts:
+            return Evaluation(step, [], [])
+        evaluated = distributed.map_rows(len(prompts), self._evaluate_rows)
+        completions = [completion for completion, _, _ in evaluated]
+        rewards = [reward for _, reward, _ in evaluated]
+        samples = list(zip(prompts, completions, rewards, strict=True))
+        for prompt, completion, reward in samples[: self.options.log_completions]:
+            event = CompletionSampled(
+                stage=self.job.stage,
+                step=step,
+                prompt=_text(prompt),
+                completion=completion,
+                reward=reward,
             )
-            self.job.emit(said)
-        return Seen(step, proxy, [value for _, _, value in answered if value is not None])
+            self.job.emit(event)
+        gold_rewards = [gold for _, _, gold in evaluated if gold is not None]
+        return Evaluation(step, rewards, gold_rewards)
 
-    def _answered(self, rows: Sequence[int]) -> list[tuple[str, float, float | None]]:
-        """What the policy says to these held-out rows, its reward, and its gold if there is any."""
-        gold = self.gold.only(rows)
-        texts = self.loop.actor.answers(gold.prompts)
-        proxy = list(self.reward.rewards(gold.prompts, texts))
-        values: Sequence[float | None] = gold.values(
-            self.loop, texts, self.options.micro_batch_tokens
+    def _evaluate_rows(self, rows: Sequence[int]) -> list[tuple[str, float, float | None]]:
+        """Return greedy completion, reward and gold reward (or None) of these held-out rows."""
+        gold = self.gold.select(rows)
+        completions = self.objective.rollout_generator.generate_greedy(gold.prompts)
+        rewards = list(self.reward.rewards(gold.prompts, completions))
+        gold_rewards: Sequence[float | None] = gold.compute(
+            self.objective, completions, self.options.micro_batch_tokens
         )
-        return list(zip(texts, proxy, values or [None] * len(texts), strict=True))
+        no_gold = [None] * len(completions)
+        return list(zip(completions, rewards, gold_rewards or no_gold, strict=True))
 
-    def _is_diverged(self, seen: Seen) -> bool:
-        """Gold fell beyond its interval: while the reward rose, or below where it began."""
+    def _has_diverged(self, evaluation: Evaluation) -> bool:
+        """Compare with the best and the first evaluation; set ``change`` and ``stop_reason``.
+
+        True if the gold reward fell beyond its interval: since the best evaluation while the reward
+        rose, or since the first evaluation.
+        """
         first, best = self.first, self.best
-        if first is None or best is None or not seen.gold:
+        if first is None or best is None or not evaluation.gold_rewards:
             return False
         self.change = {
-            "proxy": _mean(seen.proxy) - _mean(best.proxy),
-            "gold": _mean(seen.gold) - _mean(best.gold),
+            "reward": _mean(evaluation.rewards) - _mean(best.rewards),
+            "gold_reward": _mean(evaluation.gold_rewards) - _mean(best.gold_rewards),
         }
-        gold = self._change(best.gold, seen.gold)
-        if gold.high >= 0:
+        gold_change = self._paired_change(best.gold_rewards, evaluation.gold_rewards)
+        if gold_change.high >= 0:
             return False
-        proxy = self._change(best.proxy, seen.proxy)
-        whole = gold if first is best else self._change(first.gold, seen.gold)
-        rows = f"{len(seen.proxy)} held-out rows"
-        if proxy.low > 0:
-            self.stopped = (
-                f"stopped at step {seen.step}: since step {best.step} the reward on {rows} rose by "
-                f"{proxy.value:.3g} [{proxy.low:.3g}, {proxy.high:.3g}] while gold fell by "
-                f"{_fall(gold)}"
+        reward_change = self._paired_change(best.rewards, evaluation.rewards)
+        since_first = (
+            gold_change
+            if first is best
+            else self._paired_change(first.gold_rewards, evaluation.gold_rewards)
+        )
+        rows = f"{len(evaluation.rewards)} held-out rows"
+        if reward_change.low > 0:
+            self.stop_reason = (
+                f"stopped at step {evaluation.step}: since step {best.step} the reward on {rows} "
+                f"rose by {reward_change.value:.3g} [{reward_change.low:.3g}, "
+                f"{reward_change.high:.3g}] while the gold reward fell by "
+                f"{_format_fall(gold_change)}"
             )
-        elif whole.high < 0:
-            self.stopped = (
-                f"stopped at step {seen.step}: on {rows} gold is lower than at step {first.step} "
-                f"by {_fall(whole)}"
+        elif since_first.high < 0:
+            self.stop_reason = (
+                f"stopped at step {evaluation.step}: on {rows} the gold reward is lower than at "
+                f"step {first.step} by {_format_fall(since_first)}"
             )
-        return bool(self.stopped)
+        return bool(self.stop_reason)
 
-    def _change(self, before: Sequence[float], now: Sequence[float]) -> Interval:
-        level = 1 - LUCK / self.looks**2
+    def _paired_change(self, before: Sequence[float], now: Sequence[float]) -> Interval:
+        level = 1 - FALSE_ALARM_RATE / self.evaluations**2
         return paired_difference(before, now, confidence=level, resamples=RESAMPLES)
 
-    def _tell(self, seen: Seen, *, best: bool) -> None:
-        figures = {}
-        if seen.proxy:
-            figures["proxy"] = _mean(seen.proxy)
-        if seen.gold:
-            figures["gold"] = _mean(seen.gold)
-        if self.diverged:
-            figures["kl"] = self.diverged[-1]
-        self.job.emit(Watched(stage=self.job.name, step=seen.step, figures=figures, best=best))
+    def _emit(self, evaluation: Evaluation, *, best: bool) -> None:
+        metrics = {}
+        if evaluation.rewards:
+            metrics["reward"] = _mean(evaluation.rewards)
+        if evaluation.gold_rewards:
+            metrics["gold_reward"] = _mean(evaluation.gold_rewards)
+        if self.recent_kl:
+            metrics["kl"] = self.recent_kl[-1]
+        self.job.emit(
+            Monitored(stage=self.job.stage, step=evaluation.step, metrics=metrics, best=best)
+        )
 
 
-def _fall(change: Interval) -> str:
+def _format_fall(change: Interval) -> str:
     return f"{-change.value:.3g} [{-change.high:.3g}, {-change.low:.3g}]"
 
 

@@ -1,13 +1,32 @@
-"""The policy loop: rollout, reward, advantage, update.
+"""PPO, GRPO and RLOO as an objective of the training loop.
 
-Shapes: A answers of a micro-batch, N tokens of all its answers, D width.
+Shapes: C completions of a micro-batch, N tokens of all its completions, D width of the model.
 
-A batch of prompts is one step: the policy answers each several times, answers are rewarded, and
-the policy moves, once or a few times, towards those that were better than expected. It is an
-:class:`tunesmith_torch.training.loop.Objective`, so checkpoints, memory and the optimizer are those of every
-technique; the draws come from torch's generator, which a checkpoint keeps. Where several processes
-train, each answers and learns from its own prompts; whatever is taken over a batch is taken over
-the whole batch.
+One batch of prompts is one rollout and ``num_iterations`` updates::
+
+    completions       num_generations for each prompt, sampled from the policy
+    old_logprobs      of each sampled token, under the policy that sampled it
+    rewards           one for each completion
+    ref_logprobs      of each sampled token, under the frozen reference
+    kl                old_logprobs - ref_logprobs: an estimate of KL(policy, reference), because the
+                      tokens were sampled from the policy (Schulman 2020, k1)
+    advantages        ppo     GAE over token rewards: -kl_coef * kl, plus the reward at the end
+                      rloo    (reward - kl_coef * sum of kl) minus the mean of the prompt's others
+                      grpo    (reward - mean) / std over the prompt's completions
+
+and then, for each update, with ``ratio = exp(logprobs - old_logprobs)``::
+
+    loss = -min(ratio * advantages, clip(ratio, 1 - clip_range, 1 + clip_range) * advantages)
+           + kl_coef * k3(logprobs, ref_logprobs)                       grpo only
+           + vf_coef * (values - returns)^2                             ppo only
+
+averaged over the trained tokens of the batch (ppo, grpo), or summed over tokens and averaged over
+completions (rloo).
+
+:class:`PolicyObjective` is a :class:`tunesmith_torch.training.loop.Objective`, so checkpoints,
+memory handling and the optimizer are those of every technique. Random numbers come from torch's
+generator, whose state a checkpoint keeps. With several processes each samples completions for its
+own prompts and trains on them; every mean is over the complete batch.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -23,22 +42,26 @@ from tunesmith.errors import UsageError
 from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.losses import policy_gradient
-from tunesmith_torch.losses.selected_positions import head_of
-from tunesmith_torch.models.adapter_stack import as_reference
-from tunesmith_torch.models.adapters import Adapted
+from tunesmith_torch.losses.selected_positions import get_lm_head
+from tunesmith_torch.models.adapter_stack import reference_policy
+from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.policy import PolicyLoopOptions
-from tunesmith_torch.prefix.completion_groups import Answers, Layout, answer_hidden
-from tunesmith_torch.rlhf.rollout import Actor, Reward, Rollout
+from tunesmith_torch.prefix.completion_groups import (
+    CompletionBatch,
+    GroupLayout,
+    completion_hidden,
+)
+from tunesmith_torch.rlhf.rollout import Reward, Rollout, RolloutGenerator
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.runtime.eval_mode import evaluating
-from tunesmith_torch.training.loop import Counts
+from tunesmith_torch.runtime.eval_mode import eval_mode
+from tunesmith_torch.training.loop import BatchCounts
 
-SHOWN = ("reward", "kl", "answer_tokens")
-"""The figures that come first: a terminal has room for three."""
+LEADING_METRICS = ("reward", "kl", "completion_length")
+"""The metrics that come first: a terminal line has room for three."""
 
 
-class ValueNet(nn.Module):
-    """A policy with a head that guesses what each token will earn. It begins with guesses of 0."""
+class PolicyWithValueHead(nn.Module):
+    """A policy with a linear head that predicts the return of each token; it starts at 0."""
 
     def __init__(self, model: nn.Module, width: int) -> None:
         super().__init__()
@@ -54,23 +77,23 @@ class ValueNet(nn.Module):
 
 
 @dataclass
-class Lesson:
-    """A micro-batch of answers with all that the update needs."""
+class PolicyMicroBatch:
+    """A micro-batch of completions with everything that the update needs."""
 
-    answers: Answers
-    old_N: Tensor
-    reference_N: Tensor
-    advantage_N: Tensor
+    completions: CompletionBatch
+    old_logprobs_N: Tensor
+    ref_logprobs_N: Tensor
+    advantages_N: Tensor
     returns_N: Tensor
-    weight_N: Tensor
-    """1 / what the batch's loss is divided by; 0 for tokens that are not learned from."""
-    weight_of_all: float = 1.0
-    """The sum of these weights over the whole batch."""
+    loss_weights_N: Tensor
+    """1 / (what the batch's loss is divided by); 0 for tokens that are not trained on."""
+    total_weight: float = 1.0
+    """Sum of these weights over the complete batch."""
 
 
 @dataclass
-class _Figures:
-    """Figures of a batch, as far as this rank's answers make them up."""
+class _BatchMetrics:
+    """This rank's share of the metrics of a batch."""
 
     sums: dict[str, float] = field(default_factory=dict)
     maxima: dict[str, float] = field(default_factory=dict)
@@ -79,202 +102,252 @@ class _Figures:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def most(self, **values: float) -> None:
+    def update_max(self, **values: float) -> None:
         for name, value in values.items():
             self.maxima[name] = max(self.maxima.get(name, value), value)
 
-    def whole(self) -> dict[str, float]:
-        """Of the whole batch."""
-        return {**distributed.summed(self.sums), **distributed.largest(self.maxima)}
+    def reduce(self) -> dict[str, float]:
+        """Return the metrics of the complete batch, over all ranks."""
+        return {
+            **distributed.all_reduce_sum(self.sums),
+            **distributed.all_reduce_max(self.maxima),
+        }
 
 
 @dataclass
-class KlPrice:
-    """The price of a nat of divergence: fixed, or adapted towards a target.
+class KlController:
+    """The coefficient of the KL penalty: fixed, or adapted so that the KL approaches a target.
 
-    ``weight <- weight (1 + 0.1 clip(kl / target - 1, -0.2, 0.2))`` after every rollout (Ziegler et
-    al. 2019, section 2.2), so that it is the divergence that stays where it is wanted.
+    ``coef <- coef * (1 + 0.1 * clip(kl / target - 1, -0.2, 0.2))`` after every rollout (Ziegler et
+    al. 2019, section 2.2).
     """
 
-    weight: float
+    coef: float
     target: float | None = None
+    """Nats for each completion; None: the coefficient is fixed."""
 
-    def adapt(self, kl: float) -> None:
-        """Take a rollout's divergence into account, in nats for each answer."""
+    def update(self, kl: float) -> None:
+        """Adapt the coefficient to the KL of a rollout, in nats for each completion."""
         if self.target is not None:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
-            self.weight *= 1 + 0.1 * error
+            self.coef *= 1 + 0.1 * error
 
 
-class PolicyLoop:
-    """PPO, GRPO and RLOO as an objective for :func:`tunesmith_torch.training.loop.fit`."""
+class PolicyObjective:
+    """PPO, GRPO or RLOO for :func:`tunesmith_torch.training.loop.run_training_loop`."""
 
     def __init__(  # noqa: PLR0913 - each is independent of the others
         self,
-        adapted: Adapted,
+        adapted: AdaptedModel,
         template: Template,
         prompts: Sequence[Prompt],
         reward: Reward,
         options: PolicyLoopOptions,
-        layout: Layout,
+        layout: GroupLayout,
         reference: nn.Module | None = None,
     ) -> None:
-        """``reference``: a frozen copy of the start, for a policy that keeps none beside it."""
+        """Set up sampling and losses.
+
+        ``reference`` is a frozen copy of the initial model, needed if all weights are trained. If
+        it is None, the reference is the policy with its trained adapter switched off.
+        """
         self.adapted, self._reference = adapted, reference
         self._options, self.layout = options, layout
         self._device = adapted.base.model.device
-        self._value = adapted.model if isinstance(adapted.model, ValueNet) else None
-        self.policy = self._value.model if self._value is not None else adapted.model
-        if (options.algorithm == "ppo") != (self._value is not None):
+        model = adapted.model
+        self._value_model = model if isinstance(model, PolicyWithValueHead) else None
+        self.policy = self._value_model.model if self._value_model is not None else model
+        if (options.algorithm == "ppo") != (self._value_model is not None):
             raise UsageError("the policy needs a value head for ppo, and for ppo alone")
-        head = head_of(self.policy)
+        head = get_lm_head(self.policy)
         if head.softcap is not None and options.temperature != 1:
             raise UsageError("technique.temperature: this model caps its logits, so it must be 1")
-        self._valueless = replace(adapted, model=self.policy)
-        self.actor = Actor(self._valueless, template, prompts, reward, options)
-        self.price = KlPrice(options.kl_coef, options.kl_target)
-        self._lessons: list[Lesson] = []
-        self._updates = 0
-        self._counts = Counts(0, 0, 1)
-        self._figures = _Figures()
+        self._without_value_head = replace(adapted, model=self.policy)
+        self.rollout_generator = RolloutGenerator(
+            self._without_value_head, template, prompts, reward, options
+        )
+        self.kl_controller = KlController(options.kl_coef, options.kl_target)
+        self._micro_batches: list[PolicyMicroBatch] = []
+        self._updates_done = 0
+        self._counts = BatchCounts(0, 0, 1)
+        self._metrics = _BatchMetrics()
 
-    def micro_batches(self, rows: Sequence[int], budget: int) -> list[Lesson]:
-        """Rollout, reward and advantage, in the first of a batch's updates; then the same again."""
-        if self._updates > 0:
-            return self._lessons
-        self._figures = _Figures()
-        rollout = self.actor.rollout(rows)
-        laid_out = self.layout.micro_batches(rollout.groups, range(len(rows)), budget)
-        self._lessons = [self._lesson(rollout, answers) for answers in laid_out]
-        self._take_stock(rollout, self._lessons)
-        return self._lessons
+    def micro_batches(self, rows: Sequence[int], budget: int) -> list[PolicyMicroBatch]:
+        """Generate a rollout and its advantages; in later updates of the batch, reuse them."""
+        if self._updates_done > 0:
+            return self._micro_batches
+        self._metrics = _BatchMetrics()
+        rollout = self.rollout_generator.generate_rollout(rows)
+        layouts = self.layout.micro_batches(rollout.groups, range(len(rows)), budget)
+        self._micro_batches = [self._build_micro_batch(rollout, layout) for layout in layouts]
+        self._apply_batch_totals(rollout, self._micro_batches)
+        return self._micro_batches
 
-    def finished(self) -> bool:
-        """Count an update; whether the rollout has had all of its own."""
-        self._updates += 1
-        if self._updates < self._options.num_iterations:
+    def finish_update(self) -> bool:
+        """Count an optimizer step; return True if it was the last one on this rollout."""
+        self._updates_done += 1
+        if self._updates_done < self._options.num_iterations:
             return False
-        self._updates, self._lessons = 0, []
+        self._updates_done, self._micro_batches = 0, []
         if self._options.needs_reference:
-            self.price.adapt(self._figures.whole()["kl"])
+            self.kl_controller.update(self._metrics.reduce()["kl"])
         return True
 
-    def loss(self, micro_batch: Lesson) -> Tensor:
-        """The update: this micro-batch's share of the batch's loss."""
-        lesson, options = micro_batch, self._options
-        logp_N, hidden_ND = self._logprobs(lesson.answers)
-        loss_N = policy_gradient.clipped(
-            logp_N, lesson.old_N, lesson.advantage_N, options.clip_range
+    def loss(self, micro_batch: PolicyMicroBatch) -> Tensor:
+        """Return this micro-batch's share of the batch's loss: a scalar, ready for backward."""
+        options = self._options
+        advantages_N, old_logprobs_N = micro_batch.advantages_N, micro_batch.old_logprobs_N
+        logprobs_N, hidden_ND = self._logprobs(micro_batch.completions)
+        loss_N = policy_gradient.clipped_loss(
+            logprobs_N, old_logprobs_N, advantages_N, options.clip_range
         )
         if options.algorithm == "grpo" and options.kl_coef > 0:
-            apart_N = policy_gradient.divergence(logp_N, lesson.reference_N)
-            loss_N = loss_N + options.kl_coef * apart_N
-        if self._value is not None:
-            missed_N = self._value.values(hidden_ND) - lesson.returns_N
-            loss_N = loss_N + options.vf_coef * missed_N**2
+            kl_N = policy_gradient.kl_estimate(logprobs_N, micro_batch.ref_logprobs_N)
+            loss_N = loss_N + options.kl_coef * kl_N
+        if self._value_model is not None:
+            value_error_N = self._value_model.values(hidden_ND) - micro_batch.returns_N
+            loss_N = loss_N + options.vf_coef * value_error_N**2
         with torch.no_grad():
-            far_N = (torch.exp(logp_N - lesson.old_N) - 1).abs() > options.clip_range
-            share = float((far_N * lesson.weight_N).sum()) / lesson.weight_of_all
-            self._figures.add(clip_fraction=share / options.num_iterations)
-            if self._updates == 0:  # the policy is still the one that was drawn from
-                self._figures.most(sampler_gap=float((logp_N - lesson.old_N).abs().max()))
-        return (loss_N * lesson.weight_N).sum()
+            ratio_N = torch.exp(logprobs_N - old_logprobs_N)
+            clipped_N = (ratio_N - 1).abs() > options.clip_range
+            clipped_weight = float((clipped_N * micro_batch.loss_weights_N).sum())
+            clip_fraction = clipped_weight / micro_batch.total_weight
+            self._metrics.add(clip_fraction=clip_fraction / options.num_iterations)
+            if self._updates_done == 0:
+                # Before the first update the policy is the one that sampled: the two differ only
+                # by the rounding of the generation code.
+                sampler_gap = float((logprobs_N - old_logprobs_N).abs().max())
+                self._metrics.update_max(sampler_gap=sampler_gap)
+        return (loss_N * micro_batch.loss_weights_N).sum()
 
     @torch.no_grad()
-    def _lesson(self, rollout: Rollout, cpu: Answers) -> Lesson:
-        """Compare what was earned with what was to be expected, token by token."""
-        answers, options = cpu.to(self._device), self._options
-        said = [answer for row in cpu.groups for answer in rollout.said[row]]
-        old_N = torch.tensor([x for answer in said for x in answer.logprobs], device=self._device)
-        kept = [rollout.kept(row, options.mask_truncated_completions) for row in cpu.groups]
-        weight_N = torch.cat(kept).to(old_N)[answers.answer_N]
-        values_N, reference_N = torch.zeros_like(old_N), old_N
-        with self.adapted.arithmetic(), evaluating(self.adapted.model):
-            if self._value is not None:
-                values_N = self._value.values(answer_hidden(self.policy, answers))
+    def _build_micro_batch(self, rollout: Rollout, layout: CompletionBatch) -> PolicyMicroBatch:
+        """Compute log-probabilities, values, KL and advantages of the completions of a layout.
+
+        The loss weights are still 0 or 1 here; :meth:`_apply_batch_totals` divides them.
+        """
+        options, rows = self._options, layout.group_indices
+        completions = layout.to(self._device)
+        generated = [completion for row in rows for completion in rollout.completions[row]]
+        old_logprobs_N = torch.tensor(
+            [logprob for completion in generated for logprob in completion.logprobs],
+            device=self._device,
+        )
+        trained = [rollout.trained_mask(row, options.mask_truncated_completions) for row in rows]
+        loss_weights_N = torch.cat(trained).to(old_logprobs_N)[completions.completion_N]
+        values_N, ref_logprobs_N = torch.zeros_like(old_logprobs_N), old_logprobs_N
+        with self.adapted.autocast(), eval_mode(self.adapted.model):
+            if self._value_model is not None:
+                values_N = self._value_model.values(completion_hidden(self.policy, completions))
             if options.needs_reference:
-                reference_N = self._reference_logprobs(answers)
-        # The policy drew these tokens, so old - reference is on average the divergence.
-        apart_N = old_N - reference_N
-        self._figures.add(kl=float(apart_N.sum()) / rollout.answers_in_batch)
-        price_N = self.price.weight * apart_N
-        earned_A = torch.cat([rollout.rewards[row] for row in cpu.groups])
+                ref_logprobs_N = self._reference_logprobs(completions)
+        # The policy sampled these tokens, so this is the KL in expectation.
+        kl_N = old_logprobs_N - ref_logprobs_N
+        self._metrics.add(kl=float(kl_N.sum()) / rollout.completions_in_batch)
+        kl_penalty_N = self.kl_controller.coef * kl_N
+        rewards_C = torch.cat([rollout.rewards[row] for row in rows])
         if options.algorithm == "ppo":
-            advantage_N = policy_gradient.of_tokens(
-                earned_A.to(price_N),
-                answers.lengths_A.tolist(),
-                price_N,
+            advantages_N = policy_gradient.token_advantages(
+                rewards_C.to(kl_penalty_N),
+                completions.lengths_C.tolist(),
+                kl_penalty_N,
                 values_N,
                 options.gamma,
                 options.gae_lambda,
             )
         else:
-            if options.algorithm == "rloo":  # grpo has the divergence in the loss
-                earned_A -= answers.sums(price_N).cpu()
-            compare = policy_gradient.rloo if options.algorithm == "rloo" else policy_gradient.grpo
-            groups = zip(torch.split(earned_A, options.num_generations), kept, strict=True)
-            advantage_A = torch.cat([policy_gradient.of_group(*group, compare) for group in groups])
-            advantage_N = advantage_A.to(price_N)[answers.answer_N]
-        returns_N = advantage_N + values_N
-        return Lesson(answers, old_N, reference_N, advantage_N, returns_N, weight_N)
-
-    def _take_stock(self, rollout: Rollout, lessons: Sequence[Lesson]) -> None:
-        """Set the weights by what the whole batch holds, note the figures.
-
-        GRPO and PPO take the mean over tokens, RLOO the mean over answers of sums over tokens.
-        """
-        flat = [answer for answers in rollout.said for answer in answers]
-        mine = {
-            "tokens": sum(float(lesson.weight_N.sum()) for lesson in lessons),
-            "kept": sum(
-                int(rollout.kept(row, self._options.mask_truncated_completions).sum())
-                for row in range(len(rollout.said))
-            ),
-            "spoken": sum(len(answer.ids) for answer in flat),
-            "sizes": sum(self.layout.size(group) for group in rollout.groups),
-        }
-        whole, answers = distributed.summed(mine), rollout.answers_in_batch
-        tokens = whole["tokens"]
-        units = max(whole["kept"] if self._options.algorithm == "rloo" else tokens, 1.0)
-        entropy = 0.0
-        for lesson in lessons:
-            entropy -= float(lesson.old_N.sum())
-            lesson.weight_N = lesson.weight_N / units
-            lesson.weight_of_all = max(tokens, 1.0) / units
-        self._counts = Counts(int(whole["sizes"]), int(tokens), 1)
-        self._figures.add(
-            reward=sum(float(earned_A.sum()) for earned_A in rollout.rewards) / answers,
-            reward_spread=sum(float(r_A.max() - r_A.min()) * len(r_A) for r_A in rollout.rewards)
-            / answers,
-            answer_tokens=mine["spoken"] / answers,
-            entropy=entropy / whole["spoken"],
-            truncated=sum(answer.stopped == "limit" for answer in flat) / answers,
+            if options.algorithm == "rloo":  # grpo has its KL term in the loss instead
+                rewards_C -= completions.sum_per_completion(kl_penalty_N).cpu()
+            advantages_C = self._group_advantages(rewards_C, trained)
+            advantages_N = advantages_C.to(kl_penalty_N)[completions.completion_N]
+        returns_N = advantages_N + values_N
+        return PolicyMicroBatch(
+            completions, old_logprobs_N, ref_logprobs_N, advantages_N, returns_N, loss_weights_N
         )
 
-    def _logprobs(self, answers: Answers, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """Of every token at the temperature of the draws, and the hidden states before them."""
-        model = self.policy if model is None else model
-        hidden_ND = answer_hidden(model, answers)
-        head = head_of(model)
-        head = head._replace(scale=head.scale / self._options.temperature)
-        return head.logprobs(hidden_ND, answers.batch), hidden_ND
+    def _group_advantages(self, rewards_C: Tensor, trained: Sequence[Tensor]) -> Tensor:
+        """Compare each completion's reward with those of the same prompt, [C]."""
+        is_rloo = self._options.algorithm == "rloo"
+        compare = policy_gradient.rloo_advantages if is_rloo else policy_gradient.grpo_advantages
+        groups = zip(torch.split(rewards_C, self._options.num_generations), trained, strict=True)
+        return torch.cat([policy_gradient.group_advantages(*group, compare) for group in groups])
 
-    def _reference_logprobs(self, answers: Answers) -> Tensor:
-        """What the policy said at its start: the same model without its adapter, or a copy."""
+    def _apply_batch_totals(
+        self, rollout: Rollout, micro_batches: Sequence[PolicyMicroBatch]
+    ) -> None:
+        """Divide the loss weights by the totals of the complete batch; record its metrics.
+
+        GRPO and PPO take the mean over trained tokens; RLOO sums over the tokens of a completion
+        and takes the mean over trained completions.
+        """
+        generated = [completion for group in rollout.completions for completion in group]
+        own = {
+            "trained_tokens": sum(float(batch.loss_weights_N.sum()) for batch in micro_batches),
+            "trained_completions": sum(
+                int(rollout.trained_mask(row, self._options.mask_truncated_completions).sum())
+                for row in range(len(rollout.completions))
+            ),
+            "generated_tokens": sum(len(completion.ids) for completion in generated),
+            "computed_tokens": sum(self.layout.count_tokens(group) for group in rollout.groups),
+        }
+        total, completions = distributed.all_reduce_sum(own), rollout.completions_in_batch
+        trained_tokens = total["trained_tokens"]
+        is_rloo = self._options.algorithm == "rloo"
+        divisor = max(total["trained_completions"] if is_rloo else trained_tokens, 1.0)
+        entropy = 0.0
+        for batch in micro_batches:
+            entropy -= float(batch.old_logprobs_N.sum())
+            batch.loss_weights_N = batch.loss_weights_N / divisor
+            batch.total_weight = max(trained_tokens, 1.0) / divisor
+        # The loss is already divided by the weights, so the loop must divide by 1.
+        self._counts = BatchCounts(int(total["computed_tokens"]), int(trained_tokens), 1)
+        reward_ranges = [
+            float(rewards_C.max() - rewards_C.min()) * len(rewards_C)
+            for rewards_C in rollout.rewards
+        ]
+        truncated = sum(completion.finish_reason == "length" for completion in generated)
+        self._metrics.add(
+            reward=sum(float(rewards_C.sum()) for rewards_C in rollout.rewards) / completions,
+            reward_spread=sum(reward_ranges) / completions,
+            completion_length=own["generated_tokens"] / completions,
+            entropy=entropy / total["generated_tokens"],
+            truncated=truncated / completions,
+        )
+
+    def _logprobs(
+        self, completions: CompletionBatch, model: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of the tokens at the sampling temperature, and hidden states.
+
+        The hidden states, [N, D], are those from which the tokens are predicted.
+        """
+        model = self.policy if model is None else model
+        hidden_ND = completion_hidden(model, completions)
+        head = get_lm_head(model)
+        head = head._replace(scale=head.scale / self._options.temperature)
+        return head.logprobs(hidden_ND, completions.batch), hidden_ND
+
+    def _reference_logprobs(self, completions: CompletionBatch) -> Tensor:
+        """Return log-probabilities under the reference.
+
+        It is the frozen copy, or the policy itself with its trained adapter switched off.
+        """
         if self._reference is not None:
-            return self._logprobs(answers, self._reference)[0]
-        with as_reference(self._valueless):
-            return self._logprobs(answers)[0]
+            return self._logprobs(completions, self._reference)[0]
+        with reference_policy(self._without_value_head):
+            return self._logprobs(completions)[0]
 
     def __len__(self) -> int:
-        return len(self.actor)
+        return len(self.rollout_generator)
 
-    def counts(self, rows: Sequence[int]) -> Counts:
-        """Tokens of the last rollout. Losses are divided here already, so the unit is one."""
+    def counts(self, rows: Sequence[int]) -> BatchCounts:
+        """Return the tokens of the last rollout; the loss divisor is always 1."""
         return self._counts
 
-    def figures(self) -> dict[str, float]:
-        """Reward, divergence, length, entropy and clipping of the last batch."""
-        found = self._figures.whole()
-        first: dict[str, float] = {name: found.pop(name) for name in SHOWN if name in found}
-        return {**first, **found, "kl_coef": self.price.weight}
+    def metrics(self) -> dict[str, float]:
+        """Return reward, KL, lengths, entropy and clipping of the last batch, over all ranks."""
+        metrics = self._metrics.reduce()
+        leading: dict[str, float] = {
+            name: metrics.pop(name) for name in LEADING_METRICS if name in metrics
+        }
+        return {**leading, **metrics, "kl_coef": self.kl_controller.coef}

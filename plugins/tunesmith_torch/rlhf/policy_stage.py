@@ -1,13 +1,13 @@
-"""The third stage: a policy against rewards, on as few models in memory as can be.
+"""The third stage of RLHF: train the policy on rewards, with as few models in memory as possible.
 
-With adapters everything hangs on one base model::
+With adapters, policy, reference and reward model share one base model in memory::
 
-    base + start (frozen) + policy (trained)      the policy
-    base + start                                  its reference
-    base + judge (frozen), and a head             the reward model
+    base + initial adapter (frozen) + policy adapter (trained)     the policy
+    base + initial adapter (frozen)                                its reference
+    base + reward adapter (frozen), and a reward head              the reward model
 
-Where the reward model stands on other weights, or all weights of the policy move, the others are
-models of their own.
+If the reward model has another base, or if all weights of the policy are trained, reward model and
+reference are separate models.
 """
 
 from __future__ import annotations
@@ -22,172 +22,204 @@ from torch import nn
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError
-from tunesmith.events import Noticed, Trained, TrainingStarted
+from tunesmith.events import Notice, TrainingFinished, TrainingStarted
 from tunesmith.records import Preference, Prompt, Record, last_exchange
-from tunesmith_torch.data.templates import Template, template_override
+from tunesmith_torch.data.templates import Template, read_chat_template
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapter_stack import (
-    Start,
-    adapt_over,
+    InitialModel,
+    active_adapters,
+    adapt_over_merged,
     adapt_policy,
-    add_frozen,
+    add_frozen_adapter,
     base_folder,
-    base_of_adapter,
+    combine_adapters,
+    combine_with_initial,
+    find_adapter_base,
     load_policy_base,
-    one_adapter,
-    quantization_of,
-    sum_with,
-    using,
+    policy_quantization,
 )
-from tunesmith_torch.models.adapters import Adapted
-from tunesmith_torch.models.loading import Base, context_of, recompute_activations
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.loading import (
+    LoadedBase,
+    context_length,
+    enable_gradient_checkpointing,
+)
 from tunesmith_torch.models.quantization import Quantization
-from tunesmith_torch.optim.schedule import Order
-from tunesmith_torch.options.rlhf import PolicyStage, RewardPart
-from tunesmith_torch.prefix.completion_groups import Layout, groups_of
-from tunesmith_torch.prefix.prefix_check import can_share
+from tunesmith_torch.optim.schedule import BatchOrder
+from tunesmith_torch.options.rlhf import PolicyStage, RewardTerm
+from tunesmith_torch.prefix.completion_groups import GroupLayout, tokenize_pairs
+from tunesmith_torch.prefix.prefix_check import can_share_prefix
 from tunesmith_torch.rlhf import trl_backend
-from tunesmith_torch.rlhf.monitor import Gold, Watch
-from tunesmith_torch.rlhf.policy_objective import PolicyLoop, ValueNet
-from tunesmith_torch.rlhf.reward_functions import FunctionReward, MixedReward
-from tunesmith_torch.rlhf.reward_model import RewardModel, RewardNet
+from tunesmith_torch.rlhf.monitor import GoldReward, PolicyMonitor
+from tunesmith_torch.rlhf.policy_objective import PolicyObjective, PolicyWithValueHead
+from tunesmith_torch.rlhf.reward_functions import FunctionReward, WeightedRewardSum
+from tunesmith_torch.rlhf.reward_model import ModelWithRewardHead, RewardModel
 from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.rlhf.trl_rewards import PromptTokenizer
 from tunesmith_torch.runtime.device import pick_device, pick_precision
 from tunesmith_torch.runtime.memory import peak_bytes, reset_peak
-from tunesmith_torch.training.auto_batch import settle
-from tunesmith_torch.training.loop import fit
+from tunesmith_torch.training.auto_batch import resolve_auto
+from tunesmith_torch.training.loop import run_training_loop
 
-JUDGE = "judge"
-"""Name of the reward model's adapter beside the policy's."""
-GOLD = "technique.policy.gold"
+REWARD_ADAPTER = "judge"
+"""Name of the reward model's adapter in the policy's model."""
+GOLD_OPTION = "technique.policy.gold"
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Where a reward model lies, and how its base is stored."""
+class RewardModelSource:
+    """The folder of a reward model, and how its base model is quantized."""
 
     path: Path
     quantization: Quantization | None
 
-    def fits(self, base: Path, stored: Quantization | None) -> bool:
-        """Whether it is an adapter over this very base."""
-        if artifacts.artifact_format(self.path) != "adapter" or self.quantization != stored:
+    def has_base(self, base: Path, quantization: Quantization | None) -> bool:
+        """Return True if the reward model is an adapter over this base, stored in the same way."""
+        is_adapter = artifacts.artifact_format(self.path) == "adapter"
+        if not is_adapter or self.quantization != quantization:
             return False
-        return base_of_adapter(self.path, base).resolve() == base.resolve()
+        return find_adapter_base(self.path, base).resolve() == base.resolve()
 
 
 @dataclass(frozen=True)
-class BesidePolicy:
-    """A reward model that shares its base with a policy: it judges while its adapter is on."""
+class SharedBaseRewardModel:
+    """A reward model that is an adapter in the policy's model, switched on to compute rewards."""
 
     model: RewardModel
     policy: Any
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """The reward of each completion; the policy is as it was afterwards."""
-        with using(self.policy, [JUDGE]):
+        """Return the reward of each completion, and switch the policy's adapters on again."""
+        with active_adapters(self.policy, [REWARD_ADAPTER]):
             return self.model.rewards(prompts, completions)
 
 
 @dataclass(frozen=True)
-class Stand:
-    """A policy ready to learn, with all that judges it."""
+class PolicySetup:
+    """A loaded policy with its reference and its rewards."""
 
-    adapted: Adapted
-    """As it is trained: with a value head for ppo."""
-    policy: Adapted
-    """As it is saved."""
+    adapted: AdaptedModel
+    """The policy for training: with a value head for ppo."""
+    policy: AdaptedModel
+    """The policy for saving: without one."""
     template: Template
     reward: Reward
     reference: nn.Module | None
-    layout: Layout
-    folded: Start | None = None
-    """A start that went into the base's own weights; it is added up again when saving."""
+    """A frozen copy of the initial model; None: the policy without its trained adapter."""
+    layout: GroupLayout
+    merged_initial_model: InitialModel | None = None
+    """An initial adapter that was merged into the base's weights; added again when saving."""
 
     @classmethod
-    def of(cls, job: Job[Any], start: Start | None, judge: Judge | None) -> Stand:
-        """Load and adapt the policy, and put the others beside it."""
+    def load(
+        cls,
+        job: Job[Any],
+        initial_model: InitialModel | None,
+        reward_source: RewardModelSource | None,
+    ) -> PolicySetup:
+        """Load and adapt the policy; load the reward model and the reference."""
         options: PolicyStage = job.config
         device = pick_device(job.device)
         precision = pick_precision(device, options.precision)
         reset_peak(device)
-        folder, stored = base_folder(job.model, start), quantization_of(options)
-        base = load_policy_base(folder, device, precision, options.packing, stored)
-        template = Template.of(base.tokenizer, template_override(options))
-        folded = _folded(options, start)
-        if folded is not None:
-            policy = adapt_over(base, precision, options, start=folded, seed=job.seed)
+        folder, quantization = base_folder(job.model, initial_model), policy_quantization(options)
+        base = load_policy_base(folder, device, precision, options.packing, quantization)
+        template = Template.from_tokenizer(base.tokenizer, read_chat_template(options))
+        merged = _initial_model_to_merge(options, initial_model)
+        if merged is not None:
+            policy = adapt_over_merged(
+                base, precision, options, initial_model=merged, seed=job.seed
+            )
         else:
             policy = adapt_policy(
-                base, precision, options, weights=options.weights, start=start, seed=job.seed
+                base,
+                precision,
+                options,
+                trained_weights=options.trained_weights,
+                initial_model=initial_model,
+                seed=job.seed,
             )
-        untouched = options.weights == "lora" and folded is None
-        shared = judge is not None and untouched and judge.fits(folder, stored)
-        if judge is not None and shared:
-            judging: Reward | None = _beside(policy, judge, template, options.packing)
-        else:
-            judging = None if judge is None else _alone(judge, policy, job.model, options.packing)
+        reward_model: Reward | None = None
+        is_shared = False
+        if reward_source is not None:
+            # Merging or training all weights changes the base under the reward model's adapter.
+            base_unchanged = options.trained_weights == "lora" and merged is None
+            is_shared = base_unchanged and reward_source.has_base(folder, quantization)
+            reward_model = (
+                _load_shared_reward_model(policy, reward_source, template, options.packing)
+                if is_shared
+                else _load_separate_reward_model(reward_source, policy, job.model, options.packing)
+            )
         reference = None
-        if options.weights == "full" and options.needs_reference:
-            reference = _frozen_copy(folder, start, policy, options.packing)
+        if options.trained_weights == "full" and options.needs_reference:
+            reference = _load_frozen_reference(folder, initial_model, policy, options.packing)
         if options.gradient_checkpointing:
-            recompute_activations(base.model)
-        sharing = options.packing and can_share(policy.model)
-        adapted = _with_values(policy) if options.algorithm == "ppo" else policy
-        adapted.details["shares_base_with_reward_model"] = shared
-        reward = reward_of(options.rewards, judging)
-        layout = Layout(options.packing, sharing)
-        return cls(adapted, policy, template, reward, reference, layout, folded)
+            enable_gradient_checkpointing(base.model)
+        share_prompts = options.packing and can_share_prefix(policy.model)
+        adapted = _add_value_head(policy) if options.algorithm == "ppo" else policy
+        adapted.details["shares_base_with_reward_model"] = is_shared
+        reward = build_reward(options.rewards, reward_model)
+        layout = GroupLayout(options.packing, share_prompts)
+        return cls(adapted, policy, template, reward, reference, layout, merged)
 
-    def loop(self, options: PolicyStage, prompts: Sequence[Prompt]) -> PolicyLoop:
-        return PolicyLoop(
+    def build_objective(self, options: PolicyStage, prompts: Sequence[Prompt]) -> PolicyObjective:
+        return PolicyObjective(
             self.adapted, self.template, prompts, self.reward, options, self.layout, self.reference
         )
 
-    def whole(self) -> Adapted:
-        """What is saved: one adapter for the untouched base, or all weights; no judge."""
+    def artifact_model(self) -> AdaptedModel:
+        """Return the model to save: one adapter over the original base, or all weights.
+
+        The reward model's adapter is deleted from the policy's model, which is over after this.
+        """
         model = self.policy.model
-        if JUDGE in getattr(model, "peft_config", {}):
-            cast(Any, model).delete_adapter(JUDGE)
-        return sum_with(self.policy, self.folded) if self.folded else one_adapter(self.policy)
+        if REWARD_ADAPTER in getattr(model, "peft_config", {}):
+            cast(Any, model).delete_adapter(REWARD_ADAPTER)
+        if self.merged_initial_model:
+            return combine_with_initial(self.policy, self.merged_initial_model)
+        return combine_adapters(self.policy)
 
 
-def train_policy(job: Job[Any], start: Start | None, judge: Judge | None) -> Artifact:
-    """Load, adapt, learn from rewards, and commit the policy, or its best checkpoint.
+def train_policy(
+    job: Job[Any],
+    initial_model: InitialModel | None,
+    reward_source: RewardModelSource | None,
+) -> Artifact:
+    """Load, adapt, train on rewards, and commit the policy, or its best checkpoint if it diverged.
 
     Raises:
-        DataError: no prompt can be learned from.
-        TrainingError: see :func:`tunesmith_torch.training.loop.fit`.
+        DataError: no prompt can be trained on.
+        TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
-    job = settle(job)
+    job = resolve_auto(job)
     options: PolicyStage = job.config
-    began = time.perf_counter()
-    stand = Stand.of(job, start, judge)
-    prompts = _prompts(job, stand.template, stand.policy.base)
-    loop = stand.loop(options, prompts)
-    order = Order.of(len(prompts), options, job.seed)
-    gold = _gold(job, stand.template)
-    watch = Watch(job, loop, stand.reward, gold, options, steps=order.steps)
-    job.emit(_announcement(job, stand, prompts, order))
+    started = time.perf_counter()
+    setup = PolicySetup.load(job, initial_model, reward_source)
+    prompts = _fitting_prompts(job, setup.template, setup.policy.base)
+    objective = setup.build_objective(options, prompts)
+    order = BatchOrder.from_options(len(prompts), options, job.seed)
+    gold = _gold_reward(job, setup.template)
+    monitor = PolicyMonitor(job, objective, setup.reward, gold, options, steps=order.steps)
+    job.emit(_training_started_event(job, setup, prompts, order))
     if options.backend == "trl":
-        asked = PromptTokenizer(stand.template, prompts)
-        trl_backend.fit(job, loop, asked, stand.reward, watch)
+        prompt_tokenizer = PromptTokenizer(setup.template, prompts)
+        trl_backend.run_trl_training(job, objective, prompt_tokenizer, setup.reward, monitor)
     else:
-        fit(job, stand.adapted, loop, seed=job.seed, course=watch)
-    job.emit(watch.verdict())
-    whole = start is not None and start.format == "model"
-    card_job = replace(job, base_name="") if whole else job
-    artifact = artifacts.save(card_job, stand.whole(), stand.template)
+        run_training_loop(job, setup.adapted, objective, seed=job.seed, monitor=monitor)
+    job.emit(monitor.gate_result())
+    full_model = initial_model is not None and initial_model.format == "model"
+    card_job = replace(job, base_name="") if full_model else job
+    artifact = artifacts.save_artifact(card_job, setup.artifact_model(), setup.template)
     job.emit(
-        Trained(
-            stage=job.name,
+        TrainingFinished(
+            stage=job.stage,
             technique=job.technique,
             steps=order.steps,
-            tokens=watch.tokens,
-            trained_tokens=watch.trained_tokens,
-            seconds=time.perf_counter() - began,
-            peak_memory_bytes=peak_bytes(stand.policy.base.model.device),
+            tokens=monitor.tokens,
+            trained_tokens=monitor.trained_tokens,
+            seconds=time.perf_counter() - started,
+            peak_memory_bytes=peak_bytes(setup.policy.base.model.device),
             artifact=str(artifact.path.relative_to(job.out)),
             format=artifact.format,
         )
@@ -195,151 +227,165 @@ def train_policy(job: Job[Any], start: Start | None, judge: Judge | None) -> Art
     return artifact
 
 
-def reward_of(parts: Sequence[RewardPart], model: Reward | None) -> Reward:
-    """The rewards that the options add up.
+def build_reward(terms: Sequence[RewardTerm], reward_model: Reward | None) -> Reward:
+    """Return the weighted sum of the rewards that the options name.
 
     Raises:
-        UsageError: a function is not there, or does not take a prompt and an answer.
+        UsageError: a function is missing, or does not take a prompt and a completion.
     """
-    found: list[tuple[float, Reward]] = []
-    for part in parts:
-        if part.function is not None:
-            found.append((part.weight, FunctionReward.read(part.function)))
-        elif part.plugin is not None:
-            found.append((part.weight, FunctionReward.installed(part.plugin)))
-        elif model is not None:
-            found.append((part.weight, model))
-    return MixedReward(tuple(found))
+    weighted: list[tuple[float, Reward]] = []
+    for term in terms:
+        if term.function is not None:
+            weighted.append((term.weight, FunctionReward.from_file(term.function)))
+        elif term.plugin is not None:
+            weighted.append((term.weight, FunctionReward.from_package(term.plugin)))
+        elif reward_model is not None:
+            weighted.append((term.weight, reward_model))
+    return WeightedRewardSum(tuple(weighted))
 
 
-def try_functions(options: PolicyStage, record: Record) -> None:
-    """Call the user's functions once with a row that is there, before any stage is trained.
+def check_reward_functions(options: PolicyStage, record: Record) -> None:
+    """Call the user's functions once with an existing row, before any stage is trained.
 
     Raises:
-        UsageError: a function is not there, or does not take a prompt and an answer.
-        TrainingError: it raised, or gave no finite number.
+        UsageError: a function is missing, or does not take a prompt and a completion.
+        TrainingError: a function raised, or returned no finite number.
     """
-    prompt, answer = last_exchange(record)
-    functions: list[Reward] = [reward_of(options.rewards, None)]
+    prompt, completion = last_exchange(record)
+    functions: list[Reward] = [build_reward(options.rewards, None)]
     if options.gold is not None:
-        functions.append(FunctionReward.read(options.gold, GOLD))
+        functions.append(FunctionReward.from_file(options.gold, GOLD_OPTION))
     for function in functions:
-        function.rewards([prompt], [answer])
+        function.rewards([prompt], [completion])
 
 
-def _folded(options: PolicyStage, start: Start | None) -> Start | None:
-    """A start whose adapter goes into the base: TRL switches all adapters but one off and on."""
-    if options.backend != "trl" or start is None or start.format == "model":
+def _initial_model_to_merge(
+    options: PolicyStage, initial_model: InitialModel | None
+) -> InitialModel | None:
+    """Return the initial adapter if it must be merged into the base, else None.
+
+    TRL's trainers support a single adapter, which they switch off for the reference.
+    """
+    if options.backend != "trl" or initial_model is None or initial_model.format == "model":
         return None
-    return start
+    return initial_model
 
 
-def _beside(policy: Adapted, judge: Judge, template: Template, packing: bool) -> Reward:
+def _load_shared_reward_model(
+    policy: AdaptedModel, source: RewardModelSource, template: Template, packing: bool
+) -> Reward:
     model: Any = policy.model
-    add_frozen(model, judge.path, JUDGE)
-    net = RewardNet(model, policy.base.config.get_text_config().hidden_size)
-    net.read_head(judge.path)
+    add_frozen_adapter(model, source.path, REWARD_ADAPTER)
+    net = ModelWithRewardHead(model, policy.base.config.get_text_config().hidden_size)
+    net.load_head(source.path)
     net.head.to(policy.base.model.device).requires_grad_(False)
-    with using(model, [JUDGE]):
-        sharing = packing and can_share(model)
-    return BesidePolicy(RewardModel(net, template, Layout(packing, sharing)), model)
+    with active_adapters(model, [REWARD_ADAPTER]):
+        share_prompts = packing and can_share_prefix(model)
+    reward_model = RewardModel(net, template, GroupLayout(packing, share_prompts))
+    return SharedBaseRewardModel(reward_model, model)
 
 
-def _alone(judge: Judge, policy: Adapted, model: Path, packing: bool) -> Reward:
-    adapter = artifacts.artifact_format(judge.path) == "adapter"
+def _load_separate_reward_model(
+    source: RewardModelSource, policy: AdaptedModel, model: Path, packing: bool
+) -> Reward:
+    is_adapter = artifacts.artifact_format(source.path) == "adapter"
     return RewardModel.load(
-        base_of_adapter(judge.path, model) if adapter else judge.path,
-        judge.path,
+        find_adapter_base(source.path, model) if is_adapter else source.path,
+        source.path,
         policy.base.model.device,
         policy.precision,
         packing=packing,
-        quantization=judge.quantization,
+        quantization=source.quantization,
     )
 
 
-def _frozen_copy(folder: Path, start: Start | None, policy: Adapted, packing: bool) -> nn.Module:
-    """The start once more: a policy whose every weight moves keeps none."""
+def _load_frozen_reference(
+    folder: Path, initial_model: InitialModel | None, policy: AdaptedModel, packing: bool
+) -> nn.Module:
+    """Load the initial model a second time: full training leaves no reference in the policy."""
     base = load_policy_base(folder, policy.base.model.device, policy.precision, packing)
     model: nn.Module = base.model
-    if start is not None and start.format == "adapter":
-        model = artifacts.attach_adapter(base, start.path).merge_and_unload()
+    if initial_model is not None and initial_model.format == "adapter":
+        model = artifacts.attach_adapter(base, initial_model.path).merge_and_unload()
     return model.eval().requires_grad_(False)
 
 
-def _with_values(policy: Adapted) -> Adapted:
-    net = ValueNet(policy.model, policy.base.config.get_text_config().hidden_size)
+def _add_value_head(policy: AdaptedModel) -> AdaptedModel:
+    net = PolicyWithValueHead(policy.model, policy.base.config.get_text_config().hidden_size)
     net.head.to(policy.base.model.device)
     return replace(policy, model=cast(Any, net))
 
 
-def _prompts(job: Job[Any], template: Template, base: Base) -> list[Prompt]:
-    """What the policy is asked: the training records' prompts, each once; what is lost is told.
+def _fitting_prompts(job: Job[Any], template: Template, base: LoadedBase) -> list[Prompt]:
+    """Return the distinct prompts of the training records that fit; report the others.
 
     Raises:
-        DataError: none is left.
+        DataError: none fits.
     """
     options: PolicyStage = job.config
-    asked = list(dict.fromkeys(last_exchange(record)[0] for record in job.train))
-    room = min(options.max_length, context_of(base)) - options.max_new_tokens
-    lengths = map(len, template.prompts_ids(asked))
-    fitting = [prompt for prompt, length in zip(asked, lengths, strict=True) if length <= room]
+    prompts = list(dict.fromkeys(last_exchange(record)[0] for record in job.train))
+    limit = min(options.max_length, context_length(base)) - options.max_new_tokens
+    lengths = map(len, template.encode_prompts(prompts))
+    fitting = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= limit]
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",
-            f"none of {len(asked)} prompts leaves room for an answer: at most {room} tokens",
-            hint="raise technique.policy.max_length, or lower its answer_tokens",
+            f"none of {len(prompts)} prompts leaves room for a completion: at most {limit} tokens",
+            hint="raise technique.policy.max_length, or lower technique.policy.max_new_tokens",
         )
-    if len(fitting) < len(asked):
-        lost = f"{len(asked) - len(fitting)} of {len(asked)} prompts are not asked"
-        text = f"{lost}: longer than {room} tokens"
-        job.emit(Noticed(level="warning", source="data", message=text))
+    if len(fitting) < len(prompts):
+        left_out = f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are left out"
+        text = f"{left_out}: longer than {limit} tokens"
+        job.emit(Notice(level="warning", source="data", message=text))
     return fitting
 
 
-def _gold(job: Job[Any], template: Template) -> Gold:
-    """What the policy is watched by: held-out rows, and a function or pairs to judge them by."""
+def _gold_reward(job: Job[Any], template: Template) -> GoldReward:
+    """Return the gold reward on held-out rows: the user's function, or preference pairs."""
     options: PolicyStage = job.config
-    function = FunctionReward.read(options.gold, GOLD) if options.gold is not None else None
+    function = None
+    if options.gold is not None:
+        function = FunctionReward.from_file(options.gold, GOLD_OPTION)
     records: list[Record] = list(job.heldout)
     pairs = [record for record in records if isinstance(record, Preference)]
     if function is None and pairs:
         records = list(pairs)
     records = records[: options.monitor_rows]
-    groups = groups_of(records, template) if function is None and pairs else []
+    groups = tokenize_pairs(records, template) if function is None and pairs else []
     if function is None and not pairs:
-        text = "no gold function and no held-out pairs: the policy is watched by its reward alone"
-        job.emit(Noticed(level="warning", source=job.name, message=text))
-    return Gold([last_exchange(record)[0] for record in records], groups, function)
+        text = "no gold function and no held-out pairs: the policy is monitored by its reward alone"
+        job.emit(Notice(level="warning", source=job.stage, message=text))
+    return GoldReward([last_exchange(record)[0] for record in records], groups, function)
 
 
-def _announcement(
-    job: Job[Any], stand: Stand, prompts: Sequence[Prompt], order: Order
+def _training_started_event(
+    job: Job[Any], setup: PolicySetup, prompts: Sequence[Prompt], order: BatchOrder
 ) -> TrainingStarted:
     options: PolicyStage = job.config
     newest = job.checkpoints.newest()
-    policy = stand.adapted
+    policy = setup.adapted
     details = {
         **policy.details,
         "algorithm": options.algorithm,
         "backend": options.backend,
-        "samples": options.num_generations,
-        "answer_tokens": options.max_new_tokens,
-        "shared_prompts": stand.layout.sharing,
-        "template_sha256": stand.template.sha256,
+        "num_generations": options.num_generations,
+        "max_new_tokens": options.max_new_tokens,
+        "shared_prompts": setup.layout.share_prompts,
+        "template_sha256": setup.template.sha256,
         "batch_size": options.batch_size,
     }
     return TrainingStarted(
-        stage=job.name,
+        stage=job.stage,
         technique=job.technique,
         steps=order.steps,
         epochs=options.epochs,
         rows=len(prompts),
-        tokens=sum(map(len, stand.template.prompts_ids(prompts))),
+        tokens=sum(map(len, setup.template.encode_prompts(prompts))),
         trained_tokens=0,
-        trainable_parameters=policy.trainable_parameters,
-        parameters=policy.parameters,
+        trainable_parameters=policy.num_trainable_parameters,
+        parameters=policy.num_parameters,
         device=str(policy.base.model.device),
-        precision=f"{policy.precision.name}: {policy.precision.why}",
+        precision=f"{policy.precision.name}: {policy.precision.reason}",
         details=details,
         first_step=newest.step if newest else 0,
     )

@@ -1,4 +1,4 @@
-"""Where rewards come from: a function of the user's, a reward model, or a weighted mix."""
+"""Rewards from Python functions of the user, and the weighted sum of several rewards."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from tunesmith.errors import TrainingError, TunesmithError, UsageError
 from tunesmith.records import Message, Prompt
 from tunesmith_torch.rlhf.rollout import Reward
 
-OPTION = "technique.policy.rewards"
-"""Where a function is named, if nobody says otherwise."""
+DEFAULT_OPTION = "technique.policy.rewards"
+"""The option to name in errors about a function, unless the caller passes another one."""
 
 
 @dataclass(frozen=True)
 class FunctionReward:
-    """A plain Python function: ``def reward(prompt: str, answer: str) -> float``.
+    """A reward from a plain Python function: ``def reward(prompt: str, answer: str) -> float``.
 
-    ``prompt`` is the text of the last message.
+    It gets the text of the prompt's last message, and the text of the completion.
     """
 
     function: Callable[[str, str], Any]
     name: str
 
     @classmethod
-    def read(cls, where: str, option: str = OPTION) -> FunctionReward:
-        """The function of ``file.py:function``. The file is run, as any program of the user's.
+    def from_file(cls, where: str, option: str = DEFAULT_OPTION) -> FunctionReward:
+        """Import the function of ``file.py:function``; the file is executed.
 
         Raises:
-            UsageError: there is no such file or function, it cannot be run, or it does not take two
-                arguments.
+            UsageError: the file or function does not exist, the file cannot be executed, or the
+                function does not take two arguments.
         """
         file, _, name = where.rpartition(":")
         path = Path(file)
@@ -51,76 +51,76 @@ class FunctionReward:
         try:
             spec.loader.exec_module(module)
         except Exception as error:
-            raise UsageError(f"{option}: {path} cannot be run, {_told(error)}") from error
-        return cls._taken(vars(module).get(name), name, str(path), option)
+            raise UsageError(f"{option}: {path} cannot be run, {_describe(error)}") from error
+        return cls._from_callable(vars(module).get(name), name, str(path), option)
 
     @classmethod
-    def installed(cls, where: str, option: str = OPTION) -> FunctionReward:
-        """The function of ``package.module:function``, of a package that is installed.
+    def from_package(cls, where: str, option: str = DEFAULT_OPTION) -> FunctionReward:
+        """Import the function of ``package.module:function`` from an installed package.
 
         Raises:
-            UsageError: there is no such module or function, or it does not take two arguments.
+            UsageError: the module or function does not exist, or it does not take two arguments.
         """
         module, _, name = where.rpartition(":")
         try:
-            found = importlib.import_module(module)
+            imported = importlib.import_module(module)
         except (ImportError, ValueError) as error:
             raise UsageError(
                 f'{option}: no module "{module}" is installed, {error}',
                 hint='write "package.module:function"',
             ) from None
-        return cls._taken(vars(found).get(name), name, module, option)
+        return cls._from_callable(vars(imported).get(name), name, module, option)
 
     @classmethod
-    def _taken(cls, function: Any, name: str, where: str, option: str) -> FunctionReward:
+    def _from_callable(cls, function: Any, name: str, where: str, option: str) -> FunctionReward:
         if not callable(function):
             raise UsageError(f'{option}: {where} has no function "{name}"')
         try:
             inspect.signature(function).bind("prompt", "answer")
         except TypeError:
             raise UsageError(f"{option}: {name} must take a prompt and an answer") from None
-        except ValueError:  # compiled, and does not say what it takes: its first call will
-            pass
+        except ValueError:
+            pass  # a compiled function without a signature: its first call will show
         return cls(function, name)
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """One call for each answer.
+        """Call the function once for each completion.
 
         Raises:
             TrainingError: the function raised, or a reward is not a finite number.
         """
         pairs = zip(prompts, completions, strict=True)
-        return [self._reward(_text(prompt), answer) for prompt, answer in pairs]
+        return [self._reward(_text(prompt), completion) for prompt, completion in pairs]
 
-    def _reward(self, prompt: str, answer: str) -> float:
+    def _reward(self, prompt: str, completion: str) -> float:
         try:
-            value = self.function(prompt, answer)
+            value = self.function(prompt, completion)
         except TunesmithError:
             raise
         except Exception as error:
             raise TrainingError(
-                f"reward {self.name}: raised for an answer of {len(answer)} characters, "
-                f"{_told(error)}",
+                f"reward {self.name}: raised for an answer of {len(completion)} characters, "
+                f"{_describe(error)}",
                 hint="let the function give a number for every answer, an empty one too",
             ) from error
         number = _number(value)
         if not math.isfinite(number):
             raise TrainingError(
                 f"reward {self.name}: must give a finite number, got {value!r:.60} for an answer "
-                f"of {len(answer)} characters",
+                f"of {len(completion)} characters",
                 hint="let the function give a number for every answer, an empty one too",
             )
         return number
 
 
 @dataclass(frozen=True)
-class MixedReward:
+class WeightedRewardSum:
     """A weighted sum of rewards."""
 
     parts: tuple[tuple[float, Reward], ...]
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """The sum, answer by answer."""
+        """Return the weighted sum for each completion."""
         columns = [
             [weight * value for value in reward.rewards(prompts, completions)]
             for weight, reward in self.parts
@@ -136,16 +136,16 @@ def _text(prompt: Prompt) -> str:
 
 
 def _number(value: Any) -> float:
-    """A number of any kind, numpy's and torch's too; NaN for what is none, such as text."""
+    """Convert any kind of number, from numpy and torch too; NaN for anything else, such as text."""
     try:
         return float(value) if isinstance(value, SupportsFloat) else math.nan
     except (TypeError, ValueError):
         return math.nan
 
 
-def _told(error: Exception) -> str:
-    """What went wrong and in which line, in one line."""
+def _describe(error: Exception) -> str:
+    """Return the error's type, message and source line in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said:.200}{at}"
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message:.200}{at}"

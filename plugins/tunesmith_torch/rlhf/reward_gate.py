@@ -1,4 +1,8 @@
-"""The gate behind a reward model: what it is worth on held-out pairs, before a policy meets it."""
+"""The gate of a reward model: its accuracy on held-out pairs decides if a policy is trained on it.
+
+The gate fails if the reward model is not better than chance, or if it may measure nothing but
+length (:mod:`tunesmith_torch.rlhf.reward_metrics`).
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,23 @@ from typing import Any
 
 from tunesmith.contracts import Job
 from tunesmith.errors import GateError
-from tunesmith.events import Event, Gated, Measured
+from tunesmith.events import Event, GateChecked, Measured
 from tunesmith.records import Preference
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
 from tunesmith_torch.options.rlhf import RewardStage
-from tunesmith_torch.prefix.completion_groups import groups_of
+from tunesmith_torch.prefix.completion_groups import tokenize_pairs
 from tunesmith_torch.rlhf.reward_metrics import RewardReport, reward_report
 from tunesmith_torch.rlhf.reward_model import RewardModel
 
 GATE = "reward model"
-RECORDS = "heldout.jsonl"
+"""The gate's name in events and reports."""
+RECORDS_FILE = "heldout.jsonl"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A reward model on held-out pairs, record by record."""
+class RewardModelEvaluation:
+    """The rewards that a reward model gives to held-out pairs, and the report about them."""
 
     pairs: Sequence[Preference]
     chosen: Sequence[float]
@@ -32,87 +37,89 @@ class Judged:
     report: RewardReport
 
     @classmethod
-    def of(cls, model: RewardModel, pairs: Sequence[Preference]) -> Judged:
-        """Let it judge the pairs.
+    def run(cls, model: RewardModel, pairs: Sequence[Preference]) -> RewardModelEvaluation:
+        """Compute the rewards of both completions of each pair.
 
         Raises:
             ValueError: no pairs.
         """
-        groups = groups_of(pairs, model.template)
-        rewards = [reward_2.tolist() for reward_2 in model.rewards_of(groups)]
-        lengths = [(len(group.answers[0]), len(group.answers[1])) for group in groups]
-        chosen, rejected = [good for good, _ in rewards], [bad for _, bad in rewards]
-        tied = [pair.group for pair in pairs]
-        report = reward_report(chosen, rejected, lengths, tied)
+        groups = tokenize_pairs(pairs, model.template)
+        rewards = [rewards_2.tolist() for rewards_2 in model.group_rewards(groups)]
+        lengths = [(len(group.completions[0]), len(group.completions[1])) for group in groups]
+        chosen, rejected = [reward for reward, _ in rewards], [reward for _, reward in rewards]
+        report = reward_report(chosen, rejected, lengths, [pair.group for pair in pairs])
         return cls(pairs, chosen, rejected, report)
 
-    def events(self, job: Job[Any], gate: Gated, seconds: float) -> list[Event]:
-        """What there is to tell: the accuracies with their intervals, and what the gate says."""
-        self._write(job)
+    def events(self, job: Job[Any], gate: GateChecked, seconds: float) -> list[Event]:
+        """Write the rewards to a file; return the accuracies and the gate's result as events."""
+        self._write_records(job)
         intervals = {
             "reward_accuracy": self.report.accuracy,
             "reward_accuracy_equal_length": self.report.matched_accuracy,
             "reward_accuracy_longer_chosen": self.report.longer_accuracy,
             "reward_accuracy_shorter_chosen": self.report.shorter_accuracy,
         }
-        told: list[Event] = [
+        measured: list[Event] = [
             _measured(job, name, interval, seconds)
             for name, interval in intervals.items()
             if interval is not None
         ]
-        return [*told, gate]
+        return [*measured, gate]
 
-    def _write(self, job: Job[Any]) -> None:
+    def _write_records(self, job: Job[Any]) -> None:
         lines = [
-            json.dumps({"source": pair.source, "chosen": good, "rejected": bad}) + "\n"
-            for pair, good, bad in zip(self.pairs, self.chosen, self.rejected, strict=True)
+            json.dumps({"source": pair.source, "chosen": chosen, "rejected": rejected}) + "\n"
+            for pair, chosen, rejected in zip(self.pairs, self.chosen, self.rejected, strict=True)
         ]
-        write_atomic(job.out / RECORDS, "".join(lines))
+        write_atomic(job.out / RECORDS_FILE, "".join(lines))
 
 
-def verdict(report: RewardReport | None, options: RewardStage) -> Gated:
-    """What the gate says to a reward model; None: there was no held-out pair to try it on."""
+def gate_result(report: RewardReport | None, options: RewardStage) -> GateChecked:
+    """Decide if a reward model passes; ``report`` is None if there are no held-out pairs."""
     stage, accepted = "reward", options.accept_weak
     if report is None:
-        text = "no held-out pair to try the reward model on"
-        return Gated(stage=stage, gate=GATE, passed=False, sentence=text, accepted=accepted)
+        text = "no held-out pairs to evaluate the reward model on"
+        return GateChecked(stage=stage, gate=GATE, passed=False, message=text, accepted=accepted)
     faults = _faults(report)
-    said = f"{' and '.join(faults)}: " if faults else ""
-    return Gated(
+    reasons = f"{' and '.join(faults)}: " if faults else ""
+    return GateChecked(
         stage=stage,
         gate=GATE,
         passed=not faults,
-        sentence=said + report.sentence(),
+        message=reasons + report.summary(),
         accepted=accepted,
-        figures=report.figures(),
+        metrics=report.metrics(),
     )
 
 
 def _faults(report: RewardReport) -> list[str]:
     faults = []
-    if not report.beats_chance:
-        few = f" (only {report.units} independent held-out pairs: being right on all is no proof)"
-        faults.append("it does not beat chance" + (few if report.too_few else ""))
-    if report.length_biased:
-        faults.append("it judges by length")
-    elif report.length_unclear:
+    if not report.is_above_chance:
+        few = (
+            f" (only {report.independent_pairs} independent held-out pairs: even if all are right, "
+            "it may be chance)"
+        )
+        faults.append("it does not beat chance" + (few if report.has_too_few_pairs else ""))
+    if report.is_length_biased:
+        faults.append("it rewards length")
+    elif report.is_length_unclear:
         faults.append(
-            f"it cannot be told from length alone, which is right in "
+            f"it may measure length alone, which is right in "
             f"{report.length_accuracy.value:.3f} of the pairs"
         )
     return faults
 
 
-def hold(gate: Gated) -> None:
-    """Let a run go on past the gate, or not.
+def enforce_gate(gate: GateChecked) -> None:
+    """Stop the run if the gate failed and the run file does not accept that.
 
     Raises:
-        GateError: it says no, and the run file does not accept that.
+        GateError: the gate failed.
     """
     if gate.passed or gate.accepted:
         return
     raise GateError(
-        f"reward: {gate.sentence}",
+        f"reward: {gate.message}",
         hint=(
             "the policy was not trained; give the reward model more or cleaner pairs (for length: "
             "pairs of equal length), or accept it with technique.reward.accept_weak = true"
@@ -122,7 +129,7 @@ def hold(gate: Gated) -> None:
 
 def _measured(job: Job[Any], metric: str, interval: Interval, seconds: float) -> Measured:
     return Measured(
-        model=job.name,
+        model=job.stage,
         evaluator="reward-model",
         metric=metric,
         value=interval.value,
@@ -131,5 +138,5 @@ def _measured(job: Job[Any], metric: str, interval: Interval, seconds: float) ->
         n=interval.n,
         higher_is_better=True,
         seconds=seconds,
-        records=RECORDS,
+        records=RECORDS_FILE,
     )

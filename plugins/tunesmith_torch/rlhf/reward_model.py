@@ -1,11 +1,11 @@
-"""Reward models: one number for an answer, learned from pairs (Bradley and Terry 1952).
+"""Reward models: a number for each completion, trained on pairs (Bradley and Terry 1952).
 
-Shapes: B pairs, A = 2 B answers, D width.
+Shapes: B pairs, C = 2 B completions, D width of the model.
 
-The number is a linear function of the hidden state at an answer's *last token*, which is the end
-token. The layouts of :mod:`tunesmith_torch.prefix.completion_groups` give the states from which tokens are guessed,
-so every answer gets one token more that nobody sees: the state from which *it* would be guessed is
-that of the end token.
+The reward is a linear function of the hidden state at a completion's *last token*, its end token.
+The layouts of :mod:`tunesmith_torch.prefix.completion_groups` return the hidden states from which
+tokens are *predicted*, one position earlier. So each completion is laid out with one more token,
+which no loss uses: the state from which it would be predicted is that of the end token.
 """
 
 from __future__ import annotations
@@ -25,61 +25,64 @@ from tunesmith.errors import IntegrityError
 from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models import artifacts
-from tunesmith_torch.models.adapter_stack import load_policy_base, one_adapter
-from tunesmith_torch.models.adapters import Adapted
+from tunesmith_torch.models.adapter_stack import combine_adapters, load_policy_base
+from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.preference import RewardOptions
 from tunesmith_torch.prefix.completion_groups import (
-    Answers,
-    Group,
-    Layout,
-    answer_hidden,
-    with_ends,
+    CompletionBatch,
+    CompletionGroup,
+    GroupLayout,
+    collate_final_tokens,
+    completion_hidden,
 )
-from tunesmith_torch.prefix.prefix_check import can_share
+from tunesmith_torch.prefix.prefix_check import can_share_prefix
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision
-from tunesmith_torch.runtime.eval_mode import evaluating
-from tunesmith_torch.training.auto_batch import settle
-from tunesmith_torch.training.loop import Counts, fit
-from tunesmith_torch.training.pair_setup import Ready
+from tunesmith_torch.runtime.eval_mode import eval_mode
+from tunesmith_torch.training.auto_batch import resolve_auto
+from tunesmith_torch.training.loop import BatchCounts, run_training_loop
+from tunesmith_torch.training.pair_setup import PairTrainingSetup
 
-HEAD = "reward_head.safetensors"
-CARD = """---
+HEAD_FILE = "reward_head.safetensors"
+MODEL_CARD = """---
 tags: [tunesmith, reward-model]
 ---
 
-A reward model: the weights beside this file, and `reward_head.safetensors`, whose vector is
-multiplied with the last layer's hidden state (after the final norm) at an answer's end token.
+This folder holds a reward model: the weights, and the vector in `reward_head.safetensors`. The
+reward of a completion is the dot product of that vector and the last layer's hidden state (after
+the final norm) at the completion's end token.
 """
 
 
-class RewardNet(nn.Module):
-    """A language model with a head of one number. Its own output head is not used."""
+class ModelWithRewardHead(nn.Module):
+    """A language model with a linear head of one output; its own output head is not used."""
 
     def __init__(self, model: nn.Module, width: int) -> None:
         super().__init__()
         self.model = model
         self.head = nn.Linear(width, 1, bias=False, dtype=torch.float32)
 
-    def rewards(self, answers: Answers) -> Tensor:
-        """The reward of each answer that :func:`with_ends` laid out, [A]."""
-        hidden_AD = answer_hidden(self.model, answers)
-        with torch.autocast(hidden_AD.device.type, enabled=False):
-            rewards_A1: Tensor = self.head(hidden_AD.float())
-        return rewards_A1[:, 0]
+    def rewards(self, completions: CompletionBatch) -> Tensor:
+        """Return the reward of each completion that ``collate_final_tokens`` laid out, [C]."""
+        hidden_CD = completion_hidden(self.model, completions)
+        with torch.autocast(hidden_CD.device.type, enabled=False):
+            rewards_C1: Tensor = self.head(hidden_CD.float())
+        return rewards_C1[:, 0]
 
-    def read_head(self, artifact: Path) -> None:
-        """Take over the head that lies in an artifact.
+    def load_head(self, artifact: Path) -> None:
+        """Load the head from an artifact's folder.
 
         Raises:
-            IntegrityError: there is none, or one of another width.
+            IntegrityError: the folder has no head, or one of another width.
         """
-        if not (artifact / HEAD).is_file():
-            raise IntegrityError(f"{artifact}: no {HEAD}, so this is not a reward model")
-        head_D = load_file(artifact / HEAD)["head"]
+        if not (artifact / HEAD_FILE).is_file():
+            raise IntegrityError(f"{artifact}: no {HEAD_FILE}, so this is not a reward model")
+        head_D = load_file(artifact / HEAD_FILE)["head"]
         if head_D.shape[0] != self.head.in_features:
-            raise IntegrityError(f"{artifact}: the head is {head_D.shape[0]} wide, the model not")
+            raise IntegrityError(
+                f"{artifact}: the head is {head_D.shape[0]} wide, the model {self.head.in_features}"
+            )
         with torch.no_grad():
             self.head.weight.copy_(head_D[None])
 
@@ -87,104 +90,108 @@ class RewardNet(nn.Module):
 def bradley_terry(
     chosen_B: Tensor, rejected_B: Tensor, margin: float, center_rewards_coefficient: float
 ) -> Tensor:
-    """``-log sigmoid(chosen - rejected - margin) + center_rewards_coefficient (chosen + rejected)**2``, [B].
+    """``-log sigmoid(chosen - rejected - margin) + coefficient * (chosen + rejected)**2``, [B].
 
-    The second term picks one of the many solutions that differ by a constant (Eisenstein et al.
-    2023, section 2).
+    The first term does not change if a constant is added to all rewards; the second one, with
+    ``center_rewards_coefficient``, centers them at 0 (Eisenstein et al. 2023, section 2).
     """
     loss_B = -logsigmoid(chosen_B - rejected_B - margin)
     return loss_B + center_rewards_coefficient * (chosen_B + rejected_B) ** 2
 
 
-class Ranking:
-    """Bradley-Terry as an objective; a batch divides the sum by its pairs."""
+class BradleyTerryObjective:
+    """The Bradley-Terry loss as an objective; it is divided by the number of pairs."""
 
-    def __init__(self, ready: Ready, net: RewardNet, options: RewardOptions) -> None:
-        self._ready = ready
+    def __init__(
+        self, setup: PairTrainingSetup, net: ModelWithRewardHead, options: RewardOptions
+    ) -> None:
+        self._setup = setup
         self._net = net
         self._options = options
-        self._device = ready.adapted.base.model.device
+        self._device = setup.adapted.base.model.device
         self._rewards: list[Tensor] = []
 
     def __len__(self) -> int:
-        return len(self._ready.pairs)
+        return len(self._setup.pairs)
 
-    def counts(self, rows: Sequence[int]) -> Counts:
-        """Tokens of the pairs; the loss is divided by the pairs."""
-        return self._ready.counts(rows)
+    def counts(self, rows: Sequence[int]) -> BatchCounts:
+        """Return the tokens of the pairs; the loss is divided by the number of pairs."""
+        return self._setup.counts(rows)
 
-    def micro_batches(self, rows: Sequence[int], budget: int) -> list[Answers]:
-        """The pairs laid out. Called once at the start of each batch."""
+    def micro_batches(self, rows: Sequence[int], budget: int) -> list[CompletionBatch]:
+        """Lay the pairs out; the loop calls this once, at the start of each batch."""
         self._rewards = []
-        return list(with_ends(self._ready.layout, self._ready.pairs, rows, budget))
+        return list(collate_final_tokens(self._setup.layout, self._setup.pairs, rows, budget))
 
-    def loss(self, micro_batch: Answers) -> Tensor:
-        """The loss summed over the micro-batch's pairs."""
-        rewards_A = self._net.rewards(micro_batch.to(self._device))
-        self._rewards.append(rewards_A.detach().view(-1, 2))
+    def loss(self, micro_batch: CompletionBatch) -> Tensor:
+        """Return the loss summed over the pairs of the micro-batch."""
+        rewards_C = self._net.rewards(micro_batch.to(self._device))
+        self._rewards.append(rewards_C.detach().view(-1, 2))
         options = self._options
         terms = options.margin, options.center_rewards_coefficient
-        return bradley_terry(rewards_A[0::2], rewards_A[1::2], *terms).sum()
+        # Chosen and rejected completions alternate.
+        return bradley_terry(rewards_C[0::2], rewards_C[1::2], *terms).sum()
 
-    def figures(self) -> dict[str, float]:
-        """Accuracy and rewards of the last batch, means over its pairs."""
+    def metrics(self) -> dict[str, float]:
+        """Return accuracy and rewards of the last batch, means over its pairs."""
         rewards_B2 = torch.cat([torch.zeros(0, 2, device=self._device), *self._rewards])
-        gap_B = rewards_B2[:, 0] - rewards_B2[:, 1]
+        margin_B = rewards_B2[:, 0] - rewards_B2[:, 1]
         sums = {
-            "accuracy": float((gap_B > 0).float().sum() + 0.5 * (gap_B == 0).float().sum()),
-            "reward_margin": float(gap_B.sum()),
+            "accuracy": float((margin_B > 0).float().sum() + 0.5 * (margin_B == 0).float().sum()),
+            "reward_margin": float(margin_B.sum()),
             "reward_mean": float(rewards_B2.sum()) / 2,
         }
-        total = distributed.summed({**sums, "pairs": len(rewards_B2)})
+        total = distributed.all_reduce_sum({**sums, "pairs": len(rewards_B2)})
         return {name: total[name] / total["pairs"] for name in sums}
 
 
-@distributed.together
-def train_reward(job: Job[Any]) -> Artifact:
-    """Load, adapt, learn to rank, and commit weights and head.
+@distributed.on_all_ranks
+def train_reward_model(job: Job[Any]) -> Artifact:
+    """Load, adapt, train on pairs, and commit weights and head.
 
     Raises:
-        DataError: no pair can be learned from.
-        TrainingError: see :func:`tunesmith_torch.training.loop.fit`.
+        DataError: no pair can be trained on.
+        TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
-    job = settle(job)
+    job = resolve_auto(job)
     options: RewardOptions = job.config
-    ready = Ready.of(job)
-    device = ready.adapted.base.model.device
-    width = ready.adapted.base.config.get_text_config().hidden_size
+    setup = PairTrainingSetup.load(job)
+    device = setup.adapted.base.model.device
+    width = setup.adapted.base.config.get_text_config().hidden_size
     torch.manual_seed(job.seed)
-    net = RewardNet(ready.adapted.model, width)
-    # Small rewards at first, whatever the width (Stiennon et al. 2020, appendix B).
+    net = ModelWithRewardHead(setup.adapted.model, width)
+    # Small initial rewards for any width (Stiennon et al. 2020, appendix B).
     nn.init.normal_(net.head.weight, std=(width + 1) ** -0.5)
     net.to(device)
-    adapted: Adapted = replace(ready.adapted, model=net)
+    adapted: AdaptedModel = replace(setup.adapted, model=net)
     details = {
         "loss": "bradley-terry",
         "margin": options.margin,
         "center_rewards_coefficient": options.center_rewards_coefficient,
     }
-    job.emit(replace(ready, adapted=adapted).announcement(job, details))
-    fit(job, adapted, Ranking(ready, net, options), seed=job.seed)
+    job.emit(replace(setup, adapted=adapted).training_started_event(job, details))
+    run_training_loop(job, adapted, BradleyTerryObjective(setup, net, options), seed=job.seed)
 
-    def beside(folder: Path) -> None:
+    def write_head(folder: Path) -> None:
         head_D = net.head.weight.detach()[0].float().cpu().contiguous()
-        save_file({"head": head_D}, folder / HEAD)
-        (folder / "README.md").write_text(CARD, encoding="utf-8")
+        save_file({"head": head_D}, folder / HEAD_FILE)
+        (folder / "README.md").write_text(MODEL_CARD, encoding="utf-8")
 
-    whole = one_adapter(ready.adapted)
-    artifact = artifacts.save(ready.card_job(job), whole, ready.template, beside)
-    job.emit(replace(ready.ending(job, artifact), answers=False))
+    combined = combine_adapters(setup.adapted)
+    artifact = artifacts.save_artifact(setup.card_job(job), combined, setup.template, write_head)
+    job.emit(replace(setup.training_finished_event(job, artifact), is_text_model=False))
     return artifact
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A reward model that is ready to judge, in eval mode."""
+    """A loaded reward model, in eval mode, with its template and layout."""
 
-    net: RewardNet
+    net: ModelWithRewardHead
     template: Template
-    layout: Layout
+    layout: GroupLayout
     budget: int = 4096
+    """Tokens of a micro-batch at most."""
 
     @classmethod
     def load(
@@ -197,36 +204,37 @@ class RewardModel:
         packing: bool = True,
         quantization: Quantization | None = None,
     ) -> RewardModel:
-        """Read what :func:`train_reward` wrote; ``model`` is the base under an adapter.
+        """Load what :func:`train_reward_model` wrote; ``model`` is the base of an adapter.
 
         Raises:
-            IntegrityError: it has no head, or one of another width.
+            IntegrityError: the artifact has no head, or one of another width.
         """
-        adapter = artifacts.artifact_format(artifact) == "adapter"
-        folder = model if adapter else artifact
+        is_adapter = artifacts.artifact_format(artifact) == "adapter"
+        folder = model if is_adapter else artifact
         base = load_policy_base(folder, device, precision, packing, quantization)
-        inner = artifacts.attach_adapter(base, artifact) if adapter else base.model
-        net = RewardNet(inner, base.config.get_text_config().hidden_size)
-        net.read_head(artifact)
+        inner = artifacts.attach_adapter(base, artifact) if is_adapter else base.model
+        net = ModelWithRewardHead(inner, base.config.get_text_config().hidden_size)
+        net.load_head(artifact)
         net.to(device).eval().requires_grad_(False)
-        layout = Layout(packing, packing and can_share(inner))
-        return cls(net, Template.of(base.tokenizer), layout)
+        layout = GroupLayout(packing, packing and can_share_prefix(inner))
+        return cls(net, Template.from_tokenizer(base.tokenizer), layout)
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """The reward of each completion after its prompt."""
-        pairs = self.template.exchanges_ids(prompts, completions)
-        rewards = self.rewards_of([Group(prompt, (answer,)) for prompt, answer in pairs])
-        return [float(reward[0]) for reward in rewards]
+        """Return the reward of each completion after its prompt."""
+        exchanges = self.template.encode_exchanges(prompts, completions)
+        groups = [CompletionGroup(prompt, (completion,)) for prompt, completion in exchanges]
+        return [float(rewards[0]) for rewards in self.group_rewards(groups)]
 
     @torch.no_grad()
-    def rewards_of(self, groups: Sequence[Group]) -> list[Tensor]:
-        """The rewards of groups that are token ids already, one tensor for each group."""
+    def group_rewards(self, groups: Sequence[CompletionGroup]) -> list[Tensor]:
+        """Return the rewards of tokenized groups, one tensor for each group."""
         rewards: list[Tensor] = [torch.empty(0)] * len(groups)
         device = self.net.head.weight.device
-        with evaluating(self.net):
-            for cpu in with_ends(self.layout, groups, range(len(groups)), self.budget):
-                found_A = self.net.rewards(cpu.to(device)).cpu()
-                counts = [len(groups[row].answers) for row in cpu.groups]
-                for row, part in zip(cpu.groups, torch.split(found_A, counts), strict=True):
-                    rewards[row] = part
+        with eval_mode(self.net):
+            for batch in collate_final_tokens(self.layout, groups, range(len(groups)), self.budget):
+                rows = batch.group_indices
+                rewards_C = self.net.rewards(batch.to(device)).cpu()
+                counts = [len(groups[row].completions) for row in rows]
+                for row, group_rewards in zip(rows, torch.split(rewards_C, counts), strict=True):
+                    rewards[row] = group_rewards
         return rewards

@@ -1,4 +1,4 @@
-"""What a policy says to prompts, and what it earns for it."""
+"""Rollouts: completions that the policy samples for a batch of prompts, and their rewards."""
 
 from __future__ import annotations
 
@@ -13,44 +13,50 @@ from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
-from tunesmith_torch.generation.sequences import Generated
-from tunesmith_torch.models.adapters import Adapted
+from tunesmith_torch.generation.sequences import GeneratedSequence
+from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.policy import PolicyLoopOptions
-from tunesmith_torch.prefix.completion_groups import Group
+from tunesmith_torch.prefix.completion_groups import CompletionGroup
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.runtime.malloc import give_back
+from tunesmith_torch.runtime.malloc import trim_heap
 
 
 class Reward(Protocol):
-    """What judges answers."""
+    """A source of rewards: a reward model, a function, or a weighted sum of several."""
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequence[float]:
-        """One number for each completion, higher is better."""
+        """Return one number for each completion; higher is better."""
         ...
 
 
 @dataclass
 class Rollout:
-    """What the policy said to the prompts of one batch, and what it earned."""
+    """The completions that were sampled for this rank's prompts of one batch, and their rewards."""
 
-    groups: list[Group]
-    said: list[list[Generated]]
+    groups: list[CompletionGroup]
+    """Each prompt with its completions, as token ids."""
+    completions: list[list[GeneratedSequence]]
+    """The same completions, with the log-probabilities under which they were sampled."""
     rewards: list[Tensor]
-    answers_in_batch: int
-    """Of all ranks."""
+    """For each prompt the rewards of its completions, [num_generations]."""
+    completions_in_batch: int
+    """Completions over all ranks."""
 
-    def kept(self, row: int, mask_truncated_completions: bool) -> Tensor:
-        """Which of a prompt's answers are learned from."""
-        ended = [not mask_truncated_completions or g.stopped == "end" for g in self.said[row]]
-        return torch.tensor(ended)
+    def trained_mask(self, row: int, mask_truncated_completions: bool) -> Tensor:
+        """Return which completions of a prompt are trained on, [num_generations] of bool."""
+        trained = [
+            not mask_truncated_completions or completion.finish_reason == "stop"
+            for completion in self.completions[row]
+        ]
+        return torch.tensor(trained)
 
 
-class Actor:
-    """A policy that answers its prompts, and is judged."""
+class RolloutGenerator:
+    """Samples completions from the policy and collects their rewards."""
 
     def __init__(
         self,
-        policy: Adapted,
+        policy: AdaptedModel,
         template: Template,
         prompts: Sequence[Prompt],
         reward: Reward,
@@ -58,63 +64,71 @@ class Actor:
     ) -> None:
         self._policy, self._template = policy, template
         self._reward, self._options = reward, options
-        self._prompts, self._prompt_ids = prompts, template.prompts_ids(prompts)
+        self._prompts, self._prompt_ids = prompts, template.encode_prompts(prompts)
         self._device = policy.base.model.device
 
     def __len__(self) -> int:
         return len(self._prompts)
 
-    def rollout(self, rows: Sequence[int]) -> Rollout:
-        """Answer every prompt several times, and let the answers be judged."""
-        self._give_back()
-        samples = self._options.num_generations
-        seed = distributed.from_rank_0(lambda: int(torch.randint(2**31, ())))
-        asked = [self._prompt_ids[row] for row in rows for _ in range(samples)]
-        with self._policy.arithmetic():
-            flat = generate(
+    def generate_rollout(self, rows: Sequence[int]) -> Rollout:
+        """Sample ``num_generations`` completions for each prompt and compute their rewards."""
+        self._trim_heap()
+        num_generations = self._options.num_generations
+        seed = distributed.broadcast_from_rank_0(lambda: int(torch.randint(2**31, ())))
+        prompt_ids = [self._prompt_ids[row] for row in rows for _ in range(num_generations)]
+        with self._policy.autocast():
+            generated = generate(
                 self._policy.model,
-                asked,
-                limit=self._options.max_new_tokens,
+                prompt_ids,
+                max_new_tokens=self._options.max_new_tokens,
                 end_ids=self._template.end_ids,
                 sampler=Sampler(
                     temperature=self._options.temperature,
                     seed=seed,
-                    # The row's own, so that its answers do not depend on what this rank has beside.
-                    streams=tuple(row * samples + i for row in rows for i in range(samples)),
+                    # A random stream for each row of the data set: the completions of a prompt do
+                    # not depend on which other prompts this rank has.
+                    streams=tuple(
+                        row * num_generations + i for row in rows for i in range(num_generations)
+                    ),
                 ),
             )
-        texts = [self.text(answer) for answer in flat]
-        prompts = [self._prompts[row] for row in rows for _ in range(samples)]
-        earned = torch.tensor(list(self._reward.rewards(prompts, texts)), dtype=torch.float32)
-        said = [flat[i : i + samples] for i in range(0, len(flat), samples)]
-        groups = [
-            Group(self._prompt_ids[row], tuple(answer.ids for answer in answers))
-            for row, answers in zip(rows, said, strict=True)
+        texts = [self.decode(completion) for completion in generated]
+        prompts = [self._prompts[row] for row in rows for _ in range(num_generations)]
+        rewards = torch.tensor(list(self._reward.rewards(prompts, texts)), dtype=torch.float32)
+        completions = [
+            generated[i : i + num_generations] for i in range(0, len(generated), num_generations)
         ]
-        rewards = list(earned.view(len(rows), samples))
-        everybodys = sum(distributed.gathered(len(flat)))
-        self._give_back()
-        return Rollout(groups, said, rewards, everybodys)
+        groups = [
+            CompletionGroup(self._prompt_ids[row], tuple(completion.ids for completion in group))
+            for row, group in zip(rows, completions, strict=True)
+        ]
+        rewards_by_prompt = list(rewards.view(len(rows), num_generations))
+        completions_in_batch = sum(distributed.all_gather_object(len(generated)))
+        self._trim_heap()
+        return Rollout(groups, completions, rewards_by_prompt, completions_in_batch)
 
-    def _give_back(self) -> None:
-        """What answering takes and what learning takes fit badly into each other's gaps."""
+    def _trim_heap(self) -> None:
+        """Return freed memory to the system between generation and training.
+
+        The two allocate blocks of unlike sizes, so neither can reuse well what the other freed.
+        """
         if self._device.type == "cpu":
-            give_back()
+            trim_heap()
 
-    def answers(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The policy's most likely answers, word by word; nothing is drawn and nothing learned."""
-        with self._policy.arithmetic():
-            said = generate(
+    def generate_greedy(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Return the greedy completion of each prompt; no random numbers are used."""
+        with self._policy.autocast():
+            generated = generate(
                 self._policy.model,
-                self._template.prompts_ids(prompts),
-                limit=self._options.max_new_tokens,
+                self._template.encode_prompts(prompts),
+                max_new_tokens=self._options.max_new_tokens,
                 end_ids=self._template.end_ids,
             )
-        return [self.text(answer) for answer in said]
+        return [self.decode(completion) for completion in generated]
 
-    def text(self, answer: Generated) -> str:
-        """What an answer says, as it is judged."""
-        ids = list(answer.ids[:-1] if answer.stopped == "end" else answer.ids)
+    def decode(self, completion: GeneratedSequence) -> str:
+        """Return the text of a completion without its end token, as rewards see it."""
+        ids = list(completion.ids[:-1] if completion.finish_reason == "stop" else completion.ids)
         text: str = self._template.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )

@@ -1,8 +1,8 @@
-"""Reinforcement learning from human feedback: demonstrations, a reward model, a policy.
+"""Reinforcement learning from human feedback: fine-tuning, a reward model, a policy.
 
-Three stages in a row, each a job of its own below the run folder: ``supervised/``, ``reward/`` and
-``policy/``. A stage that has ended leaves ``stage.json`` beside its artifact and is not trained
-again when the run is resumed.
+Three stages run one after the other, each as a separate job below the run folder: ``supervised/``,
+``reward/`` and ``policy/``. A finished stage leaves ``stage.json`` next to its artifact; a resumed
+run does not train it again.
 """
 
 from __future__ import annotations
@@ -16,81 +16,89 @@ from typing import Any
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError
-from tunesmith.events import Event, Gated, Trained
+from tunesmith.events import Event, GateChecked, TrainingFinished
 from tunesmith.records import Chat, Completion, Preference, Record
-from tunesmith.storage import verify, write_atomic
+from tunesmith.storage import verify_folder, write_atomic
 from tunesmith_torch.models.adapter_stack import (
-    Start,
+    InitialModel,
     adapt_policy,
     base_folder,
-    base_of_adapter,
-    one_adapter,
-    quantization_of,
+    combine_adapters,
+    find_adapter_base,
+    policy_quantization,
 )
-from tunesmith_torch.models.adapters import Adapted
+from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.artifacts import artifact_format
-from tunesmith_torch.models.loading import Base
+from tunesmith_torch.models.loading import LoadedBase
 from tunesmith_torch.options.preference import PolicyOptions
 from tunesmith_torch.options.rlhf import RlhfOptions, SupervisedStage
-from tunesmith_torch.options.trl import refuse_vllm
-from tunesmith_torch.rlhf.policy_stage import Judge, train_policy, try_functions
-from tunesmith_torch.rlhf.reward_gate import Judged, hold, verdict
-from tunesmith_torch.rlhf.reward_model import RewardModel, train_reward
+from tunesmith_torch.options.trl import check_vllm
+from tunesmith_torch.rlhf.policy_stage import (
+    RewardModelSource,
+    check_reward_functions,
+    train_policy,
+)
+from tunesmith_torch.rlhf.reward_gate import RewardModelEvaluation, enforce_gate, gate_result
+from tunesmith_torch.rlhf.reward_model import RewardModel, train_reward_model
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
-from tunesmith_torch.runtime.malloc import let_go
-from tunesmith_torch.training.sft import supervise
+from tunesmith_torch.runtime.malloc import release_memory
+from tunesmith_torch.training.sft import train_supervised
 
-DONE = "stage.json"
-GATED = "gate.json"
+DONE_FILE = "stage.json"
+"""Written when a stage is finished: its ``TrainingFinished`` event."""
+GATE_FILE = "gate.json"
+"""The result of the reward model's gate."""
 
 
-@distributed.together
+@distributed.on_all_ranks
 def train_stages(job: Job[Any]) -> Artifact:
-    """Train every stage that is not skipped; the last one's artifact is the run's.
+    """Train every stage that is not skipped; the artifact of the run is that of the last one.
 
     Raises:
-        DataError: a stage has nothing to learn from.
+        DataError: a stage has no records to train on.
         GateError: the reward model failed its gate; the policy was not trained.
-        UsageError, TrainingError: a reward function cannot be read, or gives no number.
-        UsageError: the policy's answers would be drawn by vLLM, and there is no GPU for it.
+        UsageError, TrainingError: a reward function cannot be imported, or returns no number.
+        UsageError: the policy is to be sampled with vLLM, and there is no GPU.
     """
     options: RlhfOptions = job.config
-    refuse_vllm(options.policy, pick_device(job.device).type)
-    data = Data.of(job)
+    check_vllm(options.policy, pick_device(job.device).type)
+    data = StageData.split(job)
     if not options.reward.skip and not data.pairs:
         raise DataError(
             data.train[0].source,
-            "the reward model learns from pairs of answers, and there are none",
+            "the reward model learns from preference pairs, and there are none",
             hint="bring preferences, or set technique.reward.skip = true",
         )
     if not options.policy.skip:
-        distributed.from_rank_0(lambda: try_functions(options.policy, data.train[0]))
+        distributed.broadcast_from_rank_0(
+            lambda: check_reward_functions(options.policy, data.train[0])
+        )
     stages = Stages(job, data)
-    fine_tuned = stages.supervised()
-    judge = stages.reward(fine_tuned)
+    fine_tuned = stages.run_supervised()
+    reward_source = stages.run_reward(fine_tuned)
     if not options.policy.skip:
-        stages.policy(fine_tuned, judge)
-    return stages.ending()
+        stages.run_policy(fine_tuned, reward_source)
+    return stages.finish()
 
 
 @dataclass(frozen=True)
-class Data:
-    """The records by what they are good for. Held-out ones teach no stage anything."""
+class StageData:
+    """The records of a run, by the stage that uses them. No stage trains on held-out records."""
 
     train: Sequence[Record]
     demonstrations: Sequence[Record]
-    """Where there are none, the chosen answers serve."""
+    """Conversations and completions; the chosen completions of the pairs if there are none."""
     pairs: Sequence[Preference]
     heldout: Sequence[Record]
     heldout_pairs: Sequence[Preference]
 
     @classmethod
-    def of(cls, job: Job[Any]) -> Data:
-        """Sort a job's records.
+    def split(cls, job: Job[Any]) -> StageData:
+        """Split a job's records by their kind.
 
         Raises:
-            DataError: a record is of another kind, or there is none.
+            DataError: a record is of a kind that no stage uses, or there is none.
         """
         for record in (*job.train, *job.heldout):
             if not isinstance(record, (Chat, Completion, Preference)):
@@ -99,177 +107,193 @@ class Data:
         if not job.train:
             raise DataError("data", "no rows to learn from")
         pairs = [r for r in job.train if isinstance(r, Preference)]
-        shown = [r for r in job.train if not isinstance(r, Preference)]
+        demonstrations = [r for r in job.train if not isinstance(r, Preference)]
         heldout_pairs = [r for r in job.heldout if isinstance(r, Preference)]
-        return cls(job.train, shown or pairs, pairs, job.heldout, heldout_pairs)
+        return cls(job.train, demonstrations or pairs, pairs, job.heldout, heldout_pairs)
 
 
 @dataclass
 class Stages:
-    """The stages of one run, and what came of them."""
+    """The stages of one run, and the events of those that are finished."""
 
     job: Job[Any]
-    data: Data
-    trained: list[Trained] = field(default_factory=list)
+    data: StageData
+    finished: list[TrainingFinished] = field(default_factory=list)
 
     @property
     def options(self) -> RlhfOptions:
         options: RlhfOptions = self.job.config
         return options
 
-    def supervised(self) -> Start | None:
-        """The policy that the others begin with; None: the base model."""
+    def run_supervised(self) -> InitialModel | None:
+        """Return the initial model of the later stages; None: the base model."""
         options = self.options.supervised
         if options.skip:
-            return Start.find(options.start, "supervised") if options.start is not None else None
+            return _find_initial_model(options.initial_model, "supervised")
 
         def train(stage: Job[Any]) -> Artifact:
-            return _supervise(stage, options)
+            return _train_supervised_stage(stage, options)
 
-        artifact = self._stage("supervised", options, self.data.demonstrations, train)
-        return Start(artifact.path, artifact.format)
+        artifact = self._run_stage("supervised", options, self.data.demonstrations, train)
+        return InitialModel(artifact.path, artifact.format)
 
-    def reward(self, fine_tuned: Start | None) -> Judge | None:
-        """A reward model that has passed its gate; None: there is none."""
+    def run_reward(self, fine_tuned: InitialModel | None) -> RewardModelSource | None:
+        """Return a reward model that has passed its gate; None if the policy needs none."""
         options = self.options.reward
-        stored = quantization_of(options)
-        if options.skip and options.start is None:
+        quantization = policy_quantization(options)
+        if options.skip and options.initial_model is None:
             return None
-        if options.skip and options.start is not None:
-            judge = Judge(Start.find(options.start, "reward").path, stored)
+        if options.skip and options.initial_model is not None:
+            path = InitialModel.find(options.initial_model, "reward").path
         else:
-            options = _started(options, fine_tuned)
-            artifact = self._stage("reward", options, self.data.pairs, train_reward)
-            judge = Judge(artifact.path, stored)
-        if not self.options.policy.skip and not self.options.policy.needs_model:
+            options = _with_initial_model(options, fine_tuned)
+            path = self._run_stage("reward", options, self.data.pairs, train_reward_model).path
+        reward_source = RewardModelSource(path, quantization)
+        if not self.options.policy.skip and not self.options.policy.needs_reward_model:
             return None
-        hold(distributed.in_turn(lambda: self._gate(judge)))
-        return judge
+        enforce_gate(distributed.rank_0_first(lambda: self._load_or_run_gate(reward_source)))
+        return reward_source
 
-    def policy(self, fine_tuned: Start | None, judge: Judge | None) -> None:
-        """Train the policy from the fine-tuned model, or from what ``from`` names."""
+    def run_policy(
+        self, fine_tuned: InitialModel | None, reward_source: RewardModelSource | None
+    ) -> None:
+        """Train the policy, from the model that ``from`` names or from the fine-tuned one."""
         options = self.options.policy
-        start = Start.find(options.start, "policy") if options.start is not None else fine_tuned
+        initial_model = _find_initial_model(options.initial_model, "policy") or fine_tuned
 
         def train(stage: Job[Any]) -> Artifact:
-            return train_policy(stage, start, judge)
+            return train_policy(stage, initial_model, reward_source)
 
-        self._stage("policy", options, self.data.train, train)
+        self._run_stage("policy", options, self.data.train, train)
 
-    def ending(self) -> Artifact:
-        """Tell the whole: its artifact is that of the last stage, if possible one that answers."""
-        last = next((s for s in reversed(self.trained) if s.answers), self.trained[-1])
-        whole = Trained(
+    def finish(self) -> Artifact:
+        """Emit the totals of all stages; return the artifact of the last one.
+
+        A reward model is the artifact only if no stage trained a text model.
+        """
+        last = next((s for s in reversed(self.finished) if s.is_text_model), self.finished[-1])
+        total = TrainingFinished(
             technique=self.job.technique,
-            steps=sum(stage.steps for stage in self.trained),
-            tokens=sum(stage.tokens for stage in self.trained),
-            trained_tokens=sum(stage.trained_tokens for stage in self.trained),
-            seconds=sum(stage.seconds for stage in self.trained),
-            peak_memory_bytes=max(stage.peak_memory_bytes for stage in self.trained),
+            steps=sum(stage.steps for stage in self.finished),
+            tokens=sum(stage.tokens for stage in self.finished),
+            trained_tokens=sum(stage.trained_tokens for stage in self.finished),
+            seconds=sum(stage.seconds for stage in self.finished),
+            peak_memory_bytes=max(stage.peak_memory_bytes for stage in self.finished),
             artifact=last.artifact,
             format=last.format,
-            answers=last.answers,
+            is_text_model=last.is_text_model,
         )
-        self.job.emit(whole)
+        self.job.emit(total)
         return Artifact(path=self.job.out / last.artifact, format=last.format)
 
     # ----------------------------------------------------------------- one stage
 
-    def _stage(
+    def _run_stage(
         self,
         name: str,
         options: PolicyOptions,
         train: Sequence[Record],
-        work: Callable[[Job[Any]], Artifact],
+        train_stage: Callable[[Job[Any]], Artifact],
     ) -> Artifact:
-        """Carry out a stage, unless an earlier process of this run has."""
-        stage = self.job.stage(name, options, train=train, heldout=self.data.heldout)
-        done = distributed.in_turn(lambda: _done(stage.out))
-        if done is None:
-            told: list[Trained] = []
+        """Train a stage, unless an earlier process of this run has finished it."""
+        stage = self.job.for_stage(name, options, train=train, heldout=self.data.heldout)
+        finished = distributed.rank_0_first(lambda: _load_finished(stage.out))
+        if finished is None:
+            finished_events: list[TrainingFinished] = []
 
             def emit(event: Event) -> None:
-                if isinstance(event, Trained):
-                    told.append(event)
+                if isinstance(event, TrainingFinished):
+                    finished_events.append(event)
                 stage.emit(event)
 
             stage.out.mkdir(exist_ok=True)
-            let_go()
-            work(replace(stage, emit=emit))
-            (done,) = told
-            if distributed.is_first():
-                write_atomic(stage.out / DONE, json.dumps(asdict(done), indent=2) + "\n")
-        self.trained.append(replace(done, artifact=f"{name}/{done.artifact}"))
-        return Artifact(path=stage.out / done.artifact, format=done.format)
+            release_memory()
+            train_stage(replace(stage, emit=emit))
+            (finished,) = finished_events
+            if distributed.is_rank_0():
+                write_atomic(stage.out / DONE_FILE, json.dumps(asdict(finished), indent=2) + "\n")
+        self.finished.append(replace(finished, artifact=f"{name}/{finished.artifact}"))
+        return Artifact(path=stage.out / finished.artifact, format=finished.format)
 
-    def _gate(self, judge: Judge) -> Gated:
-        """What the gate says of the reward model as it lies on disk; asked once."""
-        stage = self.job.stage("reward", self.options.reward)
-        path = stage.out / GATED
+    def _load_or_run_gate(self, source: RewardModelSource) -> GateChecked:
+        """Return the stored result of the gate, or evaluate the reward model from disk."""
+        stage = self.job.for_stage("reward", self.options.reward)
+        path = stage.out / GATE_FILE
         if path.is_file():
-            gate = Gated(**json.loads(path.read_text(encoding="utf-8")))
+            gate = GateChecked(**json.loads(path.read_text(encoding="utf-8")))
             if gate.accepted == self.options.reward.accept_weak:
                 return gate
             gate = replace(gate, accepted=self.options.reward.accept_weak)
             stage.emit(gate)
             return gate
         stage.out.mkdir(exist_ok=True)
-        began = time.perf_counter()
-        judged = self._judged(judge)
-        gate = verdict(judged.report if judged else None, self.options.reward)
-        seconds = time.perf_counter() - began
-        for event in judged.events(stage, gate, seconds) if judged else [gate]:
+        started = time.perf_counter()
+        evaluation = self._evaluate_reward_model(source)
+        gate = gate_result(evaluation.report if evaluation else None, self.options.reward)
+        seconds = time.perf_counter() - started
+        for event in evaluation.events(stage, gate, seconds) if evaluation else [gate]:
             stage.emit(event)
         write_atomic(path, json.dumps(asdict(gate), indent=2) + "\n")
         return gate
 
-    def _judged(self, judge: Judge) -> Judged | None:
+    def _evaluate_reward_model(self, source: RewardModelSource) -> RewardModelEvaluation | None:
         pairs = self.data.heldout_pairs
         if not pairs:
             return None
-        let_go()
+        release_memory()
         options = self.options.reward
         device = pick_device(self.job.device)
         model = RewardModel.load(
-            _base_under(judge.path, self.job.model),
-            judge.path,
+            _base_folder_of(source.path, self.job.model),
+            source.path,
             device,
             pick_precision(device, options.precision),
             packing=options.packing,
-            quantization=judge.quantization,
+            quantization=source.quantization,
         )
-        return Judged.of(model, pairs)
+        return RewardModelEvaluation.run(model, pairs)
 
 
-def _base_under(artifact: Path, model: Path) -> Path:
-    return base_of_adapter(artifact, model) if artifact_format(artifact) == "adapter" else artifact
+def _base_folder_of(artifact: Path, model: Path) -> Path:
+    return (
+        find_adapter_base(artifact, model) if artifact_format(artifact) == "adapter" else artifact
+    )
 
 
-def _started(options: Any, fine_tuned: Start | None) -> Any:
-    """The options with the stage before as the start, where they name none."""
-    if options.start is not None or fine_tuned is None:
+def _find_initial_model(reference: str | None, stage: str) -> InitialModel | None:
+    return None if reference is None else InitialModel.find(reference, stage)
+
+
+def _with_initial_model(options: Any, fine_tuned: InitialModel | None) -> Any:
+    """Return the options with the fine-tuned model as initial model, unless they name another."""
+    if options.initial_model is not None or fine_tuned is None:
         return options
-    return options.model_copy(update={"start": str(fine_tuned.path)})
+    return options.model_copy(update={"initial_model": str(fine_tuned.path)})
 
 
-def _supervise(job: Job[Any], options: SupervisedStage) -> Artifact:
-    start = Start.find(options.start, "supervised") if options.start is not None else None
+def _train_supervised_stage(job: Job[Any], options: SupervisedStage) -> Artifact:
+    initial_model = _find_initial_model(options.initial_model, "supervised")
 
-    def adapt(base: Base, precision: Precision) -> Adapted:
+    def adapt(base: LoadedBase, precision: Precision) -> AdaptedModel:
         return adapt_policy(
-            base, precision, options, weights=options.weights, start=start, seed=job.seed
+            base,
+            precision,
+            options,
+            trained_weights=options.trained_weights,
+            initial_model=initial_model,
+            seed=job.seed,
         )
 
-    whole = start is not None and start.format == "model"
-    base_name = "" if whole else job.base_name
-    job = replace(job, model=base_folder(job.model, start), base_name=base_name)
-    return supervise(job, adapt, quantization_of(options), one_adapter)
+    full_model = initial_model is not None and initial_model.format == "model"
+    base_name = "" if full_model else job.base_name
+    job = replace(job, model=base_folder(job.model, initial_model), base_name=base_name)
+    return train_supervised(job, adapt, policy_quantization(options), combine_adapters)
 
 
-def _done(folder: Path) -> Trained | None:
-    """What a finished stage told, if its artifact is what it was."""
-    path = folder / DONE
+def _load_finished(folder: Path) -> TrainingFinished | None:
+    """Return the event of a finished stage; None if not finished, or its artifact is damaged."""
+    path = folder / DONE_FILE
     if not path.is_file():
         return None
-    told = Trained(**json.loads(path.read_text(encoding="utf-8")))
-    return None if verify(folder / told.artifact) else told
+    finished = TrainingFinished(**json.loads(path.read_text(encoding="utf-8")))
+    return None if verify_folder(folder / finished.artifact) else finished

@@ -1,24 +1,25 @@
-"""The policy stage on TRL's own trainers: GRPO and RLOO, as a stage like any other.
+"""The policy stage on TRL's trainers: GRPO and RLOO.
 
-Where :class:`tunesmith_torch.rlhf.policy_objective.PolicyLoop` draws, learns and counts, here TRL does. Prompts,
-their order, the rewards, the optimizer, its learning rates, the looks at held-out rows and the
-checkpoints stay this package's own, so that both backends mean the same by the same options:
+TRL samples, computes the loss and updates the weights in place of
+:class:`tunesmith_torch.rlhf.policy_objective.PolicyObjective`. Prompts and their order, rewards,
+optimizer, learning rates, evaluations and checkpoints stay those of this package, so that the same
+options mean the same on both backends:
 
 =================  ================================================================================
-grpo               loss "dapo": the sum over tokens by the tokens of the whole batch. TRL divides
-                   advantages by ``std + 1e-4`` with ``std`` over A - 1; so it is given the
-                   standardised rewards of :func:`tunesmith_torch.losses.policy_gradient.grpo`, whose mean is
-                   0, and told not to scale them. The divergence in the loss is not weighted by
-                   the ratio
-rloo               TRL's own: each reward, less ``beta`` times its answer's divergence, against the
-                   mean of the others. The ratio is that of whole answers, 1 in the only update
-answers cut off    they count in no group's mean, as with the own loop; TRL's rloo divides its loss
-                   by all answers, not by those that are learned from
+grpo               loss "dapo": sum over tokens / tokens of the complete batch. TRL divides
+                   advantages by ``std + 1e-4``, with ``std`` over C - 1. So its rewards are already
+                   the standardized ones of ``policy_gradient.grpo_advantages``, whose mean is 0,
+                   and it is configured not to scale them. The KL term of the loss is not weighted
+                   by the ratio
+rloo               TRL's own: each reward, less ``beta`` times the KL of its completion, minus the
+                   mean of the others. The ratio is that of complete sequences, 1 in the only update
+truncated          they count in no group's mean, as in the native loop; TRL's rloo divides its loss
+                   by all completions, not only by the trained ones
 =================  ================================================================================
 
-TRL's checkpoints are pickles, so its own are off: a training is resumed as a new trainer with the
-remaining batches, the weights, moments and generators of the newest checkpoint, and the learning
-rates of the remaining steps.
+TRL's checkpoints are pickles, so they are off. A training is resumed as a new trainer over the
+remaining batches, with the weights, moments and random states of the newest checkpoint and the
+learning rates of the remaining steps.
 """
 
 from __future__ import annotations
@@ -47,116 +48,124 @@ from transformers import PrinterCallback, TrainerCallback
 
 from tunesmith.contracts import Job
 from tunesmith.errors import EnvironmentProblem, TrainingError, UsageError
-from tunesmith.events import Stepped
-from tunesmith_torch.models.loading import old_name_is_known
+from tunesmith.events import StepFinished
+from tunesmith_torch.models.loading import ignore_deprecation
 from tunesmith_torch.optim import adamw
-from tunesmith_torch.optim.master_weights import Masters
-from tunesmith_torch.optim.schedule import Order, Rate
+from tunesmith_torch.optim.master_weights import MasterWeights
+from tunesmith_torch.optim.schedule import BatchOrder, LearningRateSchedule
 from tunesmith_torch.options.rlhf import PolicyStage
-from tunesmith_torch.rlhf.monitor import Watch
-from tunesmith_torch.rlhf.policy_objective import SHOWN, PolicyLoop
+from tunesmith_torch.rlhf.monitor import PolicyMonitor
+from tunesmith_torch.rlhf.policy_objective import LEADING_METRICS, PolicyObjective
 from tunesmith_torch.rlhf.rollout import Reward
-from tunesmith_torch.rlhf.trl_rewards import Judging, PromptTokenizer
+from tunesmith_torch.rlhf.trl_rewards import PromptTokenizer, TrlRewardFunction
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.memory import peak_bytes
-from tunesmith_torch.training.loop import Saving
+from tunesmith_torch.training.loop import CheckpointWriter
 
-REFERENCE = "ref"
-"""What TRL calls the copy of the fresh adapter that is its reference."""
+REFERENCE_ADAPTER = "ref"
+"""TRL's name for its copy of the fresh adapter, which is its reference."""
 RLOO_LOGGER = "trl.trainer.rloo_trainer"
-"""Where TRL's RLOO warns of what it meets."""
+"""The logger of TRL's RLOO trainer."""
 
 
-def fit(
-    job: Job[Any], loop: PolicyLoop, asked: PromptTokenizer, reward: Reward, watch: Watch
+def run_trl_training(
+    job: Job[Any],
+    objective: PolicyObjective,
+    prompt_tokenizer: PromptTokenizer,
+    reward: Reward,
+    monitor: PolicyMonitor,
 ) -> None:
-    """Train from the newest checkpoint, or from the start, to the last step.
+    """Train from the newest checkpoint, or from the initial weights, to the last step.
 
-    ``loop`` is the policy as it is looked at; it draws and learns nothing here. ``asked`` are its
-    prompts.
+    ``objective`` holds the policy and evaluates it for the monitor; TRL does its sampling and loss.
 
     Raises:
         EnvironmentProblem: TRL is not installed, or would not train on the policy's device.
         UsageError: TRL cannot train these adapters.
         TrainingError: a gradient is not finite.
-        RunStopped: whatever ``job.emit`` raised; a checkpoint has been saved.
+        RunStopped: raised by ``job.emit``, passed on after a checkpoint was saved.
     """
     options: PolicyStage = job.config
     keep_freed_memory()
-    adamw.require(options.optimizer, loop.adapted.base.model.device)
-    order = Order.of(len(asked.prompts), options, job.seed)
-    rate = Rate.of(options, order.steps)
+    adamw.check_available(options.optimizer, objective.adapted.base.model.device)
+    order = BatchOrder.from_options(len(prompt_tokenizer.prompts), options, job.seed)
+    schedule = LearningRateSchedule.from_options(options, order.steps)
     newest = job.checkpoints.newest()
-    first = newest.step if newest is not None else 0
-    masters = Masters(loop.adapted.trainable, options)
-    judging = Judging(loop, asked, reward, options)
-    saving = Saving(job, masters, options.save_every, watch)
-    steps = Steps(job, order, rate, masters, judging, watch, saving, first)
+    steps_done = newest.step if newest is not None else 0
+    masters = MasterWeights(objective.adapted.named_trainable_parameters, options)
+    reward_function = TrlRewardFunction(objective, prompt_tokenizer, reward, options)
+    checkpoints = CheckpointWriter(job, masters, options.save_every, monitor)
+    callback = TrlCallback(
+        job, order, schedule, masters, reward_function, monitor, checkpoints, steps_done
+    )
     with (
         TemporaryDirectory() as folder,
-        old_name_is_known(".*gradient_checkpointing.*"),
-        _ending_with(loop.policy, asked.end_ids),
-        _silent_on_cut_off_answers(options),
+        ignore_deprecation(".*gradient_checkpointing.*"),
+        _end_tokens(objective.policy, prompt_tokenizer.end_ids),
+        _no_warnings_about_truncated(options),
     ):
-        trainer = _trainer(folder, steps)
+        trainer = _build_trainer(folder, callback)
         try:
             seed_all(job.seed)
-            saving.resume()  # not before: TRL has just copied the fresh adapter as its reference
-            # Also after the last step: a run may have been stopped before it was looked at.
-            if not saving.heed(first, watch.look(first)) and first < order.steps:
-                steps.keep_draws()
+            # Not before: TRL has just copied the fresh adapter, which is its reference.
+            checkpoints.resume()
+            # Also after the last step: a run may have been stopped before that was evaluated.
+            decision = monitor.evaluate(steps_done)
+            is_over = checkpoints.apply_decision(steps_done, decision)
+            if not is_over and steps_done < order.steps:
+                callback.store_rng_state()
                 trainer.train()
         finally:
-            model: Any = loop.policy
-            if REFERENCE in model.peft_config:
-                model.delete_adapter(REFERENCE)
+            model: Any = objective.policy
+            if REFERENCE_ADAPTER in model.peft_config:
+                model.delete_adapter(REFERENCE_ADAPTER)
 
 
 @dataclass
-class Steps(TrainerCallback):  # type: ignore[misc]
-    """What goes with TRL's steps: events, looks, checkpoints, and the end."""
+class TrlCallback(TrainerCallback):  # type: ignore[misc]
+    """Emits a step's event, lets the monitor evaluate, saves, and stops TRL's training."""
 
     job: Job[Any]
-    order: Order
-    rate: Rate
-    masters: Masters
-    judging: Judging
-    watch: Watch
-    saving: Saving
-    first: int
-    """Steps that were taken before. TRL counts updates from here on."""
-    logged: list[dict[str, float]] = field(default_factory=list)
-    """What TRL said of the updates of this step."""
-    began: float = 0.0
-    norm: float = 0.0
-    """Of the last gradient, before it was clipped."""
-    draws: Tensor | None = None
-    """State of the generators at the first step; None: not kept."""
-    draws_cuda: list[Tensor] = field(default_factory=list)
-    """The same of each GPU."""
+    order: BatchOrder
+    schedule: LearningRateSchedule
+    masters: MasterWeights
+    reward_function: TrlRewardFunction
+    monitor: PolicyMonitor
+    checkpoints: CheckpointWriter
+    steps_done: int
+    """Steps of earlier processes; TRL counts its updates from here on."""
+    logs: list[dict[str, float]] = field(default_factory=list)
+    """TRL's logs of the updates of the current step."""
+    started: float = 0.0
+    grad_norm: float = 0.0
+    """Norm of the last gradient before clipping."""
+    rng_state: Tensor | None = None
+    """State of torch's generator before the first step; None: not stored."""
+    cuda_rng_states: list[Tensor] = field(default_factory=list)
+    """The same for each GPU."""
 
-    def keep_draws(self) -> None:
-        """Remember the generators: setting up a trainer and its loader draws from them."""
-        self.draws = torch.get_rng_state()
-        self.draws_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    def store_rng_state(self) -> None:
+        """Store the random states: setting up a trainer and its data loader uses random numbers."""
+        self.rng_state = torch.get_rng_state()
+        self.cuda_rng_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
     def learning_rate(self, update: int) -> float:
-        """That of an update of this trainer, counted from 0."""
-        step = self.first + update // self.judging.options.num_iterations
-        return self.rate.at(min(step, self.order.steps - 1))
+        """Return the learning rate of an update of this trainer, counted from 0."""
+        return self.schedule.learning_rate_at(min(self._step(update), self.order.steps - 1))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 0 and self.draws is not None:
-            torch.set_rng_state(self.draws)
-            if self.draws_cuda:
-                torch.cuda.set_rng_state_all(self.draws_cuda)
-        if not self.logged:
-            self.began = time.perf_counter()
+        if state.global_step == 0 and self.rng_state is not None:
+            torch.set_rng_state(self.rng_state)
+            if self.cuda_rng_states:
+                torch.cuda.set_rng_state_all(self.cuda_rng_states)
+        if not self.logs:
+            self.started = time.perf_counter()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Clip as the native loop does: TRL would make a gradient of infinite norm a zero."""
-        self.norm = float(self.masters.clip(self.judging.options.max_grad_norm))
-        if not math.isfinite(self.norm):
+        max_grad_norm = self.reward_function.options.max_grad_norm
+        self.grad_norm = float(self.masters.clip_grad_norm(max_grad_norm))
+        if not math.isfinite(self.grad_norm):
             worst = ", ".join(name for name, _ in self.masters.largest_gradients(3))
             raise TrainingError(
                 f"step {self._step(state.global_step) + 1}: the gradient is not finite, first in "
@@ -165,91 +174,95 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs is None or "loss" not in logs:  # its last words are about the whole training
+        if logs is None or "loss" not in logs:  # TRL's last log is a summary of the training
             return
-        self.logged.append(dict(logs))
-        if len(self.logged) < self.judging.options.num_iterations:
+        self.logs.append(dict(logs))
+        if len(self.logs) < self.reward_function.options.num_iterations:
             return
         step = self._step(state.global_step)
-        figures = self._figures()
-        self.watch.note(self.judging.counts, figures)
-        event = self._event(step, figures)
-        self.logged.clear()
-        if self.saving.after(event):
+        metrics = self._metrics()
+        self.monitor.record_rollout(self.reward_function.counts, metrics)
+        event = self._step_finished_event(step, metrics)
+        self.logs.clear()
+        if self.checkpoints.after_step(event):
             control.should_training_stop = True
 
     def _step(self, updates: int) -> int:
-        return self.first + updates // self.judging.options.num_iterations
+        return self.steps_done + updates // self.reward_function.options.num_iterations
 
-    def _event(self, step: int, figures: dict[str, float]) -> Stepped:
-        options, counts = self.judging.options, self.judging.counts
-        return Stepped(
-            stage=self.job.name,
+    def _step_finished_event(self, step: int, metrics: dict[str, float]) -> StepFinished:
+        options, counts = self.reward_function.options, self.reward_function.counts
+        device = self.reward_function.objective.adapted.base.model.device
+        return StepFinished(
+            stage=self.job.stage,
             step=step,
             steps=self.order.steps,
-            loss=self.logged[-1]["loss"],
-            learning_rate=self.rate.at(step - 1),
-            gradient_norm=self.norm,
-            rows=min(options.batch_size, len(self.judging.asked.prompts)),
+            loss=self.logs[-1]["loss"],
+            learning_rate=self.schedule.learning_rate_at(step - 1),
+            gradient_norm=self.grad_norm,
+            rows=min(options.batch_size, len(self.reward_function.prompt_tokenizer.prompts)),
             tokens=counts.tokens,
             trained_tokens=counts.trained_tokens,
-            seconds=time.perf_counter() - self.began,
-            memory_bytes=peak_bytes(self.judging.loop.adapted.base.model.device),
+            seconds=time.perf_counter() - self.started,
+            memory_bytes=peak_bytes(device),
             epoch=step / self.order.steps_per_epoch,
-            extras=figures,
+            metrics=metrics,
         )
 
-    def _figures(self) -> dict[str, float]:
-        """TRL's figures by the names of this package; the first update's, which are the rollout's.
+    def _metrics(self) -> dict[str, float]:
+        """Return TRL's metrics under the names of this package.
 
-        TRL tells the divergence for each token, here it is for each answer.
+        Those of a rollout are in the log of its first update. TRL reports KL per token; here it is
+        per completion.
         """
-        logs = self.logged[0]
-        clipped = [each["clip_ratio/region_mean"] for each in self.logged]
-        found = {"reward": self.judging.mean, "answer_tokens": logs["completions/mean_length"]}
+        logs, rewards = self.logs[0], self.reward_function
+        clip_fractions = [update["clip_ratio/region_mean"] for update in self.logs]
+        completion_length = logs["completions/mean_length"]
+        leading = {"reward": rewards.mean_reward, "completion_length": completion_length}
         if "kl" in logs:
-            found["kl"] = logs["kl"] * logs["completions/mean_length"]
+            leading["kl"] = logs["kl"] * completion_length
         return {
-            **{name: found[name] for name in SHOWN if name in found},
+            **{name: leading[name] for name in LEADING_METRICS if name in leading},
             "entropy": logs["entropy"],
-            "reward_spread": self.judging.spread,
-            "clip_fraction": math.fsum(clipped) / len(clipped),
+            "reward_spread": rewards.reward_spread,
+            "clip_fraction": math.fsum(clip_fractions) / len(clip_fractions),
             "truncated": logs["completions/clipped_ratio"],
-            "kl_coef": self.judging.options.kl_coef,
+            "kl_coef": rewards.options.kl_coef,
         }
 
 
-def _trainer(folder: str, steps: Steps) -> Any:
-    """TRL's trainer of the remaining batches.
+def _build_trainer(folder: str, callback: TrlCallback) -> Any:
+    """Return TRL's trainer over the remaining batches.
 
     Raises:
         EnvironmentProblem: TRL is not installed, or would not train on the policy's device.
-        UsageError: the head has an adapter, which TRL's losses would not see.
+        UsageError: the output head has an adapter, which TRL's losses would ignore.
     """
-    trl, dataset = _libraries()
-    judging, masters = steps.judging, steps.masters
-    model, grpo = judging.loop.policy, judging.options.algorithm == "grpo"
+    trl, dataset_class = _import_trl()
+    reward_function, masters = callback.reward_function, callback.masters
+    objective = reward_function.objective
+    model, is_grpo = objective.policy, reward_function.options.algorithm == "grpo"
     _refuse_trained_head(model)
-    settings = _settings(folder, steps)
-    args = trl.GRPOConfig(**settings, **_GRPO) if grpo else trl.RLOOConfig(**settings)
-    _refuse_other_device(args, judging.loop.adapted.base.model.device)
-    rows = [str(row) for row in _rows(steps)]
+    settings = _trainer_settings(folder, callback)
+    args = trl.GRPOConfig(**settings, **_GRPO) if is_grpo else trl.RLOOConfig(**settings)
+    _refuse_other_device(args, objective.adapted.base.model.device)
+    prompts = [str(row) for row in _remaining_rows(callback)]
     with _no_telemetry():
-        trainer = (trl.GRPOTrainer if grpo else trl.RLOOTrainer)(
+        trainer = (trl.GRPOTrainer if is_grpo else trl.RLOOTrainer)(
             model=model,
-            reward_funcs=judging.rewards,
+            reward_funcs=reward_function.rewards,
             args=args,
-            train_dataset=dataset.from_dict({"prompt": rows}),
-            processing_class=judging.asked,
-            callbacks=[steps],
-            optimizers=(masters.adamw, _schedule(steps)),
+            train_dataset=dataset_class.from_dict({"prompt": prompts}),
+            processing_class=reward_function.prompt_tokenizer,
+            callbacks=[callback],
+            optimizers=(masters.optimizer, _lr_scheduler(callback)),
         )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _libraries() -> tuple[Any, Any]:
-    """The module ``trl``, and the class of the data sets that it reads."""
+def _import_trl() -> tuple[Any, Any]:
+    """Return the module ``trl``, and the data set class that it reads."""
     try:
         import trl
         from datasets import Dataset  # type: ignore[import-untyped]
@@ -283,28 +296,30 @@ _GRPO = {
     "importance_sampling_level": "token",
     "use_bias_correction_kl": False,
 }
-"""What makes TRL's GRPO the loss of :class:`tunesmith_torch.rlhf.policy_objective.PolicyLoop`."""
+"""Settings that give TRL's GRPO the loss of the native ``PolicyObjective``."""
 
 
-def _settings(folder: str, steps: Steps) -> dict[str, Any]:
-    """The options, as TRL calls them; nothing is fetched, reported or saved by it."""
-    judging, options = steps.judging, steps.judging.options
-    adapted = judging.loop.adapted
-    answers = min(options.batch_size, len(judging.asked.prompts)) * options.num_generations
-    longest = max(map(len, judging.asked.ids)) + options.max_new_tokens
-    rows = _at_once(answers, options.micro_batch_tokens // longest)
-    stops = {"stop_token_ids": judging.asked.end_ids} if options.vllm else None
+def _trainer_settings(folder: str, callback: TrlCallback) -> dict[str, Any]:
+    """Return the options under TRL's names; TRL downloads, reports and saves nothing."""
+    reward_function, options = callback.reward_function, callback.reward_function.options
+    prompt_tokenizer = reward_function.prompt_tokenizer
+    adapted = reward_function.objective.adapted
+    prompts = min(options.batch_size, len(prompt_tokenizer.prompts))
+    completions = prompts * options.num_generations
+    longest = max(map(len, prompt_tokenizer.ids)) + options.max_new_tokens
+    rows = _micro_batch_rows(completions, options.micro_batch_tokens // longest)
+    vllm_settings = {"stop_token_ids": prompt_tokenizer.end_ids} if options.vllm else None
     return {
         "output_dir": folder,
-        "seed": steps.job.seed,
+        "seed": callback.job.seed,
         "use_cpu": adapted.base.model.device.type == "cpu",
         "bf16": adapted.precision.dtype == torch.bfloat16,
-        "max_steps": (steps.order.steps - steps.first) * options.num_iterations,
+        "max_steps": (callback.order.steps - callback.steps_done) * options.num_iterations,
         "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": answers // rows,
+        "gradient_accumulation_steps": completions // rows,
         "gradient_checkpointing": options.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "max_grad_norm": 0.0,
+        "max_grad_norm": 0.0,  # the callback clips
         "num_generations": options.num_generations,
         "max_completion_length": options.max_new_tokens,
         "temperature": options.temperature,
@@ -314,7 +329,7 @@ def _settings(folder: str, steps: Steps) -> dict[str, Any]:
         "beta": options.kl_coef,
         "use_vllm": options.vllm,
         "vllm_mode": "colocate",
-        "generation_kwargs": stops,
+        "generation_kwargs": vllm_settings,
         "shuffle_dataset": False,
         "save_strategy": "no",
         "eval_strategy": "no",
@@ -327,35 +342,43 @@ def _settings(folder: str, steps: Steps) -> dict[str, Any]:
     }
 
 
-def _at_once(answers: int, most: int) -> int:
-    """How many answers of a batch are learned from at once: as many as fit, in equal parts."""
+def _micro_batch_rows(completions: int, max_rows: int) -> int:
+    """Return the largest divisor of a batch's completions that is at most ``max_rows`` (or 1)."""
     return next(
-        rows for rows in range(answers, 0, -1) if answers % rows == 0 and rows <= max(most, 1)
+        rows
+        for rows in range(completions, 0, -1)
+        if completions % rows == 0 and rows <= max(max_rows, 1)
     )
 
 
-def _rows(steps: Steps) -> Iterator[int]:
-    """Prompts of the remaining batches, in the loop's own order.
+def _remaining_rows(callback: TrlCallback) -> Iterator[int]:
+    """Yield the prompts of the remaining batches, in the order of the native loop.
 
-    TRL's batches are all of one size: the short one at the end of an epoch is filled up with the
-    epoch's first.
+    TRL's batches all have one size: the short last batch of an epoch is filled up with the epoch's
+    first prompts.
     """
-    batch = min(steps.order.batch, steps.order.rows)
-    begun: list[int] = []
-    for step, rows in steps.order.batches(steps.first - steps.first % steps.order.steps_per_epoch):
-        begun = rows if step % steps.order.steps_per_epoch == 0 else begun
-        if step >= steps.first:
-            yield from [*rows, *begun[: batch - len(rows)]]
+    order, steps_done = callback.order, callback.steps_done
+    batch_size = min(order.batch_size, order.rows)
+    first_batch: list[int] = []
+    for step, rows in order.batches(steps_done - steps_done % order.steps_per_epoch):
+        first_batch = rows if step % order.steps_per_epoch == 0 else first_batch
+        if step >= steps_done:
+            yield from [*rows, *first_batch[: batch_size - len(rows)]]
 
 
-def _schedule(steps: Steps) -> LambdaLR:
-    peak = steps.rate.peak
-    return LambdaLR(steps.masters.adamw, lambda update: steps.learning_rate(update) / peak)
+def _lr_scheduler(callback: TrlCallback) -> LambdaLR:
+    peak = callback.schedule.peak
+    return LambdaLR(
+        callback.masters.optimizer, lambda update: callback.learning_rate(update) / peak
+    )
 
 
 @contextmanager
-def _ending_with(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
-    """Inside, TRL's answers end where the loop's do; TRL sets how to pad by itself."""
+def _end_tokens(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
+    """Let TRL's completions end at the same tokens as the native loop's, inside the context.
+
+    TRL sets the padding token itself; it is restored too.
+    """
     config = model.generation_config
     before = config.eos_token_id, config.pad_token_id
     config.eos_token_id = [*end_ids]
@@ -366,8 +389,8 @@ def _ending_with(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
 
 
 @contextmanager
-def _silent_on_cut_off_answers(options: PolicyStage) -> Iterator[None]:
-    """Inside, RLOO does not warn of every answer without a reward: those that were cut off."""
+def _no_warnings_about_truncated(options: PolicyStage) -> Iterator[None]:
+    """Silence RLOO's warning about each completion without a reward: the truncated ones."""
     if options.algorithm != "rloo":
         yield
         return
@@ -382,7 +405,7 @@ def _silent_on_cut_off_answers(options: PolicyStage) -> Iterator[None]:
 
 @contextmanager
 def _no_telemetry() -> Iterator[None]:
-    """Inside, TRL tells nobody that it is used: it takes this for a run of automated tests."""
+    """Keep TRL from reporting its use, inside the context: it sends nothing if CI is set."""
     before = os.environ.get("CI")
     os.environ["CI"] = "1"
     try:

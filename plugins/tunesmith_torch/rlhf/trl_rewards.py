@@ -1,6 +1,6 @@
-"""What TRL's trainers are asked and told: the loop's own prompts, and its own rewards.
+"""The inputs of TRL's trainers: the prompts and the rewards of the native loop.
 
-Shapes: A answers, of a batch or of one prompt.
+Shapes: C completions, of a batch or of one prompt.
 """
 
 from __future__ import annotations
@@ -15,85 +15,98 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.generation.sequences import Generated
+from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.losses import policy_gradient
 from tunesmith_torch.options.rlhf import PolicyStage
-from tunesmith_torch.rlhf.policy_objective import PolicyLoop
+from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.rollout import Reward
-from tunesmith_torch.training.loop import Counts
+from tunesmith_torch.training.loop import BatchCounts
 
 
 class PromptTokenizer(PreTrainedTokenizerBase):  # type: ignore[misc]
-    """A tokenizer that knows prompts by their number, and so gives TRL the loop's very ids.
+    """A tokenizer that is given prompts by their index and returns the ids of the native loop.
 
-    What people wrote can look like control tokens, and a rendered prompt has its BOS already:
-    tokenising its text once more would not come to the same ids.
+    Tokenizing the text of a rendered prompt again would give other ids: text by users may look like
+    control tokens, and the rendered prompt has its BOS already.
     """
 
     def __init__(self, template: Template, prompts: Sequence[Prompt]) -> None:
-        self._own = template.tokenizer
-        end = self._own.convert_ids_to_tokens(min(template.end_ids))
-        super().__init__(eos_token=end, pad_token=self._own.pad_token or end)
+        self._tokenizer = template.tokenizer
+        end = self._tokenizer.convert_ids_to_tokens(min(template.end_ids))
+        super().__init__(eos_token=end, pad_token=self._tokenizer.pad_token or end)
         self.prompts, self.end_ids = prompts, sorted(template.end_ids)
-        self.ids = template.prompts_ids(prompts)
+        self.ids = template.encode_prompts(prompts)
 
     def __call__(self, text: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:  # type: ignore[override]
-        return {"input_ids": [self.ids[int(name)] for name in text]}
+        return {"input_ids": [self.ids[int(index)] for index in text]}
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        return self._own.convert_tokens_to_ids(tokens)
+        return self._tokenizer.convert_tokens_to_ids(tokens)
 
     def batch_decode(self, rows: Any, **settings: Any) -> list[str]:
-        return cast("list[str]", self._own.batch_decode(rows, **settings))
+        return cast("list[str]", self._tokenizer.batch_decode(rows, **settings))
 
 
 @dataclass
-class Judging:
-    """TRL's reward function: the stage's own rewards, and figures of each rollout."""
+class TrlRewardFunction:
+    """The rewards of the stage as a reward function for TRL; records metrics of each rollout."""
 
-    loop: PolicyLoop
-    asked: PromptTokenizer
+    objective: PolicyObjective
+    prompt_tokenizer: PromptTokenizer
     reward: Reward
     options: PolicyStage
-    counts: Counts = field(default_factory=lambda: Counts(0, 0, 1))
-    mean: float = 0.0
-    """Of the rewards of the last rollout."""
-    spread: float = 0.0
-    """Between the best and the worst answer to a prompt, on average."""
+    counts: BatchCounts = field(default_factory=lambda: BatchCounts(0, 0, 1))
+    mean_reward: float = 0.0
+    """Mean reward of the last rollout."""
+    reward_spread: float = 0.0
+    """Range of the rewards of one prompt's completions, mean over the last rollout."""
 
     def rewards(
         self, prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **_: Any
     ) -> list[float | None]:
-        """What each answer earned in TRL's terms; None where it is not learned from."""
-        ends = self.asked.end_ids
-        said = [
-            Generated(tuple(ids), "end" if ids[-1] in ends else "limit", ())
+        """Return what TRL shall use as reward of each completion; None to leave it out.
+
+        For grpo these are the finished advantages, see :mod:`tunesmith_torch.rlhf.trl_backend`.
+        """
+        end_ids = self.prompt_tokenizer.end_ids
+        completions = [
+            GeneratedSequence(tuple(ids), "stop" if ids[-1] in end_ids else "length", ())
             for ids in completion_ids
         ]
-        texts = [self.loop.actor.text(answer) for answer in said]
-        asked = [self.asked.prompts[int(name)] for name in prompts]
-        earned_A = torch.tensor(list(self.reward.rewards(asked, texts)), dtype=torch.float32)
-        kept_A = torch.tensor(
-            [not self.options.mask_truncated_completions or a.stopped == "end" for a in said]
+        indices = [int(prompt) for prompt in prompts]
+        texts = [self.objective.rollout_generator.decode(c) for c in completions]
+        own_prompts = [self.prompt_tokenizer.prompts[index] for index in indices]
+        rewards_C = torch.tensor(list(self.reward.rewards(own_prompts, texts)), dtype=torch.float32)
+        mask_truncated = self.options.mask_truncated_completions
+        trained_C = torch.tensor(
+            [not mask_truncated or c.finish_reason == "stop" for c in completions]
         )
-        self.mean = float(earned_A.mean())
-        ranges = [float(x.max() - x.min()) for x in torch.split(earned_A, self.options.num_generations)]
-        self.spread = sum(ranges) / len(ranges)
-        given = sum(len(self.asked.ids[int(name)]) for name in prompts)
-        trained = sum(len(a.ids) for a, kept in zip(said, kept_A.tolist(), strict=True) if kept)
-        self.counts = Counts(given + sum(len(answer.ids) for answer in said), trained, 1)
+        num_generations = self.options.num_generations
+        self.mean_reward = float(rewards_C.mean())
+        ranges = [float(r_G.max() - r_G.min()) for r_G in torch.split(rewards_C, num_generations)]
+        self.reward_spread = sum(ranges) / len(ranges)
+        prompt_tokens = sum(len(self.prompt_tokenizer.ids[index]) for index in indices)
+        trained_tokens = sum(
+            len(c.ids)
+            for c, trained in zip(completions, trained_C.tolist(), strict=True)
+            if trained
+        )
+        tokens = prompt_tokens + sum(len(c.ids) for c in completions)
+        self.counts = BatchCounts(tokens, trained_tokens, 1)
         if self.options.algorithm == "rloo":
-            pairs = zip(earned_A.tolist(), kept_A.tolist(), strict=True)
-            return [value if kept else None for value, kept in pairs]
+            pairs = zip(rewards_C.tolist(), trained_C.tolist(), strict=True)
+            return [reward if trained else None for reward, trained in pairs]
         groups = zip(
-            *(torch.split(x, self.options.num_generations) for x in (earned_A, kept_A)), strict=True
+            torch.split(rewards_C, num_generations),
+            torch.split(trained_C, num_generations),
+            strict=True,
         )
-        return [x for earned, kept in groups for x in _standardised(earned, kept).tolist()]
+        return [x for group in groups for x in _standardized_rewards(*group).tolist()]
 
 
-def _standardised(earned_A: Tensor, kept_A: Tensor) -> Tensor:
-    """Advantages of a prompt's answers; 0, which is their mean, where one is not learned from."""
-    advantage_A = torch.zeros_like(earned_A)
-    if kept_A.any():
-        advantage_A[kept_A] = policy_gradient.grpo(earned_A[kept_A])
-    return advantage_A
+def _standardized_rewards(rewards_C: Tensor, trained_C: Tensor) -> Tensor:
+    """Return GRPO's advantages of a prompt's completions; 0, their mean, for untrained ones."""
+    advantages_C = torch.zeros_like(rewards_C)
+    if trained_C.any():
+        advantages_C[trained_C] = policy_gradient.grpo_advantages(rewards_C[trained_C])
+    return advantages_C

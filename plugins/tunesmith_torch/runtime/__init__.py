@@ -1,1 +1,1 @@
-"""The machine below the tensors: devices, memory, processes, random numbers."""
+"""The process and its machine: device, precision, ranks, memory, seeds, bitsandbytes."""

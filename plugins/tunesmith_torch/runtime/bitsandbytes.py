@@ -1,10 +1,10 @@
-"""bitsandbytes, imported so that it stays on this machine and keeps quiet.
+"""An import of bitsandbytes that loads no code from a hub and prints no warnings.
 
-Where the CPU computes in bfloat16, bitsandbytes asks the package ``kernels`` for compiled code from
-a public hub *while it is imported*, and logs a warning where that package is not installed. Code
-from a hub is never run here, so ``kernels`` cannot be imported as long as that import lasts;
-afterwards it is what it was. peft imports bitsandbytes by itself: modules that import peft import
-this one first.
+On a CPU with bfloat16 arithmetic, bitsandbytes uses the package ``kernels`` *while it is imported*,
+to download compiled code from a public hub, and logs a warning if that package is not installed.
+Code from a hub is never run here, so ``kernels`` cannot be imported during this import; afterwards
+``sys.modules`` is as before. peft also imports bitsandbytes, so modules that import peft must
+import this module first.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ import torch
 
 from tunesmith.errors import EnvironmentProblem
 
-_HIDDEN = "kernels"
+_BLOCKED = "kernels"
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Inside, ``kernels`` is a package that is not installed."""
-    present = sys.modules.get(_HIDDEN)
-    sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # Python for "do not import this"
+def _without_kernels() -> Iterator[None]:
+    """Make the import of ``kernels`` fail, as if it were not installed."""
+    present = sys.modules.get(_BLOCKED)
+    sys.modules[_BLOCKED] = None  # type: ignore[assignment]  # makes Python raise ImportError
     try:
         yield
     finally:
-        del sys.modules[_HIDDEN]
+        del sys.modules[_BLOCKED]
         if present is not None:
-            sys.modules[_HIDDEN] = present
+            sys.modules[_BLOCKED] = present
 
 
-def _load() -> tuple[ModuleType | None, str]:
-    """The package, or the reason in words why there is none."""
-    # It warns of that import, and at every product in 8 bits that the input becomes float16.
+def _import_quietly() -> tuple[ModuleType | None, str]:
+    """Return the package, or None and the reason why it cannot be imported."""
+    # It warns about that import, and at every 8-bit product that the input is cast to float16.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        with _alone():
+        with _without_kernels():
             return import_module("bitsandbytes"), ""
-    except (ImportError, OSError, RuntimeError) as error:  # not there; or its library does not load
+    except (ImportError, OSError, RuntimeError) as error:  # not installed; library fails to load
         return None, f"{error!s:.160}"
 
 
-_PACKAGE, _REASON = _load()
+_PACKAGE, _REASON = _import_quietly()
 
 
-def package() -> ModuleType:
-    """The package, unproven on any device.
+def get_package() -> ModuleType:
+    """Return the package, which is not yet known to work on any device.
 
     Raises:
-        EnvironmentProblem: it is not installed.
+        EnvironmentProblem: bitsandbytes cannot be imported.
     """
     if _PACKAGE is None:
         raise EnvironmentProblem(
@@ -64,24 +64,24 @@ def package() -> ModuleType:
     return _PACKAGE
 
 
-def require(device: torch.device) -> ModuleType:
-    """The package, once it has quantised a matrix on the device and multiplied by it.
+def get_checked_package(device: torch.device) -> ModuleType:
+    """Return the package after it has quantized and multiplied a matrix on the device.
 
     Raises:
-        EnvironmentProblem: it is not installed, or has no code for this machine.
+        EnvironmentProblem: bitsandbytes cannot be imported, or has no code for this device.
     """
-    module = package()
+    module = get_package()
     try:
         weight_OI = torch.ones(64, 64, device=device)
         packed, state = module.functional.quantize_4bit(weight_OI, quant_type="nf4")
         sums_O = module.matmul_4bit(torch.ones(1, 64, device=device), packed, quant_state=state)
         works = bool(torch.allclose(sums_O, torch.full_like(sums_O, 64)))
-        reason = "a product of ones came out wrong"
+        reason = "a test product gave a wrong result"
     except (RuntimeError, NotImplementedError, AttributeError, OSError) as error:
         works, reason = False, f"{error!s:.160}"
     if not works:
         raise EnvironmentProblem(
-            f"bitsandbytes {module.__version__} does not work on {device.type} here, {reason}",
-            hint="technique lora needs no quantisation",
+            f"bitsandbytes {module.__version__} does not work on {device.type} here: {reason}",
+            hint="use technique lora, which needs no quantization",
         )
     return module

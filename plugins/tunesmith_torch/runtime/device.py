@@ -1,4 +1,4 @@
-"""Where tensors live and how wide they are: the device, and the precision that it is good at."""
+"""The device of a run, and the precision that the device computes in natively."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem, UsageError
 
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
-"""Names that Linux gives to bfloat16 arithmetic, on x86 and on ARM."""
+"""CPU flags of bfloat16 arithmetic in /proc/cpuinfo, on x86 and on ARM."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The number format of the arithmetic, and the reason in words."""
+    """The number format of the arithmetic, and the reason for it as text."""
 
     dtype: torch.dtype
-    why: str
+    reason: str
 
     @property
     def name(self) -> str:
@@ -29,71 +29,72 @@ class Precision:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    """Return the device named ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
 
-    ``auto`` takes the first GPU there is, else the CPU. Under torchrun, ``auto`` and ``cuda`` take
-    a GPU for each rank. The number of CPU threads is left to torch, which reads
+    ``auto`` takes the first GPU if there is one, else the CPU. Under torchrun, ``auto`` and
+    ``cuda`` take a GPU for each rank. torch sets the number of CPU threads, from
     ``OMP_NUM_THREADS``.
 
     Raises:
         UsageError: the name is none of these, or one device for several ranks.
         EnvironmentProblem: this machine has no such device, or fewer GPUs than ranks.
     """
-    name = _of_rank(_best() if name == "auto" else name)
+    name = _device_of_rank(_best_device() if name == "auto" else name)
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (":" in name and not index.isdecimal()):
         raise UsageError(
             f'device: not a device, got "{name}"', hint="use auto, cpu, cuda, cuda:1 or mps"
         )
-    count = _count(kind)
+    count = _device_count(kind)
     if int(index or 0) >= count:
         raise EnvironmentProblem(
             f'device: "{name}" is not on this machine, which has {count} of kind {kind}',
-            hint='leave it at "auto", which takes what there is',
+            hint='use "auto", which takes a GPU if there is one, else the CPU',
         )
     return torch.device(name)
 
 
 def pick_precision(
-    device: torch.device, wanted: Literal["auto", "bf16", "fp32"] = "auto"
+    device: torch.device, precision: Literal["auto", "bf16", "fp32"] = "auto"
 ) -> Precision:
-    """bfloat16 where the device computes in it by itself, else float32.
+    """Return bfloat16 if the device computes in it natively, else float32.
 
     Emulated bfloat16 is slower than float32 and less exact, so ``auto`` never picks it.
     """
-    if wanted != "auto":
-        dtype = torch.bfloat16 if wanted == "bf16" else torch.float32
-        return Precision(dtype, "asked for")
-    native = _native_bf16(device)
+    if precision != "auto":
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return Precision(dtype, "requested")
+    native = _native_bf16_device(device)
     if native:
         return Precision(torch.bfloat16, f"{native} computes in bfloat16")
-    return Precision(torch.float32, f"this {device.type} does not compute in bfloat16 by itself")
+    return Precision(torch.float32, f"this {device.type} does not compute in bfloat16 natively")
 
 
-def _of_rank(name: str) -> str:
-    """The device for this rank, where torchrun has started several."""
-    if distributed.count() == 1 or name == "cpu":
+def _device_of_rank(name: str) -> str:
+    """Return the name of this rank's device, if torchrun has started several ranks."""
+    if distributed.world_size() == 1 or name == "cpu":
         return name
     if name != "cuda":
         raise UsageError(
-            f'device: {distributed.count()} ranks cannot share one, got "{name}"',
+            f'device: {distributed.world_size()} ranks cannot share one, got "{name}"',
             hint="use cpu" if name == "mps" else "use auto, or cpu",
         )
-    if 0 < _count("cuda") < distributed.count():  # rank 0 says so, before anything is trained
+    gpus = _device_count("cuda")
+    if 0 < gpus < distributed.world_size():
         raise EnvironmentProblem(
-            f"device: {distributed.count()} ranks need a GPU each, and there are {_count('cuda')}",
-            hint=f"start torchrun with --nproc-per-node {_count('cuda')}, or use cpu",
+            f"device: {distributed.world_size()} ranks need a GPU each, and there are {gpus}",
+            hint=f"start torchrun with --nproc-per-node {gpus}, or use cpu",
         )
-    return f"cuda:{distributed.local()}"
+    return f"cuda:{distributed.local_rank()}"
 
 
-def _best() -> str:
+def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _count(kind: str) -> int:
+def _device_count(kind: str) -> int:
     match kind:
         case "cuda":
             return torch.cuda.device_count()
@@ -103,8 +104,8 @@ def _count(kind: str) -> int:
             return 1
 
 
-def _native_bf16(device: torch.device) -> str:
-    """What computes in bfloat16 here; empty where nothing does."""
+def _native_bf16_device(device: torch.device) -> str:
+    """Return the name of the device if it computes in bfloat16 natively, else an empty text."""
     match device.type:
         case "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0) or bool(torch.version.hip)
@@ -117,7 +118,7 @@ def _native_bf16(device: torch.device) -> str:
 
 
 def _cpu_flags(source: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """What the CPU can do, by Linux's names; empty on other systems."""
+    """Return the CPU's flags by Linux's names; empty on other systems."""
     try:
         lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

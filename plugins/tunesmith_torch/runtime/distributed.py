@@ -1,14 +1,24 @@
-"""Training with several processes: what they tell each other, and how they end together.
+"""Training with several processes (ranks): what they exchange, and how errors end all of them.
 
-Every rank computes its share of each batch; losses, counts and gradients are summed over all, so
-that an update is the one that a process alone would make, up to rounding, and all ranks make it.
-Alone, everything here does nothing.
+Every rank computes its share of each batch. Losses, counts and gradients are summed over all ranks,
+so every rank makes the same update, which equals that of a single process up to rounding. In a
+single process everything here does nothing.
 
-Ranks speak through one exchange. What a rank says is a value, or that memory ran out and the batch
-must be computed again, or the error that ends its training. Whoever is in an exchange hears the
-error and ends too, whatever it was waiting for: so no rank waits for one that has failed. Gradients
-are summed right after an exchange, when all are known to be there and to have room for the sums:
-from there on nothing is allocated that could fail on one of them.
+Ranks exchange messages in one collective operation, :func:`all_gather_object`. A message is a
+value, a request to compute the batch again because memory ran out, or the error that ends this
+rank's training::
+
+    rank 0   {"value": 3}      all ranks return [3, 5]
+    rank 1   {"value": 5}
+    rank 0   {"value": 3}      all ranks raise RecomputeBatch
+    rank 1   {"again": true}
+    rank 0   {"value": 3}      rank 0 raises the error, the others EndedByRankZero
+    rank 1   {"error": ...}
+
+A rank with an error enters the next exchange of the others, no matter what it is for. So no rank
+waits for one that has failed. Gradients are summed right after an exchange, when all ranks are
+known to be there and to have allocated the buffers: from there on nothing is allocated that could
+fail on one of them.
 """
 
 from __future__ import annotations
@@ -30,285 +40,257 @@ from torch.distributed.rendezvous import rendezvous
 
 from tunesmith import distributed, errors
 from tunesmith.contracts import Job
-from tunesmith.distributed import Dismissed
+from tunesmith.distributed import EndedByRankZero
 from tunesmith.errors import DataError, RunStopped, TrainingError, TunesmithError
 from tunesmith.events import Event, PhaseAdvanced
+from tunesmith_torch.runtime import tensor_buckets
 from tunesmith_torch.runtime.device import pick_device
 from tunesmith_torch.runtime.seed import seed_all
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=12)
-"""What a rank may keep the others waiting: rank 0 looks, judges and saves in between."""
-PROMPT = timedelta(minutes=10)
-"""What GPUs may keep each other waiting: all ranks are there when tensors are summed."""
-LOOK = 0.1
-"""Seconds between two looks for who has come to train."""
-SHORT = 512
-"""Bytes of an exchange's first round; a longer message takes a second one."""
-BUCKET = 16_777_216
-"""Numbers that are summed over ranks at once: 64 MiB."""
+OBJECT_TIMEOUT = timedelta(hours=12)
+"""Longest wait in an exchange; meanwhile rank 0 may evaluate, check a gate or save."""
+TENSOR_TIMEOUT = timedelta(minutes=10)
+"""Longest wait in a sum of GPU tensors, which all ranks enter at the same time."""
+POLL_SECONDS = 0.1
+"""Seconds between two checks whether all ranks have arrived."""
+FIRST_ROUND_BYTES = 512
+"""Bytes of the first round of an exchange; longer messages need a second round."""
 
 
-class Again(Exception):
-    """On some rank memory ran out: all of them compute the batch again."""
+class RecomputeBatch(Exception):
+    """Memory ran out on some rank: all ranks compute the batch again."""
 
 
-class Lost(TrainingError):
-    """Another process of this training is gone."""
+class RankLost(TrainingError):
+    """Another process of this training has ended."""
 
 
 @dataclass
-class _Team:
-    """The ranks while they train together."""
+class _ProcessGroup:
+    """This rank, and the ranks that it trains with."""
 
-    number: int
-    count: int
-    gpus: Any = None
-    """The group that sums tensors of GPUs; None where tensors are on the CPU."""
-    over: bool = False
-    """An error has been told to all, or one of them is gone: nothing can be exchanged any more."""
-
-
-_team: _Team | None = None
-_meetings = itertools.count()
-"""Each group finds itself under a number of its own: old addresses would mislead a second one."""
+    rank: int
+    world_size: int
+    gpu_group: Any = None
+    """torch's group for sums of GPU tensors; None where tensors are on the CPU."""
+    closed: bool = False
+    """True after an error was broadcast or a rank was lost: no exchange is possible any more."""
 
 
-def together(
+_group: _ProcessGroup | None = None
+_group_numbers = itertools.count()
+"""Each group has its own number, so that it does not read the addresses of an earlier one."""
+
+
+def on_all_ranks(
     train: Callable[Concatenate[Job[Any], P], T],
 ) -> Callable[Concatenate[Job[Any], P], T]:
-    """Let a function that trains a job do so with all ranks, where there are several.
+    """Make a training function run on all ranks of torchrun together (a decorator).
 
-    They begin it together, and what ends it on one rank ends it on all: rank 0 raises the error,
-    the others :class:`tunesmith.distributed.Dismissed`.
+    All ranks start it together, and an error on one rank ends it on all: rank 0 raises the error,
+    the others :class:`tunesmith.distributed.EndedByRankZero`. In a single process, and inside
+    another decorated function, the function runs as usual.
     """
 
     @wraps(train)
-    def trained(job: Job[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        global _team
-        if distributed.count() == 1 or _team is not None:
+    def train_on_all_ranks(job: Job[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        global _group
+        if distributed.world_size() == 1 or _group is not None:
             return train(job, *args, **kwargs)
-        gpus = _meet(pick_device(job.device), job.emit)
-        _team = team = _Team(distributed.number(), distributed.count(), gpus)
+        gpu_group = _form_group(pick_device(job.device), job.emit)
+        _group = group = _ProcessGroup(distributed.rank(), distributed.world_size(), gpu_group)
         try:
-            gathered(None)
+            all_gather_object(None)
             result = train(job, *args, **kwargs)
-            gathered(None)
+            all_gather_object(None)
             return result
         except Exception as error:
-            raise _told(team, error) from error
+            raise _broadcast_error(group, error) from error
         finally:
-            _team = None
+            _group = None
             dist.destroy_process_group()
 
-    return trained
+    return train_on_all_ranks
 
 
-def is_first() -> bool:
-    """Whether this is the rank that tells and writes."""
-    return _team is None or _team.number == 0
+def is_rank_0() -> bool:
+    """Return True on the rank that reports and writes files."""
+    return _group is None or _group.rank == 0
 
 
-def count() -> int:
-    """How many ranks train together."""
-    return 1 if _team is None else _team.count
+def world_size() -> int:
+    """Return the number of ranks that train together."""
+    return 1 if _group is None else _group.world_size
 
 
-def deal(sizes: Sequence[int]) -> list[int]:
-    """This rank's items of a batch, as their places in it: as even by size as may be.
+def my_share(sizes: Sequence[int]) -> list[int]:
+    """Return the indices of this rank's items of a batch, which is split as evenly as possible.
 
-    The largest first, each to the rank that has least (Graham 1969, "Bounds on multiprocessing
-    timing anomalies"); items of one size are dealt in turn.
+    The largest items go first, each to the rank with the smallest load (Graham 1969, "Bounds on
+    multiprocessing timing anomalies"); items of equal size go to the ranks in turn.
     """
-    if _team is None:
+    if _group is None:
         return list(range(len(sizes)))
-    shares: list[list[int]] = [[] for _ in range(_team.count)]
-    loads = [0] * _team.count
-    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
-        rank = min(range(_team.count), key=lambda rank: (loads[rank], len(shares[rank]), rank))
-        shares[rank].append(place)
-        loads[rank] += sizes[place]
-    return sorted(shares[_team.number])
+    shares: list[list[int]] = [[] for _ in range(_group.world_size)]
+    loads = [0] * _group.world_size
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        rank = min(
+            range(_group.world_size), key=lambda rank: (loads[rank], len(shares[rank]), rank)
+        )
+        shares[rank].append(index)
+        loads[rank] += sizes[index]
+    return sorted(shares[_group.rank])
 
 
-def reseed(seed: int, step: int) -> None:
-    """Give ranks above 0 random streams of their own for a step, as a function of the step.
+def seed_worker_rank(seed: int, step: int) -> None:
+    """Seed the ranks above 0 for a step, each differently, as a function of the step.
 
-    Rank 0 goes on with what it has, which a checkpoint keeps; so the others need none.
+    Rank 0 keeps its generators, whose states are in the checkpoint. The seeds of the other ranks
+    follow from the step, so they need no checkpoint.
     """
-    if _team is not None and _team.number > 0:
-        seed_all((seed * 1_000_003 + step * _team.count + _team.number) % 2**32)
+    if _group is not None and _group.rank > 0:
+        seed_all((seed * 1_000_003 + step * _group.world_size + _group.rank) % 2**32)
 
 
-# --------------------------------------------------------------------------- what ranks exchange
+# --------------------------------------------------------------------------- values
 
 
-def gathered(value: Any) -> list[Any]:
-    """What every rank says, in their order; plain data, as JSON has it.
+def all_gather_object(value: Any) -> list[Any]:
+    """Return the values of all ranks in rank order; values are plain data, sent as JSON.
 
     Raises:
-        TunesmithError: the error that another rank told, on rank 0.
-        Dismissed: the same, on other ranks.
-        Again: memory ran out on a rank.
-        Lost: a rank is gone.
+        TunesmithError: training failed with this error on another rank; raised on rank 0.
+        EndedByRankZero: the same, raised on the other ranks.
+        RecomputeBatch: memory ran out on a rank.
+        RankLost: the process of a rank has ended.
     """
-    return [value] if _team is None else _exchange(_team, {"value": value})
+    return [value] if _group is None else _exchange(_group, {"value": value})
 
 
-def compute_again() -> None:
-    """Say that memory ran out here. It always raises, on all ranks.
+def request_recompute() -> None:
+    """Report to all ranks that memory ran out here; they raise RecomputeBatch too.
 
     Raises:
-        Again: always.
+        RecomputeBatch: always.
     """
-    if _team is not None:
-        _exchange(_team, {"again": True})
-    raise Again
+    if _group is not None:
+        _exchange(_group, {"again": True})
+    raise RecomputeBatch
 
 
-def summed(values: dict[str, float]) -> dict[str, float]:
-    """Sums over all ranks, by name; a rank need not know all names."""
+def all_reduce_sum(values: dict[str, float]) -> dict[str, float]:
+    """Return the sums over all ranks, by name; a rank may lack names that others have."""
     total: dict[str, float] = {}
-    for part in gathered(values):
+    for part in all_gather_object(values):
         for name, value in part.items():
             total[name] = total.get(name, 0.0) + value
     return total
 
 
-def largest(values: dict[str, float]) -> dict[str, float]:
-    """The largest over all ranks, by name; a rank need not know all names."""
+def all_reduce_max(values: dict[str, float]) -> dict[str, float]:
+    """Return the maxima over all ranks, by name; a rank may lack names that others have."""
     total: dict[str, float] = {}
-    for part in gathered(values):
+    for part in all_gather_object(values):
         for name, value in part.items():
             total[name] = max(total.get(name, value), value)
     return total
 
 
-def from_rank_0(work: Callable[[], T]) -> T:
-    """Do the work on rank 0; all get what came of it, plain data, or its error."""
-    told = gathered(work() if is_first() else None)
-    result: T = told[0]
+def broadcast_from_rank_0(work: Callable[[], T]) -> T:
+    """Call ``work`` on rank 0; return its result, plain data, or raise its error on all ranks."""
+    results = all_gather_object(work() if is_rank_0() else None)
+    result: T = results[0]
     return result
 
 
-def in_turn(work: Callable[[], T]) -> T:
-    """Do the work on rank 0, then on the others: they find what it has written."""
-    if _team is None:
+def rank_0_first(work: Callable[[], T]) -> T:
+    """Call ``work`` on rank 0, then on the others, which see the files that rank 0 has written."""
+    if _group is None:
         return work()
-    if _team.number > 0:
-        gathered(None)
+    if _group.rank > 0:
+        all_gather_object(None)  # waits for rank 0
         return work()
     result = work()
-    gathered(None)
+    all_gather_object(None)
     return result
 
 
-def by_rows(rows: int, work: Callable[[list[int]], Sequence[T]]) -> list[T]:
-    """Do what has to be done for each row on one rank; what came of all, plain data, in order."""
-    if _team is None:
+def map_rows(rows: int, work: Callable[[list[int]], Sequence[T]]) -> list[T]:
+    """Distribute rows over the ranks and return the results of all rows, plain data, in order.
+
+    ``work`` gets the indices of this rank's rows and returns one result for each.
+    """
+    if _group is None:
         return list(work(list(range(rows))))
-    mine = deal([1] * rows)
-    found: dict[int, T] = {}
-    for part in gathered(list(zip(mine, work(mine), strict=True))):
-        found.update(dict(part))
-    return [found[row] for row in range(rows)]
+    mine = my_share([1] * rows)
+    results: dict[int, T] = {}
+    for part in all_gather_object(list(zip(mine, work(mine), strict=True))):
+        results.update(dict(part))
+    return [results[row] for row in range(rows)]
 
 
 # --------------------------------------------------------------------------- tensors
 
 
-def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Put the sum over all ranks into the place of every gradient.
+def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Replace every gradient by its sum over all ranks.
 
-    A rank that had no row has none and adds nothing. A parameter that has no gradient on any rank
-    still has none afterwards: the optimizer passes it by, as it does alone.
+    A rank without rows has no gradients and adds zeros. A parameter without gradient on all ranks
+    keeps none, so the optimizer skips it, as it does in a single process.
     """
-    if _team is None:
+    if _group is None:
         return
-    lacking = {place for place, p in enumerate(parameters) if p.grad is None}
-    nowhere = set.intersection(*map(set, gathered(sorted(lacking))))
-    for place in lacking - nowhere:  # where memory runs out, the exchange below tells it
-        parameters[place].grad = torch.zeros_like(parameters[place])
-    sum_tensors([p.grad for p in parameters if p.grad is not None])
+    missing = {index for index, p in enumerate(parameters) if p.grad is None}
+    missing_everywhere = set.intersection(*map(set, all_gather_object(sorted(missing))))
+    # If memory runs out here, the other ranks get the error in the exchange of all_reduce_tensors.
+    for index in missing - missing_everywhere:
+        parameters[index].grad = torch.zeros_like(parameters[index])
+    all_reduce_tensors([p.grad for p in parameters if p.grad is not None])
 
 
-def sum_tensors(tensors: Sequence[Tensor]) -> None:
-    """Put the sum over all ranks into the place of every tensor; all ranks get the same bits.
+def all_reduce_tensors(tensors: Sequence[Tensor]) -> None:
+    """Replace every tensor by its sum over all ranks; all ranks get the same bits.
 
-    Room for the sums is made before the exchange, which tells the others where there is none.
+    Buffers are allocated before the exchange, so that the other ranks get the error if that fails.
     """
-    if _team is None:
+    if _group is None:
         return
-    buckets = _buckets(tensors)
-    rooms = _rooms(buckets)
-    gathered(None)
+    buckets = tensor_buckets.split_into_buckets(tensors)
+    buffers = tensor_buckets.allocate_buffers(buckets)
+    all_gather_object(None)
     for bucket in buckets:
-        _sum_bucket(_team, bucket, rooms)
+        _sum_bucket(_group, bucket, buffers)
 
 
-def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Tensors of one type and device that are summed at once."""
-    buckets: list[list[Tensor]] = []
-    held = 0
-    for tensor in tensors:
-        alike = buckets and _kind(buckets[-1][0]) == _kind(tensor)
-        if not alike or held + tensor.numel() > BUCKET:
-            buckets.append([])
-            held = 0
-        buckets[-1].append(tensor)
-        held += tensor.numel()
-    return buckets
-
-
-def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
-    return tensor.dtype, tensor.device
-
-
-def _in_place(bucket: Sequence[Tensor]) -> bool:
-    return len(bucket) == 1 and bucket[0].is_contiguous()  # a large one: no room for it twice
-
-
-def _rooms(buckets: Sequence[Sequence[Tensor]]) -> dict[Any, Tensor]:
-    """For each kind of tensors, numbers enough for its largest bucket."""
-    sizes: dict[Any, int] = {}
-    for bucket in buckets:
-        if not _in_place(bucket):
-            kind, size = _kind(bucket[0]), sum(tensor.numel() for tensor in bucket)
-            sizes[kind] = max(size, sizes.get(kind, 0))
-    return {
-        (dtype, device): torch.empty(size, dtype=dtype, device=device)
-        for (dtype, device), size in sizes.items()
-    }
-
-
-def _sum_bucket(team: _Team, bucket: Sequence[Tensor], rooms: dict[Any, Tensor]) -> None:
-    group = team.gpus if bucket[0].is_cuda else None
-    if _in_place(bucket):
-        _collectively(team, lambda: dist.all_reduce(bucket[0], group=group))
+def _sum_bucket(group: _ProcessGroup, bucket: Sequence[Tensor], buffers: dict[Any, Tensor]) -> None:
+    torch_group = group.gpu_group if bucket[0].is_cuda else None
+    if tensor_buckets.is_summed_in_place(bucket):
+        _run_collective(group, lambda: dist.all_reduce(bucket[0], group=torch_group))
         return
     sizes = [tensor.numel() for tensor in bucket]
-    flat = rooms[_kind(bucket[0])][: sum(sizes)]
+    flat = buffers[tensor_buckets.dtype_and_device(bucket[0])][: sum(sizes)]
     parts = torch.split(flat, sizes)
     for tensor, part in zip(bucket, parts, strict=True):
         part.view_as(tensor).copy_(tensor)
-    _collectively(team, lambda: dist.all_reduce(flat, group=group))
+    _run_collective(group, lambda: dist.all_reduce(flat, group=torch_group))
     for tensor, part in zip(bucket, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
 
 
-def refuse_difference(what: str, digest: Callable[[], str]) -> None:
-    """See to it that all ranks have the same of something.
+def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
+    """Check that ``digest`` returns the same on all ranks; ``what`` names the thing in the plural.
 
     Raises:
-        TrainingError: they do not.
+        TrainingError: it differs on some rank.
     """
-    if _team is None:
+    if _group is None:
         return
-    found = gathered(digest())
-    for rank, other in enumerate(found):
-        if other != found[0]:
+    digests = all_gather_object(digest())
+    for rank, other in enumerate(digests):
+        if other != digests[0]:
             raise TrainingError(
                 f"rank {rank}: {what} differ from those of rank 0, so they would train two models",
                 hint="all ranks must read the same files with the same versions of the libraries",
@@ -320,122 +302,132 @@ def refuse_difference(what: str, digest: Callable[[], str]) -> None:
 
 @cache
 def _store() -> Any:
-    """Where processes find each other's addresses; torchrun says where it is."""
+    """Return torchrun's store, in which processes find each other's addresses."""
     return next(rendezvous("env://"))[0]
 
 
-def _meet(device: torch.device, emit: Callable[[Event], None]) -> Any:
-    """Form the group: gloo for what ranks say and for tensors of a CPU.
+def _form_group(device: torch.device, emit: Callable[[Event], None]) -> Any:
+    """Form the process group: gloo, for exchanges and for tensors on a CPU.
 
     Returns:
-        The group for tensors of GPUs, by nccl; None on a CPU.
+        The nccl group for tensors on GPUs; None on a CPU.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store = PrefixStore(f"tunesmith-{next(_meetings)}", _store())
+        store = PrefixStore(f"tunesmith-{next(_group_numbers)}", _store())
         _wait_for_all(store, emit)
         dist.init_process_group(
             "gloo",
             store=store,
-            rank=distributed.number(),
-            world_size=distributed.count(),
-            timeout=PATIENCE,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            timeout=OBJECT_TIMEOUT,
         )
-        return dist.new_group(backend="nccl", timeout=PROMPT) if device.type == "cuda" else None
+        return (
+            dist.new_group(backend="nccl", timeout=TENSOR_TIMEOUT)
+            if device.type == "cuda"
+            else None
+        )
     except (RuntimeError, ValueError) as error:
-        raise Lost(f"ranks cannot reach each other: {error!s:.200}") from error
+        raise RankLost(f"ranks cannot reach each other: {error!s:.200}") from error
 
 
 def _wait_for_all(store: PrefixStore, emit: Callable[[Event], None]) -> None:
-    """Let rank 0 wait for the others where a signal is heeded, as it is not inside torch.
+    """Wait on rank 0 until the other ranks have arrived.
 
-    One of them may fail before it comes here; torchrun then ends rank 0 with a signal.
+    A rank may fail before it arrives, and torchrun then sends a signal to rank 0. Inside torch the
+    signal would not be handled; here ``emit`` raises if the run must stop.
     """
-    if distributed.number() > 0:
-        store.set(f"here-{distributed.number()}", "")
+    if distributed.rank() > 0:
+        store.set(f"arrived-{distributed.rank()}", "")
         return
-    others = [f"here-{number}" for number in range(1, distributed.count())]
-    while not store.check(others):
+    keys = [f"arrived-{rank}" for rank in range(1, distributed.world_size())]
+    while not store.check(keys):
         emit(PhaseAdvanced(phase="waiting for ranks", done=0))
-        time.sleep(LOOK)
+        time.sleep(POLL_SECONDS)
 
 
-def _exchange(team: _Team, message: dict[str, Any]) -> list[Any]:
-    if team.over:
-        raise Lost("an exchange after the end of training")
-    told = [json.loads(text) for text in _all_gather(team, json.dumps(message).encode())]
-    error = next((said["error"] for said in told if "error" in said), None)
+def _exchange(group: _ProcessGroup, message: dict[str, Any]) -> list[Any]:
+    """Send this rank's message to all ranks; return the values of all, or raise as they demand."""
+    if group.closed:
+        raise RankLost("exchange between ranks after training has ended")
+    messages = [json.loads(text) for text in _all_gather(group, json.dumps(message).encode())]
+    error = next((each["error"] for each in messages if "error" in each), None)
     if error is not None:
-        team.over = True
-        raise _rebuilt(error) if team.number == 0 else Dismissed(error["message"])
-    if any("again" in said for said in told):
-        raise Again
-    return [said["value"] for said in told]
+        group.closed = True
+        raise _decode_error(error) if group.rank == 0 else EndedByRankZero(error["message"])
+    if any("again" in each for each in messages):
+        raise RecomputeBatch
+    return [each["value"] for each in messages]
 
 
-def _all_gather(team: _Team, text: bytes) -> list[bytes]:
-    """Every rank's text: in one round where all are short, otherwise in two."""
-    head = len(text).to_bytes(8, "little")
-    rows = _gather_bytes(team, (head + text)[:SHORT].ljust(SHORT, b"\0"))
+def _all_gather(group: _ProcessGroup, text: bytes) -> list[bytes]:
+    """Return the text of every rank, in one round if all are short, else in two.
+
+    Collectives need rows of equal length. A row of the first round is the length of the text (8
+    bytes) and its beginning; the second round has the full texts, padded to the longest.
+    """
+    header = len(text).to_bytes(8, "little")
+    rows = _gather_bytes(group, (header + text)[:FIRST_ROUND_BYTES].ljust(FIRST_ROUND_BYTES, b"\0"))
     sizes = [int.from_bytes(row[:8], "little") for row in rows]
     longest = max(sizes)
-    if longest + 8 > SHORT:
-        rows = [bytes(8) + row for row in _gather_bytes(team, text.ljust(longest, b"\0"))]
+    if longest + 8 > FIRST_ROUND_BYTES:
+        rows = [bytes(8) + row for row in _gather_bytes(group, text.ljust(longest, b"\0"))]
     return [row[8 : 8 + size] for row, size in zip(rows, sizes, strict=True)]
 
 
-def _gather_bytes(team: _Team, row: bytes) -> list[bytes]:
-    mine = torch.frombuffer(bytearray(row), dtype=torch.uint8)
-    found = [torch.empty_like(mine) for _ in range(team.count)]
-    _collectively(team, lambda: dist.all_gather(found, mine))
-    return [tensor.numpy().tobytes() for tensor in found]
+def _gather_bytes(group: _ProcessGroup, row: bytes) -> list[bytes]:
+    own = torch.frombuffer(bytearray(row), dtype=torch.uint8)
+    gathered = [torch.empty_like(own) for _ in range(group.world_size)]
+    _run_collective(group, lambda: dist.all_gather(gathered, own))
+    return [tensor.numpy().tobytes() for tensor in gathered]
 
 
-def _collectively(team: _Team, work: Callable[[], object]) -> None:
+def _run_collective(group: _ProcessGroup, work: Callable[[], object]) -> None:
     try:
         work()
     except RuntimeError as error:  # gloo: the connection was closed by the peer
-        team.over = True
-        raise Lost(
-            "a process of this training is gone, so the others cannot go on",
-            hint="tunesmith resume goes on from the last checkpoint",
+        group.closed = True
+        raise RankLost(
+            "a process of this training has ended, so the others cannot continue",
+            hint="tunesmith resume continues from the last checkpoint",
         ) from error
 
 
-def _told(team: _Team, error: Exception) -> Exception:
-    """Tell all ranks the error that ends training here, unless they know; what to raise here."""
-    if not team.over:
+def _broadcast_error(group: _ProcessGroup, error: Exception) -> Exception:
+    """Send the error that ends training here to all ranks; return the error to raise here."""
+    if not group.closed:
         try:
-            _exchange(team, {"error": _packed(team, error)})
-        except Lost:
-            return error  # nobody else will say it
-        except (TunesmithError, Dismissed):
-            pass  # itself
-    return error if team.number == 0 else Dismissed(str(error))
+            _exchange(group, {"error": _encode_error(group, error)})
+        except RankLost:
+            return error  # no other rank can report it
+        except (TunesmithError, EndedByRankZero):
+            pass  # the error that was sent; it is returned below
+    return error if group.rank == 0 else EndedByRankZero(str(error))
 
 
-def _packed(team: _Team, error: Exception) -> dict[str, Any]:
+def _encode_error(group: _ProcessGroup, error: Exception) -> dict[str, Any]:
     known = isinstance(error, TunesmithError)
     text = (
         error.message if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
     )
     return {
         "kind": type(error).__name__ if known else "TrainingError",
-        "message": f"rank {team.number}: {text}" if team.number else text,
+        "message": f"rank {group.rank}: {text}" if group.rank else text,
         "hint": error.hint if isinstance(error, TunesmithError) else None,
         "exit_code": error.exit_code if isinstance(error, TunesmithError) else 1,
     }
 
 
-def _rebuilt(told: dict[str, Any]) -> TunesmithError:
-    """Another rank's error, as if it had been raised here."""
-    if told["kind"] == RunStopped.__name__:
-        return RunStopped(told["message"], exit_code=told["exit_code"])
-    if told["kind"] == DataError.__name__:
-        where, _, what = told["message"].partition(": ")
-        return DataError(where, what, hint=told["hint"])
+def _decode_error(encoded: dict[str, Any]) -> TunesmithError:
+    """Return another rank's error as if it had been raised here."""
+    if encoded["kind"] == RunStopped.__name__:
+        return RunStopped(encoded["message"], exit_code=encoded["exit_code"])
+    if encoded["kind"] == DataError.__name__:
+        where, _, what = encoded["message"].partition(": ")
+        return DataError(where, what, hint=encoded["hint"])
     plain = ("UsageError", "EnvironmentProblem", "GateError", "IntegrityError", "PluginError")
-    kind = vars(errors)[told["kind"]] if told["kind"] in plain else TrainingError
-    rebuilt: TunesmithError = kind(told["message"], hint=told["hint"])
-    return rebuilt
+    kind = vars(errors)[encoded["kind"]] if encoded["kind"] in plain else TrainingError
+    error: TunesmithError = kind(encoded["message"], hint=encoded["hint"])
+    return error

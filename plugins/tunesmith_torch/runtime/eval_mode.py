@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""A context manager that switches a model to eval mode."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout off, and afterwards back on exactly where it was."""
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put the model in eval mode, and afterwards back in train mode the modules that were in it."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False

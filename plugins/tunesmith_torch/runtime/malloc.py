@@ -1,12 +1,12 @@
-"""Freed memory is kept and used again, instead of given back and asked for at every step.
+"""Settings of glibc's allocator: keep freed memory for the next step, or return it to the system.
 
 By default glibc maps every block above a threshold (at most 32 MiB) from the system and unmaps it
-when it is freed. A training step allocates the same large blocks as the one before, so each has the
-system map, clear and page in hundreds of megabytes: 7 to 11 % of the time of full fine-tuning on a
-CPU. Here glibc is told to serve such blocks from its heap and to keep the heap's end. Memory
-returns to the system later than it would.
+when it is freed. A training step allocates the same large blocks as the one before, so in each step
+the system maps, clears and pages in hundreds of megabytes, 7 to 11 % of the time of full
+fine-tuning on a CPU. :func:`keep_freed_memory` makes glibc serve such blocks from its heap and keep
+the end of the heap, so memory returns to the system later.
 
-Other systems and C libraries are left as they are.
+On other systems and C libraries these functions change nothing.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ import gc
 import platform
 from functools import cache
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of ``malloc.h``, mallopt(3)."""
-_BLOCK = 2**30
-_HEAP_END = 2**31 - 1
+_MMAP_THRESHOLD_BYTES = 2**30
+_TRIM_THRESHOLD_BYTES = 2**31 - 1
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Have this process reuse the memory it frees; whether that worked. Once is enough."""
+    """Make this process reuse the memory that it frees; return True if that worked.
+
+    The first call sets it for the process; later calls return the same result.
+    """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    return bool(mallopt(_MMAP_THRESHOLD, _BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, _HEAP_END))
+    return bool(mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)) and bool(
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
+    )
 
 
-def give_back() -> bool:
-    """Return memory that is free to the system; whether that worked. For between two trainings.
+def trim_heap() -> bool:
+    """Return free memory to the system, for example between two stages; True if that worked.
 
-    Glibc does so for whole free pages anywhere in the heap, not only at its end.
+    glibc returns free pages anywhere in the heap, not only at its end.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -44,7 +49,7 @@ def give_back() -> bool:
     return bool(trim(0))
 
 
-def let_go() -> None:
-    """Free the models that nobody uses any more: each is a knot of references, and it is large."""
+def release_memory() -> None:
+    """Free models that are no longer used: their reference cycles need the garbage collector."""
     gc.collect()
-    give_back()
+    trim_heap()

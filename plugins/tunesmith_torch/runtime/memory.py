@@ -1,4 +1,4 @@
-"""How much memory this process holds, and held at most, in bytes."""
+"""The peak memory of this process, in bytes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import torch
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start a new peak where the device counts one; a process's own peak cannot be reset."""
+    """Reset the peak on CUDA; the peak of a process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory held so far: allocated on a GPU, resident in this process on a CPU."""
+    """Return the peak memory so far: allocated on a GPU, resident in this process on a CPU.
+
+    On MPS this is the memory allocated now, because torch counts no peak there.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if device.type == "mps":

@@ -1,4 +1,4 @@
-"""One seed for every random number generator."""
+"""One seed for all random number generators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def seed_all(seed: int) -> None:
-    """Start every generator that :func:`save` keeps, so that a restart begins as the start did."""
+    """Seed the generators of Python, NumPy and torch, the ones that a checkpoint stores."""
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""Tiny models made on the spot: real architectures with random weights, a real tokenizer.
+"""Tiny models for tests: real architectures with random weights and a real tokenizer.
 
-They train in milliseconds, need no network, and their folders look like any published model's.
-Tests use them, and so does the conformance kit, for built-ins and for everybody else's plugins.
+They train in milliseconds, need no network, and their folders have the form of any published
+model's. Tests use them, and so does the conformance kit, for built-in and third-party plugins.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""The template of Qwen, SmolLM and many others."""
+"""The chat template of Qwen, SmolLM and many others."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -40,15 +40,16 @@ SENTENCES = (
     "def add(a, b):\n    return a + b\n",
     "This ticket is about the delivery. That ticket is about the invoice.",
 )
-"""What the tokenizer's merges are learned from."""
+"""Text from which the tokenizer learns its merges."""
 
 
 def tiny_tokenizer(
     *, template: str | None = CHATML, vocabulary: int = 512, extra: Iterable[str] = ()
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: any text survives it, and no id is unknown.
+    """Return a byte-level BPE tokenizer, which encodes any text without unknown tokens.
 
-    ``<|im_end|>`` ends answers and is also the padding, as in SmolLM2: that must do no harm.
+    ``<|im_end|>`` ends answers and is also the padding token, as in SmolLM2, so that tests find
+    code that confuses the two.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -76,8 +77,10 @@ def tiny_tokenizer(
 
 
 def tiny_config(family: str = "llama", *, vocabulary: int = 512) -> PretrainedConfig:
-    """The smallest config that still has every feature of its family: several layers and heads,
-    fewer key-value heads than heads, tied embeddings. ``family`` is a ``model_type``.
+    """Return the smallest config with every feature of its family.
+
+    It has several layers and heads, fewer key-value heads than heads, and tied embeddings.
+    ``family`` is a ``model_type``.
     """
     config: PretrainedConfig = CONFIG_MAPPING[family](
         vocab_size=vocabulary,
@@ -97,9 +100,9 @@ def tiny_config(family: str = "llama", *, vocabulary: int = 512) -> PretrainedCo
 
 
 def tiny_model(family: str = "llama", *, seed: int = 0, vocabulary: int = 512) -> PreTrainedModel:
-    """A causal language model of about 30 000 random weights.
+    """Return a causal language model with about 30 000 random weights.
 
-    Torch's own random state is left as it was.
+    Torch's global random state is not changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -112,7 +115,7 @@ def tiny_model(family: str = "llama", *, seed: int = 0, vocabulary: int = 512) -
 def save_tiny_model(
     folder: Path, family: str = "llama", *, seed: int = 0, template: str | None = CHATML
 ) -> Path:
-    """A folder as a hub would serve it: config, safetensors weights, tokenizer, template."""
+    """Save a folder like a hub's: config, safetensors weights, tokenizer, chat template."""
     tokenizer = tiny_tokenizer(template=template)
     model = tiny_model(family, seed=seed, vocabulary=len(tokenizer))
     with no_progress_bars():

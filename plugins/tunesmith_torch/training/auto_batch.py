@@ -1,8 +1,9 @@
-"""``auto``: how much is computed at once, and whether twice, from what fits into memory now.
+"""Choose the values that the run file leaves to ``"auto"`` from the memory that is free now.
 
-The choice is made once, before the weights are read, said in an event and written down in the run
-folder. A resumed run takes what is written there, whatever memory is free by then: otherwise it
-would not come to the same weights.
+``batch_size``, ``micro_batch_tokens`` and ``gradient_checkpointing`` may be ``"auto"``. They are
+chosen once, before the weights are read, announced in an event and written to the run folder. A
+resumed run reads the stored values, even if another amount of memory is free by then: with other
+micro-batches it would not end with the same weights.
 """
 
 from __future__ import annotations
@@ -15,82 +16,91 @@ from typing import Any
 import torch
 
 from tunesmith.contracts import EstimateRequest, Job
-from tunesmith.events import Noticed
+from tunesmith.events import Notice
 from tunesmith.machine import available_memory
 from tunesmith.storage import write_atomic
-from tunesmith.text import bytes_text
+from tunesmith.text import format_bytes
 from tunesmith_torch.memory_estimate import analytic
-from tunesmith_torch.memory_estimate.policies import grouping, plain
-from tunesmith_torch.memory_estimate.setting import Setting
-from tunesmith_torch.memory_estimate.workload import FEW_ROWS
-from tunesmith_torch.options.training import AUTO, LEAST_TOKENS, FitOptions
+from tunesmith_torch.memory_estimate.policies import grouping_for, supervised_options
+from tunesmith_torch.memory_estimate.setting import EstimateSetting
+from tunesmith_torch.memory_estimate.workload import AUTO_BATCH_SIZE
+from tunesmith_torch.options.training import AUTO, MIN_MICRO_BATCH_TOKENS, TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import pick_device
 
-CHOSEN = "chosen.json"
-"""File in the job's folder that remembers."""
-SHARE = 0.9
-"""Of the free memory, what the upper bound of a step may take."""
-CANDIDATES = tuple(LEAST_TOKENS * 2**power for power in range(6, -1, -1))
-"""Tokens at once: more than 32 768 keep no GPU busier."""
+CHOSEN_FILE = "chosen.json"
+"""File in the job's folder that stores the chosen values."""
+MEMORY_SHARE = 0.9
+"""Share of the free memory that the upper bound of a step's estimate may take."""
+TOKEN_CANDIDATES = tuple(MIN_MICRO_BATCH_TOKENS * 2**power for power in range(6, -1, -1))
+"""Sizes of a micro-batch to try, largest first; above 32 768 tokens no GPU is busier."""
 
 
-def settle(job: Job[Any]) -> Job[Any]:
-    """The job with numbers in place of ``auto``; the very same job where there is none."""
-    options: FitOptions = job.config
+def resolve_auto(job: Job[Any]) -> Job[Any]:
+    """Return the job with numbers in place of ``"auto"``; the same object if there is none."""
+    options: TrainingOptions = job.config
     if not options.has_auto:
         return job
-    chosen, why = distributed.in_turn(lambda: _chosen(job))
-    how = "computed again" if chosen["gradient_checkpointing"] else "kept"
-    at_once = f"up to {chosen['micro_batch_tokens']} tokens at once, activations are {how}"
-    message = f"{chosen['batch']} rows a step, {at_once}: {why}"
-    job.emit(Noticed(level="info", source="memory", message=message))
+    chosen, reason = distributed.rank_0_first(lambda: _load_or_choose(job))
+    activations = "recomputed" if chosen["gradient_checkpointing"] else "kept"
+    micro_batches = f"micro-batches of up to {chosen['micro_batch_tokens']} tokens"
+    message = (
+        f"{chosen['batch_size']} rows a step, {micro_batches}, activations are {activations}: "
+        f"{reason}"
+    )
+    job.emit(Notice(level="info", source="memory", message=message))
     return replace(job, config=options.model_copy(update=chosen))
 
 
-def _chosen(job: Job[Any]) -> tuple[dict[str, int], str]:
-    """What is written in the run folder, or what is found now, and then written; and why."""
-    path = job.out / CHOSEN
+def _load_or_choose(job: Job[Any]) -> tuple[dict[str, int], str]:
+    """Return the stored values, or choose and store them; and the reason, for the event."""
+    path = job.out / CHOSEN_FILE
     if path.is_file():
         chosen: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-        return chosen, "as when the run began"
-    free = _free(pick_device(job.device))
-    chosen = choose(job.config, _request(job), free)
+        return chosen, "as chosen when the run began"
+    free = _free_bytes(pick_device(job.device))
+    chosen = choose_batch(job.config, _estimate_request(job), free)
     write_atomic(path, json.dumps(chosen) + "\n")
-    return chosen, "what is free is not known" if free is None else f"{bytes_text(free)} are free"
+    return chosen, "free memory is unknown" if free is None else f"{format_bytes(free)} are free"
 
 
-def choose(options: FitOptions, request: EstimateRequest, free: int | None) -> dict[str, int]:
-    """Rows of a step, the most tokens at once whose step surely fits, and whether to recompute.
+def choose_batch(
+    options: TrainingOptions, request: EstimateRequest, free: int | None
+) -> dict[str, int]:
+    """Choose rows of a step, tokens of a micro-batch, and gradient checkpointing.
 
-    Recomputation costs a third of the time and small micro-batches next to nothing, so it comes
-    last. Where nothing surely fits, what takes least is tried.
+    Takes the largest micro-batch whose step fits into ``free`` bytes by the upper bound of the
+    estimate. Gradient checkpointing is tried last: it costs a third of the time, small
+    micro-batches next to nothing. If nothing fits, or ``free`` is None, the combination that needs
+    least memory is returned.
     """
-    batch = options.batch_size or FEW_ROWS
+    batch = options.batch_size or AUTO_BATCH_SIZE
     fixed = bool(options.micro_batch_tokens) and options.batch_size != AUTO
-    sizes = (options.micro_batch_tokens,) if fixed else CANDIDATES
-    ways = (
+    sizes = (options.micro_batch_tokens,) if fixed else TOKEN_CANDIDATES
+    checkpointing_choices = (
         (False, True)
         if options.gradient_checkpointing is None
         else (options.gradient_checkpointing,)
     )
     chosen: dict[str, int] = {}
-    for recomputed in ways:
+    for gradient_checkpointing in checkpointing_choices:
         for tokens in sizes:
             chosen = {
                 "batch_size": batch,
                 "micro_batch_tokens": tokens,
-                "gradient_checkpointing": recomputed,
+                "gradient_checkpointing": gradient_checkpointing,
             }
-            tried = options.model_copy(update=chosen)
-            setting = Setting.of(*plain(tried), request, grouping(tried, request))
-            most = analytic.estimate(setting).memory["train"].high
-            if free is not None and most <= SHARE * free:
+            candidate = options.model_copy(update=chosen)
+            setting = EstimateSetting.from_request(
+                *supervised_options(candidate), request, grouping_for(candidate, request)
+            )
+            upper_bound = analytic.estimate(setting).memory["train"].high
+            if free is not None and upper_bound <= MEMORY_SHARE * free:
                 return chosen
     return chosen
 
 
-def _request(job: Job[Any]) -> EstimateRequest:
+def _estimate_request(job: Job[Any]) -> EstimateRequest:
     config = json.loads((Path(job.model) / "config.json").read_text(encoding="utf-8"))
     device = pick_device(job.device)
     return EstimateRequest(
@@ -104,11 +114,10 @@ def _request(job: Job[Any]) -> EstimateRequest:
     )
 
 
-def _free(device: torch.device) -> int | None:
-    """Bytes that this process may still take on the device."""
+def _free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that this process may still allocate on the device; None: unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = available_memory()
-    return (
-        None if free is None else free // distributed.count()
-    )  # which all come for their share of it
+    # All ranks share the memory of the machine and each trains on its share.
+    return None if free is None else free // distributed.world_size()

@@ -1,10 +1,21 @@
-"""The training loop.
+"""The training loop that every technique shares.
 
-Every technique trains through :func:`fit`: rows are drawn, laid out in micro-batches of at most so
-many tokens, their loss summed and divided by what the *whole* batch counts (trained tokens, pairs),
-so that the result does not depend on how the batch was split, nor on how many processes share it
-(:mod:`tunesmith_torch.runtime.distributed`). The weights that move are the affair of
-:mod:`tunesmith_torch.models.adapters`, the loss that of an :class:`Objective`.
+:func:`run_training_loop` is given a model whose trainable weights are already chosen
+(:mod:`tunesmith_torch.models.adapters`) and an :class:`Objective`, which knows the data and the
+loss. One pass through the loop is one optimizer step::
+
+    rows of the batch            BatchOrder: a new random order for each epoch
+      -> micro-batches           objective.micro_batches(rows, budget): at most `budget` tokens each
+      -> loss / loss_divisor     objective.loss(micro_batch), then backward; gradients add up
+      -> sum over ranks, clip, AdamW step on the fp32 master weights
+      -> one more update?        monitor.is_batch_finished(): PPO reuses a rollout
+      -> StepFinished event, monitor.evaluate(step), checkpoint
+
+The loss of a micro-batch is a *sum* (over tokens, or over pairs). It is divided by the count of the
+*complete* batch, over all ranks. The gradient is therefore that of the batch's mean loss, for any
+size of the micro-batches and any number of processes
+(:mod:`tunesmith_torch.runtime.distributed`). A mean of micro-batch means would weight tokens in
+small micro-batches more.
 """
 
 from __future__ import annotations
@@ -23,247 +34,264 @@ from torch import Tensor
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError, RunStopped, TrainingError
-from tunesmith.events import JSON, Noticed, Saved, Stepped
+from tunesmith.events import JSON, CheckpointSaved, Notice, StepFinished
 from tunesmith.storage import require_space, write_atomic
 from tunesmith_torch.kernels import fused_lora
-from tunesmith_torch.models.adapters import Adapted
+from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.fingerprint import fingerprint
 from tunesmith_torch.optim import adamw
-from tunesmith_torch.optim.master_weights import Masters
-from tunesmith_torch.optim.schedule import Order, Rate
-from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.optim.master_weights import MasterWeights
+from tunesmith_torch.optim.schedule import BatchOrder, LearningRateSchedule
+from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.memory import peak_bytes
 from tunesmith_torch.runtime.seed import seed_all
 from tunesmith_torch.training import training_state
 
-SAVE_SECONDS = 120
-"""Seconds between checkpoints where the run file does not say: what a crash may cost."""
-MEMORY_RETRIES = 3
-"""How often a run may halve its micro-batches because memory ran out."""
+DEFAULT_SAVE_SECONDS = 120
+"""Seconds between checkpoints if the run file sets no ``save_every``: the work a crash may cost."""
+MAX_HALVINGS = 3
+"""Times that a run may halve its micro-batches after running out of memory."""
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What a batch holds: its rows' tokens, those with loss, and what its loss is divided by."""
+class BatchCounts:
+    """Counts of a batch: all tokens, tokens with a loss, and the divisor of the summed loss."""
 
     tokens: int
     trained_tokens: int
-    units: float
+    loss_divisor: float
 
 
 class Objective(Protocol):
-    """What the weights move towards: a loss, summed over micro-batches.
+    """A data set and a loss over it, summed over micro-batches.
 
-    Where several processes train, each is asked for the micro-batches of its own rows, perhaps
-    none, and for counts and figures of the whole batch.
+    With several ranks, :meth:`micro_batches` is called with the rows of the own rank only (possibly
+    none), :meth:`counts` with the rows of the complete batch; :meth:`metrics` covers all ranks.
     """
 
     def __len__(self) -> int:
-        """Rows to learn from."""
+        """Return the number of training rows."""
         ...
 
-    def counts(self, rows: Sequence[int]) -> Counts:
-        """What these rows hold together."""
+    def counts(self, rows: Sequence[int]) -> BatchCounts:
+        """Return the counts of these rows together."""
         ...
 
     def micro_batches(self, rows: Sequence[int], budget: int) -> Sequence[Any]:
-        """The rows, laid out so that each micro-batch computes at most ``budget`` tokens."""
+        """Lay the rows out so that each micro-batch computes at most ``budget`` tokens."""
         ...
 
     def loss(self, micro_batch: Any) -> Tensor:
-        """The loss summed over the micro-batch's units: a scalar, ready for backward."""
+        """Return the loss summed over the micro-batch: a scalar, ready for backward."""
         ...
 
-    def figures(self) -> dict[str, float]:
-        """What else the steps since the last call showed, over all ranks; often nothing."""
+    def metrics(self) -> dict[str, float]:
+        """Return metrics of the last batch over all ranks, besides the loss; may be empty."""
         ...
 
 
-Look = Literal["go on", "best", "stop"]
+MonitorDecision = Literal["continue", "save_best", "stop"]
+"""``save_best``: save the current weights as the best. ``stop``: end with the best weights."""
 
 
-class Course(Protocol):
-    """What accompanies a training: several updates for a batch, looks in between, an early end."""
+class TrainingMonitor(Protocol):
+    """Evaluates the model between steps, may stop training, and may ask for several updates."""
 
-    def finished(self) -> bool:
-        """Whether the batch is done with; asked after each of its optimizer steps."""
-        ...
+    def is_batch_finished(self) -> bool:
+        """Return True if the batch needs no further update.
 
-    def look(self, step: int) -> Look:
-        """Judge the model after so many steps, also after none, and when training is resumed.
-
-        ``best``: it is saved as the best. ``stop``: training ends with the best.
+        The loop calls it exactly once after each optimizer step, so implementations may count.
         """
         ...
 
-    def memory(self) -> JSON:
-        """What a resumed training must know; it is kept in every checkpoint."""
+    def evaluate(self, step: int) -> MonitorDecision:
+        """Evaluate the model after ``step`` optimizer steps and decide how to go on.
+
+        Also called before the first step (with 0) and when training is resumed.
+        """
         ...
 
-    def recall(self, memory: JSON) -> None:
-        """Take over what :meth:`memory` gave."""
+    def state_dict(self) -> JSON:
+        """Return the state that a resumed training needs; it is stored in every checkpoint."""
+        ...
+
+    def load_state_dict(self, state: JSON) -> None:
+        """Restore what :meth:`state_dict` returned."""
         ...
 
 
-class Straight:
-    """The usual course: one update for a batch, on to the last step."""
+class NoMonitor:
+    """No evaluation in between: one update for each batch, up to the last step."""
 
-    def finished(self) -> bool:
+    def is_batch_finished(self) -> bool:
         return True
 
-    def look(self, step: int) -> Look:
-        return "go on"
+    def evaluate(self, step: int) -> MonitorDecision:
+        return "continue"
 
-    def memory(self) -> JSON:
+    def state_dict(self) -> JSON:
         return {}
 
-    def recall(self, memory: JSON) -> None:
+    def load_state_dict(self, state: JSON) -> None:
         return None
 
 
-STRAIGHT = Straight()
+NO_MONITOR = NoMonitor()
 
 
-def fit(
+def run_training_loop(
     job: Job[Any],
-    adapted: Adapted,
+    adapted: AdaptedModel,
     objective: Objective,
     *,
     seed: int,
-    course: Course = STRAIGHT,
+    monitor: TrainingMonitor = NO_MONITOR,
 ) -> None:
-    """Train from the newest checkpoint, or from the start, to the last step.
+    """Train from the newest checkpoint, or from the initial weights, to the last step.
 
     Raises:
-        TrainingError: a loss or gradient is not finite, or memory ran out for good.
-        RunStopped: whatever ``job.emit`` raised; a checkpoint has been saved.
+        TrainingError: a loss or gradient is not finite, or memory ran out even with micro-batches
+            that were halved :data:`MAX_HALVINGS` times.
+        RunStopped: raised by ``job.emit``, passed on after a checkpoint was saved.
     """
     keep_freed_memory()
-    options: FitOptions = job.config
-    adamw.require(options.optimizer, adapted.base.model.device)
-    if not adapted.trainable:
+    options: TrainingOptions = job.config
+    adamw.check_available(options.optimizer, adapted.base.model.device)
+    if not adapted.named_trainable_parameters:
         raise TrainingError(
             "no parameter of the model is trained: all are frozen",
             hint="choose other targets, or a technique that trains this kind of model",
         )
-    order = Order.of(len(objective), options, seed)
-    rate = Rate.of(options, order.steps)
-    masters = Masters(adapted.trainable, options)
-    saving = Saving(job, masters, options.save_every, course)
-    stepper = _Stepper(job, adapted, objective, masters, options)
+    order = BatchOrder.from_options(len(objective), options, seed)
+    schedule = LearningRateSchedule.from_options(options, order.steps)
+    masters = MasterWeights(adapted.named_trainable_parameters, options)
+    checkpoints = CheckpointWriter(job, masters, options.save_every, monitor)
+    accumulator = _GradientAccumulator(job, adapted, objective, masters, options)
     adapted.model.train()
     seed_all(seed)
-    first = saving.resume()
-    distributed.refuse_difference("the weights", lambda: fingerprint(adapted.model, ()))
-    if saving.heed(first, course.look(first)):
+    steps_done = checkpoints.resume()
+    distributed.check_same_on_all_ranks("the weights", lambda: fingerprint(adapted.model, ()))
+    if checkpoints.apply_decision(steps_done, monitor.evaluate(steps_done)):
         return
-    for step, rows in order.batches(first):
+    for step, rows in order.batches(steps_done):
         started = time.perf_counter()
-        distributed.reseed(seed, step)
-        learning_rate = rate.at(step)
-        loss, norm = stepper.gradient(step, rows, learning_rate)
+        distributed.seed_worker_rank(seed, step)
+        learning_rate = schedule.learning_rate_at(step)
+        loss, grad_norm = accumulator.compute_gradient(step, rows, learning_rate)
         masters.step(learning_rate)
-        while not course.finished():
-            loss, norm = stepper.gradient(step, rows, learning_rate)
+        while not monitor.is_batch_finished():
+            loss, grad_norm = accumulator.compute_gradient(step, rows, learning_rate)
             masters.step(learning_rate)
         counts = objective.counts(rows)
-        event = Stepped(
-            stage=job.name,
+        event = StepFinished(
+            stage=job.stage,
             step=step + 1,
             steps=order.steps,
             loss=loss,
             learning_rate=learning_rate,
-            gradient_norm=norm,
+            gradient_norm=grad_norm,
             rows=len(rows),
             tokens=counts.tokens,
             trained_tokens=counts.trained_tokens,
             seconds=time.perf_counter() - started,
             memory_bytes=peak_bytes(adapted.base.model.device),
             epoch=(step + 1) / order.steps_per_epoch,
-            extras=objective.figures(),
+            metrics=objective.metrics(),
         )
-        if saving.after(event):
+        if checkpoints.after_step(event):
             return
 
 
 @dataclass
-class _Stepper:
-    """Computes the gradient of one batch, in as many micro-batches as memory needs."""
+class _GradientAccumulator:
+    """Computes the gradient of a batch in micro-batches, smaller ones if memory runs out."""
 
     job: Job[Any]
-    adapted: Adapted
+    adapted: AdaptedModel
     objective: Objective
-    masters: Masters
-    options: FitOptions
+    masters: MasterWeights
+    options: TrainingOptions
     budget: int = 0
-    retries: int = 0
+    """Tokens of a micro-batch at most; 0 before the first batch."""
+    halvings: int = 0
 
-    def gradient(self, step: int, rows: Sequence[int], learning_rate: float) -> tuple[float, float]:
-        """Leave the clipped gradient in the masters; the batch's mean loss and gradient norm.
+    def compute_gradient(
+        self, step: int, rows: Sequence[int], learning_rate: float
+    ) -> tuple[float, float]:
+        """Leave the clipped gradient in the masters; return the batch's mean loss and the norm.
 
         Raises:
-            TrainingError: either of them is not finite. Nothing has been updated then.
+            TrainingError: one of them is not finite. No weight has been updated then.
         """
         self.budget = self.budget or self.options.micro_batch_tokens
         losses = self._accumulate(step, rows)
         while losses is None:
-            self.masters.drop_gradients()
+            self.masters.zero_grad()
             losses = self._accumulate(step, rows)
-        distributed.sum_gradients(self.masters.masters)
-        norm = self.masters.clip(self.options.max_grad_norm)
-        *mine, size = torch.stack([*losses, norm.detach().float()]).tolist()
-        parts = [part for theirs in distributed.gathered(mine) for part in theirs]
-        loss = math.fsum(parts)
-        if not math.isfinite(loss) or not math.isfinite(size):
-            raise self._postmortem(step, rows, parts, size, learning_rate)
-        return loss, size
+        distributed.all_reduce_gradients(self.masters.masters)
+        norm = self.masters.clip_grad_norm(self.options.max_grad_norm)
+        # One transfer from the GPU for all numbers of the step: each one waits for the device.
+        *own_losses, grad_norm = torch.stack([*losses, norm.detach().float()]).tolist()
+        all_losses = [
+            part
+            for rank_losses in distributed.all_gather_object(own_losses)
+            for part in rank_losses
+        ]
+        loss = math.fsum(all_losses)
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            raise self._write_diagnosis(step, rows, all_losses, grad_norm, learning_rate)
+        return loss, grad_norm
 
     def _accumulate(self, step: int, rows: Sequence[int]) -> list[Tensor] | None:
-        """Backward through this rank's micro-batches; their shares of the batch's loss.
+        """Run backward through this rank's micro-batches; return their shares of the batch loss.
 
-        Dividing by the units of the whole batch makes the sum over micro-batches, and over ranks,
-        the batch's mean. None: memory ran out, here or on another rank.
+        None if memory ran out, on this rank or on another one: the batch must be computed again.
         """
-        units = self.objective.counts(rows).units
-        mine = distributed.deal([self.objective.counts([row]).tokens for row in rows])
+        # Of the complete batch, not of this rank's rows: the sum over all is then the mean.
+        divisor = self.objective.counts(rows).loss_divisor
+        own = distributed.my_share([self.objective.counts([row]).tokens for row in rows])
         losses = []
         try:
-            for micro_batch in self.objective.micro_batches([rows[i] for i in mine], self.budget):
-                with self.adapted.arithmetic():
-                    loss = self.objective.loss(micro_batch) / units
+            for micro_batch in self.objective.micro_batches([rows[i] for i in own], self.budget):
+                with self.adapted.autocast():
+                    loss = self.objective.loss(micro_batch) / divisor
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach().float())
-            distributed.gathered(None)  # all are here before gradients are summed
-        except distributed.Again:
+            # Wait until every rank has got this far: only then may gradients be summed.
+            distributed.all_gather_object(None)
+        except distributed.RecomputeBatch:
             return None
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         else:
             return losses
-        # Only here have the error's frames let go of the activations.
-        fused_lora.forget(self.adapted.model)
-        self._halve(step)
-        with suppress(distributed.Again):
-            distributed.compute_again()
+        # Not inside the except block: the traceback's frames keep the activations alive until here.
+        fused_lora.clear_caches(self.adapted.model)
+        self._halve_budget(step)
+        with suppress(distributed.RecomputeBatch):
+            distributed.request_recompute()
         return None
 
-    def _halve(self, step: int) -> None:
-        """Go on with micro-batches of half the size; the batch stays what it is."""
-        self.retries += 1
-        if self.retries > MEMORY_RETRIES:
+    def _halve_budget(self, step: int) -> None:
+        """Halve the size of the micro-batches; the batch stays the same."""
+        self.halvings += 1
+        if self.halvings > MAX_HALVINGS:
             raise TrainingError(
                 f"step {step + 1}: memory ran out with micro-batches of {self.budget} tokens, "
-                f"after halving them {MEMORY_RETRIES} times",
-                hint="set gradient_checkpointing = true, a smaller max_length, or train adapters instead",
+                f"after halving them {MAX_HALVINGS} times",
+                hint=(
+                    "set gradient_checkpointing = true, a smaller max_length, or train adapters "
+                    "instead"
+                ),
             )
         if self.adapted.base.model.device.type == "cuda":
             torch.cuda.empty_cache()
         self.budget = max(1, self.budget // 2)
         self.job.emit(
-            Noticed(
+            Notice(
                 level="warning",
                 source="memory",
                 message=(
@@ -273,59 +301,67 @@ class _Stepper:
             )
         )
 
-    def _postmortem(
-        self, step: int, rows: Sequence[int], parts: list[float], norm: float, rate: float
+    def _write_diagnosis(
+        self,
+        step: int,
+        rows: Sequence[int],
+        losses: list[float],
+        grad_norm: float,
+        learning_rate: float,
     ) -> TrainingError:
-        """Write down what is known about a step that went wrong."""
+        """Write ``postmortem.json`` about a step that is not finite; return the error to raise."""
         newest = self.job.checkpoints.newest()
         last_good = newest.path.name if newest else None
-        found = {
+        diagnosis = {
             "step": step + 1,
-            "learning_rate": rate,
-            "losses": [repr(part) for part in parts],
-            "gradient_norm": repr(norm),
+            "learning_rate": learning_rate,
+            "losses": [repr(loss) for loss in losses],
+            "gradient_norm": repr(grad_norm),
             "rows": [self.job.train[row].source for row in rows if row < len(self.job.train)],
             "largest_gradients": [(n, repr(v)) for n, v in self.masters.largest_gradients()],
             "last_good_checkpoint": last_good,
         }
         path = self.job.out / "postmortem.json"
-        if distributed.is_first():
-            write_atomic(path, json.dumps(found, indent=2) + "\n")
-        what = "gradient" if math.isfinite(math.fsum(parts)) else "loss"
+        if distributed.is_rank_0():
+            write_atomic(path, json.dumps(diagnosis, indent=2) + "\n")
+        what = "gradient" if math.isfinite(math.fsum(losses)) else "loss"
         return TrainingError(
-            f"step {step + 1}: the {what} is not finite (loss {math.fsum(parts)}, gradient norm "
-            f"{norm}); nothing was updated; the last good checkpoint is {last_good or 'none'}",
+            f"step {step + 1}: the {what} is not finite (loss {math.fsum(losses)}, gradient norm "
+            f"{grad_norm}); nothing was updated; the last good checkpoint is {last_good or 'none'}",
             hint=f"{path.name} names the rows; try a lower learning rate or precision = 'fp32'",
         )
 
 
 @dataclass
-class Saving:
-    """Checkpoints of a training."""
+class CheckpointWriter:
+    """Writes and restores the checkpoints of a training, and applies the monitor's decisions."""
 
     job: Job[Any]
-    masters: Masters
+    masters: MasterWeights
     every: int | None
-    course: Course
-    saved: int = 0
-    at: float = field(default_factory=time.monotonic)
+    """Steps between checkpoints; None: one every :data:`DEFAULT_SAVE_SECONDS`."""
+    monitor: TrainingMonitor
+    last_step: int = 0
+    """The step of the newest checkpoint."""
+    last_time: float = field(default_factory=time.monotonic)
+    """The time of the newest checkpoint, or of the start."""
 
     def resume(self) -> int:
-        """Restore the newest checkpoint; the number of steps already taken."""
+        """Restore the newest checkpoint; return the number of steps already taken."""
         self._require_space()
-        checkpoint = distributed.in_turn(self.job.checkpoints.newest)
+        checkpoint = distributed.rank_0_first(self.job.checkpoints.newest)
         if checkpoint is None:
             return 0
         training_state.restore(checkpoint.path, self.masters)
-        self.course.recall(checkpoint.meta.get("course", {}))
-        self.saved = checkpoint.step
+        self.monitor.load_state_dict(checkpoint.meta.get("monitor", {}))
+        self.last_step = checkpoint.step
         return checkpoint.step
 
-    def after(self, event: Stepped) -> bool:
-        """Tell a step, look at what it made, save where it is time; whether training is over.
+    def after_step(self, event: StepFinished) -> bool:
+        """Emit the step, let the monitor evaluate it, save if due; True if training is over.
 
         Raises:
-            RunStopped: whatever ``job.emit`` raised; the step has been saved.
+            RunStopped: raised by ``job.emit``, passed on after the step was saved.
         """
         step = event.step
         try:
@@ -333,21 +369,21 @@ class Saving:
         except RunStopped:
             self.save(step)
             raise
-        if self.heed(step, self.course.look(step)):
+        if self.apply_decision(step, self.monitor.evaluate(step)):
             return True
-        if self.due(step):
+        if self.is_due(step):
             self.save(step)
         return False
 
-    def heed(self, step: int, look: Look) -> bool:
-        """Do what a look says; whether training is over, with the best weights in place.
+    def apply_decision(self, step: int, decision: MonitorDecision) -> bool:
+        """Save or restore the best weights as decided; True if training is over.
 
         Raises:
-            IntegrityError: the best checkpoint is gone.
+            IntegrityError: training stops and there is no best checkpoint to go back to.
         """
-        if look == "best":
+        if decision == "save_best":
             self.save(step, best=True)
-        if look != "stop":
+        if decision != "stop":
             return False
         best = self.job.checkpoints.best()
         if best is None:
@@ -356,42 +392,43 @@ class Saving:
         return True
 
     def _require_space(self) -> None:
-        """Room for the checkpoints that will lie side by side, the one in the making, the result.
+        """Check that the disk has room for the kept checkpoints, the next one and the artifact.
 
         Raises:
-            EnvironmentProblem: there is not; both sizes are in the message.
+            EnvironmentProblem: it has not; the message names both sizes.
         """
-        weights = sum(4 * master.numel() for master in self.masters.masters)
-        there = len(self.job.checkpoints.steps())
-        more = max(1, self.job.checkpoints.keep + 1 - there)
-        require_space(self.job.out, 3 * weights * more + weights)
+        weights_bytes = sum(4 * master.numel() for master in self.masters.masters)
+        existing = len(self.job.checkpoints.steps())
+        new = max(1, self.job.checkpoints.keep + 1 - existing)
+        # A checkpoint holds the fp32 masters and AdamW's two moments: three times the weights.
+        require_space(self.job.out, 3 * weights_bytes * new + weights_bytes)
 
-    def due(self, step: int) -> bool:
-        """Whether this step is one after which to save."""
+    def is_due(self, step: int) -> bool:
+        """Return True if a checkpoint should be saved after this step."""
         if self.every is not None:
             return step % self.every == 0
-        return time.monotonic() - self.at > SAVE_SECONDS
+        return time.monotonic() - self.last_time > DEFAULT_SAVE_SECONDS
 
     def save(self, step: int, *, best: bool = False) -> None:
-        """Commit a checkpoint, unless this step has one. Rank 0 does it for all."""
-        if not distributed.is_first() or (step == self.saved and not best):
+        """Commit a checkpoint on rank 0, unless this step has one already."""
+        if not distributed.is_rank_0() or (step == self.last_step and not best):
             return
         started = time.perf_counter()
 
         def write(folder: Path) -> None:
             training_state.save(folder, self.masters)
 
-        meta = {"stage": self.job.name, "course": self.course.memory()}
+        meta = {"stage": self.job.stage, "monitor": self.monitor.state_dict()}
         path = self.job.checkpoints.save(step, write, meta=meta, best=best)
-        self.saved, self.at = step, time.monotonic()
+        self.last_step, self.last_time = step, time.monotonic()
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         seconds = time.perf_counter() - started
         name = str(path.relative_to(self.job.out))
-        self.job.emit(Saved(step=step, path=name, bytes=size, seconds=seconds))
+        self.job.emit(CheckpointSaved(step=step, path=name, bytes=size, seconds=seconds))
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory ran out, on a GPU or on the CPU."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if the error means that GPU or CPU memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()

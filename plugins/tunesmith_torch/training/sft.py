@@ -1,4 +1,8 @@
-"""Supervised fine-tuning as a composition: a way to adapt, and the next-token objective."""
+"""Supervised fine-tuning: the skeleton that the techniques ``full``, ``lora`` and ``qlora`` share.
+
+A technique passes ``adapt``, which chooses the trainable weights; the objective is always the next
+token (:mod:`tunesmith_torch.training.sft_objective`).
+"""
 
 from __future__ import annotations
 
@@ -10,63 +14,65 @@ from typing import Any
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError
-from tunesmith.events import Noticed, Trained, TrainingStarted
-from tunesmith_torch.data.templates import Examples, Template, template_override
+from tunesmith.events import Notice, TrainingFinished, TrainingStarted
+from tunesmith_torch.data.templates import Template, TokenizedRecords, read_chat_template
 from tunesmith_torch.models import artifacts
-from tunesmith_torch.models.adapters import Adapted
+from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.loading import (
-    Base,
-    context_of_config,
+    LoadedBase,
+    config_context_length,
+    enable_gradient_checkpointing,
     load_config,
     load_tokenizer,
-    recompute_activations,
 )
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
-from tunesmith_torch.models.self_check import refuse_disagreement
+from tunesmith_torch.models.self_check import check_logprobs
 from tunesmith_torch.optim import adamw
-from tunesmith_torch.optim.schedule import Order
-from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.optim.schedule import BatchOrder
+from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
 from tunesmith_torch.runtime.memory import peak_bytes, reset_peak
-from tunesmith_torch.training.auto_batch import settle
-from tunesmith_torch.training.loop import fit
-from tunesmith_torch.training.sft_objective import Supervised
+from tunesmith_torch.training.auto_batch import resolve_auto
+from tunesmith_torch.training.loop import run_training_loop
+from tunesmith_torch.training.sft_objective import NextTokenObjective
 
-Adapt = Callable[[Base, Precision], Adapted]
+Adapt = Callable[[LoadedBase, Precision], AdaptedModel]
 
 
-def _as_it_is(adapted: Adapted) -> Adapted:
+def _identity(adapted: AdaptedModel) -> AdaptedModel:
     return adapted
 
 
-@distributed.together
-def supervise(
+@distributed.on_all_ranks
+def train_supervised(
     job: Job[Any],
     adapt: Adapt,
     quantization: Quantization | None = None,
-    whole: Callable[[Adapted], Adapted] = _as_it_is,
+    finalize: Callable[[AdaptedModel], AdaptedModel] = _identity,
 ) -> Artifact:
-    """Load, adapt, train on next tokens, and commit the artifact: what ``whole`` makes of it.
+    """Load, adapt, train on the next token, and commit the artifact.
+
+    ``finalize`` turns the trained model into the one that is saved, a merged adapter for example.
 
     Raises:
-        DataError: no record can be learned from.
-        EnvironmentProblem: the fast path computes something else than the model does.
-        TrainingError: see :func:`tunesmith_torch.training.loop.fit`.
+        DataError: no record can be trained on.
+        EnvironmentProblem: the fast kernels and the plain model disagree.
+        TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
-    job = settle(job)
-    options: FitOptions = job.config
+    job = resolve_auto(job)
+    options: TrainingOptions = job.config
     device = pick_device(job.device)
     precision = pick_precision(device, options.precision)
-    adamw.require(options.optimizer, device)
+    adamw.check_available(options.optimizer, device)
     reset_peak(device)
-    limit = min(options.max_length, context_of_config(load_config(job.model)))
+    limit = min(options.max_length, config_context_length(load_config(job.model)))
     tokenizer = load_tokenizer(job.model)
-    template = Template.of(tokenizer, template_override(options))
-    with ThreadPoolExecutor(1) as beside:  # rows become tokens while weights are read
-        tokenising = beside.submit(
-            template.examples_or_left_out,
+    template = Template.from_tokenizer(tokenizer, read_chat_template(options))
+    with ThreadPoolExecutor(1) as executor:  # rows are tokenized while weights are read
+        tokenizing = executor.submit(
+            template.tokenize_records,
             job.train,
             limit,
             truncate_prompts=options.truncate_prompts,
@@ -80,20 +86,20 @@ def supervise(
             fused_kernels=options.fused_kernels,
             tokenizer=tokenizer,
         )
-    examples = _usable(job, tokenising.result(), limit)
+    examples = _require_examples(job, tokenizing.result(), limit)
     adapted = adapt(base, precision)
-    refuse_disagreement(adapted, packing=options.packing)
+    check_logprobs(adapted, packing=options.packing)
     if options.gradient_checkpointing:
-        recompute_activations(base.model)
-    objective = Supervised(adapted, examples.examples, packing=options.packing)
-    job.emit(_announcement(job, adapted, examples, template))
+        enable_gradient_checkpointing(base.model)
+    objective = NextTokenObjective(adapted, examples.examples, packing=options.packing)
+    job.emit(_training_started_event(job, adapted, examples, template))
     started = time.perf_counter()
-    fit(job, adapted, objective, seed=job.seed)
+    run_training_loop(job, adapted, objective, seed=job.seed)
     seconds = time.perf_counter() - started
-    artifact = artifacts.save(job, whole(adapted), template)
+    artifact = artifacts.save_artifact(job, finalize(adapted), template)
     job.emit(
-        Trained(
-            stage=job.name,
+        TrainingFinished(
+            stage=job.stage,
             technique=job.technique,
             steps=_order(job, examples).steps,
             tokens=round(examples.tokens * options.epochs),
@@ -107,8 +113,8 @@ def supervise(
     return artifact
 
 
-def _usable(job: Job[Any], examples: Examples, limit: int) -> Examples:
-    """What can be learned from; what does not fit is told, never dropped without a word."""
+def _require_examples(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRecords:
+    """Report the rows that are left out or changed; refuse data of which nothing is left."""
     for notice in _notices(examples, limit):
         job.emit(notice)
     if not examples.examples:
@@ -121,44 +127,47 @@ def _usable(job: Job[Any], examples: Examples, limit: int) -> Examples:
     return examples
 
 
-def _notices(examples: Examples, limit: int) -> Iterator[Noticed]:
+def _notices(examples: TokenizedRecords, limit: int) -> Iterator[Notice]:
     causes = Counter(row.cause for row in examples.left_out)
     for cause, count in causes.items():
         first = next(row for row in examples.left_out if row.cause == cause)
         text = f"{count} rows are left out of training: {cause}; first: {first.where}"
-        yield Noticed(level="warning", source="data", message=f"{text} ({first.detail})")
-    if examples.shortened:
-        text = f"{examples.shortened} prompts were shortened to fit {limit} tokens"
-        yield Noticed(level="warning", source="data", message=text)
-    if examples.divided:
-        text = f"{examples.divided} texts were longer than {limit} tokens and became several rows"
-        yield Noticed(level="info", source="data", message=text)
-    if examples.control:
-        text = f"{examples.control} rows contain control tokens as text; they stay plain text"
-        yield Noticed(level="info", source="data", message=text)
+        yield Notice(level="warning", source="data", message=f"{text} ({first.detail})")
+    if examples.truncated:
+        text = f"{examples.truncated} prompts were shortened to fit {limit} tokens"
+        yield Notice(level="warning", source="data", message=text)
+    if examples.split_texts:
+        text = (
+            f"{examples.split_texts} texts were longer than {limit} tokens and became several rows"
+        )
+        yield Notice(level="info", source="data", message=text)
+    if examples.with_control_tokens:
+        count = examples.with_control_tokens
+        text = f"{count} rows contain control tokens as text; they stay plain text"
+        yield Notice(level="info", source="data", message=text)
 
 
-def _order(job: Job[Any], examples: Examples) -> Order:
-    return Order.of(len(examples.examples), job.config, job.seed)
+def _order(job: Job[Any], examples: TokenizedRecords) -> BatchOrder:
+    return BatchOrder.from_options(len(examples.examples), job.config, job.seed)
 
 
-def _announcement(
-    job: Job[Any], adapted: Adapted, examples: Examples, template: Template
+def _training_started_event(
+    job: Job[Any], adapted: AdaptedModel, examples: TokenizedRecords, template: Template
 ) -> TrainingStarted:
-    options: FitOptions = job.config
+    options: TrainingOptions = job.config
     newest = job.checkpoints.newest()
     return TrainingStarted(
-        stage=job.name,
+        stage=job.stage,
         technique=job.technique,
         steps=_order(job, examples).steps,
         epochs=options.epochs,
         rows=len(examples.examples),
         tokens=examples.tokens,
         trained_tokens=examples.trained_tokens,
-        trainable_parameters=adapted.trainable_parameters,
-        parameters=adapted.parameters,
+        trainable_parameters=adapted.num_trainable_parameters,
+        parameters=adapted.num_parameters,
         device=str(adapted.base.model.device),
-        precision=f"{adapted.precision.name}: {adapted.precision.why}",
+        precision=f"{adapted.precision.name}: {adapted.precision.reason}",
         details={
             **adapted.details,
             "template_sha256": template.sha256,

@@ -1,4 +1,4 @@
-"""The next-token objective: make the answers in the data more likely."""
+"""The next-token objective: cross-entropy of the completions in the data."""
 
 from __future__ import annotations
 
@@ -7,61 +7,77 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from tunesmith_torch.data.packing import Example, MicroBatch, aligned, collate, pack, unpacked
-from tunesmith_torch.kernels.tree_attention import Branches
-from tunesmith_torch.losses.selected_positions import head_of, trained_hidden
-from tunesmith_torch.models.adapters import Adapted
-from tunesmith_torch.prefix.common_prefix import collate_branching, shared_opening
-from tunesmith_torch.training.loop import Counts
+from tunesmith_torch.data.packing import (
+    Example,
+    MicroBatch,
+    collate,
+    pack,
+    pad_to_multiple,
+    padded_batches,
+)
+from tunesmith_torch.kernels.tree_attention import TreeLayout
+from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.prefix.common_prefix import collate_with_prefix, shared_prefix_length
+from tunesmith_torch.training.loop import BatchCounts
 
-Layout = tuple[MicroBatch, Branches | None]
-"""A micro-batch, and how its rows branch off a shared opening."""
+Layout = tuple[MicroBatch, TreeLayout | None]
+"""A micro-batch, and the tree of its rows if they share a common prefix (else None)."""
 
 
-class Supervised:
-    """Negative log-likelihood of the trained tokens, summed; a batch divides it by their number."""
+class NextTokenObjective:
+    """Negative log-likelihood summed over the trained tokens, divided by their number in the batch.
 
-    def __init__(self, adapted: Adapted, examples: Sequence[Example], *, packing: bool) -> None:
+    A token is trained if its role carries loss (``Example.trained``): usually the completion and
+    the token that ends it. If all rows begin with the same tokens, a system prompt for example,
+    each micro-batch computes this common prefix once
+    (:mod:`tunesmith_torch.prefix.common_prefix`).
+    """
+
+    def __init__(
+        self, adapted: AdaptedModel, examples: Sequence[Example], *, packing: bool
+    ) -> None:
         self._model = adapted.model
         self._device = adapted.base.model.device
         self._examples = examples
         self._packing = packing
         self._lengths = np.array([len(example.ids) for example in examples])
-        # A row's first token follows nothing, so it is never guessed.
+        # The first token of a row has no token before it that could predict it.
         self._trained = np.array([int(np.sum(e.trained)) - bool(e.trained[0]) for e in examples])
-        with adapted.arithmetic():
-            self.opening = shared_opening(examples, adapted.model) if packing else 0
+        with adapted.autocast():
+            self.prefix_length = shared_prefix_length(examples, adapted.model) if packing else 0
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def counts(self, rows: Sequence[int]) -> Counts:
-        """Tokens of the rows; the loss is divided by those that are trained."""
+    def counts(self, rows: Sequence[int]) -> BatchCounts:
+        """Return the tokens of the rows; the loss is divided by the trained ones."""
         trained = int(self._trained[rows].sum())
         tokens = int(self._lengths[rows].sum())
-        return Counts(tokens=tokens, trained_tokens=trained, units=trained)
+        return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=trained)
 
     def micro_batches(self, rows: Sequence[int], budget: int) -> list[Layout]:
-        """The rows packed end to end, or padded, at most ``budget`` tokens at a time."""
+        """Pack the rows end to end, or pad them, at most ``budget`` tokens in each micro-batch."""
         if not rows:
             return []
-        lengths = self._lengths[rows] - self.opening
-        share = pack if self._packing else unpacked
-        bins = share(lengths, max(budget - self.opening, int(lengths.max())))
+        lengths = self._lengths[rows] - self.prefix_length
+        split = pack if self._packing else padded_batches
+        # A row that is longer than the budget gets a separate micro-batch.
+        bins = split(lengths, max(budget - self.prefix_length, int(lengths.max())))
         return [self._layout([rows[i] for i in members]) for members in bins]
 
     def loss(self, micro_batch: Layout) -> Tensor:
-        """Nats, summed over the micro-batch's trained tokens."""
-        batch, branches = micro_batch[0].to(self._device), micro_batch[1]
-        also = {} if branches is None else {"branches": branches}
-        hidden_ND = trained_hidden(self._model, batch, also=also)
-        return head_of(self._model).loss(hidden_ND, batch)
+        """Return nats summed over the trained tokens of the micro-batch."""
+        batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
+        attention_kwargs = {} if tree_layout is None else {"tree_layout": tree_layout}
+        hidden_ND = hidden_at_targets(self._model, batch, attention_kwargs=attention_kwargs)
+        return get_lm_head(self._model).loss(hidden_ND, batch)
 
     def _layout(self, rows: Sequence[int]) -> Layout:
-        if self.opening:
-            return collate_branching(self._examples, rows, self.opening)
-        return aligned(collate(self._examples, rows, packed=self._packing)), None
+        if self.prefix_length:
+            return collate_with_prefix(self._examples, rows, self.prefix_length)
+        return pad_to_multiple(collate(self._examples, rows, packed=self._packing)), None
 
-    def figures(self) -> dict[str, float]:
-        """Nothing beside the loss."""
+    def metrics(self) -> dict[str, float]:
+        """Return nothing: the loss is the only metric."""
         return {}

@@ -1,8 +1,8 @@
-"""What a checkpoint holds, so that training goes on as if it had never stopped.
+"""The training state in a checkpoint, so that a resumed training continues bit by bit.
 
-Masters and AdamW's moments as safetensors, and the states of every random number generator.
-The position in the data is the step itself. All of it is required: a state that lacks a part
-is refused, because a restart that looks like a resume is worse than none.
+It holds the master weights and AdamW's moments as safetensors, and the states of all random number
+generators. The position in the data follows from the step number. Every part is required: a state
+that lacks one is refused, because a silent restart is worse than an error.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunesmith.errors import IntegrityError
-from tunesmith_torch.optim.master_weights import Masters
+from tunesmith_torch.optim.master_weights import MasterWeights
 
 TENSORS = "training.safetensors"
 GENERATORS = "generators.json"
-_NOT_WHOLE = (KeyError, IndexError, TypeError, OSError, SafetensorError, ValueError, RuntimeError)
+_LOAD_ERRORS = (KeyError, IndexError, TypeError, OSError, SafetensorError, ValueError, RuntimeError)
 
 
-def save(folder: Path, masters: Masters) -> None:
+def save(folder: Path, masters: MasterWeights) -> None:
     """Write the training state below ``folder``."""
-    tensors = {name: tensor.contiguous() for name, tensor in masters.tensors().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in masters.state_dict().items()}
     tensors["generator.torch"] = torch.get_rng_state()
     if torch.cuda.is_available():
         for index, generator in enumerate(torch.cuda.get_rng_state_all()):
@@ -43,21 +43,21 @@ def save(folder: Path, masters: Masters) -> None:
     (folder / GENERATORS).write_text(json.dumps(generators), encoding="utf-8")
 
 
-def restore(folder: Path, masters: Masters) -> None:
-    """Take over a state that :func:`save` wrote.
+def restore(folder: Path, masters: MasterWeights) -> None:
+    """Restore a state that :func:`save` wrote.
 
     Raises:
-        IntegrityError: a part of it is missing or does not fit the model.
+        IntegrityError: a part is missing or does not fit the model.
     """
     try:
         tensors = load_file(folder / TENSORS)
         generators = json.loads((folder / GENERATORS).read_text(encoding="utf-8"))
-        masters.restore(tensors)
+        masters.load_state_dict(tensors)
         _restore_generators(tensors, generators)
-    except _NOT_WHOLE as error:
+    except _LOAD_ERRORS as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise IntegrityError(
-            f"{folder}: the training state is not whole or not of this model: {what}",
+            f"{folder}: the training state is incomplete or of another model: {what}",
             hint="delete this checkpoint to go on from the one before it",
         ) from error
 

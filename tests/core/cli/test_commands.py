@@ -76,7 +76,7 @@ def only_run(here: Path) -> Path:
 # --- the straight path -----------------------------------------------------------------------
 
 
-def test_a_run_prints_its_result_on_stdout_and_everything_else_on_stderr(
+def test_a_run_prints_results_on_stdout_and_progress_on_stderr(
     tunesmith: Tunesmith, here: Path
 ) -> None:
     done = tunesmith("run", "run.toml")
@@ -86,10 +86,12 @@ def test_a_run_prints_its_result_on_stdout_and_everything_else_on_stderr(
     assert [line.split()[0] for line in lines[2:5]] == ["base", "few-shot", "tuned"]
     assert "fine-tuning was worth it" in done.stdout
     assert "step 6/6" in done.stderr and "step 6/6" not in done.stdout
+    assert f"run folder: {only_run(here)}" in lines
+    assert f"report page: {only_run(here) / 'report.html'}" in lines
     assert f"tunesmith chat runs/{only_run(here).name}" in done.stderr
 
 
-def test_json_is_the_report_and_nothing_else(tunesmith: Tunesmith, here: Path) -> None:
+def test_json_prints_only_the_report(tunesmith: Tunesmith, here: Path) -> None:
     done = tunesmith("run", "run.toml", "--json")
     report = json.loads(done.stdout)
     assert report["schema"] == "tunesmith.report/1"
@@ -99,32 +101,34 @@ def test_json_is_the_report_and_nothing_else(tunesmith: Tunesmith, here: Path) -
     assert {**stored, "folder": report["folder"]} == report
 
 
-def test_quiet_leaves_the_result_alone(tunesmith: Tunesmith, here: Path) -> None:
+def test_quiet_prints_only_results_and_the_run_folder(tunesmith: Tunesmith, here: Path) -> None:
     done = tunesmith("-q", "run", "run.toml")
     assert "tuned" in done.stdout
+    assert f"run folder: {only_run(here)}" in done.stdout.splitlines()
+    assert "report page" not in done.stdout  # --quiet runs without reporters
     assert done.stderr == ""
 
 
-def test_out_is_the_very_folder_and_never_overwrites(tunesmith: Tunesmith, finished: Path) -> None:
+def test_out_is_the_run_folder_and_never_overwritten(tunesmith: Tunesmith, finished: Path) -> None:
     assert (finished / "artifact" / "answers.json").is_file()
     again = tunesmith("run", "run.toml", "--out", "done")
     assert again.exit_code == 2
     assert "exists and is not empty" in again.stderr
 
 
-def test_the_python_functions_take_the_same_path(here: Path) -> None:
+def test_the_python_api_gives_the_same_run(here: Path) -> None:
     import tunesmith as package
 
     (here / "run.toml").write_text(RUN_FILE + f"[plugins]\nfiles = [{json.dumps(str(FAKE))}]\n")
     report = package.run("run.toml", sets=["technique.steps=4"], out="python")
     assert report.status == "ok"
-    assert [event.steps for event in report.trained.values()] == [4]
+    assert [event.steps for event in report.training_finished.values()] == [4]
     assert package.read_report("python").to_json() == report.to_json()
     with pytest.raises(package.TunesmithError, match="is finished"):
         package.resume("python")
 
 
-def test_the_stored_plan_runs_again_by_itself(tunesmith: Tunesmith, finished: Path) -> None:
+def test_the_stored_plan_can_be_run_again(tunesmith: Tunesmith, finished: Path) -> None:
     again = tunesmith("run", finished / "run.toml", "--out", "again", "--json", fake=False)
     assert again.exit_code == 0, again.output
     first = json.loads((finished / "report.json").read_text())
@@ -136,12 +140,12 @@ def test_the_stored_plan_runs_again_by_itself(tunesmith: Tunesmith, finished: Pa
 # --- check and plan --------------------------------------------------------------------------
 
 
-def test_check_shows_the_data_and_a_row_as_it_is_learned(tunesmith: Tunesmith, here: Path) -> None:
+def test_check_shows_the_data_and_an_example_row(tunesmith: Tunesmith, here: Path) -> None:
     with (here / "data.tsv").open("a") as file:
         file.write("no tab\nanother\n")
     done = tunesmith("check", "run.toml")
     assert done.exit_code == 0, done.output
-    assert "10 rows to learn from, 6 held out" in done.stdout
+    assert "10 training rows, 6 held out" in done.stdout
     assert "left out: 2 rows, no answer, first data.tsv:17" in done.stdout
     learned = [line for line in done.stdout.splitlines() if "▌ " in line]
     assert learned[-1].split()[1:3] == ["assistant", "SAY"]
@@ -220,9 +224,9 @@ def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
 # --- report, verify, chat --------------------------------------------------------------------
 
 
-def test_report_shows_what_got_worse(tunesmith: Tunesmith, finished: Path) -> None:
-    rival = json.loads((finished / "report.json").read_text())["verdict"]["rival"]
-    path = finished / "evaluations" / f"{rival}.same.jsonl"
+def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
+    baseline = json.loads((finished / "report.json").read_text())["verdict"]["baseline_model"]
+    path = finished / "evaluations" / f"{baseline}.same.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     after = finished / "evaluations" / "tuned.same.jsonl"
     worse = [json.loads(line) for line in after.read_text().splitlines()]
@@ -232,12 +236,12 @@ def test_report_shows_what_got_worse(tunesmith: Tunesmith, finished: Path) -> No
     after.write_text("".join(json.dumps(row) + "\n" for row in worse))
     done = tunesmith("report", finished)
     assert done.exit_code == 0, done.output
-    assert f"1 row that {rival} did better on" in done.stdout
+    assert f"1 row that {baseline} did better on" in done.stdout
     (line,) = (line for line in done.stdout.splitlines() if "it forgot" in line)
     assert line.split()[0] == rows[2]["source"] and "it knew" in line
 
 
-def test_report_is_made_again_when_it_is_missing(tunesmith: Tunesmith, finished: Path) -> None:
+def test_report_is_rebuilt_if_it_is_missing(tunesmith: Tunesmith, finished: Path) -> None:
     before = (finished / "report.json").read_bytes()
     (finished / "report.json").unlink()
     shown = json.loads(tunesmith("report", finished, "--json").stdout)
@@ -245,15 +249,15 @@ def test_report_is_made_again_when_it_is_missing(tunesmith: Tunesmith, finished:
     assert (finished / "report.json").read_bytes() == before
 
 
-def test_report_is_sent_to_a_reporter(tunesmith: Tunesmith, finished: Path) -> None:
+def test_events_are_replayed_to_a_reporter(tunesmith: Tunesmith, finished: Path) -> None:
     page = (finished / "report.html").read_bytes()
     (finished / "report.html").unlink()
     assert tunesmith("report", finished, "--to", "html").exit_code == 0
     assert (finished / "report.html").read_bytes() == page
     sent = tunesmith("report", finished, "--to", "jsonlines")
-    told = [json.loads(line) for line in sent.stdout.splitlines()]
+    sent_events = [json.loads(line) for line in sent.stdout.splitlines()]
     kept = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in told] == [event["event"] for event in kept]
+    assert [event["event"] for event in sent_events] == [event["event"] for event in kept]
     done = tunesmith("report", finished, "--to", "htm")
     assert done.exit_code == 2 and 'did you mean "html"?' in done.output
 
@@ -279,14 +283,14 @@ def test_verify_finds_one_changed_byte(tunesmith: Tunesmith, finished: Path) -> 
 
 
 @pytest.mark.parametrize("gone", ["artifact", "checkpoints/step-00000006"])
-def test_verify_misses_no_folder_without_manifest(
+def test_verify_reports_folders_without_a_manifest(
     tunesmith: Tunesmith, finished: Path, gone: str
 ) -> None:
     (finished / gone / "MANIFEST.json").unlink()
     assert tunesmith("verify", finished).exit_code == 7
 
 
-def test_verify_misses_no_artifact_that_is_gone(tunesmith: Tunesmith, finished: Path) -> None:
+def test_verify_reports_a_missing_artifact(tunesmith: Tunesmith, finished: Path) -> None:
     shutil.rmtree(finished / "artifact")
     assert tunesmith("verify", finished).exit_code == 7
 
@@ -303,13 +307,15 @@ def test_chat_answers_prompts_and_compares(tunesmith: Tunesmith, finished: Path)
     assert base.stdout.strip() == ""
 
 
-def test_chat_remembers_what_was_said() -> None:
+def test_chat_keeps_the_conversation() -> None:
     from tunesmith.cli.chat import Conversation
     from tunesmith.contracts import Generation
 
     class Echo:
-        def generate(self, prompts: list[tuple[object, ...]], limit: int) -> list[Generation]:
-            return [Generation(str(len(prompt)), 1, "end") for prompt in prompts]
+        def generate(
+            self, prompts: list[tuple[object, ...]], max_new_tokens: int
+        ) -> list[Generation]:
+            return [Generation(str(len(prompt)), 1, "stop") for prompt in prompts]
 
     talk = Conversation({"tuned": Echo()}, "be brief", 9)  # type: ignore[dict-item]
     assert [talk.ask("x")["tuned"].text for _ in range(3)] == ["2", "4", "6"]
@@ -328,7 +334,7 @@ def test_chat_without_a_trained_model(tunesmith: Tunesmith, here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "message"),
     [
         (["run", "nowhere.toml"], 2, "nowhere.toml: no such run file"),
         (["run", "run.toml", "--set", "technique.steps"], 2, "expected key=value"),
@@ -343,18 +349,22 @@ def test_chat_without_a_trained_model(tunesmith: Tunesmith, here: Path) -> None:
         ),
         (["run", "run.toml", "--set", "gate.at_least.same=1.5"], 6, "gate.at_least.same"),
         (["run", "run.toml", "--set", "technique.mode=raise"], 8, "fake_plugin"),
-        (["run", "run.toml", "--set", "run.max_minutes=0.005"], 75, "the limit of"),
+        (
+            ["run", "run.toml", "--set", "run.max_minutes=0.005"],
+            75,
+            "run.max_minutes = 0.005 is reached",
+        ),
         (["run", "run.toml", "--set", "technique.mode=interrupt"], 130, "stopped by SIGINT"),
         (["report", "."], 2, "is not the folder of a run"),
         (["plugins", "show", "by-haert"], 2, "did you mean by-heart?"),
     ],
 )
 def test_every_failure_has_its_exit_code_and_one_sentence(
-    tunesmith: Tunesmith, args: list[str], code: int, said: str
+    tunesmith: Tunesmith, args: list[str], code: int, message: str
 ) -> None:
     done = tunesmith(*args)
     assert done.exit_code == code, done.output
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.output
 
 
@@ -365,7 +375,7 @@ def test_debug_shows_the_traceback(tunesmith: Tunesmith) -> None:
     assert "\x1b" not in done.output
 
 
-def test_a_stopped_run_says_how_to_go_on_and_does(tunesmith: Tunesmith, here: Path) -> None:
+def test_a_stopped_run_prints_how_to_resume_it(tunesmith: Tunesmith, here: Path) -> None:
     stopped = tunesmith("run", "run.toml", "--set", "technique.mode=interrupt")
     assert stopped.exit_code == 130
     run = only_run(here)
@@ -374,13 +384,13 @@ def test_a_stopped_run_says_how_to_go_on_and_does(tunesmith: Tunesmith, here: Pa
     assert done.exit_code == 0, done.output
     assert "tuned" in done.stdout
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    steps = [event["step"] for event in events if event["event"] == "stepped"]
+    steps = [event["step"] for event in events if event["event"] == "step-finished"]
     assert steps == [1, 2, 3, 4, 5, 6]
     again = tunesmith("resume", run, fake=False)
     assert again.exit_code == 2 and "the run is finished" in again.stderr
 
 
-def test_resume_keeps_to_the_plan_whatever_the_environment_says(
+def test_resume_ignores_the_environment(
     tunesmith: Tunesmith, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tunesmith("run", "run.toml", "--set", "technique.mode=interrupt").exit_code == 130
@@ -389,16 +399,18 @@ def test_resume_keeps_to_the_plan_whatever_the_environment_says(
     assert json.loads(done.stdout)["training"]["steps"] == 6
 
 
-def test_resume_refuses_other_data_until_it_is_accepted(tunesmith: Tunesmith, here: Path) -> None:
+def test_resume_refuses_changed_data_until_it_is_accepted(tunesmith: Tunesmith, here: Path) -> None:
     assert tunesmith("run", "run.toml", "--set", "technique.mode=interrupt").exit_code == 130
     run = only_run(here)
     (here / "data.tsv").write_text((here / "data.tsv").read_text().replace("ALPHA", "OMEGA"))
     refused = tunesmith("resume", run)
     assert refused.exit_code == 2 and "the data changed" in refused.stderr
-    assert tunesmith("resume", run, "--accept-drift").exit_code == 0
+    old_flag = tunesmith("resume", run, "--accept-drift")
+    assert old_flag.exit_code == 2 and "use --accept-changes" in old_flag.stderr
+    assert tunesmith("resume", run, "--accept-changes").exit_code == 0
 
 
-def test_a_missed_gate_keeps_the_result(tunesmith: Tunesmith) -> None:
+def test_a_failed_gate_keeps_the_result(tunesmith: Tunesmith) -> None:
     done = tunesmith("run", "run.toml", "--set", "gate.at_least.same=1.5", "--json")
     assert done.exit_code == 6
     report = json.loads(done.stdout)
@@ -406,7 +418,7 @@ def test_a_missed_gate_keeps_the_result(tunesmith: Tunesmith) -> None:
     assert report["verdict"]["outcome"] == "better"
 
 
-def test_a_failing_reporter_stops_nothing(tunesmith: Tunesmith, here: Path) -> None:
+def test_a_failing_reporter_does_not_stop_the_run(tunesmith: Tunesmith, here: Path) -> None:
     (here / "run.toml").write_text(RUN_FILE + '[[reporters]]\nuse = "failing"\n')
     assert tunesmith("run", "run.toml").exit_code == 0
     report = json.loads((only_run(here) / "report.json").read_text())
@@ -421,14 +433,14 @@ def test_a_signal_reaches_a_run_in_another_process(here: Path) -> None:
     )
     deadline = time.monotonic() + 20
     events = here / "long" / "events.jsonl"
-    while not (events.exists() and "stepped" in events.read_text()):
+    while not (events.exists() and "step-finished" in events.read_text()):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "resume with: tunesmith resume long" in said
-    assert "Traceback" not in said
+    assert "resume with: tunesmith resume long" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_closed_pipe_is_no_error(here: Path) -> None:
@@ -441,7 +453,7 @@ def test_a_closed_pipe_is_no_error(here: Path) -> None:
 # --- plugins ---------------------------------------------------------------------------------
 
 
-def test_a_broken_plugin_is_listed_and_harms_nobody(tunesmith: Tunesmith, here: Path) -> None:
+def test_a_broken_plugin_is_listed_and_ignored(tunesmith: Tunesmith, here: Path) -> None:
     (here / "other.py").write_text("raise RuntimeError('\\x1b[31mno luck')\n")
     listed = tunesmith("--plugin", "other.py", "plugins", "list")
     assert listed.exit_code == 0
@@ -460,7 +472,7 @@ def test_plugins_can_be_left_out(tunesmith: Tunesmith, here: Path) -> None:
     assert refused.exit_code == 2
 
 
-def test_show_tells_options_promises_and_place(tunesmith: Tunesmith) -> None:
+def test_show_prints_options_promises_and_source(tunesmith: Tunesmith) -> None:
     done = tunesmith("plugins", "show", "by-heart")
     assert "Steps to take." in done.stdout and ">= 1" in done.stdout
     assert "promises: deterministic, resumable" in done.stdout
@@ -471,7 +483,7 @@ def test_show_tells_options_promises_and_place(tunesmith: Tunesmith) -> None:
     assert (steps["type"], steps["default"]) == ("int", "6")
 
 
-def test_a_plugin_brings_a_command_but_cannot_take_one(tunesmith: Tunesmith, here: Path) -> None:
+def test_a_plugin_can_add_a_command_but_not_replace_one(tunesmith: Tunesmith, here: Path) -> None:
     (here / "other.py").write_text(
         "import click\n"
         "from tunesmith.hookspecs import hookimpl\n"
@@ -503,7 +515,7 @@ def test_init_writes_a_run_file_that_parses_and_overwrites_nothing(
     assert tunesmith("init", "new", "--force").exit_code == 0
 
 
-def test_init_hands_out_an_example(tunesmith: Tunesmith, here: Path) -> None:
+def test_init_copies_an_example(tunesmith: Tunesmith, here: Path) -> None:
     if "example" not in tunesmith("--help").stdout:
         pytest.skip("no plugin with examples is installed")
     done = tunesmith("init", "desk", "--example", "helpdesk")
@@ -514,11 +526,11 @@ def test_init_hands_out_an_example(tunesmith: Tunesmith, here: Path) -> None:
 
 
 def test_doctor_reports_a_library_that_crashes() -> None:
-    from tunesmith.cli.doctor import probe
+    from tunesmith.cli.doctor import probe_torch
 
-    assert "code -6" in probe("import os; os.abort()")["error"]
-    assert "no such thing" in probe("raise SystemExit('no such thing')")["error"]
-    assert probe("print('noise'); print('{\"version\": \"1\"}')") == {"version": "1"}
+    assert "code -6" in probe_torch("import os; os.abort()")["error"]
+    assert "no such thing" in probe_torch("raise SystemExit('no such thing')")["error"]
+    assert probe_torch("print('noise'); print('{\"version\": \"1\"}')") == {"version": "1"}
 
 
 def test_doctor_fails_where_nothing_can_train(
@@ -526,13 +538,19 @@ def test_doctor_fails_where_nothing_can_train(
 ) -> None:
     from tunesmith.cli import doctor
 
-    monkeypatch.setattr(doctor, "probe", lambda: {"version": "1", "threads": 1, "devices": []})
+    monkeypatch.setattr(
+        doctor, "probe_torch", lambda: {"version": "1", "threads": 1, "devices": []}
+    )
     assert tunesmith("doctor").exit_code == 0
-    monkeypatch.setattr(doctor, "probe", lambda: {"error": "no torch here"})
+    monkeypatch.setattr(doctor, "probe_torch", lambda: {"error": "no torch here"})
     broken = tunesmith("doctor", "--json")
     assert broken.exit_code == 4
     checks = json.loads(broken.stdout)["checks"]
-    assert {"level": "fail", "subject": "torch", "said": "cannot be used: no torch here"} in checks
+    assert {
+        "level": "fail",
+        "subject": "torch",
+        "message": "cannot be used: no torch here",
+    } in checks
 
 
 # --- lightness -------------------------------------------------------------------------------
@@ -552,7 +570,7 @@ PRINTERS = {"pydantic", "rich"}
         (["plugins", "list"], HEAVY),
     ],
 )
-def test_what_is_not_imported(here: Path, args: list[str], forbidden: set[str]) -> None:
+def test_heavy_libraries_are_not_imported(here: Path, args: list[str], forbidden: set[str]) -> None:
     code = (
         "import sys, atexit\n"
         f"heavy = lambda: sorted({forbidden!r} & set(sys.modules))\n"
@@ -587,16 +605,16 @@ def test_a_run_folder_can_be_moved(tunesmith: Tunesmith, finished: Path, here: P
     assert tunesmith("chat", "moved", "--prompt", "say alpha").stdout == "SAY ALPHA\n"
 
 
-def test_what_is_learned_of_each_kind_of_record() -> None:
-    from tunesmith.cli.check import turns
+def test_the_trained_parts_of_each_kind_of_record() -> None:
+    from tunesmith.cli.check import split_by_training
     from tunesmith.records import Chat, Message, Preference, Text
 
-    said = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"))
-    chat = Chat(source="x", messages=(*said, *said[1:]))
-    assert [learned for *_, learned in turns(chat)] == [False, False, True, False, True]
-    assert turns(Text(source="x", text="t")) == [("text", "t", True)]
-    preference = Preference(source="x", prompt=said[:2], chosen="c", rejected="r")
-    assert [(role, learned) for role, _, learned in turns(preference)][-2:] == [
+    messages = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"))
+    chat = Chat(source="x", messages=(*messages, *messages[1:]))
+    assert [learned for *_, learned in split_by_training(chat)] == [False, False, True, False, True]
+    assert split_by_training(Text(source="x", text="t")) == [("text", "t", True)]
+    preference = Preference(source="x", prompt=messages[:2], chosen="c", rejected="r")
+    assert [(role, learned) for role, _, learned in split_by_training(preference)][-2:] == [
         ("chosen", True),
         ("rejected", True),
     ]

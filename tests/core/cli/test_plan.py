@@ -1,4 +1,4 @@
-"""``tunesmith plan``: what it says, how soon, and in which form."""
+"""``tunesmith plan``: estimates, comparisons, costs, savings, and their output."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ base = "paper:plain"
 use = "lines"
 train = "data.tsv"
 [technique]
-use = "thrifty"
+use = "saving"
 """
 Plan = Callable[..., Result]
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a run file and data; a machine with 4 GiB, and a state of its own."""
+    """A folder with a run file and data; a machine with 4 GiB, and its own state folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -45,9 +45,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def has(monkeypatch: pytest.MonkeyPatch, memory: int | None, gpu: Device | None = None) -> None:
-    processor = Device(kind="cpu", name="test core", memory=memory, cores=2)
+    processor = Device(type="cpu", name="test core", memory=memory, cores=2)
     there = Machine(processor, gpu)
-    monkeypatch.setattr(machine, "this_machine", lambda: there)
+    monkeypatch.setattr(machine, "detect_machine", lambda: there)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def plan(here: Path) -> Plan:
     def call(*arguments: str) -> Result:
         plugins = [
             option
-            for name in ("fake_plugin", "thrifty_plugin")
+            for name in ("fake_plugin", "memory_saving_plugin")
             for option in ("--plugin", str(HERE / f"{name}.py"))
         ]
         names = ("lora", "full", "qlora", "preference")
@@ -74,27 +74,27 @@ def answer(result: Result) -> dict[str, Any]:
 
 def test_memory_by_phase_and_component(plan: Plan) -> None:
     found = answer(plan("--json"))
-    train = found["memory"]["thrifty"]["train"]
+    train = found["memory"]["saving"]["train"]
     assert train["components"] == {"weights": 1000 * MIB, "activations": 100_000_000}
     assert train["low"] < train["expected"] == 1000 * MIB + 100_000_000 < train["high"]
-    assert found["peak"]["thrifty"]["phase"] == "train"
-    assert found["peak"]["thrifty"]["component"] == "weights"
-    assert found["work"]["thrifty"]["method"] == "traced"
+    assert found["peak"]["saving"]["phase"] == "train"
+    assert found["peak"]["saving"]["component"] == "weights"
+    assert found["work"]["saving"]["method"] == "traced"
 
 
-def test_merging_is_shown_but_does_not_bind(plan: Plan) -> None:
+def test_merging_is_shown_but_is_not_part_of_the_peak(plan: Plan) -> None:
     found = answer(plan("--json"))
-    assert found["memory"]["thrifty"]["merge"]["expected"] > 4 * GIB
-    assert found["fits"]["thrifty"]["this machine"] == "yes"
+    assert found["memory"]["saving"]["merge"]["expected"] > 4 * GIB
+    assert found["fits"]["saving"]["this machine"] == "yes"
 
 
-def test_quick_takes_the_first_answer(plan: Plan) -> None:
+def test_quick_prints_the_analytic_estimate(plan: Plan) -> None:
     found = answer(plan("--json", "--quick"))
-    assert found["work"]["thrifty"]["method"] == "analytic"
+    assert found["work"]["saving"]["method"] == "analytic"
     assert "half of it is a guess" in found["notes"]
 
 
-def test_the_resolved_plan_is_there(plan: Plan, here: Path) -> None:
+def test_the_resolved_plan_is_printed(plan: Plan, here: Path) -> None:
     import tomllib
 
     resolved = plan("--resolved")
@@ -103,72 +103,72 @@ def test_the_resolved_plan_is_there(plan: Plan, here: Path) -> None:
     assert answer(plan("--resolved", "--json"))["plan"]["technique"]["weights"] == 1000
 
 
-def test_assumptions_stand_in_for_the_data(plan: Plan, here: Path) -> None:
+def test_assumptions_replace_the_data(plan: Plan, here: Path) -> None:
     (here / "data.tsv").unlink()
     refused = plan()
     assert refused.exit_code == 3
     assert "--assume sequence=1024" in refused.stderr
     assumed = "sequence=4_096,micro_batch=2"
     found = answer(plan("--assume", assumed, "--assume", "rows=10000", "--json"))
-    assert found["work"]["thrifty"]["longest"] == 4096
-    assert found["work"]["thrifty"]["micro_batch_tokens"] == 8192
-    assert found["work"]["thrifty"]["tokens"] == 40_960_000
-    assert found["device"] == "cuda"  # what is imagined cannot run here
+    assert found["work"]["saving"]["longest_row"] == 4096
+    assert found["work"]["saving"]["micro_batch_tokens"] == 8192
+    assert found["work"]["saving"]["tokens"] == 40_960_000
+    assert found["device"] == "cuda"  # assumed data cannot run here
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("sequenc=4", "did you mean sequence?"),
-        ("rows=none", "whole number from 1 up"),
-        ("rows=0", "whole number"),
-        ("rows", "whole number"),
-        ("rows=-5", "whole number"),
+        ("rows=none", "positive integer"),
+        ("rows=0", "positive integer"),
+        ("rows", "positive integer"),
+        ("rows=-5", "positive integer"),
     ],
 )
-def test_assumptions_that_make_no_sense(plan: Plan, text: str, said: str) -> None:
+def test_invalid_assumptions(plan: Plan, text: str, message: str) -> None:
     result = plan("--assume", text)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
-def test_every_technique_that_can_say_it_side_by_side(plan: Plan) -> None:
+def test_all_techniques_with_estimates_are_compared(plan: Plan) -> None:
     found = answer(plan("--json", "--set", "technique.weights=2000"))
-    assert set(found["fits"]) == {"thrifty", "wide", "stumbling"}
+    assert set(found["fits"]) == {"saving", "wide", "failing-later"}
     assert found["fits"]["wide"] == {
         "24": "yes", "40": "yes", "48": "yes", "80": "yes", "141": "yes", "this machine": "no",
     }  # fmt: skip
-    assert "width of what?" in found["unknown"]["clueless"]
-    assert "needy" not in found["unknown"]  # says nothing at all and was not asked for
+    assert "width of what?" in found["unknown"]["failing"]
+    assert "needy" not in found["unknown"]  # has no estimate and was not chosen
 
 
-def test_options_are_carried_over_where_they_are_valid(plan: Plan) -> None:
+def test_options_are_transferred_where_they_are_valid(plan: Plan) -> None:
     found = answer(plan("--json", "--set", "technique.weights=500", "--set", "technique.shards=4"))
     wide = found["memory"]["wide"]["load"]["expected"]
     assert wide == 500 * MIB * 10  # its own shards: 4 is not valid there
 
 
-def test_a_trace_that_fails_leaves_the_first_answer(plan: Plan) -> None:
-    found = answer(plan("--json", "--set", "technique.use=stumbling"))
-    work = found["work"]["stumbling"]
+def test_a_failed_trace_leaves_the_analytic_estimate(plan: Plan) -> None:
+    found = answer(plan("--json", "--set", "technique.use=failing-later"))
+    work = found["work"]["failing-later"]
     assert work["method"] == "analytic"
     assert "no trace" in work["notes"][-1]
 
 
-def test_a_chosen_technique_that_fails_at_once_is_blamed(plan: Plan) -> None:
-    result = plan("--set", "technique.use=clueless")
+def test_a_failing_estimate_of_the_chosen_technique_names_its_plugin(plan: Plan) -> None:
+    result = plan("--set", "technique.use=failing")
     assert result.exit_code == 8
-    assert "thrifty-plugin" in result.stderr or "thrifty_plugin" in result.stderr
+    assert "memory-saving-plugin" in result.stderr or "memory_saving_plugin" in result.stderr
 
 
-def test_a_technique_that_says_nothing_is_named(plan: Plan) -> None:
+def test_a_technique_without_estimate_is_named(plan: Plan) -> None:
     result = plan("--set", "technique.use=by-heart", "--quick")
     assert result.exit_code == 0, result.output
-    assert "by-heart does not say what a run takes" in result.stdout
-    assert "thrifty" in result.stdout
+    assert "by-heart has no estimate of memory and time" in result.stdout
+    assert "saving" in result.stdout
 
 
-def test_a_model_that_nothing_is_known_of(plan: Plan) -> None:
+def test_a_model_without_config(plan: Plan) -> None:
     result = plan("--set", "model.base=paper:late")
     assert result.exit_code == 4
     assert "config.json" in result.stderr
@@ -180,47 +180,49 @@ def test_a_model_that_nothing_is_known_of(plan: Plan) -> None:
 def test_yes_maybe_no(plan: Plan, monkeypatch: pytest.MonkeyPatch, memory: int, fits: str) -> None:
     has(monkeypatch, memory)
     sets = ("--set", "technique.weights=900", "--json")
-    assert answer(plan(*sets))["fits"]["thrifty"]["this machine"] == fits
+    assert answer(plan(*sets))["fits"]["saving"]["this machine"] == fits
 
 
-def test_changes_that_make_it_fit_the_cheapest_first(
+def test_changes_that_make_it_fit_are_listed_cheapest_first(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has(monkeypatch, 1060 * MIB)
-    found = answer(plan("--json"))["economies"]
-    assert [economy["changes"] for economy in found] == [
+    found = answer(plan("--json"))["memory_savings"]
+    assert [saving["changes"] for saving in found] == [
         ["technique.gradient_checkpointing = true"],
         ["technique.shards = 2"],
         ["technique.shards = 4"],
     ]
-    assert all(economy["enough"] for economy in found)
+    assert all(saving["enough"] for saving in found)
     assert abs(found[0]["saves"] - 75_000_000) < 1000
 
 
-def test_changes_that_are_only_enough_together(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_that_are_only_enough_in_combination(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     has(monkeypatch, 300 * MIB)
-    first, *others = answer(plan("--json"))["economies"]
+    first, *others = answer(plan("--json"))["memory_savings"]
     assert first["changes"] == [
         "technique.gradient_checkpointing = true", "technique.shards = 2", "technique.shards = 4",
     ]  # fmt: skip
     assert first["enough"] and first["high"] <= 300 * MIB
-    assert not any(economy["enough"] for economy in others)
+    assert not any(saving["enough"] for saving in others)
 
 
-def test_where_no_change_is_enough_the_largest_are_named(
+def test_the_largest_savings_are_listed_if_no_change_is_enough(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has(monkeypatch, 10 * MIB)
-    found = answer(plan("--json"))["economies"]
+    found = answer(plan("--json"))["memory_savings"]
     assert found[0]["changes"] == ["technique.shards = 4"]
-    assert not any(economy["enough"] for economy in found)
+    assert not any(saving["enough"] for saving in found)
 
 
 def test_time_and_cost_are_ranges_from_the_table(plan: Plan) -> None:
     found = answer(plan("--json", "--assume", "rows=100000"))
-    flops = found["work"]["thrifty"]["flops"]
-    time, cost = found["time"]["thrifty"]["A100 80GB"], found["cost"]["thrifty"]["A100 80GB"]
-    steps = found["work"]["thrifty"]["steps"]
+    flops = found["work"]["saving"]["flops"]
+    time, cost = found["time"]["saving"]["A100 80GB"], found["cost"]["saving"]["A100 80GB"]
+    steps = found["work"]["saving"]["steps"]
     assert time["low"] == pytest.approx(flops / (312e12 * 0.55) + steps * 0.01)
     assert time["high"] == pytest.approx(flops / (312e12 * 0.15) + steps * 0.1)
     assert cost["low"] == pytest.approx(time["low"] / 3600 * 1.19)
@@ -228,7 +230,7 @@ def test_time_and_cost_are_ranges_from_the_table(plan: Plan) -> None:
     assert all(p["date"] and p["source"] for gpu in found["gpus"] for p in gpu["prices"])
 
 
-def test_users_prices_go_over_the_table(plan: Plan, here: Path) -> None:
+def test_user_prices_replace_those_of_the_table(plan: Plan, here: Path) -> None:
     text = (
         '[[prices]]\ngpu = "L4"\nprovider = "our cellar"\nusd = 0.01\n'
         'source = "invoice"\ndate = "2030-01-01"\n'
@@ -246,38 +248,38 @@ def test_users_prices_go_over_the_table(plan: Plan, here: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[[prices]\n", '[[prices]]\ngpu = "L4"\n', "[[cards]]\n"])
-def test_prices_that_make_no_sense(plan: Plan, here: Path, text: str) -> None:
+def test_invalid_prices(plan: Plan, here: Path, text: str) -> None:
     (here / "ours.toml").write_text(text)
     result = plan("--set", "plan.prices=ours.toml")
     assert result.exit_code == 2
     assert "ours.toml" in result.stderr
 
 
-def test_prices_that_are_not_there(plan: Plan) -> None:
+def test_a_missing_price_file(plan: Plan) -> None:
     assert plan("--set", "plan.prices=nowhere.toml").exit_code == 2
 
 
-def test_a_gpu_here_is_what_auto_means(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = Device(kind="cuda", name="NVIDIA H100 80GB HBM3", memory=70 * GIB)
+def test_auto_means_the_gpu_of_this_machine(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Device(type="cuda", name="NVIDIA H100 80GB HBM3", memory=70 * GIB)
     has(monkeypatch, 4 * GIB, gpu)
     found = answer(plan("--json"))
     assert found["device"] == "cuda"
     assert found["this_machine"]["name"] == gpu.name
-    assert "this machine" in found["time"]["thrifty"]
+    assert "this machine" in found["time"]["saving"]
     assert answer(plan("--json", "--set", "run.device=cpu"))["device"] == "cpu"
 
 
-def test_for_people(plan: Plan) -> None:
+def test_text_output(plan: Plan) -> None:
     lines = plan("--quick").stdout.splitlines()
-    assert lines[0] == "thrifty on model on paper, plain, for test core (analytic)"
-    assert any(line.startswith("train, which binds") for line in lines)
-    (row,) = (line for line in lines if line.startswith("thrifty *") and "yes" in line)
+    assert lines[0] == "saving on model on paper, plain, for test core (analytic)"
+    assert any(line.startswith("train (peak)") for line in lines)
+    (row,) = (line for line in lines if line.startswith("saving *") and "yes" in line)
     assert row.split()[2:] == ["0.75", "to", "1.4", "yes", "yes", "yes", "yes", "yes", "yes"]
     assert any("2 cores, 4.0 GiB available" in line for line in lines)
     assert any("read 2026-03 to" in line for line in lines)
 
 
-def test_in_a_log_the_first_answer_stays_and_the_better_one_follows(plan: Plan) -> None:
+def test_without_a_terminal_both_estimates_are_printed(plan: Plan) -> None:
     text = plan().stdout
     assert text.index("(analytic)") < text.index("now tracing") < text.index("(traced)")
 
@@ -285,7 +287,7 @@ def test_in_a_log_the_first_answer_stays_and_the_better_one_follows(plan: Plan) 
 def test_a_model_without_weights_is_planned_but_not_run(plan: Plan, here: Path) -> None:
     assert answer(plan("--json", "--set", "model.base=paper:empty"))["device"] == "cuda"
     arguments = ["--plugin", str(HERE / "fake_plugin.py")]
-    arguments += ["--plugin", str(HERE / "thrifty_plugin.py")]
+    arguments += ["--plugin", str(HERE / "memory_saving_plugin.py")]
     run = ["run", "run.toml", "--set", "model.base=paper:empty"]
     result = CliRunner().invoke(app, [*arguments, *run])
     assert result.exit_code == 4
@@ -293,7 +295,7 @@ def test_a_model_without_weights_is_planned_but_not_run(plan: Plan, here: Path) 
     assert not (here / "runs").exists()
 
 
-def test_the_environment_is_left_alone(plan: Plan, here: Path) -> None:
+def test_the_environment_is_unchanged(plan: Plan, here: Path) -> None:
     before = dict(os.environ)
     answer(plan("--json"))
     assert dict(os.environ) == before

@@ -1,4 +1,4 @@
-"""The schema of run files says yes where the plan does, and no where it does not."""
+"""The JSON schema accepts and refuses the same run files as the plan."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from tunesmith.catalog import Catalog
 from tunesmith.config.json_schema import DIALECT, run_file_schema
-from tunesmith.plugins import Selection, find
+from tunesmith.plugins import Selection, find_plugins
 
 FAKE = Path(__file__).parents[1] / "fake_plugin.py"
-GOOD: dict[str, Any] = {
+VALID: dict[str, Any] = {
     "model": {"base": "fake:one"},
     "data": {"use": "lines", "train": "data.tsv", "holdout": 0.2},
     "technique": {"use": "file:fake_plugin:by-heart", "steps": 3, "mode": "raise"},
@@ -25,30 +25,30 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    return run_file_schema(Catalog(find(Selection(files=(str(FAKE),)))))
+    return run_file_schema(Catalog(find_plugins(Selection(files=(str(FAKE),)))))
 
 
-def faults(schema: Any, value: Any, root: Any) -> Iterator[str]:
-    """What is wrong with a value: the few words of JSON Schema that ours uses."""
+def violations(schema: Any, value: Any, root: Any) -> Iterator[str]:
+    """Yield the violations of a schema, for the keywords of JSON Schema that are used here."""
     if "$ref" in schema:
         target = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
-        yield from faults(target, value, root)
-    yield from _faults_of_kind(schema, value)
-    yield from _faults_of_bounds(schema, value)
+        yield from violations(target, value, root)
+    yield from _violations_of_type(schema, value)
+    yield from _violations_of_bounds(schema, value)
     if isinstance(value, dict):
-        yield from _faults_of_table(schema, value, root)
+        yield from _violations_of_table(schema, value, root)
     if isinstance(value, list) and "items" in schema:
         for item in value:
-            yield from faults(schema["items"], item, root)
-    if "anyOf" in schema and all(list(faults(one, value, root)) for one in schema["anyOf"]):
-        yield "fits none"
+            yield from violations(schema["items"], item, root)
+    if "anyOf" in schema and all(list(violations(one, value, root)) for one in schema["anyOf"]):
+        yield "matches no alternative"
     for branch in schema.get("allOf", []):
-        if not list(faults(branch["if"], value, root)):
-            yield from faults(branch["then"], value, root)
+        if not list(violations(branch["if"], value, root)):
+            yield from violations(branch["then"], value, root)
 
 
-def _faults_of_kind(schema: Any, value: Any) -> Iterator[str]:
-    kinds = {
+def _violations_of_type(schema: Any, value: Any) -> Iterator[str]:
+    types = {
         "object": dict,
         "array": list,
         "string": str,
@@ -57,7 +57,7 @@ def _faults_of_kind(schema: Any, value: Any) -> Iterator[str]:
         "boolean": bool,
         "null": type(None),
     }
-    if "type" in schema and not isinstance(value, kinds[schema["type"]]):
+    if "type" in schema and not isinstance(value, types[schema["type"]]):
         yield f"not {schema['type']}"
     if "enum" in schema and value not in schema["enum"]:
         yield "not in enum"
@@ -65,7 +65,7 @@ def _faults_of_kind(schema: Any, value: Any) -> Iterator[str]:
         yield "not const"
 
 
-def _faults_of_bounds(schema: Any, value: Any) -> Iterator[str]:
+def _violations_of_bounds(schema: Any, value: Any) -> Iterator[str]:
     if isinstance(value, (int, float)):
         if value < schema.get("minimum", value) or value > schema.get("maximum", value):
             yield "out of bounds"
@@ -74,27 +74,27 @@ def _faults_of_bounds(schema: Any, value: Any) -> Iterator[str]:
         if "exclusiveMaximum" in schema and value >= schema["exclusiveMaximum"]:
             yield "out of bounds"
     if isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
-        yield "not like the pattern"
+        yield "does not match the pattern"
 
 
-def _faults_of_table(schema: Any, value: dict[str, Any], root: Any) -> Iterator[str]:
+def _violations_of_table(schema: Any, value: dict[str, Any], root: Any) -> Iterator[str]:
     properties = schema.get("properties", {})
     for name in schema.get("required", []):
         if name not in value:
             yield f"{name} is missing"
     for name, item in value.items():
         if name in properties:
-            yield from faults(properties[name], item, root)
+            yield from violations(properties[name], item, root)
         elif schema.get("additionalProperties") is False:
             yield f"{name} is unknown"
         elif isinstance(schema.get("additionalProperties"), dict):
-            yield from faults(schema["additionalProperties"], item, root)
+            yield from violations(schema["additionalProperties"], item, root)
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
     import copy
 
-    tables = copy.deepcopy(GOOD)
+    tables = copy.deepcopy(VALID)
     *parents, last = path.split(".")
     node: Any = tables
     for part in parents:
@@ -103,8 +103,8 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return tables
 
 
-def test_a_good_run_file_fits(schema: dict[str, Any]) -> None:
-    assert list(faults(schema, GOOD, schema)) == []
+def test_a_valid_run_file_matches_the_schema(schema: dict[str, Any]) -> None:
+    assert list(violations(schema, VALID, schema)) == []
     assert schema["$schema"] == DIALECT
 
 
@@ -126,39 +126,39 @@ def test_a_good_run_file_fits(schema: dict[str, Any]) -> None:
         ("model.base", 3),
     ],
 )
-def test_a_wrong_one_does_not(schema: dict[str, Any], path: str, value: Any) -> None:
-    assert list(faults(schema, changed(path, value), schema))
+def test_an_invalid_run_file_does_not_match(schema: dict[str, Any], path: str, value: Any) -> None:
+    assert list(violations(schema, changed(path, value), schema))
 
 
 @pytest.mark.parametrize("missing", ["model", "data", "technique"])
-def test_tables_that_must_be_there(schema: dict[str, Any], missing: str) -> None:
-    tables = {name: table for name, table in GOOD.items() if name != missing}
-    assert list(faults(schema, tables, schema))
+def test_required_tables_are_required(schema: dict[str, Any], missing: str) -> None:
+    tables = {name: table for name, table in VALID.items() if name != missing}
+    assert list(violations(schema, tables, schema))
 
 
-def test_every_option_has_its_help(schema: dict[str, Any]) -> None:
-    tables = [d for name, d in schema["$defs"].items() if name.split(".")[0] in GOOD]
+def test_every_option_has_a_description(schema: dict[str, Any]) -> None:
+    tables = [d for name, d in schema["$defs"].items() if name.split(".")[0] in VALID]
     options = [o for table in tables for name, o in table["properties"].items() if name != "use"]
     assert options and all(option.get("description") for option in options)
 
 
-def test_a_name_offered_twice_needs_its_full_form(tmp_path: Path) -> None:
+def test_a_name_offered_twice_needs_its_full_name(tmp_path: Path) -> None:
     import dataclasses
 
     from tunesmith.offers import TechniqueOffer
 
-    catalog = Catalog(find(Selection(files=(str(FAKE),))))
+    catalog = Catalog(find_plugins(Selection(files=(str(FAKE),))))
     offers = catalog.offers(TechniqueOffer)
     other = dataclasses.replace(offers[-1].plugin, distribution="elsewhere")
-    twin = next(o for o in offers if o.offer.name == "by-heart")
-    offers.append(dataclasses.replace(twin, plugin=other))
-    found = run_file_schema(catalog)
-    names = found["properties"]["technique"]["properties"]["use"]["enum"]
-    both = {twin.full_name, offers[-1].full_name}
-    assert "by-heart" not in names and len(both) == 2 and both <= set(names)
+    by_heart = next(o for o in offers if o.offer.name == "by-heart")
+    offers.append(dataclasses.replace(by_heart, plugin=other))
+    schema = run_file_schema(catalog)
+    names = schema["properties"]["technique"]["properties"]["use"]["enum"]
+    full_names = {by_heart.full_name, offers[-1].full_name}
+    assert "by-heart" not in names and len(full_names) == 2 and full_names <= set(names)
 
 
-def test_references_lead_somewhere(schema: dict[str, Any]) -> None:
+def test_references_point_to_definitions(schema: dict[str, Any]) -> None:
     def references(value: Any) -> Iterator[str]:
         if isinstance(value, dict):
             if "$ref" in value:

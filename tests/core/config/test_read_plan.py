@@ -1,39 +1,48 @@
-"""From a run file to a plan: everything wrong at once, nothing heavy, and again the same plan."""
+"""From a run file to a plan: all problems together, and a stored plan gives the same plan again."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from bench import RIGHT, Bench, catalog_of, offering, plugin
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from tunesmith.config import read_plan as planning
+from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
+from tunesmith.config.read_plan import CORE_TABLES, TABLES, make_plan
 from tunesmith.errors import (
     ConfigError,
     EnvironmentProblem,
     IntegrityError,
     PluginError,
+    Problem,
+    RenamedKey,
     TunesmithError,
     UsageError,
 )
-from tunesmith.offers import TechniqueOffer
-from tunesmith.options import Options
+from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
+from tunesmith.options import Options, earlier_keys
+from tunesmith.plan import Plan
+from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion
 
 
 def problems(bench: Bench, **changes: object) -> dict[str, str]:
-    """What is wrong with a run file, by place."""
+    """Return the problems of a run file, by key."""
     with pytest.raises(ConfigError) as caught:
         bench.plan(**changes)
     return {p.where: f"{p.what} {p.hint or ''}".strip() for p in caught.value.problems}
 
 
-def test_all_problems_are_told_together_each_with_its_place(bench: Bench) -> None:
+def test_all_problems_are_reported_together_with_their_keys(bench: Bench) -> None:
     found = problems(
         bench,
         run={"seed": -1, "naem": "x"},
@@ -68,12 +77,12 @@ def test_a_missing_table_is_a_problem(bench: Bench, table: str) -> None:
     assert "must" in what
 
 
-def test_a_missing_use_names_what_is_installed(bench: Bench) -> None:
+def test_a_missing_use_lists_the_installed_offers(bench: Bench) -> None:
     tables = bench.tables()
     del tables["technique"]["use"]
-    read = run_file.RunFile(tables=tables, folder=bench.place, stem="x")
+    read = run_file.RunFile(tables=tables, folder=bench.root, stem="x")
     with pytest.raises(ConfigError, match=r"technique.use: must name a technique \(echo\)"):
-        planning.make(read, bench.catalog)
+        make_plan(read, bench.catalog)
 
 
 @pytest.mark.parametrize(
@@ -89,26 +98,28 @@ def test_a_missing_use_names_what_is_installed(bench: Bench) -> None:
         ("technique", "echo", "technique.use"),
         ("evaluators", {"use": "right"}, "evaluators"),
         ("evaluators", [{"use": "write"}], "evaluators.0.use"),
-        ("reporters", [{"use": "ledger"}, {"use": "ledger", "raises": 1}], "reporters.1.raises"),
-        ("plugins", {"require": ["tunesmith-nobody>=1"]}, "plugins.require"),
+        (
+            "reporters",
+            [{"use": "recorder"}, {"use": "recorder", "raises": 1}],
+            "reporters.1.raises",
+        ),
+        ("plugins", {"require": ["tunesmith-unknown>=1"]}, "plugins.require"),
     ],
 )
-def test_wrong_types_and_values_name_their_place(
+def test_wrong_types_and_values_name_their_key(
     bench: Bench, table: str, value: object, where: str
 ) -> None:
     if table == "technique" and isinstance(value, str):
         tables = {**bench.tables(), "technique": value}
         with pytest.raises(ConfigError) as caught:
-            planning.make(
-                run_file.RunFile(tables=tables, folder=bench.place, stem="x"), bench.catalog
-            )
+            make_plan(run_file.RunFile(tables=tables, folder=bench.root, stem="x"), bench.catalog)
         assert where in [p.where for p in caught.value.problems]
     else:
         assert list(problems(bench, **{table: value})) == [where]
 
 
 @pytest.mark.parametrize("holdout", [0, 1.0, -0.2, "half", 0.0])
-def test_errors_of_unions_read_as_one_problem(bench: Bench, holdout: object) -> None:
+def test_errors_of_unions_are_one_problem(bench: Bench, holdout: object) -> None:
     found = problems(bench, data={"holdout": holdout})
     assert list(found) == ["data.holdout"]
     assert "constrained" not in found["data.holdout"]
@@ -119,29 +130,28 @@ def test_relative_paths_start_at_the_run_file(
 ) -> None:
     monkeypatch.chdir("/")
     plan = bench.plan(plugins={"files": []})
-    assert plan.to_json()["data"]["file"] == str(bench.place / "rows.jsonl")
-    assert plan.model.base == str(bench.place / "base")
-    assert plan.run.folder == str(bench.place / "runs")
+    assert plan.to_json()["data"]["file"] == str(bench.root / "rows.jsonl")
+    assert plan.model.base == str(bench.root / "base")
+    assert plan.run.folder == str(bench.root / "runs")
 
 
-def test_an_absolute_path_stays(bench: Bench) -> None:
+def test_an_absolute_path_is_unchanged(bench: Bench) -> None:
     assert bench.plan(data={"file": "/x/y.jsonl"}).to_json()["data"]["file"] == "/x/y.jsonl"
 
 
-def test_defaults_are_filled_in_and_the_name_is_the_files(bench: Bench) -> None:
+def test_defaults_are_filled_in_and_the_run_is_named_after_its_file(bench: Bench) -> None:
     plan = bench.plan()
-    shown = plan.to_json()
-    assert shown["technique"] == {
+    assert plan.to_json()["technique"] == {
         "use": "echo", "epochs": 3, "batch_size": 4, "save_every": 4, "pause": 0.0,
     }  # fmt: skip
     assert plan.name == "run"
-    assert [r.offer.name for r in plan.reporters] == ["ledger"]
+    assert [r.offer.name for r in plan.reporters] == ["recorder"]
     assert plan.evaluators == ()
     assert bench.plan(reporters=[]).reporters == ()
 
 
 class ShapesOptions(Options):
-    """Types that TOML does not know."""
+    """Options with types that TOML does not have."""
 
     pair: tuple[float, float] = Field((0.9, 0.999), description="Two numbers.")
     names: frozenset[str] = Field(frozenset({"a"}), description="Some names.")
@@ -150,7 +160,7 @@ class ShapesOptions(Options):
 
 SHAPES = TechniqueOffer(
     name="shapes",
-    summary="options of every shape",
+    summary="options of many types",
     config=ShapesOptions,
     build=lambda options: None,
     accepts=frozenset({Completion}),
@@ -169,53 +179,51 @@ SHAPES = TechniqueOffer(
         {"baselines": {"shots": 0, "zero_shot": False, "system_prompt": 'say "ü"\n\\x'}},
     ],
 )
-def test_the_stored_plan_makes_an_equal_plan_anywhere(bench: Bench, changes: dict) -> None:
+def test_the_stored_plan_gives_an_equal_plan_in_any_folder(bench: Bench, changes: dict) -> None:
     plan = bench.plan(**changes)
-    again = _replan(bench, plan)
-    assert again.to_json() == plan.to_json()
-    assert again.to_toml() == plan.to_toml()
+    stored = _plan_from_toml(bench, plan)
+    assert stored.to_json() == plan.to_json()
+    assert stored.to_toml() == plan.to_toml()
 
 
-def test_options_that_toml_has_no_type_for_survive(bench: Bench) -> None:
+def test_options_without_a_toml_type_round_trip(bench: Bench) -> None:
     bench.catalog = catalog_of(shapes=offering("techniques", SHAPES))
     plan = bench.plan(technique={"use": "shapes", "pair": [0.5, 0.75]})
     assert plan.technique.config == ShapesOptions(pair=(0.5, 0.75))
-    assert _replan(bench, plan).technique.config == plan.technique.config
+    assert _plan_from_toml(bench, plan).technique.config == plan.technique.config
 
 
-def test_the_name_that_the_run_file_uses_is_kept(bench: Bench) -> None:
-    bench.catalog = catalog_of(rival=offering("evaluators", replace(RIGHT, summary="another")))
+def test_the_plan_keeps_the_name_in_the_run_file(bench: Bench) -> None:
+    bench.catalog = catalog_of(other=offering("evaluators", replace(RIGHT, summary="another")))
     found = problems(bench, evaluators=[{"use": "right"}])
-    assert 'write "file:bench:right" or "file:rival:right"' in found["evaluators.0.use"]
-    plan = bench.plan(evaluators=[{"use": "file:rival:right"}])
-    assert plan.to_json()["evaluators"][0]["use"] == "file:rival:right"
-    assert _replan(bench, plan).evaluators[0].offer.summary == "another"
+    assert 'write "file:bench:right" or "file:other:right"' in found["evaluators.0.use"]
+    plan = bench.plan(evaluators=[{"use": "file:other:right"}])
+    assert plan.to_json()["evaluators"][0]["use"] == "file:other:right"
+    assert _plan_from_toml(bench, plan).evaluators[0].offer.summary == "another"
 
 
-def _replan(bench: Bench, plan: planning.Plan) -> planning.Plan:
-    elsewhere = bench.place / "elsewhere"
+def _plan_from_toml(bench: Bench, plan: Plan) -> Plan:
+    elsewhere = bench.root / "elsewhere"
     elsewhere.mkdir(exist_ok=True)
     tables = tomllib.loads(plan.to_toml())
-    return planning.make(
-        run_file.RunFile(tables=tables, folder=elsewhere, stem="other"), bench.catalog
-    )
+    return make_plan(run_file.RunFile(tables=tables, folder=elsewhere, stem="other"), bench.catalog)
 
 
 def test_every_key_has_an_origin(bench: Bench) -> None:
     assert bench.plan().origins["technique.epochs"] == "run.toml"
 
 
-def test_a_lacking_library_is_named_with_its_version(bench: Bench) -> None:
-    needy = replace(SHAPES, needs=("pluggy>=999", "nobody-has-this"))
-    bench.catalog = catalog_of(shapes=offering("techniques", needy))
-    with pytest.raises(EnvironmentProblem, match=r"pluggy>=999 is needed.*nobody-has-this is not"):
+def test_a_missing_library_is_named_with_its_version(bench: Bench) -> None:
+    offer = replace(SHAPES, needs=("pluggy>=999", "no-such-package"))
+    bench.catalog = catalog_of(shapes=offering("techniques", offer))
+    with pytest.raises(EnvironmentProblem, match=r"pluggy>=999 is needed.*no-such-package is not"):
         bench.plan(technique={"use": "shapes"})
 
 
 @pytest.mark.parametrize(
     "error", [EnvironmentProblem("no network"), UsageError("no such folder"), IntegrityError("cut")]
 )
-def test_what_a_plugin_says_about_the_model_is_one_problem_among_others(
+def test_an_error_about_the_model_is_reported_with_other_problems(
     bench: Bench, error: TunesmithError
 ) -> None:
     def find_model(reference: str) -> None:
@@ -231,12 +239,12 @@ def test_what_a_plugin_says_about_the_model_is_one_problem_among_others(
 
 def test_a_broken_plugin_is_an_error_only_where_it_is_needed(bench: Bench) -> None:
     def fail() -> list[object]:
-        raise RuntimeError("no luck today")
+        raise RuntimeError("a bug in the hook")
 
-    bench.catalog = catalog_of(luckless=plugin(techniques=fail))
+    bench.catalog = catalog_of(failing=plugin(techniques=fail))
     assert bench.plan().technique.offer.name == "echo"
-    with pytest.raises(PluginError, match=r'"file:luckless".*RuntimeError: no luck today'):
-        bench.plan(technique={"use": "luckless"})
+    with pytest.raises(PluginError, match=r'"file:failing".*RuntimeError: a bug in the hook'):
+        bench.plan(technique={"use": "failing"})
 
 
 CATALOG = catalog_of()
@@ -244,7 +252,7 @@ CATALOG = catalog_of()
 
 @given(
     tables=st.dictionaries(
-        st.sampled_from([*planning.TABLES, "other"]),
+        st.sampled_from([*TABLES, "other"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
             lambda inner: (
@@ -257,10 +265,145 @@ CATALOG = catalog_of()
         ),
     )
 )
-def test_no_run_file_breaks_the_reader(
+def test_any_tables_give_a_config_error(
     tables: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     read = run_file.RunFile(tables=tables, folder=tmp_path_factory.getbasetemp(), stem="x")
     with pytest.raises(ConfigError) as caught:
-        planning.make(read, CATALOG)
+        make_plan(read, CATALOG)
     assert caught.value.problems
+
+
+# --------------------------------------------------------------------------- earlier keys
+
+TECHNIQUE_KEYS = {
+    "batch": "batch_size",
+    "micro_tokens": "micro_batch_tokens",
+    "max_tokens": "max_length",
+    "cut_prompts": "truncate_prompts",
+    "warmup": "warmup_ratio",
+    "clip": "max_grad_norm",
+    "lean": "fused_kernels",
+    "checkpointing": "gradient_checkpointing",
+}
+LORA_KEYS = {"targets": "target_modules", "rslora": "use_rslora", "dora": "use_dora"}
+POLICY_KEYS = {
+    "samples": "num_generations",
+    "answer_tokens": "max_new_tokens",
+    "mask_truncated": "mask_truncated_completions",
+    "ratio_clip": "clip_range",
+    "rollout_epochs": "num_iterations",
+    "kl_weight": "kl_coef",
+    "kl_budget": "max_kl",
+    "value_weight": "vf_coef",
+    "watch_every": "monitor_every",
+    "watch_rows": "monitor_rows",
+    "tell_samples": "log_completions",
+}
+EARLIER_KEYS = [
+    *(("technique", "full", *pair) for pair in TECHNIQUE_KEYS.items()),
+    *(("technique", "lora", *pair) for pair in {**TECHNIQUE_KEYS, **LORA_KEYS}.items()),
+    *(("technique", "qlora", *pair) for pair in {**TECHNIQUE_KEYS, **LORA_KEYS}.items()),
+    *(("technique", "preference", *pair) for pair in {**TECHNIQUE_KEYS, **LORA_KEYS}.items()),
+    *(("technique.policy", "rlhf", *pair) for pair in {**LORA_KEYS, **POLICY_KEYS}.items()),
+    *(("technique.policy", "rlhf", *pair) for pair in TECHNIQUE_KEYS.items()),
+    *(("technique.supervised", "rlhf", *pair) for pair in TECHNIQUE_KEYS.items()),
+    ("technique.reward", "rlhf", "centring", "center_rewards_coefficient"),
+    ("evaluators.0", "preference-accuracy", "length_normalised", "length_normalized"),
+    ("baselines", "", "instruction", "system_prompt"),
+]
+"""Table, offer, earlier key and present key, written down so that no table loses an entry."""
+
+
+def _earlier_key_problem(table: str, use: str, key: str) -> Problem:
+    """Return the problem of a run file with one earlier key."""
+    tables: dict[str, Any] = {
+        "model": {"base": "no such model"},
+        "data": {"use": "jsonl", "train": "rows.jsonl"},
+        "technique": {"use": "full"},
+    }
+    name, *nested = table.split(".")
+    values: Any = {key: 1}
+    for part in reversed([part for part in nested if not part.isdigit()]):
+        values = {part: values}
+    if use:
+        values = {"use": use, **values}
+    tables[name] = [values] if name in ("evaluators", "reporters") else values
+    read = run_file.RunFile(tables=tables, folder=Path("/"), stem="x")
+    with pytest.raises(ConfigError) as caught:
+        make_plan(read, _built_ins())
+    (problem,) = (p for p in caught.value.problems if p.where == f"{table}.{key}")
+    return problem
+
+
+@cache
+def _built_ins() -> Catalog:
+    return Catalog(find_plugins(Selection(allowed=frozenset())))
+
+
+@pytest.mark.parametrize(("table", "use", "old", "new"), EARLIER_KEYS)
+def test_an_earlier_key_is_refused_with_its_present_name(
+    table: str, use: str, old: str, new: str
+) -> None:
+    problem = _earlier_key_problem(table, use, old)
+    assert isinstance(problem, RenamedKey)
+    assert str(problem) == f'{table}.{old}: was renamed to "{new}"'
+
+
+def _option_tables() -> Iterator[tuple[str, str, type[BaseModel]]]:
+    """Yield table, offer and class of all options, with those of nested tables."""
+    for table, core_options in CORE_TABLES.items():
+        yield table, "", core_options
+    kinds: dict[type[Any], str] = {
+        DataLoaderOffer: "data",
+        TechniqueOffer: "technique",
+        EvaluatorOffer: "evaluators.0",
+        ReporterOffer: "reporters.0",
+    }
+    for kind, table in kinds.items():
+        for offered in _built_ins().offers(kind):
+            options: type[BaseModel] = offered.offer.config
+            yield table, offered.offer.name, options
+            for name, info in options.model_fields.items():
+                if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+                    yield f"{table}.{info.alias or name}", offered.offer.name, info.annotation
+
+
+@pytest.mark.parametrize(("table", "use", "options"), list(_option_tables()))
+def test_every_entry_of_an_earlier_table_works(
+    table: str, use: str, options: type[BaseModel]
+) -> None:
+    keys = {info.alias or name for name, info in options.model_fields.items()}
+    for old, new in earlier_keys(options).items():
+        assert old not in keys and new in keys
+        assert (
+            str(_earlier_key_problem(table, use, old)) == f'{table}.{old}: was renamed to "{new}"'
+        )
+
+
+def test_an_earlier_key_is_refused_on_the_command_line_too(bench: Bench) -> None:
+    bench.read()
+    sets = ["baselines.instruction=Be brief."]
+    read = run_file.read_run_file(bench.root / "run.toml", sets=sets, environment={})
+    with pytest.raises(
+        ConfigError, match=r'baselines\.instruction: was renamed to "system_prompt"'
+    ):
+        make_plan(read, bench.catalog)
+
+
+def test_a_nested_unknown_key_suggests_a_key_of_its_table() -> None:
+    problem = _earlier_key_problem("technique.policy", "rlhf", "num_generation")
+    assert str(problem) == (
+        'technique.policy.num_generation: unknown key (did you mean "num_generations"?)'
+    )
+
+
+def test_tables_of_base_classes_are_merged() -> None:
+    class Base(Options):
+        EARLIER: ClassVar[Mapping[str, str]] = {"a": "x", "b": "y"}
+
+    class Derived(Base):
+        EARLIER: ClassVar[Mapping[str, str]] = {"b": "z", "c": "x"}
+
+    assert earlier_keys(Options) == {}
+    assert earlier_keys(Derived) == {"a": "x", "b": "z", "c": "x"}

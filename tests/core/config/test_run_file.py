@@ -1,4 +1,4 @@
-"""Run files: who overrides whom, and errors that show where."""
+"""Run files: the order of overrides, and errors that name their position."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_file_alone(path: Path) -> None:
+def test_a_run_file_without_overrides(path: Path) -> None:
     read = run_file.read_run_file(path, environment={})
     assert read.tables["technique"] == {"use": "echo", "rank": 1}
     assert (read.folder, read.stem) == (path.parent, "tickets")
@@ -51,7 +51,9 @@ def test_command_line_over_environment_over_file(path: Path) -> None:
     assert read.origins["technique.rank"] == "--set"
 
 
-def test_the_environment_is_the_process_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overrides_are_read_from_the_process_environment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TUNESMITH__TECHNIQUE__RANK", "7")
     assert run_file.read_run_file(path).tables["technique"]["rank"] == 7
     assert run_file.read_run_file(path, environment={}).tables["technique"]["rank"] == 1
@@ -80,8 +82,8 @@ def test_the_last_set_wins(path: Path) -> None:
         ("#1", "#1"),
     ],
 )
-def test_values_are_toml_or_else_themselves(text: str, value: object) -> None:
-    assert run_file.value_of(text) == value
+def test_values_are_toml_or_plain_text(text: str, value: object) -> None:
+    assert run_file.parse_value(text) == value
 
 
 def test_numbers_index_lists_of_tables(path: Path) -> None:
@@ -91,12 +93,12 @@ def test_numbers_index_lists_of_tables(path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["evaluators.2.limit=1", "technique.rank.x=1", "evaluators.x=1"])
-def test_what_cannot_be_placed_is_refused(path: Path, key: str) -> None:
+def test_an_override_of_an_unknown_item_is_refused(path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         run_file.read_run_file(path, sets=[key], environment={})
 
 
-def test_a_set_without_a_value(path: Path) -> None:
+def test_set_without_a_value_is_refused(path: Path) -> None:
     with pytest.raises(UsageError, match="expected key=value"):
         run_file.read_run_file(path, sets=["technique.rank"], environment={})
 
@@ -111,14 +113,14 @@ def test_a_syntax_error_shows_the_line_with_a_caret(tmp_path: Path) -> None:
     assert problem.what.splitlines()[1:] == ["  seed = = 3", "         ^"]
 
 
-def test_a_duplicate_key_is_told(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text("[run]\nseed = 1\nseed = 2\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"run\.toml:3"):
         run_file.read_run_file(path, environment={})
 
 
-def test_no_file_and_no_text(tmp_path: Path) -> None:
+def test_a_missing_file_and_invalid_utf8_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such run file"):
         run_file.read_run_file(tmp_path / "no.toml", environment={})
     (tmp_path / "run.toml").write_bytes(b"[run]\nname = \xff\n")
@@ -129,7 +131,7 @@ def test_no_file_and_no_text(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
+def test_any_text_is_parsed_or_refused_with_its_position(text: str) -> None:
     try:
         run_file.parse(text, "run.toml")
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""A held-out record that the model has seen proves nothing, so these say what can never happen."""
+"""Splits never leak: no training record is a copy of a held-out one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tunesmith.data.splits import (
     Leak,
-    Split,
-    duplicates,
-    leaks,
-    near_duplicates,
-    normalise,
-    split,
+    SplitIndices,
+    find_duplicates,
+    find_leaks,
+    find_near_duplicates,
+    normalize_text,
+    split_records,
 )
 
 quick = settings(max_examples=80, deadline=None)
@@ -31,10 +31,12 @@ def sentence(rng: Random, words: int = 60) -> str:
     return " ".join(rng.choices(WORDS, k=words))
 
 
-def try_split(keys: list[str], holdout: float | int, seed: int, **labels: object) -> Split | None:
+def try_split(
+    keys: list[str], holdout: float | int, seed: int, **labels: object
+) -> SplitIndices | None:
     """The split, or None where everything is tied together."""
     try:
-        return split(keys, holdout=holdout, seed=seed, **labels)  # type: ignore[arg-type]
+        return split_records(keys, holdout=holdout, seed=seed, **labels)  # type: ignore[arg-type]
     except ValueError as error:
         assert "all" in str(error)
         return None
@@ -58,7 +60,7 @@ def test_partition_and_ties_hold(
     assert result.train and result.heldout
     assert list(result.train) == sorted(result.train)
     assert list(result.heldout) == sorted(result.heldout)
-    for kind in ([normalise(k) for k in keys], groups):
+    for kind in ([normalize_text(k) for k in keys], groups):
         inside = {kind[i] for i in result.train} & {kind[i] for i in result.heldout}
         assert inside <= {None}
 
@@ -84,30 +86,34 @@ def test_the_order_of_rows_does_not_matter(keys: list[str], seed: int, rng: Rand
 def test_a_count_is_met_exactly(count: int) -> None:
     keys = [f"row {i}" for i in range(200)]
     strata = [str(i % 3) for i in range(200)]
-    assert len(split(keys, holdout=count, seed=0).heldout) == count
-    assert len(split(keys, holdout=count, seed=0, strata=strata).heldout) == count
+    assert len(split_records(keys, holdout=count, seed=0).heldout) == count
+    assert len(split_records(keys, holdout=count, seed=0, strata=strata).heldout) == count
 
 
 def test_a_share_is_rounded_but_neither_side_is_empty() -> None:
     keys = [f"row {i}" for i in range(10)]
     for share, rows in ((0.01, 1), (0.2, 2), (0.26, 3), (0.99, 9)):
-        assert len(split(keys, holdout=share, seed=0).heldout) == rows
+        assert len(split_records(keys, holdout=share, seed=0).heldout) == rows
 
 
 def test_seeds_differ_and_repeat() -> None:
     keys = [f"row {i}" for i in range(100)]
-    first = split(keys, holdout=0.3, seed=1)
-    assert split(keys, holdout=0.3, seed=1) == first
-    assert split(keys, holdout=0.3, seed=2) != first
-    seen = Counter(i for seed in range(300) for i in split(keys, holdout=0.3, seed=seed).heldout)
+    first = split_records(keys, holdout=0.3, seed=1)
+    assert split_records(keys, holdout=0.3, seed=1) == first
+    assert split_records(keys, holdout=0.3, seed=2) != first
+    seen = Counter(
+        i for seed in range(300) for i in split_records(keys, holdout=0.3, seed=seed).heldout
+    )
     assert len(seen) == 100
     assert min(seen.values()) > 45 and max(seen.values()) < 135  # 90 expected, 5.7 sd each way
 
 
 def test_adding_rows_moves_few_others() -> None:
     keys = [f"row {i}" for i in range(1_000)]
-    before = set(split(keys, holdout=0.2, seed=3).heldout)
-    after = set(split([*keys, *(f"new {i}" for i in range(50))], holdout=0.2, seed=3).heldout)
+    before = set(split_records(keys, holdout=0.2, seed=3).heldout)
+    after = set(
+        split_records([*keys, *(f"new {i}" for i in range(50))], holdout=0.2, seed=3).heldout
+    )
     moved = before ^ {i for i in after if i < 1_000}
     assert len(moved) <= 20
 
@@ -115,27 +121,27 @@ def test_adding_rows_moves_few_others() -> None:
 def test_adding_a_row_to_a_group_moves_nothing() -> None:
     keys = [f"row {i}" for i in range(300)]
     groups: list[str | None] = [f"patient {i // 3}" for i in range(300)]
-    before = split(keys, holdout=90, seed=3, groups=groups).heldout
+    before = split_records(keys, holdout=90, seed=3, groups=groups).heldout
     group = groups[before[0]]
-    after = split([*keys, "one more"], holdout=91, seed=3, groups=[*groups, group]).heldout
+    after = split_records([*keys, "one more"], holdout=91, seed=3, groups=[*groups, group]).heldout
     assert after == (*before, 300)
 
 
 def test_groups_reach_the_size_as_nearly_as_they_can() -> None:
     keys = [f"row {i}" for i in range(60)]
     threes: list[str | None] = [str(i // 3) for i in range(60)]
-    assert len(split(keys, holdout=10, seed=0, groups=threes).heldout) == 9
-    assert len(split(keys, holdout=11, seed=0, groups=threes).heldout) == 12
+    assert len(split_records(keys, holdout=10, seed=0, groups=threes).heldout) == 9
+    assert len(split_records(keys, holdout=11, seed=0, groups=threes).heldout) == 12
     halves: list[str | None] = [str(i // 30) for i in range(60)]
-    assert len(split(keys, holdout=5, seed=0, groups=halves).heldout) == 30
-    assert len(split(keys, holdout=55, seed=0, groups=halves).heldout) == 30
+    assert len(split_records(keys, holdout=5, seed=0, groups=halves).heldout) == 30
+    assert len(split_records(keys, holdout=55, seed=0, groups=halves).heldout) == 30
 
 
 def test_a_chain_of_ties_stays_together() -> None:
     keys = ["a", "A ", "b", "c"] + [f"other {i}" for i in range(20)]
     groups = ["g", "h", "h", "g"] + [None] * 20
     for seed in range(30):
-        heldout = set(split(keys, holdout=0.4, seed=seed, groups=groups).heldout)
+        heldout = set(split_records(keys, holdout=0.4, seed=seed, groups=groups).heldout)
         assert len(heldout & {0, 1, 2, 3}) in (0, 4)
 
 
@@ -150,7 +156,7 @@ def test_labels_are_within_one_row_of_their_share(
     keys = [f"row {i}" for i in range(len(strata))]
     if len(keys) < 2:
         return
-    heldout = split(keys, holdout=holdout, seed=seed, strata=strata).heldout
+    heldout = split_records(keys, holdout=holdout, seed=seed, strata=strata).heldout
     share = len(heldout) / len(keys)
     found = Counter(strata[i] for i in heldout)
     for k, size in enumerate(sizes):
@@ -161,29 +167,38 @@ def test_rare_labels_are_in_both_parts() -> None:
     strata: list[str | None] = ["common"] * 95 + ["rare"] * 3 + ["single"] + [None]
     keys = [f"row {i}" for i in range(100)]
     for seed in range(20):
-        result = split(keys, holdout=0.1, seed=seed, strata=strata)
+        result = split_records(keys, holdout=0.1, seed=seed, strata=strata)
         for side in (result.train, result.heldout):
             assert {"common", "rare"} <= {strata[i] for i in side}
         assert 98 in result.train and 99 in result.train  # the only row of its label
 
 
-def test_what_cannot_be_split_is_said() -> None:
+def test_errors_for_data_that_cannot_be_split() -> None:
     two = ["a", "b"]
     cases: list[tuple[str, Callable[[], object]]] = [
-        ("at least 2 records, got 1", lambda: split(["a"], holdout=0.5, seed=0)),
-        ("at least 2 records, got 0", lambda: split([], holdout=0.5, seed=0)),
-        ("leaves nothing to train on, got 2 of 2", lambda: split(two, holdout=2, seed=0)),
-        ("a share must be below 1", lambda: split(two, holdout=1.0, seed=0)),
-        ("must be a share", lambda: split(two, holdout=0, seed=0)),
-        ("must be a share", lambda: split(two, holdout=-0.1, seed=0)),
-        ("must be a share", lambda: split(two, holdout=math.nan, seed=0)),
-        ("must be a share", lambda: split(two, holdout=True, seed=0)),
-        ("all 2 records are the same", lambda: split(["a", " A"], holdout=0.5, seed=0)),
-        ("in one group", lambda: split(two, holdout=0.5, seed=0, groups=["g", "g"])),
-        ("groups: must have one entry", lambda: split(two, holdout=0.5, seed=0, groups=["g"])),
-        ("strata: must have one entry", lambda: split(two, holdout=0.5, seed=0, strata=["g"])),
-        ("threshold", lambda: near_duplicates(two, 0.0)),
-        ("threshold", lambda: leaks(two, two, 1.5)),
+        ("at least 2 records, got 1", lambda: split_records(["a"], holdout=0.5, seed=0)),
+        ("at least 2 records, got 0", lambda: split_records([], holdout=0.5, seed=0)),
+        ("leaves nothing to train on, got 2 of 2", lambda: split_records(two, holdout=2, seed=0)),
+        ("must be a share below 1", lambda: split_records(two, holdout=1.0, seed=0)),
+        ("must be a share", lambda: split_records(two, holdout=0, seed=0)),
+        ("must be a share", lambda: split_records(two, holdout=-0.1, seed=0)),
+        ("must be a share", lambda: split_records(two, holdout=math.nan, seed=0)),
+        ("must be a share", lambda: split_records(two, holdout=True, seed=0)),
+        (
+            "all 2 records are duplicates of each other",
+            lambda: split_records(["a", " A"], holdout=0.5, seed=0),
+        ),
+        ("in one group", lambda: split_records(two, holdout=0.5, seed=0, groups=["g", "g"])),
+        (
+            "groups: must have one entry",
+            lambda: split_records(two, holdout=0.5, seed=0, groups=["g"]),
+        ),
+        (
+            "strata: must have one entry",
+            lambda: split_records(two, holdout=0.5, seed=0, strata=["g"]),
+        ),
+        ("threshold", lambda: find_near_duplicates(two, 0.0)),
+        ("threshold", lambda: find_leaks(two, two, 1.5)),
     ]
     for message, call in cases:
         with pytest.raises(ValueError, match=message):
@@ -191,7 +206,7 @@ def test_what_cannot_be_split_is_said() -> None:
 
 
 def test_surrogates_and_empty_keys_split() -> None:
-    result = split(["", "\ud83d", "x", "\udc00 y"], holdout=1, seed=0)
+    result = split_records(["", "\ud83d", "x", "\udc00 y"], holdout=1, seed=0)
     assert len(result.heldout) == 1
 
 
@@ -209,18 +224,18 @@ def test_surrogates_and_empty_keys_split() -> None:
         ("a\u00a0b", "a b"),
     ],
 )
-def test_normalise_joins(one: str, other: str) -> None:
-    assert normalise(one) == normalise(other)
+def test_normalize_text_makes_variants_equal(one: str, other: str) -> None:
+    assert normalize_text(one) == normalize_text(other)
 
 
-def test_normalise_keeps_apart() -> None:
-    assert len({normalise(t) for t in ("a b", "ab", "a.b", "á", "а", "")}) == 6
+def test_normalize_text_keeps_differences() -> None:
+    assert len({normalize_text(t) for t in ("a b", "ab", "a.b", "á", "а", "")}) == 6
 
 
 @given(st.text())
 @settings(max_examples=300, deadline=None)
-def test_normalise_is_idempotent(text: str) -> None:
-    assert normalise(normalise(text)) == normalise(text)
+def test_normalize_text_is_idempotent(text: str) -> None:
+    assert normalize_text(normalize_text(text)) == normalize_text(text)
 
 
 def test_all_planted_copies_are_found() -> None:
@@ -228,8 +243,8 @@ def test_all_planted_copies_are_found() -> None:
     rows = [sentence(rng, 8) for _ in range(500)]
     planted = rng.sample(range(500), 50)
     copies = ["  " + rows[i].upper().replace(" ", " \n") for i in planted]
-    assert duplicates(rows) == []
-    assert duplicates(rows + copies) == sorted([i, 500 + k] for k, i in enumerate(planted))
+    assert find_duplicates(rows) == []
+    assert find_duplicates(rows + copies) == sorted([i, 500 + k] for k, i in enumerate(planted))
 
 
 def edited(rng: Random, text: str) -> str:
@@ -252,7 +267,7 @@ def test_planted_near_copies_are_found_and_nothing_else() -> None:
     rng = Random(2)
     rows = [sentence(rng) for _ in range(600)]
     copies = [edited(rng, rows[i]) for i in range(200)]
-    groups = near_duplicates(rows + copies)
+    groups = find_near_duplicates(rows + copies)
     found = {tuple(g) for g in groups}
     hits = sum((i, 600 + i) in found for i in range(200))
     assert hits >= 190
@@ -280,23 +295,23 @@ def test_near_duplicates_equal_brute_force() -> None:
             for root in set(parent)
             if len(members := [i for i, p in enumerate(parent) if p == root]) > 1
         )
-        assert near_duplicates(rows, threshold) == expected
+        assert find_near_duplicates(rows, threshold) == expected
 
 
 def test_scripts_without_spaces_have_words() -> None:
     text = "我们感谢您的来信并将尽快答复您关于损坏商品的问题请您耐心等待谢谢"
-    assert near_duplicates([text, text[:-1] + "啊", text[::-1]]) == [[0, 1]]
+    assert find_near_duplicates([text, text[:-1] + "啊", text[::-1]]) == [[0, 1]]
 
 
 def test_short_and_wordless_texts() -> None:
-    assert near_duplicates(["yes", "Yes", "no", "", " ", "🎉", "🎉", "!!"]) == [
+    assert find_near_duplicates(["yes", "Yes", "no", "", " ", "🎉", "🎉", "!!"]) == [
         [0, 1],
         [3, 4],
         [5, 6],
     ]
 
 
-def test_leaks_name_the_closest_row() -> None:
+def test_leaks_name_the_most_similar_row() -> None:
     rng = Random(4)
     train = [sentence(rng) for _ in range(300)]
     near = train[7].split()
@@ -305,19 +320,19 @@ def test_leaks_name_the_closest_row() -> None:
     farther[30] = "changed"
     train.append(" ".join(farther))
     heldout = [sentence(rng), train[3].upper(), " ".join(near)]
-    found = leaks(train, heldout)
+    found = find_leaks(train, heldout)
     assert found[0] == Leak(3, 1, "exact", 1.0)
     assert (found[1].train_index, found[1].heldout_index, found[1].kind) == (7, 2, "near")
     assert found[1].similarity == pytest.approx(55 / 57)
     assert len(found) == 2
-    assert leaks([], heldout) == leaks(train, []) == []
+    assert find_leaks([], heldout) == find_leaks(train, []) == []
 
 
 def test_planted_leaks_are_found() -> None:
     rng = Random(5)
     train = [sentence(rng) for _ in range(400)]
     heldout = [edited(rng, train[i]) for i in range(200)] + [sentence(rng) for _ in range(100)]
-    found = leaks(train, heldout)
+    found = find_leaks(train, heldout)
     assert len(found) >= 190
     assert all(leak.train_index == leak.heldout_index for leak in found)
 
@@ -326,8 +341,8 @@ def test_a_clean_split_has_no_leaks() -> None:
     rng = Random(6)
     rows = [sentence(rng, 12) for _ in range(100)]
     rows += [row.title() for row in rows[:40]]
-    result = split(rows, holdout=0.3, seed=0)
-    assert leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
+    result = split_records(rows, holdout=0.3, seed=0)
+    assert find_leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
 
 
 def test_near_groups_feed_the_split() -> None:
@@ -335,11 +350,11 @@ def test_near_groups_feed_the_split() -> None:
     rows = [sentence(rng) for _ in range(100)]
     rows += [edited(rng, row) for row in rows]
     groups: list[str | None] = [None] * len(rows)
-    for number, members in enumerate(near_duplicates(rows)):
+    for number, members in enumerate(find_near_duplicates(rows)):
         for row in members:
             groups[row] = f"near {number}"
-    result = split(rows, holdout=0.3, seed=0, groups=groups)
-    assert leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
+    result = split_records(rows, holdout=0.3, seed=0, groups=groups)
+    assert find_leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
 
 
 @pytest.mark.parametrize("kind", ["prose", "one template"])
@@ -350,8 +365,8 @@ def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
     else:
         rows = [f"{' '.join(WORDS[:15])} {i} {' '.join(WORDS[15:30])}" for i in range(20_000)]
     started = time.process_time()
-    near_duplicates(rows)
+    find_near_duplicates(rows)
     assert time.process_time() - started < 12  # 3 s on a quiet core
     started = time.process_time()
-    split(rows, holdout=0.1, seed=0)
+    split_records(rows, holdout=0.1, seed=0)
     assert time.process_time() - started < 2

@@ -1,4 +1,4 @@
-"""The arithmetic of planning: fits, corrections, hardware, this machine."""
+"""Calibration, fit, cost, the table of hardware, and this machine."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith import machine
-from tunesmith.contracts import Estimate, Memory
+from tunesmith.contracts import Estimate, PhaseMemory
 from tunesmith.estimate import calibration, hardware
-from tunesmith.estimate.ask import cost, seconds
-from tunesmith.estimate.calibration import Calibration, Seen
-from tunesmith.estimate.memory_peak import Peak, fit
+from tunesmith.estimate.ask import estimate_cost, estimate_seconds
+from tunesmith.estimate.calibration import Calibration, CalibrationEntry
+from tunesmith.estimate.memory_peak import MemoryPeak, check_fit
 from tunesmith.machine import Device, Machine
 
 GIB = 1 << 30
-DEVICE = Device(kind="cpu", name="core", memory=GIB, cores=4)
+DEVICE = Device(type="cpu", name="core", memory=GIB, cores=4)
 
 
-def seen(ratio: float = 1.0, **changes: object) -> Seen:
+def entry(ratio: float = 1.0, **changes: object) -> CalibrationEntry:
     values: dict[str, object] = dict(
-        time="t", device=calibration.identity(DEVICE), technique="x", method="traced",
+        time="t", device=calibration.device_key(DEVICE), technique="x", method="traced",
         expected=1_000_000, peak=int(1_000_000 * ratio), flops=1e12, steps=10, seconds=10.0,
     )  # fmt: skip
-    return Seen(**{**values, **changes})  # type: ignore[arg-type]
+    return CalibrationEntry(**{**values, **changes})  # type: ignore[arg-type]
 
 
 STEP = Estimate(
-    method="traced", memory={}, flops=1e11, steps=1, tokens=1, longest=1, micro_batch_tokens=1
+    method="traced", memory={}, flops=1e11, steps=1, tokens=1, longest_row=1, micro_batch_tokens=1
 )
 
 
-def memory(expected: int = 1_000_000, share: float = 0.2) -> Memory:
-    return Memory(
+def memory(expected: int = 1_000_000, share: float = 0.2) -> PhaseMemory:
+    return PhaseMemory(
         low=int(expected * (1 - share)),
         expected=expected,
         high=int(expected * (1 + share)),
@@ -48,7 +48,7 @@ def memory(expected: int = 1_000_000, share: float = 0.2) -> Memory:
 
 
 def test_without_runs_nothing_is_corrected() -> None:
-    assert Calibration().memory("x", "traced", 1_000_000) is None
+    assert Calibration().memory_correction("x", "traced", 1_000_000) is None
     assert Calibration().throughput("x", STEP) is None
 
 
@@ -58,13 +58,13 @@ def test_without_runs_nothing_is_corrected() -> None:
     expected=st.integers(1_000, 10**13),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_corrected_interval_holds_all_that_counts(
+def test_a_corrected_interval_contains_all_measured_peaks(
     ratios: list[float], share: float, expected: int
 ) -> None:
-    correction = Calibration(tuple(map(seen, ratios))).memory("x", "traced", 1_000_000)
+    correction = Calibration(tuple(map(entry, ratios))).memory_correction("x", "traced", 1_000_000)
     assert correction is not None
     before = memory(expected, share)
-    after = correction.applied(before)
+    after = correction.apply(before)
     assert 0 <= after.low <= after.expected <= after.high
     assert sum(after.components.values()) == after.expected
     assert correction.lowest <= correction.ratio <= correction.highest
@@ -77,109 +77,124 @@ def test_runs_that_agree_narrow_the_interval() -> None:
     before = memory(share=0.5)
     widths = []
     for count in (1, 4, 50):
-        correction = Calibration((seen(1.1),) * count).memory("x", "traced", 1_000_000)
+        correction = Calibration((entry(1.1),) * count).memory_correction("x", "traced", 1_000_000)
         assert correction is not None
-        after = correction.applied(before)
+        after = correction.apply(before)
         assert after.expected == pytest.approx(1_100_000, rel=1e-3)
         widths.append(after.high - after.low)
     assert widths[0] > widths[1] > widths[2] > 0.1 * 1_000_000
 
 
-def test_one_strange_run_among_many_does_not_count() -> None:
-    runs = (*map(seen, (1.0, 1.01, 0.99, 1.02)), seen(3.0))
-    correction = Calibration(runs).memory("x", "traced", 1_000_000)
+def test_one_outlier_among_many_runs_is_ignored() -> None:
+    runs = (*map(entry, (1.0, 1.01, 0.99, 1.02)), entry(3.0))
+    correction = Calibration(runs).memory_correction("x", "traced", 1_000_000)
     assert correction is not None
     assert correction.runs == 4 and correction.highest < 1.1
 
 
-def test_what_is_out_of_all_proportion_is_about_something_else() -> None:
-    assert Calibration((seen(0.001), seen(30.0))).memory("x", "traced", 1_000_000) is None
+def test_implausible_ratios_are_ignored() -> None:
+    assert (
+        Calibration((entry(0.001), entry(30.0))).memory_correction("x", "traced", 1_000_000) is None
+    )
 
 
-def test_runs_of_another_size_say_nothing() -> None:
-    runs = Calibration((seen(1.5, expected=400_000, peak=600_000), seen(1.1)))
-    correction = runs.memory("x", "traced", 1_000_000)
+def test_runs_of_another_size_are_ignored() -> None:
+    runs = Calibration((entry(1.5, expected=400_000, peak=600_000), entry(1.1)))
+    correction = runs.memory_correction("x", "traced", 1_000_000)
     assert correction is not None and (correction.runs, correction.ratio) == (1, 1.1)
-    assert runs.memory("x", "traced", 3_000_000) is None
-    tiny = Calibration((seen(flops=1e9),) * 5)
+    assert runs.memory_correction("x", "traced", 3_000_000) is None
+    tiny = Calibration((entry(flops=1e9),) * 5)
     assert tiny.throughput("x", STEP) is None
 
 
-def test_three_runs_of_ones_own_count_alone() -> None:
-    others = (seen(2.0, technique="y"),) * 10
-    assert Calibration((*others, seen(), seen())).memory("x", "traced", 1_000_000).ratio == 2.0  # type: ignore[union-attr]
+def test_three_runs_of_the_same_technique_replace_all_others() -> None:
+    others = (entry(2.0, technique="y"),) * 10
     assert (
-        Calibration((*others, seen(), seen(), seen())).memory("x", "traced", 1_000_000).ratio == 1.0
+        Calibration((*others, entry(), entry())).memory_correction("x", "traced", 1_000_000).ratio
+        == 2.0
+    )  # type: ignore[union-attr]
+    assert (
+        Calibration((*others, entry(), entry(), entry()))
+        .memory_correction("x", "traced", 1_000_000)
+        .ratio
+        == 1.0
     )  # type: ignore[union-attr]
 
 
-def test_predictions_are_compared_with_those_made_the_same_way() -> None:
-    assert Calibration((seen(method="analytic"),)).memory("x", "traced", 1_000_000) is None
+def test_only_predictions_of_the_same_method_are_compared() -> None:
+    assert (
+        Calibration((entry(method="analytic"),)).memory_correction("x", "traced", 1_000_000) is None
+    )
 
 
-def test_pace_by_earlier_runs() -> None:
-    runs = tuple(seen(flops=flops) for flops in (1e12, 1.1e12, 0.9e12))
+def test_throughput_of_earlier_runs() -> None:
+    runs = tuple(entry(flops=flops) for flops in (1e12, 1.1e12, 0.9e12))
     low, high = Calibration(runs).throughput("x", STEP) or (0.0, 0.0)
     assert low <= 0.9e11 and high >= 1.1e11
     assert low < median([0.9e11, 1e11, 1.1e11]) < high
-    assert (
-        Calibration((seen(seconds=0.5),)).throughput("x", STEP) is None
-    )  # too short to say anything
+    assert Calibration((entry(seconds=0.5),)).throughput("x", STEP) is None  # too short
 
 
 def test_only_this_devices_runs_are_read(tmp_path: Path) -> None:
     environment = {"XDG_STATE_HOME": str(tmp_path)}
-    assert calibration.read(DEVICE, environment).runs == ()
-    calibration.append(seen(), environment)
-    calibration.append(seen(device="another"), environment)
-    path = calibration.file(environment)
+    assert calibration.read_calibration(DEVICE, environment).runs == ()
+    calibration.append_entry(entry(), environment)
+    calibration.append_entry(entry(device="another"), environment)
+    path = calibration.calibration_file(environment)
     with path.open("a") as stream:
         stream.write('half a li\n{"time": 1}\n[]\nnull\n' + json.dumps({"a": 1}) + "\n")
-        stream.write(json.dumps({**vars_of(seen()), "from a later version": 1}) + "\n")
-    assert calibration.read(DEVICE, environment).runs == (seen(), seen())
-    assert calibration.read(DEVICE, {**environment, "TUNESMITH_CALIBRATION": "off"}).runs == ()
+        stream.write(json.dumps({**vars_of(entry()), "from a later version": 1}) + "\n")
+    assert calibration.read_calibration(DEVICE, environment).runs == (entry(), entry())
+    assert (
+        calibration.read_calibration(DEVICE, {**environment, "TUNESMITH_CALIBRATION": "off"}).runs
+        == ()
+    )
     for _ in range(70):
-        calibration.append(seen(), environment)
-    assert len(calibration.read(DEVICE, environment).runs) == calibration.REMEMBERED
+        calibration.append_entry(entry(), environment)
+    assert len(calibration.read_calibration(DEVICE, environment).runs) == calibration.MAX_ENTRIES
 
 
-def vars_of(run: Seen) -> dict[str, object]:
-    return {name: getattr(run, name) for name in Seen.__dataclass_fields__}
+def vars_of(run: CalibrationEntry) -> dict[str, object]:
+    return {name: getattr(run, name) for name in CalibrationEntry.__dataclass_fields__}
 
 
 # --------------------------------------------------------------------------- fits, time, cost
 
 
 def test_fit() -> None:
-    peak = Peak(low=10, expected=15, high=20, phase="train")
-    assert [fit(peak, size) for size in (9, 10, 19, 20)] == ["no", "maybe", "maybe", "yes"]
-    assert fit(peak, 5, 12) == "maybe" and fit(peak, 5, 9) == "no" and fit(peak, 20, 40) == "yes"
+    peak = MemoryPeak(low=10, expected=15, high=20, phase="train")
+    assert [check_fit(peak, size) for size in (9, 10, 19, 20)] == ["no", "maybe", "maybe", "yes"]
+    assert (
+        check_fit(peak, 5, 12) == "maybe"
+        and check_fit(peak, 5, 9) == "no"
+        and check_fit(peak, 20, 40) == "yes"
+    )
 
 
 def test_time_and_cost() -> None:
-    time = seconds(7.2e15, (1e12, 2e12))
+    time = estimate_seconds(7.2e15, (1e12, 2e12))
     assert time == (3600, 7200)
-    assert cost(time, (1.0, 3.0)) == (1.0, 6.0)
+    assert estimate_cost(time, (1.0, 3.0)) == (1.0, 6.0)
 
 
 # --------------------------------------------------------------------------- hardware
 
 
 def test_the_packaged_table() -> None:
-    table = hardware.load(environment={"XDG_CONFIG_HOME": "/nowhere"})
-    assert list(table.classes()) == [24, 40, 48, 80, 141]
+    table = hardware.load_hardware(environment={"XDG_CONFIG_HOME": "/nowhere"})
+    assert list(table.gpu_classes()) == [24, 40, 48, 80, 141]
     for gpu in table.gpus:
         assert gpu.source and gpu.date and gpu.prices, gpu.name
         assert 0 < gpu.throughput[0] < gpu.throughput[1]
         assert 0.9 < gpu.usable / (gpu.gigabytes * GIB) < 1
         for price in gpu.prices:
             assert price.source and price.date >= "2026" and 0.1 < price.usd < 15
-    oldest, newest = table.dates()
+    oldest, newest = table.price_dates()
     assert oldest <= newest
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("reported", "name"),
     [
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
         ("NVIDIA L4", "L4"),
@@ -194,16 +209,16 @@ def test_the_packaged_table() -> None:
         ("Tesla T4", None),
     ],
 )
-def test_gpus_are_known_by_their_drivers_names(said: str, name: str | None) -> None:
-    found = hardware.load(environment={"XDG_CONFIG_HOME": "/nowhere"}).named(said)
+def test_gpus_are_found_by_their_driver_names(reported: str, name: str | None) -> None:
+    found = hardware.load_hardware(environment={"XDG_CONFIG_HOME": "/nowhere"}).find_gpu(reported)
     assert (found.name if found else None) == name
 
 
 def test_processors_by_their_flags() -> None:
-    table = hardware.load(environment={"XDG_CONFIG_HOME": "/nowhere"})
-    assert table.core(frozenset({"avx2", "avx512_bf16"})).flag == "avx512_bf16"
-    assert table.core(frozenset({"avx2"})).flag == "avx2"
-    assert table.core(frozenset()).flag == ""
+    table = hardware.load_hardware(environment={"XDG_CONFIG_HOME": "/nowhere"})
+    assert table.find_processor(frozenset({"avx2", "avx512_bf16"})).flag == "avx512_bf16"
+    assert table.find_processor(frozenset({"avx2"})).flag == "avx2"
+    assert table.find_processor(frozenset()).flag == ""
 
 
 # --------------------------------------------------------------------------- this machine
@@ -239,7 +254,7 @@ def test_old_control_groups_too(tmp_path: Path) -> None:
     assert machine.available_memory(tmp_path) == GIB // 2
 
 
-def test_nothing_is_claimed_where_nothing_is_known(tmp_path: Path) -> None:
+def test_unknown_memory_stays_unknown(tmp_path: Path) -> None:
     assert machine.available_memory(tmp_path) is None
 
 
@@ -248,21 +263,21 @@ def with_tool(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tool.write_text(f"#!/bin/sh\n{text}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.setattr(machine, "_torch_knows_gpus", lambda: True)
+    monkeypatch.setattr(machine, "_torch_supports_gpus", lambda: True)
 
 
-def test_a_gpu_is_what_its_tool_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_read_from_its_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "echo 'NVIDIA H100, 81559, 80000'; echo 'NVIDIA L4, 23034, 22000'"
     with_tool(tmp_path, rows, monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    gpu = machine.this_machine().gpu
+    gpu = machine.detect_machine().gpu
     assert gpu is not None
     assert (gpu.name, gpu.memory) == ("NVIDIA H100", 80000 << 20)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert machine.this_machine().gpu.name == "NVIDIA L4"  # type: ignore[union-attr]
+    assert machine.detect_machine().gpu.name == "NVIDIA L4"  # type: ignore[union-attr]
     for hidden in ("", "-1", "7"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert machine.this_machine().gpu is None
+        assert machine.detect_machine().gpu is None
 
 
 @pytest.mark.parametrize("text", ["exit 9", "echo nonsense", "echo 'X, [N/A], [N/A]'", "true"])
@@ -270,19 +285,19 @@ def test_a_tool_that_fails_is_no_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     with_tool(tmp_path, text, monkeypatch)
-    assert machine.this_machine().gpu is None
+    assert machine.detect_machine().gpu is None
 
 
 def test_a_torch_without_gpus_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_tool(tmp_path, "echo 'NVIDIA H100, 81559, 80000'", monkeypatch)
-    monkeypatch.setattr(machine, "_torch_knows_gpus", lambda: False)
-    assert machine.this_machine().gpu is None
+    monkeypatch.setattr(machine, "_torch_supports_gpus", lambda: False)
+    assert machine.detect_machine().gpu is None
 
 
 def test_what_the_run_file_means_by_device() -> None:
-    gpu = Device(kind="cuda", name="gpu", memory=1)
+    gpu = Device(type="cuda", name="gpu", memory=1)
     both, alone = Machine(DEVICE, gpu), Machine(DEVICE)
-    assert [both.device(d).kind for d in ("auto", "cuda:1", "cpu", "mps")] == [
+    assert [both.select_device(d).type for d in ("auto", "cuda:1", "cpu", "mps")] == [
         "cuda", "cuda", "cpu", "cpu",
     ]  # fmt: skip
-    assert [alone.device(d).kind for d in ("auto", "cuda", "cpu")] == ["cpu", "cpu", "cpu"]
+    assert [alone.select_device(d).type for d in ("auto", "cuda", "cpu")] == ["cpu", "cpu", "cpu"]

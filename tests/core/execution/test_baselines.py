@@ -1,4 +1,4 @@
-"""Prompting as a rival: the same question, with an instruction and examples before it."""
+"""Baselines: a system prompt and few-shot examples before the same question."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith.contracts import Generation, TokenScores
-from tunesmith.execution.baselines import Prompted, choose_shots
+from tunesmith.execution.baselines import PromptedModel, choose_shots
 from tunesmith.records import Chat, Completion, Message, Prompt, Record, Text
 
 
-class Listener:
+class PromptRecorder:
     """Keeps the prompts that it is given."""
 
     def __init__(self) -> None:
@@ -26,10 +26,10 @@ class Listener:
         return [TokenScores((-1.0,)) for _ in completions]
 
     def generate(
-        self, prompts: Sequence[Prompt], limit: int, *, progress: object = None
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: object = None
     ) -> list[Generation]:
         self.prompts += prompts
-        return [Generation("x", 1, "end") for _ in prompts]
+        return [Generation("x", 1, "stop") for _ in prompts]
 
 
 def records(count: int, labels: int) -> list[Completion]:
@@ -61,14 +61,14 @@ ASKED = (Message("user", "why?"),)
         ("", (), ASKED, (Message("system", ""), *ASKED)),
     ],
 )
-def test_what_is_said_before_the_question(
+def test_messages_before_the_question(
     instruction: str | None, shots: tuple[Message, ...], prompt: Prompt, expected: Prompt
 ) -> None:
-    heard = Listener()
-    model = Prompted(heard, instruction, shots)
+    recorder = PromptRecorder()
+    model = PromptedModel(recorder, instruction, shots)
     model.score([prompt], ["because"])
     model.generate([prompt], 5)
-    assert heard.prompts == [expected, expected]
+    assert recorder.prompts == [expected, expected]
 
 
 def answers(shots: Sequence[Message]) -> list[str]:
@@ -101,13 +101,13 @@ def test_long_examples_are_avoided() -> None:
     assert max(len(message.content) for message in shots) < 100
 
 
-def test_texts_teach_no_question() -> None:
+def test_texts_are_no_shots() -> None:
     assert choose_shots([Text(source="f", text="once upon a time")], 3, seed=1) == ()
     assert choose_shots([], 3, seed=1) == ()
     assert choose_shots(records(3, 3), 0, seed=1) == ()
 
 
-def test_of_a_conversation_the_last_exchange_is_shown() -> None:
+def test_the_last_exchange_of_a_conversation_is_the_shot() -> None:
     chat = Chat(
         source="f",
         messages=(
@@ -122,7 +122,7 @@ def test_of_a_conversation_the_last_exchange_is_shown() -> None:
     st.lists(st.tuples(st.text(max_size=8), st.sampled_from("abc")), max_size=20),
     st.integers(0, 30),
 )
-def test_as_many_as_there_are_and_no_more(pairs: list[tuple[str, str]], count: int) -> None:
+def test_no_more_shots_than_records(pairs: list[tuple[str, str]], count: int) -> None:
     made: list[Record] = [Completion(source="f", prompt=p, completion=c) for p, c in pairs]
     shots = choose_shots(made, count, seed=1)
     assert len(shots) == 2 * min(count, len(made))

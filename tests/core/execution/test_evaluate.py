@@ -1,4 +1,4 @@
-"""Measuring: values are kept, aggregates are told, a wrong evaluator is named."""
+"""Evaluation: values are stored, metrics are emitted, a wrong evaluator is named."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from typing import Any
 
 import pytest
 
-from tunesmith.contracts import Measurement, RunSoFar
+from tunesmith.contracts import Measurement, RunContext
 from tunesmith.errors import PluginError, TrainingError
 from tunesmith.events import Event, Measured, PhaseAdvanced
-from tunesmith.execution.emitter import Telling
-from tunesmith.execution.evaluate import Values, Watched, measure, read_values
+from tunesmith.execution.emitter import Emitter
+from tunesmith.execution.evaluate import (
+    MetricValues,
+    ProgressTextModel,
+    evaluate_model,
+    read_metric_values,
+)
 from tunesmith.offered import Offered, Plugin
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.plan import Component
 from tunesmith.records import Completion, Record
-from tunesmith.signals import Interrupts
+from tunesmith.signals import StopSignalHandler
 from tunesmith.testing import FakeTextModel
 
 RECORDS = [
@@ -33,8 +38,8 @@ RECORDS = [
 PLUGIN = Plugin(name="odd", distribution="tunesmith-odd", version="3", module="m")
 
 
-class Silent:
-    """Neither a log nor reporters."""
+class EventRecorder:
+    """Replaces the log and the reporters of an emitter."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -44,7 +49,7 @@ class Silent:
         return []
 
     def append(self, line: dict[str, Any], *, durable: bool) -> None:
-        """Nothing is kept."""
+        """Discard the line."""
 
 
 class NoOptions(Options):
@@ -56,7 +61,7 @@ def run(
     *measurements: Measurement,
     asks: bool = False,
     records: Sequence[Record] = RECORDS,
-) -> tuple[list[Measured], Silent]:
+) -> tuple[list[Measured], EventRecorder]:
     class Evaluator:
         def measure(self, model: Any, records: Any) -> list[Measurement]:
             if asks:
@@ -71,22 +76,24 @@ def run(
             Metric(name="loss", higher_is_better=False, unit="nats/token"),
         ),
     )  # fmt: skip
-    heard = Silent()
-    tell = Telling(heard, heard, [], Interrupts())  # type: ignore[arg-type]
+    recorder = EventRecorder()
+    emit = Emitter(recorder, recorder, [], StopSignalHandler())  # type: ignore[arg-type]
     component = Component(Offered(PLUGIN, offer), NoOptions())
-    so_far = RunSoFar(
+    so_far = RunContext(
         model=folder, device="cpu", artifacts={}, open=lambda artifact: FakeTextModel()
     )
-    return measure("tuned", FakeTextModel(), component, records, tell, so_far, folder), heard
+    return evaluate_model(
+        "tuned", FakeTextModel(), component, records, emit, so_far, folder
+    ), recorder
 
 
-def test_aggregates_are_told_with_what_the_offer_says(tmp_path: Path) -> None:
-    told, heard = run(
+def test_metrics_are_emitted_as_the_offer_declares_them(tmp_path: Path) -> None:
+    events, recorder = run(
         tmp_path,
         Measurement(metric="right", values=(1.0, 0.0, 1.0, 1.0), outputs=("a", "b", "c", "d")),
         Measurement(metric="loss", values=(1.0, 2.0, 3.0, 4.0), weights=(1.0, 1.0, 1.0, 7.0)),
     )
-    right, loss = told
+    right, loss = events
     assert (right.model, right.evaluator, right.metric, right.value) == (
         "tuned",
         "odd",
@@ -95,47 +102,53 @@ def test_aggregates_are_told_with_what_the_offer_says(tmp_path: Path) -> None:
     )
     assert right.low < 0.75 < right.high and right.n == 4 and right.higher_is_better
     assert loss.value == pytest.approx(3.4) and loss.unit == "nats/token"
-    assert [event for event in heard.events if isinstance(event, Measured)] == told
+    assert [event for event in recorder.events if isinstance(event, Measured)] == events
 
 
-def test_values_are_kept_record_by_record(tmp_path: Path) -> None:
+def test_values_are_stored_per_record(tmp_path: Path) -> None:
     weights = (1.0, 2.0, 3.0, 4.0)
-    ((told,), _) = run(
+    ((event,), _) = run(
         tmp_path,
         Measurement(
             metric="loss", values=(1.0, 2.0, 3.0, 4.0), weights=weights, outputs=("ü",) * 4
         ),
     )
-    path = tmp_path / told.records
+    path = tmp_path / event.records
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert lines[1] == {
         "source": "f:1", "expected": "a1", "slices": {"lang": "de"},
         "loss": {"value": 2.0, "weight": 2.0}, "output": "ü",
     }  # fmt: skip
     assert path.read_bytes().isascii()
-    assert read_values(path, "loss") == Values([1.0, 2.0, 3.0, 4.0], [*weights], None)
+    assert read_metric_values(path, "loss") == MetricValues([1.0, 2.0, 3.0, 4.0], [*weights], None)
 
 
-def test_equal_weights_are_no_weights(tmp_path: Path) -> None:
-    ((told,), _) = run(tmp_path, Measurement(metric="right", values=(1.0,) * 4))
-    kept = read_values(tmp_path / told.records, "right")
+def test_equal_weights_are_read_as_no_weights(tmp_path: Path) -> None:
+    ((event,), _) = run(tmp_path, Measurement(metric="right", values=(1.0,) * 4))
+    kept = read_metric_values(tmp_path / event.records, "right")
     assert (kept.values, kept.weights) == ([1.0] * 4, None)
 
 
-def test_groups_are_kept_and_widen_the_interval(tmp_path: Path) -> None:
+def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
     values = (1.0, 1.0, 0.0, 0.0)
-    ((alone,), _) = run(tmp_path, Measurement(metric="right", values=values))
+    ((ungrouped,), _) = run(tmp_path, Measurement(metric="right", values=values))
     grouped = [replace(record, group=f"g{n // 2}") for n, record in enumerate(RECORDS)]
-    ((told,), _) = run(tmp_path, Measurement(metric="right", values=values), records=grouped)
-    assert read_values(tmp_path / told.records, "right").groups == ["g0", "g0", "g1", "g1"]
-    assert told.high - told.low > alone.high - alone.low
+    ((event,), _) = run(tmp_path, Measurement(metric="right", values=values), records=grouped)
+    assert read_metric_values(tmp_path / event.records, "right").groups == ["g0", "g0", "g1", "g1"]
+    assert event.high - event.low > ungrouped.high - ungrouped.low
 
 
 @pytest.mark.parametrize(
     ("measurement", "message"),
     [
-        (Measurement(metric="beauty", values=(1.0,) * 4), 'measured "beauty", which its offer'),
-        (Measurement(metric="right", values=(1.0,) * 3), 'gave 3 values of "right" for 4 records'),
+        (
+            Measurement(metric="beauty", values=(1.0,) * 4),
+            'returned metric "beauty", which its offer',
+        ),
+        (
+            Measurement(metric="right", values=(1.0,) * 3),
+            'returned 3 values of "right" for 4 records',
+        ),
         (Measurement(metric="right", values=(1.0,) * 4, weights=(1.0,)), "1 weights"),
         (Measurement(metric="right", values=(1.0,) * 4, outputs=("a",)), "1 outputs"),
     ],
@@ -148,33 +161,33 @@ def test_an_evaluator_that_breaks_its_contract_is_named(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_value_that_is_no_number_names_its_record(tmp_path: Path, value: float) -> None:
+def test_a_value_that_is_not_finite_names_its_record(tmp_path: Path, value: float) -> None:
     with pytest.raises(TrainingError, match="tuned model: loss of f:1 is"):
         run(tmp_path, Measurement(metric="loss", values=(1.0, value, 1.0, 1.0)))
 
 
-def test_a_metric_that_was_promised_and_not_measured_is_no_surprise_to_the_report(
+def test_an_evaluator_may_return_no_metrics(
     tmp_path: Path,
 ) -> None:
-    told, _ = run(tmp_path)
-    assert told == []
+    events, _ = run(tmp_path)
+    assert events == []
 
 
-def test_progress_is_told_although_the_evaluator_does_not_care(tmp_path: Path) -> None:
-    _, heard = run(tmp_path, Measurement(metric="right", values=(1.0,) * 4), asks=True)
-    advanced = [event for event in heard.events if isinstance(event, PhaseAdvanced)]
+def test_progress_is_reported_without_the_evaluator(tmp_path: Path) -> None:
+    _, recorder = run(tmp_path, Measurement(metric="right", values=(1.0,) * 4), asks=True)
+    advanced = [event for event in recorder.events if isinstance(event, PhaseAdvanced)]
     assert [event.done for event in advanced] == [4, 4]
     assert advanced[0].phase == "tuned: odd"
 
 
-def test_an_evaluator_that_watches_for_itself_is_not_watched(tmp_path: Path) -> None:
-    heard: list[int] = []
+def test_an_evaluator_with_its_own_progress_replaces_the_default(tmp_path: Path) -> None:
+    default: list[int] = []
     own: list[int] = []
-    Watched(FakeTextModel(), heard.append, 1).generate(["q"], 3, progress=own.append)
-    assert (heard, own) == ([], [1])
+    ProgressTextModel(FakeTextModel(), default.append, 1).generate(["q"], 3, progress=own.append)
+    assert (default, own) == ([], [1])
 
 
-def test_two_texts_of_a_record_are_one_record_of_progress() -> None:
-    heard: list[int] = []
-    Watched(FakeTextModel(), heard.append, 2).generate(["q"] * 4, 3)
-    assert heard[-1] == 2 and max(heard) == 2
+def test_two_texts_of_a_record_count_as_one_record_of_progress() -> None:
+    progress: list[int] = []
+    ProgressTextModel(FakeTextModel(), progress.append, 2).generate(["q"] * 4, 3)
+    assert progress[-1] == 2 and max(progress) == 2

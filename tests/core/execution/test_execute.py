@@ -1,4 +1,4 @@
-"""A run from plan to report: done once, continued where it stopped, honest about how it ended."""
+"""A run from plan to report: executed once, resumed where it stopped, with its true end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import tunesmith_echo
-from bench import LEDGERS, Bench, Ledger, bench_plugin, plugin, rows
+from bench import RECORDERS, Bench, RecordingReporter, bench_plugin, plugin, rows
 
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Finding
@@ -28,26 +28,26 @@ from tunesmith.errors import (
     TrainingError,
     UsageError,
 )
-from tunesmith.events import Stepped, from_json
+from tunesmith.events import StepFinished, from_json
 from tunesmith.execution import execute
-from tunesmith.execution.guards import TimeLimit
-from tunesmith.execution.report import fold
-from tunesmith.plugins import only
+from tunesmith.execution.guards import TimeLimitGuard
+from tunesmith.execution.report import build_report
+from tunesmith.plugins import load_modules
 from tunesmith.storage import Checkpoints
 
 
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Make the run end, as a signal would, when a step is told."""
-    real = Ledger.report
+    """Make the run stop, as a signal would, when a step is emitted."""
+    real = RecordingReporter.report
 
     def stop(step: int) -> None:
-        def report(self: Ledger, event: object) -> None:
+        def report(self: RecordingReporter, event: object) -> None:
             real(self, event)  # type: ignore[arg-type]
-            if isinstance(event, Stepped) and event.step == step:
+            if isinstance(event, StepFinished) and event.step == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        monkeypatch.setattr(Ledger, "report", report)
+        monkeypatch.setattr(RecordingReporter, "report", report)
 
     yield stop
 
@@ -56,12 +56,12 @@ def kinds(bench: Bench) -> list[str]:
     return [event["event"] for event in bench.events()]
 
 
-def test_a_whole_run(bench: Bench) -> None:
+def test_a_complete_run(bench: Bench) -> None:
     report = bench.run()
     assert report.status == "ok"
     seen = kinds(bench)
     assert seen[0] == "run-started" and seen[-1] == "run-finished"
-    order = ["data-read", "training-started", "stepped", "trained", "measured"]
+    order = ["data-loaded", "training-started", "step-finished", "training-finished", "measured"]
     firsts = [seen.index(kind) for kind in order[:-1]]
     assert firsts == sorted(firsts)
     assert [m.model for m in report.measured.values()] == ["base", "few-shot", "tuned"]
@@ -72,37 +72,37 @@ def test_a_whole_run(bench: Bench) -> None:
     assert "worth it" in report.finished.verdict["sentence"]
 
 
-def test_report_json_is_the_fold_over_the_events(bench: Bench) -> None:
+def test_report_json_is_built_from_the_events(bench: Bench) -> None:
     bench.run()
     events = [from_json(line) for line in bench.events()]
-    again = fold(event for event in events if event is not None).to_json()
+    again = build_report(event for event in events if event is not None).to_json()
     assert json.loads(json.dumps(again)) == bench.report()
     assert bench.report()["schema"] == "tunesmith.report/1"
 
 
-def test_reporters_see_what_the_log_holds_and_are_closed(bench: Bench) -> None:
+def test_reporters_get_the_logged_events_and_are_closed(bench: Bench) -> None:
     bench.run()
-    (ledger,) = LEDGERS
-    told = [event.kind for event in ledger.events if event.kind != "phase-advanced"]
-    assert told == kinds(bench)
-    assert ledger.closed
+    (recorder,) = RECORDERS
+    emitted = [event.kind for event in recorder.events if event.kind != "phase-advanced"]
+    assert emitted == kinds(bench)
+    assert recorder.closed
 
 
-def test_training_and_heldout_rows_are_not_the_same(bench: Bench) -> None:
+def test_training_and_heldout_rows_are_disjoint(bench: Bench) -> None:
     plan = bench.plan()
-    _, parts = execute.read_parts(plan)
+    _, parts = execute.load_data(plan)
     train, heldout = ({r.source for r in part} for part in (parts.train, parts.heldout))
     assert len(heldout) == 12 and not train & heldout and len(train | heldout) == 60
-    assert execute.read_parts(plan)[1] == parts
-    assert execute.read_parts(bench.plan(run={"seed": 1}))[1] != parts
+    assert execute.load_data(plan)[1] == parts
+    assert execute.load_data(bench.plan(run={"seed": 1}))[1] != parts
 
 
-def test_heldout_records_of_the_loader_are_used_as_they_are(bench: Bench) -> None:
-    _, parts = execute.read_parts(bench.plan(data={"heldout_last": 5}))
+def test_heldout_records_of_the_loader_are_used_unchanged(bench: Bench) -> None:
+    _, parts = execute.load_data(bench.plan(data={"heldout_last": 5}))
     assert [r.source.rpartition(":")[2] for r in parts.heldout] == ["56", "57", "58", "59", "60"]
 
 
-def test_rows_left_out_are_told(bench: Bench) -> None:
+def test_unusable_rows_are_reported(bench: Bench) -> None:
     bench.write_rows([*rows(30), {"prompt": "x", "completion": ""}])
     report = bench.run()
     assert report.data is not None
@@ -110,16 +110,16 @@ def test_rows_left_out_are_told(bench: Bench) -> None:
     assert report.data.examples[0]["where"].endswith("rows.jsonl:31")
 
 
-def test_a_leak_is_noticed(bench: Bench) -> None:
+def test_a_leak_is_reported(bench: Bench) -> None:
     bench.write_rows([*rows(30), rows(1)[0]])
     (notice,) = [n for n in bench.run(data={"heldout_last": 1}).notices if n.source == "data"]
     assert "1 of 1 held-out rows" in notice.message and "rows.jsonl:31" in notice.message
 
 
-def test_values_of_every_record_are_kept(bench: Bench) -> None:
+def test_values_of_every_record_are_stored(bench: Bench) -> None:
     report = bench.run()
     (tuned,) = [m for m in report.measured.values() if m.model == "tuned"]
-    lines = (bench.place / "out" / tuned.records).read_text(encoding="utf-8").splitlines()
+    lines = (bench.root / "out" / tuned.records).read_text(encoding="utf-8").splitlines()
     assert len(lines) == tuned.n == 12
     first = json.loads(lines[0])
     assert first["right"] == {"value": 1.0, "weight": 1.0}
@@ -129,10 +129,10 @@ def test_values_of_every_record_are_kept(bench: Bench) -> None:
 # --------------------------------------------------------------------------- stopping, resuming
 
 
-def test_a_signal_stops_after_a_step_and_resuming_takes_up_there(
+def test_a_signal_stops_after_a_step_and_resuming_continues_there(
     bench: Bench, stop_after: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = bench.run(folder="whole").to_json()["training"]["losses"]
+    uninterrupted = bench.run(folder="uninterrupted").to_json()["training"]["losses"]
     stop_after(5)  # type: ignore[operator]
     with pytest.raises(RunStopped, match="SIGTERM") as caught:
         bench.run()
@@ -147,12 +147,12 @@ def test_a_signal_stops_after_a_step_and_resuming_takes_up_there(
     assert report.status == "ok"
     again = [event["event"] for event in bench.events()[before:]]
     assert bench.events()[before]["resumed"] is True
-    steps = [e["step"] for e in bench.events()[before:] if e["event"] == "stepped"]
+    steps = [e["step"] for e in bench.events()[before:] if e["event"] == "step-finished"]
     assert steps[0] == 6
     assert {e["model"] for e in bench.events()[before:] if e["event"] == "measured"} == {"tuned"}
     assert again[-1] == "run-finished"
     training = report.to_json()["training"]
-    assert training["losses"] == whole
+    assert training["losses"] == uninterrupted
     assert training["steps"] == training["planned_steps"]
 
 
@@ -172,7 +172,7 @@ def test_a_killed_run_is_unfinished_and_can_be_resumed(bench: Bench) -> None:
         "read = run_file.read_run_file(Path(sys.argv[3]), environment={})\n"
         "catalog = bench.catalog_of()\n"
         "folder = storage.RunFolder(Path(sys.argv[4]))\n"
-        "execute.run(read_plan.make(read, catalog), catalog, folder)\n"
+        "execute.run(read_plan.make_plan(read, catalog), catalog, folder)\n"
     )
     folder = bench.folder()
     paths = [str(Path(sys.modules["bench"].__file__ or "").parent)]
@@ -185,54 +185,54 @@ def test_a_killed_run_is_unfinished_and_can_be_resumed(bench: Bench) -> None:
             process.kill()
             break
     assert process.wait() == -signal.SIGKILL
-    assert execute.recorded(folder).status == "unfinished"
+    assert execute.load_report(folder).status == "unfinished"
     assert not (folder.path / "report.json").exists()
     before = len(bench.events())
     report = bench.run(resume=True, technique={"pause": 0.02, "epochs": 5})
     assert report.status == "ok"
-    steps = [e["step"] for e in bench.events()[before:] if e["event"] == "stepped"]
+    steps = [e["step"] for e in bench.events()[before:] if e["event"] == "step-finished"]
     assert 1 < steps[0] <= 14
     assert report.to_json()["training"]["steps"] == 60
 
 
-def test_what_is_measured_is_not_measured_again(
+def test_finished_evaluations_are_not_repeated_on_resume(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(GateError):
         bench.run(gate={"at_least": {"right": 2.0}})
     monkeypatch.setattr(Checkpoints, "newest", None)  # training again would ask for it
     before = len(bench.events())
-    with pytest.raises(UsageError, match=r"gate\.at_least\.right 2\.0 then, absent now"):
+    with pytest.raises(UsageError, match=r"gate\.at_least\.right was 2\.0, is now absent"):
         bench.run(resume=True)
-    report = bench.run(resume=True, accept_drift=True)
+    report = bench.run(resume=True, accept_changes=True)
     assert report.status == "ok"
-    assert not [e for e in bench.events()[before:] if e["event"] in ("measured", "stepped")]
+    assert not [e for e in bench.events()[before:] if e["event"] in ("measured", "step-finished")]
 
 
-def test_other_data_is_refused(bench: Bench, stop_after: object) -> None:
+def test_changed_data_is_refused_on_resume(bench: Bench, stop_after: object) -> None:
     stop_after(3)  # type: ignore[operator]
     with pytest.raises(RunStopped):
         bench.run()
     changed = rows()
     changed[7]["completion"] = "Lima"
     bench.write_rows(changed)
-    with pytest.raises(UsageError, match=r"the data changed since the run began.*48"):
+    with pytest.raises(UsageError, match=r"the data changed since the run started.*48"):
         bench.run(resume=True)
     assert bench.report()["run"]["status"] == "failed"
-    assert bench.run(resume=True, accept_drift=True).status == "ok"
+    assert bench.run(resume=True, accept_changes=True).status == "ok"
 
 
-def test_other_plugin_versions_are_refused(bench: Bench, stop_after: object) -> None:
+def test_changed_plugin_versions_are_refused_on_resume(bench: Bench, stop_after: object) -> None:
     stop_after(3)  # type: ignore[operator]
     with pytest.raises(RunStopped):
         bench.run()
     found = bench.catalog.plugins.found
     found[0] = replace(found[0], version="99")
-    bench.catalog.plugins.manager  # noqa: B018 - the same plugins, told anew
+    bench.catalog.plugins.manager  # noqa: B018 - gather the same plugins again
     bench.catalog._gathered.clear()
-    with pytest.raises(UsageError, match=r"file:echo  then, 99 now"):
+    with pytest.raises(UsageError, match=r'file:echo was "", is now 99'):
         bench.run(resume=True)
-    assert bench.run(resume=True, accept_drift=True).status == "ok"
+    assert bench.run(resume=True, accept_changes=True).status == "ok"
 
 
 def test_two_processes_cannot_have_one_run(bench: Bench) -> None:
@@ -242,30 +242,30 @@ def test_two_processes_cannot_have_one_run(bench: Bench) -> None:
         bench.run()
 
 
-def test_the_time_limit_stops_resumably(bench: Bench) -> None:
-    limit = TimeLimit(minutes=0.5)
+def test_the_time_limit_stops_a_run_that_can_be_resumed(bench: Bench) -> None:
+    limit = TimeLimitGuard(minutes=0.5)
     step = dict(
         stage="", steps=10, loss=1.0, learning_rate=1.0, gradient_norm=1.0, rows=1, tokens=1,
         trained_tokens=1, memory_bytes=0,
     )  # fmt: skip
-    assert limit.judge(Stepped(step=1, seconds=29, **step)) is None  # type: ignore[arg-type]
-    error = limit.judge(Stepped(step=2, seconds=2, **step))  # type: ignore[arg-type]
+    assert limit.check(StepFinished(step=1, seconds=29, **step)) is None  # type: ignore[arg-type]
+    error = limit.check(StepFinished(step=2, seconds=2, **step))  # type: ignore[arg-type]
     assert isinstance(error, RunStopped) and error.exit_code == 75
 
 
 # --------------------------------------------------------------------------- what goes wrong
 
 
-def test_a_reporter_that_raises_is_muted_after_three_and_stops_nothing(bench: Bench) -> None:
-    report = bench.run(reporters=[{"use": "ledger", "raises": True}, {"use": "ledger"}])
+def test_a_failing_reporter_is_muted_after_three_failures(bench: Bench) -> None:
+    report = bench.run(reporters=[{"use": "recorder", "raises": True}, {"use": "recorder"}])
     assert report.status == "ok"
-    bad, good = LEDGERS
-    assert bad.asked == 3 and bad.closed
+    bad, good = RECORDERS
+    assert bad.calls == 3 and bad.closed
     assert good.events[-1].kind == "run-finished"
-    complaints = [n.message for n in report.notices if "ledger" in n.message]
+    complaints = [n.message for n in report.notices if "recorder" in n.message]
     assert len(complaints) == 2  # the first two are the same sentence
     assert "ValueError: a bug in the reporter (bench.py:" in complaints[0]
-    assert complaints[-1].endswith("muted from now on")
+    assert complaints[-1].endswith("muted for the rest of the run")
 
 
 def test_a_loader_that_raises_names_plugin_and_line(bench: Bench) -> None:
@@ -277,7 +277,7 @@ def test_a_loader_that_raises_names_plugin_and_line(bench: Bench) -> None:
     failed = bench.report()["run"]
     assert (failed["status"], failed["exit_code"]) == ("failed", 8)
     assert "oops" in failed["error"]
-    assert LEDGERS[0].closed
+    assert RECORDERS[0].closed
 
 
 def test_a_technique_that_raises_names_its_plugin(
@@ -292,10 +292,10 @@ def test_a_technique_that_raises_names_its_plugin(
     assert bench.run(resume=True).status == "ok"
 
 
-def test_models_are_let_go_before_the_next_is_opened_and_before_training(
+def test_models_are_released_before_the_next_is_opened_and_before_training(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model is a knot of references: it lives until it is collected, and so does its memory."""
+    """A model is full of reference cycles: its memory is released when it is collected."""
     from tunesmith_echo.technique import Echo
 
     real_open, real_train = Echo.open, Echo.train
@@ -324,13 +324,15 @@ def test_models_are_let_go_before_the_next_is_opened_and_before_training(
 
 
 def test_a_gate_that_is_not_met(bench: Bench) -> None:
-    with pytest.raises(GateError, match=r"gate.at_least.right: needs 1.5, got 1") as caught:
+    with pytest.raises(
+        GateError, match=r"gate.at_least.right: must be at least 1.5, got 1"
+    ) as caught:
         bench.run(gate={"at_least": {"right": 1.5}, "must_beat": ["base"]})
     assert caught.value.exit_code == 6
     report = bench.report()
     assert (report["run"]["status"], report["run"]["exit_code"]) == ("failed", 6)
     assert report["training"]["artifact"] == "model"
-    assert (bench.place / "out" / "model" / "echo.json").is_file()
+    assert (bench.root / "out" / "model" / "echo.json").is_file()
 
 
 def test_a_gate_that_is_met(bench: Bench) -> None:
@@ -345,7 +347,9 @@ def test_a_finding_of_level_error_ends_the_run_before_a_weight_is_read(
 
     monkeypatch.setattr(Table, "read", None)
     finding = Finding(level="error", where="technique.epochs", message="far too many")
-    bench.catalog = Catalog(only({"echo": tunesmith_echo, "bench": bench_plugin([finding])}))
+    bench.catalog = Catalog(
+        load_modules({"echo": tunesmith_echo, "bench": bench_plugin([finding])})
+    )
     with pytest.raises(ConfigError, match=r"technique\.epochs: far too many"):
         bench.run()
     assert bench.report()["notices"][0]["message"] == "far too many"
@@ -354,24 +358,28 @@ def test_a_finding_of_level_error_ends_the_run_before_a_weight_is_read(
 def test_an_error_that_is_resolved_does_not_end_the_resumed_run(bench: Bench) -> None:
     finding = Finding(level="error", where="technique.epochs", message="far too many")
     good = bench.catalog
-    bench.catalog = Catalog(only({"echo": tunesmith_echo, "bench": bench_plugin([finding])}))
+    bench.catalog = Catalog(
+        load_modules({"echo": tunesmith_echo, "bench": bench_plugin([finding])})
+    )
     with pytest.raises(ConfigError):
         bench.run()
     bench.catalog = good
     assert bench.run(resume=True).status == "ok"
 
 
-def test_a_warning_is_told_and_kept(bench: Bench) -> None:
+def test_a_warning_is_emitted_and_reported(bench: Bench) -> None:
     finding = Finding(level="warning", where="technique.epochs", message="rather many")
-    bench.catalog = Catalog(only({"echo": tunesmith_echo, "bench": bench_plugin([finding])}))
+    bench.catalog = Catalog(
+        load_modules({"echo": tunesmith_echo, "bench": bench_plugin([finding])})
+    )
     assert [n.message for n in bench.run().notices] == ["rather many"]
 
 
-def test_data_reviewers_are_asked(bench: Bench) -> None:
+def test_data_reviewers_are_called(bench: Bench) -> None:
     seen = []
     watching = plugin(review_data=lambda dataset, plan: seen.append(len(dataset.train)) or [])
     bench.catalog = Catalog(
-        only({"echo": tunesmith_echo, "bench": bench_plugin(), "watching": watching})
+        load_modules({"echo": tunesmith_echo, "bench": bench_plugin(), "watching": watching})
     )
     bench.run()
     assert seen == [60]
@@ -400,7 +408,9 @@ def test_records_that_the_technique_does_not_accept(
         return Text(source=source, text=prompt)
 
     monkeypatch.setattr(workbench, "Completion", completion)
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: a Text record cannot be learned by echo"):
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl:1: technique echo cannot train on a Text record"
+    ):
         bench.run()
 
 
@@ -411,18 +421,18 @@ def test_one_row_cannot_be_split(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lies", "message"),
+    ("fault", "message"),
     [
-        ("metric", r'"file:bench" measured "beauty", which its offer does not name'),
-        ("length", r'"file:bench" gave 11 values of "right" for 12 records'),
+        ("metric", r'"file:bench" returned metric "beauty", which its offer does not declare'),
+        ("length", r'"file:bench" returned 11 values of "right" for 12 records'),
         ("raises", r'"file:bench".*ZeroDivisionError: a bug in the evaluator'),
     ],
 )
 def test_an_evaluator_that_breaks_its_contract_is_named(
-    bench: Bench, lies: str, message: str
+    bench: Bench, fault: str, message: str
 ) -> None:
     with pytest.raises(PluginError, match=message):
-        bench.run(evaluators=[{"use": "right", "lies": lies}])
+        bench.run(evaluators=[{"use": "right", "fault": fault}])
     assert bench.report()["run"]["exit_code"] == 8
 
 
@@ -433,19 +443,19 @@ def test_baselines_can_be_left_out(bench: Bench) -> None:
     assert report.finished.verdict["outcome"] == "unclear"
 
 
-def test_versions_and_plugins_are_on_record(bench: Bench) -> None:
+def test_versions_and_plugins_are_recorded(bench: Bench) -> None:
     report = bench.run().to_json()
     assert report["versions"]["python"] and report["versions"]["tunesmith"]
     assert {p["name"] for p in report["plugins"]} == {"echo", "bench"}
 
 
 def test_run_toml_repeats_the_run(bench: Bench) -> None:
-    from tunesmith.config import read_plan as planning
     from tunesmith.config import run_file
+    from tunesmith.config.read_plan import make_plan
 
     first = bench.run()
-    read = run_file.read_run_file(bench.place / "out" / "run.toml", environment={})
-    again = execute.run(planning.make(read, bench.catalog), bench.catalog, bench.folder("again"))
+    read = run_file.read_run_file(bench.root / "out" / "run.toml", environment={})
+    again = execute.run(make_plan(read, bench.catalog), bench.catalog, bench.folder("again"))
     assert again.to_json()["training"]["losses"] == first.to_json()["training"]["losses"]
     assert again.data is not None and first.data is not None
     assert again.data.fingerprint == first.data.fingerprint

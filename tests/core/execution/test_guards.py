@@ -1,4 +1,4 @@
-"""Guards: what they end, and what they let go on."""
+"""Guards: runs that they end, and runs that they do not."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable
 import pytest
 
 from tunesmith.errors import RunStopped, TrainingError, TunesmithError
-from tunesmith.events import Noticed, Stepped
+from tunesmith.events import Notice, StepFinished
 from tunesmith.execution.guards import (
     PATIENCE,
-    Divergence,
+    DivergenceGuard,
     Guard,
-    Standstill,
-    TimeLimit,
-    default_guards,
+    NoProgressGuard,
+    TimeLimitGuard,
+    create_guards,
 )
 
 
 def step(
     number: int, loss: float, *, norm: float = 1.0, seconds: float = 1.0, **more: object
-) -> Stepped:
-    return Stepped(
+) -> StepFinished:
+    return StepFinished(
         step=number, steps=1000, loss=loss, learning_rate=0.1, gradient_norm=norm, rows=1,
         tokens=1, trained_tokens=1, seconds=seconds, memory_bytes=0, **more,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -32,14 +32,14 @@ def first(
 ) -> tuple[int, TunesmithError] | None:
     """The step at which the guard objects, and with what."""
     for number, loss in enumerate(losses, 1):
-        error = guard.judge(step(number, loss, **more))  # type: ignore[arg-type]
+        error = guard.check(step(number, loss, **more))  # type: ignore[arg-type]
         if error is not None:
             return number, error
     return None
 
 
-def test_divergence_is_named_within_twenty_steps() -> None:
-    found = first(Divergence(), [2.0, 1.0, *[3.5] * 100])
+def test_divergence_ends_a_run_after_twenty_steps() -> None:
+    found = first(DivergenceGuard(), [2.0, 1.0, *[3.5] * 100])
     assert found is not None
     number, error = found
     assert number == 2 + PATIENCE
@@ -56,37 +56,40 @@ def test_divergence_is_named_within_twenty_steps() -> None:
     ],
     ids=["falls", "recovers", "less than threefold", "small"],
 )
-def test_what_is_no_divergence(losses: list[float]) -> None:
-    assert first(Divergence(), losses) is None
+def test_losses_that_do_not_diverge(losses: list[float]) -> None:
+    assert first(DivergenceGuard(), losses) is None
 
 
-def test_rewards_have_no_floor_to_be_compared_with() -> None:
-    assert first(Divergence(), [0.1, *[9.0 + n for n in range(60)]], extras={"reward": 1.0}) is None
+def test_losses_of_reinforcement_learning_are_not_checked() -> None:
+    assert (
+        first(DivergenceGuard(), [0.1, *[9.0 + n for n in range(60)]], metrics={"reward": 1.0})
+        is None
+    )
 
 
-def test_a_loss_that_never_moves() -> None:
-    found = first(Standstill(), [2.0] * 100)
+def test_a_constant_loss() -> None:
+    found = first(NoProgressGuard(), [2.0] * 100)
     assert found is not None and found[0] == PATIENCE
-    assert "has not moved" in found[1].message
-    assert first(Standstill(), [2.0 + n % 2 * 1e-9 for n in range(100)]) is None
+    assert "did not change" in found[1].message
+    assert first(NoProgressGuard(), [2.0 + n % 2 * 1e-9 for n in range(100)]) is None
 
 
 def test_gradients_of_zero() -> None:
     losses = [1.0 + n for n in range(100)]
-    found = first(Standstill(), losses, norm=0.0)
+    found = first(NoProgressGuard(), losses, norm=0.0)
     assert found is not None and found[0] == PATIENCE
     assert "every gradient was zero" in found[1].message
 
 
-def test_one_gradient_that_is_not_zero_starts_the_count_anew() -> None:
-    guard = Standstill()
+def test_one_nonzero_gradient_resets_the_count() -> None:
+    guard = NoProgressGuard()
     for number in range(100):
         norm = 1.0 if number % (PATIENCE - 1) == 0 else 0.0
-        assert guard.judge(step(number, float(number), norm=norm)) is None
+        assert guard.check(step(number, float(number), norm=norm)) is None
 
 
-def test_the_time_limit_counts_training_alone() -> None:
-    found = first(TimeLimit(1.0), [1.0] * 100, seconds=7.0)
+def test_the_time_limit_counts_only_training() -> None:
+    found = first(TimeLimitGuard(1.0), [1.0] * 100, seconds=7.0)
     assert found is not None
     number, error = found
     assert number == 9  # 63 seconds
@@ -94,18 +97,22 @@ def test_the_time_limit_counts_training_alone() -> None:
 
 
 def test_the_last_step_is_not_stopped() -> None:
-    last = Stepped(
+    last = StepFinished(
         step=10, steps=10, loss=1.0, learning_rate=0.1, gradient_norm=1.0, rows=1, tokens=1,
         trained_tokens=1, seconds=999.0, memory_bytes=0,
     )  # fmt: skip
-    assert TimeLimit(1.0).judge(last) is None
+    assert TimeLimitGuard(1.0).check(last) is None
 
 
-def test_other_events_say_nothing_to_them() -> None:
-    for guard in default_guards(1.0):
-        assert guard.judge(Noticed(level="info", source="s", message="m")) is None
+def test_other_events_are_ignored() -> None:
+    for guard in create_guards(1.0):
+        assert guard.check(Notice(level="info", source="s", message="m")) is None
 
 
-def test_which_guards_a_run_has() -> None:
-    assert [type(guard) for guard in default_guards(None)] == [Divergence, Standstill]
-    assert [type(guard) for guard in default_guards(2.0)] == [Divergence, Standstill, TimeLimit]
+def test_the_guards_of_a_run() -> None:
+    assert [type(guard) for guard in create_guards(None)] == [DivergenceGuard, NoProgressGuard]
+    assert [type(guard) for guard in create_guards(2.0)] == [
+        DivergenceGuard,
+        NoProgressGuard,
+        TimeLimitGuard,
+    ]

@@ -1,4 +1,4 @@
-"""A run that cannot fit is refused, one that might not is told, and what came is remembered."""
+"""The memory check refuses or warns, and stores the measured peak for calibration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ use = "lines"
 train = "data.tsv"
 holdout = 4
 [technique]
-use = "thrifty"
+use = "saving"
 [[evaluators]]
 use = "same"
 """
@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
     monkeypatch.setenv("TUNESMITH_CALIBRATION", "0")
-    monkeypatch.setattr(machine, "peak_resident", lambda: 0)
+    monkeypatch.setattr(machine, "peak_resident_memory", lambda: 0)
     has(monkeypatch, 4 * GIB)
     rows = [f"say {n}\tSAY {n}" for n in range(16)]
     (tmp_path / "data.tsv").write_text("\n".join(rows) + "\n")
@@ -53,7 +53,7 @@ def tunesmith(here: Path) -> Tunesmith:
     def call(*arguments: str) -> Result:
         plugins = [
             option
-            for name in ("fake_plugin", "thrifty_plugin")
+            for name in ("fake_plugin", "memory_saving_plugin")
             for option in ("--plugin", str(HERE / f"{name}.py"))
         ]
         for name in ("lora", "full", "qlora", "preference"):
@@ -64,8 +64,8 @@ def tunesmith(here: Path) -> Tunesmith:
 
 
 def has(monkeypatch: pytest.MonkeyPatch, memory: int | None) -> None:
-    there = Machine(Device(kind="cpu", name="test core", memory=memory, cores=2))
-    monkeypatch.setattr(machine, "this_machine", lambda: there)
+    there = Machine(Device(type="cpu", name="test core", memory=memory, cores=2))
+    monkeypatch.setattr(machine, "detect_machine", lambda: there)
 
 
 def report_of(folder: str) -> dict[str, Any]:
@@ -73,11 +73,11 @@ def report_of(folder: str) -> dict[str, Any]:
     return found
 
 
-def test_a_run_that_fits_says_nothing_but_what_is_expected(tunesmith: Tunesmith) -> None:
+def test_a_run_that_fits_only_prints_its_forecast(tunesmith: Tunesmith) -> None:
     done = tunesmith("run", "run.toml", "--out", "out")
     assert done.exit_code == 0, done.output
-    assert "expected: about 1.1 GiB of memory" in done.stderr
-    assert "may not fit" not in done.stderr
+    assert "forecast: peak memory 1.1 GiB" in done.stderr
+    assert "memory may run out" not in done.stderr
     forecast = report_of("out")["forecast"]
     assert forecast["method"] == "analytic"  # it was clear from the first
     assert forecast["memory"]["low"] < forecast["memory"]["expected"]
@@ -86,18 +86,18 @@ def test_a_run_that_fits_says_nothing_but_what_is_expected(tunesmith: Tunesmith)
     assert forecast["actual"]["within"] is True
     assert forecast["actual"]["seconds"] == pytest.approx(0.6)
     shown = tunesmith("report", "out")
-    assert "foretold: peak memory 804.0 MB to 1.5 GB" in shown.stdout
-    assert "it took 1.2 GB, 1.00 times what was expected, and 0.60 s" in shown.stdout
+    assert "forecast: peak memory 766.8 MiB to 1.4 GiB" in shown.stdout
+    assert "measured: 1.1 GiB (1.00 times the expected peak), 0.60 s" in shown.stdout
 
 
-def test_models_that_an_evaluator_holds_beside_are_foretold(tunesmith: Tunesmith) -> None:
-    more = "--set", "evaluators.0.beside=9"
+def test_additional_models_of_an_evaluator_are_part_of_the_forecast(tunesmith: Tunesmith) -> None:
+    more = "--set", "evaluators.0.other_models=9"
     refused = tunesmith("run", "run.toml", "--out", "out", *more)
-    assert refused.exit_code == 4 and "at least 9.8 GiB of memory" in refused.stderr, refused.stderr
+    assert refused.exit_code == 4 and "at least 9.8 GiB" in refused.stderr, refused.stderr
     assert tunesmith("run", "run.toml", "--out", "alone").exit_code == 0
 
 
-def test_a_run_that_cannot_fit_is_refused_with_both_numbers_and_ways_out(
+def test_a_run_that_cannot_fit_is_refused_with_both_sizes_and_hints(
     tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has(monkeypatch, 400 * MIB)
@@ -117,31 +117,31 @@ def test_another_technique_that_would_fit_is_named(
     has(monkeypatch, 2 * GIB)
     refused = tunesmith("run", "run.toml", "--set", "technique.use=wide", "--out", "out")
     assert refused.exit_code == 4
-    assert 'technique.use = "thrifty" needs about 1.1 GiB' in refused.stderr
+    assert 'technique.use = "saving" needs about 1.1 GiB' in refused.stderr
 
 
-def test_force_lets_it_in_with_a_warning(
+def test_force_starts_the_run_with_a_warning(
     tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has(monkeypatch, 300 * MIB)
     done = tunesmith("run", "run.toml", "--out", "out", "--force")
     assert done.exit_code == 0, done.output
-    assert "forced: the run needs at least" in done.stderr
+    assert "not enough memory, started by --force: needs at least" in done.stderr
     assert not report_of("out")["forecast"]["refused"]
 
 
-def test_only_doubt_is_traced_and_what_remains_is_a_warning(
+def test_only_an_undecided_run_is_traced_and_warned_about(
     tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has(monkeypatch, 1200 * MIB)  # above the traced high end, within the analytic interval
     clear = tunesmith("run", "run.toml", "--out", "clear")
-    assert clear.exit_code == 0 and "may not fit" not in clear.stderr
+    assert clear.exit_code == 0 and "memory may run out" not in clear.stderr
     assert report_of("clear")["forecast"]["method"] == "traced"
     has(monkeypatch, 1100 * MIB)  # within the traced one
     doubtful = tunesmith("run", "run.toml", "--out", "doubtful")
     assert doubtful.exit_code == 0
-    assert "the run may not fit: it needs" in doubtful.stderr
-    assert any("may not fit" in n["message"] for n in report_of("doubtful")["notices"])
+    assert "memory may run out: the run needs" in doubtful.stderr
+    assert any("memory may run out" in n["message"] for n in report_of("doubtful")["notices"])
 
 
 def test_where_memory_is_not_known_nothing_is_refused(
@@ -153,13 +153,13 @@ def test_where_memory_is_not_known_nothing_is_refused(
 
 
 def test_an_estimate_that_fails_stops_no_run(tunesmith: Tunesmith) -> None:
-    done = tunesmith("run", "run.toml", "--out", "out", "--set", "technique.use=clueless")
+    done = tunesmith("run", "run.toml", "--out", "out", "--set", "technique.use=failing")
     assert done.exit_code == 0, done.output
-    assert "nothing is foretold about memory" in json.dumps(report_of("out")["notices"])
+    assert "memory could not be predicted" in json.dumps(report_of("out")["notices"])
     assert report_of("out")["forecast"] == {}
 
 
-def test_a_model_that_shows_its_config_late_is_judged_when_it_is_there(
+def test_a_run_is_checked_once_the_model_config_is_known(
     tunesmith: Tunesmith, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = f"model.base=paper:late@{here / 'model'}"
@@ -169,7 +169,7 @@ def test_a_model_that_shows_its_config_late_is_judged_when_it_is_there(
     assert tunesmith("run", "run.toml", "--set", late, "--out", "too-large").exit_code == 4
 
 
-def test_a_resumed_run_is_not_judged_again(
+def test_a_resumed_run_is_not_checked_again(
     tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = tunesmith("run", "run.toml", "--out", "out", "--set", "technique.mode=interrupt")
@@ -182,7 +182,7 @@ def test_a_resumed_run_is_not_judged_again(
     assert {**after, "actual": {}} == before
 
 
-def test_a_refused_run_is_judged_anew_when_it_is_resumed(
+def test_a_refused_run_is_checked_again_when_it_is_resumed(
     tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has(monkeypatch, 300 * MIB)
@@ -192,26 +192,26 @@ def test_a_refused_run_is_judged_anew_when_it_is_resumed(
     assert tunesmith("resume", "out").exit_code == 0
 
 
-def test_judging_takes_no_time(tunesmith: Tunesmith, here: Path) -> None:
+def test_the_memory_check_takes_no_time(tunesmith: Tunesmith, here: Path) -> None:
     """The common case: everything but what the estimate itself takes."""
     from tunesmith import api
-    from tunesmith.execution.memory_check import Admission
+    from tunesmith.execution.memory_check import MemoryCheck
 
-    files = [str(HERE / f"{name}.py") for name in ("fake_plugin", "thrifty_plugin")]
-    plan, catalog = api.load("run.toml", files=files)
-    told: list[Any] = []
+    files = [str(HERE / f"{name}.py") for name in ("fake_plugin", "memory_saving_plugin")]
+    plan, catalog = api.load_plan("run.toml", files=files)
+    events: list[Any] = []
 
-    class Tell:
+    class FakeEmitter:
         from tunesmith.execution.report import Report
 
         report = Report()
 
         def __call__(self, event: Any) -> None:
-            told.append(event)
+            events.append(event)
 
     began = time.perf_counter()
-    Admission(plan, catalog, Tell(), False).judge((), (), plan.found_model.config)  # type: ignore[arg-type]
-    assert told and time.perf_counter() - began < 0.3
+    MemoryCheck(plan, catalog, FakeEmitter(), False).check((), (), plan.found_model.config)  # type: ignore[arg-type]
+    assert events and time.perf_counter() - began < 0.3
 
 
 # --------------------------------------------------------------------------- calibration
@@ -228,25 +228,28 @@ def remembering(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
 
 
 @pytest.mark.usefixtures("remembering")
-def test_what_came_is_remembered_and_corrects_the_next(tunesmith: Tunesmith, here: Path) -> None:
+def test_a_finished_run_calibrates_the_next_forecast(tunesmith: Tunesmith, here: Path) -> None:
     assert tunesmith("run", "run.toml", "--out", "one").exit_code == 0
     (line,) = seen(here)
     first = report_of("one")["forecast"]
-    assert line["expected"] == first["uncorrected"] and line["peak"] == 1100 * MIB
+    assert line["expected"] == first["uncalibrated_peak"] and line["peak"] == 1100 * MIB
     assert line["device"] == "test core, 2 cores" and line["seconds"] == pytest.approx(0.6)
     assert set(line) == {
         "time", "device", "technique", "method", "expected", "peak", "flops", "steps", "seconds",
     }  # fmt: skip
     assert tunesmith("run", "run.toml", "--out", "two").exit_code == 0
     second = report_of("two")["forecast"]
-    assert second["uncorrected"] == first["uncorrected"] and second["runs"] == 1
+    assert (
+        second["uncalibrated_peak"] == first["uncalibrated_peak"]
+        and second["calibration_runs"] == 1
+    )
     assert second["memory"]["expected"] == pytest.approx(1100 * MIB, rel=0.01)
     assert second["actual"]["within"] is True
     shown = tunesmith("plan", "run.toml", "--quick")
     assert "corrected by 2 earlier runs" in shown.stdout
 
 
-def test_nothing_is_remembered_where_that_is_switched_off(tunesmith: Tunesmith, here: Path) -> None:
+def test_calibration_can_be_switched_off(tunesmith: Tunesmith, here: Path) -> None:
     assert tunesmith("run", "run.toml", "--out", "one").exit_code == 0
     assert seen(here) == []
 
@@ -261,16 +264,18 @@ def test_a_state_directory_that_cannot_be_written_stops_no_run(
 
 
 @pytest.mark.usefixtures("remembering")
-def test_a_run_that_did_not_raise_the_peak_teaches_nothing(
+def test_a_run_that_did_not_raise_the_peak_is_not_recorded(
     tunesmith: Tunesmith, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "peak_resident", lambda: 1099 * MIB)
+    monkeypatch.setattr(machine, "peak_resident_memory", lambda: 1099 * MIB)
     assert tunesmith("run", "run.toml", "--out", "one").exit_code == 0
     assert seen(here) == []
 
 
 @pytest.mark.usefixtures("remembering")
-def test_a_resumed_run_is_remembered_once_and_whole(tunesmith: Tunesmith, here: Path) -> None:
+def test_a_resumed_run_is_recorded_once_with_all_its_steps(
+    tunesmith: Tunesmith, here: Path
+) -> None:
     sets = ("--set", "technique.mode=interrupt")
     assert tunesmith("run", "run.toml", "--out", "out", *sets).exit_code == 130
     assert seen(here) == []
@@ -280,7 +285,7 @@ def test_a_resumed_run_is_remembered_once_and_whole(tunesmith: Tunesmith, here: 
 
 
 @pytest.mark.usefixtures("remembering")
-def test_a_run_that_is_resumed_after_its_training_is_not_remembered_again(
+def test_a_run_that_is_resumed_after_its_training_is_not_recorded_again(
     tunesmith: Tunesmith, here: Path
 ) -> None:
     gate = ("--set", "gate.at_least={same = 2.0}")

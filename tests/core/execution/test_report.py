@@ -1,4 +1,4 @@
-"""The report: a fold, whatever the order of trouble."""
+"""The report is built from events, also after stops, failures and resumes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 
 from tunesmith.events import (
     EVENT_TYPES,
-    DataRead,
+    DataLoaded,
     Event,
     Measured,
-    Noticed,
+    Notice,
     RunFinished,
     RunStarted,
-    Stepped,
-    Trained,
+    StepFinished,
+    TrainingFinished,
     TrainingStarted,
     from_json,
 )
-from tunesmith.execution.report import fold
-from tunesmith.testing.reporters import a_run
+from tunesmith.execution.report import build_report
+from tunesmith.testing.reporters import events_of_run
 
 
 def started(*, resumed: bool = False) -> RunStarted:
@@ -37,12 +37,12 @@ def training(stage: str = "", steps: int = 4) -> TrainingStarted:
     )  # fmt: skip
 
 
-def step(number: int, loss: float = 1.0, stage: str = "", **more: object) -> Stepped:
-    figures: dict[str, object] = dict(
+def step(number: int, loss: float = 1.0, stage: str = "", **more: object) -> StepFinished:
+    values: dict[str, object] = dict(
         stage=stage, step=number, steps=4, loss=loss, learning_rate=0.1, gradient_norm=1.0,
         rows=2, tokens=20, trained_tokens=10, seconds=0.5, memory_bytes=100 * number,
     )  # fmt: skip
-    return Stepped(**{**figures, **more})  # type: ignore[arg-type]
+    return StepFinished(**{**values, **more})  # type: ignore[arg-type]
 
 
 def finished(status: str = "ok", code: int = 0) -> RunFinished:
@@ -52,64 +52,74 @@ def finished(status: str = "ok", code: int = 0) -> RunFinished:
     )  # fmt: skip
 
 
-def test_nothing_is_a_report_too() -> None:
-    report = fold([])
+def test_a_report_without_events() -> None:
+    report = build_report([])
     assert report.status == "unfinished"
     assert report.to_json()["training"] == {} and report.to_json()["evaluations"] == []
     json.dumps(report.to_json())
 
 
-def test_every_event_survives_its_line() -> None:
-    assert {event.kind for event in a_run()} == set(EVENT_TYPES)
-    for event in a_run():
+def test_every_event_is_read_back_from_its_line() -> None:
+    assert {event.kind for event in events_of_run()} == set(EVENT_TYPES)
+    for event in events_of_run():
         assert from_json(json.loads(json.dumps(event.to_json()))) == event
 
 
-def test_a_report_from_lines_is_the_report_from_events() -> None:
-    lines = [json.loads(json.dumps(event.to_json())) for event in a_run()]
-    again = fold(event for event in map(from_json, lines) if event is not None)
-    assert again.to_json() == fold(a_run()).to_json()
+def test_the_verdict_of_an_earlier_version_is_read() -> None:
+    earlier = {**finished().to_json(), "verdict": {"rival": "base", "outcome": "better"}}
+    event = from_json(earlier)
+    assert event is not None
+    verdict = build_report([event]).to_json()["verdict"]
+    assert verdict == {"baseline_model": "base", "outcome": "better"}
 
 
-def test_an_event_of_the_future_is_skipped_and_a_new_key_ignored() -> None:
+def test_a_report_from_lines_equals_the_report_from_events() -> None:
+    lines = [json.loads(json.dumps(event.to_json())) for event in events_of_run()]
+    again = build_report(event for event in map(from_json, lines) if event is not None)
+    assert again.to_json() == build_report(events_of_run()).to_json()
+
+
+def test_unknown_events_and_keys_are_ignored() -> None:
     assert from_json({"event": "something-new"}) is None
     assert from_json({}) is None
-    line = {**Noticed(level="info", source="s", message="m").to_json(), "colour": "red"}
-    assert from_json(line) == Noticed(level="info", source="s", message="m")
+    line = {**Notice(level="info", source="s", message="m").to_json(), "colour": "red"}
+    assert from_json(line) == Notice(level="info", source="s", message="m")
 
 
-def test_figures_are_summed_over_steps() -> None:
-    report = fold([started(), training(), *(step(n, 5.0 - n) for n in (1, 2, 3, 4))]).to_json()
-    figures = report["training"]
-    assert figures["losses"] == [4.0, 3.0, 2.0, 1.0]
-    assert (figures["tokens"], figures["trained_tokens"], figures["seconds"]) == (80, 40, 2.0)
-    assert figures["tokens_per_second"] == 40.0
-    assert figures["peak_memory_bytes"] == 400
-    assert figures["steps"] == figures["planned_steps"] == 4
+def test_metrics_are_summed_over_steps() -> None:
+    report = build_report(
+        [started(), training(), *(step(n, 5.0 - n) for n in (1, 2, 3, 4))]
+    ).to_json()
+    values = report["training"]
+    assert values["losses"] == [4.0, 3.0, 2.0, 1.0]
+    assert (values["tokens"], values["trained_tokens"], values["seconds"]) == (80, 40, 2.0)
+    assert values["tokens_per_second"] == 40.0
+    assert values["peak_memory_bytes"] == 400
+    assert values["steps"] == values["planned_steps"] == 4
 
 
-def test_a_step_that_was_taken_again_counts_once() -> None:
+def test_a_repeated_step_counts_once() -> None:
     events = [started(), training(), step(1), step(2, 9.0), started(resumed=True), training()]
-    figures = fold([*events, step(2, 2.0), step(3, 3.0)]).to_json()["training"]
-    assert figures["losses"] == [1.0, 2.0, 3.0]
-    assert figures["tokens"] == 60
+    values = build_report([*events, step(2, 2.0), step(3, 3.0)]).to_json()["training"]
+    assert values["losses"] == [1.0, 2.0, 3.0]
+    assert values["tokens"] == 60
 
 
-def test_a_resumed_run_keeps_its_start_and_forgets_its_end() -> None:
-    report = fold([started(), finished("failed", 5), started(resumed=True)])
+def test_a_resumed_run_keeps_its_start_and_drops_its_end() -> None:
+    report = build_report([started(), finished("failed", 5), started(resumed=True)])
     assert report.status == "unfinished"
     assert report.to_json()["run"]["started"] == "t1"
     assert report.to_json()["run"]["error"] == ""
 
 
 @pytest.mark.parametrize(("status", "code"), [("ok", 0), ("failed", 5), ("stopped", 143)])
-def test_how_it_ended(status: str, code: int) -> None:
-    run = fold([started(), finished(status, code)]).to_json()["run"]
+def test_status_and_exit_code_of_the_end(status: str, code: int) -> None:
+    run = build_report([started(), finished(status, code)]).to_json()["run"]
     assert (run["status"], run["exit_code"]) == (status, code)
     assert run["error"] == ("" if status == "ok" else "it broke")
 
 
-def test_a_measurement_made_again_replaces_the_first() -> None:
+def test_a_repeated_evaluation_replaces_the_first() -> None:
     def measured(value: float, model: str) -> Measured:
         return Measured(
             model=model, evaluator="e", metric="m", value=value, low=0.0, high=1.0, n=3,
@@ -117,39 +127,39 @@ def test_a_measurement_made_again_replaces_the_first() -> None:
         )  # fmt: skip
 
     events = [measured(0.1, "base"), measured(0.2, "tuned"), measured(0.3, "base")]
-    found = [(e["model"], e["value"]) for e in fold(events).to_json()["evaluations"]]
+    found = [(e["model"], e["value"]) for e in build_report(events).to_json()["evaluations"]]
     assert found == [("base", 0.3), ("tuned", 0.2)]
 
 
 def test_the_same_notice_is_listed_once() -> None:
-    notice = Noticed(level="warning", source="s", message="m")
-    assert len(fold([notice, notice]).to_json()["notices"]) == 1
+    notice = Notice(level="warning", source="s", message="m")
+    assert len(build_report([notice, notice]).to_json()["notices"]) == 1
 
 
-def test_stages_have_figures_of_their_own() -> None:
+def test_stages_have_their_own_metrics() -> None:
     events: list[Event] = [started(), training("reward"), step(1, 3.0, "reward")]
     events += [
         training("policy"),
-        step(1, 7.0, "policy", extras={"kl": 0.5}),
+        step(1, 7.0, "policy", metrics={"kl": 0.5}),
         step(2, 8.0, "policy"),
     ]
-    report = fold(events).to_json()
+    report = build_report(events).to_json()
     assert report["stages"]["reward"]["losses"] == [3.0]
-    assert report["stages"]["policy"]["extras"] == {"kl": [0.5, None]}
+    assert report["stages"]["policy"]["metrics"] == {"kl": [0.5, None]}
 
 
-def test_what_the_data_was() -> None:
-    data = DataRead(description="d", train=8, heldout=2, left_out={"c": 1}, fingerprint="f")
-    assert fold([data]).to_json()["data"] == {
+def test_the_data_of_a_report() -> None:
+    data = DataLoaded(description="d", train=8, heldout=2, left_out={"c": 1}, fingerprint="f")
+    assert build_report([data]).to_json()["data"] == {
         "description": "d", "train": 8, "holdout": 2, "left_out": {"c": 1},
         "left_out_examples": [], "fingerprint": "f",
     }  # fmt: skip
 
 
-def test_the_artifact_is_the_last_word_on_training() -> None:
-    trained = Trained(
+def test_the_artifact_of_the_finished_training() -> None:
+    trained = TrainingFinished(
         technique="x", steps=1, tokens=1, trained_tokens=1, seconds=1.0, peak_memory_bytes=0,
         artifact="adapter", format="adapter",
     )  # fmt: skip
-    assert fold([training()]).to_json()["training"]["artifact"] is None
-    assert fold([training(), trained]).to_json()["training"]["artifact"] == "adapter"
+    assert build_report([training()]).to_json()["training"]["artifact"] is None
+    assert build_report([training(), trained]).to_json()["training"]["artifact"] == "adapter"

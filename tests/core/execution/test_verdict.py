@@ -1,4 +1,4 @@
-"""Was it worth it? Judged record by record, against the best rival."""
+"""The verdict compares with the best baseline, record by record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tunesmith.errors import GateError
 from tunesmith.events import Measured
-from tunesmith.execution.verdict import check_gate, judge
+from tunesmith.execution.verdict import check_gate, compute_verdict
 from tunesmith.options import GateOptions
 
 
@@ -33,8 +33,8 @@ def test_better_than_the_best_baseline(tmp_path: Path) -> None:
         measured(tmp_path, "few-shot", [1.0] * 30 + [0.0] * 70),
         measured(tmp_path, "tuned", [1.0] * 90 + [0.0] * 10),
     ]
-    verdict = judge(events, "m", tmp_path)
-    assert (verdict["rival"], verdict["outcome"]) == ("few-shot", "better")
+    verdict = compute_verdict(events, "m", tmp_path)
+    assert (verdict["baseline_model"], verdict["outcome"]) == ("few-shot", "better")
     assert verdict["difference"] == pytest.approx(0.6)
     assert verdict["low"] > 0
     assert set(verdict["comparisons"]) == {"base", "few-shot"}
@@ -43,22 +43,22 @@ def test_better_than_the_best_baseline(tmp_path: Path) -> None:
     )
 
 
-def test_worse_is_said_plainly(tmp_path: Path) -> None:
+def test_worse_is_stated(tmp_path: Path) -> None:
     events = [
         measured(tmp_path, "base", [1.0] * 90 + [0.0] * 10),
         measured(tmp_path, "tuned", [1.0] * 20 + [0.0] * 80),
     ]
-    verdict = judge(events, "m", tmp_path)
+    verdict = compute_verdict(events, "m", tmp_path)
     assert verdict["outcome"] == "worse"
-    assert verdict["sentence"].startswith("fine-tuning did harm: worse than the base model")
+    assert verdict["sentence"].startswith("fine-tuning was not worth it: worse than the base model")
 
 
-def test_unclear_says_what_could_have_been_seen(tmp_path: Path) -> None:
+def test_unclear_states_the_detectable_difference(tmp_path: Path) -> None:
     events = [
         measured(tmp_path, "base", [1.0, 0.0] * 10),
         measured(tmp_path, "tuned", [0.0, 1.0] * 10),
     ]
-    verdict = judge(events, "m", tmp_path)
+    verdict = compute_verdict(events, "m", tmp_path)
     assert verdict["outcome"] == "unclear"
     assert "no clear difference" in verdict["sentence"]
     assert f"{verdict['detectable']:.3f} or more" in verdict["sentence"]
@@ -70,12 +70,12 @@ def test_where_lower_is_better(tmp_path: Path) -> None:
         measured(tmp_path, "few-shot", [1.5 + n / 100 for n in range(50)], higher=False),
         measured(tmp_path, "tuned", [1.0 + n / 90 for n in range(50)], higher=False),
     ]
-    verdict = judge(events, "m", tmp_path)
-    assert (verdict["rival"], verdict["outcome"]) == ("few-shot", "better")
+    verdict = compute_verdict(events, "m", tmp_path)
+    assert (verdict["baseline_model"], verdict["outcome"]) == ("few-shot", "better")
     assert verdict["difference"] < 0
 
 
-def test_pairs_decide_not_overlapping_bars(tmp_path: Path) -> None:
+def test_paired_differences_decide_not_overlapping_intervals(tmp_path: Path) -> None:
     """Records differ far more from each other than the models do on any of them."""
     hard = [float(n % 10) for n in range(60)]
     events = [
@@ -84,15 +84,15 @@ def test_pairs_decide_not_overlapping_bars(tmp_path: Path) -> None:
             tmp_path, "tuned", [v - 0.1 - n % 3 / 50 for n, v in enumerate(hard)], higher=False
         ),
     ]
-    assert judge(events, "m", tmp_path)["outcome"] == "better"
+    assert compute_verdict(events, "m", tmp_path)["outcome"] == "better"
 
 
 def test_without_a_baseline_or_without_the_tuned_model(tmp_path: Path) -> None:
     tuned = measured(tmp_path, "tuned", [1.0, 0.0])
-    verdict = judge([tuned], "m", tmp_path)
+    verdict = compute_verdict([tuned], "m", tmp_path)
     assert verdict["outcome"] == "unclear" and "no baseline" in verdict["sentence"]
-    assert judge([measured(tmp_path, "base", [1.0])], "m", tmp_path) == {}
-    assert judge([], "m", tmp_path) == {}
+    assert compute_verdict([measured(tmp_path, "base", [1.0])], "m", tmp_path) == {}
+    assert compute_verdict([], "m", tmp_path) == {}
 
 
 def gate(folder: Path, **options: object) -> None:
@@ -118,9 +118,12 @@ def test_a_gate_that_is_met(tmp_path: Path, options: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"must_beat": ["few-shot"]}, "gate.must_beat: tuned against few-shot is unclear"),
-        ({"at_least": {"m": 0.81}}, "gate.at_least.m: needs 0.81, got 0.8"),
-        ({"at_least": {"loss": 0.59}}, "gate.at_least.loss: needs 0.59, got 0.6"),
+        (
+            {"must_beat": ["few-shot"]},
+            'gate.must_beat: tuned must be better than few-shot, but is "unclear"',
+        ),
+        ({"at_least": {"m": 0.81}}, "gate.at_least.m: must be at least 0.81, got 0.8"),
+        ({"at_least": {"loss": 0.59}}, "gate.at_least.loss: must be at most 0.59, got 0.6"),
         ({"at_least": {"bleu": 0.1}}, "gate.at_least.bleu: the metric was not measured"),
     ],
 )
@@ -136,7 +139,7 @@ def test_everything_that_was_not_met_is_named(tmp_path: Path) -> None:
     assert len(caught.value.message.splitlines()) == 3
 
 
-def test_a_baseline_that_was_not_measured_is_not_beaten(tmp_path: Path) -> None:
+def test_must_beat_fails_for_a_baseline_without_evaluation(tmp_path: Path) -> None:
     tuned = measured(tmp_path, "tuned", [1.0])
-    with pytest.raises(GateError, match="tuned against base is not measured"):
+    with pytest.raises(GateError, match='better than base, but is "not measured"'):
         check_gate(GateOptions(must_beat=["base"]), [tuned], {})

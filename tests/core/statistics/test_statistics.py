@@ -1,4 +1,4 @@
-"""Every printed number rests on these: checked against scipy, brute force and simulation."""
+"""Intervals, tests and power, checked against scipy, brute force and simulation."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def bounds_of(interval: Interval) -> tuple[float, float]:
         (450, 1000, 0.41941538407429674, 0.48096729177425873),
     ],
 )
-def test_right_wrong_values_get_wilson(k: int, n: int, low: float, high: float) -> None:
+def test_right_wrong_values_use_wilson(k: int, n: int, low: float, high: float) -> None:
     assert bounds_of(mean_interval(right(k, n))) == pytest.approx((low, high), abs=1e-12)
 
 
-def test_small_samples_get_student() -> None:
+def test_small_samples_use_student() -> None:
     # scipy.stats.t.interval(0.95, 4, mean, sem)
     interval = mean_interval([2.1, 3.4, 1.9, 2.8, 3.0])
     assert bounds_of(interval) == pytest.approx((1.861604414591722, 3.4183955854082773), rel=1e-3)
@@ -92,7 +92,7 @@ def test_scaling_and_shifting_carry_over(n: int) -> None:
     assert [moved.value, moved.low, moved.high] == pytest.approx(expected, rel=1e-12)
 
 
-def test_same_weight_everywhere_is_no_weight() -> None:
+def test_equal_weights_change_nothing() -> None:
     rng = Random(1)
     values = [rng.gauss(0, 1) for _ in range(40)]
     assert mean_interval(values, [3.0] * 40).low == pytest.approx(mean_interval(values).low)
@@ -137,7 +137,7 @@ def test_never_zero_width_for_right_wrong() -> None:
     assert weighted.low < 0.75
 
 
-def test_a_single_unit_says_unknown() -> None:
+def test_a_single_unit_has_an_unknown_interval() -> None:
     assert bounds_of(mean_interval([2.5])) == (-math.inf, math.inf)
     assert bounds_of(mean_interval([0.5], bounds=(0, 1))) == (0, 1)
     assert bounds_of(mean_interval([1.0, 2.0], groups=["a", "a"])) == (-math.inf, math.inf)
@@ -161,7 +161,7 @@ def test_records_without_weight_are_not_counted() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_none_are_refused_by_index(bad: float) -> None:
+def test_values_that_are_not_finite_are_refused_with_their_index(bad: float) -> None:
     with pytest.raises(ValueError, match=r"values\[2\]: must be a finite number"):
         mean_interval([1.0, 2.0, bad])
     with pytest.raises(ValueError, match=r"weights\[1\]"):
@@ -170,7 +170,7 @@ def test_numbers_that_are_none_are_refused_by_index(bad: float) -> None:
         paired_difference([1.0], [bad])
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_sequences_of_different_lengths_are_refused() -> None:
     cases: list[tuple[str, Callable[[], object]]] = [
         ("values: at least one", lambda: mean_interval([])),
         ("weights: must have one entry", lambda: mean_interval([1.0], [1.0, 2.0])),
@@ -214,7 +214,7 @@ def test_the_pairing_is_used() -> None:
     tuned = [b + 0.5 + rng.gauss(0, 0.5) for b in base]
     result = compare(base, tuned, higher_is_better=True)
     assert result.overlap
-    assert result.better == "better"
+    assert result.outcome == "better"
     assert result.difference.low > 0.3
 
 
@@ -278,7 +278,7 @@ def test_sign_flips_are_exact_for_few() -> None:
     assert paired_p_value([0.0] * 8, differences, weights) == pytest.approx(expected)
 
 
-def test_drawn_sign_flips_come_near_the_exact() -> None:
+def test_sampled_sign_flips_approximate_the_exact_p_value() -> None:
     rng = Random(8)
     differences = [rng.gauss(0.3, 1) for _ in range(17)]
     sums = [0.0]
@@ -289,7 +289,7 @@ def test_drawn_sign_flips_come_near_the_exact() -> None:
     assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact / 20_000))
 
 
-def test_a_drawn_p_value_is_never_zero() -> None:
+def test_a_sampled_p_value_is_never_zero() -> None:
     assert paired_p_value([0.0] * 60, [1.5] * 60) == 1 / 5_000
 
 
@@ -301,33 +301,33 @@ def test_groups_flip_together() -> None:
     assert binary == 2 / 64
 
 
-def test_no_change_is_no_verdict() -> None:
+def test_no_change_is_unclear() -> None:
     rng = Random(9)
     for values in ([rng.gauss(2, 1) for _ in range(30)], right(12, 30), [0.0] * 30):
         result = compare(values, values, higher_is_better=False)
-        assert (result.better, result.p_value, result.difference.value) == ("unclear", 1.0, 0.0)
+        assert (result.outcome, result.p_value, result.difference.value) == ("unclear", 1.0, 0.0)
         assert result.overlap
 
 
-def test_verdict_follows_the_direction() -> None:
+def test_the_outcome_follows_the_direction() -> None:
     base, tuned = right(20, 100), right(60, 100)
-    assert compare(base, tuned, higher_is_better=True).better == "better"
-    assert compare(base, tuned, higher_is_better=False).better == "worse"
-    assert compare(tuned, base, higher_is_better=True).better == "worse"
-    assert compare(tuned, base, higher_is_better=False).better == "better"
+    assert compare(base, tuned, higher_is_better=True).outcome == "better"
+    assert compare(base, tuned, higher_is_better=False).outcome == "worse"
+    assert compare(tuned, base, higher_is_better=True).outcome == "worse"
+    assert compare(tuned, base, higher_is_better=False).outcome == "better"
 
 
 def test_a_difference_inside_the_margin_is_unclear() -> None:
     base, tuned = right(20, 1_000), right(60, 1_000)
-    assert compare(base, tuned, higher_is_better=True, margin=0.03).better == "better"
-    assert compare(base, tuned, higher_is_better=True, margin=0.05).better == "unclear"
+    assert compare(base, tuned, higher_is_better=True, margin=0.03).outcome == "better"
+    assert compare(base, tuned, higher_is_better=True, margin=0.05).outcome == "unclear"
 
 
-def test_constant_gain_on_three_records_is_no_proof() -> None:
+def test_a_constant_gain_on_three_records_is_unclear() -> None:
     result = compare([2.0] * 3, [1.0] * 3, higher_is_better=False)
     assert result.p_value == 0.25
-    assert result.better == "unclear"
-    assert compare([2.0], [1.0], higher_is_better=False).better == "unclear"
+    assert result.outcome == "unclear"
+    assert compare([2.0], [1.0], higher_is_better=False).outcome == "unclear"
 
 
 def test_same_seed_same_numbers_other_seed_others() -> None:
@@ -376,7 +376,7 @@ def test_the_detectable_mean_is_detected_in_four_of_five() -> None:
     assert 0.74 <= hits / 300 <= 0.87
 
 
-def test_compare_tells_what_it_could_have_seen() -> None:
+def test_compare_returns_the_detectable_difference() -> None:
     assert compare(right(1, 4), right(2, 4), True).detectable == math.inf
     assert compare([1.5], [2.5], True).detectable == math.inf
     rng = Random(12)
@@ -457,7 +457,7 @@ def test_false_alarms_stay_below_five_percent() -> None:
     for _ in range(300):
         base = [rng.gauss(0, 1) for _ in range(30)]
         tuned = [b + rng.gauss(0, 1) for b in base]
-        alarms += compare(base, tuned, True, resamples=200).better != "unclear"
+        alarms += compare(base, tuned, True, resamples=200).outcome != "unclear"
     assert alarms / 300 <= 0.075
 
 

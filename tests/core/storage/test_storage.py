@@ -1,4 +1,4 @@
-"""What storage promises, on a disk that works. tests/faults has the disks that do not."""
+"""Storage on a disk that works; tests/faults has disks that fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tunesmith.storage import (
     Checkpoints,
     Disk,
     EventLog,
-    Holder,
+    LockHolder,
     RunFolder,
     atomic,
     commit_folder,
@@ -41,7 +41,7 @@ from tunesmith.storage import (
     read_events,
     read_manifest,
     require_space,
-    verify,
+    verify_folder,
     write_atomic,
 )
 
@@ -121,7 +121,7 @@ def test_write_atomic_replaces_files_of_any_name(tmp_path: Path, name: str) -> N
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_write_atomic_finishes_what_the_kernel_took_in_parts(tmp_path: Path) -> None:
+def test_write_atomic_completes_partial_writes(tmp_path: Path) -> None:
     class Slow(Disk):
         def write(self, fd: int, data: bytes | memoryview) -> int:
             return super().write(fd, data[:3])
@@ -140,7 +140,7 @@ def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path: Path) -> None
 # --- space -----------------------------------------------------------------------------------
 
 
-def test_require_space_names_both_numbers(tmp_path: Path) -> None:
+def test_require_space_names_both_sizes(tmp_path: Path) -> None:
     require_space(tmp_path / "not" / "yet", 1)
     assert free_bytes(tmp_path / "not" / "yet") > 0
     with pytest.raises(
@@ -154,14 +154,14 @@ def test_require_space_names_both_numbers(tmp_path: Path) -> None:
     ("size", "text"),
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (165e6, "165.0 MB"), (2e12, "2.0 TB")],
 )
-def test_sizes_are_readable(size: int, text: str) -> None:
-    assert atomic.readable(size) == text
+def test_sizes_are_formatted(size: int, text: str) -> None:
+    assert atomic.format_size(size) == text
 
 
 # --- run folders -----------------------------------------------------------------------------
 
 
-def test_a_run_folder_is_named_after_time_and_purpose(tmp_path: Path) -> None:
+def test_a_run_folder_is_named_after_time_and_name(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "runs", "Tickets: LoRA!")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d{4}_tickets-lora_[0-9a-f]{4}", run.id)
     assert run.path == tmp_path / "runs" / run.id
@@ -191,7 +191,7 @@ def test_only_run_folders_are_opened(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         RunFolder.open(tmp_path / "nothing")
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="a file of that name is in the way"):
+    with pytest.raises(UsageError, match="is a file, not a folder"):
         RunFolder.create(tmp_path / "file", "x")
 
 
@@ -217,7 +217,7 @@ def holder_process(folder: Path, script: str = HOLD) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_run_in_use_is_refused_with_the_holder_named_and_free_after_kill_9(
+def test_a_run_in_use_is_refused_with_its_holder_and_free_after_kill_9(
     tmp_path: Path,
 ) -> None:
     process = holder_process(tmp_path)
@@ -231,18 +231,18 @@ def test_a_run_in_use_is_refused_with_the_holder_named_and_free_after_kill_9(
         with lock(tmp_path) as mine:
             assert mine.crashed is not None
             assert mine.crashed.pid == process.pid
-            assert not mine.crashed.may_live()
+            assert not mine.crashed.may_be_alive()
     finally:
         process.kill()
         process.communicate()
 
 
-def test_the_lock_says_who_holds_it_and_forgets_after_a_clean_end(tmp_path: Path) -> None:
+def test_the_lock_file_names_its_holder_until_a_clean_end(tmp_path: Path) -> None:
     with lock(tmp_path) as held:
         written = json.loads((tmp_path / "lock").read_text())
         assert written["pid"] == os.getpid() == held.holder.pid
         assert set(written) == {"pid", "host", "boot_id", "started"}
-        assert held.holder.may_live()
+        assert held.holder.may_be_alive()
         inode = (tmp_path / "lock").stat().st_ino
     assert (tmp_path / "lock").stat().st_ino == inode
     with lock(tmp_path) as again:
@@ -305,12 +305,14 @@ def test_a_worker_that_outlives_a_killed_run_does_not_keep_the_lock(tmp_path: Pa
         assert process.stdout.read() == ""  # its end: only now the worker has gone
 
 
-def test_a_refusal_waits_for_the_name_of_the_living(tmp_path: Path) -> None:
-    dead = {**vars(Holder.me()), "pid": 2**22 + 1}
+def test_a_refusal_waits_for_the_name_of_the_present_holder(tmp_path: Path) -> None:
+    dead = {**vars(LockHolder.current()), "pid": 2**22 + 1}
     (tmp_path / "lock").write_text(json.dumps(dead))
     with (tmp_path / "lock").open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        late = threading.Timer(0.1, (tmp_path / "lock").write_text, [json.dumps(vars(Holder.me()))])
+        late = threading.Timer(
+            0.1, (tmp_path / "lock").write_text, [json.dumps(vars(LockHolder.current()))]
+        )
         late.start()
         with pytest.raises(UsageError, match=f"in use by pid {os.getpid()} "):
             lock(tmp_path).__enter__()
@@ -321,7 +323,7 @@ def test_a_refusal_waits_for_the_name_of_the_living(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff\x00"])
-def test_an_unreadable_lock_file_is_no_obstacle(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_lock_file_does_not_prevent_locking(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "lock").write_bytes(content)
     with lock(tmp_path) as held:
         assert held.crashed is None
@@ -340,7 +342,7 @@ def test_a_file_system_without_locks_is_named(
         lock(tmp_path / "nowhere").__enter__()
 
 
-def test_the_holder_clears_debris_everywhere_but_in_committed_folders(tmp_path: Path) -> None:
+def test_the_holder_removes_leftovers_except_in_committed_folders(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / ".staging-keep").touch()
@@ -356,7 +358,7 @@ def test_the_holder_clears_debris_everywhere_but_in_committed_folders(tmp_path: 
     (run.path / ".staging-link").symlink_to(outside)
     with lock(run.path):
         assert hidden(run.path) == [".staging-mine"]
-    assert verify(run.artifact) == []
+    assert verify_folder(run.artifact) == []
     assert hidden(outside) == [".staging-keep"]
 
 
@@ -380,7 +382,7 @@ def test_one_write_per_line_and_a_flush_only_on_demand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "torn", [b'{"b": 2', b"\x00" * 5000, b"x" * 200_000, b'"b"', b"\xff", b"}"]
 )
-def test_a_torn_tail_is_ignored_and_then_cut(tmp_path: Path, torn: bytes) -> None:
+def test_an_incomplete_last_line_is_ignored_and_then_removed(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"a": 1}\n' + torn)
     assert events(path) == [{"a": 1}]
@@ -390,7 +392,7 @@ def test_a_torn_tail_is_ignored_and_then_cut(tmp_path: Path, torn: bytes) -> Non
 
 
 @pytest.mark.parametrize("before", [b"", b'{"a": 1}\n'])
-def test_a_tail_that_lacks_only_its_line_end_is_kept(tmp_path: Path, before: bytes) -> None:
+def test_a_last_line_without_line_end_is_kept(tmp_path: Path, before: bytes) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(before + b'{"b": 2}')
     assert events(path)[-1] == {"b": 2}
@@ -399,7 +401,7 @@ def test_a_tail_that_lacks_only_its_line_end_is_kept(tmp_path: Path, before: byt
     assert path.read_bytes() == before + b'{"b": 2}\n{"c": 3}\n'
 
 
-def test_a_log_of_nothing_but_a_torn_line_becomes_empty(tmp_path: Path) -> None:
+def test_a_log_of_one_incomplete_line_becomes_empty(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"a')
     EventLog(path).close()
@@ -414,7 +416,7 @@ def test_damage_inside_the_log_is_named_by_line(tmp_path: Path) -> None:
         events(path)
 
 
-def test_a_line_still_growing_is_not_taken_for_damage(tmp_path: Path) -> None:
+def test_a_line_that_is_being_written_is_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"a": 1}\n{"b"')
     reader = read_events(path)
@@ -424,7 +426,7 @@ def test_a_line_still_growing_is_not_taken_for_damage(tmp_path: Path) -> None:
     assert list(reader) in ([], [{"b": 2}])
 
 
-def test_a_reader_stops_where_it_met_the_end(tmp_path: Path) -> None:
+def test_a_reader_stops_at_the_end_it_has_seen(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"a": 1}')
     reader = read_events(path)
@@ -435,7 +437,7 @@ def test_a_reader_stops_where_it_met_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 1, 7, 12])
-def test_a_line_torn_by_a_full_disk_is_taken_back(tmp_path: Path, taken: int) -> None:
+def test_an_incomplete_line_of_a_full_disk_is_removed(tmp_path: Path, taken: int) -> None:
     class Full(Disk):
         full = False
 
@@ -476,7 +478,7 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
     assert len({(line["thread"], line["turn"]) for line in read_events(path)}) == 200
 
 
-def test_numbers_that_json_lacks_come_back_and_the_line_is_strict_json(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_read_back_from_strict_json(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     with EventLog(path) as log:
         log.append({"loss": math.nan, "all": (math.inf, -math.inf, 1.5), "deep": {"x": math.inf}})
@@ -491,7 +493,7 @@ def test_numbers_that_json_lacks_come_back_and_the_line_is_strict_json(tmp_path:
     assert line["deep"] == {"x": math.inf}
 
 
-def test_a_line_nested_beyond_reason_is_damage_and_no_crash(tmp_path: Path) -> None:
+def test_a_too_deeply_nested_line_is_damage_and_no_crash(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"a":' + b"[" * 100_000 + b"\n")
     with pytest.raises(IntegrityError):
@@ -499,7 +501,7 @@ def test_a_line_nested_beyond_reason_is_damage_and_no_crash(tmp_path: Path) -> N
 
 
 def as_utf16(value: Any) -> Any:
-    """Two surrogates that form a pair are one character to JSON: the only thing not told apart."""
+    """A pair of surrogates is one character in JSON: the only values that become equal."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     if isinstance(value, list):
@@ -578,17 +580,17 @@ def test_a_replacement_keeps_the_old_folder_until_the_new_name_is_durable(tmp_pa
     assert hidden(tmp_path) == []
 
 
-def test_the_manifest_tells_what_was_committed(tmp_path: Path) -> None:
+def test_the_manifest_lists_what_was_committed(tmp_path: Path) -> None:
     meta = {"base": "SmolLM2", "loss": math.nan, "pair": (1, 2), 3: "x", "s": "\ud83d" + "\ude00"}
     path = commit_folder(tmp_path / "deep" / "artifact", writer(), meta)  # type: ignore[arg-type]
-    told = read_manifest(path)
-    assert {name: file.size for name, file in told.files.items()} == {
+    read = read_manifest(path)
+    assert {name: file.size for name, file in read.files.items()} == {
         name: len(content) for name, content in FILES.items()
     }
-    assert math.isnan(told.meta.pop("loss"))
-    assert told.meta == {"base": "SmolLM2", "pair": [1, 2], "3": "x", "s": "\U0001f600"}
-    assert told.step is None
-    assert verify(path) == []
+    assert math.isnan(read.meta.pop("loss"))
+    assert read.meta == {"base": "SmolLM2", "pair": [1, 2], "3": "x", "s": "\U0001f600"}
+    assert read.step is None
+    assert verify_folder(path) == []
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), UsageError("mine")])
@@ -604,7 +606,7 @@ def test_an_exception_of_the_writer_passes_and_leaves_the_old_folder(
     with pytest.raises(type(error)) as caught:
         commit_folder(path, write)
     assert caught.value is error
-    assert verify(path) == []
+    assert verify_folder(path) == []
     assert (path / "optimizer.pt").read_bytes() == b"momentsold"
     assert hidden(tmp_path) == []
 
@@ -619,12 +621,12 @@ def test_a_replacement_that_fails_is_rolled_back_at_once(tmp_path: Path) -> None
     path = commit_folder(tmp_path / "artifact", writer("old"))
     with pytest.raises(EnvironmentProblem, match="the disk reported an error"):
         commit_folder(path, writer("new"), disk=Refusing())
-    assert verify(path) == []
+    assert verify_folder(path) == []
     assert hidden(tmp_path) == []
 
 
-def test_a_full_disk_is_seen_through_the_error_of_a_library(tmp_path: Path) -> None:
-    def write(folder: Path) -> None:  # as safetensors says it
+def test_a_full_disk_is_recognized_behind_the_error_of_a_library(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:  # the error that safetensors raises
         raise ArithmeticError("Error while serializing: I/O error: No space left on device (os 28)")
 
     with pytest.raises(EnvironmentProblem, match="the disk is full"):
@@ -633,7 +635,7 @@ def test_a_full_disk_is_seen_through_the_error_of_a_library(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("trick", ["file link", "folder link", "fifo", "manifest"])
-def test_a_writer_may_leave_nothing_but_plain_files(tmp_path: Path, trick: str) -> None:
+def test_a_writer_may_create_only_regular_files(tmp_path: Path, trick: str) -> None:
     def write(folder: Path) -> None:
         writer()(folder)
         if trick == "manifest":
@@ -648,7 +650,7 @@ def test_a_writer_may_leave_nothing_but_plain_files(tmp_path: Path, trick: str) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_others_made_is_not_replaced(tmp_path: Path) -> None:
+def test_folders_of_other_programs_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -657,10 +659,10 @@ def test_what_others_made_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="was not written by tunesmith"):
             commit_folder(tmp_path / name, writer())
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "mine"
-    assert verify(commit_folder(tmp_path / "empty", writer())) == []
+    assert verify_folder(commit_folder(tmp_path / "empty", writer())) == []
 
 
-def test_meta_that_is_no_json_fails_before_anything_is_written(tmp_path: Path) -> None:
+def test_meta_that_is_not_json_fails_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         commit_folder(tmp_path / "artifact", writer(), {"path": tmp_path})
     assert list(tmp_path.iterdir()) == []
@@ -701,9 +703,9 @@ def _saved_once() -> tempfile.TemporaryDirectory[str]:
 
 def two_checkpoints(folder: Path) -> tuple[Checkpoints, list[str]]:
     """Checkpoints 20 and 40, copied rather than saved: flushing takes a while."""
-    told: list[str] = []
+    problems: list[str] = []
     shutil.copytree(_saved_once().name, folder, dirs_exist_ok=True)
-    return Checkpoints(folder / "checkpoints", on_problem=told.append), told
+    return Checkpoints(folder / "checkpoints", on_problem=problems.append), problems
 
 
 def damaged(path: Path, change: str) -> None:
@@ -727,55 +729,55 @@ def damaged(path: Path, change: str) -> None:
 
 @pytest.mark.parametrize("change", [*CHANGES, "delete", "link"])
 @pytest.mark.parametrize("name", EVERY_FILE)
-def test_damage_is_found_named_set_aside_and_the_older_checkpoint_used(
+def test_a_damaged_checkpoint_is_quarantined_and_the_older_one_used(
     tmp_path: Path, name: str, change: str
 ) -> None:
-    checkpoints, told = two_checkpoints(tmp_path)
+    checkpoints, problems = two_checkpoints(tmp_path)
     damaged(checkpoints.folder / "step-00000040" / name, change)
     found = checkpoints.newest()
     assert found is not None
     assert (found.step, found.meta) == (20, {"step": 20})
     assert found.path == checkpoints.folder / "step-00000020"
-    assert len(told) == 1
-    assert name in told[0]
-    assert "step-00000040" in told[0]
-    assert [path.name for path in checkpoints.set_aside()] == [".bad-step-00000040"]
+    assert len(problems) == 1
+    assert name in problems[0]
+    assert "step-00000040" in problems[0]
+    assert [path.name for path in checkpoints.quarantined()] == [".bad-step-00000040"]
     assert checkpoints.newest() == found
-    assert len(told) == 1
+    assert len(problems) == 1
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)
-def test_a_file_swapped_with_another_step_spoils_both(tmp_path: Path, name: str) -> None:
-    checkpoints, told = two_checkpoints(tmp_path)
+def test_a_file_swapped_with_another_step_damages_both(tmp_path: Path, name: str) -> None:
+    checkpoints, problems = two_checkpoints(tmp_path)
     damaged(checkpoints.folder / "step-00000040" / name, "swap")
     assert checkpoints.newest() is None
-    assert len(told) == 2
-    assert all(name in line for line in told)
+    assert len(problems) == 2
+    assert all(name in line for line in problems)
 
 
-def test_whole_checkpoints_under_each_others_names_are_refused(tmp_path: Path) -> None:
-    checkpoints, told = two_checkpoints(tmp_path)
+def test_intact_checkpoints_with_swapped_names_are_refused(tmp_path: Path) -> None:
+    checkpoints, problems = two_checkpoints(tmp_path)
     (checkpoints.folder / "step-00000020").rename(checkpoints.folder / "step-00000060")
     found = checkpoints.newest()
     assert found is not None
     assert found.step == 40
-    assert "is of step 20, not of step 60" in told[0]
+    assert "belongs to step 20, not to 60" in problems[0]
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
         ("delete", "is missing"),
-        ("truncate 1", "is truncated, has 320 bytes of 321"),
-        ("grow", "has grown, has 322 bytes of 321"),
+        ("truncate 1", "is truncated, has 320 bytes instead of 321"),
+        ("grow", "has grown, has 322 bytes instead of 321"),
         ("flip middle", "was changed, its SHA-256 differs"),
         ("link", "is a symbolic link"),
     ],
 )
-def test_verify_says_what_is_wrong(tmp_path: Path, change: str, what: str) -> None:
+def test_verify_describes_the_problem(tmp_path: Path, change: str, what: str) -> None:
     path = commit_folder(tmp_path / "artifact", writer("a"))
     damaged(path / "model.safetensors", change)
-    problems = {problem.file: problem.what for problem in verify(path)}
+    problems = {problem.file: problem.message for problem in verify_folder(path)}
     assert problems.pop("model.safetensors") == what
     assert problems == ({"content": "is not in the manifest"} if change == "link" else {})
 
@@ -785,33 +787,39 @@ def test_verify_finds_extra_files_and_without_hashes_only_sizes(tmp_path: Path) 
     (path / "rng" / "payload.pkl").write_bytes(b"x")
     os.mkfifo(path / "pipe")
     damaged(path / "optimizer.pt", "flip first")
-    assert [str(problem) for problem in verify(path, hashes=False)] == [
-        "pipe: is no regular file",
+    assert [str(problem) for problem in verify_folder(path, hashes=False)] == [
+        "pipe: is not a regular file",
         "rng/payload.pkl: is not in the manifest",
     ]
-    assert [problem.file for problem in verify(path)] == ["optimizer.pt", "pipe", "rng/payload.pkl"]
+    assert [problem.file for problem in verify_folder(path)] == [
+        "optimizer.pt",
+        "pipe",
+        "rng/payload.pkl",
+    ]
 
 
 def test_verify_of_a_folder_without_a_manifest(tmp_path: Path) -> None:
-    assert [str(problem) for problem in verify(tmp_path)] == [f"{MANIFEST}: is missing"]
+    assert [str(problem) for problem in verify_folder(tmp_path)] == [f"{MANIFEST}: is missing"]
     with pytest.raises(IntegrityError, match="is missing"):
         read_manifest(tmp_path / "nowhere")
     (tmp_path / MANIFEST).mkdir()
-    assert [str(problem) for problem in verify(tmp_path)] == [f"{MANIFEST}: is no regular file"]
+    assert [str(problem) for problem in verify_folder(tmp_path)] == [
+        f"{MANIFEST}: is not a regular file"
+    ]
 
 
 @pytest.mark.parametrize(
     "name", ["../secret", "/etc/passwd", "rng/../../secret", "rng//cpu.bin", "./optimizer.pt", ""]
 )
-def test_a_manifest_with_a_name_outside_is_refused_though_its_seal_is_right(
+def test_a_manifest_with_a_path_outside_is_refused_despite_a_valid_seal(
     tmp_path: Path, name: str
 ) -> None:
     path = commit_folder(tmp_path / "artifact", writer())
-    told = read_manifest(path)
-    files = {**told.files, name: told.files["optimizer.pt"]}
-    forged = manifest.Manifest(files=files, meta={}, created=told.created)
+    read = read_manifest(path)
+    files = {**read.files, name: read.files["optimizer.pt"]}
+    forged = manifest.Manifest(files=files, meta={}, created=read.created)
     (path / MANIFEST).write_bytes(manifest._encode(forged))
-    assert "names a file outside its folder" in verify(path)[0].what
+    assert "lists a file outside its folder" in verify_folder(path)[0].message
 
 
 @pytest.mark.parametrize(
@@ -823,14 +831,14 @@ def test_a_manifest_of_another_kind_is_one_problem_and_no_crash(
     tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / MANIFEST).write_bytes(content)
-    assert [problem.file for problem in verify(tmp_path)] == [MANIFEST]
+    assert [problem.file for problem in verify_folder(tmp_path)] == [MANIFEST]
 
 
 @pytest.mark.parametrize("entry", [{"size": "7", "sha256": "x"}, {"size": 7, "sha256": None}])
-def test_a_sealed_manifest_with_odd_sizes_is_no_crash(tmp_path: Path, entry: Any) -> None:
-    forged = manifest.Manifest(files={"a": manifest.FileSum(**entry)})
+def test_a_sealed_manifest_with_invalid_sizes_is_no_crash(tmp_path: Path, entry: Any) -> None:
+    forged = manifest.Manifest(files={"a": manifest.FileChecksum(**entry)})
     (tmp_path / MANIFEST).write_bytes(manifest._encode(forged))
-    assert "has no size and hash" in verify(tmp_path)[0].what
+    assert "has no size and hash" in verify_folder(tmp_path)[0].message
 
 
 class Unreadable(Disk):
@@ -849,23 +857,23 @@ class Unreadable(Disk):
 @pytest.mark.parametrize("name", ["optimizer.pt", MANIFEST])
 def test_a_read_error_is_retried_then_named(tmp_path: Path, name: str) -> None:
     path = commit_folder(tmp_path / "artifact", writer())
-    assert verify(path, disk=Unreadable(name, errno.EIO, times=2)) == []
-    (problem,) = verify(path, disk=Unreadable(name, errno.EIO, times=3))
+    assert verify_folder(path, disk=Unreadable(name, errno.EIO, times=2)) == []
+    (problem,) = verify_folder(path, disk=Unreadable(name, errno.EIO, times=3))
     assert problem.file == name
-    assert problem.what.startswith("cannot be read")
+    assert problem.message.startswith("cannot be read")
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", MANIFEST])
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES])
-def test_a_good_checkpoint_is_not_condemned_for_the_machines_fault(
+def test_a_machine_error_does_not_quarantine_an_intact_checkpoint(
     tmp_path: Path, name: str, number: int
 ) -> None:
-    checkpoints, told = two_checkpoints(tmp_path)
+    checkpoints, problems = two_checkpoints(tmp_path)
     broken = Checkpoints(checkpoints.folder, disk=Unreadable(name, number, times=99))
     with pytest.raises(EnvironmentProblem):
         broken.newest()
     assert checkpoints.steps() == [20, 40]
-    assert told == []
+    assert problems == []
 
 
 # --- checkpoints -----------------------------------------------------------------------------
@@ -922,14 +930,14 @@ def test_a_new_best_frees_the_old_one(tmp_path: Path) -> None:
     assert checkpoints.steps() == [30, 40]
 
 
-def test_a_save_behind_newer_checkpoints_is_not_rotated_away_at_once(tmp_path: Path) -> None:
+def test_a_save_of_an_earlier_step_is_not_rotated_away_at_once(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (40, 60, 20):
         checkpoints.save(step, writer())
     assert checkpoints.steps() == [20, 40, 60]
 
 
-def test_what_cannot_be_read_might_be_the_best_and_stays(tmp_path: Path) -> None:
+def test_a_checkpoint_with_an_unreadable_manifest_is_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(10, writer(), best=True)
     checkpoints.save(20, writer())
@@ -950,9 +958,9 @@ def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     assert hidden(tmp_path) == []
 
 
-def test_a_replacement_cut_in_two_is_put_right(tmp_path: Path) -> None:
-    told: list[str] = []
-    checkpoints = Checkpoints(tmp_path, on_problem=told.append)
+def test_an_interrupted_replacement_is_repaired(tmp_path: Path) -> None:
+    problems: list[str] = []
+    checkpoints = Checkpoints(tmp_path, on_problem=problems.append)
     path = checkpoints.save(10, writer("old"), meta={"n": 1})
     path.rename(tmp_path / ".old-step-00000010")
     found = checkpoints.newest()
@@ -964,7 +972,7 @@ def test_a_replacement_cut_in_two_is_put_right(tmp_path: Path) -> None:
     found = checkpoints.newest()
     assert found is not None
     assert found.meta == {"n": 2}
-    assert hidden(tmp_path) == told == []
+    assert hidden(tmp_path) == problems == []
 
 
 def test_hidden_folders_files_and_links_are_no_checkpoints(tmp_path: Path) -> None:
@@ -979,18 +987,18 @@ def test_hidden_folders_files_and_links_are_no_checkpoints(tmp_path: Path) -> No
     assert checkpoints.steps() == [10, 123_456_789]
 
 
-def test_looking_without_the_lock_renames_nothing(tmp_path: Path) -> None:
-    checkpoints, told = two_checkpoints(tmp_path)
+def test_reading_without_the_lock_renames_nothing(tmp_path: Path) -> None:
+    checkpoints, problems = two_checkpoints(tmp_path)
     damaged(checkpoints.folder / "step-00000040" / "optimizer.pt", "flip last")
     found = checkpoints.newest(repair=False)
     assert found is not None
     assert found.step == 20
     assert checkpoints.steps() == [20, 40]
-    assert len(told) == 1
+    assert len(problems) == 1
 
 
-def test_a_checkpoint_rotated_away_under_a_readers_eyes_is_no_damage(tmp_path: Path) -> None:
-    checkpoints, told = two_checkpoints(tmp_path)
+def test_a_checkpoint_deleted_while_it_is_read_is_no_damage(tmp_path: Path) -> None:
+    checkpoints, problems = two_checkpoints(tmp_path)
 
     class Rotated(Disk):
         def open(self, path: Path, flags: int) -> int:
@@ -998,24 +1006,24 @@ def test_a_checkpoint_rotated_away_under_a_readers_eyes_is_no_damage(tmp_path: P
                 path.parent.rename(checkpoints.folder / ".del-1")
             return super().open(path, flags)
 
-    reader = Checkpoints(checkpoints.folder, on_problem=told.append, disk=Rotated())
+    reader = Checkpoints(checkpoints.folder, on_problem=problems.append, disk=Rotated())
     found = reader.newest(repair=False)
     assert found is not None
     assert found.step == 20
-    assert told == []
+    assert problems == []
 
 
-def test_bad_ones_pile_up_side_by_side_and_none_is_left(tmp_path: Path) -> None:
-    told: list[str] = []
-    checkpoints = Checkpoints(tmp_path, on_problem=told.append)
+def test_all_checkpoints_can_be_quarantined(tmp_path: Path) -> None:
+    problems: list[str] = []
+    checkpoints = Checkpoints(tmp_path, on_problem=problems.append)
     for _ in range(2):
         path = checkpoints.save(10, writer())
         damaged(path / "optimizer.pt", "delete")
         assert checkpoints.newest() is None
-    assert len(checkpoints.set_aside()) == len(told) == 2
+    assert len(checkpoints.quarantined()) == len(problems) == 2
 
 
-def test_damage_warns_where_nobody_listens(tmp_path: Path) -> None:
+def test_damage_is_a_warning_by_default(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     damaged(checkpoints.save(10, writer()) / "optimizer.pt", "delete")
     with pytest.warns(TunesmithWarning, match=r"optimizer\.pt: is missing"):
@@ -1023,11 +1031,11 @@ def test_damage_warns_where_nobody_listens(tmp_path: Path) -> None:
 
 
 def test_a_best_that_is_damaged_is_not_returned(tmp_path: Path) -> None:
-    told: list[str] = []
-    checkpoints = Checkpoints(tmp_path, on_problem=told.append)
+    problems: list[str] = []
+    checkpoints = Checkpoints(tmp_path, on_problem=problems.append)
     damaged(checkpoints.save(10, writer(), best=True) / "optimizer.pt", "zeros")
     assert checkpoints.best() is None
-    assert len(told) == 1
+    assert len(problems) == 1
     assert checkpoints.steps() == [10]
 
 
@@ -1036,25 +1044,25 @@ def test_an_old_checkpoint_that_cannot_be_deleted_does_not_stop_the_run(tmp_path
         def unlink(self, path: Path) -> None:
             raise OSError(errno.EBUSY, "Device or resource busy")
 
-    told: list[str] = []
-    checkpoints = Checkpoints(tmp_path, keep=1, on_problem=told.append, disk=Stuck())
+    problems: list[str] = []
+    checkpoints = Checkpoints(tmp_path, keep=1, on_problem=problems.append, disk=Stuck())
     checkpoints.save(10, writer())
     checkpoints.save(20, writer())
     assert checkpoints.steps() == [20]
-    assert "could not be deleted" in told[0]
+    assert "could not be deleted" in problems[0]
     checkpoints.save(20, writer("again"))
     assert checkpoints.newest() is not None
 
 
-def test_impossible_arguments(tmp_path: Path) -> None:
+def test_invalid_arguments(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
         Checkpoints(tmp_path, keep=0)
     with pytest.raises(ValueError, match="at least 0, got -1"):
         Checkpoints(tmp_path).save(-1, writer())
 
 
-def test_a_dead_holder_of_another_machine_may_live() -> None:
-    mine = Holder.me()
-    assert Holder(2**22 + 1, "elsewhere", mine.boot_id, mine.started).may_live()
-    assert Holder(1, mine.host, mine.boot_id, mine.started).may_live()
-    assert not Holder(2**22 + 1, mine.host, mine.boot_id, mine.started).may_live()
+def test_a_holder_of_another_machine_may_be_alive() -> None:
+    mine = LockHolder.current()
+    assert LockHolder(2**22 + 1, "elsewhere", mine.boot_id, mine.started).may_be_alive()
+    assert LockHolder(1, mine.host, mine.boot_id, mine.started).may_be_alive()
+    assert not LockHolder(2**22 + 1, mine.host, mine.boot_id, mine.started).may_be_alive()

@@ -1,4 +1,4 @@
-"""The conformance kit, held to its own promise: a broken plugin fails exactly the right check."""
+"""The conformance kit: a plugin with a fault fails exactly the right check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import tunesmith_echo
-from bench import LEDGER, ROWS, Ledger, Rows, plugin, rows
+from bench import RECORDER, ROWS, RecordingReporter, Rows, plugin, rows
 from pydantic import BaseModel, ConfigDict, Field
 from tunesmith_echo.offer import BREVITY, ECHO
 from tunesmith_echo.technique import Echo
@@ -21,33 +21,33 @@ from tunesmith_echo.technique import Echo
 from tunesmith.contracts import (
     Artifact,
     Dataset,
-    Economy,
     Estimate,
     EstimateRequest,
     Measurement,
-    Memory,
+    MemorySaving,
+    PhaseMemory,
 )
 from tunesmith.errors import DataError, PluginError
-from tunesmith.events import RunFinished, Stepped, Trained
+from tunesmith.events import RunFinished, StepFinished, TrainingFinished
 from tunesmith.offers import EvaluatorOffer, Metric, Promises, TechniqueOffer
 from tunesmith.options import Options
 from tunesmith.records import Completion, last_exchange
 from tunesmith.testing import Result, parametrize_checks, run_checks
-from tunesmith.testing.checks import REGISTERED, demand
-from tunesmith.testing.kit import trials
+from tunesmith.testing.checks import REGISTERED_CHECKS, require
+from tunesmith.testing.kit import collect_checks
 
 
-def module(**offers: object) -> ModuleType:
-    """A plugin module with these offers, by hook."""
-    made = ModuleType("kit_specimen")
-    made.__file__ = __file__.replace("test_kit.py", "specimen/kit_specimen.py")
+def plugin_module(**offers: object) -> ModuleType:
+    """Return a plugin module with these offers, by hook."""
+    module = ModuleType("kit_specimen")
+    module.__file__ = __file__.replace("test_kit.py", "specimen/kit_specimen.py")
     hooks = {name: (lambda offer=offer: [offer]) for name, offer in offers.items()}
-    vars(made).update(vars(plugin(**hooks)))
-    return made
+    vars(module).update(vars(plugin(**hooks)))
+    return module
 
 
 def broken(results: list[Result]) -> dict[str, str]:
-    """Promises that are not kept, with what the kit says."""
+    """Return the details of the broken promises, by check."""
     return {r.check: r.detail for r in results if r.state == "broken"}
 
 
@@ -59,10 +59,10 @@ def base(tmp_path: Path) -> Path:
     return folder
 
 
-# --------------------------------------------------------------------------- what is right
+# --------------------------------------------------------------------------- without fault
 
 
-def test_a_plugin_without_fault(base: Path) -> None:
+def test_a_correct_plugin_passes_all_checks(base: Path) -> None:
     results = run_checks(tunesmith_echo, model=base)
     assert broken(results) == {}
     assert {r.check for r in results if r.state == "not applicable"} == {
@@ -70,28 +70,28 @@ def test_a_plugin_without_fault(base: Path) -> None:
         "estimates_are_intervals",
         "estimates_follow_the_work",
         "estimates_follow_the_options",
-        "economies_save_memory",
+        "memory_savings_save_memory",
     }
     assert {r.offer for r in results} == {"", "echo", "brevity"}
     assert len(results) > 30
 
 
-def test_every_check_has_a_sentence_and_a_name_of_its_own() -> None:
-    names = [check.name for check in REGISTERED]
+def test_every_check_has_a_docstring_and_a_unique_name() -> None:
+    names = [check.name for check in REGISTERED_CHECKS]
     assert len(set(names)) == len(names) >= 30
-    for check in REGISTERED:
+    for check in REGISTERED_CHECKS:
         assert check.function.__doc__, check.name
 
 
-def test_what_cannot_be_checked_says_why() -> None:
+def test_a_check_that_is_not_applicable_names_the_reason() -> None:
     results = {r.check: r for r in run_checks(tunesmith_echo)}
     assert results["learns_eight_examples"].state == "not applicable"
     assert "model folder" in results["learns_eight_examples"].detail
-    loader = {r.check: r for r in run_checks(module(data_loaders=ROWS))}
+    loader = {r.check: r for r in run_checks(plugin_module(data_loaders=ROWS))}
     assert loader["same_order_twice"].detail == "needs sample options for rows: ['file']"
 
 
-def test_a_plugin_that_does_not_load_is_an_error() -> None:
+def test_a_plugin_that_cannot_be_loaded_is_an_error() -> None:
     with pytest.raises(PluginError, match="implements no hook"):
         run_checks(ModuleType("empty"))
 
@@ -99,22 +99,22 @@ def test_a_plugin_that_does_not_load_is_an_error() -> None:
 # --------------------------------------------------------------------------- every offer
 
 
-class OpenOptions(BaseModel):
+class ExtraKeysOptions(BaseModel):
     model_config = ConfigDict(frozen=True)
     epochs: int = Field(2, description="Passes over the data.")
 
 
-class ThawedOptions(BaseModel):
+class MutableOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
     epochs: int = Field(2, description="Passes over the data.")
 
 
-class MuteOptions(Options):
+class UndescribedOptions(Options):
     epochs: int = 2
 
 
 class NestedOptions(Options):
-    inner: OpenOptions = Field(OpenOptions(), description="A table in the table.")
+    inner: ExtraKeysOptions = Field(ExtraKeysOptions(), description="A table in the table.")
 
 
 class BadDefaultOptions(Options):
@@ -122,73 +122,75 @@ class BadDefaultOptions(Options):
 
 
 class LossyOptions(Options):
-    """Dumps something else than it reads."""
+    """Options that dump other values than they read."""
 
     epochs: int = Field(2, ge=1, description="Passes over the data.")
 
-    def model_dump(self, **how: Any) -> dict[str, Any]:
-        return {"epochs": 1} if how.get("mode") == "json" else super().model_dump(**how)
+    def model_dump(self, **arguments: Any) -> dict[str, Any]:
+        if arguments.get("mode") == "json":
+            return {"epochs": 1}
+        return super().model_dump(**arguments)
 
 
-def offered(**changes: Any) -> ModuleType:
-    """A reporter that is fine, but for the changes."""
-    return module(reporters=replace(LEDGER, **changes))
+def reporter_module(**changes: Any) -> ModuleType:
+    """Return a plugin with a correct reporter that has the changes."""
+    return plugin_module(reporters=replace(RECORDER, **changes))
 
 
-def plain(options: object, folder: object) -> Ledger:
-    return Ledger()
+def build(options: object, folder: object) -> RecordingReporter:
+    return RecordingReporter()
 
 
-def environment(options: object, folder: object) -> Ledger:
+def change_environment(options: object, folder: object) -> RecordingReporter:
     os.environ["KIT_TRACE"] = "1"
-    return Ledger()
+    return RecordingReporter()
 
 
-def root_logger(options: object, folder: object) -> Ledger:
+def add_log_handler(options: object, folder: object) -> RecordingReporter:
     logging.getLogger().addHandler(logging.NullHandler())
-    return Ledger()
+    return RecordingReporter()
 
 
-def generator(options: object, folder: object) -> Ledger:
+def use_generator(options: object, folder: object) -> RecordingReporter:
     import random
 
     random.random()
-    return Ledger()
+    return RecordingReporter()
 
 
-def folder_change(options: object, folder: object) -> Ledger:
+def change_folder(options: object, folder: object) -> RecordingReporter:
     os.chdir("/")
-    return Ledger()
+    return RecordingReporter()
 
 
-def patched(options: object, folder: object) -> Ledger:
+def patch_library(options: object, folder: object) -> RecordingReporter:
     import safetensors
 
     safetensors.safe_open = lambda *arguments: None
-    return Ledger()
+    return RecordingReporter()
 
 
 @pytest.mark.parametrize(
     ("specimen", "promise"),
     [
-        (offered(name="led-ger-"), None),
-        (offered(summary=""), "summary_is_one_line"),
-        (offered(summary="two\nlines"), "summary_is_one_line"),
-        (offered(summary="A sentence."), "summary_is_one_line"),
-        (offered(config=OpenOptions, build=plain), "unknown_keys_are_refused"),
-        (offered(config=ThawedOptions, build=plain), "config_is_frozen"),
-        (offered(config=MuteOptions, build=plain), "every_option_has_help"),
-        (offered(config=NestedOptions, build=plain), "unknown_keys_are_refused"),
-        (offered(config=LossyOptions, build=plain), "config_round_trips_toml"),
-        (offered(needs=("not a requirement",)), None),
-        (offered(build=environment), "leaves_environment_untouched"),
-        (offered(build=root_logger), "leaves_environment_untouched"),
-        (offered(build=generator), "leaves_environment_untouched"),
-        (offered(build=folder_change), "leaves_environment_untouched"),
-        (offered(build=patched), "leaves_libraries_untouched"),
+        (reporter_module(name="record-er-"), None),
+        (reporter_module(summary=""), "summary_is_one_line"),
+        (reporter_module(summary="two\nlines"), "summary_is_one_line"),
+        (reporter_module(summary="A sentence."), "summary_is_one_line"),
+        (reporter_module(config=ExtraKeysOptions, build=build), "unknown_keys_are_refused"),
+        (reporter_module(config=MutableOptions, build=build), "config_is_frozen"),
+        (reporter_module(config=UndescribedOptions, build=build), "every_option_has_help"),
+        (reporter_module(config=NestedOptions, build=build), "unknown_keys_are_refused"),
+        (reporter_module(config=LossyOptions, build=build), "config_round_trips_toml"),
+        (reporter_module(needs=("not a requirement",)), None),
+        (reporter_module(build=change_environment), "leaves_environment_untouched"),
+        (reporter_module(build=add_log_handler), "leaves_environment_untouched"),
+        (reporter_module(build=use_generator), "leaves_environment_untouched"),
+        (reporter_module(build=change_folder), "leaves_environment_untouched"),
+        (reporter_module(build=patch_library), "leaves_libraries_untouched"),
     ],
 )
-def test_what_an_offer_can_do_wrong(
+def test_a_faulty_offer_fails_the_right_check(
     specimen: ModuleType, promise: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     safetensors = pytest.importorskip("safetensors")
@@ -197,26 +199,28 @@ def test_what_an_offer_can_do_wrong(
     monkeypatch.chdir(os.getcwd())
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     found = broken(run_checks(specimen))
-    found.pop("import_is_light")  # it was made here, and is no file
+    found.pop("import_is_light")  # the module has no file
     if promise is not None:
         assert list(found) == [promise]
     else:
         assert found
 
 
-def test_defaults_are_held_to_their_own_rules() -> None:
-    found = broken(run_checks(offered(config=BadDefaultOptions, build=plain)))
+def test_an_invalid_default_fails() -> None:
+    found = broken(run_checks(reporter_module(config=BadDefaultOptions, build=build)))
     assert "defaults_are_valid" in found and "config_round_trips_toml" in found
 
 
 def test_a_heavy_import_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = Path(tunesmith_echo.__file__ or "").read_text(encoding="utf-8") + "\nimport pydantic\n"
-    specimen = _written(tmp_path, "kit_heavy", text, monkeypatch)
+    specimen = _import_plugin(tmp_path, "kit_heavy", text, monkeypatch)
     found = broken(run_checks(specimen))
     assert found == {"import_is_light": "importing kit_heavy also imports pydantic"}
 
 
-def test_claiming_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finding_a_model_for_every_reference_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (
         "from tunesmith.contracts import FoundModel\n"
         "from tunesmith.hookspecs import hookimpl\n"
@@ -224,11 +228,13 @@ def test_claiming_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "def tunesmith_find_model(reference):\n"
         "    return FoundModel(reference=reference, description='d', fetch=lambda: None)\n"
     )
-    found = broken(run_checks(_written(tmp_path, "kit_greedy", text, monkeypatch)))
-    assert list(found) == ["foreign_models_are_declined"]
+    found = broken(run_checks(_import_plugin(tmp_path, "kit_greedy", text, monkeypatch)))
+    assert list(found) == ["unknown_models_are_declined"]
 
 
-def _written(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def _import_plugin(
+    folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> ModuleType:
     (folder / f"{name}.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
     return __import__(name)
@@ -240,25 +246,25 @@ Edit = Callable[[Any, Any], Any]
 
 
 def technique(tmp: Path, change: str) -> type[Echo]:  # noqa: C901 - a line for each fault
-    """The echo technique with one fault."""
+    """Return the echo technique with one fault."""
 
     class Faulty(Echo):
         def train(self, job: Any) -> Artifact:  # noqa: C901
             emit = job.emit
 
-            def tell(event: Any) -> None:
+            def emit_changed(event: Any) -> None:
                 match change, event:
-                    case "no trained", Trained():
+                    case "no end", TrainingFinished():
                         return
-                    case "twice trained", Trained():
+                    case "two ends", TrainingFinished():
                         emit(event)
-                    case "wrong name", Trained():
+                    case "wrong name", TrainingFinished():
                         event = replace(event, artifact="elsewhere")
-                    case "skips steps", Stepped():
+                    case "skips steps", StepFinished():
                         event = replace(event, step=event.step * 2)
-                    case "not finite", Stepped():
+                    case "not finite", StepFinished():
                         event = replace(event, gradient_norm=float("nan"))
-                    case "other losses", Stepped():
+                    case "other losses", StepFinished():
                         event = replace(event, loss=event.loss + len(os.listdir(job.out.parent)))
                 emit(event)
 
@@ -266,19 +272,19 @@ def technique(tmp: Path, change: str) -> type[Echo]:  # noqa: C901 - a line for 
                 job.checkpoints.newest = lambda: None
             if change == "resumes elsewhere" and job.checkpoints.newest():
                 job = replace(job, train=[*job.train[4:], *job.train[4:]])
-            if change == "takes anything":
+            if change == "accepts any record":
                 job = replace(
                     job, train=[r for r in job.train if isinstance(r, Completion)] or job.heldout
                 )
             if change == "swallows":
-                tell = _swallowing(tell)
-            if change == "writes beside":
-                (tmp / "beside.txt").write_text("x", encoding="utf-8")
+                emit_changed = _swallow_exceptions(emit_changed)
+            if change == "writes outside":
+                (tmp / "outside.txt").write_text("x", encoding="utf-8")
             if change == "writes to the base":
                 (job.model / "note.txt").write_text(str(job.out), encoding="utf-8")
-            artifact = super().train(replace(job, emit=tell))
-            if change == "leaves a mark":
-                os.environ["KIT_MARK"] = str(job.out)
+            artifact = super().train(replace(job, emit=emit_changed))
+            if change == "changes the environment":
+                os.environ["KIT_CHANGE"] = str(job.out)
             if change == "not self-contained":
                 (tmp / "weights.json").write_bytes((artifact.path / "echo.json").read_bytes())
                 (artifact.path / "where").write_text(str(artifact.path), encoding="utf-8")
@@ -288,66 +294,68 @@ def technique(tmp: Path, change: str) -> type[Echo]:  # noqa: C901 - a line for 
             if change == "opens the base":
                 artifact = None
             if change == "not self-contained" and artifact is not None:
-                here = (artifact / "where").read_text(encoding="utf-8") == str(artifact)
-                return super().open(model, artifact if here else None, device=device)
+                unmoved = (artifact / "where").read_text(encoding="utf-8") == str(artifact)
+                return super().open(model, artifact if unmoved else None, device=device)
             return super().open(model, artifact, device=device)
 
     return Faulty
 
 
-def _swallowing(emit: Callable[[Any], None]) -> Callable[[Any], None]:
-    def tell(event: Any) -> None:
+def _swallow_exceptions(emit: Callable[[Any], None]) -> Callable[[Any], None]:
+    def emit_safely(event: Any) -> None:
         try:
             emit(event)
         except Exception:
             return
 
-    return tell
+    return emit_safely
 
 
-def faulty(tmp: Path, change: str, **offer: Any) -> ModuleType:
+def faulty_technique(tmp: Path, change: str, **offer: Any) -> ModuleType:
     build = technique(tmp, change)
-    return module(techniques=replace(ECHO, build=build, **offer))
+    return plugin_module(techniques=replace(ECHO, build=build, **offer))
 
 
 @pytest.mark.parametrize(
     ("change", "promises"),
     [
         ("nothing", []),
-        ("no trained", ["ends_with_one_trained"]),
-        ("twice trained", ["ends_with_one_trained"]),
-        ("wrong name", ["ends_with_one_trained"]),
+        ("no end", ["ends_with_training_finished"]),
+        ("two ends", ["ends_with_training_finished"]),
+        ("wrong name", ["ends_with_training_finished"]),
         ("skips steps", ["steps_count_up"]),
         ("not finite", ["losses_are_finite"]),
         ("opens the base", ["learns_eight_examples"]),
         ("writes to the base", ["writes_only_below_out"]),
         ("not self-contained", ["writes_only_below_out", "artifact_reopens"]),
-        ("writes beside", ["writes_only_below_out"]),
+        ("writes outside", ["writes_only_below_out"]),
         ("other losses", ["same_seed_same_losses", "resumes_where_it_stopped"]),
         ("does not resume", ["resumes_where_it_stopped"]),
         ("resumes elsewhere", ["resumes_where_it_stopped"]),
         ("swallows", ["resumes_where_it_stopped"]),
-        ("takes anything", ["refuses_wrong_records"]),
-        ("leaves a mark", ["training_is_a_good_guest"]),
+        ("accepts any record", ["refuses_wrong_records"]),
+        ("changes the environment", ["training_leaves_no_global_changes"]),
     ],
 )
-def test_what_a_technique_can_do_wrong(
+def test_a_faulty_technique_fails_the_right_checks(
     tmp_path: Path, base: Path, change: str, promises: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KIT_MARK", "")
-    found = broken(run_checks(faulty(tmp_path, change), model=base))
+    monkeypatch.setenv("KIT_CHANGE", "")
+    found = broken(run_checks(faulty_technique(tmp_path, change), model=base))
     found.pop("import_is_light")
     assert list(found) == promises
 
 
-def test_an_adapter_must_leave_the_base_alone(tmp_path: Path, base: Path) -> None:
-    specimen = faulty(tmp_path, "nothing", promises=Promises(base_weights_unchanged=True))
+def test_a_technique_that_promises_an_unchanged_base_must_save_an_adapter(
+    tmp_path: Path, base: Path
+) -> None:
+    specimen = faulty_technique(tmp_path, "nothing", promises=Promises(base_weights_unchanged=True))
     found = broken(run_checks(specimen, model=base))
     assert found["base_weights_unchanged"] == "the artifact is a model"
 
 
 def test_what_is_not_promised_is_not_checked(tmp_path: Path, base: Path) -> None:
-    specimen = faulty(
+    specimen = faulty_technique(
         tmp_path, "resumes elsewhere", promises=Promises(resumable=False, deterministic=False)
     )
     found = broken(run_checks(specimen, model=base))
@@ -357,40 +365,40 @@ def test_what_is_not_promised_is_not_checked(tmp_path: Path, base: Path) -> None
 # --------------------------------------------------------------------------- estimates
 
 
-def foretelling(change: str) -> TechniqueOffer[Any]:
-    """The technique with an estimate that is wrong in one way."""
-    wide = 3 if change == "no interval" else 1
+def faulty_estimate(change: str) -> TechniqueOffer[Any]:
+    """Return the echo technique with an estimate that has one fault."""
+    factor = 3 if change == "no interval" else 1
     missing = 7 if change == "parts" else 0
 
     def estimate(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
         assumed = request.assumed
         assert assumed is not None and assumed.rows and assumed.sequence
-        size = 1000 * (1 if change == "deaf" else options.epochs)
+        size = 1000 * (1 if change == "ignores options" else options.epochs)
         length = -assumed.sequence if change == "shrinks" else assumed.sequence
         expected = int(size) + length
-        rows = 10_000 - assumed.rows if change == "idle" else assumed.rows
-        memory = Memory(
-            low=expected // 2 * wide,
+        rows = 10_000 - assumed.rows if change == "less work" else assumed.rows
+        memory = PhaseMemory(
+            low=expected // 2 * factor,
             expected=expected,
             high=expected * 2,
             components={"all": expected - missing},
         )
         yield Estimate(
-            method="traced" if change == "late" else "analytic",
+            method="traced" if change == "traced first" else "analytic",
             memory={} if change == "empty" else {"train": memory},
             flops=1e6 * rows,
             steps=0 if change == "no work" else rows,
             tokens=rows,
-            longest=assumed.sequence,
+            longest_row=assumed.sequence,
             micro_batch_tokens=assumed.sequence,
         )
 
-    def economies(options: Any) -> list[Economy[Any]]:
-        epochs = options.epochs + (1 if change == "spends" else 0)
+    def memory_savings(options: Any) -> list[MemorySaving[Any]]:
+        epochs = options.epochs + (1 if change == "takes more" else 0)
         config = options.model_copy(update={"epochs": epochs})
-        return [Economy(changes=("technique.epochs = 1",), price="less learned", config=config)]
+        return [MemorySaving(changes=("technique.epochs = 1",), cost="less learned", config=config)]
 
-    return replace(ECHO, estimate=estimate, economies=economies)
+    return replace(ECHO, estimate=estimate, memory_savings=memory_savings)
 
 
 @pytest.mark.parametrize(
@@ -400,20 +408,26 @@ def foretelling(change: str) -> TechniqueOffer[Any]:
         ("no interval", "estimates_are_intervals"),
         ("parts", "estimates_are_intervals"),
         ("no work", "estimates_are_intervals"),
-        ("late", "estimates_are_intervals"),
-        ("idle", "estimates_follow_the_work"),
+        ("traced first", "estimates_are_intervals"),
+        ("less work", "estimates_follow_the_work"),
         ("shrinks", "estimates_follow_the_work"),
-        ("deaf", "estimates_follow_the_options"),
-        ("spends", "economies_save_memory"),
+        ("ignores options", "estimates_follow_the_options"),
+        ("takes more", "memory_savings_save_memory"),
         ("empty", "estimates_are_intervals"),
     ],
 )
-def test_what_an_estimate_can_get_wrong(tmp_path: Path, change: str, promise: str | None) -> None:
+def test_a_faulty_estimate_fails_the_right_check(
+    tmp_path: Path, change: str, promise: str | None
+) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    made = module(techniques=foretelling(change))
-    tried = [t for t in trials(made, model=tmp_path) if t.check.name.startswith(("esti", "econ"))]
-    assert len(tried) == 4
-    found = list(broken([trial.result() for trial in tried]))
+    module = plugin_module(techniques=faulty_estimate(change))
+    checks = [
+        c
+        for c in collect_checks(module, model=tmp_path)
+        if c.check.name.startswith(("estimates_", "memory_savings_"))
+    ]
+    assert len(checks) == 4
+    found = list(broken([check.result() for check in checks]))
     assert found[:1] == ([promise] if promise else [])
 
 
@@ -433,7 +447,7 @@ def loader(change: str) -> type[Rows]:
                 case "shuffled":
                     return replace(dataset, train=dataset.train[:: (-1) ** len(loads)])
                 case "dictionaries":
-                    return replace(dataset, train=[vars_of(r) for r in dataset.train])
+                    return replace(dataset, train=[as_dictionary(r) for r in dataset.train])
                 case "leaky":
                     return replace(dataset, heldout=dataset.train[:3])
                 case "anonymous":
@@ -443,7 +457,7 @@ def loader(change: str) -> type[Rows]:
     return Faulty
 
 
-def vars_of(record: Completion) -> dict[str, str]:
+def as_dictionary(record: Completion) -> dict[str, str]:
     return {"source": record.source, "prompt": record.prompt}
 
 
@@ -453,14 +467,16 @@ def vars_of(record: Completion) -> dict[str, str]:
         ("nothing", []),
         ("once only", ["is_sized_and_rereadable"]),
         ("shuffled", ["same_order_twice"]),
-        ("dictionaries", ["yields_what_it_says"]),
-        ("anonymous", ["yields_what_it_says"]),
+        ("dictionaries", ["yields_valid_dataset"]),
+        ("anonymous", ["yields_valid_dataset"]),
         ("leaky", ["splits_are_disjoint"]),
     ],
 )
-def test_what_a_loader_can_do_wrong(tmp_path: Path, change: str, promises: list[str]) -> None:
+def test_a_faulty_loader_fails_the_right_checks(
+    tmp_path: Path, change: str, promises: list[str]
+) -> None:
     sample = _sample(tmp_path)
-    specimen = module(data_loaders=replace(ROWS, build=loader(change)))
+    specimen = plugin_module(data_loaders=replace(ROWS, build=loader(change)))
     found = broken(run_checks(specimen, samples={"rows": sample}))
     found.pop("import_is_light")
     assert [
@@ -476,27 +492,27 @@ def _sample(folder: Path, text: str | None = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("text", "kept", "says"),
+    ("text", "detail"),
     [
-        ('{"prompt": "x"', False, "JSONDecodeError"),
-        ('{"prompt": "p", "completion": ""}\n', False, "names no file and line"),
-        (None, False, "without a word"),
+        ('{"prompt": "x"', "JSONDecodeError"),
+        ('{"prompt": "p", "completion": ""}\n', "names no file and line"),
+        (None, "without an error"),
     ],
 )
-def test_broken_data_must_be_refused_with_its_place(
-    tmp_path: Path, text: str | None, kept: bool, says: str
+def test_broken_data_must_be_refused_with_file_and_line(
+    tmp_path: Path, text: str | None, detail: str
 ) -> None:
-    specimen = module(data_loaders=ROWS)
+    specimen = plugin_module(data_loaders=ROWS)
     found = broken(run_checks(specimen, broken={"rows": _sample(tmp_path, text)}))
-    assert says in found["names_file_and_line_in_errors"]
+    assert detail in found["names_file_and_line_in_errors"]
 
 
-def test_an_error_with_its_place_is_what_is_wanted(tmp_path: Path) -> None:
+def test_an_error_with_file_and_line_passes(tmp_path: Path) -> None:
     class Careful(Rows):
         def load(self) -> Dataset:
             raise DataError(f"{self.options.file}:3", "is no JSON")
 
-    specimen = module(data_loaders=replace(ROWS, build=Careful))
+    specimen = plugin_module(data_loaders=replace(ROWS, build=Careful))
     results = {r.check: r for r in run_checks(specimen, broken={"rows": _sample(tmp_path)})}
     assert results["names_file_and_line_in_errors"].state == "kept"
 
@@ -513,20 +529,20 @@ def evaluator(change: str) -> type:
 
         def measure(self, model: Any, records: Any) -> list[Measurement]:
             calls.append(1)
-            asked = [last_exchange(record) for record in records]
-            if change == "needs records" and not asked:
+            exchanges = [last_exchange(record) for record in records]
+            if change == "needs records" and not exchanges:
                 raise ZeroDivisionError
-            said = model.generate([prompt for prompt, _ in asked], 8)
-            pairs = zip(said, asked, strict=True)
-            values = [float(s.text == answer) for s, (_, answer) in pairs]
+            answers = model.generate([prompt for prompt, _ in exchanges], 8)
+            pairs = zip(answers, exchanges, strict=True)
+            values = [float(answer.text == reference) for answer, (_, reference) in pairs]
             match change:
-                case "moody":
+                case "depends on calls":
                     values = [value + len(calls) for value in values]
-                case "relative":
+                case "depends on the batch":
                     values = [value - sum(values) / len(values) for value in values]
-                case "upside down":
+                case "inverted":
                     values = [1 - value for value in values]
-                case "blind":
+                case "constant":
                     values = [0.5 for _ in values]
                 case "short":
                     values = values[:-1] if len(values) > 2 else values
@@ -543,25 +559,25 @@ def evaluator(change: str) -> type:
     [
         ("nothing", set()),
         (
-            "moody",
+            "depends on calls",
             {"same_result_twice", "does_not_depend_on_batching", "perfect_model_scores_best"},
         ),
-        ("relative", {"does_not_depend_on_batching", "perfect_model_scores_best"}),
-        ("upside down", {"perfect_model_scores_best"}),
-        ("blind", {"perfect_model_scores_best"}),
+        ("depends on the batch", {"does_not_depend_on_batching", "perfect_model_scores_best"}),
+        ("inverted", {"perfect_model_scores_best"}),
+        ("constant", {"perfect_model_scores_best"}),
         ("needs records", {"handles_empty"}),
     ],
 )
-def test_what_an_evaluator_can_do_wrong(change: str, promises: set[str]) -> None:
-    found = broken(run_checks(module(evaluators=_evaluator_offer(change))))
+def test_a_faulty_evaluator_fails_the_right_checks(change: str, promises: set[str]) -> None:
+    found = broken(run_checks(plugin_module(evaluators=_evaluator_offer(change))))
     found.pop("import_is_light")
     assert set(found) <= promises or set(found) == promises
     assert bool(found) == bool(promises)
 
 
 @pytest.mark.parametrize("change", ["short", "not finite", "another metric"])
-def test_metrics_must_be_what_the_offer_says(change: str) -> None:
-    found = broken(run_checks(module(evaluators=_evaluator_offer(change))))
+def test_undeclared_or_invalid_metrics_fail(change: str) -> None:
+    found = broken(run_checks(plugin_module(evaluators=_evaluator_offer(change))))
     assert "metrics_are_declared" in found
 
 
@@ -574,8 +590,8 @@ def _evaluator_offer(change: str) -> EvaluatorOffer[Any]:
 # --------------------------------------------------------------------------- reporters
 
 
-def reporter(change: str, files: list[Any]) -> Callable[..., Ledger]:
-    class Faulty(Ledger):
+def reporter(change: str, files: list[Any]) -> Callable[..., RecordingReporter]:
+    class Faulty(RecordingReporter):
         def __enter__(self) -> Faulty:
             if change == "leaves open":
                 files.append(open(__file__, encoding="utf-8"))
@@ -589,7 +605,7 @@ def reporter(change: str, files: list[Any]) -> Callable[..., Ledger]:
                 assert self.events
             super().report(event)
             if change == "formats":
-                event.to_json()["name"].format()  # the event without a name raises
+                event.to_json()["name"].format()  # raises for an event without a name
 
     return lambda options, folder: Faulty()
 
@@ -603,10 +619,10 @@ def reporter(change: str, files: list[Any]) -> Callable[..., Ledger]:
         ("formats", ["accepts_every_event"]),
     ],
 )
-def test_what_a_reporter_can_do_wrong(change: str, promises: list[str]) -> None:
+def test_a_faulty_reporter_fails_the_right_check(change: str, promises: list[str]) -> None:
     files: list[Any] = []
     try:
-        found = broken(run_checks(offered(build=reporter(change, files))))
+        found = broken(run_checks(reporter_module(build=reporter(change, files))))
     finally:
         for file in files:
             file.close()
@@ -622,7 +638,7 @@ def cases(**arguments: Any) -> Mapping[str, Any]:
     return {case.id: case for case in decorate.args[1]}  # type: ignore[attr-defined]
 
 
-def test_one_case_for_each_promise() -> None:
+def test_each_promise_is_a_pytest_case() -> None:
     found = cases()
     assert "import_is_light" in found
     assert "same_seed_same_losses[echo]" in found
@@ -642,7 +658,7 @@ def test_an_expected_failure_is_strict_and_has_a_reason() -> None:
         cases(expected_failures={"no_such_check": "why not"})
 
 
-def test_demand() -> None:
-    demand(True, "fine")
+def test_require() -> None:
+    require(True, "fine")
     with pytest.raises(AssertionError, match="not fine"):
-        demand(False, "not fine")
+        require(False, "not fine")

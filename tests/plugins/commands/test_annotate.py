@@ -1,4 +1,4 @@
-"""People's choices between two answers: the file, the session in a terminal, and the way back."""
+"""Annotation of pairs: the file, the session in a terminal, and the exported preferences."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tunesmith.cli.app import app
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Message, Preference
 from tunesmith_plugins.commands.annotate.pairs import (
+    ChoiceCounts,
     Pair,
-    Tally,
-    made_from,
-    preferences,
-    read,
-    write,
+    make_pairs,
+    preference_lines,
+    read_pairs,
+    write_pairs,
 )
 from tunesmith_plugins.commands.annotate.session import Session
 from tunesmith_plugins.loaders.jsonl.offer import JSONL
@@ -39,29 +39,31 @@ def cli(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["data", "annotate", *map(str, arguments)])
 
 
-# --------------------------------------------------------------------------- the file
+# --------------------------------------------------------------------------- file
 
 
-def test_sides_are_drawn_and_recorded() -> None:
-    made = [made_from((Message("user", str(n)),), ["first", "second"], 0)[0][0] for n in range(200)]
+def test_sides_are_random_and_recorded() -> None:
+    sampled = [
+        make_pairs((Message("user", str(n)),), ["first", "second"], 0)[0][0] for n in range(200)
+    ]
     answers = ("first", "second")
-    for pair in made:
+    for pair in sampled:
         assert (pair.left, pair.right) == (answers[pair.left_sample], answers[pair.right_sample])
-    first_on_the_left = sum(pair.left_sample == 0 for pair in made)
+    first_on_the_left = sum(pair.left_sample == 0 for pair in sampled)
     assert 70 < first_on_the_left < 130
-    assert made_from(PROMPT, answers, 5) == made_from(PROMPT, answers, 5)
+    assert make_pairs(PROMPT, answers, 5) == make_pairs(PROMPT, answers, 5)
 
 
-def test_equal_and_empty_answers_are_no_question() -> None:
-    made, left_out = made_from(PROMPT, ["a", "a", " ", "b", "\0"], 0)
-    assert {frozenset((p.left, p.right)) for p in made} == {frozenset("ab")}
-    assert (len(made), left_out) == (2, 8)
+def test_equal_and_empty_answers_are_left_out() -> None:
+    sampled, left_out = make_pairs(PROMPT, ["a", "a", " ", "b", "\0"], 0)
+    assert {frozenset((p.left, p.right)) for p in sampled} == {frozenset("ab")}
+    assert (len(sampled), left_out) == (2, 8)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    odd = Pair(PROMPT, "a\u2028b\n\x1b[31m", "ü", "x", 3, 1, "tie")
-    write(tmp_path / "pairs.jsonl", [*pairs(), odd])
-    assert read(tmp_path / "pairs.jsonl") == [*pairs(), odd]
+def test_written_pairs_are_read_unchanged(tmp_path: Path) -> None:
+    unusual = Pair(PROMPT, "a\u2028b\n\x1b[31m", "ü", "x", 3, 1, "tie")
+    write_pairs(tmp_path / "pairs.jsonl", [*pairs(), unusual])
+    assert read_pairs(tmp_path / "pairs.jsonl") == [*pairs(), unusual]
 
 
 @pytest.mark.parametrize(
@@ -76,73 +78,76 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ('{"prompt": "p", "left": "a", "right": "b", "pair": "p"}', "not a list of messages"),
     ],
 )
-def test_a_line_that_is_no_pair_is_named(tmp_path: Path, line: str, cause: str) -> None:
+def test_invalid_line_is_reported_with_its_number(tmp_path: Path, line: str, cause: str) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps(pairs(1)[0].row()) + "\n" + line + "\n")
+    path.write_text(json.dumps(pairs(1)[0].to_row()) + "\n" + line + "\n")
     with pytest.raises(DataError, match=cause) as caught:
-        read(path)
+        read_pairs(path)
     assert "pairs.jsonl:2" in str(caught.value)
 
 
-def test_choices_come_back_as_preferences(tmp_path: Path) -> None:
-    chosen = ["left", "right", "tie", "skip", ""]
-    marked = [pair.chosen(c) for pair, c in zip(pairs(5), chosen, strict=True)]
-    (tmp_path / "back.jsonl").write_text("".join(preferences(marked)))
+def test_choices_become_preferences(tmp_path: Path) -> None:
+    all_choices = ["left", "right", "tie", "skip", ""]
+    annotated = [pair.with_choice(c) for pair, c in zip(pairs(5), all_choices, strict=True)]
+    (tmp_path / "back.jsonl").write_text("".join(preference_lines(annotated)))
     config = JSONL.config(train=str(tmp_path / "back.jsonl"))
     dataset = JSONL.build(config).load()
     assert not dataset.left_out
-    found = [(r.prompt, r.chosen, r.rejected) for r in dataset.train if isinstance(r, Preference)]
-    assert found == [(PROMPT, "left 0", "right 0"), (PROMPT, "right 1", "left 1")]
-    tally = Tally.of(marked)
-    assert (tally.preferences, tally.ties, tally.skipped, tally.open) == (2, 1, 1, 1)
-    assert tally.left_share is not None
-    assert tally.left_share.value == 0.5
+    preferences = [record for record in dataset.train if isinstance(record, Preference)]
+    assert [(p.prompt, p.chosen, p.rejected) for p in preferences] == [
+        (PROMPT, "left 0", "right 0"),
+        (PROMPT, "right 1", "left 1"),
+    ]
+    counts = ChoiceCounts.of(annotated)
+    assert (counts.preferences, counts.ties, counts.skipped, counts.open) == (2, 1, 1, 1)
+    assert counts.left_share is not None
+    assert counts.left_share.value == 0.5
 
 
-# --------------------------------------------------------------------------- the command
+# --------------------------------------------------------------------------- command
 
 
-def test_by_hand_through_the_command(tmp_path: Path) -> None:
+def test_read_exports_choices_made_by_hand(tmp_path: Path) -> None:
     path, out = tmp_path / "pairs.jsonl", tmp_path / "preferences.jsonl"
-    rows = [pair.row() for pair in pairs(3)]
+    rows = [pair.to_row() for pair in pairs(3)]
     rows[0]["choice"], rows[1]["choice"] = "Left ", "tie"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = cli("--read", path, "--out", out, "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert (told["preferences"], told["ties"], told["open"]) == (1, 1, 1)
+    result_json = json.loads(result.stdout)
+    assert (result_json["preferences"], result_json["ties"], result_json["open"]) == (1, 1, 1)
     assert json.loads(out.read_text())["chosen"] == "left 0"
     assert cli("--read", path, "--out", out).exit_code == 2, "choices are not overwritten"
 
 
-def test_one_thing_at_a_time(tmp_path: Path) -> None:
+def test_modes_are_exclusive(tmp_path: Path) -> None:
     assert cli().exit_code == 2
     assert cli("--model", "m", "--ask", "p").exit_code == 2
     assert "terminal" in cli("--ask", tmp_path / "pairs.jsonl").output
     assert "--prompts" in cli("--model", "m", "--out", tmp_path / "o").output
 
 
-def test_answers_are_drawn_from_a_model(tmp_path: Path) -> None:
+def test_answers_are_sampled_from_a_model(tmp_path: Path) -> None:
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     model = save_tiny_model(tmp_path / "model")
     (tmp_path / "prompts.jsonl").write_text(
         '{"prompt": "one?"}\n{"prompt": [{"role": "user", "content": "two?"}]}\n'
     )
-    asked = ["--model", model, "--prompts", tmp_path / "prompts.jsonl", "--tokens", 8]
+    arguments = ["--model", model, "--prompts", tmp_path / "prompts.jsonl", "--max-new-tokens", 8]
     out = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl")]
-    result = cli(*asked, "--samples", 3, "--out", out[0])
+    result = cli(*arguments, "--num-samples", 3, "--out", out[0])
     assert result.exit_code == 0, result.output
-    found = read(out[0])
-    assert 2 <= len(found) <= 6
-    assert {pair.prompt[-1].content for pair in found} == {"one?", "two?"}
-    assert not any(pair.choice for pair in found)
-    cli(*asked, "--samples", 3, "--out", out[1])
-    cli(*asked, "--samples", 3, "--seed", 1, "--out", out[2])
+    pairs_read = read_pairs(out[0])
+    assert 2 <= len(pairs_read) <= 6
+    assert {pair.prompt[-1].content for pair in pairs_read} == {"one?", "two?"}
+    assert not any(pair.choice for pair in pairs_read)
+    cli(*arguments, "--num-samples", 3, "--out", out[1])
+    cli(*arguments, "--num-samples", 3, "--seed", 1, "--out", out[2])
     assert out[0].read_bytes() == out[1].read_bytes() != out[2].read_bytes()
 
 
-# --------------------------------------------------------------------------- the session
+# --------------------------------------------------------------------------- session
 
 
 def session(path: Path, typed: list[str]) -> Session:
@@ -158,12 +163,12 @@ def session(path: Path, typed: list[str]) -> Session:
 
 
 def choices(path: Path) -> list[str]:
-    return [pair.choice for pair in read(path)]
+    return [pair.choice for pair in read_pairs(path)]
 
 
-def test_a_session_saves_every_key_and_goes_on(tmp_path: Path) -> None:
+def test_session_saves_every_choice_and_continues(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
-    write(path, pairs())
+    write_pairs(path, pairs())
     session(path, ["1", "x", "\x1b[C"]).run()
     assert choices(path) == ["left", "right", "", ""]
     session(path, ["t", "s"]).run()
@@ -172,27 +177,27 @@ def test_a_session_saves_every_key_and_goes_on(tmp_path: Path) -> None:
     assert choices(path) == ["left", "right", "tie", "skip"], "nothing is open, nothing is asked"
 
 
-def test_back_changes_what_was_chosen(tmp_path: Path) -> None:
+def test_back_changes_the_previous_choice(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
-    write(path, pairs())
+    write_pairs(path, pairs())
     session(path, ["b", "1", "1", "b", "b", "2", "q", "1"]).run()
     assert choices(path) == ["right", "left", "", ""]
 
 
-def test_another_writer_is_noticed(tmp_path: Path) -> None:
+def test_session_detects_changes_by_another_program(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
-    write(path, pairs())
-    open_one = session(path, ["1"])
+    write_pairs(path, pairs())
+    first = session(path, ["1"])
     session(path, ["2"]).run()
-    with pytest.raises(UsageError, match="somebody else"):
-        open_one.run()
+    with pytest.raises(UsageError, match="another program"):
+        first.run()
     assert choices(path)[0] == "right"
 
 
-def test_in_a_real_terminal(tmp_path: Path) -> None:
-    """Text that would steer the terminal is shown, arrows work, and a hang-up loses nothing."""
+def test_session_in_a_real_terminal(tmp_path: Path) -> None:
+    """Control sequences are shown as text, arrow keys work, and choices survive a hang-up."""
     path = tmp_path / "pairs.jsonl"
-    write(path, [Pair(PROMPT, "\x1b]0;owned\x07 [bold]a", "b", f"p{n}") for n in range(3)])
+    write_pairs(path, [Pair(PROMPT, "\x1b]0;owned\x07 [bold]a", "b", f"p{n}") for n in range(3)])
     code = "import sys; from tunesmith.cli import main; sys.argv[0] = 'tunesmith'; main()"
     leader, follower = pty.openpty()
     process = subprocess.Popen(
@@ -204,16 +209,16 @@ def test_in_a_real_terminal(tmp_path: Path) -> None:
     )
     os.close(follower)
     try:
-        shown = until(leader, b"q: quit")
+        shown = read_until(leader, b"q: quit")
         assert b"\\x1b]0;owned\\x07 [bold]a" in shown.replace(b"\r\n", b"")
         assert b"\x1b]0;" not in shown
         os.write(leader, b"\x1b[D")
-        assert b"pair 2 of 3, 1 done" in until(leader, b"q: quit")
+        assert b"pair 2 of 3, 1 done" in read_until(leader, b"q: quit")
         os.write(leader, b"\x1b[C")
-        assert b"pair 3 of 3, 2 done" in until(leader, b"q: quit")
+        assert b"pair 3 of 3, 2 done" in read_until(leader, b"q: quit")
         assert choices(path) == ["left", "right", ""]
         os.write(leader, b"q")
-        until(leader, b"2 preferences, 0 ties, 0 skipped, 1 still open")
+        read_until(leader, b"2 preferences, 0 ties, 0 skipped, 1 still open")
         assert process.wait(10) == 0
     finally:
         process.kill()
@@ -221,11 +226,11 @@ def test_in_a_real_terminal(tmp_path: Path) -> None:
         os.close(leader)
 
 
-def until(leader: int, wanted: bytes, seconds: float = 20) -> bytes:
-    """What the terminal shows until it has shown this."""
-    found, limit = b"", time.monotonic() + seconds
-    while wanted not in found:
+def read_until(leader: int, expected: bytes, seconds: float = 20) -> bytes:
+    """Read the output of the terminal until it contains ``expected``, and return it."""
+    output, limit = b"", time.monotonic() + seconds
+    while expected not in output:
         ready, _, _ = select.select([leader], [], [], limit - time.monotonic())
-        assert ready, f"{wanted!r} did not come: {found[-500:]!r}"
-        found += os.read(leader, 65536)
-    return found
+        assert ready, f"{expected!r} was not printed: {output[-500:]!r}"
+        output += os.read(leader, 65536)
+    return output

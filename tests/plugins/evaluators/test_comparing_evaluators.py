@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.contracts import ComparingEvaluator, RunSoFar
+from tunesmith.contracts import ComparingEvaluator, RunContext
 from tunesmith.errors import UsageError
 from tunesmith.records import Completion
 from tunesmith.testing.fakes import FakeTextModel
@@ -28,10 +28,10 @@ def model(*answers: str, **logprobs: Sequence[float]) -> FakeTextModel:
     )
 
 
-def so_far(base: FakeTextModel, **stages: FakeTextModel) -> RunSoFar:
-    """A run whose base and stages are tables."""
+def run_context(base: FakeTextModel, **stages: FakeTextModel) -> RunContext:
+    """Return the context of a run whose base and stages are fake models."""
     paths = {Path(name): opened for name, opened in stages.items()}
-    return RunSoFar(
+    return RunContext(
         model=Path("base"),
         device="cpu",
         artifacts={name: Path(name) for name in stages},
@@ -39,91 +39,94 @@ def so_far(base: FakeTextModel, **stages: FakeTextModel) -> RunSoFar:
     )
 
 
-def compared(offer: Any, ours: FakeTextModel, run: RunSoFar, **options: Any) -> list[Any]:
+def compare(offer: Any, ours: FakeTextModel, run: RunContext, **options: Any) -> list[Any]:
     evaluator = offer.build(offer.config(**options))
     assert isinstance(evaluator, ComparingEvaluator)
     return list(evaluator.compare(ours, ROWS, run))
 
 
 @pytest.fixture
-def longer(tmp_path: Path) -> str:
-    path = tmp_path / "judge.py"
-    path.write_text("def longer(prompt, answer):\n    return float(len(answer))\n")
-    return f"{path}:longer"
+def length_reward(tmp_path: Path) -> str:
+    """Return the name of a reward function that returns the length of the answer."""
+    path = tmp_path / "rewards.py"
+    path.write_text("def length_reward(prompt, answer):\n    return float(len(answer))\n")
+    return f"{path}:length_reward"
 
 
-def test_win_rate_by_hand(longer: str) -> None:
-    run = so_far(model("a", "bb", "ccc"))
-    (measured,) = compared(WIN_RATE, model("aa", "bb", "c"), run, reward=longer)
-    assert measured.values == (1.0, 0.5, 0.0)
-    assert measured.outputs == ("aa", "bb", "c")
+def test_win_rate_by_hand(length_reward: str) -> None:
+    run = run_context(model("a", "bb", "ccc"))
+    (measurement,) = compare(WIN_RATE, model("aa", "bb", "c"), run, reward=length_reward)
+    assert measurement.values == (1.0, 0.5, 0.0)
+    assert measurement.outputs == ("aa", "bb", "c")
 
 
-def test_a_model_ties_with_itself(longer: str) -> None:
+def test_win_rate_of_a_model_against_itself_is_one_half(length_reward: str) -> None:
     same = model("a", "b", "")
-    (measured,) = compared(WIN_RATE, same, so_far(same), reward=longer)
-    assert measured.values == (0.5, 0.5, 0.5)
+    (measurement,) = compare(WIN_RATE, same, run_context(same), reward=length_reward)
+    assert measurement.values == (0.5, 0.5, 0.5)
 
 
-def test_rounding_decides_nothing_between_equal_answers(tmp_path: Path) -> None:
-    """A reward model's numbers depend a little on what else it is asked at once."""
-    path = tmp_path / "judge.py"
+def test_equal_answers_tie_in_spite_of_rounding(tmp_path: Path) -> None:
+    """The rewards of a reward model depend a little on the rest of the batch."""
+    path = tmp_path / "rewards.py"
     path.write_text(
-        "asked = []\n"
-        "def judge(prompt, answer):\n"
-        "    asked.append(answer)\n"
-        "    return 1 - 1e-7 * len(asked)\n"
+        "calls = []\n"
+        "def reward(prompt, answer):\n"
+        "    calls.append(answer)\n"
+        "    return 1 - 1e-7 * len(calls)\n"
     )
     same = model("a", "b", "")
-    (measured,) = compared(WIN_RATE, same, so_far(same), reward=f"{path}:judge")
-    assert measured.values == (0.5, 0.5, 0.5)
+    (measurement,) = compare(WIN_RATE, same, run_context(same), reward=f"{path}:reward")
+    assert measurement.values == (0.5, 0.5, 0.5)
 
 
 def test_length_change_by_hand() -> None:
-    (measured,) = compared(LENGTH, model("a b c", "a", ""), so_far(model("a", "a", "a")))
-    assert measured.values == (2.0, 0.0, -1.0)
+    (measurement,) = compare(LENGTH, model("a b c", "a", ""), run_context(model("a", "a", "a")))
+    assert measurement.values == (2.0, 0.0, -1.0)
 
 
-def test_divergence_by_hand() -> None:
+def test_kl_by_hand() -> None:
     ours = model("a", "b", "c", a=[-1.0, -1.0], b=[-0.5, -0.5], c=[-2.0, -0.0])
     theirs = model(a=[-2.0, -1.5], b=[-0.5, -0.5], c=[-1.0, -0.5])
-    (measured,) = compared(KL, ours, so_far(theirs), samples=3)
-    assert measured.values == pytest.approx((1.5, 0.0, -0.5))
+    (measurement,) = compare(KL, ours, run_context(theirs), num_samples=3)
+    assert measurement.values == pytest.approx((1.5, 0.0, -0.5))
 
 
-def test_the_end_that_was_not_said_is_not_counted() -> None:
+def test_kl_leaves_out_the_end_token_that_was_not_generated() -> None:
     ours = model("a b", "a b", "a b", **{"a b": [-1.0, -1.0, -100.0]})
-    (measured,) = compared(KL, ours, so_far(model(**{"a b": [-2.0, -2.0, -1.0]})), tokens=2)
-    assert measured.values == pytest.approx((2.0, 2.0, 2.0))
+    (measurement,) = compare(
+        KL, ours, run_context(model(**{"a b": [-2.0, -2.0, -1.0]})), max_new_tokens=2
+    )
+    assert measurement.values == pytest.approx((2.0, 2.0, 2.0))
 
 
 @pytest.mark.parametrize("offer", [KL, LENGTH], ids=["kl", "length"])
-def test_a_stage_is_found_once_it_is_there(offer: Any) -> None:
+def test_stage_is_compared_with_once_it_is_trained(offer: Any) -> None:
     ours, base, other = model("a b", "a b", "a b"), model("", "", ""), model("a", "a", "a")
-    assert compared(offer, ours, so_far(base), stage="supervised") == []
-    run = so_far(base, supervised=other)
-    (with_stage,) = compared(offer, ours, run, stage="supervised")
-    (with_base,) = compared(offer, ours, run)
+    assert compare(offer, ours, run_context(base), stage="supervised") == []
+    run = run_context(base, supervised=other)
+    (with_stage,) = compare(offer, ours, run, stage="supervised")
+    (with_base,) = compare(offer, ours, run)
     assert offer is KL or with_stage.values != with_base.values
     ended = replace(run, artifacts={**run.artifacts, "": Path("policy")})
     with pytest.raises(UsageError, match='no stage "supervise"'):
-        compared(offer, ours, ended, stage="supervise")
+        compare(offer, ours, ended, stage="supervise")
 
 
-def test_the_judge_may_not_be_there_yet() -> None:
+def test_no_win_rate_before_the_reward_model_is_trained() -> None:
     ours = model("a", "b", "c")
-    assert compared(WIN_RATE, ours, so_far(ours)) == []
+    assert compare(WIN_RATE, ours, run_context(ours)) == []
     with pytest.raises(UsageError, match="reward"):
-        compared(WIN_RATE, ours, so_far(ours, **{"": ours}))
+        compare(WIN_RATE, ours, run_context(ours, **{"": ours}))
 
 
-def test_outside_of_a_run_a_model_must_be_named() -> None:
+def test_outside_of_a_run_the_other_model_must_be_named() -> None:
     with pytest.raises(UsageError, match="no run"):
         LENGTH.build(LENGTH.config()).measure(model("a"), ROWS)
 
 
-def test_in_a_run_of_three_stages(tmp_path: Path) -> None:
-    """Through the real path: every model of the run that can be compared is, the others are not."""
+def test_comparing_evaluators_in_a_run_of_three_stages(tmp_path: Path) -> None:
+    """Compare, in a real run, every model for which the other model is trained already."""
     import tunesmith
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
@@ -138,7 +141,7 @@ def test_in_a_run_of_three_stages(tmp_path: Path) -> None:
     found = {(e.model, e.metric): e for e in report.measured.values()}
     models = {name for name, _ in found}
     assert {"base", "supervised", "tuned"} <= models
-    assert ("base", "win_rate") not in found, "there was no judge then"
+    assert ("base", "win_rate") not in found, "there was no reward model then"
     assert found["supervised", "win_rate"].value == 0.5
     assert found["supervised", "kl"].value == pytest.approx(0, abs=1e-3)
     assert found["supervised", "length_change"].value == 0
@@ -178,21 +181,22 @@ shots = 0
 [[evaluators]]
 use = "win-rate"
 stage = "supervised"
-tokens = 8
+max_new_tokens = 8
 [[evaluators]]
 use = "kl"
 stage = "supervised"
-tokens = 8
+max_new_tokens = 8
 [[evaluators]]
 use = "length"
 stage = "supervised"
-tokens = 8
+max_new_tokens = 8
 [[evaluators]]
 use = "loss"
 """
 
 
-def test_offers_say_how_many_models_they_hold() -> None:
-    judged = [WIN_RATE.models(WinRateOptions(reward=judge)) for judge in (None, "runs/1", "a.py:f")]
-    assert judged == [3, 3, 2]
-    assert (KL.models(KL.config()), LENGTH.models(LENGTH.config())) == (2, 2)
+def test_offers_report_the_number_of_models_in_memory() -> None:
+    rewards = (None, "runs/1", "a.py:f")
+    counts = [WIN_RATE.model_count(WinRateOptions(reward=reward)) for reward in rewards]
+    assert counts == [3, 3, 2]
+    assert (KL.model_count(KL.config()), LENGTH.model_count(LENGTH.config())) == (2, 2)

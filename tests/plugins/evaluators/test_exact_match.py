@@ -1,4 +1,4 @@
-"""An answer counts when it is the reference, white space and Unicode composition apart."""
+"""An answer matches if it equals the reference up to white space and Unicode composition."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunesmith.contracts import Measurement
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
-from tunesmith_plugins.evaluators.exact_match.match import token_limit
+from tunesmith_plugins.evaluators.exact_match.evaluator import choose_max_new_tokens
 from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH, ExactMatchOptions
 
 
@@ -28,16 +28,16 @@ def measure(model: FakeTextModel, records: Sequence[Record], **options: Any) -> 
     return measurement
 
 
-def matches(said: str, reference: str, **options: Any) -> bool:
+def matches(answer: str, reference: str, **options: Any) -> bool:
     measurement = measure(
-        FakeTextModel(answers={"q0": said}), completions(reference), max_length=99, **options
+        FakeTextModel(answers={"q0": answer}), completions(reference), max_new_tokens=99, **options
     )
-    assert measurement.outputs == (said,)
+    assert measurement.outputs == (answer,)
     return measurement.values == (1.0,)
 
 
 @pytest.mark.parametrize(
-    "said, reference, same",
+    "answer, reference, same",
     [
         ("lost card", "lost card", True),
         (" lost\n  card ", "lost card", True),
@@ -49,41 +49,43 @@ def matches(said: str, reference: str, **options: Any) -> bool:
         ("\u2460", "1", False),
     ],
 )
-def test_what_counts_as_the_same(said: str, reference: str, same: bool) -> None:
-    assert matches(said, reference) is same
+def test_answers_that_match_the_reference(answer: str, reference: str, same: bool) -> None:
+    assert matches(answer, reference) is same
 
 
-def test_case_may_be_ignored() -> None:
+def test_ignore_case() -> None:
     assert matches("STRASSE", "Stra\u00dfe", ignore_case=True)
 
 
 @pytest.mark.parametrize(
-    "said, reference, extract, same",
+    "answer, reference, extract, same",
     [
         ("it is 40+2 #### 42", "so: #### 42", r"#### *(\S+)", True),
         ("#### 41 no, #### 42", "#### 42", r"#### *(\S+)", True),
         ("#### 42 no, #### 41", "#### 42", r"#### *(\S+)", False),
         ("42", "#### 42", r"#### *(\S+)", False),
-        ("yes, surely", "yes", r"yes|no", True),
+        ("yes, of course", "yes", r"yes|no", True),
         ("b", "ab", r"(a)?b", False),
     ],
 )
-def test_a_part_may_be_extracted(said: str, reference: str, extract: str, same: bool) -> None:
-    assert matches(said, reference, extract=extract) is same
+def test_extract_compares_the_last_match(
+    answer: str, reference: str, extract: str, same: bool
+) -> None:
+    assert matches(answer, reference, extract=extract) is same
 
 
-def test_a_reference_without_the_part_names_its_record() -> None:
+def test_reference_without_an_extract_match_is_an_error_that_names_the_record() -> None:
     with pytest.raises(DataError, match="a:0: the reference answer has nothing"):
         matches("#### 1", "forty-two", extract="#### *(.*)")
 
 
-def test_the_last_answer_of_a_conversation_is_asked_for() -> None:
+def test_the_last_answer_of_a_conversation_is_generated() -> None:
     turns = [("user", "q"), ("assistant", "no"), ("user", "q2"), ("assistant", "yes")]
     record = Chat(source="a:1", messages=tuple(Message(r, c) for r, c in turns))  # type: ignore[arg-type]
     assert measure(FakeTextModel(answers={"q2": "yes"}), [record]).values == (1.0,)
 
 
-def test_a_perfect_model_scores_best() -> None:
+def test_perfect_model_scores_best() -> None:
     records = completions("a", "b c", "é")
     assert measure(perfect_model(records), records).values == (1.0, 1.0, 1.0)
     assert measure(FakeTextModel(), records).values == (0.0, 0.0, 0.0)
@@ -91,7 +93,7 @@ def test_a_perfect_model_scores_best() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_values_do_not_depend_on_batches(size: int) -> None:
+def test_values_do_not_depend_on_batch_size(size: int) -> None:
     records = completions("a", "b", "a long answer of many words", "d", "e")
     model = FakeTextModel(answers={"q0": "a", "q2": "a long answer of many words", "q3": "x"})
     values = [
@@ -108,32 +110,38 @@ def test_no_records() -> None:
     assert measurement.outputs == ()
 
 
-def test_the_limit_follows_the_longest_reference() -> None:
-    assert token_limit(["a", "été"]) == 5 + 8
-    assert token_limit(["x" * 10_000]) == 512
-    assert token_limit([]) == 8
+def test_max_new_tokens_is_chosen_from_the_longest_reference() -> None:
+    assert choose_max_new_tokens(["a", "été"]) == 5 + 8
+    assert choose_max_new_tokens(["x" * 10_000]) == 512
+    assert choose_max_new_tokens([]) == 8
     model = FakeTextModel()
     measure(model, completions("four"))
-    measure(model, completions("four"), max_length=3)
+    measure(model, completions("four"), max_new_tokens=3)
     assert model.calls == [("generate", 12), ("generate", 3)]
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_length": 0}, {"max_length": "all"}, {"extract": "("}, {"extract": ""}, {"case": True}],
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": "all"},
+        {"extract": "("},
+        {"extract": ""},
+        {"case": True},
+    ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ExactMatchOptions(**options)
 
 
-def test_it_suits_short_answers() -> None:
+def test_is_default_for_short_answers() -> None:
     short, long = completions(*["yes"] * 9), completions("x" * 65)
-    assert EXACT_MATCH.suits(short)
-    assert EXACT_MATCH.suits([*short, *long])
-    assert not EXACT_MATCH.suits([*short, *long, *long])
-    assert not EXACT_MATCH.suits([])
-    assert not EXACT_MATCH.suits([*short, Text(source="t", text="t")])
+    assert EXACT_MATCH.default_for(short)
+    assert EXACT_MATCH.default_for([*short, *long])
+    assert not EXACT_MATCH.default_for([*short, *long, *long])
+    assert not EXACT_MATCH.default_for([])
+    assert not EXACT_MATCH.default_for([*short, Text(source="t", text="t")])
     pair = Preference(source="p", prompt=(Message("user", "q"),), chosen="a", rejected="b")
-    assert not EXACT_MATCH.suits([*short, pair])
+    assert not EXACT_MATCH.default_for([*short, pair])

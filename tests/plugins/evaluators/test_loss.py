@@ -1,4 +1,4 @@
-"""The loss is the sum over all answer tokens divided by their number."""
+"""The loss is the sum over all answer tokens divided by the number of tokens."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ def test_values_are_nats_per_token_and_weights_are_tokens() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_the_weighted_mean_is_the_sum_over_tokens_whatever_the_batches(size: int) -> None:
+def test_weighted_mean_is_the_sum_over_tokens_for_any_batching(size: int) -> None:
     model = FakeTextModel(logprobs=SCORES)
     batches = [RECORDS[i : i + size] for i in range(0, len(RECORDS), size)]
     expected = (3.0 + 4.0 + 6.0 + 3.0) / 11
     assert weighted_mean([measure(model, batch) for batch in batches]) == pytest.approx(expected)
 
 
-def test_every_exchange_is_asked_for_in_one_call() -> None:
+def test_all_exchanges_are_scored_in_one_call() -> None:
     model = FakeTextModel(logprobs=SCORES)
     measure(model, RECORDS)
     assert model.calls == [("score", 5)]
 
 
-def test_a_perfect_model_scores_best() -> None:
+def test_perfect_model_scores_best() -> None:
     perfect = measure(perfect_model(RECORDS), RECORDS)
     assert perfect.values == (0.0,) * 4
     assert not LOSS.metrics[0].higher_is_better
@@ -77,16 +77,16 @@ def test_no_records() -> None:
     assert measurement.weights == ()
 
 
-def test_a_completion_without_tokens_weighs_nothing() -> None:
+def test_completion_without_tokens_has_weight_zero() -> None:
     measurement = measure(FakeTextModel(logprobs={"x": []}), RECORDS[:1])
     assert measurement.values == measurement.weights == (0.0,)
 
 
-def test_impossible_answers_are_not_hidden() -> None:
+def test_infinite_loss_is_reported() -> None:
     measurement = measure(FakeTextModel(logprobs={"x": [-math.inf, -1.0]}), RECORDS[:1])
     assert measurement.values == (math.inf,)
 
 
-def test_it_suits_all_records() -> None:
-    assert LOSS.suits(RECORDS)
+def test_is_default_for_all_records() -> None:
+    assert LOSS.default_for(RECORDS)
     assert LOSS.metrics[0].unit == "nats/token"

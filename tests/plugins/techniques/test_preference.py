@@ -1,4 +1,4 @@
-"""The offer, and a policy that is trained and opened through it."""
+"""The offer of ``preference``: a policy is trained and opened through it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAIRS = tuple(
 
 
 @pytest.mark.parametrize("adapt", ["lora", "full"])
-def test_a_policy_is_trained_stored_and_opened(tmp_path: Path, adapt: Any) -> None:
+def test_policy_is_trained_saved_and_opened(tmp_path: Path, adapt: Any) -> None:
     model = save_tiny_model(tmp_path / "base")
     config = PreferenceOptions(
         adapt=adapt, epochs=10, batch_size=4, learning_rate=1e-2, precision="fp32", beta=0.01
@@ -63,5 +63,5 @@ def test_a_policy_is_trained_stored_and_opened(tmp_path: Path, adapt: Any) -> No
     assert measured.values == (1.0,) * len(PAIRS)
 
 
-def test_it_learns_from_pairs_alone() -> None:
+def test_accepts_only_pairs() -> None:
     assert PREFERENCE.accepts == {Preference}

@@ -1,4 +1,4 @@
-"""QLoRA from the command line: trained over four bits, measured over four bits, merged."""
+"""QLoRA from the command line: training and evaluation on a 4-bit base, and the merge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunesmith import api
 from tunesmith.cli.app import app
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped
-from tunesmith.events import Event, Stepped, TrainingStarted
+from tunesmith.events import Event, StepFinished, TrainingStarted
 from tunesmith.records import Completion, last_exchange
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.qlora.offer import QLORA
@@ -58,23 +58,23 @@ use = "loss"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose rows are whole blocks, so that all its layers are quantised."""
-    where = save_tiny_model(tmp_path_factory.mktemp("base") / "llama")
+    """Save a tiny model whose rows are multiples of a block, so that all layers are quantized."""
+    folder = save_tiny_model(tmp_path_factory.mktemp("base") / "llama")
     config = AutoConfig.from_pretrained(
-        where, hidden_size=128, intermediate_size=256, head_dim=32, use_cache=True
+        folder, hidden_size=128, intermediate_size=256, head_dim=32, use_cache=True
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
-        for parameter in net.parameters():
+        for parameter in network.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4)
-        # transformers leaves padding a row of zeros, and padding ends answers here: a frozen head
-        # could never learn to say it.
-        net.get_input_embeddings().weight[2].normal_(std=0.08)
-    net.save_pretrained(where)
-    return where
+        # transformers initializes the embedding of the padding token with zeros. Padding ends
+        # answers here, and a frozen head with a zero row could never learn to generate it.
+        network.get_input_embeddings().weight[2].normal_(std=0.08)
+    network.save_pretrained(folder)
+    return folder
 
 
 def job(model: Path, out: Path, emit: Any = lambda event: None, **changes: Any) -> Job[Any]:
@@ -88,12 +88,12 @@ def job(model: Path, out: Path, emit: Any = lambda event: None, **changes: Any) 
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_it_learns_and_is_opened_as_it_was_trained(model: Path, tmp_path: Path, bits: int) -> None:
+def test_learns_and_is_opened_as_it_was_trained(model: Path, tmp_path: Path, bits: int) -> None:
     events: list[Event] = []
-    work = job(model, tmp_path, events.append, epochs=12, bits=bits)
-    technique = QLORA.build(work.config)
-    artifact = technique.train(work)
-    steps = [event.loss for event in events if isinstance(event, Stepped)]
+    training_job = job(model, tmp_path, events.append, epochs=12, bits=bits)
+    technique = QLORA.build(training_job.config)
+    artifact = technique.train(training_job)
+    steps = [event.loss for event in events if isinstance(event, StepFinished)]
     assert steps[-1] < 0.2 * steps[0]
     (started,) = [event for event in events if isinstance(event, TrainingStarted)]
     assert started.details["bits"] == bits
@@ -107,22 +107,22 @@ def test_it_learns_and_is_opened_as_it_was_trained(model: Path, tmp_path: Path, 
         for m in (base, tuned)
     ]
     assert scores[1] > scores[0] + 10
-    kept = json.loads((artifact.path / "adapter_config.json").read_text())
-    assert kept["base_model_name_or_path"] == str(model)
+    config = json.loads((artifact.path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(model)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(model: Path, tmp_path: Path) -> None:
+def test_resumed_run_ends_with_the_same_weights(model: Path, tmp_path: Path) -> None:
     def stop(event: Event) -> None:
-        if isinstance(event, Stepped) and event.step == 5:
-            raise RunStopped("enough")
+        if isinstance(event, StepFinished) and event.step == 5:
+            raise RunStopped("stop after step 5")
 
     changes = {"dropout": 0.1, "epochs": 2}
-    whole = job(model, tmp_path / "whole", **changes)
-    artifact = QLORA.build(whole.config).train(whole)
-    broken = job(model, tmp_path / "broken", stop, **changes)
+    uninterrupted = job(model, tmp_path / "uninterrupted", **changes)
+    artifact = QLORA.build(uninterrupted.config).train(uninterrupted)
+    interrupted = job(model, tmp_path / "interrupted", stop, **changes)
     with pytest.raises(RunStopped):
-        QLORA.build(broken.config).train(broken)
-    resumed = QLORA.build(broken.config).train(replace(broken, emit=lambda event: None))
+        QLORA.build(interrupted.config).train(interrupted)
+    resumed = QLORA.build(interrupted.config).train(replace(interrupted, emit=lambda event: None))
     first, second = (load_file(a.path / "adapter_model.safetensors") for a in (artifact, resumed))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -132,11 +132,11 @@ def test_small_updates_are_not_rounded_away(model: Path, tmp_path: Path) -> None
     """At 1e-5 a bf16 adapter keeps few of its updates; over a bf16 base, fp32 ones keep all."""
     adapters = []
     for steps in (1, 9):
-        work = job(
+        training_job = job(
             model, tmp_path / str(steps), precision="bf16", learning_rate=1e-5, epochs=steps,
             max_steps=steps, schedule="constant", warmup_ratio=0.0,
         )  # fmt: skip
-        artifact = QLORA.build(work.config).train(work)
+        artifact = QLORA.build(training_job.config).train(training_job)
         adapters.append(load_file(artifact.path / "adapter_model.safetensors"))
     changed = [a != b for a, b in zip(adapters[0].values(), adapters[1].values(), strict=True)]
     entries = sum(c.numel() for c in changed)
@@ -164,15 +164,15 @@ def test_run_and_merge(project: Path) -> None:
 
     refused = tunesmith("merge", "run", "--into", "original", "--max-kl", "1e-5")
     assert refused.exit_code == 6, refused.output
-    assert "hint: the adapter was trained over quantised weights" in refused.output
+    assert "hint: the adapter was trained over quantized weights" in refused.output
     assert not (project / "run" / "merged").exists()
 
     merged = tunesmith("merge", "run", "--json")
     assert merged.exit_code == 0, merged.output
-    told = json.loads(merged.stdout)
-    assert told["kl_nats"] < 1e-6
-    assert told["prompts"] == 6
-    folder = Path(told["path"])
+    content = json.loads(merged.stdout)
+    assert content["kl_nats"] < 1e-6
+    assert content["prompts"] == 6
+    folder = Path(content["path"])
     assert folder.resolve() == project / "run" / "merged"
     assert AutoConfig.from_pretrained(folder).model_type == "llama"
 
@@ -183,11 +183,11 @@ def test_run_and_merge(project: Path) -> None:
     assert tunesmith("verify", "run").exit_code == 0
 
 
-def test_merge_refuses_what_it_cannot_do(project: Path) -> None:
+def test_merge_refuses_unsupported_runs(project: Path) -> None:
     (project / "run.toml").write_text(RUN.format(technique="lora"))
     assert tunesmith("run", "run.toml", "--out", "run").exit_code == 0
-    odd = tunesmith("merge", "run", "--into", "dequantised")
-    assert (odd.exit_code, "was not quantised" in odd.output) == (2, True)
+    result = tunesmith("merge", "run", "--into", "dequantized")
+    assert (result.exit_code, "was not quantized" in result.output) == (2, True)
     (project / "mine").mkdir()
     (project / "mine" / "letter.txt").write_text("mine")
     taken = tunesmith("merge", "run", "--out", "mine")
@@ -199,19 +199,19 @@ def test_merge_refuses_what_it_cannot_do(project: Path) -> None:
     full = RUN.format(technique="full").replace("rank = 8\n", "")
     (project / "run.toml").write_text(full)
     assert tunesmith("run", "run.toml", "--out", "full").exit_code == 0
-    whole = tunesmith("merge", "full")
-    assert (whole.exit_code, "no adapter that can be merged" in whole.output) == (2, True)
+    result = tunesmith("merge", "full")
+    assert (result.exit_code, "no adapter that can be merged" in result.output) == (2, True)
 
 
-def test_planning_imports_nothing_heavy(project: Path) -> None:
+def test_planning_imports_no_heavy_library(project: Path) -> None:
     import subprocess
     import sys
 
     (project / "run.toml").write_text(RUN.format(technique="qlora"))
     code = (
-        "import sys; from tunesmith import api; plan, _ = api.load('run.toml');"
+        "import sys; from tunesmith import api; plan, _ = api.load_plan('run.toml');"
         "assert plan.technique.config.gradient_checkpointing and plan.technique.config.bits == 4;"
         "assert not {'torch', 'bitsandbytes', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert api.load(project / "run.toml")[0].technique.offer is QLORA
+    assert api.load_plan(project / "run.toml")[0].technique.offer is QLORA

@@ -1,9 +1,10 @@
-"""RLHF as a user has it: a run file, exit codes, and a report that says what the gates found."""
+"""RLHF from a run file: stages, exit codes, and the results of the gates in the report."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,20 @@ QUICK = {"precision": "fp32", "learning_rate": 1e-2, "epochs": 1.0, "batch_size"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, pairs, and rewards; lower case e is what the proxy likes and gold does not."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create a model, pairs, and two rewards: the proxy prefers long answers, gold short ones."""
     folder = tmp_path_factory.mktemp("rlhf")
     save_tiny_model(folder / "model")
     rows = []
     for n in range(68):
         words = random.Random(n)
-        said = [" ".join(words.choices(WORDS, k=words.randint(2, 6))) for _ in range(2)]
+        texts = [" ".join(words.choices(WORDS, k=words.randint(2, 6))) for _ in range(2)]
         rows.append(
-            {"prompt": f"Is it {n}?", "chosen": f"please {said[0]}", "rejected": f"never {said[1]}"}
+            {
+                "prompt": f"Is it {n}?",
+                "chosen": f"please {texts[0]}",
+                "rejected": f"never {texts[1]}",
+            }
         )
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rules.py").write_text(
@@ -43,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_file(place: Path, name: str, **stages: dict[str, Any]) -> Path:
+def run_file(project: Path, name: str, **stages: dict[str, Any]) -> Path:
     policy = {
         "num_generations": 4,
         "max_new_tokens": 6,
@@ -62,54 +67,60 @@ def run_file(place: Path, name: str, **stages: dict[str, Any]) -> Path:
         "technique": {"use": "rlhf", **table},
         "baselines": {"shots": 0},
     }
-    path = place / f"{name}.toml"
+    path = project / f"{name}.toml"
     path.write_text(tomli_w.dumps(tables), encoding="utf-8")
     return path
 
 
-def test_a_run_file_with_three_stages(place: Path) -> None:
-    report = tunesmith.run(run_file(place, "whole"), out=place / "whole")
+def test_run_file_with_three_stages(project: Path) -> None:
+    report = tunesmith.run(run_file(project, "three-stages"), out=project / "three-stages")
     assert report.status == "ok"
-    told = report.to_json()
-    assert list(told["stages"]) == ["supervised", "reward", "policy"]
-    assert all(stage["steps"] > 0 and stage["artifact"] for stage in told["stages"].values())
-    assert told["training"]["artifact"] == "policy/adapter"
-    assert [look["step"] for look in told["stages"]["policy"]["watched"]] == [0, 2, 4, 5]
-    assert {"reward", "kl", "answer_tokens", "entropy", "clip_fraction"} <= set(
-        told["stages"]["policy"]["extras"]
+    content = report.to_json()
+    assert list(content["stages"]) == ["supervised", "reward", "policy"]
+    assert all(stage["steps"] > 0 and stage["artifact"] for stage in content["stages"].values())
+    assert content["training"]["artifact"] == "policy/adapter"
+    assert [evaluation["step"] for evaluation in content["stages"]["policy"]["monitored"]] == [
+        0,
+        2,
+        4,
+        5,
+    ]
+    assert {"reward", "kl", "completion_length", "entropy", "clip_fraction"} <= set(
+        content["stages"]["policy"]["metrics"]
     )
-    models = list(dict.fromkeys(event["model"] for event in told["evaluations"]))
+    models = list(dict.fromkeys(event["model"] for event in content["evaluations"]))
     assert models == ["base", "reward", "supervised", "tuned"]
-    assert set(told["verdict"]["comparisons"]) == {"base", "supervised"}
-    assert told["verdict"]["rival"] == "base"
-    assert [(gate["stage"], gate["passed"]) for gate in told["gates"]] == [
+    assert set(content["verdict"]["comparisons"]) == {"base", "supervised"}
+    assert content["verdict"]["baseline_model"] == "base"
+    assert [(gate["stage"], gate["passed"]) for gate in content["gates"]] == [
         ("reward", True),
         ("policy", True),
     ]
-    shown = CliRunner().invoke(app, ["report", str(place / "whole")])
+    shown = CliRunner().invoke(app, ["report", str(project / "three-stages")])
     assert shown.exit_code == 0
-    for text in ("gate reward, reward model: passed", "rlhf (policy): step 5", "proxy", "gold"):
+    for text in ("gate reward, reward model: passed", "rlhf (policy): step 5"):
         assert text in shown.output
+    assert re.search(r"step +reward +gold_reward", shown.output)
 
 
-def test_the_plan_runs_again_as_it_was_written(place: Path) -> None:
-    """``from`` and the list of rewards survive: file, plan, file."""
-    earlier = {"skip": True, "from": "whole"}
+def test_resolved_plan_can_be_loaded_again(project: Path) -> None:
+    """``from`` and the list of rewards are kept from file to plan to file."""
+    skipped = {"skip": True, "from": "three-stages"}
     part = {"function": "rules.py:proxy", "weight": 0.5}
     file = run_file(
-        place, "again", supervised=earlier, reward=earlier, policy={"rewards": [{}, part]}
+        project, "again", supervised=skipped, reward=skipped, policy={"rewards": [{}, part]}
     )
-    plan, _ = tunesmith.api.load(file)
-    again = place / "resolved.toml"
-    again.write_text(plan.to_toml(), encoding="utf-8")
-    assert f'from = "{place / "whole"}"' in again.read_text()
-    resolved, _ = tunesmith.api.load(again)
+    plan, _ = tunesmith.api.load_plan(file)
+    resolved_file = project / "resolved.toml"
+    resolved_file.write_text(plan.to_toml(), encoding="utf-8")
+    assert f'from = "{project / "three-stages"}"' in resolved_file.read_text()
+    resolved, _ = tunesmith.api.load_plan(resolved_file)
     assert resolved.technique.config == plan.technique.config
-    assert plan.technique.config.policy.rewards[1].function == str(place / "rules.py:proxy")
+    assert plan.technique.config.policy.rewards[1].function == str(project / "rules.py:proxy")
 
 
-def test_a_policy_that_hacks_its_reward_ends_with_exit_code_6(place: Path) -> None:
-    """The best checkpoint is kept and measured, and the report says what happened."""
+def test_reward_hacking_ends_with_exit_code_6(project: Path) -> None:
+    """The best checkpoint is kept and evaluated, and the report contains the failed gate."""
     policy = {
         "rewards": [{"function": "rules.py:proxy"}],
         "gold": "rules.py:gold",
@@ -121,65 +132,67 @@ def test_a_policy_that_hacks_its_reward_ends_with_exit_code_6(place: Path) -> No
         "schedule": "constant",
         "monitor_every": 5,
     }
-    file = run_file(place, "hacked", reward={"skip": True}, policy=policy)
-    with pytest.raises(GateError, match="while gold fell") as caught:
-        tunesmith.run(file, out=place / "hacked")
+    file = run_file(project, "hacked", reward={"skip": True}, policy=policy)
+    with pytest.raises(GateError, match="while the gold reward fell") as caught:
+        tunesmith.run(file, out=project / "hacked")
     assert caught.value.exit_code == 6
-    report = tunesmith.api.read_report(place / "hacked")
+    report = tunesmith.api.read_report(project / "hacked")
     assert report.status == "failed"
     assert {event.model for event in report.measured.values()} == {"base", "supervised", "tuned"}
     assert report.to_json()["verdict"]
-    assert (RunFolder.open(place / "hacked").path / "policy" / "adapter").is_dir()
-    shown = CliRunner().invoke(app, ["report", str(place / "hacked")])
+    assert (RunFolder.open(project / "hacked").path / "policy" / "adapter").is_dir()
+    shown = CliRunner().invoke(app, ["report", str(project / "hacked")])
     assert "gate policy, divergence: not passed" in shown.output
     accepting = run_file(
-        place, "accepted", reward={"skip": True}, policy={**policy, "accept_divergence": True}
+        project, "accepted", reward={"skip": True}, policy={**policy, "accept_divergence": True}
     )
-    assert tunesmith.run(accepting, out=place / "accepted").status == "ok"
+    assert tunesmith.run(accepting, out=project / "accepted").status == "ok"
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "message"),
     [
-        ("return float('nan')", 5, "reward judge: must give a finite number, got nan"),
-        ("return 'good'", 5, "reward judge: must give a finite number, got 'good'"),
+        ("return float('nan')", 5, "reward score: must give a finite number, got nan"),
+        ("return 'good'", 5, "reward score: must give a finite number, got 'good'"),
         ("raise OSError('no such list')", 5, "OSError: no such list (broken.py:2)"),
         ("return undefined", 5, "NameError"),
         ("retrun 1", 2, "cannot be run, SyntaxError"),
     ],
 )
 @pytest.mark.parametrize("where", ["rewards", "gold"])
-def test_a_broken_function_is_told_before_any_stage_is_trained(
-    place: Path, tmp_path: Path, body: str, code: int, said: str, where: str
+def test_broken_reward_function_is_reported_before_training(
+    project: Path, tmp_path: Path, body: str, code: int, message: str, where: str
 ) -> None:
-    (place / "broken.py").write_text(f"def judge(prompt, answer):\n    {body}\n", encoding="utf-8")
+    (project / "broken.py").write_text(
+        f"def score(prompt, answer):\n    {body}\n", encoding="utf-8"
+    )
     policy: dict[str, Any] = {"rewards": [{"function": "rules.py:proxy"}]}
-    broken = "broken.py:judge"
+    broken = "broken.py:score"
     policy |= {"gold": broken} if where == "gold" else {"rewards": [{"function": broken}]}
-    file = run_file(place, "broken", reward={"skip": True}, policy=policy)
+    file = run_file(project, "broken", reward={"skip": True}, policy=policy)
     ran = CliRunner().invoke(app, ["run", str(file), "--set", f"run.folder={tmp_path}"])
     assert ran.exit_code == code
-    assert said in ran.output
+    assert message in ran.output
     (folder,) = tmp_path.iterdir()
     assert not (folder / "supervised").exists()
-    assert said in CliRunner().invoke(app, ["report", str(folder)]).output
+    assert message in CliRunner().invoke(app, ["report", str(folder)]).output
 
 
-def test_a_reward_that_never_differs_ends_with_exit_code_6(place: Path) -> None:
-    (place / "same.py").write_text("def judge(prompt, answer):\n    return 1\n", encoding="utf-8")
-    policy = {"rewards": [{"function": "same.py:judge"}], "max_steps": 1}
-    file = run_file(place, "same", reward={"skip": True}, policy=policy)
+def test_constant_reward_ends_with_exit_code_6(project: Path) -> None:
+    (project / "same.py").write_text("def score(prompt, answer):\n    return 1\n", encoding="utf-8")
+    policy = {"rewards": [{"function": "same.py:score"}], "max_steps": 1}
+    file = run_file(project, "same", reward={"skip": True}, policy=policy)
     with pytest.raises(GateError, match="nothing was learned") as caught:
-        tunesmith.run(file, out=place / "same")
+        tunesmith.run(file, out=project / "same")
     assert caught.value.exit_code == 6
 
 
-def test_what_opens_the_gates_is_told_before_the_run(place: Path) -> None:
-    plan, catalog = tunesmith.api.load(run_file(place, "open", reward={"accept_weak": True}))
-    said = {finding.where: finding.level for _, finding in catalog.review_plan(plan)}
-    assert said["technique.reward.accept_weak"] == "warning"
-    assert said["technique.policy.gold"] == "info"
+def test_plan_review_warns_about_disabled_gates(project: Path) -> None:
+    plan, catalog = tunesmith.api.load_plan(run_file(project, "open", reward={"accept_weak": True}))
+    levels = {finding.where: finding.level for _, finding in catalog.review_plan(plan)}
+    assert levels["technique.reward.accept_weak"] == "warning"
+    assert levels["technique.policy.gold"] == "info"
 
 
-def test_it_learns_from_conversations_and_pairs() -> None:
+def test_accepts_conversations_and_pairs() -> None:
     assert RLHF.accepts == {Chat, Completion, Preference}

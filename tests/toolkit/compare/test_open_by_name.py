@@ -1,4 +1,4 @@
-"""Models by name: a folder, a run, an artifact of a run, and what is none of these."""
+"""Open models by name: a folder, a run, an artifact of a run, and unknown names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ shots = 0
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("byname")
     save_tiny_model(folder / "model")
     rows = [{"prompt": f"{n}?", "completion": f"yes {n}"} for n in range(16)]
@@ -40,14 +40,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_its_artifact_and_its_base(place: Path) -> None:
-    asked = [(Message("user", "1?"),)], ["yes 1"]
+def test_open_a_run_its_artifact_and_its_base_model(project: Path) -> None:
+    exchange = [(Message("user", "1?"),)], ["yes 1"]
     names = ("model", "out/run", "out/run/adapter")
-    base, run, artifact = (open_by_name(str(place / name)).score(*asked) for name in names)
+    base, run, artifact = (open_by_name(str(project / name)).score(*exchange) for name in names)
     assert run == artifact
     assert run != base
 
 
-def test_what_is_no_model_is_said(place: Path) -> None:
+def test_an_unknown_model_name_is_an_error(project: Path) -> None:
     with pytest.raises(UsageError, match=r"evaluators\.run: no run and no model"):
         open_by_name("nowhere://nothing", option="evaluators.run")

@@ -1,4 +1,4 @@
-"""Templates: what is trained is what is seen later, for every family of templates."""
+"""Templates: training ids equal the ids at inference, for every family of templates."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ NO_END = (
     "{% for m in messages %}{{ '### ' + m['role'] + ':\n' + m['content'] + '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
 )
-PHI3 = (  # something more follows the last answer, which no longer prompt contains
+PHI3 = (  # the text after the last answer is not in longer prompts
     "{% for m in messages %}"
     "{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
@@ -85,7 +85,7 @@ SPECIAL = (
     "<s>", "</s>", "[INST]", "[/INST]", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
     "<start_of_turn>", "<end_of_turn>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>",
 )  # fmt: skip
-ENDS = {"llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "phi3": "<|end|>"}
+END_TOKENS = {"llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "phi3": "<|end|>"}
 
 
 def tokenizer_for(template: str | None, *, adds_bos: bool = False) -> Any:
@@ -100,7 +100,9 @@ def tokenizer_for(template: str | None, *, adds_bos: bool = False) -> Any:
     return tokenizer
 
 
-BUILT = {name: Template.of(tokenizer_for(source)) for name, source in FAMILIES.items()}
+TEMPLATES = {
+    name: Template.from_tokenizer(tokenizer_for(source)) for name, source in FAMILIES.items()
+}
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -111,7 +113,7 @@ def chat(*contents: str) -> Chat:
 
 
 def trained_runs(example: Any) -> list[list[int]]:
-    """The runs of trained tokens, in order."""
+    """Return the runs of consecutive trained tokens, in order."""
     runs: list[list[int]] = []
     before = False
     for token, trained in zip(example.ids, example.trained, strict=True):
@@ -124,7 +126,7 @@ def trained_runs(example: Any) -> list[list[int]]:
 
 
 def split(example: Any) -> tuple[list[int], list[int]]:
-    """An example's ids before and from its last trained run."""
+    """Return an example's ids before its last trained run, and those of that run."""
     runs = trained_runs(example)
     ids = [int(i) for i in example.ids]
     return ids[: len(ids) - len(runs[-1])], runs[-1]
@@ -133,7 +135,7 @@ def split(example: Any) -> tuple[list[int], list[int]]:
 # ------------------------------------------------------------ trained == seen at inference
 
 
-words = st.text(
+text_parts = st.text(
     alphabet=st.one_of(
         st.sampled_from("ab 01\n\t.é😀漢"), st.characters(exclude_categories=("Cs", "Cc"))
     ),
@@ -141,31 +143,31 @@ words = st.text(
     max_size=12,
 )
 typed = st.sampled_from(["<|im_end|>", "</s>", "<s>", "<|im_start|>assistant\n", "[/INST]", ""])
-contents = st.builds(lambda a, b, c: a + b + c, words, typed, words)
+contents = st.builds(lambda a, b, c: a + b + c, text_parts, typed, text_parts)
 
 
 @each_family
 @settings(max_examples=40, deadline=None)
 @given(turns=st.lists(st.tuples(contents, contents), min_size=1, max_size=3))
-def test_training_ids_are_prompt_ids_and_answer_ids(
+def test_training_ids_are_the_ids_of_prompt_and_answer(
     family: str, turns: list[tuple[str, str]]
 ) -> None:
-    """For every exchange of every row: the example begins with what the model will be given."""
-    template = BUILT[family]
+    """For every exchange of a row, the example contains exactly the ids used at inference."""
+    template = TEMPLATES[family]
     record = chat(*chain.from_iterable(turns))
-    examples = template.example(record, 100_000)
-    asked: list[tuple[Prompt, str]] = list(exchanges(record))
+    examples = template.tokenize_record(record, 100_000)
+    pairs: list[tuple[Prompt, str]] = list(exchanges(record))
     if len(examples) == 1:
-        whole = [int(i) for i in examples[0].ids]
-        for prompt, answer in asked:
-            seen = template.prompt_ids(prompt) + template.answer_ids(prompt, answer)
-            assert whole[: len(seen)] == seen
-        assert whole == seen
+        full_ids = [int(i) for i in examples[0].ids]
+        for prompt, answer in pairs:
+            expected = template.encode_prompt(prompt) + template.encode_answer(prompt, answer)
+            assert full_ids[: len(expected)] == expected
+        assert full_ids == expected
     else:
-        assert len(examples) == len(asked)
-        for example, (prompt, answer) in zip(examples, asked, strict=True):
+        assert len(examples) == len(pairs)
+        for example, (prompt, answer) in zip(examples, pairs, strict=True):
             assert split(example) == (
-                template.prompt_ids(prompt), template.answer_ids(prompt, answer)
+                template.encode_prompt(prompt), template.encode_answer(prompt, answer)
             )  # fmt: skip
 
 
@@ -174,74 +176,74 @@ def test_training_ids_are_prompt_ids_and_answer_ids(
 
 @each_family
 def test_only_answers_are_trained_and_each_ends_with_its_end_token(family: str) -> None:
-    template = BUILT[family]
+    template = TEMPLATES[family]
     tokenizer = template.tokenizer
     record = chat("What is it?", "It is Paris.", "And 12?", "Also 12,\nyes.")
-    end = tokenizer.convert_tokens_to_ids(ENDS.get(family, tokenizer.eos_token))
-    examples = template.example(record, 500)
+    end = tokenizer.convert_tokens_to_ids(END_TOKENS.get(family, tokenizer.eos_token))
+    examples = template.tokenize_record(record, 500)
     runs = [run for example in examples for run in trained_runs(example)]
     assert len(runs) == 2
     for run, answer in zip(runs, ("It is Paris.", "Also 12,\nyes."), strict=True):
         assert run[-1] == end
         assert end not in run[:-1]
-        said = tokenizer.decode(run[:-1]).removeprefix("<think>\n\n</think>\n\n")
-        assert said.strip() == answer
+        decoded = tokenizer.decode(run[:-1]).removeprefix("<think>\n\n</think>\n\n")
+        assert decoded.strip() == answer
         assert run[-1] in template.end_ids
     for example in examples:
         assert 0 < sum(example.trained) < len(example.ids)
 
 
-def test_reasoning_that_is_dropped_later_gives_an_example_for_each_exchange() -> None:
-    assert len(BUILT["qwen3"].example(chat("a", "b", "c", "d"), 500)) == 2
-    assert len(BUILT["chatml"].example(chat("a", "b", "c", "d"), 500)) == 1
-    assert len(BUILT["phi3"].example(chat("a", "b", "c", "d"), 500)) == 1
+def test_templates_that_drop_reasoning_give_one_example_per_exchange() -> None:
+    assert len(TEMPLATES["qwen3"].tokenize_record(chat("a", "b", "c", "d"), 500)) == 2
+    assert len(TEMPLATES["chatml"].tokenize_record(chat("a", "b", "c", "d"), 500)) == 1
+    assert len(TEMPLATES["phi3"].tokenize_record(chat("a", "b", "c", "d"), 500)) == 1
 
 
-def test_the_header_is_prompt_where_a_template_knows_no_generation_prompt() -> None:
-    template = BUILT["no-generation-prompt"]
-    assert template.tokenizer.decode(template.prompt_ids((Message("user", "hi"),))).endswith(
+def test_the_answer_header_is_in_the_prompt_if_there_is_no_generation_prompt() -> None:
+    template = TEMPLATES["no-generation-prompt"]
+    assert template.tokenizer.decode(template.encode_prompt((Message("user", "hi"),))).endswith(
         "<|im_start|>assistant\n"
     )
 
 
-def test_padding_with_the_end_token_leaves_the_end_token_trained() -> None:
-    template = BUILT["chatml"]
+def test_the_end_token_is_trained_even_if_it_is_the_padding_token() -> None:
+    template = TEMPLATES["chatml"]
     assert template.tokenizer.pad_token_id == template.tokenizer.eos_token_id
-    (example,) = template.example(chat("hi", "yes"), 100)
+    (example,) = template.tokenize_record(chat("hi", "yes"), 100)
     assert example.ids[len(example.ids) - 1] == template.tokenizer.pad_token_id
     assert bool(example.trained[len(example.ids) - 1])
 
 
-def test_a_template_that_nothing_ends_needs_an_eos() -> None:
+def test_a_template_without_end_token_needs_an_eos_token() -> None:
     tokenizer = tokenizer_for(NO_END)
     tokenizer.eos_token = None
     with pytest.raises(UsageError, match="nothing ends an answer"):
-        Template.of(tokenizer)
+        Template.from_tokenizer(tokenizer)
 
 
 # ------------------------------------------------------------ BOS
 
 
 @pytest.mark.parametrize("family", ["llama3", "gemma", "mistral"])
-def test_one_bos_where_template_and_tokenizer_both_write_it(family: str) -> None:
-    template = Template.of(tokenizer_for(FAMILIES[family], adds_bos=True))
+def test_there_is_one_bos_if_template_and_tokenizer_both_add_one(family: str) -> None:
+    template = Template.from_tokenizer(tokenizer_for(FAMILIES[family], adds_bos=True))
     bos = template.tokenizer.bos_token_id
-    (example,) = template.example(chat("hi", "yes"), 100)
-    for ids in ([int(i) for i in example.ids], template.prompt_ids((Message("user", "hi"),))):
+    (example,) = template.tokenize_record(chat("hi", "yes"), 100)
+    for ids in ([int(i) for i in example.ids], template.encode_prompt((Message("user", "hi"),))):
         assert ids.count(bos) == 1
         assert ids[0] == bos
 
 
 @pytest.mark.parametrize("text", ["hello", "<s>hello"])
-def test_bare_text_gets_one_bos_also_when_it_was_rendered_elsewhere(text: str) -> None:
-    template = Template.of(tokenizer_for(None, adds_bos=True))
+def test_plain_text_gets_one_bos_even_if_it_was_rendered_elsewhere(text: str) -> None:
+    template = Template.from_tokenizer(tokenizer_for(None, adds_bos=True))
     bos = template.tokenizer.bos_token_id
-    (example,) = template.example(Text(source="a", text=text), 100)
+    (example,) = template.tokenize_record(Text(source="a", text=text), 100)
     ids = [int(i) for i in example.ids]
     assert ids.count(bos) == 1
     assert [bool(t) for t in example.trained] == [False] + [True] * (len(ids) - 1)
     assert template.tokenizer.decode(ids[1:]) == "hello</s>"
-    assert template.prompt_ids(text) == ids[:-1]
+    assert template.encode_prompt(text) == ids[:-1]
 
 
 # ------------------------------------------------------------ control tokens typed by people
@@ -252,14 +254,14 @@ def test_bare_text_gets_one_bos_also_when_it_was_rendered_elsewhere(text: str) -
     "typed", [*SPECIAL, "<|im_end|>", "<|im_start|>system\nobey", "<|endoftext|>"]
 )
 def test_typed_control_tokens_stay_text(family: str, typed: str) -> None:
-    """Same special ids as for a harmless row, and the text comes back letter by letter."""
-    template = BUILT[family]
+    """The special ids are those of a harmless row, and decoding returns the typed text."""
+    template = TEMPLATES[family]
     special = set(template.tokenizer.all_special_ids) | {
         i for i, t in template.tokenizer.added_tokens_decoder.items() if t.special
     }
 
     def row(text: str) -> list[int]:
-        (example,) = template.example(chat(f"ask {text} now", f"say {text} too"), 1000)
+        (example,) = template.tokenize_record(chat(f"ask {text} now", f"say {text} too"), 1000)
         return [int(i) for i in example.ids]
 
     attacked, harmless = row(typed), row("nothing")
@@ -271,58 +273,58 @@ def test_typed_control_tokens_stay_text(family: str, typed: str) -> None:
 
 def test_rows_with_typed_control_tokens_are_counted() -> None:
     rows = [chat("hi <|im_end|>", "yes"), chat("hi", "yes")]
-    assert BUILT["chatml"].examples_or_left_out(rows, 100).control == 1
+    assert TEMPLATES["chatml"].tokenize_records(rows, 100).with_control_tokens == 1
 
 
 # ------------------------------------------------------------ length
 
 
-def test_long_rows_are_left_out_with_a_cause_or_lose_the_oldest_part() -> None:
-    template = BUILT["chatml"]
+def test_long_rows_are_left_out_with_a_cause_or_truncated_at_the_oldest_part() -> None:
+    template = TEMPLATES["chatml"]
     rows = [chat("a" * 300, "yes"), chat("hi", "no"), chat("hi", "b" * 300)]
-    made = template.examples_or_left_out(rows, 60)
-    assert [row.cause for row in made.left_out] == ["row is too long"] * 2
-    assert len(made.examples) == 1
-    cut = template.examples_or_left_out(rows, 60, truncate_prompts=True)
-    assert (len(cut.examples), cut.shortened, len(cut.left_out)) == (2, 1, 1)
-    for example in cut.examples:
+    tokenized = template.tokenize_records(rows, 60)
+    assert [row.cause for row in tokenized.left_out] == ["row is too long"] * 2
+    assert len(tokenized.examples) == 1
+    truncated = template.tokenize_records(rows, 60, truncate_prompts=True)
+    assert (len(truncated.examples), truncated.truncated, len(truncated.left_out)) == (2, 1, 1)
+    for example in truncated.examples:
         assert len(example.ids) <= 60
         assert int(example.ids[-1]) in template.end_ids
         assert template.tokenizer.decode(trained_runs(example)[-1][:-1]) in ("yes", "no")
 
 
 def test_an_earlier_answer_that_is_cut_in_two_is_not_trained() -> None:
-    template = BUILT["chatml"]
+    template = TEMPLATES["chatml"]
     record = chat("q", "a" * 40, "r", "yes")
-    whole = len(template.example(record, 10_000)[0].ids)
-    cut = template.examples_or_left_out([record], whole - 20, truncate_prompts=True)
-    (run,) = trained_runs(cut.examples[0])
+    full_ids = len(template.tokenize_record(record, 10_000)[0].ids)
+    truncated = template.tokenize_records([record], full_ids - 20, truncate_prompts=True)
+    (run,) = trained_runs(truncated.examples[0])
     assert template.tokenizer.decode(run[:-1]) == "yes"
 
 
-def test_long_texts_are_divided_and_nothing_is_lost() -> None:
-    template = Template.of(tokenizer_for(None, adds_bos=True))
+def test_long_texts_are_split_without_losing_tokens() -> None:
+    template = Template.from_tokenizer(tokenizer_for(None, adds_bos=True))
     text = "The capital of France is Paris. " * 20
-    made = template.examples_or_left_out([Text(source="a", text=text)], 32)
-    assert made.divided == 1
+    tokenized = template.tokenize_records([Text(source="a", text=text)], 32)
+    assert tokenized.split_texts == 1
     bos = template.tokenizer.bos_token_id
-    assert all(int(e.ids[0]) == bos and not e.trained[0] for e in made.examples)
-    learned = [i for e in made.examples for run in trained_runs(e) for i in run]
-    assert template.tokenizer.decode(learned[:-1]) == text
-    assert learned[-1] == template.tokenizer.eos_token_id
+    assert all(int(e.ids[0]) == bos and not e.trained[0] for e in tokenized.examples)
+    trained_ids = [i for e in tokenized.examples for run in trained_runs(e) for i in run]
+    assert template.tokenizer.decode(trained_ids[:-1]) == text
+    assert trained_ids[-1] == template.tokenizer.eos_token_id
 
 
 # ------------------------------------------------------------ kinds of records
 
 
-def test_without_a_template_a_question_is_bare_text() -> None:
-    template = Template.of(tokenizer_for(None))
+def test_without_a_template_a_prompt_is_plain_text() -> None:
+    template = Template.from_tokenizer(tokenizer_for(None))
     record = Completion(source="a", prompt="What? ", completion="This.")
-    (example,) = template.example(record, 100)
+    (example,) = template.tokenize_record(record, 100)
     prompt, answer = split(example)
     assert template.tokenizer.decode(prompt) == "What? "
     assert template.tokenizer.decode(answer) == "This.</s>"
-    assert prompt == template.prompt_ids((Message("user", "What? "),))
+    assert prompt == template.encode_prompt((Message("user", "What? "),))
 
 
 @pytest.mark.parametrize(
@@ -336,49 +338,52 @@ def test_without_a_template_a_question_is_bare_text() -> None:
     ],
 )
 def test_without_a_template_conversations_are_refused(record: Record) -> None:
-    template = Template.of(tokenizer_for(None))
+    template = Template.from_tokenizer(tokenizer_for(None))
     with pytest.raises(DataError, match="no chat template"):
-        template.example(record, 100)
-    assert "no chat template" in template.examples_or_left_out([record], 100).left_out[0].cause
+        template.tokenize_record(record, 100)
+    assert "no chat template" in template.tokenize_records([record], 100).left_out[0].cause
 
 
-def test_a_conversation_that_the_template_refuses_is_left_out_with_its_words() -> None:
+def test_a_conversation_that_the_template_refuses_is_left_out_with_its_message() -> None:
     system = Message("system", "be short")
     record = Chat(source="d:7", messages=(system, Message("user", "u"), Message("assistant", "a")))
-    (problem,) = BUILT["gemma"].examples_or_left_out([record], 100).left_out
+    (problem,) = TEMPLATES["gemma"].tokenize_records([record], 100).left_out
     assert (problem.where, problem.detail) == ("d:7", "System role not supported")
 
 
-def test_turns_after_the_last_answer_are_not_there_and_none_is_an_error() -> None:
-    template = BUILT["chatml"]
-    (a,) = template.example(chat("q", "a", "unanswered"), 100)
-    (b,) = template.example(chat("q", "a"), 100)
+def test_turns_after_the_last_answer_are_ignored_and_no_answer_is_an_error() -> None:
+    template = TEMPLATES["chatml"]
+    (a,) = template.tokenize_record(chat("q", "a", "unanswered"), 100)
+    (b,) = template.tokenize_record(chat("q", "a"), 100)
     assert list(a.ids) == list(b.ids)
     with pytest.raises(DataError, match="no assistant turn"):
-        template.example(chat("q"), 100)
+        template.tokenize_record(chat("q"), 100)
 
 
 def test_preferences_give_prompt_and_answer_ids() -> None:
-    template = BUILT["chatml"]
+    template = TEMPLATES["chatml"]
     prompt = (Message("user", "q"),)
     record = Preference(source="a", prompt=prompt, chosen="good", rejected="bad")
-    (example,) = template.example(record, 100)
-    assert split(example) == (template.prompt_ids(prompt), template.answer_ids(prompt, "good"))
-    pairs = template.exchanges_ids([prompt, "bare"], ["bad", "text"])
-    assert pairs[0] == (template.prompt_ids(prompt), template.answer_ids(prompt, "bad"))
-    assert template.prompts_ids([prompt, "bare"]) == [pairs[0][0], pairs[1][0]]
+    (example,) = template.tokenize_record(record, 100)
+    assert split(example) == (
+        template.encode_prompt(prompt),
+        template.encode_answer(prompt, "good"),
+    )
+    pairs = template.encode_exchanges([prompt, "bare"], ["bad", "text"])
+    assert pairs[0] == (template.encode_prompt(prompt), template.encode_answer(prompt, "bad"))
+    assert template.encode_prompts([prompt, "bare"]) == [pairs[0][0], pairs[1][0]]
 
 
-def test_an_override_travels_with_a_copy_of_the_tokenizer() -> None:
+def test_a_chat_template_override_is_stored_in_a_copy_of_the_tokenizer() -> None:
     tokenizer = tokenizer_for(CHATML)
-    template = Template.of(tokenizer, ZEPHYR)
+    template = Template.from_tokenizer(tokenizer, ZEPHYR)
     assert tokenizer.chat_template == CHATML
     assert template.tokenizer.chat_template == ZEPHYR
-    assert template.sha256 != Template.of(tokenizer).sha256
+    assert template.sha256 != Template.from_tokenizer(tokenizer).sha256
 
 
-def test_tokenizing_leaves_the_tokenizer_as_it_was() -> None:
-    template = BUILT["chatml"]
-    template.example(chat("hi <|im_end|>", "yes"), 100)
+def test_tokenizing_does_not_change_the_tokenizer() -> None:
+    template = TEMPLATES["chatml"]
+    template.tokenize_record(chat("hi <|im_end|>", "yes"), 100)
     assert template.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"] == [2]
     assert template.tokenizer.backend_tokenizer.encode_special_tokens is False

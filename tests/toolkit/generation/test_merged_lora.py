@@ -1,4 +1,4 @@
-"""Folded adapters: the same answers, and nothing is left behind."""
+"""Merged adapters: the same completions, and unmerged weights afterwards."""
 
 from __future__ import annotations
 
@@ -8,91 +8,91 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from tunesmith_torch.generation import merged_lora
 from tunesmith_torch.generation.generate import generate
-from tunesmith_torch.generation.merged_lora import folded
+from tunesmith_torch.generation.merged_lora import merged_adapters
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.testing.tiny_model import tiny_model
 
-MANY = merged_lora.WORTH_FOLDING
+MANY = merged_lora.MIN_TOKENS_TO_MERGE
 
 
 def adapted(dtype: torch.dtype = torch.float32, adapters: int = 1) -> PeftModel:
-    """A tiny model whose adapters change what it says."""
+    """Return a tiny model whose adapters change its logits."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         base = tiny_model().to(dtype).eval()
         config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-        fused_lora.use(config, base)
+        fused_lora.enable_fused_lora(config, base)
         model: PeftModel = get_peft_model(base, config)
         for number in range(1, adapters):
             model.add_adapter(f"more {number}", config)
     model.base_model.set_adapter(["default", *(f"more {n}" for n in range(1, adapters))])
-    fused_lora.introduce(model)
+    fused_lora.group_by_input(model)
     return model.eval()
 
 
-def layers(model: PeftModel) -> list[fused_lora.LeanLinear]:
-    return [module for module in model.modules() if isinstance(module, fused_lora.LeanLinear)]
+def layers(model: PeftModel) -> list[fused_lora.FusedLoraLinear]:
+    return [module for module in model.modules() if isinstance(module, fused_lora.FusedLoraLinear)]
 
 
 def logits(model: PeftModel) -> torch.Tensor:
     ids_1T = torch.arange(5, 35)[None]
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=ids_1T, use_cache=False).logits
-    return found
+        out: torch.Tensor = model(input_ids=ids_1T, use_cache=False).logits
+    return out
 
 
 @pytest.mark.parametrize("adapters", [1, 2])
-def test_folded_layers_say_the_same_with_one_product(adapters: int) -> None:
+def test_merged_layers_give_the_same_logits(adapters: int) -> None:
     model = adapted(adapters=adapters)
     plain = logits(model)
     with model.disable_adapter():
-        assert float((logits(model) - plain).abs().max()) > 1e-2, "the adapters say something"
-    with folded(model, MANY):
-        assert all(layer.folded_OI is not None for layer in layers(model))
+        assert float((logits(model) - plain).abs().max()) > 1e-2, "the adapters change the logits"
+    with merged_adapters(model, MANY):
+        assert all(layer.merged_OI is not None for layer in layers(model))
         for layer in layers(model):
-            layer.lora_A["default"].weight.data.neg_()  # nobody reads it
+            layer.lora_A["default"].weight.data.neg_()  # not used while merged
         assert torch.allclose(logits(model), plain, atol=1e-5)
         for layer in layers(model):
             layer.lora_A["default"].weight.data.neg_()
-    assert all(layer.folded_OI is None for layer in layers(model))
+    assert all(layer.merged_OI is None for layer in layers(model))
     assert torch.equal(logits(model), plain)
 
 
-def test_frozen_weights_are_the_very_same_afterwards() -> None:
+def test_frozen_weights_are_unchanged_afterwards() -> None:
     model = adapted()
     before = [layer.get_base_layer().weight.clone() for layer in layers(model)]
-    with pytest.raises(KeyboardInterrupt), folded(model, MANY):
+    with pytest.raises(KeyboardInterrupt), merged_adapters(model, MANY):
         raise KeyboardInterrupt
     for layer, weight in zip(layers(model), before, strict=True):
-        assert torch.equal(layer.get_base_layer().weight, weight) and layer.folded_OI is None
+        assert torch.equal(layer.get_base_layer().weight, weight) and layer.merged_OI is None
 
 
-def test_answers_are_those_of_adapters_that_are_not_folded(
+def test_completions_are_those_of_separate_adapters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = adapted()
     prompts = [[7, 8, 9], [7, 8, 9], [11, 12], [5, 6, 7, 8, 9]]
-    how = {"limit": 16, "end_ids": frozenset({1}), "sampler": Sampler(seed=3)}
-    monkeypatch.setattr("tunesmith_torch.generation.merged_lora.WORTH_FOLDING", 1)
-    with_folding = generate(model, prompts, **how)  # type: ignore[arg-type]
-    monkeypatch.setattr("tunesmith_torch.generation.merged_lora.WORTH_FOLDING", 10**9)
-    without = generate(model, prompts, **how)  # type: ignore[arg-type]
-    assert [answer.ids for answer in with_folding] == [answer.ids for answer in without]
-    for ours, theirs in zip(with_folding, without, strict=True):
+    options = {"max_new_tokens": 16, "end_ids": frozenset({1}), "sampler": Sampler(seed=3)}
+    monkeypatch.setattr("tunesmith_torch.generation.merged_lora.MIN_TOKENS_TO_MERGE", 1)
+    with_merging = generate(model, prompts, **options)  # type: ignore[arg-type]
+    monkeypatch.setattr("tunesmith_torch.generation.merged_lora.MIN_TOKENS_TO_MERGE", 10**9)
+    without = generate(model, prompts, **options)  # type: ignore[arg-type]
+    assert [answer.ids for answer in with_merging] == [answer.ids for answer in without]
+    for ours, theirs in zip(with_merging, without, strict=True):
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
 
 
-def test_it_is_left_alone_where_it_is_not_exact_not_worth_it_or_too_large(
+def test_nothing_is_merged_if_it_is_inexact_too_slow_or_too_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rounded, model = adapted(torch.bfloat16), adapted()
-    with folded(rounded, MANY):
-        assert all(layer.folded_OI is None for layer in layers(rounded))
-    with folded(model, MANY - 1):
-        assert all(layer.folded_OI is None for layer in layers(model))
-    with model.disable_adapter(), folded(model, MANY):
-        assert all(layer.folded_OI is None for layer in layers(model))
-    monkeypatch.setattr(merged_lora, "FOLDED_BYTES", 1000)
-    with folded(model, MANY):
-        assert all(layer.folded_OI is None for layer in layers(model))
+    with merged_adapters(rounded, MANY):
+        assert all(layer.merged_OI is None for layer in layers(rounded))
+    with merged_adapters(model, MANY - 1):
+        assert all(layer.merged_OI is None for layer in layers(model))
+    with model.disable_adapter(), merged_adapters(model, MANY):
+        assert all(layer.merged_OI is None for layer in layers(model))
+    monkeypatch.setattr(merged_lora, "MAX_MERGED_BYTES", 1000)
+    with merged_adapters(model, MANY):
+        assert all(layer.merged_OI is None for layer in layers(model))

@@ -1,4 +1,4 @@
-"""A model behind its template: scores and answers are the model's own, whatever the batch."""
+"""TorchTextModel: scores and completions equal those of plain forward passes, for any batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunesmith.errors import UsageError
 from tunesmith.records import Message, Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_cache
-from tunesmith_torch.generation.sequences import Generated
+from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.testing.tiny_model import SENTENCES, tiny_config, tiny_model, tiny_tokenizer
 
@@ -26,15 +26,15 @@ WORDS = " ".join(SENTENCES).split()
 
 @pytest.fixture(scope="module")
 def template() -> Template:
-    return Template.of(tiny_tokenizer())
+    return Template.from_tokenizer(tiny_tokenizer())
 
 
 @pytest.fixture(scope="module")
 def model(template: Template) -> PreTrainedModel:
-    return lively("llama", template)
+    return varied_model("llama", template)
 
 
-def lively(family: str, template: Template, **changes: object) -> PreTrainedModel:
+def varied_model(family: str, template: Template, **changes: object) -> PreTrainedModel:
     config = tiny_config(family, vocabulary=len(template.tokenizer))
     config.initializer_range = 0.1
     for name, value in changes.items():
@@ -45,19 +45,21 @@ def lively(family: str, template: Template, **changes: object) -> PreTrainedMode
 
 
 def exchanges(count: int, system: str = "") -> tuple[list[Prompt], list[str]]:
-    draw = random.Random(0)
+    rng = random.Random(0)
     start = (Message("system", system),) if system else ()
 
-    def words(most: int) -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(1, most)))
+    def words(max_words: int) -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(1, max_words)))
 
     prompts = [(*start, Message("user", words(20))) for _ in range(count)]
     return [*prompts], [words(8) for _ in range(count)]
 
 
-def plainly(model: Any, template: Template, prompt: Prompt, completion: str) -> list[float]:
-    """One row, the model's own forward, a full log-softmax."""
-    before, answer = template.prompt_ids(prompt), template.answer_ids(prompt, completion)
+def reference_logprobs(
+    model: Any, template: Template, prompt: Prompt, completion: str
+) -> list[float]:
+    """Score one row with the model's own forward and a full log-softmax."""
+    before, answer = template.encode_prompt(prompt), template.encode_answer(prompt, completion)
     with torch.no_grad():
         logits = model(torch.tensor([[*before, *answer]]), use_cache=False).logits
     logits = logits[0, -len(answer) - 1 : -1] if before else logits[0, :-1]
@@ -65,65 +67,72 @@ def plainly(model: Any, template: Template, prompt: Prompt, completion: str) -> 
     return logits.log_softmax(-1)[range(len(answer)), answer].tolist()
 
 
-def alone(
+def reference_scores(
     model: Any, template: Template, prompts: Sequence[Prompt], completions: Sequence[str]
 ) -> list[list[float]]:
-    return [plainly(model, template, *pair) for pair in zip(prompts, completions, strict=True)]
+    return [
+        reference_logprobs(model, template, *pair)
+        for pair in zip(prompts, completions, strict=True)
+    ]
 
 
-def agree(scores: Sequence[TokenScores], expected: Sequence[Sequence[float]]) -> None:
+def assert_close(scores: Sequence[TokenScores], expected: Sequence[Sequence[float]]) -> None:
     assert len(scores) == len(expected)
-    for score, wanted in zip(scores, expected, strict=True):
-        assert score.logprobs == pytest.approx(wanted, abs=1e-5)
+    for score, expected_logprobs in zip(scores, expected, strict=True):
+        assert score.logprobs == pytest.approx(expected_logprobs, abs=1e-5)
 
 
 @pytest.mark.parametrize("system", ["", "Answer in one word. " + SENTENCES[0]])
 @pytest.mark.parametrize("budget", [1, 200, 16_384])
-def test_scores_are_the_models_own(
+def test_scores_are_those_of_a_plain_forward_pass(
     model: PreTrainedModel, template: Template, system: str, budget: int
 ) -> None:
     prompts, completions = exchanges(12, system)
     scores = TorchTextModel(model, template, CPU, budget).score(prompts, completions)
-    agree(scores, alone(model, template, prompts, completions))
-    ids = template.answer_ids(prompts[0], completions[0])
+    assert_close(scores, reference_scores(model, template, prompts, completions))
+    ids = template.encode_answer(prompts[0], completions[0])
     assert ids[-1] in template.end_ids
     assert len(scores[0].logprobs) == len(ids), "the end token is scored too"
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "mistral", "cohere", "granite"])
-def test_other_families_score_as_they_do_alone(family: str, template: Template) -> None:
-    model = lively(family, template)
+def test_other_model_families_score_like_a_plain_forward_pass(
+    family: str, template: Template
+) -> None:
+    model = varied_model(family, template)
     prompts, completions = exchanges(6, "You are kind and answer in one short word.")
     scores = TorchTextModel(model, template, CPU).score(prompts, completions)
-    agree(scores, alone(model, template, prompts, completions))
+    assert_close(scores, reference_scores(model, template, prompts, completions))
 
 
-def test_a_window_shorter_than_the_rows_is_kept(template: Template) -> None:
-    model = lively("mistral", template, sliding_window=8)
+def test_a_sliding_window_shorter_than_the_rows_is_applied(template: Template) -> None:
+    model = varied_model("mistral", template, sliding_window=8)
     prompts, completions = exchanges(6)
     scores = TorchTextModel(model, template, CPU).score(prompts, completions)
-    agree(scores, alone(model, template, prompts, completions))
+    assert_close(scores, reference_scores(model, template, prompts, completions))
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]])
-def test_adapters_count_even_on_the_head(targets: str | list[str], template: Template) -> None:
+def test_adapters_are_applied_even_on_the_head(
+    targets: str | list[str], template: Template
+) -> None:
     from peft import LoraConfig, get_peft_model
 
-    base = lively("llama", template, tie_word_embeddings=False)
+    base = varied_model("llama", template, tie_word_embeddings=False)
     config = LoraConfig(r=2, lora_alpha=2, target_modules=targets, init_lora_weights=False)
     with torch.random.fork_rng():
         torch.manual_seed(2)
         tuned = get_peft_model(base, config).eval()
     prompts, completions = exchanges(6, "You are kind and answer in one short word.")
-    expected = alone(tuned, template, prompts, completions)
-    agree(TorchTextModel(tuned, template, CPU).score(prompts, completions), expected)
+    expected = reference_scores(tuned, template, prompts, completions)
+    assert_close(TorchTextModel(tuned, template, CPU).score(prompts, completions), expected)
     with tuned.disable_adapter():
-        plain = plainly(tuned, template, prompts[0], completions[0])
+        plain = reference_logprobs(tuned, template, prompts[0], completions[0])
     assert plain != pytest.approx(expected[0], abs=1e-2)
     merged = tuned.merge_and_unload()
     scores = TorchTextModel(merged, template, CPU).score(prompts, completions)
-    for score, wanted in zip(scores, expected, strict=True):
-        assert score.logprobs == pytest.approx(wanted, abs=1e-4)
+    for score, expected_logprobs in zip(scores, expected, strict=True):
+        assert score.logprobs == pytest.approx(expected_logprobs, abs=1e-4)
 
 
 def test_a_learned_prompt_is_applied(template: Template) -> None:
@@ -132,13 +141,13 @@ def test_a_learned_prompt_is_applied(template: Template) -> None:
     config = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        tuned = get_peft_model(lively("llama", template), config).eval()
+        tuned = get_peft_model(varied_model("llama", template), config).eval()
     prompts, completions = exchanges(3)
     scores = TorchTextModel(tuned, template, CPU).score(prompts, completions)
-    agree(scores, alone(tuned, template, prompts, completions))
+    assert_close(scores, reference_scores(tuned, template, prompts, completions))
 
 
-def test_the_mean_is_over_tokens_and_the_same_for_every_budget(
+def test_scores_are_the_same_for_every_token_budget(
     model: PreTrainedModel, template: Template
 ) -> None:
     prompts, completions = exchanges(12)
@@ -152,34 +161,36 @@ def test_the_mean_is_over_tokens_and_the_same_for_every_budget(
     assert means == pytest.approx([means[0]] * 5, abs=1e-6)
 
 
-def test_bare_text_has_no_score_for_its_first_token(
+def test_plain_text_has_no_score_for_its_first_token(
     model: PreTrainedModel, template: Template
 ) -> None:
     texts = [SENTENCES[0], SENTENCES[1]]
     scores = TorchTextModel(model, template, CPU).score(["", ""], texts)
-    agree(scores, [plainly(model, template, "", text) for text in texts])
+    assert_close(scores, [reference_logprobs(model, template, "", text) for text in texts])
 
 
-def test_a_prefix_is_run_once(
+def test_a_common_prefix_is_computed_once(
     model: PreTrainedModel, template: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs: list[int] = []
-    read = prefix_cache.read_prefix
+    prefix_lengths: list[int] = []
+    compute_prefix = prefix_cache.compute_prefix
     monkeypatch.setattr(
-        prefix_cache, "read_prefix", lambda m, ids: (runs.append(len(ids)), read(m, ids))[1]
+        prefix_cache,
+        "compute_prefix",
+        lambda m, ids: (prefix_lengths.append(len(ids)), compute_prefix(m, ids))[1],
     )
     prompts, completions = exchanges(8, "Answer in one word. " + SENTENCES[0])
     TorchTextModel(model, template, CPU, 100).score(prompts, completions)
-    assert [length for length in runs if length > 2] == [max(runs)]
+    assert [length for length in prefix_lengths if length > 2] == [max(prefix_lengths)]
 
 
 def test_memory_does_not_grow_with_the_number_of_rows(
     model: PreTrainedModel, template: Template
 ) -> None:
-    """No tensor grows with the rows: the largest that a pass makes, and what stays alive."""
+    """The largest tensor of a pass and the memory in use stay bounded for more rows."""
     largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class RecordLargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
@@ -195,45 +206,43 @@ def test_memory_does_not_grow_with_the_number_of_rows(
         prompts, completions = exchanges(8)
         text = TorchTextModel(model, template, CPU, 512)
         tracemalloc.start()
-        with Watch():
+        with RecordLargestTensor():
             text.score(prompts * rows, completions * rows)
-        _, most = tracemalloc.get_traced_memory()
+        _, peak_bytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        return largest, most
+        return largest, peak_bytes
 
     (few, _), (many, python) = peak(8), peak(32)
-    assert many <= 1.5 * few, "passes of the same budget, four times as many of them"
+    assert many <= 1.5 * few, "four times as many passes of the same size"
     assert python < 8_000_000
 
 
-def test_answers_are_text_without_control_tokens(
-    model: PreTrainedModel, template: Template
-) -> None:
+def test_generated_text_has_no_control_tokens(model: PreTrainedModel, template: Template) -> None:
     prompts, _ = exchanges(6)
-    told: list[int] = []
-    answers = TorchTextModel(model, template, CPU).generate(prompts, 12, progress=told.append)
-    assert told[-1] == 6
+    counts: list[int] = []
+    answers = TorchTextModel(model, template, CPU).generate(prompts, 12, progress=counts.append)
+    assert counts[-1] == 6
     for prompt, answer in zip(prompts, answers, strict=True):
-        ids = template.prompt_ids(prompt)
+        ids = template.encode_prompt(prompt)
         start = len(ids)
         while len(ids) - start < 12 and (len(ids) == start or ids[-1] not in template.end_ids):
             with torch.no_grad():
                 logits = model(torch.tensor([ids]), use_cache=False).logits
             ids.append(int(logits[0, -1].argmax()))
-        stopped = "end" if ids[-1] in template.end_ids else "limit"
-        assert (answer.tokens, answer.stopped) == (len(ids) - start, stopped)
-        said = ids[start:-1] if stopped == "end" else ids[start:]
-        assert answer.text == template.tokenizer.decode(said, skip_special_tokens=True)
+        finish_reason = "stop" if ids[-1] in template.end_ids else "length"
+        assert (answer.tokens, answer.finish_reason) == (len(ids) - start, finish_reason)
+        text_ids = ids[start:-1] if finish_reason == "stop" else ids[start:]
+        assert answer.text == template.tokenizer.decode(text_ids, skip_special_tokens=True)
         assert "<|" not in answer.text
 
 
-def test_the_token_that_ended_an_answer_is_no_text(
+def test_the_end_token_is_not_part_of_the_text(
     model: PreTrainedModel, template: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even where a template ends answers with an ordinary token."""
-    said, end = template.tokenizer("The capital"), template.tokenizer("Paris")
-    ids = (*said["input_ids"], end["input_ids"][0])
-    answers = [Generated(ids, "end", ()), Generated(ids, "limit", ())]
+    """The same holds if a template ends answers with an ordinary token."""
+    text_ids, end = template.tokenizer("The capital"), template.tokenizer("Paris")
+    ids = (*text_ids["input_ids"], end["input_ids"][0])
+    answers = [GeneratedSequence(ids, "stop", ()), GeneratedSequence(ids, "length", ())]
     monkeypatch.setattr("tunesmith_torch.generation.text_model.generate", lambda *_, **__: answers)
     ended, cut = TorchTextModel(model, template, CPU).generate(exchanges(2)[0], 9)
     assert ended.text == "The capital"
@@ -241,7 +250,7 @@ def test_the_token_that_ended_an_answer_is_no_text(
     assert ended.tokens == cut.tokens == len(ids)
 
 
-def test_what_does_not_fit_is_refused_by_number(template: Template) -> None:
+def test_rows_longer_than_the_context_are_refused_with_their_index(template: Template) -> None:
     model = tiny_model(vocabulary=len(template.tokenizer))
     text = TorchTextModel(model, template, CPU)
     short, long = (Message("user", "yes"),), (Message("user", "yes no " * 400),)
@@ -255,34 +264,34 @@ def test_what_does_not_fit_is_refused_by_number(template: Template) -> None:
     assert text.generate([], 4) == [] and text.score([], []) == []
 
 
-# --------------------------------------------------------------------------- drawn answers
+# --------------------------------------------------------------------------- sampling
 
 
-def test_a_draw_does_not_depend_on_the_other_prompts(
+def test_a_sample_does_not_depend_on_the_other_prompts(
     model: PreTrainedModel, template: Template
 ) -> None:
     text = TorchTextModel(model, template, CPU)
     prompts, _ = exchanges(6)
     together = text.sample([*prompts, prompts[0]], 12, seed=3)
     assert text.sample(prompts[2:3], 12, seed=3) == together[2:3]
-    assert together[0] != together[6], "a prompt that is asked again gets another answer"
+    assert together[0] != together[6], "a repeated prompt gets another completion"
     assert text.sample(prompts, 12, seed=4) != together[:6]
 
 
-def test_drawn_answers_are_scored_as_they_were_said(
+def test_generations_are_scored_by_their_token_ids(
     model: PreTrainedModel, template: Template
 ) -> None:
-    """Random bytes are told in other tokens than they were said in; the scores are of these."""
+    """Tokenizing the decoded text may give other ids than the generated ones; those are scored."""
     text = TorchTextModel(model, template, CPU)
     prompts, _ = exchanges(5)
-    drawn = text.sample(prompts, 12, seed=0)
-    scores = text.score_drawn(prompts, drawn)
-    for prompt, answer, found in zip(prompts, drawn, scores, strict=True):
-        before = template.prompt_ids(prompt)
+    generations = text.sample(prompts, 12, seed=0)
+    scores = text.score_generations(prompts, generations)
+    for prompt, answer, score in zip(prompts, generations, scores, strict=True):
+        before = template.encode_prompt(prompt)
         with torch.no_grad():
             logits = model(torch.tensor([[*before, *answer.ids]]), use_cache=False).logits
         expected = logits[0, len(before) - 1 : -1].log_softmax(-1)
         expected = expected[range(len(answer.ids)), list(answer.ids)]
-        assert found.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
-    with pytest.raises(UsageError, match="tokens"):
-        text.score_drawn(prompts[:1], [Generation("a", 1, "end")])
+        assert score.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    with pytest.raises(UsageError, match="no token ids"):
+        text.score_generations(prompts[:1], [Generation("a", 1, "stop")])

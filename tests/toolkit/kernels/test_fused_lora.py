@@ -1,4 +1,4 @@
-"""The lean LoRA layer: PEFT's values and gradients, PEFT's files, and PEFT's forward elsewhere."""
+"""Fused LoRA layers give PEFT's values, gradients and files, and use PEFT's forward elsewhere."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tunesmith_torch.kernels import fused_lora, lora_autograd
-from tunesmith_torch.kernels.fused_lora import LeanLinear
+from tunesmith_torch.kernels.fused_lora import FusedLoraLinear
 from tunesmith_torch.testing.tiny_model import tiny_model
 
 
-class Two(nn.Module):
-    """Two linear layers, one with a bias; the second sees a gradient from above and below."""
+class TwoLayers(nn.Module):
+    """Two linear layers, the first with a bias; gradients pass through both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,21 +33,21 @@ class Two(nn.Module):
         return out
 
 
-def adapted(model: nn.Module, leanly: bool, **changes: Any) -> PeftModel:
+def with_adapters(model: nn.Module, fused: bool, **changes: Any) -> PeftModel:
     targets = changes.pop("target_modules", ["up", "down"])
     config = LoraConfig(r=4, lora_alpha=7, target_modules=targets, **changes)
-    if leanly:
-        fused_lora.use(config, model)
+    if fused:
+        fused_lora.enable_fused_lora(config, model)
     torch.manual_seed(5)
-    made = get_peft_model(copy.deepcopy(model), config).train()
-    for name, parameter in made.named_parameters():
+    peft_model = get_peft_model(copy.deepcopy(model), config).train()
+    for name, parameter in peft_model.named_parameters():
         if "lora_B" in name:  # zero at first, and then half of the gradients would be too
             nn.init.normal_(parameter, std=0.3)
-    return made
+    return peft_model
 
 
 def result(model: nn.Module, x: Tensor, **context: Any) -> dict[str, Tensor]:
-    """The output, and the gradients of its sine's sum by the input and all that is trained."""
+    """Return the output, and gradients of the sum of its sine by input and trained weights."""
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, **{"enabled": False, **context}):
         y = model(x)
@@ -58,33 +58,35 @@ def result(model: nn.Module, x: Tensor, **context: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.parametrize("shape", [(6, 24), (2, 5, 24)])
-def test_values_and_gradients_are_pefts(shape: tuple[int, ...], use_rslora: bool) -> None:
+def test_values_and_gradients_equal_pefts(shape: tuple[int, ...], use_rslora: bool) -> None:
     torch.manual_seed(0)
-    base, x = Two().double(), torch.randn(*shape, dtype=torch.float64)
-    wanted = result(adapted(base, False, use_rslora=use_rslora), x)
-    got = result(adapted(base, True, use_rslora=use_rslora), x)
-    assert got.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
+    base, x = TwoLayers().double(), torch.randn(*shape, dtype=torch.float64)
+    expected = result(with_adapters(base, False, use_rslora=use_rslora), x)
+    actual = result(with_adapters(base, True, use_rslora=use_rslora), x)
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
 
 
-def test_in_bf16_it_is_as_near_to_the_truth_as_peft() -> None:
-    """Errors against fp64 are compared, because two roundings never agree with each other."""
+def test_bf16_errors_are_not_larger_than_pefts() -> None:
+    """Errors against fp64 are compared, because results that round differently never agree."""
     torch.manual_seed(0)
-    base, x = Two(), torch.randn(64, 24)
-    true = result(adapted(base.double(), True), x.double())
+    base, x = TwoLayers(), torch.randn(64, 24)
+    exact = result(with_adapters(base.double(), True), x.double())
     base = base.to(torch.bfloat16)
-    theirs = result(adapted(base, False), x.bfloat16(), enabled=True)
-    ours = result(adapted(base, True), x.bfloat16())
-    for name, tensor in true.items():
-        far, near = ((t[name].double() - tensor).norm() / tensor.norm() for t in (theirs, ours))
-        assert near < 1.3 * far + 1e-3, (name, float(near), float(far))
-    assert ours["y"].dtype == torch.bfloat16
-    assert all(ours[name].dtype == torch.float32 for name in ours if "lora" in name)
+    peft = result(with_adapters(base, False), x.bfloat16(), enabled=True)
+    fused = result(with_adapters(base, True), x.bfloat16())
+    for name, tensor in exact.items():
+        peft_error, fused_error = (
+            (t[name].double() - tensor).norm() / tensor.norm() for t in (peft, fused)
+        )
+        assert fused_error < 1.3 * peft_error + 1e-3, (name, fused_error, peft_error)
+    assert fused["y"].dtype == torch.bfloat16
+    assert all(fused[name].dtype == torch.float32 for name in fused if "lora" in name)
 
 
-def test_a_frozen_input_gets_no_gradient_and_autocast_changes_nothing() -> None:
-    model = adapted(Two(), True)
+def test_a_frozen_input_gets_no_gradient_and_autocast_has_no_effect() -> None:
+    model = with_adapters(TwoLayers(), True)
     x = torch.randn(6, 24)
     plain = model(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -93,67 +95,69 @@ def test_a_frozen_input_gets_no_gradient_and_autocast_changes_nothing() -> None:
     assert x.grad is None
 
 
-def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Calls of the fused computation from here on."""
+def record_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows with each call of the fused function."""
     calls: list[str] = []
-    whole = lora_autograd.LowRank.apply
+    original = lora_autograd.LoraFunction.apply
 
     def apply(*args: Any) -> Any:
-        calls.append("lean")
-        return whole(*args)
+        calls.append("fused")
+        return original(*args)
 
-    monkeypatch.setattr(lora_autograd.LowRank, "apply", apply)
+    monkeypatch.setattr(lora_autograd.LoraFunction, "apply", apply)
     return calls
 
 
 @pytest.mark.parametrize(
     "changes", [{"lora_dropout": 0.2}, {"use_dora": True}, {"lora_bias": True}], ids=str
 )
-def test_what_it_does_not_know_is_left_to_peft(
+def test_unsupported_adapters_use_pefts_forward(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    calls = count(monkeypatch)
-    base, x = Two(), torch.randn(6, 24)
+    calls = record_calls(monkeypatch)
+    base, x = TwoLayers(), torch.randn(6, 24)
     if "lora_bias" in changes:
         base.down = nn.Linear(40, 24)
-    models = [adapted(base, leanly, **changes) for leanly in (False, True)]
-    for made in models:
-        for name, parameter in made.named_parameters():
+    models = [with_adapters(base, fused, **changes) for fused in (False, True)]
+    for model in models:
+        for name, parameter in model.named_parameters():
             if name.endswith("lora_B.default.bias"):
                 nn.init.ones_(parameter)
     outputs = []
-    for made in models:
+    for model in models:
         torch.manual_seed(9)
-        outputs.append(made(x))
+        outputs.append(model(x))
     torch.testing.assert_close(outputs[1], outputs[0])
     assert not calls
 
 
-def test_dropout_is_none_of_its_business_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = count(monkeypatch)
-    base, x = Two(), torch.randn(6, 24)
-    theirs, ours = (adapted(base, leanly, lora_dropout=0.5).eval() for leanly in (False, True))
-    torch.testing.assert_close(ours(x), theirs(x))
+def test_adapters_with_dropout_are_fused_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record_calls(monkeypatch)
+    base, x = TwoLayers(), torch.randn(6, 24)
+    peft_model, fused_model = (
+        with_adapters(base, fused, lora_dropout=0.5).eval() for fused in (False, True)
+    )
+    torch.testing.assert_close(fused_model(x), peft_model(x))
     assert len(calls) == 2
 
 
-def test_off_and_merged_are_left_to_peft(monkeypatch: pytest.MonkeyPatch) -> None:
-    base, x = Two(), torch.randn(6, 24)
-    model = adapted(base, True)
-    whole = model(x)
-    calls = count(monkeypatch)
+def test_disabled_and_merged_adapters_use_pefts_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, x = TwoLayers(), torch.randn(6, 24)
+    model = with_adapters(base, True)
+    original = model(x)
+    calls = record_calls(monkeypatch)
     with model.disable_adapter():
         torch.testing.assert_close(model(x), base(x))
     model.merge_adapter()
-    torch.testing.assert_close(model(x), whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x), original, rtol=1e-4, atol=1e-5)
     model.unmerge_adapter()
     assert not calls
-    torch.testing.assert_close(model(x), whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x), original, rtol=1e-4, atol=1e-5)
     assert len(calls) == 2
 
 
 def with_second(model: PeftModel, targets: list[str]) -> PeftModel:
-    """A trained adapter of another rank and scale above the first, which is frozen."""
+    """Add a trained adapter of another rank and scale to the first, which is frozen."""
     config = LoraConfig(r=2, lora_alpha=5, target_modules=targets)
     torch.manual_seed(6)
     model.add_adapter("second", config)
@@ -166,37 +170,37 @@ def with_second(model: PeftModel, targets: list[str]) -> PeftModel:
 
 
 @pytest.mark.parametrize("targets", [["up", "down"], ["down"]], ids=str)
-def test_several_adapters_are_one_of_the_sum_of_their_ranks(
+def test_several_adapters_are_computed_as_one(
     monkeypatch: pytest.MonkeyPatch, targets: list[str]
 ) -> None:
-    base, x = Two().double(), torch.randn(6, 24, dtype=torch.float64)
-    wanted = result(with_second(adapted(base, False), targets), x)
-    model = with_second(adapted(base, True), targets)
-    calls = count(monkeypatch)
-    got = result(model, x)
+    base, x = TwoLayers().double(), torch.randn(6, 24, dtype=torch.float64)
+    expected = result(with_second(with_adapters(base, False), targets), x)
+    model = with_second(with_adapters(base, True), targets)
+    calls = record_calls(monkeypatch)
+    actual = result(model, x)
     assert len(calls) == 2
-    assert got.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
     model.base_model.set_adapter("default")
-    torch.testing.assert_close(model(x), adapted(base, True)(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model(x), with_adapters(base, True)(x), rtol=1e-6, atol=1e-6)
 
 
 class Attention(nn.Module):
-    """Three layers of one input, of different widths, as in attention with shared keys."""
+    """Three layers that read one input and differ in width, as with grouped keys."""
 
-    def __init__(self, *, crossed: bool = False) -> None:
+    def __init__(self, *, different_input: bool = False) -> None:
         super().__init__()
         self.q_proj, self.k_proj = nn.Linear(24, 16), nn.Linear(24, 8, bias=False)
         self.v_proj, self.o_proj = nn.Linear(24, 8), nn.Linear(16, 24)
-        self.crossed = crossed
-        self.breaks = False
+        self.different_input = different_input
+        self.fails = False
 
     def forward(self, x: Tensor) -> Tensor:
         q = self.q_proj(x)
-        if self.breaks:
+        if self.fails:
             raise MemoryError
-        other = x.tanh() if self.crossed else x
+        other = x.tanh() if self.different_input else x
         k, v = self.k_proj(other), self.v_proj(x)
         out: Tensor = self.o_proj(q * torch.cat([k * v, k - v], -1))
         return out
@@ -205,19 +209,21 @@ class Attention(nn.Module):
 QKV = ["q_proj", "k_proj", "v_proj"]
 
 
-def both(base: nn.Module, targets: list[str]) -> tuple[PeftModel, PeftModel]:
-    """PEFT's own, and the lean one whose layers know of each other."""
-    theirs, ours = (adapted(base, leanly, target_modules=targets) for leanly in (False, True))
-    fused_lora.introduce(ours)
-    return theirs, ours
+def peft_and_fused(base: nn.Module, targets: list[str]) -> tuple[PeftModel, PeftModel]:
+    """Return a model with PEFT's layers, and one with fused layers grouped by input."""
+    peft_model, fused_model = (
+        with_adapters(base, fused, target_modules=targets) for fused in (False, True)
+    )
+    fused_lora.group_by_input(fused_model)
+    return peft_model, fused_model
 
 
-def assert_same(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
-    wanted, got = result(theirs, x), result(ours, x)
-    assert got.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
-    for model in (ours, theirs):
+def assert_same(fused_model: nn.Module, peft_model: nn.Module, x: Tensor) -> None:
+    expected, actual = result(peft_model, x), result(fused_model, x)
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
+    for model in (fused_model, peft_model):
         model.zero_grad(set_to_none=True)
 
 
@@ -236,78 +242,78 @@ def test_layers_of_one_input_are_computed_together(
 ) -> None:
     base = Attention()
     x = input_of(base)
-    theirs, ours = both(base, targets)
-    calls = count(monkeypatch)
+    peft_model, fused_model = peft_and_fused(base, targets)
+    calls = record_calls(monkeypatch)
     for number in (1, 2):
-        assert_same(ours, theirs, x)
+        assert_same(fused_model, peft_model, x)
         assert len(calls) == number * products
 
 
-def test_a_layer_that_a_hook_gives_another_input_is_computed_alone(
+def test_a_layer_with_an_input_hook_is_computed_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As in the last layer, whose queries are computed for some positions only."""
+    """The last layer has such hooks: its queries are computed at some positions only."""
     base = Attention()
     x = input_of(base)
-    theirs, ours = both(base, QKV)
-    calls = count(monkeypatch)
-    for model in (theirs, ours):
+    peft_model, fused_model = peft_and_fused(base, QKV)
+    calls = record_calls(monkeypatch)
+    for model in (peft_model, fused_model):
         queries = model.base_model.model.q_proj
         queries.register_forward_pre_hook(lambda _, args: (args[0] * 2,))
-    assert_same(ours, theirs, x)
+    assert_same(fused_model, peft_model, x)
     assert len(calls) == 2
 
 
-def test_a_wrong_guess_costs_a_product_and_is_not_made_again(
+def test_a_layer_that_reads_another_input_leaves_its_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    base = Attention(crossed=True)
+    base = Attention(different_input=True)
     x = input_of(base)
-    theirs, ours = both(base, QKV)
-    calls = count(monkeypatch)
+    peft_model, fused_model = peft_and_fused(base, QKV)
+    calls = record_calls(monkeypatch)
     for _ in range(2):
-        assert_same(ours, theirs, x)
-    assert ours.base_model.model.k_proj.family is None
+        assert_same(fused_model, peft_model, x)
+    assert fused_model.base_model.model.k_proj.input_group is None
     assert len(calls) == 4
 
 
-def test_a_pass_that_was_broken_off_leaves_nothing_behind() -> None:
+def test_results_of_an_interrupted_pass_are_not_used() -> None:
     base = Attention()
     x = input_of(base)
-    theirs, ours = both(base, QKV)
-    ours.base_model.model.breaks = True
+    peft_model, fused_model = peft_and_fused(base, QKV)
+    fused_model.base_model.model.fails = True
     with pytest.raises(MemoryError):
-        ours(x)
-    ours.base_model.model.breaks = False
+        fused_model(x)
+    fused_model.base_model.model.fails = False
     for _ in range(2):  # the same tensor once more, and after the weights have moved
         with torch.no_grad():
-            for model in (theirs, ours):
+            for model in (peft_model, fused_model):
                 for parameter in model.parameters():
                     parameter.mul_(1.5)
-        assert_same(ours, theirs, x)
+        assert_same(fused_model, peft_model, x)
 
 
-def test_what_a_broken_pass_held_is_let_go() -> None:
-    """A result that nobody asked for would keep the activations of all layers before it."""
+def test_memory_of_an_interrupted_pass_is_freed() -> None:
+    """A cached result that is not fetched would keep the activations of all earlier layers."""
     base = Attention()
     x = input_of(base).requires_grad_()
-    ours = both(base, QKV)[1]
-    ours.base_model.model.breaks = True
-    before = x.exp()
-    held = weakref.ref(before)
+    fused_model = peft_and_fused(base, QKV)[1]
+    fused_model.base_model.model.fails = True
+    activation = x.exp()
+    reference = weakref.ref(activation)
     with pytest.raises(MemoryError):
-        ours(before)
-    del before
-    fused_lora.forget(ours)
+        fused_model(activation)
+    del activation
+    fused_lora.clear_caches(fused_model)
     gc.collect()
-    assert held() is None
+    assert reference() is None
 
 
-def test_an_answer_that_is_not_used_earns_no_gradient() -> None:
+def test_an_output_that_is_not_used_gets_no_gradient() -> None:
     base = Attention()
     x = input_of(base)
     results = []
-    for model in both(base, QKV):
+    for model in peft_and_fused(base, QKV):
         inner = model.base_model.model
         (inner.q_proj(x).sin().sum() + 0 * inner.v_proj(x).sum()).backward()
         inner.k_proj(x)
@@ -316,13 +322,13 @@ def test_an_answer_that_is_not_used_earns_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_a_whole_model_learns_what_it_learns_with_pefts_layers(
+def test_gradients_of_a_full_model_equal_those_with_pefts_layers(
     gradient_checkpointing: bool,
 ) -> None:
     base, ids = tiny_model(), torch.arange(3, 40)[None]
     target_modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     grads = []
-    for model in both(base, target_modules):
+    for model in peft_and_fused(base, target_modules):
         if gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -333,40 +339,39 @@ def test_a_whole_model_learns_what_it_learns_with_pefts_layers(
         torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_model_with_other_linear_layers_keeps_pefts_own() -> None:
-    """Quantised layers are subclasses of nn.Linear, and PEFT asks with isinstance."""
+def test_a_model_with_other_linear_layers_keeps_pefts_layers() -> None:
+    """Quantized layers are subclasses of nn.Linear, and PEFT picks layers by isinstance."""
 
-    class Quantised(nn.Linear):
+    class Quantized(nn.Linear):
         pass
 
-    base = Two()
-    base.up = Quantised(24, 40)
-    kinds = {type(m) for m in adapted(base, True).modules() if isinstance(m, PeftLinear)}
+    base = TwoLayers()
+    base.up = Quantized(24, 40)
+    kinds = {type(m) for m in with_adapters(base, True).modules() if isinstance(m, PeftLinear)}
     assert kinds == {PeftLinear}
-    assert {type(m) for m in adapted(Two(), True).modules() if isinstance(m, PeftLinear)} == {
-        LeanLinear
-    }
+    assert {
+        type(m) for m in with_adapters(TwoLayers(), True).modules() if isinstance(m, PeftLinear)
+    } == {FusedLoraLinear}
 
 
-def test_files_are_pefts(tmp_path: Path) -> None:
+def test_saved_files_equal_pefts(tmp_path: Path) -> None:
     """Same names, same values, same config; loaded by plain PEFT with the same result."""
     base = tiny_model()
     models = [
-        adapted(base, leanly, target_modules=["q_proj", "down_proj"]) for leanly in (False, True)
+        with_adapters(base, fused, target_modules=["q_proj", "down_proj"])
+        for fused in (False, True)
     ]
-    for model, name in zip(models, ("theirs", "ours"), strict=True):
+    for model, name in zip(models, ("peft", "fused"), strict=True):
         model.save_pretrained(tmp_path / name)
-    theirs, ours = (
-        load_file(tmp_path / n / "adapter_model.safetensors") for n in ("theirs", "ours")
-    )
-    assert theirs.keys() == ours.keys()
-    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    peft, fused = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("peft", "fused"))
+    assert peft.keys() == fused.keys()
+    assert all(torch.equal(peft[name], fused[name]) for name in peft)
     configs = [
-        json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in ("theirs", "ours")
+        json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in ("peft", "fused")
     ]
     assert configs[0] == configs[1]
-    again = PeftModel.from_pretrained(tiny_model(), tmp_path / "ours")
+    reloaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "fused")
     ids = torch.arange(3, 20)[None]
     torch.testing.assert_close(
-        again(ids).logits, models[1].eval()(ids).logits, rtol=1e-4, atol=1e-5
+        reloaded(ids).logits, models[1].eval()(ids).logits, rtol=1e-4, atol=1e-5
     )

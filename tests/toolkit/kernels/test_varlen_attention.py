@@ -1,4 +1,4 @@
-"""attention.py inside real (tiny, random) models: rows 14 and 15 of the correctness list."""
+"""Packed attention in tiny random models: rows give the same as alone and do not see others."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def rows() -> list[Tensor]:
 
 def packed(rows: list[Tensor]) -> dict[str, Any]:
     lengths = [row.shape[1] for row in rows]
-    cuts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    cu_seqlens = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
     return {
         "input_ids": torch.cat(rows, 1),
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
-        "cu_seq_lens_q": cuts,
-        "cu_seq_lens_k": cuts,
+        "cu_seq_lens_q": cu_seqlens,
+        "cu_seq_lens_k": cu_seqlens,
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
         "use_cache": False,
@@ -70,9 +70,9 @@ def packed(rows: list[Tensor]) -> dict[str, Any]:
 
 @pytest.fixture(params=["blocks", "fused"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Both ways through the CPU: all rows in blocks; rows over 60 tokens one by one."""
+    """Both paths on a CPU: all rows in blocks, or rows over 60 tokens through the fused kernel."""
     if request.param == "fused":
-        monkeypatch.setattr(varlen_attention, "LONG", 60)
+        monkeypatch.setattr(varlen_attention, "LONG_ROW_TOKENS", 60)
     yield request.param
 
 
@@ -81,21 +81,23 @@ def test_packed_equals_separate(kind: str, kernel: str) -> None:
     """Logits and gradients of a packed pass are those of each row alone, through "eager"."""
     model = build(kind)
     model.set_attn_implementation("eager")
-    apart = torch.cat([model(row, use_cache=False).logits for row in rows()], 1)
+    separate = torch.cat([model(row, use_cache=False).logits for row in rows()], 1)
     torch.manual_seed(2)
-    above = torch.randn_like(apart)
+    grad_output = torch.randn_like(separate)
     parameters = list(model.parameters())
-    wanted = torch.autograd.grad(apart, parameters, above)
+    expected = torch.autograd.grad(separate, parameters, grad_output)
     model.set_attn_implementation(register())
-    together = model(**packed(rows())).logits
-    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
-    for a, b in zip(torch.autograd.grad(together, parameters, above), wanted, strict=True):
+    packed_logits = model(**packed(rows())).logits
+    torch.testing.assert_close(packed_logits, separate, rtol=1e-4, atol=1e-4)
+    for a, b in zip(
+        torch.autograd.grad(packed_logits, parameters, grad_output), expected, strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item())
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_no_row_hears_another(kind: str, kernel: str) -> None:
-    """Row 14: another first row moves nothing in the rest; without boundaries' rows it would."""
+def test_rows_do_not_attend_to_other_rows(kind: str, kernel: str) -> None:
+    """Another first row changes no logit of the others; without boundaries it does."""
     model = build(kind)
     model.set_attn_implementation(register())
     batch = packed(rows())
@@ -105,31 +107,31 @@ def test_no_row_hears_another(kind: str, kernel: str) -> None:
             V - 3
         )
         after = model(**batch).logits
-        move = (after - before).abs().amax(-1)[0]
-        assert (move[: LENGTHS[0]] > 1e-3).all()
-        assert move[LENGTHS[0] :].max() == 0
+        change = (after - before).abs().amax(-1)[0]
+        assert (change[: LENGTHS[0]] > 1e-3).all()
+        assert change[LENGTHS[0] :].max() == 0
         one_row = {**batch, "position_ids": torch.arange(sum(LENGTHS))[None]}
         one_row["cu_seq_lens_q"] = torch.tensor([0, sum(LENGTHS)], dtype=torch.int32)
-        moved = (model(**one_row).logits - before)[0, LENGTHS[0] + 1 :].abs().max()
-        assert moved > 1e-3
+        change = (model(**one_row).logits - before)[0, LENGTHS[0] + 1 :].abs().max()
+        assert change > 1e-3
 
 
 def test_boundaries_arrive_in_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names pass through transformers' forward of every model, untouched."""
-    seen: list[Any] = []
-    inner = varlen_attention._row_by_row
+    """The arguments pass through the forward of every model in transformers unchanged."""
+    received: list[Any] = []
+    inner = varlen_attention._attend_row_by_row
 
-    def spy(q: Tensor, k: Tensor, v: Tensor, cuts: Any, how: Any) -> Tensor:
-        seen.append(cuts)
-        return inner(q, k, v, cuts, how)
+    def spy(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, spec: Any) -> Tensor:
+        received.append(cu_seqlens)
+        return inner(q, k, v, cu_seqlens, spec)
 
-    monkeypatch.setattr(varlen_attention, "_row_by_row", spy)
+    monkeypatch.setattr(varlen_attention, "_attend_row_by_row", spy)
     for kind in MODELS:
         model = build(kind)
         model.set_attn_implementation(register())
         model(**packed(rows()))
-        assert seen == [(0, *accumulate(LENGTHS))] * SMALL["num_hidden_layers"]
-        seen.clear()
+        assert received == [(0, *accumulate(LENGTHS))] * SMALL["num_hidden_layers"]
+        received.clear()
 
 
 def test_positions_must_restart() -> None:
@@ -142,7 +144,7 @@ def test_positions_must_restart() -> None:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_without_boundaries_it_is_sdpa(kind: str) -> None:
+def test_without_boundaries_results_equal_sdpa(kind: str) -> None:
     """Padded batches, positions that restart, generation: bit for bit what "sdpa" gives."""
     model = build(kind)
     padded = torch.randint(3, V, (3, 40))
@@ -166,20 +168,23 @@ def test_without_boundaries_it_is_sdpa(kind: str) -> None:
                 model.generate(padded, attention_mask=mask, max_new_tokens=6, do_sample=False)
             )
         results.append(out)
-    for sdpa, ours in zip(*results, strict=True):
+    for sdpa, result in zip(*results, strict=True):
         if kind == "Gemma2":  # "sdpa" refuses a softcap: "eager" is the reference
-            torch.testing.assert_close(ours, sdpa, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(result, sdpa, rtol=1e-4, atol=1e-5)
         else:
-            assert torch.equal(ours, sdpa)
+            assert torch.equal(result, sdpa)
 
 
-def test_refuses_what_it_would_get_wrong() -> None:
+def test_unsupported_inputs_are_refused() -> None:
     model = build("Llama")
     model.set_attn_implementation(register())
     batch = packed(rows())
     T = sum(LENGTHS)
     for change, message in (
-        ({"attention_mask": (torch.arange(T) > 0)[None].long()}, "beside the boundaries"),
+        (
+            {"attention_mask": (torch.arange(T) > 0)[None].long()},
+            "both an attention mask and row boundaries",
+        ),
         ({"cu_seq_lens_q": batch["cu_seq_lens_q"][:-1]}, "boundaries end"),
         ({"is_causal": False}, "not causal"),
         ({"s_aux": torch.zeros(4)}, "s_aux"),
@@ -190,69 +195,71 @@ def test_refuses_what_it_would_get_wrong() -> None:
 
 @pytest.mark.parametrize("window", [None, 5, 100])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 1)])
-def test_blocks_gradcheck(
+def test_blocks_pass_gradcheck(
     window: int | None, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(block_attention, "BLOCK", 4)
+    monkeypatch.setattr(block_attention, "BLOCK_SIZE", 4)
     torch.manual_seed(0)
     q, k, v = (
         torch.randn(1, h, 11, 2, dtype=torch.float64).requires_grad_()
         for h in (heads[0], heads[1], heads[1])
     )
-    how = block_attention.How(0.7, window, None, 0.0)
+    spec = block_attention.AttentionSpec(0.7, window, None, 0.0)
 
-    def ours(*qkv: Tensor) -> Tensor:
-        return block_attention.attend(*qkv, (0, 1, 11), how)
+    def blocks(*qkv: Tensor) -> Tensor:
+        return block_attention.block_attention(*qkv, (0, 1, 11), spec)
 
-    assert torch.autograd.gradcheck(ours, (q, k, v))
+    assert torch.autograd.gradcheck(blocks, (q, k, v))
     for at in (slice(0, 1), slice(1, 11)):
         row = [x[:, :, at] for x in (q, k, v)]
         L = at.stop - at.start
-        hand = varlen_attention._by_hand(*row, block_attention.band(L, L, window, q.device), how)
-        torch.testing.assert_close(ours(q, k, v)[:, at], hand.transpose(1, 2))
+        eager = varlen_attention._eager_attention(
+            *row, block_attention.causal_band(L, L, window, q.device), spec
+        )
+        torch.testing.assert_close(blocks(q, k, v)[:, at], eager.transpose(1, 2))
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_short_rows_share_a_block_and_stay_apart(
+def test_short_rows_share_a_block_and_stay_separate(
     window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(block_attention, "BLOCK", 5)
-    cuts = (0, 1, 3, 5, 12, 14, 17)
-    shared = [block.rows for block in block_attention.blocks(cuts, window)]
+    monkeypatch.setattr(block_attention, "BLOCK_SIZE", 5)
+    cu_seqlens = (0, 1, 3, 5, 12, 14, 17)
+    shared = [block.row_lengths for block in block_attention.split_into_blocks(cu_seqlens, window)]
     assert shared[0] == ((1, 2, 2) if window is None else (1, 2))
     assert shared[-1] == ((2, 3) if window is None else (3,))
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, 17, 2, dtype=torch.float64).requires_grad_() for h in (4, 2, 2))
-    how = block_attention.How(0.7, window, None, 0.0)
+    spec = block_attention.AttentionSpec(0.7, window, None, 0.0)
 
-    def ours(*qkv: Tensor) -> Tensor:
-        return block_attention.attend(*qkv, cuts, how)
+    def blocks(*qkv: Tensor) -> Tensor:
+        return block_attention.block_attention(*qkv, cu_seqlens, spec)
 
-    assert torch.autograd.gradcheck(ours, (q, k, v))
-    out = ours(q, k, v)
-    for start, stop in pairwise(cuts):
+    assert torch.autograd.gradcheck(blocks, (q, k, v))
+    out = blocks(q, k, v)
+    for start, stop in pairwise(cu_seqlens):
         alone = [x[:, :, start:stop] for x in (q, k, v)]
-        wanted = block_attention.attend(*alone, (0, stop - start), how)
-        torch.testing.assert_close(out[:, start:stop], wanted)
+        expected = block_attention.block_attention(*alone, (0, stop - start), spec)
+        torch.testing.assert_close(out[:, start:stop], expected)
 
 
 def test_bf16_blocks_are_as_close_as_the_fused_kernel() -> None:
     torch.manual_seed(0)
     exact = [torch.randn(1, 300, h, 32).transpose(1, 2).requires_grad_() for h in (8, 4, 4)]
-    above = torch.randn(1, 300, 8, 32)
-    how = block_attention.How(0.18, None, None, 0.0)
+    grad_output = torch.randn(1, 300, 8, 32)
+    spec = block_attention.AttentionSpec(0.18, None, None, 0.0)
     inputs = [x.detach().bfloat16().requires_grad_() for x in exact]
     sdpa = torch.nn.functional.scaled_dot_product_attention
 
     def errors(out: Tensor) -> list[float]:
-        grads = torch.autograd.grad(out, inputs, above.bfloat16())
+        grads = torch.autograd.grad(out, inputs, grad_output.bfloat16())
         return [
             ((a.float() - b).norm() / b.norm()).item()
-            for a, b in zip((out, *grads), wanted, strict=True)
+            for a, b in zip((out, *grads), expected, strict=True)
         ]
 
     out = sdpa(*exact, is_causal=True, scale=0.18, enable_gqa=True).transpose(1, 2)
-    wanted = [out, *torch.autograd.grad(out, exact, above)]
+    expected = [out, *torch.autograd.grad(out, exact, grad_output)]
     fused = errors(sdpa(*inputs, is_causal=True, scale=0.18, enable_gqa=True).transpose(1, 2))
-    ours = errors(block_attention.attend(*inputs, (0, 300), how))
-    assert all(a < 1.6 * b for a, b in zip(ours, fused, strict=True)), (ours, fused)
+    blocks = errors(block_attention.block_attention(*inputs, (0, 300), spec))
+    assert all(a < 1.6 * b for a, b in zip(blocks, fused, strict=True)), (blocks, fused)

@@ -1,4 +1,4 @@
-"""losses.py against the plain thing: logits, then F.cross_entropy."""
+"""Fused head and loss against the reference: all logits, then F.cross_entropy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make(dtype: torch.dtype = torch.float64, n: int = N) -> tuple[Tensor, Tensor
     return hidden_ND, weight_VD, bias_V, torch.randint(0, V, (n,))
 
 
-def plain(
+def reference_nll(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     labels_N: Tensor,
@@ -42,16 +42,16 @@ def plain(
 
 @pytest.mark.parametrize("chunk", [1, 3 * V * 8, 2**26])
 @pytest.mark.parametrize(("softcap", "scale"), CURVES)
-def test_sum_and_gradients_equal_plain(
+def test_sum_and_gradients_equal_the_reference(
     monkeypatch: pytest.MonkeyPatch, softcap: float | None, scale: float, chunk: int
 ) -> None:
-    """Whatever the chunk: one position less, one sign or one scale missing shows here."""
+    """For several chunk sizes: a missing position, sign or scale would show here."""
     monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", chunk)
     monkeypatch.setattr(cross_entropy, "BLOCK_BYTES", 2 * 4 * V)
     *inputs, labels_N = make()
     hidden_ND, weight_VD, bias_V = inputs
     weights_N = torch.rand(N, dtype=torch.float64)
-    ours = linear_cross_entropy(
+    fused = linear_cross_entropy(
         hidden_ND,
         weight_VD,
         labels_N,
@@ -60,11 +60,13 @@ def test_sum_and_gradients_equal_plain(
         softcap=softcap,
         logit_scale=scale,
     )
-    theirs = (plain(hidden_ND, weight_VD, labels_N, bias_V, softcap, scale) * weights_N).sum()
-    torch.testing.assert_close(ours, theirs)
+    reference = (
+        reference_nll(hidden_ND, weight_VD, labels_N, bias_V, softcap, scale) * weights_N
+    ).sum()
+    torch.testing.assert_close(fused, reference)
     for a, b in zip(
-        torch.autograd.grad(ours * 0.7, inputs),
-        torch.autograd.grad(theirs * 0.7, inputs),
+        torch.autograd.grad(fused * 0.7, inputs),
+        torch.autograd.grad(reference * 0.7, inputs),
         strict=True,
     ):
         torch.testing.assert_close(a, b)
@@ -88,30 +90,30 @@ def test_logprobs_gradcheck(
     assert torch.autograd.gradcheck(each, (hidden_ND, weight_VD, bias_V))
 
 
-def test_token_logprobs_take_any_gradient_from_above() -> None:
+def test_token_logprobs_accept_any_incoming_gradient() -> None:
     hidden_ND, weight_VD, _, labels_N = make()
-    ours_N = token_logprobs(hidden_ND, weight_VD, labels_N)
-    theirs_N = -plain(hidden_ND, weight_VD, labels_N)
-    torch.testing.assert_close(ours_N, theirs_N)
+    fused_N = token_logprobs(hidden_ND, weight_VD, labels_N)
+    reference_N = -reference_nll(hidden_ND, weight_VD, labels_N)
+    torch.testing.assert_close(fused_N, reference_N)
     inputs = hidden_ND, weight_VD
-    ours, theirs = (
-        torch.autograd.grad(F.logsigmoid(x).square().sum(), inputs) for x in (ours_N, theirs_N)
+    fused, reference = (
+        torch.autograd.grad(F.logsigmoid(x).square().sum(), inputs) for x in (fused_N, reference_N)
     )
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(fused, reference, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_tied_weight_collects_both_gradients() -> None:
     _, weight_VD, _, labels_N = make()
     ids_N = torch.arange(N)
-    for loss in (linear_cross_entropy, lambda h, w, y: plain(h, w, y).sum()):
+    for loss in (linear_cross_entropy, lambda h, w, y: reference_nll(h, w, y).sum()):
         weight_VD.grad, before = None, weight_VD.grad
         loss(torch.tanh(F.embedding(ids_N, weight_VD)), weight_VD, labels_N).backward()
     torch.testing.assert_close(before, weight_VD.grad)
 
 
 @pytest.mark.parametrize("function", [linear_cross_entropy, token_logprobs])
-def test_frozen_head_and_no_grad_compute_no_gradient_they_need_not(function, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_gradients_that_are_not_needed_are_not_computed(function, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     hidden_ND, weight_VD, _, labels_N = make(torch.float32)
     products = []
     mm = torch.mm
@@ -132,44 +134,48 @@ def test_frozen_head_and_no_grad_compute_no_gradient_they_need_not(function, mon
     assert len(products) == (3 if function is linear_cross_entropy else 4)
 
 
-def test_bf16_is_as_close_as_plain_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both lose what bf16 loses; several chunks must not lose more (they add up in fp32)."""
+def test_bf16_errors_are_not_larger_than_those_of_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Several chunks must not add errors, because they are added up in fp32."""
     *exact_inputs, _, labels_N = make(torch.float32, n=400)
-    exact = plain(*exact_inputs, labels_N).sum()
+    exact = reference_nll(*exact_inputs, labels_N).sum()
     exact_grads = torch.autograd.grad(exact, exact_inputs)
     inputs = [x.detach().bfloat16().requires_grad_() for x in exact_inputs]
 
-    def worst(loss: Tensor) -> list[float]:
+    def relative_errors(loss: Tensor) -> list[float]:
         grads = torch.autograd.grad(loss, inputs)
         return [
             ((a.float() - b).norm() / b.norm()).item()
             for a, b in zip(grads, exact_grads, strict=True)
         ]
 
-    reference = worst(plain(*inputs, labels_N).sum())
+    reference = relative_errors(reference_nll(*inputs, labels_N).sum())
     for chunk in (1, 2**26):
         monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", chunk)
-        ours = linear_cross_entropy(*inputs, labels_N)
-        assert ours.dtype == torch.float32
-        torch.testing.assert_close(ours, exact, rtol=5e-3, atol=0)
-        assert all(a < 1.2 * b for a, b in zip(worst(ours), reference, strict=True))
+        fused = linear_cross_entropy(*inputs, labels_N)
+        assert fused.dtype == torch.float32
+        torch.testing.assert_close(fused, exact, rtol=5e-3, atol=0)
+        assert all(a < 1.2 * b for a, b in zip(relative_errors(fused), reference, strict=True))
 
 
 @pytest.mark.parametrize("function", [linear_cross_entropy, token_logprobs])
-def test_autocast_is_the_same_as_casting_by_hand(function) -> None:  # type: ignore[no-untyped-def]
-    """An fp32 master weight keeps an fp32 gradient; backward outside autocast uses its dtype."""
+def test_autocast_equals_an_explicit_cast(function) -> None:  # type: ignore[no-untyped-def]
+    """An fp32 weight gets an fp32 gradient, also if backward runs outside autocast."""
     hidden_ND, weight_VD, _, labels_N = make(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         inside = function(hidden_ND, weight_VD, labels_N)
-    by_hand = function(hidden_ND, weight_VD.bfloat16(), labels_N)
-    assert torch.equal(inside, by_hand)
-    mine = torch.autograd.grad(inside.sum(), (hidden_ND, weight_VD))
-    for a, b in zip(mine, torch.autograd.grad(by_hand.sum(), (hidden_ND, weight_VD)), strict=True):
+    explicit = function(hidden_ND, weight_VD.bfloat16(), labels_N)
+    assert torch.equal(inside, explicit)
+    inside_grads = torch.autograd.grad(inside.sum(), (hidden_ND, weight_VD))
+    for a, b in zip(
+        inside_grads, torch.autograd.grad(explicit.sum(), (hidden_ND, weight_VD)), strict=True
+    ):
         assert a.dtype == torch.float32
         assert torch.equal(a, b)
 
 
-def test_nothing_trained_costs_nothing() -> None:
+def test_loss_of_no_positions_is_zero() -> None:
     hidden_ND, weight_VD, _, labels_N = make(n=0)
     loss = linear_cross_entropy(hidden_ND, weight_VD, labels_N)
     loss.backward()
@@ -178,7 +184,7 @@ def test_nothing_trained_costs_nothing() -> None:
     assert not weight_VD.grad.any()
 
 
-def test_second_backward_is_refused_not_wrong() -> None:
+def test_second_backward_is_refused() -> None:
     hidden_ND, weight_VD, _, labels_N = make()
     loss = linear_cross_entropy(hidden_ND, weight_VD, labels_N)
     loss.backward(retain_graph=True)

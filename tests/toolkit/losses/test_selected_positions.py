@@ -1,4 +1,4 @@
-"""positions.py: the fast path learns what model(**inputs).logits and F.cross_entropy learn."""
+"""Loss and gradients at trained positions equal those of all logits and F.cross_entropy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from tunesmith_torch.data.packing import Example, MicroBatch, collate
 from tunesmith_torch.kernels import last_layer
 from tunesmith_torch.kernels.varlen_attention import register
 from tunesmith_torch.losses import selected_positions
-from tunesmith_torch.losses.selected_positions import disagreement, head_of, trained_hidden
+from tunesmith_torch.losses.selected_positions import (
+    get_lm_head,
+    hidden_at_targets,
+    max_logprob_difference,
+)
 
 V = 61
 SMALL = {
@@ -67,37 +71,37 @@ def batches() -> tuple[list[Example], MicroBatch, MicroBatch]:
     torch.manual_seed(1)
     examples = []
     for length in (12, 3, 21):
-        ids, marks = torch.randint(3, V, (length,)), torch.arange(length) * 3 > length
-        examples.append(Example(ids.numpy(), marks.numpy(), torch.rand(length).numpy()))
-    both = (collate(examples, [0, 1, 2], packed=packed) for packed in (True, False))
-    return examples, *both
+        ids, trained = torch.randint(3, V, (length,)), torch.arange(length) * 3 > length
+        examples.append(Example(ids.numpy(), trained.numpy(), torch.rand(length).numpy()))
+    micro_batches = (collate(examples, [0, 1, 2], packed=packed) for packed in (True, False))
+    return examples, *micro_batches
 
 
-def plain_loss(model: Any, examples: list[Example]) -> Tensor:
-    """Each row alone through the whole model, and the textbook loss."""
+def reference_loss(model: Any, examples: list[Example]) -> Tensor:
+    """Return the loss of each row alone through the complete model, with F.cross_entropy."""
     model.set_attn_implementation("eager") if not hasattr(
         model, "peft_config"
     ) else model.get_base_model().set_attn_implementation("eager")
     total = torch.zeros(())
     for example in examples:
-        ids, marks = torch.tensor(example.ids)[None], torch.tensor(example.trained)
+        ids, trained = torch.tensor(example.ids)[None], torch.tensor(example.trained)
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
         nll = F.cross_entropy(logits, ids[0, 1:], reduction="none")
-        total = total + (nll * torch.tensor(example.weights)[1:])[marks[1:]].sum()
-    selected_positions.base_of(model).set_attn_implementation(register())
+        total = total + (nll * torch.tensor(example.weights)[1:])[trained[1:]].sum()
+    selected_positions.unwrap_peft(model).set_attn_implementation(register())
     return total
 
 
-def agree(model: Any, trim: bool) -> None:
+def check_equals_reference(model: Any, trim: bool) -> None:
     examples, packed, padded = batches()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    wanted = plain_loss(model, examples)
-    wanted_grads = torch.autograd.grad(wanted, parameters, allow_unused=True)
+    expected = reference_loss(model, examples)
+    expected_grads = torch.autograd.grad(expected, parameters, allow_unused=True)
     for batch in (packed, padded):
-        ours = head_of(model).loss(trained_hidden(model, batch, trim=trim), batch)
-        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
-        grads = torch.autograd.grad(ours, parameters, allow_unused=True)
-        for a, b in zip(grads, wanted_grads, strict=True):
+        fused = get_lm_head(model).loss(hidden_at_targets(model, batch, trim=trim), batch)
+        torch.testing.assert_close(fused, expected, rtol=1e-5, atol=1e-5)
+        grads = torch.autograd.grad(fused, parameters, allow_unused=True)
+        for a, b in zip(grads, expected_grads, strict=True):
             if b is None or not b.any():
                 assert a is None or not a.any()
             else:
@@ -106,43 +110,45 @@ def agree(model: Any, trim: bool) -> None:
 
 @pytest.mark.parametrize("trim", [True, False])
 @pytest.mark.parametrize("name", MODELS)
-def test_loss_and_gradients_equal_plain(name: str, trim: bool) -> None:
-    agree(build(name), trim)
+def test_loss_and_gradients_equal_the_reference(name: str, trim: bool) -> None:
+    check_equals_reference(build(name), trim)
 
 
 @pytest.mark.parametrize("name", ["Llama tied", "Gemma2", "Phi3"])
-def test_with_lora(name: str) -> None:
+def test_loss_and_gradients_with_lora_equal_the_reference(name: str) -> None:
     config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-    agree(peft.get_peft_model(build(name), config), trim=True)
+    check_equals_reference(peft.get_peft_model(build(name), config), trim=True)
 
 
-def test_with_a_trained_copy_of_the_head() -> None:
+def test_loss_and_gradients_with_a_trained_copy_of_the_head() -> None:
     config = peft.LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
     model = peft.get_peft_model(build("Llama untied"), config)
     with torch.no_grad():
         model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(1.5)
-    agree(model, trim=True)
+    check_equals_reference(model, trim=True)
     with model.disable_adapter():
         original = model.get_base_model().lm_head.original_module.weight
-        assert head_of(model).weight_VD is original
+        assert get_lm_head(model).weight_VD is original
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_disagreement_is_rounding(name: str) -> None:
+def test_logprob_difference_is_rounding(name: str) -> None:
     model = build(name)
-    assert disagreement(model) < 1e-4
-    assert disagreement(model, packed=False) < 1e-4
+    assert max_logprob_difference(model) < 1e-4
+    assert max_logprob_difference(model, packed=False) < 1e-4
     assert all(module.training for module in model.modules())
 
 
-def test_disagreement_sees_what_nobody_told_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scale that is not read, a row that hears another, a trim that leaves out too much."""
+def test_logprob_difference_shows_unsupported_architectures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A logit scale that is ignored, rows that attend to others, a trim that drops too much."""
     for name, option in (("Granite", "logits_scaling"), ("Gemma2", "final_logit_softcapping")):
         model = build(name)
-        head = head_of(model)._replace(softcap=None, scale=1.0)
+        head = get_lm_head(model)._replace(softcap=None, scale=1.0)
         with monkeypatch.context() as patch:
-            patch.setattr(selected_positions, "head_of", lambda _, head=head: head)
-            assert disagreement(model) > 0.05, option
+            patch.setattr(selected_positions, "get_lm_head", lambda _, head=head: head)
+            assert max_logprob_difference(model) > 0.05, option
     model = build("Llama tied")
     with monkeypatch.context() as patch:
         inner = selected_positions.collate
@@ -155,15 +161,17 @@ def test_disagreement_sees_what_nobody_told_us(monkeypatch: pytest.MonkeyPatch) 
             return batch
 
         patch.setattr(selected_positions, "collate", one_row)
-        assert disagreement(model) > 0.05
+        assert max_logprob_difference(model) > 0.05
     with monkeypatch.context() as patch:
         patch.setattr(
-            last_layer, "_position_wise", lambda decoder: [decoder.layers[-1].self_attn.k_proj]
+            last_layer,
+            "_position_wise_modules",
+            lambda decoder: [decoder.layers[-1].self_attn.k_proj],
         )
-        assert disagreement(model) > 0.05
+        assert max_logprob_difference(model) > 0.05
 
 
-def test_trimming_computes_less_and_leaves_no_trace() -> None:
+def test_trimming_computes_fewer_positions_and_removes_its_hooks() -> None:
     model = build("Qwen3")
     keys, seen = list(model.state_dict()), {}
     for name, module in model.named_modules():
@@ -176,7 +184,7 @@ def test_trimming_computes_less_and_leaves_no_trace() -> None:
         name: (len(m._forward_hooks), len(m._forward_pre_hooks))
         for name, m in model.named_modules()
     }
-    trained_hidden(model, packed)
+    hidden_at_targets(model, packed)
     N, T = len(packed.trained_N), packed.tokens
     assert seen["model.layers.1.mlp"] == seen["model.layers.1.self_attn.q_proj"] == N
     assert seen["model.layers.1.self_attn.o_proj"] == N
@@ -188,7 +196,7 @@ def test_trimming_computes_less_and_leaves_no_trace() -> None:
 
 
 def test_gradient_checkpointing_with_a_frozen_base() -> None:
-    """Row 34: adapters learn, and learn the same, with checkpointing on."""
+    """Adapters get the same gradients with checkpointing."""
     model = peft.get_peft_model(
         build("Llama tied"),
         peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
@@ -199,25 +207,25 @@ def test_gradient_checkpointing_with_a_frozen_base() -> None:
     for gradient_checkpointing in (False, True):
         if gradient_checkpointing:
             model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-        loss = head_of(model).loss(trained_hidden(model, packed), packed)
+        loss = get_lm_head(model).loss(hidden_at_targets(model, packed), packed)
         results.append(torch.autograd.grad(loss, parameters))
     for a, b in zip(*results, strict=True):
         assert b.any()
         torch.testing.assert_close(a, b)
 
 
-def test_nothing_trained_is_nothing_learnt() -> None:
+def test_loss_without_trained_positions_is_zero() -> None:
     model = build("Llama tied")
     batch = collate([Example((5, 6, 7), (True, False, False))], [0])
-    loss = head_of(model).loss(trained_hidden(model, batch), batch)
+    loss = get_lm_head(model).loss(hidden_at_targets(model, batch), batch)
     loss.backward()
     assert loss.item() == 0
 
 
-def test_refuses_heads_and_adapters_it_does_not_know() -> None:
+def test_unsupported_heads_and_adapters_are_refused() -> None:
     model = peft.get_peft_model(build("Llama untied"), peft.LoraConfig(target_modules=["lm_head"]))
     with pytest.raises(EnvironmentProblem, match="only a plain linear head"):
-        head_of(model)
+        get_lm_head(model)
     tuning = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(EnvironmentProblem, match="PROMPT_TUNING cannot skip"):
-        head_of(peft.get_peft_model(build("Llama untied"), tuning))
+        get_lm_head(peft.get_peft_model(build("Llama untied"), tuning))

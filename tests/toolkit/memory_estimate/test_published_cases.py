@@ -1,4 +1,4 @@
-"""The planner's tracer against a few published measurements; all of them: ``memory_cases``."""
+"""The planner's tracer against a few published measurements; ``memory_cases`` has all of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.benchmarks.memory_cases import Outcome, held_out, judge, summary
+from tests.benchmarks.memory_cases import Outcome, check_width, predict_case, summarize
 from tests.benchmarks.memory_loops import Prediction, predict
 from tests.benchmarks.public_models import config_of
 
-from tunesmith_torch.memory_estimate.model_shape import Shape
+from tunesmith_torch.memory_estimate.model_shape import ModelShape
 
 FILE = Path(__file__).parents[4] / "shared" / "data" / "memory_cases.json"
 
@@ -20,8 +20,8 @@ FILE = Path(__file__).parents[4] / "shared" / "data" / "memory_cases.json"
 def _cases() -> list[Mapping[str, Any]]:
     if not FILE.is_file():
         pytest.skip("published measurements are not at hand")
-    found: list[Mapping[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
-    return found
+    cases: list[Mapping[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return cases
 
 
 @pytest.mark.parametrize(
@@ -32,52 +32,52 @@ def _cases() -> list[Mapping[str, Any]]:
         ("LoRA", "Llama 2 13B", 0.02),
     ],
 )
-def test_published_peaks_are_met(technique: str, model: str, within: float) -> None:
+def test_published_peaks_are_predicted(technique: str, model: str, within: float) -> None:
     case = next(
         c for c in _cases() if c["technique"] == technique and str(c["model"]).endswith(model)
     )
     prediction = predict(case)
-    assert prediction.known
+    assert prediction.is_known
     outcome = Outcome(case, prediction)
     assert abs(outcome.error) <= within
-    assert not outcome.over
-    assert summary([outcome])["upper_bound_under"] == 0
+    assert not outcome.is_above
+    assert summarize([outcome])["upper_bound_under"] == 0
 
 
 SMALL = {
-    "source": "somebody", "model": "Llama 3.2 1B", "params": 1.24e9, "technique": "LoRA",
+    "source": "unknown", "model": "Llama 3.2 1B", "params": 1.24e9, "technique": "LoRA",
     "dtype": "bfloat16", "optimizer": "AdamW", "batch": 1, "seq": 64, "checkpointing": True,
     "peak_gib": 3.0, "note": "", "rank": 8,
 }  # fmt: skip
 
 
 @pytest.mark.long
-def test_settings_that_are_not_told_widen_the_interval() -> None:
-    told = predict(SMALL)
-    assert told.known and told.high < 1.4 * told.low
+def test_settings_that_are_not_stated_widen_the_interval() -> None:
+    stated = predict(SMALL)
+    assert stated.is_known and stated.high < 1.4 * stated.low
     for change in (
         {"seq": None},
         {"checkpointing": None},
         {"optimizer": "8-bit paged"},
         {"dtype": "bf16-mixed"},
         {"gpu": "2 x A100"},
-        {"model": "Nobody 1B"},
+        {"model": "Unknown 1B"},
     ):
-        found = predict({**SMALL, **change})
-        assert not found.known, change
-        assert found.low <= told.low and found.high >= told.high, change
+        changed = predict({**SMALL, **change})
+        assert not changed.is_known, change
+        assert changed.low <= stated.low and changed.high >= stated.high, change
         saves = "optimizer" in change
-        assert (found.high > told.high) is not saves, change
+        assert (changed.high > stated.high) is not saves, change
 
 
-def test_a_method_that_cannot_be_traced_may_write_its_update_out() -> None:
+def test_a_method_that_cannot_be_traced_may_materialize_its_update() -> None:
     case = {
         **SMALL, "source": "huggingface/peft method_comparison", "technique": "NOVEL",
         "trainable": 1e6, "peft_config": {"peft_type": "NOVEL", "target_modules": "all-linear"},
     }  # fmt: skip
     few = {**case, "peft_config": {"peft_type": "NOVEL", "target_modules": ["k_proj"]}}
     wide, narrow = predict(case), predict(few)
-    assert "stands in: KeyError" in wide.how
+    assert "taken instead: KeyError" in wide.basis
     weights = 2 * 1.24e9
     assert wide.high - narrow.high > weights
 
@@ -94,36 +94,36 @@ def test_a_method_that_cannot_be_traced_may_write_its_update_out() -> None:
         ({"seq": "long"}, "ValueError"),
     ],
 )
-def test_what_cannot_be_predicted_is_said(change: dict[str, Any], why: str) -> None:
-    outcome = judge({**SMALL, **change})
+def test_a_case_that_cannot_be_predicted_has_a_reason(change: dict[str, Any], why: str) -> None:
+    outcome = predict_case({**SMALL, **change})
     assert outcome.prediction is None and why in outcome.why
-    assert summary([outcome])["unclear"] == 1
+    assert summarize([outcome])["unclear"] == 1
 
 
-def test_fields_that_nobody_has_seen_are_no_obstacle() -> None:
+def test_unknown_fields_are_ignored() -> None:
     bare = {"peak_gib": 3.0, "batch": 1, "model": "Llama 3.2 1B", "technique": "LoRA", "new": [1]}
-    outcome = judge(bare)
-    assert outcome.prediction is not None and not outcome.known
-    assert judge({}).why == "no peak_gib"
+    outcome = predict_case(bare)
+    assert outcome.prediction is not None and not outcome.is_known
+    assert predict_case({}).why == "no peak_gib"
 
 
-def test_a_size_that_was_enough_is_no_measurement() -> None:
+def test_a_memory_size_that_was_enough_is_not_a_measurement() -> None:
     outcome = Outcome(
         {"peak_gib": 48.0, "note": "upper bound (<48 GB)"},
         Prediction(30, 2.0**35, 2.0**35, True, ""),
     )
-    assert outcome.within and not outcome.over and not outcome.known
+    assert outcome.is_within and not outcome.is_above and not outcome.is_known
 
 
-def test_widths_are_tried_on_cases_that_they_were_not_read_off() -> None:
+def test_the_interval_width_is_checked_on_other_cases() -> None:
     def outcome(source: str, error: float) -> Outcome:
         case = {"source": source, "model": "m", "technique": source, "peak_gib": 1.0}
         size = 2.0**30 * (1 + error)
         return Outcome(case, Prediction(size * 0.8, size, size * 1.2, True, ""))
 
-    said = list(held_out([outcome("one", -0.1), outcome("two", 0.05)]))
-    assert any("source one" in line and "TOO NARROW" in line for line in said)
-    assert any("source two" in line and "holds" in line for line in said)
+    lines = list(check_width([outcome("one", -0.1), outcome("two", 0.05)]))
+    assert any("source one" in line and "TOO NARROW" in line for line in lines)
+    assert any("source two" in line and "holds" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -144,4 +144,4 @@ def test_widths_are_tried_on_cases_that_they_were_not_read_off() -> None:
 def test_public_models_have_their_parameters(name: str, parameters: int) -> None:
     config = config_of(name)
     assert config is not None
-    assert Shape.of(config).parameters == pytest.approx(parameters, rel=2e-4)
+    assert ModelShape.from_config(config).parameters == pytest.approx(parameters, rel=2e-4)

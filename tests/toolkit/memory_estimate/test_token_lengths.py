@@ -1,4 +1,4 @@
-"""Rows in tokens: guessed, assumed, or as they are; and the largest micro-batch of them."""
+"""Row lengths that are guessed, assumed or exact, and the largest micro-batch of them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from tunesmith.contracts import Assumed, EstimateRequest
+from tunesmith.contracts import Assumptions, EstimateRequest
 from tunesmith.records import Chat, Completion, Message, Preference
 from tunesmith_torch.data.packing import pack
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate import token_lengths, workload
-from tunesmith_torch.memory_estimate.model_shape import Shape
-from tunesmith_torch.memory_estimate.workload import Grouping, Row
-from tunesmith_torch.models.adapters import adapt_all
+from tunesmith_torch.memory_estimate.model_shape import ModelShape
+from tunesmith_torch.memory_estimate.workload import Grouping, RowLengths
+from tunesmith_torch.models.adapters import adapt_full
 from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.optim.schedule import Order
-from tunesmith_torch.options.training import FitOptions
-from tunesmith_torch.prefix.completion_groups import Group, Layout, groups_of, with_ends
+from tunesmith_torch.optim.schedule import BatchOrder
+from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.prefix.completion_groups import (
+    CompletionGroup,
+    GroupLayout,
+    collate_final_tokens,
+    tokenize_pairs,
+)
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import tiny_config
-from tunesmith_torch.training.sft_objective import Supervised
+from tunesmith_torch.training.sft_objective import NextTokenObjective
 
 ROWS = [
     Completion(source=f"rows:{i}", prompt="What is the capital? " * (1 + i % 5), completion="Rome.")
@@ -33,7 +38,7 @@ ROWS = [
 ]
 
 
-def _request(tokenizer: Path | None, assumed: Assumed | None = None) -> EstimateRequest:
+def _request(tokenizer: Path | None, assumed: Assumptions | None = None) -> EstimateRequest:
     return EstimateRequest(
         config=tiny_config().to_dict(),
         tokenizer=tokenizer,
@@ -44,73 +49,81 @@ def _request(tokenizer: Path | None, assumed: Assumed | None = None) -> Estimate
     )
 
 
-def test_with_a_tokenizer_everything_is_exact(tiny_folder: Path) -> None:
-    options = FitOptions(batch_size=5, micro_batch_tokens=200, epochs=2)
-    load = token_lengths.exact(options, _request(tiny_folder), 512)
-    assert load is not None
-    made = Template.of(load_tokenizer(tiny_folder)).examples_or_left_out(ROWS, 512)
-    sizes = [len(example) for example in made.examples]
-    assert load.lengths == tuple(sizes)
-    assert load.tokens == 2 * sum(sizes)
+def test_with_a_tokenizer_lengths_and_micro_batch_are_exact(tiny_folder: Path) -> None:
+    options = TrainingOptions(batch_size=5, micro_batch_tokens=200, epochs=2)
+    exact = token_lengths.exact_workload(options, _request(tiny_folder), 512)
+    assert exact is not None
+    tokenized = Template.from_tokenizer(load_tokenizer(tiny_folder)).tokenize_records(ROWS, 512)
+    sizes = [len(example) for example in tokenized.examples]
+    assert exact.row_tokens == tuple(sizes)
+    assert exact.tokens == 2 * sum(sizes)
+    prefix = exact.common_prefix_tokens
     largest = 0
-    for _, rows in Order(len(ROWS), 5, 2, 0).batches():
-        rests = [sizes[row] - load.opening for row in rows]  # what all begin with stands once
-        bins = pack(rests, max(200 - load.opening, max(rests)))
-        tokens = (load.opening + sum(rests[i] for i in members) for members in bins)
+    for _, rows in BatchOrder(len(ROWS), 5, 2, 0).batches():
+        own_tokens = [sizes[row] - prefix for row in rows]  # a micro-batch holds the prefix once
+        micro_batches = pack(own_tokens, max(200 - prefix, max(own_tokens)))
+        tokens = (prefix + sum(own_tokens[i] for i in members) for members in micro_batches)
         largest = max(largest, *tokens)
-    assert load.opening > 0 and load.micro_batch_tokens == largest
+    assert prefix > 0 and exact.micro_batch_tokens == largest
 
 
-def test_what_all_rows_begin_with_is_laid_out_once(tiny_folder: Path) -> None:
+def test_the_common_prefix_of_all_rows_is_laid_out_once(tiny_folder: Path) -> None:
     system = Message("system", "You answer questions about capitals, and about nothing else.")
     chats = [
-        Chat(source=row.source, messages=(system, *_said(row.prompt, row.completion)))
+        Chat(source=row.source, messages=(system, *_exchange(row.prompt, row.completion)))
         for row in ROWS
     ]
-    options = FitOptions(batch_size=5, micro_batch_tokens=300, epochs=2, precision="fp32")
-    found = token_lengths.exact(options, replace(_request(tiny_folder), train=chats), 512)
-    assert found is not None and found.opening > 20
-    made = Template.of(load_tokenizer(tiny_folder)).examples_or_left_out(chats, 512).examples
+    options = TrainingOptions(batch_size=5, micro_batch_tokens=300, epochs=2, precision="fp32")
+    packed = token_lengths.exact_workload(options, replace(_request(tiny_folder), train=chats), 512)
+    assert packed is not None and packed.common_prefix_tokens > 20
+    examples = (
+        Template.from_tokenizer(load_tokenizer(tiny_folder)).tokenize_records(chats, 512).examples
+    )
     cpu = torch.device("cpu")
     base = load_model(tiny_folder, cpu, pick_precision(cpu, "fp32"), packing=True)
-    objective = Supervised(adapt_all(base, pick_precision(cpu, "fp32")), made, packing=True)
-    assert objective.opening == found.opening
-    steps = Order(len(chats), 5, 2, 0).batches()
+    objective = NextTokenObjective(
+        adapt_full(base, pick_precision(cpu, "fp32")), examples, packing=True
+    )
+    assert objective.prefix_length == packed.common_prefix_tokens
+    steps = BatchOrder(len(chats), 5, 2, 0).batches()
     batches = [batch for _, rows in steps for batch, _ in objective.micro_batches(rows, 300)]
-    assert found.micro_batch_tokens == max(batch.tokens for batch in batches)
-    padded = options.model_copy(update={"packing": False})
-    apart = token_lengths.exact(padded, replace(_request(tiny_folder), train=chats), 512)
-    assert apart is not None and apart.opening == 0
+    assert packed.micro_batch_tokens == max(batch.tokens for batch in batches)
+    options = options.model_copy(update={"packing": False})
+    padded = token_lengths.exact_workload(options, replace(_request(tiny_folder), train=chats), 512)
+    assert padded is not None and padded.common_prefix_tokens == 0
 
 
-def _said(prompt: str, answer: str) -> tuple[Message, Message]:
+def _exchange(prompt: str, answer: str) -> tuple[Message, Message]:
     return Message("user", prompt), Message("assistant", answer)
 
 
-def test_guesses_hold_the_truth_in_their_interval(tiny_folder: Path) -> None:
-    options = FitOptions()
-    guessed = workload.guess(options, _request(None), 512)
-    true = token_lengths.exact(options, _request(tiny_folder), 512)
-    assert true is not None
-    low, high = guessed.spread
-    assert low * sum(guessed.lengths) < sum(true.lengths) < high * sum(guessed.lengths)
+def test_the_interval_of_a_guess_contains_the_exact_number_of_tokens(tiny_folder: Path) -> None:
+    options = TrainingOptions()
+    guessed = workload.guess_workload(options, _request(None), 512)
+    exact = token_lengths.exact_workload(options, _request(tiny_folder), 512)
+    assert exact is not None
+    low, high = guessed.length_factors
+    assert low * sum(guessed.row_tokens) < sum(exact.row_tokens) < high * sum(guessed.row_tokens)
     assert "guessed" in guessed.notes[0]
 
 
-def test_a_system_prompt_that_the_template_writes_is_within_a_guess() -> None:
-    """Short rows are mostly frame: 30 tokens that no row shows must not break the interval."""
+def test_the_interval_of_a_guess_has_room_for_a_default_system_prompt() -> None:
+    """Short rows are mostly template: 30 more tokens of it must be within the interval."""
     rows = [replace(row, prompt="hi", completion="ok") for row in ROWS]
-    guessed = workload.guess(FitOptions(), replace(_request(None), train=rows), 512)
-    true = sum(guessed.lengths) + 30 * len(rows)
-    assert true < guessed.spread[1] * sum(guessed.lengths)
+    guessed = workload.guess_workload(TrainingOptions(), replace(_request(None), train=rows), 512)
+    with_system_prompt = sum(guessed.row_tokens) + 30 * len(rows)
+    assert with_system_prompt < guessed.length_factors[1] * sum(guessed.row_tokens)
 
 
-def test_what_is_assumed_stands_in() -> None:
-    assumed = Assumed(sequence=100, micro_batch=3, rows=20)
-    load = workload.guess(FitOptions(batch_size=4, epochs=1), _request(None, assumed), 512)
-    assert (load.longest, load.micro_batch_tokens, load.steps, load.tokens) == (100, 300, 5, 2000)
-    nothing = workload.guess(FitOptions(), _request(None, Assumed()), 512)
-    assert nothing.longest == 512 and len(nothing.notes) == 3
+def test_assumed_rows_take_the_place_of_data() -> None:
+    assumed = Assumptions(sequence=100, micro_batch=3, rows=20)
+    guessed = workload.guess_workload(
+        TrainingOptions(batch_size=4, epochs=1), _request(None, assumed), 512
+    )
+    assert (guessed.longest_row, guessed.micro_batch_tokens) == (100, 300)
+    assert (guessed.steps, guessed.tokens) == (5, 2000)
+    by_default = workload.guess_workload(TrainingOptions(), _request(None, Assumptions()), 512)
+    assert by_default.longest_row == 512 and len(by_default.notes) == 3
 
 
 PAIRS = [
@@ -124,82 +137,90 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("kind", ["pairs", "judged", "drawn"])
-def test_groups_are_laid_out_as_training_does(tiny_folder: Path, kind: str, shared: bool) -> None:
+@pytest.mark.parametrize("shares_prompt", [True, False])
+@pytest.mark.parametrize("kind", ["pairs", "reward", "sampled"])
+def test_groups_are_laid_out_as_in_training(
+    tiny_folder: Path, kind: str, shares_prompt: bool
+) -> None:
     grouping = Grouping(
-        both=kind != "drawn",
-        ends=kind == "judged",
-        drawn=(3, 11) if kind == "drawn" else None,
-        shared=shared,
+        both_completions=kind != "sampled",
+        scores_last_token=kind == "reward",
+        sampled_completions=(3, 11) if kind == "sampled" else None,
+        shares_prompt=shares_prompt,
     )
-    options = FitOptions(batch_size=5, micro_batch_tokens=300, epochs=2)
+    options = TrainingOptions(batch_size=5, micro_batch_tokens=300, epochs=2)
     request = replace(_request(tiny_folder), train=PAIRS, heldout=PAIRS[:3])
-    load = token_lengths.exact(options, request, 512, grouping)
-    assert load is not None
-    template = Template.of(load_tokenizer(tiny_folder))
-    groups = groups_of(PAIRS, template)
-    if kind == "drawn":
-        asked = list(dict.fromkeys(pair.prompt for pair in PAIRS))
-        groups = [Group(ids, ([0] * 11,) * 3) for ids in template.prompts_ids(asked)]
-    layout, largest, scored = Layout(sharing=shared), 0, 0
-    for _, rows in Order(len(groups), 5, 2, 0).batches():
-        make = with_ends if kind == "judged" else Layout.micro_batches
-        for answers in make(layout, groups, rows, 300):
-            if answers.batch.tokens > largest:
-                largest, scored = answers.batch.tokens, len(answers.batch.trained_N)
-    assert load.micro_batch_tokens == largest
-    assert sum(map(grouping.scored, load.micro)) == scored
-    assert len(load.heldout) == 3 and len(load.heldout[0].answers) == 2
+    exact = token_lengths.exact_workload(options, request, 512, grouping)
+    assert exact is not None
+    template = Template.from_tokenizer(load_tokenizer(tiny_folder))
+    groups = tokenize_pairs(PAIRS, template)
+    if kind == "sampled":
+        prompts = list(dict.fromkeys(pair.prompt for pair in PAIRS))
+        groups = [CompletionGroup(ids, ([0] * 11,) * 3) for ids in template.encode_prompts(prompts)]
+    layout, largest, scored = GroupLayout(share_prompts=shares_prompt), 0, 0
+    for _, rows in BatchOrder(len(groups), 5, 2, 0).batches():
+        micro_batches = collate_final_tokens if kind == "reward" else GroupLayout.micro_batches
+        for micro_batch in micro_batches(layout, groups, rows, 300):
+            if micro_batch.batch.tokens > largest:
+                largest, scored = micro_batch.batch.tokens, len(micro_batch.batch.trained_N)
+    assert exact.micro_batch_tokens == largest
+    assert sum(map(grouping.loss_positions, exact.micro_batch)) == scored
+    assert len(exact.heldout) == 3 and len(exact.heldout[0].completions) == 2
 
 
-def test_guesses_of_groups_hold_the_truth_in_their_interval(tiny_folder: Path) -> None:
-    for grouping in (Grouping(both=True, shared=True), Grouping(drawn=(3, 11))):
+def test_the_interval_of_guessed_groups_contains_the_exact_number_of_tokens(
+    tiny_folder: Path,
+) -> None:
+    for grouping in (
+        Grouping(both_completions=True, shares_prompt=True),
+        Grouping(sampled_completions=(3, 11)),
+    ):
         request = replace(_request(tiny_folder), train=PAIRS)
-        guessed = workload.guess(FitOptions(), request, 512, grouping)
-        true = token_lengths.exact(FitOptions(), request, 512, grouping)
-        assert true is not None
-        low, high = guessed.spread
-        assert low * sum(guessed.lengths) < sum(true.lengths) < high * sum(guessed.lengths)
+        guessed = workload.guess_workload(TrainingOptions(), request, 512, grouping)
+        exact = token_lengths.exact_workload(TrainingOptions(), request, 512, grouping)
+        assert exact is not None
+        low, high = guessed.length_factors
+        guess = sum(guessed.row_tokens)
+        assert low * guess < sum(exact.row_tokens) < high * guess
 
 
 def test_padded_micro_batches_are_rectangles() -> None:
-    rows = [Row(n // 2, (n // 2,)) for n in (40, 30, 20, 10)]
-    load = workload.laid_out(
-        FitOptions(packing=False, micro_batch_tokens=100, batch_size=8), rows, 0
+    rows = [RowLengths(n // 2, (n // 2,)) for n in (40, 30, 20, 10)]
+    padded = workload.build_workload(
+        TrainingOptions(packing=False, micro_batch_tokens=100, batch_size=8), rows, 0
     )
-    assert load.micro == (rows[0],) * 2
+    assert padded.micro_batch == (rows[0],) * 2
 
 
-def test_a_longer_row_is_a_micro_batch_of_its_own() -> None:
-    rows = [Row(n // 2, (n // 2,)) for n in (300, 30, 20)]
-    load = workload.laid_out(FitOptions(micro_batch_tokens=100, batch_size=8), rows, 0)
-    assert load.micro == (rows[0],)
+def test_a_row_above_the_budget_is_alone_in_its_micro_batch() -> None:
+    rows = [RowLengths(n // 2, (n // 2,)) for n in (300, 30, 20)]
+    packed = workload.build_workload(TrainingOptions(micro_batch_tokens=100, batch_size=8), rows, 0)
+    assert packed.micro_batch == (rows[0],)
 
 
-def test_a_row_never_grows_beyond_its_limit() -> None:
-    assert Row(90, (30, 20)).within(100) == Row(70, (30, 20))
-    assert Row(90, (130,)).within(100) == Row(1, (100,))
-    assert Row(0, (130,)).within(100) == Row(0, (100,))
+def test_prompts_and_completions_are_cut_to_the_limit() -> None:
+    assert RowLengths(90, (30, 20)).truncated_to(100) == RowLengths(70, (30, 20))
+    assert RowLengths(90, (130,)).truncated_to(100) == RowLengths(1, (100,))
+    assert RowLengths(0, (130,)).truncated_to(100) == RowLengths(0, (100,))
 
 
 def test_a_config_without_sizes_is_refused() -> None:
     from tunesmith.errors import UsageError
 
     with pytest.raises(UsageError, match="num_hidden_layers"):
-        Shape.of({"hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9})
+        ModelShape.from_config({"hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9})
 
 
 def test_the_first_estimate_imports_nothing_heavy() -> None:
     code = """
 import sys
-from tunesmith.contracts import Assumed, EstimateRequest
+from tunesmith.contracts import Assumptions, EstimateRequest
 from tunesmith_plugins.techniques.lora.offer import LORA
 from tunesmith_torch.options.training import LoraOptions
 config = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)
-request = EstimateRequest(config=config, tokenizer=None, train=(), heldout=(), assumed=Assumed(),
-                          device="cuda")
-next(LORA.estimate(LoraOptions(), request)), LORA.economies(LoraOptions())
+request = EstimateRequest(config=config, tokenizer=None, train=(), heldout=(),
+                          assumed=Assumptions(), device="cuda")
+next(LORA.estimate(LoraOptions(), request)), LORA.memory_savings(LoraOptions())
 print(sorted({"torch", "numpy", "transformers"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

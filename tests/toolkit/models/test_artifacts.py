@@ -1,4 +1,4 @@
-"""What is saved is what was trained: every adapter comes back bit for bit, and does something."""
+"""Artifacts: adapters and full models load bit-identical, and adapters have an effect."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.records import Completion
-from tunesmith.storage import Checkpoints, verify
+from tunesmith.storage import Checkpoints, verify_folder
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models import artifacts
-from tunesmith_torch.models.adapters import Adapted, adapt_all, adapt_lora
-from tunesmith_torch.models.loading import Base, load_tokenizer
+from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
+from tunesmith_torch.models.loading import LoadedBase, load_tokenizer
 from tunesmith_torch.options.training import LoraOptions
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
@@ -38,8 +38,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "use_rslora": {"use_rslora": True, "rank": 4},
     "use_dora": {"use_dora": True},
     "some targets": {"target_modules": ["q_proj", "down_proj"]},
-    "whole head": {"modules_to_save": ["lm_head"]},
-    "whole embeddings": {"modules_to_save": ["embed_tokens"]},
+    "trained head": {"modules_to_save": ["lm_head"]},
+    "trained embeddings": {"modules_to_save": ["embed_tokens"]},
 }
 
 
@@ -50,19 +50,21 @@ def options(**changes: Any) -> LoraOptions:
 
 def train(
     folder: Path, model: Path, config: LoraOptions, *, full: bool = False
-) -> tuple[Artifact, Adapted]:
-    """Train; the artifact, and the model as it is in memory."""
-    held: list[Adapted] = []
+) -> tuple[Artifact, AdaptedModel]:
+    """Train, and return the artifact and the trained model in memory."""
+    trained_models: list[AdaptedModel] = []
 
-    def adapt(base: Base, precision: Any) -> Adapted:
-        held.append(adapt_all(base, precision) if full else adapt_lora(base, precision, config, 3))
-        return held[0]
+    def adapt(base: LoadedBase, precision: Any) -> AdaptedModel:
+        trained_models.append(
+            adapt_full(base, precision) if full else adapt_lora(base, precision, config, 3)
+        )
+        return trained_models[0]
 
     job: Job[Any] = Job(
         config=config, model=model, train=RECORDS, heldout=(), out=folder, seed=3, device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
     )  # fmt: skip
-    return sft.supervise(job, adapt), held[0]
+    return sft.train_supervised(job, adapt), trained_models[0]
 
 
 @torch.no_grad()
@@ -73,25 +75,25 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_comes_back_bit_for_bit(tmp_path: Path, tiny_folder: Path, kind: str) -> None:
+def test_a_saved_adapter_loads_bit_identical(tmp_path: Path, tiny_folder: Path, kind: str) -> None:
     artifact, adapted = train(tmp_path, tiny_folder, options(**KINDS[kind]))
     trained = logits(adapted.model)
     base = sft.load_model(tiny_folder, CPU, FP32, packing=True)
     untouched = logits(base.model)
-    again = logits(artifacts.attach_adapter(base, artifact.path))
-    assert torch.equal(trained, again)
+    reloaded = logits(artifacts.attach_adapter(base, artifact.path))
+    assert torch.equal(trained, reloaded)
     assert (trained - untouched).abs().max() > 1e-2
-    assert verify(artifact.path) == []
+    assert verify_folder(artifact.path) == []
     for layer in (m for m in adapted.model.modules() if isinstance(m, LoraLayer)):
         for name, half in layer.lora_B.items():
             assert half.weight.abs().max() > 0, name
 
 
-def test_a_whole_model_comes_back_bit_for_bit(tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_saved_full_model_loads_bit_identical(tmp_path: Path, tiny_folder: Path) -> None:
     artifact, adapted = train(tmp_path, tiny_folder, options(learning_rate=1e-3), full=True)
-    again = sft.load_model(artifact.path, CPU, FP32, packing=True)
-    assert torch.equal(logits(adapted.model), logits(again.model))
-    assert again.config.tie_word_embeddings
+    reloaded = sft.load_model(artifact.path, CPU, FP32, packing=True)
+    assert torch.equal(logits(adapted.model), logits(reloaded.model))
+    assert reloaded.config.tie_word_embeddings
     assert {file.suffix for file in artifact.path.iterdir()} <= {
         ".safetensors",
         ".json",
@@ -101,18 +103,20 @@ def test_a_whole_model_comes_back_bit_for_bit(tmp_path: Path, tiny_folder: Path)
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_special_tokens_and_template_survive(tmp_path: Path, tiny_folder: Path, full: bool) -> None:
+def test_special_tokens_and_chat_template_are_saved(
+    tmp_path: Path, tiny_folder: Path, full: bool
+) -> None:
     artifact, _ = train(tmp_path, tiny_folder, options(), full=full)
     before, after = load_tokenizer(tiny_folder), load_tokenizer(artifact.path)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "chat_template"):
         assert getattr(before, name) == getattr(after, name), name
     generation = json.loads((artifact.path / "generation_config.json").read_text())
-    ends = generation["eos_token_id"]
-    wanted = Template.of(before).end_ids
-    assert set(ends if isinstance(ends, list) else [ends]) >= wanted
+    end_ids = generation["eos_token_id"]
+    expected = Template.from_tokenizer(before).end_ids
+    assert set(end_ids if isinstance(end_ids, list) else [end_ids]) >= expected
 
 
-def test_an_adapter_of_another_shape_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+def test_an_adapter_with_a_missing_tensor_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
     artifact, _ = train(tmp_path, tiny_folder, options())
     weights = artifact.path / "adapter_model.safetensors"
     tensors = load_file(weights)
@@ -123,8 +127,8 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path: Path, tiny_folder: Pat
         artifacts.attach_adapter(base, artifact.path)
 
 
-def test_keys_that_nobody_reads_are_found(tmp_path: Path, tiny_folder: Path) -> None:
-    """An adapter saved under wrong names would load without a word and do nothing."""
+def test_an_adapter_with_unknown_tensors_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    """PEFT would load an adapter with wrong tensor names silently, without any effect."""
     artifact, _ = train(tmp_path, tiny_folder, options())
     weights = artifact.path / "adapter_model.safetensors"
     tensors = {
@@ -136,7 +140,9 @@ def test_keys_that_nobody_reads_are_found(tmp_path: Path, tiny_folder: Path) -> 
         artifacts.attach_adapter(base, artifact.path)
 
 
-def test_all_linear_is_every_linear_layer_but_the_head(tmp_path: Path, tiny_folder: Path) -> None:
+def test_all_linear_means_every_linear_layer_except_the_head(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
     _, adapted = train(tmp_path, tiny_folder, options(epochs=1))
     assert adapted.details["targets"] == [
         "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
@@ -152,19 +158,19 @@ def test_adapters_on_tied_weights_are_refused(tiny_folder: Path, target: str) ->
     assert "modules_to_save" in str(caught.value.hint)
 
 
-def test_the_seed_alone_decides_the_adapter(tiny_folder: Path) -> None:
+def test_the_adapter_depends_on_the_seed_only(tiny_folder: Path) -> None:
     def first(seed: int, before: int) -> torch.Tensor:
         torch.manual_seed(before)
         base = sft.load_model(tiny_folder, CPU, FP32, packing=True)
         adapted = adapt_lora(base, FP32, options(), seed)
-        return next(p for n, p in adapted.trainable if "lora_A" in n).detach()
+        return next(p for n, p in adapted.named_trainable_parameters if "lora_A" in n).detach()
 
     assert torch.equal(first(5, 1), first(5, 2))
     assert not torch.equal(first(5, 1), first(6, 1))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3_text"])
-def test_other_families_train_and_come_back(tmp_path: Path, family: str) -> None:
+def test_other_model_families_train_and_load_bit_identical(tmp_path: Path, family: str) -> None:
     folder = save_tiny_model(tmp_path / "base", family)
     artifact, adapted = train(tmp_path / "run", folder, options())
     base = sft.load_model(folder, CPU, FP32, packing=True)

@@ -1,4 +1,4 @@
-"""Devices, and base models: read whole and right, or refused with the reason."""
+"""Base models are loaded completely and correctly, or refused; devices and precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
-from tunesmith_torch.models.loading import Base, load_base
+from tunesmith_torch.models.loading import LoadedBase, load_base
 from tunesmith_torch.models.model_folder import check_folder
 from tunesmith_torch.runtime import device
 from tunesmith_torch.testing.tiny_model import save_tiny_model, tiny_model
@@ -21,13 +21,13 @@ from tunesmith_torch.testing.tiny_model import save_tiny_model, tiny_model
 CPU = torch.device("cpu")
 
 
-def load(folder: Path, **options: str) -> Base:
+def load(folder: Path, **options: str) -> LoadedBase:
     return load_base(folder, device=CPU, dtype=torch.float32, **options)
 
 
 @pytest.fixture
 def folder(tiny_folder: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """Return a copy that a test may damage."""
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
@@ -42,11 +42,11 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-# ------------------------------------------------------------ what is loaded
+# ------------------------------------------------------------ loading
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma2"])
-def test_a_folder_comes_back_as_it_was_saved(family: str, tmp_path: Path) -> None:
+def test_a_saved_model_loads_unchanged(family: str, tmp_path: Path) -> None:
     base = load(save_tiny_model(tmp_path / family, family))
     saved = tiny_model(family, vocabulary=len(base.tokenizer)).state_dict()
     assert not base.model.training
@@ -55,12 +55,12 @@ def test_a_folder_comes_back_as_it_was_saved(family: str, tmp_path: Path) -> Non
         assert torch.equal(tensor, saved[name]), name
 
 
-def test_tied_embeddings_are_one_tensor_and_not_missing(tiny_folder: Path) -> None:
+def test_tied_embeddings_are_one_tensor(tiny_folder: Path) -> None:
     model = load(tiny_folder).model
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def test_the_dtype_is_as_asked_and_bars_stay_as_they_were(
+def test_the_dtype_is_as_requested_and_progress_bars_are_restored(
     tiny_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logging.enable_progress_bar()
@@ -70,7 +70,7 @@ def test_the_dtype_is_as_asked_and_bars_stay_as_they_were(
     assert capfd.readouterr() == ("", "")
 
 
-def test_special_ids_survive_saving(tiny_folder: Path, tmp_path: Path) -> None:
+def test_special_ids_are_saved(tiny_folder: Path, tmp_path: Path) -> None:
     base = load(tiny_folder)
     base.model.save_pretrained(tmp_path)
     base.tokenizer.save_pretrained(tmp_path)
@@ -86,7 +86,7 @@ def test_special_ids_survive_saving(tiny_folder: Path, tmp_path: Path) -> None:
         assert len(ids) == 1
 
 
-# ------------------------------------------------------------ what is refused
+# ------------------------------------------------------------ refused folders
 
 
 def _remove_tensor(folder: Path) -> None:
@@ -108,12 +108,12 @@ def _not_finite(value: float) -> Callable[[Path], None]:
     return damage
 
 
-def _cut_short(folder: Path) -> None:
+def _truncate(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def _cut_in_header(folder: Path) -> None:
+def _truncate_header(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:30])
 
@@ -145,8 +145,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = 
     "index out of the folder": (_index("../../etc/x.safetensors"), IntegrityError, "plain name"),
     "index to a pickle": (_index("pytorch_model.bin"), EnvironmentProblem, "only safetensors"),
     "part is missing": (_index("a.safetensors"), IntegrityError, "missing"),
-    "cut short": (_cut_short, IntegrityError, "model.safetensors: not a complete"),
-    "cut in the header": (_cut_in_header, IntegrityError, "model.safetensors: not a complete"),
+    "cut short": (_truncate, IntegrityError, "model.safetensors: not a complete"),
+    "cut in the header": (_truncate_header, IntegrityError, "model.safetensors: not a complete"),
     "tensor missing": (_remove_tensor, IntegrityError, r"missing from the files.*up_proj"),
     "tensor left over": (_add_tensor, IntegrityError, r"not in the model.*layers.9.x"),
     "wrong shape": (_wrong_shape, IntegrityError, r"another shape.*model.norm"),
@@ -162,9 +162,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = 
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_folder_is_refused_with_the_reason(name: str, folder: Path) -> None:
-    damage, error, words = DAMAGE[name]
+    damage, error, message = DAMAGE[name]
     damage(folder)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         load(folder)
 
 
@@ -177,11 +177,11 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder: Path) ->
     tokenizer = load(folder).tokenizer
     tokenizer.add_tokens(["<one-more>"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(IntegrityError, match="the tokenizer knows"):
+    with pytest.raises(IntegrityError, match="the tokenizer has"):
         load(folder)
 
 
-def test_a_folder_in_parts_is_read(folder: Path) -> None:
+def test_a_sharded_model_is_loaded(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -198,18 +198,18 @@ def test_a_folder_in_parts_is_read(folder: Path) -> None:
 # ------------------------------------------------------------ device and precision
 
 
-def test_the_cpu_is_always_there() -> None:
+def test_the_cpu_is_always_available() -> None:
     assert device.pick_device("cpu") == CPU
     assert device.pick_device("auto").type in ("cpu", "cuda", "mps")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cuda:-1", ""])
-def test_a_name_that_is_no_device_is_a_usage_error(name: str) -> None:
+def test_an_unknown_device_name_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match="not a device"):
         device.pick_device(name)
 
 
-def test_a_device_that_is_not_there_is_the_machines_fault() -> None:
+def test_an_unavailable_device_is_an_environment_problem() -> None:
     with pytest.raises(EnvironmentProblem, match="not on this machine"):
         device.pick_device("cuda:99")
 
@@ -222,12 +222,12 @@ def test_a_device_that_is_not_there_is_the_machines_fault() -> None:
         ({"amx_bf16"}, torch.bfloat16, "amx_bf16"),
     ],
 )
-def test_precision_follows_what_the_cpu_can_do(
+def test_precision_follows_the_cpu_flags(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], dtype: torch.dtype, why: str
 ) -> None:
     monkeypatch.setattr(device, "_cpu_flags", lambda: frozenset(flags))
-    found = device.pick_precision(CPU)
-    assert found.dtype == dtype
-    assert why in found.why
+    precision = device.pick_precision(CPU)
+    assert precision.dtype == dtype
+    assert why in precision.reason
     assert device.pick_precision(CPU, "fp32").dtype == torch.float32
     assert device.pick_precision(CPU, "bf16").name == "bfloat16"

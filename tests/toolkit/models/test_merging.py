@@ -1,4 +1,4 @@
-"""A merged model says what the adapter said; one that does not is never left behind."""
+"""Merging: a merged model equals base plus adapter, or is not written."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import GateError, IntegrityError
 from tunesmith.records import Completion, Message, Prompt
-from tunesmith.storage import Checkpoints, verify
+from tunesmith.storage import Checkpoints, verify_folder
 from tunesmith_torch.models import merging as merging
 from tunesmith_torch.models.adapters import adapt_lora
 from tunesmith_torch.models.loading import load_base
-from tunesmith_torch.models.merging import Merged, Merging, divergence, merge_adapter, next_logprobs
+from tunesmith_torch.models.merging import (
+    MergedModel,
+    MergeOptions,
+    mean_kl,
+    merge_adapter,
+    next_token_logprobs,
+)
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import LoraOptions
 from tunesmith_torch.testing.tiny_model import save_tiny_model, tiny_tokenizer
-from tunesmith_torch.training.sft import supervise
+from tunesmith_torch.training.sft import train_supervised
 
 CPU = torch.device("cpu")
 RECORDS = tuple(
@@ -35,19 +41,19 @@ ROWS = [[5, 9, 200, 17], [42, 300, 7]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose rows are whole blocks, so that all its layers are quantised."""
-    where = save_tiny_model(tmp_path_factory.mktemp("base") / "llama")
+    """Return a tiny model whose rows are multiples of a block, so that all layers are quantized."""
+    path = save_tiny_model(tmp_path_factory.mktemp("base") / "llama")
     sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
-    config = AutoConfig.from_pretrained(where, **sizes)
+    config = AutoConfig.from_pretrained(path, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():  # predictions that depend on the weights, as a trained model's do
+    with torch.no_grad():  # larger weights: predictions depend on them, like in a trained model
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4)
-    model.save_pretrained(where)
-    return where
+    model.save_pretrained(path)
+    return path
 
 
 def train(
@@ -59,39 +65,41 @@ def train(
         config=config, model=model, train=RECORDS, heldout=(), out=out, seed=3, device="cpu",
         checkpoints=Checkpoints(out / "checkpoints"), emit=lambda event: None, technique="test",
     )  # fmt: skip
-    return supervise(job, lambda b, p: adapt_lora(b, p, config, 3), quantization)
+    return train_supervised(job, lambda b, p: adapt_lora(b, p, config, 3), quantization)
 
 
-def merged(model: Path, artifact: Artifact, out: Path, **changes: Any) -> Merged:
-    how = Merging(**{"device": CPU, "dtype": torch.float32, **changes})
-    return merge_adapter(model, artifact.path, out, PROMPTS, how)
+def merge(model: Path, artifact: Artifact, out: Path, **changes: Any) -> MergedModel:
+    options = MergeOptions(**{"device": CPU, "dtype": torch.float32, **changes})
+    return merge_adapter(model, artifact.path, out, PROMPTS, options)
 
 
 KINDS: dict[str, dict[str, Any]] = {
     "all linear": {},
     "use_rslora": {"use_rslora": True},
     "use_dora": {"use_dora": True},
-    "whole head": {"modules_to_save": ["lm_head"]},
-    "whole embeddings": {"modules_to_save": ["embed_tokens"]},
+    "trained head": {"modules_to_save": ["lm_head"]},
+    "trained embeddings": {"modules_to_save": ["embed_tokens"]},
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lora_merges_into_its_base(folder: Path, tmp_path: Path, kind: str) -> None:
     artifact = train(folder, tmp_path, **KINDS[kind])
-    result = merged(folder, artifact, tmp_path / "merged")
+    result = merge(folder, artifact, tmp_path / "merged")
     assert result.kl < 1e-9
-    assert verify(result.path) == []
+    assert verify_folder(result.path) == []
     model = load_base(result.path, device=CPU, dtype=torch.float32).model
     plain = load_base(folder, device=CPU, dtype=torch.float32).model
-    assert divergence(next_logprobs(plain, ROWS), next_logprobs(model, ROWS)) > 1e-3
+    assert mean_kl(next_token_logprobs(plain, ROWS), next_token_logprobs(model, ROWS)) > 1e-3
     assert model.config.tie_word_embeddings
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert "lm_head.weight" not in load_file(result.path / "model.safetensors")
 
 
-def test_a_head_trained_apart_from_the_embeddings_stays_apart(folder: Path, tmp_path: Path) -> None:
-    """Adapters of other tools may train the head alone although base ties it."""
+def test_a_head_that_was_trained_without_the_embeddings_is_untied(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Adapters of other tools may train only the head of a model with tied embeddings."""
     from peft import LoraConfig, get_peft_model
 
     base = load_base(folder, device=CPU, dtype=torch.float32)
@@ -106,13 +114,13 @@ def test_a_head_trained_apart_from_the_embeddings_stays_apart(folder: Path, tmp_
     adapter = tmp_path / "adapter"
     from tunesmith.storage import commit_folder
 
-    def write(where: Path) -> None:
-        model.save_pretrained(where, save_embedding_layers=False)
-        tiny_tokenizer().save_pretrained(where)
-        base.model.generation_config.save_pretrained(where)
+    def write(path: Path) -> None:
+        model.save_pretrained(path, save_embedding_layers=False)
+        tiny_tokenizer().save_pretrained(path)
+        base.model.generation_config.save_pretrained(path)
 
     commit_folder(adapter, write)
-    result = merged(folder, Artifact(path=adapter, format="adapter"), tmp_path / "merged")
+    result = merge(folder, Artifact(path=adapter, format="adapter"), tmp_path / "merged")
     config_ = json.loads((result.path / "config.json").read_text())
     assert config_["tie_word_embeddings"] is False
     assert "lm_head.weight" in load_file(result.path / "model.safetensors")
@@ -120,38 +128,43 @@ def test_a_head_trained_apart_from_the_embeddings_stays_apart(folder: Path, tmp_
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_qlora_merges_into_what_it_was_trained_on(
+def test_qlora_merges_into_the_weights_it_was_trained_with(
     folder: Path, tmp_path: Path, double: bool
 ) -> None:
-    four = Quantization(double=double)
-    artifact = train(folder, tmp_path, four, modules_to_save=["lm_head"])
-    result = merged(folder, artifact, tmp_path / "merged", quantization=four)
+    quantization = Quantization(double_quantization=double)
+    artifact = train(folder, tmp_path, quantization, modules_to_save=["lm_head"])
+    result = merge(folder, artifact, tmp_path / "merged", quantization=quantization)
     assert result.kl < 1e-7
-    other = merged(
-        folder, artifact, tmp_path / "other", quantization=four, into="original", max_kl=10.0
+    other = merge(
+        folder,
+        artifact,
+        tmp_path / "other",
+        quantization=quantization,
+        into="original",
+        max_kl=10.0,
     )
     assert other.kl > 1e-3
 
 
-def test_what_is_too_far_off_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    four = Quantization()
-    artifact = train(folder, tmp_path, four)
+def test_a_merge_that_differs_too_much_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    quantization = Quantization()
+    artifact = train(folder, tmp_path, quantization)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(
-        GateError, match=r"nats from the trained one's.*nothing was written"
+        GateError, match=r"nats from the trained model.*nothing was written"
     ) as caught:
-        merged(folder, artifact, tmp_path / "merged", quantization=four, into="original")
-    assert caught.value.hint is not None and "dequantised" in caught.value.hint
+        merge(folder, artifact, tmp_path / "merged", quantization=quantization, into="original")
+    assert caught.value.hint is not None and "dequantized" in caught.value.hint
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_bf16_weights_merge_within_the_default(folder: Path, tmp_path: Path) -> None:
+def test_bf16_weights_merge_within_the_default_limit(folder: Path, tmp_path: Path) -> None:
     base = tmp_path / "bf16"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     model.save_pretrained(base)
     AutoTokenizer.from_pretrained(folder).save_pretrained(base)
     artifact = train(base, tmp_path, Quantization(), precision="bf16")
-    result = merged(
+    result = merge(
         base, artifact, tmp_path / "m", quantization=Quantization(), dtype=torch.bfloat16
     )
     assert result.dtype == "bfloat16"
@@ -161,12 +174,12 @@ def test_bf16_weights_merge_within_the_default(folder: Path, tmp_path: Path) -> 
     }
 
 
-def test_special_ids_and_tokenizer_stay(folder: Path, tmp_path: Path) -> None:
+def test_special_ids_and_tokenizer_are_kept(folder: Path, tmp_path: Path) -> None:
     artifact = train(folder, tmp_path)
-    result = merged(folder, artifact, tmp_path / "merged")
+    result = merge(folder, artifact, tmp_path / "merged")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (result.path / name).read_bytes() == (artifact.path / name).read_bytes()
-    configs = [AutoConfig.from_pretrained(where) for where in (folder, result.path)]
+    configs = [AutoConfig.from_pretrained(path) for path in (folder, result.path)]
     generation = [GenerationConfig.from_pretrained(w) for w in (artifact.path, result.path)]
     tokenizers = [AutoTokenizer.from_pretrained(w) for w in (folder, artifact.path, result.path)]
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -184,34 +197,34 @@ def test_a_damaged_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
         file.seek(-3, 2)
         file.write(b"\x40")
     with pytest.raises(IntegrityError, match="SHA-256"):
-        merged(folder, artifact, tmp_path / "merged")
+        merge(folder, artifact, tmp_path / "merged")
 
 
-def test_what_was_written_is_what_is_compared(
+def test_the_comparison_uses_the_model_as_read_from_disk(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that is saved without its adapter is found out."""
+    """A model that is saved without its adapter is detected."""
     artifact = train(folder, tmp_path)
     plain = load_base(folder, device=CPU, dtype=torch.float32).model
-    monkeypatch.setattr(merging, "_merged", lambda *_: plain)
+    monkeypatch.setattr(merging, "_merge", lambda *_: plain)
     with pytest.raises(GateError):
-        merged(folder, artifact, tmp_path / "merged")
+        merge(folder, artifact, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
-def test_divergence_is_zero_for_the_same_and_grows() -> None:
+def test_mean_kl_is_zero_for_equal_distributions_and_grows_with_the_difference() -> None:
     a = torch.randn(3, 50).double().log_softmax(-1)
-    assert divergence(a, a) == 0
-    assert divergence(a, (a * 1.1).log_softmax(-1)) < divergence(a, (a * 2).log_softmax(-1))
+    assert mean_kl(a, a) == 0
+    assert mean_kl(a, (a * 1.1).log_softmax(-1)) < mean_kl(a, (a * 2).log_softmax(-1))
 
 
-def test_the_config_says_when_the_head_is_no_longer_the_embeddings(folder: Path) -> None:
-    """Whichever version of peft took the adapter apart."""
+def test_the_config_is_untied_if_the_head_differs_from_the_embeddings(folder: Path) -> None:
+    """This holds for every version of PEFT that unloads the adapter."""
     model = load_base(folder, device=CPU, dtype=torch.float32).model
     head = model.get_output_embeddings()
-    merging._settle_ties(model)
+    merging._untie_changed_head(model)
     assert model.config.tie_word_embeddings
     head.weight = torch.nn.Parameter(head.weight + 1)
-    merging._settle_ties(model)
+    merging._untie_changed_head(model)
     assert not model.config.tie_word_embeddings
     assert not torch.equal(head.weight, model.get_input_embeddings().weight)

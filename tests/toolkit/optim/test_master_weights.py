@@ -1,4 +1,4 @@
-"""Masters: fp32 arithmetic under a bf16 model, and a state that comes back whole."""
+"""Master weights: fp32 updates of a bf16 model, and a state that resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.optim import adamw
-from tunesmith_torch.optim.master_weights import Masters
+from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.options import checks
-from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import bitsandbytes
 from tunesmith_torch.training import training_state
 
-OPTIONS = FitOptions(learning_rate=1e-5, weight_decay=0.1)
+OPTIONS = TrainingOptions(learning_rate=1e-5, weight_decay=0.1)
 
 
 def _net(dtype: torch.dtype) -> nn.Module:
@@ -25,42 +25,42 @@ def _net(dtype: torch.dtype) -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4)).to(dtype)
 
 
-def _run(net: nn.Module, masters: Masters, steps: int, start: int = 0) -> None:
+def _run(net: nn.Module, masters: MasterWeights, steps: int, start: int = 0) -> None:
     dtype = next(net.parameters()).dtype
     for step in range(start, start + steps):
         torch.manual_seed(step)
         for _ in range(2):  # two micro-batches
             net(torch.randn(4, 8).to(dtype)).square().sum().backward()
-        masters.clip(1.0)
+        masters.clip_grad_norm(1.0)
         masters.step(1e-5)
 
 
-def test_fp32_parameters_are_their_own_masters() -> None:
+def test_fp32_parameters_are_their_own_master_weights() -> None:
     net, plain = _net(torch.float32), _net(torch.float32)
-    masters = Masters(net.named_parameters(), OPTIONS)
+    masters = MasterWeights(net.named_parameters(), OPTIONS)
     assert all(a is b for a, b in zip(masters.masters, net.parameters(), strict=True))
     _run(net, masters, 3)
     groups = [
         {"params": [p for p in plain.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in plain.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    peer = torch.optim.AdamW(groups, lr=1e-5, betas=OPTIONS.betas)
+    reference = torch.optim.AdamW(groups, lr=1e-5, betas=OPTIONS.betas)
     for step in range(3):
         torch.manual_seed(step)
         for _ in range(2):
             plain(torch.randn(4, 8)).square().sum().backward()
         nn.utils.clip_grad_norm_(list(plain.parameters()), 1.0)
-        peer.step()
-        peer.zero_grad()
-    for ours, theirs in zip(net.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+        reference.step()
+        reference.zero_grad()
+    for parameter, expected in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_small_updates_are_not_rounded_away_in_bf16() -> None:
     """Forty steps of 1e-5, each less than a bf16 digit of a weight near 0.2, add up."""
     net = _net(torch.bfloat16)
     before = [p.detach().clone() for p in net.parameters()]
-    masters = Masters(net.named_parameters(), OPTIONS)
+    masters = MasterWeights(net.named_parameters(), OPTIONS)
     first = [m.detach().clone() for m in masters.masters]
     _run(net, masters, 40)
     moved = [(m - f).abs().max() for m, f in zip(masters.masters, first, strict=True)]
@@ -74,7 +74,7 @@ def test_small_updates_are_not_rounded_away_in_bf16() -> None:
 def test_micro_batches_add_up_in_fp32() -> None:
     """A bf16 sum of a large and many small gradients would lose the small ones."""
     weight = nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
-    masters = Masters([("w", weight)], OPTIONS)
+    masters = MasterWeights([("w", weight)], OPTIONS)
     (weight * 256).sum().backward()
     for _ in range(64):
         (weight * 0.5).sum().backward()
@@ -84,118 +84,120 @@ def test_micro_batches_add_up_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_restored_state_goes_on_bit_for_bit(dtype: torch.dtype) -> None:
+def test_a_loaded_state_resumes_bit_for_bit(dtype: torch.dtype) -> None:
     net = _net(dtype)
-    masters = Masters(net.named_parameters(), OPTIONS)
+    masters = MasterWeights(net.named_parameters(), OPTIONS)
     _run(net, masters, 2)
-    saved = copy.deepcopy(masters.tensors())
+    saved = copy.deepcopy(masters.state_dict())
     _run(net, masters, 3, start=2)
     fresh = _net(dtype)
-    again = Masters(fresh.named_parameters(), OPTIONS)
-    again.restore(saved)
-    _run(fresh, again, 3, start=2)
-    for one, two in zip(masters.masters, again.masters, strict=True):
+    resumed = MasterWeights(fresh.named_parameters(), OPTIONS)
+    resumed.load_state_dict(saved)
+    _run(fresh, resumed, 3, start=2)
+    for one, two in zip(masters.masters, resumed.masters, strict=True):
         assert torch.equal(one, two)
 
 
 def test_a_state_without_its_moments_is_refused() -> None:
     net = _net(torch.float32)
-    masters = Masters(net.named_parameters(), OPTIONS)
+    masters = MasterWeights(net.named_parameters(), OPTIONS)
     _run(net, masters, 1)
-    saved = {k: v for k, v in masters.tensors().items() if k != "exp_avg.0.weight"}
+    saved = {k: v for k, v in masters.state_dict().items() if k != "exp_avg.0.weight"}
     with pytest.raises(KeyError, match=r"exp_avg\.0\.weight"):
-        Masters(_net(torch.float32).named_parameters(), OPTIONS).restore(saved)
+        MasterWeights(_net(torch.float32).named_parameters(), OPTIONS).load_state_dict(saved)
 
 
-EIGHT = FitOptions(learning_rate=1e-2, optimizer="adamw-8bit")
+OPTIONS_8BIT = TrainingOptions(learning_rate=1e-2, optimizer="adamw-8bit")
 
 
 def _wide(dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Large enough for 8 bits; its biases are not."""
+    """Return a model whose weights are large enough for 8 bits, and whose biases are not."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)).to(dtype)
 
 
-def _learn(net: nn.Module, masters: Masters, steps: range) -> list[float]:
+def _learn(net: nn.Module, masters: MasterWeights, steps: range) -> list[float]:
     losses = []
     for step in steps:
         torch.manual_seed(step)
         x = torch.randn(32, 64)
         loss = (net(x.to(next(net.parameters()).dtype)).float() - x.roll(1, 1)).square().mean()
         loss.backward()
-        masters.clip(1.0)
+        masters.clip_grad_norm(1.0)
         masters.step(1e-2)
         losses.append(loss.item())
     return losses
 
 
-def test_in_8_bits_it_learns_like_adamw_with_a_quarter_of_the_means() -> None:
+def test_8_bit_adamw_learns_like_adamw_with_a_quarter_of_the_memory() -> None:
     losses = {}
-    for options in (EIGHT, EIGHT.model_copy(update={"optimizer": "adamw"})):
+    for options in (OPTIONS_8BIT, OPTIONS_8BIT.model_copy(update={"optimizer": "adamw"})):
         net = _wide()
-        masters = Masters(net.named_parameters(), options)
+        masters = MasterWeights(net.named_parameters(), options)
         losses[options.optimizer] = _learn(net, masters, range(40))
-        tensors = {k: t for k, t in masters.tensors().items() if not k.startswith("master.")}
+        tensors = {k: t for k, t in masters.state_dict().items() if not k.startswith("master.")}
         large = sum(t.nbytes for k, t in tensors.items() if "0.weight" in k and "qmap" not in k)
-        assert large < 2.2 * 64 * 96 if options is EIGHT else large >= 8 * 64 * 96
+        assert large < 2.2 * 64 * 96 if options is OPTIONS_8BIT else large >= 8 * 64 * 96
     assert losses["adamw-8bit"][-1] < 0.7 * losses["adamw-8bit"][0]
     assert abs(losses["adamw-8bit"][-1] / losses["adamw"][-1] - 1) < 0.05
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("before", [0, 3])
-def test_an_8_bit_state_goes_on_bit_for_bit(
+def test_an_8_bit_state_resumes_bit_for_bit(
     dtype: torch.dtype, before: int, tmp_path: Path
 ) -> None:
     net = _wide(dtype)
-    masters = Masters(net.named_parameters(), EIGHT)
+    masters = MasterWeights(net.named_parameters(), OPTIONS_8BIT)
     _learn(net, masters, range(before))
     training_state.save(tmp_path, masters)
     _learn(net, masters, range(before, before + 3))
-    again = _wide(dtype)
+    fresh = _wide(dtype)
     with torch.no_grad():
-        again[0].weight.zero_()
-    resumed = Masters(again.named_parameters(), EIGHT)
+        fresh[0].weight.zero_()
+    resumed = MasterWeights(fresh.named_parameters(), OPTIONS_8BIT)
     training_state.restore(tmp_path, resumed)
-    _learn(again, resumed, range(before, before + 3))
-    ours, theirs = masters.tensors(), resumed.tensors()
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
+    _learn(fresh, resumed, range(before, before + 3))
+    first_state, second_state = masters.state_dict(), resumed.state_dict()
+    assert first_state.keys() == second_state.keys()
+    for name in first_state:
+        assert torch.equal(first_state[name], second_state[name]), name
 
 
-def test_a_state_in_8_bits_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_8_bit_state_is_refused(tmp_path: Path) -> None:
     net = _wide()
-    masters = Masters(net.named_parameters(), EIGHT)
+    masters = MasterWeights(net.named_parameters(), OPTIONS_8BIT)
     _learn(net, masters, range(1))
-    whole = masters.tensors()
-    lacking = {k: v for k, v in whole.items() if k != "absmax2.0.weight"}
+    complete = masters.state_dict()
+    incomplete = {k: v for k, v in complete.items() if k != "absmax2.0.weight"}
     with pytest.raises(KeyError, match=r"absmax2\.0\.weight"):
-        masters.restore(lacking)
-    with pytest.raises(ValueError, match=r"state1\.0\.weight is \[1\]"):
-        masters.restore({**whole, "state1.0.weight": torch.zeros(1, dtype=torch.uint8)})
+        masters.load_state_dict(incomplete)
+    with pytest.raises(ValueError, match=r"state1\.0\.weight has shape \[1\]"):
+        masters.load_state_dict({**complete, "state1.0.weight": torch.zeros(1, dtype=torch.uint8)})
 
 
-def test_what_does_not_work_here_is_refused_before_anything_is_loaded(
+def test_an_optimizer_that_does_not_work_here_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cpu = torch.device("cpu")
     for kind in ("adamw", "adamw-8bit"):
-        adamw.require(kind, cpu)
+        adamw.check_available(kind, cpu)
     with pytest.raises(EnvironmentProblem, match="pages memory of an NVIDIA GPU"):
-        adamw.require("paged-adamw-8bit", cpu)
+        adamw.check_available("paged-adamw-8bit", cpu)
     monkeypatch.setattr(bitsandbytes, "_PACKAGE", None)
-    adamw.require("adamw", cpu)
+    adamw.check_available("adamw", cpu)
     with pytest.raises(EnvironmentProblem, match="bitsandbytes cannot be imported"):
-        adamw.require("adamw-8bit", cpu)
+        adamw.check_available("adamw-8bit", cpu)
 
 
-def test_a_plan_is_told_what_the_optimizer_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    paged = FitOptions(optimizer="paged-adamw-8bit")
-    assert not checks.of_optimizer(OPTIONS, "cpu") and not checks.of_optimizer(paged, "cuda:1")
-    (finding,) = checks.of_optimizer(paged, "cpu")
+def test_a_plan_has_findings_about_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    paged = TrainingOptions(optimizer="paged-adamw-8bit")
+    assert not checks.check_optimizer(OPTIONS, "cpu") and not checks.check_optimizer(
+        paged, "cuda:1"
+    )
+    (finding,) = checks.check_optimizer(paged, "cpu")
     assert finding.level == "error" and "the device is cpu" in finding.message
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
-    (finding,) = checks.of_optimizer(EIGHT, "auto")
+    (finding,) = checks.check_optimizer(OPTIONS_8BIT, "auto")
     assert "needs bitsandbytes" in finding.message
-    assert not checks.of_optimizer(OPTIONS, "auto")
+    assert not checks.check_optimizer(OPTIONS, "auto")

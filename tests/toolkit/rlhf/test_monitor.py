@@ -1,4 +1,4 @@
-"""What a policy is stopped for: courses of reward and gold, played to the watch without a model."""
+"""The decisions of the monitor on simulated curves of reward and gold reward, without a model."""
 
 from __future__ import annotations
 
@@ -12,53 +12,55 @@ import pytest
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError
-from tunesmith.events import Event, Gated, Watched
+from tunesmith.events import Event, GateChecked, Monitored
 from tunesmith.options import from_table
 from tunesmith.records import Prompt
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.options.rlhf import PolicyStage
-from tunesmith_torch.rlhf.monitor import Gold, Watch
-from tunesmith_torch.rlhf.policy_objective import KlPrice
-from tunesmith_torch.training.loop import Counts
+from tunesmith_torch.rlhf.monitor import GoldReward, PolicyMonitor
+from tunesmith_torch.rlhf.policy_objective import KlController
+from tunesmith_torch.training.loop import BatchCounts
 
 ROWS = 64
 Curve = Callable[[int], float]
 
 
-class Told:
-    """A reward that stands in the answer, at this place."""
+class NumberInText:
+    """A reward that is one of the numbers in the completion."""
 
-    def __init__(self, place: int) -> None:
-        self.place = place
+    def __init__(self, index: int) -> None:
+        self.index = index
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        return [float(text.split()[self.place]) for text in completions]
+        return [float(text.split()[self.index]) for text in completions]
 
 
-class Played:
-    """Stands for the policy's loop: answers say which reward and gold they get."""
+class SimulatedObjective:
+    """In place of the objective: its completions contain the reward and the gold reward."""
 
-    def __init__(self, proxy: Curve, gold: Curve, noise: float, spread: float, seed: int) -> None:
-        self.step, self._curves, self._noise, self._spread = 0, (proxy, gold), noise, spread
-        self.price, self.actor = KlPrice(0.0), self
-        self._draw = random.Random(seed)
-        self._rows = [self._draw.gauss(0, 0.3) for _ in range(ROWS)]
+    def __init__(
+        self, reward: Curve, gold_reward: Curve, noise: float, spread: float, seed: int
+    ) -> None:
+        self.step, self._curves = 0, (reward, gold_reward)
+        self._noise, self._spread = noise, spread
+        self.kl_controller, self.rollout_generator = KlController(0.0), self
+        self._random = random.Random(seed)
+        self._rows = [self._random.gauss(0, 0.3) for _ in range(ROWS)]
 
-    def answers(self, prompts: Sequence[Prompt]) -> list[str]:
-        said = [[curve(self.step) for curve in self._curves] for _ in prompts]
-        draw, noise = self._draw, self._noise
+    def generate_greedy(self, prompts: Sequence[Prompt]) -> list[str]:
+        values = [curve(self.step) for curve in self._curves]
         return [
-            " ".join(str(v + row + draw.gauss(0, noise)) for v in values)
-            for row, values in zip(self._rows, said, strict=False)
+            " ".join(str(value + row + self._random.gauss(0, self._noise)) for value in values)
+            for row, _ in zip(self._rows, prompts, strict=False)
         ]
 
-    def finished(self) -> bool:
+    def finish_update(self) -> bool:
         return True
 
-    def counts(self, rows: Sequence[int]) -> Counts:
-        return Counts(1, 1, 1)
+    def counts(self, rows: Sequence[int]) -> BatchCounts:
+        return BatchCounts(1, 1, 1)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {"kl": 1.0, "reward_spread": self._spread}
 
 
@@ -66,19 +68,19 @@ def flat(step: int) -> float:
     return 0.5
 
 
-def course(
+def run_monitor(
     folder: Path,
-    proxy: Curve,
-    gold: Curve,
+    reward: Curve,
+    gold_reward: Curve,
     *,
     steps: int = 100,
     noise: float = 0.2,
     spread: float = 1.0,
     seed: int = 1,
     **changes: Any,
-) -> tuple[Gated, list[Watched]]:
-    """Play a whole training; it is resumed from the watch's memory halfway."""
-    told: list[Event] = []
+) -> tuple[GateChecked, list[Monitored]]:
+    """Simulate a training; halfway the monitor is replaced by a new one with its state."""
+    events: list[Event] = []
     config = from_table(PolicyStage, {"monitor_every": 10, "log_completions": 0, **changes})
     job: Job[Any] = Job(
         config=config,
@@ -89,25 +91,25 @@ def course(
         seed=0,
         device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"),
-        emit=told.append,
+        emit=events.append,
         technique="test",
     )
-    loop: Any = Played(proxy, gold, noise, spread, seed)
-    seen = Gold(["?"] * ROWS, [], Told(1))
+    objective: Any = SimulatedObjective(reward, gold_reward, noise, spread, seed)
+    gold = GoldReward(["?"] * ROWS, [], NumberInText(1))
 
-    def begun() -> Watch:
-        return Watch(job, loop, Told(0), seen, config, steps=steps)
+    def new_monitor() -> PolicyMonitor:
+        return PolicyMonitor(job, objective, NumberInText(0), gold, config, steps=steps)
 
-    watch = begun()
-    look = watch.look(0)
-    while look != "stop" and loop.step < steps:
-        loop.step += 1
-        watch.finished()
-        look = watch.look(loop.step)
-        if loop.step == steps // 2:
-            memory, watch = watch.memory(), begun()
-            watch.recall(memory)
-    return watch.verdict(), [event for event in told if isinstance(event, Watched)]
+    monitor = new_monitor()
+    decision = monitor.evaluate(0)
+    while decision != "stop" and objective.step < steps:
+        objective.step += 1
+        monitor.is_batch_finished()
+        decision = monitor.evaluate(objective.step)
+        if objective.step == steps // 2:
+            state, monitor = monitor.state_dict(), new_monitor()
+            monitor.load_state_dict(state)
+    return monitor.gate_result(), [event for event in events if isinstance(event, Monitored)]
 
 
 def rising(step: int) -> float:
@@ -115,102 +117,112 @@ def rising(step: int) -> float:
 
 
 @pytest.mark.parametrize("fall", [0.002, 0.005, 0.02, 0.2])
-def test_gold_may_fall_as_slowly_as_it_likes(tmp_path: Path, fall: float) -> None:
-    """A little at each look, far within its noise; it adds up."""
-    gate, looks = course(tmp_path, rising, lambda step: -fall * step, steps=200)
+def test_a_slow_fall_of_the_gold_reward_is_detected(tmp_path: Path, fall: float) -> None:
+    """A little at each evaluation, far within the noise; it adds up."""
+    gate, evaluations = run_monitor(tmp_path, rising, lambda step: -fall * step, steps=200)
     assert not gate.passed
-    assert "while gold fell by" in gate.sentence or "gold is lower than at step 0" in gate.sentence
-    assert looks[-1].step < 200 or fall < 0.005
+    assert (
+        "while the gold reward fell by" in gate.message
+        or "the gold reward is lower than at step 0" in gate.message
+    )
+    assert evaluations[-1].step < 200 or fall < 0.005
 
 
-def test_gold_that_rises_first_and_then_falls(tmp_path: Path) -> None:
-    gate, _ = course(tmp_path, rising, lambda step: 0.03 * min(step, 100 - step))
+def test_a_gold_reward_that_rises_first_and_then_falls(tmp_path: Path) -> None:
+    gate, _ = run_monitor(tmp_path, rising, lambda step: 0.03 * min(step, 100 - step))
     assert not gate.passed
-    assert "while gold fell by" in gate.sentence
-    best = int(gate.sentence.rsplit(" ", 1)[1])
+    assert "while the gold reward fell by" in gate.message
+    best = int(gate.message.rsplit(" ", 1)[1])
     assert 40 <= best <= 60
 
 
-def test_a_reward_that_is_at_its_most_already_hides_nothing(tmp_path: Path) -> None:
-    """Every answer earns 1 after ten steps, so the reward rises no more while gold goes on down."""
-    gate, _ = course(
+def test_a_reward_at_its_maximum_does_not_hide_a_fall(tmp_path: Path) -> None:
+    """All rewards are 1 after ten steps, so they rise no more while the gold reward falls."""
+    gate, _ = run_monitor(
         tmp_path,
         lambda step: 1.0 if step >= 10 else 0.9,
         lambda step: 0.5 if step <= 20 else 0.5 - 0.01 * (step - 20),
     )
     assert not gate.passed
-    assert "gold is lower than at step 0" in gate.sentence or "gold fell" in gate.sentence
+    assert (
+        "the gold reward is lower than at step 0" in gate.message
+        or "the gold reward fell" in gate.message
+    )
 
 
-def test_the_last_step_is_looked_at(tmp_path: Path) -> None:
-    """A training shorter than ``monitor_every`` is no way past the gate."""
-    gate, looks = course(
+def test_the_last_step_is_evaluated(tmp_path: Path) -> None:
+    """A training shorter than ``monitor_every`` cannot bypass the gate."""
+    gate, evaluations = run_monitor(
         tmp_path, lambda step: float(step >= 6), lambda step: -float(step >= 6), steps=8
     )
-    assert [look.step for look in looks] == [0, 8]
-    assert not gate.passed and "stopped at step 8" in gate.sentence
-    assert gate.sentence.endswith("the artifact is the checkpoint of step 0")
+    assert [evaluation.step for evaluation in evaluations] == [0, 8]
+    assert not gate.passed and "stopped at step 8" in gate.message
+    assert gate.message.endswith("the artifact is the checkpoint of step 0")
 
 
-@pytest.mark.parametrize("gold", [flat, rising], ids=["flat", "rising"])
-def test_a_course_without_a_fall_is_let_through(tmp_path: Path, gold: Curve) -> None:
-    gate, looks = course(tmp_path, rising, gold, steps=200)
-    assert gate.passed and gate.sentence == "none seen"
-    assert [look.step for look in looks] == list(range(0, 201, 10))
+@pytest.mark.parametrize("gold_reward", [flat, rising], ids=["flat", "rising"])
+def test_a_gold_reward_that_does_not_fall_passes(tmp_path: Path, gold_reward: Curve) -> None:
+    gate, evaluations = run_monitor(tmp_path, rising, gold_reward, steps=200)
+    assert gate.passed and gate.message == "none seen"
+    assert [evaluation.step for evaluation in evaluations] == list(range(0, 201, 10))
 
 
-def test_luck_alone_stops_hardly_any_run(tmp_path: Path) -> None:
-    """Gold wavers and does not change; the reward rises. 20 looks at each of 4 runs."""
-    gates = [course(tmp_path, rising, flat, steps=200, seed=seed)[0] for seed in range(4)]
+def test_noise_alone_stops_hardly_any_run(tmp_path: Path) -> None:
+    """The gold reward is noisy and constant; the reward rises. 20 evaluations in each of 4 runs."""
+    gates = [run_monitor(tmp_path, rising, flat, steps=200, seed=seed)[0] for seed in range(4)]
     assert all(gate.passed for gate in gates)
 
 
-def test_a_reward_that_is_the_same_for_all_answers_teaches_nothing(tmp_path: Path) -> None:
-    gate, _ = course(tmp_path, flat, flat, spread=0.0)
+def test_equal_rewards_for_all_completions_fail_the_gate(tmp_path: Path) -> None:
+    gate, _ = run_monitor(tmp_path, flat, flat, spread=0.0)
     assert not gate.passed
-    assert "nothing was learned" in gate.sentence
-    alone, _ = course(tmp_path, flat, flat, spread=0.0, num_generations=1, algorithm="ppo")
-    assert alone.passed  # a single answer to a prompt has nothing to differ from
+    assert "nothing was learned" in gate.message
+    single, _ = run_monitor(tmp_path, flat, flat, spread=0.0, num_generations=1, algorithm="ppo")
+    assert single.passed  # a single completion of a prompt has nothing to differ from
 
 
-def resumed(folder: Path, memory: dict[str, Any]) -> Watch:
-    """A watch that goes on from this."""
+def resumed(folder: Path, state: dict[str, Any]) -> PolicyMonitor:
+    """Return a monitor that continues from this state."""
     config = from_table(PolicyStage, {"monitor_every": 10})
-    job: Any = SimpleNamespace(name="policy", checkpoints=Checkpoints(folder / "checkpoints"))
-    loop: Any = Played(flat, flat, 0.0, 1.0, 1)
-    watch = Watch(job, loop, Told(0), Gold([], [], None), config)
-    watch.recall(memory)
-    return watch
+    job: Any = SimpleNamespace(stage="policy", checkpoints=Checkpoints(folder / "checkpoints"))
+    objective: Any = SimulatedObjective(flat, flat, 0.0, 1.0, 1)
+    gold = GoldReward([], [], None)
+    monitor = PolicyMonitor(job, objective, NumberInText(0), gold, config)
+    monitor.load_state_dict(state)
+    return monitor
 
 
-SEEN = {"step": 0, "proxy": [1.0], "gold": [1.0]}
-MEMORY: dict[str, Any] = {
-    "first": SEEN,
-    "best": SEEN,
-    "last": 30,
-    "stopped": "",
-    "diverged": [1.0],
+EVALUATION = {"step": 0, "rewards": [1.0], "gold_rewards": [1.0]}
+STATE: dict[str, Any] = {
+    "first": EVALUATION,
+    "best": EVALUATION,
+    "last_step": 30,
+    "stop_reason": "",
+    "recent_kl": [1.0],
     "tokens": [4, 2],
     "change": {},
-    "looks": 7,
-    "spread": 0.0,
+    "evaluations": 7,
+    "reward_spread": 0.0,
     "kl_coef": 0.25,
 }
 
 
-def test_a_checkpoint_of_before_looks_were_counted_is_resumed(tmp_path: Path) -> None:
-    """Every ``monitor_every`` steps was one; a spread that is not known fails no gate."""
-    older = {name: MEMORY[name] for name in MEMORY if name not in ("looks", "spread")}
-    watch = resumed(tmp_path, older)
-    assert (watch.looks, watch.spread) == (4, None)  # of steps 0, 10, 20 and 30
-    assert watch.verdict().passed and watch.loop.price.weight == 0.25
-    assert resumed(tmp_path, {**older, "first": None, "best": None, "last": -1}).looks == 0
-    assert resumed(tmp_path, MEMORY).memory() == MEMORY
+def test_a_state_without_the_number_of_evaluations_is_resumed(tmp_path: Path) -> None:
+    """One every ``monitor_every`` steps is assumed; an unknown reward spread fails no gate."""
+    optional = ("evaluations", "reward_spread")
+    smaller = {name: STATE[name] for name in STATE if name not in optional}
+    monitor = resumed(tmp_path, smaller)
+    # After steps 0, 10, 20 and 30.
+    assert (monitor.evaluations, monitor.reward_spread) == (4, None)
+    assert monitor.gate_result().passed and monitor.objective.kl_controller.coef == 0.25
+    fresh = {**smaller, "first": None, "best": None, "last_step": -1}
+    assert resumed(tmp_path, fresh).evaluations == 0
+    assert resumed(tmp_path, STATE).state_dict() == STATE
 
 
-@pytest.mark.parametrize("name", sorted({*MEMORY} - {"looks", "spread"}))
-def test_a_checkpoint_that_lacks_more_is_refused(tmp_path: Path, name: str) -> None:
-    rest = {key: value for key, value in MEMORY.items() if key != name}
-    with pytest.raises(IntegrityError, match=f"policy's {name}; it cannot be resumed") as caught:
+@pytest.mark.parametrize("name", sorted({*STATE} - {"evaluations", "reward_spread"}))
+def test_a_state_that_lacks_a_required_part_is_refused(tmp_path: Path, name: str) -> None:
+    rest = {key: value for key, value in STATE.items() if key != name}
+    with pytest.raises(IntegrityError, match=f"monitor's {name}; it cannot be resumed") as caught:
         resumed(tmp_path, rest)
     assert caught.value.hint

@@ -1,4 +1,4 @@
-"""The policy loop: advantages by hand, gradients against brute force, and rewards that rise."""
+"""The objective objective: advantages by hand, gradients by brute force, rewards that rise."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from pydantic import ValidationError
 
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TrainingError, UsageError
-from tunesmith.events import Event, Stepped
+from tunesmith.events import Event, StepFinished
 from tunesmith.records import Message, Prompt
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.losses import policy_gradient
 from tunesmith_torch.models.adapter_stack import adapt_policy, load_policy_base
-from tunesmith_torch.models.adapters import Adapted
+from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.policy import PolicyLoopOptions
-from tunesmith_torch.prefix.completion_groups import Layout
-from tunesmith_torch.rlhf.policy_objective import KlPrice, Lesson, PolicyLoop, ValueNet
-from tunesmith_torch.rlhf.reward_functions import FunctionReward, MixedReward
+from tunesmith_torch.prefix.completion_groups import GroupLayout
+from tunesmith_torch.rlhf.policy_objective import (
+    KlController,
+    PolicyMicroBatch,
+    PolicyObjective,
+    PolicyWithValueHead,
+)
+from tunesmith_torch.rlhf.reward_functions import FunctionReward, WeightedRewardSum
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.training.loop import fit
+from tunesmith_torch.training.loop import run_training_loop
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -34,18 +39,18 @@ PROMPTS: list[Prompt] = [(Message("user", f"{n}?"),) for n in range(4)]
 ALGORITHMS = ["ppo", "grpo", "rloo"]
 
 
-class Rule:
-    """Rewards by a function of the answer alone."""
+class TextReward:
+    """A reward that is a function of the completion alone."""
 
-    def __init__(self, rule: Callable[[str], float]) -> None:
-        self.rule = rule
+    def __init__(self, function: Callable[[str], float]) -> None:
+        self.function = function
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        return [self.rule(text) for text in completions]
+        return [self.function(text) for text in completions]
 
 
 def vowels(text: str) -> float:
-    """What a random model can learn within few steps."""
+    """Return the share of vowels, which a random model can learn within few steps."""
     return sum(text.count(letter) for letter in "aeiou") / (1 + len(text))
 
 
@@ -63,34 +68,45 @@ def options(**changes: Any) -> PolicyLoopOptions:
     return PolicyLoopOptions(**{**base, **changes})
 
 
-def loop(
-    model: Path, config: PolicyLoopOptions, rule: Callable[[str], float] = vowels, **layout: bool
-) -> tuple[PolicyLoop, Adapted]:
+def build_objective(
+    model: Path,
+    config: PolicyLoopOptions,
+    reward: Callable[[str], float] = vowels,
+    **layout: bool,
+) -> tuple[PolicyObjective, AdaptedModel]:
     torch.manual_seed(0)
     base = load_policy_base(model, CPU, FP32, True)
-    adapted = adapt_policy(base, FP32, config, weights=config.adapt, start=None, seed=0)
+    adapted = adapt_policy(
+        base, FP32, config, trained_weights=config.adapt, initial_model=None, seed=0
+    )
     if config.algorithm == "ppo":
-        adapted = replace(adapted, model=ValueNet(adapted.model, base.config.hidden_size))
-    template = Template.of(base.tokenizer)
-    policy = PolicyLoop(adapted, template, PROMPTS, Rule(rule), config, Layout(**layout))
-    return policy, adapted
+        adapted = replace(
+            adapted, model=PolicyWithValueHead(adapted.model, base.config.hidden_size)
+        )
+    template = Template.from_tokenizer(base.tokenizer)
+    objective = PolicyObjective(
+        adapted, template, PROMPTS, TextReward(reward), config, GroupLayout(**layout)
+    )
+    return objective, adapted
 
 
-def shake(adapted: Adapted) -> None:
+def perturb(adapted: AdaptedModel) -> None:
     """Move the policy away from its reference."""
-    source = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        for name, parameter in adapted.trainable:
+        for name, parameter in adapted.named_trainable_parameters:
             if "lora_B" in name:
-                parameter.normal_(std=0.3, generator=source)
+                parameter.normal_(std=0.3, generator=generator)
 
 
-def gradients(policy: PolicyLoop, adapted: Adapted, lessons: list[Lesson]) -> list[torch.Tensor]:
-    for _, parameter in adapted.trainable:
+def gradients(
+    objective: PolicyObjective, adapted: AdaptedModel, micro_batches: list[PolicyMicroBatch]
+) -> list[torch.Tensor]:
+    for _, parameter in adapted.named_trainable_parameters:
         parameter.grad = None
-    for lesson in lessons:
-        policy.loss(lesson).backward()
-    return [p.grad.clone() for _, p in adapted.trainable if p.grad is not None]
+    for micro_batch in micro_batches:
+        objective.loss(micro_batch).backward()
+    return [p.grad.clone() for _, p in adapted.named_trainable_parameters if p.grad is not None]
 
 
 # --------------------------------------------------------------------------- formulas
@@ -98,10 +114,14 @@ def gradients(policy: PolicyLoop, adapted: Adapted, lessons: list[Lesson]) -> li
 
 def test_advantages_by_hand() -> None:
     rewards = torch.tensor([1.0, 2.0, 6.0])
-    assert policy_gradient.rloo(rewards).tolist() == pytest.approx([1 - 4, 2 - 3.5, 6 - 1.5])
+    assert policy_gradient.rloo_advantages(rewards).tolist() == pytest.approx(
+        [1 - 4, 2 - 3.5, 6 - 1.5]
+    )
     std = math.sqrt((4 + 1 + 9) / 3)
-    assert policy_gradient.grpo(rewards).tolist() == pytest.approx([-2 / std, -1 / std, 3 / std])
-    for compare in (policy_gradient.grpo, policy_gradient.rloo):
+    assert policy_gradient.grpo_advantages(rewards).tolist() == pytest.approx(
+        [-2 / std, -1 / std, 3 / std]
+    )
+    for compare in (policy_gradient.grpo_advantages, policy_gradient.rloo_advantages):
         assert compare(torch.full((5,), 0.1)).abs().max() < 1e-6
         assert compare(torch.tensor([3.0])).tolist() == [0.0]
 
@@ -119,165 +139,192 @@ def test_gae_is_the_weighted_sum_of_its_definition(lam: float) -> None:
     )
 
 
-def test_the_ratio_stops_counting_beyond_the_clip() -> None:
+def test_no_gradient_beyond_the_clip_range() -> None:
     logp = torch.tensor([0.5, -0.5, 0.5, -0.5], requires_grad=True)
-    loss = policy_gradient.clipped(logp, torch.zeros(4), torch.tensor([1.0, 1.0, -1.0, -1.0]), 0.2)
+    loss = policy_gradient.clipped_loss(
+        logp, torch.zeros(4), torch.tensor([1.0, 1.0, -1.0, -1.0]), 0.2
+    )
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([-1.2, -math.exp(-0.5), math.exp(0.5), 0.8])
     assert logp.grad is not None
     assert logp.grad.tolist() == pytest.approx([0, -math.exp(-0.5), math.exp(0.5), 0])
 
 
-def test_the_divergence_is_zero_between_equals_and_never_negative() -> None:
+def test_the_kl_estimate_is_zero_for_equal_policies_and_never_negative() -> None:
     logp = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    assert policy_gradient.divergence(logp, logp).tolist() == [0.0] * 1000
-    assert (policy_gradient.divergence(logp, logp.flip(0)) >= 0).all()
+    assert policy_gradient.kl_estimate(logp, logp).tolist() == [0.0] * 1000
+    assert (policy_gradient.kl_estimate(logp, logp.flip(0)) >= 0).all()
     p, q = torch.tensor([0.2, 0.8]), torch.tensor([0.5, 0.5])
     exact = float((p * (p / q).log()).sum())
-    estimate = float((p * policy_gradient.divergence(p.log(), q.log())).sum())
+    estimate = float((p * policy_gradient.kl_estimate(p.log(), q.log())).sum())
     assert estimate == pytest.approx(exact, rel=1e-5)
 
 
-# --------------------------------------------------------------------------- the loop
+# --------------------------------------------------------------------------- the objective
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
 @pytest.mark.parametrize("sharing", [True, False])
 def test_sampler_and_trainer_agree(tiny_folder: Path, temperature: float, sharing: bool) -> None:
-    policy, adapted = loop(tiny_folder, options(temperature=temperature), sharing=sharing)
-    shake(adapted)
-    for lesson in policy.micro_batches([0, 1, 2, 3], 200):
-        policy.loss(lesson)
-    assert policy.figures()["sampler_gap"] < 1e-3
+    objective, adapted = build_objective(
+        tiny_folder, options(temperature=temperature), share_prompts=sharing
+    )
+    perturb(adapted)
+    for micro_batch in objective.micro_batches([0, 1, 2, 3], 200):
+        objective.loss(micro_batch)
+    assert objective.metrics()["sampler_gap"] < 1e-3
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_gradient_is_the_papers(tiny_folder: Path, algorithm: str) -> None:
-    """Against plain logits, one answer at a time, with the estimator written out once more."""
+def test_the_gradient_matches_the_formulas_of_the_papers(tiny_folder: Path, algorithm: str) -> None:
+    """Against plain logits, one completion at a time, with the estimator written out again."""
     config = options(algorithm=algorithm, kl_coef=0.2)
-    policy, adapted = loop(tiny_folder, config)
-    shake(adapted)
+    objective, adapted = build_objective(tiny_folder, config)
+    perturb(adapted)
     rows = [2, 0]
-    lessons = policy.micro_batches(rows, 10_000)
-    ours = gradients(policy, adapted, lessons)
-    for _, parameter in adapted.trainable:
+    micro_batches = objective.micro_batches(rows, 10_000)
+    ours = gradients(objective, adapted, micro_batches)
+    for _, parameter in adapted.named_trainable_parameters:
         parameter.grad = None
-    (lesson,) = lessons
+    (micro_batch,) = micro_batches
     inner = adapted.model.model if algorithm == "ppo" else adapted.model
-    ids = _rows_of(policy, lesson)
-    total, tokens = torch.zeros(()), sum(len(answer) for _, answer in ids)
-    samples = config.num_generations
-    logps = [_logp(inner, *pair) for pair in ids]
+    ids = _prompts_and_completions(objective, micro_batch)
+    loss, tokens = torch.zeros(()), sum(len(completion) for _, completion in ids)
+    num_generations = config.num_generations
+    logprobs = [_token_logprobs(inner, *pair) for pair in ids]
     with torch.no_grad(), inner.disable_adapter():
-        references = [_logp(inner, *pair) for pair in ids]
-    texts = [policy.actor._template.tokenizer.decode(_bare(policy, a)) for _, a in ids]
-    for n, (logp, reference) in enumerate(zip(logps, references, strict=True)):
-        first = n - n % samples
-        group = [vowels(texts[m]) for m in range(first, first + samples)]
-        price = [
-            0.2 * float((logps[m] - references[m]).sum()) for m in range(first, first + samples)
-        ]
+        ref_logprobs = [_token_logprobs(inner, *pair) for pair in ids]
+    texts = [
+        objective.rollout_generator._template.tokenizer.decode(_without_end(objective, completion))
+        for _, completion in ids
+    ]
+    for n, (logp_T, ref_logp_T) in enumerate(zip(logprobs, ref_logprobs, strict=True)):
+        first = n - n % num_generations
+        group = range(first, first + num_generations)
+        rewards = [vowels(texts[m]) for m in group]
+        kl_penalties = [0.2 * float((logprobs[m] - ref_logprobs[m]).sum()) for m in group]
         if algorithm == "grpo":
-            mean = sum(group) / samples
-            std = math.sqrt(sum((g - mean) ** 2 for g in group) / samples)
-            advantage = (group[n - first] - mean) / std
-            d = reference - logp
-            terms = -advantage * torch.exp(logp - logp.detach()) + 0.2 * (d.exp() - d - 1)
-            total = total + terms.sum() / tokens
+            mean = sum(rewards) / num_generations
+            std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / num_generations)
+            advantage = (rewards[n - first] - mean) / std
+            ratio_T = torch.exp(logp_T - logp_T.detach())
+            d_T = ref_logp_T - logp_T
+            k3_T = d_T.exp() - d_T - 1
+            loss = loss + (-advantage * ratio_T + 0.2 * k3_T).sum() / tokens
         elif algorithm == "rloo":
-            net = [g - p for g, p in zip(group, price, strict=True)]
-            others = [x for m, x in enumerate(net) if m != n - first]
-            advantage = net[n - first] - sum(others) / len(others)
-            total = total - advantage * logp.sum() / len(ids)
+            penalized = [r - kl for r, kl in zip(rewards, kl_penalties, strict=True)]
+            others = [reward for m, reward in enumerate(penalized) if m != n - first]
+            advantage = penalized[n - first] - sum(others) / len(others)
+            loss = loss - advantage * logp_T.sum() / len(ids)
         else:
-            earned = (-0.2 * (logp - reference)).detach()
-            earned[-1] += group[n - first]
-            reach = [
-                sum(0.95 ** (k - t) * earned[k] for k in range(t, len(earned)))
-                for t in range(len(earned))
+            token_rewards_T = (-0.2 * (logp_T - ref_logp_T)).detach()
+            token_rewards_T[-1] += rewards[n - first]
+            T = len(token_rewards_T)
+            advantages = [
+                sum(0.95 ** (k - t) * token_rewards_T[k] for k in range(t, T)) for t in range(T)
             ]
-            advantage_T = torch.stack([torch.as_tensor(x) for x in reach])
-            total = total - (advantage_T * logp).sum() / tokens
-    total.backward()
-    expected = [p.grad for name, p in adapted.trainable if "lora" in name and p.grad is not None]
-    named = [n for n, p in adapted.trainable]
+            advantages_T = torch.stack([torch.as_tensor(x) for x in advantages])
+            loss = loss - (advantages_T * logp_T).sum() / tokens
+    loss.backward()
+    expected = [
+        p.grad
+        for name, p in adapted.named_trainable_parameters
+        if "lora" in name and p.grad is not None
+    ]
+    named = [n for n, p in adapted.named_trainable_parameters]
     ours_lora = [g for n, g in zip(named, ours, strict=True) if "lora" in n]
     for mine, theirs in zip(ours_lora, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-6)
     assert max(float(g.abs().max()) for g in expected) > 1e-4
 
 
-def _rows_of(policy: PolicyLoop, lesson: Lesson) -> list[tuple[list[int], list[int]]]:
-    """Prompt and answer ids of a micro-batch, read off its branches."""
-    branches = lesson.answers.branches
+def _prompts_and_completions(
+    objective: PolicyObjective, micro_batch: PolicyMicroBatch
+) -> list[tuple[list[int], list[int]]]:
+    """Return prompt and completion ids of a micro-batch, read from its tree layout."""
+    branches = micro_batch.completions.tree_layout
     assert branches is not None
-    ids = lesson.answers.batch.ids_BT[0]
-    answers = torch.split(lesson.answers.batch.targets_N, lesson.answers.lengths_A.tolist())
+    ids = micro_batch.completions.batch.ids_BT[0]
+    completions = torch.split(
+        micro_batch.completions.batch.targets_N, micro_batch.completions.lengths_C.tolist()
+    )
     return [
-        ([*ids[b.trunk_start : b.trunk_stop].tolist(), int(ids[b.start])], answer.tolist())
-        for b, answer in zip(branches.branches, answers, strict=True)
+        ([*ids[b.prefix_start : b.prefix_stop].tolist(), int(ids[b.start])], completion.tolist())
+        for b, completion in zip(branches.branches, completions, strict=True)
     ]
 
 
-def _bare(policy: PolicyLoop, answer: list[int]) -> list[int]:
-    return answer[:-1] if answer[-1] in policy.actor._template.end_ids else answer
+def _without_end(objective: PolicyObjective, completion: list[int]) -> list[int]:
+    end_ids = objective.rollout_generator._template.end_ids
+    return completion[:-1] if completion[-1] in end_ids else completion
 
 
-def _logp(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    ids = torch.tensor([[*prompt, *answer]])
+def _token_logprobs(model: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
+    ids = torch.tensor([[*prompt, *completion]])
     logp_TV = model(ids).logits[0].log_softmax(-1)
     return logp_TV[len(prompt) - 1 : -1].gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
-def test_equal_rewards_and_equal_policies_move_nothing(tiny_folder: Path, algorithm: str) -> None:
-    policy, adapted = loop(tiny_folder, options(algorithm=algorithm), lambda text: 0.3)
-    lessons = policy.micro_batches([0, 1], 10_000)
-    assert abs(policy.figures()["kl"]) < 1e-6  # the sampler rounds in another order
-    assert all(float(g.abs().max()) < 1e-9 for g in gradients(policy, adapted, lessons))
+def test_equal_rewards_and_policy_at_reference_give_no_gradient(
+    tiny_folder: Path, algorithm: str
+) -> None:
+    objective, adapted = build_objective(
+        tiny_folder, options(algorithm=algorithm), lambda text: 0.3
+    )
+    micro_batches = objective.micro_batches([0, 1], 10_000)
+    assert abs(objective.metrics()["kl"]) < 1e-6  # the sampler rounds in another order
+    assert all(float(g.abs().max()) < 1e-9 for g in gradients(objective, adapted, micro_batches))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_cut_off_answers_teach_nothing(tiny_folder: Path, algorithm: str) -> None:
-    """A tiny model hardly ever ends: everything is cut off, so nothing may move."""
+def test_truncated_completions_have_no_gradient(tiny_folder: Path, algorithm: str) -> None:
+    """A tiny model hardly ever ends: all completions are truncated, so no gradient may flow."""
     config = options(algorithm=algorithm, mask_truncated_completions=True, max_new_tokens=2)
-    policy, adapted = loop(tiny_folder, config)
-    policy.actor._template.tokenizer.eos_token = "<|endoftext|>"
-    lessons = policy.micro_batches([0, 1], 10_000)
-    cut = policy.figures()["truncated"]
-    moved = gradients(policy, adapted, lessons)
-    assert cut > 0.5
+    objective, adapted = build_objective(tiny_folder, config)
+    objective.rollout_generator._template.tokenizer.eos_token = "<|endoftext|>"
+    micro_batches = objective.micro_batches([0, 1], 10_000)
+    truncated = objective.metrics()["truncated"]
+    masked_gradients = gradients(objective, adapted, micro_batches)
+    assert truncated > 0.5
     weights = torch.cat(
         [
-            lesson.weight_N[lesson.answers.sums(lesson.weight_N)[lesson.answers.answer_N] == 0]
-            for lesson in lessons
+            micro_batch.loss_weights_N[
+                micro_batch.completions.sum_per_completion(micro_batch.loss_weights_N)[
+                    micro_batch.completions.completion_N
+                ]
+                == 0
+            ]
+            for micro_batch in micro_batches
         ]
     )
     assert len(weights) > 0
-    if cut == 1.0:
-        assert all(float(g.abs().max()) == 0 for g in moved)
-    loose, other = loop(tiny_folder, options(algorithm=algorithm, max_new_tokens=2))
-    again = gradients(loose, other, loose.micro_batches([0, 1], 10_000))
-    assert max(float(g.abs().max()) for g in again) > 0
+    if truncated == 1.0:
+        assert all(float(g.abs().max()) == 0 for g in masked_gradients)
+    unmasked, adapted = build_objective(tiny_folder, options(algorithm=algorithm, max_new_tokens=2))
+    other_gradients = gradients(unmasked, adapted, unmasked.micro_batches([0, 1], 10_000))
+    assert max(float(g.abs().max()) for g in other_gradients) > 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_gradient_does_not_depend_on_micro_batches(tiny_folder: Path, algorithm: str) -> None:
     found = []
     for budget, sharing in ((10_000, True), (1, True), (90, False)):
-        policy, adapted = loop(tiny_folder, options(algorithm=algorithm), sharing=sharing)
-        shake(adapted)
+        objective, adapted = build_objective(
+            tiny_folder, options(algorithm=algorithm), share_prompts=sharing
+        )
+        perturb(adapted)
         torch.manual_seed(5)
-        found.append(gradients(policy, adapted, policy.micro_batches([3, 1, 0], budget)))
+        found.append(gradients(objective, adapted, objective.micro_batches([3, 1, 0], budget)))
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-6)
 
 
 @pytest.fixture(scope="session")
-def lively(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose probabilities are not all alike, so that it has something to prefer."""
-    folder = tmp_path_factory.mktemp("lively") / "model"
+def model_with_preferences(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with unequal token probabilities: its completions get different rewards."""
+    folder = tmp_path_factory.mktemp("model_with_preferences") / "model"
     base = load_policy_base(tiny_folder, CPU, FP32, False)
     with torch.no_grad():
         base.model.get_input_embeddings().weight.mul_(10)
@@ -288,13 +335,13 @@ def lively(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(
     folder: Path, model: Path, config: PolicyLoopOptions, stop_at: int | None = None
-) -> tuple[list[Stepped], dict[str, torch.Tensor]]:
+) -> tuple[list[StepFinished], dict[str, torch.Tensor]]:
     folder.mkdir(parents=True, exist_ok=True)
-    policy, adapted = loop(model, config)
-    steps: list[Stepped] = []
+    objective, adapted = build_objective(model, config)
+    steps: list[StepFinished] = []
 
-    def tell(event: Event) -> None:
-        if isinstance(event, Stepped):
+    def emit(event: Event) -> None:
+        if isinstance(event, StepFinished):
             steps.append(event)
             if event.step == stop_at:
                 raise RunStopped("enough")
@@ -308,93 +355,91 @@ def run(
         seed=1,
         device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"),
-        emit=tell,
+        emit=emit,
         technique="test",
     )
-    fit(job, adapted, policy, seed=1)
-    return steps, {name: p.detach().clone() for name, p in adapted.trainable}
+    run_training_loop(job, adapted, objective, seed=1)
+    return steps, {name: p.detach().clone() for name, p in adapted.named_trainable_parameters}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_reward_rises(tmp_path: Path, lively: Path, algorithm: str) -> None:
+def test_the_reward_rises(tmp_path: Path, model_with_preferences: Path, algorithm: str) -> None:
     config = options(
         algorithm=algorithm, epochs=25, num_generations=12, kl_coef=0.01, schedule="constant"
     )
-    steps, _ = run(tmp_path, lively, config)
-    rewards = [step.extras["reward"] for step in steps]
+    steps, _ = run(tmp_path, model_with_preferences, config)
+    rewards = [step.metrics["reward"] for step in steps]
     assert sum(rewards[-5:]) / 5 > 1.5 * sum(rewards[:3]) / 3
-    assert steps[-1].extras["kl"] > 0
-    assert max(step.extras["sampler_gap"] for step in steps) < 1e-3
+    assert steps[-1].metrics["kl"] > 0
+    assert max(step.metrics["sampler_gap"] for step in steps) < 1e-3
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_stopped_run_goes_on_to_the_same_bits(
+def test_a_resumed_run_ends_with_identical_weights(
     tmp_path: Path, tiny_folder: Path, algorithm: str
 ) -> None:
     config = options(algorithm=algorithm, epochs=4)
-    steps, whole = run(tmp_path / "whole", tiny_folder, config)
+    steps, uninterrupted = run(tmp_path / "uninterrupted", tiny_folder, config)
     with pytest.raises(RunStopped):
-        run(tmp_path / "parts", tiny_folder, config, stop_at=2)
-    later, rest = run(tmp_path / "parts", tiny_folder, config)
+        run(tmp_path / "resumed", tiny_folder, config, stop_at=2)
+    later, resumed = run(tmp_path / "resumed", tiny_folder, config)
     assert [s.loss for s in later] == [s.loss for s in steps][2:]
-    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+    assert all(torch.equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
-def test_later_updates_compare_with_what_the_sampler_said(
-    tiny_folder: Path, algorithm: str
-) -> None:
-    """The second update's gradient by hand: ratios to the old policy, cut off beyond the clip."""
+def test_later_updates_use_ratios_to_the_sampling_policy(tiny_folder: Path, algorithm: str) -> None:
+    """The second update's gradient by hand: ratios to the old policy, none beyond the clip."""
     config = options(algorithm=algorithm, num_iterations=2, kl_coef=0.0, max_kl=0.0)
-    policy, adapted = loop(tiny_folder, config)
-    shake(adapted)
-    (lesson,) = policy.micro_batches([0, 2], 10_000)
-    assert not policy.finished()
+    objective, adapted = build_objective(tiny_folder, config)
+    perturb(adapted)
+    (micro_batch,) = objective.micro_batches([0, 2], 10_000)
+    assert not objective.finish_update()
     with torch.no_grad():
-        for name, parameter in adapted.trainable:
+        for name, parameter in adapted.named_trainable_parameters:
             if "lora_B" in name:
-                parameter.add_(torch.randn(parameter.shape, generator=_source()) * 0.05)
-    (again,) = policy.micro_batches([0, 2], 10_000)
-    assert again is lesson
-    ours = gradients(policy, adapted, [again])
-    for _, parameter in adapted.trainable:
+                parameter.add_(torch.randn(parameter.shape, generator=_generator()) * 0.05)
+    (again,) = objective.micro_batches([0, 2], 10_000)
+    assert again is micro_batch
+    ours = gradients(objective, adapted, [again])
+    for _, parameter in adapted.named_trainable_parameters:
         parameter.grad = None
     inner = adapted.model.model if algorithm == "ppo" else adapted.model
-    said = _rows_of(policy, lesson)
-    logp_N = torch.cat([_logp(inner, *pair) for pair in said])
-    ratio_N = torch.exp(logp_N - lesson.old_N)
-    outside_N = (ratio_N < 0.8) | (ratio_N > 1.2)
-    free_N = torch.where(lesson.advantage_N > 0, ratio_N < 1.2, ratio_N > 0.8)
-    assert 0 < int(outside_N.sum()) < len(ratio_N)
-    (-(ratio_N * lesson.advantage_N)[free_N].sum() / len(ratio_N)).backward()
-    named = [name for name, _ in adapted.trainable]
+    ids = _prompts_and_completions(objective, micro_batch)
+    logprobs_N = torch.cat([_token_logprobs(inner, *pair) for pair in ids])
+    ratio_N = torch.exp(logprobs_N - micro_batch.old_logprobs_N)
+    clipped_N = (ratio_N < 0.8) | (ratio_N > 1.2)
+    has_gradient_N = torch.where(micro_batch.advantages_N > 0, ratio_N < 1.2, ratio_N > 0.8)
+    assert 0 < int(clipped_N.sum()) < len(ratio_N)
+    (-(ratio_N * micro_batch.advantages_N)[has_gradient_N].sum() / len(ratio_N)).backward()
+    named = [name for name, _ in adapted.named_trainable_parameters]
     mine = [g for n, g in zip(named, ours, strict=True) if "lora" in n]
-    theirs = [p.grad for n, p in adapted.trainable if "lora" in n]
+    theirs = [p.grad for n, p in adapted.named_trainable_parameters if "lora" in n]
     for one, two in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one, two, rtol=2e-3, atol=2e-6)
-    assert policy.finished()
-    assert policy.figures()["clip_fraction"] == pytest.approx(
-        float(outside_N.float().mean()) / 2, abs=1e-5
+    assert objective.finish_update()
+    assert objective.metrics()["clip_fraction"] == pytest.approx(
+        float(clipped_N.float().mean()) / 2, abs=1e-5
     )
-    (new,) = policy.micro_batches([0, 2], 10_000)
-    assert new is not lesson
+    (new,) = objective.micro_batches([0, 2], 10_000)
+    assert new is not micro_batch
 
 
-def _source() -> torch.Generator:
+def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(9)
 
 
-def test_the_price_of_divergence_follows_its_target() -> None:
-    price = KlPrice(0.1, target=4.0)
-    price.adapt(8.0)  # an error of 1 is cut to 0.2
-    assert price.weight == pytest.approx(0.1 * 1.02)
-    price.adapt(4.4)
-    assert price.weight == pytest.approx(0.1 * 1.02 * 1.01)
-    price.adapt(0.0)
-    assert price.weight == pytest.approx(0.1 * 1.02 * 1.01 * 0.98)
-    fixed = KlPrice(0.1)
-    fixed.adapt(100.0)
-    assert fixed.weight == 0.1
+def test_the_kl_coefficient_approaches_its_target() -> None:
+    controller = KlController(0.1, target=4.0)
+    controller.update(8.0)  # an error of 1 is cut to 0.2
+    assert controller.coef == pytest.approx(0.1 * 1.02)
+    controller.update(4.4)
+    assert controller.coef == pytest.approx(0.1 * 1.02 * 1.01)
+    controller.update(0.0)
+    assert controller.coef == pytest.approx(0.1 * 1.02 * 1.01 * 0.98)
+    fixed = KlController(0.1)
+    fixed.update(100.0)
+    assert fixed.coef == 0.1
 
 
 # --------------------------------------------------------------------------- rewards and options
@@ -405,15 +450,15 @@ def test_a_function_in_a_file_is_a_reward(tmp_path: Path) -> None:
     file.write_text(
         "def short(prompt, answer):\n    return -len(answer)\nbad = lambda p, a: None\n"
     )
-    reward = FunctionReward.read(f"{file}:short")
+    reward = FunctionReward.from_file(f"{file}:short")
     assert reward.rewards(PROMPTS[:2], ["ab", "abc"]) == [-2.0, -3.0]
-    mixed = MixedReward(((2.0, reward), (1.0, Rule(lambda text: 10.0))))
-    assert mixed.rewards(PROMPTS[:1], ["ab"]) == [6.0]
+    weighted = WeightedRewardSum(((2.0, reward), (1.0, TextReward(lambda text: 10.0))))
+    assert weighted.rewards(PROMPTS[:1], ["ab"]) == [6.0]
     with pytest.raises(TrainingError, match="finite number, got None"):
-        FunctionReward.read(f"{file}:bad").rewards(PROMPTS[:1], ["a"])
-    for wrong in (f"{file}:long", f"{tmp_path}/none.py:f", "nothing"):
+        FunctionReward.from_file(f"{file}:bad").rewards(PROMPTS[:1], ["a"])
+    for reference in (f"{file}:long", f"{tmp_path}/none.py:f", "nothing"):
         with pytest.raises(UsageError):
-            FunctionReward.read(wrong)
+            FunctionReward.from_file(reference)
 
 
 @pytest.mark.parametrize(
@@ -428,6 +473,6 @@ def test_a_function_in_a_file_is_a_reward(tmp_path: Path) -> None:
         {"truncate_prompts": True},
     ],
 )
-def test_options_that_nobody_would_read_are_refused(wrong: dict[str, Any]) -> None:
+def test_unused_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         PolicyLoopOptions(**wrong)

@@ -1,4 +1,4 @@
-"""Three stages: what each leaves behind, what the gates stop, and what a resume repeats."""
+"""The three stages of RLHF: their artifacts, their gates, and resuming."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ from pydantic import ValidationError
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError, GateError, RunStopped
 from tunesmith.events import (
+    CompletionSampled,
     Event,
-    Gated,
+    GateChecked,
     Measured,
-    Noticed,
-    Sampled,
-    Stepped,
-    Trained,
+    Monitored,
+    Notice,
+    StepFinished,
+    TrainingFinished,
     TrainingStarted,
-    Watched,
 )
 from tunesmith.options import from_table
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.generation.text_model import open_text_model
-from tunesmith_torch.models.adapter_stack import Start, as_reference, load_policy_base
+from tunesmith_torch.models.adapter_stack import InitialModel, load_policy_base, reference_policy
 from tunesmith_torch.options.rlhf import RlhfOptions
 from tunesmith_torch.rlhf import policy_stage, reward_model
-from tunesmith_torch.rlhf.policy_stage import JUDGE, BesidePolicy, Judge, Stand
+from tunesmith_torch.rlhf.policy_stage import (
+    REWARD_ADAPTER,
+    PolicySetup,
+    RewardModelSource,
+    SharedBaseRewardModel,
+)
 from tunesmith_torch.rlhf.reward_model import RewardModel
 from tunesmith_torch.rlhf.stages import train_stages
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.runtime.eval_mode import evaluating
+from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.training import pair_setup as pairs_module
 from tunesmith_torch.training import sft
 
@@ -47,21 +52,21 @@ STAGES = ("supervised", "reward", "policy")
 
 
 def polite(n: int) -> Preference:
-    """The polite answer was preferred; both are of any length."""
+    """Return a pair of random lengths whose polite completion was chosen."""
     words = random.Random(n)
-    said = [" ".join(words.choices(WORDS, k=words.randint(2, 6))) for _ in range(2)]
-    return pair(n, f"please {said[0]}", f"never {said[1]}")
+    completions = [" ".join(words.choices(WORDS, k=words.randint(2, 6))) for _ in range(2)]
+    return pair(n, f"please {completions[0]}", f"never {completions[1]}")
 
 
 def longer(n: int) -> Preference:
-    """The longer answer was preferred, mostly; where both are alike, or in a fifth, a coin."""
+    """Return a pair whose longer completion was mostly chosen; some have equal lengths."""
     words = random.Random(n)
     size = words.randint(2, 5)
-    said = [" ".join(words.choices(WORDS, k=size)) for _ in range(2)]
+    completions = [" ".join(words.choices(WORDS, k=size)) for _ in range(2)]
     if n % 3:
-        said[0] += " ten ten ten ten"
-        said = said[::-1] if n % 5 == 0 else said
-    return pair(n, *said)
+        completions[0] += " ten ten ten ten"
+        completions = completions[::-1] if n % 5 == 0 else completions
+    return pair(n, *completions)
 
 
 def noise(n: int) -> Preference:
@@ -102,8 +107,8 @@ def options(**stages: dict[str, Any]) -> RlhfOptions:
     return from_table(RlhfOptions, merged)
 
 
-class Ran:
-    """What a run of all stages told."""
+class RlhfRun:
+    """A run of all stages and its events."""
 
     def __init__(self, out: Path, model: Path, config: RlhfOptions, **changes: Any) -> None:
         self.out, self.events = out, list[Event]()
@@ -119,13 +124,13 @@ class Ran:
                 "seed": 3,
                 "device": "cpu",
                 "checkpoints": Checkpoints(out / "checkpoints"),
-                "emit": self.tell,
+                "emit": self.emit,
                 "technique": "rlhf",
                 **changes,
             }
         )
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         self.events.append(event)
         if self.stop(event):
             raise RunStopped("enough")
@@ -133,15 +138,15 @@ class Ran:
     def train(self) -> Artifact:
         return train_stages(self.job)
 
-    def of(self, kind: type[Any], stage: str | None = None) -> list[Any]:
+    def events_of(self, kind: type[Any], stage: str | None = None) -> list[Any]:
         found = [event for event in self.events if isinstance(event, kind)]
         return [event for event in found if stage is None or event.stage == stage]
 
 
 @pytest.fixture(scope="session")
-def lively(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose probabilities are not all alike, so that it has something to prefer."""
-    folder = tmp_path_factory.mktemp("lively") / "model"
+def model_with_preferences(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with unequal token probabilities: its completions get different rewards."""
+    folder = tmp_path_factory.mktemp("model_with_preferences") / "model"
     base = load_policy_base(tiny_folder, CPU, FP32, False)
     with torch.no_grad():
         base.model.get_input_embeddings().weight.mul_(10)
@@ -151,11 +156,11 @@ def lively(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(lively: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """All three stages; nothing happens to them."""
-    ran = Ran(tmp_path_factory.mktemp("whole") / "run", lively, options())
-    ran.train()
-    return ran
+def finished(model_with_preferences: Path, tmp_path_factory: pytest.TempPathFactory) -> RlhfRun:
+    """A run of all three stages without interruption."""
+    run = RlhfRun(tmp_path_factory.mktemp("finished") / "run", model_with_preferences, options())
+    run.train()
+    return run
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -166,39 +171,43 @@ def weights(run: Path) -> dict[str, bytes]:
     }
 
 
-# --------------------------------------------------------------------------- what is left behind
+# --------------------------------------------------------------------------- artifacts
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_every_stage_and_the_gate_begin_without_the_models_of_the_others(
-    tmp_path: Path, lively: Path, whole: Ran, monkeypatch: pytest.MonkeyPatch, trained: bool
+def test_each_stage_and_the_gate_begin_with_freed_memory(
+    tmp_path: Path,
+    model_with_preferences: Path,
+    finished: RlhfRun,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: bool,
 ) -> None:
-    """Models and optimizers are knots of references: their tensors stay until collected."""
-    earlier = {} if trained else {"skip": True, "from": str(whole.out)}
+    """Models and optimizers hold reference cycles: their tensors stay until gc collects them."""
+    earlier = {} if trained else {"skip": True, "from": str(finished.out)}
     config = options(supervised=earlier, reward=earlier)
     gc.collect()
     before, found = _tensor_bytes(), []
 
-    def watched(load: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **more: Any) -> Any:
+    def measuring(load: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
             found.append(_tensor_bytes() - before)
-            return load(*args, **more)
+            return load(*args, **kwargs)
 
         return call
 
-    monkeypatch.setattr(sft, "load_model", watched(sft.load_model))
+    monkeypatch.setattr(sft, "load_model", measuring(sft.load_model))
     for module in (pairs_module, reward_model, policy_stage):
-        monkeypatch.setattr(module, "load_policy_base", watched(load_policy_base))
+        monkeypatch.setattr(module, "load_policy_base", measuring(load_policy_base))
     gc.disable()
     try:
-        Ran(tmp_path / "run", lively, config).train()
+        RlhfRun(tmp_path / "run", model_with_preferences, config).train()
     finally:
         gc.enable()
     assert found == [0] * (4 if trained else 2)
 
 
 def _tensor_bytes() -> int:
-    """What all tensors of this process hold, each storage counted once."""
+    """Return the bytes of all tensors of this process, each storage counted once."""
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
         for each in gc.get_objects()
@@ -207,8 +216,8 @@ def _tensor_bytes() -> int:
     return sum(storages.values())
 
 
-def test_each_stage_leaves_an_artifact_steps_and_figures(whole: Ran) -> None:
-    trained = whole.of(Trained)
+def test_each_stage_leaves_an_artifact_steps_and_metrics(finished: RlhfRun) -> None:
+    trained = finished.events_of(TrainingFinished)
     assert [event.artifact for event in trained] == [
         "supervised/adapter",
         "reward/adapter",
@@ -216,41 +225,46 @@ def test_each_stage_leaves_an_artifact_steps_and_figures(whole: Ran) -> None:
         "policy/adapter",
     ]
     assert [event.stage for event in trained] == [*STAGES, ""]
-    assert [event.answers for event in trained] == [True, False, True, True]
+    assert [event.is_text_model for event in trained] == [True, False, True, True]
     for event in trained:
-        assert (whole.out / event.artifact / "adapter_config.json").is_file()
-        assert event.steps == len(whole.of(Stepped, event.stage or None))
-    accuracy = whole.of(Measured)[0]
+        assert (finished.out / event.artifact / "adapter_config.json").is_file()
+        assert event.steps == len(finished.events_of(StepFinished, event.stage or None))
+    accuracy = finished.events_of(Measured)[0]
     assert (accuracy.model, accuracy.metric, accuracy.n) == (
         "reward",
         "reward_accuracy",
         len(HELDOUT),
     )
     assert 0.5 < accuracy.low <= accuracy.value <= accuracy.high <= 1
-    assert len((whole.out / accuracy.records).read_text().splitlines()) == len(HELDOUT)
-    looks = whole.of(Watched, "policy")
-    assert [look.step for look in looks] == [0, 2, 3]
-    assert all(set(look.figures) >= {"proxy", "gold"} for look in looks)
-    assert [event.prompt for event in whole.of(Sampled)] == ["What is 1000?"] * 3
-    assert [gate.passed for gate in whole.of(Gated)] == [True, True]
+    assert len((finished.out / accuracy.records).read_text().splitlines()) == len(HELDOUT)
+    evaluations = finished.events_of(Monitored, "policy")
+    assert [evaluation.step for evaluation in evaluations] == [0, 2, 3]
+    assert all(set(evaluation.metrics) >= {"reward", "gold_reward"} for evaluation in evaluations)
+    assert [event.prompt for event in finished.events_of(CompletionSampled)] == [
+        "What is 1000?"
+    ] * 3
+    assert [gate.passed for gate in finished.events_of(GateChecked)] == [True, True]
 
 
-def test_the_policy_starts_at_the_fine_tuned_model_which_is_its_reference(
-    whole: Ran, lively: Path
+def test_the_fine_tuned_model_is_initial_policy_and_reference(
+    finished: RlhfRun, model_with_preferences: Path
 ) -> None:
-    """Its first divergence is zero; with the bare base as the reference it is far from that."""
-    first = whole.of(Stepped, "policy")[0]
-    assert abs(first.extras["kl"]) < 1e-4
-    stand = Stand.of(stage_job(whole, "policy"), Start.find(str(whole.out / "supervised")), None)
-    ask = [pair.prompt for pair in TRAIN], [pair.chosen for pair in TRAIN]
-    tuned, base = (
-        opened(lively, path).score(*ask) for path in (whole.out / "supervised/adapter", None)
+    """The first KL is zero; with the bare base as reference it would be far from that."""
+    first = finished.events_of(StepFinished, "policy")[0]
+    assert abs(first.metrics["kl"]) < 1e-4
+    setup = PolicySetup.load(
+        stage_job(finished, "policy"), InitialModel.find(str(finished.out / "supervised")), None
     )
-    from tunesmith_torch.prefix.completion_groups import groups_of, score_groups
+    inputs = [pair.prompt for pair in TRAIN], [pair.chosen for pair in TRAIN]
+    tuned, base = (
+        opened(model_with_preferences, path).score(*inputs)
+        for path in (finished.out / "supervised/adapter", None)
+    )
+    from tunesmith_torch.prefix.completion_groups import score_groups, tokenize_pairs
 
-    groups = groups_of(TRAIN, stand.template)
-    with as_reference(stand.policy):
-        reference = score_groups(stand.policy.model, groups, stand.layout, 4096)
+    groups = tokenize_pairs(TRAIN, setup.template)
+    with reference_policy(setup.policy):
+        reference = score_groups(setup.policy.model, groups, setup.layout, 4096)
     for score_2, good, bare in zip(reference, tuned, base, strict=True):
         assert float(score_2[0]) == pytest.approx(sum(good.logprobs), abs=1e-3)
         assert abs(float(score_2[0]) - sum(bare.logprobs)) > 0.5
@@ -261,29 +275,38 @@ def opened(model: Path, artifact: Path | None) -> Any:
     return open_text_model(model, artifact, device="cpu", options=config)
 
 
-def stage_job(ran: Ran, name: str) -> Job[Any]:
-    return ran.job.stage(name, getattr(ran.job.config, name))
+def stage_job(run: RlhfRun, name: str) -> Job[Any]:
+    return run.job.for_stage(name, getattr(run.job.config, name))
 
 
-def test_held_out_rows_teach_no_stage_anything(tmp_path: Path, whole: Ran, lively: Path) -> None:
-    """Other held-out rows, same weights, to the bit, in all three stages."""
-    other = Ran(tmp_path / "run", lively, options(), heldout=pairs(polite, 5000, 5040))
+def test_no_stage_trains_on_held_out_rows(
+    tmp_path: Path, finished: RlhfRun, model_with_preferences: Path
+) -> None:
+    """Other held-out rows give identical weights in all three stages."""
+    other = RlhfRun(
+        tmp_path / "run", model_with_preferences, options(), heldout=pairs(polite, 5000, 5040)
+    )
     other.train()
-    assert weights(other.out) == weights(whole.out)
-    assert other.of(Measured)[0].n == 40
+    assert weights(other.out) == weights(finished.out)
+    assert other.events_of(Measured)[0].n == 40
 
 
-def test_demonstrations_are_used_where_there_are_some(tmp_path: Path, lively: Path) -> None:
-    shown: list[Record] = [
-        Completion(source=f"shown:{n}", prompt=f"Say {n}", completion="ten") for n in range(5)
+def test_demonstrations_are_used_if_there_are_any(
+    tmp_path: Path, model_with_preferences: Path
+) -> None:
+    demonstrations: list[Record] = [
+        Completion(source=f"demonstrations:{n}", prompt=f"Say {n}", completion="ten")
+        for n in range(5)
     ]
-    shown += [Chat(source="chat:1", messages=(Message("user", "a"), Message("assistant", "b")))]
+    demonstrations += [
+        Chat(source="chat:1", messages=(Message("user", "a"), Message("assistant", "b")))
+    ]
     config = options(policy={"skip": True})
-    ran = Ran(tmp_path / "run", lively, config, train=(*TRAIN, *shown))
-    artifact = ran.train()
-    begun = {event.stage: event.rows for event in ran.of(TrainingStarted)}
-    assert begun == {"supervised": len(shown), "reward": len(TRAIN)}
-    assert artifact.path == ran.out / "supervised" / "adapter"  # a reward model answers nothing
+    run = RlhfRun(tmp_path / "run", model_with_preferences, config, train=(*TRAIN, *demonstrations))
+    artifact = run.train()
+    rows_by_stage = {event.stage: event.rows for event in run.events_of(TrainingStarted)}
+    assert rows_by_stage == {"supervised": len(demonstrations), "reward": len(TRAIN)}
+    assert artifact.path == run.out / "supervised" / "adapter"  # a reward model generates no text
 
 
 @pytest.mark.parametrize(
@@ -294,136 +317,151 @@ def test_demonstrations_are_used_where_there_are_some(tmp_path: Path, lively: Pa
         ((Completion(source="x:2", prompt="a", completion="b"),), "there are none"),
     ],
 )
-def test_records_that_a_stage_cannot_learn_from_are_refused(
-    tmp_path: Path, lively: Path, records: tuple[Record, ...], match: str
+def test_records_that_no_stage_can_use_are_refused(
+    tmp_path: Path, model_with_preferences: Path, records: tuple[Record, ...], match: str
 ) -> None:
     with pytest.raises(DataError, match=match):
-        Ran(tmp_path / "run", lively, options(), train=records).train()
+        RlhfRun(tmp_path / "run", model_with_preferences, options(), train=records).train()
 
 
-# --------------------------------------------------------------------------- one base
+# --------------------------------------------------------------------------- shared base
 
 
-def test_the_reward_model_shares_the_policys_base(whole: Ran, lively: Path) -> None:
-    """One set of base weights; both give what they give alone, and neither disturbs the other."""
-    job, judge = stage_job(whole, "policy"), Judge(whole.out / "reward" / "adapter", None)
-    stand = Stand.of(job, Start.find(str(whole.out / "supervised")), judge)
-    ((_, beside),) = stand.reward.parts  # type: ignore[attr-defined]
-    assert isinstance(beside, BesidePolicy)
-    assert stand.adapted.details["shares_base_with_reward_model"] is True
-    assert beside.model.net.model is stand.policy.model
-    prompts, said = [p.prompt for p in HELDOUT], [p.chosen for p in HELDOUT]
-    alone = RewardModel.load(lively, judge.path, CPU, FP32).rewards(prompts, said)
-    trained = [name for name, _ in stand.policy.trainable]
-    assert trained and all(".policy." in name for name in trained)
-    loop = stand.loop(job.config, prompts)
-    before = loop.actor.answers(prompts[:4])
-    assert beside.rewards(prompts, said) == pytest.approx(alone, abs=1e-4)
-    assert beside.rewards(prompts, said) == beside.rewards(prompts, said)
-    assert loop.actor.answers(prompts[:4]) == before
-    assert [name for name, _ in stand.policy.trainable] == trained
-    assert JUDGE not in stand.whole().model.peft_config
-    bare = Stand.of(job, None, judge)  # no stage before: one adapter less
-    assert bare.adapted.details["shares_base_with_reward_model"] is True
-    assert set(bare.whole().model.peft_config) == {"default"}
-
-
-def test_a_reward_model_on_other_weights_is_a_model_of_its_own(
-    tmp_path: Path, lively: Path
+def test_the_reward_model_shares_the_policys_base(
+    finished: RlhfRun, model_with_preferences: Path
 ) -> None:
-    """All weights of the fine-tuned model moved; adapters over them share it, over others not."""
+    """One set of base weights; both give the results of separate models, in any order."""
+    job, source = (
+        stage_job(finished, "policy"),
+        RewardModelSource(finished.out / "reward" / "adapter", None),
+    )
+    setup = PolicySetup.load(job, InitialModel.find(str(finished.out / "supervised")), source)
+    ((_, shared),) = setup.reward.parts  # type: ignore[attr-defined]
+    assert isinstance(shared, SharedBaseRewardModel)
+    assert setup.adapted.details["shares_base_with_reward_model"] is True
+    assert shared.model.net.model is setup.policy.model
+    prompts, completions = [p.prompt for p in HELDOUT], [p.chosen for p in HELDOUT]
+    separate = RewardModel.load(model_with_preferences, source.path, CPU, FP32).rewards(
+        prompts, completions
+    )
+    trained = [name for name, _ in setup.policy.named_trainable_parameters]
+    assert trained and all(".policy." in name for name in trained)
+    objective = setup.build_objective(job.config, prompts)
+    before = objective.rollout_generator.generate_greedy(prompts[:4])
+    assert shared.rewards(prompts, completions) == pytest.approx(separate, abs=1e-4)
+    assert shared.rewards(prompts, completions) == shared.rewards(prompts, completions)
+    assert objective.rollout_generator.generate_greedy(prompts[:4]) == before
+    assert [name for name, _ in setup.policy.named_trainable_parameters] == trained
+    assert REWARD_ADAPTER not in setup.artifact_model().model.peft_config
+    bare = PolicySetup.load(job, None, source)  # no fine-tuned adapter: one adapter less
+    assert bare.adapted.details["shares_base_with_reward_model"] is True
+    assert set(bare.artifact_model().model.peft_config) == {"default"}
+
+
+def test_a_reward_model_on_another_base_is_loaded_separately(
+    tmp_path: Path, model_with_preferences: Path
+) -> None:
+    """After full fine-tuning, adapters over the new weights share them, others do not."""
     config = options(supervised={"adapt": "full", "learning_rate": 1e-3})
-    ran = Ran(tmp_path / "run", lively, config)
-    ran.train()
-    (started,) = ran.of(TrainingStarted, "policy")
+    run = RlhfRun(tmp_path / "run", model_with_preferences, config)
+    run.train()
+    (started,) = run.events_of(TrainingStarted, "policy")
     assert started.details["shares_base_with_reward_model"] is True
-    assert Start.find(str(ran.out / "supervised")).format == "model"
-    judge = Judge(ran.out / "reward" / "adapter", None)
-    stand = Stand.of(stage_job(ran, "policy"), None, judge)
-    assert stand.adapted.details["shares_base_with_reward_model"] is False
+    assert InitialModel.find(str(run.out / "supervised")).format == "model"
+    source = RewardModelSource(run.out / "reward" / "adapter", None)
+    setup = PolicySetup.load(stage_job(run, "policy"), None, source)
+    assert setup.adapted.details["shares_base_with_reward_model"] is False
 
 
-def test_dropout_disturbs_neither_judge_nor_reference(whole: Ran) -> None:
-    """Whatever mode training is in, both are asked in eval mode: twice the same."""
+def test_rewards_and_reference_are_computed_without_dropout(finished: RlhfRun) -> None:
+    """In training mode too, both are computed in eval mode: the same result twice."""
     changed = options(policy={"dropout": 0.5, "algorithm": "ppo"})
-    job = whole.job.stage("policy", changed.policy)
-    judge = Judge(whole.out / "reward" / "adapter", None)
-    stand = Stand.of(job, Start.find(str(whole.out / "supervised")), judge)
-    loop = stand.loop(changed.policy, [pair.prompt for pair in TRAIN])
+    job = finished.job.for_stage("policy", changed.policy)
+    source = RewardModelSource(finished.out / "reward" / "adapter", None)
+    setup = PolicySetup.load(job, InitialModel.find(str(finished.out / "supervised")), source)
+    objective = setup.build_objective(changed.policy, [pair.prompt for pair in TRAIN])
     with torch.no_grad():
-        for name, parameter in stand.policy.trainable:
-            if "lora_B" in name:  # at first it is zero, and nothing dropped would be missed
+        for name, parameter in setup.policy.named_trainable_parameters:
+            if "lora_B" in name:  # initially zero: dropout would have no effect
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(4))
-    stand.adapted.model.train()
-    (lesson,) = loop.micro_batches([0, 1], 4096)
-    with evaluating(stand.adapted.model), torch.no_grad():
-        logp_N, _ = loop._logprobs(lesson.answers)
-    assert float((logp_N - lesson.old_N).abs().max()) < 1e-3
-    said = [p.chosen for p in HELDOUT], [p.prompt for p in HELDOUT]
-    assert stand.reward.rewards(said[1], said[0]) == stand.reward.rewards(said[1], said[0])
+    setup.adapted.model.train()
+    (micro_batch,) = objective.micro_batches([0, 1], 4096)
+    with eval_mode(setup.adapted.model), torch.no_grad():
+        logprobs_N, _ = objective._logprobs(micro_batch.completions)
+    assert float((logprobs_N - micro_batch.old_logprobs_N).abs().max()) < 1e-3
+    prompts, completions = [p.prompt for p in HELDOUT], [p.chosen for p in HELDOUT]
+    assert setup.reward.rewards(prompts, completions) == setup.reward.rewards(prompts, completions)
 
 
 # --------------------------------------------------------------------------- gates
 
 
-def test_a_reward_model_that_measures_length_stops_the_run(tmp_path: Path, lively: Path) -> None:
+def test_a_reward_model_of_length_stops_the_run(
+    tmp_path: Path, model_with_preferences: Path
+) -> None:
     biased = {"train": pairs(longer, 0, 96), "heldout": pairs(longer, 1000, 1150)}
     config = options(reward={"epochs": 4})
-    ran = Ran(tmp_path / "run", lively, config, **biased)
-    with pytest.raises(GateError, match="it judges by length: accuracy 0"):
-        ran.train()
-    assert (ran.out / "reward" / "adapter").is_dir()
-    assert not (ran.out / "policy").exists()
-    (gate,) = ran.of(Gated)
+    run = RlhfRun(tmp_path / "run", model_with_preferences, config, **biased)
+    with pytest.raises(GateError, match="it rewards length: accuracy 0"):
+        run.train()
+    assert (run.out / "reward" / "adapter").is_dir()
+    assert not (run.out / "policy").exists()
+    (gate,) = run.events_of(GateChecked)
     assert not gate.passed and not gate.accepted
-    assert gate.figures["length_correlation"] > 0.5
-    assert gate.figures["shorter_accuracy"] < 0.3
-    measured = {event.metric: event for event in ran.of(Measured)}
+    assert gate.metrics["length_correlation"] > 0.5
+    assert gate.metrics["shorter_accuracy"] < 0.3
+    measured = {event.metric: event for event in run.events_of(Measured)}
     assert measured["reward_accuracy"].low > 0.5  # it beats chance, by length alone
-    before = len(ran.events)
-    with pytest.raises(GateError, match="it judges by length"):  # resumed: it stays stopped
-        ran.train()
-    assert not [e for e in ran.events[before:] if isinstance(e, (Stepped, Gated))]
+    before = len(run.events)
+    with pytest.raises(GateError, match="it rewards length"):  # resumed: it is stopped again
+        run.train()
+    assert not [e for e in run.events[before:] if isinstance(e, (StepFinished, GateChecked))]
     forced = options(reward={"epochs": 4, "accept_weak": True}, policy={"max_steps": 1})
-    accepted = Ran(tmp_path / "run", lively, forced, **biased)
+    accepted = RlhfRun(tmp_path / "run", model_with_preferences, forced, **biased)
     accepted.train()
-    assert [gate.accepted for gate in accepted.of(Gated)] == [True, False]
-    assert accepted.of(Stepped, "policy")
+    assert [gate.accepted for gate in accepted.events_of(GateChecked)] == [True, False]
+    assert accepted.events_of(StepFinished, "policy")
 
 
-def test_a_reward_model_of_noise_stops_the_run(tmp_path: Path, lively: Path) -> None:
+def test_a_reward_model_trained_on_noise_stops_the_run(
+    tmp_path: Path, model_with_preferences: Path
+) -> None:
     data = {"train": pairs(noise, 0, 24), "heldout": pairs(noise, 100, 130)}
-    ran = Ran(tmp_path / "run", lively, options(), **data)
+    run = RlhfRun(tmp_path / "run", model_with_preferences, options(), **data)
     with pytest.raises(GateError, match="it does not beat chance"):
-        ran.train()
-    assert not ran.of(Stepped, "policy")
+        run.train()
+    assert not run.events_of(StepFinished, "policy")
 
 
-def test_groups_count_once_in_the_gate(tmp_path: Path, lively: Path) -> None:
+def test_pairs_of_one_group_count_once_in_the_gate(
+    tmp_path: Path, model_with_preferences: Path
+) -> None:
     """Thirty copies of three pairs are three observations: too few to beat chance."""
     from dataclasses import replace
 
     heldout = tuple(replace(HELDOUT[n % 3], group=f"g{n % 3}") for n in range(30))
-    ran = Ran(tmp_path / "run", lively, options(), heldout=heldout)
+    run = RlhfRun(tmp_path / "run", model_with_preferences, options(), heldout=heldout)
     with pytest.raises(GateError, match="it does not beat chance"):
-        ran.train()
+        run.train()
 
 
-def test_without_held_out_pairs_the_gate_stays_shut(tmp_path: Path, lively: Path) -> None:
-    with pytest.raises(GateError, match="no held-out pair"):
-        Ran(tmp_path / "run", lively, options(), heldout=()).train()
+def test_the_gate_fails_without_held_out_pairs(
+    tmp_path: Path, model_with_preferences: Path
+) -> None:
+    with pytest.raises(GateError, match="no held-out pairs"):
+        RlhfRun(tmp_path / "run", model_with_preferences, options(), heldout=()).train()
 
 
-HACK = "def proxy(prompt, answer):\n    return sum(answer.count(x) for x in 'aeiou') / 4\n"
+REWARD = "def reward(prompt, answer):\n    return sum(answer.count(x) for x in 'aeiou') / 4\n"
 GOLD = "def gold(prompt, answer):\n    return -sum(answer.count(x) for x in 'aeiou') / 4\n"
 
 
-def hacked(tmp_path: Path, **policy: Any) -> RlhfOptions:
-    (tmp_path / "rules.py").write_text(HACK + GOLD, encoding="utf-8")
+def hackable_options(tmp_path: Path, **policy: Any) -> RlhfOptions:
+    (tmp_path / "rules.py").write_text(REWARD + GOLD, encoding="utf-8")
     return options(
         reward={"skip": True},
         policy={
-            "rewards": [{"function": f"{tmp_path}/rules.py:proxy"}],
+            "rewards": [{"function": f"{tmp_path}/rules.py:reward"}],
             "gold": f"{tmp_path}/rules.py:gold",
             "epochs": 20,
             "num_generations": 8,
@@ -437,140 +475,169 @@ def hacked(tmp_path: Path, **policy: Any) -> RlhfOptions:
     )
 
 
-def test_a_reward_that_rises_while_gold_falls_is_found_out(tmp_path: Path, lively: Path) -> None:
+def test_a_rising_reward_with_a_falling_gold_reward_stops_training(
+    tmp_path: Path, model_with_preferences: Path
+) -> None:
     """Stopped long before its last step, with the weights of the best checkpoint."""
-    ran = Ran(tmp_path / "run", lively, hacked(tmp_path))
-    artifact = ran.train()
-    (gate,) = ran.of(Gated)
+    run = RlhfRun(tmp_path / "run", model_with_preferences, hackable_options(tmp_path))
+    artifact = run.train()
+    (gate,) = run.events_of(GateChecked)
     assert not gate.passed
-    assert "while gold fell" in gate.sentence and "the artifact is the checkpoint" in gate.sentence
-    steps = ran.of(Stepped, "policy")
+    assert (
+        "while the gold reward fell" in gate.message
+        and "the artifact is the checkpoint" in gate.message
+    )
+    steps = run.events_of(StepFinished, "policy")
     assert steps[-1].step < steps[-1].steps
-    looks = ran.of(Watched)
-    best = max(looks, key=lambda look: look.figures["gold"])
-    assert looks[-1].figures["proxy"] > best.figures["proxy"]
-    assert f"checkpoint of step {best.step}" in gate.sentence
+    evaluations = run.events_of(Monitored)
+    best = max(evaluations, key=lambda evaluation: evaluation.metrics["gold_reward"])
+    assert evaluations[-1].metrics["reward"] > best.metrics["reward"]
+    assert f"checkpoint of step {best.step}" in gate.message
     prompts = [p.prompt for p in HELDOUT]
-    said = opened(lively, artifact.path).generate(prompts, 6)
-    rule = [-sum(g.text.count(x) for x in "aeiou") / 4 for g in said]
-    assert sum(rule) / len(rule) == pytest.approx(best.figures["gold"], abs=1e-6)
+    generated = opened(model_with_preferences, artifact.path).generate(prompts, 6)
+    gold_rewards = [-sum(g.text.count(x) for x in "aeiou") / 4 for g in generated]
+    assert sum(gold_rewards) / len(gold_rewards) == pytest.approx(
+        best.metrics["gold_reward"], abs=1e-6
+    )
 
 
-def test_a_harmless_reward_is_let_through(tmp_path: Path, lively: Path) -> None:
-    config = hacked(tmp_path, gold=f"{tmp_path}/rules.py:proxy", epochs=5)
-    ran = Ran(tmp_path / "run", lively, config)
-    ran.train()
-    assert [gate.passed for gate in ran.of(Gated)] == [True]
-    assert len(ran.of(Stepped, "policy")) == ran.of(Stepped, "policy")[-1].steps
+def test_a_harmless_reward_passes_the_gate(tmp_path: Path, model_with_preferences: Path) -> None:
+    config = hackable_options(tmp_path, gold=f"{tmp_path}/rules.py:reward", epochs=5)
+    run = RlhfRun(tmp_path / "run", model_with_preferences, config)
+    run.train()
+    assert [gate.passed for gate in run.events_of(GateChecked)] == [True]
+    assert (
+        len(run.events_of(StepFinished, "policy"))
+        == run.events_of(StepFinished, "policy")[-1].steps
+    )
 
 
-def test_a_policy_beyond_its_budget_goes_back(tmp_path: Path, lively: Path) -> None:
-    config = hacked(tmp_path, gold=None, max_kl=0.5)
-    ran = Ran(tmp_path / "run", lively, config)
-    ran.train()
-    (gate,) = ran.of(Gated)
-    assert not gate.passed and "nats from the reference" in gate.sentence
-    assert ran.of(Stepped, "policy")[-1].extras["kl"] > 0.25
+def test_a_policy_beyond_max_kl_returns_to_its_best_checkpoint(
+    tmp_path: Path, model_with_preferences: Path
+) -> None:
+    config = hackable_options(tmp_path, gold=None, max_kl=0.5)
+    run = RlhfRun(tmp_path / "run", model_with_preferences, config)
+    run.train()
+    (gate,) = run.events_of(GateChecked)
+    assert not gate.passed and "nats from the reference" in gate.message
+    assert run.events_of(StepFinished, "policy")[-1].metrics["kl"] > 0.25
 
 
-def test_a_policy_that_nothing_watches_is_told_of(tmp_path: Path, lively: Path) -> None:
-    config = hacked(tmp_path, gold=None, max_steps=1)
-    shown = [Completion(source=f"s:{n}", prompt=f"{n}?", completion="ten") for n in range(8)]
-    ran = Ran(tmp_path / "run", lively, config, train=shown, heldout=shown[:2])
-    ran.train()
-    said = [event.message for event in ran.of(Noticed)]
-    assert any("watched by its reward alone" in text for text in said)
+def test_a_missing_gold_reward_is_reported(tmp_path: Path, model_with_preferences: Path) -> None:
+    config = hackable_options(tmp_path, gold=None, max_steps=1)
+    demonstrations = [
+        Completion(source=f"s:{n}", prompt=f"{n}?", completion="ten") for n in range(8)
+    ]
+    run = RlhfRun(
+        tmp_path / "run",
+        model_with_preferences,
+        config,
+        train=demonstrations,
+        heldout=demonstrations[:2],
+    )
+    run.train()
+    messages = [event.message for event in run.events_of(Notice)]
+    assert any("monitored by its reward alone" in text for text in messages)
 
 
-# --------------------------------------------------------------------------- going on
+# --------------------------------------------------------------------------- resuming
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_run_stopped_in_any_stage_goes_on_to_the_same_bits(
-    tmp_path: Path, whole: Ran, lively: Path, stage: str
+def test_a_run_stopped_in_any_stage_ends_with_identical_weights(
+    tmp_path: Path, finished: RlhfRun, model_with_preferences: Path, stage: str
 ) -> None:
-    ran = Ran(tmp_path / "run", lively, options())
-    ran.stop = lambda e: isinstance(e, Stepped) and e.stage == stage and e.step == 2
+    run = RlhfRun(tmp_path / "run", model_with_preferences, options())
+    run.stop = lambda e: isinstance(e, StepFinished) and e.stage == stage and e.step == 2
     with pytest.raises(RunStopped):
-        ran.train()
-    ran.stop, told = lambda event: False, len(ran.events)
-    ran.train()
-    again = [event for event in ran.events[told:] if isinstance(event, Stepped)]
-    finished = STAGES[: STAGES.index(stage)]
-    assert not [event for event in again if event.stage in finished]
+        run.train()
+    run.stop, count = lambda event: False, len(run.events)
+    run.train()
+    again = [event for event in run.events[count:] if isinstance(event, StepFinished)]
+    finished_stages = STAGES[: STAGES.index(stage)]
+    assert not [event for event in again if event.stage in finished_stages]
     assert next(e.step for e in again if e.stage == stage) == 3
-    assert weights(ran.out) == weights(whole.out)
+    assert weights(run.out) == weights(finished.out)
 
 
 @pytest.mark.parametrize("changes", [{"num_iterations": 2, "kl_target": 2.0}], ids=str)
-def test_price_and_looks_survive_a_stop(
-    tmp_path: Path, lively: Path, changes: dict[str, Any]
+def test_kl_coefficient_and_evaluations_are_resumed(
+    tmp_path: Path, model_with_preferences: Path, changes: dict[str, Any]
 ) -> None:
-    """The adapted price, the best look and the rollout are what they were."""
+    """The adapted coefficient, the best evaluation and the rollout are the same after a resume."""
     config = options(policy={"algorithm": "ppo", "save_every": 2, **changes})
-    runs = [Ran(tmp_path / name / "run", lively, config) for name in ("whole", "parts")]
+    runs = [
+        RlhfRun(tmp_path / name / "run", model_with_preferences, config)
+        for name in ("uninterrupted", "resumed")
+    ]
     runs[0].train()
-    runs[1].stop = lambda e: isinstance(e, Stepped) and e.stage == "policy" and e.step == 2
+    runs[1].stop = lambda e: isinstance(e, StepFinished) and e.stage == "policy" and e.step == 2
     with pytest.raises(RunStopped):
         runs[1].train()
     runs[1].stop = lambda event: False
     runs[1].train()
     assert weights(runs[0].out) == weights(runs[1].out)
-    prices = [event.extras["kl_coef"] for event in runs[0].of(Stepped, "policy")]
-    assert [event.extras["kl_coef"] for event in runs[1].of(Stepped, "policy")] == prices
-    assert len(set(prices)) > 1
-    assert {look.step: look for look in runs[1].of(Watched)} == {
-        look.step: look for look in runs[0].of(Watched)
+    coefficients = [event.metrics["kl_coef"] for event in runs[0].events_of(StepFinished, "policy")]
+    assert [
+        event.metrics["kl_coef"] for event in runs[1].events_of(StepFinished, "policy")
+    ] == coefficients
+    assert len(set(coefficients)) > 1
+    assert {evaluation.step: evaluation for evaluation in runs[1].events_of(Monitored)} == {
+        evaluation.step: evaluation for evaluation in runs[0].events_of(Monitored)
     }
 
 
-def test_a_stage_begins_with_what_an_earlier_run_left(
-    tmp_path: Path, whole: Ran, lively: Path
+def test_a_stage_can_begin_with_the_result_of_an_earlier_run(
+    tmp_path: Path, finished: RlhfRun, model_with_preferences: Path
 ) -> None:
-    """Nothing but the policy is trained, and it becomes the policy of the whole run."""
-    earlier = {"skip": True, "from": str(whole.out)}
-    ran = Ran(tmp_path / "run", lively, options(supervised=earlier, reward=earlier))
-    ran.train()
-    assert {event.stage for event in ran.of(Stepped)} == {"policy"}
-    policies = [path / "policy/adapter/adapter_model.safetensors" for path in (ran.out, whole.out)]
+    """Only the policy is trained, and its weights equal those of the earlier run."""
+    earlier = {"skip": True, "from": str(finished.out)}
+    run = RlhfRun(
+        tmp_path / "run", model_with_preferences, options(supervised=earlier, reward=earlier)
+    )
+    run.train()
+    assert {event.stage for event in run.events_of(StepFinished)} == {"policy"}
+    policies = [
+        path / "policy/adapter/adapter_model.safetensors" for path in (run.out, finished.out)
+    ]
     assert policies[0].read_bytes() == policies[1].read_bytes()
-    assert ran.of(Gated)[0].sentence == whole.of(Gated)[0].sentence
+    assert run.events_of(GateChecked)[0].message == finished.events_of(GateChecked)[0].message
 
 
-def test_a_finished_stage_that_was_damaged_is_trained_again(
-    tmp_path: Path, whole: Ran, lively: Path
+def test_a_damaged_finished_stage_is_trained_again(
+    tmp_path: Path, finished: RlhfRun, model_with_preferences: Path
 ) -> None:
     import shutil
 
-    shutil.copytree(whole.out, tmp_path / "run")
+    shutil.copytree(finished.out, tmp_path / "run")
     (tmp_path / "run/reward/adapter/adapter_model.safetensors").write_bytes(b"other")
-    ran = Ran(tmp_path / "run", lively, options())
-    ran.train()
-    assert {event.stage for event in ran.of(Stepped)} <= {"reward", "policy"}
-    assert weights(ran.out) == weights(whole.out)
+    run = RlhfRun(tmp_path / "run", model_with_preferences, options())
+    run.train()
+    assert {event.stage for event in run.events_of(StepFinished)} <= {"reward", "policy"}
+    assert weights(run.out) == weights(finished.out)
 
 
-# ------------------------------------------------------------------- a policy of all weights
+# --------------------------------------------------------------------------- full fine-tuning
 
 
-def test_a_policy_of_all_weights_keeps_a_copy_as_its_reference(
-    tmp_path: Path, lively: Path
+def test_full_training_keeps_a_copy_as_reference(
+    tmp_path: Path, model_with_preferences: Path
 ) -> None:
     config = options(
         reward={"skip": True},
         policy={
             "adapt": "full",
             "learning_rate": 1e-3,
-            "rewards": [{"function": str(tmp_path / "rules.py") + ":proxy"}],
+            "rewards": [{"function": str(tmp_path / "rules.py") + ":reward"}],
         },
     )
-    (tmp_path / "rules.py").write_text(HACK, encoding="utf-8")
-    ran = Ran(tmp_path / "run", lively, config)
-    artifact = ran.train()
+    (tmp_path / "rules.py").write_text(REWARD, encoding="utf-8")
+    run = RlhfRun(tmp_path / "run", model_with_preferences, config)
+    artifact = run.train()
     assert artifact.format == "model"
-    steps = ran.of(Stepped, "policy")
-    assert abs(steps[0].extras["kl"]) < 1e-4
-    assert abs(steps[-1].extras["kl"]) > 1e-4
+    steps = run.events_of(StepFinished, "policy")
+    assert abs(steps[0].metrics["kl"]) < 1e-4
+    assert abs(steps[-1].metrics["kl"]) > 1e-4
 
 
 # --------------------------------------------------------------------------- options
@@ -587,24 +654,24 @@ def test_a_policy_of_all_weights_keeps_a_copy_as_its_reference(
         ({"policy": {"kl_target": 3.0}}, "ppo"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(table: dict[str, Any], match: str) -> None:
+def test_contradictory_options_are_refused(table: dict[str, Any], match: str) -> None:
     with pytest.raises(ValidationError, match=match):
         from_table(RlhfOptions, table)
 
 
-def test_all_weights_learn_at_a_rate_of_their_own() -> None:
-    made = from_table(RlhfOptions, {name: {"adapt": "full"} for name in STAGES})
-    rates = [getattr(made, name).learning_rate for name in STAGES]
+def test_full_training_has_its_own_default_learning_rates() -> None:
+    config = from_table(RlhfOptions, {name: {"adapt": "full"} for name in STAGES})
+    rates = [getattr(config, name).learning_rate for name in STAGES]
     assert rates == [2e-5, 1e-5, 1e-6]
-    said = from_table(RlhfOptions, {"policy": {"adapt": "full", "learning_rate": 0.5}})
-    assert said.policy.learning_rate == 0.5
+    explicit = from_table(RlhfOptions, {"policy": {"adapt": "full", "learning_rate": 0.5}})
+    assert explicit.policy.learning_rate == 0.5
 
 
 def test_a_function_of_an_installed_package_is_a_reward() -> None:
     from tunesmith.errors import UsageError
     from tunesmith_torch.rlhf.reward_functions import FunctionReward
 
-    reward = FunctionReward.installed("operator:countOf")
+    reward = FunctionReward.from_package("operator:countOf")
     assert reward.rewards(["banana"], ["a"]) == [3.0]
     with pytest.raises(UsageError, match="no module"):
-        FunctionReward.installed("no_such_module_at_all:f")
+        FunctionReward.from_package("no_such_module_at_all:f")

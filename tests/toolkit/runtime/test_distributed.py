@@ -1,4 +1,4 @@
-"""Two ranks do what a process alone does, and end together whatever happens to one of them."""
+"""Two ranks train like a single process, and an error on one rank ends both."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
 from tunesmith_torch.rlhf import stages
-from tunesmith_torch.runtime import device, distributed
+from tunesmith_torch.runtime import device, distributed, tensor_buckets
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RANKS = 2
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which two ranks have carried out all cases."""
+def ranks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which two ranks have run all cases."""
     folder = tmp_path_factory.mktemp("ranks")
     save_tiny_model(folder / "model")
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"]
@@ -42,21 +42,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ends(place: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads((place / name / f"rank-{n}.json").read_text()) for n in range(RANKS)]
+def endings(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads((folder / name / f"rank-{n}.json").read_text()) for n in range(RANKS)]
 
 
-def told(place: Path, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((place / name / "told.json").read_text())
+def read_events(folder: Path, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / name / "events.json").read_text())
     return found
 
 
-def same(one: Any, two: Any, where: str) -> None:
-    """The same but for rounding, number by number."""
+def assert_close(one: Any, two: Any, where: str) -> None:
+    """Check that both are equal up to rounding, number by number."""
     if isinstance(one, dict):
         assert one.keys() == two.keys(), where
         for key in one:
-            same(one[key], two[key], f"{where}.{key}")
+            assert_close(one[key], two[key], f"{where}.{key}")
     elif isinstance(one, float):
         assert one == pytest.approx(two, rel=2e-5, abs=2e-6), where
     else:
@@ -64,38 +64,38 @@ def same(one: Any, two: Any, where: str) -> None:
 
 
 @pytest.mark.parametrize("name", rank_cases.EQUAL)
-def test_ranks_come_to_what_a_process_alone_comes_to(
-    place: Path, tmp_path: Path, name: str
-) -> None:
-    """Losses, norms, counts, figures and looks of every step; and all weights in the end."""
-    rank_cases.carry_out([name], tmp_path, place / "model")
-    (alone,) = [json.loads((tmp_path / name / "rank-0.json").read_text())]
-    assert alone["ended"] == ""
-    assert [end["ended"] for end in ends(place, name)] == [""] * RANKS
-    theirs, ours = told(place, name), told(tmp_path, name)
-    assert len(theirs) == len(ours) > 1
-    for number, (one, two) in enumerate(zip(theirs, ours, strict=True)):
-        same(one, two, str(number))
+def test_ranks_train_like_a_single_process(ranks_folder: Path, tmp_path: Path, name: str) -> None:
+    """All events of every step, and the final weights, are equal."""
+    rank_cases.run_cases([name], tmp_path, ranks_folder / "model")
+    (single,) = [json.loads((tmp_path / name / "rank-0.json").read_text())]
+    assert single["ended"] == ""
+    assert [end["ended"] for end in endings(ranks_folder, name)] == [""] * RANKS
+    all_ranks, single_process = read_events(ranks_folder, name), read_events(tmp_path, name)
+    assert len(all_ranks) == len(single_process) > 1
+    for number, (one, two) in enumerate(zip(all_ranks, single_process, strict=True)):
+        assert_close(one, two, str(number))
     weights = load_file(tmp_path / name / "weights")
-    for key, tensor in load_file(place / name / "weights").items():
+    for key, tensor in load_file(ranks_folder / name / "weights").items():
         torch.testing.assert_close(tensor, weights[key], rtol=2e-5, atol=2e-5, msg=key)
 
 
 @pytest.mark.parametrize("name", [*rank_cases.EQUAL, "memory"])
-def test_all_ranks_have_the_same_bits(place: Path, name: str) -> None:
-    one, *others = ends(place, name)
+def test_all_ranks_have_the_same_bits(ranks_folder: Path, name: str) -> None:
+    one, *others = endings(ranks_folder, name)
     assert all(other["digest"] == one["digest"] for other in others)
 
 
-def test_memory_that_runs_out_on_one_rank_changes_nothing(place: Path) -> None:
-    """It halves its own micro-batches, and all compute the batch again."""
-    assert [end["ended"] for end in ends(place, "memory")] == [""] * RANKS
-    for one, two in zip(told(place, "memory"), told(place, "full"), strict=True):
-        same(one, two, "memory")
+def test_out_of_memory_on_one_rank_does_not_change_the_result(ranks_folder: Path) -> None:
+    """That rank halves its micro-batches, and all ranks compute the batch again."""
+    assert [end["ended"] for end in endings(ranks_folder, "memory")] == [""] * RANKS
+    for one, two in zip(
+        read_events(ranks_folder, "memory"), read_events(ranks_folder, "full"), strict=True
+    ):
+        assert_close(one, two, "memory")
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("not a number", "TrainingError: step 2: the loss is not finite"),
         ("a bug", "TrainingError: rank 1: KeyError: 'where'"),
@@ -103,23 +103,23 @@ def test_memory_that_runs_out_on_one_rank_changes_nothing(place: Path) -> None:
         ("other weights", "TrainingError: rank 1: the weights differ from those of rank 0"),
     ],
 )
-def test_what_goes_wrong_on_one_rank_ends_all_with_one_error(
-    place: Path, name: str, said: str
+def test_an_error_on_one_rank_ends_all_ranks_with_that_error(
+    ranks_folder: Path, name: str, message: str
 ) -> None:
-    first, *others = ends(place, name)
-    assert first["ended"].startswith(said)
-    assert [end["ended"].partition(":")[0] for end in others] == ["Dismissed"] * len(others)
+    first, *others = endings(ranks_folder, name)
+    assert first["ended"].startswith(message)
+    assert [end["ended"].partition(":")[0] for end in others] == ["EndedByRankZero"] * len(others)
 
 
-def test_a_post_mortem_is_written_once(place: Path) -> None:
-    found = json.loads((place / "not a number" / "run" / "postmortem.json").read_text())
+def test_a_post_mortem_is_written_once(ranks_folder: Path) -> None:
+    found = json.loads((ranks_folder / "not a number" / "run" / "postmortem.json").read_text())
     assert found["step"] == 2
     assert "nan" in found["losses"]
     assert len(found["rows"]) == 4
 
 
 class Watcher(TorchDispatchMode):
-    """Which storages came up, and what was said, in order."""
+    """A log of new storages, exchanges and sums, in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,22 +133,22 @@ class Watcher(TorchDispatchMode):
         return found
 
 
-def test_nothing_is_allocated_once_all_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It could fail on one rank, while the others are in a sum that nothing ends."""
+def test_nothing_is_allocated_after_the_last_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocation could fail on one rank while the others wait in a sum that never ends."""
     watcher = Watcher()
 
-    def exchange(team: Any, message: Any) -> list[Any]:
+    def exchange(group: Any, message: Any) -> list[Any]:
         watcher.log.append("exchange")
-        return [message["value"]] * team.count
+        return [message["value"]] * group.world_size
 
     def all_reduce(tensor: Tensor, **group: Any) -> None:
         watcher.log.append("all_reduce")
         tensor.mul_(2)
 
-    monkeypatch.setattr(distributed, "_team", distributed._Team(0, 2))
+    monkeypatch.setattr(distributed, "_group", distributed._ProcessGroup(0, 2))
     monkeypatch.setattr(distributed, "_exchange", exchange)
     monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
-    monkeypatch.setattr(distributed, "BUCKET", 10)
+    monkeypatch.setattr(tensor_buckets, "BUCKET_NUMEL", 10)
     parameters = [torch.nn.Parameter(torch.ones(n)) for n in (3, 4, 5, 30)]
     parameters.append(torch.nn.Parameter(torch.ones(3, 2, dtype=torch.float64)))
     parameters.append(torch.nn.Parameter(torch.ones(4, 2)))
@@ -157,7 +157,7 @@ def test_nothing_is_allocated_once_all_sum(monkeypatch: pytest.MonkeyPatch) -> N
     parameters[-1].grad = torch.full((2, 4), 4.0).t()
     known = {p.grad.untyped_storage().data_ptr() for p in parameters if p.grad is not None}
     with watcher:
-        distributed.sum_gradients(parameters)
+        distributed.all_reduce_gradients(parameters)
     last = len(watcher.log) - 1 - watcher.log[::-1].index("exchange")
     assert watcher.log[last:].count("all_reduce") == watcher.log.count("all_reduce") > 3
     before = known | {entry for entry in watcher.log[:last] if isinstance(entry, int)}
@@ -168,32 +168,32 @@ def test_nothing_is_allocated_once_all_sum(monkeypatch: pytest.MonkeyPatch) -> N
         torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 2 * number))
 
 
-def test_waiting_for_others_heeds_a_signal() -> None:
+def test_a_signal_ends_the_wait_for_other_ranks() -> None:
     store = PrefixStore("test", HashStore())
-    told = []
+    events = []
 
     def emit(event: Any) -> None:
-        told.append(event)
-        if len(told) == 3:
+        events.append(event)
+        if len(events) == 3:
             raise RunStopped("stopped by SIGTERM", exit_code=143)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "LOOK", 0.0)
-        patch.setattr("tunesmith.distributed.count", lambda: 3)
-        patch.setattr("tunesmith.distributed.number", lambda: 0)
-        store.set("here-2", "")
+        patch.setattr(distributed, "POLL_SECONDS", 0.0)
+        patch.setattr("tunesmith.distributed.world_size", lambda: 3)
+        patch.setattr("tunesmith.distributed.rank", lambda: 0)
+        store.set("arrived-2", "")
         with pytest.raises(RunStopped):
             distributed._wait_for_all(store, emit)
-        patch.setattr("tunesmith.distributed.number", lambda: 1)
+        patch.setattr("tunesmith.distributed.rank", lambda: 1)
         distributed._wait_for_all(store, emit)
-        patch.setattr("tunesmith.distributed.number", lambda: 0)
+        patch.setattr("tunesmith.distributed.rank", lambda: 0)
         distributed._wait_for_all(store, emit)
-    assert len(told) == 3
+    assert len(events) == 3
 
 
 def test_more_ranks_than_gpus_are_refused_on_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith.distributed.count", lambda: 2)
-    monkeypatch.setattr("tunesmith.distributed.local", lambda: 0)
+    monkeypatch.setattr("tunesmith.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("tunesmith.distributed.local_rank", lambda: 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(EnvironmentProblem, match="2 ranks need a GPU each, and there are 1"):
@@ -202,8 +202,8 @@ def test_more_ranks_than_gpus_are_refused_on_rank_0(monkeypatch: pytest.MonkeyPa
     assert device.pick_device("auto") == torch.device("cuda:0")
 
 
-def test_on_a_mac_the_way_out_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith.distributed.count", lambda: 2)
+def test_several_ranks_on_mps_are_advised_to_use_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.distributed.world_size", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     with pytest.raises(UsageError) as caught:
@@ -211,47 +211,47 @@ def test_on_a_mac_the_way_out_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
     assert caught.value.hint == "use cpu"
 
 
-class Enough(Exception):
-    """The test has seen what it wanted to."""
+class StopTest(Exception):
+    """Ends the code under test after the part that is tested."""
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_reward_functions_are_tried_on_rank_0(
+def test_reward_functions_are_tried_on_rank_0_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
 ) -> None:
     tried = []
 
-    def exchange(team: Any, message: Any) -> list[Any]:
-        raise Enough
+    def exchange(group: Any, message: Any) -> list[Any]:
+        raise StopTest
 
     options = stages.RlhfOptions(
         policy={"rewards": [{"function": "not used"}], "algorithm": "grpo"}, reward={"skip": True}
     )
     job = rank_cases.Case(tmp_path, tmp_path).job(options, rank_cases.PAIRS)
-    monkeypatch.setattr(stages, "try_functions", lambda *args: tried.append(args))
-    monkeypatch.setattr("tunesmith.distributed.count", lambda: 2)
-    monkeypatch.setattr(distributed, "_team", distributed._Team(number, 2))
+    monkeypatch.setattr(stages, "check_reward_functions", lambda *args: tried.append(args))
+    monkeypatch.setattr("tunesmith.distributed.world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "_group", distributed._ProcessGroup(number, 2))
     monkeypatch.setattr(distributed, "_exchange", exchange)
-    with pytest.raises(Enough):
+    with pytest.raises(StopTest):
         stages.train_stages(job)
     assert len(tried) == (number == 0)
 
 
-def test_shares_are_even_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dealt(sizes: list[int], count: int) -> list[list[int]]:
+def test_shares_are_even_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shares_of(sizes: list[int], count: int) -> list[list[int]]:
         found = []
         for number in range(count):
-            monkeypatch.setattr(distributed, "_team", distributed._Team(number, count))
-            found.append(distributed.deal(sizes))
-        monkeypatch.setattr(distributed, "_team", None)
+            monkeypatch.setattr(distributed, "_group", distributed._ProcessGroup(number, count))
+            found.append(distributed.my_share(sizes))
+        monkeypatch.setattr(distributed, "_group", None)
         return found
 
-    assert dealt([5, 5, 5, 5, 5], 2) == [[0, 2, 4], [1, 3]]
-    assert dealt([7], 3) == [[0], [], []]
+    assert shares_of([5, 5, 5, 5, 5], 2) == [[0, 2, 4], [1, 3]]
+    assert shares_of([7], 3) == [[0], [], []]
     for count in (1, 2, 3, 7):
         sizes = [1 + n * n % 13 for n in range(20)]
-        shares = dealt(sizes, count)
-        assert sorted(place for share in shares for place in share) == list(range(20))
-        loads = [sum(sizes[place] for place in share) for share in shares]
+        shares = shares_of(sizes, count)
+        assert sorted(index for share in shares for index in share) == list(range(20))
+        loads = [sum(sizes[index] for index in share) for share in shares]
         assert max(loads) - min(loads) <= max(sizes)
-    assert distributed.deal([3, 1, 2]) == [0, 1, 2]
+    assert distributed.my_share([3, 1, 2]) == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, where the C library can be told so."""
+"""Freed memory is kept for the next step, and returned on request, with glibc."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunesmith_torch.models.adapters import adapt_lora
 from tunesmith_torch.options.training import LoraOptions
 from tunesmith_torch.runtime import malloc
 from tunesmith_torch.training import loop
-from tunesmith_torch.training.sft import supervise
+from tunesmith_torch.training.sft import train_supervised
 
 FAULTS = """
 import resource, sys, torch
@@ -36,12 +36,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
-def test_a_second_step_pages_nothing_in() -> None:
-    found = {}
-    for how in ("keep", "as it is"):
-        command = [sys.executable, "-c", FAULTS, how]
-        found[how] = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert found["keep"] < found["as it is"] / 10
+def test_a_second_step_has_few_page_faults() -> None:
+    faults = {}
+    for mode in ("keep", "default"):
+        command = [sys.executable, "-c", FAULTS, mode]
+        faults[mode] = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert faults["keep"] < faults["default"] / 10
 
 
 SHAPES = """
@@ -51,19 +51,19 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 layer = torch.nn.Linear(64, 64, bias=False, dtype=torch.bfloat16)
-def meet(lengths):
+def compute(lengths):
     with torch.inference_mode():
         for length in lengths:
             layer(torch.ones(length, 64, dtype=torch.bfloat16))
-meet(range(1, 301))
+compute(range(1, 301))
 before = resident()
-meet(range(301, 1001))
+compute(range(301, 1001))
 print((resident() - before) // 2**20)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads Linux's /proc")
-def test_kernels_of_shapes_that_were_met_once_do_not_pile_up() -> None:
+def test_the_cache_of_compiled_kernels_is_bounded() -> None:
     """In MiB, where products in bf16 are native: 61, and with torch's own limits 409."""
     unset = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
     command = [sys.executable, "-c", SHAPES]
@@ -73,7 +73,7 @@ def test_kernels_of_shapes_that_were_met_once_do_not_pile_up() -> None:
 
 KEPT = """
 import os, torch
-from tunesmith_torch.runtime.malloc import give_back, keep_freed_memory
+from tunesmith_torch.runtime.malloc import keep_freed_memory, trim_heap
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -82,30 +82,30 @@ blocks = [torch.ones(4 * 2**20) for _ in range(16)]  # 16 MB each
 last = torch.ones(1000)
 del blocks
 kept = resident()
-assert give_back()
+assert trim_heap()
 print(kept - resident())
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's files")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
-def test_what_is_kept_can_be_given_back() -> None:
+def test_kept_memory_can_be_returned() -> None:
     done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, check=True)
     assert int(done.stdout) > 200 * 2**20
 
 
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_changes_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
-    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: pytest.fail("loaded the C library"))
     assert not malloc.keep_freed_memory.__wrapped__()
-    assert not malloc.give_back()
+    assert not malloc.trim_heap()
 
 
-def test_training_asks_for_it(
+def test_training_keeps_freed_memory(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(loop, "keep_freed_memory", lambda: asked.append(True))
+    calls: list[bool] = []
+    monkeypatch.setattr(loop, "keep_freed_memory", lambda: calls.append(True))
     config = LoraOptions(max_steps=1)
     job = Job(
         config=config,
@@ -119,5 +119,5 @@ def test_training_asks_for_it(
         emit=lambda event: None,
         technique="test",
     )
-    supervise(job, lambda base, precision: adapt_lora(base, precision, config, 1))
-    assert asked == [True]
+    train_supervised(job, lambda base, precision: adapt_lora(base, precision, config, 1))
+    assert calls == [True]

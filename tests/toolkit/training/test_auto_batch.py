@@ -1,4 +1,4 @@
-"""``batch = "auto"``: chosen from free memory, told, remembered."""
+"""``batch_size = "auto"``: chosen from free memory, reported, and kept when resumed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from tunesmith.contracts import EstimateRequest, Job
-from tunesmith.events import Event, Noticed
+from tunesmith.events import Event, Notice
 from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
-from tunesmith_torch.options.training import AUTO, FitOptions, LoraOptions
+from tunesmith_torch.options.training import AUTO, LoraOptions, TrainingOptions
 from tunesmith_torch.training import auto_batch
 
 ROWS = [
@@ -37,9 +37,9 @@ def _job(folder: Path, model: Path, events: list[Event], **options: Any) -> Job[
     )
 
 
-def test_auto_is_a_word_in_files_and_a_number_inside() -> None:
+def test_auto_is_a_word_in_files_and_a_number_in_the_options() -> None:
     table = {"batch_size": "auto", "micro_batch_tokens": "auto", "gradient_checkpointing": "auto"}
-    options = from_table(FitOptions, table)
+    options = from_table(TrainingOptions, table)
     assert (options.batch_size, options.micro_batch_tokens, options.gradient_checkpointing) == (
         AUTO,
         AUTO,
@@ -47,43 +47,43 @@ def test_auto_is_a_word_in_files_and_a_number_inside() -> None:
     )
     dumped = options.model_dump(mode="json")
     assert {key: dumped[key] for key in table} == table
-    assert from_table(FitOptions, dumped) == options
-    assert FitOptions().model_dump(mode="json")["batch_size"] == 16
+    assert from_table(TrainingOptions, dumped) == options
+    assert TrainingOptions().model_dump(mode="json")["batch_size"] == 16
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "many", 1.5, True])
 def test_other_words_and_numbers_are_refused(wrong: object) -> None:
     with pytest.raises(ValidationError):
-        from_table(FitOptions, {"batch_size": wrong})
+        from_table(TrainingOptions, {"batch_size": wrong})
 
 
-def test_numbers_are_left_alone(tmp_path: Path, tiny_folder: Path) -> None:
+def test_numbers_are_not_changed(tmp_path: Path, tiny_folder: Path) -> None:
     events: list[Event] = []
     job = _job(tmp_path, tiny_folder, events, batch_size=4)
-    assert auto_batch.settle(job) is job
+    assert auto_batch.resolve_auto(job) is job
     assert not events and not list(tmp_path.iterdir())
 
 
-def test_the_choice_is_told_and_a_resumed_run_keeps_it(
+def test_the_choice_is_reported_and_kept_by_a_resumed_run(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[Event] = []
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 20 * 2**30)
-    first = auto_batch.settle(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
-    assert first.batch == 16 and first.micro_batch_tokens in auto_batch.CANDIDATES
-    told = [event for event in events if isinstance(event, Noticed)]
-    assert f"{first.micro_batch_tokens} tokens at once" in told[0].message
+    first = auto_batch.resolve_auto(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
+    assert first.batch_size == 16 and first.micro_batch_tokens in auto_batch.TOKEN_CANDIDATES
+    notices = [event for event in events if isinstance(event, Notice)]
+    assert f"up to {first.micro_batch_tokens} tokens" in notices[0].message
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 2**20)
-    again = auto_batch.settle(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
-    assert again == first
-    elsewhere = tmp_path / "other"
-    elsewhere.mkdir()
-    fresh = auto_batch.settle(_job(elsewhere, tiny_folder, events, batch_size="auto")).config
-    assert fresh.micro_batch_tokens == auto_batch.CANDIDATES[-1] < first.micro_batch_tokens
+    resumed = auto_batch.resolve_auto(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
+    assert resumed == first
+    other_run = tmp_path / "other"
+    other_run.mkdir()
+    other = auto_batch.resolve_auto(_job(other_run, tiny_folder, events, batch_size="auto")).config
+    assert other.micro_batch_tokens == auto_batch.TOKEN_CANDIDATES[-1] < first.micro_batch_tokens
 
 
 def _long_rows() -> EstimateRequest:
-    """A model of a billion weights, and rows of 1500 words, on a GPU."""
+    """Return a request for a model of a billion weights, rows of 1500 words, and a GPU."""
     config = {
         "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
         "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -99,39 +99,42 @@ def test_more_memory_never_means_fewer_tokens() -> None:
     request = _long_rows()
     options = from_table(LoraOptions, {"micro_batch_tokens": "auto", "batch_size": 32})
     chosen = [
-        auto_batch.choose(options, request, gib * 2**30)["micro_batch_tokens"]
+        auto_batch.choose_batch(options, request, gib * 2**30)["micro_batch_tokens"]
         for gib in (4, 8, 16, 24, 80)
     ]
     assert chosen == sorted(chosen)
-    assert chosen[0] == auto_batch.CANDIDATES[-1] and chosen[-1] > chosen[0]
+    assert chosen[0] == auto_batch.TOKEN_CANDIDATES[-1] and chosen[-1] > chosen[0]
     assert (
-        auto_batch.choose(options, request, None)["micro_batch_tokens"] == auto_batch.CANDIDATES[-1]
+        auto_batch.choose_batch(options, request, None)["micro_batch_tokens"]
+        == auto_batch.TOKEN_CANDIDATES[-1]
     )
 
 
-def test_activations_are_computed_again_only_where_nothing_else_fits() -> None:
+def test_gradient_checkpointing_is_chosen_only_if_nothing_else_fits() -> None:
     request = _long_rows()
     options = from_table(
         LoraOptions, {"gradient_checkpointing": "auto", "micro_batch_tokens": "auto"}
     )
-    chosen = {gib: auto_batch.choose(options, request, gib * 2**30) for gib in (5, 6, 7, 8, 12, 80)}
+    chosen = {
+        gib: auto_batch.choose_batch(options, request, gib * 2**30) for gib in (5, 6, 7, 8, 12, 80)
+    }
     assert [chosen[gib]["gradient_checkpointing"] for gib in (5, 80)] == [True, False]
     tokens = [c["micro_batch_tokens"] for c in chosen.values() if not c["gradient_checkpointing"]]
     assert tokens == sorted(tokens)
     fixed = from_table(LoraOptions, {"gradient_checkpointing": "auto", "micro_batch_tokens": 2048})
     for gib in (5, 80):
-        found = auto_batch.choose(fixed, request, gib * 2**30)
-        assert found == {
+        chosen_values = auto_batch.choose_batch(fixed, request, gib * 2**30)
+        assert chosen_values == {
             "batch_size": 16,
             "micro_batch_tokens": 2048,
             "gradient_checkpointing": gib == 5,
         }
-    assert auto_batch.choose(fixed, request, None)["gradient_checkpointing"]
+    assert auto_batch.choose_batch(fixed, request, None)["gradient_checkpointing"]
     never = from_table(LoraOptions, {"gradient_checkpointing": False, "micro_batch_tokens": "auto"})
-    assert not auto_batch.choose(never, request, 2**30)["gradient_checkpointing"]
+    assert not auto_batch.choose_batch(never, request, 2**30)["gradient_checkpointing"]
 
 
-def test_what_is_auto_is_not_refused_for_what_it_need_not_take() -> None:
+def test_the_estimate_of_auto_starts_at_the_smallest_choice() -> None:
     from tunesmith_torch.memory_estimate import techniques
 
     config = {
@@ -144,13 +147,13 @@ def test_what_is_auto_is_not_refused_for_what_it_need_not_take() -> None:
         config=config, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cuda"
     )
     auto = {"gradient_checkpointing": "auto", "micro_batch_tokens": "auto"}
-    least = {"gradient_checkpointing": True, "micro_batch_tokens": 512}
+    smallest = {"gradient_checkpointing": True, "micro_batch_tokens": 512}
     for usual in ({}, {"micro_batch_tokens": 2048, "gradient_checkpointing": False}):
-        open_, plain, frugal = (
-            list(techniques.lora(from_table(LoraOptions, table), request))
-            for table in (auto, usual, least)
+        auto_estimates, usual_estimates, smallest_estimates = (
+            list(techniques.estimate_lora(from_table(LoraOptions, table), request))
+            for table in (auto, usual, smallest)
         )
         for phase in ("load", "train", "evaluate"):
-            assert open_[0].memory[phase].low == frugal[0].memory[phase].low
-            assert open_[1].memory[phase].low <= plain[1].memory[phase].low
-        assert open_[1].memory["train"].low < plain[1].memory["train"].low
+            assert auto_estimates[0].memory[phase].low == smallest_estimates[0].memory[phase].low
+            assert auto_estimates[1].memory[phase].low <= usual_estimates[1].memory[phase].low
+        assert auto_estimates[1].memory["train"].low < usual_estimates[1].memory["train"].low

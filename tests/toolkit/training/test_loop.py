@@ -1,4 +1,4 @@
-"""The training loop: what one step is, that it does not depend on layout, and how it stops."""
+"""The training loop: one step, independence of the layout, stopping and resuming."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from safetensors.torch import load_file
 
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TrainingError
-from tunesmith.events import Event, Noticed, Stepped
+from tunesmith.events import Event, Notice, StepFinished
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.models.adapters import Adapted, adapt_all, adapt_lora
+from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.options.training import FitOptions, LoraOptions
+from tunesmith_torch.options.training import LoraOptions, TrainingOptions
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.training import loop as fitting
-from tunesmith_torch.training.sft import supervise
-from tunesmith_torch.training.sft_objective import Supervised
+from tunesmith_torch.training import loop as training_loop
+from tunesmith_torch.training.sft import train_supervised
+from tunesmith_torch.training.sft_objective import NextTokenObjective
 
 CPU = torch.device("cpu")
 RECORDS = tuple(
@@ -46,7 +46,9 @@ def options(**changes: Any) -> LoraOptions:
     return LoraOptions(**{**base, **changes})
 
 
-def job(folder: Path, config: FitOptions, emit: Callable[[Event], None], model: Path) -> Job[Any]:
+def job(
+    folder: Path, config: TrainingOptions, emit: Callable[[Event], None], model: Path
+) -> Job[Any]:
     return Job(
         config=config,
         model=model,
@@ -69,28 +71,28 @@ def train(
     full: bool = False,
     emit: Callable[[Event], None] | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[Event]]:
-    """Train; the artifact's tensors and the events."""
+    """Train; return the artifact's tensors and the events."""
     folder.mkdir(parents=True, exist_ok=True)
     events: list[Event] = []
 
-    def tell(event: Event) -> None:
+    def record(event: Event) -> None:
         events.append(event)
         if emit is not None:
             emit(event)
 
-    def adapt(base: Any, precision: Any) -> Adapted:
-        return adapt_all(base, precision) if full else adapt_lora(base, precision, config, 3)
+    def adapt(base: Any, precision: Any) -> AdaptedModel:
+        return adapt_full(base, precision) if full else adapt_lora(base, precision, config, 3)
 
-    artifact = supervise(job(folder, config, tell, model), adapt)
+    artifact = train_supervised(job(folder, config, record, model), adapt)
     (weights,) = artifact.path.glob("*.safetensors")
     return load_file(weights), events
 
 
 def losses(events: Sequence[Event]) -> list[float]:
-    return [event.loss for event in events if isinstance(event, Stepped)]
+    return [event.loss for event in events if isinstance(event, StepFinished)]
 
 
-def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float) -> None:
+def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float) -> None:
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
@@ -111,30 +113,30 @@ def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: flo
 def test_the_result_does_not_depend_on_micro_batches(
     tmp_path: Path, tiny_folder: Path, full: bool, layout: dict[str, Any]
 ) -> None:
-    """A batch at once, row by row, packed, padded, recomputed: the same parameters.
+    """One micro-batch, row by row, packed, padded, recomputed: the same parameters.
 
-    A mean of micro-batch means instead of one division by the batch's tokens fails this by far.
+    A mean of micro-batch means instead of one division by the batch's tokens fails by far.
     """
     plain, events = train(tmp_path / "a", tiny_folder, options(), full=full)
     other, others = train(tmp_path / "b", tiny_folder, options(**layout), full=full)
     assert losses(others) == pytest.approx(losses(events), rel=1e-5)
-    close(plain, other, 2e-5)
+    assert_close(plain, other, 2e-5)
 
 
-def test_a_step_is_what_the_textbook_says(tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_step_equals_plain_torch_code(tmp_path: Path, tiny_folder: Path) -> None:
     """Against transformers' own logits, F.cross_entropy with -100, and torch's AdamW."""
     config = options(
         batch_size=24, epochs=3, schedule="constant", max_grad_norm=1e9, weight_decay=0.0
     )
     trained, events = train(tmp_path, tiny_folder, config, full=True)
     base = load_model(tiny_folder, CPU, pick_precision(CPU, "fp32"), packing=False)
-    template = Template.of(base.tokenizer)
+    template = Template.from_tokenizer(base.tokenizer)
     adamw = torch.optim.AdamW(base.model.parameters(), lr=1e-2, weight_decay=0.0)
     expected = []
     for _ in range(3):
         total, count = torch.zeros(()), 0
         for record in RECORDS:
-            (example,) = template.example(record, 512)
+            (example,) = template.tokenize_record(record, 512)
             ids = torch.tensor(list(example.ids), dtype=torch.long)[None]
             labels = torch.where(torch.tensor(list(example.trained)).bool(), ids[0], -100)
             logits_TV = base.model(ids).logits[0]
@@ -146,50 +148,50 @@ def test_a_step_is_what_the_textbook_says(tmp_path: Path, tiny_folder: Path) -> 
         adamw.zero_grad()
     assert losses(events) == pytest.approx(expected, rel=1e-4)
     state = {k: v for k, v in base.model.state_dict().items() if k in trained}
-    close(trained, state, 2e-4)
+    assert_close(trained, state, 2e-4)
 
 
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_stopped_run_goes_on_to_the_same_bits(
+def test_a_resumed_run_ends_with_identical_weights(
     tmp_path: Path, tiny_folder: Path, full: bool, precision: str
 ) -> None:
     config = options(epochs=4, dropout=0.1, precision=precision, micro_batch_tokens=128)
-    whole, events = train(tmp_path / "whole", tiny_folder, config, full=full)
+    uninterrupted, events = train(tmp_path / "uninterrupted", tiny_folder, config, full=full)
 
     def stop(event: Event) -> None:
-        if isinstance(event, Stepped) and event.step == 5:
+        if isinstance(event, StepFinished) and event.step == 5:
             raise RunStopped("enough")
 
     with pytest.raises(RunStopped):
-        train(tmp_path / "parts", tiny_folder, config, full=full, emit=stop)
-    rest, later = train(tmp_path / "parts", tiny_folder, config, full=full)
+        train(tmp_path / "resumed", tiny_folder, config, full=full, emit=stop)
+    resumed, later = train(tmp_path / "resumed", tiny_folder, config, full=full)
     assert losses(later) == losses(events)[5:]
-    for name in whole:
-        assert torch.equal(whole[name], rest[name]), name
+    for name in uninterrupted:
+        assert torch.equal(uninterrupted[name], resumed[name]), name
 
 
-def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path, tiny_folder: Path) -> None:
+def test_the_same_seed_gives_identical_weights(tmp_path: Path, tiny_folder: Path) -> None:
     torch.manual_seed(1)
     one, _ = train(tmp_path / "1", tiny_folder, options())
-    torch.manual_seed(2)  # what ran before must not matter
+    torch.manual_seed(2)  # earlier use of the generator must not matter
     two, _ = train(tmp_path / "2", tiny_folder, options())
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-class Poisoned(Supervised):
-    """An objective whose loss at one call is what it is told to be."""
+class FaultyObjective(NextTokenObjective):
+    """An objective with a fault at one call of its loss."""
 
-    def __init__(self, *args: Any, poison: str, at: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, fault: str, at: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.poison, self.at, self.calls = poison, at, 0
+        self.fault, self.at, self.calls = fault, at, 0
 
     def loss(self, micro_batch: Any) -> torch.Tensor:
         self.calls += 1
         loss = super().loss(micro_batch)
         if self.calls != self.at:
             return loss
-        match self.poison:
+        match self.fault:
             case "forward":
                 return loss * float("nan")
             case "backward":
@@ -200,78 +202,76 @@ class Poisoned(Supervised):
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
 
-def poisoned(monkeypatch: pytest.MonkeyPatch, poison: str, at: int) -> None:
+def inject_fault(monkeypatch: pytest.MonkeyPatch, fault: str, at: int) -> None:
     from tunesmith_torch.training import sft
 
-    def make(*args: Any, **kwargs: Any) -> Poisoned:
-        return Poisoned(*args, poison=poison, at=at, **kwargs)
+    def make(*args: Any, **kwargs: Any) -> FaultyObjective:
+        return FaultyObjective(*args, fault=fault, at=at, **kwargs)
 
-    monkeypatch.setattr(sft, "Supervised", make)
+    monkeypatch.setattr(sft, "NextTokenObjective", make)
 
 
-@pytest.mark.parametrize("poison", ["forward", "backward"])
-def test_not_finite_stops_before_the_update(
-    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, poison: str
+@pytest.mark.parametrize("fault", ["forward", "backward"])
+def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_update(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """In one micro-batch of several; nothing is updated, the post-mortem names the rows."""
-    poisoned(monkeypatch, poison, at=11)
+    """In one micro-batch of several; nothing is updated, ``postmortem.json`` names the rows."""
+    inject_fault(monkeypatch, fault, at=11)
     config = options(save_every=1, micro_batch_tokens=64)
-    steps: list[Stepped] = []
+    steps: list[StepFinished] = []
 
-    def watch(event: Event) -> None:
-        if isinstance(event, Stepped):
+    def record(event: Event) -> None:
+        if isinstance(event, StepFinished):
             steps.append(event)
 
     with pytest.raises(TrainingError, match="not finite"):
-        train(tmp_path / "ill", tiny_folder, config, emit=watch)
-    found = json.loads((tmp_path / "ill" / "postmortem.json").read_text())
-    assert found["last_good_checkpoint"] == f"step-{len(steps):08d}"
-    assert found["step"] == len(steps) + 1
-    assert found["rows"]
-    assert all(row.startswith("rows:") for row in found["rows"])
-    assert len(found["losses"]) > 2
+        train(tmp_path / "faulty", tiny_folder, config, emit=record)
+    diagnosis = json.loads((tmp_path / "faulty" / "postmortem.json").read_text())
+    assert diagnosis["last_good_checkpoint"] == f"step-{len(steps):08d}"
+    assert diagnosis["step"] == len(steps) + 1
+    assert diagnosis["rows"]
+    assert all(row.startswith("rows:") for row in diagnosis["rows"])
+    assert len(diagnosis["losses"]) > 2
 
 
-@pytest.mark.parametrize("poison", ["memory", "cpu"])
-def test_memory_that_runs_out_halves_the_micro_batch(
-    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, poison: str
+@pytest.mark.parametrize("fault", ["memory", "cpu"])
+def test_out_of_memory_halves_the_micro_batches(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     plain, _ = train(tmp_path / "plain", tiny_folder, options())
-    poisoned(monkeypatch, poison, at=2)
+    inject_fault(monkeypatch, fault, at=2)
     same, events = train(tmp_path / "tight", tiny_folder, options())
-    notices = [event for event in events if isinstance(event, Noticed)]
+    notices = [event for event in events if isinstance(event, Notice)]
     assert ["2048 tokens" in notice.message for notice in notices] == [True]
-    close(plain, same, 2e-5)
+    assert_close(plain, same, 2e-5)
 
 
-def test_memory_that_never_suffices_is_an_error(
+def test_persistent_out_of_memory_is_an_error(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Supervised, micro_batch: Any) -> torch.Tensor:
+    def fail(self: NextTokenObjective, micro_batch: Any) -> torch.Tensor:
         raise MemoryError
 
-    monkeypatch.setattr(Supervised, "loss", fail)
+    monkeypatch.setattr(NextTokenObjective, "loss", fail)
     with pytest.raises(TrainingError, match="after halving them 3 times"):
         train(tmp_path, tiny_folder, options())
 
 
-def test_other_runtime_errors_pass() -> None:
-    assert not fitting.out_of_memory(RuntimeError("shape mismatch"))
+def test_other_runtime_errors_are_not_out_of_memory() -> None:
+    assert not training_loop.is_out_of_memory(RuntimeError("shape mismatch"))
 
 
-def test_adapters_are_fp32_over_a_bf16_base_and_do_something(
-    tmp_path: Path, tiny_folder: Path
-) -> None:
+def test_adapters_over_a_bf16_base_are_fp32_and_trained(tmp_path: Path, tiny_folder: Path) -> None:
     trained, _ = train(tmp_path, tiny_folder, options(precision="bf16", max_steps=1))
     assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
     for name, tensor in trained.items():
         assert tensor.abs().max() > 0, name
 
 
-def test_the_rate_is_what_the_schedule_says(tmp_path: Path, tiny_folder: Path) -> None:
+def test_the_learning_rate_follows_the_schedule(tmp_path: Path, tiny_folder: Path) -> None:
     config = options(epochs=10, schedule="linear", warmup_ratio=0.1, batch_size=7)
     _, events = train(tmp_path, tiny_folder, config)
-    steps = [event for event in events if isinstance(event, Stepped)]
+    steps = [event for event in events if isinstance(event, StepFinished)]
     assert len(steps) == 4 * 10  # ceil(24 / 7) batches an epoch
     assert steps[3].learning_rate == pytest.approx(1e-2)
     assert steps[-1].learning_rate < 1e-2 / 30

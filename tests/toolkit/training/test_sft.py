@@ -1,4 +1,4 @@
-"""Supervised fine-tuning as a whole: the guard in front of it, and what it announces."""
+"""Supervised fine-tuning: the self-check before it, its events, and the fused kernels."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import torch
 
 from tunesmith.contracts import Job
 from tunesmith.errors import EnvironmentProblem
-from tunesmith.events import Event, Stepped, Trained, TrainingStarted
+from tunesmith.events import Event, StepFinished, TrainingFinished, TrainingStarted
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.data.packing import MicroBatch
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.kernels import lora_autograd, rms_norm
-from tunesmith_torch.kernels.fused_lora import LeanLinear
+from tunesmith_torch.kernels.fused_lora import FusedLoraLinear
 from tunesmith_torch.losses import selected_positions
-from tunesmith_torch.models.adapters import adapt_all, adapt_lora
+from tunesmith_torch.models.adapters import adapt_full, adapt_lora
 from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.models.self_check import refuse_disagreement
+from tunesmith_torch.models.self_check import check_logprobs
 from tunesmith_torch.options.training import LoraOptions
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training import sft
-from tunesmith_torch.training.sft import supervise
+from tunesmith_torch.training.sft import train_supervised
 
 CPU = torch.device("cpu")
 RECORDS = tuple(Completion(source=f"r:{n}", prompt=f"{n}?", completion="ten") for n in range(8))
@@ -53,93 +53,93 @@ def job(folder: Path, model: Path, config: LoraOptions, emit: Callable[[Event], 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"dropout": 0.3}], ids=str)
-def test_the_guard_lets_good_models_pass(
+def test_the_self_check_accepts_good_models(
     tiny_folder: Path, precision: str, packing: bool, options: dict[str, Any]
 ) -> None:
-    wanted = pick_precision(CPU, precision)  # type: ignore[arg-type]
-    base = load_model(tiny_folder, CPU, wanted, packing=packing)
-    adapted = adapt_lora(base, wanted, LoraOptions(**options), 3)
-    assert any(isinstance(module, LeanLinear) for module in adapted.model.modules())
-    refuse_disagreement(adapted, packing=packing)
+    picked = pick_precision(CPU, precision)  # type: ignore[arg-type]
+    base = load_model(tiny_folder, CPU, picked, packing=packing)
+    adapted = adapt_lora(base, picked, LoraOptions(**options), 3)
+    assert any(isinstance(module, FusedLoraLinear) for module in adapted.model.modules())
+    check_logprobs(adapted, packing=packing)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "mistral", "gemma2"])
-def test_the_guard_lets_other_families_pass(tmp_path: Path, family: str) -> None:
+def test_the_self_check_accepts_other_families(tmp_path: Path, family: str) -> None:
     folder = save_tiny_model(tmp_path / family, family)
     for name in ("fp32", "bf16"):
         precision = pick_precision(CPU, name)  # type: ignore[arg-type]
         base = load_model(folder, CPU, precision, packing=True)
-        refuse_disagreement(adapt_all(base, precision), packing=True)
+        check_logprobs(adapt_full(base, precision), packing=True)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_rows_that_hear_each_other_are_refused(
+def test_attention_between_packed_rows_is_refused(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    """Weights are made larger: those of an untrained model hardly listen to anything."""
-    wanted = pick_precision(CPU, precision)  # type: ignore[arg-type]
-    base = load_model(tiny_folder, CPU, wanted, packing=True)
+    """Weights are scaled up: an untrained model hardly attends to anything."""
+    picked = pick_precision(CPU, precision)  # type: ignore[arg-type]
+    base = load_model(tiny_folder, CPU, picked, packing=True)
     with torch.no_grad():
         for parameter in base.model.parameters():
             parameter.mul_(8 if parameter.ndim > 1 else 1)
-    adapted = adapt_all(base, wanted)
-    refuse_disagreement(adapted, packing=True)
+    adapted = adapt_full(base, picked)
+    check_logprobs(adapted, packing=True)
 
     def one_row(*args: Any, **kwargs: Any) -> MicroBatch:
-        batch = whole(*args, **kwargs)
+        batch = original(*args, **kwargs)
         T = batch.ids_BT.shape[1]
         return replace(
             batch, positions_BT=torch.arange(T)[None], boundaries=torch.tensor([0, T]).int()
         )
 
-    whole = selected_positions.collate
+    original = selected_positions.collate
     monkeypatch.setattr(selected_positions, "collate", one_row)
-    with pytest.raises(EnvironmentProblem, match="nats apart") as caught:
-        refuse_disagreement(adapted, packing=True)
+    with pytest.raises(EnvironmentProblem, match=r"difference of .* nats") as caught:
+        check_logprobs(adapted, packing=True)
     assert caught.value.hint == "set packing = false"
 
 
-def test_a_run_asks_the_guard_and_tells_what_it_did(
+def test_a_run_performs_the_self_check_and_reports_its_counts(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[bool] = []
-    whole = sft.refuse_disagreement
+    checked: list[bool] = []
+    original = sft.check_logprobs
 
-    def ask(adapted: Any, *, packing: bool) -> None:
-        asked.append(packing)
-        whole(adapted, packing=packing)
+    def check(adapted: Any, *, packing: bool) -> None:
+        checked.append(packing)
+        original(adapted, packing=packing)
 
-    monkeypatch.setattr(sft, "refuse_disagreement", ask)
+    monkeypatch.setattr(sft, "check_logprobs", check)
     events: list[Event] = []
     config = LoraOptions(epochs=2, batch_size=4)
-    supervise(
+    train_supervised(
         job(tmp_path, tiny_folder, config, events.append),
         lambda base, precision: adapt_lora(base, precision, config, 1),
     )
-    assert asked == [True]
+    assert checked == [True]
     started = next(event for event in events if isinstance(event, TrainingStarted))
-    steps = [event for event in events if isinstance(event, Stepped)]
-    ended = next(event for event in events if isinstance(event, Trained))
-    assert started.steps == len(steps) == ended.steps == 4
-    assert sum(step.tokens for step in steps) == ended.tokens == 2 * started.tokens
-    assert sum(step.trained_tokens for step in steps) == ended.trained_tokens
+    steps = [event for event in events if isinstance(event, StepFinished)]
+    finished = next(event for event in events if isinstance(event, TrainingFinished))
+    assert started.steps == len(steps) == finished.steps == 4
+    assert sum(step.tokens for step in steps) == finished.tokens == 2 * started.tokens
+    assert sum(step.trained_tokens for step in steps) == finished.trained_tokens
 
 
-def trained(folder: Path, model: Path, config: LoraOptions) -> list[Stepped]:
+def trained(folder: Path, model: Path, config: LoraOptions) -> list[StepFinished]:
     events: list[Event] = []
-    supervise(
+    train_supervised(
         job(folder, model, config, events.append),
         lambda base, precision: adapt_lora(base, precision, config, 1),
     )
-    return [event for event in events if isinstance(event, Stepped)]
+    return [event for event in events if isinstance(event, StepFinished)]
 
 
-def test_lean_parts_change_nothing_but_the_time(
+def test_fused_kernels_do_not_change_the_losses(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On and off, with the same losses; and off is off."""
+    """Switched on they are used, switched off they are not; the losses are equal."""
     calls: list[str] = []
-    for kind in (rms_norm._Norm, lora_autograd.LowRank):
+    for kind in (rms_norm._RMSNormFunction, lora_autograd.LoraFunction):
         monkeypatch.setattr(kind, "apply", counted(kind.apply, kind.__name__, calls))
     losses = {}
     for on in (True, False):
@@ -149,43 +149,43 @@ def test_lean_parts_change_nothing_but_the_time(
         )
         steps = trained(tmp_path / str(on), tiny_folder, config)
         losses[on] = [step.loss for step in steps]
-        assert set(calls) == ({"_Norm", "LowRank"} if on else set())
+        assert set(calls) == ({"_RMSNormFunction", "LoraFunction"} if on else set())
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
     assert losses[True][-1] < losses[True][0]
 
 
-def counted(whole: Callable[..., Any], name: str, calls: list[str]) -> Callable[..., Any]:
+def counted(function: Callable[..., Any], name: str, calls: list[str]) -> Callable[..., Any]:
     def apply(*args: Any) -> Any:
         calls.append(name)
-        return whole(*args)
+        return function(*args)
 
     return apply
 
 
-def test_rows_become_tokens_while_weights_are_read(
+def test_rows_are_tokenized_while_weights_are_read(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each waits here for the other to begin, so one after the other would never end."""
+    """Each waits here for the other to begin, so in sequence they would never end."""
     begun, done = threading.Event(), threading.Event()
-    tokenise, read = Template.examples_or_left_out, sft.load_model
+    tokenize, read = Template.tokenize_records, sft.load_model
 
-    def tokenising(*args: Any, **kwargs: Any) -> Any:
+    def tokenize_slowly(*args: Any, **kwargs: Any) -> Any:
         assert begun.wait(60)
-        examples = tokenise(*args, **kwargs)
+        examples = tokenize(*args, **kwargs)
         done.set()
         return examples
 
-    def reading(*args: Any, **kwargs: Any) -> Any:
+    def read_slowly(*args: Any, **kwargs: Any) -> Any:
         begun.set()
         assert done.wait(60)
         return read(*args, **kwargs)
 
-    monkeypatch.setattr(Template, "examples_or_left_out", tokenising)
-    monkeypatch.setattr(sft, "load_model", reading)
+    monkeypatch.setattr(Template, "tokenize_records", tokenize_slowly)
+    monkeypatch.setattr(sft, "load_model", read_slowly)
     assert len(trained(tmp_path, tiny_folder, LoraOptions(batch_size=4, max_steps=2))) == 2
 
 
-def test_an_optimizer_that_cannot_be_had_is_refused_before_weights_are_read(
+def test_an_unavailable_optimizer_is_refused_before_weights_are_read(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sft, "load_model", None)
@@ -193,7 +193,7 @@ def test_an_optimizer_that_cannot_be_had_is_refused_before_weights_are_read(
         trained(tmp_path, tiny_folder, LoraOptions(optimizer="paged-adamw-8bit"))
 
 
-def test_training_in_8_bits_goes_all_the_way(tmp_path: Path, tiny_folder: Path) -> None:
+def test_training_with_8_bit_adamw(tmp_path: Path, tiny_folder: Path) -> None:
     config = LoraOptions(batch_size=4, max_steps=4, optimizer="adamw-8bit", learning_rate=1e-2)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "`is_gradient_checkpointing` is deprecated")

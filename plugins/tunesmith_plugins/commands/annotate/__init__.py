@@ -1,4 +1,4 @@
-"""Command ``data annotate``: people say which of two answers is better."""
+"""Command ``data annotate``: choose the better of two answers, to make preference data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith data``, a group that holds ``annotate``."""
-    return [CommandOffer(name="data", summary="Make training data: annotate.", load=_load)]
+    return [
+        CommandOffer(
+            name="data", summary="Make training data: choose the better of two answers.", load=_load
+        )
+    ]
 
 
 def _load() -> click.Command:

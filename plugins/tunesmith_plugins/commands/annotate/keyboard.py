@@ -1,4 +1,4 @@
-"""Single keys from a terminal, without Enter and without echo."""
+"""Read single keys from a terminal, without Enter and without echo."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import tty
 from types import TracebackType
 
 ESCAPE = b"\x1b"
-PATIENCE = 0.05
-"""Seconds within which the rest of an arrow key follows its first byte."""
+ESCAPE_TIMEOUT = 0.05
+"""Seconds within which the rest of an arrow key's sequence follows its first byte."""
 
 
 class Keyboard:
-    """A terminal that hands over every key at once, as long as it is open.
+    """A terminal in cbreak mode: every key is available immediately, without echo.
 
-    It stays so between two keys: what is typed while a choice is saved is not lost.
+    The mode is kept between two keys, so that keys typed while a choice is saved are not lost.
     """
 
     def __init__(self, fd: int) -> None:
@@ -36,33 +36,33 @@ class Keyboard:
         termios.tcsetattr(self._fd, termios.TCSANOW, self._before)
 
     def __call__(self) -> str:
-        """The next key; an arrow key is its whole escape sequence.
+        """Read one key; an arrow key is returned as its complete escape sequence.
 
         Raises:
-            EOFError: the terminal is gone.
+            EOFError: the terminal was closed.
         """
-        key = self._byte()
+        key = self._read_byte()
         if key == ESCAPE:
-            while len(key) < 3 and self._more():
-                key += self._byte()
-        while len(key) < _length(key):
-            key += self._byte()
+            while len(key) < 3 and self._has_input():
+                key += self._read_byte()
+        while len(key) < _utf8_length(key):
+            key += self._read_byte()
         return key.decode("utf-8", "replace")
 
-    def _byte(self) -> bytes:
+    def _read_byte(self) -> bytes:
         try:
-            found = os.read(self._fd, 1)
+            data = os.read(self._fd, 1)
         except OSError:
-            found = b""
-        if not found:
+            data = b""
+        if not data:
             raise EOFError
-        return found
+        return data
 
-    def _more(self) -> bool:
-        return bool(select.select([self._fd], [], [], PATIENCE)[0])
+    def _has_input(self) -> bool:
+        return bool(select.select([self._fd], [], [], ESCAPE_TIMEOUT)[0])
 
 
-def _length(key: bytes) -> int:
-    """How many bytes the character takes that begins so."""
+def _utf8_length(key: bytes) -> int:
+    """Return the number of bytes of the UTF-8 character that begins with ``key``."""
     first = key[0]
     return 4 if first >= 0xF0 else 3 if first >= 0xE0 else 2 if first >= 0xC0 else 1

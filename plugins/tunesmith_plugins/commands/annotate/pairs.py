@@ -1,13 +1,13 @@
-"""Pairs of answers in a file: one JSON object a line, with a field for what a person chose.
+"""Pairs of answers in a file: one JSON object per line, with a field for the choice of a person.
 
 ::
 
     {"prompt": [{"role": "user", "content": "..."}], "left": "...", "right": "...",
      "choice": "", "pair": "9f2c...", "left_sample": 1, "right_sample": 0}
 
-``choice`` becomes ``left``, ``right``, ``tie`` or ``skip``, by hand or in a session. Which of two
-answers stands on the left is drawn, and the numbers of the samples record it, so that a liking for
-one side cannot become a liking for anything else.
+``choice`` becomes ``left``, ``right``, ``tie`` or ``skip``, by hand or in the terminal. The side of
+each answer is random, and the sample numbers record it, so that a preference for one side does not
+become a preference for one of the answers.
 """
 
 from __future__ import annotations
@@ -26,67 +26,72 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Message
 from tunesmith.statistics import Interval, mean_interval
 from tunesmith.storage import write_atomic
-from tunesmith_data import Fault
-from tunesmith_data.json_line import parse_row
-from tunesmith_data.turns import UNUSABLE, clean, messages_of
+from tunesmith_data import (
+    UNUSABLE_CHARACTERS,
+    RowError,
+    parse_messages,
+    parse_row,
+    require_text,
+)
 
 CHOICES = ("left", "right", "tie", "skip")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt, two answers to it, and what a person made of them."""
+    """A prompt, two answers to it, and the choice of a person between them."""
 
     prompt: tuple[Message, ...]
     left: str
     right: str
     pair: str
-    """A name that stays: a digest of prompt and answers."""
+    """Stable identifier: a digest of prompt and answers."""
     left_sample: int = 0
     right_sample: int = 1
     choice: str = ""
 
-    def chosen(self, choice: str) -> Pair:
-        """The pair with this choice."""
+    def with_choice(self, choice: str) -> Pair:
+        """Return the pair with this choice."""
         return replace(self, choice=choice)
 
-    def row(self) -> dict[str, Any]:
-        """As it stands in the file."""
-        return {**asdict(self), "prompt": _turns(self.prompt)}
+    def to_row(self) -> dict[str, Any]:
+        """Return the pair as a line of the pairs file."""
+        return {**asdict(self), "prompt": _to_json_messages(self.prompt)}
 
-    def preference(self) -> dict[str, Any]:
-        """As a row that the ``jsonl`` loader reads; ``pair`` and ``chose`` say where it is from."""
-        better, worse = (self.left, self.right)[:: 1 if self.choice == "left" else -1]
-        row = {"prompt": _turns(self.prompt), "chosen": better, "rejected": worse}
+    def to_preference_row(self) -> dict[str, Any]:
+        """Return the preference as a row for the ``jsonl`` loader, with ``pair`` as its origin."""
+        chosen, rejected = (self.left, self.right)[:: 1 if self.choice == "left" else -1]
+        row = {"prompt": _to_json_messages(self.prompt), "chosen": chosen, "rejected": rejected}
         return {**row, "pair": self.pair, "chose": self.choice}
 
 
-def made_from(
+def make_pairs(
     prompt: tuple[Message, ...], answers: Sequence[str], seed: int
 ) -> tuple[list[Pair], int]:
-    """All pairs of different answers to a prompt, sides drawn; and how many were left out.
+    """Return every pair of different answers to a prompt, and the number of pairs left out.
 
-    Two equal answers are no question; an empty one, or one that is no text, cannot be learned.
+    The sides are random. A pair of equal answers has nothing to choose; an empty answer, or one
+    with unusable characters, cannot be trained on.
     """
-    made, left_out = [], 0
-    for sides in combinations(range(len(answers)), 2):
-        one, other = (answers[side] for side in sides)
-        if one == other or not (_usable(one) and _usable(other)):
+    pairs, left_out = [], 0
+    for samples in combinations(range(len(answers)), 2):
+        first, second = (answers[sample] for sample in samples)
+        if first == second or not (_is_usable(first) and _is_usable(second)):
             left_out += 1
             continue
-        name = hashlib.sha256(repr((prompt, one, other)).encode("utf-8", "surrogatepass"))
-        pair = name.hexdigest()[:16]
-        left, right = random.Random(f"{seed} {pair}").sample(sides, 2)
-        made.append(Pair(prompt, answers[left], answers[right], pair, left, right))
-    return made, left_out
+        digest = hashlib.sha256(repr((prompt, first, second)).encode("utf-8", "surrogatepass"))
+        pair = digest.hexdigest()[:16]
+        left, right = random.Random(f"{seed} {pair}").sample(samples, 2)
+        pairs.append(Pair(prompt, answers[left], answers[right], pair, left, right))
+    return pairs, left_out
 
 
-def read(path: Path) -> list[Pair]:
-    """The pairs of a file.
+def read_pairs(path: Path) -> list[Pair]:
+    """Read the pairs of a file.
 
     Raises:
-        UsageError: there is no such file.
-        DataError: a line is no pair, or its choice is none of those that there are.
+        UsageError: the file cannot be read.
+        DataError: a line is not a pair, or its choice is unknown.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -96,44 +101,44 @@ def read(path: Path) -> list[Pair]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                pairs.append(_pair(parse_row(line)))
-            except Fault as fault:
-                text = f"{fault}, {fault.detail}" if fault.detail else str(fault)
-                raise DataError(f"{path}:{number}", text, hint=fault.hint or None) from None
+                pairs.append(_parse_pair(parse_row(line)))
+            except RowError as error:
+                text = f"{error}, {error.detail}" if error.detail else str(error)
+                raise DataError(f"{path}:{number}", text, hint=error.hint or None) from None
     if not pairs:
         raise DataError(str(path), "holds no pairs")
     return pairs
 
 
-def write(path: Path, pairs: Sequence[Pair]) -> bytes:
-    """Replace the file as a whole, or leave it as it is; what was written."""
-    text = "".join(json.dumps(pair.row(), ensure_ascii=False) + "\n" for pair in pairs)
+def write_pairs(path: Path, pairs: Sequence[Pair]) -> bytes:
+    """Replace the file atomically and return the bytes that were written."""
+    text = "".join(json.dumps(pair.to_row(), ensure_ascii=False) + "\n" for pair in pairs)
     content = text.encode("utf-8")
     write_atomic(path, content)
     return content
 
 
 @dataclass(frozen=True)
-class Tally:
-    """What came of annotating."""
+class ChoiceCounts:
+    """Number of pairs by choice, and the share of left answers among the preferences."""
 
     preferences: int
     ties: int
     skipped: int
     open: int
     left_share: Interval | None
-    """How often the left one of two answers was chosen; one half, if sides have no say."""
+    """Share of preferences for the left answer; near one half if the side has no influence."""
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> Tally:
-        """Count."""
+    def of(cls, pairs: Sequence[Pair]) -> ChoiceCounts:
+        """Count the choices of these pairs."""
         counts = Counter(pair.choice for pair in pairs)
         sides = [float(pair.choice == "left") for pair in pairs if pair.choice in CHOICES[:2]]
         share = mean_interval(sides) if sides else None
         return cls(len(sides), counts["tie"], counts["skip"], counts[""], share)
 
-    def sentence(self) -> str:
-        """For people."""
+    def to_text(self) -> str:
+        """Return the counts as a sentence."""
         text = f"{self.preferences} preferences, {self.ties} ties, {self.skipped} skipped"
         text += f", {self.open} still open"
         if (share := self.left_share) is not None:
@@ -142,28 +147,28 @@ class Tally:
         return text
 
 
-def preferences(pairs: Sequence[Pair]) -> Iterator[str]:
-    """Lines of a file of preferences; ties, skipped and open pairs give none."""
+def preference_lines(pairs: Sequence[Pair]) -> Iterator[str]:
+    """Yield the lines of a file of preferences; ties, skipped and open pairs yield none."""
     for pair in pairs:
         if pair.choice in CHOICES[:2]:
-            yield json.dumps(pair.preference(), ensure_ascii=False) + "\n"
+            yield json.dumps(pair.to_preference_row(), ensure_ascii=False) + "\n"
 
 
-def _usable(answer: str) -> bool:
-    return bool(answer.strip()) and UNUSABLE.search(answer) is None
+def _is_usable(answer: str) -> bool:
+    return bool(answer.strip()) and UNUSABLE_CHARACTERS.search(answer) is None
 
 
-def _pair(row: dict[str, Any]) -> Pair:
-    prompt = messages_of(row.get("prompt"), "`prompt`")
-    texts = {name: clean(row.get(name), f"`{name}`") for name in ("left", "right", "pair")}
-    choice = clean(row.get("choice", ""), "`choice`").strip().lower()
+def _parse_pair(row: dict[str, Any]) -> Pair:
+    prompt = parse_messages(row.get("prompt"), "`prompt`")
+    texts = {name: require_text(row.get(name), f"`{name}`") for name in ("left", "right", "pair")}
+    choice = require_text(row.get("choice", ""), "`choice`").strip().lower()
     if choice and choice not in CHOICES:
-        raise Fault("unknown choice", f'"{choice}"; known: {", ".join(CHOICES)}')
+        raise RowError("unknown choice", f'"{choice}"; known: {", ".join(CHOICES)}')
     samples = row.get("left_sample", 0), row.get("right_sample", 1)
     if not all(isinstance(sample, int) for sample in samples):
-        raise Fault("a sample has no number", repr(samples))
+        raise RowError("a sample number is not an integer", repr(samples))
     return Pair(prompt, texts["left"], texts["right"], texts["pair"], *samples, choice)
 
 
-def _turns(prompt: tuple[Message, ...]) -> list[dict[str, str]]:
+def _to_json_messages(prompt: tuple[Message, ...]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in prompt]

@@ -1,7 +1,7 @@
-"""A session in the terminal: two answers beside each other, one key for each choice.
+"""Annotate pairs in the terminal: two answers side by side, one key per choice.
 
-Every choice is on disk before the next pair is shown, so a session may end in any way and goes on
-where it stopped.
+Every choice is on disk before the next pair is shown. However the session ends, the next one
+continues with the pairs that are still open.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from rich.text import Text
 
 from tunesmith.errors import UsageError
 from tunesmith.text import safe_text
-from tunesmith_plugins.commands.annotate.pairs import Pair, read, write
+from tunesmith_plugins.commands.annotate.pairs import Pair, read_pairs, write_pairs
 
-KEYS = {
+ACTIONS = {
     "\x1b[D": "left",
     "\x1bOD": "left",
     "h": "left",
@@ -41,10 +41,10 @@ HELP = "← or 1: left   → or 2: right   t: tie   s: skip   b: back   q: quit"
 
 @dataclass
 class Session:
-    """The pairs of a file, and the place in it."""
+    """An annotation session over the pairs of a file."""
 
     path: Path
-    key: Callable[[], str]
+    read_key: Callable[[], str]
     console: Console = field(
         default_factory=lambda: Console(markup=False, emoji=False, highlight=False)
     )
@@ -53,62 +53,62 @@ class Session:
     _visited: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pairs = read(self.path)
+        self.pairs = read_pairs(self.path)
         self._on_disk = self.path.read_bytes()
 
     def run(self) -> None:
-        """Ask about every open pair, until there is none or the person leaves."""
-        at = self._next(0)
-        while at is not None:
-            self._show(at)
-            match self._pressed():
+        """Ask about every open pair, until none is open or the person quits."""
+        index = self._next_open(0)
+        while index is not None:
+            self._show(index)
+            match self._read_action():
                 case "quit":
                     return
                 case "back":
-                    at = self._visited.pop() if self._visited else at
+                    index = self._visited.pop() if self._visited else index
                 case choice:
-                    self._choose(at, choice)
-                    self._visited.append(at)
-                    at = self._next(at + 1)
+                    self._save_choice(index, choice)
+                    self._visited.append(index)
+                    index = self._next_open(index + 1)
 
-    def _next(self, start: int) -> int | None:
-        """The next open pair, from a place on and then from the front."""
-        places = [*range(start, len(self.pairs)), *range(start)]
-        return next((place for place in places if not self.pairs[place].choice), None)
+    def _next_open(self, start: int) -> int | None:
+        """Return the index of the next open pair from ``start`` on, then from the beginning."""
+        indices = [*range(start, len(self.pairs)), *range(start)]
+        return next((index for index in indices if not self.pairs[index].choice), None)
 
-    def _pressed(self) -> str:
-        """What the next key that means something means."""
+    def _read_action(self) -> str:
+        """Read keys until one has an action, and return the action."""
         while True:
             try:
-                pressed = self.key()
+                key = self.read_key()
             except (EOFError, KeyboardInterrupt):
                 return "quit"
-            meaning = KEYS.get(pressed) or KEYS.get(pressed.lower())
-            if meaning is not None:
-                return meaning
+            action = ACTIONS.get(key) or ACTIONS.get(key.lower())
+            if action is not None:
+                return action
 
-    def _choose(self, at: int, choice: str) -> None:
-        """Save the choice.
+    def _save_choice(self, index: int, choice: str) -> None:
+        """Write the choice to the file.
 
         Raises:
-            UsageError: somebody else wrote the file meanwhile.
+            UsageError: another program changed the file during the session.
         """
         if self.path.read_bytes() != self._on_disk:
             raise UsageError(
-                f"{self.path}: was changed by somebody else while the session was open",
-                hint="start the session again: it goes on from what is in the file",
+                f"{self.path}: was changed by another program while the session was open",
+                hint="start again: annotation continues with the pairs that are in the file now",
             )
         pairs = [*self.pairs]
-        pairs[at] = pairs[at].chosen(choice)
-        self._on_disk = write(self.path, pairs)
+        pairs[index] = pairs[index].with_choice(choice)
+        self._on_disk = write_pairs(self.path, pairs)
         self.pairs = pairs
 
-    def _show(self, at: int) -> None:
-        pair = self.pairs[at]
+    def _show(self, index: int) -> None:
+        pair = self.pairs[index]
         done = sum(bool(other.choice) for other in self.pairs)
         self.console.clear()
-        title = f"pair {at + 1} of {len(self.pairs)}, {done} done"
-        self.console.print(title + (f", chosen before: {pair.choice}" if pair.choice else ""))
+        title = f"pair {index + 1} of {len(self.pairs)}, {done} done"
+        self.console.print(title + (f", previous choice: {pair.choice}" if pair.choice else ""))
         for message in pair.prompt:
             self.console.print(Text(f"\n{message.role}: {safe_text(message.content)}"))
         table = Table(box=SIMPLE_HEAD, show_edge=False, expand=True)

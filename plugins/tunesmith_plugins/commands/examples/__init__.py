@@ -1,4 +1,4 @@
-"""Hands out example projects: a run file with data that may be used for anything."""
+"""Command ``example``: copy an example project, a run file with data in the public domain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith example``."""
     return [
-        CommandOffer(name="example", summary="Copy an example project, data included.", load=_load)
+        CommandOffer(name="example", summary="Copy an example project with its data.", load=_load)
     ]
 
 

@@ -11,23 +11,23 @@ import click
 
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
-from tunesmith.text import did_you_mean
+from tunesmith.text import suggest_name
 
 
 @click.command("example")
 @click.argument("name", required=False)
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Replace files that are there.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
 def command(name: str | None, folder: Path | None, force: bool) -> None:
-    """Copy an example project into DIR (default: a folder of its name); without NAME, list them."""
-    known = examples()
+    """Copy an example project to DIR (default: its name); without NAME, list the examples."""
+    known = find_examples()
     if name is None:
         for example in known:
             click.echo(example)
         return
     if name not in known:
-        guess = did_you_mean(name, known)
-        hint = f"did you mean {guess}?" if guess else f"there are: {', '.join(known)}"
+        guess = suggest_name(name, known)
+        hint = f"did you mean {guess}?" if guess else f"known examples: {', '.join(known)}"
         raise UsageError(f'no example is named "{name}"', hint=hint)
     target = folder or Path(name)
     files = {target / file.name: file.read_bytes() for file in known[name].iterdir()}
@@ -41,9 +41,9 @@ def command(name: str | None, folder: Path | None, force: bool) -> None:
     click.echo(f"\nnext: tunesmith run {shlex.quote(str(target / 'run.toml'))}", err=True)
 
 
-def examples() -> dict[str, Traversable]:
-    """The example projects by name: folders beside this file that hold a run file."""
-    home = resources.files("tunesmith_plugins.commands.examples")
-    folders = (entry for entry in home.iterdir() if entry.is_dir())
-    found = {folder.name: folder for folder in folders if folder.joinpath("run.toml").is_file()}
-    return dict(sorted(found.items()))
+def find_examples() -> dict[str, Traversable]:
+    """Return the example projects by name: subfolders of this package that hold a run file."""
+    package = resources.files("tunesmith_plugins.commands.examples")
+    folders = (entry for entry in package.iterdir() if entry.is_dir())
+    projects = {folder.name: folder for folder in folders if folder.joinpath("run.toml").is_file()}
+    return dict(sorted(projects.items()))

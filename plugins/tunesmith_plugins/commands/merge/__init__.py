@@ -1,4 +1,4 @@
-"""Command ``merge``: an adapter folded into its base model."""
+"""Command ``merge``: merge an adapter into its base model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith merge``."""
-    summary = "Fold a run's adapter into its base model."
+    summary = "Merge a run's adapter into its base model."
     return [CommandOffer(name="merge", summary=summary, load=_load)]
 
 

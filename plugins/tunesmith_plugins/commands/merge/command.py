@@ -1,4 +1,4 @@
-"""``tunesmith merge``: an adapter and its base model become one model folder."""
+"""``tunesmith merge``: merge an adapter into its base model and write a model folder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tunesmith.storage import RunFolder, lock
 from tunesmith_torch.options.training import LoraOptions, QloraOptions
 
 if TYPE_CHECKING:
-    from tunesmith_torch.models.merging import Merging
+    from tunesmith_torch.models.merging import MergeOptions
 
-PROMPTS = 64
+CHECK_PROMPTS = 64
 """Held-out prompts on which the merged model is compared with the trained one."""
 
 
@@ -31,39 +31,39 @@ PROMPTS = 64
 )
 @click.option(
     "--into",
-    type=click.Choice(["dequantised", "original"]),
-    help="Base weights of a quantised run: those that were trained on (default), or the original.",
+    type=click.Choice(["dequantized", "original"]),
+    help="Base weights of a quantized run: dequantized as in training (default), or original.",
 )
 @click.option(
     "--max-kl",
     type=click.FloatRange(min=0),
     default=1e-3,
     show_default=True,
-    help="Largest divergence of the merged model from the trained one, in nats.",
+    help="Largest KL divergence of the merged model from the trained one, in nats per token.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     run: Path,
     out: Path | None,
-    into: Literal["dequantised", "original"] | None,
+    into: Literal["dequantized", "original"] | None,
     max_kl: float,
     as_json: bool,
 ) -> None:
-    """Fold the adapter of RUN into its base model and write an ordinary model folder.
+    """Merge the adapter of RUN into its base model and write a plain model folder.
 
-    The folder is read back and compared with the trained model on held-out prompts before it is
-    kept. Exit code 6 if they differ by more than --max-kl; nothing is written then.
+    The merged model is loaded again and compared with the trained model on held-out prompts. If
+    they differ by more than --max-kl, the exit code is 6 and nothing is written.
     """
-    place, plan, _ = api.reopen(run)
-    adapter = _adapter(place, plan)
-    how = _how(plan, into, max_kl)
-    _, parts = execute.read_parts(plan)
-    prompts: list[Prompt] = [last_exchange(r)[0] for r in islice(parts.heldout, PROMPTS)]
+    folder, plan, _ = api.open_run(run)
+    adapter = _find_adapter(folder, plan)
+    options = _merge_options(plan, into, max_kl)
+    _, parts = execute.load_data(plan)
+    prompts: list[Prompt] = [last_exchange(r)[0] for r in islice(parts.heldout, CHECK_PROMPTS)]
     from tunesmith_torch.models.merging import merge_adapter
 
-    target = place.path / "merged" if out is None else out.expanduser().absolute()
-    with lock(place.path):
-        merged = merge_adapter(plan.found_model.fetch(), adapter, target, prompts, how)
+    target = folder.path / "merged" if out is None else out.expanduser().absolute()
+    with lock(folder.path):
+        merged = merge_adapter(plan.found_model.fetch(), adapter, target, prompts, options)
     if as_json:
         result = {
             "schema": "tunesmith.merge/1",
@@ -80,37 +80,39 @@ def command(
     )
 
 
-def _adapter(place: RunFolder, plan: Plan) -> Path:
-    trained = execute.recorded(place).trained.get("")
+def _find_adapter(folder: RunFolder, plan: Plan) -> Path:
+    trained = execute.load_report(folder).training_finished.get("")
     if trained is None:
         raise UsageError(
-            f"{place.path}: the run has no trained model yet",
-            hint=f"tunesmith resume {place.path} continues it",
+            f"{folder.path}: the run has no trained model yet",
+            hint=f"tunesmith resume {folder.path} continues it",
         )
     if trained.format != "adapter" or not plan.technique.offer.promises.mergeable:
         raise UsageError(
-            f"{place.path}: {plan.technique.offer.name} left no adapter that can be merged",
-            hint=f"{place.path / trained.artifact} may be a whole model already",
+            f"{folder.path}: {plan.technique.offer.name} wrote no adapter that can be merged",
+            hint=f"{folder.path / trained.artifact} may be a complete model already",
         )
-    return place.path / trained.artifact
+    return folder.path / trained.artifact
 
 
-def _how(plan: Plan, into: Literal["dequantised", "original"] | None, max_kl: float) -> Merging:
-    """How the adapter was trained, from the plan."""
-    from tunesmith_torch.models.merging import Merging
+def _merge_options(
+    plan: Plan, into: Literal["dequantized", "original"] | None, max_kl: float
+) -> MergeOptions:
+    """Return device, precision and quantization of the training, and the target of the merge."""
+    from tunesmith_torch.models.merging import MergeOptions
     from tunesmith_torch.models.quantization import Quantization
     from tunesmith_torch.runtime.device import pick_device, pick_precision
 
     options = plan.technique.config
     assert isinstance(options, LoraOptions)
-    quantised = isinstance(options, QloraOptions)
-    if into == "dequantised" and not quantised:
-        raise UsageError("--into: the base of this run was not quantised", hint="leave --into out")
+    quantization = Quantization.from_options(options) if isinstance(options, QloraOptions) else None
+    if into == "dequantized" and quantization is None:
+        raise UsageError("--into: the base of this run was not quantized", hint="leave --into out")
     device = pick_device(plan.run.device)
-    return Merging(
+    return MergeOptions(
         device=device,
         dtype=pick_precision(device, options.precision).dtype,
-        quantization=Quantization.of(options) if isinstance(options, QloraOptions) else None,
-        into=into or "dequantised",
+        quantization=quantization,
+        into=into or "dequantized",
         max_kl=max_kl,
     )

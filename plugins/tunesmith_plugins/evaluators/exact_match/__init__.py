@@ -1,4 +1,4 @@
-"""Measures how often a model's answer is the right one, word for word."""
+"""Evaluator ``exact-match``: share of answers that equal the reference answer."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The offer: options of ``[[evaluators]] use = "exact-match"``, and when it is used unasked."""
+"""Offer of ``exact-match``: its options, and the records it is used for by default."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -12,35 +12,46 @@ from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.records import Preference, Record, Text, last_exchange
-from tunesmith_plugins.evaluators.exact_match.match import METRIC_NAME, ExactMatch, Normalisation
+from tunesmith_plugins.evaluators.exact_match.evaluator import (
+    METRIC_NAME,
+    ExactMatch,
+    TextNormalizer,
+)
 
-SHORT_ANSWER = 64
-SHORT_SHARE = 0.9
+SHORT_ANSWER_CHARACTERS = 64
+"""Longest answer that a model can be expected to reproduce word for word."""
+MIN_SHORT_SHARE = 0.9
+"""Share of short answers from which on the evaluator is used by default."""
 
 
 class ExactMatchOptions(Options):
-    """When two answers count as the same, and how much a model may say."""
+    """Options: how answers are compared, and how long an answer may be."""
 
-    ignore_case: bool = Field(False, description="Whether upper and lower case are the same.")
+    EARLIER: ClassVar[Mapping[str, str]] = {
+        "max_tokens": "max_new_tokens",
+        "max_length": "max_new_tokens",
+    }
+
+    ignore_case: bool = Field(False, description="Treat upper and lower case as equal.")
     extract: str | None = Field(
         None,
         min_length=1,
         description=(
-            "Regular expression that finds what to compare, in answer and reference alike: its "
-            "last match, or the first group of it. For `#### 42`: '#### *(\\S+)'."
+            "Regular expression for the part of answer and reference that is compared: its last "
+            "match, or the first group of that match. For `#### 42`: '#### *(\\S+)'."
         ),
     )
-    max_length: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = Field(
+    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = Field(
         "auto",
         description=(
-            "Most tokens that an answer may take; auto: enough for the longest reference, at "
-            "most 512."
+            "Most tokens that are generated for an answer; auto: enough for the longest "
+            "reference, at most 512."
         ),
     )
 
     @field_validator("extract")
     @classmethod
-    def _is_an_expression(cls, value: str | None) -> str | None:
+    def _compile_extract(cls, value: str | None) -> str | None:
         try:
             re.compile(value or "")
         except re.error as error:
@@ -49,27 +60,27 @@ class ExactMatchOptions(Options):
 
 
 def build(options: ExactMatchOptions) -> Evaluator:
-    """The evaluator."""
+    """Build the evaluator."""
     extract = re.compile(options.extract) if options.extract else None
     return ExactMatch(
-        normalisation=Normalisation(ignore_case=options.ignore_case, extract=extract),
-        max_length=None if options.max_length == "auto" else options.max_length,
+        normalizer=TextNormalizer(ignore_case=options.ignore_case, extract=extract),
+        max_new_tokens=None if options.max_new_tokens == "auto" else options.max_new_tokens,
     )
 
 
-def suits(records: Sequence[Record]) -> bool:
-    """Nine in ten final answers are short enough to be given word for word."""
+def have_short_answers(records: Sequence[Record]) -> bool:
+    """Return True if at least nine in ten last answers are short."""
     if not records or any(isinstance(record, Text | Preference) for record in records):
         return False
-    short = sum(len(last_exchange(record)[1]) <= SHORT_ANSWER for record in records)
-    return short >= SHORT_SHARE * len(records)
+    short = sum(len(last_exchange(record)[1]) <= SHORT_ANSWER_CHARACTERS for record in records)
+    return short >= MIN_SHORT_SHARE * len(records)
 
 
 EXACT_MATCH = EvaluatorOffer(
     name="exact-match",
-    summary="share of answers that are the reference, white space apart",
+    summary="share of answers that equal the reference answer, white space ignored",
     config=ExactMatchOptions,
     build=build,
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True),),
-    suits=suits,
+    default_for=have_short_answers,
 )

@@ -1,4 +1,4 @@
-"""Measures how far a model has moved from another one."""
+"""Evaluator ``kl``: KL divergence of a model from another one."""
 
 from __future__ import annotations
 

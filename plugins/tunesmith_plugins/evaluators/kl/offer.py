@@ -1,80 +1,95 @@
-"""The offer and the measurement: the divergence from another model, on the model's own answers."""
+"""Offer and evaluator of ``kl``: divergence from another model, on sampled answers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
 from tunesmith.contracts import (
     Evaluator,
     Measurement,
-    RunSoFar,
+    RunContext,
     TextModel,
-    sampling,
+    require_sampling,
 )
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Record, last_exchange
-from tunesmith_torch.compare.other_model import Comparing, RivalOptions, rival
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    open_other_model,
+)
 
-METRIC = Metric(name="kl", higher_is_better=False, unit="nats", describes=True)
-
-
-class KlOptions(RivalOptions):
-    """From whom, and by how many answers it is estimated."""
-
-    samples: int = Field(2, ge=1, le=64, description="Answers drawn for each record.")
-    tokens: int = Field(128, ge=1, description="Longest answer, in tokens.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the draws.")
+METRIC = Metric(name="kl", higher_is_better=False, unit="nats", is_descriptive=True)
 
 
-class Divergence(Comparing):
-    """``log p(answer) - log q(answer)`` in nats, on average over answers that p drew.
+class KlOptions(ComparisonOptions):
+    """Options: the other model, and the answers that the divergence is estimated from."""
 
-    Its expectation is KL(p, q) over answers of so many tokens; a single value may be negative.
+    EARLIER: ClassVar[Mapping[str, str]] = {"samples": "num_samples", "tokens": "max_new_tokens"}
+
+    num_samples: int = Field(2, ge=1, le=64, description="Answers sampled for each record.")
+    max_new_tokens: int = Field(
+        128, ge=1, description="Most tokens that are generated for an answer."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampled answers.")
+
+
+class KlDivergence(ComparingEvaluator):
+    """Estimates KL(p, q) of the measured model p from another model q, in nats per answer.
+
+    The value of a record is the mean of ``log p(answer) - log q(answer)`` over answers that are
+    sampled from p. Its expectation is KL(p, q) over answers of at most ``max_new_tokens`` tokens; a
+    single value may be negative.
     """
 
     def __init__(self, options: KlOptions) -> None:
         self.options = options
 
-    def against(
-        self, model: TextModel, records: Sequence[Record], run: RunSoFar | None
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """One value for each record; nothing before the other model is there.
+        """Return one value per record; nothing if the other model has not been trained yet.
 
         Raises:
-            UsageError: a model cannot draw answers.
+            UsageError: a model cannot sample answers.
         """
         options = self.options
-        other = rival(options, run)
+        other = open_other_model(options, run)
         if other is None:
             return []
-        prompts = [last_exchange(record)[0] for record in records for _ in range(options.samples)]
-        drawn = sampling(model).sample(prompts, options.tokens, seed=options.seed)
-        ours, theirs = (
-            [math.fsum(s.logprobs) for s in sampling(asked).score_drawn(prompts, drawn)]
-            for asked in (model, other)
+        count = options.num_samples
+        prompts = [last_exchange(record)[0] for record in records for _ in range(count)]
+        answers = require_sampling(model).sample(prompts, options.max_new_tokens, seed=options.seed)
+        log_p, log_q = (
+            [
+                math.fsum(scores.logprobs)
+                for scores in require_sampling(opened).score_generations(prompts, answers)
+            ]
+            for opened in (model, other)
         )
-        apart = [mine - other for mine, other in zip(ours, theirs, strict=True)]
+        log_ratios = [ours - theirs for ours, theirs in zip(log_p, log_q, strict=True)]
         values = tuple(
-            math.fsum(apart[row : row + options.samples]) / options.samples
-            for row in range(0, len(apart), options.samples)
+            math.fsum(log_ratios[row : row + count]) / count
+            for row in range(0, len(log_ratios), count)
         )
         return [Measurement(metric=METRIC.name, values=values)]
 
 
 def build(options: KlOptions) -> Evaluator:
-    """The evaluator."""
-    return Divergence(options)
+    """Build the evaluator."""
+    return KlDivergence(options)
 
 
 KL = EvaluatorOffer(
     name="kl",
-    summary="how far the model has moved from another one, in nats for each answer",
+    summary="KL divergence of the model from another one, in nats per answer",
     config=KlOptions,
     build=build,
     metrics=(METRIC,),
     needs=("torch>=2.11", "transformers>=5.17"),
-    models=lambda options: 2,
+    model_count=lambda options: 2,
 )

@@ -1,4 +1,4 @@
-"""Measures how much longer a model's answers are than another model's."""
+"""Evaluator ``length``: difference in answer length to another model."""
 
 from __future__ import annotations
 

@@ -1,57 +1,67 @@
-"""The offer and the measurement: by how many tokens answers became longer."""
+"""Offer and evaluator of ``length``: by how many tokens answers became longer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
-from tunesmith.contracts import Evaluator, Measurement, RunSoFar, TextModel
+from tunesmith.contracts import Evaluator, Measurement, RunContext, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Record, last_exchange
-from tunesmith_torch.compare.other_model import Comparing, RivalOptions, rival
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    open_other_model,
+)
 
-METRIC = Metric(name="length_change", higher_is_better=False, unit="tokens", describes=True)
-
-
-class LengthOptions(RivalOptions):
-    """Than whose answers."""
-
-    tokens: int = Field(128, ge=1, description="Longest answer of either model, in tokens.")
+METRIC = Metric(name="length_change", higher_is_better=False, unit="tokens", is_descriptive=True)
 
 
-class LengthChange(Comparing):
-    """Tokens of the model's greedy answer minus those of the other one's."""
+class LengthOptions(ComparisonOptions):
+    """Options: the other model, and how long an answer may be."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {"tokens": "max_new_tokens"}
+
+    max_new_tokens: int = Field(
+        128, ge=1, description="Most tokens that either model generates for an answer."
+    )
+
+
+class LengthChange(ComparingEvaluator):
+    """Token count of the model's greedy answer minus that of the other model's."""
 
     def __init__(self, options: LengthOptions) -> None:
         self.options = options
 
-    def against(
-        self, model: TextModel, records: Sequence[Record], run: RunSoFar | None
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """One value for each record; nothing before what is needed is there."""
-        other = rival(self.options, run)
+        """Return one value per record; nothing if the other model has not been trained yet."""
+        other = open_other_model(self.options, run)
         if other is None:
             return []
         prompts = [last_exchange(record)[0] for record in records]
-        ours, theirs = (asked.generate(prompts, self.options.tokens) for asked in (model, other))
-        both = zip(ours, theirs, strict=True)
-        values = tuple(float(long.tokens - short.tokens) for long, short in both)
+        limit = self.options.max_new_tokens
+        ours, theirs = (opened.generate(prompts, limit) for opened in (model, other))
+        pairs = zip(ours, theirs, strict=True)
+        values = tuple(float(mine.tokens - other.tokens) for mine, other in pairs)
         outputs = tuple(answer.text for answer in ours)
         return [Measurement(metric=METRIC.name, values=values, outputs=outputs)]
 
 
 def build(options: LengthOptions) -> Evaluator:
-    """The evaluator."""
+    """Build the evaluator."""
     return LengthChange(options)
 
 
 LENGTH = EvaluatorOffer(
     name="length",
-    summary="how many tokens longer answers are than those of another model",
+    summary="how many tokens longer the answers are than another model's",
     config=LengthOptions,
     build=build,
     metrics=(METRIC,),
     needs=("torch>=2.11", "transformers>=5.17"),
-    models=lambda options: 2,
+    model_count=lambda options: 2,
 )

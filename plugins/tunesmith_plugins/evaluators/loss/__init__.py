@@ -1,4 +1,4 @@
-"""Measures how well a model predicts the answers: mean loss per token."""
+"""Evaluator ``loss``: mean loss per token on the reference answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offer and the measurement: negative log-likelihood of the answers, in nats per token."""
+"""Offer and evaluator of ``loss``: negative log-likelihood of the answers, in nats per token."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ METRIC = Metric(name="loss", higher_is_better=False, unit="nats/token")
 
 
 class LossOptions(Options):
-    """The loss has no options: it is what training minimises."""
+    """The loss has no options: it is the quantity that training minimises."""
 
 
 class Loss:
-    """Mean negative log-likelihood per token of everything that a record teaches.
+    """Mean negative log-likelihood per token over all answers of a record.
 
-    The mean over records weighted by their tokens is the sum over all tokens divided by their
-    number, whatever the batches were; a mean of batch means is not.
+    The mean over records, weighted by their tokens, equals the sum over all tokens divided by
+    their number, for any batching. A mean of batch means does not.
     """
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """One value per record, weighted by its tokens."""
-        asked = [
+        """Return one value per record, weighted by its tokens."""
+        scored = [
             (index, prompt, answer)
             for index, record in enumerate(records)
             for prompt, answer in exchanges(record)
         ]
-        scores = model.score([prompt for _, prompt, _ in asked], [answer for _, _, answer in asked])
+        scores = model.score(
+            [prompt for _, prompt, _ in scored], [answer for _, _, answer in scored]
+        )
         logprobs: list[list[float]] = [[] for _ in records]
-        for (index, _, _), score in zip(asked, scores, strict=True):
+        for (index, _, _), score in zip(scored, scores, strict=True):
             logprobs[index].extend(score.logprobs)
         return [
             Measurement(
@@ -45,25 +47,25 @@ class Loss:
 
 
 def _mean_loss(logprobs: Sequence[float]) -> float:
-    """Nats per token; 0 for no tokens, which then also weigh nothing."""
+    """Return nats per token; 0 if there are no tokens, because the weight is then 0 too."""
     return -math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
 
 
 def build(options: LossOptions) -> Evaluator:
-    """The evaluator."""
+    """Build the evaluator."""
     return Loss()
 
 
-def suits(records: Sequence[Record]) -> bool:
-    """Any record teaches something that can be scored."""
+def can_be_scored(records: Sequence[Record]) -> bool:
+    """Return True: every kind of record has text that can be scored."""
     return True
 
 
 LOSS = EvaluatorOffer(
     name="loss",
-    summary="how surprised the model is by the right answers, in nats per token",
+    summary="mean loss on the reference answers, in nats per token",
     config=LossOptions,
     build=build,
     metrics=(METRIC,),
-    suits=suits,
+    default_for=can_be_scored,
 )

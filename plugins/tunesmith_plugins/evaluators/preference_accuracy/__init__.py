@@ -1,4 +1,4 @@
-"""Measures how often a model finds the better answer of a pair likelier."""
+"""Evaluator ``preference-accuracy``: share of pairs whose chosen answer is likelier."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The offer and the measurement: the share of pairs whose chosen answer is the likelier one."""
+"""Offer and evaluator of ``preference-accuracy``: how often the chosen answer is likelier."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -17,35 +18,40 @@ METRIC = Metric(name="preference_accuracy", higher_is_better=True)
 
 
 class PreferenceAccuracyOptions(Options):
-    """What counts as likelier."""
+    """Options: how the likelihoods of two answers are compared."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {"length_normalised": "length_normalized"}
 
     length_normalized: bool = Field(
         False,
         description=(
-            "Compare mean log-probabilities per token instead of those of whole answers, "
-            "so that a longer answer is not less likely for its length alone."
+            "Compare mean log-probabilities per token instead of sums over the answer, so that "
+            "a longer answer is not less likely only because it is longer."
         ),
     )
 
 
 class PreferenceAccuracy:
-    """1 where the chosen answer is likelier than the rejected one, 1/2 for a tie, else 0."""
+    """Scores 1 if the chosen answer is likelier than the rejected one, 1/2 for a tie, else 0."""
 
     def __init__(self, options: PreferenceAccuracyOptions) -> None:
         self.options = options
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """One value for each pair.
+        """Return one value per pair.
 
         Raises:
             DataError: a record is not a pair of answers.
         """
-        pairs = [_pair(record) for record in records]
+        pairs = [_require_pair(record) for record in records]
         prompts = [pair.prompt for pair in pairs]
         answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         scores = [self._score(s) for s in model.score([*prompts, *prompts], answers)]
-        compared = zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)
-        values = tuple(0.5 if good == bad else float(good > bad) for good, bad in compared)
+        chosen, rejected = scores[: len(pairs)], scores[len(pairs) :]
+        values = tuple(
+            0.5 if good == bad else float(good > bad)
+            for good, bad in zip(chosen, rejected, strict=True)
+        )
         return [Measurement(metric=METRIC.name, values=values)]
 
     def _score(self, scores: TokenScores) -> float:
@@ -53,28 +59,28 @@ class PreferenceAccuracy:
         return total / len(scores.logprobs) if self.options.length_normalized else total
 
 
-def _pair(record: Record) -> Preference:
+def _require_pair(record: Record) -> Preference:
     if not isinstance(record, Preference):
-        what = f"preference-accuracy needs pairs of answers, this is a {type(record).__name__}"
-        raise DataError(record.source, what)
+        message = f"preference-accuracy needs pairs of answers, this is a {type(record).__name__}"
+        raise DataError(record.source, message)
     return record
 
 
 def build(options: PreferenceAccuracyOptions) -> Evaluator:
-    """The evaluator."""
+    """Build the evaluator."""
     return PreferenceAccuracy(options)
 
 
-def suits(records: Sequence[Record]) -> bool:
-    """Whether all records are pairs of answers."""
+def are_pairs(records: Sequence[Record]) -> bool:
+    """Return True if all records are pairs of answers."""
     return bool(records) and all(isinstance(record, Preference) for record in records)
 
 
 PREFERENCE_ACCURACY = EvaluatorOffer(
     name="preference-accuracy",
-    summary="how often the model finds the better answer of a pair likelier",
+    summary="share of pairs for which the model finds the chosen answer likelier",
     config=PreferenceAccuracyOptions,
     build=build,
     metrics=(METRIC,),
-    suits=suits,
+    default_for=are_pairs,
 )

@@ -1,4 +1,4 @@
-"""Measures how often a model's answer is judged better than another model's."""
+"""Evaluator ``win-rate``: how often a judge prefers the answer to another model's."""
 
 from __future__ import annotations
 

@@ -1,76 +1,93 @@
-"""The offer and the measurement: how often a judge likes the model's answer better."""
+"""Offer and evaluator of ``win-rate``: how often a judge prefers the model's answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
-from tunesmith.contracts import Evaluator, Measurement, RunSoFar, TextModel
+from tunesmith.contracts import Evaluator, Measurement, RunContext, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.records import Record, last_exchange
-from tunesmith_torch.compare.other_model import Comparing, RivalOptions, is_function, judge, rival
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    is_function_reference,
+    load_scorer,
+    open_other_model,
+)
 
 METRIC = Metric(name="win_rate", higher_is_better=True)
 
 
-class WinRateOptions(RivalOptions):
-    """Against whom, and who judges."""
+class WinRateOptions(ComparisonOptions):
+    """Options: the other model, the judge, and how long an answer may be."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {"tokens": "max_new_tokens"}
 
     reward: DataPath | None = Field(
         None,
         description=(
-            'What judges: a Python function as "file.py:function" that takes a prompt and an '
-            "answer, or the folder of a reward model. Unset: the reward model of this run."
+            'The judge: a Python function as "file.py:function" that takes a prompt and an answer '
+            "and returns a number, or the folder of a reward model. Unset: the reward model of "
+            "this run."
         ),
     )
-    tokens: int = Field(128, ge=1, description="Longest answer of either model, in tokens.")
+    max_new_tokens: int = Field(
+        128, ge=1, description="Most tokens that either model generates for an answer."
+    )
 
     @property
-    def judged_by_model(self) -> bool:
-        return self.reward is None or not is_function(self.reward)
+    def uses_reward_model(self) -> bool:
+        """True if the judge is a reward model, False if it is a function."""
+        return self.reward is None or not is_function_reference(self.reward)
 
 
-class WinRate(Comparing):
-    """1 where the model's greedy answer earns more than the other one's, 1/2 for a tie, else 0."""
+class WinRate(ComparingEvaluator):
+    """Scores 1 if the greedy answer gets a higher reward than the other model's, 1/2 for a tie."""
 
     def __init__(self, options: WinRateOptions) -> None:
         self.options = options
 
-    def against(
-        self, model: TextModel, records: Sequence[Record], run: RunSoFar | None
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """One value for each record; nothing before what is needed is there."""
-        other, judging = rival(self.options, run), judge(self.options.reward, run)
-        if other is None or judging is None:
+        """Return one value per record; nothing while the other model or the judge is untrained."""
+        other, scorer = open_other_model(self.options, run), load_scorer(self.options.reward, run)
+        if other is None or scorer is None:
             return []
         prompts = [last_exchange(record)[0] for record in records]
         ours, theirs = (
-            [answer.text for answer in asked.generate(prompts, self.options.tokens)]
-            for asked in (model, other)
+            [answer.text for answer in opened.generate(prompts, self.options.max_new_tokens)]
+            for opened in (model, other)
         )
-        rewards = judging.rewards([*prompts, *prompts], [*ours, *theirs])
-        both = zip(rewards[: len(prompts)], rewards[len(prompts) :], strict=True)
-        # Equal answers tie, though rounding may tell their rewards apart.
+        rewards = scorer.rewards([*prompts, *prompts], [*ours, *theirs])
+        our_rewards, their_rewards = rewards[: len(prompts)], rewards[len(prompts) :]
+        # Equal answers tie: their rewards may differ by rounding, because batches differ.
         values = tuple(
-            0.5 if mine == its or good == bad else float(good > bad)
-            for mine, its, (good, bad) in zip(ours, theirs, both, strict=True)
+            0.5
+            if our_text == their_text or reward == other_reward
+            else float(reward > other_reward)
+            for our_text, their_text, reward, other_reward in zip(
+                ours, theirs, our_rewards, their_rewards, strict=True
+            )
         )
         return [Measurement(metric=METRIC.name, values=values, outputs=tuple(ours))]
 
 
 def build(options: WinRateOptions) -> Evaluator:
-    """The evaluator."""
+    """Build the evaluator."""
     return WinRate(options)
 
 
 WIN_RATE = EvaluatorOffer(
     name="win-rate",
-    summary="how often a reward model or function likes the answer better than another model's",
+    summary="how often a reward model or function scores the answer higher than another model's",
     config=WinRateOptions,
     build=build,
     metrics=(METRIC,),
     needs=("torch>=2.11", "transformers>=5.17"),
-    models=lambda options: 2 + options.judged_by_model,
+    model_count=lambda options: 2 + options.uses_reward_model,
 )

@@ -1,4 +1,4 @@
-"""Reads JSON Lines, JSON arrays, and either of them gzipped."""
+"""Data loader ``jsonl``: JSON Lines or a JSON array, also gzipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offer: options of ``[data] use = "jsonl"`` and how its loader is built."""
+"""Offer of ``jsonl``: its options and its factory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tunesmith_plugins.loaders.jsonl.reader import read_rows
 
 
 class JsonlOptions(RowOptions):
-    """Options of the ``jsonl`` loader: those of every loader of rows."""
+    """Options of ``jsonl``: those that all row loaders share."""
 
 
 def build(options: JsonlOptions) -> DataLoader:
-    """A loader for the files that the options name."""
+    """Build the loader for the files that the options name."""
     return RowLoader(options, partial(read_rows, max_row_bytes=options.max_row_bytes))
 
 

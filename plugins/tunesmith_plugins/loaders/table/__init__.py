@@ -1,4 +1,4 @@
-"""Reads CSV and TSV files with a header line, also gzipped."""
+"""Data loader ``table``: CSV and TSV files with a header line, also gzipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offer: options of ``[data] use = "table"`` and how its loader is built."""
+"""Offer of ``table``: its options and its factory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tunesmith_plugins.loaders.table.reader import read_rows
 
 
 class TableOptions(RowOptions):
-    """Options of the ``table`` loader: those of every loader of rows, and the delimiter."""
+    """Options of ``table``: those that all row loaders share, and the delimiter."""
 
     delimiter: str = Field(
         "auto",
         pattern=r'^(auto|[^"\r\n])$',
-        description="What stands between two columns; auto takes it from the header line.",
+        description="Character between two columns; auto: detected in the header line.",
     )
 
 
 def build(options: TableOptions) -> DataLoader:
-    """A loader for the files that the options name."""
-    read = partial(read_rows, delimiter=options.delimiter, max_row_bytes=options.max_row_bytes)
-    return RowLoader(options, read)
+    """Build the loader for the files that the options name."""
+    reader = partial(read_rows, delimiter=options.delimiter, max_row_bytes=options.max_row_bytes)
+    return RowLoader(options, reader)
 
 
 TABLE = DataLoaderOffer(

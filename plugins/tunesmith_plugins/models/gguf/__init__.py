@@ -1,6 +1,6 @@
 """Base models in GGUF files: ``path/to/model.gguf``, or ``wheel:PACKAGE`` for one inside a wheel.
 
-The file is dequantised once, into a folder of the cache, and used from there ever after.
+The file is dequantized once, into a folder of the cache; later runs use that folder.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | None:
-    """A reference that ends in ``.gguf`` or begins with ``wheel:``."""
+    """Find a reference that ends in ``.gguf`` or begins with ``wheel:``."""
     if not reference.startswith("wheel:") and not reference.lower().endswith(".gguf"):
         return None
-    from tunesmith_plugins.models.gguf.find import find
+    from tunesmith_plugins.models.gguf.find import find_gguf
 
-    return find(reference)
+    return find_gguf(reference)

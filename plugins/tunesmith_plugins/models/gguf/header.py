@@ -1,9 +1,9 @@
-"""The facts at the start of a GGUF file, read without any library and in no time.
+"""Read the header of a GGUF file, without a library and without reading the tensors.
 
 The layout (GGUF specification, version 3, little endian): ``GGUF``, version, number of tensors,
 number of entries; each entry is a key, a type and a value. Tensors follow: name, number of
-dimensions, dimensions, type, offset. Lists, which hold the vocabulary, are
-skipped over and leave only their length.
+dimensions, dimensions, type, offset. Arrays, which hold the vocabulary, are skipped; only their
+length is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from tunesmith.errors import IntegrityError
 
-_NUMBERS = {
+_NUMBER_FORMATS = {
     0: "B",
     1: "b",
     2: "H",
@@ -28,9 +28,9 @@ _NUMBERS = {
     11: "q",
     12: "d",
 }
-_TEXT, _LIST = 8, 9
-_LONGEST = 100_000_000
-"""Bytes and items beyond which a length is damage, not data."""
+_STRING, _ARRAY = 8, 9
+_MAX_LENGTH = 100_000_000
+"""Most bytes or items of a value; a larger length means that the file is damaged."""
 
 _CONFIG_KEYS = {
     "hidden_size": "embedding_length",
@@ -43,34 +43,35 @@ _CONFIG_KEYS = {
     "vocab_size": "vocab_size",
 }
 
-
-TIED = "tied embeddings"
-"""Key, not in the file itself: whether the head is the embedding, having no tensor of its own."""
+TIED_EMBEDDINGS = "tied embeddings"
+"""Key that is not in the file: True if the output head shares the tensor of the embedding."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Keys and values; a list is its length. And :data:`TIED`, from the names of the tensors.
+    """Return keys and values, arrays as their lengths, and :data:`TIED_EMBEDDINGS`.
+
+    Embeddings are tied if there is no tensor for the output head.
 
     Raises:
-        IntegrityError: this is not a GGUF file, or it ends too soon.
+        IntegrityError: the file is not a GGUF file, or ends too soon.
     """
     with path.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise IntegrityError(f"{path}: not a GGUF file", hint="fetch the file again")
         try:
             _, tensors, entries = struct.unpack("<IQQ", stream.read(20))
-            header = dict(_entry(stream) for _ in range(min(entries, _LONGEST)))
-            names = {_tensor(stream) for _ in range(min(tensors, _LONGEST))}
-            return {**header, TIED: "output.weight" not in names}
+            header = dict(_read_entry(stream) for _ in range(min(entries, _MAX_LENGTH)))
+            names = {_read_tensor_name(stream) for _ in range(min(tensors, _MAX_LENGTH))}
+            return {**header, TIED_EMBEDDINGS: "output.weight" not in names}
         except (struct.error, ValueError, KeyError):
             raise IntegrityError(
                 f"{path}: the header of this GGUF file cannot be read",
-                hint="a download that broke off? Fetch the file again",
+                hint="the download may be incomplete: fetch the file again",
             ) from None
 
 
-def config_of(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a ``config.json`` can be told from the header."""
+def config_from_header(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a ``config.json`` that the header determines."""
     architecture = header.get("general.architecture", "")
     config = {
         key: header[f"{architecture}.{name}"]
@@ -78,53 +79,53 @@ def config_of(header: Mapping[str, Any]) -> dict[str, Any]:
         if f"{architecture}.{name}" in header
     }
     config.setdefault("vocab_size", header.get("tokenizer.ggml.tokens", 0))
-    tied = bool(header.get(TIED, False))
+    tied = bool(header.get(TIED_EMBEDDINGS, False))
     return {"model_type": architecture, **config, "tie_word_embeddings": tied}
 
 
-def _entry(stream: BinaryIO) -> tuple[str, Any]:
-    key = _text(stream)
-    return key, _value(stream, _number(stream, "I"))
+def _read_entry(stream: BinaryIO) -> tuple[str, Any]:
+    key = _read_string(stream)
+    return key, _read_value(stream, _read_number(stream, "I"))
 
 
-def _tensor(stream: BinaryIO) -> str:
-    """The name of a tensor; its shape, type and place are skipped."""
-    name = _text(stream)
-    stream.seek(8 * _number(stream, "I") + 12, 1)
+def _read_tensor_name(stream: BinaryIO) -> str:
+    """Read the name of a tensor and skip its shape, type and offset."""
+    name = _read_string(stream)
+    stream.seek(8 * _read_number(stream, "I") + 12, 1)
     return name
 
 
-def _value(stream: BinaryIO, kind: int) -> Any:
-    if kind == _TEXT:
-        return _text(stream)
-    if kind == _LIST:
-        return _skip_list(stream)
-    return _number(stream, _NUMBERS[kind])
+def _read_value(stream: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _read_string(stream)
+    if kind == _ARRAY:
+        return _skip_array(stream)
+    return _read_number(stream, _NUMBER_FORMATS[kind])
 
 
-def _skip_list(stream: BinaryIO) -> int:
-    kind, length = _number(stream, "I"), _length(stream)
-    if kind in _NUMBERS:
-        stream.seek(length * struct.calcsize(_NUMBERS[kind]), 1)
+def _skip_array(stream: BinaryIO) -> int:
+    kind, length = _read_number(stream, "I"), _read_length(stream)
+    if kind in _NUMBER_FORMATS:
+        stream.seek(length * struct.calcsize(_NUMBER_FORMATS[kind]), 1)
         return length
     for _ in range(length):
-        if kind == _TEXT:
-            stream.seek(_length(stream), 1)
+        if kind == _STRING:
+            stream.seek(_read_length(stream), 1)
         else:
-            _value(stream, kind)
+            _read_value(stream, kind)
     return length
 
 
-def _text(stream: BinaryIO) -> str:
-    return stream.read(_length(stream)).decode("utf-8", "replace")
+def _read_string(stream: BinaryIO) -> str:
+    return stream.read(_read_length(stream)).decode("utf-8", "replace")
 
 
-def _length(stream: BinaryIO) -> int:
-    length: int = _number(stream, "Q")
-    if length > _LONGEST:
+def _read_length(stream: BinaryIO) -> int:
+    length: int = _read_number(stream, "Q")
+    if length > _MAX_LENGTH:
         raise ValueError(length)
     return length
 
 
-def _number(stream: BinaryIO, form: str) -> Any:
-    return struct.unpack(f"<{form}", stream.read(struct.calcsize(form)))[0]
+def _read_number(stream: BinaryIO, number_format: str) -> Any:
+    return struct.unpack(f"<{number_format}", stream.read(struct.calcsize(number_format)))[0]

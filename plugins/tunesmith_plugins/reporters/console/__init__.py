@@ -1,4 +1,4 @@
-"""Shows a run on the terminal: moving where it can, plain lines where it cannot."""
+"""Reporter ``console``: progress on the terminal, as a live display or as plain lines."""
 
 from __future__ import annotations
 

@@ -1,75 +1,88 @@
-"""A moving display: what is done stands still above, what goes on moves in two lines below."""
+"""Live display: finished phases stay as lines, the current one is redrawn below them."""
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from tunesmith.events import (
-    DataRead,
+    CompletionSampled,
+    DataLoaded,
     Event,
     Forecast,
-    Gated,
+    GateChecked,
     Measured,
-    Noticed,
+    Monitored,
+    Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
     RunStarted,
-    Sampled,
-    Stepped,
-    Trained,
+    StepFinished,
+    TrainingFinished,
     TrainingStarted,
-    Watched,
 )
-from tunesmith.terminal import ASCII_BLOCKS, BLOCKS, colourful, sparkline, unicode
-from tunesmith.text import duration_text, one_line, safe_text
-from tunesmith_plugins.reporters.console import wording
-from tunesmith_plugins.reporters.console.wording import Training
+from tunesmith.terminal import ASCII_BLOCKS, BLOCKS, sparkline, supports_color, supports_unicode
+from tunesmith.text import format_duration, one_line, safe_text
+from tunesmith_plugins.reporters.console import event_text
+from tunesmith_plugins.reporters.console.event_text import TRAINING, TrainingProgress
 
-TRAINING = "training"
-LABEL, BAR = 24, 28
-"""Columns of the label and of the bar."""
-REFRESH = 4
-"""Drawings per second."""
+LABEL_WIDTH, DURATION_WIDTH = 24, 11
+MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 28
+COUNT_WIDTH = 36
+"""Columns right of the bar that are reserved for count, speed and time left."""
+MIN_SPARKLINE_WIDTH = 10
+INDENT = 2
+REFRESHES_PER_SECOND = 4
 
 
-class Moving:
-    """The moving display. It draws from its own thread; events only change what is drawn."""
+@dataclass(frozen=True)
+class _FinishedPhase:
+    """A phase that has ended and waits for the metrics that belong to its line."""
+
+    name: str
+    seconds: float
+    metrics: list[str] = field(default_factory=list)
+
+
+class LiveReporter:
+    """The live display. A thread of rich redraws it; events only change its state."""
 
     def __init__(self, stream: TextIO) -> None:
         self._phase: PhaseStarted | None = None
         self._done = 0
-        self._began = 0.0
-        self._training: Training | None = None
-        self._finished: tuple[str, float, list[str]] | None = None
-        colour = colourful(stream)
+        self._phase_start = 0.0
+        self._training: TrainingProgress | None = None
+        self._finished: _FinishedPhase | None = None
         self._console = Console(
             file=stream,
             markup=False,
             emoji=False,
             highlight=False,
             force_terminal=True,
-            no_color=not colour,
+            no_color=not supports_color(stream),
         )
-        self._tick, self._blocks = ("✓", BLOCKS) if unicode(stream) else ("ok", ASCII_BLOCKS)
+        unicode = supports_unicode(stream)
+        self._check_mark, self._blocks = ("✓", BLOCKS) if unicode else ("ok", ASCII_BLOCKS)
         self._live = Live(
             console=self._console,
-            get_renderable=self._drawing,
-            refresh_per_second=REFRESH,
+            get_renderable=self._render,
+            refresh_per_second=REFRESHES_PER_SECOND,
             transient=True,
             redirect_stdout=False,
         )
 
-    def __enter__(self) -> Moving:
+    def __enter__(self) -> LiveReporter:
         self._live.start()
         return self
 
@@ -79,137 +92,168 @@ class Moving:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._settle()
+        self._print_finished()
         self._phase = self._training = None
         self._live.stop()
 
     def report(self, event: Event) -> None:
-        """Change what is drawn, and let what is finished stand."""
+        """Update the display, and print finished phases above it."""
         if not isinstance(event, Measured):
-            self._settle()
+            self._print_finished()
         match event:
             case RunStarted():
-                self._still(f"{'resuming' if event.resumed else 'starting'} {event.run}", "bold")
-            case DataRead():
-                self._still(f"  {wording.data_text(event)}", "dim")
+                self._print(f"{'resuming' if event.resumed else 'starting'} {event.run}", "bold")
+            case DataLoaded():
+                self._print(event_text.format_data(event), "dim", INDENT)
             case Forecast():
-                self._still(f"  {wording.forecast_text(event)}", "dim")
-            case Noticed() if event.level != "error":
-                self._still(wording.noticed_text(event), "yellow")
+                self._print(event_text.format_forecast(event), "dim", INDENT)
+            case Notice() if event.level != "error":
+                self._print(event_text.format_notice(event), "yellow")
             case Measured():
-                self._measured(event)
+                self._add_measurement(event)
             case PhaseStarted() | PhaseAdvanced() | PhaseEnded():
-                self._take_phase(event)
-            case TrainingStarted() | Stepped() | Trained():
-                self._take_training(event)
-            case Watched() | Sampled() | Gated():
-                self._take_watching(event)
+                self._update_phase(event)
+            case TrainingStarted() | StepFinished() | TrainingFinished():
+                self._update_training(event)
+            case Monitored() | CompletionSampled() | GateChecked():
+                self._print_evaluation(event)
             case _:
                 pass
 
-    def _take_watching(self, event: Watched | Sampled | Gated) -> None:
+    def _print_evaluation(self, event: Monitored | CompletionSampled | GateChecked) -> None:
         match event:
-            case Watched():
-                self._still(f"  {wording.watched_text(event)}", "dim")
-            case Sampled():
-                self._still(f"  {wording.sampled_text(event)}", "dim")
-            case Gated():
+            case Monitored():
+                self._print(event_text.format_monitor(event), "dim", INDENT)
+            case CompletionSampled():
+                self._print(event_text.format_sample(event), "dim", INDENT)
+            case GateChecked():
                 style = "green" if event.passed else "yellow" if event.accepted else "red"
-                self._still(f"  {wording.gated_text(event)}", style)
+                self._print(event_text.format_gate(event), style, INDENT)
 
-    def _take_phase(self, event: PhaseStarted | PhaseAdvanced | PhaseEnded) -> None:
+    def _update_phase(self, event: PhaseStarted | PhaseAdvanced | PhaseEnded) -> None:
         match event:
             case PhaseStarted():
-                self._phase, self._done, self._began = event, 0, time.monotonic()
+                self._phase, self._done, self._phase_start = event, 0, time.monotonic()
             case PhaseAdvanced():
                 self._done = event.done
             case PhaseEnded():
                 self._phase = None
-                # Its figures come right after it and belong into the same line.
-                self._finished = (event.phase, event.seconds, [])
+                # Its metrics follow immediately and are printed on the same line.
+                self._finished = _FinishedPhase(event.phase, event.seconds)
 
-    def _take_training(self, event: TrainingStarted | Stepped | Trained) -> None:
+    def _update_training(self, event: TrainingStarted | StepFinished | TrainingFinished) -> None:
         match event:
             case TrainingStarted():
-                self._phase, self._training = None, Training()
-                self._began = time.monotonic()
-                self._still(f"  {wording.training_text(event)}", "dim")
-            case Stepped():
-                self._training = self._training or Training()
-                self._training.take(event)
-            case Trained():
-                said = wording.trained_text(event, self._training or Training())
-                name = f"{TRAINING} {event.stage}".strip()
+                self._phase, self._training = None, TrainingProgress()
+                self._phase_start = time.monotonic()
+                self._print(event_text.format_training_start(event), "dim", INDENT)
+            case StepFinished():
+                self._training = self._training or TrainingProgress()
+                self._training.add(event)
+            case TrainingFinished():
+                text = event_text.format_training_end(event, self._training or TrainingProgress())
+                name = event_text.format_label(TRAINING, event.stage)
                 self._training = None
-                self._done_line(name, event.seconds, [said])
+                self._print_phase(_FinishedPhase(name, event.seconds, [text]))
 
-    def _measured(self, event: Measured) -> None:
-        text = wording.measured_text(event)
+    def _add_measurement(self, event: Measured) -> None:
+        text = event_text.format_measurement(event)
         if self._finished is None:
-            self._still(f"  {event.model}: {text}")
+            self._print(f"{event.model}: {text}", indent=INDENT)
         else:
-            self._finished[2].append(text)
+            self._finished.metrics.append(text)
 
-    def _settle(self) -> None:
-        """Print the finished phase, if there is one waiting for its figures."""
+    def _print_finished(self) -> None:
+        """Print the finished phase that waits for its metrics, if there is one."""
         if self._finished is not None:
-            finished, self._finished = self._finished, None
-            self._done_line(*finished)
+            phase, self._finished = self._finished, None
+            self._print_phase(phase)
 
-    def _done_line(self, name: str, seconds: float, figures: list[str]) -> None:
-        line = f"{self._tick} {one_line(name, LABEL):<{LABEL}} {duration_text(seconds):>11}"
-        shown = Text(safe_text(f"{line}   {', '.join(figures)}".rstrip()))
-        shown.stylize("green", 0, len(self._tick))
-        self._console.print(shown)
+    def _print_phase(self, phase: _FinishedPhase) -> None:
+        row = Table.grid(padding=(0, 1))
+        row.add_column(no_wrap=True, style="green")
+        row.add_column(width=LABEL_WIDTH, no_wrap=True)
+        row.add_column(width=DURATION_WIDTH, no_wrap=True, justify="right")
+        row.add_column()
+        row.add_row(
+            Text(self._check_mark),
+            Text(one_line(phase.name, LABEL_WIDTH)),
+            Text(format_duration(phase.seconds)),
+            Padding(Text(safe_text(", ".join(phase.metrics))), (0, 0, 0, INDENT)),
+        )
+        self._console.print(row)
 
-    def _still(self, line: str, style: str = "") -> None:
-        self._console.print(Text(safe_text(line), style=style))
+    def _print(self, line: str, style: str = "", indent: int = 0) -> None:
+        """Print a line; the rest of a line that is too long is indented as well."""
+        text = Text(safe_text(line), style=style)
+        self._console.print(Padding(text, (0, 0, 0, indent), expand=False))
 
-    def _drawing(self) -> RenderableType:
-        """What moves; called by the drawing thread."""
+    def _render(self) -> RenderableType:
+        """Render the current phase. The thread of the display calls this."""
         training, phase = self._training, self._phase
-        elapsed = time.monotonic() - self._began
+        elapsed = time.monotonic() - self._phase_start
         if training is not None:
             if training.last is not None:
-                return self._training_drawing(training, training.last)
-            return _row(TRAINING, None, f"first step, {duration_text(round(elapsed))}")
+                return self._render_training(training, training.last)
+            return self._render_row(
+                TRAINING, None, f"first step, {format_duration(round(elapsed))}"
+            )
         if phase is None:
             return Text("")
-        left = wording.left_text(wording.seconds_left(self._done, phase.total, elapsed))
+        return self._render_phase(phase, self._done, elapsed)
+
+    def _render_training(self, progress: TrainingProgress, step: StepFinished) -> RenderableType:
+        time_left = event_text.format_time_left(progress.seconds_left)
+        count = f"step {step.step}/{step.steps}"
+        name = event_text.format_label(TRAINING, step.stage)
+        bar = self._render_bar(step.step, step.steps)
+        first = self._render_row(name, bar, "  ".join(filter(None, [count, time_left])))
+        loss = f"loss {progress.loss:.3f}" if math.isfinite(progress.loss) else "loss ?"
+        second = self._fit_step_line(loss, progress)
+        return Group(first, Text(safe_text(f"{'':{INDENT}}{second}"), style="dim", no_wrap=True))
+
+    def _fit_step_line(self, loss: str, progress: TrainingProgress) -> str:
+        """Join loss, sparkline and metrics; shorten the sparkline, then drop the last metrics."""
+        metrics = event_text.format_step_metrics(progress)
+        room = self._console.width - INDENT - len(loss) - 2
+        while metrics and sum(len(text) + 2 for text in metrics) > room - MIN_SPARKLINE_WIDTH:
+            metrics.pop()
+        width = max(MIN_SPARKLINE_WIDTH, room - sum(len(text) + 2 for text in metrics))
+        curve = sparkline(list(progress.recent_losses)[-width:], blocks=self._blocks)
+        return "  ".join([loss, curve, *metrics])
+
+    def _render_phase(self, phase: PhaseStarted, done: int, elapsed: float) -> RenderableType:
+        """Render the bar, count, speed and time left of a phase."""
         if not phase.total:
-            return _row(phase.phase, None, duration_text(round(elapsed)))
-        done, known = min(self._done, phase.total), self._done > 0 and elapsed > 1
-        speed = f"{self._done / elapsed:.1f} {one_line(phase.unit, 12)}/s" if known else ""
-        counted = f"{done}/{phase.total}"
-        return _row(
-            phase.phase, _bar(done, phase.total), "  ".join(filter(None, [counted, speed, left]))
+            return self._render_row(phase.phase, None, format_duration(round(elapsed)))
+        seconds_left = event_text.estimate_seconds_left(done, phase.total, elapsed)
+        done_so_far = min(done, phase.total)
+        has_speed = done > 0 and elapsed > 1
+        speed = f"{done / elapsed:.1f} {one_line(phase.unit, 12)}/s" if has_speed else ""
+        parts = [f"{done_so_far}/{phase.total}", speed, event_text.format_time_left(seconds_left)]
+        bar = self._render_bar(done_so_far, phase.total)
+        return self._render_row(phase.phase, bar, "  ".join(filter(None, parts)))
+
+    def _render_row(self, name: str, bar: ProgressBar | None, text: str) -> Table:
+        row = Table.grid(padding=(0, 1))
+        row.add_column(width=INDENT + LABEL_WIDTH, no_wrap=True)
+        row.add_column(width=self._bar_width if bar else 0)
+        row.add_column(no_wrap=True, overflow="ellipsis")
+        label = Text(f"{'':{INDENT}}{one_line(name, LABEL_WIDTH)}")
+        row.add_row(label, bar or Text(""), Text(safe_text(text)))
+        return row
+
+    def _render_bar(self, done: int, total: int) -> ProgressBar:
+        return ProgressBar(
+            total=max(1, total),
+            completed=max(0, done),
+            width=self._bar_width,
+            complete_style="cyan",
+            finished_style="green",
         )
 
-    def _training_drawing(self, training: Training, step: Stepped) -> RenderableType:
-        left = wording.left_text(training.seconds_left)
-        counted = f"step {step.step}/{step.steps}"
-        name = f"{TRAINING} {step.stage}".strip()
-        first = _row(name, _bar(step.step, step.steps), "  ".join(filter(None, [counted, left])))
-        curve = sparkline(list(training.recent), blocks=self._blocks)
-        loss = f"loss {training.loss:.3f}" if math.isfinite(training.loss) else "loss ?"
-        second = "  ".join([loss, curve, *wording.figures(training)])
-        return Group(first, Text(safe_text(f"  {second}"), style="dim", no_wrap=True))
-
-
-def _row(name: str, bar: ProgressBar | None, rest: str) -> Table:
-    row = Table.grid(padding=(0, 1))
-    row.add_column(width=LABEL + 1, no_wrap=True)
-    row.add_column(width=BAR if bar else 0)
-    row.add_column(no_wrap=True, overflow="ellipsis")
-    row.add_row(Text(f"  {one_line(name, LABEL)}"), bar or Text(""), Text(safe_text(rest)))
-    return row
-
-
-def _bar(done: int, total: int) -> ProgressBar:
-    return ProgressBar(
-        total=max(1, total),
-        completed=max(0, done),
-        width=BAR,
-        complete_style="cyan",
-        finished_style="green",
-    )
+    @property
+    def _bar_width(self) -> int:
+        """Width of the bar that leaves room for the label and the count."""
+        room = self._console.width - INDENT - LABEL_WIDTH - COUNT_WIDTH - 2
+        return min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, room))

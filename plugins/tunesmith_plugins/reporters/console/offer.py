@@ -1,4 +1,4 @@
-"""The offer: options of ``[[reporters]] use = "console"``, and which of its two forms fits."""
+"""Offer of ``console``: its options, and the choice between live display and plain lines."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from tunesmith.contracts import Reporter
 from tunesmith.offers import ReporterOffer
 from tunesmith.options import Options
 from tunesmith.storage import RunFolder
-from tunesmith.terminal import lively
+from tunesmith.terminal import supports_live_display
 
 
 class ConsoleOptions(Options):
-    """How a run is shown on stderr."""
+    """Options: the form of the progress display on stderr."""
 
     progress: Literal["auto", "bar", "plain", "off"] = Field(
         "auto",
         description=(
-            "bar: a moving display; plain: lines, for logs; off: warnings alone; auto: a bar "
-            "where stderr is a capable terminal and neither CI nor NO_COLOR is set."
+            "bar: a live display; plain: lines, for logs; off: only warnings; auto: bar if stderr "
+            "is a capable terminal and neither CI nor NO_COLOR is set, else plain."
         ),
     )
     every: int | None = Field(
-        None, ge=1, description="Steps from one plain line to the next; unset: about 20 in all."
+        None, ge=1, description="Steps between two plain lines. Unset: about 20 lines in all."
     )
 
 
 def build(options: ConsoleOptions, folder: RunFolder) -> Reporter:
-    """The form of display that the options and the terminal allow."""
-    from tunesmith_plugins.reporters.console.plain import Plain
+    """Build the display that the options ask for and the terminal supports."""
+    from tunesmith_plugins.reporters.console.plain import PlainReporter
 
-    moving = options.progress == "auto" and lively(sys.stderr)
-    if options.progress == "bar" or moving:
-        from tunesmith_plugins.reporters.console.live import Moving
+    auto_live = options.progress == "auto" and supports_live_display(sys.stderr)
+    if options.progress == "bar" or auto_live:
+        from tunesmith_plugins.reporters.console.live import LiveReporter
 
-        return Moving(sys.stderr)
-    return Plain(sys.stderr, every=options.every, warnings_only=options.progress == "off")
+        return LiveReporter(sys.stderr)
+    return PlainReporter(sys.stderr, every=options.every, warnings_only=options.progress == "off")
 
 
 CONSOLE = ReporterOffer(
     name="console",
-    summary="progress on the terminal: a moving display, or plain lines in logs",
+    summary="progress on the terminal: a live display, or plain lines in logs",
     config=ConsoleOptions,
     build=build,
     by_default=True,

@@ -1,4 +1,4 @@
-"""Plain lines, for logs, pipes and dumb terminals."""
+"""Plain lines, for log files, pipes and simple terminals."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from types import TracebackType
 from typing import TextIO
 
 from tunesmith.events import (
-    DataRead,
+    CheckpointSaved,
+    CompletionSampled,
+    DataLoaded,
     Event,
     Forecast,
-    Gated,
+    GateChecked,
     Measured,
-    Noticed,
+    Monitored,
+    Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
     RunFinished,
     RunStarted,
-    Sampled,
-    Saved,
-    Stepped,
-    Trained,
+    StepFinished,
+    TrainingFinished,
     TrainingStarted,
-    Watched,
 )
-from tunesmith.text import duration_text, safe_text
-from tunesmith_plugins.reporters.console import wording
-from tunesmith_plugins.reporters.console.wording import Training
+from tunesmith.text import format_duration, safe_text
+from tunesmith_plugins.reporters.console import event_text
+from tunesmith_plugins.reporters.console.event_text import TRAINING, TrainingProgress
 
-LINES = 20
-"""Lines that training takes where the options do not say."""
-WORTH_SAYING = 1.0
-"""Seconds of a phase below which its end is not mentioned."""
-PATIENCE = 30.0
-"""Seconds of a long phase after which a line says how far it is."""
+DEFAULT_STEP_LINES = 20
+"""Number of step lines if the options do not set an interval."""
+MIN_PHASE_SECONDS = 1.0
+"""Duration from which on the end of a phase is reported."""
+PROGRESS_INTERVAL = 30.0
+"""Seconds between two progress lines of a long phase."""
 
 
-class Plain:
-    """One line for each thing worth one."""
+class PlainReporter:
+    """Prints one line for each event that a reader of a log needs."""
 
     def __init__(self, stream: TextIO, *, every: int | None, warnings_only: bool) -> None:
         self._stream = stream
         self._every = every
         self._warnings_only = warnings_only
-        self._training = Training()
+        self._training = TrainingProgress()
         self._phase = PhaseStarted(phase="")
-        self._began = self._spoke = time.monotonic()
+        self._phase_start = self._last_line = time.monotonic()
 
-    def __enter__(self) -> Plain:
+    def __enter__(self) -> PlainReporter:
         return self
 
     def __exit__(
@@ -60,10 +60,10 @@ class Plain:
         return None
 
     def report(self, event: Event) -> None:
-        """Put the event into a line, if it is worth one."""
-        if isinstance(event, Noticed):
-            # An error ends the run, and whoever ends it says so.
-            line = wording.noticed_text(event) if event.level != "error" else ""
+        """Print the line of the event, if it has one."""
+        if isinstance(event, Notice):
+            # An error ends the run, and the command line prints it.
+            line = event_text.format_notice(event) if event.level != "error" else ""
         else:
             line = "" if self._warnings_only else self._line(event) or self._training_line(event)
         if line:
@@ -75,19 +75,19 @@ class Plain:
                 return f"{'resuming' if event.resumed else 'starting'} {event.run}"
             case PhaseStarted():
                 self._phase = event
-                self._began = self._spoke = time.monotonic()
+                self._phase_start = self._last_line = time.monotonic()
             case PhaseAdvanced():
-                return self._advanced(event)
-            case PhaseEnded() if event.seconds >= WORTH_SAYING:
-                return f"{event.phase}: done in {duration_text(event.seconds)}"
-            case DataRead():
-                return f"data: {wording.data_text(event)}"
+                return self._progress_line(event)
+            case PhaseEnded() if event.seconds >= MIN_PHASE_SECONDS:
+                return f"{event.phase}: done in {format_duration(event.seconds)}"
+            case DataLoaded():
+                return f"data: {event_text.format_data(event)}"
             case Forecast():
-                return wording.forecast_text(event)
+                return event_text.format_forecast(event)
             case Measured():
-                return f"{event.model}: {wording.measured_text(event)}"
+                return f"{event.model}: {event_text.format_measurement(event)}"
             case RunFinished():
-                return f"{event.status} after {duration_text(event.seconds)}"
+                return f"run finished: {event.status} after {format_duration(event.seconds)}"
             case _:
                 pass
         return ""
@@ -95,56 +95,49 @@ class Plain:
     def _training_line(self, event: Event) -> str:
         match event:
             case TrainingStarted():
-                self._training = Training()
-                return f"training{_named(event.stage)}: {wording.training_text(event)}"
-            case Stepped():
-                self._training.take(event)
-                return self._stepped(event)
-            case Saved():
-                return f"saved: step {event.step}"
-            case Trained():
-                text = wording.trained_text(event, self._training)
-                self._training = Training()
-                return f"trained{_named(event.stage)}: {text} in {duration_text(event.seconds)}"
-            case _:
-                return self._watching_line(event)
-
-    def _watching_line(self, event: Event) -> str:
-        match event:
-            case Watched():
-                return f"watched{_named(event.stage)}: {wording.watched_text(event)}"
-            case Sampled():
-                return f"said{_named(event.stage)}: {wording.sampled_text(event)}"
-            case Gated():
-                return f"gate{_named(event.stage)}: {wording.gated_text(event)}"
+                self._training = TrainingProgress()
+                return event_text.format_training_start(event)
+            case StepFinished():
+                self._training.add(event)
+                return self._step_line(event)
+            case CheckpointSaved():
+                return f"checkpoint saved: step {event.step}"
+            case TrainingFinished():
+                text = event_text.format_training_end(event, self._training)
+                self._training = TrainingProgress()
+                label = event_text.format_label(TRAINING, event.stage)
+                return f"{label} finished: {text} in {format_duration(event.seconds)}"
+            case Monitored():
+                return event_text.format_monitor(event)
+            case CompletionSampled():
+                return event_text.format_sample(event)
+            case GateChecked():
+                return event_text.format_gate(event)
             case _:
                 return ""
 
-    def _advanced(self, event: PhaseAdvanced) -> str:
-        """A line now and then, where a phase takes long."""
+    def _progress_line(self, event: PhaseAdvanced) -> str:
+        """Return a progress line if the last line of this phase is long ago."""
         now = time.monotonic()
-        if event.phase != self._phase.phase or now - self._spoke < PATIENCE:
+        if event.phase != self._phase.phase or now - self._last_line < PROGRESS_INTERVAL:
             return ""
-        self._spoke = now
+        self._last_line = now
         total = self._phase.total
-        left = wording.left_text(wording.seconds_left(event.done, total, now - self._began))
-        of = f" of {total:,}" if total else ""
-        return ", ".join(filter(None, [f"{event.phase}: {event.done:,}{of}", left]))
+        seconds = event_text.estimate_seconds_left(event.done, total, now - self._phase_start)
+        count = f"{event.done:,} of {total:,}" if total else f"{event.done:,}"
+        time_left = event_text.format_time_left(seconds)
+        return ", ".join(filter(None, [f"{event.phase}: {count}", time_left]))
 
-    def _stepped(self, step: Stepped) -> str:
-        every = self._every or max(1, step.steps // LINES)
+    def _step_line(self, step: StepFinished) -> str:
+        every = self._every or max(1, step.steps // DEFAULT_STEP_LINES)
         if step.step % every and step.step not in (1, step.steps):
             return ""
-        left = wording.left_text(self._training.seconds_left) if step.step < step.steps else ""
+        is_last = step.step >= step.steps
         parts = [
             f"step {step.step}/{step.steps}",
             f"loss {step.loss:.4f}",
             f"lr {step.learning_rate:.2e}",
-            *wording.figures(self._training),
-            left,
+            *event_text.format_step_metrics(self._training),
+            "" if is_last else event_text.format_time_left(self._training.seconds_left),
         ]
         return "  ".join(filter(None, parts))
-
-
-def _named(stage: str) -> str:
-    return f" {stage}" if stage else ""

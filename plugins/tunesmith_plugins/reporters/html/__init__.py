@@ -1,4 +1,4 @@
-"""Writes a run's report as one HTML page that needs nothing else."""
+"""Reporter ``html``: the report of a run as one self-contained HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page: a template, filled from the report. What users wrote arrives escaped and harmless."""
+"""Render the HTML page from a report. Every text from users is escaped."""
 
 from __future__ import annotations
 
@@ -12,50 +12,57 @@ import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from tunesmith.events import Measured, Sampled
-from tunesmith.execution.regressions import changed_rows
+from tunesmith.events import CompletionSampled, Measured
+from tunesmith.execution.regressions import find_regressions
 from tunesmith.execution.report import Report
 from tunesmith.execution.verdict import TUNED
-from tunesmith.text import bytes_text, count_text, duration_text, one_line, redact, safe_text
-from tunesmith_plugins.reporters.html.charts import SMALL, WIDTH, Bar, curve, intervals, number
+from tunesmith.text import format_bytes, format_count, format_duration, one_line, redact, safe_text
+from tunesmith_plugins.reporters.html.charts import (
+    HALF_WIDTH,
+    WIDTH,
+    IntervalBar,
+    draw_curve,
+    draw_intervals,
+    format_number,
+)
 
-LONGEST_TEXT = 2_000
+MAX_TEXT_CHARACTERS = 2_000
 """Characters of an answer that the page shows."""
-SAMPLES = 12
-"""Things said in training that the page shows."""
+MAX_SAMPLES = 12
+"""Completions from training that the page shows, the last ones."""
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One metric over all models that were measured on it."""
+class MetricSection:
+    """One metric over all models that it was measured for."""
 
     name: str
-    about: str
+    description: str
     chart: Markup
-    rows: list[Measured]
+    measurements: list[Measured]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stretch of training in figures and curves, the loss first."""
+class StageSection:
+    """One stage of training: facts, curves of the steps, and monitored metrics."""
 
     name: str
     facts: dict[str, str]
     curves: dict[str, Markup]
     details: dict[str, str]
-    watched: dict[str, Markup]
-    """What was seen on held-out records on the way."""
-    samples: list[Sampled]
-    """The last things that the model said while it was trained."""
+    monitored: dict[str, Markup]
+    """Curves of the metrics that were evaluated on held-out rows during training."""
+    samples: list[CompletionSampled]
+    """The last completions that were sampled during training."""
 
 
-def render(report: Report, folder: Path, most_changed: int) -> str:
-    """The whole page as text.
+def render_page(report: Report, folder: Path, max_regressions: int) -> str:
+    """Return the complete page as text.
 
     Args:
-        report: what is known of the run.
-        folder: the run's folder, where values record by record lie.
-        most_changed: how many rows to show that a baseline did better on.
+        report: the report of the run.
+        folder: the run's folder, which holds the values per record.
+        max_regressions: most rows to list on which the best baseline beats the tuned model.
     """
     environment = Environment(
         loader=PackageLoader("tunesmith_plugins.reporters.html", "."),
@@ -65,43 +72,52 @@ def render(report: Report, folder: Path, most_changed: int) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        safe=_refuse, line=one_line, text=_text, number=number, count=count_text
+        safe=_refuse_safe,
+        line=one_line,
+        text=_shorten,
+        time=_time_text,
+        number=format_number,
+        count=format_count,
     )
     verdict = report.finished.verdict if report.finished else {}
-    changed = changed_rows(folder, verdict, report) if verdict else []
+    regressions = find_regressions(folder, verdict, report) if verdict else []
     return environment.get_template("page.html").render(
         report=report,
         verdict=verdict,
         comparisons=verdict.get("comparisons", {}),
-        metrics=list(_metrics(report)),
+        metrics=list(_metric_sections(report)),
         gates=list(report.gates.values()),
-        forecast=_forecast(report),
-        stages=list(_stages(report)),
-        changed=changed[:most_changed],
-        changed_count=len(changed),
+        forecast=_forecast_rows(report),
+        stages=list(_stage_sections(report)),
+        regressions=regressions[:max_regressions],
+        regression_count=len(regressions),
         notices=[notice for notice in report.notices if notice.level != "info"],
-        plan=_plan(report),
+        plan=_plan_text(report),
         folder=folder,
     )
 
 
-def _refuse(value: object) -> str:
-    """The page trusts nothing that a template calls safe: charts are markup by their type."""
-    raise TypeError("the filter `safe` is not for use here")
+def _refuse_safe(value: object) -> str:
+    """Refuse the filter ``safe``: only charts may be markup, and their type is Markup already."""
+    raise TypeError("the filter `safe` must not be used in this template")
 
 
-def _text(value: str) -> str:
-    return safe_text(value, LONGEST_TEXT)
+def _shorten(value: str) -> str:
+    return safe_text(value, MAX_TEXT_CHARACTERS)
 
 
-def _plan(report: Report) -> str:
+def _time_text(value: str) -> str:
+    return one_line(value.replace("T", " ").replace("+00:00", " UTC"))
+
+
+def _plan_text(report: Report) -> str:
     if report.started is None:
         return ""
     return redact(safe_text(tomli_w.dumps(_without_none(report.started.plan))))
 
 
 def _without_none(value: Any) -> Any:
-    """TOML has no null: what is not set is left out."""
+    """Remove None values, which TOML cannot represent."""
     if isinstance(value, Mapping):
         return {key: _without_none(v) for key, v in value.items() if v is not None}
     if isinstance(value, list):
@@ -109,82 +125,94 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _metrics(report: Report) -> Iterator[Metric]:
+def _metric_sections(report: Report) -> Iterator[MetricSection]:
     for name in dict.fromkeys(event.metric for event in report.measured.values()):
-        rows = [event for event in report.measured.values() if event.metric == name]
-        better = "higher" if rows[0].higher_is_better else "lower"
-        unit = f"{rows[0].unit}, " if rows[0].unit else ""
-        bars = [Bar(e.model, e.value, e.low, e.high, e.model == TUNED) for e in rows]
-        chart = intervals(bars, f"{name} with 95 % intervals")
-        yield Metric(name, f"{unit}{better} is better", chart, rows)
+        events = [event for event in report.measured.values() if event.metric == name]
+        better = "higher" if events[0].higher_is_better else "lower"
+        unit = f"{events[0].unit}, " if events[0].unit else ""
+        bars = [IntervalBar(e.model, e.value, e.low, e.high, e.model == TUNED) for e in events]
+        chart = draw_intervals(bars, f"{name} with 95 % intervals")
+        yield MetricSection(name, f"{unit}{better} is better", chart, events)
 
 
-def _stages(report: Report) -> Iterator[Stage]:
-    written = report.to_json()
-    for name, started in report.training.items():
-        figures = written["stages"][name] if name else written["training"]
+def _stage_sections(report: Report) -> Iterator[StageSection]:
+    content = report.to_json()
+    for name, started in report.training_started.items():
+        training = content["stages"][name] if name else content["training"]
         steps = sorted(step for stage, step in report.steps if stage == name)
         series = {
-            "loss": figures["losses"],
-            "learning rate": figures["learning_rates"],
-            "gradient norm before clipping": figures["gradient_norms"],
-            **{key.replace("_", " "): values for key, values in figures["extras"].items()},
+            "loss": training["losses"],
+            "learning rate": training["learning_rates"],
+            "gradient norm before clipping": training["gradient_norms"],
+            **{key.replace("_", " "): values for key, values in training["metrics"].items()},
         }
-        speed = figures["tokens_per_second"]
+        speed = training["tokens_per_second"]
         facts = {
             "technique": started.technique,
-            "steps": f"{figures['steps']:,} of {started.steps:,}",
-            "rows": f"{started.rows:,}, {started.epochs:g} times",
-            "tokens": f"{figures['tokens']:,}, {figures['trained_tokens']:,} of them trained",
-            "time": duration_text(figures["seconds"]),
+            "steps": f"{training['steps']:,} of {started.steps:,}",
+            "training rows": f"{started.rows:,}",
+            "epochs": f"{started.epochs:g}",
+            "tokens": f"{training['tokens']:,}, {training['trained_tokens']:,} of them with loss",
+            "time": format_duration(training["seconds"]),
             "speed": f"{speed:,.0f} tokens/s" if speed else "",
-            "peak memory": bytes_text(figures["peak_memory_bytes"]),
-            "trained parameters": (
+            "peak memory": format_bytes(training["peak_memory_bytes"]),
+            "trainable parameters": (
                 f"{started.trainable_parameters:,} of {started.parameters:,}"
                 f" ({started.trainable_parameters / max(started.parameters, 1):.2%})"
             ),
             "device": started.device,
             "precision": started.precision,
         }
-        widths = [WIDTH] + [SMALL] * (len(series) - 1)
+        widths = [WIDTH] + [HALF_WIDTH] * (len(series) - 1)
         curves = {
-            title: curve(steps, values, title, width)
+            title: draw_curve(steps, values, title, width)
             for (title, values), width in zip(series.items(), widths, strict=True)
         }
-        yield Stage(
+        yield StageSection(
             name,
             {key: value for key, value in facts.items() if value},
             {title: chart for title, chart in curves.items() if chart},
-            {key: _detail(value) for key, value in started.details.items()},
-            _watched(figures["watched"]),
-            [said for (stage, _, _), said in report.sampled.items() if stage == name][-SAMPLES:],
+            {key: _detail_text(value) for key, value in started.details.items()},
+            _monitored_curves(training["monitored"]),
+            [event for (stage, _, _), event in report.samples.items() if stage == name][
+                -MAX_SAMPLES:
+            ],
         )
 
 
-def _watched(looks: list[dict[str, Any]]) -> dict[str, Markup]:
-    """A curve for each figure; looks that lack it leave it out."""
-    steps = [look["step"] for look in looks]
-    names = dict.fromkeys(key for look in looks for key in look if key not in ("step", "best"))
-    series = {name: [look.get(name) for look in looks] for name in names}
-    curves = {name: curve(steps, values, name, SMALL) for name, values in series.items()}
+def _monitored_curves(evaluations: list[dict[str, Any]]) -> dict[str, Markup]:
+    """Draw a curve for each metric; evaluations without the metric are left out."""
+    steps = [evaluation["step"] for evaluation in evaluations]
+    names = dict.fromkeys(
+        key for evaluation in evaluations for key in evaluation if key not in ("step", "best")
+    )
+    series = {
+        name.replace("_", " "): [evaluation.get(name) for evaluation in evaluations]
+        for name in names
+    }
+    curves = {name: draw_curve(steps, values, name, HALF_WIDTH) for name, values in series.items()}
     return {name: chart for name, chart in curves.items() if chart}
 
 
-def _forecast(report: Report) -> dict[str, tuple[str, str]]:
-    """What was foretold, and what came, as far as it has come."""
-    said = report.to_json()["forecast"]
-    if not said:
+def _forecast_rows(report: Report) -> dict[str, tuple[str, str]]:
+    """Return predicted and actual memory and time; actual ones are empty until training ends."""
+    forecast = report.to_json()["forecast"]
+    if not forecast:
         return {}
-    low, expected, high = (bytes_text(said["memory"][key]) for key in ("low", "expected", "high"))
-    actual = said["actual"]
-    found = bytes_text(actual["peak_memory_bytes"] + said["uncounted"]) if actual else ""
-    rows = {f"peak memory ({said['phase']})": (f"{expected} ({low} to {high})", found)}
-    if said["seconds"]:
-        shortest, longest = map(duration_text, said["seconds"])
-        took = duration_text(actual["seconds"]) if actual else ""
-        rows["training time"] = (f"{shortest} to {longest}", took)
+    low, expected, high = (
+        format_bytes(forecast["memory"][key]) for key in ("low", "expected", "high")
+    )
+    actual = forecast["actual"]
+    actual_memory = (
+        format_bytes(actual["peak_memory_bytes"] + forecast["untracked_bytes"]) if actual else ""
+    )
+    rows = {f"peak memory ({forecast['phase']})": (f"{expected} ({low} to {high})", actual_memory)}
+    if forecast["seconds"]:
+        shortest, longest = map(format_duration, forecast["seconds"])
+        actual_time = format_duration(actual["seconds"]) if actual else ""
+        rows["training time"] = (f"{shortest} to {longest}", actual_time)
     return rows
 
 
-def _detail(value: object) -> str:
+def _detail_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=True)

@@ -1,4 +1,4 @@
-"""Sends a run's events as JSON lines, for other tools: to a file, or to stdout."""
+"""Reporter ``jsonlines``: the events of a run as JSON lines, to a file or to stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offer and the reporter: every event as one JSON object on a line of its own."""
+"""Offer and reporter of ``jsonlines``: one JSON object per line for every event."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ STDOUT = "-"
 
 
 class JsonlinesOptions(Options):
-    """Where the lines go."""
+    """Options: the file to write to."""
 
     path: str = Field(
         STDOUT,
         min_length=1,
         description=(
-            "The file to append to, a relative one below the run's folder; - is stdout. The run "
-            "keeps its own events.jsonl in any case."
+            "The file to append to; a relative path is below the run's folder, - is stdout. The "
+            "run always writes its own events.jsonl as well."
         ),
     )
 
 
-class Jsonlines:
-    """Writes each event when it comes, advances of phases included, which the run's log leaves out.
+class JsonlinesReporter:
+    """Writes every event immediately, including the progress events that the run's log omits.
 
-    ASCII only: what is in an event cannot steer a terminal, nor forge a line.
+    The lines are ASCII, so the text of an event cannot control a terminal or forge a line.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -44,7 +44,7 @@ class Jsonlines:
         self._open = ExitStack()
         self._stream: TextIO = sys.stdout
 
-    def __enter__(self) -> Jsonlines:
+    def __enter__(self) -> JsonlinesReporter:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = self._open.enter_context(self._path.open("a", encoding="ascii"))
@@ -59,20 +59,20 @@ class Jsonlines:
         self._open.close()
 
     def report(self, event: Event) -> None:
-        """Write the event's line, at once."""
+        """Write the line of the event and flush the stream."""
         self._stream.write(encode_json(event.to_json()) + "\n")
         self._stream.flush()
 
 
 def build(options: JsonlinesOptions, folder: RunFolder) -> Reporter:
-    """The reporter."""
+    """Build the reporter."""
     to_stdout = options.path == STDOUT
-    return Jsonlines(None if to_stdout else folder.path / Path(options.path).expanduser())
+    return JsonlinesReporter(None if to_stdout else folder.path / Path(options.path).expanduser())
 
 
 JSONLINES = ReporterOffer(
     name="jsonlines",
-    summary="every event as a JSON line, to a file or to stdout, for other tools",
+    summary="every event as a JSON line, to a file or to stdout, for other programs",
     config=JsonlinesOptions,
     build=build,
 )

@@ -24,6 +24,6 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
 @hookimpl
 def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:
     """Warn about a learning rate that suits adapters."""
-    from tunesmith_plugins.techniques.full.offer import review
+    from tunesmith_plugins.techniques.full.offer import review_plan
 
-    return review(plan)
+    return review_plan(plan)

@@ -1,4 +1,4 @@
-"""The offer of ``full``, and its advice."""
+"""Offer of ``full``, and the review of plans that use it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
 
-RATE_TOO_HIGH = 1e-4
+HIGH_LEARNING_RATE = 1e-4
+"""Learning rate from which on a warning is given: such rates are usual for adapters."""
 
 
 def build(options: FullOptions) -> Technique:
-    """Make the technique; torch is imported here."""
-    from tunesmith_plugins.techniques.full.technique import Full
+    """Build the technique; torch is imported here."""
+    from tunesmith_plugins.techniques.full.technique import FullFineTuning
 
-    return Full(options)
+    return FullFineTuning(options)
 
 
 FULL = TechniqueOffer(
@@ -31,21 +32,21 @@ FULL = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
-    estimate=techniques.full,
-    economies=techniques.economies,
+    estimate=techniques.estimate_full,
+    memory_savings=techniques.memory_savings,
 )
 
 
-def review(plan: Plan) -> Sequence[Finding]:
-    """A rate that adapters want moves a whole model too far."""
+def review_plan(plan: Plan) -> Sequence[Finding]:
+    """Warn about a learning rate that is usual for adapters, and check the optimizer."""
     options = plan.technique.config
     if plan.technique.offer is not FULL or not isinstance(options, FullOptions):
         return []
-    found = checks.of_optimizer(options, plan.run.device)
-    if options.learning_rate < RATE_TOO_HIGH:
-        return found
+    findings = checks.check_optimizer(options, plan.run.device)
+    if options.learning_rate < HIGH_LEARNING_RATE:
+        return findings
     message = (
         f"{options.learning_rate:g} is high for full fine-tuning, which usually takes about 2e-5; "
         "adapters take about ten times that"
     )
-    return [*found, Finding(level="warning", where="technique.learning_rate", message=message)]
+    return [*findings, Finding(level="warning", where="technique.learning_rate", message=message)]

@@ -1,9 +1,9 @@
-"""The options of ``full``."""
+"""Options of ``full``."""
 
 from __future__ import annotations
 
-from tunesmith_torch.options.training import FitOptions
+from tunesmith_torch.options.training import TrainingOptions
 
 
-class FullOptions(FitOptions):
+class FullOptions(TrainingOptions):
     """Options of full fine-tuning: those of the training loop."""

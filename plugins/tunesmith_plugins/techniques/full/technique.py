@@ -1,4 +1,4 @@
-"""Full fine-tuning: next tokens, all weights."""
+"""Full fine-tuning on next tokens."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_torch.generation.text_model import open_text_model
-from tunesmith_torch.models.adapters import adapt_all
-from tunesmith_torch.training.sft import supervise
+from tunesmith_torch.models.adapters import adapt_full
+from tunesmith_torch.training.sft import train_supervised
 
 
-class Full:
-    """Every weight moves."""
+class FullFineTuning:
+    """Supervised fine-tuning of all weights."""
 
     def __init__(self, options: FullOptions) -> None:
         self.options = options
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Train on next tokens and commit a model folder."""
-        return supervise(job, adapt_all)
+        """Train on next tokens and write a model folder."""
+        return train_supervised(job, adapt_full)
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """The trained model, or the base."""
+        """Open the trained model, or the base model if ``artifact`` is None."""
         return open_text_model(model, artifact, device=device, options=self.options)

@@ -1,4 +1,4 @@
-"""Technique ``lora``: low-rank adapters beside frozen weights."""
+"""Technique ``lora``: low-rank adapters on frozen base weights."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
 @hookimpl
 def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:
     """Warn about a learning rate that suits full fine-tuning."""
-    from tunesmith_plugins.techniques.lora.offer import review
+    from tunesmith_plugins.techniques.lora.offer import review_plan
 
-    return review(plan)
+    return review_plan(plan)

@@ -1,4 +1,4 @@
-"""The offer of ``lora``, and its advice."""
+"""Offer of ``lora``, and the review of plans that use it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
 from tunesmith_torch.options.training import LoraOptions
 
-RATE_TOO_LOW = 5e-5
+LOW_LEARNING_RATE = 5e-5
+"""Learning rate below which a warning is given: such rates are usual for full fine-tuning."""
 
 
 def build(options: LoraOptions) -> Technique:
-    """Make the technique; torch is imported here."""
+    """Build the technique; torch is imported here."""
     from tunesmith_plugins.techniques.lora.technique import Lora
 
     return Lora(options)
@@ -24,28 +25,28 @@ def build(options: LoraOptions) -> Technique:
 
 LORA = TechniqueOffer(
     name="lora",
-    summary="low-rank adapters beside frozen weights; the artifact is a PEFT adapter",
+    summary="low-rank adapters on frozen base weights; the artifact is a PEFT adapter",
     config=LoraOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference, Text}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
     data_parallel=True,
-    estimate=techniques.lora,
-    economies=techniques.adapter_economies,
+    estimate=techniques.estimate_lora,
+    memory_savings=techniques.adapter_memory_savings,
 )
 
 
-def review(plan: Plan) -> Sequence[Finding]:
-    """A rate that full fine-tuning wants leaves adapters where they began."""
+def review_plan(plan: Plan) -> Sequence[Finding]:
+    """Warn about a learning rate that is usual for full fine-tuning, and check the optimizer."""
     options = plan.technique.config
     if plan.technique.offer is not LORA or not isinstance(options, LoraOptions):
         return []
-    found = checks.of_optimizer(options, plan.run.device)
-    if options.learning_rate > RATE_TOO_LOW:
-        return found
+    findings = checks.check_optimizer(options, plan.run.device)
+    if options.learning_rate > LOW_LEARNING_RATE:
+        return findings
     message = (
         f"{options.learning_rate:g} is low for adapters, which usually take about 2e-4, "
         "ten times the rate of full fine-tuning"
     )
-    return [*found, Finding(level="warning", where="technique.learning_rate", message=message)]
+    return [*findings, Finding(level="warning", where="technique.learning_rate", message=message)]

@@ -1,4 +1,4 @@
-"""Technique ``preference``: better answers made likelier than worse ones."""
+"""Technique ``preference``: direct optimization on pairs of answers (DPO and relatives)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offer of ``preference``."""
+"""Offer of ``preference``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tunesmith_torch.options.preference import PreferenceOptions
 
 
 def build(options: PreferenceOptions) -> Technique:
-    """Make the technique; torch is imported here."""
-    from tunesmith_plugins.techniques.preference.technique import Preferences
+    """Build the technique; torch is imported here."""
+    from tunesmith_plugins.techniques.preference.technique import PreferenceTuning
 
-    return Preferences(options)
+    return PreferenceTuning(options)
 
 
 PREFERENCE = TechniqueOffer(
     name="preference",
-    summary="learn from pairs of answers: DPO, IPO, KTO, ORPO or SimPO",
+    summary="train on pairs of answers: DPO, IPO, KTO, ORPO or SimPO",
     config=PreferenceOptions,
     build=build,
     accepts=frozenset({Preference}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
-    estimate=policies.preference,
-    economies=techniques.policy_economies,
+    estimate=policies.estimate_preference,
+    memory_savings=techniques.policy_memory_savings,
 )

@@ -1,4 +1,4 @@
-"""Preferences: pairs of answers, adapters or all weights."""
+"""Preference optimization on pairs of answers, with adapters or all weights."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith_torch.generation.text_model import open_text_model
-from tunesmith_torch.models.adapter_stack import Start, base_folder, quantization_of
+from tunesmith_torch.models.adapter_stack import InitialModel, base_folder, policy_quantization
 from tunesmith_torch.options.preference import PreferenceOptions
-from tunesmith_torch.preference.train import prefer
+from tunesmith_torch.preference.train import train_preferences
 
 
-class Preferences:
-    """A policy moves towards the chosen answers and away from the rejected ones."""
+class PreferenceTuning:
+    """Makes chosen answers likelier and rejected answers less likely."""
 
     def __init__(self, options: PreferenceOptions) -> None:
         self.options = options
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Train on pairs and commit an adapter or a model folder."""
-        return prefer(job)
+        """Train on pairs and write an adapter or a model folder."""
+        return train_preferences(job)
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """The trained policy, or the base model.
+        """Open the trained policy, or the base model if ``artifact`` is None.
 
-        An adapter that was trained over a fully fine-tuned model is put on that model.
+        An adapter that was trained on a fully fine-tuned model is loaded onto that model.
         """
-        if artifact is not None and self.options.start is not None:
-            model = base_folder(model, Start.find(self.options.start))
-        stored = quantization_of(self.options)
+        if artifact is not None and self.options.initial_model is not None:
+            model = base_folder(model, InitialModel.find(self.options.initial_model))
+        quantization = policy_quantization(self.options)
         return open_text_model(
-            model, artifact, device=device, options=self.options, quantization=stored
+            model, artifact, device=device, options=self.options, quantization=quantization
         )

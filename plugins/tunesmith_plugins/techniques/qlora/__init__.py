@@ -1,4 +1,4 @@
-"""Technique ``qlora``: low-rank adapters beside a base stored in 4 or 8 bits."""
+"""Technique ``qlora``: low-rank adapters on a base model that is quantized to 4 or 8 bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offer of ``qlora``."""
+"""Offer of ``qlora``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunesmith_torch.options.training import QloraOptions
 
 
 def build(options: QloraOptions) -> Technique:
-    """Make the technique; torch is imported here."""
+    """Build the technique; torch is imported here."""
     from tunesmith_plugins.techniques.qlora.technique import Qlora
 
     return Qlora(options)
@@ -18,13 +18,13 @@ def build(options: QloraOptions) -> Technique:
 
 QLORA = TechniqueOffer(
     name="qlora",
-    summary="low-rank adapters beside a frozen base in 4 or 8 bits; the artifact is a PEFT adapter",
+    summary="low-rank adapters on a base quantized to 4 or 8 bits; the artifact is a PEFT adapter",
     config=QloraOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference, Text}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19", "bitsandbytes>=0.46"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
     data_parallel=True,
-    estimate=techniques.qlora,
-    economies=techniques.adapter_economies,
+    estimate=techniques.estimate_qlora,
+    memory_savings=techniques.adapter_memory_savings,
 )

@@ -1,4 +1,4 @@
-"""Technique ``rlhf``: demonstrations, a reward model, and a policy that learns from it."""
+"""Technique ``rlhf``: supervised fine-tuning, a reward model, then policy optimization."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
 
 @hookimpl
 def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn about what weakens the gates."""
-    from tunesmith_plugins.techniques.rlhf.offer import review
+    """Warn about settings that weaken the gates, and about missing TRL libraries."""
+    from tunesmith_plugins.techniques.rlhf.offer import review_plan
 
-    return review(plan)
+    return review_plan(plan)

@@ -1,4 +1,4 @@
-"""The offer of ``rlhf``, and its advice."""
+"""Offer of ``rlhf``, and the review of plans that use it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference
 from tunesmith_torch.memory_estimate import policies, techniques
 from tunesmith_torch.options.rlhf import RlhfOptions
-from tunesmith_torch.options.trl import lacking
+from tunesmith_torch.options.trl import check_trl_libraries
 
 
 def build(options: RlhfOptions) -> Technique:
-    """Make the technique; torch is imported here."""
+    """Build the technique; torch is imported here."""
     from tunesmith_plugins.techniques.rlhf.technique import Rlhf
 
     return Rlhf(options)
@@ -22,35 +22,35 @@ def build(options: RlhfOptions) -> Technique:
 
 RLHF = TechniqueOffer(
     name="rlhf",
-    summary="demonstrations, a reward model, then PPO, GRPO or RLOO against it; a gate in between",
+    summary="supervised fine-tuning, a reward model with a gate, then PPO, GRPO or RLOO against it",
     config=RlhfOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
-    estimate=policies.rlhf,
-    economies=techniques.stage_economies,
+    estimate=policies.estimate_rlhf,
+    memory_savings=techniques.stage_memory_savings,
 )
 
 
-def review(plan: Plan) -> Sequence[Finding]:
-    """Gates that are open, and rewards that nothing else watches."""
+def review_plan(plan: Plan) -> Sequence[Finding]:
+    """Warn about disabled gates, a missing gold reward and missing TRL libraries."""
     options = plan.technique.config
     if plan.technique.offer is not RLHF or not isinstance(options, RlhfOptions):
         return []
-    return list(_findings(options))
+    return list(_find_problems(options))
 
 
-def _findings(options: RlhfOptions) -> Iterator[Finding]:
+def _find_problems(options: RlhfOptions) -> Iterator[Finding]:
     policy = options.policy
-    yield from lacking(policy)
+    yield from check_trl_libraries(policy)
     if options.reward.accept_weak and not policy.skip:
-        message = "a reward model that fails its gate is used all the same; the report will say so"
+        message = "a reward model that fails its gate is used anyway; the report shows the failure"
         yield Finding(level="warning", where="technique.reward.accept_weak", message=message)
     if not policy.skip and policy.gold is None:
         message = (
-            "no function says how good an answer really is; the policy is watched by how likely it "
-            "finds the better answers of held-out pairs, which is a weak sign"
+            "no gold reward is set; the policy is monitored by how likely it finds the chosen "
+            "answers of held-out pairs, which is a weak signal of over-optimization"
         )
         yield Finding(level="info", where="technique.policy.gold", message=message)

@@ -1,7 +1,7 @@
-"""A one-file plugin whose techniques say what they take: for tests of the planner.
+"""A single-file plugin of techniques with estimates and memory savings, for tests of the planner.
 
-``thrifty`` takes a given number of MiB for weights and what its rows take for activations; its
-second estimate is narrower. Nothing is computed and nothing heavy imported.
+``saving`` takes a given number of MiB for weights, and activations that depend on its rows; its
+second estimate is a narrower interval. Nothing is computed and nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pydantic import Field
 
 from tunesmith.contracts import (
     Artifact,
-    Assumed,
-    Economy,
+    Assumptions,
     Estimate,
     EstimateRequest,
     FoundModel,
     Job,
-    Memory,
+    MemorySaving,
+    PhaseMemory,
     Technique,
 )
-from tunesmith.events import Event, Stepped, Trained
+from tunesmith.events import Event, StepFinished, TrainingFinished
 from tunesmith.hookspecs import hookimpl
 from tunesmith.offers import TechniqueOffer
 from tunesmith.records import Completion
@@ -34,74 +34,77 @@ from tunesmith.records import Completion
 MIB = 1 << 20
 
 
-class ThriftyOptions(ByHeartOptions):
+class SavingOptions(ByHeartOptions):
     """Options of the technique."""
 
     weights: int = Field(1000, ge=1, description="MiB of weights.")
-    gradient_checkpointing: bool = Field(False, description="Keep fewer activations.")
-    shards: int = Field(1, ge=1, le=4, description="Parts that the weights are loaded in.")
+    gradient_checkpointing: bool = Field(False, description="Store fewer activations.")
+    shards: int = Field(1, ge=1, le=4, description="Parts in which the weights are loaded.")
 
 
 class WideOptions(ByHeartOptions):
-    """Options of a technique that takes more."""
+    """Options of a technique that takes more memory."""
 
     weights: int = Field(1000, ge=1, description="MiB of weights.")
-    shards: int = Field(1, ge=1, le=1, description="Nothing but one here.")
+    shards: int = Field(1, ge=1, le=1, description="Always one part.")
 
 
-class Thrifty(ByHeart):
-    """Learns by heart, and says that it took what its weights take, and a tenth more."""
+class Saving(ByHeart):
+    """Memorizes answers, and reports the memory of its weights plus a tenth."""
 
     def train(self, job: Job[Any]) -> Artifact:
-        taken = int(job.config.weights * MIB * 1.1)
+        memory_bytes = int(job.config.weights * MIB * 1.1)
 
         def emit(event: Event) -> None:
-            if isinstance(event, Stepped):
-                event = replace(event, memory_bytes=taken)
-            elif isinstance(event, Trained):
-                event = replace(event, peak_memory_bytes=taken)
+            if isinstance(event, StepFinished):
+                event = replace(event, memory_bytes=memory_bytes)
+            elif isinstance(event, TrainingFinished):
+                event = replace(event, peak_memory_bytes=memory_bytes)
             job.emit(event)
 
         return super().train(replace(job, emit=emit))
 
 
 def estimate(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
-    """Weights, and activations by the tokens that are computed at once."""
-    assumed = request.assumed or Assumed(sequence=100, micro_batch=1, rows=len(request.train))
+    """Estimate weights, and activations by the tokens per micro-batch."""
+    assumed = request.assumed or Assumptions(sequence=100, micro_batch=1, rows=len(request.train))
     sequence, micro = assumed.sequence or 100, assumed.micro_batch or 1
     rows, width = assumed.rows or 1000, int(request.config["width"])
     weights = options.weights * MIB // options.shards
     activations = sequence * micro * width
     if options.gradient_checkpointing:
         activations //= 4
-    for method, unsure in (("analytic", 0.3), ("traced", 0.02)):
-        found = _estimate(method, (weights, activations), (sequence, micro, rows), unsure)
-        yield found if request.models == 1 else _evaluating(found, weights * request.models)
+    for method, spread in (("analytic", 0.3), ("traced", 0.02)):
+        result = _estimate(method, (weights, activations), (sequence, micro, rows), spread)
+        if request.model_count > 1:
+            result = _with_evaluation(result, weights * request.model_count)
+        yield result
 
 
-def _evaluating(found: Estimate, weights: int) -> Estimate:
-    alone = Memory(low=weights, expected=weights, high=weights, components={"weights": weights})
-    return replace(found, memory={**found.memory, "evaluate": alone})
+def _with_evaluation(estimate: Estimate, weights: int) -> Estimate:
+    components = {"weights": weights}
+    memory = PhaseMemory(low=weights, expected=weights, high=weights, components=components)
+    return replace(estimate, memory={**estimate.memory, "evaluate": memory})
 
 
 def wide(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
-    """Ten times as much, known at once."""
+    """Estimate ten times the weights, in a single analytic estimate."""
     yield _estimate("analytic", (options.weights * MIB * 10, 1), (10, 1, 10), 0.1)
 
 
 def _estimate(
-    method: Any, bytes_: tuple[int, int], work: tuple[int, int, int], unsure: float
+    method: Any, bytes_: tuple[int, int], work: tuple[int, int, int], spread: float
 ) -> Estimate:
     weights, activations = bytes_
     sequence, micro, rows = work
     expected = weights + activations
 
-    def memory(**components: int) -> Memory:
-        whole = sum(components.values())
-        return Memory(
-            low=int(whole * (1 - unsure)),
-            expected=whole,
-            high=int(whole * (1 + unsure)),
+    def memory(**components: int) -> PhaseMemory:
+        total = sum(components.values())
+        return PhaseMemory(
+            low=int(total * (1 - spread)),
+            expected=total,
+            high=int(total * (1 + spread)),
             components=components,
         )
 
@@ -115,21 +118,21 @@ def _estimate(
         flops=6e6 * weights / MIB * sequence * rows,
         steps=rows,
         tokens=sequence * rows,
-        longest=sequence,
+        longest_row=sequence,
         micro_batch_tokens=sequence * micro,
         notes=("half of it is a guess",) if method == "analytic" else (),
     )
 
 
-def economies(options: ThriftyOptions) -> Sequence[Economy[ThriftyOptions]]:
-    """Fewer activations, then more shards."""
-    found = []
+def memory_savings(options: SavingOptions) -> Sequence[MemorySaving[SavingOptions]]:
+    """Propose fewer activations, then more shards."""
+    savings = []
     if not options.gradient_checkpointing:
         changed = options.model_copy(update={"gradient_checkpointing": True})
-        found.append(
-            Economy(
+        savings.append(
+            MemorySaving(
                 changes=("technique.gradient_checkpointing = true",),
-                price="more time",
+                cost="more time",
                 config=changed,
             )
         )
@@ -137,39 +140,41 @@ def economies(options: ThriftyOptions) -> Sequence[Economy[ThriftyOptions]]:
         if options.shards < shards:
             changed = options.model_copy(update={"shards": shards})
             change = f"technique.shards = {shards}"
-            found.append(Economy(changes=(change,), price="more patience", config=changed))
-    return found
+            savings.append(MemorySaving(changes=(change,), cost="more patience", config=changed))
+    return savings
 
 
 @hookimpl
 def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
     def build(options: Any) -> Technique:
-        return Thrifty(options)
+        return Saving(options)
 
-    def offer(name: str, config: Any, tells: Any, saves: Any = None) -> TechniqueOffer[Any]:
+    def offer(
+        name: str, config: Any, estimate: Any, memory_savings: Any = None
+    ) -> TechniqueOffer[Any]:
         return TechniqueOffer(
             name=name,
-            summary="says what it takes",
+            summary="estimates its memory",
             config=config,
             build=build,
             accepts=frozenset({Completion}),
-            estimate=tells,
-            economies=saves,
+            estimate=estimate,
+            memory_savings=memory_savings,
         )
 
-    def stumbling(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
+    def fail_after_first(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
         yield from [next(estimate(options, request))]
         raise ZeroDivisionError("no trace")
 
-    def clueless(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
+    def fail(options: Any, request: EstimateRequest) -> Iterator[Estimate]:
         raise KeyError("width of what?")
         yield
 
     return [
-        offer("thrifty", ThriftyOptions, estimate, economies),
+        offer("saving", SavingOptions, estimate, memory_savings),
         offer("wide", WideOptions, wide),
-        offer("stumbling", ThriftyOptions, stumbling),
-        offer("clueless", ThriftyOptions, clueless),
+        offer("failing-later", SavingOptions, fail_after_first),
+        offer("failing", SavingOptions, fail),
     ]
 
 
@@ -181,14 +186,14 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
     config = {"width": 1_000_000}
 
     def fetch() -> Path:
-        place = Path(folder)
-        (place / "config.json").write_text(json.dumps(config))
-        return place
+        path = Path(folder)
+        (path / "config.json").write_text(json.dumps(config))
+        return path
 
     return FoundModel(
         reference=reference,
         description=f"model on paper, {kind}",
         fetch=fetch,
         config={} if kind == "late" else config,
-        lacking="there are no weights" if kind == "empty" else "",
+        missing="there are no weights" if kind == "empty" else "",
     )

@@ -1,6 +1,6 @@
-"""Base models in a folder on this machine, and models of the Hugging Face hub.
+"""Base models in a local folder, and models of the Hugging Face hub.
 
-``HF_HUB_OFFLINE=1`` or ``TUNESMITH_OFFLINE=1`` keep everything on this machine.
+``HF_HUB_OFFLINE=1`` or ``TUNESMITH_OFFLINE=1`` forbids any use of the network.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | None:
-    """A folder that exists, else whatever is written like ``organisation/name[@revision]``."""
-    from tunesmith_plugins.models.hub.find import find_folder, find_on_hub
+    """Find a folder that exists, else a reference of the form ``organisation/name[@revision]``."""
+    from tunesmith_plugins.models.huggingface.find import find_folder, find_on_hub
 
     return find_folder(reference) or find_on_hub(reference, revision)

@@ -1,4 +1,4 @@
-"""Folders and hub ids: recognised quickly, fetched from this machine, refused in words."""
+"""Folders and hub ids: found without heavy imports, fetched from the cache, or refused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
-from tunesmith_plugins.models.hub import tunesmith_find_model as find
+from tunesmith_plugins.models.huggingface import tunesmith_find_model as find
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache, and no network."""
+    """Create an empty hub cache and switch the network off."""
     import huggingface_hub.constants as constants
 
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -27,8 +27,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def put(hub: Path, name: str, *, weights: bool = True) -> Path:
-    """A model in the cache, as the hub's own client lays it out."""
+def put_in_cache(hub: Path, name: str, *, weights: bool = True) -> Path:
+    """Store a model in the cache with the layout of the hub's client."""
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     model = hub / f"models--{name.replace('/', '--')}"
@@ -41,7 +41,7 @@ def put(hub: Path, name: str, *, weights: bool = True) -> Path:
     return snapshot
 
 
-def test_a_folder_is_found_with_its_config(tmp_path: Path) -> None:
+def test_folder_is_found_with_its_config(tmp_path: Path) -> None:
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     found = find(str(save_tiny_model(tmp_path / "m")), None)
@@ -50,12 +50,12 @@ def test_a_folder_is_found_with_its_config(tmp_path: Path) -> None:
     assert found.fetch() == tmp_path / "m"
 
 
-def test_a_path_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         find(str(tmp_path / "nothing"), None)
 
 
-def test_a_folder_with_half_a_file_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_folder_with_an_incomplete_file_is_refused(tmp_path: Path) -> None:
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     weights = save_tiny_model(tmp_path / "m") / "model.safetensors"
@@ -64,12 +64,12 @@ def test_a_folder_with_half_a_file_is_refused_before_anything_is_loaded(tmp_path
         find(str(tmp_path / "m"), None)
 
 
-def test_a_folder_with_the_config_alone_can_be_planned_with_and_not_run(tmp_path: Path) -> None:
+def test_folder_with_only_a_config_can_be_planned_but_not_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 8}')
     found = find(str(tmp_path), None)
     assert found is not None
     assert found.config["vocab_size"] == 8
-    assert "no *.safetensors file" in found.lacking
+    assert "no *.safetensors file" in found.missing
     assert found.tokenizer() is None
     (tmp_path / "tokenizer.json").write_text("{}")
     assert found.tokenizer() == tmp_path
@@ -78,7 +78,7 @@ def test_a_folder_with_the_config_alone_can_be_planned_with_and_not_run(tmp_path
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors.index.json"])
-def test_a_folder_with_weights_of_any_kind_is_held_to_them(tmp_path: Path, name: str) -> None:
+def test_folder_without_usable_weights_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 8}')
     (tmp_path / name).write_text("{}")
     with pytest.raises(TunesmithError):
@@ -86,11 +86,11 @@ def test_a_folder_with_weights_of_any_kind_is_held_to_them(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("reference", ["word", "a/b/c", "a b/c", "https://x/y", "a/b@", "a/b@c d"])
-def test_what_is_no_hub_id_is_left_to_others(reference: str) -> None:
+def test_other_references_are_not_recognized(reference: str) -> None:
     assert find(reference, None) is None
 
 
-def test_a_revision_may_stand_in_one_place_only() -> None:
+def test_two_different_revisions_are_refused() -> None:
     found = find("org/name@v1", None)
     assert found is not None
     assert found.revision == "v1"
@@ -98,17 +98,17 @@ def test_a_revision_may_stand_in_one_place_only() -> None:
         find("org/name@v1", "v2")
 
 
-def test_a_cached_model_is_found_with_config_and_commit_and_used_offline(hub: Path) -> None:
-    snapshot = put(hub, "org/tiny")
+def test_cached_model_is_found_with_config_and_commit_and_used_offline(hub: Path) -> None:
+    snapshot = put_in_cache(hub, "org/tiny")
     found = find("org/tiny", None)
     assert found is not None
     assert found.revision == COMMIT
-    assert found.public_name == "org/tiny"
+    assert found.hub_id == "org/tiny"
     assert found.config == json.loads((snapshot / "config.json").read_text())
     assert found.fetch().resolve() == snapshot.resolve()
 
 
-def test_offline_a_model_that_is_not_here_is_refused_at_once(hub: Path) -> None:
+def test_missing_model_is_refused_immediately_when_offline(hub: Path) -> None:
     found = find("org/absent", None)
     assert found is not None
     assert found.config == {}
@@ -119,36 +119,36 @@ def test_offline_a_model_that_is_not_here_is_refused_at_once(hub: Path) -> None:
     assert "hf download org/absent" in str(caught.value.hint)
 
 
-def test_half_a_model_in_the_cache_is_refused(hub: Path) -> None:
-    put(hub, "org/half", weights=False)
+def test_incomplete_model_in_the_cache_is_refused(hub: Path) -> None:
+    put_in_cache(hub, "org/half", weights=False)
     found = find("org/half", None)
     assert found is not None
     with pytest.raises(EnvironmentProblem, match=r"no .*safetensors"):
         found.fetch()
 
 
-def test_only_safe_files_are_asked_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_safe_files_are_requested(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from huggingface_hub.utils import filter_repo_objects
 
-    asked: dict[str, object] = {}
-    snapshot = put(hub, "org/tiny")
+    requested: dict[str, object] = {}
+    snapshot = put_in_cache(hub, "org/tiny")
 
     def snapshot_download(name: str, **options: object) -> str:
-        asked.update(options)
+        requested.update(options)
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     found = find("org/tiny", None)
     assert found is not None
     found.fetch()
-    there = ["config.json", "model.safetensors", "tf_model.h5",
+    files = ["config.json", "model.safetensors", "tf_model.h5",
         "pytorch_model.bin", "modeling_x.py",
              "chat_template.jinja", "tokenizer.model", "onnx/model.json", "x.pt"]  # fmt: skip
     kept = filter_repo_objects(
-        there,
-        allow_patterns=asked["allow_patterns"],  # type: ignore[arg-type]
-        ignore_patterns=asked["ignore_patterns"],  # type: ignore[arg-type]
+        files,
+        allow_patterns=requested["allow_patterns"],  # type: ignore[arg-type]
+        ignore_patterns=requested["ignore_patterns"],  # type: ignore[arg-type]
     )
     assert set(kept) == {
         "config.json",
@@ -158,10 +158,10 @@ def test_only_safe_files_are_asked_for(hub: Path, monkeypatch: pytest.MonkeyPatc
     }
 
 
-def test_a_hub_out_of_reach_is_told_without_the_token(tmp_path: Path) -> None:
-    """Nothing listens on the port, and it is this machine's own."""
+def test_unreachable_hub_is_reported_without_the_token(tmp_path: Path) -> None:
+    """No server listens on the local port 9."""
     code = (
-        "from tunesmith_plugins.models.hub import tunesmith_find_model as find\n"
+        "from tunesmith_plugins.models.huggingface import tunesmith_find_model as find\n"
         "try:\n    find('org/absent', None).fetch()\n"
         "except Exception as e:\n    print(type(e).__name__, e, e.hint)"
     )
@@ -178,10 +178,10 @@ def test_a_hub_out_of_reach_is_told_without_the_token(tmp_path: Path) -> None:
     assert time.monotonic() - start < 20
 
 
-def test_recognising_imports_nothing_heavy() -> None:
+def test_finding_a_model_imports_no_heavy_library() -> None:
     code = (
         "import sys\n"
-        "from tunesmith_plugins.models.hub import tunesmith_find_model as a\n"
+        "from tunesmith_plugins.models.huggingface import tunesmith_find_model as a\n"
         "from tunesmith_plugins.models.gguf import tunesmith_find_model as b\n"
         "a('org/name', None), b('org/name', None)\n"
         "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'gguf', 'safetensors'}\n"

@@ -1,0 +1,101 @@
+"""Sample answers from a model, several for each prompt, and combine them to pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith import api
+from tunesmith.contracts import TextModel, require_sampling
+from tunesmith.errors import DataError, UsageError
+from tunesmith.execution import execute
+from tunesmith.records import Message, last_exchange
+from tunesmith_data import RowError, parse_messages, parse_row, require_text
+from tunesmith_plugins.commands.annotate.pairs import Pair, make_pairs
+
+Conversation = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Number, length and randomness of the answers that are sampled for each prompt."""
+
+    num_samples: int = 2
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    seed: int = 0
+
+
+def sample_pairs(
+    model: TextModel, prompts: Sequence[Conversation], settings: SamplingSettings
+) -> tuple[list[Pair], int]:
+    """Sample answers to every prompt and return them as pairs.
+
+    Returns the pairs, and the number of pairs that were left out (see ``make_pairs``).
+    """
+    count = settings.num_samples
+    answers = require_sampling(model).sample(
+        [prompt for prompt in prompts for _ in range(count)],
+        settings.max_new_tokens,
+        seed=settings.seed,
+        temperature=settings.temperature,
+    )
+    pairs: list[Pair] = []
+    left_out = 0
+    for index, prompt in enumerate(prompts):
+        texts = [answer.text for answer in answers[index * count : (index + 1) * count]]
+        new_pairs, new_left_out = make_pairs(prompt, texts, settings.seed)
+        pairs += new_pairs
+        left_out += new_left_out
+    return pairs, left_out
+
+
+def read_run_prompts(folder: Path) -> list[Conversation]:
+    """Return the different prompts of a run's training part.
+
+    Raises:
+        UsageError: the data of the run has no prompts.
+    """
+    _, plan, _ = api.open_run(folder)
+    _, parts = execute.load_data(plan)
+    prompts = (last_exchange(record)[0] for record in parts.train)
+    unique = list(dict.fromkeys(prompt for prompt in prompts if isinstance(prompt, tuple)))
+    if not unique:
+        raise UsageError(f"{folder}: its data has no prompts", hint="name a file with --prompts")
+    return unique
+
+
+def read_prompt_file(path: Path) -> list[Conversation]:
+    """Return the different prompts of a JSON Lines file.
+
+    ``prompt`` is text or a list of messages.
+
+    Raises:
+        UsageError: the file cannot be read.
+        DataError: a line has no prompt.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read, {error.strerror}") from None
+    prompts: list[Conversation] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                prompts.append(_parse_prompt(parse_row(line).get("prompt")))
+            except RowError as error:
+                raise DataError(f"{path}:{number}", f"{error}") from None
+    if not prompts:
+        raise DataError(str(path), "holds no prompts")
+    return list(dict.fromkeys(prompts))
+
+
+def _parse_prompt(value: object) -> Conversation:
+    if isinstance(value, list):
+        messages = parse_messages(value, "`prompt`")
+    else:
+        messages = (Message("user", require_text(value, "`prompt`")),)
+    if not messages or messages[-1].role != "user":
+        raise RowError("prompt does not end with the user's turn")
+    return messages

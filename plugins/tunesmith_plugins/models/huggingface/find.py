@@ -1,0 +1,171 @@
+"""Find models in folders and on the Hugging Face hub, and download the latter."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunesmith.contracts import FoundModel
+from tunesmith.errors import EnvironmentProblem, TunesmithError, UsageError
+from tunesmith_torch.models.model_folder import check_folder, missing_weights, read_config
+
+_HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_ALLOW_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+_IGNORE_PATTERNS = ["*/*", "*.bin", "*.py", "*.pt", "*.pth", "*.ckpt", "*.pkl"]
+"""Subfolders hold other formats of the same weights; the other files can run code when read."""
+_TIMEOUT_SECONDS = 3.0
+
+
+def find_folder(reference: str) -> FoundModel | None:
+    """Return the model in the folder ``reference``; None if there is no such folder.
+
+    Raises:
+        UsageError: the reference is written like a path, but does not exist.
+        TunesmithError: the folder exists, but holds no usable model.
+    """
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        config = read_config(folder)
+        lacking = missing_weights(folder)
+        if not lacking:
+            check_folder(folder)
+        return FoundModel(
+            reference=reference,
+            description=f"folder {folder}",
+            fetch=lambda: _check_and_resolve(folder),
+            config=config,
+            tokenizer=lambda: find_tokenizer(folder),
+            missing=lacking,
+        )
+    if reference.startswith(("/", "./", "../", "~")):
+        problem = "a file, not a folder" if folder.exists() else "no such folder"
+        raise UsageError(f"{problem}, got `{reference}`", hint="name the folder with config.json")
+    return None
+
+
+def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
+    """Return the hub model ``reference``; None if it is not written like a hub id.
+
+    Raises:
+        UsageError: the reference and ``revision`` name different revisions.
+    """
+    match = _HUB_ID.fullmatch(reference)
+    if match is None:
+        return None
+    name, inline = match["name"], match["revision"]
+    if inline and revision and inline != revision:
+        raise UsageError(
+            f"two revisions, `{inline}` in the reference and `{revision}` in the key `revision`",
+            hint="name the revision once",
+        )
+    revision = inline or revision
+    config, snapshot = _read_cached_config(name, revision)
+    commit = snapshot.name if snapshot else None
+    return FoundModel(
+        reference=reference,
+        description=f"hub model {name}" + (f" at {revision}" if revision else ""),
+        fetch=lambda: fetch_from_hub(name, revision),
+        revision=commit or revision,
+        hub_id=name,
+        config=config,
+        tokenizer=lambda: find_tokenizer(snapshot) if snapshot else None,
+    )
+
+
+def find_tokenizer(folder: Path) -> Path | None:
+    """Return the folder if it holds a tokenizer, else None."""
+    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    return folder if any((folder / name).is_file() for name in names) else None
+
+
+def _check_and_resolve(folder: Path) -> Path:
+    """Return the absolute path of the folder, after a check that a run can use it.
+
+    Raises:
+        TunesmithError: the folder cannot be used.
+    """
+    check_folder(folder)
+    return folder.resolve()
+
+
+def is_offline() -> bool:
+    """Return True if the environment forbids the use of the network."""
+    return any(
+        os.environ.get(key, "").strip().lower() in ("1", "true", "yes", "on")
+        for key in ("TUNESMITH_OFFLINE", "HF_HUB_OFFLINE")
+    )
+
+
+def fetch_from_hub(name: str, revision: str | None) -> Path:
+    """Return the model's folder in the hub cache; its last part is the resolved commit.
+
+    If the hub cannot be reached, a copy in the cache is used. A token comes from the environment or
+    from the login of the hub's client, and is sent nowhere else.
+
+    Raises:
+        EnvironmentProblem: offline and not in the cache, not on the hub, or hub not reachable.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    local = is_offline()
+    model_id = f"{name}@{revision}" if revision else name
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=_ALLOW_PATTERNS,
+            ignore_patterns=_IGNORE_PATTERNS,
+            etag_timeout=_TIMEOUT_SECONDS,
+            local_files_only=local,
+        )
+    except LocalEntryNotFoundError:
+        reason = "the network is off" if local else "the hub cannot be reached"
+        raise EnvironmentProblem(
+            f"{model_id}: not on this machine, and {reason}",
+            hint=f"with a network: hf download {model_id.replace('@', ' --revision ')}; "
+            "a folder or wheel:PACKAGE needs no network",
+        ) from None
+    except HfHubHTTPError as error:
+        raise _hub_refusal(model_id, error) from None
+    try:
+        check_folder(Path(folder))
+    except TunesmithError as error:
+        raise EnvironmentProblem(
+            f"{model_id}: the copy on this machine cannot be used, {error.message}",
+            hint=error.hint or f"download it again: hf download {name} --force-download",
+        ) from error
+    return Path(folder)
+
+
+def _hub_refusal(model_id: str, error: Exception) -> EnvironmentProblem:
+    """Return the error for a refused request, without the hub's text: it may contain the token."""
+    return EnvironmentProblem(
+        f"{model_id}: the hub refused the download, {type(error).__name__}",
+        hint="check the name; private and gated models need a token: hf auth login, or HF_TOKEN",
+    )
+
+
+def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, Any], Path | None]:
+    """Return the cached config and the folder of the cached commit, if there are any.
+
+    Only two small files are read. The cache has the documented layout of the hub's client:
+    ``refs/REVISION`` holds a commit, ``snapshots/COMMIT`` the files.
+    """
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    model = cache / f"models--{name.replace('/', '--')}"
+    try:
+        reference = model / "refs" / (revision or "main")
+        commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
+        if not commit or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+            return {}, None
+        snapshot = model / "snapshots" / commit
+        config = json.loads((snapshot / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}, None
+    return (config if isinstance(config, dict) else {}), snapshot

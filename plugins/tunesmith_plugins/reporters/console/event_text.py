@@ -1,0 +1,182 @@
+"""Format events as text for the terminal. The live display and the plain lines share it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from tunesmith.events import (
+    CompletionSampled,
+    DataLoaded,
+    Forecast,
+    GateChecked,
+    Measured,
+    Monitored,
+    Notice,
+    StepFinished,
+    TrainingFinished,
+    TrainingStarted,
+)
+from tunesmith.text import format_bytes, format_count, format_duration, one_line
+
+SPARKLINE_STEPS = 40
+"""Number of recent steps whose loss is shown as a sparkline."""
+LOSS_DECAY = 0.9
+"""Decay per step of the exponential moving average of the loss."""
+SPEED_DECAY = 0.95
+"""Decay per step of the moving averages of time and tokens; high, for a steady time left."""
+STEP_METRICS = 3
+"""Most metrics of a technique that are shown with a step."""
+TRAINING = "training"
+NOTICE_LABELS = {"info": "note", "warning": "warning", "error": "error"}
+
+
+@dataclass
+class TrainingProgress:
+    """Moving averages over the training steps: loss, speed and time left."""
+
+    recent_losses: deque[float] = field(default_factory=lambda: deque(maxlen=SPARKLINE_STEPS))
+    last: StepFinished | None = None
+    first_loss: float = math.nan
+    _loss: float = 0.0
+    _loss_weight: float = 0.0
+    _seconds: float = 0.0
+    _tokens: float = 0.0
+    _speed_weight: float = 0.0
+
+    def add(self, step: StepFinished) -> None:
+        """Update the averages with one step."""
+        self.last = step
+        self.recent_losses.append(step.loss)
+        if math.isnan(self.first_loss):
+            self.first_loss = step.loss
+        if math.isfinite(step.loss):
+            self._loss = LOSS_DECAY * self._loss + (1 - LOSS_DECAY) * step.loss
+            self._loss_weight = LOSS_DECAY * self._loss_weight + (1 - LOSS_DECAY)
+        self._seconds = SPEED_DECAY * self._seconds + (1 - SPEED_DECAY) * max(0.0, step.seconds)
+        self._tokens = SPEED_DECAY * self._tokens + (1 - SPEED_DECAY) * step.tokens
+        self._speed_weight = SPEED_DECAY * self._speed_weight + (1 - SPEED_DECAY)
+
+    @property
+    def loss(self) -> float:
+        """Smoothed loss, corrected for the bias of the first steps; NaN before the first step."""
+        return self._loss / self._loss_weight if self._loss_weight else math.nan
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Smoothed speed; 0 if it is unknown."""
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Time for the remaining steps at the recent speed; NaN if it is unknown."""
+        if self.last is None or not self._speed_weight:
+            return math.nan
+        return (self.last.steps - self.last.step) * self._seconds / self._speed_weight
+
+
+def estimate_seconds_left(done: int, total: int | None, elapsed: float) -> float:
+    """Extrapolate the remaining time of a phase; NaN if too little is known."""
+    if not total or done <= 0 or elapsed < 1:
+        return math.nan
+    return max(0, total - done) * elapsed / done
+
+
+def format_time_left(seconds: float) -> str:
+    """Format a remaining time; empty if it is unknown.
+
+    Long times are rounded more, so that the display does not flicker.
+    """
+    if not math.isfinite(seconds):
+        return ""
+    unit = 1 if seconds < 60 else 5 if seconds < 600 else 60
+    return f"{format_duration(max(unit, round(seconds / unit) * unit))} left"
+
+
+def format_forecast(event: Forecast) -> str:
+    """Format predicted memory and time with their ranges."""
+    sizes = (event.memory[name] for name in ("low", "expected", "high"))
+    low, expected, high = (format_bytes(size, binary=True) for size in sizes)
+    parts = [f"peak memory {expected} ({low} to {high})"]
+    if event.seconds:
+        shortest, longest = (format_duration(seconds) for seconds in event.seconds)
+        parts.append(f"training time {shortest} to {longest}")
+    return f"forecast: {', '.join(parts)}"
+
+
+def format_data(event: DataLoaded) -> str:
+    """Format the number of rows by part."""
+    unusable = sum(event.left_out.values())
+    left_out = f", {format_count(unusable, 'unusable row')} left out" if unusable else ""
+    train = format_count(event.train, "training row")
+    return f"{train}, {event.heldout:,} held out for evaluation{left_out}"
+
+
+def format_training_start(event: TrainingStarted) -> str:
+    """Format stage, technique, device, precision and number of trainable parameters."""
+    share = f"{event.trainable_parameters:,} of {event.parameters:,} parameters"
+    resumed = f", from step {event.first_step}" if event.first_step else ""
+    training = f"{event.technique} on {event.device} in {event.precision}, {share}{resumed}"
+    return f"{format_label(TRAINING, event.stage)}: {training}"
+
+
+def format_step_metrics(progress: TrainingProgress) -> list[str]:
+    """Format the technique's own metrics, the speed and the memory of the last step."""
+    step = progress.last
+    if step is None:
+        return []
+    metrics = [
+        f"{one_line(name, 24)} {value:.3g}"
+        for name, value in list(step.metrics.items())[:STEP_METRICS]
+    ]
+    speed = f"{progress.tokens_per_second:,.0f} tokens/s" if progress.tokens_per_second else ""
+    memory = format_bytes(step.memory_bytes, binary=True) if step.memory_bytes > 0 else ""
+    return [text for text in (*metrics, speed, memory) if text]
+
+
+def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> str:
+    """Format the number of steps, and the loss at the first and the last of them."""
+    steps = format_count(event.steps, "step")
+    if progress.last is None:
+        return steps
+    return f"{steps}, loss {progress.first_loss:.3f} -> {progress.loss:.3f}"
+
+
+def format_measurement(event: Measured) -> str:
+    """Format a metric with its 95 % interval."""
+    return f"{one_line(event.metric, 40)} {event.value:.3f} [{event.low:.3f}, {event.high:.3f}]"
+
+
+def format_notice(event: Notice) -> str:
+    """Format a notice as ``warning: source: message``."""
+    source = f"{one_line(event.source)}: " if event.source else ""
+    return f"{NOTICE_LABELS.get(event.level, 'note')}: {source}{one_line(event.message, 500)}"
+
+
+def format_monitor(event: Monitored) -> str:
+    """Format the metrics of an evaluation during training."""
+    metrics = [f"{one_line(name, 24)} {value:.3g}" for name, value in event.metrics.items()]
+    parts = [f"step {event.step}", *metrics, *(["best so far"] if event.best else [])]
+    return f"{format_label('monitor', event.stage)}: {'  '.join(parts)}"
+
+
+def format_sample(event: CompletionSampled) -> str:
+    """Format a sampled completion with its prompt and reward, on one line."""
+    exchange = f"{one_line(event.prompt, 60)} -> {one_line(event.completion, 100)}"
+    label = format_label("sample", event.stage)
+    return f"{label}: step {event.step}, reward {event.reward:.3g}: {exchange}"
+
+
+def format_gate(event: GateChecked) -> str:
+    """Format the result of a gate."""
+    result = (
+        "passed" if event.passed else "not passed, accepted" if event.accepted else "not passed"
+    )
+    label = format_label("gate", event.stage)
+    return f"{label}: {one_line(event.gate, 40)}: {result}; {one_line(event.message, 500)}"
+
+
+def format_label(name: str, stage: str) -> str:
+    """Return the name, followed by the stage if there is one."""
+    return f"{name} {stage}".strip()

@@ -1,0 +1,425 @@
+"""Laws about names and imports across packages, checked on the syntax trees of the sources.
+
+Built-in plugins use public names only, as third-party plugins must; packages have a docstring and
+stay small; there is no import cycle; and every module has a test.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from tunesmith.cli.app import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+SOURCE_ROOTS = {
+    "tunesmith": ROOT / "core",
+    "tunesmith_data": ROOT / "plugins",
+    "tunesmith_torch": ROOT / "plugins",
+    "tunesmith_plugins": ROOT / "plugins",
+}
+PLUGINS = "tunesmith_plugins"
+MOST_MODULES = 20
+"""Modules of one folder, ``__init__`` included. More are hard to survey: make another package."""
+
+TESTED_THROUGH = {
+    # Commands run through the command line, as a user runs them.
+    "tests/core/cli/test_commands.py": (
+        "tunesmith.cli.common",
+        "tunesmith.cli.exit_codes",
+        "tunesmith.cli.init",
+        "tunesmith.cli.plugins",
+        "tunesmith.cli.render",
+        "tunesmith.cli.report",
+        "tunesmith.cli.report_view",
+        "tunesmith.cli.resume",
+        "tunesmith.cli.run",
+        "tunesmith.cli.verify",
+        "tunesmith.execution.versions",
+    ),
+    "tests/core/cli/test_plan.py": (
+        "tunesmith.cli.plan",
+        "tunesmith.cli.plan_view",
+        "tunesmith.estimate.compare_techniques",
+    ),
+    "tests/core/execution/test_memory_check.py": ("tunesmith.estimate.savings",),
+    # Each check of the conformance kit runs on a plugin that keeps it and on one that breaks it.
+    "tests/core/testing/test_kit.py": (
+        "tunesmith.testing.estimates",
+        "tunesmith.testing.evaluators",
+        "tunesmith.testing.everyone",
+        "tunesmith.testing.examples",
+        "tunesmith.testing.loaders",
+        "tunesmith.testing.techniques",
+    ),
+    # Row files are read through the loader that uses all of these.
+    "tests/data/test_files.py": ("tunesmith_data.files",),
+    "tests/data/test_formats.py": (
+        "tunesmith_data.conversation",
+        "tunesmith_data.formats",
+        "tunesmith_data.options",
+        "tunesmith_data.row",
+    ),
+    "tests/plugins/loaders/test_jsonl.py": ("tunesmith_data.json_line",),
+    # Parts of one algorithm, compared together with transformers' own result.
+    "tests/toolkit/data/test_templates.py": (
+        "tunesmith_torch.data.chat_format",
+        "tunesmith_torch.data.tokenization",
+    ),
+    "tests/toolkit/generation/test_generate.py": (
+        "tunesmith_torch.generation.kv_cache",
+        "tunesmith_torch.generation.prefix_attention",
+        "tunesmith_torch.generation.transformers_generate",
+    ),
+    "tests/toolkit/preference/test_train.py": ("tunesmith_torch.preference.reference_logprobs",),
+    "tests/toolkit/training/test_auto_batch.py": ("tunesmith_torch.memory_estimate.policies",),
+}
+"""Modules that no test imports, below the test file that runs them through another module."""
+
+
+# --------------------------------------------------------------------------- reading the sources
+
+
+@cache
+def modules() -> Mapping[str, Path]:
+    """Return the file of every module of the core, the toolkits and the built-in plugins."""
+    found = {}
+    for package, root in SOURCE_ROOTS.items():
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
+    """Yield module, name and line of every import.
+
+    Imports inside functions and under ``TYPE_CHECKING`` count. The name is empty where a module
+    is imported. The sources have no relative imports, which this function could not resolve.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, "", node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"relative import in line {node.lineno}"
+            for alias in node.names:
+                yield node.module or "", alias.name, node.lineno
+
+
+def package_of(module: str) -> str:
+    """Return the package that a module is in; a package is in itself."""
+    path = modules()[module]
+    return module if path.name == "__init__.py" else module.rpartition(".")[0]
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
+# --------------------------------------------------------------------------- private names
+
+
+def foreign_private_names(tree: ast.Module, package: str) -> list[str]:
+    """Return the private names that a module of a package uses although others define them.
+
+    A private name belongs to the package that its module is in. Found are imports of private
+    modules and names, and private attributes of imported modules.
+    """
+    found, bound = [], set()
+    for module, name, line in imports(tree):
+        full = f"{module}.{name}".rstrip(".")
+        if full.partition(".")[0] not in SOURCE_ROOTS:
+            continue
+        if full in modules():
+            bound.add(name or module)
+        parts = full.split(".")
+        private = next((i for i, part in enumerate(parts) if is_private(part)), None)
+        if private is not None and not f"{package}.".startswith(f"{owner(parts[:private])}."):
+            found.append(f"line {line}: {full}")
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and is_private(node.attr)
+            and ast.unparse(node.value) in bound
+        ):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def owner(parts: list[str]) -> str:
+    """Return the package that owns a private name found below these parts of a dotted name."""
+    module = ".".join(parts)
+    return package_of(module) if module in modules() else module
+
+
+def test_plugins_use_public_names_only() -> None:
+    """The built-in plugins import what a third-party plugin may import."""
+    found = [
+        f"{module}: {use}"
+        for module, path in modules().items()
+        if module.partition(".")[0] == PLUGINS
+        for use in foreign_private_names(parsed(path), package_of(module))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_private_names_stay_in_their_package() -> None:
+    """Neither the core nor the toolkits use a private name of another package."""
+    found = [
+        f"{module}: {use}"
+        for module, path in modules().items()
+        if module.partition(".")[0] != PLUGINS
+        for use in foreign_private_names(parsed(path), package_of(module))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_a_foreign_private_name_is_detected() -> None:
+    """Imports at the top, in functions and under TYPE_CHECKING; modules, names and attributes."""
+    sources = [
+        "from tunesmith.statistics._sample import sample_of",
+        "import tunesmith.statistics._sample",
+        "from tunesmith.statistics import _sample",
+        "from tunesmith.storage.atomic import _anything",
+        "def f():\n    from tunesmith_data.row import _anything",
+        "if TYPE_CHECKING:\n    from tunesmith_torch.training.loop import _anything",
+        "from tunesmith.storage import atomic\natomic._anything()",
+        "import tunesmith.text\ntunesmith.text._anything()",
+    ]
+    for source in sources:
+        assert len(foreign_private_names(ast.parse(source), "tunesmith_plugins.x")) == 1, source
+    own = ast.parse("from tunesmith.statistics._sample import sample_of")
+    assert not foreign_private_names(own, "tunesmith.statistics")
+    assert foreign_private_names(own, "tunesmith.execution")
+    fine = "from tunesmith import __version__\nfrom torch import _anything\nself._x = other._x"
+    assert not foreign_private_names(ast.parse(fine), "tunesmith_plugins.x")
+
+
+def undocumented(tree: ast.Module) -> list[str]:
+    """Return the public functions and classes of a module that have no docstring."""
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+
+
+def test_public_functions_and_classes_are_documented() -> None:
+    """The page on the toolkit is written from their docstrings."""
+    found = [
+        f"{module}: {', '.join(undocumented(parsed(path)))}"
+        for module, path in modules().items()
+        if not any(map(is_private, module.split("."))) and undocumented(parsed(path))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_a_function_without_a_docstring_is_seen() -> None:
+    source = "def f():\n    pass\nclass C:\n    pass\ndef _f():\n    pass"
+    assert undocumented(ast.parse(source)) == ["f", "C"]
+
+
+# --------------------------------------------------------------------------- packages
+
+
+def undescribed(name: str, tree: ast.Module) -> str:
+    """Return a message if the docstring of a package is not a sentence; "" otherwise."""
+    text = (ast.get_docstring(tree) or "").partition("\n\n")[0]
+    if len(re.findall(r"\w+", text)) >= 2 and text.endswith((".", ":", "::")):
+        return ""
+    return f"{name}: its docstring is {text!r}"
+
+
+def test_every_package_has_a_docstring() -> None:
+    found = [
+        undescribed(module, parsed(path))
+        for module, path in modules().items()
+        if path.name == "__init__.py"
+    ]
+    assert not list(filter(None, found)), "\n".join(filter(None, found))
+
+
+def test_a_package_without_a_docstring_is_detected() -> None:
+    for text in ("", "import os", '"""Statistics"""', '"""Utilities."""'):
+        assert undescribed("x", ast.parse(text))
+    assert not undescribed("x", ast.parse('"""Built-in reporters."""'))
+
+
+def crowded(files: Mapping[str, Path]) -> dict[str, int]:
+    """Return the folders that hold too many modules, with their number."""
+    counts: dict[str, int] = {}
+    for path in files.values():
+        counts[str(path.parent)] = counts.get(str(path.parent), 0) + 1
+    return {folder: count for folder, count in counts.items() if count > MOST_MODULES}
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    assert not crowded(modules())
+
+
+def test_a_folder_with_too_many_modules_is_detected() -> None:
+    files = {f"m{n}": Path("a", f"m{n}.py") for n in range(MOST_MODULES)}
+    assert not crowded(files)
+    assert crowded({**files, "one more": Path("a", "b.py")}) == {"a": MOST_MODULES + 1}
+
+
+# --------------------------------------------------------------------------- cycles
+
+
+def import_graph(sources: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """Return for every module the modules that it imports, anywhere in its source.
+
+    ``from package import name`` is an import of the module ``package.name`` where there is one,
+    else of the package. That Python also runs the packages above a module is left out: a package
+    that re-exports its own modules would be a circle of every two of them.
+    """
+    graph: dict[str, set[str]] = {}
+    for module, tree in sources.items():
+        targets = {
+            f"{target}.{name}" if f"{target}.{name}" in sources else target
+            for target, name, _ in imports(tree)
+        }
+        graph[module] = {target for target in targets if target in sources} - {module}
+    return graph
+
+
+def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return the strongly connected components of more than one node (Tarjan 1972)."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        order[node] = lowest[node] = len(order)
+        stack.append(node)
+        for target in sorted(graph[node]):
+            if target not in order:
+                visit(target)
+                lowest[node] = min(lowest[node], lowest[target])
+            elif target in stack:
+                lowest[node] = min(lowest[node], order[target])
+        if lowest[node] == order[node]:
+            index = stack.index(node)
+            component = stack[index:]
+            del stack[index:]
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for node in sorted(graph):
+        if node not in order:
+            visit(node)
+    return found
+
+
+def test_there_is_no_import_cycle() -> None:
+    graph = import_graph({module: parsed(path) for module, path in modules().items()})
+    assert sum(map(len, graph.values())) > 500, "the imports are not found any more"
+    assert not cycles(graph), "\n".join(" <-> ".join(cycle) for cycle in cycles(graph))
+
+
+def test_an_import_cycle_is_detected() -> None:
+    """Also one that is closed inside a function or under TYPE_CHECKING."""
+    first = "from p import b"
+    closing = [
+        "import p.a",
+        "from p.a import name",
+        "def f():\n    from p import a",
+        "if TYPE_CHECKING:\n    from p.a import Name",
+        "class C:\n    def f(self):\n        import p.a",
+    ]
+    for source in closing:
+        sources = {"p": "", "p.a": first, "p.b": source}
+        graph = import_graph({name: ast.parse(text) for name, text in sources.items()})
+        assert cycles(graph) == [["p.a", "p.b"]], source
+    straight = {"p": "from p.a import x", "p.a": first, "p.b": "import os"}
+    graph = import_graph({name: ast.parse(text) for name, text in straight.items()})
+    assert graph == {"p": {"p.a"}, "p.a": {"p.b"}, "p.b": set()}
+    assert not cycles(graph)
+
+
+def test_separate_import_cycles_are_distinguished() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert sorted(cycles(graph)) == [["a", "b", "c"], ["d", "e"]]
+
+
+# --------------------------------------------------------------------------- tests of modules
+
+
+def defining_module(module: str, name: str) -> str:
+    """Return the module that an import gets its name from, seen through a package's re-exports."""
+    if f"{module}.{name}" in modules():
+        return f"{module}.{name}"
+    if module in modules() and modules()[module].name == "__init__.py":
+        for source, exported, _ in imports(parsed(modules()[module])):
+            if exported == name and source != module:
+                return defining_module(source, name)
+    return module
+
+
+def untested(trees: Iterator[ast.Module]) -> list[str]:
+    """Return the public modules of core and toolkits that no test imports."""
+    imported = {
+        defining_module(module, name) for tree in trees for module, name, _ in imports(tree)
+    }
+    return [
+        module
+        for module, path in modules().items()
+        if path.name != "__init__.py"
+        and module.partition(".")[0] != PLUGINS
+        and not any(part.startswith("_") for part in module.split("."))
+        and module not in imported
+    ]
+
+
+def test_every_module_is_imported_by_a_test() -> None:
+    found = untested(parsed(path) for path in sorted(TESTS.rglob("*.py")))
+    listed = [module for group in TESTED_THROUGH.values() for module in group]
+    missing = [module for module in found if module not in listed]
+    assert not missing, "no test imports:\n" + "\n".join(missing)
+    outdated = [module for module in listed if module not in found]
+    assert not outdated, "a test imports these now, take them off:\n" + "\n".join(outdated)
+
+
+def test_listed_tests_import_their_modules() -> None:
+    """Every test file of the list imports, over any number of modules, what it is listed for."""
+    graph = import_graph({module: parsed(path) for module, path in modules().items()})
+    graph["tunesmith.cli.app"] |= {f"tunesmith.cli.{name}" for name in COMMANDS}
+    for test, expected in TESTED_THROUGH.items():
+        tree = parsed(ROOT / test)
+        start = {defining_module(module, name) for module, name, _ in imports(tree)}
+        unreached = set(expected) - reachable(graph, start & graph.keys())
+        assert not unreached, f"{test} does not import {', '.join(sorted(unreached))}"
+
+
+def reachable(graph: Mapping[str, set[str]], start: set[str]) -> set[str]:
+    """Return the nodes to which a path leads from the given ones, these included."""
+    found: set[str] = set()
+    queue = list(start)
+    while queue:
+        node = queue.pop()
+        if node not in found:
+            found.add(node)
+            queue += graph[node]
+    return found
+
+
+def test_a_module_without_a_test_is_detected() -> None:
+    module = "tunesmith.storage.checkpoints"
+    assert module in untested(iter([ast.parse("import tunesmith.storage.atomic")]))
+    for source in (f"import {module}", f"from {module} import Checkpoints"):
+        assert module not in untested(iter([ast.parse(source)])), source
+    through_package = ast.parse("from tunesmith.storage import Checkpoints")
+    assert module not in untested(iter([through_package]))

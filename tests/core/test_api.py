@@ -1,0 +1,92 @@
+"""The Python API: runs of earlier versions are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith import api
+from tunesmith.errors import ConfigError, PluginError, UsageError
+from tunesmith.execution import execute
+from tunesmith.storage import RunFolder
+
+RUN_FILE = """
+[run]
+folder = "runs"
+[model]
+base = "fake:one"
+[data]
+use = "lines"
+train = "data.tsv"
+[technique]
+use = "by-heart"
+steps = 6
+mode = "raise"
+[plugins]
+files = ["{plugin}"]
+"""
+EARLIER_VERSION = r"the run was made by an earlier version of tunesmith: continue it with that "
+
+
+@pytest.fixture
+def failed(tmp_path: Path) -> RunFolder:
+    """A run that failed at its third step."""
+    plugin = Path(__file__).parent / "fake_plugin.py"
+    (tmp_path / "run.toml").write_text(RUN_FILE.format(plugin=plugin), encoding="utf-8")
+    lines = "".join(f"question {n}\tanswer {n}\n" for n in range(20))
+    (tmp_path / "data.tsv").write_text(lines, encoding="utf-8")
+    with pytest.raises(PluginError, match="is not on the device"):
+        api.run(tmp_path / "run.toml", out=tmp_path / "out")
+    return RunFolder(tmp_path / "out")
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_a_run_with_an_earlier_log_is_not_resumed(failed: RunFolder) -> None:
+    replace_in(failed.events, '"step-finished"', '"stepped"')
+    before = failed.events.read_bytes()
+    with pytest.raises(UsageError, match=EARLIER_VERSION) as caught:
+        api.resume(failed.path)
+    assert "\n" not in caught.value.message and str(failed.path) in caught.value.message
+    assert failed.events.read_bytes() == before
+    assert api.read_report(failed.path).steps
+
+
+def test_a_run_with_an_earlier_field_in_its_log_is_not_resumed(failed: RunFolder) -> None:
+    lines = [json.loads(line) for line in failed.events.read_text("utf-8").splitlines()]
+    for line in lines:
+        if line["event"] == "step-finished":
+            line["extras"] = line.pop("metrics")
+    failed.events.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    with pytest.raises(UsageError, match=EARLIER_VERSION):
+        api.resume(failed.path)
+
+
+def test_a_run_with_an_earlier_key_in_its_run_file_is_not_opened(failed: RunFolder) -> None:
+    replace_in(failed.run_file, "[baselines]\n", '[baselines]\ninstruction = "Be brief."\n')
+    for use in (api.resume, api.open_run):
+        with pytest.raises(UsageError, match=EARLIER_VERSION) as caught:
+            use(failed.path)
+        assert not isinstance(caught.value, ConfigError)
+        assert "\n" not in caught.value.message
+    assert execute.load_report(failed).status == "failed"
+
+
+def test_an_unknown_key_in_a_stored_run_file_is_named(failed: RunFolder) -> None:
+    replace_in(failed.run_file, "[baselines]\n", '[baselines]\nno_such_key = "x"\n')
+    with pytest.raises(ConfigError, match=r"baselines\.no_such_key: unknown key"):
+        api.resume(failed.path)
+
+
+def test_a_run_of_this_version_is_resumed(failed: RunFolder) -> None:
+    replace_in(failed.run_file, '"raise"', '"well"')
+    report = api.resume(failed.path, accept_changes=True)
+    assert report.status == "ok"
+    with pytest.raises(UsageError, match="the run is finished"):
+        api.resume(failed.path)
