@@ -166,12 +166,12 @@ def _bootstrap(sample: Sample, tail: float, resamples: int, seed: int) -> Bounds
     mirrored = math.fsum((d / largest) ** 3 for d in sample.deviations) < 0
     sign = -1.0 if mirrored else 1.0
     units = sorted((sign * d, w) for d, w in zip(sample.deviations, sample.weights, strict=True))
-    means = _resample(units, resamples, Random(seed))
+    means = _bootstrap_means(units, resamples, Random(seed))
     low, high = _quantile(means, tail), _quantile(means, 1 - tail)
     return (-high, -low) if mirrored else (low, high)
 
 
-def _resample(units: list[tuple[float, float]], resamples: int, rng: Random) -> list[float]:
+def _bootstrap_means(units: list[tuple[float, float]], resamples: int, rng: Random) -> list[float]:
     """Return the sorted weighted means of samples with replacement.
 
     A complex number holds a unit's deviation and weight, so that one C-level sum adds both.

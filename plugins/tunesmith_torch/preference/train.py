@@ -36,7 +36,7 @@ from tunesmith_torch.prefix.completion_groups import (
 )
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.training.auto_batch import resolve_auto
-from tunesmith_torch.training.loop import BatchCounts, run_training_loop
+from tunesmith_torch.training.loop import BatchCounts, RunWithBudget, run_training_loop
 from tunesmith_torch.training.pair_setup import PairTrainingSetup
 
 
@@ -140,12 +140,19 @@ class PreferenceObjective:
         """Return the tokens of the pairs; the loss is divided by the number of pairs."""
         return self._setup.counts(rows)
 
-    def micro_batches(self, rows: Sequence[int], budget: int) -> list[CompletionBatch]:
-        """Lay the pairs out; the loop calls this once, at the start of each batch."""
-        self._metrics = _PairMetrics()
+    def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
+        """Estimate KTO's KL of the batch; the other losses need nothing."""
         if self._options.loss == "kto":
-            self._kl = self._estimate_kl(rows, budget)
-        return list(self._setup.layout.micro_batches(self._pairs, rows, budget))
+            self._kl = run(lambda budget: self._estimate_kl(rows, budget))
+        return rows
+
+    def start_update(self) -> None:
+        """Reset accuracy, margin and rewards."""
+        self._metrics = _PairMetrics()
+
+    def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
+        """Lay the pairs out."""
+        return list(self._setup.layout.micro_batches(self._pairs, prepared, budget))
 
     def loss(self, micro_batch: CompletionBatch) -> Tensor:
         """Return the loss summed over the pairs of the micro-batch."""

@@ -38,7 +38,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import TrainingError, UsageError
 from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.losses import policy_gradient
@@ -48,13 +48,15 @@ from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.policy import PolicyLoopOptions
 from tunesmith_torch.prefix.completion_groups import (
     CompletionBatch,
+    CompletionGroup,
     GroupLayout,
     completion_hidden,
 )
 from tunesmith_torch.rlhf.rollout import Reward, Rollout, RolloutGenerator
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.eval_mode import eval_mode
-from tunesmith_torch.training.loop import BatchCounts
+from tunesmith_torch.runtime.memory import is_out_of_memory
+from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 
 LEADING_METRICS = ("reward", "kl", "completion_length")
 """The metrics that come first: a terminal line has room for three."""
@@ -92,6 +94,33 @@ class PolicyMicroBatch:
 
 
 @dataclass
+class PreparedRollout:
+    """A rollout with everything that its updates need, laid out for one token budget."""
+
+    groups: Sequence[CompletionGroup]
+    micro_batches: list[PolicyMicroBatch]
+    budget: int
+
+
+def _split_by_group(prepared: PreparedRollout) -> dict[int, tuple[Tensor, ...]]:
+    """Return for each prompt its share of the token tensors, in the order of their fields."""
+    by_group: dict[int, tuple[Tensor, ...]] = {}
+    for batch in prepared.micro_batches:
+        rows = batch.completions.group_indices
+        sizes = [prepared.groups[row].completion_tokens for row in rows]
+        tensors = (
+            batch.old_logprobs_N,
+            batch.ref_logprobs_N,
+            batch.advantages_N,
+            batch.returns_N,
+            batch.loss_weights_N,
+        )
+        shares = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
+        by_group.update(zip(rows, shares, strict=True))
+    return by_group
+
+
+@dataclass
 class _BatchMetrics:
     """This rank's share of the metrics of a batch."""
 
@@ -105,6 +134,10 @@ class _BatchMetrics:
     def update_max(self, **values: float) -> None:
         for name, value in values.items():
             self.maxima[name] = max(self.maxima.get(name, value), value)
+
+    def merge(self, other: _BatchMetrics) -> None:
+        self.add(**other.sums)
+        self.update_max(**other.maxima)
 
     def reduce(self) -> dict[str, float]:
         """Return the metrics of the complete batch, over all ranks."""
@@ -167,28 +200,71 @@ class PolicyObjective:
             self._without_value_head, template, prompts, reward, options
         )
         self.kl_controller = KlController(options.kl_coef, options.kl_target)
-        self._micro_batches: list[PolicyMicroBatch] = []
         self._updates_done = 0
         self._counts = BatchCounts(0, 0, 1)
-        self._metrics = _BatchMetrics()
+        self._metrics, self._update_metrics = _BatchMetrics(), _BatchMetrics()
 
-    def micro_batches(self, rows: Sequence[int], budget: int) -> list[PolicyMicroBatch]:
-        """Generate a rollout and its advantages; in later updates of the batch, reuse them."""
-        if self._updates_done > 0:
-            return self._micro_batches
-        self._metrics = _BatchMetrics()
-        rollout = self.rollout_generator.generate_rollout(rows)
-        layouts = self.layout.micro_batches(rollout.groups, range(len(rows)), budget)
-        self._micro_batches = [self._build_micro_batch(rollout, layout) for layout in layouts]
-        self._apply_batch_totals(rollout, self._micro_batches)
-        return self._micro_batches
+    def prepare(self, rows: Sequence[int], run: RunWithBudget) -> PreparedRollout:
+        """Sample a rollout and compute its rewards, reference scores and advantages.
+
+        Sampling happens once. If memory runs out afterwards, only the scores are computed again.
+
+        Raises:
+            TrainingError: memory ran out while completions were sampled.
+        """
+        self._metrics, self._update_metrics = _BatchMetrics(), _BatchMetrics()
+        rollout = self._sample(rows)
+        prepared = run(lambda budget: self._score(rollout, budget))
+        self._apply_batch_totals(rollout, prepared.micro_batches)
+        return prepared
+
+    def _sample(self, rows: Sequence[int]) -> Rollout:
+        try:
+            return self.rollout_generator.generate_rollout(rows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"memory ran out while completions were sampled: {error}",
+                hint="set a smaller num_generations, max_new_tokens or batch_size",
+            ) from error
+
+    def _score(self, rollout: Rollout, budget: int) -> PreparedRollout:
+        layouts = self.layout.micro_batches(rollout.groups, range(len(rollout.groups)), budget)
+        micro_batches = [self._build_micro_batch(rollout, layout) for layout in layouts]
+        return PreparedRollout(rollout.groups, micro_batches, budget)
+
+    def start_update(self) -> None:
+        """Forget what :meth:`loss` recorded in an attempt that ran out of memory."""
+        self._update_metrics = _BatchMetrics()
+
+    def micro_batches(self, prepared: PreparedRollout, budget: int) -> list[PolicyMicroBatch]:
+        """Return the micro-batches of a rollout; lay them out again if the budget has shrunk."""
+        if budget == prepared.budget:
+            return prepared.micro_batches
+        by_group = _split_by_group(prepared)
+        total_weight = prepared.micro_batches[0].total_weight if prepared.micro_batches else 1.0
+        relaid = []
+        rows = range(len(prepared.groups))
+        for layout in self.layout.micro_batches(prepared.groups, rows, budget):
+            parts = zip(*(by_group[row] for row in layout.group_indices), strict=True)
+            old, reference, advantages, returns, weights = (torch.cat(part) for part in parts)
+            completions = layout.to(self._device)
+            relaid.append(
+                PolicyMicroBatch(
+                    completions, old, reference, advantages, returns, weights, total_weight
+                )
+            )
+        return relaid
 
     def finish_update(self) -> bool:
         """Count an optimizer step; return True if it was the last one on this rollout."""
         self._updates_done += 1
+        self._metrics.merge(self._update_metrics)
+        self._update_metrics = _BatchMetrics()
         if self._updates_done < self._options.num_iterations:
             return False
-        self._updates_done, self._micro_batches = 0, []
+        self._updates_done = 0
         if self._options.needs_reference:
             self.kl_controller.update(self._metrics.reduce()["kl"])
         return True
@@ -212,12 +288,12 @@ class PolicyObjective:
             clipped_N = (ratio_N - 1).abs() > options.clip_range
             clipped_weight = float((clipped_N * micro_batch.loss_weights_N).sum())
             clip_fraction = clipped_weight / micro_batch.total_weight
-            self._metrics.add(clip_fraction=clip_fraction / options.num_iterations)
+            self._update_metrics.add(clip_fraction=clip_fraction / options.num_iterations)
             if self._updates_done == 0:
                 # Before the first update the policy is the one that sampled: the two differ only
                 # by the rounding of the generation code.
                 sampler_gap = float((logprobs_N - old_logprobs_N).abs().max())
-                self._metrics.update_max(sampler_gap=sampler_gap)
+                self._update_metrics.update_max(sampler_gap=sampler_gap)
         return (loss_N * micro_batch.loss_weights_N).sum()
 
     @torch.no_grad()
@@ -243,7 +319,6 @@ class PolicyObjective:
                 ref_logprobs_N = self._reference_logprobs(completions)
         # The policy sampled these tokens, so this is the KL in expectation.
         kl_N = old_logprobs_N - ref_logprobs_N
-        self._metrics.add(kl=float(kl_N.sum()) / rollout.completions_in_batch)
         kl_penalty_N = self.kl_controller.coef * kl_N
         rewards_C = torch.cat([rollout.rewards[row] for row in rows])
         if options.algorithm == "ppo":
@@ -296,6 +371,8 @@ class PolicyObjective:
         divisor = max(total["trained_completions"] if is_rloo else trained_tokens, 1.0)
         entropy = 0.0
         for batch in micro_batches:
+            kl_N = batch.old_logprobs_N - batch.ref_logprobs_N
+            self._metrics.add(kl=float(kl_N.sum()) / completions)
             entropy -= float(batch.old_logprobs_N.sum())
             batch.loss_weights_N = batch.loss_weights_N / divisor
             batch.total_weight = max(trained_tokens, 1.0) / divisor
@@ -346,7 +423,9 @@ class PolicyObjective:
 
     def metrics(self) -> dict[str, float]:
         """Return reward, KL, lengths, entropy and clipping of the last batch, over all ranks."""
-        metrics = self._metrics.reduce()
+        current = _BatchMetrics(dict(self._metrics.sums), dict(self._metrics.maxima))
+        current.merge(self._update_metrics)
+        metrics = current.reduce()
         leading: dict[str, float] = {
             name: metrics.pop(name) for name in LEADING_METRICS if name in metrics
         }

@@ -41,7 +41,7 @@ from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision
 from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.training.auto_batch import resolve_auto
-from tunesmith_torch.training.loop import BatchCounts, run_training_loop
+from tunesmith_torch.training.loop import BatchCounts, RunWithBudget, run_training_loop
 from tunesmith_torch.training.pair_setup import PairTrainingSetup
 
 HEAD_FILE = "reward_head.safetensors"
@@ -118,10 +118,17 @@ class BradleyTerryObjective:
         """Return the tokens of the pairs; the loss is divided by the number of pairs."""
         return self._setup.counts(rows)
 
-    def micro_batches(self, rows: Sequence[int], budget: int) -> list[CompletionBatch]:
-        """Lay the pairs out; the loop calls this once, at the start of each batch."""
+    def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
+        """Return the rows: nothing needs to be prepared."""
+        return rows
+
+    def start_update(self) -> None:
+        """Forget the rewards of the last batch."""
         self._rewards = []
-        return list(collate_final_tokens(self._setup.layout, self._setup.pairs, rows, budget))
+
+    def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
+        """Lay the pairs out."""
+        return list(collate_final_tokens(self._setup.layout, self._setup.pairs, prepared, budget))
 
     def loss(self, micro_batch: CompletionBatch) -> Tensor:
         """Return the loss summed over the pairs of the micro-batch."""

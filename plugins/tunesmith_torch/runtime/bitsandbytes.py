@@ -24,7 +24,7 @@ _BLOCKED = "kernels"
 
 
 @contextmanager
-def _without_kernels() -> Iterator[None]:
+def _without_kernels_package() -> Iterator[None]:
     """Make the import of ``kernels`` fail, as if it were not installed."""
     present = sys.modules.get(_BLOCKED)
     sys.modules[_BLOCKED] = None  # type: ignore[assignment]  # makes Python raise ImportError
@@ -41,7 +41,7 @@ def _import_quietly() -> tuple[ModuleType | None, str]:
     # It warns about that import, and at every 8-bit product that the input is cast to float16.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        with _without_kernels():
+        with _without_kernels_package():
             return import_module("bitsandbytes"), ""
     except (ImportError, OSError, RuntimeError) as error:  # not installed; library fails to load
         return None, f"{error!s:.160}"

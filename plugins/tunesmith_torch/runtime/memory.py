@@ -1,4 +1,4 @@
-"""The peak memory of this process, in bytes."""
+"""Memory of this process: its peak in bytes, and errors that say that it ran out."""
 
 from __future__ import annotations
 
@@ -26,3 +26,11 @@ def peak_bytes(device: torch.device) -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if the error means that GPU or CPU memory ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text

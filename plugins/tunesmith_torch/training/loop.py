@@ -5,7 +5,8 @@
 loss. One pass through the loop is one optimizer step::
 
     rows of the batch            BatchOrder: a new random order for each epoch
-      -> micro-batches           objective.micro_batches(rows, budget): at most `budget` tokens each
+      -> prepared batch          objective.prepare(rows, run): once; a rollout, reference scores
+      -> micro-batches           objective.micro_batches(prepared, budget): at most `budget` tokens
       -> loss / loss_divisor     objective.loss(micro_batch), then backward; gradients add up
       -> sum over ranks, clip, AdamW step on the fp32 master weights
       -> one more update?        monitor.is_batch_finished(): PPO reuses a rollout
@@ -23,20 +24,18 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError, RunStopped, TrainingError
-from tunesmith.events import JSON, CheckpointSaved, Notice, StepFinished
+from tunesmith.events import JSON, CheckpointSaved, StepFinished
 from tunesmith.storage import require_space, write_atomic
-from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.fingerprint import fingerprint
 from tunesmith_torch.optim import adamw
@@ -48,11 +47,12 @@ from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.memory import peak_bytes
 from tunesmith_torch.runtime.seed import seed_all
 from tunesmith_torch.training import training_state
+from tunesmith_torch.training.micro_batch_budget import MicroBatchBudget
+
+T = TypeVar("T")
 
 DEFAULT_SAVE_SECONDS = 120
 """Seconds between checkpoints if the run file sets no ``save_every``: the work a crash may cost."""
-MAX_HALVINGS = 3
-"""Times that a run may halve its micro-batches after running out of memory."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,16 @@ class BatchCounts:
     loss_divisor: float
 
 
+class RunWithBudget(Protocol):
+    """Calls a computation with a token budget, again with a smaller one if memory runs out."""
+
+    def __call__(self, compute: Callable[[int], T], /) -> T: ...
+
+
 class Objective(Protocol):
     """A data set and a loss over it, summed over micro-batches.
 
-    With several ranks, :meth:`micro_batches` is called with the rows of the own rank only (possibly
+    With several ranks, :meth:`prepare` is called with the rows of the own rank only (possibly
     none), :meth:`counts` with the rows of the complete batch; :meth:`metrics` covers all ranks.
     """
 
@@ -79,8 +85,23 @@ class Objective(Protocol):
         """Return the counts of these rows together."""
         ...
 
-    def micro_batches(self, rows: Sequence[int], budget: int) -> Sequence[Any]:
-        """Lay the rows out so that each micro-batch computes at most ``budget`` tokens."""
+    def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Any:
+        """Do once for each batch what needs sampling, rewards or another model.
+
+        The result is kept for all updates of the batch, also if memory runs out in one of them.
+        Forward passes of its own go through ``run``, so that they too get smaller micro-batches.
+        """
+        ...
+
+    def start_update(self) -> None:
+        """Reset the metrics that :meth:`loss` records; called before each attempt at an update."""
+        ...
+
+    def micro_batches(self, prepared: Any, budget: int) -> Sequence[Any]:
+        """Lay a prepared batch out so that each micro-batch computes at most ``budget`` tokens.
+
+        A pure function: it may be called several times for one batch, with smaller budgets.
+        """
         ...
 
     def loss(self, micro_batch: Any) -> Tensor:
@@ -159,16 +180,13 @@ def run_training_loop(
     keep_freed_memory()
     options: TrainingOptions = job.config
     adamw.check_available(options.optimizer, adapted.base.model.device)
-    if not adapted.named_trainable_parameters:
-        raise TrainingError(
-            "no parameter of the model is trained: all are frozen",
-            hint="choose other targets, or a technique that trains this kind of model",
-        )
+    _require_trainable_parameters(adapted)
     order = BatchOrder.from_options(len(objective), options, seed)
     schedule = LearningRateSchedule.from_options(options, order.steps)
     masters = MasterWeights(adapted.named_trainable_parameters, options)
     checkpoints = CheckpointWriter(job, masters, options.save_every, monitor)
-    accumulator = _GradientAccumulator(job, adapted, objective, masters, options)
+    budget = MicroBatchBudget(job, adapted, options.micro_batch_tokens)
+    accumulator = _GradientAccumulator(job, adapted, objective, masters, budget)
     adapted.model.train()
     seed_all(seed)
     steps_done = checkpoints.resume()
@@ -179,10 +197,11 @@ def run_training_loop(
         started = time.perf_counter()
         distributed.seed_worker_rank(seed, step)
         learning_rate = schedule.learning_rate_at(step)
-        loss, grad_norm = accumulator.compute_gradient(step, rows, learning_rate)
+        batch = accumulator.prepare(step, rows)
+        loss, grad_norm = accumulator.compute_gradient(batch, learning_rate)
         masters.step(learning_rate)
         while not monitor.is_batch_finished():
-            loss, grad_norm = accumulator.compute_gradient(step, rows, learning_rate)
+            loss, grad_norm = accumulator.compute_gradient(batch, learning_rate)
             masters.step(learning_rate)
         counts = objective.counts(rows)
         event = StepFinished(
@@ -204,6 +223,23 @@ def run_training_loop(
             return
 
 
+def _require_trainable_parameters(adapted: AdaptedModel) -> None:
+    if not adapted.named_trainable_parameters:
+        raise TrainingError(
+            "no parameter of the model is trained: all are frozen",
+            hint="choose other target_modules, or a technique that trains this kind of model",
+        )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The rows of one optimizer step, over all ranks, and what the objective prepared for them."""
+
+    step: int
+    rows: Sequence[int]
+    prepared: Any
+
+
 @dataclass
 class _GradientAccumulator:
     """Computes the gradient of a batch in micro-batches, smaller ones if memory runs out."""
@@ -212,26 +248,25 @@ class _GradientAccumulator:
     adapted: AdaptedModel
     objective: Objective
     masters: MasterWeights
-    options: TrainingOptions
-    budget: int = 0
-    """Tokens of a micro-batch at most; 0 before the first batch."""
-    halvings: int = 0
+    budget: MicroBatchBudget
 
-    def compute_gradient(
-        self, step: int, rows: Sequence[int], learning_rate: float
-    ) -> tuple[float, float]:
+    def prepare(self, step: int, rows: Sequence[int]) -> _Batch:
+        """Have the objective prepare this rank's rows."""
+        self.budget.step = step
+        own = distributed.my_share([self.objective.counts([row]).tokens for row in rows])
+        prepared = self.objective.prepare([rows[i] for i in own], self.budget.run)
+        return _Batch(step, rows, prepared)
+
+    def compute_gradient(self, batch: _Batch, learning_rate: float) -> tuple[float, float]:
         """Leave the clipped gradient in the masters; return the batch's mean loss and the norm.
 
         Raises:
             TrainingError: one of them is not finite. No weight has been updated then.
         """
-        self.budget = self.budget or self.options.micro_batch_tokens
-        losses = self._accumulate(step, rows)
-        while losses is None:
-            self.masters.zero_grad()
-            losses = self._accumulate(step, rows)
+        losses = self.budget.run(lambda tokens: self._accumulate(batch, tokens))
         distributed.all_reduce_gradients(self.masters.masters)
-        norm = self.masters.clip_grad_norm(self.options.max_grad_norm)
+        options: TrainingOptions = self.job.config
+        norm = self.masters.clip_grad_norm(options.max_grad_norm)
         # One transfer from the GPU for all numbers of the step: each one waits for the device.
         *own_losses, grad_norm = torch.stack([*losses, norm.detach().float()]).tolist()
         all_losses = [
@@ -241,83 +276,35 @@ class _GradientAccumulator:
         ]
         loss = math.fsum(all_losses)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise self._write_diagnosis(step, rows, all_losses, grad_norm, learning_rate)
+            raise self._write_diagnosis(batch, all_losses, grad_norm, learning_rate)
         return loss, grad_norm
 
-    def _accumulate(self, step: int, rows: Sequence[int]) -> list[Tensor] | None:
-        """Run backward through this rank's micro-batches; return their shares of the batch loss.
-
-        None if memory ran out, on this rank or on another one: the batch must be computed again.
-        """
+    def _accumulate(self, batch: _Batch, budget: int) -> list[Tensor]:
+        """Run backward through this rank's micro-batches; return their shares of the batch loss."""
+        self.masters.zero_grad()  # of an attempt that ran out of memory
+        self.objective.start_update()
         # Of the complete batch, not of this rank's rows: the sum over all is then the mean.
-        divisor = self.objective.counts(rows).loss_divisor
-        own = distributed.my_share([self.objective.counts([row]).tokens for row in rows])
+        divisor = self.objective.counts(batch.rows).loss_divisor
         losses = []
-        try:
-            for micro_batch in self.objective.micro_batches([rows[i] for i in own], self.budget):
-                with self.adapted.autocast():
-                    loss = self.objective.loss(micro_batch) / divisor
-                loss.backward()  # type: ignore[no-untyped-call]
-                losses.append(loss.detach().float())
-            # Wait until every rank has got this far: only then may gradients be summed.
-            distributed.all_gather_object(None)
-        except distributed.RecomputeBatch:
-            return None
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        else:
-            return losses
-        # Not inside the except block: the traceback's frames keep the activations alive until here.
-        fused_lora.clear_caches(self.adapted.model)
-        self._halve_budget(step)
-        with suppress(distributed.RecomputeBatch):
-            distributed.request_recompute()
-        return None
-
-    def _halve_budget(self, step: int) -> None:
-        """Halve the size of the micro-batches; the batch stays the same."""
-        self.halvings += 1
-        if self.halvings > MAX_HALVINGS:
-            raise TrainingError(
-                f"step {step + 1}: memory ran out with micro-batches of {self.budget} tokens, "
-                f"after halving them {MAX_HALVINGS} times",
-                hint=(
-                    "set gradient_checkpointing = true, a smaller max_length, or train adapters "
-                    "instead"
-                ),
-            )
-        if self.adapted.base.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.budget = max(1, self.budget // 2)
-        self.job.emit(
-            Notice(
-                level="warning",
-                source="memory",
-                message=(
-                    f"step {step + 1}: memory ran out; going on with micro-batches of "
-                    f"{self.budget} tokens, the batch stays the same"
-                ),
-            )
-        )
+        for micro_batch in self.objective.micro_batches(batch.prepared, budget):
+            with self.adapted.autocast():
+                loss = self.objective.loss(micro_batch) / divisor
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach().float())
+        return losses
 
     def _write_diagnosis(
-        self,
-        step: int,
-        rows: Sequence[int],
-        losses: list[float],
-        grad_norm: float,
-        learning_rate: float,
+        self, batch: _Batch, losses: list[float], grad_norm: float, learning_rate: float
     ) -> TrainingError:
         """Write ``postmortem.json`` about a step that is not finite; return the error to raise."""
         newest = self.job.checkpoints.newest()
         last_good = newest.path.name if newest else None
         diagnosis = {
-            "step": step + 1,
+            "step": batch.step + 1,
             "learning_rate": learning_rate,
             "losses": [repr(loss) for loss in losses],
             "gradient_norm": repr(grad_norm),
-            "rows": [self.job.train[row].source for row in rows if row < len(self.job.train)],
+            "rows": [self.job.train[row].source for row in batch.rows if row < len(self.job.train)],
             "largest_gradients": [(n, repr(v)) for n, v in self.masters.largest_gradients()],
             "last_good_checkpoint": last_good,
         }
@@ -326,8 +313,9 @@ class _GradientAccumulator:
             write_atomic(path, json.dumps(diagnosis, indent=2) + "\n")
         what = "gradient" if math.isfinite(math.fsum(losses)) else "loss"
         return TrainingError(
-            f"step {step + 1}: the {what} is not finite (loss {math.fsum(losses)}, gradient norm "
-            f"{grad_norm}); nothing was updated; the last good checkpoint is {last_good or 'none'}",
+            f"step {batch.step + 1}: the {what} is not finite (loss {math.fsum(losses)}, gradient "
+            f"norm {grad_norm}); nothing was updated; the last good checkpoint is "
+            f"{last_good or 'none'}",
             hint=f"{path.name} names the rows; try a lower learning rate or precision = 'fp32'",
         )
 
@@ -425,11 +413,3 @@ class CheckpointWriter:
         seconds = time.perf_counter() - started
         name = str(path.relative_to(self.job.out))
         self.job.emit(CheckpointSaved(step=step, path=name, bytes=size, seconds=seconds))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if the error means that GPU or CPU memory ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text

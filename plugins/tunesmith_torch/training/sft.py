@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
+
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError
 from tunesmith.events import Notice, TrainingFinished, TrainingStarted
@@ -97,19 +99,7 @@ def train_supervised(
     run_training_loop(job, adapted, objective, seed=job.seed)
     seconds = time.perf_counter() - started
     artifact = artifacts.save_artifact(job, finalize(adapted), template)
-    job.emit(
-        TrainingFinished(
-            stage=job.stage,
-            technique=job.technique,
-            steps=_order(job, examples).steps,
-            tokens=round(examples.tokens * options.epochs),
-            trained_tokens=round(examples.trained_tokens * options.epochs),
-            seconds=seconds,
-            peak_memory_bytes=peak_bytes(device),
-            artifact=str(artifact.path.relative_to(job.out)),
-            format=artifact.format,
-        )
-    )
+    job.emit(_training_finished_event(job, artifact, examples, seconds, device))
     return artifact
 
 
@@ -175,4 +165,25 @@ def _training_started_event(
             "micro_batch_tokens": options.micro_batch_tokens,
         },
         first_step=newest.step if newest else 0,
+    )
+
+
+def _training_finished_event(
+    job: Job[Any],
+    artifact: Artifact,
+    examples: TokenizedRecords,
+    seconds: float,
+    device: torch.device,
+) -> TrainingFinished:
+    options: TrainingOptions = job.config
+    return TrainingFinished(
+        stage=job.stage,
+        technique=job.technique,
+        steps=_order(job, examples).steps,
+        tokens=round(examples.tokens * options.epochs),
+        trained_tokens=round(examples.trained_tokens * options.epochs),
+        seconds=seconds,
+        peak_memory_bytes=peak_bytes(device),
+        artifact=str(artifact.path.relative_to(job.out)),
+        format=artifact.format,
     )

@@ -19,7 +19,7 @@ from tunesmith_torch.kernels.tree_attention import TreeLayout
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.prefix.common_prefix import collate_with_prefix, shared_prefix_length
-from tunesmith_torch.training.loop import BatchCounts
+from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 
 Layout = tuple[MicroBatch, TreeLayout | None]
 """A micro-batch, and the tree of its rows if they share a common prefix (else None)."""
@@ -56,8 +56,16 @@ class NextTokenObjective:
         tokens = int(self._lengths[rows].sum())
         return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=trained)
 
-    def micro_batches(self, rows: Sequence[int], budget: int) -> list[Layout]:
+    def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
+        """Return the rows: nothing needs to be prepared."""
+        return rows
+
+    def start_update(self) -> None:
+        """Do nothing: :meth:`loss` records no metrics."""
+
+    def micro_batches(self, prepared: Sequence[int], budget: int) -> list[Layout]:
         """Pack the rows end to end, or pad them, at most ``budget`` tokens in each micro-batch."""
+        rows = prepared
         if not rows:
             return []
         lengths = self._lengths[rows] - self.prefix_length

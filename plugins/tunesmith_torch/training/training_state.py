@@ -53,7 +53,7 @@ def restore(folder: Path, masters: MasterWeights) -> None:
         tensors = load_file(folder / TENSORS)
         generators = json.loads((folder / GENERATORS).read_text(encoding="utf-8"))
         masters.load_state_dict(tensors)
-        _restore_generators(tensors, generators)
+        _restore_rng_states(tensors, generators)
     except _LOAD_ERRORS as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise IntegrityError(
@@ -62,7 +62,7 @@ def restore(folder: Path, masters: MasterWeights) -> None:
         ) from error
 
 
-def _restore_generators(tensors: dict[str, Tensor], generators: dict[str, Any]) -> None:
+def _restore_rng_states(tensors: dict[str, Tensor], generators: dict[str, Any]) -> None:
     torch.set_rng_state(tensors["generator.torch"])
     if torch.cuda.is_available():
         count = torch.cuda.device_count()

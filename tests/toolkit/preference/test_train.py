@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from objectives import lay_out
 from pydantic import ValidationError
 
 from tunesmith.contracts import Artifact, Job
@@ -467,7 +468,7 @@ def test_kto_estimates_the_kl_on_mismatched_pairs(tmp_path: Path, tiny_folder: P
     pairs = PairScores(ratios[:, 0], ratios[:, 1], z, z, torch.zeros(3), torch.zeros(3))
     expected = float(losses.kto(pairs, 0.5, kl).sum())
     for budget in (1, 10_000):
-        parts = objective.micro_batches(rows, budget)
+        parts = lay_out(objective, rows, budget)
         ours = sum(float(objective.loss(part).detach()) for part in parts)
         assert ours == pytest.approx(expected, rel=1e-4)
     assert kl > 0.1

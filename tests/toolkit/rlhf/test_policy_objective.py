@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from objectives import lay_out, with_budget
 from pydantic import ValidationError
 
 from tunesmith.contracts import Job
@@ -31,7 +32,7 @@ from tunesmith_torch.rlhf.policy_objective import (
 )
 from tunesmith_torch.rlhf.reward_functions import FunctionReward, WeightedRewardSum
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.training.loop import run_training_loop
+from tunesmith_torch.training.loop import NoMonitor, run_training_loop
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -170,7 +171,7 @@ def test_sampler_and_trainer_agree(tiny_folder: Path, temperature: float, sharin
         tiny_folder, options(temperature=temperature), share_prompts=sharing
     )
     perturb(adapted)
-    for micro_batch in objective.micro_batches([0, 1, 2, 3], 200):
+    for micro_batch in lay_out(objective, [0, 1, 2, 3], 200):
         objective.loss(micro_batch)
     assert objective.metrics()["sampler_gap"] < 1e-3
 
@@ -182,7 +183,7 @@ def test_the_gradient_matches_the_formulas_of_the_papers(tiny_folder: Path, algo
     objective, adapted = build_objective(tiny_folder, config)
     perturb(adapted)
     rows = [2, 0]
-    micro_batches = objective.micro_batches(rows, 10_000)
+    micro_batches = lay_out(objective, rows, 10_000)
     ours = gradients(objective, adapted, micro_batches)
     for _, parameter in adapted.named_trainable_parameters:
         parameter.grad = None
@@ -272,7 +273,7 @@ def test_equal_rewards_and_policy_at_reference_give_no_gradient(
     objective, adapted = build_objective(
         tiny_folder, options(algorithm=algorithm), lambda text: 0.3
     )
-    micro_batches = objective.micro_batches([0, 1], 10_000)
+    micro_batches = lay_out(objective, [0, 1], 10_000)
     assert abs(objective.metrics()["kl"]) < 1e-6  # the sampler rounds in another order
     assert all(float(g.abs().max()) < 1e-9 for g in gradients(objective, adapted, micro_batches))
 
@@ -283,7 +284,7 @@ def test_truncated_completions_have_no_gradient(tiny_folder: Path, algorithm: st
     config = options(algorithm=algorithm, mask_truncated_completions=True, max_new_tokens=2)
     objective, adapted = build_objective(tiny_folder, config)
     objective.rollout_generator._template.tokenizer.eos_token = "<|endoftext|>"
-    micro_batches = objective.micro_batches([0, 1], 10_000)
+    micro_batches = lay_out(objective, [0, 1], 10_000)
     truncated = objective.metrics()["truncated"]
     masked_gradients = gradients(objective, adapted, micro_batches)
     assert truncated > 0.5
@@ -302,7 +303,7 @@ def test_truncated_completions_have_no_gradient(tiny_folder: Path, algorithm: st
     if truncated == 1.0:
         assert all(float(g.abs().max()) == 0 for g in masked_gradients)
     unmasked, adapted = build_objective(tiny_folder, options(algorithm=algorithm, max_new_tokens=2))
-    other_gradients = gradients(unmasked, adapted, unmasked.micro_batches([0, 1], 10_000))
+    other_gradients = gradients(unmasked, adapted, lay_out(unmasked, [0, 1], 10_000))
     assert max(float(g.abs().max()) for g in other_gradients) > 0
 
 
@@ -315,7 +316,7 @@ def test_the_gradient_does_not_depend_on_micro_batches(tiny_folder: Path, algori
         )
         perturb(adapted)
         torch.manual_seed(5)
-        found.append(gradients(objective, adapted, objective.micro_batches([3, 1, 0], budget)))
+        found.append(gradients(objective, adapted, lay_out(objective, [3, 1, 0], budget)))
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-6)
@@ -331,6 +332,16 @@ def model_with_preferences(tiny_folder: Path, tmp_path_factory: pytest.TempPathF
     base.model.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     return folder
+
+
+class UpdatesOnly(NoMonitor):
+    """As many updates of a rollout as the options say, and no evaluation."""
+
+    def __init__(self, objective: PolicyObjective) -> None:
+        self.objective = objective
+
+    def is_batch_finished(self) -> bool:
+        return self.objective.finish_update()
 
 
 def run(
@@ -358,7 +369,7 @@ def run(
         emit=emit,
         technique="test",
     )
-    run_training_loop(job, adapted, objective, seed=1)
+    run_training_loop(job, adapted, objective, seed=1, monitor=UpdatesOnly(objective))
     return steps, {name: p.detach().clone() for name, p in adapted.named_trainable_parameters}
 
 
@@ -372,6 +383,56 @@ def test_the_reward_rises(tmp_path: Path, model_with_preferences: Path, algorith
     assert sum(rewards[-5:]) / 5 > 1.5 * sum(rewards[:3]) / 3
     assert steps[-1].metrics["kl"] > 0
     assert max(step.metrics["sampler_gap"] for step in steps) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "update"), [("grpo", 0), ("rloo", 0), ("ppo", 0), ("grpo", 1), ("ppo", 1)]
+)
+def test_out_of_memory_keeps_the_rollout(
+    tmp_path: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: str,
+    update: int,
+) -> None:
+    """In any update of a batch: no new completions, no new rewards, smaller micro-batches."""
+    config = options(
+        algorithm=algorithm,
+        epochs=2,
+        num_iterations=update + 1,
+        micro_batch_tokens=300,
+        learning_rate=1e-3,
+    )
+    plain, expected = run(tmp_path / "plain", tiny_folder, config)
+    limit = 0.7 * min(step.tokens for step in plain)
+    calls, rewarded = [], []
+    real_loss, real_rewards = PolicyObjective.loss, TextReward.rewards
+
+    def loss(self: PolicyObjective, micro_batch: PolicyMicroBatch) -> torch.Tensor:
+        """From that update of the second batch on, a whole batch does not fit."""
+        calls.append(micro_batch)
+        value = real_loss(self, micro_batch)
+        if len(calls) >= 2 * (update + 1) and micro_batch.completions.batch.tokens > limit:
+            raise MemoryError
+        return value
+
+    def rewards(
+        self: TextReward, prompts: Sequence[Prompt], completions: Sequence[str]
+    ) -> list[float]:
+        rewarded.append(list(completions))
+        return real_rewards(self, prompts, completions)
+
+    monkeypatch.setattr(PolicyObjective, "loss", loss)
+    monkeypatch.setattr(TextReward, "rewards", rewards)
+    tight, weights = run(tmp_path / "tight", tiny_folder, config)
+    assert len(calls) > len(plain) * (update + 1)  # memory did run out
+    assert len(rewarded) == len(tight) == len(plain)
+    for one, other in zip(plain, tight, strict=True):
+        assert one.metrics.keys() == other.metrics.keys()
+        for name, value in one.metrics.items():
+            assert other.metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+    for name in expected:
+        torch.testing.assert_close(weights[name], expected[name], rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -393,13 +454,14 @@ def test_later_updates_use_ratios_to_the_sampling_policy(tiny_folder: Path, algo
     config = options(algorithm=algorithm, num_iterations=2, kl_coef=0.0, max_kl=0.0)
     objective, adapted = build_objective(tiny_folder, config)
     perturb(adapted)
-    (micro_batch,) = objective.micro_batches([0, 2], 10_000)
+    prepared = objective.prepare([0, 2], with_budget(10_000))
+    (micro_batch,) = objective.micro_batches(prepared, 10_000)
     assert not objective.finish_update()
     with torch.no_grad():
         for name, parameter in adapted.named_trainable_parameters:
             if "lora_B" in name:
                 parameter.add_(torch.randn(parameter.shape, generator=_generator()) * 0.05)
-    (again,) = objective.micro_batches([0, 2], 10_000)
+    (again,) = objective.micro_batches(prepared, 10_000)
     assert again is micro_batch
     ours = gradients(objective, adapted, [again])
     for _, parameter in adapted.named_trainable_parameters:
@@ -421,7 +483,7 @@ def test_later_updates_use_ratios_to_the_sampling_policy(tiny_folder: Path, algo
     assert objective.metrics()["clip_fraction"] == pytest.approx(
         float(clipped_N.float().mean()) / 2, abs=1e-5
     )
-    (new,) = objective.micro_batches([0, 2], 10_000)
+    (new,) = lay_out(objective, [0, 2], 10_000)
     assert new is not micro_batch
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from objectives import lay_out
 from pydantic import ValidationError
 
 from tunesmith.contracts import Artifact, Job
@@ -385,7 +386,7 @@ def test_rewards_and_reference_are_computed_without_dropout(finished: RlhfRun) -
             if "lora_B" in name:  # initially zero: dropout would have no effect
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(4))
     setup.adapted.model.train()
-    (micro_batch,) = objective.micro_batches([0, 1], 4096)
+    (micro_batch,) = lay_out(objective, [0, 1], 4096)
     with eval_mode(setup.adapted.model), torch.no_grad():
         logprobs_N, _ = objective._logprobs(micro_batch.completions)
     assert float((logprobs_N - micro_batch.old_logprobs_N).abs().max()) < 1e-3

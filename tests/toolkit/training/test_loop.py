@@ -22,7 +22,7 @@ from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.options.training import LoraOptions, TrainingOptions
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.training import loop as training_loop
+from tunesmith_torch.runtime.memory import is_out_of_memory
 from tunesmith_torch.training.sft import train_supervised
 from tunesmith_torch.training.sft_objective import NextTokenObjective
 
@@ -258,7 +258,7 @@ def test_persistent_out_of_memory_is_an_error(
 
 
 def test_other_runtime_errors_are_not_out_of_memory() -> None:
-    assert not training_loop.is_out_of_memory(RuntimeError("shape mismatch"))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
 def test_adapters_over_a_bf16_base_are_fp32_and_trained(tmp_path: Path, tiny_folder: Path) -> None:
