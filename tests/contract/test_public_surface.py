@@ -76,8 +76,6 @@ TESTED_THROUGH = {
         "tunesmith_torch.generation.transformers_generate",
     ),
     "tests/toolkit/preference/test_train.py": ("tunesmith_torch.preference.reference_logprobs",),
-    # Memory runs out in a real step of training, and the micro-batches are halved.
-    "tests/toolkit/training/test_loop.py": ("tunesmith_torch.training.micro_batch_budget",),
     "tests/toolkit/training/test_auto_batch.py": ("tunesmith_torch.memory_estimate.policies",),
 }
 """Modules that no test imports, below the test file that runs them through another module."""
