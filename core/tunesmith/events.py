@@ -202,7 +202,7 @@ class TrainingStarted(Event, kind="training-started"):
     tokens: int
     """Tokens per pass over the training part, with prompts, without padding."""
     trained_tokens: int
-    """Those of the tokens that carry loss."""
+    """Those of the tokens that contribute to the loss."""
     trainable_parameters: int
     parameters: int
     device: str

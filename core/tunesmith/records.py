@@ -43,14 +43,14 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text(Record):
-    """Plain text; every token carries loss."""
+    """Plain text; every token contributes to the loss."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion(Record):
-    """A prompt and its completion; only the completion carries loss."""
+    """A prompt and its completion; only the completion contributes to the loss."""
 
     prompt: str
     completion: str
@@ -58,7 +58,7 @@ class Completion(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chat(Record):
-    """A conversation; the assistant's turns carry loss."""
+    """A conversation; the assistant's turns contribute to the loss."""
 
     messages: tuple[Message, ...]
 

@@ -70,8 +70,8 @@ class NoProgressGuard:
         what = "the loss did not change" if constant else "every gradient was zero"
         return TrainingError(
             f"step {event.step}: {what} for {PATIENCE} steps",
-            hint="`tunesmith check` shows which tokens carry loss; check also that the technique "
-            "trains parameters",
+            hint="`tunesmith check` shows which tokens contribute to the loss; check also that the "
+            "technique trains parameters",
         )
 
 

@@ -18,8 +18,8 @@ Attention must not cross a boundary: packed rows need a kernel that reads ``boun
 :mod:`tunesmith_torch.kernels`), padded rows need ``mask_BT``.
 
 Labels are shifted here, once, row by row: position ``t`` predicts token ``t + 1`` of the same row,
-so ``t`` is *trained* if token ``t + 1`` carries loss. In the first picture, if all tokens carry
-loss, ``trained_N`` is ``0 1 3`` and ``targets_N`` is ``a1 a2 b1``. The first token of a row is
+so ``t`` is *trained* if token ``t + 1`` contributes to the loss. In the first picture, if all
+tokens do, ``trained_N`` is ``0 1 3`` and ``targets_N`` is ``a1 a2 b1``. The first token of a row is
 never a target and its last position has none. No later code shifts again, and there are no labels
 of -100.
 
@@ -48,7 +48,7 @@ from tunesmith.errors import DataError
 
 @dataclass(frozen=True)
 class Example:
-    """A row: its tokens, which of them carry loss, and their weights (None: all weigh the same)."""
+    """A row: its tokens, which of them are trained on, and their weights (None: all are equal)."""
 
     ids: Sequence[int] | NDArray[Any]
     trained: Sequence[bool] | NDArray[Any]
@@ -69,7 +69,7 @@ class MicroBatch:
     mask_BT: Tensor | None
     """Padded: 1 for real tokens, 0 for padding. None: packed."""
     trained_N: Tensor
-    """Indices of the positions whose next token carries loss."""
+    """Indices of the positions whose next token contributes to the loss."""
     targets_N: Tensor
     """Ids of those next tokens."""
     weights_N: Tensor | None

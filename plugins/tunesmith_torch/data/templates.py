@@ -55,7 +55,7 @@ class TokenizedRecords:
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens that carry loss in one pass over the examples."""
+        """Tokens that contribute to the loss in one pass over the examples."""
         return sum(int(np.count_nonzero(example.trained)) for example in self.examples)
 
 

@@ -27,7 +27,7 @@ class TextSpan(NamedTuple):
 
     text: str
     trained: bool = False
-    """True if its tokens carry loss."""
+    """True if its tokens contribute to the loss."""
     literal: bool = False
     """True if control tokens in it are encoded like any other text."""
     at_start: bool = False

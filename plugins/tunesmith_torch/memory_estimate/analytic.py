@@ -1,7 +1,7 @@
 """Estimate memory and work of a training step by arithmetic on the model's sizes.
 
-Names: P tokens of the largest micro-batch, N those that carry loss, D hidden size, F intermediate
-size of the feed-forward, V vocabulary size, r rank, w bytes of a number.
+Names: P tokens of the largest micro-batch, N those that contribute to the loss, D hidden size,
+F intermediate size of the feed-forward, V vocabulary size, r rank, w bytes of a number.
 
 The estimate lists what the training loop of this toolkit keeps, in the order of allocation:
 weights; fp32 masters of trained bf16 weights, their gradients, AdamW's two moments; the tensors

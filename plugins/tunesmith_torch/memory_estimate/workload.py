@@ -32,7 +32,7 @@ DEFAULT_SYSTEM_PROMPT_TOKENS = 40
 """Tokens of a default system prompt that a template may write before the first message."""
 DEFAULT_ASSUMPTIONS = Assumptions(sequence=1024, micro_batch=None, rows=1000)
 DEFAULT_TRAINED_SHARE = 0.5
-"""Share of tokens that carry loss where nothing is known about the rows."""
+"""Share of tokens that contribute to the loss where nothing is known about the rows."""
 
 
 class RowLengths(NamedTuple):
@@ -54,7 +54,7 @@ class RowLengths(NamedTuple):
 
 @dataclass(frozen=True)
 class Grouping:
-    """The parts of a record that are computed together, and those that carry loss."""
+    """The parts of a record that are computed together, and those that contribute to the loss."""
 
     both_completions: bool = False
     """Both completions of a pair are computed; otherwise only the chosen one."""
@@ -83,7 +83,7 @@ class Grouping:
         return completions + row.prompt * len(row.completions)
 
     def loss_positions(self, row: RowLengths) -> int:
-        """Return the number of positions of a row that carry loss."""
+        """Return the number of positions of a row that contribute to the loss."""
         return len(row.completions) if self.scores_last_token else sum(row.completions)
 
 
@@ -99,7 +99,7 @@ class Workload:
     row_tokens: tuple[int, ...]
     """Tokens of each row."""
     trained_share: float
-    """Share of tokens that carry loss."""
+    """Share of tokens that contribute to the loss."""
     steps: int
     """Optimizer steps."""
     tokens: int
@@ -185,7 +185,7 @@ def assume_workload(
     if count is None:
         count = DEFAULT_ASSUMPTIONS.rows or 1
         notes.append(f"{count} rows are assumed")
-    notes.append(f"{DEFAULT_TRAINED_SHARE:.0%} of the tokens are taken to carry loss")
+    notes.append(f"{DEFAULT_TRAINED_SHARE:.0%} of the tokens are taken to contribute to the loss")
     trained = round(sequence * DEFAULT_TRAINED_SHARE)
     row = grouping.row_lengths(sequence - trained, (trained,) * 2)
     budget = grouping.token_count(row) * rows.micro_batch if rows.micro_batch else None

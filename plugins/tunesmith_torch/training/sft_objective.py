@@ -28,9 +28,9 @@ Layout = tuple[MicroBatch, TreeLayout | None]
 class NextTokenObjective:
     """Negative log-likelihood summed over the trained tokens, divided by their number in the batch.
 
-    A token is trained if its role carries loss (``Example.trained``): usually the completion and
-    the token that ends it. If all rows begin with the same tokens, a system prompt for example,
-    each micro-batch computes this common prefix once
+    A token is trained if its role contributes to the loss (``Example.trained``): usually the
+    completion and the token that ends it. If all rows begin with the same tokens, a system prompt
+    for example, each micro-batch computes this common prefix once
     (:mod:`tunesmith_torch.prefix.common_prefix`).
     """
 
