@@ -37,7 +37,7 @@ def open_by_name(reference: str, *, device: str = "auto", option: str = "model")
         return technique.open(
             enclosing_plan.found_model.fetch(), folder, device=enclosing_plan.run.device
         )
-    from tunesmith_torch.generation.text_model import open_text_model
+    from tunesmith_torch.generation.open_model import open_text_model
     from tunesmith_torch.options.training import TrainingOptions
 
     return open_text_model(

@@ -148,8 +148,8 @@ def _has_reward_head(folder: Path) -> bool:
 
 
 def _load_reward_model(artifact: Path, base: Path, device: str) -> RewardScorer:
-    from tunesmith_torch.models.adapter_stack import find_adapter_base
     from tunesmith_torch.models.artifacts import artifact_format
+    from tunesmith_torch.models.initial_model import find_adapter_base
     from tunesmith_torch.rlhf.reward_model import RewardModel
     from tunesmith_torch.runtime.device import pick_device, pick_precision
 

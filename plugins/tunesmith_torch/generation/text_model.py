@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
@@ -24,21 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tunesmith.contracts import Generation, Progress, TextModel, TokenScores
+from tunesmith.contracts import Generation, Progress, TokenScores
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Prompt
 from tunesmith_torch.data.packing import Example, MicroBatch, collate, padded_batches
-from tunesmith_torch.data.templates import Template, read_chat_template
+from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_attention, prefix_cache
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.losses.selected_positions import LMHead, get_lm_head, hidden_at_targets
-from tunesmith_torch.models import artifacts
-from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.generation_limits import max_cached_tokens
-from tunesmith_torch.options.training import TrainingOptions
-from tunesmith_torch.runtime.device import pick_device, pick_precision
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
 SCORING_TOKENS = 8_192
@@ -311,32 +305,3 @@ def _logprobs_from_logits(model: nn.Module, batch: MicroBatch) -> Tensor:
     logits_BTV = logits_BTV[:, -batch.ids_BT.shape[1] :]  # learned prompts come before the tokens
     logits_NV = logits_BTV.flatten(0, 1)[batch.trained_N]
     return -functional.cross_entropy(logits_NV.float(), batch.targets_N, reduction="none")
-
-
-def open_text_model(
-    model: Path,
-    artifact: Path | None,
-    *,
-    device: str,
-    options: TrainingOptions,
-    quantization: Quantization | None = None,
-) -> TextModel:
-    """Load the base model, or the model trained from it, from disk."""
-    torch_device = pick_device(device)
-    precision = pick_precision(torch_device, options.precision)
-    adapter = artifact is not None and artifacts.artifact_format(artifact) == "adapter"
-    folder = model if adapter or artifact is None else artifact
-    base = load_model(
-        folder,
-        torch_device,
-        precision,
-        packing=options.packing,
-        quantization=quantization,
-        fused_kernels=options.fused_kernels,
-    )
-    adapted: nn.Module = base.model
-    if adapter and artifact is not None:
-        adapted = artifacts.attach_adapter(base, artifact, fused_kernels=options.fused_kernels)
-    return TorchTextModel(
-        adapted, Template.from_tokenizer(base.tokenizer, read_chat_template(options)), torch_device
-    )

@@ -26,7 +26,6 @@ from tunesmith_torch.options.generation_limits import (
     kv_bytes_per_token,
     max_cached_tokens,
 )
-from tunesmith_torch.options.training import LoraOptions
 
 # The next constants repeat values of modules that import torch, which must not be imported here.
 MIB = 2**20
@@ -86,7 +85,7 @@ def estimate(setting: EstimateSetting) -> Estimate:
         "train": training_memory(setting),
         "evaluate": evaluation_memory(setting),
     }
-    if isinstance(setting.options, LoraOptions):
+    if setting.adapter is not None:
         parts["merge"] = merging_memory(setting)
     return Estimate(
         method="analytic",
@@ -129,7 +128,7 @@ def training_memory(setting: EstimateSetting) -> MemoryParts:
     """
     shape, w = setting.shape, setting.compute_bytes
     trainable = setting.trainable_parameters
-    lora = isinstance(setting.options, LoraOptions)
+    lora = setting.adapter is not None
     static = {"weights": setting.base_bytes}
     if lora:
         static["adapter"] = trainable * 4  # in fp32, so it needs no masters
@@ -182,7 +181,7 @@ def evaluation_memory(setting: EstimateSetting) -> MemoryParts:
         "logits": logits * (3 if setting.device == "cuda" else 1),
     }
     static = {"weights": setting.base_bytes}
-    if isinstance(setting.options, LoraOptions):
+    if setting.adapter is not None:
         static["adapter"] = setting.trainable_parameters * 4
     if setting.model_count > 1:
         static["other models"] = (setting.model_count - 1) * setting.base_bytes
@@ -241,7 +240,7 @@ def layer_activation_bytes(setting: EstimateSetting) -> int:
     shape, w, P = setting.shape, setting.compute_bytes, setting.workload.micro_batch_tokens
     D, F = shape.hidden_size, shape.intermediate_size * shape.active_experts
     query, key = shape.attention_heads * shape.head_dim, shape.key_value_heads * shape.head_dim
-    full = not isinstance(setting.options, LoraOptions)
+    full = setting.adapter is None
     # Our norm keeps its result and its scaled input. The libraries' norm also keeps its input in
     # fp32 (if w = 4, that is the input itself), and the scaled input only if the scale is trained.
     norm = 2 * w * D if setting.options.fused_kernels else (4 + w + (w if full else 0)) * D
@@ -288,10 +287,10 @@ def _adapter_activation_bytes(setting: EstimateSetting) -> int:
 
     Over a quantized base the same is kept twice, because inputs are in fp32.
     """
-    options = setting.options
-    assert isinstance(options, LoraOptions)
-    targets = list(setting.shape.targeted_layers(options.target_modules))
-    P, r, w = setting.workload.micro_batch_tokens, options.rank, setting.compute_bytes
+    adapter = setting.adapter
+    assert adapter is not None
+    targets = list(setting.shape.targeted_layers(adapter.target_modules))
+    P, r, w = setting.workload.micro_batch_tokens, adapter.rank, setting.compute_bytes
     small = sum(P * r * w + r * (m.out_features + m.in_features) * w for m in targets)
     return small * (2 if setting.method == "qlora" else 1)
 
@@ -321,7 +320,7 @@ def _head_bytes(setting: EstimateSetting) -> dict[str, int]:
     if setting.device == "cuda":  # a copy in fp32; on the CPU the copy is made block by block
         logits += chunk * V * 4
     logits += 2 * N * D * w
-    if not isinstance(setting.options, LoraOptions):
+    if setting.adapter is None:
         # Over several chunks the weight's gradient is summed in fp32.
         logits += V * D * (w if chunk >= N else 4 + 2 * w)
     return {"logits": logits}
@@ -351,7 +350,7 @@ def training_flops(setting: EstimateSetting) -> float:
     section 2.1). Causal attention reads half of the earlier positions on average.
     """
     shape, workload, options = setting.shape, setting.workload, setting.options
-    lora = isinstance(options, LoraOptions)
+    lora = setting.adapter is not None
     passes = (2 if lora else 3) + (1 if options.gradient_checkpointing else 0)
     per_token = 2.0 * shape.active_layer_weights * passes
     if lora:

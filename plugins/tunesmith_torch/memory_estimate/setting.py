@@ -15,9 +15,8 @@ from tunesmith_torch.memory_estimate.workload import (
     Workload,
     guess_workload,
 )
-from tunesmith_torch.options.training import LoraOptions, QloraOptions, TrainingOptions
-
-Method = Literal["full", "lora", "qlora"]
+from tunesmith_torch.options.adaptation import AdapterOptions, Method
+from tunesmith_torch.options.training import TrainingOptions
 
 FP32_MOMENT_BYTES = 8.0
 """Bytes of AdamW's two moments of one weight in fp32."""
@@ -31,7 +30,6 @@ class EstimateSetting:
     config: dict[str, Any]
     """The base model's ``config.json``."""
     shape: ModelShape
-    method: Method
     options: TrainingOptions
     device: Literal["cuda", "cpu"]
     workload: Workload
@@ -42,7 +40,6 @@ class EstimateSetting:
     @classmethod
     def from_request(
         cls,
-        method: Method,
         options: TrainingOptions,
         request: EstimateRequest,
         grouping: Grouping = SINGLE_COMPLETION,
@@ -52,13 +49,22 @@ class EstimateSetting:
         return cls(
             config=dict(request.config),
             shape=shape,
-            method=method,
             options=options,
             device=request.device,
             workload=guess_workload(options, request, shape.context_length, grouping),
             seed=request.seed,
             model_count=request.model_count,
         )
+
+    @property
+    def method(self) -> Method:
+        """The weights that are trained, and whether the base is quantized."""
+        return self.options.adaptation.method
+
+    @property
+    def adapter(self) -> AdapterOptions | None:
+        """The adapters that are trained; None: all weights are."""
+        return self.options.adaptation.adapter
 
     @property
     def compute_bytes(self) -> int:
@@ -81,17 +87,17 @@ class EstimateSetting:
         Blocks of 64 share a scale of 32 bits, or one of 8 bits whose own blocks of 256 share 32
         (Dettmers et al. 2023, QLoRA, section 3).
         """
-        options = self.options
-        if self.method != "qlora" or not isinstance(options, QloraOptions):
+        quantization = self.options.adaptation.quantization
+        if quantization is None:
             return 8.0 * self.compute_bytes
-        if options.bits == 8:
+        if quantization.bits == 8:
             return 8.0
-        return 4 + (8 / 64 + 32 / (64 * 256) if options.double_quantization else 32 / 64)
+        return 4 + (8 / 64 + 32 / (64 * 256) if quantization.double_quantization else 32 / 64)
 
     @property
     def moment_bytes(self) -> float:
         """Bytes of AdamW's two moments of a weight: fp32, or 8 bits with a scale for each 256."""
-        return FP32_MOMENT_BYTES if self.options.optimizer == "adamw" else 2 * (1 + 4 / 256)
+        return FP32_MOMENT_BYTES if self.options.optimizer.name == "adamw" else 2 * (1 + 4 / 256)
 
     @property
     def base_bytes(self) -> int:
@@ -106,17 +112,17 @@ class EstimateSetting:
     @property
     def trainable_parameters(self) -> int:
         """Number of weights that are trained."""
-        options = self.options
-        if not isinstance(options, LoraOptions):
+        adapter = self.adapter
+        if adapter is None:
             return self.shape.parameters
-        targets = self.shape.targeted_layers(options.target_modules)
+        targets = self.shape.targeted_layers(adapter.target_modules)
         layer = sum(
-            options.rank * (linear.out_features + linear.in_features) * linear.experts
+            adapter.rank * (linear.out_features + linear.in_features) * linear.experts
             for linear in targets
         )
         saved = sum(
             self.shape.embedding_weights
-            for name in options.modules_to_save
+            for name in adapter.modules_to_save
             if name in _EMBEDDING_MODULES
         )
         return self.shape.layers * layer + saved

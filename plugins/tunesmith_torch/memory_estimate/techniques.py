@@ -9,38 +9,20 @@ from typing import Any, TypeVar
 from tunesmith.contracts import Estimate, EstimateRequest, MemorySaving
 from tunesmith.errors import TunesmithError
 from tunesmith_torch.memory_estimate import analytic
-from tunesmith_torch.memory_estimate.setting import EstimateSetting, Method
+from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
-from tunesmith_torch.options.training import LoraOptions, QloraOptions, TrainingOptions
+from tunesmith_torch.options.training import TrainingOptions
 
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
 TRACE_ERRORS = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
 """Exceptions of a step that cannot run on fake tensors."""
 
 
-def estimate_full(options: TrainingOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Estimate training of all weights."""
-    yield from estimate_supervised("full", options, request)
-
-
-def estimate_lora(options: LoraOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Estimate training of adapters."""
-    yield from estimate_supervised("lora", options, request)
-
-
-def estimate_qlora(options: QloraOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Estimate training of adapters over a quantized base."""
-    yield from estimate_supervised("qlora", options, request)
-
-
 def estimate_supervised(
-    method: Method,
-    options: TrainingOptions,
-    request: EstimateRequest,
-    grouping: Grouping = SINGLE_COMPLETION,
+    options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> Iterator[Estimate]:
     """Yield two estimates: one by arithmetic, then one of exact row lengths and a traced step."""
-    setting = EstimateSetting.from_request(method, options, request, grouping)
+    setting = EstimateSetting.from_request(options, request, grouping)
     yield analytic_estimate(setting, request)
     yield refined_estimate(setting, request)[1]
 
@@ -58,7 +40,7 @@ def _lower_bound_of_auto(
         return estimate
     options, workload = setting.options.with_smallest_memory(), setting.workload
     smallest = analytic.estimate(
-        EstimateSetting.from_request(setting.method, options, request, workload.grouping)
+        EstimateSetting.from_request(options, request, workload.grouping)
     ).memory
     memory = {
         phase: replace(memory, low=min(memory.low, smallest[phase].low))
@@ -92,7 +74,7 @@ def refined_estimate(
 
 
 def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[MemorySaving[OptionsT]]:
-    """Return changes that save memory and keep the result, the one with the least cost first.
+    """Return changes of the options that save memory, the one with the least cost first.
 
     ``table``: the run file's table that holds the options.
     """
@@ -114,41 +96,29 @@ def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[Memo
     if options.max_length > 512:
         shorter = options.max_length // 2
         add(f"rows of more than {shorter} tokens are left out", max_length=shorter)
-    return savings
-
-
-def adapter_memory_savings(
-    options: LoraOptions, table: str = "technique"
-) -> Sequence[MemorySaving[Any]]:
-    """Return the memory savings of a technique with adapters, whose rank can be lowered too."""
-    savings = list(memory_savings(options, table))
-    if options.rank > 8:
-        rank = max(8, options.rank // 2)
-        alpha = options.alpha * rank / options.rank  # keeps the scale of the update, alpha / rank
-        changed = options.model_copy(update={"rank": rank, "alpha": alpha})
-        lines = (f"{table}.rank = {rank}", f"{table}.alpha = {alpha:g}")
+    adapter = options.adaptation.adapter
+    if adapter is not None and adapter.rank > 8:
+        rank = max(8, adapter.rank // 2)
+        alpha = adapter.alpha * rank / adapter.rank  # keeps the scale of the update, alpha / rank
+        smaller = adapter.model_copy(update={"rank": rank, "alpha": alpha})
+        lines = (f"{table}.adapter.rank = {rank}", f"{table}.adapter.alpha = {alpha:g}")
+        changed = options.model_copy(update={"adapter": smaller})
         cost = "adapters of lower rank can learn less"
         savings.append(MemorySaving(changes=lines, cost=cost, config=changed))
     return savings
 
 
-def policy_memory_savings(options: Any, table: str = "technique") -> Sequence[MemorySaving[Any]]:
-    """Return the memory savings of a policy, which trains all weights or adapters."""
-    savings = memory_savings if options.adapt == "full" else adapter_memory_savings
-    return savings(options, table)
-
-
-def stage_memory_savings(options: Any) -> Sequence[MemorySaving[Any]]:
-    """Return the memory savings of a technique with stages, each with options like a policy's.
+def stage_memory_savings(options: Any, names: Sequence[str]) -> Sequence[MemorySaving[Any]]:
+    """Return the memory savings of a technique with stages, the fields ``names`` of its options.
 
     A change is applied to every stage in which it saves something, because the run's peak is that
     of its largest stage.
     """
     by_cost: dict[str, dict[str, MemorySaving[Any]]] = {}
-    for name in ("supervised", "reward", "policy"):
+    for name in names:
         stage = getattr(options, name)
         if not stage.skip:
-            for saving in policy_memory_savings(stage, f"technique.{name}"):
+            for saving in memory_savings(stage, f"technique.{name}"):
                 by_cost.setdefault(saving.cost, {})[name] = saving
     return [
         MemorySaving(

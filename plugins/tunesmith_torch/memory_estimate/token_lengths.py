@@ -23,7 +23,7 @@ from tunesmith_torch.memory_estimate.workload import (
 )
 from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.optim.schedule import BatchOrder
-from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.options.training import SupervisedOptions, TrainingOptions
 from tunesmith_torch.prefix.common_prefix import common_prefix_length
 from tunesmith_torch.prefix.completion_groups import tokenize_pairs
 
@@ -79,9 +79,8 @@ def _tokenize_rows(
     elif grouping.both_completions:
         rows = [grouping.row_lengths(*pair) for pair in _pair_lengths(template, records)]
     else:
-        tokenized = template.tokenize_records(
-            records, limit, truncate_prompts=options.truncate_prompts
-        )
+        truncate_prompts = isinstance(options, SupervisedOptions) and options.truncate_prompts
+        tokenized = template.tokenize_records(records, limit, truncate_prompts=truncate_prompts)
         rows = [_example_lengths(example) for example in tokenized.examples]
         # Padded rows are computed separately, so only packed ones can hold a common prefix once.
         prefix = common_prefix_length(tokenized.examples) if options.packing else 0

@@ -39,7 +39,7 @@ from tunesmith_torch.memory_estimate.workload import Workload
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.loading import LoadedBase, enable_gradient_checkpointing
 from tunesmith_torch.optim.master_weights import MasterWeights
-from tunesmith_torch.options.training import LoraOptions
+from tunesmith_torch.options.training import OptimizerOptions
 from tunesmith_torch.prefix.common_prefix import collate_with_prefix
 from tunesmith_torch.prefix.completion_groups import (
     CompletionBatch,
@@ -163,8 +163,9 @@ def _adapted_meta_model(setting: EstimateSetting, config: PretrainedConfig) -> A
     base = LoadedBase(model, cast(Any, None), config, Path())
     precision = Precision(dtype, "planned")
     with torch.random.fork_rng(devices=[]):
-        if isinstance(setting.options, LoraOptions):
-            adapted = adapt_lora(base, precision, setting.options, 0)
+        if setting.adapter is not None:
+            fused = setting.options.fused_kernels
+            adapted = adapt_lora(base, precision, setting.adapter, 0, fused_kernels=fused)
         else:
             adapted = adapt_full(base, precision)
     if setting.options.gradient_checkpointing:
@@ -218,7 +219,7 @@ def run_steps(
     """Do what the training loop does in ``count`` steps, each on the largest micro-batch."""
     with recorder.phase("masters", flat=True):
         # Kernels for 8-bit moments need data: moments are recorded in fp32 and scaled afterwards.
-        options = setting.options.model_copy(update={"optimizer": "adamw"})
+        options = setting.options.model_copy(update={"optimizer": OptimizerOptions()})
         masters = MasterWeights(adapted.named_trainable_parameters, options)
     if setting.method == "full" and setting.compute_bytes != 4:
         recorder.label_blocks(masters.masters, "masters")
@@ -231,7 +232,7 @@ def run_steps(
                 losses.append(_forward_backward(f"{step}.{part}", adapted, micro_batch, recorder))
                 recorder.label_blocks((master.grad for master in masters.masters), "gradients")
             with recorder.phase(f"{step}.clip", flat=True):
-                norm = masters.clip_grad_norm(setting.options.max_grad_norm)
+                norm = masters.clip_grad_norm(setting.options.optimizer.max_grad_norm)
                 torch.stack([*losses, norm.detach().float()])
             with recorder.phase(f"{step}.step", flat=True):
                 masters.step(setting.options.learning_rate)

@@ -11,7 +11,6 @@ from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, Glib
 from tunesmith_torch.memory_estimate.setting import FP32_MOMENT_BYTES, EstimateSetting
 from tunesmith_torch.memory_estimate.timeline import Timeline
 from tunesmith_torch.memory_estimate.trace import trace_step
-from tunesmith_torch.options.training import LoraOptions
 
 REPLAY_MARGIN = {"cuda": 0.02, "cpu": 0.03}
 """Share that an allocator may hold in addition to the replay: kernels' workspaces that no table
@@ -121,12 +120,12 @@ def _with_widened_moments(memory: PhaseMemory, setting: EstimateSetting) -> Phas
     They are allocated while weights, gradients and moments fill the heap, so usually no gap holds
     them; at worst the gaps that they leave are lost too.
     """
-    shape, options = setting.shape, setting.options
+    shape = setting.shape
     largest = max(
         shape.embedding_weights, *(m.out_features * m.in_features for m in shape.linear_layers)
     )
-    if isinstance(options, LoraOptions):
-        largest = options.rank * max(
+    if setting.adapter is not None:
+        largest = setting.adapter.rank * max(
             max(m.out_features, m.in_features) for m in shape.linear_layers
         )
     widened = WIDENED_MOMENT_BYTES * largest

@@ -12,12 +12,11 @@ unchanged base model, because the sum of two low-rank updates is a low-rank upda
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
@@ -29,16 +28,13 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from tunesmith.errors import IntegrityError, UsageError
-from tunesmith.storage import verify_folder
-from tunesmith.storage.manifest import MANIFEST
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora, build_lora_config
-from tunesmith_torch.models.artifacts import artifact_format, attach_adapter, check_adapter
+from tunesmith_torch.models.artifacts import attach_adapter, check_adapter
+from tunesmith_torch.models.initial_model import InitialModel
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
-from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.models.quantization import Quantization
-from tunesmith_torch.options.preference import PolicyOptions
-from tunesmith_torch.options.training import LoraOptions
+from tunesmith_torch.models.quantization import weight_bytes
+from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
 from tunesmith_torch.runtime.device import Precision
 
 INITIAL, POLICY = "default", "policy"
@@ -47,104 +43,67 @@ MERGED = "folded"
 """Name under which an initial adapter that was merged into the base is loaded for adding up."""
 
 
-@dataclass(frozen=True)
-class InitialModel:
-    """The artifact of an earlier run that training begins with."""
-
-    path: Path
-    format: Literal["adapter", "model"]
-
-    @classmethod
-    def find(cls, location: str, stage: str = "") -> InitialModel:
-        """Return the artifact in a run folder, or the artifact folder itself.
-
-        In a run with stages, the artifact of ``stage`` is taken, or else that of the policy or of
-        the supervised stage.
-
-        Raises:
-            UsageError: there is none.
-            IntegrityError: its files differ from its manifest.
-        """
-        folder = Path(location)
-        folders = [folder, *(folder / name for name in (stage or "policy", "supervised"))]
-        for candidate in (parent / name for parent in folders for name in ("", "adapter", "model")):
-            names = ("adapter_config.json", "config.json")
-            if any((candidate / name).is_file() for name in names):
-                problems = verify_folder(candidate) if (candidate / MANIFEST).is_file() else []
-                if problems:
-                    raise IntegrityError(f"{candidate}: {problems[0]}")
-                return cls(candidate, artifact_format(candidate))
-        raise UsageError(
-            f"technique.from: no adapter and no model in {folder}",
-            hint="name a run folder whose run has finished, or the adapter or model folder itself",
-        )
-
-
-def base_folder(model: Path, initial_model: InitialModel | None) -> Path:
-    """Return the folder to load first: a fully trained initial model, or else the base model."""
-    return (
-        initial_model.path
-        if initial_model is not None and initial_model.format == "model"
-        else model
-    )
-
-
-def load_policy_base(
-    folder: Path,
-    device: torch.device,
-    precision: Precision,
-    packing: bool,
-    quantization: Quantization | None = None,
-) -> LoadedBase:
-    """Load a base model; with ``packing`` its attention takes packed rows and shared prompts."""
-    return load_model(folder, device, precision, packing=packing, quantization=quantization)
-
-
-def policy_quantization(options: PolicyOptions) -> Quantization | None:
-    """Return how the options store the base model; None: not quantized."""
-    if options.adapt != "qlora":
-        return None
-    return Quantization(options.bits, options.double_quantization)
-
-
-def adapt_policy(
+def adapt_model(
     base: LoadedBase,
     precision: Precision,
-    options: LoraOptions,
+    adaptation: Adaptation,
     *,
-    trained_weights: Literal["lora", "full"],
     initial_model: InitialModel | None,
     seed: int,
+    fused_kernels: bool = True,
 ) -> AdaptedModel:
-    """Prepare the policy for training; until its first step it equals the initial model.
+    """Prepare a model for training; until its first step it equals the initial model.
+
+    ``base`` is the base model, or the initial model if that is a full model.
 
     Raises:
         UsageError: the initial adapter, or the one to be trained, cannot be added to another.
     """
+    adapter = adaptation.adapter
     if initial_model is None or initial_model.format == "model":
-        if trained_weights == "full":
+        if adapter is None:
             return adapt_full(base, precision)
-        return adapt_lora(base, precision, options, seed)
-    if trained_weights == "full":
+        adapted = adapt_lora(base, precision, adapter, seed, fused_kernels=fused_kernels)
+    elif adapter is None:
         merged = attach_adapter(base, initial_model.path).merge_and_unload()
         return adapt_full(replace(base, model=merged), precision)
-    config = build_lora_config(base.model, options)
-    _refuse_not_summable(config, "technique")
+    else:
+        adapted = _adapt_over_adapter(
+            base, precision, adapter, initial_model, seed, fused_kernels=fused_kernels
+        )
+    if adaptation.quantization is None:
+        return adapted
+    stored = {"bits": adaptation.quantization.bits, "base_bytes": weight_bytes(base.model)}
+    return replace(adapted, details={**adapted.details, **stored})
+
+
+def _adapt_over_adapter(
+    base: LoadedBase,
+    precision: Precision,
+    options: AdapterOptions,
+    initial_model: InitialModel,
+    seed: int,
+    *,
+    fused_kernels: bool,
+) -> AdaptedModel:
+    """Add the initial adapter, frozen, and a fresh one that is trained."""
+    config = build_lora_config(base.model, options, fused_kernels=fused_kernels)
+    _refuse_not_summable(config, "technique.adapter")
     base.model.requires_grad_(False)
-    model = attach_adapter(base, initial_model.path, fused_kernels=options.fused_kernels)
+    model = attach_adapter(base, initial_model.path, fused_kernels=fused_kernels)
     _refuse_not_summable(model.peft_config[INITIAL], "technique.from")
     torch.manual_seed(seed)
     model.add_adapter(POLICY, config, autocast_adapter_dtype=True)
     fused_lora.group_by_input(model)
     _activate_adapters(model, [INITIAL, POLICY])
-    details = {"weights": "lora", "rank": options.rank, "start": str(initial_model.path)}
+    details = {"weights": "lora", "rank": options.rank}
     return AdaptedModel(model, base, precision, "adapter", details)
 
 
 def adapt_over_merged(
     base: LoadedBase,
     precision: Precision,
-    options: LoraOptions,
+    options: AdapterOptions,
     *,
     initial_model: InitialModel,
     seed: int,
@@ -158,12 +117,11 @@ def adapt_over_merged(
     Raises:
         UsageError: the initial adapter, or the one to be trained, cannot be added to another.
     """
-    _refuse_not_summable(build_lora_config(base.model, options), "technique")
+    _refuse_not_summable(build_lora_config(base.model, options), "technique.adapter")
     model = attach_adapter(base, initial_model.path)
     _refuse_not_summable(model.peft_config[INITIAL], "technique.from")
     merged_base = replace(base, model=cast(Any, model).merge_and_unload())
-    adapted = adapt_lora(merged_base, precision, options, seed)
-    return replace(adapted, details={**adapted.details, "start": str(initial_model.path)})
+    return adapt_lora(merged_base, precision, options, seed)
 
 
 def combine_with_initial(adapted: AdaptedModel, initial_model: InitialModel) -> AdaptedModel:
@@ -230,18 +188,6 @@ def add_frozen_adapter(model: PeftModel, folder: Path, name: str) -> None:
     model.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-
-
-def find_adapter_base(adapter: Path, model: Path) -> Path:
-    """Return the folder of the weights that an adapter was trained on, or ``model`` if unknown."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    named = Path(config.get("base_model_name_or_path") or "")
-    # A run folder that was moved still contains the model of its first stage.
-    moved = adapter.parent.parent / named.parent.name / named.name
-    for folder in (named, moved):
-        if (folder / "config.json").is_file():
-            return folder
-    return model
 
 
 def combine_adapters(adapted: AdaptedModel) -> AdaptedModel:

@@ -23,7 +23,7 @@ from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
-from tunesmith_torch.options.training import LoraOptions
+from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.runtime.device import Precision
 
 
@@ -71,7 +71,12 @@ def adapt_full(base: LoadedBase, precision: Precision) -> AdaptedModel:
 
 
 def adapt_lora(
-    base: LoadedBase, precision: Precision, options: LoraOptions, seed: int
+    base: LoadedBase,
+    precision: Precision,
+    options: AdapterOptions,
+    seed: int,
+    *,
+    fused_kernels: bool = True,
 ) -> AdaptedModel:
     """Add low-rank updates in fp32 to chosen matrices and train only those.
 
@@ -81,7 +86,7 @@ def adapt_lora(
     Raises:
         UsageError: no module matches the targets, or a target shares its weight with another.
     """
-    config = build_lora_config(base.model, options)
+    config = build_lora_config(base.model, options, fused_kernels=fused_kernels)
     torch.manual_seed(seed)
     base.model.requires_grad_(False)
     with ignore_deprecation():
@@ -100,7 +105,9 @@ def adapt_lora(
     return AdaptedModel(model, base, precision, "adapter", details)
 
 
-def build_lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:
+def build_lora_config(
+    model: PreTrainedModel, options: AdapterOptions, *, fused_kernels: bool = True
+) -> LoraConfig:
     """Return the PEFT config of the adapter that the options ask for, for this model.
 
     Raises:
@@ -123,7 +130,7 @@ def build_lora_config(model: PreTrainedModel, options: LoraOptions) -> LoraConfi
         ensure_weight_tying=tie_weights,
         bias="none",
     )
-    if options.fused_kernels:
+    if fused_kernels:
         fused_lora.enable_fused_lora(config, model)
     return config
 
@@ -136,14 +143,14 @@ def _resolve_target_modules(
     if target_modules == "all-linear":
         if not linear_names:
             raise UsageError(
-                "technique.target_modules: the model has no linear layer outside its head"
+                "technique.adapter.target_modules: the model has no linear layer outside its head"
             )
         return sorted(linear_names)
     names = [name for name, _ in model.named_modules()]
     for target in target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             raise UsageError(
-                f'technique.target_modules: no module is named "{target}"',
+                f'technique.adapter.target_modules: no module is named "{target}"',
                 hint=f"linear layers of this model: {', '.join(sorted(linear_names))}",
             )
     return list(target_modules)
@@ -171,7 +178,7 @@ def _refuse_tied_targets(model: PreTrainedModel, target_modules: Sequence[str]) 
     for target in target_modules:
         if target.rsplit(".", 1)[-1] in shared:
             raise UsageError(
-                f'technique.target_modules: "{target}" shares its weight with another module, '
-                "so a LoRA adapter on it would be lost when the model is merged or saved",
-                hint=f'train the full module instead: modules_to_save = ["{target}"]',
+                f'technique.adapter.target_modules: "{target}" shares its weight with another '
+                "module, so a LoRA adapter on it would be lost when the model is merged or saved",
+                hint=f'train the full module instead: adapter.modules_to_save = ["{target}"]',
             )

@@ -29,7 +29,7 @@ from transformers import (
 from tunesmith.errors import IntegrityError
 from tunesmith_torch.models.loading import LoadedBase, load_base, load_config
 from tunesmith_torch.models.model_folder import check_folder
-from tunesmith_torch.options.training import QloraOptions
+from tunesmith_torch.options.adaptation import QuantizationOptions
 from tunesmith_torch.runtime import bitsandbytes
 
 BLOCK_SIZE = 64
@@ -45,9 +45,9 @@ class Quantization:
     """Quantize the scales of 4-bit blocks, too."""
 
     @classmethod
-    def from_options(cls, options: QloraOptions) -> Quantization:
-        """Return the quantization that the options ask for."""
-        return cls(options.bits, options.double_quantization)
+    def from_options(cls, options: QuantizationOptions | None) -> Quantization | None:
+        """Return the quantization that the options ask for; None if there are none."""
+        return None if options is None else cls(options.bits, options.double_quantization)
 
 
 def load_quantized(

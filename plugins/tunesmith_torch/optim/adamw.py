@@ -45,12 +45,12 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
     """
     if optimizer_name == "adamw":
         return
-    where = f'technique.optimizer: "{optimizer_name}"'
-    fallback = 'use optimizer = "adamw", which does not need bitsandbytes'
+    where = f'technique.optimizer.name: "{optimizer_name}"'
+    fallback = 'use optimizer.name = "adamw", which does not need bitsandbytes'
     if optimizer_name == "paged-adamw-8bit" and device.type != "cuda":
         raise EnvironmentProblem(
             f"{where} pages memory of an NVIDIA GPU, and this run is on {device.type}",
-            hint='use optimizer = "adamw-8bit", which takes no more memory, or "adamw"',
+            hint='use optimizer.name = "adamw-8bit", which takes no more memory, or "adamw"',
         )
     package = bitsandbytes.get_package()
     try:
@@ -74,11 +74,11 @@ def build_optimizer(
     groups: Sequence[Mapping[str, Any]], options: TrainingOptions
 ) -> torch.optim.Optimizer:
     """Return the optimizer that the options name, over parameter groups of fp32 weights."""
-    settings: dict[str, Any] = {"lr": options.learning_rate, "betas": options.betas}
-    if options.optimizer == "adamw":
+    settings: dict[str, Any] = {"lr": options.learning_rate, "betas": options.optimizer.betas}
+    if options.optimizer.name == "adamw":
         return torch.optim.AdamW([dict(group) for group in groups], fused=True, **settings)
     optim = bitsandbytes.get_package().optim
-    paged = options.optimizer == "paged-adamw-8bit"
+    paged = options.optimizer.name == "paged-adamw-8bit"
     optimizer_class = optim.PagedAdamW8bit if paged else optim.AdamW8bit
     # bitsandbytes refuses an empty group.
     nonempty = [dict(group) for group in groups if group["params"]]

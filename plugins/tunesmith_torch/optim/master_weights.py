@@ -40,10 +40,10 @@ class MasterWeights:
         # pulling them to zero regularizes nothing.
         decayed = [master for _, master in self._pairs if master.ndim >= 2]
         others = [master for _, master in self._pairs if master.ndim < 2]
-        self._optimizer_name: adamw.OptimizerName = options.optimizer
+        self._optimizer_name: adamw.OptimizerName = options.optimizer.name
         self.optimizer = adamw.build_optimizer(
             [
-                {"params": decayed, "weight_decay": options.weight_decay},
+                {"params": decayed, "weight_decay": options.optimizer.weight_decay},
                 {"params": others, "weight_decay": 0.0},
             ],
             options,

@@ -81,7 +81,9 @@ class LearningRateSchedule:
     @classmethod
     def from_options(cls, options: TrainingOptions, steps: int) -> LearningRateSchedule:
         """Return the schedule of the training loop for this number of steps."""
-        return cls(options.learning_rate, steps, options.warmup_ratio, options.schedule)
+        return cls(
+            options.learning_rate, steps, options.schedule.warmup_ratio, options.schedule.type
+        )
 
     @property
     def warmup_steps(self) -> int:

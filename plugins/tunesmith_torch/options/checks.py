@@ -13,7 +13,7 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
 
     Training checks the rest when it starts.
     """
-    optimizer = options.optimizer
+    optimizer = options.optimizer.name
     problems = []
     if optimizer != "adamw" and find_spec("bitsandbytes") is None:
         problems.append(
@@ -21,4 +21,6 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
         )
     if optimizer == "paged-adamw-8bit" and device in ("cpu", "mps"):
         problems.append(f'"{optimizer}" needs an NVIDIA GPU, and the device is {device}')
-    return [Finding(level="error", where="technique.optimizer", message=text) for text in problems]
+    return [
+        Finding(level="error", where="technique.optimizer.name", message=text) for text in problems
+    ]

@@ -1,4 +1,4 @@
-"""Options of the policy-gradient loop; torch is not imported here, so plans stay light."""
+"""Options of training a policy on rewards; torch is not imported here, so plans stay light."""
 
 from __future__ import annotations
 
@@ -7,71 +7,40 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tunesmith_torch.options.preference import PolicyOptions
+from tunesmith.options import Options
+from tunesmith_torch.options.chosen_adaptation import ChosenAdaptationOptions
 from tunesmith_torch.options.training import AutoTokens
 
-_PPO_OPTIONS = ("gamma", "gae_lambda", "vf_coef", "kl_target")
+Algorithm = Literal["ppo", "grpo", "rloo"]
+_PPO_KEYS = ("gamma", "gae_lambda", "vf_coef", "kl_target")
 
 
-class PolicyLoopOptions(PolicyOptions):
-    """Options of training a policy on rewards for its own completions."""
+class GenerationOptions(Options):
+    """Table ``generation``: the completions that are sampled for each prompt."""
 
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        "samples": "num_generations",
-        "answer_tokens": "max_new_tokens",
-        "mask_truncated": "mask_truncated_completions",
-        "ratio_clip": "clip_range",
-        "rollout_epochs": "num_iterations",
-        "kl_weight": "kl_coef",
-        "kl_budget": "max_kl",
-        "value_weight": "vf_coef",
-    }
-
-    learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate.")
-    epochs: float = Field(
-        1.0, gt=0, le=1000, description="Passes over the prompts; may be a fraction."
+    num_generations: int = Field(
+        default=8, ge=1, le=1024, description="Completions sampled per prompt."
     )
-    batch_size: int = Field(
-        4,
-        ge=1,
-        le=65536,
-        description="Prompts per rollout; each gets `num_generations` completions.",
+    max_new_tokens: int = Field(
+        default=128, ge=1, description="Largest number of tokens in a completion."
     )
-    micro_batch_tokens: AutoTokens = Field(
-        2048,
-        description=(
-            "Largest number of tokens in one forward and backward pass; it changes memory "
-            'use but not results. The completions of one prompt stay together. "auto" uses '
-            "what fits into memory when the run begins."
-        ),
-    )
-    algorithm: Literal["ppo", "grpo", "rloo"] = Field(
-        "grpo",
-        description=(
-            "Baseline that rewards are compared with: a value predicted for each token "
-            "(ppo), or the other completions of the same prompt (grpo, rloo)."
-        ),
-    )
-    num_generations: int = Field(8, ge=1, le=1024, description="Completions sampled per prompt.")
-    max_new_tokens: int = Field(128, ge=1, description="Largest number of tokens in a completion.")
     temperature: float = Field(
-        1.0,
+        default=1.0,
         gt=0,
         le=10,
         description="Sampling temperature, also applied to the probabilities in the loss.",
     )
+
+
+class PolicyLossOptions(Options):
+    """Table ``loss`` of a policy: the clipped policy gradient and the KL divergence."""
+
     mask_truncated_completions: bool = Field(
-        True, description="Exclude completions that were cut off at max_new_tokens from the loss."
-    )
-    max_grad_norm: float = Field(
-        1.0,
-        gt=0,
-        description=(
-            "Largest gradient norm; larger gradients are scaled down to it (gradient clipping)."
-        ),
+        default=True,
+        description="Exclude completions that were cut off at max_new_tokens from the loss.",
     )
     clip_range: float = Field(
-        0.2,
+        default=0.2,
         gt=0,
         lt=1,
         description=(
@@ -80,13 +49,13 @@ class PolicyLoopOptions(PolicyOptions):
         ),
     )
     num_iterations: int = Field(
-        1,
+        default=1,
         ge=1,
         le=64,
         description="ppo and grpo: optimizer steps on the completions of one rollout.",
     )
     kl_coef: float = Field(
-        0.05,
+        default=0.05,
         ge=0,
         le=100,
         description=(
@@ -95,7 +64,7 @@ class PolicyLoopOptions(PolicyOptions):
         ),
     )
     kl_target: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description=(
             "ppo: KL divergence from the reference, in nats per completion, that an "
@@ -103,35 +72,176 @@ class PolicyLoopOptions(PolicyOptions):
             "coefficient is constant."
         ),
     )
+    gamma: float = Field(default=1.0, gt=0, le=1, description="ppo: discount factor per token.")
+    gae_lambda: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="ppo: lambda of generalized advantage estimation (GAE).",
+    )
+    vf_coef: float = Field(default=0.1, gt=0, le=10, description="ppo: weight of the value loss.")
+
+
+class MonitorOptions(Options):
+    """Table ``monitor``: the evaluations during training that stop a policy which diverges."""
+
+    gold: str | None = Field(
+        default=None,
+        description=(
+            "Gold reward: a Python function `file.py:name` that returns the true quality of "
+            "a completion. It is never trained on. Unset: the fraction of held-out pairs "
+            "whose better completion has the higher mean log-probability under the policy."
+        ),
+        json_schema_extra={"path": True},
+    )
+    every: int = Field(
+        default=10,
+        ge=1,
+        description=(
+            "Optimizer steps between evaluations of reward and gold reward on held-out rows."
+        ),
+    )
+    rows: int = Field(default=64, ge=2, description="Held-out rows per evaluation.")
+    log_completions: int = Field(
+        default=1,
+        ge=0,
+        le=100,
+        description="Held-out completions that each evaluation reports in full.",
+    )
     max_kl: float = Field(
-        30.0,
+        default=30.0,
         ge=0,
         description=(
             "KL divergence from the reference, in nats per completion, at which training "
             "stops and returns to its best checkpoint. 0: no limit."
         ),
     )
-    gamma: float = Field(1.0, gt=0, le=1, description="ppo: discount factor per token.")
-    gae_lambda: float = Field(
-        0.95, ge=0, le=1, description="ppo: lambda of generalized advantage estimation (GAE)."
+    accept_divergence: bool = Field(
+        default=False,
+        description=(
+            "End the run with exit code 0 even if the policy diverged and returned to its "
+            "best checkpoint."
+        ),
     )
-    vf_coef: float = Field(0.1, gt=0, le=10, description="ppo: weight of the value loss.")
+
+
+class RewardTerm(Options):
+    """One term of the reward sum: the reward model, or a Python function."""
+
+    weight: float = Field(default=1.0, description="Factor of this reward in the sum.")
+    function: str | None = Field(
+        default=None,
+        description=(
+            "A Python function `file.py:name` that takes a prompt and a completion, both "
+            "text, and returns a number. If `plugin` is unset too: the reward model."
+        ),
+        json_schema_extra={"path": True},
+    )
+    plugin: str | None = Field(
+        default=None, description="Such a function in an installed package: `package.module:name`."
+    )
 
     @model_validator(mode="after")
-    def _check_algorithm(self) -> PolicyLoopOptions:
-        for name in _PPO_OPTIONS:
-            changed = getattr(self, name) != type(self).model_fields[name].default
+    def _check_one_source(self) -> RewardTerm:
+        if self.function is not None and self.plugin is not None:
+            raise ValueError("`function` and `plugin` cannot both be given")
+        return self
+
+    @property
+    def is_reward_model(self) -> bool:
+        """True for the reward model, False for a function."""
+        return self.function is None and self.plugin is None
+
+
+class PolicyOptions(ChosenAdaptationOptions):
+    """Options of training a policy on rewards for its own completions."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {
+        **{key: f"generation.{key}" for key in GenerationOptions.model_fields},
+        **{key: f"loss.{key}" for key in PolicyLossOptions.model_fields},
+        **{key: f"monitor.{key}" for key in ("gold", "log_completions", "max_kl")},
+        "samples": "generation.num_generations",
+        "answer_tokens": "generation.max_new_tokens",
+        "mask_truncated": "loss.mask_truncated_completions",
+        "ratio_clip": "loss.clip_range",
+        "rollout_epochs": "loss.num_iterations",
+        "kl_weight": "loss.kl_coef",
+        "value_weight": "loss.vf_coef",
+        "kl_budget": "monitor.max_kl",
+        "accept_divergence": "monitor.accept_divergence",
+        "monitor_every": "monitor.every",
+        "watch_every": "monitor.every",
+        "monitor_rows": "monitor.rows",
+        "watch_rows": "monitor.rows",
+        "tell_samples": "monitor.log_completions",
+    }
+
+    learning_rate: float = Field(default=2e-5, gt=0, le=1, description="Peak learning rate.")
+    epochs: float = Field(
+        default=1.0, gt=0, le=1000, description="Passes over the prompts; may be a fraction."
+    )
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        le=65536,
+        description="Prompts per rollout; each gets `num_generations` completions.",
+    )
+    micro_batch_tokens: AutoTokens = Field(
+        default=2048,
+        description=(
+            "Largest number of tokens in one forward and backward pass; it changes memory "
+            'use but not results. The completions of one prompt stay together. "auto" uses '
+            "what fits into memory when the run begins."
+        ),
+    )
+    algorithm: Algorithm = Field(
+        default="grpo",
+        description=(
+            "Baseline that rewards are compared with: a value predicted for each token "
+            "(ppo), or the other completions of the same prompt (grpo, rloo)."
+        ),
+    )
+    rewards: list[RewardTerm] = Field(
+        default=[RewardTerm()],
+        min_length=1,
+        description=(
+            "Terms of the reward sum, each with a `weight`: the reward model, `function = "
+            '"file.py:name"` or `plugin = "package.module:name"`.'
+        ),
+    )
+    generation: GenerationOptions = Field(
+        default_factory=GenerationOptions, description="The completions that are sampled."
+    )
+    loss: PolicyLossOptions = Field(
+        default_factory=PolicyLossOptions, description="The policy gradient and the KL divergence."
+    )
+    monitor: MonitorOptions = Field(
+        default_factory=MonitorOptions, description="The evaluations during training."
+    )
+
+    @model_validator(mode="after")
+    def _check_algorithm(self) -> PolicyOptions:
+        loss = self.loss
+        for name in _PPO_KEYS:
+            changed = getattr(loss, name) != PolicyLossOptions.model_fields[name].default
             if self.algorithm != "ppo" and changed:
-                raise ValueError(f'`{name}` is read by algorithm = "ppo" only')
-        if self.algorithm != "ppo" and self.num_generations < 2:
-            raise ValueError(f"`num_generations` must be at least 2 for {self.algorithm}")
-        if self.algorithm == "rloo" and self.num_iterations > 1:
-            raise ValueError("`num_iterations` must be 1 for rloo, which does not clip")
-        if self.kl_target is not None and self.kl_coef == 0:
-            raise ValueError("`kl_target` needs a `kl_coef` above 0 as its first value")
+                raise ValueError(f'`loss.{name}` is read by algorithm = "ppo" only')
+        if self.algorithm != "ppo" and self.generation.num_generations < 2:
+            raise ValueError(
+                f"`generation.num_generations` must be at least 2 for {self.algorithm}"
+            )
+        if self.algorithm == "rloo" and loss.num_iterations > 1:
+            raise ValueError("`loss.num_iterations` must be 1 for rloo, which does not clip")
+        if loss.kl_target is not None and loss.kl_coef == 0:
+            raise ValueError("`loss.kl_target` needs a `loss.kl_coef` above 0 as its first value")
         return self
 
     @property
     def needs_reference(self) -> bool:
         """True if the KL divergence from the reference is needed, as a weight or as a limit."""
-        return self.kl_coef > 0 or self.max_kl > 0
+        return self.loss.kl_coef > 0 or self.monitor.max_kl > 0
+
+    @property
+    def needs_reward_model(self) -> bool:
+        """True if a term of the reward sum is the reward model."""
+        return any(part.is_reward_model for part in self.rewards)

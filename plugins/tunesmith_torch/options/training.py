@@ -1,13 +1,32 @@
-"""Options of the training loop that techniques share; torch is not imported here."""
+"""Options of training that techniques share; torch is not imported here.
+
+A table of the run file is an options class; a table within it is a field with a class of its own::
+
+    [technique]                TrainingOptions, or SupervisedOptions with one key more
+    [technique.optimizer]      OptimizerOptions
+    [technique.schedule]       ScheduleOptions
+    [technique.checkpoints]    CheckpointOptions
+    [technique.adapter]        AdapterOptions         } see tunesmith_torch.options.adaptation
+    [technique.quantization]   QuantizationOptions    }
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from tunesmith.options import Options
+from tunesmith_torch.options.adaptation import Adaptation
 
 AUTO = 0
 """Internal value of ``auto`` for integer options; a run file cannot contain it."""
@@ -60,46 +79,124 @@ AutoRows = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65
 AutoTokens = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
 
 
-_CHECKPOINTING_HELP = (
+CHECKPOINTING_HELP = (
     "Recompute activations in the backward pass: less memory, more time. "
     '"auto" does so only if a step would not fit into memory otherwise.'
 )
 
 
+class OptimizerOptions(Options):
+    """Table ``optimizer``: AdamW and the clipping of its gradient."""
+
+    name: Literal["adamw", "adamw-8bit", "paged-adamw-8bit"] = Field(
+        default="adamw",
+        description=(
+            "AdamW with its moments in fp32, in 8 bits (bitsandbytes), or in 8 bits and "
+            "moved to host memory when the GPU runs out of memory."
+        ),
+    )
+    weight_decay: float = Field(
+        default=0.0, ge=0, lt=1, description="AdamW weight decay; applied to weight matrices only."
+    )
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.999),
+        description=(
+            "AdamW decay rates of the moving averages of gradients and of squared gradients."
+        ),
+        strict=False,  # TOML has arrays, not tuples
+    )
+    max_grad_norm: float = Field(
+        default=1.0,
+        gt=0,
+        description=(
+            "Largest gradient norm; larger gradients are scaled down to it (gradient clipping)."
+        ),
+    )
+
+
+class ScheduleOptions(Options):
+    """Table ``schedule``: the learning rate over the steps."""
+
+    type: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="Shape of the decrease of the learning rate after warm-up."
+    )
+    warmup_ratio: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="Fraction of the steps in which the learning rate rises.",
+    )
+
+
+class CheckpointOptions(Options):
+    """Table ``checkpoints``: when training is saved, so that it can be resumed."""
+
+    every: int | None = Field(
+        default=None,
+        ge=1,
+        description="Optimizer steps between checkpoints. Unset: one checkpoint every two minutes.",
+    )
+    keep: int = Field(
+        default=2,
+        ge=1,
+        le=1000,
+        description="Newest checkpoints that are kept; the best one is kept besides.",
+    )
+
+
+_FIRST_KEYS = {"optimizer": "name", "schedule": "type"}
+
+
 class TrainingOptions(Options):
-    """Options of the training loop; they do not depend on the adapter or on the objective."""
+    """Options that all training shares, whatever is trained and towards whatever objective."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     EARLIER: ClassVar[Mapping[str, str]] = {
         "batch": "batch_size",
         "micro_tokens": "micro_batch_tokens",
         "max_tokens": "max_length",
-        "cut_prompts": "truncate_prompts",
-        "warmup": "warmup_ratio",
-        "clip": "max_grad_norm",
+        "warmup": "schedule.warmup_ratio",
+        "warmup_ratio": "schedule.warmup_ratio",
+        "clip": "optimizer.max_grad_norm",
+        "max_grad_norm": "optimizer.max_grad_norm",
+        "weight_decay": "optimizer.weight_decay",
+        "betas": "optimizer.betas",
+        "save_every": "checkpoints.every",
         "lean": "fused_kernels",
         "checkpointing": "gradient_checkpointing",
     }
 
+    initial_model: str | None = Field(
+        default=None,
+        alias="from",
+        description=(
+            "Run folder, adapter folder or model folder of a fine-tuned model to begin "
+            "with, with a new optimizer; preference and policy training also use it as "
+            "their reference. Unset: the base model."
+        ),
+        json_schema_extra={"path": True},
+    )
     learning_rate: float = Field(
-        2e-5, gt=0, le=1, description="Peak learning rate, reached after warm-up."
+        default=2e-5, gt=0, le=1, description="Peak learning rate, reached after warm-up."
     )
     epochs: float = Field(
-        2.0, gt=0, le=1000, description="Passes over the training data; may be a fraction."
+        default=2.0, gt=0, le=1000, description="Passes over the training data; may be a fraction."
     )
     max_steps: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Stop after this many optimizer steps, even if `epochs` would allow more.",
     )
     batch_size: AutoRows = Field(
-        16,
+        default=16,
         description=(
             "Rows per optimizer step, summed over gradient accumulation and all processes; "
             '"auto" uses 16 and the largest micro-batch that fits into memory.'
         ),
     )
     micro_batch_tokens: AutoTokens = Field(
-        4096,
+        default=4096,
         description=(
             "Largest number of tokens in one forward and backward pass. A batch is split "
             "into as many micro-batches as needed, so this changes memory use but not "
@@ -108,75 +205,56 @@ class TrainingOptions(Options):
         ),
     )
     max_length: int = Field(
-        2048,
+        default=2048,
         ge=8,
         description=(
             "Largest number of tokens in a row; the model's context length is a further limit."
         ),
     )
-    truncate_prompts: bool = Field(
-        False,
-        description=(
-            "Shorten prompts that are too long, from their oldest part, instead of leaving "
-            "the row out."
-        ),
-    )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="Shape of the decrease of the learning rate after warm-up."
-    )
-    warmup_ratio: float = Field(
-        0.05, ge=0, lt=1, description="Fraction of the steps in which the learning rate rises."
-    )
-    weight_decay: float = Field(
-        0.0, ge=0, lt=1, description="AdamW weight decay; applied to weight matrices only."
-    )
-    betas: tuple[float, float] = Field(
-        (0.9, 0.999),
-        description=(
-            "AdamW decay rates of the moving averages of gradients and of squared gradients."
-        ),
-        strict=False,  # TOML has arrays, not tuples
-    )
-    optimizer: Literal["adamw", "adamw-8bit", "paged-adamw-8bit"] = Field(
-        "adamw",
-        description=(
-            "AdamW with its moments in fp32, in 8 bits (bitsandbytes), or in 8 bits and "
-            "moved to host memory when the GPU runs out of memory."
-        ),
-    )
-    max_grad_norm: float = Field(
-        1.0,
-        gt=0,
-        description=(
-            "Largest gradient norm; larger gradients are scaled down to it (gradient clipping)."
-        ),
-    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto",
+        default="auto",
         description="Number format of the computation; auto uses bf16 if the device supports it.",
     )
     packing: bool = Field(
-        True,
+        default=True,
         description=(
             "Concatenate rows instead of padding them; each row attends only to itself. "
             "Faster, with the same result."
         ),
     )
     fused_kernels: bool = Field(
-        True,
+        default=True,
         description="Use fused kernels for adapters and norms; faster, with the same result.",
     )
-    gradient_checkpointing: AutoBool = Field(False, description=_CHECKPOINTING_HELP)
-    save_every: int | None = Field(
-        None,
-        ge=1,
-        description="Optimizer steps between checkpoints. Unset: one checkpoint every two minutes.",
-    )
+    gradient_checkpointing: AutoBool = Field(default=False, description=CHECKPOINTING_HELP)
     chat_template: str | None = Field(
-        None,
+        default=None,
         description="File with a chat template that replaces the one of the model.",
         json_schema_extra={"path": True},
     )
+    optimizer: OptimizerOptions = Field(
+        default_factory=OptimizerOptions, description="The optimizer, and gradient clipping."
+    )
+    schedule: ScheduleOptions = Field(
+        default_factory=ScheduleOptions, description="The learning rate over the steps."
+    )
+    checkpoints: CheckpointOptions = Field(
+        default_factory=CheckpointOptions, description="When training is saved."
+    )
+
+    @field_validator("optimizer", "schedule", mode="before")
+    @classmethod
+    def _refuse_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Explain the table that has taken the place of an earlier key of the same name."""
+        if isinstance(value, str):
+            key = f"{info.field_name}.{_FIRST_KEYS[str(info.field_name)]}"
+            raise ValueError(f'is a table; write `{key} = "{value}"`')
+        return value
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """The weights that are trained, and how the base model is stored; here all weights."""
+        return Adaptation("full")
 
     @property
     def has_auto(self) -> bool:
@@ -196,63 +274,15 @@ class TrainingOptions(Options):
         return self.model_copy(update=changes)
 
 
-class LoraOptions(TrainingOptions):
-    """Options of LoRA: which matrices get an adapter, and its shape."""
+class SupervisedOptions(TrainingOptions):
+    """Options of training on the next tokens of demonstrations."""
 
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        "targets": "target_modules",
-        "rslora": "use_rslora",
-        "dora": "use_dora",
-    }
+    EARLIER: ClassVar[Mapping[str, str]] = {"cut_prompts": "truncate_prompts"}
 
-    learning_rate: float = Field(
-        2e-4,
-        gt=0,
-        le=1,
+    truncate_prompts: bool = Field(
+        default=False,
         description=(
-            "Peak learning rate; adapters need about ten times the rate of full fine-tuning."
+            "Shorten prompts that are too long, from their oldest part, instead of leaving "
+            "the row out."
         ),
     )
-    rank: int = Field(16, ge=1, le=1024, description="Rank of each adapter (LoRA's r).")
-    alpha: float = Field(
-        32.0,
-        gt=0,
-        description="Scale of the adapter: alpha/rank, or alpha/sqrt(rank) with `use_rslora`.",
-    )
-    dropout: float = Field(
-        0.0, ge=0, lt=1, description="Dropout probability on the input of the adapters."
-    )
-    target_modules: Literal["all-linear"] | list[str] = Field(
-        "all-linear",
-        description=(
-            "Modules that get an adapter: all linear layers except the output head, or a "
-            "list of names such as q_proj."
-        ),
-    )
-    modules_to_save: list[str] = Field(
-        [],
-        description="Modules that are trained fully and saved with the adapter, such as lm_head.",
-    )
-    use_rslora: bool = Field(
-        False, description="Scale by alpha/sqrt(rank), which keeps high ranks effective (rsLoRA)."
-    )
-    use_dora: bool = Field(
-        False,
-        description=(
-            "Train magnitude and direction of the weights separately (DoRA): closer to full "
-            "fine-tuning, slower."
-        ),
-    )
-
-
-class QloraOptions(LoraOptions):
-    """Options of QLoRA: LoRA over a quantized base model."""
-
-    bits: Literal[4, 8] = Field(
-        4, description="Bits per weight of the base model: 4 (NF4) or 8 (LLM.int8)."
-    )
-    double_quantization: bool = Field(
-        True,
-        description="Quantize the scales of 4-bit blocks too, which saves 0.4 bits per weight.",
-    )
-    gradient_checkpointing: AutoBool = Field(True, description=_CHECKPOINTING_HELP)

@@ -22,10 +22,10 @@ from typing import Any
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError
-from tunesmith.events import JSON, CompletionSampled, GateChecked, Monitored
+from tunesmith.events import JSON, CompletionSampled, Event, GateChecked, Monitored
 from tunesmith.records import Prompt
 from tunesmith.statistics import Interval, paired_difference
-from tunesmith_torch.options.rlhf import PolicyStage
+from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.prefix.completion_groups import CompletionGroup, score_groups
 from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.rollout import Reward
@@ -119,7 +119,7 @@ class PolicyMonitor:
     objective: PolicyObjective
     reward: Reward
     gold: GoldReward
-    options: PolicyStage
+    options: PolicyOptions
     first: Evaluation | None = None
     best: Evaluation | None = None
     """The evaluation with the highest gold reward so far; the newest one if there is no gold."""
@@ -152,7 +152,7 @@ class PolicyMonitor:
         self.trained_tokens += counts.trained_tokens
         if "kl" in metrics:
             self.recent_kl.append(metrics["kl"])
-        if self.options.num_generations > 1:
+        if self.options.generation.num_generations > 1:
             self.reward_spread = max(self.reward_spread or 0.0, metrics["reward_spread"])
 
     def evaluate(self, step: int) -> MonitorDecision:
@@ -163,10 +163,10 @@ class PolicyMonitor:
             mean_kl = math.fsum(self.recent_kl) / len(self.recent_kl)
             self.stop_reason = (
                 f"stopped at step {step}: {mean_kl:.1f} nats "
-                f"from the reference for each completion, max_kl is {self.options.max_kl:g}"
+                f"from the reference for each completion, max_kl is {self.options.monitor.max_kl:g}"
             )
             return "stop"
-        is_due = step % self.options.monitor_every == 0 or step == self.steps
+        is_due = step % self.options.monitor.every == 0 or step == self.steps
         if step == self.last_step or not is_due:
             return "continue"
         self.last_step = step
@@ -221,10 +221,14 @@ class PolicyMonitor:
         self.tokens, self.trained_tokens = state["tokens"]
         self.change = state["change"]
         # Optional: without a count, one evaluation every `monitor_every` steps is assumed.
-        default = self.last_step // self.options.monitor_every + 1
+        default = self.last_step // self.options.monitor.every + 1
         self.evaluations = state.get("evaluations", default)
         self.reward_spread = state.get("reward_spread")
         self.objective.kl_controller.coef = state["kl_coef"]
+
+    def results(self) -> Sequence[Event]:
+        """Return the result of the gate, at the end of training."""
+        return [self.gate_result()]
 
     def gate_result(self) -> GateChecked:
         """Return the result of the gate, at the end of training."""
@@ -235,7 +239,7 @@ class PolicyMonitor:
             gate=GATE,
             passed=not failure,
             message=failure or f"none seen{no_gold}",
-            accepted=self.options.accept_divergence,
+            accepted=self.options.monitor.accept_divergence,
             metrics=self.change,
         )
 
@@ -252,7 +256,7 @@ class PolicyMonitor:
     # ----------------------------------------------------------------- one evaluation
 
     def _exceeds_max_kl(self) -> bool:
-        max_kl = self.options.max_kl
+        max_kl = self.options.monitor.max_kl
         is_full = len(self.recent_kl) == KL_WINDOW
         return is_full and max_kl > 0 and math.fsum(self.recent_kl) / KL_WINDOW > max_kl
 
@@ -264,7 +268,7 @@ class PolicyMonitor:
         completions = [completion for completion, _, _ in evaluated]
         rewards = [reward for _, reward, _ in evaluated]
         samples = list(zip(prompts, completions, rewards, strict=True))
-        for prompt, completion, reward in samples[: self.options.log_completions]:
+        for prompt, completion, reward in samples[: self.options.monitor.log_completions]:
             event = CompletionSampled(
                 stage=self.job.stage,
                 step=step,

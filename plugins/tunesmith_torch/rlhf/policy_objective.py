@@ -45,7 +45,7 @@ from tunesmith_torch.losses import policy_gradient
 from tunesmith_torch.losses.selected_positions import get_lm_head
 from tunesmith_torch.models.adapter_stack import reference_policy
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.options.policy import PolicyLoopOptions
+from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.prefix.completion_groups import (
     CompletionBatch,
     CompletionGroup,
@@ -175,7 +175,7 @@ class PolicyObjective:
         template: Template,
         prompts: Sequence[Prompt],
         reward: Reward,
-        options: PolicyLoopOptions,
+        options: PolicyOptions,
         layout: GroupLayout,
         reference: nn.Module | None = None,
     ) -> None:
@@ -193,13 +193,13 @@ class PolicyObjective:
         if (options.algorithm == "ppo") != (self._value_model is not None):
             raise UsageError("the policy needs a value head for ppo, and for ppo alone")
         head = get_lm_head(self.policy)
-        if head.softcap is not None and options.temperature != 1:
-            raise UsageError("technique.temperature: this model caps its logits, so it must be 1")
+        if head.softcap is not None and options.generation.temperature != 1:
+            raise UsageError("generation.temperature: this model caps its logits, so it must be 1")
         self._without_value_head = replace(adapted, model=self.policy)
         self.rollout_generator = RolloutGenerator(
             self._without_value_head, template, prompts, reward, options
         )
-        self.kl_controller = KlController(options.kl_coef, options.kl_target)
+        self.kl_controller = KlController(options.loss.kl_coef, options.loss.kl_target)
         self._updates_done = 0
         self._counts = BatchCounts(0, 0, 1)
         self._metrics, self._update_metrics = _BatchMetrics(), _BatchMetrics()
@@ -262,7 +262,7 @@ class PolicyObjective:
         self._updates_done += 1
         self._metrics.merge(self._update_metrics)
         self._update_metrics = _BatchMetrics()
-        if self._updates_done < self._options.num_iterations:
+        if self._updates_done < self._options.loss.num_iterations:
             return False
         self._updates_done = 0
         if self._options.needs_reference:
@@ -275,20 +275,20 @@ class PolicyObjective:
         advantages_N, old_logprobs_N = micro_batch.advantages_N, micro_batch.old_logprobs_N
         logprobs_N, hidden_ND = self._logprobs(micro_batch.completions)
         loss_N = policy_gradient.clipped_loss(
-            logprobs_N, old_logprobs_N, advantages_N, options.clip_range
+            logprobs_N, old_logprobs_N, advantages_N, options.loss.clip_range
         )
-        if options.algorithm == "grpo" and options.kl_coef > 0:
+        if options.algorithm == "grpo" and options.loss.kl_coef > 0:
             kl_N = policy_gradient.kl_estimate(logprobs_N, micro_batch.ref_logprobs_N)
-            loss_N = loss_N + options.kl_coef * kl_N
+            loss_N = loss_N + options.loss.kl_coef * kl_N
         if self._value_model is not None:
             value_error_N = self._value_model.values(hidden_ND) - micro_batch.returns_N
-            loss_N = loss_N + options.vf_coef * value_error_N**2
+            loss_N = loss_N + options.loss.vf_coef * value_error_N**2
         with torch.no_grad():
             ratio_N = torch.exp(logprobs_N - old_logprobs_N)
-            clipped_N = (ratio_N - 1).abs() > options.clip_range
+            clipped_N = (ratio_N - 1).abs() > options.loss.clip_range
             clipped_weight = float((clipped_N * micro_batch.loss_weights_N).sum())
             clip_fraction = clipped_weight / micro_batch.total_weight
-            self._update_metrics.add(clip_fraction=clip_fraction / options.num_iterations)
+            self._update_metrics.add(clip_fraction=clip_fraction / options.loss.num_iterations)
             if self._updates_done == 0:
                 # Before the first update the policy is the one that sampled: the two differ only
                 # by the rounding of the generation code.
@@ -309,7 +309,9 @@ class PolicyObjective:
             [logprob for completion in generated for logprob in completion.logprobs],
             device=self._device,
         )
-        trained = [rollout.trained_mask(row, options.mask_truncated_completions) for row in rows]
+        trained = [
+            rollout.trained_mask(row, options.loss.mask_truncated_completions) for row in rows
+        ]
         loss_weights_N = torch.cat(trained).to(old_logprobs_N)[completions.completion_N]
         values_N, ref_logprobs_N = torch.zeros_like(old_logprobs_N), old_logprobs_N
         with self.adapted.autocast(), eval_mode(self.adapted.model):
@@ -327,8 +329,8 @@ class PolicyObjective:
                 completions.lengths_C.tolist(),
                 kl_penalty_N,
                 values_N,
-                options.gamma,
-                options.gae_lambda,
+                options.loss.gamma,
+                options.loss.gae_lambda,
             )
         else:
             if options.algorithm == "rloo":  # grpo has its KL term in the loss instead
@@ -344,7 +346,9 @@ class PolicyObjective:
         """Compare each completion's reward with those of the same prompt, [C]."""
         is_rloo = self._options.algorithm == "rloo"
         compare = policy_gradient.rloo_advantages if is_rloo else policy_gradient.grpo_advantages
-        groups = zip(torch.split(rewards_C, self._options.num_generations), trained, strict=True)
+        groups = zip(
+            torch.split(rewards_C, self._options.generation.num_generations), trained, strict=True
+        )
         return torch.cat([policy_gradient.group_advantages(*group, compare) for group in groups])
 
     def _apply_batch_totals(
@@ -359,7 +363,7 @@ class PolicyObjective:
         own = {
             "trained_tokens": sum(float(batch.loss_weights_N.sum()) for batch in micro_batches),
             "trained_completions": sum(
-                int(rollout.trained_mask(row, self._options.mask_truncated_completions).sum())
+                int(rollout.trained_mask(row, self._options.loss.mask_truncated_completions).sum())
                 for row in range(len(rollout.completions))
             ),
             "generated_tokens": sum(len(completion.ids) for completion in generated),
@@ -401,7 +405,7 @@ class PolicyObjective:
         model = self.policy if model is None else model
         hidden_ND = completion_hidden(model, completions)
         head = get_lm_head(model)
-        head = head._replace(scale=head.scale / self._options.temperature)
+        head = head._replace(scale=head.scale / self._options.generation.temperature)
         return head.logprobs(hidden_ND, completions.batch), hidden_ND
 
     def _reference_logprobs(self, completions: CompletionBatch) -> Tensor:

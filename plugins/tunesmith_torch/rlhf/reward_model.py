@@ -11,24 +11,22 @@ which no loss uses: the state from which it would be predicted is that of the en
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError
 from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models import artifacts
-from tunesmith_torch.models.adapter_stack import combine_adapters, load_policy_base
 from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
-from tunesmith_torch.options.preference import RewardOptions
+from tunesmith_torch.options.preference import RewardLossOptions
 from tunesmith_torch.prefix.completion_groups import (
     CompletionBatch,
     CompletionGroup,
@@ -40,9 +38,8 @@ from tunesmith_torch.prefix.prefix_check import can_share_prefix
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision
 from tunesmith_torch.runtime.eval_mode import eval_mode
-from tunesmith_torch.training.auto_batch import resolve_auto
-from tunesmith_torch.training.loop import BatchCounts, RunWithBudget, run_training_loop
-from tunesmith_torch.training.pair_setup import PairTrainingSetup
+from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
+from tunesmith_torch.training.pair_data import PairData
 
 HEAD_FILE = "reward_head.safetensors"
 MODEL_CARD = """---
@@ -69,6 +66,22 @@ class ModelWithRewardHead(nn.Module):
         with torch.autocast(hidden_CD.device.type, enabled=False):
             rewards_C1: Tensor = self.head(hidden_CD.float())
         return rewards_C1[:, 0]
+
+    @classmethod
+    def initialize(cls, adapted: AdaptedModel, seed: int) -> ModelWithRewardHead:
+        """Return the model with a fresh head of small weights, on the model's device."""
+        width = adapted.base.config.get_text_config().hidden_size
+        torch.manual_seed(seed)
+        net = cls(adapted.model, width)
+        # Small initial rewards for any width (Stiennon et al. 2020, appendix B).
+        nn.init.normal_(net.head.weight, std=(width + 1) ** -0.5)
+        return net.to(adapted.base.model.device)
+
+    def save_head(self, folder: Path) -> None:
+        """Write the head, and a model card, into an artifact's folder."""
+        head_D = self.head.weight.detach()[0].float().cpu().contiguous()
+        save_file({"head": head_D}, folder / HEAD_FILE)
+        (folder / "README.md").write_text(MODEL_CARD, encoding="utf-8")
 
     def load_head(self, artifact: Path) -> None:
         """Load the head from an artifact's folder.
@@ -103,20 +116,19 @@ class BradleyTerryObjective:
     """The Bradley-Terry loss as an objective; it is divided by the number of pairs."""
 
     def __init__(
-        self, setup: PairTrainingSetup, net: ModelWithRewardHead, options: RewardOptions
+        self, net: ModelWithRewardHead, data: PairData, options: RewardLossOptions
     ) -> None:
-        self._setup = setup
-        self._net = net
+        self._net, self._data = net, data
         self._options = options
-        self._device = setup.adapted.base.model.device
+        self._device = net.head.weight.device
         self._rewards: list[Tensor] = []
 
     def __len__(self) -> int:
-        return len(self._setup.pairs)
+        return len(self._data.pairs)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
         """Return the tokens of the pairs; the loss is divided by the number of pairs."""
-        return self._setup.counts(rows)
+        return self._data.counts(rows)
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
         """Return the rows: nothing needs to be prepared."""
@@ -128,7 +140,7 @@ class BradleyTerryObjective:
 
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
         """Lay the pairs out."""
-        return list(collate_final_tokens(self._setup.layout, self._setup.pairs, prepared, budget))
+        return list(collate_final_tokens(self._data.layout, self._data.pairs, prepared, budget))
 
     def loss(self, micro_batch: CompletionBatch) -> Tensor:
         """Return the loss summed over the pairs of the micro-batch."""
@@ -152,44 +164,6 @@ class BradleyTerryObjective:
         return {name: total[name] / total["pairs"] for name in sums}
 
 
-@distributed.on_all_ranks
-def train_reward_model(job: Job[Any]) -> Artifact:
-    """Load, adapt, train on pairs, and commit weights and head.
-
-    Raises:
-        DataError: no pair can be trained on.
-        TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
-    """
-    job = resolve_auto(job)
-    options: RewardOptions = job.config
-    setup = PairTrainingSetup.load(job)
-    device = setup.adapted.base.model.device
-    width = setup.adapted.base.config.get_text_config().hidden_size
-    torch.manual_seed(job.seed)
-    net = ModelWithRewardHead(setup.adapted.model, width)
-    # Small initial rewards for any width (Stiennon et al. 2020, appendix B).
-    nn.init.normal_(net.head.weight, std=(width + 1) ** -0.5)
-    net.to(device)
-    adapted: AdaptedModel = replace(setup.adapted, model=net)
-    details = {
-        "loss": "bradley-terry",
-        "margin": options.margin,
-        "center_rewards_coefficient": options.center_rewards_coefficient,
-    }
-    job.emit(replace(setup, adapted=adapted).training_started_event(job, details))
-    run_training_loop(job, adapted, BradleyTerryObjective(setup, net, options), seed=job.seed)
-
-    def write_head(folder: Path) -> None:
-        head_D = net.head.weight.detach()[0].float().cpu().contiguous()
-        save_file({"head": head_D}, folder / HEAD_FILE)
-        (folder / "README.md").write_text(MODEL_CARD, encoding="utf-8")
-
-    combined = combine_adapters(setup.adapted)
-    artifact = artifacts.save_artifact(setup.card_job(job), combined, setup.template, write_head)
-    job.emit(replace(setup.training_finished_event(job, artifact), is_text_model=False))
-    return artifact
-
-
 @dataclass(frozen=True)
 class RewardModel:
     """A loaded reward model, in eval mode, with its template and layout."""
@@ -211,14 +185,14 @@ class RewardModel:
         packing: bool = True,
         quantization: Quantization | None = None,
     ) -> RewardModel:
-        """Load what :func:`train_reward_model` wrote; ``model`` is the base of an adapter.
+        """Load the artifact of a reward model; ``model`` is the base of an adapter.
 
         Raises:
             IntegrityError: the artifact has no head, or one of another width.
         """
         is_adapter = artifacts.artifact_format(artifact) == "adapter"
         folder = model if is_adapter else artifact
-        base = load_policy_base(folder, device, precision, packing, quantization)
+        base = load_model(folder, device, precision, packing=packing, quantization=quantization)
         inner = artifacts.attach_adapter(base, artifact) if is_adapter else base.model
         net = ModelWithRewardHead(inner, base.config.get_text_config().hidden_size)
         net.load_head(artifact)

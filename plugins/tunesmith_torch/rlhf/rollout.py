@@ -15,7 +15,7 @@ from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.options.policy import PolicyLoopOptions
+from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.prefix.completion_groups import CompletionGroup
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.malloc import trim_heap
@@ -60,7 +60,7 @@ class RolloutGenerator:
         template: Template,
         prompts: Sequence[Prompt],
         reward: Reward,
-        options: PolicyLoopOptions,
+        options: PolicyOptions,
     ) -> None:
         self._policy, self._template = policy, template
         self._reward, self._options = reward, options
@@ -73,17 +73,17 @@ class RolloutGenerator:
     def generate_rollout(self, rows: Sequence[int]) -> Rollout:
         """Sample ``num_generations`` completions for each prompt and compute their rewards."""
         self._trim_heap()
-        num_generations = self._options.num_generations
+        num_generations = self._options.generation.num_generations
         seed = distributed.broadcast_from_rank_0(lambda: int(torch.randint(2**31, ())))
         prompt_ids = [self._prompt_ids[row] for row in rows for _ in range(num_generations)]
         with self._policy.autocast():
             generated = generate(
                 self._policy.model,
                 prompt_ids,
-                max_new_tokens=self._options.max_new_tokens,
+                max_new_tokens=self._options.generation.max_new_tokens,
                 end_ids=self._template.end_ids,
                 sampler=Sampler(
-                    temperature=self._options.temperature,
+                    temperature=self._options.generation.temperature,
                     seed=seed,
                     # A random stream for each row of the data set: the completions of a prompt do
                     # not depend on which other prompts this rank has.
@@ -121,7 +121,7 @@ class RolloutGenerator:
             generated = generate(
                 self._policy.model,
                 self._template.encode_prompts(prompts),
-                max_new_tokens=self._options.max_new_tokens,
+                max_new_tokens=self._options.generation.max_new_tokens,
                 end_ids=self._template.end_ids,
             )
         return [self.decode(completion) for completion in generated]

@@ -26,11 +26,12 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -47,7 +48,6 @@ from tunesmith_torch.runtime import tensor_buckets
 from tunesmith_torch.runtime.device import pick_device
 from tunesmith_torch.runtime.seed import seed_all
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 OBJECT_TIMEOUT = timedelta(hours=12)
@@ -85,35 +85,29 @@ _group_numbers = itertools.count()
 """Each group has its own number, so that it does not read the addresses of an earlier one."""
 
 
-def on_all_ranks(
-    train: Callable[Concatenate[Job[Any], P], T],
-) -> Callable[Concatenate[Job[Any], P], T]:
-    """Make a training function run on all ranks of torchrun together (a decorator).
+@contextmanager
+def all_ranks(job: Job[Any]) -> Iterator[None]:
+    """Run the code inside the ``with`` block on all ranks of torchrun together.
 
-    All ranks start it together, and an error on one rank ends it on all: rank 0 raises the error,
+    All ranks enter it together, and an error on one rank ends it on all: rank 0 raises the error,
     the others :class:`tunesmith.distributed.EndedByRankZero`. In a single process, and inside
-    another decorated function, the function runs as usual.
+    another such block, it does nothing.
     """
-
-    @wraps(train)
-    def train_on_all_ranks(job: Job[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        global _group
-        if distributed.world_size() == 1 or _group is not None:
-            return train(job, *args, **kwargs)
-        gpu_group = _form_group(pick_device(job.device), job.emit)
-        _group = group = _ProcessGroup(distributed.rank(), distributed.world_size(), gpu_group)
-        try:
-            all_gather_object(None)
-            result = train(job, *args, **kwargs)
-            all_gather_object(None)
-            return result
-        except Exception as error:
-            raise _broadcast_error(group, error) from error
-        finally:
-            _group = None
-            dist.destroy_process_group()
-
-    return train_on_all_ranks
+    global _group
+    if distributed.world_size() == 1 or _group is not None:
+        yield
+        return
+    gpu_group = _form_group(pick_device(job.device), job.emit)
+    _group = group = _ProcessGroup(distributed.rank(), distributed.world_size(), gpu_group)
+    try:
+        all_gather_object(None)
+        yield
+        all_gather_object(None)
+    except Exception as error:
+        raise _broadcast_error(group, error) from error
+    finally:
+        _group = None
+        dist.destroy_process_group()
 
 
 def is_rank_0() -> bool:

@@ -9,6 +9,7 @@ micro-batches it would not end with the same weights.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from tunesmith.machine import available_memory
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_bytes
 from tunesmith_torch.memory_estimate import analytic
-from tunesmith_torch.memory_estimate.policies import grouping_for, supervised_options
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
-from tunesmith_torch.memory_estimate.workload import AUTO_BATCH_SIZE
+from tunesmith_torch.memory_estimate.workload import AUTO_BATCH_SIZE, Grouping
 from tunesmith_torch.options.training import AUTO, MIN_MICRO_BATCH_TOKENS, TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import pick_device
+
+GroupingOf = Callable[[Any, str], Grouping]
+"""Return which parts of a record are computed together, for options and a type of device."""
 
 CHOSEN_FILE = "chosen.json"
 """File in the job's folder that stores the chosen values."""
@@ -36,12 +39,12 @@ TOKEN_CANDIDATES = tuple(MIN_MICRO_BATCH_TOKENS * 2**power for power in range(6,
 """Sizes of a micro-batch to try, largest first; above 32 768 tokens no GPU is busier."""
 
 
-def resolve_auto(job: Job[Any]) -> Job[Any]:
+def resolve_auto(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
     """Return the job with numbers in place of ``"auto"``; the same object if there is none."""
     options: TrainingOptions = job.config
     if not options.has_auto:
         return job
-    chosen, reason = distributed.rank_0_first(lambda: _load_or_choose(job))
+    chosen, reason = distributed.rank_0_first(lambda: _load_or_choose(job, grouping))
     activations = "recomputed" if chosen["gradient_checkpointing"] else "kept"
     micro_batches = f"micro-batches of up to {chosen['micro_batch_tokens']} tokens"
     message = (
@@ -52,20 +55,21 @@ def resolve_auto(job: Job[Any]) -> Job[Any]:
     return replace(job, config=options.model_copy(update=chosen))
 
 
-def _load_or_choose(job: Job[Any]) -> tuple[dict[str, int], str]:
+def _load_or_choose(job: Job[Any], grouping: GroupingOf) -> tuple[dict[str, int], str]:
     """Return the stored values, or choose and store them; and the reason, for the event."""
     path = job.out / CHOSEN_FILE
     if path.is_file():
         chosen: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
         return chosen, "as chosen when the run began"
     free = _free_bytes(pick_device(job.device))
-    chosen = choose_batch(job.config, _estimate_request(job), free)
+    request = _estimate_request(job)
+    chosen = choose_batch(job.config, request, free, grouping(job.config, request.device))
     write_atomic(path, json.dumps(chosen) + "\n")
     return chosen, "free memory is unknown" if free is None else f"{format_bytes(free)} are free"
 
 
 def choose_batch(
-    options: TrainingOptions, request: EstimateRequest, free: int | None
+    options: TrainingOptions, request: EstimateRequest, free: int | None, grouping: Grouping
 ) -> dict[str, int]:
     """Choose rows of a step, tokens of a micro-batch, and gradient checkpointing.
 
@@ -91,9 +95,7 @@ def choose_batch(
                 "gradient_checkpointing": gradient_checkpointing,
             }
             candidate = options.model_copy(update=chosen)
-            setting = EstimateSetting.from_request(
-                *supervised_options(candidate), request, grouping_for(candidate, request)
-            )
+            setting = EstimateSetting.from_request(candidate, request, grouping)
             upper_bound = analytic.estimate(setting).memory["train"].high
             if free is not None and upper_bound <= MEMORY_SHARE * free:
                 return chosen

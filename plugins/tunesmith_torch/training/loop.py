@@ -34,7 +34,7 @@ from torch import Tensor
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError, RunStopped, TrainingError
-from tunesmith.events import JSON, CheckpointSaved, StepFinished
+from tunesmith.events import JSON, CheckpointSaved, Event, StepFinished
 from tunesmith.storage import require_space, write_atomic
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.fingerprint import fingerprint
@@ -52,7 +52,7 @@ from tunesmith_torch.training.micro_batch_budget import MicroBatchBudget
 T = TypeVar("T")
 
 DEFAULT_SAVE_SECONDS = 120
-"""Seconds between checkpoints if the run file sets no ``save_every``: the work a crash may cost."""
+"""Seconds between checkpoints if ``checkpoints.every`` is unset: the work a crash may cost."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,10 @@ class TrainingMonitor(Protocol):
         """Restore what :meth:`state_dict` returned."""
         ...
 
+    def results(self) -> Sequence[Event]:
+        """Return the events to emit when training is over, such as the result of a gate."""
+        ...
+
 
 class NoMonitor:
     """No evaluation in between: one update for each batch, up to the last step."""
@@ -157,6 +161,9 @@ class NoMonitor:
 
     def load_state_dict(self, state: JSON) -> None:
         return None
+
+    def results(self) -> Sequence[Event]:
+        return ()
 
 
 NO_MONITOR = NoMonitor()
@@ -179,12 +186,12 @@ def run_training_loop(
     """
     keep_freed_memory()
     options: TrainingOptions = job.config
-    adamw.check_available(options.optimizer, adapted.base.model.device)
+    adamw.check_available(options.optimizer.name, adapted.base.model.device)
     _require_trainable_parameters(adapted)
     order = BatchOrder.from_options(len(objective), options, seed)
     schedule = LearningRateSchedule.from_options(options, order.steps)
     masters = MasterWeights(adapted.named_trainable_parameters, options)
-    checkpoints = CheckpointWriter(job, masters, options.save_every, monitor)
+    checkpoints = CheckpointWriter(job, masters, options.checkpoints.every, monitor)
     budget = MicroBatchBudget(job, adapted, options.micro_batch_tokens)
     accumulator = _GradientAccumulator(job, adapted, objective, masters, budget)
     adapted.model.train()
@@ -227,7 +234,7 @@ def _require_trainable_parameters(adapted: AdaptedModel) -> None:
     if not adapted.named_trainable_parameters:
         raise TrainingError(
             "no parameter of the model is trained: all are frozen",
-            hint="choose other target_modules, or a technique that trains this kind of model",
+            hint="choose other adapter.target_modules, or a technique that trains such a model",
         )
 
 
@@ -263,10 +270,12 @@ class _GradientAccumulator:
         Raises:
             TrainingError: one of them is not finite. No weight has been updated then.
         """
-        losses = self.budget.run(lambda tokens: self._accumulate(batch, tokens))
+        for attempt in self.budget.attempts():
+            with attempt:
+                losses = self._accumulate(batch, attempt.tokens)
         distributed.all_reduce_gradients(self.masters.masters)
         options: TrainingOptions = self.job.config
-        norm = self.masters.clip_grad_norm(options.max_grad_norm)
+        norm = self.masters.clip_grad_norm(options.optimizer.max_grad_norm)
         # One transfer from the GPU for all numbers of the step: each one waits for the device.
         *own_losses, grad_norm = torch.stack([*losses, norm.detach().float()]).tolist()
         all_losses = [

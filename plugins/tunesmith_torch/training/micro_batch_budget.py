@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,39 @@ MAX_HALVINGS = 3
 
 
 @dataclass
+class Attempt:
+    """One attempt at a computation with a token budget, as a ``with`` block.
+
+    The block is left early, without an exception, if memory runs out, here or on another rank.
+    """
+
+    tokens: int
+    """Tokens that a micro-batch may compute."""
+    has_succeeded: bool = False
+    is_out_of_memory: bool = False
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if error is None:
+            # Wait until every rank has got this far: only then may results be combined.
+            with suppress(distributed.RecomputeBatch):
+                distributed.all_gather_object(None)
+                self.has_succeeded = True
+            return True
+        self.is_out_of_memory = isinstance(error, (MemoryError, RuntimeError)) and (
+            is_out_of_memory(error)
+        )
+        return self.is_out_of_memory or isinstance(error, distributed.RecomputeBatch)
+
+
+@dataclass
 class MicroBatchBudget:
     """The token budget of a run's micro-batches; it only ever shrinks."""
 
@@ -34,32 +68,43 @@ class MicroBatchBudget:
     """The optimizer step that is computed now, counted from 0; for messages."""
     halvings: int = 0
 
-    def run(self, compute: Callable[[int], T]) -> T:
-        """Return ``compute(tokens)``; call it again with half the tokens if memory runs out.
+    def attempts(self) -> Iterator[Attempt]:
+        """Yield attempts at a computation until one succeeds, with fewer tokens after each that
+        runs out of memory.
 
-        ``compute`` must start anew at each call. With several ranks all of them call this method
-        together; if memory runs out on one, all compute again, and only that rank halves.
+        Each must start anew. With several ranks all of them make their attempts together; if memory
+        runs out on one, all compute again, and only that rank halves. It is a generator, so that
+        the computation is not called from here and its traceback stays short::
+
+            for attempt in budget.attempts():
+                with attempt:
+                    result = compute(attempt.tokens)
 
         Raises:
             TrainingError: memory ran out even after :data:`MAX_HALVINGS` halvings.
         """
         while True:
-            try:
-                result = compute(self.tokens)
-                # Wait until every rank has got this far: only then may results be combined.
-                distributed.all_gather_object(None)
-            except distributed.RecomputeBatch:
-                continue
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            else:
-                return result
-            # Not inside the except block: until here the traceback's frames keep the activations.
-            fused_lora.clear_caches(self.adapted.model)
-            self._halve()
-            with suppress(distributed.RecomputeBatch):
-                distributed.request_recompute()
+            attempt = Attempt(self.tokens)
+            yield attempt
+            if attempt.has_succeeded:
+                return
+            if attempt.is_out_of_memory:
+                # Not in Attempt.__exit__: until it returns, the traceback keeps the activations.
+                fused_lora.clear_caches(self.adapted.model)
+                self._halve()
+                with suppress(distributed.RecomputeBatch):
+                    distributed.request_recompute()
+
+    def run(self, compute: Callable[[int], T]) -> T:
+        """Return ``compute(tokens)`` of the first attempt that succeeds.
+
+        Raises:
+            TrainingError: memory ran out even after :data:`MAX_HALVINGS` halvings.
+        """
+        for attempt in self.attempts():
+            with attempt:
+                result = compute(attempt.tokens)
+        return result
 
     def _halve(self) -> None:
         self.halvings += 1

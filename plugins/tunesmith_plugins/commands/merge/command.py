@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
@@ -15,7 +15,7 @@ from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, last_exchange
 from tunesmith.storage import RunFolder, lock
-from tunesmith_torch.options.training import LoraOptions, QloraOptions
+from tunesmith_torch.options.training import TrainingOptions
 
 if TYPE_CHECKING:
     from tunesmith_torch.models.merging import MergeOptions
@@ -59,11 +59,14 @@ def command(
     options = _merge_options(plan, into, max_kl)
     _, parts = execute.load_data(plan)
     prompts: list[Prompt] = [last_exchange(r)[0] for r in islice(parts.heldout, CHECK_PROMPTS)]
+    from tunesmith_torch.models.initial_model import adapter_base_folder
     from tunesmith_torch.models.merging import merge_adapter
 
     target = folder.path / "merged" if out is None else out.expanduser().absolute()
     with lock(folder.path):
-        merged = merge_adapter(plan.found_model.fetch(), adapter, target, prompts, options)
+        training = cast(TrainingOptions, plan.technique.config)
+        base = adapter_base_folder(plan.found_model.fetch(), adapter, training)
+        merged = merge_adapter(base, adapter, target, prompts, options)
     if as_json:
         result = {
             "schema": "tunesmith.merge/1",
@@ -104,8 +107,8 @@ def _merge_options(
     from tunesmith_torch.runtime.device import pick_device, pick_precision
 
     options = plan.technique.config
-    assert isinstance(options, LoraOptions)
-    quantization = Quantization.from_options(options) if isinstance(options, QloraOptions) else None
+    assert isinstance(options, TrainingOptions)
+    quantization = Quantization.from_options(options.adaptation.quantization)
     if into == "dequantized" and quantization is None:
         raise UsageError("--into: the base of this run was not quantized", hint="leave --into out")
     device = pick_device(plan.run.device)

@@ -32,7 +32,7 @@ FULL = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
-    estimate=techniques.estimate_full,
+    estimate=techniques.estimate_supervised,
     memory_savings=techniques.memory_savings,
 )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.options.training import SupervisedOptions
 
 
-class FullOptions(TrainingOptions):
-    """Options of full fine-tuning: those of the training loop."""
+class FullOptions(SupervisedOptions):
+    """Options of full fine-tuning: those of all supervised training."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith_plugins.techniques.full.options import FullOptions
-from tunesmith_torch.generation.text_model import open_text_model
-from tunesmith_torch.models.adapters import adapt_full
-from tunesmith_torch.training.sft import train_supervised
+from tunesmith_torch.generation.open_model import open_trained_model
+from tunesmith_torch.training.supervised import SupervisedTask
+from tunesmith_torch.training.trainer import train
 
 
 class FullFineTuning:
@@ -20,8 +20,8 @@ class FullFineTuning:
 
     def train(self, job: Job[Any]) -> Artifact:
         """Train on next tokens and write a model folder."""
-        return train_supervised(job, adapt_full)
+        return train(job, SupervisedTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Open the trained model, or the base model if ``artifact`` is None."""
-        return open_text_model(model, artifact, device=device, options=self.options)
+        return open_trained_model(model, artifact, device=device, options=self.options)

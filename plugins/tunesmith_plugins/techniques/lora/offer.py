@@ -8,9 +8,9 @@ from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference, Text
+from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
-from tunesmith_torch.options.training import LoraOptions
 
 LOW_LEARNING_RATE = 5e-5
 """Learning rate below which a warning is given: such rates are usual for full fine-tuning."""
@@ -32,8 +32,8 @@ LORA = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
     data_parallel=True,
-    estimate=techniques.estimate_lora,
-    memory_savings=techniques.adapter_memory_savings,
+    estimate=techniques.estimate_supervised,
+    memory_savings=techniques.memory_savings,
 )
 
 

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Artifact, Job, TextModel
-from tunesmith_torch.generation.text_model import open_text_model
-from tunesmith_torch.models.adapters import AdaptedModel, adapt_lora
-from tunesmith_torch.models.loading import LoadedBase
-from tunesmith_torch.options.training import LoraOptions
-from tunesmith_torch.runtime.device import Precision
-from tunesmith_torch.training.sft import train_supervised
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_torch.generation.open_model import open_trained_model
+from tunesmith_torch.training.supervised import SupervisedTask
+from tunesmith_torch.training.trainer import train
 
 
 class Lora:
@@ -22,12 +20,8 @@ class Lora:
 
     def train(self, job: Job[Any]) -> Artifact:
         """Train on next tokens and write an adapter folder."""
-
-        def adapt(base: LoadedBase, precision: Precision) -> AdaptedModel:
-            return adapt_lora(base, precision, self.options, job.seed)
-
-        return train_supervised(job, adapt)
+        return train(job, SupervisedTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Open the base model with the trained adapter, or without one if ``artifact`` is None."""
-        return open_text_model(model, artifact, device=device, options=self.options)
+        return open_trained_model(model, artifact, device=device, options=self.options)

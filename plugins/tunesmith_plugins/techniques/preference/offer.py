@@ -5,8 +5,8 @@ from __future__ import annotations
 from tunesmith.contracts import Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.records import Preference
+from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.memory_estimate import policies, techniques
-from tunesmith_torch.options.preference import PreferenceOptions
 
 
 def build(options: PreferenceOptions) -> Technique:
@@ -25,6 +25,6 @@ PREFERENCE = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
-    estimate=policies.estimate_preference,
-    memory_savings=techniques.policy_memory_savings,
+    estimate=policies.estimate_pairs,
+    memory_savings=techniques.memory_savings,
 )

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Artifact, Job, TextModel
-from tunesmith_torch.generation.text_model import open_text_model
-from tunesmith_torch.models.adapter_stack import InitialModel, base_folder, policy_quantization
-from tunesmith_torch.options.preference import PreferenceOptions
-from tunesmith_torch.preference.train import train_preferences
+from tunesmith_plugins.techniques.preference.options import PreferenceOptions
+from tunesmith_plugins.techniques.preference.task import PreferenceTask
+from tunesmith_torch.generation.open_model import open_trained_model
+from tunesmith_torch.training.trainer import train
 
 
 class PreferenceTuning:
@@ -20,16 +20,8 @@ class PreferenceTuning:
 
     def train(self, job: Job[Any]) -> Artifact:
         """Train on pairs and write an adapter or a model folder."""
-        return train_preferences(job)
+        return train(job, PreferenceTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """Open the trained policy, or the base model if ``artifact`` is None.
-
-        An adapter that was trained on a fully fine-tuned model is loaded onto that model.
-        """
-        if artifact is not None and self.options.initial_model is not None:
-            model = base_folder(model, InitialModel.find(self.options.initial_model))
-        quantization = policy_quantization(self.options)
-        return open_text_model(
-            model, artifact, device=device, options=self.options, quantization=quantization
-        )
+        """Open the trained policy, or the base model if ``artifact`` is None."""
+        return open_trained_model(model, artifact, device=device, options=self.options)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tunesmith.contracts import Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.records import Chat, Completion, Preference, Text
+from tunesmith_plugins.techniques.qlora.options import QloraOptions
 from tunesmith_torch.memory_estimate import techniques
-from tunesmith_torch.options.training import QloraOptions
 
 
 def build(options: QloraOptions) -> Technique:
@@ -25,6 +25,6 @@ QLORA = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19", "bitsandbytes>=0.46"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
     data_parallel=True,
-    estimate=techniques.estimate_qlora,
-    memory_savings=techniques.adapter_memory_savings,
+    estimate=techniques.estimate_supervised,
+    memory_savings=techniques.memory_savings,
 )

@@ -23,7 +23,7 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
 
 @hookimpl
 def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn about settings that weaken the gates, and about missing TRL libraries."""
+    """Warn about settings that weaken the gates."""
     from tunesmith_plugins.techniques.rlhf.offer import review_plan
 
     return review_plan(plan)

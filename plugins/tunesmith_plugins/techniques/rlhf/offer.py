@@ -8,9 +8,8 @@ from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference
-from tunesmith_torch.memory_estimate import policies, techniques
-from tunesmith_torch.options.rlhf import RlhfOptions
-from tunesmith_torch.options.trl import check_trl_libraries
+from tunesmith_plugins.techniques.rlhf import estimate
+from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 
 
 def build(options: RlhfOptions) -> Technique:
@@ -29,13 +28,13 @@ RLHF = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
-    estimate=policies.estimate_rlhf,
-    memory_savings=techniques.stage_memory_savings,
+    estimate=estimate.estimate,
+    memory_savings=estimate.memory_savings,
 )
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn about disabled gates, a missing gold reward and missing TRL libraries."""
+    """Warn about disabled gates and a missing gold reward."""
     options = plan.technique.config
     if plan.technique.offer is not RLHF or not isinstance(options, RlhfOptions):
         return []
@@ -44,13 +43,12 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
 
 def _find_problems(options: RlhfOptions) -> Iterator[Finding]:
     policy = options.policy
-    yield from check_trl_libraries(policy)
-    if options.reward.accept_weak and not policy.skip:
+    if options.reward.gate.accept_weak and not policy.skip:
         message = "a reward model that fails its gate is used anyway; the report shows the failure"
-        yield Finding(level="warning", where="technique.reward.accept_weak", message=message)
-    if not policy.skip and policy.gold is None:
+        yield Finding(level="warning", where="technique.reward.gate.accept_weak", message=message)
+    if not policy.skip and policy.monitor.gold is None:
         message = (
             "no gold reward is set; the policy is monitored by how likely it finds the chosen "
             "answers of held-out pairs, which is a weak signal of over-optimization"
         )
-        yield Finding(level="info", where="technique.policy.gold", message=message)
+        yield Finding(level="info", where="technique.policy.monitor.gold", message=message)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Artifact, Job, TextModel
-from tunesmith_torch.generation.text_model import open_text_model
-from tunesmith_torch.models.adapter_stack import find_adapter_base, policy_quantization
+from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
+from tunesmith_plugins.techniques.rlhf.stages import train_stages
+from tunesmith_torch.generation.open_model import open_trained_model
 from tunesmith_torch.models.artifacts import artifact_format
-from tunesmith_torch.options.preference import PolicyOptions
-from tunesmith_torch.options.rlhf import RlhfOptions
-from tunesmith_torch.rlhf.stages import train_stages
+from tunesmith_torch.models.initial_model import find_adapter_base
+from tunesmith_torch.options.training import TrainingOptions
 
 
 class Rlhf:
@@ -28,18 +28,16 @@ class Rlhf:
         """Open the policy, the model of an earlier stage, or the base model."""
         if artifact is not None and artifact_format(artifact) == "adapter":
             model = find_adapter_base(artifact, model)
-        options = self._stage_options(artifact)
-        quantization = policy_quantization(options)
-        return open_text_model(
-            model, artifact, device=device, options=options, quantization=quantization
-        )
+        options = self._stage_options(artifact).model_copy(update={"initial_model": None})
+        return open_trained_model(model, artifact, device=device, options=options)
 
-    def _stage_options(self, artifact: Path | None) -> PolicyOptions:
+    def _stage_options(self, artifact: Path | None) -> TrainingOptions:
         """Return the options of the stage that wrote the artifact, found by its folder name."""
-        stages: dict[str, PolicyOptions] = {
-            "supervised": self.options.supervised,
-            "reward": self.options.reward,
-            "policy": self.options.policy,
+        options = self.options
+        stages = {
+            "supervised": options.supervised,
+            "reward": options.reward,
+            "policy": options.policy,
         }
         trained = [stage for stage in stages.values() if not stage.skip]  # type: ignore[attr-defined]
         return stages.get(artifact.parent.name if artifact else "", trained[-1])

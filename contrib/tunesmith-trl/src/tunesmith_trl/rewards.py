@@ -12,12 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from tunesmith_torch.options.rlhf import PolicyStage
 
 from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.losses import policy_gradient
-from tunesmith_torch.options.rlhf import PolicyStage
 from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.training.loop import BatchCounts

@@ -45,6 +45,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback
+from tunesmith_torch.options.rlhf import PolicyStage
+from tunesmith_torch.rlhf.trl_rewards import PromptTokenizer, TrlRewardFunction
 
 from tunesmith.contracts import Job
 from tunesmith.errors import EnvironmentProblem, TrainingError, UsageError
@@ -53,11 +55,9 @@ from tunesmith_torch.models.loading import ignore_deprecation
 from tunesmith_torch.optim import adamw
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.optim.schedule import BatchOrder, LearningRateSchedule
-from tunesmith_torch.options.rlhf import PolicyStage
 from tunesmith_torch.rlhf.monitor import PolicyMonitor
 from tunesmith_torch.rlhf.policy_objective import LEADING_METRICS, PolicyObjective
 from tunesmith_torch.rlhf.rollout import Reward
-from tunesmith_torch.rlhf.trl_rewards import PromptTokenizer, TrlRewardFunction
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.memory import peak_bytes
 from tunesmith_torch.training.loop import CheckpointWriter

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,31 +19,25 @@ from tunesmith.errors import DataError
 from tunesmith.events import Event, GateChecked, TrainingFinished
 from tunesmith.records import Chat, Completion, Preference, Record
 from tunesmith.storage import verify_folder, write_atomic
-from tunesmith_torch.models.adapter_stack import (
-    InitialModel,
-    adapt_policy,
-    base_folder,
-    combine_adapters,
-    find_adapter_base,
-    policy_quantization,
+from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
+from tunesmith_plugins.techniques.rlhf.reward_gate import (
+    RewardModelEvaluation,
+    enforce_gate,
+    gate_result,
 )
-from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
 from tunesmith_torch.models.artifacts import artifact_format
-from tunesmith_torch.models.loading import LoadedBase
-from tunesmith_torch.options.preference import PolicyOptions
-from tunesmith_torch.options.rlhf import RlhfOptions, SupervisedStage
-from tunesmith_torch.options.trl import check_vllm
-from tunesmith_torch.rlhf.policy_stage import (
-    RewardModelSource,
-    check_reward_functions,
-    train_policy,
-)
-from tunesmith_torch.rlhf.reward_gate import RewardModelEvaluation, enforce_gate, gate_result
-from tunesmith_torch.rlhf.reward_model import RewardModel, train_reward_model
+from tunesmith_torch.models.initial_model import InitialModel, find_adapter_base
+from tunesmith_torch.models.quantization import Quantization
+from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.rlhf.policy_task import PolicyTask
+from tunesmith_torch.rlhf.reward_model import RewardModel
+from tunesmith_torch.rlhf.reward_source import RewardModelSource, check_reward_functions
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
+from tunesmith_torch.runtime.device import pick_device, pick_precision
 from tunesmith_torch.runtime.malloc import release_memory
-from tunesmith_torch.training.sft import train_supervised
+from tunesmith_torch.training.supervised import SupervisedTask
+from tunesmith_torch.training.trainer import TrainingTask, train
 
 DONE_FILE = "stage.json"
 """Written when a stage is finished: its ``TrainingFinished`` event."""
@@ -51,7 +45,6 @@ GATE_FILE = "gate.json"
 """The result of the reward model's gate."""
 
 
-@distributed.on_all_ranks
 def train_stages(job: Job[Any]) -> Artifact:
     """Train every stage that is not skipped; the artifact of the run is that of the last one.
 
@@ -59,27 +52,26 @@ def train_stages(job: Job[Any]) -> Artifact:
         DataError: a stage has no records to train on.
         GateError: the reward model failed its gate; the policy was not trained.
         UsageError, TrainingError: a reward function cannot be imported, or returns no number.
-        UsageError: the policy is to be sampled with vLLM, and there is no GPU.
     """
-    options: RlhfOptions = job.config
-    check_vllm(options.policy, pick_device(job.device).type)
-    data = StageData.split(job)
-    if not options.reward.skip and not data.pairs:
-        raise DataError(
-            data.train[0].source,
-            "the reward model learns from preference pairs, and there are none",
-            hint="bring preferences, or set technique.reward.skip = true",
-        )
-    if not options.policy.skip:
-        distributed.broadcast_from_rank_0(
-            lambda: check_reward_functions(options.policy, data.train[0])
-        )
-    stages = Stages(job, data)
-    fine_tuned = stages.run_supervised()
-    reward_source = stages.run_reward(fine_tuned)
-    if not options.policy.skip:
-        stages.run_policy(fine_tuned, reward_source)
-    return stages.finish()
+    with distributed.all_ranks(job):
+        options: RlhfOptions = job.config
+        data = StageData.split(job)
+        if not options.reward.skip and not data.pairs:
+            raise DataError(
+                data.train[0].source,
+                "the reward model learns from preference pairs, and there are none",
+                hint="bring preferences, or set technique.reward.skip = true",
+            )
+        if not options.policy.skip:
+            distributed.broadcast_from_rank_0(
+                lambda: check_reward_functions(options.policy, data.train[0], "policy")
+            )
+        stages = Stages(job, data)
+        fine_tuned = stages.run_supervised()
+        reward_source = stages.run_reward(fine_tuned)
+        if not options.policy.skip:
+            stages.run_policy(fine_tuned, reward_source)
+        return stages.finish()
 
 
 @dataclass(frozen=True)
@@ -129,25 +121,24 @@ class Stages:
         """Return the initial model of the later stages; None: the base model."""
         options = self.options.supervised
         if options.skip:
-            return _find_initial_model(options.initial_model, "supervised")
-
-        def train(stage: Job[Any]) -> Artifact:
-            return _train_supervised_stage(stage, options)
-
-        artifact = self._run_stage("supervised", options, self.data.demonstrations, train)
+            return InitialModel.from_options(options, "supervised")
+        artifact = self._run_stage(
+            "supervised", options, self.data.demonstrations, SupervisedTask()
+        )
         return InitialModel(artifact.path, artifact.format)
 
     def run_reward(self, fine_tuned: InitialModel | None) -> RewardModelSource | None:
         """Return a reward model that has passed its gate; None if the policy needs none."""
         options = self.options.reward
-        quantization = policy_quantization(options)
-        if options.skip and options.initial_model is None:
-            return None
-        if options.skip and options.initial_model is not None:
-            path = InitialModel.find(options.initial_model, "reward").path
+        quantization = Quantization.from_options(options.adaptation.quantization)
+        if options.skip:
+            initial = InitialModel.from_options(options, "reward")
+            if initial is None:
+                return None
+            path = initial.path
         else:
             options = _with_initial_model(options, fine_tuned)
-            path = self._run_stage("reward", options, self.data.pairs, train_reward_model).path
+            path = self._run_stage("reward", options, self.data.pairs, RewardTask()).path
         reward_source = RewardModelSource(path, quantization)
         if not self.options.policy.skip and not self.options.policy.needs_reward_model:
             return None
@@ -158,13 +149,8 @@ class Stages:
         self, fine_tuned: InitialModel | None, reward_source: RewardModelSource | None
     ) -> None:
         """Train the policy, from the model that ``from`` names or from the fine-tuned one."""
-        options = self.options.policy
-        initial_model = _find_initial_model(options.initial_model, "policy") or fine_tuned
-
-        def train(stage: Job[Any]) -> Artifact:
-            return train_policy(stage, initial_model, reward_source)
-
-        self._run_stage("policy", options, self.data.train, train)
+        options = _with_initial_model(self.options.policy, fine_tuned)
+        self._run_stage("policy", options, self.data.train, PolicyTask(reward_source))
 
     def finish(self) -> Artifact:
         """Emit the totals of all stages; return the artifact of the last one.
@@ -191,12 +177,12 @@ class Stages:
     def _run_stage(
         self,
         name: str,
-        options: PolicyOptions,
-        train: Sequence[Record],
-        train_stage: Callable[[Job[Any]], Artifact],
+        options: TrainingOptions,
+        train_records: Sequence[Record],
+        task: TrainingTask[Any],
     ) -> Artifact:
         """Train a stage, unless an earlier process of this run has finished it."""
-        stage = self.job.for_stage(name, options, train=train, heldout=self.data.heldout)
+        stage = self.job.for_stage(name, options, train=train_records, heldout=self.data.heldout)
         finished = distributed.rank_0_first(lambda: _load_finished(stage.out))
         if finished is None:
             finished_events: list[TrainingFinished] = []
@@ -208,7 +194,7 @@ class Stages:
 
             stage.out.mkdir(exist_ok=True)
             release_memory()
-            train_stage(replace(stage, emit=emit))
+            train(replace(stage, emit=emit), task)
             (finished,) = finished_events
             if distributed.is_rank_0():
                 write_atomic(stage.out / DONE_FILE, json.dumps(asdict(finished), indent=2) + "\n")
@@ -218,18 +204,19 @@ class Stages:
     def _load_or_run_gate(self, source: RewardModelSource) -> GateChecked:
         """Return the stored result of the gate, or evaluate the reward model from disk."""
         stage = self.job.for_stage("reward", self.options.reward)
-        path = stage.out / GATE_FILE
+        path, accept_weak = stage.out / GATE_FILE, self.options.reward.gate.accept_weak
         if path.is_file():
             gate = GateChecked(**json.loads(path.read_text(encoding="utf-8")))
-            if gate.accepted == self.options.reward.accept_weak:
+            if gate.accepted == accept_weak:
                 return gate
-            gate = replace(gate, accepted=self.options.reward.accept_weak)
+            gate = replace(gate, accepted=accept_weak)
             stage.emit(gate)
             return gate
         stage.out.mkdir(exist_ok=True)
         started = time.perf_counter()
         evaluation = self._evaluate_reward_model(source)
-        gate = gate_result(evaluation.report if evaluation else None, self.options.reward)
+        report = evaluation.report if evaluation else None
+        gate = gate_result(report, accept_weak=accept_weak)
         seconds = time.perf_counter() - started
         for event in evaluation.events(stage, gate, seconds) if evaluation else [gate]:
             stage.emit(event)
@@ -260,34 +247,11 @@ def _base_folder_of(artifact: Path, model: Path) -> Path:
     )
 
 
-def _find_initial_model(reference: str | None, stage: str) -> InitialModel | None:
-    return None if reference is None else InitialModel.find(reference, stage)
-
-
 def _with_initial_model(options: Any, fine_tuned: InitialModel | None) -> Any:
     """Return the options with the fine-tuned model as initial model, unless they name another."""
     if options.initial_model is not None or fine_tuned is None:
         return options
     return options.model_copy(update={"initial_model": str(fine_tuned.path)})
-
-
-def _train_supervised_stage(job: Job[Any], options: SupervisedStage) -> Artifact:
-    initial_model = _find_initial_model(options.initial_model, "supervised")
-
-    def adapt(base: LoadedBase, precision: Precision) -> AdaptedModel:
-        return adapt_policy(
-            base,
-            precision,
-            options,
-            trained_weights=options.trained_weights,
-            initial_model=initial_model,
-            seed=job.seed,
-        )
-
-    full_model = initial_model is not None and initial_model.format == "model"
-    base_name = "" if full_model else job.base_name
-    job = replace(job, model=base_folder(job.model, initial_model), base_name=base_name)
-    return train_supervised(job, adapt, policy_quantization(options), combine_adapters)
 
 
 def _load_finished(folder: Path) -> TrainingFinished | None:

@@ -1,4 +1,4 @@
-"""Preference training: make the chosen completion of a pair more likely than the rejected one.
+"""The preference objective: the chosen completion of a pair becomes likelier than the rejected one.
 
 Shapes: B pairs, C = 2 B completions, N tokens of all completions, R pairs of the data set.
 
@@ -21,12 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunesmith.contracts import Artifact, Job
+from tunesmith.contracts import Job
 from tunesmith_torch.losses import preference
 from tunesmith_torch.losses.preference import PairScores
-from tunesmith_torch.models import artifacts
-from tunesmith_torch.models.adapter_stack import combine_adapters
-from tunesmith_torch.options.preference import PreferenceOptions
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.options.preference import PreferenceLossOptions
 from tunesmith_torch.preference.reference_logprobs import cached_reference_logprobs
 from tunesmith_torch.prefix.completion_groups import (
     CompletionBatch,
@@ -35,32 +34,8 @@ from tunesmith_torch.prefix.completion_groups import (
     score_groups,
 )
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.training.auto_batch import resolve_auto
-from tunesmith_torch.training.loop import BatchCounts, RunWithBudget, run_training_loop
-from tunesmith_torch.training.pair_setup import PairTrainingSetup
-
-
-@distributed.on_all_ranks
-def train_preferences(job: Job[Any]) -> Artifact:
-    """Load, adapt, compute the reference, train on pairs, and commit the artifact.
-
-    Raises:
-        DataError: no pair can be trained on.
-        TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
-    """
-    job = resolve_auto(job)
-    options: PreferenceOptions = job.config
-    setup = PairTrainingSetup.load(job)
-    objective = PreferenceObjective(setup, options)
-    if options.needs_reference:
-        objective.load_or_compute_reference(job)
-    details = {"loss": options.loss, "beta": options.effective_beta}
-    job.emit(setup.training_started_event(job, details))
-    run_training_loop(job, setup.adapted, objective, seed=job.seed)
-    combined = combine_adapters(setup.adapted)
-    artifact = artifacts.save_artifact(setup.card_job(job), combined, setup.template)
-    job.emit(setup.training_finished_event(job, artifact))
-    return artifact
+from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
+from tunesmith_torch.training.pair_data import PairData
 
 
 @dataclass
@@ -97,13 +72,14 @@ class _PairMetrics:
 class PreferenceObjective:
     """DPO, IPO, KTO, ORPO or SimPO as an objective; the loss is divided by the number of pairs."""
 
-    def __init__(self, setup: PairTrainingSetup, options: PreferenceOptions) -> None:
-        self._setup = setup
-        self._adapted = setup.adapted
-        self._device = setup.adapted.base.model.device
-        self._pairs = setup.pairs
+    def __init__(
+        self, adapted: AdaptedModel, data: PairData, options: PreferenceLossOptions
+    ) -> None:
+        self._adapted, self._data = adapted, data
+        self._device = adapted.base.model.device
+        self._pairs = data.pairs
         self._options = options
-        self._ref_logprobs_R2 = torch.zeros(len(setup.pairs), 2)
+        self._ref_logprobs_R2 = torch.zeros(len(data.pairs), 2)
         self._mismatched_pairs: list[CompletionGroup] = []
         """KTO: each prompt with the chosen completion of another prompt."""
         self._mismatched_ref_logprobs_R = torch.zeros(0)
@@ -111,20 +87,20 @@ class PreferenceObjective:
         """KTO: the estimate for the current batch."""
         self._metrics = _PairMetrics()
 
-    def load_or_compute_reference(self, job: Job[Any]) -> None:
+    def load_or_compute_reference(self, job: Job[Any], budget: int) -> None:
         """Read the reference log-probabilities, or compute them with the current weights.
 
-        Must be called before the first step: later the model is no longer the reference.
+        ``budget``: tokens of a micro-batch. Must be called before the first step: later the model
+        is no longer the reference.
         """
         groups = list(self._pairs)
-        if self._options.loss == "kto":
+        if self._options.type == "kto":
             self._mismatched_pairs = list(_mismatched_pairs(self._pairs))
             groups += self._mismatched_pairs
 
         def compute_logprobs(share: Sequence[CompletionGroup]) -> list[Tensor]:
             with self._adapted.autocast():
-                budget = self._options.micro_batch_tokens
-                return score_groups(self._adapted.model, share, self._setup.layout, budget)
+                return score_groups(self._adapted.model, share, self._data.layout, budget)
 
         logprobs = cached_reference_logprobs(job, self._adapted.model, groups, compute_logprobs)
         R = len(self._pairs)
@@ -138,11 +114,11 @@ class PreferenceObjective:
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
         """Return the tokens of the pairs; the loss is divided by the number of pairs."""
-        return self._setup.counts(rows)
+        return self._data.counts(rows)
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
         """Estimate KTO's KL of the batch; the other losses need nothing."""
-        if self._options.loss == "kto":
+        if self._options.type == "kto":
             self._kl = run(lambda budget: self._estimate_kl(rows, budget))
         return rows
 
@@ -152,13 +128,13 @@ class PreferenceObjective:
 
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
         """Lay the pairs out."""
-        return list(self._setup.layout.micro_batches(self._pairs, prepared, budget))
+        return list(self._data.layout.micro_batches(self._pairs, prepared, budget))
 
     def loss(self, micro_batch: CompletionBatch) -> Tensor:
         """Return the loss summed over the pairs of the micro-batch."""
         pairs = self.score_pairs(micro_batch)
         beta, options = self._options.effective_beta, self._options
-        match options.loss:
+        match options.type:
             case "dpo":
                 loss_B = preference.dpo(pairs, beta, options.label_smoothing)
             case "ipo":
@@ -210,7 +186,7 @@ class PreferenceObjective:
         """
         mismatched = [self._mismatched_pairs[row] for row in rows]
         with self._adapted.autocast():
-            logprobs = score_groups(self._adapted.model, mismatched, self._setup.layout, budget)
+            logprobs = score_groups(self._adapted.model, mismatched, self._data.layout, budget)
         ref_logprobs_B = self._mismatched_ref_logprobs_R[list(rows)]
         # The empty slice lets a rank without rows concatenate something.
         kl = float((torch.cat([*logprobs, ref_logprobs_B[:0]]) - ref_logprobs_B).sum())

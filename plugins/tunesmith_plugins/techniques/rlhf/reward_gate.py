@@ -17,7 +17,6 @@ from tunesmith.events import Event, GateChecked, Measured
 from tunesmith.records import Preference
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
-from tunesmith_torch.options.rlhf import RewardStage
 from tunesmith_torch.prefix.completion_groups import tokenize_pairs
 from tunesmith_torch.rlhf.reward_metrics import RewardReport, reward_report
 from tunesmith_torch.rlhf.reward_model import RewardModel
@@ -74,9 +73,9 @@ class RewardModelEvaluation:
         write_atomic(job.out / RECORDS_FILE, "".join(lines))
 
 
-def gate_result(report: RewardReport | None, options: RewardStage) -> GateChecked:
+def gate_result(report: RewardReport | None, *, accept_weak: bool) -> GateChecked:
     """Decide if a reward model passes; ``report`` is None if there are no held-out pairs."""
-    stage, accepted = "reward", options.accept_weak
+    stage, accepted = "reward", accept_weak
     if report is None:
         text = "no held-out pairs to evaluate the reward model on"
         return GateChecked(stage=stage, gate=GATE, passed=False, message=text, accepted=accepted)
@@ -122,7 +121,7 @@ def enforce_gate(gate: GateChecked) -> None:
         f"reward: {gate.message}",
         hint=(
             "the policy was not trained; give the reward model more or cleaner pairs (for length: "
-            "pairs of equal length), or accept it with technique.reward.accept_weak = true"
+            "pairs of equal length), or accept it with technique.reward.gate.accept_weak = true"
         ),
     )
 

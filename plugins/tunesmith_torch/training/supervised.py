@@ -1,12 +1,17 @@
-"""The next-token objective: cross-entropy of the completions in the data."""
+"""Supervised fine-tuning: cross-entropy of the completions in the data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from tunesmith.contracts import Job
+from tunesmith.errors import DataError
+from tunesmith.events import Notice
 from tunesmith_torch.data.packing import (
     Example,
     MicroBatch,
@@ -15,11 +20,14 @@ from tunesmith_torch.data.packing import (
     pad_to_multiple,
     padded_batches,
 )
+from tunesmith_torch.data.templates import Template, TokenizedRecords
 from tunesmith_torch.kernels.tree_attention import TreeLayout
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
 from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.options.training import SupervisedOptions
 from tunesmith_torch.prefix.common_prefix import collate_with_prefix, shared_prefix_length
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
+from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 Layout = tuple[MicroBatch, TreeLayout | None]
 """A micro-batch, and the tree of its rows if they share a common prefix (else None)."""
@@ -89,3 +97,54 @@ class NextTokenObjective:
     def metrics(self) -> dict[str, float]:
         """Return nothing: the loss is the only metric."""
         return {}
+
+
+class SupervisedTask(TrainingTask[TokenizedRecords]):
+    """Train on the next tokens of conversations, completions and texts."""
+
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> TokenizedRecords:
+        options: SupervisedOptions = job.config
+        examples = template.tokenize_records(
+            job.train, limit, truncate_prompts=options.truncate_prompts
+        )
+        return _require_examples(job, examples, limit)
+
+    def prepare(self, session: Session, data: TokenizedRecords) -> Prepared:
+        adapted, options = session.adapted, session.options
+        objective = NextTokenObjective(adapted, data.examples, packing=options.packing)
+        totals = BatchCounts(data.tokens, data.trained_tokens, data.trained_tokens)
+        return Prepared(objective, adapted, totals)
+
+
+def _require_examples(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRecords:
+    """Report the rows that are left out or changed; refuse data of which nothing is left."""
+    for notice in _notices(examples, limit):
+        job.emit(notice)
+    if not examples.examples:
+        first = examples.left_out[0] if examples.left_out else None
+        raise DataError(
+            first.where if first else "data",
+            f"no row can be learned from: {first.cause}, {first.detail}" if first else "no rows",
+            hint=f"rows may have {limit} tokens (technique.max_length, and the model's context)",
+        )
+    return examples
+
+
+def _notices(examples: TokenizedRecords, limit: int) -> Iterator[Notice]:
+    causes = Counter(row.cause for row in examples.left_out)
+    for cause, count in causes.items():
+        first = next(row for row in examples.left_out if row.cause == cause)
+        text = f"{count} rows are left out of training: {cause}; first: {first.where}"
+        yield Notice(level="warning", source="data", message=f"{text} ({first.detail})")
+    if examples.truncated:
+        text = f"{examples.truncated} prompts were shortened to fit {limit} tokens"
+        yield Notice(level="warning", source="data", message=text)
+    if examples.split_texts:
+        text = (
+            f"{examples.split_texts} texts were longer than {limit} tokens and became several rows"
+        )
+        yield Notice(level="info", source="data", message=text)
+    if examples.with_control_tokens:
+        count = examples.with_control_tokens
+        text = f"{count} rows contain control tokens as text; they stay plain text"
+        yield Notice(level="info", source="data", message=text)

@@ -1,0 +1,42 @@
+"""Options of ``qlora``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from tunesmith_torch.options.adaptation import (
+    EARLIER_ADAPTER_KEYS,
+    EARLIER_QUANTIZATION_KEYS,
+    Adaptation,
+    AdapterOptions,
+    QuantizationOptions,
+)
+from tunesmith_torch.options.training import CHECKPOINTING_HELP, AutoBool, SupervisedOptions
+
+
+class QloraOptions(SupervisedOptions):
+    """Options of QLoRA: supervised training, the adapters, and the quantized base model."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {**EARLIER_ADAPTER_KEYS, **EARLIER_QUANTIZATION_KEYS}
+
+    learning_rate: float = Field(
+        default=2e-4,
+        gt=0,
+        le=1,
+        description=(
+            "Peak learning rate; adapters need about ten times the rate of full fine-tuning."
+        ),
+    )
+    gradient_checkpointing: AutoBool = Field(default=True, description=CHECKPOINTING_HELP)
+    adapter: AdapterOptions = Field(default_factory=AdapterOptions, description="The adapters.")
+    quantization: QuantizationOptions = Field(
+        default_factory=QuantizationOptions, description="How the base model is stored."
+    )
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """Adapters are trained, over a quantized base model."""
+        return Adaptation("qlora", self.adapter, self.quantization)

@@ -1,0 +1,61 @@
+"""Memory and work of the three stages; torch is imported only for traced steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tunesmith.contracts import Estimate, EstimateRequest, MemorySaving
+from tunesmith.records import Preference
+from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
+from tunesmith_torch.memory_estimate.policies import Stage, estimate_stages, pair_grouping
+from tunesmith_torch.memory_estimate.setting import EstimateSetting
+from tunesmith_torch.memory_estimate.techniques import stage_memory_savings
+
+STAGES = ("supervised", "reward", "policy")
+
+
+def estimate(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """Yield two estimates of the stages that are trained: by arithmetic, and traced."""
+    yield from estimate_stages(list(_trained_stages(options, request)))
+
+
+def memory_savings(options: RlhfOptions) -> Sequence[MemorySaving[Any]]:
+    """Return changes of the stages that save memory."""
+    return stage_memory_savings(options, STAGES)
+
+
+def _trained_stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[Stage]:
+    """Yield the stages that are not skipped.
+
+    Without demonstrations the supervised stage trains on the chosen completions of the pairs.
+    """
+    supervised, reward, policy = options.supervised, options.reward, options.policy
+    pairs = [record for record in request.train if isinstance(record, Preference)]
+    demonstrations = [record for record in request.train if not isinstance(record, Preference)]
+    if not supervised.skip:
+        own = replace(request, train=demonstrations or pairs)
+        yield Stage("supervised", own, EstimateSetting.from_request(supervised, own))
+    if not reward.skip:
+        own = replace(request, train=pairs)
+        grouping = pair_grouping(reward, request.device, scores_last_token=True)
+        yield Stage("reward", own, EstimateSetting.from_request(reward, own, grouping))
+    if not policy.skip:
+        size = _reward_model_bytes(options, request)
+        yield Stage.of_policy("policy", policy, request, reward_model_bytes=size)
+
+
+def _reward_model_bytes(options: RlhfOptions, request: EstimateRequest) -> int:
+    """Return the bytes of the reward model during the policy stage.
+
+    An adapter over a base of the same kind shares the policy's base.
+    """
+    policy, reward = options.policy, options.reward
+    if not policy.needs_reward_model or (reward.skip and reward.initial_model is None):
+        return 0
+    setting = EstimateSetting.from_request(reward, request)
+    adapter = setting.trainable_parameters * 4 if reward.adapt != "full" else 0
+    same_kind = policy.adapt == reward.adapt and policy.quantization == reward.quantization
+    shares_base = same_kind and reward.adapt != "full"
+    return adapter + (0 if shares_base else setting.base_bytes)

@@ -1,0 +1,42 @@
+"""Training of a reward model on pairs, as a task of the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+from tunesmith.contracts import Job
+from tunesmith_plugins.techniques.rlhf.options import RewardStage
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.memory_estimate.policies import pair_grouping
+from tunesmith_torch.memory_estimate.workload import Grouping
+from tunesmith_torch.prefix.completion_groups import CompletionGroup
+from tunesmith_torch.rlhf.reward_model import BradleyTerryObjective, ModelWithRewardHead
+from tunesmith_torch.training.pair_data import PairData, fitting_pairs
+from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
+
+
+class RewardTask(TrainingTask[list[CompletionGroup]]):
+    """Train a model with a reward head by the Bradley-Terry loss."""
+
+    def grouping(self, options: RewardStage, device: str) -> Grouping:
+        """Return the grouping of pairs, of which only the last token counts."""
+        return pair_grouping(options, device, scores_last_token=True)
+
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[CompletionGroup]:
+        """Return the pairs that fit; report the others."""
+        return fitting_pairs(job, template, limit)
+
+    def prepare(self, session: Session, data: list[CompletionGroup]) -> Prepared:
+        """Put a fresh head on the model, and set up the loss over the pairs."""
+        options: RewardStage = session.options
+        pairs = PairData.for_model(data, session.adapted, options)
+        net = ModelWithRewardHead.initialize(session.adapted, session.job.seed)
+        return Prepared(
+            BradleyTerryObjective(net, pairs, options.loss),
+            replace(session.adapted, model=cast(Any, net)),
+            pairs.totals,
+            {"loss": "bradley-terry", **options.loss.model_dump(), **pairs.details},
+            write_extra=net.save_head,
+            is_text_model=False,
+        )

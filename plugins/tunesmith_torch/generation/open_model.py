@@ -1,0 +1,56 @@
+"""Open base models and trained models from disk as text models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from tunesmith.contracts import TextModel
+from tunesmith_torch.data.templates import Template, read_chat_template
+from tunesmith_torch.generation.text_model import TorchTextModel
+from tunesmith_torch.models import artifacts
+from tunesmith_torch.models.initial_model import adapter_base_folder
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.models.quantization import Quantization
+from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.runtime.device import pick_device, pick_precision
+
+
+def open_trained_model(
+    model: Path, artifact: Path | None, *, device: str, options: TrainingOptions
+) -> TextModel:
+    """Open a model that was trained with these options, or the base model without an artifact.
+
+    An adapter that was trained on a full initial model is loaded onto that model.
+
+    Raises:
+        UsageError: the initial model that the adapter needs is gone.
+    """
+    if artifact is not None and artifacts.artifact_format(artifact) == "adapter":
+        model = adapter_base_folder(model, artifact, options)
+    return open_text_model(model, artifact, device=device, options=options)
+
+
+def open_text_model(
+    model: Path, artifact: Path | None, *, device: str, options: TrainingOptions
+) -> TextModel:
+    """Load the base model, or the model trained from it, from disk."""
+    torch_device = pick_device(device)
+    precision = pick_precision(torch_device, options.precision)
+    adapter = artifact is not None and artifacts.artifact_format(artifact) == "adapter"
+    folder = model if adapter or artifact is None else artifact
+    base = load_model(
+        folder,
+        torch_device,
+        precision,
+        packing=options.packing,
+        quantization=Quantization.from_options(options.adaptation.quantization),
+        fused_kernels=options.fused_kernels,
+    )
+    adapted: nn.Module = base.model
+    if adapter and artifact is not None:
+        adapted = artifacts.attach_adapter(base, artifact, fused_kernels=options.fused_kernels)
+    return TorchTextModel(
+        adapted, Template.from_tokenizer(base.tokenizer, read_chat_template(options)), torch_device
+    )

@@ -1,0 +1,112 @@
+"""The model that training begins with if ``from`` names one: an adapter or a full model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tunesmith.errors import IntegrityError, UsageError
+from tunesmith.events import JSON
+from tunesmith.storage import verify_folder
+from tunesmith.storage.manifest import MANIFEST
+from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.options.training import TrainingOptions
+
+LINEAGE_FILE = "initial_model.json"
+"""File in a job's folder that identifies the model which its training began with."""
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """The artifact of an earlier run that training begins with."""
+
+    path: Path
+    format: Literal["adapter", "model"]
+
+    @classmethod
+    def from_options(cls, options: TrainingOptions, stage: str = "") -> InitialModel | None:
+        """Return the model that the options name in ``from``; None: the base model.
+
+        Raises:
+            UsageError, IntegrityError: see :meth:`find`.
+        """
+        location = options.initial_model
+        return None if location is None else cls.find(location, stage)
+
+    @classmethod
+    def find(cls, location: str, stage: str = "") -> InitialModel:
+        """Return the artifact in a run folder, or the artifact folder itself.
+
+        In a run with stages, the artifact of ``stage`` is taken, or else that of the policy or of
+        the supervised stage.
+
+        Raises:
+            UsageError: there is none.
+            IntegrityError: its files differ from its manifest.
+        """
+        folder = Path(location)
+        folders = [folder, *(folder / name for name in (stage or "policy", "supervised"))]
+        for candidate in (parent / name for parent in folders for name in ("", "adapter", "model")):
+            names = ("adapter_config.json", "config.json")
+            if any((candidate / name).is_file() for name in names):
+                problems = verify_folder(candidate) if (candidate / MANIFEST).is_file() else []
+                if problems:
+                    raise IntegrityError(f"{candidate}: {problems[0]}")
+                return cls(candidate, artifact_format(candidate))
+        raise UsageError(
+            f"technique.from: no adapter and no model in {folder}",
+            hint="name a run folder whose run has finished, or the adapter or model folder itself",
+        )
+
+    def lineage(self) -> JSON:
+        """Return the facts that identify the model in events and reports."""
+        return {"from": str(self.path), "from_format": self.format, "from_sha256": self.sha256()}
+
+    def sha256(self) -> str:
+        """Return a digest of the model's weights and configuration."""
+        digest = hashlib.sha256()
+        for path in sorted(self.path.iterdir()):
+            if path.suffix in (".safetensors", ".json") and path.name != MANIFEST:
+                with path.open("rb") as stream:
+                    content = hashlib.file_digest(stream, "sha256").hexdigest()
+                digest.update(f"{path.name} {content}\n".encode())
+        return digest.hexdigest()
+
+
+def base_folder(model: Path, initial_model: InitialModel | None) -> Path:
+    """Return the folder to load first: a fully trained initial model, or else the base model."""
+    return (
+        initial_model.path
+        if initial_model is not None and initial_model.format == "model"
+        else model
+    )
+
+
+def adapter_base_folder(model: Path, adapter: Path, options: TrainingOptions) -> Path:
+    """Return the folder of the weights under a trained adapter: an initial model, or the base.
+
+    An initial adapter was combined with the trained one, so the base is enough for it.
+
+    Raises:
+        UsageError: the initial model is gone.
+    """
+    path = adapter.parent / LINEAGE_FILE
+    lineage = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if options.initial_model is None or lineage.get("from_format") == "adapter":
+        return model
+    return base_folder(model, InitialModel.find(options.initial_model))
+
+
+def find_adapter_base(adapter: Path, model: Path) -> Path:
+    """Return the folder of the weights that an adapter was trained on, or ``model`` if unknown."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    named = Path(config.get("base_model_name_or_path") or "")
+    # A run folder that was moved still contains the model of its first stage.
+    moved = adapter.parent.parent / named.parent.name / named.name
+    for folder in (named, moved):
+        if (folder / "config.json").is_file():
+            return folder
+    return model

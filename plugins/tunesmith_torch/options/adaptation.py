@@ -1,0 +1,90 @@
+"""Options of the weights that training changes: all of them, or adapters; torch is not imported.
+
+Which weights move and what they move towards are independent: every objective trains by any
+:class:`Adaptation`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from tunesmith.options import Options
+
+Method = Literal["full", "lora", "qlora"]
+"""Train all weights, LoRA adapters, or LoRA adapters over a quantized base model."""
+
+
+class AdapterOptions(Options):
+    """Table ``adapter``: which matrices get a LoRA adapter, and its shape."""
+
+    rank: int = Field(default=16, ge=1, le=1024, description="Rank of each adapter (LoRA's r).")
+    alpha: float = Field(
+        default=32.0,
+        gt=0,
+        description="Scale of the adapter: alpha/rank, or alpha/sqrt(rank) with `use_rslora`.",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout probability on the input of the adapters."
+    )
+    target_modules: Literal["all-linear"] | list[str] = Field(
+        default="all-linear",
+        description=(
+            "Modules that get an adapter: all linear layers except the output head, or a "
+            "list of names such as q_proj."
+        ),
+    )
+    modules_to_save: list[str] = Field(
+        default=[],
+        description="Modules that are trained fully and saved with the adapter, such as lm_head.",
+    )
+    use_rslora: bool = Field(
+        default=False,
+        description="Scale by alpha/sqrt(rank), which keeps high ranks effective (rsLoRA).",
+    )
+    use_dora: bool = Field(
+        default=False,
+        description=(
+            "Train magnitude and direction of the weights separately (DoRA): closer to full "
+            "fine-tuning, slower."
+        ),
+    )
+
+
+class QuantizationOptions(Options):
+    """Table ``quantization``: how the frozen base model is stored."""
+
+    bits: Literal[4, 8] = Field(
+        default=4, description="Bits per weight of the base model: 4 (NF4) or 8 (LLM.int8)."
+    )
+    double_quantization: bool = Field(
+        default=True,
+        description="Quantize the scales of 4-bit blocks too, which saves 0.4 bits per weight.",
+    )
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """The weights that training changes, and how the base model is stored."""
+
+    method: Method
+    adapter: AdapterOptions | None = None
+    """The adapters that are trained; None: all weights are."""
+    quantization: QuantizationOptions | None = None
+    """None: the base model is not quantized."""
+
+
+EARLIER_ADAPTER_KEYS = {
+    **{key: f"adapter.{key}" for key in AdapterOptions.model_fields},
+    "targets": "adapter.target_modules",
+    "rslora": "adapter.use_rslora",
+    "dora": "adapter.use_dora",
+}
+"""Present key by the key of an earlier version, for options with a table ``adapter``."""
+EARLIER_QUANTIZATION_KEYS = {
+    "bits": "quantization.bits",
+    "double_quantization": "quantization.double_quantization",
+}
+"""The same for options with a table ``quantization``."""

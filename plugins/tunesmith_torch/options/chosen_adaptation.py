@@ -1,0 +1,50 @@
+"""Options of techniques in which the run file chooses the weights that are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from tunesmith_torch.options.adaptation import (
+    EARLIER_ADAPTER_KEYS,
+    EARLIER_QUANTIZATION_KEYS,
+    Adaptation,
+    AdapterOptions,
+    Method,
+    QuantizationOptions,
+)
+from tunesmith_torch.options.training import TrainingOptions
+
+ADAPT_HELP = "Train LoRA adapters, LoRA adapters over a quantized base model, or all weights."
+
+
+class ChosenAdaptationOptions(TrainingOptions):
+    """Options of training in which ``adapt`` chooses the weights that are trained."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {**EARLIER_ADAPTER_KEYS, **EARLIER_QUANTIZATION_KEYS}
+
+    adapt: Method = Field(default="lora", description=ADAPT_HELP)
+    adapter: AdapterOptions = Field(
+        default_factory=AdapterOptions, description="lora and qlora: the adapters."
+    )
+    quantization: QuantizationOptions = Field(
+        default_factory=QuantizationOptions, description="qlora: how the base model is stored."
+    )
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """The weights that are trained, and how the base model is stored."""
+        if self.adapt == "full":
+            return Adaptation("full")
+        quantization = self.quantization if self.adapt == "qlora" else None
+        return Adaptation(self.adapt, self.adapter, quantization)
+
+    @model_validator(mode="after")
+    def _refuse_unused_tables(self) -> ChosenAdaptationOptions:
+        if self.adapt == "full" and self.adapter != AdapterOptions():
+            raise ValueError('`adapter` is read with adapt = "lora" or "qlora" only')
+        if self.adapt != "qlora" and self.quantization != QuantizationOptions():
+            raise ValueError('`quantization` is read with adapt = "qlora" only')
+        return self

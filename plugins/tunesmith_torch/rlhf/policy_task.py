@@ -1,0 +1,166 @@
+"""Training of a policy on rewards, as a task of the trainer, with few models in memory.
+
+Policy, reference and reward model share one base model where they can
+(:mod:`tunesmith_torch.rlhf.reward_source`). If all weights of the policy are trained, the reference
+is a frozen copy of the model that training began with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+from torch import nn
+
+from tunesmith.contracts import Job
+from tunesmith.errors import DataError
+from tunesmith.events import JSON, Notice
+from tunesmith.records import Preference, Prompt, Record, last_exchange
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.memory_estimate.policies import policy_grouping
+from tunesmith_torch.memory_estimate.workload import Grouping
+from tunesmith_torch.models import artifacts
+from tunesmith_torch.models.adapter_stack import combine_adapters
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.optim.schedule import BatchOrder
+from tunesmith_torch.options.policy import PolicyOptions
+from tunesmith_torch.prefix.completion_groups import GroupLayout, tokenize_pairs
+from tunesmith_torch.prefix.prefix_check import can_share_prefix
+from tunesmith_torch.rlhf.monitor import GoldReward, PolicyMonitor
+from tunesmith_torch.rlhf.policy_objective import PolicyObjective, PolicyWithValueHead
+from tunesmith_torch.rlhf.reward_functions import FunctionReward
+from tunesmith_torch.rlhf.reward_source import (
+    RewardModelSource,
+    build_reward,
+    gold_key,
+    remove_reward_adapter,
+)
+from tunesmith_torch.rlhf.rollout import Reward
+from tunesmith_torch.training.loop import BatchCounts
+from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
+
+
+class PolicyTask(TrainingTask[list[Prompt]]):
+    """Train a policy on rewards; the best checkpoint is the artifact if it diverged."""
+
+    SHARES_BASE = True
+    """False if the reward model must not be an adapter in the policy's model."""
+
+    def __init__(self, reward_source: RewardModelSource | None) -> None:
+        """``reward_source``: the reward model; None if the rewards do without one."""
+        self.reward_source = reward_source
+
+    def grouping(self, options: PolicyOptions, device: str) -> Grouping:
+        """Return the grouping of sampled completions."""
+        return policy_grouping(options, device)
+
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[Prompt]:
+        """Return the distinct prompts of the training records that fit; report the others.
+
+        Raises:
+            DataError: none fits.
+        """
+        options: PolicyOptions = job.config
+        prompts = list(dict.fromkeys(last_exchange(record)[0] for record in job.train))
+        limit -= options.generation.max_new_tokens
+        lengths = map(len, template.encode_prompts(prompts))
+        fitting = [p for p, length in zip(prompts, lengths, strict=True) if length <= limit]
+        if not fitting:
+            raise DataError(
+                job.train[0].source if job.train else "data",
+                f"none of {len(prompts)} prompts leaves room for a completion: "
+                f"at most {limit} tokens",
+                hint="raise max_length, or lower generation.max_new_tokens",
+            )
+        if len(fitting) < len(prompts):
+            left_out = f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are left out"
+            text = f"{left_out}: longer than {limit} tokens"
+            job.emit(Notice(level="warning", source="data", message=text))
+        return fitting
+
+    def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
+        """Load the reward model and the reference, and set up sampling, loss and monitor."""
+        options: PolicyOptions = session.options
+        reward_model, details = self._load_reward_model(session)
+        reference = None
+        if options.adaptation.adapter is None and options.needs_reference:
+            reference = _load_frozen_reference(session)
+        policy, packing = session.adapted, options.packing
+        layout = GroupLayout(packing, packing and can_share_prefix(policy.model))
+        adapted = _add_value_head(policy) if options.algorithm == "ppo" else policy
+        reward = build_reward(options.rewards, reward_model)
+        objective = PolicyObjective(
+            adapted, session.template, data, reward, options, layout, reference
+        )
+        order = BatchOrder.from_options(len(data), options, session.job.seed)
+        gold = gold_reward(session.job, session.template)
+        monitor = PolicyMonitor(session.job, objective, reward, gold, options, steps=order.steps)
+        prompt_tokens = sum(map(len, session.template.encode_prompts(data)))
+        return Prepared(
+            objective,
+            adapted,
+            BatchCounts(prompt_tokens, 0, 1),
+            {**details, **_describe(options), "shared_prompts": layout.share_prompts},
+            monitor,
+            count_tokens=lambda: (monitor.tokens, monitor.trained_tokens),
+        )
+
+    def finalize(self, session: Session) -> AdaptedModel:
+        """Return the policy without the reward model's adapter: one adapter, or all weights."""
+        remove_reward_adapter(session.adapted)
+        return combine_adapters(session.adapted)
+
+    def _load_reward_model(self, session: Session) -> tuple[Reward | None, JSON]:
+        source = self.reward_source
+        share_base = self.SHARES_BASE and source is not None and source.shares_base(session)
+        reward_model = None if source is None else source.load(session, share_base=share_base)
+        return reward_model, {"shares_base_with_reward_model": share_base}
+
+
+def gold_reward(job: Job[Any], template: Template) -> GoldReward:
+    """Return the gold reward on held-out rows: the user's function, or preference pairs."""
+    options: PolicyOptions = job.config
+    function = None
+    if options.monitor.gold is not None:
+        function = FunctionReward.from_file(options.monitor.gold, gold_key(job.stage))
+    records: list[Record] = list(job.heldout)
+    pairs = [record for record in records if isinstance(record, Preference)]
+    if function is None and pairs:
+        records = list(pairs)
+    records = records[: options.monitor.rows]
+    groups = tokenize_pairs(records, template) if function is None and pairs else []
+    if function is None and not pairs:
+        text = "no gold function and no held-out pairs: the policy is monitored by its reward alone"
+        job.emit(Notice(level="warning", source=job.stage, message=text))
+    return GoldReward([last_exchange(record)[0] for record in records], groups, function)
+
+
+def _describe(options: PolicyOptions) -> JSON:
+    return {
+        "algorithm": options.algorithm,
+        "num_generations": options.generation.num_generations,
+        "max_new_tokens": options.generation.max_new_tokens,
+    }
+
+
+def _load_frozen_reference(session: Session) -> nn.Module:
+    """Load the initial model a second time: full training leaves no reference in the policy."""
+    policy, initial = session.adapted, session.initial_model
+    base = load_model(
+        session.folder,
+        policy.base.model.device,
+        policy.precision,
+        packing=session.options.packing,
+        fused_kernels=session.options.fused_kernels,
+    )
+    model: nn.Module = base.model
+    if initial is not None and initial.format == "adapter":
+        model = artifacts.attach_adapter(base, initial.path).merge_and_unload()
+    return model.eval().requires_grad_(False)
+
+
+def _add_value_head(policy: AdaptedModel) -> AdaptedModel:
+    net = PolicyWithValueHead(policy.model, policy.base.config.get_text_config().hidden_size)
+    net.head.to(policy.base.model.device)
+    return replace(policy, model=cast(Any, net))

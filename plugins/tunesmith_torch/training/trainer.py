@@ -1,0 +1,311 @@
+"""The trainer that every technique shares: from a job to a committed artifact.
+
+:func:`train` holds the skeleton; a technique fills in its data and its objective as a
+:class:`TrainingTask`::
+
+    all ranks together                 distributed.all_ranks
+      "auto" options                   resolve_auto, with task.grouping
+      device, precision, tokenizer
+      rows to tokens, while weights    task.tokenize
+        are read                       load_model
+      adapters, or all weights         task.adapt, by options.adaptation
+      self-check                       check_logprobs
+      objective                        task.prepare
+      the training loop                tunesmith_torch.training.loop
+      the artifact, committed          task.finalize, save_artifact
+
+Which weights are trained (``options.adaptation``) and towards what (the objective) are independent.
+All options come from ``job.config``, and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from tunesmith.contracts import Artifact, Job
+from tunesmith.errors import UsageError
+from tunesmith.events import JSON, Event, TrainingFinished, TrainingStarted
+from tunesmith.storage import write_atomic
+from tunesmith_torch.data.templates import Template, read_chat_template
+from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
+from tunesmith_torch.models import artifacts
+from tunesmith_torch.models.adapter_stack import adapt_model, combine_adapters
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.initial_model import LINEAGE_FILE, InitialModel, base_folder
+from tunesmith_torch.models.loading import (
+    LoadedBase,
+    config_context_length,
+    enable_gradient_checkpointing,
+    load_config,
+    load_tokenizer,
+)
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.models.quantization import Quantization
+from tunesmith_torch.models.self_check import check_logprobs
+from tunesmith_torch.optim import adamw
+from tunesmith_torch.optim.schedule import BatchOrder
+from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.runtime import distributed
+from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
+from tunesmith_torch.runtime.memory import peak_bytes, reset_peak
+from tunesmith_torch.training.auto_batch import resolve_auto
+from tunesmith_torch.training.loop import (
+    NO_MONITOR,
+    BatchCounts,
+    Objective,
+    TrainingMonitor,
+    run_training_loop,
+)
+
+DataT = TypeVar("DataT")
+
+
+class RunLoop(Protocol):
+    """Trains a prepared model to the last step: the training loop, or one with its promises."""
+
+    def __call__(
+        self,
+        job: Job[Any],
+        adapted: AdaptedModel,
+        objective: Objective,
+        *,
+        seed: int,
+        monitor: TrainingMonitor,
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model that is loaded and adapted, and the job that it will be trained for."""
+
+    job: Job[Any]
+    template: Template
+    adapted: AdaptedModel
+    initial_model: InitialModel | None
+    """The model that ``from`` names; None: training begins with the base model."""
+    lineage: JSON
+    """Facts that identify the initial model; empty without one."""
+    folder: Path
+    """Folder of the base weights: the base model, or an initial model that is a full one."""
+
+    @property
+    def options(self) -> Any:
+        """The technique's options."""
+        return self.job.config
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The objective of a task, and how it is trained and saved."""
+
+    objective: Objective
+    adapted: AdaptedModel
+    """The model in training: that of the session, or one with a head around it."""
+    totals: BatchCounts
+    """Counts of all rows, for the first event."""
+    details: JSON = field(default_factory=dict)
+    """Facts about the objective, for the first event."""
+    monitor: TrainingMonitor = NO_MONITOR
+    run_loop: RunLoop = run_training_loop
+    count_tokens: Callable[[], tuple[int, int]] | None = None
+    """Return the tokens computed, and those with a loss, once training is over.
+
+    None: they are the counts of the rows of all steps.
+    """
+    write_extra: Callable[[Path], None] | None = None
+    """Writes further files into the artifact's folder."""
+    is_text_model: bool = True
+    """False if the artifact generates no text: a reward model."""
+
+
+class TrainingTask(ABC, Generic[DataT]):
+    """What a technique fills in: how rows become tokens, and the objective over them."""
+
+    def grouping(self, options: Any, device: str) -> Grouping:
+        """Return which parts of a record are computed together, for ``auto`` options."""
+        return SINGLE_COMPLETION
+
+    @abstractmethod
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> DataT:
+        """Return the training data, of at most ``limit`` tokens a row; report what is left out.
+
+        It runs in a thread of its own while the weights are read.
+
+        Raises:
+            DataError: nothing can be trained on.
+        """
+
+    def adapt(
+        self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
+    ) -> AdaptedModel:
+        """Prepare the weights for training, as the options ask for."""
+        options: TrainingOptions = job.config
+        return adapt_model(
+            base,
+            precision,
+            options.adaptation,
+            initial_model=initial,
+            seed=job.seed,
+            fused_kernels=options.fused_kernels,
+        )
+
+    @abstractmethod
+    def prepare(self, session: Session, data: DataT) -> Prepared:
+        """Return the objective over the data, with the models that it needs besides."""
+
+    def finalize(self, session: Session) -> AdaptedModel:
+        """Return the trained model as it is saved: one adapter, or all weights."""
+        return combine_adapters(session.adapted)
+
+
+def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
+    """Load, adapt, train, and commit the artifact; continue from the newest checkpoint.
+
+    Raises:
+        DataError: no record can be trained on.
+        EnvironmentProblem: the fast kernels and the plain model disagree.
+        UsageError: the options cannot be used with this model.
+        TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
+    """
+    with distributed.all_ranks(job):
+        job = resolve_auto(job, task.grouping)
+        session, data = _open_session(job, task)
+        started = time.perf_counter()
+        prepared = task.prepare(session, data)
+        objective = prepared.objective
+        order = BatchOrder.from_options(len(objective), job.config, job.seed)
+        job.emit(_training_started_event(session, prepared, order))
+        prepared.run_loop(job, prepared.adapted, objective, seed=job.seed, monitor=prepared.monitor)
+        seconds = time.perf_counter() - started
+        for event in prepared.monitor.results():
+            job.emit(event)
+        artifact = artifacts.save_artifact(
+            _card_job(session), task.finalize(session), session.template, prepared.write_extra
+        )
+        job.emit(_training_finished_event(session, prepared, order, artifact, seconds))
+        return artifact
+
+
+def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, DataT]:
+    """Read the weights and tokenize the rows at the same time, and adapt the model."""
+    options: TrainingOptions = job.config
+    device = pick_device(job.device)
+    precision = pick_precision(device, options.precision)
+    adamw.check_available(options.optimizer.name, device)
+    reset_peak(device)
+    job.checkpoints.keep = options.checkpoints.keep
+    initial = InitialModel.from_options(options, job.stage)
+    lineage = distributed.rank_0_first(lambda: _check_lineage(job, initial))
+    folder = base_folder(job.model, initial)
+    limit = min(options.max_length, config_context_length(load_config(folder)))
+    tokenizer = load_tokenizer(folder)
+    template = Template.from_tokenizer(tokenizer, read_chat_template(options))
+    notices: list[Event] = []
+    with ThreadPoolExecutor(1) as executor:
+        quiet_job = replace(job, emit=notices.append)  # events are emitted by one thread only
+        tokenizing = executor.submit(task.tokenize, quiet_job, template, limit)
+        base = load_model(
+            folder,
+            device,
+            precision,
+            packing=options.packing,
+            quantization=Quantization.from_options(options.adaptation.quantization),
+            fused_kernels=options.fused_kernels,
+            tokenizer=tokenizer,
+        )
+    for notice in notices:
+        job.emit(notice)
+    data = tokenizing.result()
+    adapted = task.adapt(base, precision, job, initial)
+    check_logprobs(adapted, packing=options.packing)
+    if options.gradient_checkpointing:
+        enable_gradient_checkpointing(base.model)
+    return Session(job, template, adapted, initial, lineage, folder), data
+
+
+def _check_lineage(job: Job[Any], initial: InitialModel | None) -> JSON:
+    """Return the facts that identify the initial model, and store them in the job's folder.
+
+    Raises:
+        UsageError: training began with another initial model before it was interrupted.
+    """
+    lineage = initial.lineage() if initial is not None else {}
+    path = job.out / LINEAGE_FILE
+    if initial is not None and not path.is_file():
+        write_atomic(path, json.dumps(lineage, indent=2) + "\n")
+    stored: JSON = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if stored.get("from_sha256") != lineage.get("from_sha256"):
+        raise UsageError(
+            f"technique.from: {lineage.get('from')} is not the model that training began with, "
+            f"{stored.get('from')}: its files have changed",
+            hint="restore the files, or start a new run",
+        )
+    return lineage
+
+
+def _card_job(session: Session) -> Job[Any]:
+    """Return the job for the artifact's model card.
+
+    If training began with a full model instead of the run's base, the base's name is dropped.
+    """
+    full_model = session.initial_model is not None and session.initial_model.format == "model"
+    return replace(session.job, base_name="") if full_model else session.job
+
+
+def _training_started_event(
+    session: Session, prepared: Prepared, order: BatchOrder
+) -> TrainingStarted:
+    job, adapted, options = session.job, prepared.adapted, session.options
+    newest = job.checkpoints.newest()
+    return TrainingStarted(
+        stage=job.stage,
+        technique=job.technique,
+        steps=order.steps,
+        epochs=options.epochs,
+        rows=len(prepared.objective),
+        tokens=prepared.totals.tokens,
+        trained_tokens=prepared.totals.trained_tokens,
+        trainable_parameters=adapted.num_trainable_parameters,
+        parameters=adapted.num_parameters,
+        device=str(adapted.base.model.device),
+        precision=f"{adapted.precision.name}: {adapted.precision.reason}",
+        details={
+            **adapted.details,
+            **session.lineage,
+            **prepared.details,
+            "template_sha256": session.template.sha256,
+            "batch_size": options.batch_size,
+            "micro_batch_tokens": options.micro_batch_tokens,
+        },
+        first_step=newest.step if newest else 0,
+    )
+
+
+def _training_finished_event(
+    session: Session, prepared: Prepared, order: BatchOrder, artifact: Artifact, seconds: float
+) -> TrainingFinished:
+    if prepared.count_tokens is not None:
+        tokens, trained_tokens = prepared.count_tokens()
+    else:
+        counts = [prepared.objective.counts(rows) for _, rows in order.batches()]
+        tokens = sum(count.tokens for count in counts)
+        trained_tokens = sum(count.trained_tokens for count in counts)
+    return TrainingFinished(
+        stage=session.job.stage,
+        technique=session.job.technique,
+        steps=order.steps,
+        tokens=tokens,
+        trained_tokens=trained_tokens,
+        seconds=seconds,
+        peak_memory_bytes=peak_bytes(session.adapted.base.model.device),
+        artifact=str(artifact.path.relative_to(session.job.out)),
+        format=artifact.format,
+        is_text_model=prepared.is_text_model,
+    )
