@@ -40,7 +40,7 @@ class LazyGroup(OfferGroup):
     The commands of plugins are listed after those of the core.
     """
 
-    path = ""
+    prefix = ""
 
     def own_lines(self) -> Mapping[str, str]:
         return COMMANDS

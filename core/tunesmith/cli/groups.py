@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tunesmith.offered import Offered
     from tunesmith.offers import CommandOffer
 
-    Offers = Sequence[Offered[CommandOffer]]
-
 
 @dataclass(frozen=True)
 class Conflict:
@@ -28,58 +26,36 @@ class Conflict:
     reason: str
 
 
-@dataclass(frozen=True)
-class CommandTree:
-    """The commands that plugins offer; a command of two words is in the group of the first."""
+def arrange_commands(
+    offers: Iterable[Offered[CommandOffer]], core: Collection[str]
+) -> tuple[dict[str, CommandOffer], list[Conflict]]:
+    """Return the commands that can be used, by name, and the conflicts of the others.
 
-    offers: Mapping[str, Offers]
-    """Offers by name of the command; several if more than one plugin offers it."""
-    refused: Sequence[Conflict]
-
-    def below(self, group: str) -> dict[str, Offers]:
-        """Return the offers in a group by the second word of their names.
-
-        The group "" is the top: there, the offers are by the first word.
-        """
-        found: dict[str, Offers] = {}
-        for name, offers in self.offers.items():
-            first, _, second = name.partition(" ")
-            if not group:
-                found[first] = (*found.get(first, ()), *offers)
-            elif first == group and second:
-                found[second] = offers
-        return found
-
-    def conflicts(self) -> Iterator[Conflict]:
-        """Yield the commands that cannot be used: refused ones, then ambiguous ones."""
-        yield from self.refused
-        for name, offers in self.offers.items():
-            if len(offers) > 1:
-                plugins = tuple(sorted(offered.plugin.full_name for offered in offers))
-                yield Conflict(name, plugins, "offered by more than one plugin")
-
-
-def arrange_commands(offers: Iterable[Offered[CommandOffer]], core: Collection[str]) -> CommandTree:
-    """Arrange offers by name, and refuse those that are in conflict with an earlier one.
-
-    ``core`` has the names of the core's own commands, which come first.
+    ``core`` has the names of the core's own commands. Of a command and a group with one name, the
+    first counts.
     """
-    arranged: dict[str, list[Offered[CommandOffer]]] = {}
-    refused = []
+    by_name: dict[str, list[Offered[CommandOffer]]] = {}
     for offered in offers:
-        name = offered.offer.name
-        reason = _reason_to_refuse(name, core, {*core, *arranged})
+        by_name.setdefault(offered.offer.name, []).append(offered)
+    usable: dict[str, CommandOffer] = {}
+    conflicts = []
+    for name, same in by_name.items():
+        reason = _conflict_reason(name, core, usable)
+        if not reason and len(same) > 1:
+            reason = "offered by more than one plugin"
         if reason:
-            refused.append(Conflict(name, (offered.plugin.full_name,), reason))
+            plugins = tuple(sorted(offered.plugin.full_name for offered in same))
+            conflicts.append(Conflict(name, plugins, reason))
         else:
-            arranged.setdefault(name, []).append(offered)
-    return CommandTree(arranged, refused)
+            usable[name] = same[0].offer
+    return usable, conflicts
 
 
-def _reason_to_refuse(name: str, core: Collection[str], known: Collection[str]) -> str:
-    """Return why a name cannot be used beside the known ones, or ""."""
+def _conflict_reason(name: str, core: Collection[str], usable: Collection[str]) -> str:
+    """Return why a name cannot be used beside the others, or ""."""
     group, _, second = name.partition(" ")
-    groups = {first for first, space, _ in (other.partition(" ") for other in known) if space}
+    known = {*core, *usable}
+    groups = {other.partition(" ")[0] for other in known if " " in other}
     if name in core:
         return "tunesmith has a command of this name"
     if not second and name in groups:
@@ -89,8 +65,8 @@ def _reason_to_refuse(name: str, core: Collection[str], known: Collection[str]) 
     return ""
 
 
-def command_tree(ctx: click.Context) -> CommandTree:
-    """Return the commands that the installed plugins offer."""
+def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[Conflict]]:
+    """Return the commands that the installed plugins offer, and the conflicts among them."""
     from tunesmith.offers import CommandOffer
 
     state = ctx.ensure_object(CliState)
@@ -105,9 +81,9 @@ class OfferGroup(click.Group):
     """
 
     @property
-    def path(self) -> str:
-        """First word of the commands in this group; "" at the top."""
-        return self.name or ""
+    def prefix(self) -> str:
+        """Beginning of the names of the offers in this group; "" at the top."""
+        return f"{self.name} "
 
     def own_lines(self) -> Mapping[str, str]:
         """Return the help line of each own command."""
@@ -117,19 +93,28 @@ class OfferGroup(click.Group):
         """Return an own command, or None."""
         return self.commands.get(name)
 
+    def offered_lines(self, ctx: click.Context) -> dict[str, str]:
+        """Return the help line of each command and group that plugins offer here."""
+        lines: dict[str, str] = {}
+        own = self.own_lines()
+        for name, offer in find_commands(ctx)[0].items():
+            word, _, second = name.removeprefix(self.prefix).partition(" ")
+            if not name.startswith(self.prefix) or word in own:
+                continue
+            start = f"{lines[word][:-1]}," if word in lines else "Commands:"
+            lines[word] = f"{start} {second}." if second else one_line(offer.summary)
+        return lines
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.own_lines(), *self._offered(ctx)]
+        return [*self.own_lines(), *self.offered_lines(ctx)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Return a command or group; None if there is none, or if its name is ambiguous."""
         # Own commands come first, without the catalog: their options may choose its plugins.
         own = self.own_command(name)
-        if own is not None:
+        if own is not None or name not in self.offered_lines(ctx):
             return own
-        offers = self._offered(ctx).get(name, ())
-        if self._is_group(offers):
-            return OfferGroup(name, help="Commands that plugins offer.")
-        return offers[0].offer.load() if len(offers) == 1 else None
+        offer = find_commands(ctx)[0].get(f"{self.prefix}{name}")
+        return offer.load() if offer else OfferGroup(name, help="Commands that plugins offer.")
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -140,10 +125,9 @@ class OfferGroup(click.Group):
             UsageError: there is no such command (the hint has the most similar one), or more than
                 one plugin offers it.
         """
-        name = args[0]
-        checked = not name.startswith("-") and not ctx.resilient_parsing
-        if checked and self.get_command(ctx, name) is None:
-            raise self._not_found(ctx, name)
+        checked = not args[0].startswith("-") and not ctx.resilient_parsing
+        if checked and self.get_command(ctx, args[0]) is None:
+            raise self._not_found(ctx, args[0])
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -154,45 +138,24 @@ class OfferGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help lines without importing the commands of plugins."""
-        own = list(self.own_lines().items())
-        offered = [(name, self._help_line(offers)) for name, offers in self._offered(ctx).items()]
+        own, offered = self.own_lines(), self.offered_lines(ctx)
         title = "Commands from plugins" if own else "Commands"
-        for heading, rows in (("Commands", own), (title, offered)):
-            if rows:
+        for heading, lines in (("Commands", own), (title, offered)):
+            if lines:
                 with formatter.section(heading):
-                    formatter.write_dl(rows)
-
-    def _offered(self, ctx: click.Context) -> dict[str, Offers]:
-        """Return the offers in this group by their next word, except those with an own name."""
-        offered, own = command_tree(ctx).below(self.path), self.own_lines()
-        return {name: offers for name, offers in offered.items() if name not in own}
-
-    def _is_group(self, offers: Offers) -> bool:
-        return not self.path and any(" " in offered.offer.name for offered in offers)
-
-    def _help_line(self, offers: Offers) -> str:
-        if self._is_group(offers):
-            names = sorted({offered.offer.name.partition(" ")[2] for offered in offers})
-            return f"Commands: {', '.join(names)}."
-        if len(offers) > 1:
-            return f"Ambiguous: offered by {_plugin_names(offers)}."
-        return one_line(offers[0].offer.summary)
+                    formatter.write_dl(list(lines.items()))
 
     def _not_found(self, ctx: click.Context, name: str) -> UsageError:
-        prefix = f"{self.path} " if self.path else ""
-        offers = self._offered(ctx).get(name)
-        if offers:
-            return UsageError(
-                f'the command "{prefix}{name}" is offered by {_plugin_names(offers)}',
-                hint=f"`tunesmith --no-plugin NAME {prefix}{name}` leaves out one of them",
-            )
+        full = f"{self.prefix}{name}"
+        for conflict in find_commands(ctx)[1]:
+            if f"{conflict.command} ".startswith(f"{full} "):
+                plugins = one_line(", ".join(conflict.plugins), 500)
+                return UsageError(
+                    f'the command "{conflict.command}" is {conflict.reason}: {plugins}',
+                    hint=f"`tunesmith --no-plugin NAME {conflict.command}` leaves one of them out",
+                )
         guess = suggest_name(name, self.list_commands(ctx))
-        hint = f"`tunesmith {prefix}--help` lists the commands"
-        return UsageError(
-            f'no such command "{prefix}{name}"',
-            hint=f"did you mean {prefix}{guess}?" if guess else hint,
-        )
-
-
-def _plugin_names(offers: Offers) -> str:
-    return " and ".join(sorted(one_line(offered.plugin.full_name) for offered in offers))
+        hint = f"did you mean {self.prefix}{guess}?"
+        if not guess:
+            hint = f"`tunesmith {self.prefix}--help` lists the commands"
+        return UsageError(f'no such command "{full}"', hint=hint)

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from tunesmith.catalog import HOOKS, Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
-from tunesmith.cli.groups import OfferGroup, command_tree
+from tunesmith.cli.groups import OfferGroup, find_commands
 from tunesmith.config.run_file import parse_value, set_value
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.offered import Offered, Plugin
@@ -42,7 +42,7 @@ def list_command(ctx: click.Context, state: CliState, as_json: bool) -> None:
     """
     catalog = state.catalog()
     offered = list(list_offers(catalog))
-    conflicts = list(command_tree(ctx).conflicts())
+    conflicts = find_commands(ctx)[1]
     if as_json:
         plugins = [plugin_to_json(plugin, offered) for plugin in catalog.plugins.found]
         unusable = [asdict(conflict) for conflict in conflicts]
