@@ -34,6 +34,7 @@ HOOKS: dict[type[Any], str] = {
     CommandOffer: "tunesmith_commands",
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_COMMAND_NAME = re.compile(rf"{_NAME.pattern}( {_NAME.pattern})?")
 
 
 class OfferNotFound(LookupError):
@@ -140,10 +141,12 @@ def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
     for offer in offers:
         if not isinstance(offer, kind):
             raise _wrong_type(plugin, HOOKS[kind], offer)
-        if not _NAME.fullmatch(offer.name):
+        two_words = kind is CommandOffer
+        if not (_COMMAND_NAME if two_words else _NAME).fullmatch(offer.name):
             raise PluginError(
                 f'plugin "{plugin.full_name}" offers the name "{offer.name}": '
                 "names are lower case letters, digits and hyphens"
+                f"{', in one or two words' if two_words else ''}"
             )
     return offers
 

@@ -89,8 +89,14 @@ def tunesmith_reporters() -> Sequence[ReporterOffer[Any]]:  # type: ignore[empty
 def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     """Offer commands: ``tunesmith NAME``.
 
-    The help line is part of the offer, so that ``tunesmith --help`` imports no command. The names
-    of the built-in commands cannot be used.
+    A name of two words, such as ``data check``, puts the command into the group of the first one.
+    Plugins share groups, and can add to the core's group ``plugins``. The help line is part of the
+    offer, so that ``tunesmith --help`` and ``tunesmith data --help`` import no command.
+
+    The names of the core's commands cannot be used, and no name can be both a command and a group:
+    the first of two such offers counts, those of built-in plugins come first. A command that more
+    than one plugin offers is ambiguous and cannot be used. ``tunesmith plugins list`` names the
+    commands that were refused.
     """
 
 

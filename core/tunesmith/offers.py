@@ -138,12 +138,15 @@ class ReporterOffer(Generic[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandOffer:
-    """An offer of a command, ``tunesmith NAME``, whose ``summary`` is its help line."""
+    """An offer of a command, ``tunesmith NAME``."""
 
     kind: ClassVar[str] = "command"
     name: str
+    """One word, or two: ``data check`` is the command ``check`` in the group ``data``."""
     summary: str
+    """Help line, shown without loading the command."""
     load: Callable[[], click.Command]
+    """Imports and returns the command."""
 
 
 Offer = (

@@ -82,6 +82,17 @@ def test_help_imports_neither_torch_nor_pydantic(arguments: list[str], tmp_path:
     assert not found & (HEAVY | heavy)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "--help"], ["plugins", "--help"]])
+def test_help_of_a_group_imports_no_command_of_a_plugin(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    found = imported_modules(*arguments, cwd=tmp_path)
+    assert "tunesmith_plugins.commands.annotate" in found
+    modules = {name for name in found if name.startswith("tunesmith_plugins.commands.")}
+    assert not {name for name in modules if name.count(".") > 2}
+    assert not found & HEAVY
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

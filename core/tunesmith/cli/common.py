@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,8 @@ class CliState:
     quiet: bool = False
     files: list[str] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
+    core_commands: Collection[str] = ()
+    """Names of commands that plugins cannot use."""
     _catalog: Catalog | None = None
 
     def catalog(self) -> Catalog:

@@ -1,4 +1,4 @@
-"""``tunesmith plugins``: list, show, check and create plugins."""
+"""``tunesmith plugins``: list, show and check plugins."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from tunesmith.catalog import HOOKS, Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.cli.groups import OfferGroup, find_commands
 from tunesmith.config.run_file import parse_value, set_value
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.offered import Offered, Plugin
@@ -23,23 +24,31 @@ from tunesmith.plugins import missing_requirements
 from tunesmith.text import one_line, suggest_name
 
 
-@click.group("plugins")
+@click.group("plugins", cls=OfferGroup)
 @common_options
 def command() -> None:
-    """List plugins and their options; check or create a plugin."""
+    """List plugins and their options; check a plugin."""
 
 
 @command.command("list", short_help="List all components and broken plugins.")
 @json_option
 @common_options
 @pass_state
-def list_command(state: CliState, as_json: bool) -> None:
-    """List the components of all plugins, and the plugins that are broken or disabled."""
+@click.pass_context
+def list_command(ctx: click.Context, state: CliState, as_json: bool) -> None:
+    """List the components of all plugins.
+
+    Broken and disabled plugins, and commands that cannot be used, are listed with the reason.
+    """
     catalog = state.catalog()
     offered = list(list_offers(catalog))
+    conflicts = find_commands(ctx)[1]
     if as_json:
         plugins = [plugin_to_json(plugin, offered) for plugin in catalog.plugins.found]
-        render.print_json({"schema": "tunesmith.plugins/1", "plugins": plugins})
+        unusable = [asdict(conflict) for conflict in conflicts]
+        render.print_json(
+            {"schema": "tunesmith.plugins/1", "plugins": plugins, "unusable_commands": unusable}
+        )
         return
     rows = [
         [o.offer.name, o.offer.kind, one_line(o.offer.summary, 200), distribution_text(o.plugin)]
@@ -51,6 +60,10 @@ def list_command(state: CliState, as_json: bool) -> None:
             reason = one_line(plugin.reason, 500)
             text = f"{plugin.state}: {plugin.full_name} {plugin.version}: {reason}"
             render.print_text(text, style="bad" if plugin.state == "broken" else "dim")
+    for conflict in conflicts:
+        names = one_line(", ".join(conflict.plugins), 500)
+        text = f'not usable: command "{conflict.command}" of {names}: {conflict.reason}'
+        render.print_text(text, style="bad")
     active = {o.plugin.full_name for o in offered}
     others = [p.name for p in catalog.plugins.active() if p.full_name not in active]
     if others:
@@ -136,23 +149,6 @@ def check_command(
     if broken:
         names = ", ".join(result.check for result in broken)
         raise PluginError(f'plugin "{plugin.full_name}" {plugin.version} fails: {names}')
-
-
-@command.command("new", short_help="Create a plugin project.")
-@click.argument("name")
-@click.option("--kind", required=True, help="Kind of component: evaluator, data-loader, reporter.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: tunesmith-NAME.")
-@common_options
-def new_command(name: str, kind: str, out: Path | None) -> None:
-    """Create a plugin project with a working component and a contract test."""
-    from tunesmith.template import write_plugin
-
-    folder = out or Path(f"tunesmith-{name}")
-    for path in write_plugin(folder, name, kind):
-        render.print_text(str(path))
-    render.print_note(
-        f"install and test it: pip install -e {folder} && tunesmith plugins check {name}"
-    )
 
 
 def parse_samples(sets: Sequence[str]) -> dict[str, dict[str, Any]]:

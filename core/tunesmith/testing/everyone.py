@@ -65,8 +65,12 @@ def unknown_models_are_declined(subject: Subject) -> None:
 
 @check("any offer")
 def names_are_well_formed(subject: Subject) -> None:
-    """Names are lower-case letters and digits, with single hyphens between words."""
-    names = [subject.offer.name]
+    """Names are lower-case letters and digits, with single hyphens between words.
+
+    The name of a command may be two such names with a space between them.
+    """
+    command = subject.offer.kind == "command"
+    names = subject.offer.name.split(" ") if command else [subject.offer.name]
     if subject.offer.kind == "evaluator":
         names += [metric.name for metric in subject.offer.metrics]
     for name in names:

@@ -221,7 +221,7 @@ def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
     assert tunesmith("check", "resolved.toml", fake=False).exit_code == 0
 
 
-# --- report, verify, chat --------------------------------------------------------------------
+# --- report, verify --------------------------------------------------------------------------
 
 
 def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
@@ -293,41 +293,6 @@ def test_verify_reports_folders_without_a_manifest(
 def test_verify_reports_a_missing_artifact(tunesmith: Tunesmith, finished: Path) -> None:
     shutil.rmtree(finished / "artifact")
     assert tunesmith("verify", finished).exit_code == 7
-
-
-def test_chat_answers_prompts_and_compares(tunesmith: Tunesmith, finished: Path) -> None:
-    done = tunesmith("chat", finished, "--prompt", "say alpha", "--prompt", "hello")
-    assert done.stdout.splitlines() == ["SAY ALPHA", "HELLO"]
-    both = tunesmith("chat", finished, "--compare", "base", "--json", input="one\n\ntwo\n")
-    lines = [json.loads(line) for line in both.stdout.splitlines()]
-    assert [line["prompt"] for line in lines] == ["one", "two"]
-    assert lines[0]["answers"]["tuned"]["text"] == "ONE"
-    assert lines[0]["answers"]["base"]["text"] == ""
-    base = tunesmith("chat", finished, "--base-only", "--prompt", "say alpha")
-    assert base.stdout.strip() == ""
-
-
-def test_chat_keeps_the_conversation() -> None:
-    from tunesmith.cli.chat import Conversation
-    from tunesmith.contracts import Generation
-
-    class Echo:
-        def generate(
-            self, prompts: list[tuple[object, ...]], max_new_tokens: int
-        ) -> list[Generation]:
-            return [Generation(str(len(prompt)), 1, "stop") for prompt in prompts]
-
-    talk = Conversation({"tuned": Echo()}, "be brief", 9)  # type: ignore[dict-item]
-    assert [talk.ask("x")["tuned"].text for _ in range(3)] == ["2", "4", "6"]
-    talk.reset()
-    assert talk.ask("x")["tuned"].text == "2"
-
-
-def test_chat_without_a_trained_model(tunesmith: Tunesmith, here: Path) -> None:
-    assert tunesmith("run", "run.toml", "--set", "technique.mode=raise").exit_code == 8
-    done = tunesmith("chat", only_run(here), "--prompt", "x")
-    assert done.exit_code == 2
-    assert "no trained model yet" in done.stderr
 
 
 # --- how it fails ----------------------------------------------------------------------------
@@ -483,22 +448,6 @@ def test_show_prints_options_promises_and_source(tunesmith: Tunesmith) -> None:
     assert (steps["type"], steps["default"]) == ("int", "6")
 
 
-def test_a_plugin_can_add_a_command_but_not_replace_one(tunesmith: Tunesmith, here: Path) -> None:
-    (here / "other.py").write_text(
-        "import click\n"
-        "from tunesmith.hookspecs import hookimpl\n"
-        "from tunesmith.offers import CommandOffer\n"
-        "@hookimpl\n"
-        "def tunesmith_commands():\n"
-        "    load = lambda: click.Command('wave', callback=lambda: click.echo('hi there'))\n"
-        "    return [CommandOffer(name='wave', summary='Waves.', load=load),\n"
-        "            CommandOffer(name='run', summary='Takes over.', load=load)]\n"
-    )
-    shown = tunesmith("--plugin", "other.py", "--help", fake=False)
-    assert "Waves." in shown.stdout and "Takes over." not in shown.stdout
-    assert tunesmith("--plugin", "other.py", "wave", fake=False).stdout == "hi there\n"
-
-
 # --- init, doctor ----------------------------------------------------------------------------
 
 
@@ -602,7 +551,7 @@ def test_completion_knows_the_commands(here: Path) -> None:
 def test_a_run_folder_can_be_moved(tunesmith: Tunesmith, finished: Path, here: Path) -> None:
     shutil.move(finished, here / "moved")
     assert tunesmith("report", "moved").exit_code == 0
-    assert tunesmith("chat", "moved", "--prompt", "say alpha").stdout == "SAY ALPHA\n"
+    assert tunesmith("verify", "moved").exit_code == 0
 
 
 def test_the_trained_parts_of_each_kind_of_record() -> None:

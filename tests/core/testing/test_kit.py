@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import tunesmith_echo
@@ -29,7 +30,7 @@ from tunesmith.contracts import (
 )
 from tunesmith.errors import DataError, PluginError
 from tunesmith.events import RunFinished, StepFinished, TrainingFinished
-from tunesmith.offers import EvaluatorOffer, Metric, Promises, TechniqueOffer
+from tunesmith.offers import CommandOffer, EvaluatorOffer, Metric, Promises, TechniqueOffer
 from tunesmith.options import Options
 from tunesmith.records import Completion, last_exchange
 from tunesmith.testing import Result, parametrize_checks, run_checks
@@ -168,6 +169,32 @@ def patch_library(options: object, folder: object) -> RecordingReporter:
 
     safetensors.safe_open = lambda *arguments: None
     return RecordingReporter()
+
+
+def command_module(name: str) -> ModuleType:
+    """Return a plugin with a command of this name."""
+    return plugin_module(commands=CommandOffer(name=name, summary="Waves.", load=Mock()))
+
+
+@pytest.mark.parametrize("name", ["wave", "wave-3", "sea wave", "deep-sea wave-3"])
+def test_a_command_has_one_or_two_words(name: str) -> None:
+    results = run_checks(command_module(name))
+    assert set(broken(results)) <= {"import_is_light"}
+    assert {r.check for r in results if r.offer == name} == {
+        "names_are_well_formed",
+        "summary_is_one_line",
+    }
+
+
+@pytest.mark.parametrize("name", ["sea--wave", "sea wave-", "sea- wave", "sea wave--3"])
+def test_a_word_of_a_command_has_single_hyphens(name: str) -> None:
+    assert "names_are_well_formed" in broken(run_checks(command_module(name)))
+
+
+@pytest.mark.parametrize("name", ["a b c", "sea  wave", "sea wave ", "Sea wave", "sea_wave"])
+def test_a_command_with_a_badly_formed_name_is_refused(name: str) -> None:
+    with pytest.raises(PluginError, match="in one or two words"):
+        run_checks(command_module(name))
 
 
 @pytest.mark.parametrize(

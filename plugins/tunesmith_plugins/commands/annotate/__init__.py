@@ -14,15 +14,12 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer ``tunesmith data``, a group that holds ``annotate``."""
-    return [
-        CommandOffer(
-            name="data", summary="Make training data: choose the better of two answers.", load=_load
-        )
-    ]
+    """Offer ``tunesmith data annotate``."""
+    summary = "Choose the better of two answers, to make preference data."
+    return [CommandOffer(name="data annotate", summary=summary, load=_load)]
 
 
 def _load() -> click.Command:
-    from tunesmith_plugins.commands.annotate.command import group
+    from tunesmith_plugins.commands.annotate.command import command
 
-    return group
+    return command

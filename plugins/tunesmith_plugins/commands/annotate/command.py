@@ -26,15 +26,7 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.group("data", invoke_without_command=True)
-@click.pass_context
-def group(context: click.Context) -> None:
-    """Make training data."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
-
-
-@group.command("annotate")
+@click.command("annotate")
 @click.option(
     "--run", type=click.Path(path_type=Path), help="Sample answers from the model of this run."
 )
@@ -77,7 +69,7 @@ def group(context: click.Context) -> None:
     help="Seed of the sampled answers and of their sides.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def annotate(  # noqa: PLR0913 - one parameter for each option of the command line
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
     run: Path | None,
     model: str | None,
     ask: Path | None,

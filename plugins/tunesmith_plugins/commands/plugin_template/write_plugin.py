@@ -1,6 +1,6 @@
-"""The plugin template of ``tunesmith plugins new``: a working plugin with its contract test.
+"""Write a plugin project from the template: a working plugin with its contract test.
 
-The template files are in the folder of this module; placeholders such as ``$name`` are filled in.
+The template files are in the folder ``files``; placeholders such as ``$name`` are filled in.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from tunesmith._version import __version__
+from tunesmith import __version__
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 
@@ -61,7 +61,7 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
     written = []
     for target, source in TEMPLATES.items():
         path = folder / Template(target).substitute(values)
-        template = resources.files("tunesmith.template").joinpath(
+        template = resources.files("tunesmith_plugins.commands.plugin_template").joinpath(
             "files", f"{Template(source).substitute(values)}.template"
         )
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tunesmith.cli.app import app
 from tunesmith.errors import UsageError
-from tunesmith.template import HOOKS, write_plugin
+from tunesmith_plugins.commands.plugin_template.write_plugin import HOOKS, write_plugin
 
 
 @pytest.mark.parametrize("kind", HOOKS)
@@ -44,3 +46,19 @@ def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     for name in ("Mine", "1st", "a_b", "", "a/b", "../x"):
         with pytest.raises(UsageError, match="names are"):
             write_plugin(tmp_path / "z", name, "evaluator")
+
+
+def test_the_command_writes_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["plugins", "new", "mine", "--kind", "reporter"])
+    assert done.exit_code == 0, done.output
+    written = done.stdout.splitlines()
+    assert "tunesmith-mine/src/tunesmith_mine/offer.py" in written
+    assert all(Path(path).is_file() for path in written)
+    assert "tunesmith plugins check mine" in done.stderr
+    again = CliRunner().invoke(app, ["plugins", "new", "mine", "--kind", "reporter"])
+    assert again.exit_code == 2 and "not empty" in again.stderr
+    elsewhere = ["plugins", "new", "mine", "--kind", "reporter", "--out", "other", "-q"]
+    done = CliRunner().invoke(app, elsewhere)
+    assert done.exit_code == 0 and done.stderr == ""
+    assert (tmp_path / "other" / "pyproject.toml").is_file()

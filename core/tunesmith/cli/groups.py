@@ -1,0 +1,161 @@
+"""Groups of commands: those of the core, and those that plugins offer, found without importing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from tunesmith.cli.common import CliState
+from tunesmith.errors import UsageError
+from tunesmith.text import one_line, suggest_name
+
+if TYPE_CHECKING:
+    from tunesmith.offered import Offered
+    from tunesmith.offers import CommandOffer
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A command that cannot be used, with the plugins that offer it and the reason."""
+
+    command: str
+    plugins: tuple[str, ...]
+    reason: str
+
+
+def arrange_commands(
+    offers: Iterable[Offered[CommandOffer]], core: Collection[str]
+) -> tuple[dict[str, CommandOffer], list[Conflict]]:
+    """Return the commands that can be used, by name, and the conflicts of the others.
+
+    ``core`` has the names of the core's own commands. Of a command and a group with one name, the
+    first counts.
+    """
+    by_name: dict[str, list[Offered[CommandOffer]]] = {}
+    for offered in offers:
+        by_name.setdefault(offered.offer.name, []).append(offered)
+    usable: dict[str, CommandOffer] = {}
+    conflicts = []
+    for name, same in by_name.items():
+        reason = _conflict_reason(name, core, usable)
+        if not reason and len(same) > 1:
+            reason = "offered by more than one plugin"
+        if reason:
+            plugins = tuple(sorted(offered.plugin.full_name for offered in same))
+            conflicts.append(Conflict(name, plugins, reason))
+        else:
+            usable[name] = same[0].offer
+    return usable, conflicts
+
+
+def _conflict_reason(name: str, core: Collection[str], usable: Collection[str]) -> str:
+    """Return why a name cannot be used beside the others, or ""."""
+    group, _, second = name.partition(" ")
+    known = {*core, *usable}
+    groups = {other.partition(" ")[0] for other in known if " " in other}
+    if name in core:
+        return "tunesmith has a command of this name"
+    if not second and name in groups:
+        return f"{name} is a group of commands"
+    if second and group in known and group not in groups:
+        return f"{group} is a command, not a group"
+    return ""
+
+
+def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[Conflict]]:
+    """Return the commands that the installed plugins offer, and the conflicts among them."""
+    from tunesmith.offers import CommandOffer
+
+    state = ctx.ensure_object(CliState)
+    return arrange_commands(state.catalog().offers(CommandOffer), state.core_commands)
+
+
+class OfferGroup(click.Group):
+    """A group of own commands, followed by those that plugins offer below its name.
+
+    The help lines of the latter come from their offers, so that help imports none of them. Without
+    arguments, the group prints its help.
+    """
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the names of the offers in this group; "" at the top."""
+        return f"{self.name} "
+
+    def own_lines(self) -> Mapping[str, str]:
+        """Return the help line of each own command."""
+        return {name: self.commands[name].get_short_help_str(100) for name in sorted(self.commands)}
+
+    def own_command(self, name: str) -> click.Command | None:
+        """Return an own command, or None."""
+        return self.commands.get(name)
+
+    def offered_lines(self, ctx: click.Context) -> dict[str, str]:
+        """Return the help line of each command and group that plugins offer here."""
+        lines: dict[str, str] = {}
+        own = self.own_lines()
+        for name, offer in find_commands(ctx)[0].items():
+            word, _, second = name.removeprefix(self.prefix).partition(" ")
+            if not name.startswith(self.prefix) or word in own:
+                continue
+            start = f"{lines[word][:-1]}," if word in lines else "Commands:"
+            lines[word] = f"{start} {second}." if second else one_line(offer.summary)
+        return lines
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.own_lines(), *self.offered_lines(ctx)]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        # Own commands come first, without the catalog: their options may choose its plugins.
+        own = self.own_command(name)
+        if own is not None or name not in self.offered_lines(ctx):
+            return own
+        offer = find_commands(ctx)[0].get(f"{self.prefix}{name}")
+        return offer.load() if offer else OfferGroup(name, help="Commands that plugins offer.")
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command.
+
+        Raises:
+            UsageError: there is no such command (the hint has the most similar one), or more than
+                one plugin offers it.
+        """
+        checked = not args[0].startswith("-") and not ctx.resilient_parsing
+        if checked and self.get_command(ctx, args[0]) is None:
+            raise self._not_found(ctx, args[0])
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help lines without importing the commands of plugins."""
+        own, offered = self.own_lines(), self.offered_lines(ctx)
+        title = "Commands from plugins" if own else "Commands"
+        for heading, lines in (("Commands", own), (title, offered)):
+            if lines:
+                with formatter.section(heading):
+                    formatter.write_dl(list(lines.items()))
+
+    def _not_found(self, ctx: click.Context, name: str) -> UsageError:
+        full = f"{self.prefix}{name}"
+        for conflict in find_commands(ctx)[1]:
+            if f"{conflict.command} ".startswith(f"{full} "):
+                plugins = one_line(", ".join(conflict.plugins), 500)
+                return UsageError(
+                    f'the command "{conflict.command}" is {conflict.reason}: {plugins}',
+                    hint=f"`tunesmith --no-plugin NAME {conflict.command}` leaves one of them out",
+                )
+        guess = suggest_name(name, self.list_commands(ctx))
+        hint = f"did you mean {self.prefix}{guess}?"
+        if not guess:
+            hint = f"`tunesmith {self.prefix}--help` lists the commands"
+        return UsageError(f'no such command "{full}"', hint=hint)
