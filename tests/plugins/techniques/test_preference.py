@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tables import build
 
 from tunesmith.contracts import Job
 from tunesmith.records import Message, Preference
@@ -15,7 +16,7 @@ from tunesmith_plugins.evaluators.preference_accuracy.offer import (
     PreferenceAccuracyOptions,
 )
 from tunesmith_plugins.techniques.preference.offer import PREFERENCE
-from tunesmith_torch.options.preference import PreferenceOptions
+from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 PAIRS = tuple(
@@ -29,8 +30,14 @@ PAIRS = tuple(
 @pytest.mark.parametrize("adapt", ["lora", "full"])
 def test_policy_is_trained_saved_and_opened(tmp_path: Path, adapt: Any) -> None:
     model = save_tiny_model(tmp_path / "base")
-    config = PreferenceOptions(
-        adapt=adapt, epochs=10, batch_size=4, learning_rate=1e-2, precision="fp32", beta=0.01
+    config = build(
+        PreferenceOptions,
+        adapt=adapt,
+        epochs=10,
+        batch_size=4,
+        learning_rate=1e-2,
+        precision="fp32",
+        loss__beta=0.01,
     )
     technique = PREFERENCE.build(config)
     artifact = technique.train(
