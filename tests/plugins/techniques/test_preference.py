@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tables import build
 
 from tunesmith.contracts import Job
+from tunesmith.events import Event, Notice, StepFinished
 from tunesmith.records import Message, Preference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.evaluators.preference_accuracy.offer import (
@@ -68,6 +70,30 @@ def test_policy_is_trained_saved_and_opened(tmp_path: Path, adapt: Any) -> None:
     assert gaps[1] > gaps[0] + 8
     (measured,) = evaluator.measure(tuned, PAIRS)
     assert measured.values == (1.0,) * len(PAIRS)
+
+
+def test_pairs_that_do_not_fit_are_not_trained_on(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "base")
+    long = replace(PAIRS[0], source="long:1", chosen="no " * 100)
+    events: list[Event] = []
+    config = build(PreferenceOptions, epochs=1, batch_size=4, max_length=64)
+    PREFERENCE.build(config).train(
+        Job(
+            config=config,
+            model=model,
+            train=(*PAIRS, long),
+            heldout=(),
+            out=tmp_path,
+            seed=0,
+            device="cpu",
+            checkpoints=Checkpoints(tmp_path / "checkpoints"),
+            emit=events.append,
+            technique="preference",
+        )
+    )
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert "1 of 9 pairs are left out of training: longer than 64 tokens" in notice.message
+    assert sum(event.rows for event in events if isinstance(event, StepFinished)) == len(PAIRS)
 
 
 def test_accepts_only_pairs() -> None:

@@ -88,8 +88,8 @@ def job(model: Path, out: Path, emit: Any = lambda event: None, **changes: Any) 
         "adapter__rank": 8,
     }
     return Job(
-        config=build(QloraOptions, **{**base, **changes}), model=model, train=RECORDS, heldout=(), out=out,
-        seed=3, device="cpu", checkpoints=Checkpoints(out / "checkpoints"), emit=emit,
+        config=build(QloraOptions, **{**base, **changes}), model=model, train=RECORDS, heldout=(),
+        out=out, seed=3, device="cpu", checkpoints=Checkpoints(out / "checkpoints"), emit=emit,
         technique="qlora",
     )  # fmt: skip
 
@@ -217,7 +217,8 @@ def test_planning_imports_no_heavy_library(project: Path) -> None:
     (project / "run.toml").write_text(RUN.format(technique="qlora"))
     code = (
         "import sys; from tunesmith import api; plan, _ = api.load_plan('run.toml');"
-        "assert plan.technique.config.gradient_checkpointing and plan.technique.config.quantization.bits == 4;"
+        "options = plan.technique.config;"
+        "assert options.gradient_checkpointing and options.quantization.bits == 4;"
         "assert not {'torch', 'bitsandbytes', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
