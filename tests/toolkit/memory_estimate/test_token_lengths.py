@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tunesmith_torch.training.sft_objective import NextTokenObjective
 
 from tunesmith.contracts import Assumptions, EstimateRequest
 from tunesmith.records import Chat, Completion, Message, Preference
@@ -31,6 +30,7 @@ from tunesmith_torch.prefix.completion_groups import (
 )
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import tiny_config
+from tunesmith_torch.training.supervised import NextTokenObjective
 
 ROWS = [
     Completion(source=f"rows:{i}", prompt="What is the capital? " * (1 + i % 5), completion="Rome.")
