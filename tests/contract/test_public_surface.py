@@ -75,8 +75,9 @@ TESTED_THROUGH = {
         "tunesmith_torch.generation.prefix_attention",
         "tunesmith_torch.generation.transformers_generate",
     ),
-    "tests/toolkit/preference/test_train.py": ("tunesmith_torch.preference.reference_logprobs",),
-    "tests/toolkit/training/test_auto_batch.py": ("tunesmith_torch.memory_estimate.policies",),
+    "tests/toolkit/preference/test_objective.py": (
+        "tunesmith_torch.preference.reference_logprobs",
+    ),
 }
 """Modules that no test imports, below the test file that runs them through another module."""
 

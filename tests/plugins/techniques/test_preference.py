@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tables import build
 
 from tunesmith.contracts import Job
+from tunesmith.events import Event, Notice, StepFinished
 from tunesmith.records import Message, Preference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.evaluators.preference_accuracy.offer import (
@@ -15,7 +18,7 @@ from tunesmith_plugins.evaluators.preference_accuracy.offer import (
     PreferenceAccuracyOptions,
 )
 from tunesmith_plugins.techniques.preference.offer import PREFERENCE
-from tunesmith_torch.options.preference import PreferenceOptions
+from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 PAIRS = tuple(
@@ -29,8 +32,14 @@ PAIRS = tuple(
 @pytest.mark.parametrize("adapt", ["lora", "full"])
 def test_policy_is_trained_saved_and_opened(tmp_path: Path, adapt: Any) -> None:
     model = save_tiny_model(tmp_path / "base")
-    config = PreferenceOptions(
-        adapt=adapt, epochs=10, batch_size=4, learning_rate=1e-2, precision="fp32", beta=0.01
+    config = build(
+        PreferenceOptions,
+        adapt=adapt,
+        epochs=10,
+        batch_size=4,
+        learning_rate=1e-2,
+        precision="fp32",
+        loss__beta=0.01,
     )
     technique = PREFERENCE.build(config)
     artifact = technique.train(
@@ -61,6 +70,30 @@ def test_policy_is_trained_saved_and_opened(tmp_path: Path, adapt: Any) -> None:
     assert gaps[1] > gaps[0] + 8
     (measured,) = evaluator.measure(tuned, PAIRS)
     assert measured.values == (1.0,) * len(PAIRS)
+
+
+def test_pairs_that_do_not_fit_are_not_trained_on(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "base")
+    long = replace(PAIRS[0], source="long:1", chosen="no " * 100)
+    events: list[Event] = []
+    config = build(PreferenceOptions, epochs=1, batch_size=4, max_length=64)
+    PREFERENCE.build(config).train(
+        Job(
+            config=config,
+            model=model,
+            train=(*PAIRS, long),
+            heldout=(),
+            out=tmp_path,
+            seed=0,
+            device="cpu",
+            checkpoints=Checkpoints(tmp_path / "checkpoints"),
+            emit=events.append,
+            technique="preference",
+        )
+    )
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert "1 of 9 pairs are left out of training: longer than 64 tokens" in notice.message
+    assert sum(event.rows for event in events if isinstance(event, StepFinished)) == len(PAIRS)
 
 
 def test_accepts_only_pairs() -> None:

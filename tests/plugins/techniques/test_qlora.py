@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
+from tables import build
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tunesmith import api
@@ -21,7 +22,7 @@ from tunesmith.events import Event, StepFinished, TrainingStarted
 from tunesmith.records import Completion, last_exchange
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.qlora.offer import QLORA
-from tunesmith_torch.options.training import QloraOptions
+from tunesmith_plugins.techniques.qlora.options import QloraOptions
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RECORDS = tuple(
@@ -39,7 +40,7 @@ holdout = 0.25
 
 [technique]
 use = "{technique}"
-rank = 8
+adapter.rank = 8
 epochs = 4
 batch_size = 4
 learning_rate = 1e-2
@@ -79,10 +80,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(model: Path, out: Path, emit: Any = lambda event: None, **changes: Any) -> Job[Any]:
     out.mkdir(parents=True, exist_ok=True)
-    base = {"epochs": 2, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32", "rank": 8}
+    base = {
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 3e-3,
+        "precision": "fp32",
+        "adapter__rank": 8,
+    }
     return Job(
-        config=QloraOptions(**{**base, **changes}), model=model, train=RECORDS, heldout=(), out=out,
-        seed=3, device="cpu", checkpoints=Checkpoints(out / "checkpoints"), emit=emit,
+        config=build(QloraOptions, **{**base, **changes}), model=model, train=RECORDS, heldout=(),
+        out=out, seed=3, device="cpu", checkpoints=Checkpoints(out / "checkpoints"), emit=emit,
         technique="qlora",
     )  # fmt: skip
 
@@ -90,7 +97,7 @@ def job(model: Path, out: Path, emit: Any = lambda event: None, **changes: Any) 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_learns_and_is_opened_as_it_was_trained(model: Path, tmp_path: Path, bits: int) -> None:
     events: list[Event] = []
-    training_job = job(model, tmp_path, events.append, epochs=12, bits=bits)
+    training_job = job(model, tmp_path, events.append, epochs=12, quantization__bits=bits)
     technique = QLORA.build(training_job.config)
     artifact = technique.train(training_job)
     steps = [event.loss for event in events if isinstance(event, StepFinished)]
@@ -116,7 +123,7 @@ def test_resumed_run_ends_with_the_same_weights(model: Path, tmp_path: Path) -> 
         if isinstance(event, StepFinished) and event.step == 5:
             raise RunStopped("stop after step 5")
 
-    changes = {"dropout": 0.1, "epochs": 2}
+    changes = {"adapter__dropout": 0.1, "epochs": 2}
     uninterrupted = job(model, tmp_path / "uninterrupted", **changes)
     artifact = QLORA.build(uninterrupted.config).train(uninterrupted)
     interrupted = job(model, tmp_path / "interrupted", stop, **changes)
@@ -134,7 +141,7 @@ def test_small_updates_are_not_rounded_away(model: Path, tmp_path: Path) -> None
     for steps in (1, 9):
         training_job = job(
             model, tmp_path / str(steps), precision="bf16", learning_rate=1e-5, epochs=steps,
-            max_steps=steps, schedule="constant", warmup_ratio=0.0,
+            max_steps=steps, schedule__type="constant", schedule__warmup_ratio=0.0,
         )  # fmt: skip
         artifact = QLORA.build(training_job.config).train(training_job)
         adapters.append(load_file(artifact.path / "adapter_model.safetensors"))
@@ -196,7 +203,7 @@ def test_merge_refuses_unsupported_runs(project: Path) -> None:
     fine = tunesmith("merge", "run")
     assert fine.exit_code == 0, fine.output
 
-    full = RUN.format(technique="full").replace("rank = 8\n", "")
+    full = RUN.format(technique="full").replace("adapter.rank = 8\n", "")
     (project / "run.toml").write_text(full)
     assert tunesmith("run", "run.toml", "--out", "full").exit_code == 0
     result = tunesmith("merge", "full")
@@ -210,7 +217,8 @@ def test_planning_imports_no_heavy_library(project: Path) -> None:
     (project / "run.toml").write_text(RUN.format(technique="qlora"))
     code = (
         "import sys; from tunesmith import api; plan, _ = api.load_plan('run.toml');"
-        "assert plan.technique.config.gradient_checkpointing and plan.technique.config.bits == 4;"
+        "options = plan.technique.config;"
+        "assert options.gradient_checkpointing and options.quantization.bits == 4;"
         "assert not {'torch', 'bitsandbytes', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

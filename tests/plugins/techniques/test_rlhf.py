@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tomli_w
 from click.testing import CliRunner
+from tables import tables
 
 import tunesmith
 from tunesmith.cli.app import app
@@ -21,7 +22,13 @@ from tunesmith_plugins.techniques.rlhf.offer import RLHF
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 WORDS = ["card", "refund", "answer", "delivery", "invoice", "ten"]
-QUICK = {"precision": "fp32", "learning_rate": 1e-2, "epochs": 1.0, "batch_size": 8, "rank": 4}
+QUICK = {
+    "precision": "fp32",
+    "learning_rate": 1e-2,
+    "epochs": 1.0,
+    "batch_size": 8,
+    "adapter__rank": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +57,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_file(project: Path, name: str, **stages: dict[str, Any]) -> Path:
     policy = {
-        "num_generations": 4,
-        "max_new_tokens": 6,
-        "mask_truncated_completions": False,
-        "monitor_every": 2,
+        "generation__num_generations": 4,
+        "generation__max_new_tokens": 6,
+        "loss__mask_truncated_completions": False,
+        "monitor__every": 2,
     }
     table = {
-        "supervised": {**QUICK, **stages.get("supervised", {})},
-        "reward": {**QUICK, "epochs": 3.0, **stages.get("reward", {})},
-        "policy": {**QUICK, **policy, **stages.get("policy", {})},
+        "supervised": tables(**{**QUICK, **stages.get("supervised", {})}),
+        "reward": tables(**{**QUICK, "epochs": 3.0, **stages.get("reward", {})}),
+        "policy": tables(**{**QUICK, **policy, **stages.get("policy", {})}),
     }
-    tables = {
+    content = {
         "reporters": [],
         "model": {"base": "model"},
         "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 28},
@@ -68,7 +75,7 @@ def run_file(project: Path, name: str, **stages: dict[str, Any]) -> Path:
         "baselines": {"shots": 0},
     }
     path = project / f"{name}.toml"
-    path.write_text(tomli_w.dumps(tables), encoding="utf-8")
+    path.write_text(tomli_w.dumps(content), encoding="utf-8")
     return path
 
 
@@ -123,14 +130,14 @@ def test_reward_hacking_ends_with_exit_code_6(project: Path) -> None:
     """The best checkpoint is kept and evaluated, and the report contains the failed gate."""
     policy = {
         "rewards": [{"function": "rules.py:proxy"}],
-        "gold": "rules.py:gold",
-        "kl_coef": 0.0,
-        "max_kl": 0.0,
-        "num_generations": 8,
+        "monitor__gold": "rules.py:gold",
+        "loss__kl_coef": 0.0,
+        "monitor__max_kl": 0.0,
+        "generation__num_generations": 8,
         "epochs": 12.0,
         "learning_rate": 3e-2,
-        "schedule": "constant",
-        "monitor_every": 5,
+        "schedule__type": "constant",
+        "monitor__every": 5,
     }
     file = run_file(project, "hacked", reward={"skip": True}, policy=policy)
     with pytest.raises(GateError, match="while the gold reward fell") as caught:
@@ -144,7 +151,10 @@ def test_reward_hacking_ends_with_exit_code_6(project: Path) -> None:
     shown = CliRunner().invoke(app, ["report", str(project / "hacked")])
     assert "gate policy, divergence: not passed" in shown.output
     accepting = run_file(
-        project, "accepted", reward={"skip": True}, policy={**policy, "accept_divergence": True}
+        project,
+        "accepted",
+        reward={"skip": True},
+        policy={**policy, "monitor__accept_divergence": True},
     )
     assert tunesmith.run(accepting, out=project / "accepted").status == "ok"
 
@@ -168,7 +178,7 @@ def test_broken_reward_function_is_reported_before_training(
     )
     policy: dict[str, Any] = {"rewards": [{"function": "rules.py:proxy"}]}
     broken = "broken.py:score"
-    policy |= {"gold": broken} if where == "gold" else {"rewards": [{"function": broken}]}
+    policy |= {"monitor__gold": broken} if where == "gold" else {"rewards": [{"function": broken}]}
     file = run_file(project, "broken", reward={"skip": True}, policy=policy)
     ran = CliRunner().invoke(app, ["run", str(file), "--set", f"run.folder={tmp_path}"])
     assert ran.exit_code == code
@@ -188,10 +198,12 @@ def test_constant_reward_ends_with_exit_code_6(project: Path) -> None:
 
 
 def test_plan_review_warns_about_disabled_gates(project: Path) -> None:
-    plan, catalog = tunesmith.api.load_plan(run_file(project, "open", reward={"accept_weak": True}))
+    plan, catalog = tunesmith.api.load_plan(
+        run_file(project, "open", reward={"gate__accept_weak": True})
+    )
     levels = {finding.where: finding.level for _, finding in catalog.review_plan(plan)}
-    assert levels["technique.reward.accept_weak"] == "warning"
-    assert levels["technique.policy.gold"] == "info"
+    assert levels["technique.reward.gate.accept_weak"] == "warning"
+    assert levels["technique.policy.monitor.gold"] == "info"
 
 
 def test_accepts_conversations_and_pairs() -> None:

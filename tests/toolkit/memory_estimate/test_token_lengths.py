@@ -30,7 +30,7 @@ from tunesmith_torch.prefix.completion_groups import (
 )
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import tiny_config
-from tunesmith_torch.training.sft_objective import NextTokenObjective
+from tunesmith_torch.training.supervised import NextTokenObjective
 
 ROWS = [
     Completion(source=f"rows:{i}", prompt="What is the capital? " * (1 + i % 5), completion="Rome.")
@@ -216,7 +216,7 @@ def test_the_first_estimate_imports_nothing_heavy() -> None:
 import sys
 from tunesmith.contracts import Assumptions, EstimateRequest
 from tunesmith_plugins.techniques.lora.offer import LORA
-from tunesmith_torch.options.training import LoraOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
 config = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)
 request = EstimateRequest(config=config, tokenizer=None, train=(), heldout=(),
                           assumed=Assumptions(), device="cuda")

@@ -10,12 +10,17 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tables import build, tables
 from transformers import AutoModelForCausalLM
 
 from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
 from tunesmith.options import from_table
 from tunesmith.records import Completion
+from tunesmith_plugins.techniques.full.options import FullOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_plugins.techniques.qlora.options import QloraOptions
 from tunesmith_plugins.techniques.rlhf.offer import RLHF
+from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 from tunesmith_torch.kernels import block_attention, rms_norm
 from tunesmith_torch.losses.selected_positions import unwrap_peft
 from tunesmith_torch.memory_estimate import (
@@ -30,14 +35,14 @@ from tunesmith_torch.memory_estimate import (
 from tunesmith_torch.memory_estimate.allocation_recorder import Recorder
 from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, replay
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
-from tunesmith_torch.memory_estimate.setting import EstimateSetting, Method
+from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.timeline import Timeline
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.loading import LoadedBase, enable_gradient_checkpointing
+from tunesmith_torch.options.adaptation import Method
 from tunesmith_torch.options.generation_limits import MIN_TOKENS_TO_MERGE
-from tunesmith_torch.options.rlhf import RlhfOptions
-from tunesmith_torch.options.training import LoraOptions, QloraOptions, TrainingOptions
+from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.prefix.completion_groups import completion_hidden
 from tunesmith_torch.runtime.device import Precision
 from tunesmith_torch.testing import plain_loop
@@ -53,22 +58,26 @@ SMALL = {
     "tie_word_embeddings": True,
     "max_position_embeddings": 512,
 }
-OPTIONS: dict[str, TrainingOptions] = {
-    "full": TrainingOptions(precision="bf16"),
-    "lora": LoraOptions(precision="bf16"),
-    "qlora": QloraOptions(precision="bf16"),
+OPTIONS: dict[str, type[TrainingOptions]] = {
+    "full": FullOptions,
+    "lora": LoraOptions,
+    "qlora": QloraOptions,
 }
+
+
+def _options(method: Method, **changes: Any) -> TrainingOptions:
+    return build(OPTIONS[method], **{"precision": "bf16", **changes})
 
 
 def _setting(
     method: Method, *, device: Any = "cpu", grouping: Grouping = SINGLE_COMPLETION, **changes: Any
 ) -> EstimateSetting:
     assumed = Assumptions(sequence=96, micro_batch=3, rows=3)
-    options = OPTIONS[method].model_copy(update=changes)
+    options = _options(method, **changes)
     request = EstimateRequest(
         config=SMALL, tokenizer=None, train=(), heldout=(), assumed=assumed, device=device
     )
-    return EstimateSetting.from_request(method, options, request, grouping)
+    return EstimateSetting.from_request(options, request, grouping)
 
 
 def _real_model(setting: EstimateSetting) -> AdaptedModel:
@@ -81,8 +90,8 @@ def _real_model(setting: EstimateSetting) -> AdaptedModel:
     rms_norm.fuse_rms_norms(model)
     base = LoadedBase(model, cast(Any, None), model.config, Path())
     precision = Precision(torch.bfloat16, "")
-    if isinstance(setting.options, LoraOptions):
-        adapted = adapt_lora(base, precision, setting.options, 0)
+    if setting.adapter is not None:
+        adapted = adapt_lora(base, precision, setting.adapter, 0)
     else:
         adapted = adapt_full(base, precision)
     if setting.options.gradient_checkpointing:
@@ -225,15 +234,15 @@ def test_a_4_bit_base_takes_the_bytes_of_its_estimate() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_an_8_bit_base_is_traced_and_takes_the_bytes_of_its_estimate(device: str) -> None:
-    setting = _setting("qlora", device=device, bits=8)
+    setting = _setting("qlora", device=device, quantization__bits=8)
     step_trace = trace.trace_step(setting)
     weights = step_trace.timeline.peak_by_label()["weights"]
     assert setting.base_bytes < weights < 1.1 * setting.base_bytes
     assert step_trace.timeline.peak_bytes() == pytest.approx(
         trace.trace_layers(setting, 6).timeline.peak_bytes(), rel=2e-3
     )
-    *_, last = techniques.estimate_qlora(
-        QloraOptions(bits=8),
+    *_, last = techniques.estimate_supervised(
+        build(QloraOptions, quantization__bits=8),
         EstimateRequest(
             config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumptions(), device="cuda"
         ),
@@ -244,7 +253,9 @@ def test_an_8_bit_base_is_traced_and_takes_the_bytes_of_its_estimate(device: str
 def test_an_8_bit_base_keeps_the_inputs_of_its_products_despite_recomputation() -> None:
     # bitsandbytes stores them in the graph, where recomputation does not see them.
     eight, four = (
-        trace.trace_layers(_setting("qlora", device="cuda", bits=bits), 6).timeline.peak_by_label()
+        trace.trace_layers(
+            _setting("qlora", device="cuda", quantization__bits=bits), 6
+        ).timeline.peak_by_label()
         for bits in (8, 4)
     )
     kept = [sum(size for name, size in x.items() if name != "weights") for x in (eight, four)]
@@ -254,7 +265,7 @@ def test_an_8_bit_base_keeps_the_inputs_of_its_products_despite_recomputation() 
 
 def test_8_bit_moments_take_a_quarter_of_fp32() -> None:
     eight, wide = (
-        trace.trace_layers(_setting("full", optimizer=kind), 6).timeline.peak_by_label()[
+        trace.trace_layers(_setting("full", optimizer__name=kind), 6).timeline.peak_by_label()[
             "optimizer"
         ]
         for kind in ("adamw-8bit", "adamw")
@@ -265,13 +276,13 @@ def test_8_bit_moments_take_a_quarter_of_fp32() -> None:
 def test_a_cpu_widens_8_bit_moments_temporarily() -> None:
     kinds = ("adamw", "adamw-8bit")
     wide, eight = (
-        traced.estimate(_setting("full", optimizer=kind)).memory["train"] for kind in kinds
+        traced.estimate(_setting("full", optimizer__name=kind)).memory["train"] for kind in kinds
     )
     allocated = [memory.expected - memory.components["fragmentation"] for memory in (wide, eight)]
     moments = ModelShape.from_config(SMALL).parameters * (8 - 2 * (1 + 4 / 256))
     largest = 5 * 4 * 512 * 128
     assert allocated[0] - allocated[1] == pytest.approx(moments - largest, abs=0.1 * largest)
-    few = traced.estimate(_setting("lora", optimizer="adamw-8bit")).memory["train"]
+    few = traced.estimate(_setting("lora", optimizer__name="adamw-8bit")).memory["train"]
     assert few.components["temporaries"] < largest
 
 
@@ -303,7 +314,7 @@ def test_the_first_estimate_is_analytic_and_the_second_traced() -> None:
     request = EstimateRequest(
         config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumptions(), device="cuda"
     )
-    first, second = techniques.estimate_lora(LoraOptions(), request)
+    first, second = techniques.estimate_supervised(LoraOptions(), request)
     assert (first.method, second.method) == ("analytic", "traced")
     assert list(first.memory) == list(second.memory) == ["load", "train", "evaluate", "merge"]
     for estimate in (first, second):
@@ -353,7 +364,11 @@ def test_a_policy_of_many_long_answers_takes_more() -> None:
     few, many = (
         next(
             _stages(
-                {"policy": {"num_generations": n, "max_new_tokens": 64, "micro_batch_tokens": 256}}
+                tables(
+                    policy__generation__num_generations=n,
+                    policy__generation__max_new_tokens=64,
+                    policy__micro_batch_tokens=256,
+                )
             )
         )
         for n in (2, 16)
@@ -373,8 +388,11 @@ def test_memory_savings_of_stages_name_their_table() -> None:
         assert "supervised" not in table["technique"]
         for stage, changes in table["technique"].items():
             changed, before = getattr(saving.config, stage), getattr(options, stage)
+            adapter = changes.pop("adapter", {})
             for name, value in changes.items():
                 assert getattr(changed, name) == value != getattr(before, name)
+            for name, value in adapter.items():
+                assert getattr(changed.adapter, name) == value != getattr(before.adapter, name)
         assert saving.config.supervised == options.supervised
 
 
@@ -386,7 +404,7 @@ def test_models_that_evaluators_compare_with_are_counted(method: Method) -> None
     )
     one, three = (
         analytic.evaluation_memory(
-            EstimateSetting.from_request(method, OPTIONS[method], replace(request, model_count=n))
+            EstimateSetting.from_request(_options(method), replace(request, model_count=n))
         )
         for n in (1, 3)
     )
@@ -406,13 +424,13 @@ def test_merged_weights_are_counted_if_a_cpu_generates_in_fp32() -> None:
         ("fp32", "cuda", 0),
     ):
         options = LoraOptions(precision=precision)  # type: ignore[arg-type]
-        setting = EstimateSetting.from_request("lora", options, replace(request, device=device))  # type: ignore[arg-type]
+        setting = EstimateSetting.from_request(options, replace(request, device=device))  # type: ignore[arg-type]
         assert analytic.evaluation_memory(setting).static.get("merged weights", 0) == merged, (
             precision,
             device,
         )
         assert analytic.merged_weights_memory(setting, MIN_TOKENS_TO_MERGE - 1) == {}
-    full = EstimateSetting.from_request("full", TrainingOptions(precision="fp32"), request)
+    full = EstimateSetting.from_request(FullOptions(precision="fp32"), request)
     assert "merged weights" not in analytic.evaluation_memory(full).static
 
 
@@ -421,7 +439,7 @@ def test_answers_of_the_full_limit_are_only_in_the_upper_bound() -> None:
     request = EstimateRequest(
         config=SMALL, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
     )
-    setting = EstimateSetting.from_request("lora", OPTIONS["lora"], request)
+    setting = EstimateSetting.from_request(_options("lora"), request)
     parts = analytic.evaluation_memory(setting)
     token_bytes = 2 * 2 * 32 * 6 * 2  # keys and values, heads, head size, layers, bf16
     longest = sum(setting.workload.heldout[0].completions) + setting.workload.heldout[0].prompt
@@ -438,7 +456,7 @@ def test_many_short_rows_can_be_traced() -> None:
     request = EstimateRequest(
         config=SMALL, tokenizer=None, train=(), heldout=(), assumed=short, device="cpu"
     )
-    *_, last = techniques.estimate_lora(LoraOptions(), request)
+    *_, last = techniques.estimate_supervised(LoraOptions(), request)
     assert last.method == "traced", last.notes
 
 
@@ -447,7 +465,7 @@ def test_a_model_type_that_transformers_does_not_know_is_estimated_by_arithmetic
         config={**SMALL, "model_type": "unknown"},
         tokenizer=None, train=(), heldout=(), assumed=Assumptions(), device="cuda",
     )  # fmt: skip
-    first, second = techniques.estimate_full(TrainingOptions(), request)
+    first, second = techniques.estimate_supervised(FullOptions(), request)
     assert second.method == "analytic"
     assert "could not be traced" in second.notes[-1]
     assert first.memory == second.memory

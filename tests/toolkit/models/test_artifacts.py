@@ -11,19 +11,26 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+from tables import build
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints, verify_folder
+from tunesmith_plugins.techniques.full.options import FullOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models import artifacts
-from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
+from tunesmith_torch.models.adapters import AdaptedModel, adapt_lora
+from tunesmith_torch.models.initial_model import InitialModel
 from tunesmith_torch.models.loading import LoadedBase, load_tokenizer
-from tunesmith_torch.options.training import LoraOptions
-from tunesmith_torch.runtime.device import pick_precision
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.options.adaptation import AdapterOptions
+from tunesmith_torch.options.training import SupervisedOptions
+from tunesmith_torch.runtime.device import Precision, pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
-from tunesmith_torch.training import sft
+from tunesmith_torch.training import trainer
+from tunesmith_torch.training.supervised import SupervisedTask
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -35,36 +42,41 @@ IDS = torch.tensor([[5, 9, 200, 17, 42, 300, 7]])
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "use_rslora": {"use_rslora": True, "rank": 4},
-    "use_dora": {"use_dora": True},
-    "some targets": {"target_modules": ["q_proj", "down_proj"]},
-    "trained head": {"modules_to_save": ["lm_head"]},
-    "trained embeddings": {"modules_to_save": ["embed_tokens"]},
+    "use_rslora": {"adapter__use_rslora": True, "adapter__rank": 4},
+    "use_dora": {"adapter__use_dora": True},
+    "some targets": {"adapter__target_modules": ["q_proj", "down_proj"]},
+    "trained head": {"adapter__modules_to_save": ["lm_head"]},
+    "trained embeddings": {"adapter__modules_to_save": ["embed_tokens"]},
 }
 
 
-def options(**changes: Any) -> LoraOptions:
-    base = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "fp32", "rank": 8}
-    return LoraOptions(**{**base, **changes})
+def options(*, full: bool = False, **changes: Any) -> SupervisedOptions:
+    base = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "fp32"}
+    if full:
+        return build(FullOptions, **{**base, **changes})
+    return build(LoraOptions, **{**base, "adapter__rank": 8, **changes})
 
 
-def train(
-    folder: Path, model: Path, config: LoraOptions, *, full: bool = False
-) -> tuple[Artifact, AdaptedModel]:
+class RecordedTask(SupervisedTask):
+    """Keeps the model that is trained."""
+
+    adapted: AdaptedModel
+
+    def adapt(
+        self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
+    ) -> AdaptedModel:
+        self.adapted = super().adapt(base, precision, job, initial)
+        return self.adapted
+
+
+def train(folder: Path, model: Path, config: SupervisedOptions) -> tuple[Artifact, AdaptedModel]:
     """Train, and return the artifact and the trained model in memory."""
-    trained_models: list[AdaptedModel] = []
-
-    def adapt(base: LoadedBase, precision: Any) -> AdaptedModel:
-        trained_models.append(
-            adapt_full(base, precision) if full else adapt_lora(base, precision, config, 3)
-        )
-        return trained_models[0]
-
+    task = RecordedTask()
     job: Job[Any] = Job(
         config=config, model=model, train=RECORDS, heldout=(), out=folder, seed=3, device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
     )  # fmt: skip
-    return sft.train_supervised(job, adapt), trained_models[0]
+    return trainer.train(job, task), task.adapted
 
 
 @torch.no_grad()
@@ -78,7 +90,7 @@ def logits(model: Any) -> torch.Tensor:
 def test_a_saved_adapter_loads_bit_identical(tmp_path: Path, tiny_folder: Path, kind: str) -> None:
     artifact, adapted = train(tmp_path, tiny_folder, options(**KINDS[kind]))
     trained = logits(adapted.model)
-    base = sft.load_model(tiny_folder, CPU, FP32, packing=True)
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
     untouched = logits(base.model)
     reloaded = logits(artifacts.attach_adapter(base, artifact.path))
     assert torch.equal(trained, reloaded)
@@ -90,8 +102,8 @@ def test_a_saved_adapter_loads_bit_identical(tmp_path: Path, tiny_folder: Path, 
 
 
 def test_a_saved_full_model_loads_bit_identical(tmp_path: Path, tiny_folder: Path) -> None:
-    artifact, adapted = train(tmp_path, tiny_folder, options(learning_rate=1e-3), full=True)
-    reloaded = sft.load_model(artifact.path, CPU, FP32, packing=True)
+    artifact, adapted = train(tmp_path, tiny_folder, options(full=True, learning_rate=1e-3))
+    reloaded = load_model(artifact.path, CPU, FP32, packing=True)
     assert torch.equal(logits(adapted.model), logits(reloaded.model))
     assert reloaded.config.tie_word_embeddings
     assert {file.suffix for file in artifact.path.iterdir()} <= {
@@ -106,7 +118,7 @@ def test_a_saved_full_model_loads_bit_identical(tmp_path: Path, tiny_folder: Pat
 def test_special_tokens_and_chat_template_are_saved(
     tmp_path: Path, tiny_folder: Path, full: bool
 ) -> None:
-    artifact, _ = train(tmp_path, tiny_folder, options(), full=full)
+    artifact, _ = train(tmp_path, tiny_folder, options(full=full))
     before, after = load_tokenizer(tiny_folder), load_tokenizer(artifact.path)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "chat_template"):
         assert getattr(before, name) == getattr(after, name), name
@@ -122,7 +134,7 @@ def test_an_adapter_with_a_missing_tensor_is_refused(tmp_path: Path, tiny_folder
     tensors = load_file(weights)
     tensors.pop(sorted(tensors)[0])
     save_file(tensors, weights)
-    base = sft.load_model(tiny_folder, CPU, FP32, packing=True)
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
     with pytest.raises(IntegrityError, match="tensors"):
         artifacts.attach_adapter(base, artifact.path)
 
@@ -135,7 +147,7 @@ def test_an_adapter_with_unknown_tensors_is_refused(tmp_path: Path, tiny_folder:
         name.replace(".q_proj.", ".q_proj.inner."): t for name, t in load_file(weights).items()
     }
     save_file(tensors, weights)
-    base = sft.load_model(tiny_folder, CPU, FP32, packing=True)
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
     with pytest.raises(IntegrityError):
         artifacts.attach_adapter(base, artifact.path)
 
@@ -152,17 +164,17 @@ def test_all_linear_means_every_linear_layer_except_the_head(
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_adapters_on_tied_weights_are_refused(tiny_folder: Path, target: str) -> None:
-    base = sft.load_model(tiny_folder, CPU, FP32, packing=True)
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
     with pytest.raises(UsageError, match="shares its weight") as caught:
-        adapt_lora(base, FP32, options(target_modules=["q_proj", target]), 0)
+        adapt_lora(base, FP32, build(AdapterOptions, target_modules=["q_proj", target]), 0)
     assert "modules_to_save" in str(caught.value.hint)
 
 
 def test_the_adapter_depends_on_the_seed_only(tiny_folder: Path) -> None:
     def first(seed: int, before: int) -> torch.Tensor:
         torch.manual_seed(before)
-        base = sft.load_model(tiny_folder, CPU, FP32, packing=True)
-        adapted = adapt_lora(base, FP32, options(), seed)
+        base = load_model(tiny_folder, CPU, FP32, packing=True)
+        adapted = adapt_lora(base, FP32, build(AdapterOptions, rank=8), seed)
         return next(p for n, p in adapted.named_trainable_parameters if "lora_A" in n).detach()
 
     assert torch.equal(first(5, 1), first(5, 2))
@@ -173,6 +185,6 @@ def test_the_adapter_depends_on_the_seed_only(tiny_folder: Path) -> None:
 def test_other_model_families_train_and_load_bit_identical(tmp_path: Path, family: str) -> None:
     folder = save_tiny_model(tmp_path / "base", family)
     artifact, adapted = train(tmp_path / "run", folder, options())
-    base = sft.load_model(folder, CPU, FP32, packing=True)
+    base = load_model(folder, CPU, FP32, packing=True)
     assert torch.equal(logits(adapted.model), logits(artifacts.attach_adapter(base, artifact.path)))
     shutil.rmtree(tmp_path / "run")

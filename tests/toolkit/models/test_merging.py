@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tables import build
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import GateError, IntegrityError
 from tunesmith.records import Completion, Message, Prompt
 from tunesmith.storage import Checkpoints, verify_folder
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_plugins.techniques.qlora.options import QloraOptions
 from tunesmith_torch.models import merging as merging
-from tunesmith_torch.models.adapters import adapt_lora
 from tunesmith_torch.models.loading import load_base
 from tunesmith_torch.models.merging import (
     MergedModel,
@@ -26,9 +28,10 @@ from tunesmith_torch.models.merging import (
     next_token_logprobs,
 )
 from tunesmith_torch.models.quantization import Quantization
-from tunesmith_torch.options.training import LoraOptions
+from tunesmith_torch.options.training import SupervisedOptions
 from tunesmith_torch.testing.tiny_model import save_tiny_model, tiny_tokenizer
-from tunesmith_torch.training.sft import train_supervised
+from tunesmith_torch.training.supervised import SupervisedTask
+from tunesmith_torch.training.trainer import train as run_trainer
 
 CPU = torch.device("cpu")
 RECORDS = tuple(
@@ -59,13 +62,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(
     model: Path, out: Path, quantization: Quantization | None = None, **changes: Any
 ) -> Artifact:
-    base = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32", "rank": 8}
-    config = LoraOptions(**{**base, **changes})
+    base = {
+        "epochs": 3,
+        "batch_size": 4,
+        "learning_rate": 3e-3,
+        "precision": "fp32",
+        "adapter__rank": 8,
+    }
+    options: type[SupervisedOptions] = LoraOptions
+    if quantization is not None:
+        options = QloraOptions
+        changes["quantization__bits"] = quantization.bits
+        changes["quantization__double_quantization"] = quantization.double_quantization
+        changes["gradient_checkpointing"] = False
+    config = build(options, **{**base, **changes})
     job: Job[Any] = Job(
         config=config, model=model, train=RECORDS, heldout=(), out=out, seed=3, device="cpu",
         checkpoints=Checkpoints(out / "checkpoints"), emit=lambda event: None, technique="test",
     )  # fmt: skip
-    return train_supervised(job, lambda b, p: adapt_lora(b, p, config, 3), quantization)
+    return run_trainer(job, SupervisedTask())
 
 
 def merge(model: Path, artifact: Artifact, out: Path, **changes: Any) -> MergedModel:
@@ -75,10 +90,10 @@ def merge(model: Path, artifact: Artifact, out: Path, **changes: Any) -> MergedM
 
 KINDS: dict[str, dict[str, Any]] = {
     "all linear": {},
-    "use_rslora": {"use_rslora": True},
-    "use_dora": {"use_dora": True},
-    "trained head": {"modules_to_save": ["lm_head"]},
-    "trained embeddings": {"modules_to_save": ["embed_tokens"]},
+    "use_rslora": {"adapter__use_rslora": True},
+    "use_dora": {"adapter__use_dora": True},
+    "trained head": {"adapter__modules_to_save": ["lm_head"]},
+    "trained embeddings": {"adapter__modules_to_save": ["embed_tokens"]},
 }
 
 
@@ -132,7 +147,7 @@ def test_qlora_merges_into_the_weights_it_was_trained_with(
     folder: Path, tmp_path: Path, double: bool
 ) -> None:
     quantization = Quantization(double_quantization=double)
-    artifact = train(folder, tmp_path, quantization, modules_to_save=["lm_head"])
+    artifact = train(folder, tmp_path, quantization, adapter__modules_to_save=["lm_head"])
     result = merge(folder, artifact, tmp_path / "merged", quantization=quantization)
     assert result.kl < 1e-7
     other = merge(

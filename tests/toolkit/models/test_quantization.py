@@ -33,7 +33,7 @@ from tunesmith_torch.models.quantization import (
     quantized_layers,
     weight_bytes,
 )
-from tunesmith_torch.options.training import QloraOptions
+from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.runtime import bitsandbytes
 from tunesmith_torch.runtime.device import pick_precision
 
@@ -117,8 +117,7 @@ def test_evaluation_does_not_change_training(folder: Path) -> None:
 def test_the_packed_fused_loss_has_the_gradients_of_the_plain_computation(folder: Path) -> None:
     varlen_attention.register()
     base = load(folder, attention=varlen_attention.NAME)
-    config = QloraOptions(rank=4, precision="fp32")
-    adapted = adapt_lora(base, pick_precision(CPU, "fp32"), config, 0)
+    adapted = adapt_lora(base, pick_precision(CPU, "fp32"), AdapterOptions(rank=4), 0)
     for _, parameter in adapted.named_trainable_parameters:
         nn.init.normal_(parameter, std=0.05)
     assert max_logprob_difference(adapted.model) < 1e-4
@@ -148,7 +147,7 @@ def test_the_packed_fused_loss_has_the_gradients_of_the_plain_computation(folder
 
 def test_adapters_are_fp32_over_a_bf16_base(folder: Path) -> None:
     base = load(folder, dtype=torch.bfloat16)
-    adapted = adapt_lora(base, pick_precision(CPU, "bf16"), QloraOptions(), 0)
+    adapted = adapt_lora(base, pick_precision(CPU, "bf16"), AdapterOptions(), 0)
     assert {p.dtype for _, p in adapted.named_trainable_parameters} == {torch.float32}
     assert adapted.num_parameters > sum(p.numel() for p in adapted.model.parameters())
 

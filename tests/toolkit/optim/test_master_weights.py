@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tables import build
 from torch import nn
 
 from tunesmith.errors import EnvironmentProblem
@@ -17,7 +18,7 @@ from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import bitsandbytes
 from tunesmith_torch.training import training_state
 
-OPTIONS = TrainingOptions(learning_rate=1e-5, weight_decay=0.1)
+OPTIONS = build(TrainingOptions, learning_rate=1e-5, optimizer__weight_decay=0.1)
 
 
 def _net(dtype: torch.dtype) -> nn.Module:
@@ -44,7 +45,7 @@ def test_fp32_parameters_are_their_own_master_weights() -> None:
         {"params": [p for p in plain.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in plain.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    reference = torch.optim.AdamW(groups, lr=1e-5, betas=OPTIONS.betas)
+    reference = torch.optim.AdamW(groups, lr=1e-5, betas=OPTIONS.optimizer.betas)
     for step in range(3):
         torch.manual_seed(step)
         for _ in range(2):
@@ -107,7 +108,7 @@ def test_a_state_without_its_moments_is_refused() -> None:
         MasterWeights(_net(torch.float32).named_parameters(), OPTIONS).load_state_dict(saved)
 
 
-OPTIONS_8BIT = TrainingOptions(learning_rate=1e-2, optimizer="adamw-8bit")
+OPTIONS_8BIT = build(TrainingOptions, learning_rate=1e-2, optimizer__name="adamw-8bit")
 
 
 def _wide(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -131,10 +132,10 @@ def _learn(net: nn.Module, masters: MasterWeights, steps: range) -> list[float]:
 
 def test_8_bit_adamw_learns_like_adamw_with_a_quarter_of_the_memory() -> None:
     losses = {}
-    for options in (OPTIONS_8BIT, OPTIONS_8BIT.model_copy(update={"optimizer": "adamw"})):
+    for options in (OPTIONS_8BIT, build(TrainingOptions, learning_rate=1e-2)):
         net = _wide()
         masters = MasterWeights(net.named_parameters(), options)
-        losses[options.optimizer] = _learn(net, masters, range(40))
+        losses[options.optimizer.name] = _learn(net, masters, range(40))
         tensors = {k: t for k, t in masters.state_dict().items() if not k.startswith("master.")}
         large = sum(t.nbytes for k, t in tensors.items() if "0.weight" in k and "qmap" not in k)
         assert large < 2.2 * 64 * 96 if options is OPTIONS_8BIT else large >= 8 * 64 * 96
@@ -191,7 +192,7 @@ def test_an_optimizer_that_does_not_work_here_is_refused(
 
 
 def test_a_plan_has_findings_about_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    paged = TrainingOptions(optimizer="paged-adamw-8bit")
+    paged = build(TrainingOptions, optimizer__name="paged-adamw-8bit")
     assert not checks.check_optimizer(OPTIONS, "cpu") and not checks.check_optimizer(
         paged, "cuda:1"
     )

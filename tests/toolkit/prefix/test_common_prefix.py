@@ -13,11 +13,11 @@ from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.options.training import LoraOptions
+from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.prefix.common_prefix import collate_with_prefix, shared_prefix_length
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
-from tunesmith_torch.training.sft_objective import NextTokenObjective
+from tunesmith_torch.training.supervised import NextTokenObjective
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -66,7 +66,7 @@ def test_sharing_a_prefix_changes_no_loss_or_gradient(
 ) -> None:
     folder = save_tiny_model(tmp_path / family, family)
     base = load_model(folder, CPU, FP32, packing=True)
-    options = LoraOptions(rank=4, precision="fp32")
+    options = AdapterOptions(rank=4)
     adapted = adapt_full(base, FP32) if full else adapt_lora(base, FP32, options, 1)
     with torch.no_grad():
         for name, parameter in adapted.named_trainable_parameters:

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tables import build
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError
 from tunesmith.events import Event, GateChecked, Monitored
-from tunesmith.options import from_table
 from tunesmith.records import Prompt
 from tunesmith.storage import Checkpoints
-from tunesmith_torch.options.rlhf import PolicyStage
+from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.rlhf.monitor import GoldReward, PolicyMonitor
 from tunesmith_torch.rlhf.policy_objective import KlController
 from tunesmith_torch.training.loop import BatchCounts
@@ -81,7 +81,9 @@ def run_monitor(
 ) -> tuple[GateChecked, list[Monitored]]:
     """Simulate a training; halfway the monitor is replaced by a new one with its state."""
     events: list[Event] = []
-    config = from_table(PolicyStage, {"monitor_every": 10, "log_completions": 0, **changes})
+    config = build(
+        PolicyOptions, **{"monitor__every": 10, "monitor__log_completions": 0, **changes}
+    )
     job: Job[Any] = Job(
         config=config,
         model=folder,
@@ -109,6 +111,7 @@ def run_monitor(
         if objective.step == steps // 2:
             state, monitor = monitor.state_dict(), new_monitor()
             monitor.load_state_dict(state)
+    assert list(monitor.results()) == [monitor.gate_result()]
     return monitor.gate_result(), [event for event in events if isinstance(event, Monitored)]
 
 
@@ -177,13 +180,15 @@ def test_equal_rewards_for_all_completions_fail_the_gate(tmp_path: Path) -> None
     gate, _ = run_monitor(tmp_path, flat, flat, spread=0.0)
     assert not gate.passed
     assert "nothing was learned" in gate.message
-    single, _ = run_monitor(tmp_path, flat, flat, spread=0.0, num_generations=1, algorithm="ppo")
+    single, _ = run_monitor(
+        tmp_path, flat, flat, spread=0.0, generation__num_generations=1, algorithm="ppo"
+    )
     assert single.passed  # a single completion of a prompt has nothing to differ from
 
 
 def resumed(folder: Path, state: dict[str, Any]) -> PolicyMonitor:
     """Return a monitor that continues from this state."""
-    config = from_table(PolicyStage, {"monitor_every": 10})
+    config = build(PolicyOptions, monitor__every=10)
     job: Any = SimpleNamespace(stage="policy", checkpoints=Checkpoints(folder / "checkpoints"))
     objective: Any = SimulatedObjective(flat, flat, 0.0, 1.0, 1)
     gold = GoldReward([], [], None)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from objectives import lay_out, with_budget
 from pydantic import ValidationError
+from tables import build
 
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TrainingError, UsageError
@@ -20,9 +21,10 @@ from tunesmith.records import Message, Prompt
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.losses import policy_gradient
-from tunesmith_torch.models.adapter_stack import adapt_policy, load_policy_base
+from tunesmith_torch.models.adapter_stack import adapt_model
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.options.policy import PolicyLoopOptions
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.prefix.completion_groups import GroupLayout
 from tunesmith_torch.rlhf.policy_objective import (
     KlController,
@@ -55,31 +57,29 @@ def vowels(text: str) -> float:
     return sum(text.count(letter) for letter in "aeiou") / (1 + len(text))
 
 
-def options(**changes: Any) -> PolicyLoopOptions:
+def options(**changes: Any) -> PolicyOptions:
     base = {
         "epochs": 1,
         "batch_size": 4,
-        "num_generations": 6,
-        "max_new_tokens": 8,
+        "generation__num_generations": 6,
+        "generation__max_new_tokens": 8,
         "learning_rate": 1e-2,
         "precision": "fp32",
-        "warmup_ratio": 0.0,
-        "mask_truncated_completions": False,
+        "schedule__warmup_ratio": 0.0,
+        "loss__mask_truncated_completions": False,
     }
-    return PolicyLoopOptions(**{**base, **changes})
+    return build(PolicyOptions, **{**base, **changes})
 
 
 def build_objective(
     model: Path,
-    config: PolicyLoopOptions,
+    config: PolicyOptions,
     reward: Callable[[str], float] = vowels,
     **layout: bool,
 ) -> tuple[PolicyObjective, AdaptedModel]:
     torch.manual_seed(0)
-    base = load_policy_base(model, CPU, FP32, True)
-    adapted = adapt_policy(
-        base, FP32, config, trained_weights=config.adapt, initial_model=None, seed=0
-    )
+    base = load_model(model, CPU, FP32, packing=True)
+    adapted = adapt_model(base, FP32, config.adaptation, initial_model=None, seed=0)
     if config.algorithm == "ppo":
         adapted = replace(
             adapted, model=PolicyWithValueHead(adapted.model, base.config.hidden_size)
@@ -168,7 +168,7 @@ def test_the_kl_estimate_is_zero_for_equal_policies_and_never_negative() -> None
 @pytest.mark.parametrize("sharing", [True, False])
 def test_sampler_and_trainer_agree(tiny_folder: Path, temperature: float, sharing: bool) -> None:
     objective, adapted = build_objective(
-        tiny_folder, options(temperature=temperature), share_prompts=sharing
+        tiny_folder, options(generation__temperature=temperature), share_prompts=sharing
     )
     perturb(adapted)
     for micro_batch in lay_out(objective, [0, 1, 2, 3], 200):
@@ -179,7 +179,7 @@ def test_sampler_and_trainer_agree(tiny_folder: Path, temperature: float, sharin
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_gradient_matches_the_formulas_of_the_papers(tiny_folder: Path, algorithm: str) -> None:
     """Against plain logits, one completion at a time, with the estimator written out again."""
-    config = options(algorithm=algorithm, kl_coef=0.2)
+    config = options(algorithm=algorithm, loss__kl_coef=0.2)
     objective, adapted = build_objective(tiny_folder, config)
     perturb(adapted)
     rows = [2, 0]
@@ -191,7 +191,7 @@ def test_the_gradient_matches_the_formulas_of_the_papers(tiny_folder: Path, algo
     inner = adapted.model.model if algorithm == "ppo" else adapted.model
     ids = _prompts_and_completions(objective, micro_batch)
     loss, tokens = torch.zeros(()), sum(len(completion) for _, completion in ids)
-    num_generations = config.num_generations
+    num_generations = config.generation.num_generations
     logprobs = [_token_logprobs(inner, *pair) for pair in ids]
     with torch.no_grad(), inner.disable_adapter():
         ref_logprobs = [_token_logprobs(inner, *pair) for pair in ids]
@@ -281,7 +281,9 @@ def test_equal_rewards_and_policy_at_reference_give_no_gradient(
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_truncated_completions_have_no_gradient(tiny_folder: Path, algorithm: str) -> None:
     """A tiny model hardly ever ends: all completions are truncated, so no gradient may flow."""
-    config = options(algorithm=algorithm, mask_truncated_completions=True, max_new_tokens=2)
+    config = options(
+        algorithm=algorithm, loss__mask_truncated_completions=True, generation__max_new_tokens=2
+    )
     objective, adapted = build_objective(tiny_folder, config)
     objective.rollout_generator._template.tokenizer.eos_token = "<|endoftext|>"
     micro_batches = lay_out(objective, [0, 1], 10_000)
@@ -302,7 +304,9 @@ def test_truncated_completions_have_no_gradient(tiny_folder: Path, algorithm: st
     assert len(weights) > 0
     if truncated == 1.0:
         assert all(float(g.abs().max()) == 0 for g in masked_gradients)
-    unmasked, adapted = build_objective(tiny_folder, options(algorithm=algorithm, max_new_tokens=2))
+    unmasked, adapted = build_objective(
+        tiny_folder, options(algorithm=algorithm, generation__max_new_tokens=2)
+    )
     other_gradients = gradients(unmasked, adapted, lay_out(unmasked, [0, 1], 10_000))
     assert max(float(g.abs().max()) for g in other_gradients) > 0
 
@@ -326,7 +330,7 @@ def test_the_gradient_does_not_depend_on_micro_batches(tiny_folder: Path, algori
 def model_with_preferences(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with unequal token probabilities: its completions get different rewards."""
     folder = tmp_path_factory.mktemp("model_with_preferences") / "model"
-    base = load_policy_base(tiny_folder, CPU, FP32, False)
+    base = load_model(tiny_folder, CPU, FP32, packing=False)
     with torch.no_grad():
         base.model.get_input_embeddings().weight.mul_(10)
     base.model.save_pretrained(folder)
@@ -345,7 +349,7 @@ class UpdatesOnly(NoMonitor):
 
 
 def run(
-    folder: Path, model: Path, config: PolicyLoopOptions, stop_at: int | None = None
+    folder: Path, model: Path, config: PolicyOptions, stop_at: int | None = None
 ) -> tuple[list[StepFinished], dict[str, torch.Tensor]]:
     folder.mkdir(parents=True, exist_ok=True)
     objective, adapted = build_objective(model, config)
@@ -376,7 +380,11 @@ def run(
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_reward_rises(tmp_path: Path, model_with_preferences: Path, algorithm: str) -> None:
     config = options(
-        algorithm=algorithm, epochs=25, num_generations=12, kl_coef=0.01, schedule="constant"
+        algorithm=algorithm,
+        epochs=25,
+        generation__num_generations=12,
+        loss__kl_coef=0.01,
+        schedule__type="constant",
     )
     steps, _ = run(tmp_path, model_with_preferences, config)
     rewards = [step.metrics["reward"] for step in steps]
@@ -399,7 +407,7 @@ def test_out_of_memory_keeps_the_rollout(
     config = options(
         algorithm=algorithm,
         epochs=2,
-        num_iterations=update + 1,
+        loss__num_iterations=update + 1,
         micro_batch_tokens=300,
         learning_rate=1e-3,
     )
@@ -451,7 +459,9 @@ def test_a_resumed_run_ends_with_identical_weights(
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_later_updates_use_ratios_to_the_sampling_policy(tiny_folder: Path, algorithm: str) -> None:
     """The second update's gradient by hand: ratios to the old policy, none beyond the clip."""
-    config = options(algorithm=algorithm, num_iterations=2, kl_coef=0.0, max_kl=0.0)
+    config = options(
+        algorithm=algorithm, loss__num_iterations=2, loss__kl_coef=0.0, monitor__max_kl=0.0
+    )
     objective, adapted = build_objective(tiny_folder, config)
     perturb(adapted)
     prepared = objective.prepare([0, 2], with_budget(10_000))
@@ -526,15 +536,15 @@ def test_a_function_in_a_file_is_a_reward(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"gamma": 0.9},
-        {"num_generations": 1},
-        {"gae_lambda": 0.5},
-        {"kl_target": 5.0},
-        {"algorithm": "rloo", "num_iterations": 2},
-        {"algorithm": "ppo", "kl_target": 5.0, "kl_coef": 0.0},
+        {"loss__gamma": 0.9},
+        {"generation__num_generations": 1},
+        {"loss__gae_lambda": 0.5},
+        {"loss__kl_target": 5.0},
+        {"algorithm": "rloo", "loss__num_iterations": 2},
+        {"algorithm": "ppo", "loss__kl_target": 5.0, "loss__kl_coef": 0.0},
         {"truncate_prompts": True},
     ],
 )
 def test_unused_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        PolicyLoopOptions(**wrong)
+        build(PolicyOptions, **wrong)

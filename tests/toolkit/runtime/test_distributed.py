@@ -12,13 +12,14 @@ import pytest
 import rank_cases
 import torch
 from safetensors.torch import load_file
+from tables import build
 from torch import Tensor
 from torch.distributed import HashStore
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
-from tunesmith_torch.rlhf import stages
+from tunesmith_plugins.techniques.rlhf import stages
 from tunesmith_torch.runtime import device, distributed, tensor_buckets
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
@@ -224,8 +225,11 @@ def test_reward_functions_are_tried_on_rank_0_only(
     def exchange(group: Any, message: Any) -> list[Any]:
         raise StopTest
 
-    options = stages.RlhfOptions(
-        policy={"rewards": [{"function": "not used"}], "algorithm": "grpo"}, reward={"skip": True}
+    options = build(
+        stages.RlhfOptions,
+        policy__rewards=[{"function": "not used"}],
+        policy__algorithm="grpo",
+        reward__skip=True,
     )
     job = rank_cases.Case(tmp_path, tmp_path).job(options, rank_cases.PAIRS)
     monkeypatch.setattr(stages, "check_reward_functions", lambda *args: tried.append(args))

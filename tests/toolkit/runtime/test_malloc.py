@@ -13,11 +13,11 @@ import pytest
 from tunesmith.contracts import Job
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
-from tunesmith_torch.models.adapters import adapt_lora
-from tunesmith_torch.options.training import LoraOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.runtime import malloc
 from tunesmith_torch.training import loop
-from tunesmith_torch.training.sft import train_supervised
+from tunesmith_torch.training.supervised import SupervisedTask
+from tunesmith_torch.training.trainer import train
 
 FAULTS = """
 import resource, sys, torch
@@ -119,5 +119,5 @@ def test_training_keeps_freed_memory(
         emit=lambda event: None,
         technique="test",
     )
-    train_supervised(job, lambda base, precision: adapt_lora(base, precision, config, 1))
+    train(job, SupervisedTask())
     assert calls == [True]

@@ -13,7 +13,9 @@ from tunesmith.events import Event, Notice
 from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
-from tunesmith_torch.options.training import AUTO, LoraOptions, TrainingOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION
+from tunesmith_torch.options.training import AUTO, TrainingOptions
 from tunesmith_torch.training import auto_batch
 
 ROWS = [
@@ -35,6 +37,16 @@ def _job(folder: Path, model: Path, events: list[Event], **options: Any) -> Job[
         emit=events.append,
         technique="lora",
     )
+
+
+def resolve_auto(job: Job[Any]) -> Job[Any]:
+    return auto_batch.resolve_auto(job, lambda options, device: SINGLE_COMPLETION)
+
+
+def choose_batch(
+    options: TrainingOptions, request: EstimateRequest, free: int | None
+) -> dict[str, int]:
+    return auto_batch.choose_batch(options, request, free, SINGLE_COMPLETION)
 
 
 def test_auto_is_a_word_in_files_and_a_number_in_the_options() -> None:
@@ -60,7 +72,7 @@ def test_other_words_and_numbers_are_refused(wrong: object) -> None:
 def test_numbers_are_not_changed(tmp_path: Path, tiny_folder: Path) -> None:
     events: list[Event] = []
     job = _job(tmp_path, tiny_folder, events, batch_size=4)
-    assert auto_batch.resolve_auto(job) is job
+    assert resolve_auto(job) is job
     assert not events and not list(tmp_path.iterdir())
 
 
@@ -69,16 +81,16 @@ def test_the_choice_is_reported_and_kept_by_a_resumed_run(
 ) -> None:
     events: list[Event] = []
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 20 * 2**30)
-    first = auto_batch.resolve_auto(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
+    first = resolve_auto(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
     assert first.batch_size == 16 and first.micro_batch_tokens in auto_batch.TOKEN_CANDIDATES
     notices = [event for event in events if isinstance(event, Notice)]
     assert f"up to {first.micro_batch_tokens} tokens" in notices[0].message
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 2**20)
-    resumed = auto_batch.resolve_auto(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
+    resumed = resolve_auto(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
     assert resumed == first
     other_run = tmp_path / "other"
     other_run.mkdir()
-    other = auto_batch.resolve_auto(_job(other_run, tiny_folder, events, batch_size="auto")).config
+    other = resolve_auto(_job(other_run, tiny_folder, events, batch_size="auto")).config
     assert other.micro_batch_tokens == auto_batch.TOKEN_CANDIDATES[-1] < first.micro_batch_tokens
 
 
@@ -99,13 +111,13 @@ def test_more_memory_never_means_fewer_tokens() -> None:
     request = _long_rows()
     options = from_table(LoraOptions, {"micro_batch_tokens": "auto", "batch_size": 32})
     chosen = [
-        auto_batch.choose_batch(options, request, gib * 2**30)["micro_batch_tokens"]
+        choose_batch(options, request, gib * 2**30)["micro_batch_tokens"]
         for gib in (4, 8, 16, 24, 80)
     ]
     assert chosen == sorted(chosen)
     assert chosen[0] == auto_batch.TOKEN_CANDIDATES[-1] and chosen[-1] > chosen[0]
     assert (
-        auto_batch.choose_batch(options, request, None)["micro_batch_tokens"]
+        choose_batch(options, request, None)["micro_batch_tokens"]
         == auto_batch.TOKEN_CANDIDATES[-1]
     )
 
@@ -115,23 +127,21 @@ def test_gradient_checkpointing_is_chosen_only_if_nothing_else_fits() -> None:
     options = from_table(
         LoraOptions, {"gradient_checkpointing": "auto", "micro_batch_tokens": "auto"}
     )
-    chosen = {
-        gib: auto_batch.choose_batch(options, request, gib * 2**30) for gib in (5, 6, 7, 8, 12, 80)
-    }
+    chosen = {gib: choose_batch(options, request, gib * 2**30) for gib in (5, 6, 7, 8, 12, 80)}
     assert [chosen[gib]["gradient_checkpointing"] for gib in (5, 80)] == [True, False]
     tokens = [c["micro_batch_tokens"] for c in chosen.values() if not c["gradient_checkpointing"]]
     assert tokens == sorted(tokens)
     fixed = from_table(LoraOptions, {"gradient_checkpointing": "auto", "micro_batch_tokens": 2048})
     for gib in (5, 80):
-        chosen_values = auto_batch.choose_batch(fixed, request, gib * 2**30)
+        chosen_values = choose_batch(fixed, request, gib * 2**30)
         assert chosen_values == {
             "batch_size": 16,
             "micro_batch_tokens": 2048,
             "gradient_checkpointing": gib == 5,
         }
-    assert auto_batch.choose_batch(fixed, request, None)["gradient_checkpointing"]
+    assert choose_batch(fixed, request, None)["gradient_checkpointing"]
     never = from_table(LoraOptions, {"gradient_checkpointing": False, "micro_batch_tokens": "auto"})
-    assert not auto_batch.choose_batch(never, request, 2**30)["gradient_checkpointing"]
+    assert not choose_batch(never, request, 2**30)["gradient_checkpointing"]
 
 
 def test_the_estimate_of_auto_starts_at_the_smallest_choice() -> None:
@@ -150,7 +160,7 @@ def test_the_estimate_of_auto_starts_at_the_smallest_choice() -> None:
     smallest = {"gradient_checkpointing": True, "micro_batch_tokens": 512}
     for usual in ({}, {"micro_batch_tokens": 2048, "gradient_checkpointing": False}):
         auto_estimates, usual_estimates, smallest_estimates = (
-            list(techniques.estimate_lora(from_table(LoraOptions, table), request))
+            list(techniques.estimate_supervised(from_table(LoraOptions, table), request))
             for table in (auto, usual, smallest)
         )
         for phase in ("load", "train", "evaluate"):

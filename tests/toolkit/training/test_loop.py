@@ -11,20 +11,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from tables import build
 
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TrainingError
 from tunesmith.events import Event, Notice, StepFinished
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
+from tunesmith_plugins.techniques.full.options import FullOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.options.training import LoraOptions, TrainingOptions
+from tunesmith_torch.options.training import SupervisedOptions
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.runtime.memory import is_out_of_memory
-from tunesmith_torch.training.sft import train_supervised
-from tunesmith_torch.training.sft_objective import NextTokenObjective
+from tunesmith_torch.training import supervised, trainer
+from tunesmith_torch.training.supervised import NextTokenObjective, SupervisedTask
 
 CPU = torch.device("cpu")
 RECORDS = tuple(
@@ -35,19 +37,19 @@ RECORDS = tuple(
 )
 
 
-def options(**changes: Any) -> LoraOptions:
+def options(*, full: bool = False, **changes: Any) -> SupervisedOptions:
     base = {
         "epochs": 1,
         "batch_size": 8,
         "learning_rate": 1e-2,
         "precision": "fp32",
-        "warmup_ratio": 0.0,
+        "schedule__warmup_ratio": 0.0,
     }
-    return LoraOptions(**{**base, **changes})
+    return build(FullOptions if full else LoraOptions, **{**base, **changes})
 
 
 def job(
-    folder: Path, config: TrainingOptions, emit: Callable[[Event], None], model: Path
+    folder: Path, config: SupervisedOptions, emit: Callable[[Event], None], model: Path
 ) -> Job[Any]:
     return Job(
         config=config,
@@ -66,9 +68,8 @@ def job(
 def train(
     folder: Path,
     model: Path,
-    config: LoraOptions,
+    config: SupervisedOptions,
     *,
-    full: bool = False,
     emit: Callable[[Event], None] | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[Event]]:
     """Train; return the artifact's tensors and the events."""
@@ -80,10 +81,7 @@ def train(
         if emit is not None:
             emit(event)
 
-    def adapt(base: Any, precision: Any) -> AdaptedModel:
-        return adapt_full(base, precision) if full else adapt_lora(base, precision, config, 3)
-
-    artifact = train_supervised(job(folder, config, record, model), adapt)
+    artifact = trainer.train(job(folder, config, record, model), SupervisedTask())
     (weights,) = artifact.path.glob("*.safetensors")
     return load_file(weights), events
 
@@ -117,8 +115,8 @@ def test_the_result_does_not_depend_on_micro_batches(
 
     A mean of micro-batch means instead of one division by the batch's tokens fails by far.
     """
-    plain, events = train(tmp_path / "a", tiny_folder, options(), full=full)
-    other, others = train(tmp_path / "b", tiny_folder, options(**layout), full=full)
+    plain, events = train(tmp_path / "a", tiny_folder, options(full=full))
+    other, others = train(tmp_path / "b", tiny_folder, options(full=full, **layout))
     assert losses(others) == pytest.approx(losses(events), rel=1e-5)
     assert_close(plain, other, 2e-5)
 
@@ -126,9 +124,14 @@ def test_the_result_does_not_depend_on_micro_batches(
 def test_a_step_equals_plain_torch_code(tmp_path: Path, tiny_folder: Path) -> None:
     """Against transformers' own logits, F.cross_entropy with -100, and torch's AdamW."""
     config = options(
-        batch_size=24, epochs=3, schedule="constant", max_grad_norm=1e9, weight_decay=0.0
+        full=True,
+        batch_size=24,
+        epochs=3,
+        schedule__type="constant",
+        optimizer__max_grad_norm=1e9,
+        optimizer__weight_decay=0.0,
     )
-    trained, events = train(tmp_path, tiny_folder, config, full=True)
+    trained, events = train(tmp_path, tiny_folder, config)
     base = load_model(tiny_folder, CPU, pick_precision(CPU, "fp32"), packing=False)
     template = Template.from_tokenizer(base.tokenizer)
     adamw = torch.optim.AdamW(base.model.parameters(), lr=1e-2, weight_decay=0.0)
@@ -156,16 +159,17 @@ def test_a_step_equals_plain_torch_code(tmp_path: Path, tiny_folder: Path) -> No
 def test_a_resumed_run_ends_with_identical_weights(
     tmp_path: Path, tiny_folder: Path, full: bool, precision: str
 ) -> None:
-    config = options(epochs=4, dropout=0.1, precision=precision, micro_batch_tokens=128)
-    uninterrupted, events = train(tmp_path / "uninterrupted", tiny_folder, config, full=full)
+    dropout = {} if full else {"adapter__dropout": 0.1}
+    config = options(full=full, epochs=4, precision=precision, micro_batch_tokens=128, **dropout)
+    uninterrupted, events = train(tmp_path / "uninterrupted", tiny_folder, config)
 
     def stop(event: Event) -> None:
         if isinstance(event, StepFinished) and event.step == 5:
             raise RunStopped("enough")
 
     with pytest.raises(RunStopped):
-        train(tmp_path / "resumed", tiny_folder, config, full=full, emit=stop)
-    resumed, later = train(tmp_path / "resumed", tiny_folder, config, full=full)
+        train(tmp_path / "resumed", tiny_folder, config, emit=stop)
+    resumed, later = train(tmp_path / "resumed", tiny_folder, config)
     assert losses(later) == losses(events)[5:]
     for name in uninterrupted:
         assert torch.equal(uninterrupted[name], resumed[name]), name
@@ -203,12 +207,10 @@ class FaultyObjective(NextTokenObjective):
 
 
 def inject_fault(monkeypatch: pytest.MonkeyPatch, fault: str, at: int) -> None:
-    from tunesmith_torch.training import sft
-
     def make(*args: Any, **kwargs: Any) -> FaultyObjective:
         return FaultyObjective(*args, fault=fault, at=at, **kwargs)
 
-    monkeypatch.setattr(sft, "NextTokenObjective", make)
+    monkeypatch.setattr(supervised, "NextTokenObjective", make)
 
 
 @pytest.mark.parametrize("fault", ["forward", "backward"])
@@ -217,7 +219,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_update(
 ) -> None:
     """In one micro-batch of several; nothing is updated, ``postmortem.json`` names the rows."""
     inject_fault(monkeypatch, fault, at=11)
-    config = options(save_every=1, micro_batch_tokens=64)
+    config = options(checkpoints__every=1, micro_batch_tokens=64)
     steps: list[StepFinished] = []
 
     def record(event: Event) -> None:
@@ -269,7 +271,7 @@ def test_adapters_over_a_bf16_base_are_fp32_and_trained(tmp_path: Path, tiny_fol
 
 
 def test_the_learning_rate_follows_the_schedule(tmp_path: Path, tiny_folder: Path) -> None:
-    config = options(epochs=10, schedule="linear", warmup_ratio=0.1, batch_size=7)
+    config = options(epochs=10, schedule__type="linear", schedule__warmup_ratio=0.1, batch_size=7)
     _, events = train(tmp_path, tiny_folder, config)
     steps = [event for event in events if isinstance(event, StepFinished)]
     assert len(steps) == 4 * 10  # ceil(24 / 7) batches an epoch

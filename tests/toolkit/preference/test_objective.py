@@ -11,29 +11,30 @@ import pytest
 import torch
 from objectives import lay_out
 from pydantic import ValidationError
+from tables import build
 
 from tunesmith.contracts import Artifact, Job
-from tunesmith.errors import DataError, RunStopped, UsageError
-from tunesmith.events import Event, Notice, StepFinished
+from tunesmith.errors import RunStopped, UsageError
+from tunesmith.events import Event, StepFinished
 from tunesmith.records import Completion, Message, Preference
 from tunesmith.storage import Checkpoints
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_plugins.techniques.preference.options import PreferenceOptions
+from tunesmith_plugins.techniques.preference.task import PreferenceTask
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.generation.text_model import open_text_model
+from tunesmith_torch.generation.open_model import open_text_model
 from tunesmith_torch.losses import preference as losses
 from tunesmith_torch.losses.preference import PairScores
 from tunesmith_torch.models.adapter_stack import (
-    InitialModel,
-    adapt_policy,
+    adapt_model,
     combine_adapters,
-    load_policy_base,
     reference_policy,
 )
-from tunesmith_torch.models.adapters import adapt_lora
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.initial_model import InitialModel
 from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.options.preference import PreferenceOptions
-from tunesmith_torch.options.training import LoraOptions
-from tunesmith_torch.preference import train as preference_train
-from tunesmith_torch.preference.train import PreferenceObjective, train_preferences
+from tunesmith_torch.preference import objective as objective_module
+from tunesmith_torch.preference.objective import PreferenceObjective
 from tunesmith_torch.prefix.completion_groups import (
     CompletionGroup,
     GroupLayout,
@@ -43,8 +44,10 @@ from tunesmith_torch.prefix.completion_groups import (
 )
 from tunesmith_torch.prefix.prefix_check import prefix_sharing_error
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.training.pair_setup import PairTrainingSetup
-from tunesmith_torch.training.sft import train_supervised
+from tunesmith_torch.training import trainer
+from tunesmith_torch.training.pair_data import PairData, fitting_pairs
+from tunesmith_torch.training.supervised import SupervisedTask
+from tunesmith_torch.training.trainer import Session
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -71,12 +74,14 @@ def options(**changes: Any) -> PreferenceOptions:
         "batch_size": 6,
         "learning_rate": 1e-2,
         "precision": "fp32",
-        "warmup_ratio": 0.0,
+        "schedule__warmup_ratio": 0.0,
     }
-    return PreferenceOptions(**{**base, **changes})
+    return build(PreferenceOptions, **{**base, **changes})
 
 
-def job(folder: Path, model: Path, config: Any, emit: Callable[[Event], None]) -> Job[Any]:
+def job(
+    folder: Path, model: Path, config: Any, emit: Callable[[Event], None], seed: int = 3
+) -> Job[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     return Job(
         config=config,
@@ -84,7 +89,7 @@ def job(folder: Path, model: Path, config: Any, emit: Callable[[Event], None]) -
         train=PAIRS if isinstance(config, PreferenceOptions) else DEMONSTRATIONS,
         heldout=(),
         out=folder,
-        seed=3,
+        seed=seed,
         device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"),
         emit=emit,
@@ -105,7 +110,7 @@ def train(
         if emit is not None:
             emit(event)
 
-    return train_preferences(job(folder, model, config, record)), events
+    return trainer.train(job(folder, model, config, record), PreferenceTask()), events
 
 
 def steps(events: Sequence[Event]) -> list[StepFinished]:
@@ -116,14 +121,17 @@ def steps(events: Sequence[Event]) -> list[StepFinished]:
 def sft(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
     """The run folder of a supervised adapter that differs much from its base."""
     folder = tmp_path_factory.mktemp("sft")
-    config = LoraOptions(
-        epochs=4, batch_size=6, learning_rate=2e-2, precision="fp32", rank=4, use_rslora=True
+    config = build(
+        LoraOptions,
+        epochs=4,
+        batch_size=6,
+        learning_rate=2e-2,
+        precision="fp32",
+        adapter__rank=4,
+        adapter__use_rslora=True,
     )
 
-    def adapt(base: Any, precision: Any) -> Any:
-        return adapt_lora(base, precision, config, 1)
-
-    train_supervised(job(folder, tiny_folder, config, lambda event: None), adapt)
+    trainer.train(job(folder, tiny_folder, config, lambda event: None, seed=1), SupervisedTask())
     return folder
 
 
@@ -151,14 +159,14 @@ def text_scores(model: Path, artifact: Path | None) -> torch.Tensor:
 def test_sharing_a_prompt_changes_nothing(family: str, tmp_path: Path) -> None:
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
-    base = load_policy_base(save_tiny_model(tmp_path / family, family), CPU, FP32, True)
+    base = load_model(save_tiny_model(tmp_path / family, family), CPU, FP32, packing=True)
     assert prefix_sharing_error(base.model) < 1e-5
 
 
 def test_attention_with_softcapping_cannot_share_prompts(tmp_path: Path) -> None:
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
-    base = load_policy_base(save_tiny_model(tmp_path / "gemma2", "gemma2"), CPU, FP32, True)
+    base = load_model(save_tiny_model(tmp_path / "gemma2", "gemma2"), CPU, FP32, packing=True)
     assert math.isinf(prefix_sharing_error(base.model))
 
 
@@ -168,7 +176,7 @@ def test_log_probabilities_are_of_completion_tokens_only(
     tiny_folder: Path, layout: GroupLayout, budget: int
 ) -> None:
     """Compared with the model's own logits, row by row, without prompt tokens."""
-    base = load_policy_base(tiny_folder, CPU, FP32, layout.packing)
+    base = load_model(tiny_folder, CPU, FP32, packing=layout.packing)
     groups = tokenize_pairs(PAIRS, Template.from_tokenizer(base.tokenizer))
     ours = torch.stack(score_groups(base.model, groups, layout, budget))
     for row, group in enumerate(groups):
@@ -184,7 +192,7 @@ def test_log_probabilities_are_of_completion_tokens_only(
 def test_gradients_do_not_depend_on_the_layout(tiny_folder: Path) -> None:
     gradients = []
     for layout in LAYOUTS:
-        base = load_policy_base(tiny_folder, CPU, FP32, layout.packing)
+        base = load_model(tiny_folder, CPU, FP32, packing=layout.packing)
         base.model.requires_grad_(True)
         groups = tokenize_pairs(PAIRS, Template.from_tokenizer(base.tokenizer))
         completions = layout.collate(groups, range(len(groups)))
@@ -256,7 +264,7 @@ def test_losses_match_the_formulas_of_the_papers() -> None:
 def merged(sft: Path, tiny_folder: Path, tmp_path: Path) -> Path:
     from tunesmith_torch.models.artifacts import attach_adapter
 
-    base = load_policy_base(tiny_folder, CPU, FP32, True)
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
     attach_adapter(base, sft / "adapter").merge_and_unload().save_pretrained(tmp_path / "merged")
     base.tokenizer.save_pretrained(tmp_path / "merged")
     return tmp_path / "merged"
@@ -270,7 +278,9 @@ def test_the_initial_policy_equals_the_reference(
 ) -> None:
     """Step 1: loss ln 2, all rewards 0. With the bare base as reference this fails by far."""
     where = {"none": None, "adapter": str(sft), "model": str(merged)}[start]
-    config = options(adapt=adapt, initial_model=where, max_steps=1, learning_rate=1e-9, loss=loss)
+    config = options(
+        adapt=adapt, max_steps=1, learning_rate=1e-9, loss__type=loss, **{"from": where}
+    )
     artifact, events = train(tmp_path / "run", tiny_folder, config)
     (step,) = steps(events)
     assert step.loss == pytest.approx(math.log(2) if loss == "dpo" else 0.5, abs=1e-5)
@@ -285,12 +295,10 @@ def test_the_initial_policy_equals_the_reference(
 def test_switching_the_fresh_adapter_off_gives_the_initial_model(
     tiny_folder: Path, sft: Path
 ) -> None:
-    base = load_policy_base(tiny_folder, CPU, FP32, True)
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
     start = InitialModel.find(str(sft))
     groups = tokenize_pairs(PAIRS, Template.from_tokenizer(base.tokenizer))
-    adapted = adapt_policy(
-        base, FP32, options(), trained_weights="lora", initial_model=start, seed=0
-    )
+    adapted = adapt_model(base, FP32, options().adaptation, initial_model=start, seed=0)
     assert all(".policy." in name for name, _ in adapted.named_trainable_parameters)
     initial = scores(adapted.model, groups)
     torch.testing.assert_close(
@@ -313,66 +321,60 @@ def test_switching_the_fresh_adapter_off_gives_the_initial_model(
 
 
 def test_an_adapter_trained_over_an_adapter_is_saved_as_one(
-    tmp_path: Path, tiny_folder: Path, sft: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_folder: Path, sft: Path
 ) -> None:
-    objectives: list[PreferenceObjective] = []
-
-    class Recorded(PreferenceObjective):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            objectives.append(self)
-
-    monkeypatch.setattr(preference_train, "PreferenceObjective", Recorded)
     scores_before: list[torch.Tensor] = []
-    original = preference_train.combine_adapters
 
-    def combine(adapted: Any) -> Any:
-        base = load_policy_base(tiny_folder, CPU, FP32, True)
-        scores_before.append(
-            scores(adapted.model, tokenize_pairs(PAIRS, Template.from_tokenizer(base.tokenizer)))
-        )
-        return original(adapted)
+    class ScoredTask(PreferenceTask):
+        """Scores the pairs with the two adapters, before these are combined."""
 
-    monkeypatch.setattr(preference_train, "combine_adapters", combine)
-    artifact, _ = train(tmp_path, tiny_folder, options(initial_model=str(sft), rank=3, epochs=2))
+        def finalize(self, session: Session) -> AdaptedModel:
+            groups = tokenize_pairs(PAIRS, session.template)
+            scores_before.append(scores(session.adapted.model, groups))
+            return super().finalize(session)
+
+    config = options(adapter__rank=3, epochs=2, **{"from": str(sft)})
+    artifact = trainer.train(job(tmp_path, tiny_folder, config, lambda event: None), ScoredTask())
     torch.testing.assert_close(
         text_scores(tiny_folder, artifact.path), scores_before[0], rtol=0, atol=1e-3
     )
-    assert len(objectives) == 1
+    assert len(scores_before) == 1
 
 
 def test_an_initial_model_that_cannot_be_combined_is_refused(
     tmp_path: Path, tiny_folder: Path, sft: Path
 ) -> None:
     with pytest.raises(UsageError, match="only a plain LoRA adapter"):
-        train(tmp_path, tiny_folder, options(initial_model=str(sft), use_dora=True))
+        train(tmp_path, tiny_folder, options(adapter__use_dora=True, **{"from": str(sft)}))
     with pytest.raises(UsageError, match="no adapter and no model"):
-        train(tmp_path, tiny_folder, options(initial_model=str(tmp_path)))
+        train(tmp_path, tiny_folder, options(**{"from": str(tmp_path)}))
 
 
 def test_the_reference_is_computed_once_and_cached(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
-    original = preference_train.score_groups
+    original = objective_module.score_groups
 
     def counting(model: Any, groups: Any, *rest: Any) -> Any:
         computed.append(len(groups))
         return original(model, groups, *rest)
 
-    monkeypatch.setattr(preference_train, "score_groups", counting)
+    monkeypatch.setattr(objective_module, "score_groups", counting)
 
     def stop(event: Event) -> None:
         if isinstance(event, StepFinished) and event.step == 1:
             raise RunStopped("enough")
 
     uninterrupted, all_events = train(
-        tmp_path / "uninterrupted", tiny_folder, options(epochs=2, dropout=0.1)
+        tmp_path / "uninterrupted", tiny_folder, options(epochs=2, adapter__dropout=0.1)
     )
     with pytest.raises(RunStopped):
-        train(tmp_path / "resumed", tiny_folder, options(epochs=2, dropout=0.1), stop)
+        train(tmp_path / "resumed", tiny_folder, options(epochs=2, adapter__dropout=0.1), stop)
     assert computed == [12, 12]
-    resumed, later = train(tmp_path / "resumed", tiny_folder, options(epochs=2, dropout=0.1))
+    resumed, later = train(
+        tmp_path / "resumed", tiny_folder, options(epochs=2, adapter__dropout=0.1)
+    )
     assert computed == [12, 12]
     assert [s.loss for s in steps(later)] == [s.loss for s in steps(all_events)][1:]
     names = ["adapter_model.safetensors"]
@@ -382,7 +384,7 @@ def test_the_reference_is_computed_once_and_cached(
     monkeypatch.setattr(
         "tunesmith_torch.preference.reference_logprobs.fingerprint", lambda *a: "other"
     )
-    train(tmp_path / "resumed", tiny_folder, options(epochs=2, dropout=0.1))
+    train(tmp_path / "resumed", tiny_folder, options(epochs=2, adapter__dropout=0.1))
     assert computed == [12, 12, 12]
 
 
@@ -393,7 +395,7 @@ def test_the_reference_is_computed_once_and_cached(
 def test_the_result_does_not_depend_on_micro_batches_and_it_learns(
     tmp_path: Path, tiny_folder: Path, loss: str
 ) -> None:
-    config = {"loss": loss, "epochs": 3, "schedule": "constant"}
+    config = {"loss__type": loss, "epochs": 3, "schedule__type": "constant"}
     _, plain = train(tmp_path / "a", tiny_folder, options(**config))
     for n, layout in enumerate(
         [
@@ -411,54 +413,45 @@ def test_the_result_does_not_depend_on_micro_batches_and_it_learns(
     assert last.loss < first.loss
 
 
-def test_pairs_that_do_not_fit_are_reported(tmp_path: Path, tiny_folder: Path) -> None:
-    base = load_model(tiny_folder, CPU, FP32, packing=False)
-    groups = tokenize_pairs(PAIRS, Template.from_tokenizer(base.tokenizer))
-    limit = sorted(len(g.prompt) + max(map(len, g.completions)) for g in groups)[5]
-    _, events = train(tmp_path, tiny_folder, options(max_length=limit))
-    messages = [e.message for e in events if isinstance(e, Notice) and "left out" in e.message]
-    assert len(messages) == 1
-    assert sum(s.rows for s in steps(events)) == sum(
-        len(g.prompt) + max(map(len, g.completions)) <= limit for g in groups
-    )
-
-
 @pytest.mark.parametrize(
     "unused",
     [
-        {"margin": 2.0},
-        {"loss": "simpo", "label_smoothing": 0.1},
-        {"loss": "dpo", "desirable_weight": 2.0},
-        {"adapt": "full", "rank": 4},
-        {"truncate_prompts": True},
+        {"loss__margin": 2.0},
+        {"loss__type": "simpo", "loss__label_smoothing": 0.1},
+        {"loss__type": "dpo", "loss__desirable_weight": 2.0},
+        {"adapt": "full", "adapter__rank": 4},
     ],
 )
 def test_unused_options_are_refused(unused: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="is read"):
-        PreferenceOptions(**unused)
+        build(PreferenceOptions, **unused)
 
 
 def test_kto_estimates_the_kl_on_mismatched_pairs(tmp_path: Path, tiny_folder: Path) -> None:
     """After some updates: the mean over the batch's mismatched pairs, in every layout."""
-    run = job(tmp_path, tiny_folder, options(loss="kto", beta=0.5), lambda event: None)
-    setup = PairTrainingSetup.load(run)
-    objective = PreferenceObjective(setup, run.config)
-    objective.load_or_compute_reference(run)
-    model, rows = setup.adapted.model, [1, 4, 7]
+    config = options(loss__type="kto", loss__beta=0.5)
+    run = job(tmp_path, tiny_folder, config, lambda event: None)
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
+    adapted = adapt_model(base, FP32, config.adaptation, initial_model=None, seed=3)
+    groups = fitting_pairs(run, Template.from_tokenizer(base.tokenizer), 512)
+    data = PairData.for_model(groups, adapted, config)
+    objective = PreferenceObjective(adapted, data, config.loss)
+    objective.load_or_compute_reference(run, config.micro_batch_tokens)
+    model, rows = adapted.model, [1, 4, 7]
     mismatched = [
-        CompletionGroup(setup.pairs[row].prompt, (setup.pairs[row + 1].completions[0],))
+        CompletionGroup(data.pairs[row].prompt, (data.pairs[row + 1].completions[0],))
         for row in rows
     ]
-    own = [setup.pairs[row] for row in rows]
+    own = [data.pairs[row] for row in rows]
     limits = [max(map(len, pair.completions)) for pair in own]
     mismatched = [
         CompletionGroup(g.prompt, (g.completions[0][:n],))
         for g, n in zip(mismatched, limits, strict=True)
     ]
     before, own_before = scores(model, mismatched), scores(model, own)
-    adam = torch.optim.Adam([p for _, p in setup.adapted.named_trainable_parameters], lr=1e-2)
+    adam = torch.optim.Adam([p for _, p in adapted.named_trainable_parameters], lr=1e-2)
     for _ in range(5):
-        completions = setup.layout.collate(mismatched, range(3))
+        completions = data.layout.collate(mismatched, range(3))
         (-completion_logprobs(model, completions).sum()).backward()
         adam.step()
         adam.zero_grad()
@@ -472,9 +465,3 @@ def test_kto_estimates_the_kl_on_mismatched_pairs(tmp_path: Path, tiny_folder: P
         ours = sum(float(objective.loss(part).detach()) for part in parts)
         assert ours == pytest.approx(expected, rel=1e-4)
     assert kl > 0.1
-
-
-def test_a_record_that_is_not_a_pair_is_refused(tiny_folder: Path) -> None:
-    base = load_model(tiny_folder, CPU, FP32, packing=False)
-    with pytest.raises(DataError, match="rows:0: a pair of answers is needed"):
-        tokenize_pairs(DEMONSTRATIONS, Template.from_tokenizer(base.tokenizer))

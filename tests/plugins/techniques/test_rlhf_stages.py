@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from objectives import lay_out
 from pydantic import ValidationError
+from tables import tables
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError, GateError, RunStopped
@@ -27,24 +29,30 @@ from tunesmith.events import (
     TrainingStarted,
 )
 from tunesmith.options import from_table
-from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+from tunesmith.records import Chat, Completion, Message, Preference, Prompt, Record, Text
 from tunesmith.storage import Checkpoints
-from tunesmith_torch.generation.text_model import open_text_model
-from tunesmith_torch.models.adapter_stack import InitialModel, load_policy_base, reference_policy
-from tunesmith_torch.options.rlhf import RlhfOptions
-from tunesmith_torch.rlhf import policy_stage, reward_model
-from tunesmith_torch.rlhf.policy_stage import (
+from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
+from tunesmith_plugins.techniques.rlhf.stages import train_stages
+from tunesmith_torch.generation.open_model import open_text_model
+from tunesmith_torch.models.adapter_stack import reference_policy
+from tunesmith_torch.models.initial_model import LINEAGE_FILE, InitialModel
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.prefix.completion_groups import GroupLayout, score_groups, tokenize_pairs
+from tunesmith_torch.rlhf import reward_model
+from tunesmith_torch.rlhf.monitor import PolicyMonitor
+from tunesmith_torch.rlhf.policy_objective import PolicyObjective
+from tunesmith_torch.rlhf.policy_task import PolicyTask
+from tunesmith_torch.rlhf.reward_model import RewardModel
+from tunesmith_torch.rlhf.reward_source import (
     REWARD_ADAPTER,
-    PolicySetup,
     RewardModelSource,
     SharedBaseRewardModel,
 )
-from tunesmith_torch.rlhf.reward_model import RewardModel
-from tunesmith_torch.rlhf.stages import train_stages
+from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.runtime.eval_mode import eval_mode
-from tunesmith_torch.training import pair_setup as pairs_module
-from tunesmith_torch.training import sft
+from tunesmith_torch.training import trainer
+from tunesmith_torch.training.trainer import Prepared, Session
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -88,12 +96,18 @@ TRAIN, HELDOUT = pairs(polite, 0, 24), pairs(polite, 1000, 1030)
 
 
 def options(**stages: dict[str, Any]) -> RlhfOptions:
-    quick = {"precision": "fp32", "learning_rate": 1e-2, "epochs": 1, "batch_size": 8, "rank": 4}
+    quick = {
+        "precision": "fp32",
+        "learning_rate": 1e-2,
+        "epochs": 1,
+        "batch_size": 8,
+        "adapter__rank": 4,
+    }
     policy = {
-        "num_generations": 3,
-        "max_new_tokens": 6,
-        "mask_truncated_completions": False,
-        "monitor_every": 2,
+        "generation__num_generations": 3,
+        "generation__max_new_tokens": 6,
+        "loss__mask_truncated_completions": False,
+        "monitor__every": 2,
     }
     base = {
         "supervised": {**quick, "epochs": 2},
@@ -101,11 +115,10 @@ def options(**stages: dict[str, Any]) -> RlhfOptions:
         "policy": {**quick, **policy},
     }
     merged = {name: {**base[name], **stages.get(name, {})} for name in base}
-    if merged["supervised"].get("adapt") == "full":
-        del merged["supervised"]["rank"]
-    if merged["policy"].get("adapt") == "full":
-        del merged["policy"]["rank"]
-    return from_table(RlhfOptions, merged)
+    for stage in merged.values():
+        if stage.get("adapt") == "full":
+            del stage["adapter__rank"]
+    return from_table(RlhfOptions, {name: tables(**stage) for name, stage in merged.items()})
 
 
 class RlhfRun:
@@ -148,7 +161,7 @@ class RlhfRun:
 def model_with_preferences(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with unequal token probabilities: its completions get different rewards."""
     folder = tmp_path_factory.mktemp("model_with_preferences") / "model"
-    base = load_policy_base(tiny_folder, CPU, FP32, False)
+    base = load_model(tiny_folder, CPU, FP32, packing=False)
     with torch.no_grad():
         base.model.get_input_embeddings().weight.mul_(10)
     base.model.save_pretrained(folder)
@@ -196,9 +209,8 @@ def test_each_stage_and_the_gate_begin_with_freed_memory(
 
         return call
 
-    monkeypatch.setattr(sft, "load_model", measuring(sft.load_model))
-    for module in (pairs_module, reward_model, policy_stage):
-        monkeypatch.setattr(module, "load_policy_base", measuring(load_policy_base))
+    for module in (trainer, reward_model):
+        monkeypatch.setattr(module, "load_model", measuring(load_model))
     gc.disable()
     try:
         RlhfRun(tmp_path / "run", model_with_preferences, config).train()
@@ -253,19 +265,16 @@ def test_the_fine_tuned_model_is_initial_policy_and_reference(
     """The first KL is zero; with the bare base as reference it would be far from that."""
     first = finished.events_of(StepFinished, "policy")[0]
     assert abs(first.metrics["kl"]) < 1e-4
-    setup = PolicySetup.load(
-        stage_job(finished, "policy"), InitialModel.find(str(finished.out / "supervised")), None
-    )
+    policy = open_policy(stage_job(finished, "policy"), finished.out / "supervised", None)
     inputs = [pair.prompt for pair in TRAIN], [pair.chosen for pair in TRAIN]
     tuned, base = (
         opened(model_with_preferences, path).score(*inputs)
         for path in (finished.out / "supervised/adapter", None)
     )
-    from tunesmith_torch.prefix.completion_groups import score_groups, tokenize_pairs
-
-    groups = tokenize_pairs(TRAIN, setup.template)
-    with reference_policy(setup.policy):
-        reference = score_groups(setup.policy.model, groups, setup.layout, 4096)
+    groups = tokenize_pairs(TRAIN, policy.session.template)
+    layout = GroupLayout(share_prompts=policy.prepared.details["shared_prompts"])
+    with reference_policy(policy.session.adapted):
+        reference = score_groups(policy.session.adapted.model, groups, layout, 4096)
     for score_2, good, bare in zip(reference, tuned, base, strict=True):
         assert float(score_2[0]) == pytest.approx(sum(good.logprobs), abs=1e-3)
         assert abs(float(score_2[0]) - sum(bare.logprobs)) > 0.5
@@ -277,7 +286,49 @@ def opened(model: Path, artifact: Path | None) -> Any:
 
 
 def stage_job(run: RlhfRun, name: str) -> Job[Any]:
-    return run.job.for_stage(name, getattr(run.job.config, name))
+    """Return the job of a stage, in a folder without checkpoints."""
+    stage = run.job.for_stage(name, getattr(run.job.config, name))
+    out = run.out.with_name(f"{run.out.name}-{name}")
+    out.mkdir(exist_ok=True)
+    return replace(stage, out=out, checkpoints=Checkpoints(out / "checkpoints"))
+
+
+class OpenedError(Exception):
+    """Ends training once the policy is ready for it."""
+
+
+class OpenedPolicy(PolicyTask):
+    """A policy ready for its first step, with its reference and its rewards."""
+
+    session: Session
+    prepared: Prepared
+
+    def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
+        self.session, self.prepared = session, super().prepare(session, data)
+        raise OpenedError
+
+    @property
+    def objective(self) -> PolicyObjective:
+        assert isinstance(self.prepared.objective, PolicyObjective)
+        return self.prepared.objective
+
+    @property
+    def reward(self) -> Reward:
+        assert isinstance(self.prepared.monitor, PolicyMonitor)
+        return self.prepared.monitor.reward
+
+
+def open_policy(
+    job: Job[Any], initial: Path | None, source: RewardModelSource | None
+) -> OpenedPolicy:
+    """Load the policy of a job as training does, and stop before the first step."""
+    location = None if initial is None else str(initial)
+    task = OpenedPolicy(source)
+    (job.out / LINEAGE_FILE).unlink(missing_ok=True)
+    changed = job.config.model_copy(update={"initial_model": location})
+    with pytest.raises(OpenedError):
+        trainer.train(replace(job, config=changed), task)
+    return task
 
 
 def test_no_stage_trains_on_held_out_rows(
@@ -336,27 +387,29 @@ def test_the_reward_model_shares_the_policys_base(
         stage_job(finished, "policy"),
         RewardModelSource(finished.out / "reward" / "adapter", None),
     )
-    setup = PolicySetup.load(job, InitialModel.find(str(finished.out / "supervised")), source)
-    ((_, shared),) = setup.reward.parts  # type: ignore[attr-defined]
+    policy = open_policy(job, finished.out / "supervised", source)
+    model, objective = policy.session.adapted, policy.objective
+    ((_, shared),) = policy.reward.parts  # type: ignore[attr-defined]
     assert isinstance(shared, SharedBaseRewardModel)
-    assert setup.adapted.details["shares_base_with_reward_model"] is True
-    assert shared.model.net.model is setup.policy.model
+    assert policy.prepared.details["shares_base_with_reward_model"] is True
+    assert shared.model.net.model is model.model
     prompts, completions = [p.prompt for p in HELDOUT], [p.chosen for p in HELDOUT]
     separate = RewardModel.load(model_with_preferences, source.path, CPU, FP32).rewards(
         prompts, completions
     )
-    trained = [name for name, _ in setup.policy.named_trainable_parameters]
+    trained = [name for name, _ in model.named_trainable_parameters]
     assert trained and all(".policy." in name for name in trained)
-    objective = setup.build_objective(job.config, prompts)
     before = objective.rollout_generator.generate_greedy(prompts[:4])
     assert shared.rewards(prompts, completions) == pytest.approx(separate, abs=1e-4)
     assert shared.rewards(prompts, completions) == shared.rewards(prompts, completions)
     assert objective.rollout_generator.generate_greedy(prompts[:4]) == before
-    assert [name for name, _ in setup.policy.named_trainable_parameters] == trained
-    assert REWARD_ADAPTER not in setup.artifact_model().model.peft_config
-    bare = PolicySetup.load(job, None, source)  # no fine-tuned adapter: one adapter less
-    assert bare.adapted.details["shares_base_with_reward_model"] is True
-    assert set(bare.artifact_model().model.peft_config) == {"default"}
+    assert [name for name, _ in model.named_trainable_parameters] == trained
+    saved: Any = policy.finalize(policy.session).model
+    assert REWARD_ADAPTER not in saved.peft_config
+    bare = open_policy(job, None, source)  # no fine-tuned adapter: one adapter less
+    assert bare.prepared.details["shares_base_with_reward_model"] is True
+    saved = bare.finalize(bare.session).model
+    assert set(saved.peft_config) == {"default"}
 
 
 def test_a_reward_model_on_another_base_is_loaded_separately(
@@ -370,28 +423,29 @@ def test_a_reward_model_on_another_base_is_loaded_separately(
     assert started.details["shares_base_with_reward_model"] is True
     assert InitialModel.find(str(run.out / "supervised")).format == "model"
     source = RewardModelSource(run.out / "reward" / "adapter", None)
-    setup = PolicySetup.load(stage_job(run, "policy"), None, source)
-    assert setup.adapted.details["shares_base_with_reward_model"] is False
+    policy = open_policy(stage_job(run, "policy"), None, source)
+    assert policy.prepared.details["shares_base_with_reward_model"] is False
 
 
 def test_rewards_and_reference_are_computed_without_dropout(finished: RlhfRun) -> None:
     """In training mode too, both are computed in eval mode: the same result twice."""
-    changed = options(policy={"dropout": 0.5, "algorithm": "ppo"})
-    job = finished.job.for_stage("policy", changed.policy)
+    changed = options(policy={"adapter__dropout": 0.5, "algorithm": "ppo"})
+    job = replace(stage_job(finished, "policy"), config=changed.policy)
     source = RewardModelSource(finished.out / "reward" / "adapter", None)
-    setup = PolicySetup.load(job, InitialModel.find(str(finished.out / "supervised")), source)
-    objective = setup.build_objective(changed.policy, [pair.prompt for pair in TRAIN])
+    policy = open_policy(job, finished.out / "supervised", source)
+    objective, adapted = policy.objective, policy.prepared.adapted
     with torch.no_grad():
-        for name, parameter in setup.policy.named_trainable_parameters:
+        for name, parameter in policy.session.adapted.named_trainable_parameters:
             if "lora_B" in name:  # initially zero: dropout would have no effect
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(4))
-    setup.adapted.model.train()
+    adapted.model.train()
     (micro_batch,) = lay_out(objective, [0, 1], 4096)
-    with eval_mode(setup.adapted.model), torch.no_grad():
+    with eval_mode(adapted.model), torch.no_grad():
         logprobs_N, _ = objective._logprobs(micro_batch.completions)
     assert float((logprobs_N - micro_batch.old_logprobs_N).abs().max()) < 1e-3
     prompts, completions = [p.prompt for p in HELDOUT], [p.chosen for p in HELDOUT]
-    assert setup.reward.rewards(prompts, completions) == setup.reward.rewards(prompts, completions)
+    first = policy.reward.rewards(prompts, completions)
+    assert policy.reward.rewards(prompts, completions) == first
 
 
 # --------------------------------------------------------------------------- gates
@@ -417,7 +471,7 @@ def test_a_reward_model_of_length_stops_the_run(
     with pytest.raises(GateError, match="it rewards length"):  # resumed: it is stopped again
         run.train()
     assert not [e for e in run.events[before:] if isinstance(e, (StepFinished, GateChecked))]
-    forced = options(reward={"epochs": 4, "accept_weak": True}, policy={"max_steps": 1})
+    forced = options(reward={"epochs": 4, "gate__accept_weak": True}, policy={"max_steps": 1})
     accepted = RlhfRun(tmp_path / "run", model_with_preferences, forced, **biased)
     accepted.train()
     assert [gate.accepted for gate in accepted.events_of(GateChecked)] == [True, False]
@@ -438,8 +492,6 @@ def test_pairs_of_one_group_count_once_in_the_gate(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
     """Thirty copies of three pairs are three observations: too few to beat chance."""
-    from dataclasses import replace
-
     heldout = tuple(replace(HELDOUT[n % 3], group=f"g{n % 3}") for n in range(30))
     run = RlhfRun(tmp_path / "run", model_with_preferences, options(), heldout=heldout)
     with pytest.raises(GateError, match="it does not beat chance"):
@@ -463,13 +515,13 @@ def hackable_options(tmp_path: Path, **policy: Any) -> RlhfOptions:
         reward={"skip": True},
         policy={
             "rewards": [{"function": f"{tmp_path}/rules.py:reward"}],
-            "gold": f"{tmp_path}/rules.py:gold",
+            "monitor__gold": f"{tmp_path}/rules.py:gold",
             "epochs": 20,
-            "num_generations": 8,
-            "kl_coef": 0.0,
-            "max_kl": 0.0,
-            "schedule": "constant",
-            "monitor_every": 5,
+            "generation__num_generations": 8,
+            "loss__kl_coef": 0.0,
+            "monitor__max_kl": 0.0,
+            "schedule__type": "constant",
+            "monitor__every": 5,
             "learning_rate": 2e-2,
             **policy,
         },
@@ -503,7 +555,7 @@ def test_a_rising_reward_with_a_falling_gold_reward_stops_training(
 
 
 def test_a_harmless_reward_passes_the_gate(tmp_path: Path, model_with_preferences: Path) -> None:
-    config = hackable_options(tmp_path, gold=f"{tmp_path}/rules.py:reward", epochs=5)
+    config = hackable_options(tmp_path, monitor__gold=f"{tmp_path}/rules.py:reward", epochs=5)
     run = RlhfRun(tmp_path / "run", model_with_preferences, config)
     run.train()
     assert [gate.passed for gate in run.events_of(GateChecked)] == [True]
@@ -516,7 +568,7 @@ def test_a_harmless_reward_passes_the_gate(tmp_path: Path, model_with_preference
 def test_a_policy_beyond_max_kl_returns_to_its_best_checkpoint(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
-    config = hackable_options(tmp_path, gold=None, max_kl=0.5)
+    config = hackable_options(tmp_path, monitor__gold=None, monitor__max_kl=0.5)
     run = RlhfRun(tmp_path / "run", model_with_preferences, config)
     run.train()
     (gate,) = run.events_of(GateChecked)
@@ -525,7 +577,7 @@ def test_a_policy_beyond_max_kl_returns_to_its_best_checkpoint(
 
 
 def test_a_missing_gold_reward_is_reported(tmp_path: Path, model_with_preferences: Path) -> None:
-    config = hackable_options(tmp_path, gold=None, max_steps=1)
+    config = hackable_options(tmp_path, monitor__gold=None, max_steps=1)
     demonstrations = [
         Completion(source=f"s:{n}", prompt=f"{n}?", completion="ten") for n in range(8)
     ]
@@ -561,12 +613,12 @@ def test_a_run_stopped_in_any_stage_ends_with_identical_weights(
     assert weights(run.out) == weights(finished.out)
 
 
-@pytest.mark.parametrize("changes", [{"num_iterations": 2, "kl_target": 2.0}], ids=str)
+@pytest.mark.parametrize("changes", [{"loss__num_iterations": 2, "loss__kl_target": 2.0}], ids=str)
 def test_kl_coefficient_and_evaluations_are_resumed(
     tmp_path: Path, model_with_preferences: Path, changes: dict[str, Any]
 ) -> None:
     """The adapted coefficient, the best evaluation and the rollout are the same after a resume."""
-    config = options(policy={"algorithm": "ppo", "save_every": 2, **changes})
+    config = options(policy={"algorithm": "ppo", "checkpoints__every": 2, **changes})
     runs = [
         RlhfRun(tmp_path / name / "run", model_with_preferences, config)
         for name in ("uninterrupted", "resumed")
@@ -651,8 +703,8 @@ def test_full_training_keeps_a_copy_as_reference(
         ({name: {"skip": True} for name in STAGES}, "nothing to train"),
         ({"policy": {"rewards": []}}, "at least 1"),
         ({"policy": {"rewards": [{"function": "a.py:b", "plugin": "c:d"}]}}, "cannot both"),
-        ({"supervised": {"bits": 8}}, "is read with"),
-        ({"policy": {"kl_target": 3.0}}, "ppo"),
+        ({"supervised": tables(quantization__bits=8)}, "is read with"),
+        ({"policy": tables(loss__kl_target=3.0)}, "ppo"),
     ],
 )
 def test_contradictory_options_are_refused(table: dict[str, Any], match: str) -> None:

@@ -1,0 +1,268 @@
+"""The tables of the built-in techniques: keys that moved, tables that were words, their size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from tunesmith.catalog import Catalog
+from tunesmith.config import run_file
+from tunesmith.config.read_plan import make_plan
+from tunesmith.errors import ConfigError, RenamedKey
+from tunesmith.offers import TechniqueOffer
+from tunesmith.options import earlier_keys, from_table
+from tunesmith.plugins import Selection, find_plugins
+from tunesmith_plugins.techniques.full.options import FullOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_plugins.techniques.preference.options import PreferenceOptions
+from tunesmith_plugins.techniques.qlora.options import QloraOptions
+from tunesmith_plugins.techniques.rlhf.options import (
+    PolicyStage,
+    RewardStage,
+    RlhfOptions,
+    SupervisedStage,
+)
+from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions, QuantizationOptions
+from tunesmith_torch.options.training import (
+    CheckpointOptions,
+    OptimizerOptions,
+    ScheduleOptions,
+    TrainingOptions,
+)
+
+MOST_KEYS = 15
+"""Settings of one table; a table within it is counted by itself."""
+
+TRAINING_KEYS = {
+    "optimizer.weight_decay": ["weight_decay"],
+    "optimizer.betas": ["betas"],
+    "optimizer.max_grad_norm": ["max_grad_norm", "clip"],
+    "schedule.warmup_ratio": ["warmup_ratio", "warmup"],
+    "checkpoints.every": ["save_every"],
+    "batch_size": ["batch"],
+    "micro_batch_tokens": ["micro_tokens"],
+    "max_length": ["max_tokens"],
+    "fused_kernels": ["lean"],
+    "gradient_checkpointing": ["checkpointing"],
+}
+SUPERVISED_KEYS = {**TRAINING_KEYS, "truncate_prompts": ["cut_prompts"]}
+ADAPTER_KEYS = {
+    "adapter.rank": ["rank"],
+    "adapter.alpha": ["alpha"],
+    "adapter.dropout": ["dropout"],
+    "adapter.target_modules": ["target_modules", "targets"],
+    "adapter.modules_to_save": ["modules_to_save"],
+    "adapter.use_rslora": ["use_rslora", "rslora"],
+    "adapter.use_dora": ["use_dora", "dora"],
+}
+QUANTIZATION_KEYS = {
+    "quantization.bits": ["bits"],
+    "quantization.double_quantization": ["double_quantization"],
+}
+PREFERENCE_KEYS = {
+    f"loss.{key}": [key]
+    for key in ("beta", "label_smoothing", "margin", "desirable_weight", "undesirable_weight")
+}
+REWARD_KEYS = {
+    "loss.margin": ["margin"],
+    "loss.center_rewards_coefficient": ["center_rewards_coefficient", "centring"],
+    "gate.accept_weak": ["accept_weak"],
+}
+POLICY_KEYS = {
+    "generation.num_generations": ["num_generations", "samples"],
+    "generation.max_new_tokens": ["max_new_tokens", "answer_tokens"],
+    "generation.temperature": ["temperature"],
+    "loss.mask_truncated_completions": ["mask_truncated_completions", "mask_truncated"],
+    "loss.clip_range": ["clip_range", "ratio_clip"],
+    "loss.num_iterations": ["num_iterations", "rollout_epochs"],
+    "loss.kl_coef": ["kl_coef", "kl_weight"],
+    "loss.kl_target": ["kl_target"],
+    "loss.gamma": ["gamma"],
+    "loss.gae_lambda": ["gae_lambda"],
+    "loss.vf_coef": ["vf_coef", "value_weight"],
+    "monitor.gold": ["gold"],
+    "monitor.log_completions": ["log_completions", "tell_samples"],
+    "monitor.max_kl": ["max_kl", "kl_budget"],
+    "monitor.accept_divergence": ["accept_divergence"],
+    "monitor.every": ["monitor_every", "watch_every"],
+    "monitor.rows": ["monitor_rows", "watch_rows"],
+}
+CHOSEN_KEYS = {**TRAINING_KEYS, **ADAPTER_KEYS, **QUANTIZATION_KEYS}
+KEYS: dict[str, tuple[str, type[TrainingOptions], dict[str, list[str]]]] = {
+    "full": ("technique", FullOptions, SUPERVISED_KEYS),
+    "lora": ("technique", LoraOptions, {**SUPERVISED_KEYS, **ADAPTER_KEYS}),
+    "qlora": ("technique", QloraOptions, {**CHOSEN_KEYS, **SUPERVISED_KEYS}),
+    "preference": ("technique", PreferenceOptions, {**CHOSEN_KEYS, **PREFERENCE_KEYS}),
+    "supervised": ("technique.supervised", SupervisedStage, {**CHOSEN_KEYS, **SUPERVISED_KEYS}),
+    "reward": ("technique.reward", RewardStage, {**CHOSEN_KEYS, **REWARD_KEYS}),
+    "policy": ("technique.policy", PolicyStage, {**CHOSEN_KEYS, **POLICY_KEYS}),
+}
+"""Table, options, and the earlier keys of each present key, written down so that none is lost."""
+CASES = [
+    (name, old, new) for name, (_, _, keys) in KEYS.items() for new in keys for old in keys[new]
+]
+
+
+@cache
+def built_ins() -> Catalog:
+    return Catalog(find_plugins(Selection(allowed=frozenset())))
+
+
+def problems(name: str, key: str, value: Any) -> dict[str, Any]:
+    """Return the problems of a run file with this key, by the path of their key."""
+    table, _, _ = KEYS[name]
+    _, _, stage = table.partition(".")
+    keys = {key: value}
+    technique = {"use": "rlhf", stage: keys} if stage else {"use": name, **keys}
+    tables: dict[str, Any] = {
+        "model": {"base": "no such model"},
+        "data": {"use": "jsonl", "train": "rows.jsonl"},
+        "technique": technique,
+    }
+    with pytest.raises(ConfigError) as caught:
+        make_plan(run_file.RunFile(tables=tables, folder=Path("/"), stem="x"), built_ins())
+    return {problem.where: problem for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(("name", "old", "new"), CASES)
+def test_a_key_that_moved_is_refused_with_its_place(name: str, old: str, new: str) -> None:
+    where = f"{KEYS[name][0]}.{old}"
+    problem = problems(name, old, 1)[where]
+    assert isinstance(problem, RenamedKey)
+    assert str(problem) == f'{where}: was renamed to "{new}"'
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_list_of_earlier_keys_is_complete(name: str) -> None:
+    _, options, keys = KEYS[name]
+    assert earlier_keys(options) == {old: new for new, olds in keys.items() for old in olds}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_each_key_that_a_hint_names_exists(name: str) -> None:
+    _, options, _ = KEYS[name]
+    own = {info.alias or field for field, info in options.model_fields.items()}
+    for old, new in earlier_keys(options).items():
+        table: type[BaseModel] = options
+        *outer, last = new.split(".")
+        for key in outer:
+            table = nested_table(table, key)
+        assert last in table.model_fields, new
+        assert old not in own, f"{old} is a present key"
+
+
+@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("schedule", "cosine", 'schedule.type = "cosine"'),
+        ("optimizer", "adamw-8bit", 'optimizer.name = "adamw-8bit"'),
+    ],
+)
+def test_a_word_in_place_of_a_table_is_refused_with_its_key(
+    name: str, key: str, value: str, hint: str
+) -> None:
+    where = f"{KEYS[name][0]}.{key}"
+    assert f"is a table; write `{hint}`" in str(problems(name, key, value)[where])
+
+
+def test_the_name_of_a_loss_in_place_of_its_table_is_refused() -> None:
+    text = str(problems("preference", "loss", "dpo")["technique.loss"])
+    assert 'is a table; write `loss.type = "dpo"`' in text
+
+
+@pytest.mark.parametrize("name", ["preference", "reward", "policy"])
+def test_a_key_of_supervised_training_alone_is_unknown_elsewhere(name: str) -> None:
+    with pytest.raises(ValidationError, match="truncate_prompts"):
+        from_table(KEYS[name][1], {"truncate_prompts": True})
+
+
+# --------------------------------------------------------------------------- tables
+
+
+def nested_table(options: type[BaseModel], key: str) -> type[BaseModel]:
+    annotation = options.model_fields[key].annotation
+    assert isinstance(annotation, type) and issubclass(annotation, BaseModel), key
+    return annotation
+
+
+def tables(path: str, options: type[BaseModel]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the path of each table, and its settings: the keys that are no tables themselves.
+
+    A list of tables, such as ``[[technique.policy.rewards]]``, is a table too.
+    """
+    settings = []
+    for field, info in options.model_fields.items():
+        annotation, key = info.annotation, info.alias or field
+        for inner in (annotation, *get_args(annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from tables(f"{path}.{key}", inner)
+                break
+        else:
+            settings.append(key)
+    yield path, settings
+
+
+def test_no_table_is_large() -> None:
+    sizes = {
+        path: len(keys)
+        for offered in built_ins().offers(TechniqueOffer)
+        for path, keys in tables(offered.offer.name, offered.offer.config)
+    }
+    assert len(sizes) > 30 and max(sizes.values()) > MOST_KEYS // 2, "the keys are not found"
+    assert not {path: size for path, size in sizes.items() if size > MOST_KEYS}
+
+
+def test_tables_within_a_table_are_counted_by_themselves() -> None:
+    found = dict(tables("rlhf", RlhfOptions))
+    assert {"rlhf", "rlhf.policy", "rlhf.policy.monitor", "rlhf.reward.gate"} <= set(found)
+    assert found["rlhf"] == []
+    assert {"from", "skip", "learning_rate"} <= set(found["rlhf.policy"])
+    assert "optimizer" not in found["rlhf.policy"]
+    assert found["rlhf.policy.rewards"] == ["weight", "function", "plugin"]
+    assert found["rlhf.policy.schedule"] == ["type", "warmup_ratio"]
+
+
+def test_defaults_of_the_tables() -> None:
+    options = LoraOptions()
+    assert options.optimizer == OptimizerOptions(name="adamw", max_grad_norm=1.0)
+    assert options.schedule == ScheduleOptions(type="cosine", warmup_ratio=0.05)
+    assert options.checkpoints == CheckpointOptions(every=None, keep=2)
+    assert options.adapter == AdapterOptions(rank=16, alpha=32.0)
+    assert from_table(LoraOptions, options.model_dump(mode="json", by_alias=True)) == options
+    with pytest.raises(ValidationError, match="keep"):
+        from_table(LoraOptions, {"checkpoints": {"keep": 0}})
+
+
+@pytest.mark.parametrize(
+    ("options", "table", "expected"),
+    [
+        (FullOptions, {}, Adaptation("full")),
+        (LoraOptions, {"adapter": {"rank": 4}}, Adaptation("lora", AdapterOptions(rank=4))),
+        (QloraOptions, {}, Adaptation("qlora", AdapterOptions(), QuantizationOptions())),
+        (PreferenceOptions, {}, Adaptation("lora", AdapterOptions())),
+        (PreferenceOptions, {"adapt": "full"}, Adaptation("full")),
+        (
+            SupervisedStage,
+            {"adapt": "qlora", "quantization": {"bits": 8}},
+            Adaptation("qlora", AdapterOptions(), QuantizationOptions(bits=8)),
+        ),
+    ],
+)
+def test_the_weights_that_are_trained_follow_from_the_options(
+    options: type[TrainingOptions], table: dict[str, Any], expected: Adaptation
+) -> None:
+    assert from_table(options, table).adaptation == expected
+
+
+@pytest.mark.parametrize("options", [PreferenceOptions, SupervisedStage, RewardStage, PolicyStage])
+def test_a_table_that_is_not_read_is_refused(options: type[TrainingOptions]) -> None:
+    with pytest.raises(ValidationError, match="`adapter` is read with"):
+        from_table(options, {"adapt": "full", "adapter": {"rank": 4}})
+    with pytest.raises(ValidationError, match="`quantization` is read with"):
+        from_table(options, {"quantization": {"bits": 8}})

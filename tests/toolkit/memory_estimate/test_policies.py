@@ -1,0 +1,97 @@
+"""What training on pairs and on rewards computes together, and holds besides the policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tables import build
+
+from tunesmith.contracts import Assumptions, EstimateRequest
+from tunesmith_plugins.techniques.preference.options import PreferenceOptions
+from tunesmith_torch.memory_estimate.policies import (
+    Stage,
+    estimate_pairs,
+    pair_grouping,
+    policy_grouping,
+)
+from tunesmith_torch.memory_estimate.techniques import estimate_supervised
+from tunesmith_torch.memory_estimate.workload import Grouping
+from tunesmith_torch.options.policy import PolicyOptions
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 512,
+}
+REQUEST = EstimateRequest(
+    config=CONFIG, tokenizer=None, train=(), heldout=(), assumed=Assumptions(), device="cuda"
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "shares_prompt"),
+    [
+        ({}, "cpu", True),
+        ({}, "cuda", False),
+        ({"packing": False}, "cpu", False),
+        ({"share_prompts": False}, "cpu", False),
+    ],
+)
+def test_both_completions_of_a_pair_are_computed(
+    changes: dict[str, Any], device: str, shares_prompt: bool
+) -> None:
+    options = build(PreferenceOptions, **changes)
+    expected = Grouping(both_completions=True, shares_prompt=shares_prompt)
+    assert pair_grouping(options, device) == expected
+    reward = pair_grouping(options, device, scores_last_token=True)
+    assert reward == Grouping(
+        both_completions=True, shares_prompt=shares_prompt, scores_last_token=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("packing", "device", "shares_prompt"),
+    [(True, "cpu", True), (True, "cuda", False), (False, "cpu", False)],
+)
+def test_a_policy_samples_its_completions(packing: bool, device: str, shares_prompt: bool) -> None:
+    options = build(
+        PolicyOptions,
+        packing=packing,
+        generation__num_generations=5,
+        generation__max_new_tokens=40,
+    )
+    expected = Grouping(sampled_completions=(5, 40), shares_prompt=shares_prompt)
+    assert policy_grouping(options, device) == expected
+
+
+def test_the_reference_costs_a_forward_pass_of_each_pair() -> None:
+    options = PreferenceOptions()
+    pairs = next(estimate_pairs(options, REQUEST))
+    plain = next(estimate_supervised(options, REQUEST, pair_grouping(options, "cuda")))
+    assert pairs.flops == pytest.approx(plain.flops * 4 / 3)
+    assert pairs.memory == plain.memory
+
+
+@pytest.mark.parametrize(
+    ("changes", "models"),
+    [
+        ({}, {"reward model"}),
+        ({"adapt": "full"}, {"reward model", "reference"}),
+        ({"adapt": "full", "loss__kl_coef": 0.0, "monitor__max_kl": 0.0}, {"reward model"}),
+    ],
+    ids=str,
+)
+def test_models_besides_the_policy(changes: dict[str, Any], models: set[str]) -> None:
+    options = build(PolicyOptions, **changes)
+    stage = Stage.of_policy("policy", options, REQUEST, reward_model_bytes=7)
+    assert set(stage.resident_models) == models
+    assert stage.resident_models["reward model"] == 7
+    alone = Stage.of_policy("policy", options, REQUEST)
+    assert set(alone.resident_models) == models - {"reward model"}

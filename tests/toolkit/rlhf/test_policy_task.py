@@ -1,0 +1,152 @@
+"""The policy as a task of the trainer: its prompts, its gold reward, and its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import build
+
+from tunesmith.contracts import Job
+from tunesmith.errors import DataError
+from tunesmith.events import (
+    Event,
+    GateChecked,
+    Notice,
+    StepFinished,
+    TrainingFinished,
+    TrainingStarted,
+)
+from tunesmith.records import Completion, Message, Preference, Record
+from tunesmith.storage import Checkpoints
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.models.loading import load_tokenizer
+from tunesmith_torch.options.policy import PolicyOptions
+from tunesmith_torch.rlhf.policy_task import PolicyTask, gold_reward
+from tunesmith_torch.training.trainer import train
+
+VOWELS = "def reward(prompt, answer):\n    return sum(answer.count(x) for x in 'aeiou') / 4\n"
+ROWS: tuple[Record, ...] = tuple(
+    Completion(source=f"rows:{n}", prompt=f"What is {n % 6}?", completion="ten") for n in range(8)
+)
+PAIRS: tuple[Record, ...] = tuple(
+    Preference(source=f"pairs:{n}", prompt=(Message("user", f"{n}?"),), chosen="yes", rejected="no")
+    for n in range(5)
+)
+
+
+@pytest.fixture(scope="module")
+def template(tiny_folder: Path) -> Template:
+    return Template.from_tokenizer(load_tokenizer(tiny_folder))
+
+
+@dataclass
+class Run:
+    """A job and its events."""
+
+    job: Job[Any]
+    events: list[Event]
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def make_run(
+    folder: Path,
+    model: Path,
+    records: Sequence[Record] = ROWS,
+    heldout: Sequence[Record] = (),
+    **changes: Any,
+) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rules.py").write_text(VOWELS, encoding="utf-8")
+    keys = {
+        "precision": "fp32",
+        "batch_size": 3,
+        "learning_rate": 1e-3,
+        "generation__num_generations": 3,
+        "generation__max_new_tokens": 6,
+        "loss__mask_truncated_completions": False,
+        "rewards": [{"function": f"{folder}/rules.py:reward"}],
+    }
+    events: list[Event] = []
+    job: Job[Any] = Job(
+        config=build(PolicyOptions, **{**keys, **changes}),
+        model=model,
+        train=records,
+        heldout=heldout,
+        out=folder,
+        seed=3,
+        device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        emit=events.append,
+        technique="test",
+    )
+    return Run(job, events)
+
+
+def test_distinct_prompts_that_leave_room_for_a_completion_are_trained_on(
+    tmp_path: Path, template: Template
+) -> None:
+    long = Completion(source="rows:long", prompt="a word " * 60, completion="ten")
+    run = make_run(tmp_path, tmp_path, (*ROWS, long))
+    prompts = PolicyTask(None).tokenize(run.job, template, 60)
+    assert [prompt[0].content for prompt in prompts] == [f"What is {n}?" for n in range(6)]
+    (notice,) = run.of(Notice)
+    assert notice.message == "1 of 7 prompts are left out: longer than 54 tokens"
+    (length, *_) = map(len, template.encode_prompts([prompts[0]]))
+    assert PolicyTask(None).tokenize(run.job, template, length + 6)
+    with pytest.raises(DataError, match="none of 7 prompts leaves room for a completion"):
+        PolicyTask(None).tokenize(run.job, template, 7)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+@pytest.mark.parametrize("adapt", ["lora", "full"])
+def test_a_policy_is_trained_without_a_reward_model(
+    tmp_path: Path, tiny_folder: Path, adapt: str, algorithm: str
+) -> None:
+    """All in one: the first KL is zero, the gate is reported last, and all tokens are counted."""
+    run = make_run(tmp_path, tiny_folder, heldout=PAIRS, adapt=adapt, algorithm=algorithm)
+    artifact = train(run.job, PolicyTask(None))
+    assert artifact.format == ("adapter" if adapt == "lora" else "model")
+    (started,) = run.of(TrainingStarted)
+    assert (started.rows, started.trained_tokens) == (6, 0)
+    details = {
+        "algorithm": algorithm,
+        "num_generations": 3,
+        "max_new_tokens": 6,
+        "shares_base_with_reward_model": False,
+    }
+    assert {name: started.details[name] for name in details} == details
+    steps = run.of(StepFinished)
+    assert len(steps) == 2 and abs(steps[0].metrics["kl"]) < 1e-4
+    assert [type(event) for event in run.events[-2:]] == [GateChecked, TrainingFinished]
+    (finished,) = run.of(TrainingFinished)
+    assert finished.tokens == sum(step.tokens for step in steps)
+    assert finished.trained_tokens == sum(step.trained_tokens for step in steps)
+
+
+def test_the_gold_reward_is_a_function_or_held_out_pairs(
+    tmp_path: Path, template: Template
+) -> None:
+    run = make_run(tmp_path, tmp_path, heldout=(*ROWS, *PAIRS), monitor__rows=3)
+    by_pairs = gold_reward(run.job, template)
+    assert [prompt[0].content for prompt in by_pairs.prompts] == ["0?", "1?", "2?"]
+    assert len(by_pairs.pairs) == 3 and by_pairs.function is None
+    gold = f"{tmp_path}/rules.py:reward"
+    run = make_run(tmp_path, tmp_path, heldout=(*ROWS, *PAIRS), monitor__rows=3, monitor__gold=gold)
+    by_function = gold_reward(run.job, template)
+    assert [prompt[0].content for prompt in by_function.prompts] == [
+        "What is 0?",
+        "What is 1?",
+        "What is 2?",
+    ]
+    assert by_function.function is not None and not by_function.pairs
+    assert not run.events
+    run = make_run(tmp_path, tmp_path, heldout=ROWS)
+    assert gold_reward(run.job, template).function is None
+    (notice,) = run.of(Notice)
+    assert "monitored by its reward alone" in notice.message

@@ -1,0 +1,95 @@
+"""Training on next tokens: the fused kernels change nothing, and rows left out are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import build
+
+from tunesmith.contracts import Job
+from tunesmith.errors import DataError
+from tunesmith.events import Event, Notice, StepFinished
+from tunesmith.records import Completion, Record
+from tunesmith.storage import Checkpoints
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_torch.kernels import lora_autograd, rms_norm
+from tunesmith_torch.training.supervised import SupervisedTask
+from tunesmith_torch.training.trainer import train
+
+RECORDS = tuple(Completion(source=f"r:{n}", prompt=f"{n}?", completion="ten") for n in range(8))
+
+
+def run(
+    folder: Path, model: Path, records: tuple[Record, ...] = RECORDS, **changes: Any
+) -> list[Event]:
+    """Train by LoRA with these options; return the events."""
+    folder.mkdir(parents=True, exist_ok=True)
+    events: list[Event] = []
+    job: Job[Any] = Job(
+        config=build(LoraOptions, batch_size=4, precision="fp32", **changes),
+        model=model,
+        train=records,
+        heldout=(),
+        out=folder,
+        seed=1,
+        device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        emit=events.append,
+        technique="test",
+    )
+    train(job, SupervisedTask())
+    return events
+
+
+def test_fused_kernels_do_not_change_the_losses(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Switched on they are used, switched off they are not; the losses are equal."""
+    calls: list[str] = []
+    for kind in (rms_norm._RMSNormFunction, lora_autograd.LoraFunction):
+        monkeypatch.setattr(kind, "apply", counted(kind.apply, kind.__name__, calls))
+    losses = {}
+    for on in (True, False):
+        calls.clear()
+        events = run(
+            tmp_path / str(on), tiny_folder, max_steps=3, fused_kernels=on, learning_rate=1e-2
+        )
+        steps = [event for event in events if isinstance(event, StepFinished)]
+        losses[on] = [step.loss for step in steps]
+        assert set(calls) == ({"_RMSNormFunction", "LoraFunction"} if on else set())
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    assert losses[True][-1] < losses[True][0]
+
+
+def counted(function: Callable[..., Any], name: str, calls: list[str]) -> Callable[..., Any]:
+    def apply(*args: Any) -> Any:
+        calls.append(name)
+        return function(*args)
+
+    return apply
+
+
+def test_rows_that_do_not_fit_are_reported(tmp_path: Path, tiny_folder: Path) -> None:
+    long = Completion(source="r:long", prompt="a word " * 200, completion="ten")
+    events = run(tmp_path / "out", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1)
+    notices = [event for event in events if isinstance(event, Notice)]
+    assert [notice.level for notice in notices] == ["warning"]
+    assert "1 rows are left out of training" in notices[0].message
+    assert "r:long" in notices[0].message
+    shortened = run(
+        tmp_path / "cut", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1,
+        truncate_prompts=True,
+    )  # fmt: skip
+    messages = [event.message for event in shortened if isinstance(event, Notice)]
+    assert messages == ["1 prompts were shortened to fit 64 tokens"]
+
+
+def test_data_of_which_nothing_fits_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    long = Completion(source="r:long", prompt="a word " * 200, completion="ten")
+    with pytest.raises(DataError, match="r:long: no row can be learned from"):
+        run(tmp_path, tiny_folder, (long,), max_length=64)
+    with pytest.raises(DataError, match="no rows"):
+        run(tmp_path, tiny_folder, ())

@@ -1,0 +1,161 @@
+"""The trainer that techniques share: its order of events, counts, checkpoints and refusals."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import build
+
+from tunesmith.contracts import Job
+from tunesmith.errors import EnvironmentProblem, RunStopped
+from tunesmith.events import CheckpointSaved, Event, StepFinished, TrainingFinished, TrainingStarted
+from tunesmith.records import Completion
+from tunesmith.storage import Checkpoints
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.training import trainer
+from tunesmith_torch.training.supervised import SupervisedTask
+
+RECORDS = tuple(
+    Completion(source=f"r:{n}", prompt=f"{n}?", completion="ten " * (1 + n % 3)) for n in range(8)
+)
+
+
+def job(folder: Path, model: Path, config: LoraOptions, emit: Callable[[Event], None]) -> Job[Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Job(
+        config=config,
+        model=model,
+        train=RECORDS,
+        heldout=RECORDS[:1],
+        out=folder,
+        seed=1,
+        device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        emit=emit,
+        technique="test",
+    )
+
+
+def train(folder: Path, model: Path, **changes: Any) -> list[Event]:
+    """Train by LoRA with these options; return the events."""
+    events: list[Event] = []
+    config = build(LoraOptions, **{"precision": "fp32", "batch_size": 4, **changes})
+    trainer.train(job(folder, model, config, events.append), SupervisedTask())
+    return events
+
+
+def steps(events: list[Event]) -> list[StepFinished]:
+    return [event for event in events if isinstance(event, StepFinished)]
+
+
+def test_a_run_performs_the_self_check_and_reports_its_counts(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[bool] = []
+    original = trainer.check_logprobs
+
+    def check(adapted: Any, *, packing: bool) -> None:
+        checked.append(packing)
+        original(adapted, packing=packing)
+
+    monkeypatch.setattr(trainer, "check_logprobs", check)
+    events = train(tmp_path, tiny_folder, epochs=2)
+    assert checked == [True]
+    started = next(event for event in events if isinstance(event, TrainingStarted))
+    finished = next(event for event in events if isinstance(event, TrainingFinished))
+    assert started.steps == len(steps(events)) == finished.steps == 4
+    assert sum(step.tokens for step in steps(events)) == finished.tokens == 2 * started.tokens
+    assert sum(step.trained_tokens for step in steps(events)) == finished.trained_tokens
+
+
+def test_rows_are_tokenized_while_weights_are_read(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits here for the other to begin, so in sequence they would never end."""
+    begun, done = threading.Event(), threading.Event()
+    tokenize, read = Template.tokenize_records, trainer.load_model
+
+    def tokenize_slowly(*args: Any, **kwargs: Any) -> Any:
+        assert begun.wait(60)
+        examples = tokenize(*args, **kwargs)
+        done.set()
+        return examples
+
+    def read_slowly(*args: Any, **kwargs: Any) -> Any:
+        begun.set()
+        assert done.wait(60)
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(Template, "tokenize_records", tokenize_slowly)
+    monkeypatch.setattr(trainer, "load_model", read_slowly)
+    assert len(steps(train(tmp_path, tiny_folder, max_steps=2))) == 2
+
+
+def test_an_unavailable_optimizer_is_refused_before_weights_are_read(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "load_model", None)
+    with pytest.raises(EnvironmentProblem, match="this run is on cpu"):
+        train(tmp_path, tiny_folder, optimizer__name="paged-adamw-8bit")
+
+
+def test_training_with_8_bit_adamw(tmp_path: Path, tiny_folder: Path) -> None:
+    options = {"max_steps": 4, "optimizer__name": "adamw-8bit", "learning_rate": 1e-2}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "`is_gradient_checkpointing` is deprecated")
+        finished = steps(train(tmp_path, tiny_folder, precision="auto", **options))
+    assert finished[-1].loss < finished[0].loss
+
+
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 3}, {"epochs": 0.5}, {"epochs": 1.5, "batch_size": 3}], ids=str
+)
+def test_the_tokens_of_a_training_are_those_of_its_steps(
+    tmp_path: Path, tiny_folder: Path, length: dict[str, Any]
+) -> None:
+    """Also if it ends within an epoch: rows have unequal lengths, so a share of all is wrong."""
+    events = train(tmp_path, tiny_folder, **length)
+    (started,) = [event for event in events if isinstance(event, TrainingStarted)]
+    (finished,) = [event for event in events if isinstance(event, TrainingFinished)]
+    assert finished.steps == len(steps(events))
+    assert finished.tokens == sum(step.tokens for step in steps(events))
+    assert finished.trained_tokens == sum(step.trained_tokens for step in steps(events))
+    share = sum(step.rows for step in steps(events)) / len(RECORDS)
+    assert finished.tokens != round(started.tokens * share)
+
+
+def test_the_tokens_of_a_resumed_training_are_those_of_all_steps(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    whole = train(tmp_path / "uninterrupted", tiny_folder, max_steps=3)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.step == 2:
+            raise RunStopped("enough")
+
+    config = build(LoraOptions, precision="fp32", batch_size=4, max_steps=3)
+    with pytest.raises(RunStopped):
+        trainer.train(job(tmp_path / "resumed", tiny_folder, config, stop), SupervisedTask())
+    resumed = train(tmp_path / "resumed", tiny_folder, max_steps=3)
+    assert len(steps(resumed)) == 1
+    counts = [
+        [(e.steps, e.tokens, e.trained_tokens) for e in events if isinstance(e, TrainingFinished)]
+        for events in (whole, resumed)
+    ]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_as_many_checkpoints_are_kept_as_the_options_say(
+    tmp_path: Path, tiny_folder: Path, keep: int
+) -> None:
+    events = train(tmp_path, tiny_folder, max_steps=4, checkpoints__every=1, checkpoints__keep=keep)
+    saved = [event.step for event in events if isinstance(event, CheckpointSaved)]
+    assert saved == [1, 2, 3, 4]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == saved[-keep:]
