@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 

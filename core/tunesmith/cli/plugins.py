@@ -291,7 +291,7 @@ def _type_name(kind: Any) -> str:
         return _type_name(arguments[0])
     if arguments:
         return f"{get_origin(kind).__name__}[{', '.join(map(_type_name, arguments))}]"
-    return str(getattr(kind, "__name__", kind))
+    return kind.__name__ if inspect.isclass(kind) else str(kind)
 
 
 BOUND_SIGNS = {
