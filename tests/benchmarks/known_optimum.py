@@ -261,7 +261,7 @@ class SeedExperiment:
             tokens=MAX_NEW_TOKENS,
             kl_coef="0.05",
             every=self.sizes.every,
-            more="vf_coef = 0.5" if algorithm == "ppo" else "",
+            more="loss.vf_coef = 0.5" if algorithm == "ppo" else "",
         )
 
     def _run_timed(self, results: dict[str, Any], name: str, text: str, *data: str) -> None:
