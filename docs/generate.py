@@ -31,7 +31,7 @@ from tunesmith.estimate.hardware import GIB
 from tunesmith.estimate.memory_peak import compute_peak
 from tunesmith.machine import Device, Machine
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
-from tunesmith.options import DataOptions
+from tunesmith.options import DataOptions, fields_by_key, table_options
 from tunesmith.plugins import Selection
 
 HERE = Path(__file__).parent
@@ -85,31 +85,38 @@ def run_file() -> Iterator[str]:
             yield from inner_tables(offer.config, where.strip("[]"))
 
 
-def inner_tables(model: type[BaseModel], where: str) -> Iterator[str]:
-    """Yield the tables below an offer's own table, each with its options."""
-    for name, info in model.model_fields.items():
-        if is_table(info) and info.annotation is not None:
-            yield f"#### `[{where}.{name}]`\n"
-            yield f"{info.description}\n"
-            yield from table(info.annotation)
+def inner_tables(
+    model: type[BaseModel], where: str, seen: dict[type[BaseModel], str] | None = None
+) -> Iterator[str]:
+    """Yield the tables below an offer's own table, each with its options.
 
-
-def is_table(info: FieldInfo) -> bool:
-    """Return True if an option is a table with options of its own."""
-    return isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+    Tables with the same options are written once; the others refer to the first one.
+    """
+    seen = {} if seen is None else seen
+    for key, info in fields_by_key(model).items():
+        inner, path = table_options(info), f"{where}.{key}"
+        if inner is None:
+            continue
+        yield f"#### `[{path}]`\n"
+        yield f"{info.description}\n"
+        if inner in seen:
+            yield f"The options are those of `[{seen[inner]}]`.\n"
+            continue
+        seen[inner] = path
+        yield from table(inner)
+        yield from inner_tables(inner, path, seen)
 
 
 def table(model: type[BaseModel]) -> Iterator[str]:
     """Yield the options of a model as a Markdown table."""
-    own = {name: info for name, info in model.model_fields.items() if not is_table(info)}
+    own = {key: f for key, f in fields_by_key(model).items() if table_options(f) is None}
     if not own:
         yield "No options.\n" if not model.model_fields else "All options are in its tables:\n"
         return
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     schema = model.model_json_schema()
-    for name, info in own.items():
-        key = info.alias or name
+    for key, info in own.items():
         what = (info.description or "").replace("|", "\\|")
         type_ = kind(schema["properties"][key], schema)
         yield f"| `{key}` | {type_} | {default(info)} | {what} |"

@@ -4,7 +4,7 @@
 
     import tunesmith
 
-    report = tunesmith.run("run.toml", sets=["technique.rank=8"])
+    report = tunesmith.run("run.toml", sets=["technique.adapter.rank=8"])
     print(report.finished.verdict["sentence"])
 """
 
@@ -42,7 +42,7 @@ def run(
     """Execute a run file and return the report.
 
     Args:
-        sets: overrides, each as ``technique.rank=8``.
+        sets: overrides, each as ``technique.epochs=1``.
         out: the run folder; without it, a new one is created below ``[run] folder``.
         force: run although the predicted memory exceeds the available memory.
 

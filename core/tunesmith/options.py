@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -33,6 +34,24 @@ def earlier_keys(options: type[BaseModel]) -> dict[str, str]:
         vars(cls).get("EARLIER", {}) for cls in reversed(options.__mro__)
     ]
     return {old: new for table in tables for old, new in table.items()}
+
+
+def fields_by_key(options: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of options by their key in a run file, which may differ from the name."""
+    return {info.alias or name: info for name, info in options.model_fields.items()}
+
+
+def table_options(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the options class of a field that is a table; None for other fields and lists."""
+    is_list = get_origin(field.annotation) is list
+    return None if is_list else nested_options(field.annotation)
+
+
+def nested_options(annotation: Any) -> type[BaseModel] | None:
+    """Return the options class in the type of a field, as in ``X``, ``X | None``, ``list[X]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(nested_options, get_args(annotation))), None)
 
 
 def from_table(options: type[M], table: Mapping[str, Any]) -> M:

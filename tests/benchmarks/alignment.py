@@ -97,13 +97,11 @@ def common_options(spec: WorkerSpec) -> dict[str, Any]:
     """Return the options that all three trainings share."""
     return {
         "learning_rate": LEARNING_RATE,
-        "schedule": "constant",
-        "warmup_ratio": 0.0,
+        "schedule": {"type": "constant", "warmup_ratio": 0.0},
         "batch_size": spec.batch,
         "max_steps": spec.steps,
         "epochs": 1,
-        "rank": spec.rank,
-        "alpha": spec.alpha,
+        "adapter": {"rank": spec.rank, "alpha": spec.alpha},
     }
 
 
@@ -111,10 +109,12 @@ def tunesmith_preference(spec: WorkerSpec) -> StepTimes:
     """Train through the technique's offer, as a run does."""
     from transformers import AutoTokenizer
 
+    from tunesmith.options import from_table
     from tunesmith_plugins.techniques.preference.offer import PREFERENCE
 
     times = StepTimes()
-    config = PREFERENCE.config(loss="dpo", beta=BETA, **common_options(spec))
+    loss = {"type": "dpo", "beta": BETA}
+    config = from_table(PREFERENCE.config, {**common_options(spec), "loss": loss})
     with training_job(spec, config, times) as job:
         PREFERENCE.build(config).train(job)
     record_pair_tokens(times, spec, pair_groups(spec, AutoTokenizer.from_pretrained(spec.model)))
@@ -125,22 +125,26 @@ def tunesmith_reward(spec: WorkerSpec) -> StepTimes:
     """Train through the toolkit, as a stage of ``rlhf`` does."""
     from transformers import AutoTokenizer
 
-    from tunesmith_torch.options.preference import RewardOptions
-    from tunesmith_torch.rlhf.reward_model import train_reward_model
+    from tunesmith.options import from_table
+    from tunesmith_plugins.techniques.rlhf.options import RewardStage
+    from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
+    from tunesmith_torch.training.trainer import train
 
     times = StepTimes()
-    config = RewardOptions(**common_options(spec))
+    config = from_table(RewardStage, common_options(spec))
     with training_job(spec, config, times) as job:
-        train_reward_model(job)
+        train(job, RewardTask())
     record_pair_tokens(times, spec, pair_groups(spec, AutoTokenizer.from_pretrained(spec.model)))
     return times
 
 
 def tunesmith_grpo(spec: WorkerSpec) -> StepTimes:
     """Train a policy in the training loop of all techniques."""
+    from tunesmith.options import from_table
     from tunesmith_torch.data.templates import Template
-    from tunesmith_torch.models.adapter_stack import adapt_policy, load_policy_base
-    from tunesmith_torch.options.policy import PolicyLoopOptions
+    from tunesmith_torch.models.adapter_stack import adapt_model
+    from tunesmith_torch.models.open_base import load_model
+    from tunesmith_torch.options.policy import PolicyOptions
     from tunesmith_torch.prefix.completion_groups import GroupLayout
     from tunesmith_torch.prefix.prefix_check import can_share_prefix
     from tunesmith_torch.rlhf.policy_objective import PolicyObjective
@@ -149,22 +153,20 @@ def tunesmith_grpo(spec: WorkerSpec) -> StepTimes:
     from tunesmith_torch.training.loop import run_training_loop
 
     times = StepTimes()
-    config = PolicyLoopOptions(
-        algorithm="grpo",
-        num_generations=NUM_GENERATIONS,
-        max_new_tokens=MAX_NEW_TOKENS,
-        kl_coef=kl_coef(spec),
-        max_kl=0.0,  # no KL limit, so that the KL is not computed if its coefficient is 0
-        mask_truncated_completions=False,
+    table = {
         **common_options(spec),
-    )
+        "algorithm": "grpo",
+        "generation": {"num_generations": NUM_GENERATIONS, "max_new_tokens": MAX_NEW_TOKENS},
+        "loss": {"kl_coef": kl_coef(spec), "mask_truncated_completions": False},
+        # Without a KL limit, the KL is not computed if its coefficient is 0.
+        "monitor": {"max_kl": 0.0},
+    }
+    config = from_table(PolicyOptions, table)
     device = pick_device("cpu")
     precision = pick_precision(device)
     with training_job(spec, config, times) as job:
-        base = load_policy_base(job.model, device, precision, True)
-        adapted = adapt_policy(
-            base, precision, config, trained_weights="lora", initial_model=None, seed=SEED
-        )
+        base = load_model(job.model, device, precision, packing=True)
+        adapted = adapt_model(base, precision, config.adaptation, initial_model=None, seed=SEED)
         layout = GroupLayout(share_prompts=can_share_prefix(adapted.model))
         prompts = [pair.prompt for pair in make_rows(spec)]
         template = Template.from_tokenizer(base.tokenizer)

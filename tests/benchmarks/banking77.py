@@ -30,7 +30,7 @@ columns = { prompt = "text", completion = "category" }
 
 [technique]
 use = "TECHNIQUE"
-rank = 16
+adapter.rank = 16
 learning_rate = 5e-4
 batch_size = 8
 epochs = 4

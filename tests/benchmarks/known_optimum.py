@@ -114,13 +114,11 @@ learning_rate = {rate}
 batch_size = 8
 max_steps = {steps}
 epochs = 100
-num_generations = 8
-max_new_tokens = {tokens}
-mask_truncated_completions = false
-kl_coef = {kl_coef}
-rank = 16
-monitor_every = {every}
-gold = "rule.py:gold"
+adapter.rank = 16
+generation = {{ num_generations = 8, max_new_tokens = {tokens} }}
+loss.mask_truncated_completions = false
+loss.kl_coef = {kl_coef}
+monitor = {{ every = {every}, gold = "rule.py:gold" }}
 {more}
 """
 
@@ -140,8 +138,7 @@ skip = true
 PREFERENCE_TABLE = """[technique]
 use = "preference"
 from = "{sft}"
-loss = "{loss}"
-beta = 0.1
+loss = {{ type = "{loss}", beta = 0.1 }}
 learning_rate = {rate}
 epochs = 1
 batch_size = 16
@@ -264,7 +261,7 @@ class SeedExperiment:
             tokens=MAX_NEW_TOKENS,
             kl_coef="0.05",
             every=self.sizes.every,
-            more="vf_coef = 0.5" if algorithm == "ppo" else "",
+            more="loss.vf_coef = 0.5" if algorithm == "ppo" else "",
         )
 
     def _run_timed(self, results: dict[str, Any], name: str, text: str, *data: str) -> None:

@@ -26,6 +26,7 @@ from random import Random
 from statistics import median
 from typing import Any, Literal
 
+from tunesmith.config.run_file import set_value
 from tunesmith.contracts import EstimateRequest, Job, PhaseMemory, Technique
 from tunesmith.options import Options, from_table
 from tunesmith.records import Completion, Message, Preference, Record
@@ -48,6 +49,7 @@ class Combination:
     rows: int
     """Rows per micro-batch."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the technique by dotted key."""
     phase: Phase = "train"
     steps: int = 2
     ragged: bool = False
@@ -59,11 +61,13 @@ class Combination:
         sizes = {"batch_size": batch_size, "micro_batch_tokens": self.sequence * self.rows}
         common = {**sizes, "max_steps": self.steps, "max_length": 4096}
         if self.technique != "rlhf":
-            return {**common, **self.options}
+            return _nested({**common, **self.options})
         in_all_stages = ("adapt", "gradient_checkpointing")
         common |= {key: self.options[key] for key in in_all_stages if key in self.options}
-        policy = {**common, "mask_truncated_completions": False, "monitor_rows": 2, **self.options}
-        return {"supervised": common, "reward": {**common, "accept_weak": True}, "policy": policy}
+        reward = {**common, "gate.accept_weak": True}
+        quick = {"loss.mask_truncated_completions": False, "monitor.rows": 2}
+        policy = {**common, **quick, **self.options}
+        return {"supervised": common, "reward": _nested(reward), "policy": _nested(policy)}
 
     def records(self) -> list[Record]:
         """Return rows for all steps, of equal or log-normal lengths; half of each has loss."""
@@ -75,6 +79,14 @@ class Combination:
             max(4, round(min(part, 1.0) * self.sequence) - TEMPLATE_TOKENS) for part in share
         ]
         return [_record(rng, words, n, pairs) for n, words in enumerate(word_counts)]
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of options with dotted keys, such as ``adapter.rank``."""
+    table: dict[str, Any] = {}
+    for key, value in options.items():
+        set_value(table, key, value, where=key)
+    return table
 
 
 def _record(rng: Random, words: int, number: int, pair: bool) -> Record:
@@ -112,22 +124,22 @@ LISTS: dict[str, tuple[Combination, ...]] = {
     ),
     "fresh": (
         Combination("lora", 384, 3),
-        Combination("lora", 200, 3, {"rank": 64, "alpha": 128.0}),
+        Combination("lora", 200, 3, {"adapter.rank": 64, "adapter.alpha": 128.0}),
         Combination("lora", 1536, 1, ON),
         Combination("lora", 200, 3, {"packing": False}),
         Combination("lora", 300, 2, {"fused_kernels": False}),
         Combination("lora", 128, 12, ON),
         Combination("full", 160, 3, {"packing": False, **ON}),
         Combination("full", 96, 5, {"batch_size": 10}),
-        Combination("full", 192, 2, {"optimizer": "adamw-8bit"}),
-        Combination("qlora", 160, 3, {"bits": 8}),
-        Combination("qlora", 224, 3, {"bits": 8, **OFF}),
-        Combination("qlora", 350, 3, {"double_quantization": False}),
+        Combination("full", 192, 2, {"optimizer.name": "adamw-8bit"}),
+        Combination("qlora", 160, 3, {"quantization.bits": 8}),
+        Combination("qlora", 224, 3, {"quantization.bits": 8, **OFF}),
+        Combination("qlora", 350, 3, {"quantization.double_quantization": False}),
         Combination("preference", 192, 4),
         Combination("preference", 128, 3, {"adapt": "full", **ON}),
-        Combination("preference", 128, 4, {"adapt": "qlora", "loss": "simpo"}),
+        Combination("preference", 128, 4, {"adapt": "qlora", "loss.type": "simpo"}),
         Combination("lora", 80, 3, {**BF16, **ON}),
-        Combination("full", 72, 2, {**BF16, "optimizer": "adamw-8bit"}),
+        Combination("full", 72, 2, {**BF16, "optimizer.name": "adamw-8bit"}),
     ),
     "ragged": (
         Combination("lora", 700, 6, {"batch_size": 16}, steps=12, ragged=True),
@@ -138,29 +150,47 @@ LISTS: dict[str, tuple[Combination, ...]] = {
     ),
     "stages": (
         Combination(
-            "rlhf", 256, 4, {"algorithm": "rloo", "num_generations": 4, "max_new_tokens": 24}
+            "rlhf",
+            256,
+            4,
+            {"algorithm": "rloo", "generation.num_generations": 4, "generation.max_new_tokens": 24},
         ),
         Combination(
-            "rlhf", 128, 4, {"algorithm": "grpo", "num_generations": 8, "max_new_tokens": 64}
+            "rlhf",
+            128,
+            4,
+            {"algorithm": "grpo", "generation.num_generations": 8, "generation.max_new_tokens": 64},
         ),
         Combination(
-            "rlhf", 192, 2, {"algorithm": "ppo", "num_generations": 2, "max_new_tokens": 48, **ON}
+            "rlhf",
+            192,
+            2,
+            {
+                "algorithm": "ppo",
+                "generation.num_generations": 2,
+                "generation.max_new_tokens": 48,
+                **ON,
+            },
         ),
-        Combination("rlhf", 96, 2, {"algorithm": "grpo", "max_new_tokens": 16, "adapt": "full"}),
-        Combination("rlhf", 128, 3, {"algorithm": "rloo", "max_new_tokens": 24, "adapt": "qlora"}),
+        Combination(
+            "rlhf", 96, 2, {"algorithm": "grpo", "generation.max_new_tokens": 16, "adapt": "full"}
+        ),
+        Combination(
+            "rlhf", 128, 3, {"algorithm": "rloo", "generation.max_new_tokens": 24, "adapt": "qlora"}
+        ),
     ),
     "phases": (
         Combination("lora", 64, 8, phase="load"),
         Combination("qlora", 64, 8, phase="load"),
-        Combination("qlora", 64, 8, {"bits": 8}, phase="load"),
+        Combination("qlora", 64, 8, {"quantization.bits": 8}, phase="load"),
         Combination("lora", 64, 8, BF16, phase="load"),
         Combination("full", 192, 8, phase="evaluate"),
         Combination("lora", 64, 24, phase="evaluate"),
         Combination("qlora", 128, 8, phase="evaluate"),
-        Combination("qlora", 128, 8, {"bits": 8}, phase="evaluate"),
+        Combination("qlora", 128, 8, {"quantization.bits": 8}, phase="evaluate"),
         Combination("lora", 64, 8, phase="merge"),
         Combination("qlora", 64, 8, phase="merge"),
-        Combination("qlora", 64, 8, {"bits": 8}, phase="merge"),
+        Combination("qlora", 64, 8, {"quantization.bits": 8}, phase="merge"),
     ),
 }
 MAX_NEW_TOKENS = 32
@@ -192,7 +222,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _line(combination: Combination, memory: PhaseMemory, measured: int) -> str:
     own = combination.options.items()
-    shown = [f"{k}={str(v).lower()}" for k, v in own if k not in ("batch_size", "alpha")]
+    shown = [f"{k}={str(v).lower()}" for k, v in own if k not in ("batch_size", "adapter.alpha")]
     shape = f"{combination.sequence} x {combination.rows}{'~' if combination.ragged else ''}"
     what = f"{combination.technique:10} {combination.phase:8} {shape:8} {' '.join(shown):34}"
     low, middle, high = (n / MIB for n in (memory.low, memory.expected, memory.high))
@@ -314,11 +344,10 @@ def _merge(options: Any, model: Path, combination: Combination, out: Path) -> No
 
     from tunesmith_torch.models.merging import MergeOptions, merge_adapter
     from tunesmith_torch.models.quantization import Quantization
-    from tunesmith_torch.options.training import QloraOptions
     from tunesmith_torch.runtime.device import pick_precision
 
     device = torch.device("cpu")
-    quantization = Quantization.from_options(options) if isinstance(options, QloraOptions) else None
+    quantization = Quantization.from_options(options.adaptation.quantization)
     settings = MergeOptions(device, pick_precision(device, options.precision).dtype, quantization)
     rows = [record for record in combination.records() if isinstance(record, Completion)]
     prompts = [(Message("user", row.prompt),) for row in rows]

@@ -94,6 +94,7 @@ def train_with_tunesmith(spec: WorkerSpec) -> StepTimes:
     """Train through the technique's offer, as a run does."""
     from tunesmith.contracts import Job
     from tunesmith.events import Event, StepFinished
+    from tunesmith.options import from_table
     from tunesmith.storage import Checkpoints
 
     offer = getattr(
@@ -102,15 +103,14 @@ def train_with_tunesmith(spec: WorkerSpec) -> StepTimes:
     )
     values: dict[str, Any] = {
         "learning_rate": LEARNING_RATE,
-        "schedule": "constant",
-        "warmup_ratio": 0.0,
+        "schedule": {"type": "constant", "warmup_ratio": 0.0},
         "batch_size": spec.batch,
         "max_steps": spec.steps,
         "epochs": 1,
     }
     if spec.technique != "full":
-        values |= {"rank": spec.rank, "alpha": spec.alpha}
-    config = offer.config(**values)
+        values["adapter"] = {"rank": spec.rank, "alpha": spec.alpha}
+    config = from_table(offer.config, values)
     times = StepTimes(spec.device)
 
     def emit(event: Event) -> None:

@@ -39,13 +39,12 @@ def right(prompt, answer):
 STAGES = {
     "supervised": {**QUICK, "epochs": 6.0},
     # Two held-out pairs cannot show that a reward model is better than chance.
-    "reward": {**QUICK, "epochs": 2.0, "accept_weak": True},
+    "reward": {**QUICK, "epochs": 2.0, "gate": {"accept_weak": True}},
     "policy": {
         **QUICK,
         "epochs": 1.0,
-        "num_generations": 2,
-        "max_new_tokens": 6,
-        "monitor_every": 2,
+        "generation": {"num_generations": 2, "max_new_tokens": 6},
+        "monitor": {"every": 2},
     },
 }
 """The same for the stages of RLHF."""

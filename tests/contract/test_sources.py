@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from tunesmith.catalog import HOOKS, Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.offers import CommandOffer, TechniqueOffer
-from tunesmith.options import DataOptions
+from tunesmith.options import DataOptions, fields_by_key, nested_options
 from tunesmith.plugins import Selection, find_plugins
 
 ROOT = Path(__file__).parents[2]
@@ -166,22 +167,39 @@ def test_no_source_file_is_too_long() -> None:
 # --------------------------------------------------------------------------- options
 
 
-def options_models() -> dict[str, type]:
-    """Return every options model: the tables of the core, and those of all built-in offers."""
-    models: dict[str, type] = {**CORE_TABLES, "data": DataOptions}
+def options_models() -> dict[str, type[BaseModel]]:
+    """Return every options class: of the core's tables, of all built-in offers, of inner tables."""
+    models: dict[str, type[BaseModel]] = {**CORE_TABLES, "data": DataOptions}
     for kind in HOOKS:
         if kind is CommandOffer:
             continue
         for offered in catalog().offers(kind):
             models[f"{kind.kind} {offered.offer.name}"] = offered.offer.config
-    return models
+    return {path: inner for table in models.items() for path, inner in with_inner_tables(*table)}
+
+
+def with_inner_tables(
+    where: str, options: type[BaseModel]
+) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield an options class and those of the tables, and lists of tables, within it."""
+    yield where, options
+    for key, field in fields_by_key(options).items():
+        inner = nested_options(field.annotation)
+        if inner is not None:
+            yield from with_inner_tables(f"{where}.{key}", inner)
+
+
+def test_inner_tables_are_found() -> None:
+    found = options_models()
+    assert {"technique lora.adapter", "technique rlhf.policy.monitor"} <= set(found)
+    assert "technique rlhf.policy.rewards" in found
 
 
 def test_every_option_is_described() -> None:
     undescribed = [
         f"{where}: {name}"
         for where, model in options_models().items()
-        for name, info in model.model_fields.items()  # type: ignore[attr-defined]
+        for name, info in model.model_fields.items()
         if len((info.description or "").split()) < 3 and not (info.description or "").endswith(".")
     ]
     assert not undescribed
@@ -209,7 +227,7 @@ def test_every_option_is_used() -> None:
     unused = [
         f"{where}: {name}"
         for where, model in options_models().items()
-        for name in model.model_fields  # type: ignore[attr-defined]
+        for name in model.model_fields
         if name not in attributes_read() and (where, name) not in READ_BY_KEY
     ]
     assert not unused

@@ -95,12 +95,12 @@ def test_mistakes_in_the_run_file(
 
 
 def test_all_mistakes_are_reported_together(folder: Path, tunesmith: Tunesmith) -> None:
-    edit(folder, "max_steps = 1", "max_stesp = 1\nrank = -4")
+    edit(folder, "max_steps = 1", "max_stesp = 1\nadapter.rank = -4")
     edit(folder, 'base = "', 'base = "/nowhere')
     edit(folder, 'train = "rows.jsonl"', 'train = "rows.jsonl"\nholdout = "half"')
     outcome = tunesmith("check", folder / "run.toml")
     assert outcome.code == 2
-    for where in ("technique.max_stesp", "technique.rank", "model.base", "data.holdout"):
+    for where in ("technique.max_stesp", "technique.adapter.rank", "model.base", "data.holdout"):
         assert where in outcome.err
 
 

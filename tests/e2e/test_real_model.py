@@ -23,7 +23,7 @@ heldout = "heldout.jsonl"
 
 [technique]
 use = "lora"
-rank = 8
+adapter.rank = 8
 learning_rate = 1e-3
 batch_size = 4
 epochs = 3
@@ -146,7 +146,9 @@ def test_a_quantised_base_trains_in_fp32(
     for name in ("train", "heldout"):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{name}.jsonl").write_text(text)
-    run = RUN.format(base=smollm2).replace('"lora"', f'"qlora"\nbits = {bits}\nmax_steps = 1')
+    run = RUN.format(base=smollm2).replace(
+        '"lora"', f'"qlora"\nquantization.bits = {bits}\nmax_steps = 1'
+    )
     (tmp_path / "run.toml").write_text(run)
     done = tunesmith("run", tmp_path / "run.toml", "--out", tmp_path / "out")
     assert done.code == 0, done.err

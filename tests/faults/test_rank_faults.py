@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -284,18 +283,14 @@ def stages(workshop: Any) -> Path:
         "batch_size": 4,
         "learning_rate": 1e-2,
         "precision": "fp32",
-        "save_every": 1,
-        "rank": 4,
+        "checkpoints": {"every": 1},
+        "adapter": {"rank": 4},
     }
     policy = {
         "algorithm": "ppo",
-        "num_generations": 2,
-        "max_new_tokens": 4,
-        "mask_truncated_completions": False,
-        "num_iterations": 2,
-        "kl_target": 2.0,
-        "monitor_every": 2,
-        "monitor_rows": 5,
+        "generation": {"num_generations": 2, "max_new_tokens": 4},
+        "loss": {"mask_truncated_completions": False, "num_iterations": 2, "kl_target": 2.0},
+        "monitor": {"every": 2, "rows": 5},
         "max_steps": 3,
     }
     tables = {
@@ -305,8 +300,8 @@ def stages(workshop: Any) -> Path:
         "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 12},
         "technique": {
             "use": "rlhf",
-            "supervised": {**quick, "dropout": 0.1, "max_steps": 2},
-            "reward": {**quick, "max_steps": 2, "accept_weak": True},
+            "supervised": {**quick, "adapter": {"rank": 4, "dropout": 0.1}, "max_steps": 2},
+            "reward": {**quick, "max_steps": 2, "gate": {"accept_weak": True}},
             "policy": {**quick, **policy},
         },
         "evaluators": [{"use": "loss"}],
@@ -349,23 +344,3 @@ def test_stages_of_two_ranks_resume_to_identical_results(
     last = torchrun.run_command("resume", run)
     assert last.codes == [0, 0], last.output
     assert stage_results(real, run) == stage_results(real, complete_run)
-
-
-def test_the_trl_backend_is_refused_with_two_ranks(workshop: Any, stages: Path) -> None:
-    """Refused before the first stage, and reported once."""
-    tables = tomllib.loads(stages.read_text())
-    policy = {
-        "backend": "trl",
-        "algorithm": "grpo",
-        "num_generations": 2,
-        "max_new_tokens": 4,
-        "batch_size": 4,
-    }
-    tables["technique"]["policy"] = policy
-    file = stages.with_name("trl.toml")
-    file.write_text(tomli_w.dumps(tables))
-    done = torchrun.run_command("run", file, "--out", new_run_folder(workshop, "trl"))
-    assert done.codes[0] == 2, done.output
-    assert done.codes[1] in ENDED_BY_OTHERS, done.output
-    assert "technique.policy.backend: TRL trains in one process" in done.output[0]
-    assert done.output[1] == ""

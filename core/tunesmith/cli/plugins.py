@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tunesmith.catalog import HOOKS, Catalog
@@ -20,6 +22,7 @@ from tunesmith.config.run_file import parse_value, set_value
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.offered import Offered, Plugin
 from tunesmith.offers import CommandOffer, TechniqueOffer
+from tunesmith.options import fields_by_key, table_options
 from tunesmith.plugins import missing_requirements
 from tunesmith.text import one_line, suggest_name
 
@@ -176,12 +179,15 @@ def show_offer(offered: Offered[Any]) -> None:
     for label in ("accepts", "metrics", "promises", "needs", "missing"):
         if about.get(label):
             render.print_text(f"  {label}: {', '.join(about[label])}")
-    rows = [[o["name"], o["type"], o["default"], o["bounds"], o["help"]] for o in about["options"]]
     render.print_text()
-    if rows:
-        render.print_table(["option", "type", "default", "bounds", "help"], rows)
-    else:
+    if not about["options"]:
         render.print_text("  no options")
+    for option in about["options"]:
+        kind = ", ".join(filter(None, [option["type"], option["bounds"]]))
+        default = option["default"]
+        value = default if default in (REQUIRED, UNSET) else f"= {default}"
+        render.print_paragraph(f"{option['name']} {value} ({kind})", style="strong")
+        render.print_paragraph(option["help"], indent="    ")
 
 
 def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:
@@ -215,17 +221,15 @@ def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:
 
 def list_options(config: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
     """Yield all options with type, default, bounds and help; nested tables have dotted names."""
-    for name, info in config.model_fields.items():
-        kind = info.annotation
-        if inspect.isclass(kind) and issubclass(kind, BaseModel):
-            yield from list_options(kind, f"{prefix}{name}.")
+    for key, info in fields_by_key(config).items():
+        inner = table_options(info)
+        if inner is not None:
+            yield from list_options(inner, f"{prefix}{key}.")
             continue
-        default = info.get_default(call_default_factory=True) if not info.is_required() else None
-        required = info.is_required() or default is PydanticUndefined
         yield {
-            "name": prefix + (info.alias or name),
-            "type": _type_name(kind),
-            "default": "required" if required else "unset" if default is None else repr(default),
+            "name": prefix + key,
+            "type": _type_name(info.annotation),
+            "default": _default_text(info),
             "bounds": ", ".join(filter(None, map(_bound_text, info.metadata))),
             "help": info.description or "",
         }
@@ -261,11 +265,29 @@ def source_location(function: Any) -> str:
         return type(function).__name__
 
 
+REQUIRED, UNSET = "required", "unset"
+"""Texts in the place of a default: there is none, or it is None, which TOML cannot write."""
+
+
+def _default_text(info: FieldInfo) -> str:
+    default = None if info.is_required() else info.get_default(call_default_factory=True)
+    if info.is_required() or default is PydanticUndefined:
+        return REQUIRED
+    return UNSET if default is None else repr(default)
+
+
 def _type_name(kind: Any) -> str:
-    text = kind.__name__ if inspect.isclass(kind) and not hasattr(kind, "__args__") else str(kind)
-    for noise in ("typing.", "Annotated", "collections.abc."):
-        text = text.replace(noise, "")
-    return text
+    """Return a type as ``int | list[str]``; an option with named values as ``'a' | 'b'``."""
+    arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return " | ".join(map(repr, arguments))
+    if get_origin(kind) in (Union, UnionType):
+        return " | ".join(_type_name(a) for a in arguments if a is not NoneType)
+    if get_origin(kind) is Annotated:
+        return _type_name(arguments[0])
+    if arguments:
+        return f"{get_origin(kind).__name__}[{', '.join(map(_type_name, arguments))}]"
+    return kind.__name__ if inspect.isclass(kind) else str(kind)
 
 
 BOUND_SIGNS = {

@@ -60,11 +60,11 @@ def print_text(text: str = "", *, style: str = "") -> None:
     _print_lines(sys.stdout, text, style)
 
 
-def print_paragraph(text: str, *, style: str = "") -> None:
+def print_paragraph(text: str, *, style: str = "", indent: str = "") -> None:
     """Print text on stdout, wrapped at the width of the terminal if there is one."""
-    if sys.stdout.isatty():
-        text = "\n".join(textwrap.wrap(text, shutil.get_terminal_size().columns))
-    print_text(text, style=style)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    wrapped = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent)
+    print_text("\n".join(wrapped), style=style)
 
 
 def print_note(text: str, *, style: str = "") -> None:

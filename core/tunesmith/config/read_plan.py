@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.run_file import RunFile
@@ -42,7 +41,10 @@ from tunesmith.options import (
     PluginsOptions,
     RunOptions,
     earlier_keys,
+    fields_by_key,
     from_table,
+    nested_options,
+    table_options,
 )
 from tunesmith.plan import Component, O, Plan
 from tunesmith.plugins import missing_requirements
@@ -91,15 +93,17 @@ def convert_problems(
     seen = set()
     for item in error.errors(include_url=False):
         unknown = item["type"] == "extra_forbidden"
-        inner = item["loc"][:-1] if unknown else item["loc"]
-        path = [str(part) for part in inner if not _union_branch(part, model)]
-        if unknown:  # the last part is the key that the user wrote
+        # The last part of the location of an unknown key is the key that the user wrote.
+        path, options = _follow_location(model, item["loc"][:-1] if unknown else item["loc"])
+        if unknown:
             path.append(str(item["loc"][-1]))
         where = ".".join([table, *path]) if table else ".".join(path)
         if unknown:
-            problem = _unknown_key(where, path[-1], _options_at(model, inner))
+            problem = _unknown_key(where, path[-1], options)
         elif item["type"] == "missing":
             problem = Problem(where, "must be given")
+        elif item["type"] in ("model_type", "model_attributes_type"):
+            problem = _not_a_table(where, item["input"], options)
         else:
             message = item["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
@@ -115,28 +119,48 @@ def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
     present = earlier_keys(options).get(key)
     if present is not None:
         return RenamedKey(where, f'was renamed to "{present}"')
-    guess = suggest_name(key, _fields_by_key(options))
+    guess = suggest_name(key, fields_by_key(options))
+    if guess is None:  # perhaps the key of a table in this table
+        inner = _keys_of_inner_tables(options)
+        guess = inner.get(suggest_name(key, inner) or "")
     return Problem(where, "unknown key", f'did you mean "{guess}"?' if guess else None)
 
 
-def _options_at(options: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
-    """Return the options class of the nested table at a location in a table."""
+def _not_a_table(where: str, value: object, options: type[BaseModel]) -> Problem:
+    """Return the problem of a value in the place of a table with options of its own."""
+    key = next(iter(fields_by_key(options)), None)
+    hint = f"write {where.rpartition('.')[2]}.{key} = ..." if key else None
+    return Problem(where, f"must be a table, got {value!r}"[:300], hint)
+
+
+def _follow_location(
+    options: type[BaseModel], location: Sequence[str | int]
+) -> tuple[list[str], type[BaseModel]]:
+    """Return the keys in pydantic's location, and the options class of the table they lead to.
+
+    A location also names the branches of unions, which are no keys.
+    """
+    path: list[str] = []
     for part in location:
-        field = _fields_by_key(options).get(str(part))
+        field = fields_by_key(options).get(str(part))
+        if field is None and _is_union_branch(part):
+            continue
+        path.append(str(part))
         if field is not None:
-            options = _nested_options(field.annotation) or options
-    return options
+            options = nested_options(field.annotation) or options
+    return path, options
 
 
-def _nested_options(annotation: Any) -> type[BaseModel] | None:
-    """Return the options class in the type of a field, as in ``X``, ``X | None``, ``list[X]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_nested_options, get_args(annotation))), None)
-
-
-def _fields_by_key(options: type[BaseModel]) -> dict[str, FieldInfo]:
-    return {info.alias or name: info for name, info in options.model_fields.items()}
+def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
+    """Return the dotted key by its last part, over all tables within a table."""
+    keys: dict[str, str] = {}
+    for name, field in fields_by_key(options).items():
+        inner = table_options(field)
+        if inner is not None:
+            deeper = _keys_of_inner_tables(inner)
+            own = {key: key for key in fields_by_key(inner)}
+            keys |= {key: f"{name}.{dotted}" for key, dotted in {**deeper, **own}.items()}
+    return keys
 
 
 class _Reader:
@@ -316,10 +340,10 @@ def _absolute_path(value: Any, folder: Path) -> Any:
     return value
 
 
-def _union_branch(part: str | int, model: type[BaseModel]) -> bool:
-    """Return True if a part of pydantic's location is a branch of a union and not a key."""
+def _is_union_branch(part: str | int) -> bool:
+    """Return True if a part of pydantic's location, which is no key, is a branch of a union."""
     text = str(part)
-    return text not in model.model_fields and ("[" in text or text in _UNION_BRANCHES)
+    return "[" in text or text in _UNION_BRANCHES
 
 
 def _run_name(stem: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from tunesmith.errors import ConfigError, Problem, UsageError
 
 ENVIRONMENT_PREFIX = "TUNESMITH__"
-"""``TUNESMITH__TECHNIQUE__RANK=8`` overrides ``technique.rank``."""
+"""``TUNESMITH__TECHNIQUE__EPOCHS=1`` overrides ``technique.epochs``."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,16 @@ def read_run_file(
     for name in sorted(variables):
         if name.startswith(ENVIRONMENT_PREFIX):
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            set_value(tables, key, parse_value(variables[name]), where=name)
-            origins[key] = f"environment variable {name}"
+            value = parse_value(variables[name])
+            set_value(tables, key, value, where=name)
+            _set_origin(origins, key, value, f"environment variable {name}")
     for item in sets:
         key, separator, text = item.partition("=")
         if not separator:
-            raise UsageError(f"--set {item}: expected key=value", hint="--set technique.rank=8")
-        set_value(tables, key.strip(), parse_value(text), where="--set")
-        origins[key.strip()] = "--set"
+            raise UsageError(f"--set {item}: expected key=value", hint="--set technique.epochs=1")
+        value = parse_value(text)
+        set_value(tables, key.strip(), value, where="--set")
+        _set_origin(origins, key.strip(), value, "--set")
     return RunFile(tables=tables, folder=path.resolve().parent, stem=path.stem, origins=origins)
 
 
@@ -104,6 +106,13 @@ def dotted_keys(tables: Mapping[str, Any], prefix: str = "") -> list[str]:
         else:
             keys.append(prefix + name)
     return keys
+
+
+def _set_origin(origins: dict[str, str], key: str, value: Any, source: str) -> None:
+    """Record the origin of an override; a table replaces all keys that it had."""
+    for present in [old for old in origins if old == key or old.startswith(f"{key}.")]:
+        del origins[present]
+    origins.update(dict.fromkeys(dotted_keys({key: value}), source))
 
 
 def _list_item(node: list[Any], part: str, key: str, where: str) -> Any:

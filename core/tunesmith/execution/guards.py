@@ -47,7 +47,7 @@ class DivergenceGuard:
         return TrainingError(
             f"step {event.step}: the loss diverged: {event.loss:.3g}, "
             f"over {self.factor:g} times its best of {self.best_loss:.3g} for {PATIENCE} steps",
-            hint="lower learning_rate or raise warmup_ratio in the run file, then start a new run",
+            hint="lower learning_rate or raise schedule.warmup_ratio, then start a new run",
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.execution.versions import LIBRARIES
-from tunesmith.options import from_table
+from tunesmith.options import from_table, nested_options
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
 HEAVY = ("torch", "numpy", "transformers", "peft", "datasets", "pandas", "pyarrow", "pydantic")
@@ -270,11 +270,12 @@ def _try_to_build(subject: Subject) -> None:
 
 
 def _models(config: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield the options model and the nested ones."""
-    yield config
-    for info in config.model_fields.values():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _models(info.annotation)
+    """Yield the options class and those of the tables and lists of tables within, once each."""
+    found = [config]
+    for model in found:  # the list grows
+        yield model
+        nested = (nested_options(info.annotation) for info in model.model_fields.values())
+        found += [inner for inner in dict.fromkeys(nested) if inner and inner not in found]
 
 
 def _without_none(value: Any) -> Any:

@@ -184,7 +184,7 @@ class PolicyOptions(ChosenAdaptationOptions):
         default=4,
         ge=1,
         le=65536,
-        description="Prompts per rollout; each gets `num_generations` completions.",
+        description="Prompts per rollout; each gets `generation.num_generations` completions.",
     )
     micro_batch_tokens: AutoTokens = Field(
         default=2048,

@@ -2,7 +2,7 @@
 
 A reward that is optimized will be exploited sooner or later (Gao et al. 2023, "Scaling laws for
 reward model overoptimization"): it keeps rising while the completions get worse. So every
-``monitor_every`` steps the policy is evaluated on held-out rows, with its own reward and with a
+``monitor.every`` steps the policy is evaluated on held-out rows, with its own reward and with a
 *gold reward*. Training stops, and goes back to the checkpoint with the best gold reward, if
 
 - the reward is clearly higher than at the best evaluation and the gold reward clearly lower, or
@@ -220,7 +220,7 @@ class PolicyMonitor:
         self.recent_kl = deque(state["recent_kl"], maxlen=KL_WINDOW)
         self.tokens, self.trained_tokens = state["tokens"]
         self.change = state["change"]
-        # Optional: without a count, one evaluation every `monitor_every` steps is assumed.
+        # Optional: without a count, one evaluation every `monitor.every` steps is assumed.
         default = self.last_step // self.options.monitor.every + 1
         self.evaluations = state.get("evaluations", default)
         self.reward_spread = state.get("reward_spread")

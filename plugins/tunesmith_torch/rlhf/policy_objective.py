@@ -226,7 +226,7 @@ class PolicyObjective:
                 raise
             raise TrainingError(
                 f"memory ran out while completions were sampled: {error}",
-                hint="set a smaller num_generations, max_new_tokens or batch_size",
+                hint="lower generation.num_generations, generation.max_new_tokens or batch_size",
             ) from error
 
     def _score(self, rollout: Rollout, budget: int) -> PreparedRollout:

@@ -448,6 +448,14 @@ def test_show_prints_options_promises_and_source(tunesmith: Tunesmith) -> None:
     assert (steps["type"], steps["default"]) == ("int", "6")
 
 
+def test_show_names_nested_options_as_set_takes_them(tunesmith: Tunesmith) -> None:
+    done = tunesmith("plugins", "show", "lora", fake=False)
+    assert "adapter.rank = 16 (int, >= 1, <= 1024)\n    Rank of each adapter" in done.stdout
+    assert "schedule.type = 'cosine' ('cosine' | 'linear' | 'constant')\n" in done.stdout
+    assert "checkpoints.every unset (int, >= 1)\n" in done.stdout
+    assert "\nfrom unset (str)\n" in done.stdout
+
+
 # --- init, doctor ----------------------------------------------------------------------------
 
 

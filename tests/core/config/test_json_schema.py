@@ -142,6 +142,26 @@ def test_every_option_has_a_description(schema: dict[str, Any]) -> None:
     assert options and all(option.get("description") for option in options)
 
 
+@pytest.mark.parametrize(
+    ("keys", "value", "is_valid"),
+    [
+        ("adapter.rank", 8, True),
+        ("adapter.rnak", 8, False),
+        ("adapter.rank", 0, False),
+        ("adapter", 8, False),
+        ("schedule.type", "linear", True),
+        ("schedule", "linear", False),
+    ],
+)
+def test_nested_tables_of_options_are_described(
+    schema: dict[str, Any], keys: str, value: Any, is_valid: bool
+) -> None:
+    for part in reversed(keys.split(".")):
+        value = {part: value}
+    tables = {**VALID, "technique": {"use": "lora", **value}}
+    assert (list(violations(schema, tables, schema)) == []) is is_valid
+
+
 def test_a_name_offered_twice_needs_its_full_name(tmp_path: Path) -> None:
     import dataclasses
 

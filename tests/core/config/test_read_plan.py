@@ -29,7 +29,7 @@ from tunesmith.errors import (
     UsageError,
 )
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
-from tunesmith.options import Options, earlier_keys
+from tunesmith.options import Options, earlier_keys, fields_by_key, table_options
 from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion
@@ -276,39 +276,89 @@ def test_any_tables_give_a_config_error(
 
 # --------------------------------------------------------------------------- earlier keys
 
-TECHNIQUE_KEYS = {
+TRAINING_KEYS = {
     "batch": "batch_size",
     "micro_tokens": "micro_batch_tokens",
     "max_tokens": "max_length",
-    "cut_prompts": "truncate_prompts",
-    "warmup": "warmup_ratio",
-    "clip": "max_grad_norm",
+    "warmup": "schedule.warmup_ratio",
+    "warmup_ratio": "schedule.warmup_ratio",
+    "clip": "optimizer.max_grad_norm",
+    "max_grad_norm": "optimizer.max_grad_norm",
+    "weight_decay": "optimizer.weight_decay",
+    "betas": "optimizer.betas",
+    "save_every": "checkpoints.every",
     "lean": "fused_kernels",
     "checkpointing": "gradient_checkpointing",
 }
-LORA_KEYS = {"targets": "target_modules", "rslora": "use_rslora", "dora": "use_dora"}
+SUPERVISED_KEYS = {**TRAINING_KEYS, "cut_prompts": "truncate_prompts"}
+ADAPTER_KEYS = {
+    "rank": "adapter.rank",
+    "alpha": "adapter.alpha",
+    "dropout": "adapter.dropout",
+    "targets": "adapter.target_modules",
+    "target_modules": "adapter.target_modules",
+    "modules_to_save": "adapter.modules_to_save",
+    "rslora": "adapter.use_rslora",
+    "use_rslora": "adapter.use_rslora",
+    "dora": "adapter.use_dora",
+    "use_dora": "adapter.use_dora",
+}
+QUANTIZATION_KEYS = {
+    "bits": "quantization.bits",
+    "double_quantization": "quantization.double_quantization",
+}
+CHOSEN_KEYS = {**TRAINING_KEYS, **ADAPTER_KEYS, **QUANTIZATION_KEYS}
+PREFERENCE_KEYS = {
+    "beta": "loss.beta",
+    "label_smoothing": "loss.label_smoothing",
+    "margin": "loss.margin",
+    "desirable_weight": "loss.desirable_weight",
+    "undesirable_weight": "loss.undesirable_weight",
+}
+REWARD_KEYS = {
+    "margin": "loss.margin",
+    "centring": "loss.center_rewards_coefficient",
+    "center_rewards_coefficient": "loss.center_rewards_coefficient",
+    "accept_weak": "gate.accept_weak",
+}
 POLICY_KEYS = {
-    "samples": "num_generations",
-    "answer_tokens": "max_new_tokens",
-    "mask_truncated": "mask_truncated_completions",
-    "ratio_clip": "clip_range",
-    "rollout_epochs": "num_iterations",
-    "kl_weight": "kl_coef",
-    "kl_budget": "max_kl",
-    "value_weight": "vf_coef",
-    "watch_every": "monitor_every",
-    "watch_rows": "monitor_rows",
-    "tell_samples": "log_completions",
+    "samples": "generation.num_generations",
+    "num_generations": "generation.num_generations",
+    "answer_tokens": "generation.max_new_tokens",
+    "max_new_tokens": "generation.max_new_tokens",
+    "temperature": "generation.temperature",
+    "mask_truncated": "loss.mask_truncated_completions",
+    "mask_truncated_completions": "loss.mask_truncated_completions",
+    "ratio_clip": "loss.clip_range",
+    "clip_range": "loss.clip_range",
+    "rollout_epochs": "loss.num_iterations",
+    "num_iterations": "loss.num_iterations",
+    "kl_weight": "loss.kl_coef",
+    "kl_coef": "loss.kl_coef",
+    "kl_target": "loss.kl_target",
+    "gamma": "loss.gamma",
+    "gae_lambda": "loss.gae_lambda",
+    "value_weight": "loss.vf_coef",
+    "vf_coef": "loss.vf_coef",
+    "gold": "monitor.gold",
+    "kl_budget": "monitor.max_kl",
+    "max_kl": "monitor.max_kl",
+    "accept_divergence": "monitor.accept_divergence",
+    "watch_every": "monitor.every",
+    "monitor_every": "monitor.every",
+    "watch_rows": "monitor.rows",
+    "monitor_rows": "monitor.rows",
+    "tell_samples": "monitor.log_completions",
+    "log_completions": "monitor.log_completions",
 }
 EARLIER_KEYS = [
-    *(("technique", "full", *pair) for pair in TECHNIQUE_KEYS.items()),
-    *(("technique", "lora", *pair) for pair in {**TECHNIQUE_KEYS, **LORA_KEYS}.items()),
-    *(("technique", "qlora", *pair) for pair in {**TECHNIQUE_KEYS, **LORA_KEYS}.items()),
-    *(("technique", "preference", *pair) for pair in {**TECHNIQUE_KEYS, **LORA_KEYS}.items()),
-    *(("technique.policy", "rlhf", *pair) for pair in {**LORA_KEYS, **POLICY_KEYS}.items()),
-    *(("technique.policy", "rlhf", *pair) for pair in TECHNIQUE_KEYS.items()),
-    *(("technique.supervised", "rlhf", *pair) for pair in TECHNIQUE_KEYS.items()),
-    ("technique.reward", "rlhf", "centring", "center_rewards_coefficient"),
+    *(("technique", "full", *pair) for pair in SUPERVISED_KEYS.items()),
+    *(("technique", "lora", *pair) for pair in {**SUPERVISED_KEYS, **ADAPTER_KEYS}.items()),
+    *(("technique", "qlora", *pair) for pair in {**SUPERVISED_KEYS, **CHOSEN_KEYS}.items()),
+    *(("technique", "preference", *pair) for pair in {**CHOSEN_KEYS, **PREFERENCE_KEYS}.items()),
+    *(("technique.supervised", "rlhf", *p) for p in {**CHOSEN_KEYS, **SUPERVISED_KEYS}.items()),
+    *(("technique.reward", "rlhf", *pair) for pair in {**CHOSEN_KEYS, **REWARD_KEYS}.items()),
+    *(("technique.policy", "rlhf", *pair) for pair in {**CHOSEN_KEYS, **POLICY_KEYS}.items()),
     ("evaluators.0", "preference-accuracy", "length_normalised", "length_normalized"),
     ("baselines", "", "instruction", "system_prompt"),
 ]
@@ -362,20 +412,32 @@ def _option_tables() -> Iterator[tuple[str, str, type[BaseModel]]]:
     }
     for kind, table in kinds.items():
         for offered in _built_ins().offers(kind):
-            options: type[BaseModel] = offered.offer.config
-            yield table, offered.offer.name, options
-            for name, info in options.model_fields.items():
-                if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-                    yield f"{table}.{info.alias or name}", offered.offer.name, info.annotation
+            for path, options in _with_inner_tables(table, offered.offer.config):
+                yield path, offered.offer.name, options
+
+
+def _with_inner_tables(
+    table: str, options: type[BaseModel]
+) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield table, options
+    for key, field in fields_by_key(options).items():
+        inner = table_options(field)
+        if inner is not None:
+            yield from _with_inner_tables(f"{table}.{key}", inner)
 
 
 @pytest.mark.parametrize(("table", "use", "options"), list(_option_tables()))
 def test_every_entry_of_an_earlier_table_works(
     table: str, use: str, options: type[BaseModel]
 ) -> None:
-    keys = {info.alias or name for name, info in options.model_fields.items()}
     for old, new in earlier_keys(options).items():
-        assert old not in keys and new in keys
+        assert old not in fields_by_key(options)
+        *parents, key = new.split(".")
+        owner: type[BaseModel] | None = options
+        for parent in parents:
+            assert owner is not None
+            owner = table_options(fields_by_key(owner)[parent])
+        assert owner is not None and key in fields_by_key(owner)
         assert (
             str(_earlier_key_problem(table, use, old)) == f'{table}.{old}: was renamed to "{new}"'
         )
@@ -392,10 +454,79 @@ def test_an_earlier_key_is_refused_on_the_command_line_too(bench: Bench) -> None
 
 
 def test_a_nested_unknown_key_suggests_a_key_of_its_table() -> None:
-    problem = _earlier_key_problem("technique.policy", "rlhf", "num_generation")
+    problem = _earlier_key_problem("technique.policy.generation", "rlhf", "num_generation")
     assert str(problem) == (
-        'technique.policy.num_generation: unknown key (did you mean "num_generations"?)'
+        'technique.policy.generation.num_generation: unknown key (did you mean "num_generations"?)'
     )
+
+
+def _problems(technique: dict[str, Any]) -> set[str]:
+    tables = {
+        "model": {"base": "no such model"},
+        "data": {"use": "jsonl", "train": "rows.jsonl"},
+        "technique": technique,
+    }
+    with pytest.raises(ConfigError) as caught:
+        make_plan(run_file.RunFile(tables=tables, folder=Path("/"), stem="x"), _built_ins())
+    problems = map(str, caught.value.problems)
+    return {problem for problem in problems if problem.startswith("technique")}
+
+
+@pytest.mark.parametrize(
+    ("technique", "problem"),
+    [
+        (
+            {"use": "lora", "adapter": {"rnak": 8}},
+            'technique.adapter.rnak: unknown key (did you mean "rank"?)',
+        ),
+        (
+            {"use": "lora", "rnk": 8},
+            'technique.rnk: unknown key (did you mean "adapter.rank"?)',
+        ),
+        (
+            {"use": "rlhf", "policy": {"optimizer": {"bettas": []}}},
+            'technique.policy.optimizer.bettas: unknown key (did you mean "betas"?)',
+        ),
+        ({"use": "full", "adapter": {"rank": 8}}, "technique.adapter: unknown key"),
+        (
+            {"use": "lora", "adapter": 8},
+            "technique.adapter: must be a table, got 8 (write adapter.rank = ...)",
+        ),
+        (
+            {"use": "lora", "adapter": [{"rank": 8}]},
+            "technique.adapter: must be a table, got [{'rank': 8}] (write adapter.rank = ...)",
+        ),
+        (
+            {"use": "rlhf", "policy": {"loss": {"kl_coef": "x"}}},
+            "technique.policy.loss.kl_coef: should be a valid number, got 'x'",
+        ),
+        (
+            {"use": "rlhf", "policy": {"rewards": [{"wieght": 1}]}},
+            'technique.policy.rewards.0.wieght: unknown key (did you mean "weight"?)',
+        ),
+        (
+            {"use": "lora", "adapter": {"target_modules": 1}},
+            "technique.adapter.target_modules: should be 'all-linear', got 1",
+        ),
+        (
+            {"use": "lora", "optimizer": "adamw-8bit"},
+            'technique.optimizer: is a table; write `optimizer.name = "adamw-8bit"`, '
+            "got 'adamw-8bit'",
+        ),
+        (
+            {"use": "lora", "schedule": "linear"},
+            "technique.schedule: is a table; write `schedule.type = \"linear\"`, got 'linear'",
+        ),
+        (
+            {"use": "preference", "loss": "ipo"},
+            "technique.loss: is a table; write `loss.type = \"ipo\"`, got 'ipo'",
+        ),
+    ],
+)
+def test_a_problem_in_a_nested_table_names_its_dotted_key(
+    technique: dict[str, Any], problem: str
+) -> None:
+    assert _problems(technique) == {problem}
 
 
 def test_tables_of_base_classes_are_merged() -> None:

@@ -92,6 +92,24 @@ def test_numbers_index_lists_of_tables(path: Path) -> None:
     assert tables["evaluators"] == [{"use": "perplexity"}, {"use": "exact-match", "limit": 9}]
 
 
+def test_a_key_of_a_nested_table_is_set_and_its_origin_recorded(path: Path) -> None:
+    sets = ["technique.adapter.rank=8"]
+    environment = {"TUNESMITH__TECHNIQUE__ADAPTER__ALPHA": "4.0"}
+    read = run_file.read_run_file(path, sets=sets, environment=environment)
+    assert read.tables["technique"]["adapter"] == {"alpha": 4.0, "rank": 8}
+    assert read.origins["technique.adapter.rank"] == "--set"
+    assert read.origins["technique.adapter.alpha"].startswith("environment variable")
+
+
+def test_a_table_that_is_set_replaces_keys_and_origins(path: Path) -> None:
+    """A key that the new table lacks has its default, so its old origin must not be shown."""
+    path.write_text("[technique.adapter]\nrank = 1\nalpha = 2.0\n", encoding="utf-8")
+    sets = ["technique.adapter={rank = 8}"]
+    read = run_file.read_run_file(path, sets=sets, environment={})
+    assert read.tables["technique"]["adapter"] == {"rank": 8}
+    assert read.origins == {"technique.adapter.rank": "--set"}
+
+
 @pytest.mark.parametrize("key", ["evaluators.2.limit=1", "technique.rank.x=1", "evaluators.x=1"])
 def test_an_override_of_an_unknown_item_is_refused(path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match="--set"):

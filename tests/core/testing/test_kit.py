@@ -118,6 +118,14 @@ class NestedOptions(Options):
     inner: ExtraKeysOptions = Field(ExtraKeysOptions(), description="A table in the table.")
 
 
+class NestedListOptions(Options):
+    inner: list[ExtraKeysOptions] = Field([], description="Tables in the table.")
+
+
+class UndescribedInnerOptions(Options):
+    inner: UndescribedOptions | None = Field(None, description="A table in the table.")
+
+
 class BadDefaultOptions(Options):
     epochs: int = Field("two", description="Passes over the data.")  # type: ignore[assignment]
 
@@ -208,6 +216,8 @@ def test_a_command_with_a_badly_formed_name_is_refused(name: str) -> None:
         (reporter_module(config=MutableOptions, build=build), "config_is_frozen"),
         (reporter_module(config=UndescribedOptions, build=build), "every_option_has_help"),
         (reporter_module(config=NestedOptions, build=build), "unknown_keys_are_refused"),
+        (reporter_module(config=NestedListOptions, build=build), "unknown_keys_are_refused"),
+        (reporter_module(config=UndescribedInnerOptions, build=build), "every_option_has_help"),
         (reporter_module(config=LossyOptions, build=build), "config_round_trips_toml"),
         (reporter_module(needs=("not a requirement",)), None),
         (reporter_module(build=change_environment), "leaves_environment_untouched"),

@@ -167,15 +167,15 @@ learning_rate = 1e-2
 epochs = 4
 batch_size = 8
 learning_rate = 1e-2
-accept_weak = true
+gate.accept_weak = true
 [technique.policy]
 max_steps = 2
 batch_size = 4
-num_generations = 4
-max_new_tokens = 8
+generation.num_generations = 4
+generation.max_new_tokens = 8
 learning_rate = 2e-2
-mask_truncated_completions = false
-monitor_rows = 4
+loss.mask_truncated_completions = false
+monitor.rows = 4
 [baselines]
 shots = 0
 [[evaluators]]
