@@ -63,6 +63,7 @@ def assert_close(one: Any, two: Any, where: str) -> None:
         assert one == two, where
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", rank_cases.EQUAL)
 def test_ranks_train_like_a_single_process(ranks_folder: Path, tmp_path: Path, name: str) -> None:
     """All events of every step, and the final weights, are equal."""
@@ -79,12 +80,14 @@ def test_ranks_train_like_a_single_process(ranks_folder: Path, tmp_path: Path, n
         torch.testing.assert_close(tensor, weights[key], rtol=2e-5, atol=2e-5, msg=key)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", [*rank_cases.EQUAL, "memory"])
 def test_all_ranks_have_the_same_bits(ranks_folder: Path, name: str) -> None:
     one, *others = endings(ranks_folder, name)
     assert all(other["digest"] == one["digest"] for other in others)
 
 
+@pytest.mark.processes
 def test_out_of_memory_on_one_rank_does_not_change_the_result(ranks_folder: Path) -> None:
     """That rank halves its micro-batches, and all ranks compute the batch again."""
     assert [end["ended"] for end in endings(ranks_folder, "memory")] == [""] * RANKS
@@ -94,6 +97,7 @@ def test_out_of_memory_on_one_rank_does_not_change_the_result(ranks_folder: Path
         assert_close(one, two, "memory")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -111,6 +115,7 @@ def test_an_error_on_one_rank_ends_all_ranks_with_that_error(
     assert [end["ended"].partition(":")[0] for end in others] == ["EndedByRankZero"] * len(others)
 
 
+@pytest.mark.processes
 def test_a_post_mortem_is_written_once(ranks_folder: Path) -> None:
     found = json.loads((ranks_folder / "not a number" / "run" / "postmortem.json").read_text())
     assert found["step"] == 2
