@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import random
@@ -179,9 +180,9 @@ def test_live_display_only_on_capable_terminals(
         monkeypatch.setenv(name, value)
 
     def built(stream: io.StringIO, progress: str = "auto") -> Reporter:
-        monkeypatch.setattr(offer.sys, "stderr", stream)
         options = offer.ConsoleOptions.model_validate({"progress": progress})
-        return offer.build(options, RunFolder(tmp_path))
+        with contextlib.redirect_stderr(stream):
+            return offer.build(options, RunFolder(tmp_path))
 
     assert isinstance(built(terminal), LiveReporter) is live
     assert isinstance(built(io.StringIO()), PlainReporter)
