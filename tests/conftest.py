@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -30,6 +31,15 @@ import trials  # noqa: E402 - found there
 # Machines differ in speed, and the first draws wait for imports: neither is a defect.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the libraries created when they were imported from garbage collection.
+
+    Otherwise each ``gc.collect()`` of a run, of which there are several, visits a million objects.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

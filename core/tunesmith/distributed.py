@@ -127,19 +127,19 @@ class RankZero:
     _fd: int
 
     @classmethod
-    def find(cls) -> RankZero:
-        """Wait until rank 0 has a run.
+    def find(cls, timeout: float = STARTUP_TIMEOUT) -> RankZero:
+        """Wait until rank 0 has a run, for ``timeout`` seconds.
 
         Raises:
             EnvironmentProblem: rank 0 did not begin a run in time.
         """
         global _run_number
-        path, deadline = _rendezvous_path(), time.monotonic() + STARTUP_TIMEOUT
+        path, deadline = _rendezvous_path(), time.monotonic() + timeout
         _run_number += 1
         while (fd := _open_rendezvous(path)) is None:
             if time.monotonic() > deadline:
                 raise EnvironmentProblem(
-                    f"rank {rank()}: rank 0 did not begin a run within {STARTUP_TIMEOUT:g} seconds",
+                    f"rank {rank()}: rank 0 did not begin a run within {timeout:g} seconds",
                     hint="start all ranks with one torchrun, which starts tunesmith itself",
                 )
             time.sleep(POLL_SECONDS)

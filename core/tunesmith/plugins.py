@@ -213,13 +213,16 @@ Loader = Callable[[], object]
 
 def _find_installed() -> list[tuple[Plugin, Loader]]:
     found: dict[tuple[str, str], tuple[Plugin, Loader]] = {}
+    # Each access to name or version parses the metadata file of the distribution.
+    known: dict[int, tuple[str, str]] = {}
     for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        distribution = entry.dist.name if entry.dist else "unknown"
+        if id(entry.dist) not in known:
+            known[id(entry.dist)] = (
+                (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
+            )
+        distribution, version = known[id(entry.dist)]
         plugin = Plugin(
-            name=entry.name,
-            distribution=distribution,
-            version=entry.dist.version if entry.dist else "",
-            module=entry.value,
+            name=entry.name, distribution=distribution, version=version, module=entry.value
         )
         # An editable install next to a wheel lists the entry twice; the first one is imported.
         found.setdefault((distribution, entry.name), (plugin, entry.load))

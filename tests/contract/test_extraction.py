@@ -8,6 +8,8 @@ from shutil import copytree, ignore_patterns
 import pytest
 from environment import Environment
 
+pytestmark = pytest.mark.environment
+
 PLUGINS = Path(__file__).parents[2] / "plugins" / "tunesmith_plugins"
 
 PROJECT = """

@@ -54,6 +54,7 @@ TESTED_THROUGH = {
         "tunesmith.testing.everyone",
         "tunesmith.testing.examples",
         "tunesmith.testing.loaders",
+        "tunesmith.testing.reporters",
         "tunesmith.testing.techniques",
     ),
     # Row files are read through the loader that uses all of these.

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from environment import Environment
 
+pytestmark = pytest.mark.environment
+
 RUN = """
 [model]
 base = "base"

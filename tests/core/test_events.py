@@ -17,7 +17,7 @@ from tunesmith.events import (
     from_json,
     is_of_earlier_version,
 )
-from tunesmith.testing.reporters import events_of_run
+from tunesmith.testing import sample_run
 
 EARLIER_LOG = """
 {"event": "run-started", "run": "r1", "name": "old", "started": "2026-01-01T10:00:00", \
@@ -126,7 +126,7 @@ def test_lines_of_an_earlier_version_are_recognised() -> None:
         assert event is not None and not is_of_earlier_version(event.to_json())
 
 
-@pytest.mark.parametrize("event", events_of_run(), ids=lambda event: event.kind)
+@pytest.mark.parametrize("event", list(sample_run()), ids=lambda event: event.kind)
 def test_every_event_round_trips_through_json(event: object) -> None:
     line = json.loads(json.dumps(event.to_json()))  # type: ignore[attr-defined]
     assert from_json(line) == event

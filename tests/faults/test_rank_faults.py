@@ -18,6 +18,8 @@ from tunesmith.execution import worker_rank
 from tunesmith.storage import Checkpoints, read_events
 from tunesmith_torch.training import loop, training_state
 
+pytestmark = pytest.mark.processes
+
 SETTING = {"micro_batch_tokens": 120, "epochs": 2}
 """Ten steps of one or two micro-batches on each rank."""
 ENDED_BY_OTHERS = (0, -signal.SIGTERM)

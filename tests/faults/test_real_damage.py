@@ -24,6 +24,8 @@ from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.seed import seed_all
 
+pytestmark = pytest.mark.processes
+
 FILES = ("MANIFEST.json", "generators.json", "training.safetensors")
 
 

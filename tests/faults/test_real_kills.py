@@ -17,6 +17,8 @@ import pytest
 from tunesmith.execution import execute
 from tunesmith.storage import Checkpoints, RunFolder, verify_folder
 
+pytestmark = pytest.mark.processes
+
 TECHNIQUES = ("full", "lora", "qlora")
 GRID = list(itertools.product(TECHNIQUES, ("fp32", "bf16"), (True, False), (4096, 60)))
 """Technique, precision, packing, tokens of a micro-batch (about one or four for a batch)."""

@@ -25,6 +25,8 @@ from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models import adapters
 from tunesmith_torch.training import loop, training_state
 
+pytestmark = pytest.mark.processes
+
 PHASES: dict[str, tuple[Any, str, int]] = {
     "data preparation": (RowLoader, "load", 1),
     "evaluation": (TorchTextModel, "score", 1),

@@ -17,6 +17,8 @@ import tomli_w
 from tunesmith_plugins.techniques.rlhf import stages
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
+pytestmark = pytest.mark.processes
+
 STAGES = ("supervised", "reward", "policy")
 WORDS = ["card", "refund", "answer", "delivery", "invoice", "ten"]
 

@@ -125,6 +125,7 @@ def check_after_crash(run: Path, save: Save, *, committed: bool = False) -> str:
 # --- (a) death at every call -----------------------------------------------------------------
 
 
+@pytest.mark.processes
 @every_save
 def test_kill_at_every_call_of_a_save(
     faults: Any, before: Path, tmp_path: Path, save: Save
@@ -142,6 +143,7 @@ def test_kill_at_every_call_of_a_save(
     assert versions == ({"old"} if save.step < 20 else {"old", "new"})
 
 
+@pytest.mark.processes
 @every_save
 @pytest.mark.parametrize("undo", [False, True], ids=["renames kept", "renames lost"])
 def test_power_cut_at_every_call_of_a_save(
@@ -168,6 +170,7 @@ def test_power_cut_at_every_call_of_a_save(
     assert number > 40
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("undo", [None, False, True], ids=["kill", "renames kept", "renames lost"])
 def test_kill_and_power_cut_at_every_call_of_write_atomic(
     faults: Any, tmp_path: Path, undo: bool | None
@@ -200,6 +203,7 @@ def test_kill_and_power_cut_at_every_call_of_write_atomic(
     assert len(seen) > 7
 
 
+@pytest.mark.processes
 def test_kill_at_every_call_of_an_artifact_commit(faults: Any, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
@@ -219,6 +223,7 @@ def test_kill_at_every_call_of_an_artifact_commit(faults: Any, tmp_path: Path) -
             break
 
 
+@pytest.mark.processes
 def test_kill_at_every_call_while_quarantining_a_checkpoint(
     faults: Any, before: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +243,7 @@ def test_kill_at_every_call_while_quarantining_a_checkpoint(
             break
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "trials", [8, pytest.param(300, marks=pytest.mark.faults)], ids=["short", "long"]
 )
@@ -375,6 +381,7 @@ def test_an_error_at_every_call_of_the_lock(faults: Any, tmp_path: Path, code: i
 percents = pytest.mark.parametrize("percent", [10, 30, 50, 70, 90])
 
 
+@pytest.mark.processes
 @every_save
 @percents
 @pytest.mark.parametrize("end", ["kill", "full", "library"])
@@ -423,6 +430,7 @@ class Part(Disk):
         raise AssertionError
 
 
+@pytest.mark.processes
 @percents
 def test_a_manifest_of_which_only_a_part_is_written(
     faults: Any, before: Path, tmp_path: Path, percent: int
@@ -434,6 +442,7 @@ def test_a_manifest_of_which_only_a_part_is_written(
     assert check_after_crash(run, save) == "old"
 
 
+@pytest.mark.processes
 @percents
 def test_an_event_of_which_only_a_part_is_written(
     faults: Any, tmp_path: Path, percent: int
@@ -457,6 +466,7 @@ def test_an_event_of_which_only_a_part_is_written(
     assert [json.loads(line) for line in path.read_bytes().splitlines()] == [first, third]
 
 
+@pytest.mark.processes
 def test_kill_at_every_call_of_the_event_log(faults: Any, tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     for number in itertools.count(1):
@@ -481,6 +491,7 @@ def test_kill_at_every_call_of_the_event_log(faults: Any, tmp_path: Path) -> Non
 # --- (d) races -------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "races", [20, pytest.param(500, marks=pytest.mark.faults)], ids=["short", "long"]
 )

@@ -1,4 +1,4 @@
-"""The conformance kit for plugin authors, and fake text models for fast tests.
+"""The conformance kit for plugin authors, and fake text models and events for fast tests.
 
 ::
 
@@ -12,5 +12,14 @@
 
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
 from tunesmith.testing.kit import Result, parametrize_checks, run_checks
+from tunesmith.testing.sample_run import sample_event, sample_run
 
-__all__ = ["FakeTextModel", "Result", "parametrize_checks", "perfect_model", "run_checks"]
+__all__ = [
+    "FakeTextModel",
+    "Result",
+    "parametrize_checks",
+    "perfect_model",
+    "run_checks",
+    "sample_event",
+    "sample_run",
+]

@@ -21,12 +21,15 @@ from tunesmith_torch.options.generation_limits import MAX_MERGED_BYTES, MIN_TOKE
 
 
 @contextmanager
-def merged_adapters(model: nn.Module, tokens: int) -> Iterator[None]:
+def merged_adapters(
+    model: nn.Module, tokens: int, *, max_bytes: int = MAX_MERGED_BYTES
+) -> Iterator[None]:
     """Use merged weights inside the block, if that is exact, fits into memory and saves time.
 
     ``tokens``: the largest number of tokens that may be generated inside the block.
+    ``max_bytes``: the most bytes that merged weights may take.
     """
-    layers = _mergeable_layers(model) if tokens >= MIN_TOKENS_TO_MERGE else []
+    layers = _mergeable_layers(model, max_bytes) if tokens >= MIN_TOKENS_TO_MERGE else []
     try:
         for layer in layers:
             layer.merged_OI = _merged_weight(layer)
@@ -36,13 +39,13 @@ def merged_adapters(model: nn.Module, tokens: int) -> Iterator[None]:
             layer.merged_OI = None
 
 
-def _mergeable_layers(model: nn.Module) -> list[FusedLoraLinear]:
+def _mergeable_layers(model: nn.Module, max_bytes: int) -> list[FusedLoraLinear]:
     """Return all layers with plain adapters; none if they are not fp32 on a CPU, or too large."""
     fused_layers = [module for module in model.modules() if isinstance(module, FusedLoraLinear)]
     found = [layer for layer in fused_layers if layer.fusable_adapters()]
     weights = [layer.get_base_layer().weight for layer in found]
     exact = all(weight.is_cpu and weight.dtype == torch.float32 for weight in weights)
-    return found if exact and sum(weight.nbytes for weight in weights) <= MAX_MERGED_BYTES else []
+    return found if exact and sum(weight.nbytes for weight in weights) <= max_bytes else []
 
 
 @torch.no_grad()

@@ -86,8 +86,11 @@ def stretch_few_layers(setting: EstimateSetting, run: Callable[[int], StepTrace]
     return run(layers)
 
 
-def trace_layers(setting: EstimateSetting, layers: int) -> StepTrace:
-    """Trace two steps of the model with this number of layers."""
+def trace_layers(setting: EstimateSetting, layers: int, *, steps: int = 1) -> StepTrace:
+    """Trace two steps of the model with this number of layers.
+
+    ``steps``: how many of the two are run; the second repeats the first.
+    """
     config = meta_model.make_meta_config(setting.config, layers)
     adapted = _adapted_meta_model(setting, config)
     model = cast(nn.Module, adapted.model)
@@ -100,8 +103,10 @@ def trace_layers(setting: EstimateSetting, layers: int) -> StepTrace:
             record_model_tensors(
                 recorder, model, unwrap_peft(model), adapters=setting.method != "full"
             )
-            run_steps(1, setting, adapted, micro_batch, recorder)
-    timeline = recorder.timeline.with_labels(recorder.labels).repeat_step("0.", "1.")
+            run_steps(steps, setting, adapted, micro_batch, recorder)
+    timeline = recorder.timeline.with_labels(recorder.labels)
+    if steps == 1:
+        timeline = timeline.repeat_step("0.", "1.")
     if setting.moment_bytes != FP32_MOMENT_BYTES:
         timeline = timeline.scale_label("optimizer", setting.moment_bytes / FP32_MOMENT_BYTES)
     return StepTrace(

@@ -69,44 +69,75 @@ class RankLost(TrainingError):
 
 
 @dataclass
-class _ProcessGroup:
+class ProcessGroup:
     """This rank, and the ranks that it trains with."""
 
     rank: int
     world_size: int
     gpu_group: Any = None
     """torch's group for sums of GPU tensors; None where tensors are on the CPU."""
+    bucket_numel: int = tensor_buckets.BUCKET_NUMEL
+    """Elements that are summed in one operation."""
     closed: bool = False
     """True after an error was broadcast or a rank was lost: no exchange is possible any more."""
 
+    def exchange(self, message: dict[str, Any]) -> list[Any]:
+        """Send this rank's message to all ranks; return all values, or raise as they demand."""
+        if self.closed:
+            raise RankLost("exchange between ranks after training has ended")
+        messages = [json.loads(text) for text in _all_gather(self, json.dumps(message).encode())]
+        error = next((each["error"] for each in messages if "error" in each), None)
+        if error is not None:
+            self.closed = True
+            raise _decode_error(error) if self.rank == 0 else EndedByRankZero(error["message"])
+        if any("again" in each for each in messages):
+            raise RecomputeBatch
+        return [each["value"] for each in messages]
 
-_group: _ProcessGroup | None = None
+    def sum_in_place(self, tensor: Tensor) -> None:
+        """Replace the tensor by its sum over all ranks."""
+        torch_group = self.gpu_group if tensor.is_cuda else None
+        _run_collective(self, lambda: dist.all_reduce(tensor, group=torch_group))
+
+
+_group: ProcessGroup | None = None
 _group_numbers = itertools.count()
 """Each group has its own number, so that it does not read the addresses of an earlier one."""
+
+
+@contextmanager
+def join_group(group: ProcessGroup) -> Iterator[None]:
+    """Make the functions of this module exchange with this group inside the block."""
+    global _group
+    before, _group = _group, group
+    try:
+        yield
+    finally:
+        _group = before
 
 
 @contextmanager
 def all_ranks(job: Job[Any]) -> Iterator[None]:
     """Run the code inside the ``with`` block on all ranks of torchrun together.
 
+
     All ranks enter it together, and an error on one rank ends it on all: rank 0 raises the error,
     the others :class:`tunesmith.distributed.EndedByRankZero`. In a single process, and inside
     another such block, it does nothing.
     """
-    global _group
     if distributed.world_size() == 1 or _group is not None:
         yield
         return
     gpu_group = _form_group(pick_device(job.device), job.emit)
-    _group = group = _ProcessGroup(distributed.rank(), distributed.world_size(), gpu_group)
+    group = ProcessGroup(distributed.rank(), distributed.world_size(), gpu_group)
     try:
-        all_gather_object(None)
-        yield
-        all_gather_object(None)
+        with join_group(group):
+            all_gather_object(None)
+            yield
+            all_gather_object(None)
     except Exception as error:
         raise _broadcast_error(group, error) from error
     finally:
-        _group = None
         dist.destroy_process_group()
 
 
@@ -128,12 +159,11 @@ def my_share(sizes: Sequence[int]) -> list[int]:
     """
     if _group is None:
         return list(range(len(sizes)))
-    shares: list[list[int]] = [[] for _ in range(_group.world_size)]
-    loads = [0] * _group.world_size
+    ranks = range(_group.world_size)
+    shares: list[list[int]] = [[] for _ in ranks]
+    loads = [0 for _ in ranks]
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
-        rank = min(
-            range(_group.world_size), key=lambda rank: (loads[rank], len(shares[rank]), rank)
-        )
+        rank = min(ranks, key=lambda rank: (loads[rank], len(shares[rank]), rank))
         shares[rank].append(index)
         loads[rank] += sizes[index]
     return sorted(shares[_group.rank])
@@ -161,7 +191,7 @@ def all_gather_object(value: Any) -> list[Any]:
         RecomputeBatch: memory ran out on a rank.
         RankLost: the process of a rank has ended.
     """
-    return [value] if _group is None else _exchange(_group, {"value": value})
+    return [value] if _group is None else _group.exchange({"value": value})
 
 
 def request_recompute() -> None:
@@ -171,7 +201,7 @@ def request_recompute() -> None:
         RecomputeBatch: always.
     """
     if _group is not None:
-        _exchange(_group, {"again": True})
+        _group.exchange({"again": True})
     raise RecomputeBatch
 
 
@@ -252,24 +282,23 @@ def all_reduce_tensors(tensors: Sequence[Tensor]) -> None:
     """
     if _group is None:
         return
-    buckets = tensor_buckets.split_into_buckets(tensors)
+    buckets = tensor_buckets.split_into_buckets(tensors, _group.bucket_numel)
     buffers = tensor_buckets.allocate_buffers(buckets)
     all_gather_object(None)
     for bucket in buckets:
         _sum_bucket(_group, bucket, buffers)
 
 
-def _sum_bucket(group: _ProcessGroup, bucket: Sequence[Tensor], buffers: dict[Any, Tensor]) -> None:
-    torch_group = group.gpu_group if bucket[0].is_cuda else None
+def _sum_bucket(group: ProcessGroup, bucket: Sequence[Tensor], buffers: dict[Any, Tensor]) -> None:
     if tensor_buckets.is_summed_in_place(bucket):
-        _run_collective(group, lambda: dist.all_reduce(bucket[0], group=torch_group))
+        group.sum_in_place(bucket[0])
         return
     sizes = [tensor.numel() for tensor in bucket]
     flat = buffers[tensor_buckets.dtype_and_device(bucket[0])][: sum(sizes)]
     parts = torch.split(flat, sizes)
     for tensor, part in zip(bucket, parts, strict=True):
         part.view_as(tensor).copy_(tensor)
-    _run_collective(group, lambda: dist.all_reduce(flat, group=torch_group))
+    group.sum_in_place(flat)
     for tensor, part in zip(bucket, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
 
@@ -310,7 +339,7 @@ def _form_group(device: torch.device, emit: Callable[[Event], None]) -> Any:
         torch.cuda.set_device(device)
     try:
         store = PrefixStore(f"tunesmith-{next(_group_numbers)}", _store())
-        _wait_for_all(store, emit)
+        wait_for_all(store, emit)
         dist.init_process_group(
             "gloo",
             store=store,
@@ -327,7 +356,9 @@ def _form_group(device: torch.device, emit: Callable[[Event], None]) -> Any:
         raise RankLost(f"ranks cannot reach each other: {error!s:.200}") from error
 
 
-def _wait_for_all(store: PrefixStore, emit: Callable[[Event], None]) -> None:
+def wait_for_all(
+    store: PrefixStore, emit: Callable[[Event], None], poll_seconds: float = POLL_SECONDS
+) -> None:
     """Wait on rank 0 until the other ranks have arrived.
 
     A rank may fail before it arrives, and torchrun then sends a signal to rank 0. Inside torch the
@@ -339,24 +370,10 @@ def _wait_for_all(store: PrefixStore, emit: Callable[[Event], None]) -> None:
     keys = [f"arrived-{rank}" for rank in range(1, distributed.world_size())]
     while not store.check(keys):
         emit(PhaseAdvanced(phase="waiting for ranks", done=0))
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
 
 
-def _exchange(group: _ProcessGroup, message: dict[str, Any]) -> list[Any]:
-    """Send this rank's message to all ranks; return the values of all, or raise as they demand."""
-    if group.closed:
-        raise RankLost("exchange between ranks after training has ended")
-    messages = [json.loads(text) for text in _all_gather(group, json.dumps(message).encode())]
-    error = next((each["error"] for each in messages if "error" in each), None)
-    if error is not None:
-        group.closed = True
-        raise _decode_error(error) if group.rank == 0 else EndedByRankZero(error["message"])
-    if any("again" in each for each in messages):
-        raise RecomputeBatch
-    return [each["value"] for each in messages]
-
-
-def _all_gather(group: _ProcessGroup, text: bytes) -> list[bytes]:
+def _all_gather(group: ProcessGroup, text: bytes) -> list[bytes]:
     """Return the text of every rank, in one round if all are short, else in two.
 
     Collectives need rows of equal length. A row of the first round is the length of the text (8
@@ -371,14 +388,14 @@ def _all_gather(group: _ProcessGroup, text: bytes) -> list[bytes]:
     return [row[8 : 8 + size] for row, size in zip(rows, sizes, strict=True)]
 
 
-def _gather_bytes(group: _ProcessGroup, row: bytes) -> list[bytes]:
+def _gather_bytes(group: ProcessGroup, row: bytes) -> list[bytes]:
     own = torch.frombuffer(bytearray(row), dtype=torch.uint8)
     gathered = [torch.empty_like(own) for _ in range(group.world_size)]
     _run_collective(group, lambda: dist.all_gather(gathered, own))
     return [tensor.numpy().tobytes() for tensor in gathered]
 
 
-def _run_collective(group: _ProcessGroup, work: Callable[[], object]) -> None:
+def _run_collective(group: ProcessGroup, work: Callable[[], object]) -> None:
     try:
         work()
     except RuntimeError as error:  # gloo: the connection was closed by the peer
@@ -389,11 +406,11 @@ def _run_collective(group: _ProcessGroup, work: Callable[[], object]) -> None:
         ) from error
 
 
-def _broadcast_error(group: _ProcessGroup, error: Exception) -> Exception:
+def _broadcast_error(group: ProcessGroup, error: Exception) -> Exception:
     """Send the error that ends training here to all ranks; return the error to raise here."""
     if not group.closed:
         try:
-            _exchange(group, {"error": _encode_error(group, error)})
+            group.exchange({"error": _encode_error(group, error)})
         except RankLost:
             return error  # no other rank can report it
         except (TunesmithError, EndedByRankZero):
@@ -401,7 +418,7 @@ def _broadcast_error(group: _ProcessGroup, error: Exception) -> Exception:
     return error if group.rank == 0 else EndedByRankZero(str(error))
 
 
-def _encode_error(group: _ProcessGroup, error: Exception) -> dict[str, Any]:
+def _encode_error(group: ProcessGroup, error: Exception) -> dict[str, Any]:
     known = isinstance(error, TunesmithError)
     text = (
         error.message if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"

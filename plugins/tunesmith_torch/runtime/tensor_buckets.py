@@ -12,13 +12,18 @@ BUCKET_NUMEL = 16_777_216
 """Elements that are summed over ranks in one operation: 64 MiB in fp32."""
 
 
-def split_into_buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Split tensors into lists of one dtype and device, each summed in one operation."""
+def split_into_buckets(
+    tensors: Sequence[Tensor], bucket_numel: int = BUCKET_NUMEL
+) -> list[list[Tensor]]:
+    """Split tensors into lists of one dtype and device, each summed in one operation.
+
+    ``bucket_numel``: the most elements of a list of several tensors.
+    """
     buckets: list[list[Tensor]] = []
     numel = 0
     for tensor in tensors:
         same = buckets and dtype_and_device(buckets[-1][0]) == dtype_and_device(tensor)
-        if not same or numel + tensor.numel() > BUCKET_NUMEL:
+        if not same or numel + tensor.numel() > bucket_numel:
             buckets.append([])
             numel = 0
         buckets[-1].append(tensor)

@@ -9,16 +9,28 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tunesmith_echo
-from bench import RECORDERS, Bench, RecordingReporter, bench_plugin, plugin, rows
+from bench import (
+    LISTENERS,
+    RECORDERS,
+    ROWS,
+    Bench,
+    Rows,
+    bench_plugin,
+    catalog_of,
+    echo_plugin,
+    plugin,
+    rows,
+)
+from tunesmith_echo.technique import Echo
 
-from tunesmith.catalog import Catalog
-from tunesmith.contracts import Finding
+from tunesmith.contracts import Artifact, Dataset, Finding, Job
 from tunesmith.errors import (
     ConfigError,
     DataError,
@@ -28,28 +40,31 @@ from tunesmith.errors import (
     TrainingError,
     UsageError,
 )
-from tunesmith.events import StepFinished, from_json
+from tunesmith.events import Event, StepFinished, from_json
 from tunesmith.execution import execute
 from tunesmith.execution.guards import TimeLimitGuard
 from tunesmith.execution.report import build_report
-from tunesmith.plugins import load_modules
-from tunesmith.storage import Checkpoints
+from tunesmith.records import Text
+
+StopAfter = Callable[[int], None]
 
 
 @pytest.fixture
-def stop_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def stop_after() -> StopAfter:
     """Make the run stop, as a signal would, when a step is emitted."""
-    real = RecordingReporter.report
 
     def stop(step: int) -> None:
-        def report(self: RecordingReporter, event: object) -> None:
-            real(self, event)  # type: ignore[arg-type]
+        def send_signal(event: Event) -> None:
             if isinstance(event, StepFinished) and event.step == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        monkeypatch.setattr(RecordingReporter, "report", report)
+        LISTENERS[:] = [send_signal]
 
-    yield stop
+    return stop
+
+
+def never(*args: object, **more: object) -> object:
+    raise AssertionError("called, but must not be")
 
 
 def kinds(bench: Bench) -> list[str]:
@@ -130,10 +145,10 @@ def test_values_of_every_record_are_stored(bench: Bench) -> None:
 
 
 def test_a_signal_stops_after_a_step_and_resuming_continues_there(
-    bench: Bench, stop_after: object, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, stop_after: StopAfter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uninterrupted = bench.run(folder="uninterrupted").to_json()["training"]["losses"]
-    stop_after(5)  # type: ignore[operator]
+    stop_after(5)
     with pytest.raises(RunStopped, match="SIGTERM") as caught:
         bench.run()
     assert caught.value.exit_code == 143
@@ -195,12 +210,10 @@ def test_a_killed_run_is_unfinished_and_can_be_resumed(bench: Bench) -> None:
     assert report.to_json()["training"]["steps"] == 60
 
 
-def test_finished_evaluations_are_not_repeated_on_resume(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_evaluations_are_not_repeated_on_resume(bench: Bench) -> None:
     with pytest.raises(GateError):
         bench.run(gate={"at_least": {"right": 2.0}})
-    monkeypatch.setattr(Checkpoints, "newest", None)  # training again would ask for it
+    bench.catalog = catalog_of(echo=echo_plugin(train=never))
     before = len(bench.events())
     with pytest.raises(UsageError, match=r"gate\.at_least\.right was 2\.0, is now absent"):
         bench.run(resume=True)
@@ -209,8 +222,8 @@ def test_finished_evaluations_are_not_repeated_on_resume(
     assert not [e for e in bench.events()[before:] if e["event"] in ("measured", "step-finished")]
 
 
-def test_changed_data_is_refused_on_resume(bench: Bench, stop_after: object) -> None:
-    stop_after(3)  # type: ignore[operator]
+def test_changed_data_is_refused_on_resume(bench: Bench, stop_after: StopAfter) -> None:
+    stop_after(3)
     with pytest.raises(RunStopped):
         bench.run()
     changed = rows()
@@ -222,8 +235,8 @@ def test_changed_data_is_refused_on_resume(bench: Bench, stop_after: object) -> 
     assert bench.run(resume=True, accept_changes=True).status == "ok"
 
 
-def test_changed_plugin_versions_are_refused_on_resume(bench: Bench, stop_after: object) -> None:
-    stop_after(3)  # type: ignore[operator]
+def test_changed_plugin_versions_are_refused_on_resume(bench: Bench, stop_after: StopAfter) -> None:
+    stop_after(3)
     with pytest.raises(RunStopped):
         bench.run()
     found = bench.catalog.plugins.found
@@ -280,41 +293,32 @@ def test_a_loader_that_raises_names_plugin_and_line(bench: Bench) -> None:
     assert RECORDERS[0].closed
 
 
-def test_a_technique_that_raises_names_its_plugin(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tunesmith_echo.technique import Echo
-
-    monkeypatch.setattr(Echo, "train", lambda self, job: 1 / 0)
+def test_a_technique_that_raises_names_its_plugin(bench: Bench) -> None:
+    good = bench.catalog
+    bench.catalog = catalog_of(echo=echo_plugin(train=lambda self, job: 1 / 0))
     with pytest.raises(PluginError, match=r'"file:echo".*ZeroDivisionError.*\(test_execute'):
         bench.run()
-    monkeypatch.undo()
+    bench.catalog = good
     assert bench.run(resume=True).status == "ok"
 
 
-def test_models_are_released_before_the_next_is_opened_and_before_training(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_are_released_before_the_next_is_opened_and_before_training(bench: Bench) -> None:
     """A model is full of reference cycles: its memory is released when it is collected."""
-    from tunesmith_echo.technique import Echo
-
-    real_open, real_train = Echo.open, Echo.train
     opened: list[weakref.ref[object]] = []
     alive: list[int] = []
 
     def open_knotted(*args: object, **more: object) -> object:
         alive.append(sum(ref() is not None for ref in opened))
-        model = real_open(*args, **more)  # type: ignore[arg-type]
+        model = Echo.open(*args, **more)  # type: ignore[arg-type]
         model.itself = model  # type: ignore[attr-defined]
         opened.append(weakref.ref(model))
         return model
 
     def train(*args: object) -> object:
         alive.append(sum(ref() is not None for ref in opened))
-        return real_train(*args)  # type: ignore[arg-type]
+        return Echo.train(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Echo, "open", open_knotted)
-    monkeypatch.setattr(Echo, "train", train)
+    bench.catalog = catalog_of(echo=echo_plugin(open=open_knotted, train=train))
     gc.disable()
     try:
         bench.run()
@@ -340,15 +344,10 @@ def test_a_gate_that_is_met(bench: Bench) -> None:
     assert bench.run(gate=gate).status == "ok"
 
 
-def test_a_finding_of_level_error_ends_the_run_before_a_weight_is_read(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tunesmith_echo.model import Table
-
-    monkeypatch.setattr(Table, "read", None)
+def test_a_finding_of_level_error_ends_the_run_before_a_weight_is_read(bench: Bench) -> None:
     finding = Finding(level="error", where="technique.epochs", message="far too many")
-    bench.catalog = Catalog(
-        load_modules({"echo": tunesmith_echo, "bench": bench_plugin([finding])})
+    bench.catalog = catalog_of(
+        echo=echo_plugin(open=never, train=never), bench=bench_plugin([finding])
     )
     with pytest.raises(ConfigError, match=r"technique\.epochs: far too many"):
         bench.run()
@@ -358,9 +357,7 @@ def test_a_finding_of_level_error_ends_the_run_before_a_weight_is_read(
 def test_an_error_that_is_resolved_does_not_end_the_resumed_run(bench: Bench) -> None:
     finding = Finding(level="error", where="technique.epochs", message="far too many")
     good = bench.catalog
-    bench.catalog = Catalog(
-        load_modules({"echo": tunesmith_echo, "bench": bench_plugin([finding])})
-    )
+    bench.catalog = catalog_of(bench=bench_plugin([finding]))
     with pytest.raises(ConfigError):
         bench.run()
     bench.catalog = good
@@ -369,45 +366,42 @@ def test_an_error_that_is_resolved_does_not_end_the_resumed_run(bench: Bench) ->
 
 def test_a_warning_is_emitted_and_reported(bench: Bench) -> None:
     finding = Finding(level="warning", where="technique.epochs", message="rather many")
-    bench.catalog = Catalog(
-        load_modules({"echo": tunesmith_echo, "bench": bench_plugin([finding])})
-    )
+    bench.catalog = catalog_of(bench=bench_plugin([finding]))
     assert [n.message for n in bench.run().notices] == ["rather many"]
 
 
 def test_data_reviewers_are_called(bench: Bench) -> None:
     seen = []
     watching = plugin(review_data=lambda dataset, plan: seen.append(len(dataset.train)) or [])
-    bench.catalog = Catalog(
-        load_modules({"echo": tunesmith_echo, "bench": bench_plugin(), "watching": watching})
-    )
+    bench.catalog = catalog_of(watching=watching)
     bench.run()
     assert seen == [60]
 
 
-def test_divergence_ends_the_run_as_a_training_error(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tunesmith_echo.model import Table
-
+def test_divergence_ends_the_run_as_a_training_error(bench: Bench) -> None:
     losses = iter([0.5] * 3 + [9.0 + n for n in range(100)])
-    monkeypatch.setattr(Table, "loss", lambda self, prompt, answer: next(losses))
+
+    def train(self: Echo, job: Job[Any]) -> Artifact:
+        def emit(event: Event) -> None:
+            is_step = isinstance(event, StepFinished)
+            job.emit(replace(event, loss=next(losses)) if is_step else event)
+
+        return Echo.train(self, replace(job, emit=emit))
+
+    bench.catalog = catalog_of(echo=echo_plugin(train=train))
     with pytest.raises(TrainingError, match="diverged"):
         bench.run(technique={"batch_size": 1}, baselines={"shots": 0, "zero_shot": False})
     assert bench.report()["run"]["exit_code"] == 5
 
 
-def test_records_that_the_technique_does_not_accept(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import bench as workbench
+def test_records_that_the_technique_does_not_accept(bench: Bench) -> None:
+    class Texts(Rows):
+        def load(self) -> Dataset:
+            rows = super().load()
+            texts = [Text(source=record.source, text=record.source) for record in rows.train]
+            return replace(rows, train=texts)
 
-    from tunesmith.records import Text
-
-    def completion(*, source: str, prompt: str, completion: str) -> Text:
-        return Text(source=source, text=prompt)
-
-    monkeypatch.setattr(workbench, "Completion", completion)
+    bench.catalog = catalog_of(bench=bench_plugin(loader=replace(ROWS, build=Texts)))
     with pytest.raises(
         DataError, match=r"rows\.jsonl:1: technique echo cannot train on a Text record"
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -20,36 +21,25 @@ from tunesmith.events import (
     from_json,
 )
 from tunesmith.execution.report import build_report
-from tunesmith.testing.reporters import events_of_run
+from tunesmith.testing import sample_event, sample_run
 
 
 def started(*, resumed: bool = False) -> RunStarted:
-    return RunStarted(
-        run="r", name="n", started="t2" if resumed else "t1", plan={"run": {}}, versions={},
-        plugins=[], resumed=resumed,
-    )  # fmt: skip
+    return sample_event(RunStarted, started="t2" if resumed else "t1", resumed=resumed)
 
 
-def training(stage: str = "", steps: int = 4) -> TrainingStarted:
-    return TrainingStarted(
-        stage=stage, technique="x", steps=steps, epochs=1.0, rows=8, tokens=80, trained_tokens=40,
-        trainable_parameters=1, parameters=2, device="cpu", precision="fp32",
-    )  # fmt: skip
+def training(stage: str = "") -> TrainingStarted:
+    return sample_event(TrainingStarted, stage=stage, steps=4)
 
 
-def step(number: int, loss: float = 1.0, stage: str = "", **more: object) -> StepFinished:
-    values: dict[str, object] = dict(
-        stage=stage, step=number, steps=4, loss=loss, learning_rate=0.1, gradient_norm=1.0,
-        rows=2, tokens=20, trained_tokens=10, seconds=0.5, memory_bytes=100 * number,
-    )  # fmt: skip
-    return StepFinished(**{**values, **more})  # type: ignore[arg-type]
+def step(number: int, loss: float = 1.0, stage: str = "", **more: Any) -> StepFinished:
+    values = {"steps": 4, "tokens": 20, "memory_bytes": 100 * number, "metrics": {}, **more}
+    return sample_event(StepFinished, stage=stage, step=number, loss=loss, **values)
 
 
 def finished(status: str = "ok", code: int = 0) -> RunFinished:
-    return RunFinished(
-        status=status, exit_code=code, finished="t9", seconds=1.0,  # type: ignore[arg-type]
-        error="" if status == "ok" else "it broke",
-    )  # fmt: skip
+    error = "" if status == "ok" else "it broke"
+    return sample_event(RunFinished, status=status, exit_code=code, error=error)
 
 
 def test_a_report_without_events() -> None:
@@ -60,8 +50,8 @@ def test_a_report_without_events() -> None:
 
 
 def test_every_event_is_read_back_from_its_line() -> None:
-    assert {event.kind for event in events_of_run()} == set(EVENT_TYPES)
-    for event in events_of_run():
+    assert {event.kind for event in sample_run()} == set(EVENT_TYPES)
+    for event in sample_run():
         assert from_json(json.loads(json.dumps(event.to_json()))) == event
 
 
@@ -74,9 +64,9 @@ def test_the_verdict_of_an_earlier_version_is_read() -> None:
 
 
 def test_a_report_from_lines_equals_the_report_from_events() -> None:
-    lines = [json.loads(json.dumps(event.to_json())) for event in events_of_run()]
+    lines = [json.loads(json.dumps(event.to_json())) for event in sample_run()]
     again = build_report(event for event in map(from_json, lines) if event is not None)
-    assert again.to_json() == build_report(events_of_run()).to_json()
+    assert again.to_json() == build_report(sample_run()).to_json()
 
 
 def test_unknown_events_and_keys_are_ignored() -> None:
@@ -121,10 +111,7 @@ def test_status_and_exit_code_of_the_end(status: str, code: int) -> None:
 
 def test_a_repeated_evaluation_replaces_the_first() -> None:
     def measured(value: float, model: str) -> Measured:
-        return Measured(
-            model=model, evaluator="e", metric="m", value=value, low=0.0, high=1.0, n=3,
-            higher_is_better=True, seconds=1.0, records="r.jsonl",
-        )  # fmt: skip
+        return sample_event(Measured, model=model, value=value)
 
     events = [measured(0.1, "base"), measured(0.2, "tuned"), measured(0.3, "base")]
     found = [(e["model"], e["value"]) for e in build_report(events).to_json()["evaluations"]]
@@ -157,9 +144,6 @@ def test_the_data_of_a_report() -> None:
 
 
 def test_the_artifact_of_the_finished_training() -> None:
-    trained = TrainingFinished(
-        technique="x", steps=1, tokens=1, trained_tokens=1, seconds=1.0, peak_memory_bytes=0,
-        artifact="adapter", format="adapter",
-    )  # fmt: skip
+    trained = sample_event(TrainingFinished, artifact="adapter")
     assert build_report([training()]).to_json()["training"]["artifact"] is None
     assert build_report([training(), trained]).to_json()["training"]["artifact"] == "adapter"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,22 +17,18 @@ from hypothesis import strategies as st
 
 from tunesmith.contracts import Reporter
 from tunesmith.events import (
-    CheckpointSaved,
-    DataLoaded,
     Event,
     Measured,
     Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
-    RunFinished,
-    RunStarted,
     StepFinished,
     TrainingFinished,
-    TrainingStarted,
 )
 from tunesmith.storage import RunFolder
 from tunesmith.terminal import plot, sparkline
+from tunesmith.testing import sample_event, sample_run
 from tunesmith_plugins.reporters.console import offer
 from tunesmith_plugins.reporters.console.event_text import (
     TrainingProgress,
@@ -50,75 +48,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def step(number: int, *, steps: int = 100, loss: float = 1.0, seconds: float = 0.5) -> StepFinished:
-    return StepFinished(
-        step=number,
-        steps=steps,
-        loss=loss,
-        learning_rate=1e-3,
-        gradient_norm=1.0,
-        rows=4,
-        tokens=1000,
-        trained_tokens=10,
-        seconds=seconds,
-        memory_bytes=2 * 1024**3,
-    )
-
-
-def measured(model: str = "base", metric: str = "exact-match", value: float = 0.03) -> Measured:
-    return Measured(
-        model=model,
-        evaluator="exact-match",
-        metric=metric,
-        value=value,
-        low=0.01,
-        high=0.07,
-        n=120,
-        higher_is_better=True,
-        seconds=12.0,
-        records="x",
-    )
-
-
 def run_events(steps: int = 100) -> Iterator[Event]:
-    """Yield the events of a complete run."""
-    yield RunStarted(run="run-1", name="run", started="", plan={}, versions={}, plugins=[])
-    yield PhaseStarted(phase="data", total=None)
-    yield PhaseEnded(phase="data", seconds=0.1)
-    yield DataLoaded(description="", train=240, heldout=120, left_out={"empty": 2})
-    yield Notice(level="warning", source="data", message="two rows are alike")
-    yield Notice(level="error", source="data", message="printed by the command line")
-    yield PhaseStarted(phase="base: exact-match", total=120)
-    yield PhaseAdvanced(phase="base: exact-match", done=60)
-    yield PhaseEnded(phase="base: exact-match", seconds=12.0)
-    yield measured()
-    yield measured(metric="loss")
-    yield TrainingStarted(
-        technique="lora",
-        steps=steps,
-        epochs=1.0,
-        rows=240,
-        tokens=1,
-        trained_tokens=1,
-        trainable_parameters=1,
-        parameters=2,
-        device="cpu",
-        precision="fp32",
-    )
-    for number in range(1, steps + 1):
-        yield step(number, steps=steps, loss=2.0 / number)
-    yield CheckpointSaved(step=steps, path="x", bytes=1, seconds=0.1)
-    yield TrainingFinished(
-        technique="lora",
-        steps=steps,
-        tokens=1,
-        trained_tokens=1,
-        seconds=50.0,
-        peak_memory_bytes=1,
-        artifact="artifact",
-        format="adapter",
-    )
-    yield RunFinished(status="ok", exit_code=0, finished="", seconds=62.0)
+    """Yield the events of a complete run: every event, and a second metric of the base model."""
+    for event in sample_run("exact-match", steps=steps):
+        yield event
+        if isinstance(event, Notice):
+            yield sample_event(Notice, level="error", message="printed by the command line")
+        elif isinstance(event, Measured) and event.model == "base":
+            yield replace(event, metric="loss")
 
 
 def plain(events: Iterator[Event], **options: bool | int) -> list[str]:
@@ -137,7 +74,7 @@ def test_plain_lines_of_a_run() -> None:
     lines = plain(run_events())
     assert lines[0] == "starting run-1"
     assert "data: 240 training rows, 120 held out for evaluation, 2 unusable rows left out" in lines
-    assert "warning: data: two rows are alike" in lines
+    assert "warning: data: exact-match" in lines
     assert "base: exact-match 0.030 [0.010, 0.070]" in lines
     assert not any("command line" in line for line in lines)
     assert lines[-1] == "run finished: ok after 1 min 02 s"
@@ -159,7 +96,7 @@ def test_step_line_shows_loss_speed_memory_and_time_left() -> None:
 
 
 def test_off_prints_only_warnings() -> None:
-    assert plain(run_events(), warnings_only=True) == ["warning: data: two rows are alike"]
+    assert plain(run_events(), warnings_only=True) == ["warning: data: exact-match"]
 
 
 # --- live ----------------------------------------------------------------------------------
@@ -243,9 +180,9 @@ def test_live_display_only_on_capable_terminals(
         monkeypatch.setenv(name, value)
 
     def built(stream: io.StringIO, progress: str = "auto") -> Reporter:
-        monkeypatch.setattr(offer.sys, "stderr", stream)
         options = offer.ConsoleOptions.model_validate({"progress": progress})
-        return offer.build(options, RunFolder(tmp_path))
+        with contextlib.redirect_stderr(stream):
+            return offer.build(options, RunFolder(tmp_path))
 
     assert isinstance(built(terminal), LiveReporter) is live
     assert isinstance(built(io.StringIO()), PlainReporter)
@@ -278,7 +215,7 @@ EVENTS = st.one_of(
         stage=WORDS,
         metrics=st.dictionaries(WORDS, FLOATS, max_size=5),
     ),
-    st.builds(measured, model=WORDS, metric=WORDS, value=FLOATS),
+    st.builds(sample_event, st.just(Measured), model=WORDS, metric=WORDS, value=FLOATS),
 )
 
 
@@ -306,7 +243,7 @@ def test_time_left_is_steady() -> None:
     for number in range(1, 401):
         seconds = rng.uniform(0.5, 1.5)
         now += seconds
-        training.add(step(number, steps=400, seconds=seconds))
+        training.add(sample_event(StepFinished, step=number, steps=400, seconds=seconds))
         ends.append(now + training.seconds_left)
     jumps = [abs(b - a) / b for a, b in pairwise(ends[20:])]
     assert max(jumps) < 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,23 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.events import (
-    CompletionSampled,
-    DataLoaded,
-    Event,
-    Forecast,
-    GateChecked,
-    Measured,
-    Monitored,
-    Notice,
-    RunFinished,
-    RunStarted,
-    StepFinished,
-    TrainingFinished,
-    TrainingStarted,
-)
+from tunesmith.events import Event, StepFinished
 from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
+from tunesmith.testing import sample_event, sample_run
 from tunesmith_plugins.reporters.html.charts import (
     MAX_POINTS,
     IntervalBar,
@@ -42,111 +30,8 @@ from tunesmith_plugins.reporters.html.offer import HTML, HtmlOptions
 EVIL = "<script>alert(1)</script>\"'>\x1b[31m{{ 7*7 }}&\u202e"
 
 
-def step_finished(step: int, loss: float, **extras: float) -> StepFinished:
-    return StepFinished(
-        step=step,
-        steps=3,
-        loss=loss,
-        learning_rate=1e-4,
-        gradient_norm=1.0,
-        rows=2,
-        tokens=10,
-        trained_tokens=4,
-        seconds=0.5,
-        memory_bytes=1000,
-        metrics=extras,
-    )
-
-
-def measured(model: str, value: float, name: str = "exact-match") -> Measured:
-    return Measured(
-        model=model,
-        evaluator=name,
-        metric=name,
-        value=value,
-        low=value - 0.1,
-        high=value + 0.1,
-        n=2,
-        higher_is_better=True,
-        seconds=1.0,
-        records=f"evaluations/{model}.{name}.jsonl",
-    )
-
-
-def events(text: str = "plain") -> list[Event]:
-    plan = {"model": {"base": text, "revision": None}, "technique": {"use": text, "list": [None]}}
-    return [
-        RunStarted(
-            run="r1",
-            name=text,
-            started="2026-01-01T00:00:00+00:00",
-            plan=plan,
-            versions={"torch": text},
-            plugins=[{"name": text, "distribution": text, "version": "1"}],
-        ),
-        DataLoaded(
-            description=text,
-            train=2,
-            heldout=2,
-            left_out={text: 1},
-            examples=[{"where": text, "cause": text, "detail": text}],
-        ),
-        Notice(level="warning", source=text, message=text),
-        TrainingStarted(
-            technique=text,
-            steps=3,
-            epochs=1.0,
-            rows=2,
-            tokens=10,
-            trained_tokens=4,
-            trainable_parameters=5,
-            parameters=50,
-            device="cpu",
-            precision=text,
-            details={text: [text]},
-        ),
-        step_finished(1, 2.5, **{text: 0.5}),
-        step_finished(2, 1.5, **{text: 0.75}),
-        step_finished(3, 0.5, **{text: 0.7}),
-        TrainingFinished(
-            technique=text,
-            steps=3,
-            tokens=30,
-            trained_tokens=12,
-            seconds=1.5,
-            peak_memory_bytes=1000,
-            artifact=text,
-            format="adapter",
-        ),
-        measured("base", 0.25),
-        measured("tuned", 0.75),
-        Forecast(
-            technique=text,
-            method="traced",
-            device=text,
-            device_type="cpu",
-            available=10_000,
-            memory={"low": 900, "expected": 1100, "high": 1300},
-            phase=text,
-            uncalibrated_peak=1100,
-            untracked_bytes=0,
-            calibration_runs=0,
-            seconds=[1.0, 2.0],
-            flops=1e9,
-            tokens=30,
-            notes=[text],
-        ),
-        GateChecked(stage=text, gate=text, passed=False, message=text),
-        CompletionSampled(step=1, prompt=text, completion=text, reward=0.625),
-        Monitored(step=1, metrics={text: 0.1}, best=True),
-        Monitored(step=3, metrics={text: 0.3, "gold": 1.0}, best=False),
-    ]
-
-
-def finished(**verdict: object) -> RunFinished:
-    return RunFinished(
-        status="ok", exit_code=0, finished="2026-01-01T00:01:00+00:00", seconds=60, verdict=verdict
-    )
+def step_finished(step: int, loss: float) -> StepFinished:
+    return sample_event(StepFinished, step=step, steps=3, loss=loss)
 
 
 def page(path: Path, reported: list[Event]) -> str:
@@ -191,28 +76,24 @@ def outline(text: str) -> Outline:
 
 
 def test_page_shows_all_measurements(tmp_path: Path) -> None:
-    reported = [
-        *events(),
-        finished(sentence="fine-tuning was worth it", outcome="better", comparisons={}),
-    ]
-    text = outline(page(tmp_path, reported)).text
+    *reported, end = sample_run(steps=3)
+    verdict = {"sentence": "fine-tuning was worth it", "outcome": "better", "comparisons": {}}
+    text = outline(page(tmp_path, [*reported, replace(end, verdict=verdict)])).text
     for words in (
         "fine-tuning was worth it",
-        "0.25",
+        "0.03",
         "[0.65, 0.85]",
         "3 of 3",
-        "20 tokens/s",
-        "2 rows held out",
+        "2,000 tokens/s",
+        "120 rows held out",
     ):
         assert words in text, words
 
 
 def test_text_from_users_is_escaped(tmp_path: Path) -> None:
-    reported = [
-        *events(EVIL),
-        finished(sentence=EVIL, outcome=EVIL, metric=EVIL, baseline_model=EVIL),
-    ]
-    raw = page(tmp_path, reported)
+    *reported, end = sample_run(EVIL)
+    verdict = {"sentence": EVIL, "outcome": EVIL, "metric": EVIL, "baseline_model": EVIL}
+    raw = page(tmp_path, [*reported, replace(end, verdict=verdict)])
     parsed = outline(raw)
     assert "script" not in parsed.tags and "onerror" not in parsed.attributes
     assert "<script" not in raw and "\x1b" not in raw and "\u202e" not in raw
@@ -220,20 +101,20 @@ def test_text_from_users_is_escaped(tmp_path: Path) -> None:
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
-    raw = page(tmp_path, [*events(), finished()])
+    raw = page(tmp_path, list(sample_run()))
     assert not re.search(r"(src|href)\s*=|url\(|@import|https?://", raw)
     assert "default-src 'none'" in raw
 
 
-@pytest.mark.parametrize("count", range(16))
+@pytest.mark.parametrize("count", range(len(list(sample_run()))))
 def test_page_of_a_run_that_was_killed_at_any_event(tmp_path: Path, count: int) -> None:
-    text = outline(page(tmp_path, events()[:count])).text
+    text = outline(page(tmp_path, list(sample_run())[:count])).text
     assert "unfinished" in text
 
 
 def test_non_finite_losses_are_accepted(tmp_path: Path) -> None:
-    reported = [*events(), step_finished(2, math.nan), step_finished(3, math.inf)]
-    outline(page(tmp_path, reported))
+    *reported, _ = sample_run(steps=3)
+    outline(page(tmp_path, [*reported, step_finished(2, math.nan), step_finished(3, math.inf)]))
 
 
 def test_is_used_by_default() -> None:

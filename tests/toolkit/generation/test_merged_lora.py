@@ -6,14 +6,13 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from tunesmith_torch.generation import merged_lora
 from tunesmith_torch.generation.generate import generate
-from tunesmith_torch.generation.merged_lora import merged_adapters
+from tunesmith_torch.generation.merged_lora import MIN_TOKENS_TO_MERGE, merged_adapters
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.testing.tiny_model import tiny_model
 
-MANY = merged_lora.MIN_TOKENS_TO_MERGE
+MANY = MIN_TOKENS_TO_MERGE
 
 
 def adapted(dtype: torch.dtype = torch.float32, adapters: int = 1) -> PeftModel:
@@ -68,24 +67,31 @@ def test_frozen_weights_are_unchanged_afterwards() -> None:
         assert torch.equal(layer.get_base_layer().weight, weight) and layer.merged_OI is None
 
 
-def test_completions_are_those_of_separate_adapters(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_completions_are_those_of_separate_adapters() -> None:
     model = adapted()
     prompts = [[7, 8, 9], [7, 8, 9], [11, 12], [5, 6, 7, 8, 9]]
     options = {"max_new_tokens": 16, "end_ids": frozenset({1}), "sampler": Sampler(seed=3)}
-    monkeypatch.setattr("tunesmith_torch.generation.merged_lora.MIN_TOKENS_TO_MERGE", 1)
-    with_merging = generate(model, prompts, **options)  # type: ignore[arg-type]
-    monkeypatch.setattr("tunesmith_torch.generation.merged_lora.MIN_TOKENS_TO_MERGE", 10**9)
+    assert len(prompts) * 16 < MIN_TOKENS_TO_MERGE
+    with merged_adapters(model, MANY):
+        with_merging = generate(model, prompts, **options)  # type: ignore[arg-type]
     without = generate(model, prompts, **options)  # type: ignore[arg-type]
     assert [answer.ids for answer in with_merging] == [answer.ids for answer in without]
     for ours, theirs in zip(with_merging, without, strict=True):
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
 
 
-def test_nothing_is_merged_if_it_is_inexact_too_slow_or_too_large(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.parametrize(("limit", "merged"), [(MANY, True), (MANY - 1, False)])
+def test_generation_merges_if_it_may_take_many_tokens(limit: int, merged: bool) -> None:
+    model = adapted()
+    seen = []
+    first = layers(model)[0]
+    first.register_forward_pre_hook(lambda layer, _: seen.append(layer.merged_OI is not None))
+    every_id = frozenset(range(model.config.vocab_size))  # the first token ends the completion
+    generate(model, [[7, 8, 9]], max_new_tokens=limit, end_ids=every_id)
+    assert seen[-1] == merged
+
+
+def test_nothing_is_merged_if_it_is_inexact_too_slow_or_too_large() -> None:
     rounded, model = adapted(torch.bfloat16), adapted()
     with merged_adapters(rounded, MANY):
         assert all(layer.merged_OI is None for layer in layers(rounded))
@@ -93,6 +99,5 @@ def test_nothing_is_merged_if_it_is_inexact_too_slow_or_too_large(
         assert all(layer.merged_OI is None for layer in layers(model))
     with model.disable_adapter(), merged_adapters(model, MANY):
         assert all(layer.merged_OI is None for layer in layers(model))
-    monkeypatch.setattr(merged_lora, "MAX_MERGED_BYTES", 1000)
-    with merged_adapters(model, MANY):
+    with merged_adapters(model, MANY, max_bytes=1000):
         assert all(layer.merged_OI is None for layer in layers(model))

@@ -36,7 +36,8 @@ from tunesmith_torch.memory_estimate.allocation_recorder import Recorder
 from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, replay
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
-from tunesmith_torch.memory_estimate.timeline import Timeline
+from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, Timeline
+from tunesmith_torch.memory_estimate.trace import StepTrace
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.loading import LoadedBase, enable_gradient_checkpointing
@@ -51,13 +52,15 @@ SMALL = {
     "model_type": "llama",
     "hidden_size": 128,
     "intermediate_size": 256,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "vocab_size": 512,
     "tie_word_embeddings": True,
     "max_position_embeddings": 512,
 }
+"""Tracing takes time for each layer, so most tests have two."""
+STRETCHED = {**SMALL, "num_hidden_layers": TRACED_LAYERS + 1}
 OPTIONS: dict[str, type[TrainingOptions]] = {
     "full": FullOptions,
     "lora": LoraOptions,
@@ -70,14 +73,24 @@ def _options(method: Method, **changes: Any) -> TrainingOptions:
 
 
 def _setting(
-    method: Method, *, device: Any = "cpu", grouping: Grouping = SINGLE_COMPLETION, **changes: Any
+    method: Method,
+    *,
+    device: Any = "cpu",
+    grouping: Grouping = SINGLE_COMPLETION,
+    config: dict[str, Any] = SMALL,
+    **changes: Any,
 ) -> EstimateSetting:
     assumed = Assumptions(sequence=96, micro_batch=3, rows=3)
     options = _options(method, **changes)
     request = EstimateRequest(
-        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=assumed, device=device
+        config=config, tokenizer=None, train=(), heldout=(), assumed=assumed, device=device
     )
     return EstimateSetting.from_request(options, request, grouping)
+
+
+def _trace(setting: EstimateSetting) -> StepTrace:
+    """Trace every layer of the model."""
+    return trace.trace_layers(setting, setting.shape.layers)
 
 
 def _real_model(setting: EstimateSetting) -> AdaptedModel:
@@ -124,6 +137,7 @@ def test_a_step_on_real_tensors_allocates_the_same(
 ) -> None:
     setting = _setting(
         method,
+        config={**SMALL, "num_hidden_layers": 5},  # the more layers, the less scalars count
         gradient_checkpointing=gradient_checkpointing,
         grouping=GROUPINGS.get(kind, SINGLE_COMPLETION),
     )
@@ -138,7 +152,7 @@ def test_a_step_on_real_tensors_allocates_the_same(
         )
         trace.run_steps(2, setting, adapted, trace._largest_micro_batch(setting), recorder)
     real = recorder.timeline.with_labels(recorder.labels)
-    traced = trace.trace_layers(setting, SMALL["num_hidden_layers"]).timeline  # type: ignore[arg-type]
+    traced = _trace(setting).timeline
     assert _peaks_by_phase(traced) == pytest.approx(
         _peaks_by_phase(real), rel=1e-2
     )  # equal except for a few scalars
@@ -156,7 +170,6 @@ def test_a_step_on_real_tensors_allocates_the_same(
     ],
 )
 def test_the_second_step_repeats_the_first_without_permanent_blocks(
-    monkeypatch: pytest.MonkeyPatch,
     method: Method,
     device: Any,
     gradient_checkpointing: bool,
@@ -166,11 +179,8 @@ def test_the_second_step_repeats_the_first_without_permanent_blocks(
     setting = replace(
         setting, workload=replace(setting.workload, accumulates_gradients=accumulates_gradients)
     )
-    repeated = trace.trace_layers(setting, 3).timeline
-    run_steps = trace.run_steps
-    monkeypatch.setattr(trace, "run_steps", lambda count, *others: run_steps(2, *others))
-    monkeypatch.setattr(Timeline, "repeat_step", lambda self, prefix, new_prefix: self)
-    two_steps = trace.trace_layers(setting, 3).timeline
+    repeated = _trace(setting).timeline
+    two_steps = trace.trace_layers(setting, setting.shape.layers, steps=2).timeline
     assert _peaks_by_phase(repeated) == pytest.approx(_peaks_by_phase(two_steps), rel=2e-3)
 
 
@@ -186,8 +196,8 @@ def _peaks_by_phase(timeline: Timeline) -> dict[str, int]:
     ("method", "device"), [("full", "cpu"), ("lora", "cuda"), ("qlora", "cuda")]
 )
 def test_a_trace_of_five_layers_stretches_to_six(method: Method, device: str) -> None:
-    setting = _setting(method, device=device)
-    stretched, complete = trace.trace_step(setting), trace.trace_layers(setting, 6)
+    setting = _setting(method, device=device, config=STRETCHED)
+    stretched, complete = trace.trace_step(setting), _trace(setting)
     assert stretched.timeline.peak_bytes() == pytest.approx(
         complete.timeline.peak_bytes(), rel=2e-3
     )
@@ -207,7 +217,7 @@ def test_a_trace_of_five_layers_stretches_to_six(method: Method, device: str) ->
 def test_arithmetic_agrees_with_the_trace(method: Method) -> None:
     for changes in ({"gradient_checkpointing": True}, {"fused_kernels": False}):
         setting = _setting(method, device="cuda", **changes)
-        traced = trace.trace_layers(setting, 6).timeline.peak_bytes()
+        traced = _trace(setting).timeline.peak_bytes()
         parts = analytic.training_memory(setting)
         counted = sum(parts.static.values()) + sum(parts.dynamic.values())
         # Rounding to 512 bytes counts for more in a model this small.
@@ -226,7 +236,7 @@ def test_the_shape_counts_the_parameters_of_the_model(family: str) -> None:
 
 def test_a_4_bit_base_takes_the_bytes_of_its_estimate() -> None:
     setting = _setting("qlora")
-    parts = trace.trace_layers(setting, 6).timeline.peak_by_label()
+    parts = _trace(setting).timeline.peak_by_label()
     # In a model this small, the tables of 16 and 256 numbers of each layer count.
     assert setting.base_bytes < parts["weights"] < 1.3 * setting.base_bytes
     assert parts["weights"] < 0.75 * _setting("lora").base_bytes
@@ -234,13 +244,16 @@ def test_a_4_bit_base_takes_the_bytes_of_its_estimate() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_an_8_bit_base_is_traced_and_takes_the_bytes_of_its_estimate(device: str) -> None:
-    setting = _setting("qlora", device=device, quantization__bits=8)
+    setting = _setting("qlora", device=device, config=STRETCHED, quantization__bits=8)
     step_trace = trace.trace_step(setting)
     weights = step_trace.timeline.peak_by_label()["weights"]
     assert setting.base_bytes < weights < 1.1 * setting.base_bytes
     assert step_trace.timeline.peak_bytes() == pytest.approx(
-        trace.trace_layers(setting, 6).timeline.peak_bytes(), rel=2e-3
+        _trace(setting).timeline.peak_bytes(), rel=2e-3
     )
+
+
+def test_an_8_bit_base_has_a_traced_estimate() -> None:
     *_, last = techniques.estimate_supervised(
         build(QloraOptions, quantization__bits=8),
         EstimateRequest(
@@ -253,21 +266,17 @@ def test_an_8_bit_base_is_traced_and_takes_the_bytes_of_its_estimate(device: str
 def test_an_8_bit_base_keeps_the_inputs_of_its_products_despite_recomputation() -> None:
     # bitsandbytes stores them in the graph, where recomputation does not see them.
     eight, four = (
-        trace.trace_layers(
-            _setting("qlora", device="cuda", quantization__bits=bits), 6
-        ).timeline.peak_by_label()
+        _trace(_setting("qlora", device="cuda", quantization__bits=bits)).timeline.peak_by_label()
         for bits in (8, 4)
     )
     kept = [sum(size for name, size in x.items() if name != "weights") for x in (eight, four)]
-    inputs = 6 * 3 * 96 * (2 * 128 + 256) * 2  # layers, tokens, before q/k/v, gate/up and down
+    inputs = 2 * 3 * 96 * (2 * 128 + 256) * 2  # layers, tokens, before q/k/v, gate/up and down
     assert kept[0] - kept[1] > inputs / 2
 
 
 def test_8_bit_moments_take_a_quarter_of_fp32() -> None:
     eight, wide = (
-        trace.trace_layers(_setting("full", optimizer__name=kind), 6).timeline.peak_by_label()[
-            "optimizer"
-        ]
+        _trace(_setting("full", optimizer__name=kind)).timeline.peak_by_label()["optimizer"]
         for kind in ("adamw-8bit", "adamw")
     )
     assert eight == pytest.approx(wide / 4, rel=0.05)
@@ -417,7 +426,7 @@ def test_merged_weights_are_counted_if_a_cpu_generates_in_fp32() -> None:
     request = EstimateRequest(
         config=SMALL, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
     )
-    linear = 6 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256) * 4
+    linear = 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256) * 4
     for precision, device, merged in (
         ("fp32", "cpu", linear),
         ("bf16", "cpu", 0),
@@ -437,7 +446,7 @@ def test_merged_weights_are_counted_if_a_cpu_generates_in_fp32() -> None:
 def test_answers_of_the_full_limit_are_only_in_the_upper_bound() -> None:
     rows = [Completion(source="", prompt="a " * 90, completion="b " * 20)] * 8
     request = EstimateRequest(
-        config=SMALL, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
+        config=STRETCHED, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
     )
     setting = EstimateSetting.from_request(_options("lora"), request)
     parts = analytic.evaluation_memory(setting)
@@ -481,7 +490,7 @@ def test_tracing_restores_random_state_and_modes() -> None:
 
 def test_a_real_step_after_a_trace_uses_no_fake_mask() -> None:
     setting = _setting("full")
-    trace.trace_layers(setting, 6)
+    _trace(setting)
     adapted = _real_model(setting)
     hidden_ND = completion_hidden(adapted.model, trace._largest_micro_batch(setting))
     assert bool(hidden_ND.isfinite().all())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
 from tunesmith_plugins.techniques.rlhf import stages
-from tunesmith_torch.runtime import device, distributed, tensor_buckets
+from tunesmith_torch.runtime import device, distributed
+from tunesmith_torch.runtime.distributed import ProcessGroup
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RANKS = 2
@@ -64,6 +66,7 @@ def assert_close(one: Any, two: Any, where: str) -> None:
         assert one == two, where
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", rank_cases.EQUAL)
 def test_ranks_train_like_a_single_process(ranks_folder: Path, tmp_path: Path, name: str) -> None:
     """All events of every step, and the final weights, are equal."""
@@ -80,12 +83,14 @@ def test_ranks_train_like_a_single_process(ranks_folder: Path, tmp_path: Path, n
         torch.testing.assert_close(tensor, weights[key], rtol=2e-5, atol=2e-5, msg=key)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", [*rank_cases.EQUAL, "memory"])
 def test_all_ranks_have_the_same_bits(ranks_folder: Path, name: str) -> None:
     one, *others = endings(ranks_folder, name)
     assert all(other["digest"] == one["digest"] for other in others)
 
 
+@pytest.mark.processes
 def test_out_of_memory_on_one_rank_does_not_change_the_result(ranks_folder: Path) -> None:
     """That rank halves its micro-batches, and all ranks compute the batch again."""
     assert [end["ended"] for end in endings(ranks_folder, "memory")] == [""] * RANKS
@@ -95,6 +100,7 @@ def test_out_of_memory_on_one_rank_does_not_change_the_result(ranks_folder: Path
         assert_close(one, two, "memory")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -112,6 +118,7 @@ def test_an_error_on_one_rank_ends_all_ranks_with_that_error(
     assert [end["ended"].partition(":")[0] for end in others] == ["EndedByRankZero"] * len(others)
 
 
+@pytest.mark.processes
 def test_a_post_mortem_is_written_once(ranks_folder: Path) -> None:
     found = json.loads((ranks_folder / "not a number" / "run" / "postmortem.json").read_text())
     assert found["step"] == 2
@@ -134,22 +141,25 @@ class Watcher(TorchDispatchMode):
         return found
 
 
-def test_nothing_is_allocated_after_the_last_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An allocation could fail on one rank while the others wait in a sum that never ends."""
-    watcher = Watcher()
+class LoggedGroup(ProcessGroup):
+    """Two ranks that always have the same values; exchanges and sums are logged."""
 
-    def exchange(group: Any, message: Any) -> list[Any]:
-        watcher.log.append("exchange")
-        return [message["value"]] * group.world_size
+    def __init__(self, log: list[Any]) -> None:
+        super().__init__(0, 2, bucket_numel=10)
+        self.log = log
 
-    def all_reduce(tensor: Tensor, **group: Any) -> None:
-        watcher.log.append("all_reduce")
+    def exchange(self, message: dict[str, Any]) -> list[Any]:
+        self.log.append("exchange")
+        return [message["value"]] * self.world_size
+
+    def sum_in_place(self, tensor: Tensor) -> None:
+        self.log.append("sum")
         tensor.mul_(2)
 
-    monkeypatch.setattr(distributed, "_group", distributed._ProcessGroup(0, 2))
-    monkeypatch.setattr(distributed, "_exchange", exchange)
-    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
-    monkeypatch.setattr(tensor_buckets, "BUCKET_NUMEL", 10)
+
+def test_nothing_is_allocated_after_the_last_exchange() -> None:
+    """An allocation could fail on one rank while the others wait in a sum that never ends."""
+    watcher = Watcher()
     parameters = [torch.nn.Parameter(torch.ones(n)) for n in (3, 4, 5, 30)]
     parameters.append(torch.nn.Parameter(torch.ones(3, 2, dtype=torch.float64)))
     parameters.append(torch.nn.Parameter(torch.ones(4, 2)))
@@ -157,10 +167,10 @@ def test_nothing_is_allocated_after_the_last_exchange(monkeypatch: pytest.Monkey
         parameter.grad = torch.full_like(parameter, number)
     parameters[-1].grad = torch.full((2, 4), 4.0).t()
     known = {p.grad.untyped_storage().data_ptr() for p in parameters if p.grad is not None}
-    with watcher:
+    with distributed.join_group(LoggedGroup(watcher.log)), watcher:
         distributed.all_reduce_gradients(parameters)
     last = len(watcher.log) - 1 - watcher.log[::-1].index("exchange")
-    assert watcher.log[last:].count("all_reduce") == watcher.log.count("all_reduce") > 3
+    assert watcher.log[last:].count("sum") == watcher.log.count("sum") > 3
     before = known | {entry for entry in watcher.log[:last] if isinstance(entry, int)}
     after = {entry for entry in watcher.log[last:] if isinstance(entry, int)}
     assert after <= before
@@ -169,7 +179,20 @@ def test_nothing_is_allocated_after_the_last_exchange(monkeypatch: pytest.Monkey
         torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 2 * number))
 
 
-def test_a_signal_ends_the_wait_for_other_ranks() -> None:
+@pytest.fixture
+def start_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """``start_rank(1, 3)``: this process is rank 1 of 3, as torchrun would start it."""
+
+    def start(number: int, count: int) -> None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+        monkeypatch.setenv("WORLD_SIZE", str(count))
+        monkeypatch.setenv("RANK", str(number))
+        monkeypatch.setenv("LOCAL_RANK", str(number))
+
+    return start
+
+
+def test_a_signal_ends_the_wait_for_other_ranks(start_rank: Callable[[int, int], None]) -> None:
     store = PrefixStore("test", HashStore())
     events = []
 
@@ -178,35 +201,39 @@ def test_a_signal_ends_the_wait_for_other_ranks() -> None:
         if len(events) == 3:
             raise RunStopped("stopped by SIGTERM", exit_code=143)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "POLL_SECONDS", 0.0)
-        patch.setattr("tunesmith.distributed.world_size", lambda: 3)
-        patch.setattr("tunesmith.distributed.rank", lambda: 0)
-        store.set("arrived-2", "")
-        with pytest.raises(RunStopped):
-            distributed._wait_for_all(store, emit)
-        patch.setattr("tunesmith.distributed.rank", lambda: 1)
-        distributed._wait_for_all(store, emit)
-        patch.setattr("tunesmith.distributed.rank", lambda: 0)
-        distributed._wait_for_all(store, emit)
+    start_rank(0, 3)
+    store.set("arrived-2", "")
+    with pytest.raises(RunStopped):
+        distributed.wait_for_all(store, emit, poll_seconds=0.0)
+    start_rank(1, 3)
+    distributed.wait_for_all(store, emit)
+    start_rank(0, 3)
+    distributed.wait_for_all(store, emit)
     assert len(events) == 3
 
 
-def test_more_ranks_than_gpus_are_refused_on_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith.distributed.world_size", lambda: 2)
-    monkeypatch.setattr("tunesmith.distributed.local_rank", lambda: 0)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+def pretend_accelerators(monkeypatch: pytest.MonkeyPatch, *, gpus: int, mps: bool) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+
+
+def test_more_ranks_than_gpus_are_refused_on_rank_0(
+    start_rank: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_rank(0, 2)
+    pretend_accelerators(monkeypatch, gpus=1, mps=False)
     with pytest.raises(EnvironmentProblem, match="2 ranks need a GPU each, and there are 1"):
         device.pick_device("auto")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    pretend_accelerators(monkeypatch, gpus=2, mps=False)
     assert device.pick_device("auto") == torch.device("cuda:0")
 
 
-def test_several_ranks_on_mps_are_advised_to_use_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith.distributed.world_size", lambda: 2)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+def test_several_ranks_on_mps_are_advised_to_use_the_cpu(
+    start_rank: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_rank(0, 2)
+    pretend_accelerators(monkeypatch, gpus=0, mps=True)
     with pytest.raises(UsageError) as caught:
         device.pick_device("auto")
     assert caught.value.hint == "use cpu"
@@ -216,15 +243,21 @@ class StopTest(Exception):
     """Ends the code under test after the part that is tested."""
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_reward_functions_are_tried_on_rank_0_only(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
-) -> None:
-    tried = []
+class StoppedGroup(ProcessGroup):
+    """Ranks of which the first exchange ends the test."""
 
-    def exchange(group: Any, message: Any) -> list[Any]:
+    def exchange(self, message: dict[str, Any]) -> list[Any]:
         raise StopTest
 
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_reward_functions_are_tried_on_rank_0_only(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    start_rank: Callable[[int, int], None],
+    number: int,
+) -> None:
+    tried = []
     options = build(
         stages.RlhfOptions,
         policy__rewards=[{"function": "not used"}],
@@ -233,21 +266,18 @@ def test_reward_functions_are_tried_on_rank_0_only(
     )
     job = rank_cases.Case(tmp_path, tmp_path).job(options, rank_cases.PAIRS)
     monkeypatch.setattr(stages, "check_reward_functions", lambda *args: tried.append(args))
-    monkeypatch.setattr("tunesmith.distributed.world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "_group", distributed._ProcessGroup(number, 2))
-    monkeypatch.setattr(distributed, "_exchange", exchange)
-    with pytest.raises(StopTest):
+    start_rank(number, 2)
+    with pytest.raises(StopTest), distributed.join_group(StoppedGroup(number, 2)):
         stages.train_stages(job)
     assert len(tried) == (number == 0)
 
 
-def test_shares_are_even_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_are_even_and_complete() -> None:
     def shares_of(sizes: list[int], count: int) -> list[list[int]]:
         found = []
         for number in range(count):
-            monkeypatch.setattr(distributed, "_group", distributed._ProcessGroup(number, count))
-            found.append(distributed.my_share(sizes))
-        monkeypatch.setattr(distributed, "_group", None)
+            with distributed.join_group(ProcessGroup(number, count)):
+                found.append(distributed.my_share(sizes))
         return found
 
     assert shares_of([5, 5, 5, 5, 5], 2) == [[0, 2, 4], [1, 3]]

@@ -1,0 +1,190 @@
+"""The events of a sample run, for tests of reporters and of whatever else reads events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from tunesmith.events import (
+    CheckpointSaved,
+    CompletionSampled,
+    DataLoaded,
+    Event,
+    Forecast,
+    GateChecked,
+    Measured,
+    ModelResolved,
+    Monitored,
+    Notice,
+    PhaseAdvanced,
+    PhaseEnded,
+    PhaseStarted,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    TrainingFinished,
+    TrainingStarted,
+)
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
+
+
+def sample_event(kind: type[AnyEvent], text: str = "sample", **fields: Any) -> AnyEvent:
+    """Return an event of this kind as a run of two steps emits it.
+
+    ``text``: name or message wherever users, models or plugins may write one.
+    ``fields``: fields of the event that differ from the sample.
+    """
+    return kind(**{**_sample_fields(text)[kind], **fields})
+
+
+def sample_run(
+    text: str = "sample", *, steps: int = 2, total: int | None = 120, status: str = "ok"
+) -> Iterator[Event]:
+    """Yield the events of a complete run, with at least one of every kind.
+
+    ``text``: name or message wherever users, models or plugins may write one; the evaluator has
+    this name too. ``total``: the size of phases, None if it is unknown. ``status``: the end.
+    """
+
+    def sample(kind: type[Event], **fields: Any) -> Event:
+        return sample_event(kind, text, **fields)
+
+    yield sample(RunStarted)
+    yield sample(PhaseStarted, phase="data", total=None)
+    yield sample(PhaseEnded, phase="data", seconds=0.1)
+    yield sample(DataLoaded)
+    yield sample(Notice)
+    yield sample(Forecast, steps=steps)
+    yield sample(ModelResolved)
+    yield sample(PhaseStarted, total=total)
+    yield sample(PhaseAdvanced)
+    yield sample(PhaseEnded)
+    yield sample(Measured, model="base", value=0.03, low=0.01, high=0.07)
+    yield sample(TrainingStarted, steps=steps)
+    for step in range(1, steps + 1):
+        yield sample(StepFinished, step=step, steps=steps, loss=2.0 / step)
+    yield sample(CompletionSampled, step=steps)
+    yield sample(Monitored, step=steps)
+    yield sample(CheckpointSaved, step=steps)
+    yield sample(TrainingFinished, steps=steps)
+    yield sample(GateChecked)
+    for model in ("few-shot", "tuned"):
+        yield sample(Measured, model=model)
+    failure = {"exit_code": 5, "verdict": {}, "error": text}
+    yield sample(RunFinished, status=status, **({} if status == "ok" else failure))
+
+
+def _sample_fields(text: str) -> dict[type[Event], dict[str, Any]]:
+    counts = {"tokens": 1000, "trained_tokens": 10}
+    return {
+        RunStarted: {
+            "run": "run-1",
+            "name": text,
+            "started": "2026-01-01T00:00:00+00:00",
+            "plan": {"model": {"base": text, "revision": None}, "technique": {"use": [text]}},
+            "versions": {"torch": text},
+            "plugins": [{"name": text, "distribution": text, "version": "1"}],
+        },
+        PhaseStarted: {"phase": f"base: {text}", "total": 120},
+        PhaseAdvanced: {"phase": f"base: {text}", "done": 60},
+        PhaseEnded: {"phase": f"base: {text}", "seconds": 12.0},
+        DataLoaded: {
+            "description": text,
+            "train": 240,
+            "heldout": 120,
+            "left_out": {text: 2},
+            "examples": [{"where": text, "cause": text, "detail": text}],
+            "fingerprint": "0" * 64,
+        },
+        Notice: {"level": "warning", "source": "data", "message": text},
+        Forecast: {
+            "technique": text,
+            "method": "traced",
+            "device": text,
+            "device_type": "cpu",
+            "available": None,
+            "memory": {"low": 900, "expected": 1100, "high": 1300},
+            "phase": text,
+            "uncalibrated_peak": 1100,
+            "untracked_bytes": 0,
+            "calibration_runs": 0,
+            "seconds": [1.0, 2.0],
+            "flops": 1e9,
+            "steps": 2,
+            "tokens": 2000,
+            "notes": [text],
+        },
+        ModelResolved: {
+            "reference": text,
+            "description": text,
+            "files": {"config.json": "0" * 64},
+        },
+        Measured: {
+            "model": "tuned",
+            "evaluator": text,
+            "metric": text,
+            "value": 0.75,
+            "low": 0.65,
+            "high": 0.85,
+            "n": 120,
+            "higher_is_better": True,
+            "seconds": 12.0,
+            "records": "evaluations/sample.jsonl",
+        },
+        TrainingStarted: {
+            "technique": text,
+            "steps": 2,
+            "epochs": 1.0,
+            "rows": 240,
+            **counts,
+            "trainable_parameters": 5,
+            "parameters": 50,
+            "device": "cpu",
+            "precision": "fp32",
+            "details": {text: [text]},
+        },
+        StepFinished: {
+            "step": 1,
+            "steps": 2,
+            "loss": 2.0,
+            "learning_rate": 1e-3,
+            "gradient_norm": 1.0,
+            "rows": 4,
+            **counts,
+            "seconds": 0.5,
+            "memory_bytes": 2 * 1024**3,
+            "metrics": {text: 0.5},
+        },
+        CompletionSampled: {"step": 1, "prompt": text, "completion": text, "reward": 0.625},
+        Monitored: {"step": 1, "metrics": {text: 0.3, "gold": 1.0}, "best": True},
+        CheckpointSaved: {
+            "step": 1,
+            "path": "checkpoints/step-00000001",
+            "bytes": 10,
+            "seconds": 0.1,
+        },
+        TrainingFinished: {
+            "technique": text,
+            "steps": 2,
+            **counts,
+            "seconds": 50.0,
+            "peak_memory_bytes": 2 * 1024**3,
+            "artifact": "adapter",
+            "format": "adapter",
+        },
+        GateChecked: {
+            "gate": text,
+            "passed": False,
+            "message": text,
+            "accepted": True,
+            "metrics": {"kl": 1.0},
+        },
+        RunFinished: {
+            "status": "ok",
+            "exit_code": 0,
+            "finished": "2026-01-01T00:01:02+00:00",
+            "seconds": 62.0,
+            "verdict": {"outcome": "unclear", "sentence": text},
+        },
+    }
