@@ -11,10 +11,12 @@ from tunesmith.records import Chat, Completion, Preference
 from tunesmith_torch.memory_estimate import policies, techniques
 from tunesmith_torch.options.rlhf import RlhfOptions
 from tunesmith_torch.options.trl import check_trl_libraries
+from tunesmith_torch.runtime.environment import prepare_environment
 
 
 def build(options: RlhfOptions) -> Technique:
     """Build the technique; torch is imported here."""
+    prepare_environment()
     from tunesmith_plugins.techniques.rlhf.technique import Rlhf
 
     return Rlhf(options)
