@@ -96,7 +96,7 @@ def measure(model: Path, folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def _run_to_first_step(folder: Path, out: str) -> tuple[float, float]:
-    command = [sys.executable, "-m", "tunesmith", "run", "run.toml", "--out", out, "-q"]
+    command = [sys.executable, "-m", "tunesmith", "run", "run.toml", "--out", out]
     process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     times = folder / out / "first_step.json"
     if not times.is_file():
