@@ -19,12 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks import machine, peers, report
+from tests.benchmarks import machine, peers, report, startup
 from tests.benchmarks.training import CASES, GPU_CASES, ROOT, run_case, useful_flops
 from tests.benchmarks.work import S40, SHAPES, build_model
 
 PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
-OTHER_TABLES = ("generation", "imports")
+OTHER_TABLES = ("generation", "overhead", "imports", "first-step")
 QUICK_TABLES = ("sft-full", "sft-lora", *OTHER_TABLES)
 
 
@@ -103,6 +103,15 @@ def measure(
         results["generation"] = machine.date_and_load() | measure_generation(
             models / shape, shape, rounds
         )
+    if "overhead" in tables:
+        rounds = options.rounds or (3 if options.quick else 11)
+        results["overhead"] = machine.date_and_load() | measure_overhead(models / "toy", rounds)
+    if "first-step" in tables:
+        rounds = options.rounds or (1 if options.quick else 5)
+        model = build_model(SHAPES["toy"], models / "toy")
+        results["first-step"] = machine.date_and_load() | startup.measure(
+            model, models / "first-step", rounds
+        )
     if "imports" in tables:
         results["imports"] = machine.measure_imports(1 if options.quick else 3)
     results.setdefault("training", {})
@@ -134,6 +143,16 @@ def measure_generation(folder: Path, shape: str, rounds: int) -> dict[str, Any]:
     build_model(SHAPES[shape], folder)
     out = folder.parent / "generation.json"
     command = [sys.executable, "-m", "tests.benchmarks.generation", folder, str(rounds), out]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return result
+
+
+def measure_overhead(folder: Path, rounds: int) -> dict[str, Any]:
+    """Measure the training loop beside a plain one, in a separate process."""
+    build_model(SHAPES["toy"], folder)
+    out = folder.parent / "overhead.json"
+    command = [sys.executable, "-m", "tests.benchmarks.overhead", folder, str(rounds), out]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return result

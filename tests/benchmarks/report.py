@@ -25,7 +25,9 @@ def render_page(results: dict[str, Any], raw: str) -> str:
     for name, part in (
         ("generation", _generation),
         ("utilisation", _utilization),
+        ("overhead", _overhead),
         ("imports", _imports),
+        ("first-step", _first_step),
         ("peers", _peers),
     ):
         if results.get(name):
@@ -161,6 +163,48 @@ def _utilization(results: dict[str, Any]) -> str:
         f"Full fine-tuning of the 40M Llama does {results['gflops']:.0f}e9 useful operations per "
         f"second, measured before and after: {results['share']:.2f} of the best rate of plain "
         f"{results['format']} matrix products, {results['share_of_usual']:.2f} of the usual one."
+    )
+
+
+def _overhead(results: dict[str, Any]) -> str:
+    rows = []
+    for name, runs in results["cases"].items():
+        milliseconds = {loop: [cpu for cpu, _ in measured] for loop, measured in runs.items()}
+        pairs = zip(milliseconds["toolkit"], milliseconds["plain"], strict=True)
+        extra = [toolkit - plain for toolkit, plain in pairs]
+        rows.append(
+            [
+                name,
+                f"{median(milliseconds['toolkit']):.2f}",
+                f"{median(milliseconds['plain']):.2f}",
+                _with_range(extra),
+            ]
+        )
+    head = ["toy Llama", "tunesmith's loop, ms", "plain loop, ms", "difference, ms"]
+    return (
+        "## Overhead of the training loop\n\n"
+        "CPU time of one step on one thread, beside a plain PyTorch loop over the same batches, "
+        "which are laid out before. The plain loop runs forward, backward, clipping and AdamW, and "
+        "reads loss and norm. With fused kernels it calls the toolkit's loss; without, the model's "
+        f"own forward pass. Blocks of {results['steps']} steps in turn in one process"
+        f"{_date_and_load(results)}.\n\n{_table(head, rows)}"
+    )
+
+
+def _with_range(values: list[float]) -> str:
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _first_step(results: dict[str, Any]) -> str:
+    rows = [
+        [name, _with_range([cpu for cpu, _ in runs]), _with_range([wall for _, wall in runs])]
+        for name, runs in results["runs"].items()
+    ]
+    return (
+        "## First step\n\n"
+        "From the command to the end of the first step of LoRA on a toy Llama, without baselines, "
+        "beside a program that only imports the libraries; each in a new process, in turn"
+        f"{_date_and_load(results)}.\n\n{_table(['', 'CPU seconds', 'seconds'], rows)}"
     )
 
 

@@ -304,3 +304,19 @@ def resolves(name: str) -> bool:
 def test_an_unknown_name_is_detected() -> None:
     assert resolves("tunesmith.run") and resolves("tunesmith.contracts.Job.train")
     assert not resolves("tunesmith.contracts.Nothing") and not resolves("tunesmith.nothing")
+
+
+def test_environment_variables_are_documented() -> None:
+    from tunesmith_torch.runtime.environment import DEFAULTS
+
+    page = (DOCS / "reference" / "environment.md").read_text(encoding="utf-8")
+    sources = [path for root in ("core", "plugins") for path in (ROOT / root).rglob("*.py")]
+    read = {
+        name
+        for path in sources
+        for name in re.findall(r"\bTUNESMITH_[A-Z]+\b", path.read_text(encoding="utf-8"))
+    }
+    assert read >= {"TUNESMITH_PLUGINS", "TUNESMITH_CACHE"}
+    assert not {name for name in read if f"`{name}`" not in page}
+    for name, value in DEFAULTS.items():
+        assert re.search(rf"^\| `{name}` \|.*\| `{value}` \|", page, re.MULTILINE), name

@@ -82,6 +82,9 @@ class MicroBatch:
     """Tokens of the longest row."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
+        """Return the micro-batch on this device; itself if it is there."""
+        if self.ids_BT.device == torch.device(device):
+            return self
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
@@ -101,7 +104,7 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
     """
     sizes = _check_lengths(lengths, budget)
     batches: list[list[int]] = []
-    batches_by_room: list[list[list[int]]] = [[] for _ in range(budget + 1)]
+    batches_by_room: dict[int, list[list[int]]] = {}
     rooms = 0
     # Stable, so that rows of equal length keep their order and the result is reproducible.
     for row in np.argsort(-sizes, kind="stable").tolist():
@@ -119,7 +122,7 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
         batch.append(row)
         room -= size
         if room:
-            batches_by_room[room].append(batch)
+            batches_by_room.setdefault(room, []).append(batch)
             rooms |= 1 << room
     return batches
 
@@ -189,6 +192,7 @@ def collate(examples: Sequence[Example], rows: Sequence[int], *, packed: bool = 
     starts = [0, *accumulate(lengths)] if packed else [longest * b for b in range(len(rows))]
     ids = np.zeros(total if packed else len(rows) * longest, dtype=np.int64)
     positions, real = np.zeros_like(ids), np.zeros_like(ids)
+    weighted = any(example.weights is not None for example in selected)
     trained, targets, weights = [], [], []
     for row, example, start, length in zip(rows, selected, starts, lengths, strict=False):
         parts = example.trained, example.ids if example.weights is None else example.weights
@@ -200,12 +204,12 @@ def collate(examples: Sequence[Example], rows: Sequence[int], *, packed: bool = 
         positions_before = np.flatnonzero(np.asarray(example.trained, dtype=bool)[1:])
         trained.append(positions_before + start)
         targets.append(ids[positions_before + start + 1])
-        weight_of_token = (
-            np.ones(length) if example.weights is None else np.asarray(example.weights)
-        )
-        weights.append(weight_of_token[positions_before + 1].astype(np.float32))
+        if weighted:
+            weight_of_token = (
+                np.ones(length) if example.weights is None else np.asarray(example.weights)
+            )
+            weights.append(weight_of_token[positions_before + 1].astype(np.float32))
     shape = (1, total) if packed else (len(rows), longest)
-    weighted = any(example.weights is not None for example in selected)
     return MicroBatch(
         ids_BT=torch.from_numpy(ids.reshape(shape)),
         positions_BT=torch.from_numpy(positions.reshape(shape)),

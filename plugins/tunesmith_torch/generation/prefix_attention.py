@@ -61,6 +61,7 @@ def use_cached_attention(model: PreTrainedModel, prefix: Prefix | None = None) -
     before = model.config._attn_implementation
     token = _prefix.set(prefix)
     try:
+        AttentionInterface.register(ATTENTION_NAME, _attention)
         model.set_attn_implementation(ATTENTION_NAME)
         yield
     finally:
@@ -206,6 +207,3 @@ def _prefill_in_blocks(
             out_KRD = weight @ value_KSD[:, :num_visible]
             out_BTHD[row, block] = out_KRD.view(H, n, -1).transpose(0, 1)
     return out_BTHD
-
-
-AttentionInterface.register(ATTENTION_NAME, _attention)

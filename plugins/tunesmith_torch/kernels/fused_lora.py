@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - before peft, which imports bitsandbytes
+from tunesmith_torch.runtime import peft_import  # noqa: F401 - must precede peft
 
 # isort: split
 from peft import LoraConfig

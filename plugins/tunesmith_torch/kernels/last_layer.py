@@ -104,12 +104,27 @@ def compute_last_layer_at(
             hook.remove()
 
 
-def _position_wise_modules(decoder: Any) -> list[nn.Module]:
-    """Return the last layer's modules that treat each position alone; unknown names are skipped."""
+def is_recomputed(decoder: nn.Module) -> bool:
+    """Return True if gradient checkpointing runs the last layer, or a part of it, twice.
+
+    Only the modules that could do so are asked, in each forward pass anew: all modules of a model
+    take milliseconds, and an answer that is stored could be outdated.
+    """
+    last = _last_layer(decoder)
+    parts = [] if last is None else [last, *last.children()]
+    return any(getattr(module, "gradient_checkpointing", False) for module in (decoder, *parts))
+
+
+def _last_layer(decoder: Any) -> nn.Module | None:
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        return []
-    last = layers[: decoder.config.get_text_config().num_hidden_layers][-1]
+        return None
+    return layers[min(len(layers), decoder.config.get_text_config().num_hidden_layers) - 1]
+
+
+def _position_wise_modules(decoder: nn.Module) -> list[nn.Module]:
+    """Return the last layer's modules that treat each position alone; unknown names are skipped."""
+    last = _last_layer(decoder)
     attention = getattr(last, "self_attn", None)
     parts = [
         getattr(last, "mlp", None),

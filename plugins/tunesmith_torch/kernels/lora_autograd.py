@@ -26,6 +26,7 @@ product for all of them, and their ``dx`` are added up by the products::
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +60,9 @@ class LoraFunction(torch.autograd.Function):
         weights, biases = base_weights[::2], base_weights[1::2]
         dtype = weights[0].dtype
         outs, scaled_bs = [], []
-        with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        mixed = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
             x_TI = x.reshape(-1, x.shape[-1]).to(dtype)
             a_RI = _concat([a.to(dtype) for a in lora_weights[::2]], 0)
             u_TR = x_TI @ a_RI.t()

@@ -49,17 +49,18 @@ class LazyMask:
         """
         if cu_seqlens in self.checked:
             return
-        T, is_visible = cu_seqlens[-1], self.options["mask_function"]
-        q_T, zero_T = torch.arange(T), torch.zeros(T, dtype=torch.long)
+        T, q_T = cu_seqlens[-1], torch.arange(cu_seqlens[-1])
         starts_R = torch.tensor(cu_seqlens)
         first_T = starts_R[torch.bucketize(q_T, starts_R, right=True) - 1]
         if self.window is not None:
             first_T = torch.maximum(first_T, q_T - self.window + 1)
-        # The mask function takes batch, head, query and key indices.
-        seen_T = is_visible(zero_T, zero_T, q_T, first_T) & is_visible(zero_T, zero_T, q_T, q_T)
-        early_T = is_visible(zero_T, zero_T, q_T, (first_T - 1).clamp(min=0)) & (first_T > 0)
-        late_T = is_visible(zero_T, zero_T, q_T, (q_T + 1).clamp(max=T - 1)) & (q_T + 1 < T)
-        if not bool((seen_T & ~early_T & ~late_T).all()):
+        keys = first_T, q_T, (first_T - 1).clamp(min=0), (q_T + 1).clamp(max=T - 1)
+        # One call for all keys. The mask function takes batch, head, query and key indices.
+        zero, queries = torch.zeros(4 * T, dtype=torch.long), q_T.repeat(4)
+        visible = self.options["mask_function"](zero, zero, queries, torch.cat(keys))
+        first, itself, before, after = visible.view(4, T)
+        before, after = before & (first_T > 0), after & (q_T + 1 < T)
+        if not bool((first & itself & ~before & ~after).all()):
             reason = "its mask is not causal within these rows"
             raise packing_problem(reason, "positions must restart in each row")
         self.checked.add(cu_seqlens)

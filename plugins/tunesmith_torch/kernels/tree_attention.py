@@ -29,6 +29,7 @@ are mostly overhead. Without a :class:`TreeLayout` this is packed attention.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ class TreeLayout:
         """Tokens of all prefixes."""
         return self.branches[0].start
 
-    @property
+    @cached_property
     def prefix_spans(self) -> list[tuple[int, int]]:
         """Start and stop of each prefix, in order."""
         return list(dict.fromkeys((b.prefix_start, b.prefix_stop) for b in self.branches))

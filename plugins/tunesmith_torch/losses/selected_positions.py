@@ -29,7 +29,11 @@ from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.data.packing import Example, MicroBatch, collate
-from tunesmith_torch.kernels.last_layer import PositionIndex, compute_last_layer_at
+from tunesmith_torch.kernels.last_layer import (
+    PositionIndex,
+    compute_last_layer_at,
+    is_recomputed,
+)
 from tunesmith_torch.losses.cross_entropy import linear_cross_entropy, token_logprobs
 
 MAX_TRAINED_SHARE = 0.8
@@ -123,7 +127,7 @@ def hidden_at_targets(
     """
     base = unwrap_peft(model)
     decoder = base.get_decoder()
-    recomputed = base.training and _uses_checkpointing(base)
+    recomputed = base.training and is_recomputed(decoder)
     few = 0 < len(batch.trained_N) <= MAX_TRAINED_SHARE * batch.ids_BT.numel()
     options: dict[str, Any] = {"attention_mask": batch.mask_BT, **(attention_kwargs or {})}
     if batch.boundaries is not None:
@@ -137,14 +141,6 @@ def hidden_at_targets(
             input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False, **options
         ).last_hidden_state
     return index.gather(hidden_BTD.flatten(0, 1))
-
-
-def _uses_checkpointing(base: Any) -> bool:
-    # The newer and the older name in transformers.
-    for name in ("is_activation_checkpointing", "is_gradient_checkpointing"):
-        if hasattr(base, name):
-            return bool(getattr(base, name))
-    return False
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from tunesmith_torch.memory_estimate import analytic
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.runtime.environment import prepare_environment
 
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
 TRACE_ERRORS = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
@@ -56,6 +57,7 @@ def refined_estimate(
 
     If the step cannot be traced, the estimate is by arithmetic and its last note has the reason.
     """
+    prepare_environment()  # a run goes on with the torch that is loaded here
     from tunesmith_torch.memory_estimate import token_lengths, traced  # imports torch
 
     options, workload = setting.options, setting.workload

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import torch
 
-from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - must precede peft
+from tunesmith_torch.runtime import peft_import  # must precede peft
 
 # isort: split
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -93,7 +93,8 @@ def _adapt_over_adapter(
     model = attach_adapter(base, initial_model.path, fused_kernels=fused_kernels)
     _refuse_not_summable(model.peft_config[INITIAL], "technique.from")
     torch.manual_seed(seed)
-    model.add_adapter(POLICY, config, autocast_adapter_dtype=True)
+    with peft_import.without_unused_bitsandbytes():
+        model.add_adapter(POLICY, config, autocast_adapter_dtype=True)
     fused_lora.group_by_input(model)
     _activate_adapters(model, [INITIAL, POLICY])
     details = {"weights": "lora", "rank": options.rank}
@@ -178,7 +179,8 @@ def add_frozen_adapter(model: PeftModel, folder: Path, name: str) -> None:
     """
     before = list(cast(Any, model.base_model).active_adapters)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.load_adapter(str(folder), name, is_trainable=False, autocast_adapter_dtype=False)
+    with peft_import.without_unused_bitsandbytes():
+        model.load_adapter(str(folder), name, is_trainable=False, autocast_adapter_dtype=False)
     check_adapter(model, folder, name)
     dtype = model.get_base_model().dtype
     for full_name, parameter in model.named_parameters():
@@ -223,7 +225,7 @@ def _sum_adapters(adapted: AdaptedModel, model: PeftModel, names: tuple[str, str
         bias="none",
     )
     base_model = cast(Any, model).unload()
-    with ignore_deprecation():
+    with ignore_deprecation(), peft_import.without_unused_bitsandbytes():
         combined = get_peft_model(base_model, config, autocast_adapter_dtype=True)
     loaded = set_peft_model_state_dict(combined, state)
     if loaded.unexpected_keys:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - must precede peft
+from tunesmith_torch.runtime import peft_import  # must precede peft
 
 # isort: split
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -89,7 +89,7 @@ def adapt_lora(
     config = build_lora_config(base.model, options, fused_kernels=fused_kernels)
     torch.manual_seed(seed)
     base.model.requires_grad_(False)
-    with ignore_deprecation():
+    with ignore_deprecation(), peft_import.without_unused_bitsandbytes():
         model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
     fused_lora.group_by_input(model)
     names = [n for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]

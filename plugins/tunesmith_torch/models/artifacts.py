@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - must precede peft
+from tunesmith_torch.runtime import peft_import  # must precede peft
 
 # isort: split
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
@@ -86,7 +86,7 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
     config = PeftConfig.from_pretrained(str(folder))
     if fused_kernels and isinstance(config, LoraConfig):
         fused_lora.enable_fused_lora(config, base.model)
-    with ignore_deprecation():
+    with ignore_deprecation(), peft_import.without_unused_bitsandbytes():
         model = PeftModel.from_pretrained(
             base.model,
             str(folder),

@@ -63,17 +63,16 @@ class MasterWeights:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for parameter, master in self._pairs:
+                master.grad = None
                 if parameter is not master:
                     parameter.copy_(master)
 
     def zero_grad(self) -> None:
         """Free the gradients of the parameters and of the master weights."""
-        self.optimizer.zero_grad(set_to_none=True)
-        for parameter, _ in self._pairs:
-            parameter.grad = None
+        for parameter, master in self._pairs:
+            parameter.grad = master.grad = None
 
     def largest_gradients(self, count: int = 5) -> list[tuple[str, float]]:
         """Return names and norms of the largest gradients, non-finite ones first."""

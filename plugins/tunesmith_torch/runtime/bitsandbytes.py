@@ -3,8 +3,11 @@
 On a CPU with bfloat16 arithmetic, bitsandbytes uses the package ``kernels`` *while it is imported*,
 to download compiled code from a public hub, and logs a warning if that package is not installed.
 Code from a hub is never run here, so ``kernels`` cannot be imported during this import; afterwards
-``sys.modules`` is as before. peft also imports bitsandbytes, so modules that import peft must
-import this module first.
+``sys.modules`` is as before.
+
+The import takes seconds, because bitsandbytes compiles functions with torch's compiler. So it is
+imported when a run quantizes or takes an 8-bit optimizer, and not before: PEFT, which would import
+it in every run, is kept from it by :mod:`tunesmith_torch.runtime.peft_import`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import ModuleType
 
@@ -20,6 +23,7 @@ import torch
 
 from tunesmith.errors import EnvironmentProblem
 
+NAME = "bitsandbytes"
 _BLOCKED = "kernels"
 
 
@@ -36,32 +40,30 @@ def _without_kernels_package() -> Iterator[None]:
             sys.modules[_BLOCKED] = present
 
 
-def _import_quietly() -> tuple[ModuleType | None, str]:
-    """Return the package, or None and the reason why it cannot be imported."""
-    # It warns about that import, and at every 8-bit product that the input is cast to float16.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    try:
-        with _without_kernels_package():
-            return import_module("bitsandbytes"), ""
-    except (ImportError, OSError, RuntimeError) as error:  # not installed; library fails to load
-        return None, f"{error!s:.160}"
-
-
-_PACKAGE, _REASON = _import_quietly()
-
-
 def get_package() -> ModuleType:
-    """Return the package, which is not yet known to work on any device.
+    """Import and return the package, which is not yet known to work on any device.
 
     Raises:
         EnvironmentProblem: bitsandbytes cannot be imported.
     """
-    if _PACKAGE is None:
+    if (loaded := sys.modules.get(NAME)) is not None:
+        return loaded
+    # It warns about that import, and at every 8-bit product that the input is cast to float16.
+    logging.getLogger(NAME).setLevel(logging.ERROR)
+    try:
+        with _without_kernels_package():
+            return import_module(NAME)
+    except (ImportError, OSError, RuntimeError) as error:  # not installed; library fails to load
         raise EnvironmentProblem(
-            f"bitsandbytes cannot be imported, {_REASON}",
+            f"bitsandbytes cannot be imported, {error!s:.160}",
             hint="pip install 'bitsandbytes>=0.46', or use technique lora, which does not need it",
-        )
-    return _PACKAGE
+        ) from error
+
+
+def preload() -> None:
+    """Import the package if that works, before a library that would import it in its own way."""
+    with suppress(EnvironmentProblem):
+        get_package()
 
 
 def get_checked_package(device: torch.device) -> ModuleType:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - must precede peft
+from tunesmith_torch.runtime import peft_import  # must precede peft
 
 # isort: split
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, get_peft_model
@@ -146,6 +146,11 @@ def _add_adapter(model: PreTrainedModel, fields: Mapping[str, Any], *, use_fp32:
     An initialization that is computed from the weights fails on the meta device and is replaced by
     a random one, which seldom changes a size.
     """
+    with peft_import.without_unused_bitsandbytes():
+        return _adapt(model, fields, use_fp32=use_fp32)
+
+
+def _adapt(model: PreTrainedModel, fields: Mapping[str, Any], *, use_fp32: bool) -> nn.Module:
     adapted: nn.Module
     try:
         adapted = get_peft_model(model, peft_config(fields), autocast_adapter_dtype=use_fp32)

@@ -260,8 +260,11 @@ class _GradientAccumulator:
     def prepare(self, step: int, rows: Sequence[int]) -> _Batch:
         """Have the objective prepare this rank's rows."""
         self.budget.step = step
-        own = distributed.my_share([self.objective.counts([row]).tokens for row in rows])
-        prepared = self.objective.prepare([rows[i] for i in own], self.budget.run)
+        own = rows
+        if distributed.world_size() > 1:
+            sizes = [self.objective.counts([row]).tokens for row in rows]
+            own = [rows[i] for i in distributed.my_share(sizes)]
+        prepared = self.objective.prepare(own, self.budget.run)
         return _Batch(step, rows, prepared)
 
     def compute_gradient(self, batch: _Batch, learning_rate: float) -> tuple[float, float]:

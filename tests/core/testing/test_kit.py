@@ -146,6 +146,9 @@ def reporter_module(**changes: Any) -> ModuleType:
     return plugin_module(reporters=replace(RECORDER, **changes))
 
 
+PROMISE = "leaves_environment_untouched"
+
+
 def build(options: object, folder: object) -> RecordingReporter:
     return RecordingReporter()
 
@@ -241,6 +244,24 @@ def test_a_faulty_offer_fails_the_right_check(
         assert list(found) == [promise]
     else:
         assert found
+
+
+@pytest.mark.parametrize(("set_by_user", "failed"), [(None, []), ("64", [PROMISE])])
+def test_building_may_set_what_torch_reads_at_load_and_keeps_what_the_user_set(
+    set_by_user: str | None, failed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(variable, set_by_user or "0")
+    if set_by_user is None:
+        monkeypatch.delenv(variable)
+
+    def set_capacity(options: object, folder: object) -> RecordingReporter:
+        os.environ[variable] = "256"
+        return RecordingReporter()
+
+    found = broken(run_checks(reporter_module(build=set_capacity)))
+    found.pop("import_is_light")  # the module has no file
+    assert list(found) == failed
 
 
 def test_an_invalid_default_fails() -> None:

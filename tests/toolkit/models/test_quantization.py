@@ -34,7 +34,6 @@ from tunesmith_torch.models.quantization import (
     weight_bytes,
 )
 from tunesmith_torch.options.adaptation import AdapterOptions
-from tunesmith_torch.runtime import bitsandbytes
 from tunesmith_torch.runtime.device import pick_precision
 
 CPU = torch.device("cpu")
@@ -185,9 +184,8 @@ def test_an_incomplete_or_damaged_model_is_refused(
 def test_missing_bitsandbytes_is_an_error_with_the_reason(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bitsandbytes, "_PACKAGE", None)
-    monkeypatch.setattr(bitsandbytes, "_REASON", "No module named 'bitsandbytes'")
-    with pytest.raises(EnvironmentProblem, match="bitsandbytes cannot be imported, No module"):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(EnvironmentProblem, match="bitsandbytes cannot be imported, import of"):
         load(folder)
 
 
@@ -255,7 +253,8 @@ def test_no_code_is_downloaded_from_a_hub(tmp_path: Path, imported_before: bool)
     (fake / "__init__.py").write_text(FAKE_KERNELS.format(str(called)))
     code = "import kernels\n" if imported_before else ""
     code += (
-        "import tunesmith_torch.models.adapters, bitsandbytes, kernels; assert kernels.get_kernel"
+        "import tunesmith_torch.models.adapters; from tunesmith_torch.runtime import bitsandbytes\n"
+        "bitsandbytes.get_package(); import kernels; assert kernels.get_kernel"
     )
     roots = [str(tmp_path), *(p for p in sys.path if p)]
     done = subprocess.run(
@@ -266,7 +265,7 @@ def test_no_code_is_downloaded_from_a_hub(tmp_path: Path, imported_before: bool)
     assert not called.exists()
 
 
-def test_every_module_that_imports_peft_imports_our_bitsandbytes_module_first() -> None:
+def test_every_module_that_imports_peft_imports_our_import_of_it_first() -> None:
     import ast
 
     import tunesmith_torch
@@ -280,12 +279,8 @@ def test_every_module_that_imports_peft_imports_our_bitsandbytes_module_first() 
         peft_imports = [
             i for i, (module, _) in enumerate(modules) if module.split(".")[0] == "peft"
         ]
-        bitsandbytes_imports = [
-            i for i, (_, names) in enumerate(modules) if "bitsandbytes" in names
-        ]
-        assert not peft_imports or (
-            bitsandbytes_imports and bitsandbytes_imports[0] < peft_imports[0]
-        ), path.name
+        own_imports = [i for i, (_, names) in enumerate(modules) if "peft_import" in names]
+        assert not peft_imports or (own_imports and own_imports[0] < peft_imports[0]), path.name
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from tunesmith_torch.optim import adamw
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.options import checks
 from tunesmith_torch.options.training import TrainingOptions
-from tunesmith_torch.runtime import bitsandbytes
 from tunesmith_torch.training import training_state
 
 OPTIONS = build(TrainingOptions, learning_rate=1e-5, optimizer__weight_decay=0.1)
@@ -185,7 +185,7 @@ def test_an_optimizer_that_does_not_work_here_is_refused(
         adamw.check_available(kind, cpu)
     with pytest.raises(EnvironmentProblem, match="pages memory of an NVIDIA GPU"):
         adamw.check_available("paged-adamw-8bit", cpu)
-    monkeypatch.setattr(bitsandbytes, "_PACKAGE", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     adamw.check_available("adamw", cpu)
     with pytest.raises(EnvironmentProblem, match="bitsandbytes cannot be imported"):
         adamw.check_available("adamw-8bit", cpu)

@@ -46,7 +46,9 @@ def test_a_second_step_has_few_page_faults() -> None:
 
 SHAPES = """
 import os, sys
-import tunesmith_torch, torch
+from tunesmith_torch.runtime.environment import prepare_environment
+prepare_environment()
+import torch
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

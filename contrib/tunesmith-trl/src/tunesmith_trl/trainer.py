@@ -36,7 +36,7 @@ from typing import Any, cast
 
 import torch
 
-from tunesmith_torch.runtime import bitsandbytes  # noqa: F401 - before peft, which imports bitsandbytes
+from tunesmith_torch.runtime import bitsandbytes, peft_import  # noqa: F401 - must precede peft
 from tunesmith_torch.runtime.seed import seed_all
 
 # isort: split
@@ -263,6 +263,7 @@ def _build_trainer(folder: str, callback: TrlCallback) -> Any:
 
 def _import_trl() -> tuple[Any, Any]:
     """Return the module ``trl``, and the data set class that it reads."""
+    bitsandbytes.preload()  # TRL would import it in its own way
     try:
         import trl
         from datasets import Dataset  # type: ignore[import-untyped]

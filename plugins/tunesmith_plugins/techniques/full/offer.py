@@ -11,6 +11,7 @@ from tunesmith.records import Chat, Completion, Preference, Text
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
+from tunesmith_torch.runtime.environment import prepare_environment
 
 HIGH_LEARNING_RATE = 1e-4
 """Learning rate from which on a warning is given: such rates are usual for adapters."""
@@ -18,6 +19,7 @@ HIGH_LEARNING_RATE = 1e-4
 
 def build(options: FullOptions) -> Technique:
     """Build the technique; torch is imported here."""
+    prepare_environment()
     from tunesmith_plugins.techniques.full.technique import FullFineTuning
 
     return FullFineTuning(options)

@@ -11,6 +11,7 @@ from tunesmith.records import Chat, Completion, Preference, Text
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
+from tunesmith_torch.runtime.environment import prepare_environment
 
 LOW_LEARNING_RATE = 5e-5
 """Learning rate below which a warning is given: such rates are usual for full fine-tuning."""
@@ -18,6 +19,7 @@ LOW_LEARNING_RATE = 5e-5
 
 def build(options: LoraOptions) -> Technique:
     """Build the technique; torch is imported here."""
+    prepare_environment()
     from tunesmith_plugins.techniques.lora.technique import Lora
 
     return Lora(options)

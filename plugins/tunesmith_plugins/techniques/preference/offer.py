@@ -7,10 +7,12 @@ from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.records import Preference
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.memory_estimate import policies, techniques
+from tunesmith_torch.runtime.environment import prepare_environment
 
 
 def build(options: PreferenceOptions) -> Technique:
     """Build the technique; torch is imported here."""
+    prepare_environment()
     from tunesmith_plugins.techniques.preference.technique import PreferenceTuning
 
     return PreferenceTuning(options)

@@ -7,10 +7,12 @@ from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.records import Chat, Completion, Preference, Text
 from tunesmith_plugins.techniques.qlora.options import QloraOptions
 from tunesmith_torch.memory_estimate import techniques
+from tunesmith_torch.runtime.environment import prepare_environment
 
 
 def build(options: QloraOptions) -> Technique:
     """Build the technique; torch is imported here."""
+    prepare_environment()
     from tunesmith_plugins.techniques.qlora.technique import Qlora
 
     return Qlora(options)

@@ -10,10 +10,12 @@ from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference
 from tunesmith_plugins.techniques.rlhf import estimate
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
+from tunesmith_torch.runtime.environment import prepare_environment
 
 
 def build(options: RlhfOptions) -> Technique:
     """Build the technique; torch is imported here."""
+    prepare_environment()
     from tunesmith_plugins.techniques.rlhf.technique import Rlhf
 
     return Rlhf(options)

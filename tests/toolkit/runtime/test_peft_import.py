@@ -1,0 +1,68 @@
+"""PEFT and adapters of plain models import no bitsandbytes; a quantized model still does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+ADAPT = """
+import sys
+from pathlib import Path
+import torch
+from tunesmith_torch.models.adapters import adapt_lora
+from tunesmith_torch.models.loading import load_base
+from tunesmith_torch.models.quantization import Quantization, load_quantized
+from tunesmith_torch.options.training import LoraOptions
+from tunesmith_torch.runtime.device import pick_precision
+
+folder, cpu = Path(sys.argv[1]), torch.device("cpu")
+
+def adapt(base, **options):
+    model = adapt_lora(base, pick_precision(cpu, "fp32"), LoraOptions(**options), 0).model
+    return type(model.base_model.model.model.layers[0].mlp.down_proj)
+
+def plain(**options):
+    return adapt(load_base(folder, device=cpu, dtype=torch.float32), **options).__module__
+
+assert plain() == "tunesmith_torch.kernels.fused_lora"
+assert plain(fused_kernels=False) == "peft.tuners.lora.layer"
+assert "bitsandbytes" not in sys.modules
+"""
+QUANTIZE = """
+base = load_quantized(folder, Quantization(), device=cpu, dtype=torch.float32)
+assert "bitsandbytes" in sys.modules
+assert adapt(base).__module__ == "peft.tuners.lora.bnb"
+assert plain(fused_kernels=False) == "peft.tuners.lora.layer"
+"""
+HELPER = """
+import peft.helpers, bitsandbytes
+assert peft.helpers.bnb.functional is bitsandbytes.functional
+"""
+FIRST_USED_BY_PEFT = """
+import sys, tunesmith_torch.runtime.peft_import, peft.helpers
+assert "bitsandbytes" not in sys.modules
+assert peft.helpers.bnb.functional is sys.modules["bitsandbytes"].functional
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [ADAPT + QUANTIZE + HELPER, FIRST_USED_BY_PEFT],
+    ids=["a plain model, then a quantized one", "a helper of PEFT"],
+)
+def test_bitsandbytes_is_imported_when_it_is_used(program: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr[-3000:]
