@@ -45,28 +45,28 @@ class Pair:
 
     def __init__(self, folder: Path, technique: str, *, fused: bool) -> None:
         import torch
-        from tunesmith_torch.training.sft_objective import NextTokenObjective
 
+        from tunesmith_plugins.techniques.full.options import FullOptions
+        from tunesmith_plugins.techniques.lora.options import LoraOptions
         from tunesmith_torch.data.packing import Example
         from tunesmith_torch.models.adapters import adapt_full, adapt_lora
         from tunesmith_torch.models.open_base import load_model
-        from tunesmith_torch.options.training import LoraOptions, TrainingOptions
         from tunesmith_torch.runtime.device import pick_precision
+        from tunesmith_torch.training.supervised import NextTokenObjective
 
         settings: dict[str, Any] = {
             "batch_size": BATCH_SIZE,
             "max_steps": STEPS,
             "micro_batch_tokens": 4096,
-            "save_every": None,
             "fused_kernels": fused,
             "packing": fused,
         }
         cpu = torch.device("cpu")
         precision = pick_precision(cpu, "fp32")
         base = load_model(folder, cpu, precision, packing=fused, fused_kernels=fused)
-        self.options = (LoraOptions if technique == "lora" else TrainingOptions)(**settings)
+        self.options = (LoraOptions if technique == "lora" else FullOptions)(**settings)
         self.adapted = (
-            adapt_lora(base, precision, self.options, 0)
+            adapt_lora(base, precision, self.options.adapter, 0, fused_kernels=fused)
             if isinstance(self.options, LoraOptions)
             else adapt_full(base, precision)
         )
@@ -112,7 +112,7 @@ class Pair:
 
         model = self.adapted.model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, betas=self.options.betas, fused=True)
+        optimizer = torch.optim.AdamW(parameters, betas=self.options.optimizer.betas, fused=True)
         order = BatchOrder.from_options(len(self.examples), self.options, 0)
         schedule = LearningRateSchedule.from_options(self.options, order.steps)
         for step, (loss_of, count) in enumerate(
@@ -120,7 +120,7 @@ class Pair:
         ):
             loss = loss_of() / count
             loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.optimizer.max_grad_norm)
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate_at(step)
             optimizer.step()
