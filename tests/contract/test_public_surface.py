@@ -76,6 +76,11 @@ TESTED_THROUGH = {
         "tunesmith_torch.generation.prefix_attention",
         "tunesmith_torch.generation.transformers_generate",
     ),
+    # Imported in processes of their own: the import itself is what is tested.
+    "tests/toolkit/models/test_quantization.py": (
+        "tunesmith_torch.runtime.bitsandbytes",
+        "tunesmith_torch.runtime.peft_import",
+    ),
     "tests/toolkit/preference/test_objective.py": (
         "tunesmith_torch.preference.reference_logprobs",
     ),
