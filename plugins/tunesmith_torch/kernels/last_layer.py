@@ -119,10 +119,8 @@ def _last_layer(decoder: Any) -> nn.Module | None:
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         return None
-    last: nn.Module = layers[
-        min(len(layers), decoder.config.get_text_config().num_hidden_layers) - 1
-    ]
-    return last
+    count = min(len(layers), decoder.config.get_text_config().num_hidden_layers)
+    return layers.get_submodule(str(count - 1))
 
 
 def _position_wise_modules(decoder: nn.Module) -> list[nn.Module]:
