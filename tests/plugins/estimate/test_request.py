@@ -198,6 +198,19 @@ def test_a_table_that_lacks_a_required_option_is_left_out() -> None:
     assert transferred(Other, adapter={"rank": 2, "alpha": 1.0}, epochs=2.0) == Other(epochs=2.0)
 
 
+def test_a_refused_value_is_left_out_before_a_table_that_lacks_an_option() -> None:
+    """One branch of the union refuses the rank, the other one lacks the kind."""
+
+    class Kind(Adapter):
+        kind: str = Field(description="The kind.")
+
+    class Other(Options):
+        adapter: SmallAdapter | Kind = Field(SmallAdapter(), description="The adapter.")
+
+    found = transferred(Other, adapter={"rank": 99, "alpha": 1.0})
+    assert found.adapter == SmallAdapter(alpha=1.0)
+
+
 def test_a_required_option_that_the_run_file_lacks_is_an_error() -> None:
     class Required(Options):
         kind: str = Field(description="The kind.")
