@@ -22,17 +22,16 @@ from pydantic_core import PydanticUndefined
 
 from tunesmith import api, errors, events, hookspecs, plugins
 from tunesmith.catalog import Catalog
-from tunesmith.cli import plan_view
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.contracts import Assumptions
-from tunesmith.estimate import hardware
-from tunesmith.estimate.compare_techniques import compare_techniques
-from tunesmith.estimate.hardware import GIB
-from tunesmith.estimate.memory_peak import compute_peak
-from tunesmith.machine import Device, Machine
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
 from tunesmith.options import DataOptions, fields_by_key, table_options
 from tunesmith.plugins import Selection
+from tunesmith_plugins.estimate import hardware, view
+from tunesmith_plugins.estimate.compare_techniques import compare_techniques
+from tunesmith_plugins.estimate.hardware import GIB
+from tunesmith_plugins.estimate.memory_peak import compute_peak
+from tunesmith_torch.runtime.machine import Device, Machine
 
 HERE = Path(__file__).parent
 PLUGINS = HERE.parent / "plugins"
@@ -56,8 +55,9 @@ def run_file() -> Iterator[str]:
     catalog = Catalog(plugins.find_plugins(Selection(allowed=frozenset())))
     yield "# Run file\n"
     yield (
-        "A run file is TOML. The tables in the first part belong to the core. The keys of all "
-        "other tables belong to the component that `use` names. An unknown key is an error.\n"
+        "A run file is TOML. The tables in the first part belong to the core. The keys of the "
+        "next ones belong to the component that `use` names, and the last tables to a plugin. "
+        "An unknown key is an error.\n"
     )
     yield (
         "A relative path is resolved against the run file's folder. "
@@ -83,6 +83,12 @@ def run_file() -> Iterator[str]:
             yield f"{offer.summary[:1].upper()}{offer.summary[1:]}.\n"
             yield from table(offer.config)
             yield from inner_tables(offer.config, where.strip("[]"))
+    yield "## Tables of plugins\n"
+    for name, offered in catalog.tables().items():
+        yield f"### `[{name}]`\n"
+        yield f"{offered.offer.summary[:1].upper()}{offered.offer.summary[1:]}.\n"
+        yield from table(offered.offer.config)
+        yield from inner_tables(offered.offer.config, name)
 
 
 def inner_tables(
@@ -241,8 +247,8 @@ def rule_row(
         f"{peak.low / GIB:.0f} to {peak.high / GIB:.0f}",
         fits_on,
         gpu.name,
-        plan_view.format_duration_range(comparison.times(row)[gpu.name]),
-        plan_view.format_cost_range(comparison.costs(row)[gpu.name]),
+        view.format_duration_range(comparison.times(row)[gpu.name]),
+        view.format_cost_range(comparison.costs(row)[gpu.name]),
     ]
     return f"| {' | '.join(cells)} |"
 

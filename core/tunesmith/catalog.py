@@ -7,32 +7,16 @@ separately, so that a plugin that fails does not affect the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from tunesmith.contracts import Dataset, Finding, FoundModel
+from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError, TunesmithError
-from tunesmith.offered import Offered, Plugin
-from tunesmith.offers import (
-    CommandOffer,
-    DataLoaderOffer,
-    EvaluatorOffer,
-    Offer,
-    ReporterOffer,
-    TechniqueOffer,
-)
+from tunesmith.offered import O, Offered, Plugin
+from tunesmith.offers import CommandOffer, Offer, TableOffer
 from tunesmith.plugins import Plugins
 from tunesmith.text import suggest_name
 
-O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
-
-HOOKS: dict[type[Any], str] = {
-    DataLoaderOffer: "tunesmith_data_loaders",
-    TechniqueOffer: "tunesmith_techniques",
-    EvaluatorOffer: "tunesmith_evaluators",
-    ReporterOffer: "tunesmith_reporters",
-    CommandOffer: "tunesmith_commands",
-}
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _COMMAND_NAME = re.compile(rf"{_NAME.pattern}( {_NAME.pattern})?")
 
@@ -51,7 +35,7 @@ class Catalog:
 
     def __init__(self, plugins: Plugins) -> None:
         self.plugins = plugins
-        self._gathered: dict[type[Any], list[Offered[Any]]] = {}
+        self._gathered: dict[type[Offer], list[Offered[Any]]] = {}
 
     def offers(self, kind: type[O]) -> list[Offered[O]]:
         """Return all offers of a kind: built-in ones first, then by distribution and name."""
@@ -62,6 +46,15 @@ class Catalog:
             )
             self._gathered[kind] = gathered
         return self._gathered[kind]
+
+    def tables(self) -> dict[str, Offered[TableOffer[Any]]]:
+        """Return the tables of plugins by their names in a run file.
+
+        That is the short name, or the full name if two plugins offer the same one.
+        """
+        offers = self.offers(TableOffer)
+        short = [offered.offer.name for offered in offers]
+        return {o.offer.name if short.count(o.offer.name) == 1 else o.full_name: o for o in offers}
 
     def find(self, kind: type[O], name: str) -> Offered[O]:
         """Return the offer with a short or full name.
@@ -101,30 +94,37 @@ class Catalog:
             return found
         return None
 
-    def review(self, hook: str, **arguments: Any) -> list[tuple[Plugin, Finding]]:
-        """Return the findings of a review hook; an implementation that raises becomes a warning."""
-        findings: list[tuple[Plugin, Finding]] = []
-        for plugin, function in self.plugins.implementations(hook):
-            try:
-                result = self.plugins.call(plugin, function, arguments)
-            except TunesmithError as error:
-                failed = Finding(level="warning", where=plugin.full_name, message=error.message)
-                findings.append((plugin, failed))
-                continue
-            findings += [(plugin, finding) for finding in result or ()]
-        return findings
-
     def review_plan(self, plan: Any) -> list[tuple[Plugin, Finding]]:
         """Return the findings of all plugins about a plan."""
-        return self.review("tunesmith_review_plan", plan=plan)
+        return _findings(self._review("tunesmith_review_plan", plan=plan))
 
     def review_data(self, dataset: Dataset, plan: Any) -> list[tuple[Plugin, Finding]]:
         """Return the findings of all plugins about the data."""
-        return self.review("tunesmith_review_data", dataset=dataset, plan=plan)
+        return _findings(self._review("tunesmith_review_data", dataset=dataset, plan=plan))
+
+    def review_model(self, review: Any) -> list[tuple[Plugin, ReviewResult]]:
+        """Return the result of each plugin that reviews base models."""
+        return list(self._review("tunesmith_review_model", review=review))
+
+    def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
+        """Yield the result of each plugin; an implementation that fails becomes a warning."""
+        for plugin, function in self.plugins.implementations(hook):
+            try:
+                found = self.plugins.call(plugin, function, arguments) or ()
+                result = ReviewResult(findings=found) if isinstance(found, (list, tuple)) else found
+                if not isinstance(result, ReviewResult):
+                    raise _wrong_type(plugin, hook, found)
+                for finding in result.findings:
+                    if not isinstance(finding, Finding):
+                        raise _wrong_type(plugin, hook, finding)
+            except TunesmithError as error:
+                failed = Finding(level="warning", where=plugin.full_name, message=error.message)
+                result = ReviewResult(findings=[failed])
+            yield plugin, result
 
     def _gather(self, kind: type[O]) -> list[Offered[O]]:
         gathered: list[Offered[O]] = []
-        for plugin, function in self.plugins.implementations(HOOKS[kind]):
+        for plugin, function in self.plugins.implementations(kind.hook):
             try:
                 offers = self.plugins.call(plugin, function, {})
                 gathered += [
@@ -137,10 +137,10 @@ class Catalog:
 
 def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
     if not isinstance(offers, (list, tuple)):
-        raise _wrong_type(plugin, HOOKS[kind], offers)
+        raise _wrong_type(plugin, kind.hook, offers)
     for offer in offers:
         if not isinstance(offer, kind):
-            raise _wrong_type(plugin, HOOKS[kind], offer)
+            raise _wrong_type(plugin, kind.hook, offer)
         two_words = kind is CommandOffer
         if not (_COMMAND_NAME if two_words else _NAME).fullmatch(offer.name):
             raise PluginError(
@@ -148,8 +148,17 @@ def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
                 "names are lower case letters, digits and hyphens"
                 f"{', in one or two words' if two_words else ''}"
             )
+        if offer.name in kind.reserved:
+            raise PluginError(
+                f'plugin "{plugin.full_name}" offers the {kind.kind} "{offer.name}", '
+                "which belongs to tunesmith"
+            )
     return offers
 
 
 def _wrong_type(plugin: Plugin, hook: str, got: object) -> PluginError:
     return PluginError(f'plugin "{plugin.full_name}" returned {type(got).__name__} from {hook}')
+
+
+def _findings(results: Iterable[tuple[Plugin, ReviewResult]]) -> list[tuple[Plugin, Finding]]:
+    return [(plugin, finding) for plugin, result in results for finding in result.findings]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from tunesmith.errors import UsageError
-from tunesmith.events import Event
+from tunesmith.events import Event, Forecast
 from tunesmith.records import Prompt, Record
 
 if TYPE_CHECKING:
@@ -405,6 +405,21 @@ class Finding:
     where: str
     """The run-file key or the position in the data that the finding is about."""
     message: str
+    hint: str = ""
+    """The next thing to do, for an error."""
+    if_forced: Finding | None = None
+    """The finding that replaces an error of ``tunesmith_review_model`` with ``tunesmith run
+    --force``; None: the run cannot be forced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewResult:
+    """The result of reviewing a run with its base model."""
+
+    findings: Sequence[Finding] = ()
+    forecast: Forecast | None = None
+    """The predicted memory and time, which becomes an event of the run. The core sets its
+    ``refused`` if the run is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The hooks: the functions that a plugin can implement.
 
-Five hooks return *offers*, descriptions of the components of the plugin. One finds the base model
-for a reference. Two review a run before any weight is read. No hook changes a plan, patches a
+Six hooks return *offers*, descriptions of the components of the plugin. One finds the base model
+for a reference. Three review a run before any weight is read. No hook changes a plan, patches a
 library or runs inside the training loop.
 
 A plugin is a module named in the entry-point group ``tunesmith``::
@@ -30,15 +30,16 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from tunesmith.contracts import Dataset, Finding, FoundModel
+    from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
     from tunesmith.offers import (
         CommandOffer,
         DataLoaderOffer,
         EvaluatorOffer,
         ReporterOffer,
+        TableOffer,
         TechniqueOffer,
     )
-    from tunesmith.plan import Plan
+    from tunesmith.plan import ModelReview, Plan
 
 PROJECT = "tunesmith"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -60,7 +61,7 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:  # type: ignore[emp
 
     A run file chooses one with ``[technique] use = "NAME"``. ``build`` is called only when the
     run starts: import torch there, not at module level. An offer may also predict memory and
-    work with ``estimate``, which ``tunesmith plan`` and ``tunesmith run`` call before anything
+    work with ``estimate``, which ``tunesmith plan`` and the review of a run call before anything
     begins, and propose changes of the options that save memory with ``memory_savings``.
     """
 
@@ -81,7 +82,7 @@ def tunesmith_reporters() -> Sequence[ReporterOffer[Any]]:  # type: ignore[empty
 
     An exception in a reporter is reported and does not stop training; after three of them the
     reporter gets no more events. Without ``[[reporters]]`` in the run file, those with
-    ``by_default`` are used.
+    ``by_default`` are used. Those with ``always`` are used in every run, also beside others.
     """
 
 
@@ -97,6 +98,16 @@ def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     the first of two such offers counts, those of built-in plugins come first. A command that more
     than one plugin offers is ambiguous and cannot be used. ``tunesmith plugins list`` names the
     commands that were refused.
+    """
+
+
+@hookspec
+def tunesmith_tables() -> Sequence[TableOffer[Any]]:  # type: ignore[empty-body]
+    """Offer tables of the run file, which hold options of the plugin itself.
+
+    ``[NAME]`` is validated by the offer's options model and is part of the plan, with its defaults
+    if the run file does not have it. ``plan.table(OPTIONS)`` returns the options by their class.
+    The names of the core's tables cannot be used.
     """
 
 
@@ -125,4 +136,15 @@ def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:  # type: ignore[empt
     """Review a resolved plan and return findings.
 
     An error stops the run (and ``tunesmith check``); a warning is printed and kept in the report.
+    """
+
+
+@hookspec
+def tunesmith_review_model(review: ModelReview) -> ReviewResult:  # type: ignore[empty-body]
+    """Review a run once the base model's ``config.json`` is known, and return the result.
+
+    It is called before the model is downloaded if the config is known by then, otherwise after the
+    download, and always before any weight is read. The result has findings and can have a forecast,
+    which becomes an event. An error stops the run with exit code 4; with ``tunesmith run --force``
+    its ``if_forced`` takes its place. A resumed run is reviewed again only if it was refused.
     """

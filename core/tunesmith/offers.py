@@ -2,7 +2,8 @@
 
 An offer names a component, describes it in a phrase, has the class of its options (a pydantic
 model) and a function that builds it. The core reads offers; it builds only the components of the
-run, and heavy libraries are imported inside ``build``. Each kind of component has a kind of offer.
+run, and heavy libraries are imported inside ``build``. Each kind of component has a kind of offer;
+two more kinds are commands and tables of the run file.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 C = TypeVar("C", bound="BaseModel")
+RUN_FILE_TABLES = (
+    "run", "model", "data", "technique", "evaluators", "reporters", "baselines", "gate", "plugins",
+)  # fmt: skip
+"""The tables of a run file that the core reads; a plugin cannot have another one of that name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,34 +49,57 @@ class Promises:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataLoaderOffer(Generic[C]):
-    """An offer of a data loader, which reads records."""
+class Offer:
+    """Base of all kinds of offers."""
 
-    kind: ClassVar[str] = "data loader"
-    name: str
-    summary: str
-    config: type[C]
-    build: Callable[[C], DataLoader]
-    needs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TechniqueOffer(Generic[C]):
-    """An offer of a technique, which changes the weights of a model."""
-
-    kind: ClassVar[str] = "technique"
+    kind: ClassVar[str]
+    """Name of the kind, for messages."""
+    hook: ClassVar[str]
+    """Name of the hook that returns offers of this kind."""
+    reserved: ClassVar[frozenset[str]] = frozenset()
+    """Names that offers of this kind must not have."""
     name: str
     """Lower-case letters, digits and hyphens."""
     summary: str
     """One line, for ``tunesmith plugins list``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredOffer(Offer, Generic[C]):
+    """Base of the kinds of offers that have options in a run file."""
+
     config: type[C]
     """Frozen pydantic model that refuses unknown keys; every field has help, bounds and unit."""
-    build: Callable[[C], Technique]
-    """Builds the technique; heavy libraries are imported inside this function."""
-    accepts: frozenset[type[Record]]
-    """Kinds of records that it trains on; checked before any weight is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentOffer(ConfiguredOffer[C]):
+    """Base of the kinds of offers that ``use`` names in a run file."""
+
+    build: Callable[..., Any]
+    """Builds the component; heavy libraries are imported inside this function."""
     needs: tuple[str, ...] = ()
     """Requirements such as ``bitsandbytes>=0.46``: checked from metadata, never by importing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataLoaderOffer(ComponentOffer[C]):
+    """An offer of a data loader, which reads records."""
+
+    kind: ClassVar[str] = "data loader"
+    hook: ClassVar[str] = "tunesmith_data_loaders"
+    build: Callable[[C], DataLoader]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TechniqueOffer(ComponentOffer[C]):
+    """An offer of a technique, which changes the weights of a model."""
+
+    kind: ClassVar[str] = "technique"
+    hook: ClassVar[str] = "tunesmith_techniques"
+    build: Callable[[C], Technique]
+    accepts: frozenset[type[Record]]
+    """Kinds of records that it trains on; checked before any weight is read."""
     promises: Promises = field(default_factory=Promises)
     estimate: Callable[[C, EstimateRequest], Iterator[Estimate]] | None = None
     """Predicts memory and work: a first estimate quickly, without heavy imports, then better ones.
@@ -105,16 +133,13 @@ def _one_model(config: Any) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluatorOffer(Generic[C]):
+class EvaluatorOffer(ComponentOffer[C]):
     """An offer of an evaluator, which measures a text model."""
 
     kind: ClassVar[str] = "evaluator"
-    name: str
-    summary: str
-    config: type[C]
+    hook: ClassVar[str] = "tunesmith_evaluators"
     build: Callable[[C], Evaluator]
     metrics: tuple[Metric, ...]
-    needs: tuple[str, ...] = ()
     default_for: Callable[[Sequence[Record]], bool] = _no_default
     """Returns True for records on which it is used if the run file names no evaluator."""
     model_count: Callable[[C], int] = _one_model
@@ -122,40 +147,53 @@ class EvaluatorOffer(Generic[C]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReporterOffer(Generic[C]):
+class ReporterOffer(ComponentOffer[C]):
     """An offer of a reporter, which receives the events of a run."""
 
     kind: ClassVar[str] = "reporter"
-    name: str
-    summary: str
-    config: type[C]
+    hook: ClassVar[str] = "tunesmith_reporters"
     build: Callable[[C, Any], Reporter]
     """Builds it from the options and the :class:`tunesmith.storage.RunFolder` of the run."""
-    needs: tuple[str, ...] = ()
     by_default: bool = False
     """True if it is used when the run file names no reporter."""
+    always: bool = False
+    """True if every run uses it, whatever reporters the run file names, also with ``--quiet``: for
+    what a plugin must observe. It prints nothing, and needs no options."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommandOffer:
-    """An offer of a command, ``tunesmith NAME``."""
+class CommandOffer(Offer):
+    """An offer of a command, ``tunesmith NAME``, whose ``summary`` is its help line.
+
+    The name has one word, or two: ``data check`` is the command ``check`` in the group ``data``.
+    """
 
     kind: ClassVar[str] = "command"
-    name: str
-    """One word, or two: ``data check`` is the command ``check`` in the group ``data``."""
-    summary: str
-    """Help line, shown without loading the command."""
+    hook: ClassVar[str] = "tunesmith_commands"
     load: Callable[[], click.Command]
     """Imports and returns the command."""
 
 
-Offer = (
-    DataLoaderOffer[Any]
-    | TechniqueOffer[Any]
-    | EvaluatorOffer[Any]
-    | ReporterOffer[Any]
-    | CommandOffer
+@dataclass(frozen=True, kw_only=True)
+class TableOffer(ConfiguredOffer[C]):
+    """An offer of a table of the run file, ``[NAME]``, which belongs to the plugin.
+
+    Every option has a default. :meth:`tunesmith.plan.Plan.table` returns the options.
+    """
+
+    kind: ClassVar[str] = "table"
+    hook: ClassVar[str] = "tunesmith_tables"
+    reserved: ClassVar[frozenset[str]] = frozenset(RUN_FILE_TABLES)
+    earlier_names: tuple[str, ...] = ()
+    """Names that the table had in earlier versions, which are refused with a hint."""
+
+
+KINDS: tuple[type[Offer], ...] = (
+    DataLoaderOffer,
+    TechniqueOffer,
+    EvaluatorOffer,
+    ReporterOffer,
+    CommandOffer,
+    TableOffer,
 )
-ConfiguredOffer = (
-    DataLoaderOffer[Any] | TechniqueOffer[Any] | EvaluatorOffer[Any] | ReporterOffer[Any]
-)
+"""All kinds of offers, in the order in which they are listed."""

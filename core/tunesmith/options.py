@@ -155,18 +155,6 @@ class GateOptions(Options):
     )
 
 
-class PlanOptions(Options):
-    """Table ``[plan]``: settings of ``tunesmith plan``; they do not change the run."""
-
-    prices: DataPath | None = Field(
-        None,
-        description=(
-            "A TOML file with GPUs and prices that override the packaged table. Unset: "
-            "prices.toml in the configuration directory, if it exists."
-        ),
-    )
-
-
 class PluginsOptions(Options):
     """Table ``[plugins]``: plugins that the run requires, adds or disables."""
 

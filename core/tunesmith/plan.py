@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,31 +15,33 @@ from tunesmith.offers import (
     DataLoaderOffer,
     EvaluatorOffer,
     ReporterOffer,
+    TableOffer,
     TechniqueOffer,
 )
 from tunesmith.options import (
     BaselineOptions,
     GateOptions,
     ModelOptions,
-    PlanOptions,
     PluginsOptions,
     RunOptions,
 )
+from tunesmith.records import Record
 
-O = TypeVar("O", bound=ConfiguredOffer)  # noqa: E741 - O as in offer
+K = TypeVar("K", bound=ConfiguredOffer[Any])
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Component(Generic[O]):
+class Component(Generic[K]):
     """An offer that the run file names, with its validated options."""
 
-    offered: Offered[O]
+    offered: Offered[K]
     config: BaseModel
     use: str = ""
-    """Name in the run file, if it is not the short name."""
+    """Name in the run file; empty for a component that the run file does not name."""
 
     @property
-    def offer(self) -> O:
+    def offer(self) -> K:
         return self.offered.offer
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +67,8 @@ class Plan:
     reporters: tuple[Component[ReporterOffer[Any]], ...]
     baselines: BaselineOptions
     gate: GateOptions
-    plan_options: PlanOptions
+    tables: tuple[Component[TableOffer[Any]], ...]
+    """The tables that belong to plugins, those with defaults included."""
     plugins: PluginsOptions
     origins: Mapping[str, str]
 
@@ -81,21 +84,46 @@ class Plan:
             "data": {**self.data.to_json(), "holdout": self.holdout},
             "technique": self.technique.to_json(),
             "evaluators": [evaluator.to_json() for evaluator in self.evaluators],
-            "reporters": [reporter.to_json() for reporter in self.reporters],
+            "reporters": [r.to_json() for r in self.reporters if r.use or not r.offer.always],
             "baselines": self.baselines.model_dump(mode="json"),
             "gate": self.gate.model_dump(mode="json"),
-            "plan": self.plan_options.model_dump(mode="json"),
+            **{
+                table.use: table.config.model_dump(mode="json", by_alias=True)
+                for table in self.tables
+            },
             "plugins": self.plugins.model_dump(mode="json"),
         }
+
+    def table(self, options: type[M]) -> M:
+        """Return the options of a plugin's own table by their class.
+
+        They are the defaults if the plan was made without the plugin.
+        """
+        found = (t.config for t in self.tables if isinstance(t.config, options))
+        return next(found, None) or options()
 
     def to_toml(self) -> str:
         """Return the plan as a run file that gives the same plan again.
 
-        TOML has no null, so unset options are left out.
+        TOML has no null, so unset options and tables without any other option are left out.
         """
         import tomli_w
 
-        return tomli_w.dumps(_without_none(self.to_json()))
+        tables = _without_none(self.to_json())
+        return tomli_w.dumps({name: table for name, table in tables.items() if table != {}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReview:
+    """A run about to start whose base model's config is known, for plugins to review."""
+
+    plan: Plan
+    config: Mapping[str, Any]
+    """The base model's ``config.json``."""
+    train: Sequence[Record]
+    heldout: Sequence[Record]
+    techniques: Sequence[Offered[TechniqueOffer[Any]]]
+    """All installed techniques, to propose another one."""
 
 
 def _without_none(value: Any) -> Any:

@@ -17,7 +17,7 @@ import click
 import pytest
 
 from tunesmith.cli.app import app
-from tunesmith.config.read_plan import CORE_TABLES
+from tunesmith.offers import RUN_FILE_TABLES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -189,7 +189,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_files(page: Path) -> Iterator[dict[str, Any]]:
     """Yield the TOML blocks of a page that are run files, or tables of one."""
-    known = {*CORE_TABLES, "data", "technique", "evaluators", "reporters"}
+    known = {*RUN_FILE_TABLES, "estimate"}
     for block in blocks(page, "toml"):
         tables = tomllib.loads(block)
         if tables.keys() <= known:

@@ -41,12 +41,6 @@ TESTED_THROUGH = {
         "tunesmith.cli.verify",
         "tunesmith.execution.versions",
     ),
-    "tests/core/cli/test_plan.py": (
-        "tunesmith.cli.plan",
-        "tunesmith.cli.plan_view",
-        "tunesmith.estimate.compare_techniques",
-    ),
-    "tests/core/execution/test_memory_check.py": ("tunesmith.estimate.savings",),
     # Each check of the conformance kit runs on a plugin that keeps it and on one that breaks it.
     "tests/core/testing/test_kit.py": (
         "tunesmith.testing.estimates",

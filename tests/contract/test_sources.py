@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from tunesmith.catalog import HOOKS, Catalog
+from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
-from tunesmith.offers import CommandOffer, TechniqueOffer
+from tunesmith.offers import KINDS, CommandOffer, TechniqueOffer
 from tunesmith.options import DataOptions, fields_by_key, nested_options
 from tunesmith.plugins import Selection, find_plugins
 
@@ -170,7 +170,7 @@ def test_no_source_file_is_too_long() -> None:
 def options_models() -> dict[str, type[BaseModel]]:
     """Return every options class: of the core's tables, of all built-in offers, of inner tables."""
     models: dict[str, type[BaseModel]] = {**CORE_TABLES, "data": DataOptions}
-    for kind in HOOKS:
+    for kind in KINDS:
         if kind is CommandOffer:
             continue
         for offered in catalog().offers(kind):
@@ -239,7 +239,7 @@ def test_every_hook_has_a_docstring_and_types() -> None:
     from tunesmith import hookspecs
 
     hooks = {n: f for n, f in vars(hookspecs).items() if n.startswith("tunesmith_")}
-    assert len(hooks) == 8
+    assert len(hooks) == 10
     for name, function in hooks.items():
         lines = (getdoc(function) or "").splitlines()
         assert len(lines) >= 3 and not lines[1], (
@@ -254,6 +254,7 @@ def test_hooks_match_the_kinds_of_offers() -> None:
     from tunesmith import hookspecs
 
     hooks = {name for name in vars(hookspecs) if name.startswith("tunesmith_")}
-    assert set(HOOKS.values()) < hooks
-    others = {"tunesmith_find_model", "tunesmith_review_data", "tunesmith_review_plan"}
-    assert hooks - set(HOOKS.values()) == others
+    registering = {kind.hook for kind in KINDS}
+    assert len(registering) == len(KINDS) and registering < hooks
+    reviews = {f"tunesmith_review_{part}" for part in ("data", "model", "plan")}
+    assert hooks - registering == {"tunesmith_find_model", *reviews}

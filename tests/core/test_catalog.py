@@ -9,9 +9,18 @@ import pytest
 from bench import RECORDER, RIGHT, ROWS, catalog_of, offering, plugin
 
 from tunesmith.catalog import Catalog, OfferNotFound
-from tunesmith.contracts import Dataset, Finding, FoundModel
+from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError
-from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
+from tunesmith.offers import (
+    KINDS,
+    CommandOffer,
+    ComponentOffer,
+    DataLoaderOffer,
+    EvaluatorOffer,
+    ReporterOffer,
+    TableOffer,
+    TechniqueOffer,
+)
 from tunesmith.plugins import load_modules
 
 
@@ -159,3 +168,24 @@ def test_data_reviewers_get_data_and_plan() -> None:
     dataset = Dataset(train=())
     assert catalog.review_data(dataset, "plan") == []
     assert seen == [(dataset, "plan")]
+
+
+def test_model_reviewers_return_findings_or_a_result_with_a_forecast() -> None:
+    note = Finding(level="info", where="run", message="fine")
+    result = ReviewResult(findings=[note])
+    modules = {
+        "a": plugin(review_model=lambda review: [note]),
+        "b": plugin(review_model=lambda review: result),
+        "c": plugin(review_model=lambda review: None),
+        "d": plugin(review_model=lambda review: {"findings": [note]}),
+    }
+    results = {p.name: r for p, r in Catalog(load_modules(modules)).review_model(None)}
+    assert list(results["a"].findings) == [note] and results["b"] is result
+    assert list(results["c"].findings) == []
+    (failed,) = results["d"].findings
+    assert failed.level == "warning" and "returned dict" in failed.message
+
+
+def test_every_kind_of_offer_is_listed() -> None:
+    assert set(KINDS) == {CommandOffer, TableOffer, *ComponentOffer.__subclasses__()}
+    assert len({kind.kind for kind in KINDS}) == len({kind.hook for kind in KINDS}) == len(KINDS)

@@ -18,14 +18,12 @@ from tunesmith.cli.groups import OfferGroup
 COMMANDS = {
     "init": "Create a run file (run.toml) to edit.",
     "check": "Validate a run file and its data without training.",
-    "plan": "Estimate memory, time and cost, and list the GPUs the run fits on.",
     "run": "Train a model and evaluate it before and after.",
     "resume": "Continue a run that was stopped, killed or failed.",
     "report": "Show the results of a run.",
     "verify": "Check that the checkpoints and the model of a run are intact.",
     "plugins": "List plugins and their options; check a plugin.",
     "schema": "Print the JSON Schema of run files, for editors.",
-    "doctor": "Check the installation: versions, GPUs, memory, disk, plugins.",
 }
 """Help line by command of the core. ``tunesmith.cli.NAME`` is its module, with ``command``."""
 

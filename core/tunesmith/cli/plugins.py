@@ -14,14 +14,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tunesmith.catalog import HOOKS, Catalog
+from tunesmith.catalog import Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.cli.groups import OfferGroup, find_commands
 from tunesmith.config.run_file import parse_value, set_value
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.offered import Offered, Plugin
-from tunesmith.offers import CommandOffer, TechniqueOffer
+from tunesmith.offers import KINDS, CommandOffer, ComponentOffer, ConfiguredOffer, TechniqueOffer
 from tunesmith.options import fields_by_key, table_options
 from tunesmith.plugins import missing_requirements
 from tunesmith.text import one_line, suggest_name
@@ -200,13 +200,13 @@ def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:
         "summary": offer.summary,
         "plugin": offered.plugin.full_name,
         "version": offered.plugin.version,
-        "source": source_location(offer.load if isinstance(offer, CommandOffer) else offer.build),
+        "source": source_location(_definition_of(offer)),
         "options": [],
     }
-    if isinstance(offer, CommandOffer):
-        return about
-    about |= {"needs": list(offer.needs), "missing": missing_requirements(offer.needs)}
-    about["options"] = list(list_options(offer.config))
+    if isinstance(offer, ComponentOffer):
+        about |= {"needs": list(offer.needs), "missing": missing_requirements(offer.needs)}
+    if isinstance(offer, ConfiguredOffer):
+        about["options"] = list(list_options(offer.config))
     if isinstance(offer, TechniqueOffer):
         about["accepts"] = sorted(kind.__name__ for kind in offer.accepts)
         kept = (f.name for f in fields(offer.promises) if vars(offer.promises)[f.name])
@@ -217,6 +217,17 @@ def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:
             for m in offer.metrics
         ]
     return about
+
+
+def _definition_of(offer: Any) -> Any:
+    """Return the function or class whose source is shown for an offer."""
+    match offer:
+        case CommandOffer():
+            return offer.load
+        case ComponentOffer():
+            return offer.build
+        case _:
+            return offer.config
 
 
 def list_options(config: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
@@ -237,7 +248,7 @@ def list_options(config: type[BaseModel], prefix: str = "") -> Iterator[dict[str
 
 def list_offers(catalog: Catalog) -> Iterator[Offered[Any]]:
     """Yield the offers of all plugins, kind by kind."""
-    for kind in HOOKS:
+    for kind in KINDS:
         yield from catalog.offers(kind)
 
 

@@ -9,21 +9,18 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tunesmith.cli.common import CliState
 from tunesmith.storage.atomic import encode_json
-from tunesmith.terminal import supports_color, supports_live_display
+from tunesmith.terminal import supports_color
 from tunesmith.text import one_line, redact, safe_text
 
 EMPTY_ANSWER = "(nothing)"
@@ -33,26 +30,6 @@ PIPE_WIDTH = 1000
 
 Cell = str | tuple[str, str]
 """A text, or a text with the name of its style."""
-
-
-@dataclass(frozen=True)
-class TextLine:
-    """A line of the output."""
-
-    text: str = ""
-    style: str = ""
-
-
-@dataclass(frozen=True)
-class TableBlock:
-    """A table of the output; ``right`` has the indices of right-aligned columns."""
-
-    headers: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    right: Sequence[int] = ()
-
-
-Block = TextLine | TableBlock
 
 
 def print_text(text: str = "", *, style: str = "") -> None:
@@ -84,52 +61,10 @@ def print_json_line(value: Mapping[str, Any]) -> None:
 
 
 def print_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: Sequence[int] = ()
 ) -> None:
     """Print a table on stdout; ``right`` has the indices of right-aligned columns."""
-    _print_rich(_build_table(TableBlock(headers, rows, right)))
-
-
-def print_blocks(blocks: Sequence[Block]) -> None:
-    """Print lines and tables on stdout."""
-    for block in blocks:
-        if isinstance(block, TableBlock):
-            _print_rich(_build_table(block))
-        else:
-            print_paragraph(block.text, style=block.style)
-
-
-@contextmanager
-def show_temporarily(blocks: Sequence[Block]) -> Iterator[bool]:
-    """Show lines and tables while the block computes a better result.
-
-    A terminal with a live display removes them when the block ends; elsewhere they stay.
-
-    Yields:
-        True if they stay.
-    """
-    if not supports_live_display(sys.stdout):
-        print_blocks(blocks)
-        print_text()
-        sys.stdout.flush()
-        yield True
-        return
-    built = [
-        _build_table(block)
-        if isinstance(block, TableBlock)
-        else _build_text(block.text, block.style)
-        for block in blocks
-    ]
-    console = _console()
-    with console.capture() as captured:
-        console.print(Group(*built))
-    lines = captured.get().splitlines()
-    height = console.height - 2  # lines that have scrolled off the screen cannot be removed
-    if len(lines) > height:
-        lines = [*lines[: max(0, height - 2)], "...", lines[-1]]
-    content = Text.from_ansi("\n".join(lines))
-    with Live(content, console=console, transient=True, auto_refresh=False):
-        yield False
+    print_renderable(build_table(headers, rows, right))
 
 
 def print_columns(columns: Mapping[str, str]) -> None:
@@ -144,7 +79,7 @@ def print_columns(columns: Mapping[str, str]) -> None:
     columns_table.add_row(
         *(Text(redact(safe_text(text or EMPTY_ANSWER))) for text in columns.values())
     )
-    _print_rich(columns_table)
+    print_renderable(columns_table)
 
 
 def _redacted(value: Any) -> Any:
@@ -158,22 +93,26 @@ def _redacted(value: Any) -> Any:
     return value
 
 
-def _build_table(block: TableBlock) -> Table:
+def build_table(
+    headers: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[int] = ()
+) -> Table:
+    """Build a table of texts; ``right`` has the indices of right-aligned columns."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for index, header in enumerate(block.headers):
-        right = index in block.right
-        table.add_column(header, justify="right" if right else "left", no_wrap=right)
-    for row in block.rows:
-        cells = (_build_text(c) if isinstance(c, str) else _build_text(*c) for c in row)
-        table.add_row(*cells)
+    for index, header in enumerate(headers):
+        is_right = index in right
+        table.add_column(header, justify="right" if is_right else "left", no_wrap=is_right)
+    for row in rows:
+        table.add_row(*(build_text(c) if isinstance(c, str) else build_text(*c) for c in row))
     return table
 
 
-def _build_text(text: str, style: str = "") -> Text:
+def build_text(text: str, style: str = "") -> Text:
+    """Build a text that cannot control the terminal."""
     return Text(redact(safe_text(text)), style=_RICH[style])
 
 
-def _console() -> Console:
+def create_console() -> Console:
+    """Create a console on stdout, without markup, with colors if stdout supports them."""
     colors = supports_color(sys.stdout)
     return Console(
         file=sys.stdout,
@@ -186,8 +125,9 @@ def _console() -> Console:
     )
 
 
-def _print_rich(renderable: RenderableType) -> None:
-    console = _console()
+def print_renderable(renderable: RenderableType) -> None:
+    """Print a table or another object of rich on stdout."""
+    console = create_console()
     with console.capture() as captured:
         console.print(renderable)
     lines = (line.rstrip() for line in captured.get().splitlines())

@@ -57,8 +57,10 @@ def command(
 
 
 def without_reporters_if_quiet(plan: Plan, state: CliState) -> Plan:
-    """Return the plan, without its reporters if ``--quiet`` is set."""
-    return replace(plan, reporters=()) if state.quiet else plan
+    """Return the plan; if ``--quiet`` is set, only with the reporters of every run."""
+    if not state.quiet:
+        return plan
+    return replace(plan, reporters=tuple(r for r in plan.reporters if r.offer.always))
 
 
 @contextmanager

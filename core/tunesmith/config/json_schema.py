@@ -1,4 +1,4 @@
-"""JSON Schema of run files, for editors: the core's tables and the options of all plugins."""
+"""JSON Schema of run files, for editors: the core's tables and those of all plugins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.events import JSON
 from tunesmith.offered import Offered
 from tunesmith.offers import (
-    ConfiguredOffer,
+    ComponentOffer,
     DataLoaderOffer,
     EvaluatorOffer,
     ReporterOffer,
@@ -34,8 +34,9 @@ def run_file_schema(catalog: Catalog) -> JSON:
     """Return the schema of a run file, given the installed plugins."""
     definitions: JSON = {}
     properties: JSON = {}
-    for name, options in CORE_TABLES.items():
-        properties[name] = _add_definition(options, name, definitions)
+    tables = {name: o.offer.config for name, o in catalog.tables().items()}
+    for name, options in {**CORE_TABLES, **tables}.items():
+        properties[name] = _add_definition(options, name.replace(":", "."), definitions)
     for table, (kind, is_list) in COMPONENT_TABLES.items():
         offers: list[Offered[Any]] = catalog.offers(kind)
         schema = _component_schema(table, offers, definitions)
@@ -56,7 +57,7 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
     counts = Counter(offered.offer.name for offered in offers)
     branches, names = [], []
     for offered in offers:
-        offer: ConfiguredOffer = offered.offer
+        offer: ComponentOffer[Any] = offered.offer
         short = [offer.name] if counts[offer.name] == 1 else []
         use = [*short, offered.full_name]
         key = f"{table}.{offer.name if short else offered.full_name.replace(':', '.')}"

@@ -1,17 +1,19 @@
 """Turn a run file into a plan: typed, checked and printable, without importing anything heavy.
 
-Every table has one owner. The core owns ``run``, ``model``, ``baselines``, ``gate``, ``plan``,
-``plugins`` and two keys of ``data``; all other keys belong to the component that ``use`` names and
-are validated by its options class. All problems are collected and reported together.
+Every table has one owner. The core owns ``run``, ``model``, ``baselines``, ``gate``, ``plugins``
+and two keys of ``data``; the other keys of ``data``, ``technique``, ``evaluators`` and
+``reporters`` belong to the component that ``use`` names; any other table belongs to the plugin that
+offers it. The owner's options class validates it. All problems are reported together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.run_file import RunFile
@@ -25,11 +27,14 @@ from tunesmith.errors import (
     TunesmithError,
     UsageError,
 )
+from tunesmith.offered import Offered
 from tunesmith.offers import (
-    ConfiguredOffer,
+    RUN_FILE_TABLES,
+    ComponentOffer,
     DataLoaderOffer,
     EvaluatorOffer,
     ReporterOffer,
+    TableOffer,
     TechniqueOffer,
 )
 from tunesmith.options import (
@@ -37,7 +42,6 @@ from tunesmith.options import (
     DataOptions,
     GateOptions,
     ModelOptions,
-    PlanOptions,
     PluginsOptions,
     RunOptions,
     earlier_keys,
@@ -46,23 +50,22 @@ from tunesmith.options import (
     nested_options,
     table_options,
 )
-from tunesmith.plan import Component, O, Plan
+from tunesmith.plan import Component, Plan
 from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
 
 M = TypeVar("M", bound=BaseModel)
+K = TypeVar("K", bound=ComponentOffer[Any])
 CORE_TABLES: dict[str, type[BaseModel]] = {
     "run": RunOptions,
     "model": ModelOptions,
     "baselines": BaselineOptions,
     "gate": GateOptions,
-    "plan": PlanOptions,
     "plugins": PluginsOptions,
 }
-COMPONENT_TABLES = ("data", "technique", "evaluators", "reporters")
+"""The tables of the core, except the two keys of ``data`` that it owns."""
 _UNION_BRANCHES = {"float", "int", "str", "bool", "constrained-float", "constrained-int"}
-TABLES = (*CORE_TABLES, *COMPONENT_TABLES)
 
 
 def make_plan(runfile: RunFile, catalog: Catalog) -> Plan:
@@ -174,19 +177,16 @@ class _Reader:
         """The error that makes the model unusable, if the run file is not the cause."""
 
     def read(self) -> Plan | None:
-        self._refuse_unknown_tables()
+        tables = self._plugin_tables()
         run = self._core_table("run", RunOptions)
         model = self._core_table("model", ModelOptions)
         baselines = self._core_table("baselines", BaselineOptions)
         gate = self._core_table("gate", GateOptions)
-        plan_options = self._core_table("plan", PlanOptions)
         plugins = self._core_table("plugins", PluginsOptions)
         data_options, data = self._data()
         technique = self._component(TechniqueOffer, "technique", self._table("technique"))
         evaluators = self._components(EvaluatorOffer, "evaluators")
-        reporters = self._components(ReporterOffer, "reporters")
-        if "reporters" not in self.runfile.tables:
-            reporters = self._default_reporters()
+        reporters = self._reporters()
         found = None
         if model is not None:
             model = model.model_copy(update={"base": self._resolve_path(model.base)})
@@ -195,7 +195,7 @@ class _Reader:
         if self.problems:
             return None
         assert run and model and found and data_options and data and technique
-        assert baselines and gate and plan_options and plugins
+        assert baselines and gate and plugins
         return Plan(
             run=run.model_copy(update={"name": run.name or _run_name(self.runfile.stem)}),
             model=model,
@@ -207,17 +207,36 @@ class _Reader:
             reporters=tuple(reporters),
             baselines=baselines,
             gate=gate,
-            plan_options=plan_options,
+            tables=tuple(tables),
             plugins=plugins,
             origins=self.runfile.origins,
         )
 
-    def _refuse_unknown_tables(self) -> None:
+    def _plugin_tables(self) -> list[Component[TableOffer[Any]]]:
+        """Read the tables of plugins, and refuse tables that have no owner."""
+        owned = self.catalog.tables()
         for name in self.runfile.tables:
-            if name not in TABLES:
-                guess = suggest_name(name, TABLES)
-                hint = f"did you mean [{guess}]?" if guess else f"tables: {', '.join(TABLES)}"
-                self.problems.append(Problem(name, "unknown table", hint))
+            if name not in RUN_FILE_TABLES and name not in owned:
+                self.problems.append(self._unknown_table(name, owned))
+        found = []
+        for name, offered in owned.items():
+            options = self._validate(name, offered.offer.config, self._table(name))
+            if options is not None:
+                found.append(Component(offered, options, name))
+        return found
+
+    def _unknown_table(self, name: str, owned: Mapping[str, Offered[TableOffer[Any]]]) -> Problem:
+        for present, offered in owned.items():
+            if name in offered.offer.earlier_names:
+                return RenamedKey(name, f"was renamed to [{present}]")
+        for plugin in self.catalog.plugins.found:
+            if plugin.name == name and plugin.state != "active":
+                hint = f'the plugin "{plugin.full_name}" is {plugin.state}: {plugin.reason}'
+                return Problem(name, "unknown table", hint)
+        known = [*RUN_FILE_TABLES, *owned]
+        guess = suggest_name(name, known)
+        hint = f"did you mean [{guess}]?" if guess else f"tables: {', '.join(known)}"
+        return Problem(name, "unknown table", hint)
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self.runfile.tables.get(name, {})
@@ -245,8 +264,8 @@ class _Reader:
         return options, self._component(DataLoaderOffer, "data", loader_keys)
 
     def _component(
-        self, kind: type[O], where: str, table: Mapping[str, Any]
-    ) -> Component[O] | None:
+        self, kind: type[K], where: str, table: Mapping[str, Any]
+    ) -> Component[K] | None:
         if not isinstance(table.get("use"), str):
             known = ", ".join(o.offer.name for o in self.catalog.offers(kind)) or "none installed"
             self.problems.append(Problem(f"{where}.use", f"must name a {kind.kind}", known))
@@ -260,7 +279,7 @@ class _Reader:
         config = self._validate(where, offered.offer.config, options)
         return None if config is None else Component(offered, config, table["use"])
 
-    def _components(self, kind: type[O], where: str) -> list[Component[O]]:
+    def _components(self, kind: type[K], where: str) -> list[Component[K]]:
         tables = self.runfile.tables.get(where, [])
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             self.problems.append(Problem(where, f"must be written as [[{where}]]"))
@@ -268,9 +287,16 @@ class _Reader:
         components = [self._component(kind, f"{where}.{n}", t) for n, t in enumerate(tables)]
         return [component for component in components if component is not None]
 
-    def _default_reporters(self) -> list[Component[ReporterOffer[Any]]]:
-        offers = self.catalog.offers(ReporterOffer)
-        return [Component(o, o.offer.config()) for o in offers if o.offer.by_default]
+    def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
+        """Return the named or the default reporters, and those of every run."""
+        chosen = self._components(ReporterOffer, "reporters")
+        use_default = "reporters" not in self.runfile.tables
+        named = [component.offered for component in chosen]
+        for offered in sorted(self.catalog.offers(ReporterOffer), key=lambda o: o.offer.always):
+            used = offered.offer.always or (use_default and offered.offer.by_default)
+            if used and offered not in named:
+                chosen.append(Component(offered, offered.offer.config()))
+        return chosen
 
     def _resolve_path(self, reference: str) -> str:
         """Return a reference that is an existing path, relative to the run file, as absolute."""
@@ -310,7 +336,7 @@ def default_evaluators(
     return tuple(Component(o, o.offer.config()) for o in offers)
 
 
-def _offers(plan: Plan) -> Iterator[ConfiguredOffer]:
+def _offers(plan: Plan) -> Iterator[ComponentOffer[Any]]:
     yield plan.data.offer
     yield plan.technique.offer
     yield from (component.offer for component in plan.evaluators)
@@ -321,15 +347,21 @@ def _with_absolute_paths(options: M, folder: Path) -> M:
     """Return the options with every path option made absolute."""
     changes = {}
     for name, info in type(options).model_fields.items():
-        extra = info.json_schema_extra
         value = options.__dict__[name]
-        if isinstance(extra, dict) and extra.get("path"):
+        if _is_path(info):
             changes[name] = _absolute_path(value, folder)
         elif isinstance(value, BaseModel):
             changes[name] = _with_absolute_paths(value, folder)
         elif isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
             changes[name] = [_with_absolute_paths(item, folder) for item in value]
     return options.model_copy(update=changes) if changes else options
+
+
+def _is_path(info: FieldInfo) -> bool:
+    """Return True if the type of an option is a path, also as a part of ``DataPath | None``."""
+    branches = (item for branch in get_args(info.annotation) for item in get_args(branch)[1:])
+    extras = [f.json_schema_extra for f in (info, *branches) if isinstance(f, FieldInfo)]
+    return any(isinstance(extra, dict) and bool(extra.get("path")) for extra in extras)
 
 
 def _absolute_path(value: Any, folder: Path) -> Any:

@@ -22,20 +22,13 @@ from tunesmith.config.read_plan import default_evaluators
 from tunesmith.contracts import Artifact, Dataset, Job, RunContext, Technique, TextModel
 from tunesmith.data.splits import find_class_labels, find_leaks, split_records
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
-from tunesmith.events import (
-    JSON,
-    Event,
-    Notice,
-    RunFinished,
-    RunStarted,
-    from_json,
-)
+from tunesmith.events import JSON, Event, Notice, RunFinished, RunStarted, from_json
 from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import PromptedModel, choose_shots
 from tunesmith.execution.emitter import Emitter, Reporters
 from tunesmith.execution.evaluate import evaluate_model
 from tunesmith.execution.guards import create_guards
-from tunesmith.execution.memory_check import MemoryCheck, read_model_config
+from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
 from tunesmith.execution.verdict import TUNED, check_gate, compute_verdict
@@ -73,7 +66,7 @@ def run(
     Args:
         resume: continue the run that the folder's events describe.
         accept_changes: resume although data, options, base model or plugins changed.
-        force: start although the run is predicted not to fit into memory.
+        force: start although a review refuses the run, such as for its predicted memory.
 
     Raises:
         TunesmithError: the error that ended the run; ``report.json`` is written all the same.
@@ -94,9 +87,9 @@ def run(
         verdict: JSON = {}
         error: BaseException | None = None
         try:
-            memory_check = MemoryCheck(plan, catalog, emit, force)
+            reviewer = ModelReviewer(plan, catalog, emit, force)
             resume_check = ResumeCheck(emit, accept_changes)
-            _execute_phases(plan, catalog, folder, emit, memory_check, resume_check)
+            _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             verdict = _compute_verdict(emit.report, folder)
             report = emit.report
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
@@ -159,23 +152,19 @@ def _execute_phases(
     catalog: Catalog,
     folder: RunFolder,
     emit: Emitter,
-    memory_check: MemoryCheck,
+    reviewer: ModelReviewer,
     resume_check: ResumeCheck,
 ) -> None:
     """Run the phases from the first event to the evaluation of the tuned model."""
     _record_start(plan, folder, emit, resume_check)
     parts = _load_and_review_data(plan, catalog, emit, resume_check)
     evaluators = plan.evaluators or default_evaluators(catalog, parts.heldout)
-    # Checked before the download where the model's config is known already, else after it.
-    memory_check.check(parts.train, parts.heldout, plan.found_model.config)
-    model = _fetch_model(plan, emit, resume_check)
-    memory_check.check(parts.train, parts.heldout, read_model_config(model))
+    model = _fetch_model(plan, parts, emit, reviewer, resume_check)
     with attribute_errors_to(plan.technique.offered.plugin):
         technique = plan.technique.offer.build(plan.technique.config)
         phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
         phases.evaluate_baselines()
         artifact = phases.train()
-        memory_check.record_calibration()
         phases.evaluate_stages(artifact)
         phases.evaluate_tuned(artifact)
 
@@ -202,16 +191,23 @@ def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: Re
         emit(Notice(level="info", source="resume", message=text))
 
 
-def _fetch_model(plan: Plan, emit: Emitter, resume_check: ResumeCheck) -> Path:
-    """Fetch the base model; a resumed run must get the model that it started with."""
+def _fetch_model(
+    plan: Plan, parts: DataParts, emit: Emitter, reviewer: ModelReviewer, check: ResumeCheck
+) -> Path:
+    """Fetch the base model; a resumed run must get the model that it started with.
+
+    The run is reviewed before the download if the model's config is known by then, else after it.
+    """
     then = emit.report.model
+    reviewer.review(parts.train, parts.heldout, plan.found_model.config)
     with emit.phase("model"):
         folder = plan.found_model.fetch()
         event = resume_checks.build_model_event(plan.found_model, folder)
     if then is not None:
         changes = resume_checks.check_model(then, event)
         hint = "restore the model's files or start a new run"
-        resume_check.require_unchanged("the base model", changes, hint)
+        check.require_unchanged("the base model", changes, hint)
+    reviewer.review(parts.train, parts.heldout, read_model_config(folder))
     emit(event)
     return folder
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.catalog import HOOKS, Catalog
+from pydantic import BaseModel
+
+from tunesmith.catalog import Catalog
 from tunesmith.errors import PluginError
-from tunesmith.offers import CommandOffer
+from tunesmith.offers import KINDS, ComponentOffer, ConfiguredOffer, ReporterOffer
 from tunesmith.options import from_table
 from tunesmith.plugins import Plugins
 
@@ -52,6 +54,11 @@ class Samples:
         return self.model if isinstance(self.model, Path) else self.model()
 
 
+def required_options(config: type[BaseModel]) -> list[str]:
+    """Return the names of the options without a default."""
+    return [name for name, info in config.model_fields.items() if info.is_required()]
+
+
 @dataclass(frozen=True)
 class Subject:
     """An offer of the plugin under test, or the plugin itself if ``offer`` is None."""
@@ -66,11 +73,7 @@ class Subject:
     def options(self) -> Any:
         """Return the options with which the offer is checked."""
         sample = self.samples.options.get(self.offer.name, {})
-        missing = [
-            name
-            for name, info in self.offer.config.model_fields.items()
-            if info.is_required() and name not in sample
-        ]
+        missing = [name for name in required_options(self.offer.config) if name not in sample]
         if missing:
             raise NotApplicable(f"needs sample options for {self.offer.name}: {missing}")
         return from_table(self.offer.config, sample)
@@ -81,9 +84,19 @@ class Subject:
 
 
 CheckKind = Literal[
-    "plugin", "any offer", "offer", "technique", "data loader", "evaluator", "reporter"
+    "plugin",
+    "any offer",
+    "offer",
+    "component",
+    "technique",
+    "data loader",
+    "evaluator",
+    "reporter",
+    "reporter of every run",
+    "table",
 ]
-"""The subject of a check: the plugin, any offer, an offer with options, or a kind of offer."""
+"""The subject of a check: the plugin, any offer, an offer with options, one with ``build``, a kind
+of offer, or a reporter that is used in every run."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,7 @@ def collect_subjects(module: Any, plugins: Plugins, samples: Samples) -> Iterato
         PluginError: the plugin is broken, or one of its hooks fails.
     """
     catalog = Catalog(plugins)
-    offers = [offered.offer for kind in HOOKS for offered in catalog.offers(kind)]
+    offers = [offered.offer for kind in KINDS for offered in catalog.offers(kind)]
     for plugin in plugins.broken():
         raise PluginError(f'plugin "{plugin.full_name}" is broken: {plugin.reason}')
     yield Subject(module, plugins, samples)
@@ -125,10 +138,12 @@ def collect_subjects(module: Any, plugins: Plugins, samples: Samples) -> Iterato
 
 def applicable_checks(subject: Subject) -> Iterator[Check]:
     """Return the checks for a subject."""
-    if subject.offer is None:
-        kinds = {"plugin"}
-    elif isinstance(subject.offer, CommandOffer):
-        kinds = {"any offer"}
-    else:
-        kinds = {"offer", "any offer", subject.offer.kind}
+    offer = subject.offer
+    kinds = {"plugin"} if offer is None else {"any offer", offer.kind}
+    if isinstance(offer, ConfiguredOffer):
+        kinds.add("offer")
+    if isinstance(offer, ComponentOffer):
+        kinds.add("component")
+    if isinstance(offer, ReporterOffer) and offer.always:
+        kinds.add("reporter of every run")
     return (check for check in REGISTERED_CHECKS if check.kind in kinds)

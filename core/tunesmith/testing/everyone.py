@@ -146,7 +146,16 @@ def config_round_trips_toml(subject: Subject) -> None:
     require(again == options, f"read back as {again!r} instead of {options!r}")
 
 
-@check("offer")
+@check("table")
+def tables_have_defaults(subject: Subject) -> None:
+    """Every option of a table has a default: a run file need not have the table."""
+    missing = [
+        name for name, info in subject.offer.config.model_fields.items() if info.is_required()
+    ]
+    require(not missing, f"without a default: {', '.join(missing)}")
+
+
+@check("component")
 def needs_are_requirements(subject: Subject) -> None:
     """The entries of ``needs`` are valid requirements."""
     from packaging.requirements import InvalidRequirement, Requirement
@@ -158,7 +167,7 @@ def needs_are_requirements(subject: Subject) -> None:
             raise AssertionError(f"needs {text!r}: {error}") from None
 
 
-@check("offer")
+@check("component")
 def leaves_environment_untouched(subject: Subject) -> None:
     """Building changes no environment variable, folder, signal handler, generator or default.
 
@@ -170,7 +179,7 @@ def leaves_environment_untouched(subject: Subject) -> None:
     require_same_state(before)
 
 
-@check("offer")
+@check("component")
 def leaves_libraries_untouched(subject: Subject) -> None:
     """Building replaces no function or class of a library: nothing is patched."""
     _import_needs(subject)

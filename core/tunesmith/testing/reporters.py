@@ -21,13 +21,13 @@ HOSTILE = "[bold]\x1b[31m日本\u202e{0}%s"
 
 
 @contextmanager
-def open_reporter(subject: Subject) -> Iterator[Reporter]:
-    """Open a reporter with a temporary run folder; its output is discarded."""
+def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterator[Reporter]:
+    """Open a reporter with a temporary run folder; its output goes into ``output``."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "run"
         folder.mkdir()
         (folder / "lock").touch()
-        output = io.StringIO()
+        output = output or io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             built = subject.offer.build(subject.options(), RunFolder(folder))
             with built as reporter:
@@ -73,6 +73,20 @@ def closes_after_failure(subject: Subject) -> None:
         raise AssertionError("it swallows the exception that ended the run")
     leaked = list_open_files() - before
     require(not leaked, f"it leaves open: {', '.join(sorted(leaked)[:3])}")
+
+
+@check("reporter of every run")
+def reporters_of_every_run_are_silent(subject: Subject) -> None:
+    """A reporter of every run prints nothing and requires no option."""
+    missing = [
+        name for name, info in subject.offer.config.model_fields.items() if info.is_required()
+    ]
+    require(not missing, f"it requires the options {', '.join(missing)}")
+    output = io.StringIO()
+    with open_reporter(subject, output) as reporter:
+        for event in sample_run(HOSTILE):
+            reporter.report(event)
+    require(not output.getvalue(), f"it prints {output.getvalue()[:80]!r}")
 
 
 def list_open_files() -> set[str]:

@@ -18,7 +18,6 @@ import torch
 
 from tunesmith.contracts import EstimateRequest, Job
 from tunesmith.events import Notice
-from tunesmith.machine import available_memory
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_bytes
 from tunesmith_torch.memory_estimate import analytic
@@ -27,6 +26,7 @@ from tunesmith_torch.memory_estimate.workload import AUTO_BATCH_SIZE, Grouping
 from tunesmith_torch.options.training import AUTO, MIN_MICRO_BATCH_TOKENS, TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import pick_device
+from tunesmith_torch.runtime.machine import available_memory
 
 GroupingOf = Callable[[Any, str], Grouping]
 """Return which parts of a record are computed together, for options and a type of device."""

@@ -456,7 +456,87 @@ def test_show_names_nested_options_as_set_takes_them(tunesmith: Tunesmith) -> No
     assert "\nfrom unset (str)\n" in done.stdout
 
 
-# --- init, doctor ----------------------------------------------------------------------------
+# --- tables and reporters of plugins ---------------------------------------------------------
+
+OWNER = """
+from pathlib import Path
+
+from pydantic import Field
+
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import ReporterOffer, TableOffer
+from tunesmith.options import Options
+
+
+class Color(Options):
+    hue: int = Field(7, ge=0, description="The hue.")
+
+
+class Empty(Options):
+    pass
+
+
+class Counter:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def report(self, event):
+        with Path("kinds.txt").open("a") as file:
+            file.write(event.kind + "\\n")
+
+
+@hookimpl
+def tunesmith_tables():
+    return [TableOffer(name="color", summary="colors", config=Color)]
+
+
+@hookimpl
+def tunesmith_reporters():
+    return [
+        ReporterOffer(
+            name="counter",
+            summary="writes kinds",
+            config=Empty,
+            build=lambda options, folder: Counter(),
+            always=True,
+        )
+    ]
+"""
+
+
+@pytest.fixture
+def owner(here: Path) -> tuple[str, str]:
+    """The arguments that load a plugin with a table and a reporter of every run."""
+    (here / "other.py").write_text(OWNER)
+    return "--plugin", str(here / "other.py")
+
+
+def test_a_table_of_a_plugin_is_shown(tunesmith: Tunesmith, owner: tuple[str, str]) -> None:
+    shown = json.loads(tunesmith(*owner, "plugins", "show", "color", "--json").stdout)
+    (offer,) = shown["offers"]
+    assert (offer["kind"], offer["options"][0]["name"]) == ("table", "hue")
+    assert offer["source"].partition("other.py:")[2].isdigit()
+    assert "color (table): colors" in tunesmith(*owner, "plugins", "show", "color").stdout
+    assert "color" in tunesmith(*owner, "plugins", "list").stdout
+    checked = tunesmith(*owner, "check", "run.toml", "--origin", "--set", "color.hue=3")
+    assert ["color.hue", "3", "--set"] in [line.split() for line in checked.stdout.splitlines()]
+    refused = tunesmith(*owner, "check", "run.toml", "--set", "colour.hue=3")
+    assert refused.exit_code == 2 and "did you mean [color]?" in refused.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("-q",), ("--set", "reporters=[]")])
+def test_a_reporter_of_every_run_gets_the_events(
+    tunesmith: Tunesmith, owner: tuple[str, str], here: Path, options: tuple[str, ...]
+) -> None:
+    assert tunesmith(*owner, "run", "run.toml", *options).exit_code == 0
+    kinds = (here / "kinds.txt").read_text().split()
+    assert kinds[0] == "run-started" and kinds[-1] == "run-finished"
+
+
+# --- init ------------------------------------------------------------------------------------
 
 
 def test_init_writes_a_run_file_that_parses_and_overwrites_nothing(
@@ -480,34 +560,6 @@ def test_init_copies_an_example(tunesmith: Tunesmith, here: Path) -> None:
     assert {path.name for path in (here / "desk").iterdir()} >= {"run.toml", "train.jsonl"}
     assert tunesmith("example", "helpdesk", "desk").exit_code == 2
     assert "did you mean helpdesk?" in tunesmith("example", "heldpesk").stderr
-
-
-def test_doctor_reports_a_library_that_crashes() -> None:
-    from tunesmith.cli.doctor import probe_torch
-
-    assert "code -6" in probe_torch("import os; os.abort()")["error"]
-    assert "no such thing" in probe_torch("raise SystemExit('no such thing')")["error"]
-    assert probe_torch("print('noise'); print('{\"version\": \"1\"}')") == {"version": "1"}
-
-
-def test_doctor_fails_where_nothing_can_train(
-    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tunesmith.cli import doctor
-
-    monkeypatch.setattr(
-        doctor, "probe_torch", lambda: {"version": "1", "threads": 1, "devices": []}
-    )
-    assert tunesmith("doctor").exit_code == 0
-    monkeypatch.setattr(doctor, "probe_torch", lambda: {"error": "no torch here"})
-    broken = tunesmith("doctor", "--json")
-    assert broken.exit_code == 4
-    checks = json.loads(broken.stdout)["checks"]
-    assert {
-        "level": "fail",
-        "subject": "torch",
-        "message": "cannot be used: no torch here",
-    } in checks
 
 
 # --- lightness -------------------------------------------------------------------------------

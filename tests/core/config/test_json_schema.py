@@ -162,6 +162,12 @@ def test_nested_tables_of_options_are_described(
     assert (list(violations(schema, tables, schema)) == []) is is_valid
 
 
+def test_a_table_of_a_plugin_is_part_of_the_schema(schema: dict[str, Any]) -> None:
+    assert not list(violations(schema, changed("estimate.prices", "ours.toml"), schema))
+    for path, value in (("estimate.prices", 3), ("estimate.price", "x"), ("plan.prices", "x")):
+        assert list(violations(schema, changed(path, value), schema)), path
+
+
 def test_a_name_offered_twice_needs_its_full_name(tmp_path: Path) -> None:
     import dataclasses
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from bench import RIGHT, Bench, catalog_of, offering, plugin
+from bench import RECORDER, RIGHT, Bench, catalog_of, offering, plugin
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
-from tunesmith.config.read_plan import CORE_TABLES, TABLES, make_plan
+from tunesmith.config.read_plan import CORE_TABLES, make_plan
 from tunesmith.errors import (
     ConfigError,
     EnvironmentProblem,
@@ -28,8 +28,15 @@ from tunesmith.errors import (
     TunesmithError,
     UsageError,
 )
-from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
-from tunesmith.options import Options, earlier_keys, fields_by_key, table_options
+from tunesmith.offers import (
+    RUN_FILE_TABLES,
+    DataLoaderOffer,
+    EvaluatorOffer,
+    ReporterOffer,
+    TableOffer,
+    TechniqueOffer,
+)
+from tunesmith.options import DataPath, Options, earlier_keys, fields_by_key, table_options
 from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion
@@ -202,6 +209,145 @@ def test_the_plan_keeps_the_name_in_the_run_file(bench: Bench) -> None:
     assert _plan_from_toml(bench, plan).evaluators[0].offer.summary == "another"
 
 
+# --------------------------------------------------------------------------- tables of plugins
+
+
+class ColorOptions(Options):
+    """Options of a table."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {"tint": "hue"}
+
+    hue: int = Field(7, ge=0, description="The hue.")
+    palette: DataPath | None = Field(None, description="A file with colors.")
+
+
+COLOR = TableOffer(
+    name="color", summary="colors", config=ColorOptions, earlier_names=("paint", "ink")
+)
+
+
+@pytest.fixture
+def colored(bench: Bench) -> Bench:
+    """A bench with a plugin that owns a table."""
+    bench.catalog = catalog_of(colors=offering("tables", COLOR))
+    return bench
+
+
+def test_a_table_of_a_plugin_is_part_of_the_plan(colored: Bench) -> None:
+    plan = colored.plan(color={"hue": 3, "palette": "warm.txt"})
+    expected = ColorOptions(hue=3, palette=str(colored.root / "warm.txt"))
+    assert plan.table(ColorOptions) == expected
+    assert plan.to_json()["color"] == expected.model_dump()
+    stored = _plan_from_toml(colored, plan)
+    assert stored.table(ColorOptions) == expected and stored.to_toml() == plan.to_toml()
+    assert plan.origins["color.hue"] == "run.toml"
+
+
+def test_a_table_that_the_run_file_lacks_has_its_defaults(colored: Bench) -> None:
+    plan = colored.plan()
+    assert plan.to_json()["color"] == {"hue": 7, "palette": None}
+    assert plan.table(ColorOptions) == ColorOptions()
+    assert tomllib.loads(plan.to_toml())["color"] == {"hue": 7}
+
+
+def test_a_table_without_any_set_option_is_not_stored(bench: Bench) -> None:
+    """So the stored plan can be read without the plugin."""
+
+    class UnsetOptions(Options):
+        palette: DataPath | None = Field(None, description="A file with colors.")
+
+    offer = replace(COLOR, config=UnsetOptions)
+    bench.catalog = catalog_of(colors=offering("tables", offer))
+    plan = bench.plan()
+    assert plan.to_json()["color"] == {"palette": None} and "color" not in plan.to_toml()
+    bench.catalog = catalog_of()
+    assert _plan_from_toml(bench, plan).table(UnsetOptions) == UnsetOptions()
+
+
+def test_problems_of_a_plugins_table_are_reported_with_the_others(colored: Bench) -> None:
+    found = problems(colored, color={"hue": -1, "palete": "x", "tint": 3}, colour={}, gate=3)
+    assert list(found) == ["colour", "color.hue", "color.palete", "color.tint", "gate"]
+    assert found["colour"] == "unknown table did you mean [color]?"
+    assert found["color.palete"] == 'unknown key did you mean "palette"?'
+    assert found["color.tint"] == 'was renamed to "hue"'
+    assert "must be a table" in problems(colored, color=3)["color"]
+
+
+def test_an_earlier_name_of_a_table_is_refused_with_its_present_name(colored: Bench) -> None:
+    with pytest.raises(ConfigError) as caught:
+        colored.plan(ink={"hue": 3})
+    (problem,) = caught.value.problems
+    assert isinstance(problem, RenamedKey) and str(problem) == "ink: was renamed to [color]"
+
+
+def test_the_earlier_table_of_the_planner_is_refused_with_a_hint(bench: Bench) -> None:
+    bench.catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
+    assert problems(bench, plan={"prices": "p.toml"})["plan"] == "was renamed to [estimate]"
+
+
+def test_a_table_of_a_blocked_plugin_names_the_plugin(bench: Bench) -> None:
+    selection = Selection(allowed=frozenset(), disabled=frozenset({"estimate"}))
+    bench.catalog = Catalog(find_plugins(selection))
+    found = problems(bench, estimate={"prices": "p.toml"})["estimate"]
+    assert found.startswith('unknown table the plugin "tunesmith:estimate" is blocked: disabled by')
+
+
+def test_a_table_of_two_plugins_has_the_full_name(bench: Bench) -> None:
+    other = offering("tables", replace(COLOR, summary="others"))
+    bench.catalog = catalog_of(colors=offering("tables", COLOR), other=other)
+    assert "unknown table" in problems(bench, color={"hue": 3})["color"]
+    plan = bench.plan(**{"file:other:color": {"hue": 3}})
+    stored = plan.to_json()
+    assert stored["file:other:color"]["hue"] == 3 and stored["file:colors:color"]["hue"] == 7
+    assert _plan_from_toml(bench, plan).to_json() == stored
+
+
+@pytest.mark.parametrize("name", RUN_FILE_TABLES)
+def test_a_table_of_the_core_cannot_be_offered(bench: Bench, name: str) -> None:
+    bench.catalog = catalog_of(odd=offering("tables", replace(COLOR, name=name)))
+    assert bench.plan().tables == ()
+    (broken,) = bench.catalog.plugins.broken()
+    assert f'offers the table "{name}", which belongs to tunesmith' in broken.reason
+
+
+def test_the_names_of_the_cores_tables() -> None:
+    assert {*CORE_TABLES, "data", "technique", "evaluators", "reporters"} == set(RUN_FILE_TABLES)
+
+
+# --------------------------------------------------------------------------- reporters of every run
+
+
+ALWAYS = replace(RECORDER, name="always", by_default=False, always=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["recorder", "always"]),
+        ({"reporters": []}, ["always"]),
+        ({"reporters": [{"use": "recorder"}]}, ["recorder", "always"]),
+        ({"reporters": [{"use": "always", "raises": True}]}, ["always"]),
+        ({"reporters": [{"use": "file:every:always"}]}, ["always"]),
+    ],
+)
+def test_a_reporter_of_every_run_is_used_beside_others(
+    bench: Bench, changes: dict[str, Any], names: list[str]
+) -> None:
+    bench.catalog = catalog_of(every=offering("reporters", ALWAYS))
+    plan = bench.plan(**changes)
+    assert [r.offer.name for r in plan.reporters] == names
+    stored = _plan_from_toml(bench, plan)
+    assert [r.offer.name for r in stored.reporters] == names
+
+
+def test_a_reporter_of_every_run_is_stored_only_if_it_is_named(bench: Bench) -> None:
+    """So the stored plan can be read without the plugin."""
+    bench.catalog = catalog_of(every=offering("reporters", ALWAYS))
+    assert [r["use"] for r in bench.plan().to_json()["reporters"]] == ["recorder"]
+    named = bench.plan(reporters=[{"use": "always"}])
+    assert [r["use"] for r in named.to_json()["reporters"]] == ["always"]
+
+
 def _plan_from_toml(bench: Bench, plan: Plan) -> Plan:
     elsewhere = bench.root / "elsewhere"
     elsewhere.mkdir(exist_ok=True)
@@ -252,7 +398,7 @@ CATALOG = catalog_of()
 
 @given(
     tables=st.dictionaries(
-        st.sampled_from([*TABLES, "other"]),
+        st.sampled_from([*RUN_FILE_TABLES, "other"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
             lambda inner: (

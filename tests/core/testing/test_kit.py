@@ -30,7 +30,14 @@ from tunesmith.contracts import (
 )
 from tunesmith.errors import DataError, PluginError
 from tunesmith.events import RunFinished, StepFinished, TrainingFinished
-from tunesmith.offers import CommandOffer, EvaluatorOffer, Metric, Promises, TechniqueOffer
+from tunesmith.offers import (
+    CommandOffer,
+    EvaluatorOffer,
+    Metric,
+    Promises,
+    TableOffer,
+    TechniqueOffer,
+)
 from tunesmith.options import Options
 from tunesmith.records import Completion, last_exchange
 from tunesmith.testing import Result, parametrize_checks, run_checks
@@ -686,6 +693,49 @@ def test_a_faulty_reporter_fails_the_right_check(change: str, promises: list[str
             file.close()
     found.pop("import_is_light")
     assert list(found) == promises
+
+
+@pytest.mark.parametrize("change", ["nothing", "prints", "requires an option"])
+def test_a_reporter_of_every_run_is_silent(change: str) -> None:
+    class Noisy(RecordingReporter):
+        def report(self, event: Any) -> None:
+            if change == "prints":
+                print(event)
+
+    class NeedyOptions(Options):
+        folder: str = Field(description="Folder to write to.")
+
+    module = plugin_module(
+        reporters=replace(
+            RECORDER,
+            always=True,
+            config=NeedyOptions if change == "requires an option" else RECORDER.config,
+            build=lambda options, folder: Noisy(),
+        )
+    )
+    samples = {"recorder": {"folder": "here"}} if change == "requires an option" else {}
+    found = broken(run_checks(module, samples=samples))
+    found.pop("import_is_light")
+    expected = [] if change == "nothing" else ["reporters_of_every_run_are_silent"]
+    assert list(found) == expected
+
+
+# --------------------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize(("default", "promises"), [(True, []), (False, ["tables_have_defaults"])])
+def test_a_table_has_defaults(default: bool, promises: list[str]) -> None:
+    class TableOptions(Options):
+        hue: int = Field(7, description="The hue.")
+        size: int = Field(*([3] if default else []), description="The size.")
+
+    table = TableOffer(name="color", summary="colors", config=TableOptions)
+    results = run_checks(plugin_module(tables=table), samples={"color": {"size": 2}})
+    found = broken(results)
+    found.pop("import_is_light")
+    assert list(found) == promises
+    checks = {result.check for result in results}
+    assert "every_option_has_help" in checks and "needs_are_requirements" not in checks
 
 
 # --------------------------------------------------------------------------- for pytest

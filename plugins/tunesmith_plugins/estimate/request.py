@@ -10,15 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
 from tunesmith.errors import EnvironmentProblem, TunesmithError
-from tunesmith.estimate.calibration import Calibration
-from tunesmith.estimate.hardware import Hardware, Range
-from tunesmith.machine import Device, DeviceType
 from tunesmith.offered import Offered
 from tunesmith.offers import EvaluatorOffer, TechniqueOffer
 from tunesmith.options import from_table
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
+from tunesmith_plugins.estimate.calibration import Calibration
+from tunesmith_plugins.estimate.hardware import Hardware, Range
+from tunesmith_torch.runtime.machine import Device, DeviceType
 
 Technique = Offered[TechniqueOffer[Any]]
 
@@ -100,26 +100,55 @@ def first_estimate(
 
 
 def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
-    """Build another technique's options from those of the run file, for the keys that it has.
+    """Build another technique's options from those of the run file, for the keys that both have.
 
-    Values that it refuses are left at their defaults.
+    Nested tables are transferred key by key. Keys that the technique does not have and values that
+    it refuses are left out, so that they have their defaults.
 
     Raises:
         ValidationError: the technique requires an option that the run file does not have.
     """
-    offer = technique.offer
-    given = chosen.model_dump(mode="json", include=set(chosen.model_fields_set), by_alias=True)
-    keys = {info.alias or name for name, info in offer.config.model_fields.items()}
-    table = {key: value for key, value in given.items() if key in keys}
+    table = chosen.model_dump(mode="json", exclude_unset=True, by_alias=True)
     while True:
         try:
-            options: BaseModel = from_table(offer.config, table)
+            options: BaseModel = from_table(technique.offer.config, table)
             return options
         except ValidationError as error:
-            bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]} & table.keys()
-            if not bad:
+            problems = [(item["type"], _find_path(table, item["loc"])) for item in error.errors()]
+            kept = _without(table, [path for kind, path in problems if kind != "missing"])
+            if kept == table:  # a table that lacks a required option is left out as a whole
+                kept = _without(table, [path for _, path in problems])
+            if kept == table:
                 raise
-            table = {key: value for key, value in table.items() if key not in bad}
+            table = kept
+
+
+def _without(
+    table: Mapping[str, Any], refused: Sequence[tuple[str, ...]], above: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the table without the keys at the refused paths, and without tables emptied by it."""
+    kept = {}
+    for key, value in table.items():
+        path = (*above, key)
+        rest = _without(value, refused, path) if isinstance(value, dict) else value
+        if path not in refused and (rest or not value):
+            kept[key] = rest
+    return kept
+
+
+def _find_path(table: Mapping[str, Any], location: Sequence[str | int]) -> tuple[str, ...]:
+    """Return the keys through nested tables to pydantic's location of an error.
+
+    Parts of the location that are not keys are passed over: the branches of a union, and the
+    positions in a list, which is refused as a whole.
+    """
+    path: list[str] = []
+    node: Any = table
+    for part in location:
+        if isinstance(node, dict) and part in node:
+            path.append(str(part))
+            node = node[part]
+    return tuple(path)
 
 
 def estimate_throughput(

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith import machine
 from tunesmith.cli.app import app
-from tunesmith.machine import Device, Machine
+from tunesmith_torch.runtime import machine
+from tunesmith_torch.runtime.machine import Device, Machine
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+CORE = HERE.parents[1] / "core"
+PLUGINS = [str(CORE / "fake_plugin.py"), str(HERE / "memory_saving_plugin.py")]
 MIB, GIB = 1 << 20, 1 << 30
 RUN = """
 [model]
@@ -36,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
+    monkeypatch.setattr(sys, "path", [str(HERE), str(CORE), *sys.path])
     has(monkeypatch, 4 * GIB)
     rows = [f"say {n}\tSAY {n}" for n in range(16)]
     (tmp_path / "data.tsv").write_text("\n".join(rows) + "\n")
@@ -53,11 +55,7 @@ def has(monkeypatch: pytest.MonkeyPatch, memory: int | None, gpu: Device | None 
 @pytest.fixture
 def plan(here: Path) -> Plan:
     def call(*arguments: str) -> Result:
-        plugins = [
-            option
-            for name in ("fake_plugin", "memory_saving_plugin")
-            for option in ("--plugin", str(HERE / f"{name}.py"))
-        ]
+        plugins = [option for file in PLUGINS for option in ("--plugin", file)]
         names = ("lora", "full", "qlora", "preference")
         plugins += [option for name in names for option in ("--no-plugin", name)]
         return CliRunner().invoke(app, [*plugins, "plan", "run.toml", *arguments])
@@ -236,11 +234,11 @@ def test_user_prices_replace_those_of_the_table(plan: Plan, here: Path) -> None:
         'source = "invoice"\ndate = "2030-01-01"\n'
     )
     (here / "ours.toml").write_text(text)
-    found = answer(plan("--json", "--set", "plan.prices=ours.toml"))
+    found = answer(plan("--json", "--set", "estimate.prices=ours.toml"))
     by_name = {gpu["name"]: gpu["prices"] for gpu in found["gpus"]}
     assert [price["provider"] for price in by_name["L4"]] == ["our cellar"]
     assert len(by_name["H100"]) > 1
-    shown = plan("--set", "plan.prices=ours.toml", "--quick")
+    shown = plan("--set", "estimate.prices=ours.toml", "--quick")
     assert "2030-01-01" in shown.stdout and "ours.toml" in shown.stdout
     (here / "config" / "tunesmith").mkdir(parents=True)
     (here / "config" / "tunesmith" / "prices.toml").write_text(text.replace("cellar", "roof"))
@@ -250,13 +248,13 @@ def test_user_prices_replace_those_of_the_table(plan: Plan, here: Path) -> None:
 @pytest.mark.parametrize("text", ["[[prices]\n", '[[prices]]\ngpu = "L4"\n', "[[cards]]\n"])
 def test_invalid_prices(plan: Plan, here: Path, text: str) -> None:
     (here / "ours.toml").write_text(text)
-    result = plan("--set", "plan.prices=ours.toml")
+    result = plan("--set", "estimate.prices=ours.toml")
     assert result.exit_code == 2
     assert "ours.toml" in result.stderr
 
 
 def test_a_missing_price_file(plan: Plan) -> None:
-    assert plan("--set", "plan.prices=nowhere.toml").exit_code == 2
+    assert plan("--set", "estimate.prices=nowhere.toml").exit_code == 2
 
 
 def test_auto_means_the_gpu_of_this_machine(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,8 +284,7 @@ def test_without_a_terminal_both_estimates_are_printed(plan: Plan) -> None:
 
 def test_a_model_without_weights_is_planned_but_not_run(plan: Plan, here: Path) -> None:
     assert answer(plan("--json", "--set", "model.base=paper:empty"))["device"] == "cuda"
-    arguments = ["--plugin", str(HERE / "fake_plugin.py")]
-    arguments += ["--plugin", str(HERE / "memory_saving_plugin.py")]
+    arguments = [option for file in PLUGINS for option in ("--plugin", file)]
     run = ["run", "run.toml", "--set", "model.base=paper:empty"]
     result = CliRunner().invoke(app, [*arguments, *run])
     assert result.exit_code == 4

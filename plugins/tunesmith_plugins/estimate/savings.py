@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from tunesmith.contracts import EstimateRequest, MemorySaving
-from tunesmith.estimate.ask import Technique, first_estimate
-from tunesmith.estimate.memory_peak import MemoryPeak, compute_peak
 from tunesmith.plugins import attribute_errors_to
+from tunesmith_plugins.estimate.memory_peak import MemoryPeak, compute_peak
+from tunesmith_plugins.estimate.request import Technique, first_estimate
 
 MAX_SHOWN = 3
 """Number of savings that are returned at most."""

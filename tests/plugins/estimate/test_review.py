@@ -1,4 +1,4 @@
-"""The memory check refuses or warns, and stores the measured peak for calibration."""
+"""The review of memory refuses or warns, and the measured peak is stored for calibration."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith import machine
+from tunesmith import api
 from tunesmith.cli.app import app
-from tunesmith.machine import Device, Machine
+from tunesmith.contracts import ReviewResult
+from tunesmith.offers import TechniqueOffer
+from tunesmith.plan import ModelReview
+from tunesmith_plugins.estimate.review import review_memory
+from tunesmith_torch.runtime import machine
+from tunesmith_torch.runtime.machine import Device, Machine
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+CORE = HERE.parents[1] / "core"
+PLUGINS = [str(CORE / "fake_plugin.py"), str(HERE / "memory_saving_plugin.py")]
 MIB, GIB = 1 << 20, 1 << 30
 RUN = """
 [model]
@@ -37,7 +44,7 @@ Tunesmith = Callable[..., Result]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
+    monkeypatch.setattr(sys, "path", [str(HERE), str(CORE), *sys.path])
     monkeypatch.setenv("TUNESMITH_CALIBRATION", "0")
     monkeypatch.setattr(machine, "peak_resident_memory", lambda: 0)
     has(monkeypatch, 4 * GIB)
@@ -51,11 +58,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tunesmith(here: Path) -> Tunesmith:
     def call(*arguments: str) -> Result:
-        plugins = [
-            option
-            for name in ("fake_plugin", "memory_saving_plugin")
-            for option in ("--plugin", str(HERE / f"{name}.py"))
-        ]
+        plugins = [option for file in PLUGINS for option in ("--plugin", file)]
         for name in ("lora", "full", "qlora", "preference"):
             plugins += ["--no-plugin", name]
         return CliRunner().invoke(app, [*plugins, *arguments])
@@ -192,26 +195,42 @@ def test_a_refused_run_is_checked_again_when_it_is_resumed(
     assert tunesmith("resume", "out").exit_code == 0
 
 
-def test_the_memory_check_takes_no_time(tunesmith: Tunesmith, here: Path) -> None:
+def test_the_review_takes_no_time(here: Path) -> None:
     """The common case: everything but what the estimate itself takes."""
-    from tunesmith import api
-    from tunesmith.execution.memory_check import MemoryCheck
-
-    files = [str(HERE / f"{name}.py") for name in ("fake_plugin", "memory_saving_plugin")]
-    plan, catalog = api.load_plan("run.toml", files=files)
-    events: list[Any] = []
-
-    class FakeEmitter:
-        from tunesmith.execution.report import Report
-
-        report = Report()
-
-        def __call__(self, event: Any) -> None:
-            events.append(event)
-
+    review = review_of(here)
     began = time.perf_counter()
-    MemoryCheck(plan, catalog, FakeEmitter(), False).check((), (), plan.found_model.config)  # type: ignore[arg-type]
-    assert events and time.perf_counter() - began < 0.3
+    assert review_memory(review).forecast is not None
+    assert time.perf_counter() - began < 0.3
+
+
+def review_of(here: Path, *sets: str) -> ModelReview:
+    """Return the run file, ready for its review."""
+    plan, catalog = api.load_plan("run.toml", sets=sets, files=PLUGINS)
+    return ModelReview(
+        plan=plan,
+        config=plan.found_model.config,
+        train=(),
+        heldout=(),
+        techniques=catalog.offers(TechniqueOffer),
+    )
+
+
+def test_the_review_returns_what_a_forced_run_is_warned_of(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 400 * MIB)
+    result = review_memory(review_of(here))
+    (error,) = result.findings
+    assert error.level == "error" and error.message.startswith("not enough memory: the run needs")
+    assert error.if_forced is not None and error.if_forced.level == "warning"
+    assert result.forecast is not None and result.forecast.technique == "saving"
+    assert review_memory(review_of(here, "technique.use=by-heart")) == ReviewResult()
+
+
+def test_a_price_file_that_cannot_be_read_ends_no_run(tunesmith: Tunesmith) -> None:
+    prices = ("--set", "estimate.prices=nowhere.toml")
+    assert tunesmith("run", "run.toml", "--out", "out", *prices).exit_code == 0
+    assert "nowhere.toml" in json.dumps(report_of("out")["notices"])
 
 
 # --------------------------------------------------------------------------- calibration

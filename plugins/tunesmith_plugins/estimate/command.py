@@ -7,17 +7,19 @@ from pathlib import Path
 
 import click
 
-from tunesmith import api, machine
-from tunesmith.cli import plan_view, render
+from tunesmith import api
+from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.contracts import Assumptions
 from tunesmith.errors import DataError, UsageError
-from tunesmith.estimate import hardware
-from tunesmith.estimate.compare_techniques import TechniqueComparison, compare_techniques
 from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
+from tunesmith_plugins.estimate import blocks, hardware, view
+from tunesmith_plugins.estimate.compare_techniques import TechniqueComparison, compare_techniques
+from tunesmith_plugins.estimate.offer import EstimateOptions
+from tunesmith_torch.runtime import machine
 
 ASSUMABLE = ("sequence", "micro_batch", "rows")
 EXAMPLE = "--assume sequence=1024,rows=10000"
@@ -68,7 +70,7 @@ def command(
         show_resolved(plan, as_json)
         return
     data = load_records(plan) if assumed is None else ((), ())
-    table = hardware.load_hardware(plan.plan_options.prices)
+    table = hardware.load_hardware(plan.table(EstimateOptions).prices)
     comparisons = compare_techniques(plan, catalog, data, assumed, machine.detect_machine(), table)
     show(next(comparisons), comparisons, mode == "quick", as_json)
 
@@ -79,22 +81,22 @@ def show(
     """Print the analytic estimate at once, and replace it by the traced one."""
     if as_json:
         *_, last = first, *(iter(()) if quick else better)
-        render.print_json(plan_view.to_json(last))
+        render.print_json(view.to_json(last))
         return
-    blocks = plan_view.build_blocks(first)
+    lines = view.build_blocks(first)
     if quick or not first.chosen.pending:
-        render.print_blocks(blocks)
+        blocks.print_blocks(lines)
         return
-    with render.show_temporarily([*blocks, render.TextLine(), plan_view.TRACING]) as stays:
+    with blocks.show_temporarily([*lines, blocks.TextLine(), view.TRACING]) as stays:
         traced = list(better)
     if traced or not stays:
-        render.print_blocks(plan_view.build_blocks(traced[-1] if traced else first))
+        blocks.print_blocks(view.build_blocks(traced[-1] if traced else first))
 
 
 def show_resolved(plan: Plan, as_json: bool) -> None:
     """Print the plan as a run file: `tunesmith plan run.toml --resolved > resolved.toml`."""
     if as_json:
-        render.print_json({"schema": plan_view.SCHEMA, "plan": plan.to_json()})
+        render.print_json({"schema": view.SCHEMA, "plan": plan.to_json()})
     else:
         render.print_text(plan.to_toml().rstrip("\n"))
 

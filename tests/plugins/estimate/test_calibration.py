@@ -1,4 +1,4 @@
-"""Calibration, fit, cost, the table of hardware, and this machine."""
+"""Calibration, fit, cost, and the table of hardware."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith import machine
 from tunesmith.contracts import Estimate, PhaseMemory
-from tunesmith.estimate import calibration, hardware
-from tunesmith.estimate.ask import estimate_cost, estimate_seconds
-from tunesmith.estimate.calibration import Calibration, CalibrationEntry
-from tunesmith.estimate.memory_peak import MemoryPeak, check_fit
-from tunesmith.machine import Device, Machine
+from tunesmith_plugins.estimate import calibration, hardware
+from tunesmith_plugins.estimate.calibration import Calibration, CalibrationEntry
+from tunesmith_plugins.estimate.memory_peak import MemoryPeak, check_fit
+from tunesmith_plugins.estimate.request import estimate_cost, estimate_seconds
+from tunesmith_torch.runtime.machine import Device
 
 GIB = 1 << 30
 DEVICE = Device(type="cpu", name="core", memory=GIB, cores=4)
@@ -219,85 +218,3 @@ def test_processors_by_their_flags() -> None:
     assert table.find_processor(frozenset({"avx2", "avx512_bf16"})).flag == "avx512_bf16"
     assert table.find_processor(frozenset({"avx2"})).flag == "avx2"
     assert table.find_processor(frozenset()).flag == ""
-
-
-# --------------------------------------------------------------------------- this machine
-
-
-def put(root: Path, name: str, text: str) -> None:
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def test_a_control_group_may_allow_less(tmp_path: Path) -> None:
-    put(tmp_path, "proc/meminfo", "MemTotal: 99 kB\nMemAvailable: 8388608 kB\n")
-    assert machine.available_memory(tmp_path) == 8 * GIB
-    put(tmp_path, "proc/self/cgroup", "0::/a/b\n")
-    assert machine.available_memory(tmp_path) == 8 * GIB
-    group = "sys/fs/cgroup/a"
-    put(tmp_path, f"{group}/memory.max", f"{4 * GIB}\n")
-    put(tmp_path, f"{group}/memory.current", f"{3 * GIB}\n")
-    put(tmp_path, f"{group}/memory.stat", f"anon 1\ninactive_file {GIB}\n")
-    assert machine.available_memory(tmp_path) == 2 * GIB  # file cache can go
-    put(tmp_path, f"{group}/memory.max", "max\n")
-    assert machine.available_memory(tmp_path) == 8 * GIB
-
-
-def test_old_control_groups_too(tmp_path: Path) -> None:
-    put(tmp_path, "proc/meminfo", "MemAvailable: 8388608 kB\n")
-    put(tmp_path, "proc/self/cgroup", "11:cpuset:/x\n4:memory:/box\n")
-    group = "sys/fs/cgroup/memory/box"
-    put(tmp_path, f"{group}/memory.limit_in_bytes", str(GIB))
-    put(tmp_path, f"{group}/memory.usage_in_bytes", str(GIB // 2))
-    put(tmp_path, f"{group}/memory.stat", "total_inactive_file 0\n")
-    assert machine.available_memory(tmp_path) == GIB // 2
-
-
-def test_unknown_memory_stays_unknown(tmp_path: Path) -> None:
-    assert machine.available_memory(tmp_path) is None
-
-
-def with_tool(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = folder / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\n{text}\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.setattr(machine, "_torch_supports_gpus", lambda: True)
-
-
-def test_a_gpu_is_read_from_its_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = "echo 'NVIDIA H100, 81559, 80000'; echo 'NVIDIA L4, 23034, 22000'"
-    with_tool(tmp_path, rows, monkeypatch)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    gpu = machine.detect_machine().gpu
-    assert gpu is not None
-    assert (gpu.name, gpu.memory) == ("NVIDIA H100", 80000 << 20)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert machine.detect_machine().gpu.name == "NVIDIA L4"  # type: ignore[union-attr]
-    for hidden in ("", "-1", "7"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert machine.detect_machine().gpu is None
-
-
-@pytest.mark.parametrize("text", ["exit 9", "echo nonsense", "echo 'X, [N/A], [N/A]'", "true"])
-def test_a_tool_that_fails_is_no_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    with_tool(tmp_path, text, monkeypatch)
-    assert machine.detect_machine().gpu is None
-
-
-def test_a_torch_without_gpus_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_tool(tmp_path, "echo 'NVIDIA H100, 81559, 80000'", monkeypatch)
-    monkeypatch.setattr(machine, "_torch_supports_gpus", lambda: False)
-    assert machine.detect_machine().gpu is None
-
-
-def test_what_the_run_file_means_by_device() -> None:
-    gpu = Device(type="cuda", name="gpu", memory=1)
-    both, alone = Machine(DEVICE, gpu), Machine(DEVICE)
-    assert [both.select_device(d).type for d in ("auto", "cuda:1", "cpu", "mps")] == [
-        "cuda", "cuda", "cpu", "cpu",
-    ]  # fmt: skip
-    assert [alone.select_device(d).type for d in ("auto", "cuda", "cpu")] == ["cpu", "cpu", "cpu"]

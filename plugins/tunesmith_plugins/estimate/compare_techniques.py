@@ -12,7 +12,13 @@ from pydantic import BaseModel, ValidationError
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
 from tunesmith.errors import TunesmithError
-from tunesmith.estimate.ask import (
+from tunesmith.offers import TechniqueOffer
+from tunesmith.plan import Plan
+from tunesmith.records import Record
+from tunesmith_plugins.estimate.calibration import Calibration, read_calibration
+from tunesmith_plugins.estimate.hardware import Gpu, Hardware, Range
+from tunesmith_plugins.estimate.memory_peak import Fit, MemoryPeak, check_fit, compute_peak
+from tunesmith_plugins.estimate.request import (
     Technique,
     build_request,
     estimate_cost,
@@ -21,14 +27,8 @@ from tunesmith.estimate.ask import (
     iterate_estimates,
     transfer_options,
 )
-from tunesmith.estimate.calibration import Calibration, read_calibration
-from tunesmith.estimate.hardware import Gpu, Hardware, Range
-from tunesmith.estimate.memory_peak import Fit, MemoryPeak, check_fit, compute_peak
-from tunesmith.estimate.savings import Saving, find_savings
-from tunesmith.machine import Device, DeviceType, Machine
-from tunesmith.offers import TechniqueOffer
-from tunesmith.plan import Plan
-from tunesmith.records import Record
+from tunesmith_plugins.estimate.savings import Saving, find_savings
+from tunesmith_torch.runtime.machine import Device, DeviceType, Machine
 
 THIS_MACHINE = "this machine"
 TRACING_SECONDS = 8.0
@@ -237,7 +237,7 @@ def _build_row(
     try:
         row.config = chosen if row.chosen else transfer_options(technique, chosen)
     except ValidationError as error:
-        keys = ", ".join(str(item["loc"][0]) for item in error.errors() if item["loc"])
+        keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors() if item["loc"])
         return replace(row, problem=f"requires options that the run file lacks: {keys}")
     for device_type, request in requests.items():
         problem = _explain_unfit_data(technique.offer, request)

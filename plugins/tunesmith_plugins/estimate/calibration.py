@@ -17,9 +17,9 @@ from statistics import median
 from typing import Any
 
 from tunesmith.contracts import Estimate, PhaseMemory
-from tunesmith.estimate.hardware import Range
-from tunesmith.estimate.memory_peak import compute_peak
-from tunesmith.machine import Device
+from tunesmith_plugins.estimate.hardware import Range
+from tunesmith_plugins.estimate.memory_peak import compute_peak
+from tunesmith_torch.runtime.machine import Device
 
 ENABLED_VARIABLE = "TUNESMITH_CALIBRATION"
 MAX_ENTRIES = 50

@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from tunesmith.cli.render import Block, Cell, TableBlock, TextLine
+from tunesmith.cli.render import Cell
 from tunesmith.contracts import Estimate, PhaseMemory
-from tunesmith.estimate.compare_techniques import THIS_MACHINE, TechniqueComparison, TechniqueRow
-from tunesmith.estimate.hardware import Range
-from tunesmith.estimate.memory_peak import Fit, check_fit, compute_peak
-from tunesmith.estimate.savings import Saving
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import format_bytes, format_count, format_duration, one_line
+from tunesmith_plugins.estimate.blocks import Block, TableBlock, TextLine
+from tunesmith_plugins.estimate.compare_techniques import (
+    THIS_MACHINE,
+    TechniqueComparison,
+    TechniqueRow,
+)
+from tunesmith_plugins.estimate.hardware import Range
+from tunesmith_plugins.estimate.memory_peak import Fit, check_fit, compute_peak
+from tunesmith_plugins.estimate.savings import Saving
 
 SCHEMA = "tunesmith.plan/1"
 TRACING = TextLine("analytic estimate; now tracing the training step for a better one ...", "dim")

@@ -1,0 +1,83 @@
+"""Let plugins review a run once the config of its base model is known, before it is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tunesmith.catalog import Catalog
+from tunesmith.errors import EnvironmentProblem
+from tunesmith.events import Notice
+from tunesmith.execution.emitter import Emitter
+from tunesmith.offers import TechniqueOffer
+from tunesmith.plan import ModelReview, Plan
+from tunesmith.records import Record
+
+
+@dataclass
+class ModelReviewer:
+    """Calls the reviews of a run once, as soon as the config of the base model is known.
+
+    A resumed run is reviewed again only if it was refused, or if the review did not come about.
+    """
+
+    plan: Plan
+    catalog: Catalog
+    emit: Emitter
+    force: bool
+    """True if errors are replaced by the findings that they have for a forced run."""
+
+    def __post_init__(self) -> None:
+        report = self.emit.report
+        forecast = report.forecast
+        # The model is announced after its review. A forecast shows that the review itself passed,
+        # for a run that ended while its model was downloaded.
+        self.is_pending = report.model is None if forecast is None else forecast.refused
+
+    def review(
+        self, train: Sequence[Record], heldout: Sequence[Record], config: Mapping[str, Any]
+    ) -> None:
+        """Emit forecasts and findings; only the first call with a ``config`` has an effect.
+
+        Raises:
+            EnvironmentProblem: a review found an error.
+        """
+        if not self.is_pending or not config:
+            return
+        self.is_pending = False
+        results = self.catalog.review_model(
+            ModelReview(
+                plan=self.plan,
+                config=config,
+                train=train,
+                heldout=heldout,
+                techniques=self.catalog.offers(TechniqueOffer),
+            )
+        )
+        findings = [(plugin, finding) for plugin, result in results for finding in result.findings]
+        if self.force:
+            findings = [(plugin, finding.if_forced or finding) for plugin, finding in findings]
+        errors = [finding for _, finding in findings if finding.level == "error"]
+        for _, result in results:
+            if result.forecast is not None:
+                self.emit(replace(result.forecast, refused=bool(errors)))
+        for plugin, finding in findings:
+            if finding.level != "error":
+                source = finding.where or plugin.full_name
+                self.emit(Notice(level=finding.level, source=source, message=finding.message))
+        if errors:
+            texts = [f"{e.where}: {e.message}" if e.where else e.message for e in errors]
+            hints = [error.hint for error in errors if error.hint]
+            raise EnvironmentProblem("; ".join(texts), hint="\n".join(hints) or None)
+
+
+def read_model_config(model: Path) -> Mapping[str, Any]:
+    """Read ``config.json`` of a model folder; return an empty mapping if that is not possible."""
+    try:
+        found = json.loads((model / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

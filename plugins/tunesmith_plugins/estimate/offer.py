@@ -1,0 +1,47 @@
+"""The offers of the plugin: the table ``[estimate]`` and the reporter ``calibration``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from tunesmith.contracts import Reporter
+from tunesmith.offers import ReporterOffer, TableOffer
+from tunesmith.options import DataPath, Options
+from tunesmith_plugins.estimate.recorder import CalibrationRecorder
+
+
+class EstimateOptions(Options):
+    """Table ``[estimate]``: settings of the planner; they do not change the run."""
+
+    prices: DataPath | None = Field(
+        None,
+        description=(
+            "A TOML file with GPUs and prices that override the packaged table. Unset: "
+            "prices.toml in the configuration directory, if it exists."
+        ),
+    )
+
+
+class CalibrationOptions(Options):
+    """The reporter has no options: ``TUNESMITH_CALIBRATION=0`` turns it off."""
+
+
+def _build(options: CalibrationOptions, folder: Any) -> Reporter:
+    return CalibrationRecorder(folder)
+
+
+ESTIMATE = TableOffer(
+    name="estimate",
+    summary="settings of the planner",
+    config=EstimateOptions,
+    earlier_names=("plan",),
+)
+CALIBRATION = ReporterOffer(
+    name="calibration",
+    summary="stores predicted and measured memory, to correct later predictions",
+    config=CalibrationOptions,
+    build=_build,
+    always=True,
+)

@@ -1,0 +1,68 @@
+"""Record the forecast and the measured peak of each training that finishes."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+from tunesmith.events import Event, TrainingFinished
+from tunesmith.execution.execute import load_report
+from tunesmith.storage import RunFolder
+from tunesmith_plugins.estimate.calibration import CalibrationEntry, append_entry, is_enabled
+from tunesmith_torch.runtime import machine
+
+MIN_PEAK_GROWTH = 1.02
+"""Factor by which a run must raise the process's peak memory for that peak to count as its own."""
+
+
+class CalibrationRecorder:
+    """A reporter that adds one entry to the calibration file when the training of a run ends.
+
+    The forecast, and the steps of earlier processes of a resumed run, are read from the run's log.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._peak_before = 0
+
+    def __enter__(self) -> CalibrationRecorder:
+        self._peak_before = machine.peak_resident_memory()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def report(self, event: Event) -> None:
+        """Record the run if its training, not only a stage of it, has finished."""
+        if isinstance(event, TrainingFinished) and not event.stage and is_enabled(os.environ):
+            entry = self._build_entry()
+            if entry is not None:
+                append_entry(entry)
+
+    def _build_entry(self) -> CalibrationEntry | None:
+        """Build the entry; None without a forecast, or if the peak is not that of the training."""
+        report = load_report(self._folder)
+        forecast = report.forecast
+        if forecast is None:
+            return None
+        peak = report.peak_memory + forecast.untracked_bytes
+        # The peak of resident memory belongs to the process. If the training did not raise
+        # it, it shows nothing about the training.
+        if forecast.device_type == "cpu" and peak < self._peak_before * MIN_PEAK_GROWTH:
+            return None
+        return CalibrationEntry(
+            time=report.started.started if report.started else "",
+            device=forecast.device,
+            technique=forecast.technique,
+            method=forecast.method,
+            expected=forecast.uncalibrated_peak,
+            peak=peak,
+            flops=forecast.flops,
+            steps=forecast.steps,
+            seconds=report.training_seconds,
+        )

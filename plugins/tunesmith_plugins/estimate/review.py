@@ -1,0 +1,192 @@
+"""Predict the memory of a run before training: refuse a run that cannot fit, warn if it may not.
+
+The analytic estimate costs nothing and usually decides. Only where it cannot, the training step is
+traced.
+"""
+
+from __future__ import annotations
+
+from tunesmith.contracts import Estimate, EstimateRequest, Finding, ReviewResult
+from tunesmith.errors import TunesmithError
+from tunesmith.events import Forecast
+from tunesmith.plan import ModelReview, Plan
+from tunesmith.text import format_bytes
+from tunesmith_plugins.estimate.calibration import device_key, read_calibration
+from tunesmith_plugins.estimate.hardware import load_hardware
+from tunesmith_plugins.estimate.memory_peak import Fit, MemoryPeak, check_fit, compute_peak
+from tunesmith_plugins.estimate.offer import EstimateOptions
+from tunesmith_plugins.estimate.request import (
+    build_request,
+    estimate_seconds,
+    estimate_throughput,
+    first_estimate,
+    iterate_estimates,
+    transfer_options,
+)
+from tunesmith_plugins.estimate.savings import Saving, find_savings
+from tunesmith_torch.runtime import machine
+from tunesmith_torch.runtime.machine import Device
+
+UNTRACKED_COMPONENTS = ("framework", "fragmentation")
+"""Components of an estimate that a GPU's counter of allocated memory does not include."""
+
+
+def review_memory(review: ModelReview) -> ReviewResult:
+    """Return the forecast of a run, with an error if it cannot fit and a warning if it may not.
+
+    It is empty if the technique has no estimate; a failed estimate is only an information.
+    """
+    plan = review.plan
+    if plan.technique.offer.estimate is None:
+        return ReviewResult()
+    device = machine.detect_machine().select_device(plan.run.device)
+    try:
+        request = build_request(
+            plan, device.type, review.train, review.heldout, config=review.config
+        )
+        decision = _decide_fit(plan, request, device)
+    except TunesmithError as error:  # a failed estimate must not end a run that may well fit
+        text = f"memory could not be predicted: {error.message}"
+        return ReviewResult(findings=[Finding(level="info", where="forecast", message=text)])
+    if decision is None:
+        return ReviewResult()
+    estimate, peak, fit = decision
+    findings = []
+    if fit != "yes":
+        warning = Finding(level="warning", where="memory", message=_warning_text(peak, device, fit))
+        refusal = _refusal(review, request, peak, device, warning) if fit == "no" else warning
+        findings.append(refusal)
+    return ReviewResult(findings=findings, forecast=_build_forecast(plan, estimate, peak, device))
+
+
+def _decide_fit(
+    plan: Plan, request: EstimateRequest, device: Device
+) -> tuple[Estimate, MemoryPeak, Fit] | None:
+    """Return the estimate that decides, its calibrated peak, and if that fits the device.
+
+    Better estimates are requested only as long as the answer is "maybe".
+    """
+    component = plan.technique
+    calibration = read_calibration(device)
+    decision: tuple[Estimate, MemoryPeak, Fit] | None = None
+    for estimate in iterate_estimates(component.offered, component.config, request):
+        peak = compute_peak(calibration.correct(estimate, component.offer.name))
+        fit: Fit = "yes" if device.memory is None else check_fit(peak, device.memory)
+        decision = estimate, peak, fit
+        if fit != "maybe":
+            break
+    return decision
+
+
+def _build_forecast(plan: Plan, estimate: Estimate, peak: MemoryPeak, device: Device) -> Forecast:
+    name = plan.technique.offer.name
+    calibration = read_calibration(device)
+    correction = calibration.correction(estimate, name)
+    hardware = load_hardware(plan.table(EstimateOptions).prices)
+    throughput = estimate_throughput(device, name, estimate, hardware, calibration)
+    return Forecast(
+        technique=name,
+        method=estimate.method,
+        device=device_key(device),
+        device_type=device.type,
+        available=device.memory,
+        memory={**peak.to_json()},
+        phase=peak.phase,
+        uncalibrated_peak=compute_peak(estimate).expected,
+        untracked_bytes=_untracked_bytes(estimate, device),
+        calibration_runs=correction.runs if correction else 0,
+        seconds=list(estimate_seconds(estimate.flops, throughput)) if throughput else [],
+        flops=estimate.flops,
+        steps=estimate.steps,
+        tokens=estimate.tokens,
+        notes=list(estimate.notes),
+    )
+
+
+def _refusal(
+    review: ModelReview,
+    request: EstimateRequest,
+    peak: MemoryPeak,
+    device: Device,
+    if_forced: Finding,
+) -> Finding:
+    """Return the error of a run that cannot fit, with the changes that would help."""
+    limit = device.memory or 0
+    component = review.plan.technique
+    savings = find_savings(component.offered, component.config, request, peak, limit)
+    changes = [_describe_saving(saving) for saving in savings]
+    changes += _other_techniques_that_fit(review, request, limit)
+    title = (
+        "changes of the run file that would help:"
+        if changes
+        else "no change of the run file is known to help"
+    )
+    return Finding(
+        level="error",
+        where="",
+        message=f"not enough memory: the run needs at least {_size(peak.low)}, probably "
+        f"{_size(peak.expected)}; {device.name} has {_size(limit)} free",
+        hint="\n  ".join(
+            [
+                title,
+                *changes,
+                "`tunesmith plan RUN.toml` shows which GPUs it fits on; "
+                "`tunesmith run --force` starts it anyway",
+            ]
+        ),
+        if_forced=if_forced,
+    )
+
+
+def _other_techniques_that_fit(
+    review: ModelReview, request: EstimateRequest, limit: int
+) -> list[str]:
+    """Describe the other techniques that accept the data and fit into ``limit`` bytes."""
+    chosen = review.plan.technique
+    found = []
+    for technique in review.techniques:
+        if technique.full_name == chosen.offered.full_name:
+            continue
+        if not {type(record) for record in request.train} <= technique.offer.accepts:
+            continue
+        try:
+            config = transfer_options(technique, chosen.config)
+            estimate = first_estimate(technique, config, request)
+        except (TunesmithError, ValueError):  # cannot be estimated, so it cannot be suggested
+            continue
+        if estimate is not None and compute_peak(estimate).high <= limit:
+            size = _size(compute_peak(estimate).expected)
+            found.append(f'technique.use = "{technique.offer.name}" needs about {size}')
+    return found
+
+
+def _untracked_bytes(estimate: Estimate, device: Device) -> int:
+    """Return the estimated bytes that the measured peak will not include.
+
+    On a GPU the allocator's counter leaves out some components; on a CPU the resident memory of
+    the process includes all of them.
+    """
+    if device.type == "cpu":
+        return 0
+    components = estimate.memory[compute_peak(estimate).phase].components
+    return sum(components.get(name, 0) for name in UNTRACKED_COMPONENTS)
+
+
+def _warning_text(peak: MemoryPeak, device: Device, fit: Fit) -> str:
+    free = f"{device.name} has {_size(device.memory or 0)} free"
+    if fit == "no":
+        return f"not enough memory, started by --force: needs at least {_size(peak.low)}; {free}"
+    return (
+        f"memory may run out: the run needs {_size(peak.low)} to {_size(peak.high)}, probably "
+        f"{_size(peak.expected)}; {free}"
+    )
+
+
+def _describe_saving(saving: Saving) -> str:
+    changes = ", ".join(saving.changes)
+    enough = "" if saving.enough else ", not enough on its own"
+    return f"{changes} saves {_size(saving.saves)}{enough} ({', '.join(saving.costs)})"
+
+
+def _size(size: int) -> str:
+    return format_bytes(size, binary=True)

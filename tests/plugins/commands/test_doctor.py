@@ -1,0 +1,37 @@
+"""``tunesmith doctor`` checks the installation."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from tunesmith.cli.app import app
+from tunesmith_plugins.commands.doctor import command
+from tunesmith_plugins.commands.doctor.command import probe_torch
+
+WORKING_TORCH = {"version": "1", "threads": 1, "devices": []}
+
+
+def test_a_library_that_crashes_is_reported() -> None:
+    assert "code -6" in probe_torch("import os; os.abort()")["error"]
+    assert "no such thing" in probe_torch("raise SystemExit('no such thing')")["error"]
+    assert probe_torch("print('noise'); print('{\"version\": \"1\"}')") == {"version": "1"}
+
+
+def test_doctor_fails_where_nothing_can_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "probe_torch", lambda: WORKING_TORCH)
+    working = CliRunner().invoke(app, ["doctor"])
+    assert working.exit_code == 0, working.output
+    assert "memory: " in working.stdout and "techniques: " in working.stdout
+    monkeypatch.setattr(command, "probe_torch", lambda: {"error": "no torch here"})
+    broken = CliRunner().invoke(app, ["doctor", "--json"])
+    assert broken.exit_code == 4
+    found = json.loads(broken.stdout)
+    assert found["schema"] == "tunesmith.doctor/1" and not found["ok"]
+    assert {
+        "level": "fail",
+        "subject": "torch",
+        "message": "cannot be used: no torch here",
+    } in found["checks"]
