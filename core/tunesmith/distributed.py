@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,6 @@ POLL_SECONDS = 0.05
 STALE_SECONDS = 86_400
 """Age in seconds after which unlocked rendezvous files are deleted."""
 _TRAINING_SUFFIX = ".training"
-_run_number = 0
-"""Number of the next run of this process: each run of a script has its own rendezvous file."""
 
 
 class EndedByRankZero(Exception):
@@ -62,21 +61,68 @@ def world_size() -> int:
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
+@dataclass
+class Launch:
+    """A launch of torchrun, as each of its processes identifies it."""
+
+    process: int
+    """Number of torchrun's process."""
+    started: str
+    """The id of the system's boot and torchrun's start in ticks; empty if not known."""
+    folder: Path
+    """Folder in which the ranks meet."""
+    run_number: int = 0
+    """Number of the next run of this process: each run of a script has its own rendezvous file."""
+
+    @classmethod
+    def of_process(cls, process: int) -> Launch:
+        """Return the launch by the torchrun with this process number."""
+        return cls(process, _start_time(process), Path(tempfile.gettempdir()))
+
+    def rendezvous_path(self) -> Path:
+        """Return the path of the file at which the ranks meet for the next run.
+
+        Raises:
+            UsageError: torchrun has started processes on several machines.
+            EnvironmentProblem: the folder belongs to another user.
+        """
+        if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+            raise UsageError(
+                "torchrun: ranks on several machines cannot train together yet",
+                hint="start all of them on one machine: torchrun --nproc-per-node GPUS",
+            )
+        folder = self.folder / f"tunesmith-ranks-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise EnvironmentProblem(f"{folder}: belongs to another user", hint="set TMPDIR")
+        variables = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+        identity = [str(self.process), self.started]
+        identity += [os.environ.get(name, "") for name in variables]
+        identity.append(str(self.run_number))
+        return folder / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+
+
+@cache
+def current_launch() -> Launch:
+    """Return the launch that started this process."""
+    return Launch.of_process(os.getppid())
+
+
 # --------------------------------------------------------------------------- rank 0
 
 
 @contextmanager
-def announce_rank_zero(folder: Path) -> Iterator[None]:
+def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[None]:
     """Publish the run folder to the worker ranks, and hold the lock that shows rank 0 is alive.
 
     Raises:
         UsageError: torchrun has started processes on several machines.
     """
-    global _run_number
     if world_size() == 1:
         yield
         return
-    path = _rendezvous_path()
+    launch = launch or current_launch()
+    path = launch.rendezvous_path()
     _delete_stale_files(path.parent)
     with suppress(FileNotFoundError):
         Path(f"{path}{_TRAINING_SUFFIX}").unlink()
@@ -89,7 +135,7 @@ def announce_rank_zero(folder: Path) -> Iterator[None]:
         new.replace(path)
         yield
     finally:
-        _run_number += 1
+        launch.run_number += 1
         os.close(fd)
 
 
@@ -108,10 +154,11 @@ def ignore_stop_signals_after_error() -> Iterator[None]:
     _restore_handlers(handlers)
 
 
-def signal_training_start() -> None:
+def signal_training_start(launch: Launch | None = None) -> None:
     """Signal to the worker ranks that training begins; does nothing without torchrun."""
     if world_size() > 1:
-        Path(f"{_rendezvous_path()}{_TRAINING_SUFFIX}").touch()
+        path = (launch or current_launch()).rendezvous_path()
+        Path(f"{path}{_TRAINING_SUFFIX}").touch()
 
 
 # --------------------------------------------------------------------------- worker ranks
@@ -127,16 +174,16 @@ class RankZero:
     _fd: int
 
     @classmethod
-    def find(cls, timeout: float = STARTUP_TIMEOUT) -> RankZero:
+    def find(cls, timeout: float = STARTUP_TIMEOUT, launch: Launch | None = None) -> RankZero:
         """Wait until rank 0 has a run, for ``timeout`` seconds.
 
         Raises:
             EnvironmentProblem: rank 0 did not begin a run in time.
         """
-        global _run_number
-        path, deadline = _rendezvous_path(), time.monotonic() + timeout
-        _run_number += 1
-        while (fd := _open_rendezvous(path)) is None:
+        launch = launch or current_launch()
+        path, deadline = launch.rendezvous_path(), time.monotonic() + timeout
+        launch.run_number += 1
+        while (fd := open_rendezvous(path, start_is_known=bool(launch.started))) is None:
             if time.monotonic() > deadline:
                 raise EnvironmentProblem(
                     f"rank {rank()}: rank 0 did not begin a run within {timeout:g} seconds",
@@ -196,48 +243,28 @@ def _restore_handlers(handlers: dict[int, Any]) -> None:
         signal.signal(number, handler)
 
 
-def _rendezvous_path() -> Path:
-    """Return the path of the file at which the ranks of this launch meet.
-
-    Raises:
-        UsageError: torchrun has started processes on several machines.
-        EnvironmentProblem: the folder belongs to another user.
-    """
-    if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
-        raise UsageError(
-            "torchrun: ranks on several machines cannot train together yet",
-            hint="start all of them on one machine: torchrun --nproc-per-node GPUS",
-        )
-    folder = Path(tempfile.gettempdir()) / f"tunesmith-ranks-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise EnvironmentProblem(f"{folder}: belongs to another user", hint="set TMPDIR")
-    variables = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
-    identity = [str(os.getppid()), _torchrun_start_time()]
-    identity += [os.environ.get(name, "") for name in variables]
-    identity.append(str(_run_number))
-    return folder / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
-
-
-def _torchrun_start_time() -> str:
-    """Return the id of the system's boot and torchrun's start in ticks; empty if not known."""
+def _start_time(process: int) -> str:
+    """Return the id of the system's boot and a process's start in ticks; empty if not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # The second field is the command in parentheses, and may hold any character.
-        fields = Path(f"/proc/{os.getppid()}/stat").read_bytes().rpartition(b")")[2].split()
+        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
         return f"{boot} {int(fields[19])}"  # field 22, starttime, in proc(5)
     except (OSError, IndexError, ValueError):
         return ""
 
 
-def _open_rendezvous(path: Path) -> int | None:
-    """Open the rendezvous file; return None if this launch has none yet."""
+def open_rendezvous(path: Path, *, start_is_known: bool) -> int | None:
+    """Open the rendezvous file; return None if this launch has none yet.
+
+    ``start_is_known``: whether the path depends on the start of the launch.
+    """
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     # If the start time is known, an unlocked file is of a run of this launch that has ended.
-    if _torchrun_start_time() or not _is_unlocked(fd):
+    if start_is_known or not _is_unlocked(fd):
         return fd
     os.close(fd)
     return None

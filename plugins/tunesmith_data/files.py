@@ -44,7 +44,7 @@ class DataFile:
     display_name: str
 
 
-def find_files(patterns: str | Sequence[str]) -> tuple[DataFile, ...]:
+def find_files(patterns: str | Sequence[str], max_files: int = MAX_FILES) -> tuple[DataFile, ...]:
     """Return the files that names and glob patterns match, each once, in order.
 
     Raises:
@@ -52,24 +52,24 @@ def find_files(patterns: str | Sequence[str]) -> tuple[DataFile, ...]:
     """
     found: dict[str, DataFile] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        for path in _matches(pattern):
+        for path in _matches(pattern, max_files):
             _refuse_irregular(path)
             found.setdefault(os.path.realpath(path), DataFile(Path(path), _display_name(path)))
-    if len(found) > MAX_FILES:
-        raise DataError(str(patterns), f"names more than {MAX_FILES:,} files")
+    if len(found) > max_files:
+        raise DataError(str(patterns), f"names more than {max_files:,} files")
     return tuple(found.values())
 
 
-def _matches(pattern: str) -> list[str]:
+def _matches(pattern: str, max_files: int) -> list[str]:
     """Return the paths that match one name or pattern, sorted."""
     name = os.path.expanduser(pattern)
     if "\0" in name:
         raise DataError(repr(pattern), "a file name cannot hold a NUL character")
     if not glob.has_magic(name) or os.path.lexists(name):
         return [name]
-    matches = list(itertools.islice(glob.iglob(name, recursive=True), MAX_FILES + 1))
-    if len(matches) > MAX_FILES:
-        raise DataError(pattern, f"matches more than {MAX_FILES:,} files")
+    matches = list(itertools.islice(glob.iglob(name, recursive=True), max_files + 1))
+    if len(matches) > max_files:
+        raise DataError(pattern, f"matches more than {max_files:,} files")
     files = sorted(path for path in matches if not os.path.isdir(path))
     if not files:
         raise DataError(pattern, "matches no file", hint="check the pattern and its folder")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from tunesmith import api, distributed
+from tunesmith.distributed import Launch
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.offers import TechniqueOffer
 from tunesmith.options import Options
@@ -43,12 +45,11 @@ def torchrun_variables(**changes: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in torchrun_variables(TMPDIR=str(tmp_path)).items():
+def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Launch:
+    """This process is rank 0, and torchrun for the workers that it starts."""
+    for name, value in torchrun_variables().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr("os.getppid", os.getpid)  # the parent of the worker is this process
-    monkeypatch.setattr(distributed, "_run_number", 0)
+    return replace(Launch.of_process(os.getpid()), folder=tmp_path)
 
 
 def start_worker(tmp_path: Path, program: str = WORKER) -> subprocess.Popen[str]:
@@ -70,10 +71,10 @@ def test_rank_variables_without_torchrun_are_ignored(monkeypatch: pytest.MonkeyP
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 
-def test_worker_ranks_wait_for_training_and_for_the_end(launched: None, tmp_path: Path) -> None:
+def test_worker_ranks_wait_for_training_and_for_the_end(launch: Launch, tmp_path: Path) -> None:
     worker = start_worker(tmp_path)
-    with distributed.announce_rank_zero(tmp_path / "run"):
-        distributed.signal_training_start()
+    with distributed.announce_rank_zero(tmp_path / "run", launch):
+        distributed.signal_training_start(launch)
         assert worker.stdout is not None
         assert worker.stdout.readline() == f"{tmp_path / 'run'} True\n"
         assert worker.poll() is None
@@ -81,80 +82,87 @@ def test_worker_ranks_wait_for_training_and_for_the_end(launched: None, tmp_path
     assert worker.returncode == 0
 
 
-def test_worker_ranks_end_if_rank_0_does_not_train(
-    launched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with distributed.announce_rank_zero(tmp_path / "old"):
-        distributed.signal_training_start()  # its file must not be taken for one of the next run
-    monkeypatch.setattr(distributed, "_run_number", 0)
-    with distributed.announce_rank_zero(tmp_path / "run"):
+def test_worker_ranks_end_if_rank_0_does_not_train(launch: Launch, tmp_path: Path) -> None:
+    with distributed.announce_rank_zero(tmp_path / "old", launch):
+        distributed.signal_training_start(
+            launch
+        )  # its file must not be taken for one of the next run
+    launch.run_number = 0
+    with distributed.announce_rank_zero(tmp_path / "run", launch):
         worker = start_worker(tmp_path)
     assert worker.communicate(timeout=30)[0] == f"{tmp_path / 'run'} False\nleft\n"
 
 
+UNKNOWN_START = """
+import os
+from dataclasses import replace
+from tunesmith import distributed
+launch = replace(distributed.current_launch(), started="")
+print(distributed.open_rendezvous(launch.rendezvous_path(), start_is_known=False), flush=True)
+"""
+
+
 def test_a_worker_rank_that_is_first_ignores_files_of_an_earlier_launch(
-    launched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launch: Launch, tmp_path: Path
 ) -> None:
     """In a container each torchrun has the same process number; here its start is not known."""
-    monkeypatch.setattr(distributed, "_torchrun_start_time", str)
-    with distributed.announce_rank_zero(tmp_path / "old"):
-        distributed.signal_training_start()
-    monkeypatch.setattr(distributed, "_run_number", 0)
-    program = (
-        "import tunesmith.distributed as r; r._torchrun_start_time = str; "
-        "first = r._open_rendezvous(r._rendezvous_path())"
-    )
-    worker = start_worker(tmp_path, f"{program}; print(first, flush=True){WORKER}")
+    launch.started = ""
+    with distributed.announce_rank_zero(tmp_path / "old", launch):
+        distributed.signal_training_start(launch)
+    launch.run_number = 0
+    waiting = WORKER.replace("find()", "find(launch=launch)")
+    worker = start_worker(tmp_path, f"{UNKNOWN_START}{waiting}")
     assert worker.stdout is not None
-    assert (
-        worker.stdout.readline() == "None\n"
-    )  # the file exists but is unlocked: the worker waits on
-    with distributed.announce_rank_zero(tmp_path / "run"):
-        distributed.signal_training_start()
+    # The file exists but is unlocked: the worker waits on.
+    assert worker.stdout.readline() == "None\n"
+    with distributed.announce_rank_zero(tmp_path / "run", launch):
+        distributed.signal_training_start(launch)
         assert worker.stdout.readline() == f"{tmp_path / 'run'} True\n"
     assert worker.communicate(timeout=30)[0] == "left\n"
 
 
-def test_launches_with_the_same_process_number_use_different_files(
-    launched: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = distributed._rendezvous_path()
-    assert distributed._rendezvous_path() == path
-    monkeypatch.setattr(distributed, "_torchrun_start_time", lambda: "boot 17")
-    assert distributed._rendezvous_path() != path
+def test_launches_with_the_same_process_number_use_different_files(launch: Launch) -> None:
+    path = launch.rendezvous_path()
+    assert replace(launch).rendezvous_path() == path
+    assert replace(launch, started="boot 17").rendezvous_path() != path
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system has no /proc")
-def test_the_start_time_is_that_of_the_parent_process(launched: None) -> None:
-    boot, ticks = distributed._torchrun_start_time().split()
+def test_the_launch_is_identified_by_the_parent_process() -> None:
+    launch = distributed.current_launch()
+    assert launch.process == os.getppid()
+    boot, ticks = launch.started.split()
     uptime = float(Path("/proc/uptime").read_text().split()[0])
     age = uptime - int(ticks) / os.sysconf("SC_CLK_TCK")
     assert len(boot) == 36
     assert 0 <= age < uptime
 
 
-def test_two_runs_of_one_script(launched: None, tmp_path: Path) -> None:
-    check = "print(distributed._open_rendezvous(distributed._rendezvous_path()), flush=True)"
+def test_two_runs_of_one_script(launch: Launch, tmp_path: Path) -> None:
+    check = (
+        "path = distributed.current_launch().rendezvous_path()\n"
+        "print(distributed.open_rendezvous(path, start_is_known=True), flush=True)\n"
+    )
     worker = start_worker(tmp_path, f"{WORKER}{check}{WORKER}")
     assert worker.stdout is not None
     for name, expected in (("one", "left\nNone\n"), ("two", "left\n")):
-        with distributed.announce_rank_zero(tmp_path / name):
-            distributed.signal_training_start()
+        with distributed.announce_rank_zero(tmp_path / name, launch):
+            distributed.signal_training_start(launch)
             assert worker.stdout.readline() == f"{tmp_path / name} True\n"
         assert "".join(worker.stdout.readline() for _ in expected.splitlines()) == expected
     assert worker.wait(timeout=30) == 0
     worker.stdout.close()
 
 
-def test_signal_handlers_are_restored_after_an_error(launched: None, tmp_path: Path) -> None:
+def test_signal_handlers_are_restored_after_an_error(launch: Launch, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in distributed.STOP_SIGNALS]
-    with pytest.raises(KeyError), distributed.announce_rank_zero(tmp_path / "run"):
+    with pytest.raises(KeyError), distributed.announce_rank_zero(tmp_path / "run", launch):
         raise KeyError
     assert [signal.getsignal(number) for number in distributed.STOP_SIGNALS] == before
 
 
 def test_a_failed_command_ignores_signals_until_it_has_printed_the_error(
-    launched: None,
+    launch: Launch,
 ) -> None:
     before = {number: signal.getsignal(number) for number in distributed.STOP_SIGNALS}
     try:
@@ -182,32 +190,32 @@ except KeyError:
 
 
 def test_a_failed_worker_rank_leaves_no_thread_and_no_open_file(
-    launched: None, tmp_path: Path
+    launch: Launch, tmp_path: Path
 ) -> None:
     """A script that continues after the error must not be ended by a thread."""
-    with distributed.announce_rank_zero(tmp_path / "run"):
+    with distributed.announce_rank_zero(tmp_path / "run", launch):
         worker = start_worker(tmp_path, FAILING_WORKER)
         assert worker.communicate(timeout=30)[0] == "1 False\n"
 
 
-def test_a_worker_rank_gives_up_if_rank_0_does_not_start(launched: None) -> None:
+def test_a_worker_rank_gives_up_if_rank_0_does_not_start(launch: Launch) -> None:
     with pytest.raises(EnvironmentProblem, match="rank 0 did not begin a run within 0 seconds"):
-        distributed.RankZero.find(timeout=0.0)
+        distributed.RankZero.find(timeout=0.0, launch=launch)
 
 
 def test_several_machines_are_refused(
-    launched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     with (
         pytest.raises(UsageError, match="several machines"),
-        distributed.announce_rank_zero(tmp_path),
+        distributed.announce_rank_zero(tmp_path, launch),
     ):
         pass
 
 
 def test_a_technique_without_data_parallel_is_refused(
-    launched: None, monkeypatch: pytest.MonkeyPatch
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An offer that does not set ``data_parallel``, as those of third parties may."""
     offer = TechniqueOffer(

@@ -12,6 +12,7 @@ import pytest
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
+from tunesmith_data.files import find_files
 from tunesmith_plugins.loaders.jsonl.offer import JSONL, JsonlOptions
 
 
@@ -131,10 +132,12 @@ def test_patterns_skip_folders_and_symlink_loops(folder: Path) -> None:
     assert sorted(answers(load("**/*.jsonl"))) == ["a", "b", "c", "d"]
 
 
-def test_too_many_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith_data.files.MAX_FILES", 2)
-    with pytest.raises(DataError, match="more than 2 files"):
-        load("*.jsonl")
+def test_too_many_files(folder: Path) -> None:
+    with pytest.raises(DataError, match="matches more than 2 files"):
+        find_files("*.jsonl", max_files=2)
+    with pytest.raises(DataError, match="names more than 2 files"):
+        find_files(["a.jsonl", "b.jsonl", "c.jsonl"], max_files=2)
+    assert len(find_files("*.jsonl", max_files=3)) == 3
 
 
 def test_gzip_is_recognized_by_its_first_bytes(folder: Path) -> None:

@@ -51,6 +51,7 @@ class AttentionSpec(NamedTuple):
     window: int | None
     softcap: float | None
     dropout: float
+    block_size: int = BLOCK_SIZE
 
 
 def block_attention(
@@ -75,9 +76,11 @@ class Block(NamedTuple):
     """Lengths of the complete rows in the block; empty if the block is a part of one row."""
 
 
-def split_into_blocks(cu_seqlens: tuple[int, ...], window: int | None) -> Iterator[Block]:
+def split_into_blocks(
+    cu_seqlens: tuple[int, ...], window: int | None, block_size: int = BLOCK_SIZE
+) -> Iterator[Block]:
     """Yield blocks in order: short rows together up to the block size, long rows in parts."""
-    capacity = BLOCK_SIZE if window is None else min(BLOCK_SIZE, window)
+    capacity = block_size if window is None else min(block_size, window)
     pending: list[int] = []
     for start, stop in pairwise(cu_seqlens):
         if pending and start - pending[0] + stop - start > capacity:
@@ -86,9 +89,9 @@ def split_into_blocks(cu_seqlens: tuple[int, ...], window: int | None) -> Iterat
         if stop - start <= capacity:
             pending = [*(pending or [start]), stop]
             continue
-        for a in range(start, stop, BLOCK_SIZE):
+        for a in range(start, stop, block_size):
             lo = start if window is None else max(start, a - window + 1)
-            yield Block(lo, a, min(a + BLOCK_SIZE, stop), ())
+            yield Block(lo, a, min(a + block_size, stop), ())
     if pending:
         yield _block_of_rows(pending)
 
@@ -107,7 +110,9 @@ class _BlockAttentionFunction(torch.autograd.Function):
         o_THd = q.new_empty(T, H, d)
         o_HTd = o_THd.transpose(0, 1)
         probabilities = []
-        for lo, a, end, row_lengths in split_into_blocks(ctx.cu_seqlens, ctx.spec.window):
+        spec = ctx.spec
+        blocks = split_into_blocks(ctx.cu_seqlens, spec.window, spec.block_size)
+        for lo, a, end, row_lengths in blocks:
             n, S = end - a, end - lo
             q_KGnd = q_HTd[:, a:end].reshape(K, G * n, d)
             z = q.new_empty(K, G * n, S)
@@ -137,9 +142,8 @@ class _BlockAttentionFunction(torch.autograd.Function):
         G, do_HTd = H // K, grad_output[0].transpose(0, 1)
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         written = q.shape[2]
-        computed = list(
-            zip(probabilities, split_into_blocks(ctx.cu_seqlens, ctx.spec.window), strict=True)
-        )
+        blocks = split_into_blocks(ctx.cu_seqlens, ctx.spec.window, ctx.spec.block_size)
+        computed = list(zip(probabilities, blocks, strict=True))
         # Backwards, because the last block of a row sees the most of the row's keys: it assigns
         # their gradients, and the blocks before it add to them. So dk and dv need no zeros first.
         for p, (lo, a, end, _) in reversed(computed):

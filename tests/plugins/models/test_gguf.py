@@ -127,33 +127,29 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
         tunesmith_find_model(str(tmp_path / "d.gguf"), None)
 
 
-class Distribution:
-    """A fake installed distribution with these files."""
-
-    def __init__(self, folder: Path, *names: str) -> None:
-        self.files = [metadata.PackagePath(name) for name in names]
-        for file in self.files:
-            file.dist = self  # type: ignore[assignment]
-        self.folder = folder
-
-    def locate_file(self, path: Any) -> Path:
-        return self.folder / path
+def write_distribution(folder: Path, *files: str) -> None:
+    """Write what pip installs: metadata of the distribution ``some``, with these files."""
+    info = folder / "some-1.0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some\nVersion: 1.0\n")
+    (info / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+    for file in files:
+        (folder / file).parent.mkdir(exist_ok=True)
+        if not (folder / file).exists():
+            tiny_gguf(folder / file) if file.endswith(".gguf") else (folder / file).touch()
 
 
 def test_file_in_a_wheel_is_found_by_distribution_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "pkg").mkdir()
-    tiny_gguf(tmp_path / "pkg" / "a.gguf")
-    one = Distribution(tmp_path, "pkg/a.gguf", "pkg/__init__.py")
-    monkeypatch.setattr(metadata, "distribution", lambda name: one)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_distribution(tmp_path, "pkg/a.gguf", "pkg/__init__.py")
     for reference in ("wheel:some", "wheel:some/pkg/a.gguf"):
         assert tunesmith_find_model(reference, None) is not None
     with pytest.raises(UsageError, match="has no file") as caught:
         tunesmith_find_model("wheel:some/pkg/b.gguf", None)
     assert "pkg/a.gguf" in str(caught.value.hint)
-    two = Distribution(tmp_path, "pkg/a.gguf", "pkg/b.gguf")
-    monkeypatch.setattr(metadata, "distribution", lambda name: two)
+    write_distribution(tmp_path, "pkg/a.gguf", "pkg/b.gguf")
     with pytest.raises(UsageError, match="does not hold one GGUF file"):
         tunesmith_find_model("wheel:some", None)
 
@@ -221,18 +217,13 @@ def test_leftovers_of_a_crash_are_not_used_as_a_model(tmp_path: Path, cache: Pat
     assert not leftover.exists()
 
 
-def test_failed_conversion_leaves_no_files(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tunesmith_plugins.models.gguf import convert
-
+def test_failed_conversion_leaves_no_files(tmp_path: Path, cache: Path) -> None:
     def half(path: Path, folder: Path) -> None:
         (folder / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert, "convert_gguf", half)
     with pytest.raises(KeyboardInterrupt):
-        find.fetch_converted(tiny_gguf(tmp_path / "m.gguf"))
+        find.fetch_converted(tiny_gguf(tmp_path / "m.gguf"), half)
     assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == []
 
 

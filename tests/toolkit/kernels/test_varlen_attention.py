@@ -195,16 +195,13 @@ def test_unsupported_inputs_are_refused() -> None:
 
 @pytest.mark.parametrize("window", [None, 5, 100])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 1)])
-def test_blocks_pass_gradcheck(
-    window: int | None, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(block_attention, "BLOCK_SIZE", 4)
+def test_blocks_pass_gradcheck(window: int | None, heads: tuple[int, int]) -> None:
     torch.manual_seed(0)
     q, k, v = (
         torch.randn(1, h, 11, 2, dtype=torch.float64).requires_grad_()
         for h in (heads[0], heads[1], heads[1])
     )
-    spec = block_attention.AttentionSpec(0.7, window, None, 0.0)
+    spec = block_attention.AttentionSpec(0.7, window, None, 0.0, block_size=4)
 
     def blocks(*qkv: Tensor) -> Tensor:
         return block_attention.block_attention(*qkv, (0, 1, 11), spec)
@@ -220,17 +217,15 @@ def test_blocks_pass_gradcheck(
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_short_rows_share_a_block_and_stay_separate(
-    window: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(block_attention, "BLOCK_SIZE", 5)
+def test_short_rows_share_a_block_and_stay_separate(window: int | None) -> None:
     cu_seqlens = (0, 1, 3, 5, 12, 14, 17)
-    shared = [block.row_lengths for block in block_attention.split_into_blocks(cu_seqlens, window)]
+    blocks_of_five = block_attention.split_into_blocks(cu_seqlens, window, 5)
+    shared = [block.row_lengths for block in blocks_of_five]
     assert shared[0] == ((1, 2, 2) if window is None else (1, 2))
     assert shared[-1] == ((2, 3) if window is None else (3,))
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, 17, 2, dtype=torch.float64).requires_grad_() for h in (4, 2, 2))
-    spec = block_attention.AttentionSpec(0.7, window, None, 0.0)
+    spec = block_attention.AttentionSpec(0.7, window, None, 0.0, block_size=5)
 
     def blocks(*qkv: Tensor) -> Tensor:
         return block_attention.block_attention(*qkv, cu_seqlens, spec)

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -77,8 +77,10 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "tunesmith"
 
 
-def fetch_converted(path: Path) -> Path:
+def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = None) -> Path:
     """Return the folder of the converted model; convert the file on first use.
+
+    ``convert``: writes the model of a file into a folder; by default ``convert_gguf``.
 
     The folder is renamed into place when it is complete, so neither a crash nor a second process
     leaves an incomplete model. A second process waits for the first and uses its result.
@@ -91,7 +93,7 @@ def fetch_converted(path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive_lock(target.with_name(f".{target.name}.lock")):
             if not target.is_dir():
-                _convert_into_cache(path, digest, target)
+                _convert_into_cache(path, digest, target, convert)
     except OSError as error:
         raise EnvironmentProblem(
             f"{target.parent}: cannot write the converted model, {error.strerror or error}",
@@ -108,7 +110,9 @@ def _find_converted(path: Path) -> Path | None:
     return target if target.is_dir() else None
 
 
-def _convert_into_cache(path: Path, digest: str, target: Path) -> None:
+def _convert_into_cache(
+    path: Path, digest: str, target: Path, convert: Callable[[Path, Path], None] | None
+) -> None:
     from tunesmith_plugins.models.gguf.convert import convert_gguf
 
     staging = target.with_name(f".{target.name}.part")
@@ -117,7 +121,7 @@ def _convert_into_cache(path: Path, digest: str, target: Path) -> None:
     )  # left by a process that died; this one holds the lock
     try:
         staging.mkdir()
-        convert_gguf(path, staging)
+        (convert or convert_gguf)(path, staging)
         origin = {"file": path.name, "sha256": digest, "format": CONVERSION_VERSION}
         (staging / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", "utf-8")
         for file in staging.iterdir():
