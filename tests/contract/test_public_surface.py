@@ -52,7 +52,6 @@ TESTED_THROUGH = {
         "tunesmith.testing.techniques",
     ),
     # Row files are read through the loader that uses all of these.
-    "tests/data/test_files.py": ("tunesmith_data.files",),
     "tests/data/test_formats.py": (
         "tunesmith_data.conversation",
         "tunesmith_data.formats",
