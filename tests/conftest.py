@@ -33,6 +33,26 @@ settings.register_profile("steady", deadline=None, suppress_health_check=[Health
 settings.load_profile("steady")
 
 
+MARKERS = {
+    "third_party": "environment",
+    "workshop": "processes",
+    "ranks_folder": "processes",
+    "smollm2": "real_model",
+}
+"""The marker that a test needs if it uses this fixture: it decides the lane of the test."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            marker = MARKERS.get(fixture)
+            if marker is not None and item.get_closest_marker(marker) is None:
+                raise pytest.UsageError(
+                    f"{item.nodeid} uses {fixture}, so it needs pytest.mark.{marker}"
+                )
+
+
 def pytest_collection_finish() -> None:
     """Exempt what the libraries created when they were imported from garbage collection.
 

@@ -55,16 +55,20 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(
-    device: torch.device, precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: torch.device,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    cpu_flags: frozenset[str] | None = None,
 ) -> Precision:
     """Return bfloat16 if the device computes in it natively, else float32.
 
     Emulated bfloat16 is slower than float32 and less exact, so ``auto`` never picks it.
+
+    ``cpu_flags``: the flags of a CPU by Linux's names; those of this machine if they are None.
     """
     if precision != "auto":
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return Precision(dtype, "requested")
-    native = _native_bf16_device(device)
+    native = _native_bf16_device(device, _cpu_flags() if cpu_flags is None else cpu_flags)
     if native:
         return Precision(torch.bfloat16, f"{native} computes in bfloat16")
     return Precision(torch.float32, f"this {device.type} does not compute in bfloat16 natively")
@@ -104,14 +108,14 @@ def _device_count(kind: str) -> int:
             return 1
 
 
-def _native_bf16_device(device: torch.device) -> str:
+def _native_bf16_device(device: torch.device, cpu_flags: frozenset[str]) -> str:
     """Return the name of the device if it computes in bfloat16 natively, else an empty text."""
     match device.type:
         case "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0) or bool(torch.version.hip)
             return torch.cuda.get_device_name(device) if native else ""
         case "cpu":
-            flags = sorted(_cpu_flags() & _BF16_FLAGS)
+            flags = sorted(cpu_flags & _BF16_FLAGS)
             return f"this CPU ({', '.join(flags)})" if flags else ""
         case _:
             return ""

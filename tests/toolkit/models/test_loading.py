@@ -222,11 +222,8 @@ def test_an_unavailable_device_is_an_environment_problem() -> None:
         ({"amx_bf16"}, torch.bfloat16, "amx_bf16"),
     ],
 )
-def test_precision_follows_the_cpu_flags(
-    monkeypatch: pytest.MonkeyPatch, flags: set[str], dtype: torch.dtype, why: str
-) -> None:
-    monkeypatch.setattr(device, "_cpu_flags", lambda: frozenset(flags))
-    precision = device.pick_precision(CPU)
+def test_precision_follows_the_cpu_flags(flags: set[str], dtype: torch.dtype, why: str) -> None:
+    precision = device.pick_precision(CPU, cpu_flags=frozenset(flags))
     assert precision.dtype == dtype
     assert why in precision.reason
     assert device.pick_precision(CPU, "fp32").dtype == torch.float32

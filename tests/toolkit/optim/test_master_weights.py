@@ -198,7 +198,7 @@ def test_a_plan_has_findings_about_the_optimizer(monkeypatch: pytest.MonkeyPatch
     )
     (finding,) = checks.check_optimizer(paged, "cpu")
     assert finding.level == "error" and "the device is cpu" in finding.message
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     (finding,) = checks.check_optimizer(OPTIONS_8BIT, "auto")
     assert "needs bitsandbytes" in finding.message
     assert not checks.check_optimizer(OPTIONS, "auto")
