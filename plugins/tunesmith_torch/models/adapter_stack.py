@@ -108,6 +108,7 @@ def adapt_over_merged(
     *,
     initial_model: InitialModel,
     seed: int,
+    fused_kernels: bool = True,
 ) -> AdaptedModel:
     """Merge the initial adapter into the base and add a single fresh adapter.
 
@@ -122,7 +123,7 @@ def adapt_over_merged(
     model = attach_adapter(base, initial_model.path)
     _refuse_not_summable(model.peft_config[INITIAL], "technique.from")
     merged_base = replace(base, model=cast(Any, model).merge_and_unload())
-    return adapt_lora(merged_base, precision, options, seed)
+    return adapt_lora(merged_base, precision, options, seed, fused_kernels=fused_kernels)
 
 
 def combine_with_initial(adapted: AdaptedModel, initial_model: InitialModel) -> AdaptedModel:

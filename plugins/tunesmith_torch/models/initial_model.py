@@ -37,11 +37,11 @@ class InitialModel:
         return None if location is None else cls.find(location, stage)
 
     @classmethod
-    def find(cls, location: str, stage: str = "") -> InitialModel:
+    def find(cls, location: str, stage: str = "", key: str = "technique.from") -> InitialModel:
         """Return the artifact in a run folder, or the artifact folder itself.
 
         In a run with stages, the artifact of ``stage`` is taken, or else that of the policy or of
-        the supervised stage.
+        the supervised stage. ``key`` is the option that names the folder, for messages.
 
         Raises:
             UsageError: there is none.
@@ -57,7 +57,7 @@ class InitialModel:
                     raise IntegrityError(f"{candidate}: {problems[0]}")
                 return cls(candidate, artifact_format(candidate))
         raise UsageError(
-            f"technique.from: no adapter and no model in {folder}",
+            f"{key}: no adapter and no model in {folder}",
             hint="name a run folder whose run has finished, or the adapter or model folder itself",
         )
 

@@ -33,7 +33,7 @@ from tunesmith_torch.rlhf.reward_functions import FunctionReward
 from tunesmith_torch.rlhf.reward_source import (
     RewardModelSource,
     build_reward,
-    gold_key,
+    option_key,
     remove_reward_adapter,
 )
 from tunesmith_torch.rlhf.rollout import Reward
@@ -89,7 +89,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         policy, packing = session.adapted, options.packing
         layout = GroupLayout(packing, packing and can_share_prefix(policy.model))
         adapted = _add_value_head(policy) if options.algorithm == "ppo" else policy
-        reward = build_reward(options.rewards, reward_model)
+        reward = build_reward(options.rewards, reward_model, session.job.stage)
         objective = PolicyObjective(
             adapted, session.template, data, reward, options, layout, reference
         )
@@ -123,7 +123,8 @@ def gold_reward(job: Job[Any], template: Template) -> GoldReward:
     options: PolicyOptions = job.config
     function = None
     if options.monitor.gold is not None:
-        function = FunctionReward.from_file(options.monitor.gold, gold_key(job.stage))
+        key = option_key(job.stage, "monitor.gold")
+        function = FunctionReward.from_file(options.monitor.gold, key)
     records: list[Record] = list(job.heldout)
     pairs = [record for record in records if isinstance(record, Preference)]
     if function is None and pairs:

@@ -79,18 +79,21 @@ def remove_reward_adapter(policy: AdaptedModel) -> None:
         cast(Any, policy.model).delete_adapter(REWARD_ADAPTER)
 
 
-def build_reward(terms: Sequence[RewardTerm], reward_model: Reward | None) -> Reward:
-    """Return the weighted sum of the rewards that the options name.
+def build_reward(
+    terms: Sequence[RewardTerm], reward_model: Reward | None, stage: str = ""
+) -> Reward:
+    """Return the weighted sum of the rewards that the options of a stage name.
 
     Raises:
         UsageError: a function is missing, or does not take a prompt and a completion.
     """
+    key = option_key(stage, "rewards")
     weighted: list[tuple[float, Reward]] = []
     for term in terms:
         if term.function is not None:
-            weighted.append((term.weight, FunctionReward.from_file(term.function)))
+            weighted.append((term.weight, FunctionReward.from_file(term.function, key)))
         elif term.plugin is not None:
-            weighted.append((term.weight, FunctionReward.from_package(term.plugin)))
+            weighted.append((term.weight, FunctionReward.from_package(term.plugin, key)))
         elif reward_model is not None:
             weighted.append((term.weight, reward_model))
     return WeightedRewardSum(tuple(weighted))
@@ -104,16 +107,17 @@ def check_reward_functions(options: PolicyOptions, record: Record, stage: str = 
         TrainingError: a function raised, or returned no finite number.
     """
     prompt, completion = last_exchange(record)
-    functions: list[Reward] = [build_reward(options.rewards, None)]
+    functions: list[Reward] = [build_reward(options.rewards, None, stage)]
     if options.monitor.gold is not None:
-        functions.append(FunctionReward.from_file(options.monitor.gold, gold_key(stage)))
+        key = option_key(stage, "monitor.gold")
+        functions.append(FunctionReward.from_file(options.monitor.gold, key))
     for function in functions:
         function.rewards([prompt], [completion])
 
 
-def gold_key(stage: str) -> str:
-    """Return the key of the gold reward's function in the run file, for messages."""
-    return ".".join(["technique", *([stage] if stage else []), "monitor.gold"])
+def option_key(stage: str, key: str) -> str:
+    """Return the key in the run file of an option of a stage, for messages."""
+    return ".".join(["technique", *([stage] if stage else []), key])
 
 
 def _load_shared(session: Session, path: Path) -> Reward:

@@ -1,4 +1,4 @@
-"""The inputs of TRL's trainers: the prompts and the rewards of the native loop.
+"""The inputs of TRL's trainers: the prompts and the rewards of the toolkit's own loop.
 
 Shapes: C completions, of a batch or of one prompt.
 """
@@ -12,19 +12,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from tunesmith_torch.options.rlhf import PolicyStage
 
 from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.losses import policy_gradient
+from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.training.loop import BatchCounts
 
 
 class PromptTokenizer(PreTrainedTokenizerBase):  # type: ignore[misc]
-    """A tokenizer that is given prompts by their index and returns the ids of the native loop.
+    """A tokenizer that is given prompts by their index and returns the ids of the toolkit's loop.
 
     Tokenizing the text of a rendered prompt again would give other ids: text by users may look like
     control tokens, and the rendered prompt has its BOS already.
@@ -49,12 +49,12 @@ class PromptTokenizer(PreTrainedTokenizerBase):  # type: ignore[misc]
 
 @dataclass
 class TrlRewardFunction:
-    """The rewards of the stage as a reward function for TRL; records metrics of each rollout."""
+    """The rewards of the policy as a reward function for TRL; records metrics of each rollout."""
 
     objective: PolicyObjective
     prompt_tokenizer: PromptTokenizer
     reward: Reward
-    options: PolicyStage
+    options: PolicyOptions
     counts: BatchCounts = field(default_factory=lambda: BatchCounts(0, 0, 1))
     mean_reward: float = 0.0
     """Mean reward of the last rollout."""
@@ -66,7 +66,7 @@ class TrlRewardFunction:
     ) -> list[float | None]:
         """Return what TRL shall use as reward of each completion; None to leave it out.
 
-        For grpo these are the finished advantages, see :mod:`tunesmith_torch.rlhf.trl_backend`.
+        For grpo these are the finished advantages, see :mod:`tunesmith_trl.trainer`.
         """
         end_ids = self.prompt_tokenizer.end_ids
         completions = [
@@ -77,11 +77,11 @@ class TrlRewardFunction:
         texts = [self.objective.rollout_generator.decode(c) for c in completions]
         own_prompts = [self.prompt_tokenizer.prompts[index] for index in indices]
         rewards_C = torch.tensor(list(self.reward.rewards(own_prompts, texts)), dtype=torch.float32)
-        mask_truncated = self.options.mask_truncated_completions
+        mask_truncated = self.options.loss.mask_truncated_completions
         trained_C = torch.tensor(
             [not mask_truncated or c.finish_reason == "stop" for c in completions]
         )
-        num_generations = self.options.num_generations
+        num_generations = self.options.generation.num_generations
         self.mean_reward = float(rewards_C.mean())
         ranges = [float(r_G.max() - r_G.min()) for r_G in torch.split(rewards_C, num_generations)]
         self.reward_spread = sum(ranges) / len(ranges)

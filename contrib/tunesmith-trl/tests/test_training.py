@@ -15,6 +15,10 @@ import torch
 import trl
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from tunesmith_torch.options.rlhf import PolicyStage, RlhfOptions
+from tunesmith_torch.options.trl import check_trl_libraries, check_vllm
+from tunesmith_torch.rlhf.stages import train_stages
+from tunesmith_torch.rlhf.trl_rewards import PromptTokenizer, TrlRewardFunction
 
 from tunesmith import distributed
 from tunesmith.contracts import Job
@@ -34,15 +38,11 @@ from tunesmith_torch.models.adapter_stack import (
 )
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.artifacts import attach_adapter
-from tunesmith_torch.options.rlhf import PolicyStage, RlhfOptions
-from tunesmith_torch.options.trl import check_trl_libraries, check_vllm
 from tunesmith_torch.prefix.completion_groups import GroupLayout
 from tunesmith_torch.rlhf import rollout, trl_backend
 from tunesmith_torch.rlhf.monitor import GoldReward, PolicyMonitor
 from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.rollout import RolloutGenerator
-from tunesmith_torch.rlhf.stages import train_stages
-from tunesmith_torch.rlhf.trl_rewards import PromptTokenizer, TrlRewardFunction
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.training import loop as native
 

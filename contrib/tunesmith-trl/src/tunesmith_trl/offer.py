@@ -1,0 +1,78 @@
+"""Offers of ``trl-grpo`` and ``trl-rloo``, and the review of plans that use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tunesmith.contracts import Finding, Technique
+from tunesmith.offers import Promises, TechniqueOffer
+from tunesmith.plan import Plan
+from tunesmith.plugins import missing_requirements
+from tunesmith.records import Chat, Completion, Preference
+from tunesmith_torch.options import checks
+from tunesmith_trl import estimate
+from tunesmith_trl.options import GrpoOptions, RlooOptions, TrlOptions
+
+NEEDS = ("trl>=1.16", "torch>=2.11", "transformers>=5.17", "peft>=0.19")
+VLLM_REQUIREMENT = "vllm>=0.22"
+_RECORDS = frozenset({Chat, Completion, Preference})
+_PROMISES = Promises(base_weights_unchanged=True, mergeable=True)
+
+
+def build(options: TrlOptions) -> Technique:
+    """Build the technique; torch is imported here, TRL when training begins."""
+    from tunesmith_trl.technique import TrlTechnique
+
+    return TrlTechnique(options)
+
+
+GRPO = TechniqueOffer(
+    name="trl-grpo",
+    summary="GRPO on the trainer of TRL, against reward functions or a reward model",
+    config=GrpoOptions,
+    build=build,
+    accepts=_RECORDS,
+    needs=NEEDS,
+    promises=_PROMISES,
+    estimate=estimate.estimate,
+    memory_savings=estimate.memory_savings,
+)
+RLOO = TechniqueOffer(
+    name="trl-rloo",
+    summary="RLOO on the trainer of TRL, against reward functions or a reward model",
+    config=RlooOptions,
+    build=build,
+    accepts=_RECORDS,
+    needs=NEEDS,
+    promises=_PROMISES,
+    estimate=estimate.estimate,
+    memory_savings=estimate.memory_savings,
+)
+
+
+def review_plan(plan: Plan) -> Sequence[Finding]:
+    """Return errors for libraries that are missing and for devices that do not suit them."""
+    options = plan.technique.config
+    if plan.technique.offer not in (GRPO, RLOO) or not isinstance(options, TrlOptions):
+        return []
+    return [
+        *checks.check_optimizer(options, plan.run.device),
+        *check_vllm(options, plan.run.device),
+    ]
+
+
+def check_vllm(options: TrlOptions, device: str) -> Iterator[Finding]:
+    """Yield errors if vLLM is requested and cannot be used; nothing is imported.
+
+    ``device``: the device of the run, such as ``cuda``, ``cpu`` or ``auto``.
+    """
+    if not options.vllm:
+        return
+    problems = [f"{text}: pip install vllm" for text in missing_requirements([VLLM_REQUIREMENT])]
+    if device in ("cpu", "mps"):
+        problems.append(
+            f"vLLM generates on the policy's CUDA GPU, and this run is on {device}: set "
+            "vllm = false, or run where there is a CUDA GPU"
+        )
+    for text in problems:
+        yield Finding(level="error", where="technique.vllm", message=text)

@@ -1,0 +1,198 @@
+"""Options of ``trl-grpo`` and ``trl-rloo``; neither torch nor TRL is imported here.
+
+They are composed of the tables of the toolkit. An option that TRL's trainers would ignore does not
+exist here, or the value that they would ignore is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tunesmith.options import Options, from_table
+from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
+from tunesmith_torch.options.policy import (
+    GenerationOptions,
+    MonitorOptions,
+    PolicyOptions,
+    RewardTerm,
+)
+from tunesmith_torch.options.training import AutoTokens, TrainingOptions
+
+_OWN_KEYS = {"vllm", "reward_model"}
+"""Options that the toolkit's options of a policy do not have."""
+
+
+class RlooLossOptions(Options):
+    """Table ``loss`` of RLOO."""
+
+    mask_truncated_completions: bool = Field(
+        default=True,
+        description="Exclude completions that were cut off at max_new_tokens from the loss.",
+    )
+    kl_coef: float = Field(
+        default=0.05,
+        ge=0,
+        le=100,
+        description=(
+            "Weight of the KL divergence from the reference (TRL's beta). With 0 TRL does not "
+            "measure the divergence, so `monitor.max_kl` must be 0 too."
+        ),
+    )
+
+
+class GrpoLossOptions(RlooLossOptions):
+    """Table ``loss`` of GRPO."""
+
+    clip_range: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description=(
+            "Clip each token's probability ratio to 1 - clip_range to 1 + clip_range in the loss "
+            "(TRL's epsilon)."
+        ),
+    )
+    num_iterations: int = Field(
+        default=1, ge=1, le=64, description="Optimizer steps on the completions of one rollout."
+    )
+
+
+class TrlOptions(TrainingOptions):
+    """Options of both techniques."""
+
+    ALGORITHM: ClassVar[Literal["grpo", "rloo"]]
+
+    learning_rate: float = Field(default=2e-5, gt=0, le=1, description="Peak learning rate.")
+    epochs: float = Field(
+        default=1.0, gt=0, le=1000, description="Passes over the prompts; may be a fraction."
+    )
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        le=65536,
+        description=(
+            "Prompts per rollout; each gets `num_generations` completions. The short last batch of "
+            "an epoch is filled up with the epoch's first prompts."
+        ),
+    )
+    micro_batch_tokens: AutoTokens = Field(
+        default=2048,
+        description=(
+            "Largest number of tokens in one forward and backward pass, padding included: it sets "
+            "TRL's per_device_train_batch_size and gradient_accumulation_steps, for the longest "
+            'prompt. "auto" uses what fits into memory when the run begins.'
+        ),
+    )
+    packing: bool = Field(
+        default=True,
+        description=(
+            "Concatenate rows instead of padding them where a reward model or the gold reward of "
+            "held-out pairs is computed, with the same result. TRL pads the rows that it trains on."
+        ),
+    )
+    adapter: AdapterOptions = Field(default_factory=AdapterOptions, description="The adapters.")
+    reward_model: str | None = Field(
+        default=None,
+        description=(
+            "Reward model: the folder of a run that trained one with rlhf, or the folder of its "
+            "artifact. It is a model of its own in memory."
+        ),
+        json_schema_extra={"path": True},
+    )
+    rewards: list[RewardTerm] = Field(
+        default=[RewardTerm()],
+        min_length=1,
+        description=(
+            'Terms of the reward sum, each with a `weight`: `function = "file.py:name"`, `plugin = '
+            '"package.module:name"`, or neither for the model that `reward_model` names.'
+        ),
+    )
+    generation: GenerationOptions = Field(
+        default_factory=GenerationOptions, description="The completions that are sampled."
+    )
+    monitor: MonitorOptions = Field(
+        default_factory=MonitorOptions, description="The evaluations during training."
+    )
+    vllm: bool = Field(
+        default=False,
+        description=(
+            "Generate the completions that are trained on with vLLM, in the same process and on "
+            "the same GPU."
+        ),
+    )
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """Adapters are trained, over a base model that is not quantized."""
+        return Adaptation("lora", self.adapter)
+
+    @property
+    def policy_options(self) -> PolicyOptions:
+        """The same as options of the toolkit, for its objective, monitor and estimate."""
+        table = self.model_dump(mode="json", by_alias=True, exclude=_OWN_KEYS)
+        return from_table(PolicyOptions, {**table, "algorithm": self.ALGORITHM, "adapt": "lora"})
+
+    @model_validator(mode="after")
+    def _check_rewards(self) -> TrlOptions:
+        uses_model = any(term.is_reward_model for term in self.rewards)
+        if uses_model and self.reward_model is None:
+            raise ValueError(
+                "there is no reward: set `reward_model`, or give each term of `rewards` a "
+                "`function` or a `plugin`"
+            )
+        if self.reward_model is not None and not uses_model:
+            raise ValueError(
+                "`reward_model` is not used: every term of `rewards` is a function; add a term "
+                "with a `weight` alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_what_trl_ignores(self) -> TrlOptions:
+        if self.adapter.dropout > 0:
+            raise ValueError("TRL generates with dropout on, so `adapter.dropout` must be 0")
+        if self.adapter.modules_to_save:
+            raise ValueError("TRL uses the untrained head, so `adapter.modules_to_save` must be []")
+        if self.generation.num_generations < 2:
+            raise ValueError("`generation.num_generations` must be at least 2")
+        return self
+
+
+class GrpoOptions(TrlOptions):
+    """Options of ``trl-grpo``."""
+
+    ALGORITHM = "grpo"
+
+    loss: GrpoLossOptions = Field(
+        default_factory=GrpoLossOptions, description="The policy gradient and the KL divergence."
+    )
+
+    @model_validator(mode="after")
+    def _check_max_kl(self) -> GrpoOptions:
+        _refuse_unmeasured_kl(self.loss, self.monitor)
+        return self
+
+
+class RlooOptions(TrlOptions):
+    """Options of ``trl-rloo``."""
+
+    ALGORITHM = "rloo"
+
+    loss: RlooLossOptions = Field(
+        default_factory=RlooLossOptions, description="The policy gradient and the KL divergence."
+    )
+
+    @model_validator(mode="after")
+    def _check_max_kl(self) -> RlooOptions:
+        _refuse_unmeasured_kl(self.loss, self.monitor)
+        return self
+
+
+def _refuse_unmeasured_kl(loss: RlooLossOptions, monitor: MonitorOptions) -> None:
+    if loss.kl_coef == 0 and monitor.max_kl > 0:
+        raise ValueError(
+            "TRL measures the KL divergence only if it is weighted: with `loss.kl_coef = 0`, "
+            "`monitor.max_kl` must be 0 too"
+        )

@@ -1,0 +1,97 @@
+"""Training of a policy with TRL, as a task of the toolkit's trainer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+from tunesmith.contracts import Job
+from tunesmith.records import Prompt
+from tunesmith_torch.memory_estimate.policies import policy_grouping
+from tunesmith_torch.memory_estimate.workload import Grouping
+from tunesmith_torch.models.adapter_stack import adapt_over_merged, combine_with_initial
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.initial_model import InitialModel
+from tunesmith_torch.models.loading import LoadedBase
+from tunesmith_torch.options.policy import PolicyOptions
+from tunesmith_torch.rlhf.monitor import PolicyMonitor
+from tunesmith_torch.rlhf.policy_objective import PolicyObjective
+from tunesmith_torch.rlhf.policy_task import PolicyTask
+from tunesmith_torch.rlhf.reward_source import RewardModelSource
+from tunesmith_torch.runtime.device import Precision
+from tunesmith_torch.training.loop import Objective, TrainingMonitor
+from tunesmith_torch.training.trainer import Prepared, Session
+from tunesmith_trl.estimate import padded
+from tunesmith_trl.rewards import PromptTokenizer
+from tunesmith_trl.trainer import run_trl_training
+
+
+class TrlTask(PolicyTask):
+    """A policy whose completions, loss and updates are those of TRL.
+
+    TRL trains a single adapter and switches it off for the reference. So an initial adapter is
+    merged into the base in memory, and a reward model is a model of its own.
+    """
+
+    SHARES_BASE = False
+
+    def __init__(self, reward_source: RewardModelSource | None, *, vllm: bool) -> None:
+        """``reward_source``: the reward model; None if the rewards do without one."""
+        super().__init__(reward_source)
+        self.vllm = vllm
+
+    def grouping(self, options: PolicyOptions, device: str) -> Grouping:
+        """Return the grouping of sampled completions: each is computed with its prompt."""
+        return policy_grouping(padded(options), device)
+
+    def adapt(
+        self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
+    ) -> AdaptedModel:
+        """Add one adapter to the base model, into which an initial adapter is merged."""
+        if initial is None or initial.format == "model":
+            return super().adapt(base, precision, job, initial)
+        options: PolicyOptions = job.config
+        return adapt_over_merged(
+            base,
+            precision,
+            options.adapter,
+            initial_model=initial,
+            seed=job.seed,
+            fused_kernels=options.fused_kernels,
+        )
+
+    def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
+        """Set up rewards, objective and monitor as for the toolkit's own loop, and TRL's loop."""
+        prepared = super().prepare(session, data)
+        tokenizer = PromptTokenizer(session.template, data)
+        loop = partial(run_loop, prompt_tokenizer=tokenizer, vllm=self.vllm)
+        details = {**prepared.details, "trainer": "trl", "vllm": self.vllm}
+        return replace(prepared, run_loop=loop, details=details)
+
+    def finalize(self, session: Session) -> AdaptedModel:
+        """Return the policy as one adapter over the base model that the session began with."""
+        initial = session.initial_model
+        if initial is None or initial.format == "model":
+            return super().finalize(session)
+        return combine_with_initial(session.adapted, initial)
+
+
+def run_loop(  # noqa: PLR0913 - the toolkit's signature, and two settings
+    job: Job[Any],
+    adapted: AdaptedModel,
+    objective: Objective,
+    *,
+    seed: int,
+    monitor: TrainingMonitor,
+    prompt_tokenizer: PromptTokenizer,
+    vllm: bool,
+) -> None:
+    """Train with TRL; ``objective`` and ``monitor`` are those of a :class:`PolicyTask`."""
+    run_trl_training(
+        replace(job, seed=seed),
+        cast(PolicyObjective, objective),
+        prompt_tokenizer,
+        cast(PolicyMonitor, monitor),
+        vllm=vllm,
+    )
