@@ -1,224 +1,50 @@
-"""The policy on TRL's trainers: the same mathematics, events, checkpoints and reference."""
+"""Training with TRL: the mathematics, events, checkpoints and reference of the toolkit's loop."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import trl
-from pydantic import ValidationError
-from safetensors.torch import load_file
-from tunesmith_torch.options.rlhf import PolicyStage, RlhfOptions
-from tunesmith_torch.options.trl import check_trl_libraries, check_vllm
-from tunesmith_torch.rlhf.stages import train_stages
-from tunesmith_torch.rlhf.trl_rewards import PromptTokenizer, TrlRewardFunction
-
-from tunesmith import distributed
-from tunesmith.contracts import Job
-from tunesmith.errors import RunStopped, TrainingError, UsageError
-from tunesmith.events import CheckpointSaved, Event, Monitored, StepFinished, TrainingStarted
-from tunesmith.options import from_table
-from tunesmith.records import Message, Preference, Prompt
-from tunesmith.storage import Checkpoints
-from tunesmith_torch.data.templates import Template
-from tunesmith_torch.generation.sequences import GeneratedSequence
-from tunesmith_torch.models.adapter_stack import (
-    InitialModel,
-    adapt_over_merged,
-    adapt_policy,
-    combine_with_initial,
-    load_policy_base,
+from policy_run import (
+    CPU,
+    FP32,
+    PROMPTS,
+    LetterReward,
+    PolicyRun,
+    ReplayedGeneration,
+    max_difference,
+    options,
 )
-from tunesmith_torch.models.adapters import AdaptedModel
+
+from tunesmith.errors import RunStopped, TrainingError
+from tunesmith.events import CheckpointSaved, Event, Monitored, StepFinished
+from tunesmith.records import Message, Prompt
+from tunesmith_torch.models.adapter_stack import combine_with_initial
 from tunesmith_torch.models.artifacts import attach_adapter
-from tunesmith_torch.prefix.completion_groups import GroupLayout
-from tunesmith_torch.rlhf import rollout, trl_backend
-from tunesmith_torch.rlhf.monitor import GoldReward, PolicyMonitor
-from tunesmith_torch.rlhf.policy_objective import PolicyObjective
+from tunesmith_torch.models.initial_model import InitialModel
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.options.policy import PolicyOptions
+from tunesmith_torch.rlhf import rollout
 from tunesmith_torch.rlhf.rollout import RolloutGenerator
-from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.training import loop as native
-
-CPU = torch.device("cpu")
-FP32 = pick_precision(CPU, "fp32")
-PROMPTS: list[Prompt] = [(Message("user", f"{'so ' * n}{n}?"),) for n in range(4)]
-
-
-class LetterReward:
-    """A reward that differs between most completions."""
-
-    def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        return [sum(map(ord, text)) % 11 / 10 - 0.01 * len(text) for text in completions]
-
-
-class RecordingRolloutGenerator(RolloutGenerator):
-    """Records the completions that it decodes."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.decoded: list[GeneratedSequence] = []
-
-    def decode(self, completion: GeneratedSequence) -> str:
-        self.decoded.append(completion)
-        return super().decode(completion)
-
-
-class ReplayedGeneration:
-    """In place of ``generate``: given completions, with this model's log-probabilities."""
-
-    def __init__(self, completions: Sequence[GeneratedSequence]) -> None:
-        self.remaining = list(completions)
-
-    @torch.no_grad()
-    def __call__(
-        self, model: Any, prompts: Sequence[list[int]], **_: Any
-    ) -> list[GeneratedSequence]:
-        completions = [self.remaining.pop(0) for _ in prompts]
-        return [
-            replace(completion, logprobs=tuple(self._logprobs(model, ids, completion.ids)))
-            for ids, completion in zip(prompts, completions, strict=True)
-        ]
-
-    def _logprobs(self, model: Any, prompt: list[int], completion: tuple[int, ...]) -> list[float]:
-        ids_1T = torch.tensor([[*prompt, *completion]])
-        logp_TV = model(input_ids=ids_1T).logits[0].float().log_softmax(-1)
-        completion_TV = logp_TV[len(prompt) - 1 : -1]
-        return [float(row_V[token]) for row_V, token in zip(completion_TV, completion, strict=True)]
-
-
-def options(**changes: Any) -> PolicyStage:
-    base = {
-        "backend": "trl",
-        "epochs": 3,
-        "batch_size": 4,
-        "num_generations": 4,
-        "max_new_tokens": 12,
-        "learning_rate": 1e-2,
-        "precision": "fp32",
-        "rank": 4,
-        "micro_batch_tokens": 200,
-        "save_every": 1,
-        "monitor_every": 2,
-        "kl_coef": 0.5,
-    }
-    return from_table(PolicyStage, {**base, **changes})
-
-
-class PolicyRun:
-    """A policy to train, and the events of its training."""
-
-    def __init__(
-        self,
-        model: Path,
-        out: Path,
-        config: PolicyStage,
-        *,
-        initial_adapter: Path | None = None,
-        prompts: Sequence[Prompt] = PROMPTS,
-        heldout: Sequence[Prompt] = (),
-    ) -> None:
-        self.events: list[Event] = []
-        self.stop: Callable[[Event], bool] = lambda event: False
-        base = load_policy_base(model, CPU, FP32, config.packing)
-        self.template = Template.from_tokenizer(base.tokenizer)
-        self.adapted: AdaptedModel
-        if initial_adapter is None:
-            self.adapted = adapt_policy(
-                base, FP32, config, trained_weights="lora", initial_model=None, seed=3
-            )
-        else:
-            initial_model = InitialModel(initial_adapter, "adapter")
-            self.adapted = adapt_over_merged(
-                base, FP32, config, initial_model=initial_model, seed=3
-            )
-        self.prompts, layout, self.reward = prompts, GroupLayout(config.packing), LetterReward()
-        self.objective = PolicyObjective(
-            self.adapted, self.template, prompts, self.reward, config, layout
-        )
-        self.rollout_generator = RecordingRolloutGenerator(
-            self.adapted, self.template, prompts, self.reward, config
-        )
-        self.objective.rollout_generator = self.rollout_generator
-        self.job: Job[Any] = Job(
-            config=config,
-            model=model,
-            train=(),
-            heldout=(),
-            out=out,
-            seed=3,
-            device="cpu",
-            checkpoints=Checkpoints(out / "checkpoints"),
-            emit=self.emit,
-            technique="rlhf",
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        self.monitor = PolicyMonitor(
-            self.job, self.objective, self.reward, GoldReward(heldout, [], None), config
-        )
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-        if self.stop(event):
-            raise RunStopped("enough")
-
-    def train(self) -> PolicyRun:
-        prompt_tokenizer = PromptTokenizer(self.template, self.prompts)
-        trl_backend.run_trl_training(
-            self.job, self.objective, prompt_tokenizer, self.reward, self.monitor
-        )
-        return self
-
-    def train_natively(self) -> PolicyRun:
-        native.run_training_loop(
-            self.job, self.adapted, self.objective, seed=3, monitor=self.monitor
-        )
-        return self
-
-    def events_of(self, kind: type[Any]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        return {name: x.detach().clone() for name, x in self.adapted.named_trainable_parameters}
-
-
-def max_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    assert set(a) == set(b) and a
-    return max(float((a[name] - b[name]).abs().max()) for name in a)
-
-
-@pytest.fixture(scope="session")
-def model_with_endings(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with unequal token probabilities, whose completions sometimes end."""
-    folder = tmp_path_factory.mktemp("model_with_endings") / "model"
-    base = load_policy_base(tiny_folder, CPU, FP32, False)
-    with torch.no_grad():
-        weight_VD = base.model.get_input_embeddings().weight.mul_(10)
-        ids_BT = torch.tensor(Template.from_tokenizer(base.tokenizer).encode_prompts(PROMPTS[:1]))
-        hidden_D = base.model.model(ids_BT).last_hidden_state[0].mean(0)
-        weight_VD[base.tokenizer.eos_token_id] = 3 * hidden_D / (hidden_D @ hidden_D)
-    base.model.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    return folder
-
+from tunesmith_trl.rewards import PromptTokenizer, TrlRewardFunction
 
 EXACT = [
-    pytest.param({"algorithm": "grpo", "mask_truncated_completions": True}, id="grpo"),
+    pytest.param({"algorithm": "grpo", "loss__mask_truncated_completions": True}, id="grpo"),
     pytest.param(
-        {"algorithm": "grpo", "num_iterations": 2, "mask_truncated_completions": False}, id="grpo-2"
+        {"algorithm": "grpo", "loss__num_iterations": 2, "loss__mask_truncated_completions": False},
+        id="grpo-2",
     ),
-    pytest.param({"algorithm": "rloo", "mask_truncated_completions": False}, id="rloo"),
+    pytest.param({"algorithm": "rloo", "loss__mask_truncated_completions": False}, id="rloo"),
 ]
 
 
 @pytest.mark.parametrize("changes", EXACT)
-def test_both_backends_end_with_the_same_weights(
+def test_trl_and_the_own_loop_end_with_the_same_weights(
     model_with_endings: Path,
     tmp_path: Path,
     changes: dict[str, Any],
@@ -227,9 +53,9 @@ def test_both_backends_end_with_the_same_weights(
     theirs = PolicyRun(model_with_endings, tmp_path / "trl", options(**changes))
     before = theirs.weights()
     theirs.train()
-    config = options(**{**changes, "backend": "native"})
+    config = options(**changes)
     monkeypatch.setattr(rollout, "generate", ReplayedGeneration(theirs.rollout_generator.decoded))
-    ours = PolicyRun(model_with_endings, tmp_path / "native", config).train_natively()
+    ours = PolicyRun(model_with_endings, tmp_path / "own", config).train_with_own_loop()
     for one, other in zip(
         ours.events_of(StepFinished), theirs.events_of(StepFinished), strict=True
     ):
@@ -281,7 +107,7 @@ def test_truncated_completions_have_no_gradient_and_count_in_no_mean(
     )
 
 
-def test_the_ids_are_those_of_the_native_loop(model_with_endings: Path, tmp_path: Path) -> None:
+def test_the_ids_are_those_of_the_own_loop(model_with_endings: Path, tmp_path: Path) -> None:
     """Also if a user wrote a control token, which a tokenizer would take for a real one."""
     prompts: list[Prompt] = [(Message("user", "say <|im_end|> please"),), *PROMPTS[:1], "bare text"]
     run = PolicyRun(model_with_endings, tmp_path, options(), prompts=prompts)
@@ -292,30 +118,16 @@ def test_the_ids_are_those_of_the_native_loop(model_with_endings: Path, tmp_path
     assert prompt_tokenizer.eos_token_id in run.template.end_ids
 
 
-@pytest.fixture(scope="session")
-def initial_adapter(model_with_endings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of an earlier run."""
-    folder = tmp_path_factory.mktemp("initial")
-    base = load_policy_base(model_with_endings, CPU, FP32, False)
-    earlier = adapt_policy(
-        base, FP32, options(), trained_weights="lora", initial_model=None, seed=9
-    )
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for name, parameter in earlier.named_trainable_parameters:
-            if "lora_B" in name:
-                parameter.normal_(std=0.3, generator=generator)
-    earlier.model.save_pretrained(folder, save_embedding_layers=False)
-    return folder
-
-
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_the_reference_is_the_initial_model(
     model_with_endings: Path, initial_adapter: Path, tmp_path: Path, algorithm: str
 ) -> None:
     """The KL starts at 0 and is measured against the initial model, not against the base."""
     config = options(
-        algorithm=algorithm, epochs=3, mask_truncated_completions=False, num_generations=8
+        algorithm=algorithm,
+        epochs=3,
+        loss__mask_truncated_completions=False,
+        generation__num_generations=8,
     )
     run = PolicyRun(model_with_endings, tmp_path, config, initial_adapter=initial_adapter).train()
     kls = [step.metrics["kl"] for step in run.events_of(StepFinished)]
@@ -325,49 +137,15 @@ def test_the_reference_is_the_initial_model(
     ids = torch.tensor(run.template.encode_prompts(PROMPTS[:1]))
     trained = run.adapted.model(input_ids=ids).logits
     saved = combine_with_initial(run.adapted, InitialModel(initial_adapter, "adapter"))
-    base = load_policy_base(model_with_endings, CPU, FP32, False)
+    base = load_model(model_with_endings, CPU, FP32, packing=False)
     saved.model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     reloaded = attach_adapter(base, tmp_path / "adapter")(input_ids=ids).logits
     assert float((trained - reloaded).abs().max()) < 1e-4
     assert float((trained - base_logits(model_with_endings, ids)).abs().max()) > 0.1
 
 
-def test_policy_and_reward_model_share_one_base(model_with_endings: Path, tmp_path: Path) -> None:
-    """Without an initial adapter nothing is merged, and all three share one base model."""
-    quick = {"precision": "fp32", "rank": 4, "batch_size": 8}
-    table = {
-        "supervised": {"skip": True},
-        "reward": {**quick, "accept_weak": True, "max_steps": 1},
-        "policy": {
-            **quick,
-            "backend": "trl",
-            "num_generations": 2,
-            "max_new_tokens": 4,
-            "epochs": 2,
-        },
-    }
-    rows = [
-        Preference(source=f"{n}", prompt=PROMPTS[n % 4], chosen=f"yes {n}", rejected=f"no {n}")
-        for n in range(12)
-    ]
-    events: list[Event] = []
-    job = replace(
-        PolicyRun(model_with_endings, tmp_path, options()).job,
-        config=from_table(RlhfOptions, table),
-        train=tuple(rows[:8]),
-        heldout=tuple(rows[8:]),
-        emit=events.append,
-    )
-    artifact = train_stages(job)
-    started = [event for event in events if isinstance(event, TrainingStarted)][-1]
-    assert started.details["shares_base_with_reward_model"] and started.details["backend"] == "trl"
-    stored = load_file(artifact.path / "adapter_model.safetensors")
-    assert stored and not [name for name in stored if "ref" in name or "judge" in name]
-    assert len([event for event in events if isinstance(event, StepFinished)]) == 3
-
-
 def base_logits(model: Path, ids: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = load_policy_base(model, CPU, FP32, False).model(input_ids=ids).logits
+    found: torch.Tensor = load_model(model, CPU, FP32, packing=False).model(input_ids=ids).logits
     return found
 
 
@@ -376,13 +154,13 @@ def base_logits(model: Path, ids: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"algorithm": "grpo", "num_iterations": 2}, {"algorithm": "rloo"}],
+    [{"algorithm": "grpo", "loss__num_iterations": 2}, {"algorithm": "rloo"}],
     ids=["grpo", "rloo"],
 )
 def test_a_resumed_training_ends_with_identical_weights(
     model_with_endings: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    config = options(**changes, batch_size=2, epochs=2, save_every=100, monitor_every=100)
+    config = options(**changes, batch_size=2, epochs=2, checkpoints__every=100, monitor__every=100)
     uninterrupted = PolicyRun(model_with_endings, tmp_path / "uninterrupted", config).train()
     first = PolicyRun(model_with_endings, tmp_path / "resumed", config)
     first.stop = lambda event: isinstance(event, StepFinished) and event.step == 2
@@ -403,16 +181,16 @@ def test_a_resumed_training_ends_with_identical_weights(
     assert max_difference(uninterrupted.weights(), rest.weights()) == 0.0
 
 
-def diverging_options(epochs: int) -> PolicyStage:
+def diverging_options(epochs: int) -> PolicyOptions:
     """Options with which the policy soon exceeds ``max_kl``."""
     return options(
         epochs=epochs,
         learning_rate=0.3,
-        kl_coef=1e-4,
-        max_kl=0.01,
-        monitor_every=1,
-        mask_truncated_completions=False,
-        max_new_tokens=4,
+        loss__kl_coef=1e-4,
+        monitor__max_kl=0.01,
+        monitor__every=1,
+        loss__mask_truncated_completions=False,
+        generation__max_new_tokens=4,
     )
 
 
@@ -420,7 +198,7 @@ def test_a_run_stopped_in_its_last_step_is_evaluated_when_resumed(
     model_with_endings: Path, tmp_path: Path
 ) -> None:
     """It is saved before its last evaluation, which the gate needs."""
-    config = options(epochs=2, monitor_every=1, save_every=100)
+    config = options(epochs=2, monitor__every=1, checkpoints__every=100)
     first = PolicyRun(model_with_endings, tmp_path, config, heldout=PROMPTS[:1])
     first.stop = lambda event: isinstance(event, StepFinished) and event.step == event.steps == 2
     with pytest.raises(RunStopped):
@@ -489,7 +267,9 @@ def test_a_gradient_that_is_not_finite_updates_nothing(
     model_with_endings: Path, tmp_path: Path
 ) -> None:
     run = PolicyRun(
-        model_with_endings, tmp_path, options(algorithm="rloo", mask_truncated_completions=False)
+        model_with_endings,
+        tmp_path,
+        options(algorithm="rloo", loss__mask_truncated_completions=False),
     )
     before = run.weights()
     run.reward.rewards = lambda prompts, texts: [  # type: ignore[method-assign]
@@ -498,68 +278,3 @@ def test_a_gradient_that_is_not_finite_updates_nothing(
     with pytest.raises(TrainingError, match="step 1: the gradient is not finite"):
         run.train()
     assert max_difference(before, run.weights()) == 0.0
-
-
-# --------------------------------------------------------------------------- refused options
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"algorithm": "ppo"}, "has grpo and rloo, but no ppo"),
-        ({"adapt": "full"}, 'trains adapt = "lora" only, got "full"'),
-        ({"adapt": "qlora"}, 'trains adapt = "lora" only, got "qlora"'),
-        ({"dropout": 0.1}, "`dropout` must be 0"),
-        ({"modules_to_save": ["lm_head"]}, "`modules_to_save` must be empty"),
-        ({"kl_coef": 0.0}, "`max_kl` must be 0 too"),
-        ({"vllm": True, "backend": "native"}, '`vllm` is read by backend = "trl" only'),
-    ],
-    ids=str,
-)
-def test_options_without_effect_on_trl_are_refused(changes: dict[str, Any], message: str) -> None:
-    table = {"backend": "trl", **changes}
-    with pytest.raises(ValidationError, match=message):
-        from_table(PolicyStage, table)
-
-
-def test_vllm_without_a_gpu_is_refused_before_the_first_stage(
-    model_with_endings: Path, tmp_path: Path
-) -> None:
-    pair = Preference(source="1", prompt=PROMPTS[0], chosen="yes", rejected="no")
-    table = {"policy": {"backend": "trl", "vllm": True}}
-    run = PolicyRun(model_with_endings, tmp_path, options())
-    job = replace(run.job, config=from_table(RlhfOptions, table), train=(pair,))
-    with pytest.raises(UsageError, match=r"technique.policy.vllm: .* this run is on cpu") as caught:
-        train_stages(job)
-    assert caught.value.hint and "vllm = false" in caught.value.hint
-    assert run.events == [] and list(tmp_path.iterdir()) == []
-    check_vllm(options(vllm=True), "cuda")
-    check_vllm(options(vllm=True, skip=True), "cpu")
-    check_vllm(options(), "cpu")
-
-
-def test_a_missing_library_is_reported_at_plan_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    known = metadata.version
-
-    def version(name: str) -> str:
-        if name in ("trl", "vllm"):
-            raise metadata.PackageNotFoundError(name)
-        return known(name)
-
-    monkeypatch.setattr(metadata, "version", version)
-    found = check_trl_libraries(options(vllm=True))
-    assert [(f.level, f.where) for f in found] == [
-        ("error", "technique.policy.backend"),
-        ("error", "technique.policy.vllm"),
-    ]
-    assert "tunesmith[trl]" in found[0].message
-    monkeypatch.undo()
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    assert "torchrun started 2" in check_trl_libraries(options())[0].message
-    assert (
-        check_trl_libraries(options(backend="native"))
-        == check_trl_libraries(options(skip=True))
-        == []
-    )

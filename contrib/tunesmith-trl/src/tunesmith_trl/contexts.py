@@ -1,17 +1,30 @@
-"""Changes around TRL's training that are undone after it: end tokens, warnings, telemetry."""
+"""Changes around TRL's training that are undone after it: folder, end tokens, log, telemetry."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tunesmith_torch.options.policy import PolicyOptions
 
 RLOO_LOGGER = "trl.trainer.rloo_trainer"
 """The logger of TRL's RLOO trainer."""
+
+
+@contextmanager
+def output_folder(out: Path) -> Iterator[str]:
+    """Create a folder in the job's folder for TRL, which needs one; delete it at the end."""
+    folder = out / "trl"
+    folder.mkdir(exist_ok=True)
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
@@ -50,10 +51,13 @@ RLOO = TechniqueOffer(
 )
 
 
-def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Return errors for libraries that are missing and for devices that do not suit them."""
+def review_plan(plan: Plan, offer: TechniqueOffer[Any]) -> Sequence[Finding]:
+    """Return errors for libraries that are missing and for devices that do not suit them.
+
+    ``offer``: the technique whose plans are reviewed.
+    """
     options = plan.technique.config
-    if plan.technique.offer not in (GRPO, RLOO) or not isinstance(options, TrlOptions):
+    if plan.technique.offer is not offer or not isinstance(options, TrlOptions):
         return []
     return [
         *checks.check_optimizer(options, plan.run.device),

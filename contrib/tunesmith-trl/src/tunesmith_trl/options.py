@@ -102,11 +102,10 @@ class TrlOptions(TrainingOptions):
         json_schema_extra={"path": True},
     )
     rewards: list[RewardTerm] = Field(
-        default=[RewardTerm()],
         min_length=1,
         description=(
             'Terms of the reward sum, each with a `weight`: `function = "file.py:name"`, `plugin = '
-            '"package.module:name"`, or neither for the model that `reward_model` names.'
+            '"package.module:name"`, or a `weight` alone for the model that `reward_model` names.'
         ),
     )
     generation: GenerationOptions = Field(
@@ -139,8 +138,8 @@ class TrlOptions(TrainingOptions):
         uses_model = any(term.is_reward_model for term in self.rewards)
         if uses_model and self.reward_model is None:
             raise ValueError(
-                "there is no reward: set `reward_model`, or give each term of `rewards` a "
-                "`function` or a `plugin`"
+                "a term of `rewards` has neither `function` nor `plugin`: it is the reward model, "
+                "so set `reward_model`"
             )
         if self.reward_model is not None and not uses_model:
             raise ValueError(

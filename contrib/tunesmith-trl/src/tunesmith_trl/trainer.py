@@ -25,7 +25,6 @@ learning rates of the remaining steps.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -50,7 +49,12 @@ from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.training.loop import CheckpointWriter
 from tunesmith_trl.callback import TrlCallback
-from tunesmith_trl.contexts import end_tokens, no_telemetry, no_warnings_about_truncated
+from tunesmith_trl.contexts import (
+    end_tokens,
+    no_telemetry,
+    no_warnings_about_truncated,
+    output_folder,
+)
 from tunesmith_trl.rewards import PromptTokenizer, TrlRewardFunction
 from tunesmith_trl.settings import GRPO_SETTINGS, trainer_settings
 
@@ -89,7 +93,7 @@ def run_trl_training(
         job, order, schedule, masters, reward_function, monitor, checkpoints, steps_done
     )
     with (
-        TemporaryDirectory() as folder,
+        output_folder(job.out) as folder,
         ignore_deprecation(".*gradient_checkpointing.*"),
         end_tokens(objective.policy, prompt_tokenizer.end_ids),
         no_warnings_about_truncated(options),
