@@ -47,6 +47,7 @@ def pages() -> dict[str, str]:
         "reference/exit-codes.md": NOTE + "\n".join(exit_codes()),
         "reference/toolkit.md": NOTE + "\n".join(toolkit()),
         "how-to/plan.md": planning(),
+        "../contrib/README.md": NOTE + "\n".join(contrib()),
     }
 
 
@@ -269,6 +270,35 @@ def exit_codes() -> Iterator[str]:
     """Yield the page on exit codes: the errors that tunesmith raises."""
     yield "# Exit codes\n"
     yield inspect.cleandoc(errors.__doc__ or "").replace("::", "", 1) + "\n"
+
+
+def contrib() -> Iterator[str]:
+    """Yield the page on contrib/: its distributions, read from their pyproject.toml."""
+    yield "# Distributions of their own\n"
+    yield (
+        "Each folder here is a distribution that extends tunesmith as a third party's would: "
+        "with its own version, requirements and tests, found by entry points, and written with "
+        "the public names of the core and the toolkits alone. `pip install tunesmith` installs "
+        "none of them.\n"
+    )
+    yield "| distribution | version | what it is | plugins | requires |"
+    yield "|---|---|---|---|---|"
+    for path in sorted((HERE.parent / "contrib").glob("*/pyproject.toml")):
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        names = ", ".join(f"`{name}`" for name in project["entry-points"]["tunesmith"])
+        requirements = ", ".join(f"`{text}`" for text in project["dependencies"])
+        link = f"[{project['name']}]({path.parent.name})"
+        cells = [link, project["version"], project["description"], names, requirements]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield "Install one from a checkout, and list what it brings:\n"
+    yield "```console\n$ pip install contrib/tunesmith-trl\n$ tunesmith plugins list\n```\n"
+    yield (
+        "`make test-contrib` tests each of them in an environment of its own. A new one has a "
+        "`pyproject.toml` with a range for tunesmith's version and an extra `dev`, sources below "
+        "`src/`, tests that run the conformance kit, and a README.md with a run file that a test "
+        "runs.\n"
+    )
 
 
 TOOLKITS = ("tunesmith_torch", "tunesmith_data")

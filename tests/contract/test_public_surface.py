@@ -1,6 +1,7 @@
 """Laws about names and imports across packages, checked on the syntax trees of the sources.
 
-Built-in plugins use public names only, as third-party plugins must; packages have a docstring and
+Built-in plugins and the distributions in contrib/ use public names only, as third-party plugins
+must; packages have a docstring and
 stay small; there is no import cycle; and every module has a test.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -21,8 +23,11 @@ SOURCE_ROOTS = {
     "tunesmith_data": ROOT / "plugins",
     "tunesmith_torch": ROOT / "plugins",
     "tunesmith_plugins": ROOT / "plugins",
+    **{path.name: path.parent for path in sorted(ROOT.glob("contrib/*/src/*"))},
 }
 PLUGINS = "tunesmith_plugins"
+CONTRIB = {path.name: path.parents[1] for path in sorted(ROOT.glob("contrib/*/src/*"))}
+"""The folder of the distribution of each package in contrib/."""
 MOST_MODULES = 20
 """Modules of one folder, ``__init__`` included. More are hard to survey: make another package."""
 
@@ -77,6 +82,12 @@ TESTED_THROUGH = {
     "tests/toolkit/preference/test_objective.py": (
         "tunesmith_torch.preference.reference_logprobs",
     ),
+    # Around TRL's trainer, and driven by it.
+    "contrib/tunesmith-trl/tests/policy_run.py": (
+        "tunesmith_trl.callback",
+        "tunesmith_trl.contexts",
+        "tunesmith_trl.settings",
+    ),
 }
 """Modules that no test imports, below the test file that runs them through another module."""
 
@@ -86,7 +97,7 @@ TESTED_THROUGH = {
 
 @cache
 def modules() -> Mapping[str, Path]:
-    """Return the file of every module of the core, the toolkits and the built-in plugins."""
+    """Return the file of every module: core, toolkits, built-in plugins, and contrib/."""
     found = {}
     for package, root in SOURCE_ROOTS.items():
         for path in sorted((root / package).rglob("*.py")):
@@ -163,11 +174,11 @@ def owner(parts: list[str]) -> str:
 
 
 def test_plugins_use_public_names_only() -> None:
-    """The built-in plugins import what a third-party plugin may import."""
+    """The built-in plugins and contrib/ import what a third-party plugin may import."""
     found = [
         f"{module}: {use}"
         for module, path in modules().items()
-        if module.partition(".")[0] == PLUGINS
+        if module.partition(".")[0] in (PLUGINS, *CONTRIB)
         for use in foreign_private_names(parsed(path), package_of(module))
     ]
     assert not found, "\n".join(found)
@@ -178,7 +189,7 @@ def test_private_names_stay_in_their_package() -> None:
     found = [
         f"{module}: {use}"
         for module, path in modules().items()
-        if module.partition(".")[0] != PLUGINS
+        if module.partition(".")[0] not in (PLUGINS, *CONTRIB)
         for use in foreign_private_names(parsed(path), package_of(module))
     ]
     assert not found, "\n".join(found)
@@ -203,6 +214,46 @@ def test_a_foreign_private_name_is_detected() -> None:
     assert foreign_private_names(own, "tunesmith.execution")
     fine = "from tunesmith import __version__\nfrom torch import _anything\nself._x = other._x"
     assert not foreign_private_names(ast.parse(fine), "tunesmith_plugins.x")
+
+
+def imported_packages(module: str) -> set[str]:
+    """Return the packages that a module imports, anywhere in its source."""
+    return {target.partition(".")[0] for target, _, _ in imports(parsed(modules()[module]))}
+
+
+def own_libraries(project: Path) -> set[str]:
+    """Return the packages that a distribution in contrib/ needs besides this one."""
+    table = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = table.get("optional-dependencies", {})
+    texts = [*table["dependencies"], *(t for name in groups if name != "dev" for t in groups[name])]
+    names = {re.split(r"[^A-Za-z0-9._-]", text)[0].replace("-", "_") for text in texts}
+    return names - {"tunesmith"}
+
+
+def test_contrib_depends_on_the_core_and_the_toolkits_alone() -> None:
+    """Not on a built-in plugin, and on no other distribution in contrib/."""
+    assert CONTRIB
+    found = [
+        f"{module}: {other}"
+        for module in modules()
+        if module.partition(".")[0] in CONTRIB
+        for other in imported_packages(module) & {PLUGINS, *CONTRIB}
+        if other != module.partition(".")[0]
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_nothing_here_imports_contrib_or_what_it_needs() -> None:
+    """Neither core nor plugins import, say, TRL: it belongs to tunesmith-trl."""
+    theirs = {*CONTRIB, *(name for project in CONTRIB.values() for name in own_libraries(project))}
+    assert {"tunesmith_trl", "trl", "vllm"} <= theirs
+    found = [
+        f"{module}: {other}"
+        for module in modules()
+        if module.partition(".")[0] not in CONTRIB
+        for other in imported_packages(module) & theirs
+    ]
+    assert not found, "\n".join(found)
 
 
 def undocumented(tree: ast.Module) -> list[str]:
@@ -370,7 +421,7 @@ def defining_module(module: str, name: str) -> str:
 
 
 def untested(trees: Iterator[ast.Module]) -> list[str]:
-    """Return the public modules of core and toolkits that no test imports."""
+    """Return the public modules of core, toolkits and contrib/ that no test imports."""
     imported = {
         defining_module(module, name) for tree in trees for module, name, _ in imports(tree)
     }
@@ -385,7 +436,8 @@ def untested(trees: Iterator[ast.Module]) -> list[str]:
 
 
 def test_every_module_is_imported_by_a_test() -> None:
-    found = untested(parsed(path) for path in sorted(TESTS.rglob("*.py")))
+    files = [*sorted(TESTS.rglob("*.py")), *sorted(ROOT.glob("contrib/*/tests/**/*.py"))]
+    found = untested(map(parsed, files))
     listed = [module for group in TESTED_THROUGH.values() for module in group]
     missing = [module for module in found if module not in listed]
     assert not missing, "no test imports:\n" + "\n".join(missing)

@@ -19,15 +19,25 @@ import tunesmith_trl.rloo
 from tunesmith.testing import parametrize_checks
 
 REWARD = """
+from pathlib import Path
+
+from transformers import AutoTokenizer
 from tunesmith.testing.examples import COMPLETIONS
 
-LETTERS = set("".join(example.completion for example in COMPLETIONS))
+TOKENIZER = AutoTokenizer.from_pretrained(Path(__file__).parent / "tiny")
 
 
-def letters(prompt, completion):
-    return sum(letter in LETTERS for letter in completion) - 0.5 * len(completion)
+def tokens(text):
+    return set(TOKENIZER(text)["input_ids"])
+
+
+RIGHT = set().union(*(tokens(example.completion) for example in COMPLETIONS))
+
+
+def right_tokens(prompt, completion):
+    return len(tokens(completion) & RIGHT)
 """
-"""Rewards letters of the right answers, so that these become more likely."""
+"""Rewards different tokens of the right answers, so that all of these become more likely."""
 
 
 @cache
@@ -45,15 +55,15 @@ def tiny_model() -> Path:
 def reward() -> str:
     path = folder() / "reward.py"
     path.write_text(REWARD, encoding="utf-8")
-    return f"{path}:letters"
+    return f"{path}:right_tokens"
 
 
 SAMPLE: dict[str, Any] = {
     "rewards": [{"function": reward()}],
-    "epochs": 6.0,
+    "epochs": 8.0,
     "batch_size": 8,
     "learning_rate": 2e-2,
-    "generation": {"num_generations": 8, "max_new_tokens": 6},
+    "generation": {"num_generations": 8, "max_new_tokens": 16, "temperature": 2.0},
     "loss": {"mask_truncated_completions": False, "kl_coef": 0.01},
     "monitor": {"max_kl": 0.0, "every": 100},
 }

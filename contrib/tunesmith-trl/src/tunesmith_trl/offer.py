@@ -22,8 +22,10 @@ _PROMISES = Promises(base_weights_unchanged=True, mergeable=True)
 
 def build(options: TrlOptions) -> Technique:
     """Build the technique; torch is imported here, TRL when training begins."""
+    from tunesmith_torch.runtime import bitsandbytes
     from tunesmith_trl.technique import TrlTechnique
 
+    bitsandbytes.preload()  # TRL's trainers would import it in the middle of the training
     return TrlTechnique(options)
 
 

@@ -27,8 +27,8 @@ class TrlTechnique:
         """Train on rewards and write an adapter folder.
 
         Raises:
-            UsageError: vLLM is requested without a CUDA GPU, a reward function or the reward model
-                does not exist, or TRL cannot train these adapters.
+            UsageError: vLLM is requested without a CUDA GPU, or a reward function or the reward
+                model does not exist.
             DataError: no prompt can be trained on.
             EnvironmentProblem: TRL cannot be imported, or would not train on the policy's device.
             TrainingError: a reward or a gradient is not finite.

@@ -25,21 +25,14 @@ learning rates of the remaining steps.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
-
-from tunesmith_torch.runtime import bitsandbytes, peft_import  # noqa: F401 - must precede peft
-from tunesmith_torch.runtime.seed import seed_all
-
-# isort: split
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
 
 from tunesmith.contracts import Job
-from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.models.loading import ignore_deprecation
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.optim.schedule import BatchOrder, LearningRateSchedule
@@ -47,6 +40,7 @@ from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.rlhf.monitor import PolicyMonitor
 from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.runtime.malloc import keep_freed_memory
+from tunesmith_torch.runtime.seed import seed_all
 from tunesmith_torch.training.loop import CheckpointWriter
 from tunesmith_trl.callback import TrlCallback
 from tunesmith_trl.contexts import (
@@ -76,7 +70,6 @@ def run_trl_training(
 
     Raises:
         EnvironmentProblem: TRL cannot be imported, or would not train on the policy's device.
-        UsageError: TRL cannot train these adapters.
         TrainingError: a gradient is not finite.
         RunStopped: raised by ``job.emit``, passed on after a checkpoint was saved.
     """
@@ -120,13 +113,11 @@ def _build_trainer(folder: str, callback: TrlCallback, *, vllm: bool) -> Any:
 
     Raises:
         EnvironmentProblem: TRL cannot be imported, or would not train on the policy's device.
-        UsageError: the output head has an adapter, which TRL's losses would ignore.
     """
     trl, dataset_class = _import_trl()
     reward_function, masters = callback.reward_function, callback.masters
     objective = reward_function.objective
     model, is_grpo = objective.policy, reward_function.options.algorithm == "grpo"
-    _refuse_trained_head(model)
     settings = trainer_settings(folder, callback, vllm=vllm)
     args = trl.GRPOConfig(**settings, **GRPO_SETTINGS) if is_grpo else trl.RLOOConfig(**settings)
     _refuse_other_device(args, objective.adapted.base.model.device)
@@ -147,7 +138,6 @@ def _build_trainer(folder: str, callback: TrlCallback, *, vllm: bool) -> Any:
 
 def _import_trl() -> tuple[Any, Any]:
     """Return the module ``trl``, and the data set class that it reads."""
-    bitsandbytes.preload()  # TRL would import it in its own way
     try:
         import trl
         from datasets import Dataset  # type: ignore[import-untyped]
@@ -156,14 +146,6 @@ def _import_trl() -> tuple[Any, Any]:
             f"technique: TRL cannot be imported, {error!s:.160}", hint="pip install 'trl>=1.16'"
         ) from error
     return trl, Dataset
-
-
-def _refuse_trained_head(model: Any) -> None:
-    if isinstance(cast(PeftModel, model).get_output_embeddings(), BaseTunerLayer):
-        raise UsageError(
-            "technique.adapter.target_modules: TRL's losses read the untrained head, so it must "
-            "have no adapter"
-        )
 
 
 def _refuse_other_device(args: Any, device: torch.device) -> None:
