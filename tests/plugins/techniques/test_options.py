@@ -266,3 +266,9 @@ def test_a_table_that_is_not_read_is_refused(options: type[TrainingOptions]) -> 
         from_table(options, {"adapt": "full", "adapter": {"rank": 4}})
     with pytest.raises(ValidationError, match="`quantization` is read with"):
         from_table(options, {"quantization": {"bits": 8}})
+
+
+@pytest.mark.parametrize("table", [{"backend": "trl"}, {"vllm": True}], ids=str)
+def test_the_keys_of_trl_name_the_distribution_that_has_them(table: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"trl-rloo, .*pip install tunesmith-trl"):
+        from_table(PolicyStage, table)

@@ -94,6 +94,18 @@ class PolicyStage(PolicyOptions):
 
     @model_validator(mode="before")
     @classmethod
+    def _refuse_backend(cls, table: Any) -> Any:
+        """Explain where the keys of TRL's trainers have gone."""
+        for key in ("backend", "vllm"):
+            if isinstance(table, dict) and key in table:
+                raise ValueError(
+                    f"`{key}` is gone: TRL's trainers are the techniques trl-grpo and trl-rloo, "
+                    "which `pip install tunesmith-trl` adds"
+                )
+        return table
+
+    @model_validator(mode="before")
+    @classmethod
     def _default_learning_rate(cls, table: Any) -> Any:
         return set_default_learning_rate(table, cls.FULL_LEARNING_RATE)
 
