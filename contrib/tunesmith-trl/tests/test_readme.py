@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+FP32 = ["--set", "technique.precision=fp32"]
 REWARD_STAGE = """
 [model]
 base = "{model}"
@@ -70,10 +72,39 @@ def events(run: Path, kind: str) -> Sequence[dict[str, Any]]:
 
 def test_the_first_run_file_runs(project: Path) -> None:
     tunesmith(project, "plan", "run0.toml", "--quick")
-    tunesmith(project, "run", "run0.toml", "--out", "runs/first")
+    tunesmith(project, "run", "run0.toml", "--out", "runs/first", *FP32)
     (started,) = events(project / "runs" / "first", "training-started")
     assert started["technique"] == "trl-grpo" and started["details"]["trainer"] == "trl"
     assert (project / "runs" / "first" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(project: Path) -> None:
+    """It is killed after a checkpoint, with TRL's own checkpoints off."""
+    if not (project / "runs" / "first" / "report.json").is_file():
+        tunesmith(project, "run", "run0.toml", "--out", "runs/first", *FP32)
+    killed = project / "runs" / "killed"
+    command = [sys.executable, "-m", "tunesmith", "run", "run0.toml", "--out", str(killed), *FP32]
+    with subprocess.Popen(
+        command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and not _has_checkpoint(killed, 4):
+            time.sleep(0.02)
+        process.kill()
+    assert not (killed / "report.json").exists(), "it ended before it was killed"
+    tunesmith(project, "resume", str(killed))
+    starts = events(killed, "training-started")
+    assert len(starts) == 2 and starts[1]["first_step"] >= 4
+    name = Path("adapter", "adapter_model.safetensors")
+    assert (killed / name).read_bytes() == (project / "runs" / "first" / name).read_bytes()
+    assert not (killed / "trl").exists()
+
+
+def _has_checkpoint(run: Path, step: int) -> bool:
+    log = run / "events.jsonl"
+    if not log.is_file():
+        return False
+    lines = log.read_text(encoding="utf-8").splitlines()
+    return any('"checkpoint-saved"' in line and f'"step": {step}' in line for line in lines)
 
 
 def test_the_second_run_file_runs_on_the_model_of_an_earlier_run(project: Path) -> None:
