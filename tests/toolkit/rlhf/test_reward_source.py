@@ -19,7 +19,7 @@ from tunesmith_torch.rlhf.reward_source import (
     RewardModelSource,
     build_reward,
     check_reward_functions,
-    gold_key,
+    option_key,
 )
 
 RECORD = Completion(source="rows:1", prompt="What?", completion="a banana")
@@ -67,7 +67,12 @@ def test_functions_are_tried_with_an_existing_row(rules: Path) -> None:
         check_reward_functions(options(f"{rules}:length", f"{rules}:nothing"), RECORD)
     with pytest.raises(UsageError, match=r"technique\.policy\.monitor\.gold"):
         check_reward_functions(options(f"{rules}:length", f"{rules}:gone"), RECORD, "policy")
-    assert gold_key("") == "technique.monitor.gold"
+    assert option_key("", "monitor.gold") == "technique.monitor.gold"
+    assert option_key("policy", "rewards") == "technique.policy.rewards"
+    terms = [RewardTerm(function="nowhere.py:f")]
+    for stage, key in (("", "technique.rewards"), ("policy", "technique.policy.rewards")):
+        with pytest.raises(UsageError, match=rf"^{key}: no such file"):
+            build_reward(terms, None, stage)
 
 
 @pytest.mark.parametrize(
