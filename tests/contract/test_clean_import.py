@@ -114,7 +114,7 @@ def test_importing_every_module_changes_nothing_outside() -> None:
 
 
 CHANGES = {
-    "environment variables": "os.environ['LRU_CACHE_CAPACITY'] = '256'",
+    "environment variables": "os.environ['MINE'] = '1'",
     "torch's threads": "torch.set_num_threads(7)",
     "torch's default dtype": "torch.set_default_dtype(torch.float64)",
     "torch's random generator": "torch.manual_seed(1)",

@@ -18,8 +18,12 @@ from tunesmith.records import Preference
 QUICK = {"epochs": 1.0, "batch_size": 8, "learning_rate": 1e-2}
 STAGES = {
     "supervised": QUICK,
-    "reward": {**QUICK, "accept_weak": True},
-    "policy": {**QUICK, "num_generations": 2, "max_new_tokens": 4, "monitor_every": 2},
+    "reward": {**QUICK, "gate": {"accept_weak": True}},
+    "policy": {
+        **QUICK,
+        "generation": {"num_generations": 2, "max_new_tokens": 4},
+        "monitor": {"every": 2},
+    },
 }
 
 

@@ -18,13 +18,14 @@ import torch
 from tunesmith_torch.models.adapters import adapt_lora
 from tunesmith_torch.models.loading import load_base
 from tunesmith_torch.models.quantization import Quantization, load_quantized
-from tunesmith_torch.options.training import LoraOptions
+from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.runtime.device import pick_precision
 
 folder, cpu = Path(sys.argv[1]), torch.device("cpu")
 
-def adapt(base, **options):
-    model = adapt_lora(base, pick_precision(cpu, "fp32"), LoraOptions(**options), 0).model
+def adapt(base, fused_kernels=True):
+    precision = pick_precision(cpu, "fp32")
+    model = adapt_lora(base, precision, AdapterOptions(), 0, fused_kernels=fused_kernels).model
     return type(model.base_model.model.model.layers[0].mlp.down_proj)
 
 def plain(**options):
