@@ -110,51 +110,6 @@ def normalize_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
-def find_duplicates(texts: Sequence[str]) -> list[list[int]]:
-    """Group texts that are equal after `normalize_text`; groups are in order of appearance.
-
-    Returns:
-        Groups of at least two indices.
-    """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, text in enumerate(texts):
-        groups[normalize_text(text)].append(index)
-    return [rows for rows in groups.values() if len(rows) > 1]
-
-
-def find_near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[list[int]]:
-    """Group texts that are linked by a similarity of at least `threshold`.
-
-    Similarity is the Jaccard similarity of word 5-grams. A text of fewer than five words is one
-    shingle, and only similar to copies of itself. Copies are included. No pair is missed unless
-    more than 50 different texts share one rare 5-gram: see `_Index`.
-
-    Returns:
-        Groups of at least two indices.
-    """
-    _check_threshold(threshold)
-    rows: dict[str, list[int]] = defaultdict(list)
-    for index, text in enumerate(texts):
-        rows[normalize_text(text)].append(index)
-    distinct = sorted(rows)
-    forest = _UnionFind(len(texts))
-    for copies in rows.values():
-        for row in copies[1:]:
-            forest.join(copies[0], row)
-    shingles = _shingles(distinct)
-    index_ = _Index(shingles, threshold)
-    for number, own in enumerate(shingles):
-        first = rows[distinct[number]][0]
-        for other in index_.candidates(own):
-            partner = rows[distinct[other]][0]
-            if forest.find(first) == forest.find(partner):
-                continue
-            if _jaccard(own, shingles[other]) >= threshold:
-                forest.join(first, partner)
-        index_.add(number)
-    return [members for members in forest.groups() if len(members) > 1]
-
-
 def find_class_labels(answers: Sequence[str]) -> list[str] | None:
     """Return the answers if they recur like class labels, so that a split can stratify by them.
 

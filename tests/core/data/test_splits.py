@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from tunesmith.data.splits import (
     Leak,
     SplitIndices,
-    find_duplicates,
     find_leaks,
-    find_near_duplicates,
     normalize_text,
     split_records,
 )
@@ -197,7 +195,7 @@ def test_errors_for_data_that_cannot_be_split() -> None:
             "strata: must have one entry",
             lambda: split_records(two, holdout=0.5, seed=0, strata=["g"]),
         ),
-        ("threshold", lambda: find_near_duplicates(two, 0.0)),
+        ("threshold", lambda: find_leaks(two, two, 0.0)),
         ("threshold", lambda: find_leaks(two, two, 1.5)),
     ]
     for message, call in cases:
@@ -243,8 +241,8 @@ def test_all_planted_copies_are_found() -> None:
     rows = [sentence(rng, 8) for _ in range(500)]
     planted = rng.sample(range(500), 50)
     copies = ["  " + rows[i].upper().replace(" ", " \n") for i in planted]
-    assert find_duplicates(rows) == []
-    assert find_duplicates(rows + copies) == sorted([i, 500 + k] for k, i in enumerate(planted))
+    assert find_leaks(rows[:250], rows[250:]) == []
+    assert find_leaks(rows, copies) == [Leak(i, k, "exact", 1.0) for k, i in enumerate(planted)]
 
 
 def edited(rng: Random, text: str) -> str:
@@ -263,52 +261,38 @@ def edited(rng: Random, text: str) -> str:
     return " ".join(words)
 
 
-def test_planted_near_copies_are_found_and_nothing_else() -> None:
-    rng = Random(2)
-    rows = [sentence(rng) for _ in range(600)]
-    copies = [edited(rng, rows[i]) for i in range(200)]
-    groups = find_near_duplicates(rows + copies)
-    found = {tuple(g) for g in groups}
-    hits = sum((i, 600 + i) in found for i in range(200))
-    assert hits >= 190
-    assert len(found) == hits
-
-
-def test_near_duplicates_equal_brute_force() -> None:
+def test_near_copies_equal_brute_force() -> None:
     rng = Random(3)
     rows = [" ".join(rng.choices("abc", k=rng.randrange(3, 14))) for _ in range(150)]
+    train, heldout = rows[:100], rows[100:]
 
     def grams(text: str) -> set[str]:
         words = text.split()
         return {" ".join(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
 
+    def similarity(one: str, other: str) -> float:
+        return len(grams(one) & grams(other)) / len(grams(one) | grams(other))
+
     for threshold in (0.3, 0.5, 0.8, 1.0):
-        parent = list(range(len(rows)))
-        for i, one in enumerate(rows):
-            for j in range(i):
-                a, b = grams(one), grams(rows[j])
-                if len(a & b) / len(a | b) >= threshold:
-                    old, new = parent[i], parent[j]
-                    parent = [new if p == old else p for p in parent]
-        expected = sorted(
-            members
-            for root in set(parent)
-            if len(members := [i for i, p in enumerate(parent) if p == root]) > 1
-        )
-        assert find_near_duplicates(rows, threshold) == expected
+        best = [max(similarity(text, other) for other in train) for text in heldout]
+        expected = {row: value for row, value in enumerate(best) if value >= threshold}
+        found = find_leaks(train, heldout, threshold)
+        assert {leak.heldout_index: leak.similarity for leak in found} == expected
+        for leak in found:
+            pair = train[leak.train_index], heldout[leak.heldout_index]
+            assert similarity(*pair) == leak.similarity
+    assert 0 < len(expected) < len(heldout)
 
 
 def test_scripts_without_spaces_have_words() -> None:
     text = "我们感谢您的来信并将尽快答复您关于损坏商品的问题请您耐心等待谢谢"
-    assert find_near_duplicates([text, text[:-1] + "啊", text[::-1]]) == [[0, 1]]
+    (leak,) = find_leaks([text], [text[:-1] + "啊", text[::-1]])
+    assert (leak.heldout_index, leak.kind) == (0, "near")
 
 
 def test_short_and_wordless_texts() -> None:
-    assert find_near_duplicates(["yes", "Yes", "no", "", " ", "🎉", "🎉", "!!"]) == [
-        [0, 1],
-        [3, 4],
-        [5, 6],
-    ]
+    found = find_leaks(["yes", "", "🎉", "no"], ["Yes", " ", "🎉", "!!", "nope"])
+    assert [(leak.train_index, leak.heldout_index) for leak in found] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_leaks_name_the_most_similar_row() -> None:
@@ -345,18 +329,6 @@ def test_a_clean_split_has_no_leaks() -> None:
     assert find_leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
 
 
-def test_near_groups_feed_the_split() -> None:
-    rng = Random(7)
-    rows = [sentence(rng) for _ in range(100)]
-    rows += [edited(rng, row) for row in rows]
-    groups: list[str | None] = [None] * len(rows)
-    for number, members in enumerate(find_near_duplicates(rows)):
-        for row in members:
-            groups[row] = f"near {number}"
-    result = split_records(rows, holdout=0.3, seed=0, groups=groups)
-    assert find_leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
-
-
 @pytest.mark.parametrize("kind", ["prose", "one template"])
 def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
     rng = Random(8)
@@ -365,7 +337,7 @@ def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
     else:
         rows = [f"{' '.join(WORDS[:15])} {i} {' '.join(WORDS[15:30])}" for i in range(20_000)]
     started = time.process_time()
-    find_near_duplicates(rows)
+    find_leaks(rows[::2], rows[1::2])
     assert time.process_time() - started < 12  # 3 s on a quiet core
     started = time.process_time()
     split_records(rows, holdout=0.1, seed=0)
