@@ -15,6 +15,7 @@ from tunesmith.errors import PluginError, TunesmithError
 from tunesmith.offered import O, Offered, Plugin
 from tunesmith.offers import CommandOffer, Offer, TableOffer
 from tunesmith.plugins import Plugins
+from tunesmith.records import Record
 from tunesmith.text import suggest_name
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -98,9 +99,12 @@ class Catalog:
         """Return the findings of all plugins about a plan."""
         return _findings(self._review("tunesmith_review_plan", plan=plan))
 
-    def review_data(self, dataset: Dataset, plan: Any) -> list[tuple[Plugin, Finding]]:
-        """Return the findings of all plugins about the data."""
-        return _findings(self._review("tunesmith_review_data", dataset=dataset, plan=plan))
+    def review_data(
+        self, dataset: Dataset, plan: Any, train: Sequence[Record], heldout: Sequence[Record]
+    ) -> list[tuple[Plugin, Finding]]:
+        """Return the findings of all plugins about the data and its two parts."""
+        parts = {"train": train, "heldout": heldout}
+        return _findings(self._review("tunesmith_review_data", dataset=dataset, plan=plan, **parts))
 
     def review_model(self, review: Any) -> list[tuple[Plugin, ReviewResult]]:
         """Return the result of each plugin that reviews base models."""

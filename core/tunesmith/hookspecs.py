@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         TechniqueOffer,
     )
     from tunesmith.plan import ModelReview, Plan
+    from tunesmith.records import Record
 
 PROJECT = "tunesmith"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -124,8 +125,13 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
 
 
 @hookspec
-def tunesmith_review_data(dataset: Dataset, plan: Plan) -> Sequence[Finding]:  # type: ignore[empty-body]
+def tunesmith_review_data(  # type: ignore[empty-body]
+    dataset: Dataset, plan: Plan, train: Sequence[Record], heldout: Sequence[Record]
+) -> Sequence[Finding]:
     """Review the data before training and return findings.
+
+    ``dataset`` is the result of the data loader; ``train`` and ``heldout`` are the two parts that
+    it is split into. An implementation names only the arguments that it needs.
 
     An error stops the run before any weight is read; a warning is printed and kept in the report.
     """

@@ -36,14 +36,12 @@ TESTED_THROUGH = {
     "tests/core/cli/test_commands.py": (
         "tunesmith.cli.common",
         "tunesmith.cli.exit_codes",
-        "tunesmith.cli.init",
         "tunesmith.cli.plugins",
         "tunesmith.cli.render",
         "tunesmith.cli.report",
         "tunesmith.cli.report_view",
         "tunesmith.cli.resume",
         "tunesmith.cli.run",
-        "tunesmith.cli.verify",
         "tunesmith.execution.versions",
     ),
     # Each check of the conformance kit runs on a plugin that keeps it and on one that breaks it.

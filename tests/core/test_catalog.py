@@ -22,6 +22,7 @@ from tunesmith.offers import (
     TechniqueOffer,
 )
 from tunesmith.plugins import load_modules
+from tunesmith.records import Text
 
 
 def states(catalog: Catalog) -> dict[str, str]:
@@ -162,12 +163,16 @@ def test_data_reviewers_get_data_and_plan() -> None:
     seen = []
     catalog = Catalog(
         load_modules(
-            {"one": plugin(review_data=lambda dataset, plan: seen.append((dataset, plan)))}
+            {
+                "one": plugin(review_data=lambda dataset, plan: seen.append((dataset, plan))),
+                "two": plugin(review_data=lambda heldout, train: seen.append((train, heldout))),
+            }
         )
     )
     dataset = Dataset(train=())
-    assert catalog.review_data(dataset, "plan") == []
-    assert seen == [(dataset, "plan")]
+    train, heldout = [Text(source="a", text="x")], [Text(source="b", text="y")]
+    assert catalog.review_data(dataset, "plan", train, heldout) == []
+    assert sorted(seen, key=str) == sorted([(dataset, "plan"), (train, heldout)], key=str)
 
 
 def test_model_reviewers_return_findings_or_a_result_with_a_forecast() -> None:

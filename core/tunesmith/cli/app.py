@@ -16,19 +16,15 @@ from tunesmith.cli.exit_codes import exit_code_of
 from tunesmith.cli.groups import OfferGroup
 
 COMMANDS = {
-    "init": "Create a run file (run.toml) to edit.",
     "check": "Validate a run file and its data without training.",
     "run": "Train a model and evaluate it before and after.",
     "resume": "Continue a run that was stopped, killed or failed.",
     "report": "Show the results of a run.",
-    "verify": "Check that the checkpoints and the model of a run are intact.",
-    "plugins": "List plugins and their options; check a plugin.",
-    "schema": "Print the JSON Schema of run files, for editors.",
+    "plugins": "List plugins and their options.",
 }
 """Help line by command of the core. ``tunesmith.cli.NAME`` is its module, with ``command``."""
 
-
-CORE_COMMANDS = frozenset({*COMMANDS, "plugins check", "plugins list", "plugins show"})
+CORE_COMMANDS = frozenset({*COMMANDS, "plugins list", "plugins show"})
 """Names that plugins cannot use, those of two words included."""
 
 

@@ -11,6 +11,7 @@ import click
 from tunesmith import api
 from tunesmith.cli import render, report_view
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith.config.run_file import dotted_items
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
 from tunesmith.events import DataLoaded, Notice
@@ -143,22 +144,9 @@ def origins(plan: Plan) -> dict[str, dict[str, str]]:
     A value without its own origin has that of the table or list above it.
     """
     found = {}
-    for key, value in flat(plan.to_json()):
+    for key, value in dotted_items(plan.to_json()):
         parts = key.split(".")
         prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
         origin = next((plan.origins[p] for p in prefixes if p in plan.origins), "default")
         found[key] = {"value": repr(value), "origin": origin}
     return found
-
-
-def flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the leaves of nested tables by dotted key; tables in lists are numbered."""
-    if isinstance(value, dict) and value:
-        items = [(str(key), item) for key, item in value.items()]
-    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        items = [(str(number), item) for number, item in enumerate(value)]
-    else:
-        return [(prefix, value)]
-    return [
-        leaf for key, item in items for leaf in flat(item, f"{prefix}.{key}" if prefix else key)
-    ]

@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from tunesmith.catalog import Catalog
+    from tunesmith.plugins import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,17 +27,21 @@ class CliState:
     disabled: list[str] = field(default_factory=list)
     core_commands: Collection[str] = ()
     """Names of commands that plugins cannot use."""
-    _catalog: Catalog | None = None
+    _catalogs: dict[Selection, Catalog] = field(default_factory=dict)
 
     def catalog(self) -> Catalog:
-        """Return the catalog of installed plugins, for commands without a run file."""
-        if self._catalog is None:
-            from tunesmith import catalog, plugins
+        """Return the catalog of installed plugins, for commands without a run file.
 
-            files = [str(Path(file).resolve()) for file in self.files]
-            chosen = plugins.Selection.from_environment(disabled=self.disabled, files=files)
-            self._catalog = catalog.Catalog(plugins.find_plugins(chosen))
-        return self._catalog
+        The options after the name of a plugin's command are read once that command was found in a
+        catalog. They may choose other plugins, and then the next call returns another catalog.
+        """
+        from tunesmith import catalog, plugins
+
+        files = [str(Path(file).resolve()) for file in self.files]
+        chosen = plugins.Selection.from_environment(disabled=self.disabled, files=files)
+        if chosen not in self._catalogs:
+            self._catalogs[chosen] = catalog.Catalog(plugins.find_plugins(chosen))
+        return self._catalogs[chosen]
 
 
 pass_state = click.make_pass_decorator(CliState, ensure=True)

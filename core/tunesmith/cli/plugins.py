@@ -1,11 +1,10 @@
-"""``tunesmith plugins``: list, show and check plugins."""
+"""``tunesmith plugins``: list plugins and show their options."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, fields
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,8 +17,7 @@ from tunesmith.catalog import Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.cli.groups import OfferGroup, find_commands
-from tunesmith.config.run_file import parse_value, set_value
-from tunesmith.errors import PluginError, UsageError
+from tunesmith.errors import UsageError
 from tunesmith.offered import Offered, Plugin
 from tunesmith.offers import KINDS, CommandOffer, ComponentOffer, ConfiguredOffer, TechniqueOffer
 from tunesmith.options import fields_by_key, table_options
@@ -30,7 +28,7 @@ from tunesmith.text import one_line, suggest_name
 @click.group("plugins", cls=OfferGroup)
 @common_options
 def command() -> None:
-    """List plugins and their options; check a plugin."""
+    """List plugins and their options."""
 
 
 @command.command("list", short_help="List all components and broken plugins.")
@@ -109,64 +107,6 @@ def show_command(state: CliState, name: str, as_json: bool) -> None:
         render.print_text(f"  module {plugin.module}")
     for o in chosen:
         show_offer(o)
-
-
-@command.command("check", short_help="Test a plugin with the conformance kit.")
-@click.argument("name")
-@click.option(
-    "--model",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of a small model, to train techniques on.",
-)
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="COMPONENT.KEY=VALUE",
-    help="Option for a component, such as jsonl.train=rows.jsonl. Repeatable.",
-)
-@json_option
-@common_options
-@pass_state
-def check_command(
-    state: CliState, name: str, model: Path | None, sets: tuple[str, ...], as_json: bool
-) -> None:
-    """Test a plugin with the conformance kit and print the results as a table.
-
-    A technique is trained on eight examples and needs a small model (--model). Checks that need
-    something that is not given are listed as not applicable, with the reason.
-    """
-    from tunesmith.testing.kit import run_checks
-
-    plugin, module = state.catalog().plugins.module(name)
-    results = run_checks(module, model=model, samples=parse_samples(sets))
-    kept = [result for result in results if result.state == "kept"]
-    broken = [result for result in results if result.state == "broken"]
-    if as_json:
-        about = {"schema": "tunesmith.check-plugin/1", "plugin": plugin.full_name}
-        render.print_json({**about, "results": [asdict(result) for result in results]})
-    else:
-        rows = [[r.state, r.check, r.offer, one_line(r.detail or r.promise, 200)] for r in results]
-        render.print_table(["", "check", "offer", "what"], rows)
-    render.print_note(f"{len(kept)} of {len(results)} checks passed, {len(broken)} failed")
-    if broken:
-        names = ", ".join(result.check for result in broken)
-        raise PluginError(f'plugin "{plugin.full_name}" {plugin.version} fails: {names}')
-
-
-def parse_samples(sets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Parse values such as ``jsonl.train=rows.jsonl`` into options by component.
-
-    Raises:
-        UsageError: a value is not of the form COMPONENT.KEY=VALUE.
-    """
-    samples: dict[str, Any] = {}
-    for item in sets:
-        key, separator, text = item.partition("=")
-        if not separator or "." not in key:
-            raise UsageError(f"--set {item}: expected COMPONENT.KEY=VALUE")
-        set_value(samples, key, parse_value(text), where="--set")
-    return samples
 
 
 def show_offer(offered: Offered[Any]) -> None:

@@ -21,9 +21,8 @@ from rich.text import Text
 from tunesmith.cli.common import CliState
 from tunesmith.storage.atomic import encode_json
 from tunesmith.terminal import supports_color
-from tunesmith.text import one_line, redact, safe_text
+from tunesmith.text import redact, safe_text
 
-EMPTY_ANSWER = "(nothing)"
 PIPE_WIDTH = 1000
 """Width in columns without a terminal: lines are not wrapped in a pipe or file."""
 
@@ -65,21 +64,6 @@ def print_table(
 ) -> None:
     """Print a table on stdout; ``right`` has the indices of right-aligned columns."""
     print_renderable(build_table(headers, rows, right))
-
-
-def print_columns(columns: Mapping[str, str]) -> None:
-    """Print texts side by side under their names, or below each other without a terminal."""
-    if not sys.stdout.isatty():
-        for name, text in columns.items():
-            print_text(f"{one_line(name)}: {text}")
-        return
-    columns_table = Table(box=SIMPLE_HEAD, show_edge=False, expand=True, header_style="bold")
-    for name in columns:
-        columns_table.add_column(Text(safe_text(name)), ratio=1, overflow="fold")
-    columns_table.add_row(
-        *(Text(redact(safe_text(text or EMPTY_ANSWER))) for text in columns.values())
-    )
-    print_renderable(columns_table)
 
 
 def _redacted(value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def read_run_file(
         ConfigError: the file is not TOML, or the key of an override does not exist.
     """
     tables = parse(_read_text(path), str(path))
-    origins = {key: path.name for key in dotted_keys(tables)}
+    origins = {key: path.name for key in _dotted_keys(tables)}
     variables = os.environ if environment is None else environment
     for name in sorted(variables):
         if name.startswith(ENVIRONMENT_PREFIX):
@@ -94,25 +94,27 @@ def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> No
         raise ConfigError([Problem(where, f'"{key}" cannot be set: its parent is not a table')])
 
 
-def dotted_keys(tables: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys of all values; tables in lists are numbered."""
-    keys = []
+def dotted_items(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield all values by their dotted keys, empty tables too; tables in lists are numbered."""
     for name, value in tables.items():
-        if isinstance(value, dict):
-            keys += dotted_keys(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-            for number, table in enumerate(value):
-                keys += dotted_keys(table, f"{prefix}{name}.{number}.")
+        if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            value = dict(enumerate(value))
+        if isinstance(value, dict) and value:
+            yield from dotted_items(value, f"{prefix}{name}.")
         else:
-            keys.append(prefix + name)
-    return keys
+            yield f"{prefix}{name}", value
+
+
+def _dotted_keys(tables: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys of all values; an empty table has none."""
+    return [key for key, value in dotted_items(tables) if value != {}]
 
 
 def _set_origin(origins: dict[str, str], key: str, value: Any, source: str) -> None:
     """Record the origin of an override; a table replaces all keys that it had."""
     for present in [old for old in origins if old == key or old.startswith(f"{key}.")]:
         del origins[present]
-    origins.update(dict.fromkeys(dotted_keys({key: value}), source))
+    origins.update(dict.fromkeys(_dotted_keys({key: value}), source))
 
 
 def _list_item(node: list[Any], part: str, key: str, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Split records into training and held-out parts without leaks, and find leaks between parts.
+"""Split records into training and held-out parts without leaks.
 
 A held-out score is meaningful only if the model was not trained on the same records. So records
 with the same content, and records of one group, always go to the same part. The split depends on
@@ -8,22 +8,12 @@ only the standard library.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from math import ceil, isfinite
-from typing import Literal
-
-_SHINGLE_WORDS = 5
-_MAX_ROWS_PER_SHINGLE = 50  # limits the time on rows that were made from one template
-_WORD = re.compile(
-    # In scripts without spaces each character is a word: Thai, Lao, Khmer, kana, Han, Hangul.
-    "[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]"
-    "|[^\\W\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+"
-)
+from math import isfinite
 
 
 @dataclass(frozen=True)
@@ -32,19 +22,6 @@ class SplitIndices:
 
     train: tuple[int, ...]
     heldout: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A held-out record and the training record most similar to it.
-
-    `similarity` is the Jaccard similarity of their word 5-grams, 1.0 for exact copies.
-    """
-
-    train_index: int
-    heldout_index: int
-    kind: Literal["exact", "near"]
-    similarity: float
 
 
 @dataclass(frozen=True)
@@ -110,92 +87,12 @@ def normalize_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
-def find_duplicates(texts: Sequence[str]) -> list[list[int]]:
-    """Group texts that are equal after `normalize_text`; groups are in order of appearance.
-
-    Returns:
-        Groups of at least two indices.
-    """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, text in enumerate(texts):
-        groups[normalize_text(text)].append(index)
-    return [rows for rows in groups.values() if len(rows) > 1]
-
-
-def find_near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[list[int]]:
-    """Group texts that are linked by a similarity of at least `threshold`.
-
-    Similarity is the Jaccard similarity of word 5-grams. A text of fewer than five words is one
-    shingle, and only similar to copies of itself. Copies are included. No pair is missed unless
-    more than 50 different texts share one rare 5-gram: see `_Index`.
-
-    Returns:
-        Groups of at least two indices.
-    """
-    _check_threshold(threshold)
-    rows: dict[str, list[int]] = defaultdict(list)
-    for index, text in enumerate(texts):
-        rows[normalize_text(text)].append(index)
-    distinct = sorted(rows)
-    forest = _UnionFind(len(texts))
-    for copies in rows.values():
-        for row in copies[1:]:
-            forest.join(copies[0], row)
-    shingles = _shingles(distinct)
-    index_ = _Index(shingles, threshold)
-    for number, own in enumerate(shingles):
-        first = rows[distinct[number]][0]
-        for other in index_.candidates(own):
-            partner = rows[distinct[other]][0]
-            if forest.find(first) == forest.find(partner):
-                continue
-            if _jaccard(own, shingles[other]) >= threshold:
-                forest.join(first, partner)
-        index_.add(number)
-    return [members for members in forest.groups() if len(members) > 1]
-
-
 def find_class_labels(answers: Sequence[str]) -> list[str] | None:
     """Return the answers if they recur like class labels, so that a split can stratify by them.
 
     None if they do not: there are more than 100 different ones, or fewer than 3 rows for each.
     """
     return list(answers) if len(set(answers)) <= min(100, len(answers) // 3) else None
-
-
-def find_leaks(
-    train_texts: Sequence[str], heldout_texts: Sequence[str], threshold: float = 0.8
-) -> list[Leak]:
-    """Find the held-out texts with a duplicate or near duplicate among the training texts.
-
-    Returns:
-        One leak for each such held-out text, with the most similar training text.
-    """
-    _check_threshold(threshold)
-    first_row: dict[str, int] = {}
-    for row, text in enumerate(train_texts):
-        first_row.setdefault(normalize_text(text), row)
-    known = sorted(first_row)
-    probes = [normalize_text(text) for text in heldout_texts]
-    shingles = _shingles(known + probes)
-    index = _Index(shingles, threshold)
-    for number in range(len(known)):
-        index.add(number)
-    found = []
-    for heldout_row, text in enumerate(probes):
-        if text in first_row:
-            found.append(Leak(first_row[text], heldout_row, "exact", 1.0))
-            continue
-        own = shingles[len(known) + heldout_row]
-        scored = [(_jaccard(own, shingles[c]), -c) for c in index.candidates(own)]
-        # Negative indices, so that of equal similarities the first text wins.
-        similarity, negative = max(scored, default=(0.0, 0))
-        if similarity >= threshold:
-            found.append(Leak(first_row[known[-negative]], heldout_row, "near", similarity))
-    return found
-
-
-# --- splitting ------------------------------------------------------------------------------
 
 
 def _check_labels(name: str, labels: Sequence[str | None] | None, expected: int) -> None:
@@ -324,64 +221,3 @@ class _UnionFind:
         for row in range(len(self._parent)):
             found[self.find(row)].append(row)
         return list(found.values())
-
-
-# --- near duplicates ------------------------------------------------------------------------
-
-
-def _check_threshold(threshold: float) -> None:
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold: must be in (0, 1], got {threshold}")
-
-
-def _shingles(texts: Iterable[str]) -> list[frozenset[int]]:
-    """Return the word 5-grams of normalized texts as numbers; a smaller number is rarer."""
-    numbers: dict[tuple[str, ...], int] = {}
-    raw = []
-    for text in texts:
-        words = _WORD.findall(text) or [text]
-        grams = (
-            tuple(words[i : i + _SHINGLE_WORDS])
-            for i in range(max(1, len(words) - _SHINGLE_WORDS + 1))
-        )
-        raw.append({numbers.setdefault(gram, len(numbers)) for gram in grams})
-    counts = Counter(number for grams in raw for number in grams)
-    order = sorted(counts, key=lambda number: (counts[number], number))
-    rarity = {number: position for position, number in enumerate(order)}
-    return [frozenset(rarity[number] for number in grams) for grams in raw]
-
-
-def _jaccard(one: frozenset[int], other: frozenset[int]) -> float:
-    common = len(one & other)
-    return common / (len(one) + len(other) - common)
-
-
-class _Index:
-    """An index that finds sets which may be similar enough, without comparing all pairs.
-
-    Two sets with Jaccard similarity t share at least one of the |x| - ceil(t |x|) + 1 rarest
-    elements of each (prefix filter: Chaudhuri et al., ICDE 2006; Bayardo et al., WWW 2007). Unlike
-    MinHash it misses no pair, and it is faster here, because most 5-grams occur only once. Only
-    the first 50 rows per element are kept: otherwise, twenty thousand rows from one template would
-    be compared pair by pair.
-    """
-
-    def __init__(self, sets: Sequence[frozenset[int]], threshold: float) -> None:
-        self._sets = sets
-        self._threshold = threshold
-        self._rows: dict[int, list[int]] = defaultdict(list)
-
-    def _prefix(self, items: frozenset[int]) -> list[int]:
-        keep = len(items) - ceil(self._threshold * len(items) - 1e-9) + 1
-        return sorted(items)[:keep]
-
-    def add(self, number: int) -> None:
-        for item in self._prefix(self._sets[number]):
-            if len(self._rows[item]) < _MAX_ROWS_PER_SHINGLE:
-                self._rows[item].append(number)
-
-    def candidates(self, items: frozenset[int]) -> list[int]:
-        """Return the rows added so far that may reach the threshold, ascending."""
-        low, high = self._threshold * len(items) - 1e-9, len(items) / self._threshold + 1e-9
-        found = {row for item in self._prefix(items) for row in self._rows.get(item, ())}
-        return sorted(row for row in found if low <= len(self._sets[row]) <= high)

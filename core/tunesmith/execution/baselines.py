@@ -11,72 +11,19 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, require_sampling
+from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.records import Message, Prompt, Record, Text, last_exchange
 
 
 @dataclass(frozen=True)
-class PromptedModel:
+class PromptedModel(WrappedModel):
     """A text model that puts a system prompt and few-shot examples before every prompt."""
 
-    model: TextModel
     system_prompt: str | None = None
     shots: tuple[Message, ...] = ()
 
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[str],
-        *,
-        progress: Progress | None = None,
-    ) -> Sequence[TokenScores]:
-        """Score the completions after the extended prompts."""
-        return self.model.score([*map(self._with_prefix, prompts)], completions, progress=progress)
-
-    def generate(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
-    ) -> Sequence[Generation]:
-        """Generate answers to the extended prompts."""
-        return self.model.generate(
-            [*map(self._with_prefix, prompts)], max_new_tokens, progress=progress
-        )
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        max_new_tokens: int,
-        *,
-        seed: int,
-        temperature: float = 1.0,
-        progress: Progress | None = None,
-    ) -> Sequence[Generation]:
-        """Sample answers to the extended prompts.
-
-        Raises:
-            UsageError: the model does not support sampling.
-        """
-        extended = [*map(self._with_prefix, prompts)]
-        model = require_sampling(self.model)
-        return model.sample(
-            extended, max_new_tokens, seed=seed, temperature=temperature, progress=progress
-        )
-
-    def score_generations(
-        self,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        progress: Progress | None = None,
-    ) -> Sequence[TokenScores]:
-        """Score sampled answers after the extended prompts.
-
-        Raises:
-            UsageError: the model does not support sampling.
-        """
-        extended = [*map(self._with_prefix, prompts)]
-        return require_sampling(self.model).score_generations(
-            extended, generations, progress=progress
-        )
+    def _prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        return [*map(self._with_prefix, prompts)]
 
     def _with_prefix(self, prompt: Prompt) -> Prompt:
         if isinstance(prompt, str):

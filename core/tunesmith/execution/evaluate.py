@@ -16,19 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.contracts import (
     ComparingEvaluator,
-    Generation,
     Measurement,
     Progress,
     RunContext,
     TextModel,
-    TokenScores,
-    require_sampling,
 )
 from tunesmith.errors import PluginError, TrainingError
 from tunesmith.events import Measured
 from tunesmith.execution.emitter import Emitter
+from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Prompt, Record, last_exchange
+from tunesmith.records import Record, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith.storage import write_atomic
 
@@ -40,70 +38,20 @@ EVALUATIONS_FOLDER = "evaluations"
 
 
 @dataclass(frozen=True)
-class ProgressTextModel:
-    """A text model that reports its progress to the run, so that evaluators need not do it."""
+class ProgressTextModel(WrappedModel):
+    """A text model that reports its progress to the run unless its caller passes ``progress``.
 
-    model: TextModel
+    So evaluators need not report it.
+    """
+
     report_progress: Progress
     record_count: int
     """Records to evaluate. An evaluator may request several texts for each of them."""
 
-    def _scaled_progress(self, text_count: int) -> Progress:
-        """Return a progress function that converts finished texts into finished records."""
-        return lambda done: self.report_progress(done * self.record_count // max(text_count, 1))
-
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[str],
-        *,
-        progress: Progress | None = None,
-    ) -> Sequence[TokenScores]:
-        """Score completions; report progress to the run unless the caller passes ``progress``."""
-        progress = progress or self._scaled_progress(len(prompts))
-        return self.model.score(prompts, completions, progress=progress)
-
-    def generate(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
-    ) -> Sequence[Generation]:
-        """Generate answers; report progress to the run unless the caller passes ``progress``."""
-        progress = progress or self._scaled_progress(len(prompts))
-        return self.model.generate(prompts, max_new_tokens, progress=progress)
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        max_new_tokens: int,
-        *,
-        seed: int,
-        temperature: float = 1.0,
-        progress: Progress | None = None,
-    ) -> Sequence[Generation]:
-        """Sample answers.
-
-        Raises:
-            UsageError: the model does not support sampling.
-        """
-        progress = progress or self._scaled_progress(len(prompts))
-        return require_sampling(self.model).sample(
-            prompts, max_new_tokens, seed=seed, temperature=temperature, progress=progress
-        )
-
-    def score_generations(
-        self,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        progress: Progress | None = None,
-    ) -> Sequence[TokenScores]:
-        """Score sampled answers token by token.
-
-        Raises:
-            UsageError: the model does not support sampling.
-        """
-        progress = progress or self._scaled_progress(len(prompts))
-        return require_sampling(self.model).score_generations(
-            prompts, generations, progress=progress
+    def _progress(self, progress: Progress | None, count: int) -> Progress:
+        """Convert finished texts into finished records."""
+        return progress or (
+            lambda done: self.report_progress(done * self.record_count // max(count, 1))
         )
 
 

@@ -20,7 +20,7 @@ from tunesmith import distributed
 from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import default_evaluators
 from tunesmith.contracts import Artifact, Dataset, Job, RunContext, Technique, TextModel
-from tunesmith.data.splits import find_class_labels, find_leaks, split_records
+from tunesmith.data.splits import find_class_labels, split_records
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
 from tunesmith.events import JSON, Event, Notice, RunFinished, RunStarted, from_json
 from tunesmith.execution import resume_checks
@@ -241,25 +241,14 @@ def _load_and_review_data(
 def collect_notices(
     plan: Plan, catalog: Catalog, dataset: Dataset, parts: DataParts
 ) -> Iterator[Notice]:
-    """Yield the findings of reviewing plugins and of the leak check, before any model is read."""
-    findings = [*catalog.review_plan(plan), *catalog.review_data(dataset, plan)]
+    """Yield the findings of plugins about the plan and the data, before any model is read."""
+    findings = [
+        *catalog.review_plan(plan),
+        *catalog.review_data(dataset, plan, parts.train, parts.heldout),
+    ]
     for plugin, finding in findings:
         source = finding.where or plugin.full_name
         yield Notice(level=finding.level, source=source, message=finding.message)
-    leaks = find_leaks([*map(content_key, parts.train)], [*map(content_key, parts.heldout)])
-    rows = {leak.heldout_index for leak in leaks}
-    if rows:
-        first = leaks[0]
-        yield Notice(
-            level="warning",
-            source="data",
-            message=(
-                f"{len(rows)} of {len(parts.heldout)} held-out rows are duplicates or near "
-                "duplicates of a training row, so the scores will be too good; the first: "
-                f"{parts.heldout[first.heldout_index].source} (held out) and "
-                f"{parts.train[first.train_index].source} (training)"
-            ),
-        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tunesmith.statistics._sample import (
     paired_differences,
     standard_error,
 )
-from tunesmith.statistics.intervals import Interval, mean_interval, paired_difference
+from tunesmith.statistics.intervals import Interval, paired_difference
 from tunesmith.statistics.power import minimum_detectable
 from tunesmith.statistics.tests import paired_p_value
 
@@ -27,18 +27,14 @@ ComparisonOutcome = Literal["better", "worse", "unclear"]
 class Comparison:
     """The comparison of a tuned with a base model; differences are always tuned minus base.
 
-    `outcome` is decided by the paired `difference`. `overlap` is True if the intervals of the two
-    models overlap, which is what a chart shows, but does not decide. `detectable` is the smallest
-    difference that this many records could show with 80 % power. An "unclear" below it means that
-    there are too few held-out records, not that there is no difference.
+    `outcome` is decided by the paired `difference`. `detectable` is the smallest difference that
+    this many records could show with 80 % power. An "unclear" below it means that there are too few
+    held-out records, not that there is no difference.
     """
 
-    base: Interval
-    tuned: Interval
     difference: Interval
     p_value: float
     outcome: ComparisonOutcome
-    overlap: bool
     detectable: float
 
 
@@ -53,47 +49,22 @@ def compare(  # noqa: PLR0913
     resamples: int = 2_000,
     seed: int = 0,
     bounds: Bounds | None = None,
-    margin: float = 0.0,
 ) -> Comparison:
     """Compare a tuned with a base model on the same records.
 
-    An outcome other than "unclear" needs all three: an interval that excludes zero, a p-value
-    below 1 - confidence, and a difference larger than `margin`. Set `margin` to the smallest
-    difference of practical interest, or to the spread between repeated measurements of the base
-    if that is larger, so that measurement noise is never reported as a gain.
+    An outcome other than "unclear" needs an interval that excludes zero, and a p-value below
+    1 - confidence.
     """
-    if not (math.isfinite(margin) and margin >= 0):
-        raise ValueError(f"margin: must be finite and not negative, got {margin}")
-
-    def mean(values: Sequence[float]) -> Interval:
-        return mean_interval(
-            values, weights, groups=groups, confidence=confidence,
-            resamples=resamples, seed=seed, bounds=bounds,
-        )  # fmt: skip
-
-    base, tuned = mean(base_values), mean(tuned_values)
     difference = paired_difference(
         base_values, tuned_values, weights, groups=groups, confidence=confidence,
         resamples=resamples, seed=seed, bounds=bounds,
     )  # fmt: skip
     p_value = paired_p_value(base_values, tuned_values, weights, groups=groups, seed=seed)
-    outcome = _decide_outcome(difference, p_value, higher_is_better, confidence, margin)
-    overlap = base.low <= tuned.high and tuned.low <= base.high
+    outcome: ComparisonOutcome = "unclear"
+    if (difference.low > 0 or difference.high < 0) and p_value < 1 - confidence:
+        outcome = "better" if (difference.value > 0) == higher_is_better else "worse"
     detectable = _detectable(base_values, tuned_values, weights, groups, confidence)
-    return Comparison(base, tuned, difference, p_value, outcome, overlap, detectable)
-
-
-def _decide_outcome(
-    difference: Interval, p_value: float, higher_is_better: bool, confidence: float, margin: float
-) -> ComparisonOutcome:
-    significant = (
-        (difference.low > 0 or difference.high < 0)
-        and p_value < 1 - confidence
-        and abs(difference.value) > margin
-    )
-    if not significant:
-        return "unclear"
-    return "better" if (difference.value > 0) == higher_is_better else "worse"
+    return Comparison(difference, p_value, outcome, detectable)
 
 
 def _detectable(

@@ -37,7 +37,7 @@ from tunesmith.storage.manifest import (
     verify_folder,
 )
 from tunesmith.storage.run_folder import RunFolder
-from tunesmith.storage.run_lock import Lock, LockHolder, lock
+from tunesmith.storage.run_lock import LockHolder, lock
 
 __all__ = [
     "MANIFEST",
@@ -47,7 +47,6 @@ __all__ = [
     "EventLog",
     "FileChecksum",
     "FileProblem",
-    "Lock",
     "LockHolder",
     "Manifest",
     "RunFolder",

@@ -34,6 +34,7 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.events import JSON
+from tunesmith.text import format_bytes
 
 STAGING, TRASH, REPLACED = ".staging-", ".del-", ".old-"
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -82,15 +83,6 @@ DISK = Disk()
 # --- disk space and error messages -----------------------------------------------------------
 
 
-def format_size(size: float) -> str:
-    """Format a byte count in the decimal units of disk sizes: ``1.4 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
 def free_bytes(path: Path) -> int:
     """Return the bytes that this user can still write at ``path``, which need not exist yet."""
     here = path.absolute()
@@ -108,8 +100,8 @@ def require_space(path: Path, needed: int) -> None:
     free = free_bytes(path)
     if free < needed:
         raise EnvironmentProblem(
-            f"{path}: not enough disk space, {format_size(needed)} needed, "
-            f"{format_size(free)} free",
+            f"{path}: not enough disk space, {format_bytes(needed)} needed, "
+            f"{format_bytes(free)} free",
             hint="free some disk space, keep fewer checkpoints (checkpoints.keep), or choose a "
             "run folder on another disk (--out)",
         )
@@ -135,9 +127,10 @@ _RESUME_HINT = "`tunesmith resume RUN` continues from the last checkpoint"
 def explain(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
     """Translate an operating system error for the user; None if the machine did not cause it."""
     if error.errno in _SPACE_ERRORS:
-        required = f", at least {format_size(needed)} needed" if needed else ""
+        space = f"{format_bytes(free_bytes(path))} free"
+        space += f", at least {format_bytes(needed)} needed" if needed else ""
         return EnvironmentProblem(
-            f"{path}: {_SPACE_ERRORS[error.errno]}, {format_size(free_bytes(path))} free{required}",
+            f"{path}: {_SPACE_ERRORS[error.errno]}, {space}",
             hint=f"free some disk space; files saved earlier are intact, and {_RESUME_HINT}",
         )
     if error.errno in _DEVICE_ERRORS:

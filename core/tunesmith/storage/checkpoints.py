@@ -144,10 +144,6 @@ class Checkpoints:
         marked = [step for step in self.steps() if self._is_marked_best(step)]
         return self._first_valid(reversed(marked), repair=False)
 
-    def quarantined(self) -> list[Path]:
-        """List the checkpoints that failed verification and were kept for inspection."""
-        return sorted(self.folder.glob(".bad-step-*"))
-
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 

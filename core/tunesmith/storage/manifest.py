@@ -154,11 +154,10 @@ def _read(path: Path, disk: Disk) -> bytes:
     return b"".join(blocks)
 
 
-def verify_folder(folder: Path, *, hashes: bool = True, disk: Disk = DISK) -> list[FileProblem]:
+def verify_folder(folder: Path, *, disk: Disk = DISK) -> list[FileProblem]:
     """Compare a committed folder with its manifest; an empty list means that it is intact.
 
     Only regular files found in the folder are opened, so that no name in a manifest leads outside.
-    ``hashes=False`` compares only names and sizes, and reads no file.
 
     Raises:
         EnvironmentProblem: the folder could not be read; the files may be intact.
@@ -171,7 +170,7 @@ def verify_folder(folder: Path, *, hashes: bool = True, disk: Disk = DISK) -> li
         tree = _scan(folder)
         problems = {problem.file: problem for problem in tree.unsupported}
         for name, expected in manifest.files.items():
-            message = _compare(folder / name, tree.files.get(name), expected, hashes, disk)
+            message = _compare(folder / name, tree.files.get(name), expected, disk)
             if message:
                 problems.setdefault(name, FileProblem(name, message))
         for name in tree.files.keys() - manifest.files.keys() - {MANIFEST}:
@@ -179,16 +178,12 @@ def verify_folder(folder: Path, *, hashes: bool = True, disk: Disk = DISK) -> li
     return [problems[name] for name in sorted(problems)]
 
 
-def _compare(
-    path: Path, size: int | None, expected: FileChecksum, hashes: bool, disk: Disk
-) -> str | None:
+def _compare(path: Path, size: int | None, expected: FileChecksum, disk: Disk) -> str | None:
     if size is None:
         return "is missing"
     if size != expected.size:
         change = "is truncated" if size < expected.size else "has grown"
         return f"{change}, has {size} bytes instead of {expected.size}"
-    if not hashes:
-        return None
     try:
         found = _digest(path, disk)
     except FileNotFoundError:

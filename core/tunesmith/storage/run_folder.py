@@ -69,14 +69,6 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @property
-    def artifact(self) -> Path:
-        return self.path / "artifact"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report"
-
 
 def _run_id(name: str) -> str:
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"

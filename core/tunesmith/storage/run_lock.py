@@ -63,19 +63,6 @@ def _boot_id() -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Lock:
-    """The lock that this process holds on ``folder``.
-
-    ``crashed`` is the previous holder if it ended without releasing the lock, as after ``kill -9``
-    or when the machine ran out of memory.
-    """
-
-    folder: Path
-    holder: LockHolder
-    crashed: LockHolder | None = None
-
-
 _locked_fds: set[int] = set()
 
 
@@ -93,7 +80,7 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
-def lock(folder: Path, *, disk: Disk = DISK) -> Iterator[Lock]:
+def lock(folder: Path, *, disk: Disk = DISK) -> Iterator[None]:
     """Lock a run's folder; a second lock, in this process or another, is refused at once.
 
     The kernel holds the lock (``flock``) and releases it when the process ends in any way. The lock
@@ -111,10 +98,8 @@ def lock(folder: Path, *, disk: Disk = DISK) -> Iterator[Lock]:
         _locked_fds.add(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            crashed = _read_holder(fd)
-            current = LockHolder.current()
             disk.truncate(fd, 0)
-            atomic.write_all(fd, json.dumps(asdict(current)).encode(), disk)
+            atomic.write_all(fd, json.dumps(asdict(LockHolder.current())).encode(), disk)
         except BaseException as error:
             busy = _in_use_error(folder, fd) if isinstance(error, BlockingIOError) else None
             _release(fd, disk)
@@ -124,7 +109,7 @@ def lock(folder: Path, *, disk: Disk = DISK) -> Iterator[Lock]:
     try:
         with suppress(OSError):  # leftovers are never read, so they need not stop the run
             _remove_leftovers(folder, disk)
-        yield Lock(folder, current, crashed)
+        yield
     finally:
         if fd in _locked_fds:  # not in a forked child
             with suppress(OSError):

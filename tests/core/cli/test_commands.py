@@ -221,7 +221,7 @@ def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
     assert tunesmith("check", "resolved.toml", fake=False).exit_code == 0
 
 
-# --- report, verify --------------------------------------------------------------------------
+# --- report ----------------------------------------------------------------------------------
 
 
 def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
@@ -269,30 +269,6 @@ def test_report_of_a_run_that_was_killed(tunesmith: Tunesmith, finished: Path) -
     assert done.exit_code == 0
     assert "unfinished" in done.stdout
     assert "tunesmith resume done" in done.stderr
-
-
-def test_verify_finds_one_changed_byte(tunesmith: Tunesmith, finished: Path) -> None:
-    assert tunesmith("verify", finished).exit_code == 0
-    path = finished / "artifact" / "answers.json"
-    path.write_bytes(path.read_bytes().replace(b"SAY", b"SAx", 1))
-    done = tunesmith("verify", finished)
-    assert done.exit_code == 7
-    assert "FAIL artifact" in done.stdout and "ok   checkpoints" in done.stdout
-    found = json.loads(tunesmith("verify", finished, "--json").stdout)
-    assert found["ok"] is False and found["folders"]["artifact"]
-
-
-@pytest.mark.parametrize("gone", ["artifact", "checkpoints/step-00000006"])
-def test_verify_reports_folders_without_a_manifest(
-    tunesmith: Tunesmith, finished: Path, gone: str
-) -> None:
-    (finished / gone / "MANIFEST.json").unlink()
-    assert tunesmith("verify", finished).exit_code == 7
-
-
-def test_verify_reports_a_missing_artifact(tunesmith: Tunesmith, finished: Path) -> None:
-    shutil.rmtree(finished / "artifact")
-    assert tunesmith("verify", finished).exit_code == 7
 
 
 # --- how it fails ----------------------------------------------------------------------------
@@ -536,32 +512,6 @@ def test_a_reporter_of_every_run_gets_the_events(
     assert kinds[0] == "run-started" and kinds[-1] == "run-finished"
 
 
-# --- init ------------------------------------------------------------------------------------
-
-
-def test_init_writes_a_run_file_that_parses_and_overwrites_nothing(
-    tunesmith: Tunesmith, here: Path
-) -> None:
-    (here / 'tick"ets.jsonl').write_text("{}")
-    done = tunesmith("init", "new", "--data", 'tick"ets.jsonl', "--model", "C:\\models")
-    assert done.exit_code == 0, done.output
-    written = tomllib.loads((here / "new" / "run.toml").read_text())
-    assert written["data"]["train"] == '../tick"ets.jsonl'
-    assert written["model"]["base"] == "C:\\models"
-    assert tunesmith("init", "new").exit_code == 2
-    assert tunesmith("init", "new", "--force").exit_code == 0
-
-
-def test_init_copies_an_example(tunesmith: Tunesmith, here: Path) -> None:
-    if "example" not in tunesmith("--help").stdout:
-        pytest.skip("no plugin with examples is installed")
-    done = tunesmith("init", "desk", "--example", "helpdesk")
-    assert done.exit_code == 0, done.output
-    assert {path.name for path in (here / "desk").iterdir()} >= {"run.toml", "train.jsonl"}
-    assert tunesmith("example", "helpdesk", "desk").exit_code == 2
-    assert "did you mean helpdesk?" in tunesmith("example", "heldpesk").stderr
-
-
 # --- lightness -------------------------------------------------------------------------------
 
 HEAVY = {"torch", "transformers", "numpy", "peft", "datasets"}
@@ -611,7 +561,6 @@ def test_completion_knows_the_commands(here: Path) -> None:
 def test_a_run_folder_can_be_moved(tunesmith: Tunesmith, finished: Path, here: Path) -> None:
     shutil.move(finished, here / "moved")
     assert tunesmith("report", "moved").exit_code == 0
-    assert tunesmith("verify", "moved").exit_code == 0
 
 
 def test_the_trained_parts_of_each_kind_of_record() -> None:

@@ -13,11 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.data.splits import (
-    Leak,
     SplitIndices,
-    find_duplicates,
-    find_leaks,
-    find_near_duplicates,
     normalize_text,
     split_records,
 )
@@ -197,8 +193,6 @@ def test_errors_for_data_that_cannot_be_split() -> None:
             "strata: must have one entry",
             lambda: split_records(two, holdout=0.5, seed=0, strata=["g"]),
         ),
-        ("threshold", lambda: find_near_duplicates(two, 0.0)),
-        ("threshold", lambda: find_leaks(two, two, 1.5)),
     ]
     for message, call in cases:
         with pytest.raises(ValueError, match=message):
@@ -238,125 +232,6 @@ def test_normalize_text_is_idempotent(text: str) -> None:
     assert normalize_text(normalize_text(text)) == normalize_text(text)
 
 
-def test_all_planted_copies_are_found() -> None:
-    rng = Random(1)
-    rows = [sentence(rng, 8) for _ in range(500)]
-    planted = rng.sample(range(500), 50)
-    copies = ["  " + rows[i].upper().replace(" ", " \n") for i in planted]
-    assert find_duplicates(rows) == []
-    assert find_duplicates(rows + copies) == sorted([i, 500 + k] for k, i in enumerate(planted))
-
-
-def edited(rng: Random, text: str) -> str:
-    """One word changed, dropped or added, or the ends cut: similarity of 5-grams above 0.8."""
-    words = text.split()
-    place = rng.randrange(len(words))
-    kind = rng.randrange(4)
-    if kind == 0:
-        words[place] = "changed"
-    elif kind == 1:
-        del words[place]
-    elif kind == 2:
-        words.insert(place, "added")
-    else:
-        words = words[2:-2]
-    return " ".join(words)
-
-
-def test_planted_near_copies_are_found_and_nothing_else() -> None:
-    rng = Random(2)
-    rows = [sentence(rng) for _ in range(600)]
-    copies = [edited(rng, rows[i]) for i in range(200)]
-    groups = find_near_duplicates(rows + copies)
-    found = {tuple(g) for g in groups}
-    hits = sum((i, 600 + i) in found for i in range(200))
-    assert hits >= 190
-    assert len(found) == hits
-
-
-def test_near_duplicates_equal_brute_force() -> None:
-    rng = Random(3)
-    rows = [" ".join(rng.choices("abc", k=rng.randrange(3, 14))) for _ in range(150)]
-
-    def grams(text: str) -> set[str]:
-        words = text.split()
-        return {" ".join(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
-
-    for threshold in (0.3, 0.5, 0.8, 1.0):
-        parent = list(range(len(rows)))
-        for i, one in enumerate(rows):
-            for j in range(i):
-                a, b = grams(one), grams(rows[j])
-                if len(a & b) / len(a | b) >= threshold:
-                    old, new = parent[i], parent[j]
-                    parent = [new if p == old else p for p in parent]
-        expected = sorted(
-            members
-            for root in set(parent)
-            if len(members := [i for i, p in enumerate(parent) if p == root]) > 1
-        )
-        assert find_near_duplicates(rows, threshold) == expected
-
-
-def test_scripts_without_spaces_have_words() -> None:
-    text = "我们感谢您的来信并将尽快答复您关于损坏商品的问题请您耐心等待谢谢"
-    assert find_near_duplicates([text, text[:-1] + "啊", text[::-1]]) == [[0, 1]]
-
-
-def test_short_and_wordless_texts() -> None:
-    assert find_near_duplicates(["yes", "Yes", "no", "", " ", "🎉", "🎉", "!!"]) == [
-        [0, 1],
-        [3, 4],
-        [5, 6],
-    ]
-
-
-def test_leaks_name_the_most_similar_row() -> None:
-    rng = Random(4)
-    train = [sentence(rng) for _ in range(300)]
-    near = train[7].split()
-    near[0] = "changed"
-    farther = train[7].split()
-    farther[30] = "changed"
-    train.append(" ".join(farther))
-    heldout = [sentence(rng), train[3].upper(), " ".join(near)]
-    found = find_leaks(train, heldout)
-    assert found[0] == Leak(3, 1, "exact", 1.0)
-    assert (found[1].train_index, found[1].heldout_index, found[1].kind) == (7, 2, "near")
-    assert found[1].similarity == pytest.approx(55 / 57)
-    assert len(found) == 2
-    assert find_leaks([], heldout) == find_leaks(train, []) == []
-
-
-def test_planted_leaks_are_found() -> None:
-    rng = Random(5)
-    train = [sentence(rng) for _ in range(400)]
-    heldout = [edited(rng, train[i]) for i in range(200)] + [sentence(rng) for _ in range(100)]
-    found = find_leaks(train, heldout)
-    assert len(found) >= 190
-    assert all(leak.train_index == leak.heldout_index for leak in found)
-
-
-def test_a_clean_split_has_no_leaks() -> None:
-    rng = Random(6)
-    rows = [sentence(rng, 12) for _ in range(100)]
-    rows += [row.title() for row in rows[:40]]
-    result = split_records(rows, holdout=0.3, seed=0)
-    assert find_leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
-
-
-def test_near_groups_feed_the_split() -> None:
-    rng = Random(7)
-    rows = [sentence(rng) for _ in range(100)]
-    rows += [edited(rng, row) for row in rows]
-    groups: list[str | None] = [None] * len(rows)
-    for number, members in enumerate(find_near_duplicates(rows)):
-        for row in members:
-            groups[row] = f"near {number}"
-    result = split_records(rows, holdout=0.3, seed=0, groups=groups)
-    assert find_leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
-
-
 @pytest.mark.parametrize("kind", ["prose", "one template"])
 def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
     rng = Random(8)
@@ -364,9 +239,6 @@ def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
         rows = [sentence(rng, 40) for _ in range(20_000)]
     else:
         rows = [f"{' '.join(WORDS[:15])} {i} {' '.join(WORDS[15:30])}" for i in range(20_000)]
-    started = time.process_time()
-    find_near_duplicates(rows)
-    assert time.process_time() - started < 12  # 3 s on a quiet core
     started = time.process_time()
     split_records(rows, holdout=0.1, seed=0)
     assert time.process_time() - started < 2

@@ -125,12 +125,6 @@ def test_unusable_rows_are_reported(bench: Bench) -> None:
     assert report.data.examples[0]["where"].endswith("rows.jsonl:31")
 
 
-def test_a_leak_is_reported(bench: Bench) -> None:
-    bench.write_rows([*rows(30), rows(1)[0]])
-    (notice,) = [n for n in bench.run(data={"heldout_last": 1}).notices if n.source == "data"]
-    assert "1 of 1 held-out rows" in notice.message and "rows.jsonl:31" in notice.message
-
-
 def test_values_of_every_record_are_stored(bench: Bench) -> None:
     report = bench.run()
     (tuned,) = [m for m in report.measured.values() if m.model == "tuned"]
@@ -372,10 +366,14 @@ def test_a_warning_is_emitted_and_reported(bench: Bench) -> None:
 
 def test_data_reviewers_are_called(bench: Bench) -> None:
     seen = []
-    watching = plugin(review_data=lambda dataset, plan: seen.append(len(dataset.train)) or [])
+    watching = plugin(
+        review_data=lambda dataset, train, heldout: (
+            seen.append((len(dataset.train), len(train), len(heldout))) or []
+        )
+    )
     bench.catalog = catalog_of(watching=watching)
     bench.run()
-    assert seen == [60]
+    assert seen == [(60, 48, 12)]
 
 
 def test_divergence_ends_the_run_as_a_training_error(bench: Bench) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 from tunesmith import api
 from tunesmith.cli import render
@@ -17,6 +19,7 @@ from tunesmith.execution.baselines import PromptedModel
 from tunesmith.records import Message
 from tunesmith.text import one_line
 
+EMPTY_ANSWER = "(nothing)"
 HELP = "/reset starts a new conversation, /quit (or Ctrl-D) ends the chat"
 
 
@@ -115,12 +118,25 @@ def show(text: str, answers: Mapping[str, Generation], as_json: bool, *, one_sho
     else:
         if one_shot:
             render.print_text(f"> {text}", style="dim")
-        render.print_columns({name: answer.text for name, answer in answers.items()})
+        _print_columns({name: answer.text for name, answer in answers.items()})
     cut = [name for name, answer in answers.items() if answer.finish_reason == "length"]
     if cut:
         render.print_note(
             f"answer cut off at the limit (raise --tokens): {', '.join(cut)}", style="warning"
         )
+
+
+def _print_columns(answers: Mapping[str, str]) -> None:
+    """Print answers side by side under their models, or below each other without a terminal."""
+    if not sys.stdout.isatty():
+        for name, text in answers.items():
+            render.print_text(f"{one_line(name)}: {text}")
+        return
+    columns = Table(box=SIMPLE_HEAD, show_edge=False, expand=True, header_style="bold")
+    for name in answers:
+        columns.add_column(render.build_text(name), ratio=1, overflow="fold")
+    columns.add_row(*(render.build_text(text or EMPTY_ANSWER) for text in answers.values()))
+    render.print_renderable(columns)
 
 
 def _read_typed_lines(conversation: Conversation) -> Iterator[str]:

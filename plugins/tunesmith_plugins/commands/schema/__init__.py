@@ -1,4 +1,4 @@
-"""Command ``example``: copy an example project, a run file with data in the public domain."""
+"""Command ``schema``: print the JSON Schema of run files, for editors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer ``tunesmith example``."""
-    return [
-        CommandOffer(name="example", summary="Copy an example project with its data.", load=_load)
-    ]
+    """Offer ``tunesmith schema``."""
+    summary = "Print the JSON Schema of run files, for editors."
+    return [CommandOffer(name="schema", summary=summary, load=_load)]
 
 
 def _load() -> click.Command:
-    from tunesmith_plugins.commands.examples.command import command
+    from tunesmith_plugins.commands.schema.command import command
 
     return command

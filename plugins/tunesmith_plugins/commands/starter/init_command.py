@@ -10,15 +10,11 @@ from string import Template
 
 import click
 
-from tunesmith.catalog import OfferNotFound
 from tunesmith.cli import render, report_view
-from tunesmith.cli.common import CliState, common_options, pass_state
+from tunesmith.cli.common import common_options
 from tunesmith.errors import UsageError
-from tunesmith.offers import CommandOffer
 from tunesmith.storage import write_atomic
-
-EXAMPLES = "example"
-"""Name of the plugin command that copies examples."""
+from tunesmith_plugins.commands.starter.example_command import copy_example
 
 
 @click.command("init")
@@ -29,11 +25,7 @@ EXAMPLES = "example"
 @click.option("--example", metavar="NAME", help="Copy an example with its data instead.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @common_options
-@pass_state
-@click.pass_context
-def command(  # noqa: PLR0913 - one parameter for each option of the command line
-    ctx: click.Context,
-    state: CliState,
+def command(
     folder: Path,
     data: Path | None,
     loader: str,
@@ -46,7 +38,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     Existing files are overwritten only with --force.
     """
     if example is not None:
-        _example(ctx, state, example, folder, force)
+        copy_example(example, folder, force=force)
         return
     target = folder / "run.toml"
     if target.exists() and not force:
@@ -65,7 +57,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 def fill_template(*, model: str, loader: str, data: str) -> str:
     """Return the text of a new run file."""
-    template = resources.files("tunesmith").joinpath("starter", "run.toml.template")
+    template = resources.files("tunesmith_plugins.commands.starter").joinpath("run.toml.template")
     # A JSON string is also a TOML string with the same value.
     values = {"model": model, "loader": loader, "data": data}
     shell_path = {key: json.dumps(value, ensure_ascii=True) for key, value in values.items()}
@@ -82,12 +74,3 @@ def _relative(data: Path | None, folder: Path) -> str:
     if path.is_relative_to(home) or path.is_relative_to(home.parent):
         return os.path.relpath(path, home)
     return str(path)
-
-
-def _example(ctx: click.Context, state: CliState, name: str, folder: Path, force: bool) -> None:
-    """Call the plugin command that copies examples."""
-    try:
-        offered = state.catalog().find(CommandOffer, EXAMPLES)
-    except OfferNotFound:
-        raise UsageError("--example: no installed plugin has examples") from None
-    ctx.invoke(offered.offer.load(), name=name, folder=folder, force=force)

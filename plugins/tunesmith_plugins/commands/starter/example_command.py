@@ -20,16 +20,24 @@ from tunesmith.text import suggest_name
 @click.option("--force", is_flag=True, help="Replace existing files.")
 def command(name: str | None, folder: Path | None, force: bool) -> None:
     """Copy an example project to DIR (default: its name); without NAME, list the examples."""
-    known = find_examples()
     if name is None:
-        for example in known:
+        for example in find_examples():
             click.echo(example)
         return
+    copy_example(name, folder or Path(name), force=force)
+
+
+def copy_example(name: str, target: Path, *, force: bool) -> None:
+    """Copy an example project to a folder, print its files, and a hint at the next command.
+
+    Raises:
+        UsageError: there is no such example, or a file exists and ``force`` is not set.
+    """
+    known = find_examples()
     if name not in known:
         guess = suggest_name(name, known)
         hint = f"did you mean {guess}?" if guess else f"known examples: {', '.join(known)}"
         raise UsageError(f'no example is named "{name}"', hint=hint)
-    target = folder or Path(name)
     files = {target / file.name: file.read_bytes() for file in known[name].iterdir()}
     present = sorted(str(path) for path in files if path.exists())
     if present and not force:
@@ -43,7 +51,7 @@ def command(name: str | None, folder: Path | None, force: bool) -> None:
 
 def find_examples() -> dict[str, Traversable]:
     """Return the example projects by name: subfolders of this package that hold a run file."""
-    package = resources.files("tunesmith_plugins.commands.examples")
+    package = resources.files("tunesmith_plugins.commands.starter")
     folders = (entry for entry in package.iterdir() if entry.is_dir())
     projects = {folder.name: folder for folder in folders if folder.joinpath("run.toml").is_file()}
     return dict(sorted(projects.items()))

@@ -17,6 +17,6 @@ def command(state: CliState) -> None:
     Editors use it for completion: save it as tunesmith.schema.json, and make the first line of
     the run file `#:schema ./tunesmith.schema.json`.
     """
-    from tunesmith.config.json_schema import run_file_schema
+    from tunesmith_plugins.commands.schema.json_schema import run_file_schema
 
     render.print_json(run_file_schema(state.catalog()))

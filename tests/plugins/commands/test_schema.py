@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from click.testing import CliRunner
 
 from tunesmith.cli.app import app
-from tunesmith.cli.schema import command
+from tunesmith_plugins.commands.schema.command import command
+
+FAKE = Path(__file__).parents[2] / "core" / "fake_plugin.py"
 
 
 def test_it_prints_the_schema_of_the_installed_plugins() -> None:
@@ -21,3 +24,11 @@ def test_it_prints_the_schema_of_the_installed_plugins() -> None:
 def test_the_help_line_names_the_schema() -> None:
     assert command.name == "schema"
     assert "JSON Schema" in (command.help or "")
+
+
+def test_the_plugins_are_chosen_before_or_after_the_command() -> None:
+    for args in (["--plugin", str(FAKE), "schema"], ["schema", "--plugin", str(FAKE)]):
+        printed = json.loads(CliRunner().invoke(app, args).stdout)
+        assert "by-heart" in printed["properties"]["technique"]["properties"]["use"]["enum"], args
+    printed = json.loads(CliRunner().invoke(app, ["schema", "--no-plugin", "lora"]).stdout)
+    assert "lora" not in printed["properties"]["technique"]["properties"]["use"]["enum"]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tunesmith.catalog import Catalog
-from tunesmith.config.json_schema import DIALECT, run_file_schema
 from tunesmith.plugins import Selection, find_plugins
+from tunesmith_plugins.commands.schema.json_schema import DIALECT, run_file_schema
 
-FAKE = Path(__file__).parents[1] / "fake_plugin.py"
+FAKE = Path(__file__).parents[2] / "core" / "fake_plugin.py"
 VALID: dict[str, Any] = {
     "model": {"base": "fake:one"},
     "data": {"use": "lines", "train": "data.tsv", "holdout": 0.2},

@@ -1,0 +1,1 @@
+"""Built-in checks of the data, before any model is read."""

@@ -1,0 +1,74 @@
+"""``tunesmith plugins check``: test a plugin with the conformance kit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.config.run_file import parse_value, set_value
+from tunesmith.errors import PluginError, UsageError
+from tunesmith.text import one_line
+
+
+@click.command("check")
+@click.argument("name")
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a small model, to train techniques on.",
+)
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="COMPONENT.KEY=VALUE",
+    help="Option for a component, such as jsonl.train=rows.jsonl. Repeatable.",
+)
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState, name: str, model: Path | None, sets: tuple[str, ...], as_json: bool
+) -> None:
+    """Test a plugin with the conformance kit and print the results as a table.
+
+    A technique is trained on eight examples and needs a small model (--model). Checks that need
+    something that is not given are listed as not applicable, with the reason.
+    """
+    from tunesmith.testing.kit import run_checks
+
+    plugin, module = state.catalog().plugins.module(name)
+    results = run_checks(module, model=model, samples=parse_samples(sets))
+    kept = [result for result in results if result.state == "kept"]
+    broken = [result for result in results if result.state == "broken"]
+    if as_json:
+        about = {"schema": "tunesmith.check-plugin/1", "plugin": plugin.full_name}
+        render.print_json({**about, "results": [asdict(result) for result in results]})
+    else:
+        rows = [[r.state, r.check, r.offer, one_line(r.detail or r.promise, 200)] for r in results]
+        render.print_table(["", "check", "offer", "what"], rows)
+    render.print_note(f"{len(kept)} of {len(results)} checks passed, {len(broken)} failed")
+    if broken:
+        names = ", ".join(result.check for result in broken)
+        raise PluginError(f'plugin "{plugin.full_name}" {plugin.version} fails: {names}')
+
+
+def parse_samples(sets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Parse values such as ``jsonl.train=rows.jsonl`` into options by component.
+
+    Raises:
+        UsageError: a value is not of the form COMPONENT.KEY=VALUE.
+    """
+    samples: dict[str, Any] = {}
+    for item in sets:
+        key, separator, text = item.partition("=")
+        if not separator or "." not in key:
+            raise UsageError(f"--set {item}: expected COMPONENT.KEY=VALUE")
+        set_value(samples, key, parse_value(text), where="--set")
+    return samples

@@ -1,0 +1,80 @@
+"""``tunesmith plugins check`` prints the results of the conformance kit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tunesmith.cli.app import app
+from tunesmith.errors import UsageError
+from tunesmith_plugins.commands.plugin_check.command import parse_samples
+
+BROKEN = """
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import ReporterOffer
+from tunesmith.options import Options
+
+class Undescribed(Options):
+    path: str = "x"
+
+class Silent:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def report(self, event):
+        raise ValueError("never")
+
+@hookimpl
+def tunesmith_reporters():
+    return [ReporterOffer(name="silent", summary="reports nothing", config=Undescribed,
+                          build=lambda options, folder: Silent())]
+"""
+
+
+def test_a_plugin_that_keeps_the_contract_passes() -> None:
+    done = CliRunner().invoke(app, ["plugins", "check", "exact-match"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.split()[:3] == ["check", "offer", "what"]
+    assert "checks passed, 0 failed" in done.stderr
+    done = CliRunner().invoke(app, ["plugins", "check", "exact-match", "--json"])
+    found = json.loads(done.stdout)
+    assert (found["schema"], found["plugin"]) == (
+        "tunesmith.check-plugin/1",
+        "tunesmith:exact-match",
+    )
+    assert {result["state"] for result in found["results"]} >= {"kept"}
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_plugin_that_breaks_the_contract_fails(tmp_path: Path, is_last: bool) -> None:
+    """The file of the plugin is named before or after the command."""
+    file = tmp_path / "quiet.py"
+    file.write_text(BROKEN)
+    option, command = ["--plugin", str(file)], ["plugins", "check", "quiet"]
+    done = CliRunner().invoke(app, [*command, *option] if is_last else [*option, *command])
+    assert done.exit_code == 8, done.output
+    assert 'plugin "file:quiet"' in done.stderr and "fails: " in done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("broken")]
+
+
+def test_a_plugin_that_is_not_installed_is_named() -> None:
+    done = CliRunner().invoke(app, ["plugins", "check", "nowhere"])
+    assert done.exit_code == 8
+    assert 'no plugin is named "nowhere"' in done.stderr
+
+
+def test_options_of_components_are_parsed() -> None:
+    sets = ["jsonl.train=rows.jsonl", "lora.adapter.rank=4"]
+    assert parse_samples(sets) == {
+        "jsonl": {"train": "rows.jsonl"},
+        "lora": {"adapter": {"rank": 4}},
+    }
+    for text in ("jsonl.train", "train=x"):
+        with pytest.raises(UsageError, match=r"--set .*: expected COMPONENT"):
+            parse_samples([text])

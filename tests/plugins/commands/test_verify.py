@@ -1,0 +1,62 @@
+"""``tunesmith verify`` finds damage in the checkpoints and the artifact of a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from tunesmith.storage import RunFolder
+from tunesmith_plugins.commands.verify.command import list_committed
+
+Tunesmith = Callable[..., Result]
+
+
+def test_verify_finds_one_changed_byte(tunesmith: Tunesmith, finished: Path) -> None:
+    assert tunesmith("verify", finished).exit_code == 0
+    path = finished / "artifact" / "answers.json"
+    path.write_bytes(path.read_bytes().replace(b"SAY", b"SAx", 1))
+    done = tunesmith("verify", finished)
+    assert done.exit_code == 7
+    assert "FAIL artifact" in done.stdout and "ok   checkpoints" in done.stdout
+    found = json.loads(tunesmith("verify", finished, "--json").stdout)
+    assert found["ok"] is False and found["folders"]["artifact"]
+
+
+@pytest.mark.parametrize("gone", ["artifact", "checkpoints/step-00000006"])
+def test_verify_reports_folders_without_a_manifest(
+    tunesmith: Tunesmith, finished: Path, gone: str
+) -> None:
+    (finished / gone / "MANIFEST.json").unlink()
+    assert tunesmith("verify", finished).exit_code == 7
+
+
+def test_verify_reports_a_missing_artifact(tunesmith: Tunesmith, finished: Path) -> None:
+    shutil.rmtree(finished / "artifact")
+    assert tunesmith("verify", finished).exit_code == 7
+
+
+def test_a_run_folder_can_be_moved(tunesmith: Tunesmith, finished: Path, tmp_path: Path) -> None:
+    shutil.move(finished, tmp_path / "moved")
+    assert tunesmith("verify", "moved").exit_code == 0
+
+
+def test_a_run_without_checkpoints_has_nothing_to_verify(
+    tunesmith: Tunesmith, tmp_path: Path
+) -> None:
+    assert tunesmith("run", "run.toml", "--set", "run.seed=666").exit_code == 2
+    (run,) = (tmp_path / "runs").iterdir()
+    done = tunesmith("verify", run)
+    assert done.exit_code == 0
+    assert "no checkpoints and no artifact yet" in done.stderr
+
+
+def test_temporary_folders_are_not_listed(finished: Path) -> None:
+    before = list_committed(RunFolder.open(finished))
+    assert before[0] == "artifact" and before[1].startswith("checkpoints/step-")
+    shutil.copytree(finished / "artifact", finished / ".old-artifact")
+    assert list_committed(RunFolder.open(finished)) == before
