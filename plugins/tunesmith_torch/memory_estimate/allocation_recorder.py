@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -65,14 +66,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reference cycles.
         """
         was_enabled = gc.isenabled()
-        gc.collect()
         gc.disable()
+        gc.freeze()  # a collection inside need not visit everything that exists before
         try:
             with self:
                 yield
         finally:
             for finalizer in self._finalizers:
                 finalizer.detach()
+            gc.unfreeze()
             if was_enabled:
                 gc.enable()
 
@@ -98,6 +100,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
+        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
+            # Two of three calls, which allocate nothing: answered as FakeTensor itself does.
+            in_kernel = args[0].fake_mode.in_kernel_invocation
+            return torch.device("meta") if in_kernel else args[0].fake_device
         workspace = self._workspaces.get(func._schema.name if hasattr(func, "_schema") else "")
         workspace_bytes = workspace(args) if workspace is not None else 0
         out = func(*args, **(kwargs or {}))

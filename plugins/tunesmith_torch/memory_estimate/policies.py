@@ -15,6 +15,7 @@ from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.techniques import (
     analytic_estimate,
     estimate_supervised,
+    import_tracing,
     refined_estimate,
 )
 from tunesmith_torch.memory_estimate.workload import Grouping
@@ -25,6 +26,7 @@ from tunesmith_torch.options.generation_limits import (
 )
 from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.options.preference import PairOptions
+from tunesmith_torch.runtime.processes import map_in_processes
 
 
 def pair_grouping(
@@ -108,12 +110,17 @@ def estimate_stages(stages: Sequence[Stage]) -> Iterator[Estimate]:
     """
     analytic_estimates = [analytic_estimate(stage.setting, stage.request) for stage in stages]
     yield _combine_stages(stages, analytic_estimates)
-    refined = [refined_estimate(stage.setting, stage.request) for stage in stages]
+    import_tracing()  # once, and not in each of the processes
+    refined = map_in_processes(_refine, stages)
     exact_stages = [
         replace(stage, setting=setting) for stage, (setting, _) in zip(stages, refined, strict=True)
     ]
     traced_estimates = [_with_earlier_stages(*each) for each in refined]
     yield _combine_stages(exact_stages, traced_estimates)
+
+
+def _refine(stage: Stage) -> tuple[EstimateSetting, Estimate]:
+    return refined_estimate(stage.setting, stage.request)
 
 
 def _with_earlier_stages(setting: EstimateSetting, estimate: Estimate) -> Estimate:

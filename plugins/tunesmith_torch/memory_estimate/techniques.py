@@ -50,6 +50,12 @@ def _lower_bound_of_auto(
     return replace(estimate, memory=memory)
 
 
+def import_tracing() -> None:
+    """Import torch and what traces a step; planning by arithmetic does without."""
+    prepare_environment()  # a run goes on with the torch that is loaded here
+    from tunesmith_torch.memory_estimate import token_lengths, traced  # noqa: F401
+
+
 def refined_estimate(
     setting: EstimateSetting, request: EstimateRequest
 ) -> tuple[EstimateSetting, Estimate]:
@@ -57,8 +63,8 @@ def refined_estimate(
 
     If the step cannot be traced, the estimate is by arithmetic and its last note has the reason.
     """
-    prepare_environment()  # a run goes on with the torch that is loaded here
-    from tunesmith_torch.memory_estimate import token_lengths, traced  # imports torch
+    import_tracing()
+    from tunesmith_torch.memory_estimate import token_lengths, traced
 
     options, workload = setting.options, setting.workload
     try:

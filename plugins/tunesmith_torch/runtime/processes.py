@@ -1,0 +1,35 @@
+"""Run independent computations in parallel in forked processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from tunesmith_torch.runtime.machine import available_processors
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+def map_in_processes(
+    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], processors: int | None = None
+) -> Sequence[ResultT]:
+    """Return ``function`` of each item, computed in as many processes as there are processors.
+
+    ``processors``: their number; None: those that this process may use. Function, items and results are pickled. The processes are forks, which have all modules
+    already; where forks are not safe (macOS) or not known (Windows), with one processor, and if a
+    fork dies, everything is computed here.
+    """
+    workers = min(len(items), processors or available_processors())
+    if sys.platform == "linux" and workers > 1:
+        context = multiprocessing.get_context("fork")
+        try:
+            with ProcessPoolExecutor(workers, mp_context=context) as executor:
+                return list(executor.map(function, items))
+        except BrokenProcessPool:
+            pass
+    return [function(item) for item in items]
