@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+from tunesmith_torch.runtime.environment import DEFAULTS
+
 PROGRAM = '''
 import importlib, json, logging, os, pkgutil, random, signal, sys, warnings
 
@@ -93,9 +95,11 @@ PACKAGES = ("tunesmith_torch", "tunesmith_data", "tunesmith_plugins")
 
 def changes(extra: str = "") -> tuple[list[str], list[str]]:
     """Import every module in a fresh process; return what that changed, and the modules."""
+    # A test before this one may have built a technique in this process, which sets them.
+    inherited = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(PACKAGES), extra],
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**inherited, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,
