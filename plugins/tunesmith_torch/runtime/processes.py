@@ -20,9 +20,10 @@ def map_in_processes(
 ) -> Sequence[ResultT]:
     """Return ``function`` of each item, computed in as many processes as there are processors.
 
-    ``processors``: their number; None: those that this process may use. Function, items and results are pickled. The processes are forks, which have all modules
-    already; where forks are not safe (macOS) or not known (Windows), with one processor, and if a
-    fork dies, everything is computed here.
+    ``processors``: their number; None: those that this process may use. Function, items and results
+    are pickled. The processes are forks, which have all modules already; where forks are not safe
+    (macOS) or not known (Windows), with one processor, and if a fork dies, everything is computed
+    here.
     """
     workers = min(len(items), processors or available_processors())
     if sys.platform == "linux" and workers > 1:
