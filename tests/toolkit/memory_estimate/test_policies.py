@@ -86,7 +86,7 @@ def test_the_reference_costs_a_forward_pass_of_each_pair() -> None:
         ({"adapt": "full"}, {"reward model", "reference"}),
         ({"adapt": "full", "loss__kl_coef": 0.0, "monitor__max_kl": 0.0}, {"reward model"}),
     ],
-    ids=str,
+    ids=["lora", "full", "full, no KL"],
 )
 def test_models_besides_the_policy(changes: dict[str, Any], models: set[str]) -> None:
     options = build(PolicyOptions, **changes)
