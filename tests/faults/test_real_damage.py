@@ -23,6 +23,7 @@ from tunesmith.storage.atomic import Disk
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.seed import seed_all
+from tunesmith_torch.training import trainer
 
 pytestmark = pytest.mark.processes
 
@@ -265,7 +266,7 @@ def test_a_read_only_disk_is_reported_before_a_model_is_loaded(
     def never() -> None:
         raise AssertionError("a model is loaded")
 
-    loads = real.before_call(real.sft, "load_model", 1, never)
+    loads = real.before_call(trainer, "load_model", 1, never)
     for args in (
         ("resume", run),
         ("run", workshop.run_file(real.Setting()), "--out", small_disk / "new"),

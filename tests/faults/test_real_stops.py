@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from tunesmith.storage import Checkpoints, verify_folder
 from tunesmith_data.load import RowLoader
 from tunesmith_torch.generation.text_model import TorchTextModel
-from tunesmith_torch.models import adapters
+from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.training import loop, training_state
+from tunesmith_torch.training.supervised import SupervisedTask
 
 pytestmark = pytest.mark.processes
 
@@ -160,14 +161,14 @@ def test_a_loss_that_is_not_finite_exits_with_5_and_a_diagnosis(
 
 
 def freeze_all_weights() -> None:
-    from tunesmith_plugins.techniques.full import technique
+    adapt = SupervisedTask.adapt
 
-    def frozen(base: Any, precision: Any) -> adapters.AdaptedModel:
-        adapted = adapters.adapt_full(base, precision)
+    def frozen(self: SupervisedTask, *args: Any) -> AdaptedModel:
+        adapted = adapt(self, *args)
         adapted.model.requires_grad_(False)
         return adapted
 
-    technique.adapt_full = frozen  # type: ignore[assignment]
+    SupervisedTask.adapt = frozen  # type: ignore[method-assign]
 
 
 FAULTS: dict[str, tuple[dict[str, Any], Any, str]] = {
