@@ -76,7 +76,12 @@ def sample_run(
 
 
 def _sample_fields(text: str) -> dict[type[Event], dict[str, Any]]:
-    counts = {"tokens": 1000, "trained_tokens": 10}
+    """Return the fields of a sample event of each kind."""
+    parts = (_run_fields, _input_fields, _training_fields, _evaluation_fields)
+    return {kind: fields for part in parts for kind, fields in part(text).items()}
+
+
+def _run_fields(text: str) -> dict[type[Event], dict[str, Any]]:
     return {
         RunStarted: {
             "run": "run-1",
@@ -89,6 +94,19 @@ def _sample_fields(text: str) -> dict[type[Event], dict[str, Any]]:
         PhaseStarted: {"phase": f"base: {text}", "total": 120},
         PhaseAdvanced: {"phase": f"base: {text}", "done": 60},
         PhaseEnded: {"phase": f"base: {text}", "seconds": 12.0},
+        Notice: {"level": "warning", "source": "data", "message": text},
+        RunFinished: {
+            "status": "ok",
+            "exit_code": 0,
+            "finished": "2026-01-01T00:01:02+00:00",
+            "seconds": 62.0,
+            "verdict": {"outcome": "unclear", "sentence": text},
+        },
+    }
+
+
+def _input_fields(text: str) -> dict[type[Event], dict[str, Any]]:
+    return {
         DataLoaded: {
             "description": text,
             "train": 240,
@@ -97,7 +115,11 @@ def _sample_fields(text: str) -> dict[type[Event], dict[str, Any]]:
             "examples": [{"where": text, "cause": text, "detail": text}],
             "fingerprint": "0" * 64,
         },
-        Notice: {"level": "warning", "source": "data", "message": text},
+        ModelResolved: {
+            "reference": text,
+            "description": text,
+            "files": {"config.json": "0" * 64},
+        },
         Forecast: {
             "technique": text,
             "method": "traced",
@@ -115,23 +137,12 @@ def _sample_fields(text: str) -> dict[type[Event], dict[str, Any]]:
             "tokens": 2000,
             "notes": [text],
         },
-        ModelResolved: {
-            "reference": text,
-            "description": text,
-            "files": {"config.json": "0" * 64},
-        },
-        Measured: {
-            "model": "tuned",
-            "evaluator": text,
-            "metric": text,
-            "value": 0.75,
-            "low": 0.65,
-            "high": 0.85,
-            "n": 120,
-            "higher_is_better": True,
-            "seconds": 12.0,
-            "records": "evaluations/sample.jsonl",
-        },
+    }
+
+
+def _training_fields(text: str) -> dict[type[Event], dict[str, Any]]:
+    counts = {"tokens": 1000, "trained_tokens": 10}
+    return {
         TrainingStarted: {
             "technique": text,
             "steps": 2,
@@ -156,8 +167,6 @@ def _sample_fields(text: str) -> dict[type[Event], dict[str, Any]]:
             "memory_bytes": 2 * 1024**3,
             "metrics": {text: 0.5},
         },
-        CompletionSampled: {"step": 1, "prompt": text, "completion": text, "reward": 0.625},
-        Monitored: {"step": 1, "metrics": {text: 0.3, "gold": 1.0}, "best": True},
         CheckpointSaved: {
             "step": 1,
             "path": "checkpoints/step-00000001",
@@ -173,18 +182,30 @@ def _sample_fields(text: str) -> dict[type[Event], dict[str, Any]]:
             "artifact": "adapter",
             "format": "adapter",
         },
+    }
+
+
+def _evaluation_fields(text: str) -> dict[type[Event], dict[str, Any]]:
+    return {
+        Measured: {
+            "model": "tuned",
+            "evaluator": text,
+            "metric": text,
+            "value": 0.75,
+            "low": 0.65,
+            "high": 0.85,
+            "n": 120,
+            "higher_is_better": True,
+            "seconds": 12.0,
+            "records": "evaluations/sample.jsonl",
+        },
+        Monitored: {"step": 1, "metrics": {text: 0.3, "gold": 1.0}, "best": True},
+        CompletionSampled: {"step": 1, "prompt": text, "completion": text, "reward": 0.625},
         GateChecked: {
             "gate": text,
             "passed": False,
             "message": text,
             "accepted": True,
             "metrics": {"kl": 1.0},
-        },
-        RunFinished: {
-            "status": "ok",
-            "exit_code": 0,
-            "finished": "2026-01-01T00:01:02+00:00",
-            "seconds": 62.0,
-            "verdict": {"outcome": "unclear", "sentence": text},
         },
     }

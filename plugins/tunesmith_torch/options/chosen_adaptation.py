@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,9 @@ class ChosenAdaptationOptions(TrainingOptions):
 
     EARLIER: ClassVar[Mapping[str, str]] = {**EARLIER_ADAPTER_KEYS, **EARLIER_QUANTIZATION_KEYS}
 
+    FULL_LEARNING_RATE: ClassVar[float | None] = None
+    """Default of ``learning_rate`` if all weights are trained; None: as for adapters."""
+
     adapt: Method = Field(default="lora", description=ADAPT_HELP)
     adapter: AdapterOptions = Field(
         default_factory=AdapterOptions, description="lora and qlora: the adapters."
@@ -40,6 +43,14 @@ class ChosenAdaptationOptions(TrainingOptions):
             return Adaptation("full")
         quantization = self.quantization if self.adapt == "qlora" else None
         return Adaptation(self.adapt, self.adapter, quantization)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_learning_rate(cls, table: Any) -> Any:
+        is_full = isinstance(table, dict) and table.get("adapt") == "full"
+        if is_full and cls.FULL_LEARNING_RATE is not None and "learning_rate" not in table:
+            return {**table, "learning_rate": cls.FULL_LEARNING_RATE}
+        return table
 
     @model_validator(mode="after")
     def _refuse_unused_tables(self) -> ChosenAdaptationOptions:

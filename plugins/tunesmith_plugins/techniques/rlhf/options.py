@@ -21,7 +21,7 @@ SKIP_HELP = (
 class SupervisedStage(ChosenAdaptationOptions, SupervisedOptions):
     """``[technique.supervised]``: train on demonstrations (supervised fine-tuning)."""
 
-    FULL_LEARNING_RATE: ClassVar[float] = 2e-5
+    FULL_LEARNING_RATE: ClassVar[float | None] = 2e-5
 
     skip: bool = Field(default=False, description=SKIP_HELP)
     learning_rate: float = Field(
@@ -30,11 +30,6 @@ class SupervisedStage(ChosenAdaptationOptions, SupervisedOptions):
         le=1,
         description='Peak learning rate. Unset: 2e-4, with adapt = "full" 2e-5.',
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_learning_rate(cls, table: Any) -> Any:
-        return set_default_learning_rate(table, cls.FULL_LEARNING_RATE)
 
 
 class GateOptions(Options):
@@ -52,7 +47,7 @@ class GateOptions(Options):
 class RewardStage(PairOptions):
     """``[technique.reward]``: train a reward model on preference pairs."""
 
-    FULL_LEARNING_RATE: ClassVar[float] = 1e-5
+    FULL_LEARNING_RATE: ClassVar[float | None] = 1e-5
     EARLIER: ClassVar[Mapping[str, str]] = {
         **{key: f"loss.{key}" for key in RewardLossOptions.model_fields},
         "centring": "loss.center_rewards_coefficient",
@@ -73,16 +68,11 @@ class RewardStage(PairOptions):
         default_factory=GateOptions, description="The check before the policy is trained."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_learning_rate(cls, table: Any) -> Any:
-        return set_default_learning_rate(table, cls.FULL_LEARNING_RATE)
-
 
 class PolicyStage(PolicyOptions):
     """``[technique.policy]``: train on rewards; a gold reward monitors the policy independently."""
 
-    FULL_LEARNING_RATE: ClassVar[float] = 1e-6
+    FULL_LEARNING_RATE: ClassVar[float | None] = 1e-6
 
     skip: bool = Field(default=False, description=SKIP_HELP)
     learning_rate: float = Field(
@@ -103,11 +93,6 @@ class PolicyStage(PolicyOptions):
                     "which `pip install tunesmith-trl` adds"
                 )
         return table
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_learning_rate(cls, table: Any) -> Any:
-        return set_default_learning_rate(table, cls.FULL_LEARNING_RATE)
 
 
 class RlhfOptions(Options):
@@ -136,10 +121,3 @@ class RlhfOptions(Options):
                 "`reward` is skipped and has no `from`, but the policy's `rewards` use its model"
             )
         return self
-
-
-def set_default_learning_rate(table: Any, full_rate: float) -> Any:
-    """Return the table with the learning rate for full training, unless it sets a rate itself."""
-    if isinstance(table, dict) and table.get("adapt") == "full" and "learning_rate" not in table:
-        return {**table, "learning_rate": full_rate}
-    return table
