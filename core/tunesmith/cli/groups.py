@@ -138,12 +138,10 @@ class OfferGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help lines without importing the commands of plugins."""
-        own, offered = self.own_lines(), self.offered_lines(ctx)
-        title = "Commands from plugins" if own else "Commands"
-        for heading, lines in (("Commands", own), (title, offered)):
-            if lines:
-                with formatter.section(heading):
-                    formatter.write_dl(list(lines.items()))
+        lines = {**self.own_lines(), **self.offered_lines(ctx)}
+        if lines:
+            with formatter.section("Commands"):
+                formatter.write_dl(sorted(lines.items()))
 
     def _not_found(self, ctx: click.Context, name: str) -> UsageError:
         full = f"{self.prefix}{name}"
