@@ -19,13 +19,13 @@ DataPath = Annotated[str, Field(json_schema_extra={"path": True})]
 
 
 class Options(BaseModel):
-    """Base class of all options: immutable, refuses unknown keys and wrong types."""
+    """Base class of all options: immutable, refuses unknown keys, wrong types, inf and nan."""
 
     EARLIER: ClassVar[Mapping[str, str]] = {}
     """Present key by the key of an earlier version, which is refused with a hint at the present
     one. Subclasses add to the tables of their base classes: see :func:`earlier_keys`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def earlier_keys(options: type[BaseModel]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith_torch.kernels import fused_lora
+from tunesmith_torch.models.adapter_targets import resolve_modules_to_save
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.runtime.device import Precision
@@ -84,7 +85,7 @@ def adapt_lora(
     initialized, so that their values do not depend on what ran before.
 
     Raises:
-        UsageError: no module matches the targets, or a target shares its weight with another.
+        UsageError: a name fits no module, or a target shares its weight with another module.
     """
     config = build_lora_config(base.model, options, fused_kernels=fused_kernels)
     torch.manual_seed(seed)
@@ -111,12 +112,14 @@ def build_lora_config(
     """Return the PEFT config of the adapter that the options ask for, for this model.
 
     Raises:
-        UsageError: no module matches the targets, or a target shares its weight with another.
+        UsageError: a name fits no module, or a target shares its weight with another module.
     """
     target_modules = _resolve_target_modules(model, options.target_modules)
     _refuse_tied_targets(model, [*target_modules])
-    tie_weights = (
-        bool(options.modules_to_save) and model.config.get_text_config().tie_word_embeddings
+    modules_to_save = resolve_modules_to_save(model, options.modules_to_save)
+    saved_names = {name.rsplit(".", 1)[-1] for name in modules_to_save}
+    tie_weights = model.config.get_text_config().tie_word_embeddings and bool(
+        saved_names & _embedding_names(model)
     )
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -124,7 +127,7 @@ def build_lora_config(
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=target_modules,
-        modules_to_save=options.modules_to_save or None,
+        modules_to_save=modules_to_save or None,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
         ensure_weight_tying=tie_weights,
@@ -174,7 +177,7 @@ def _refuse_tied_targets(model: PreTrainedModel, target_modules: Sequence[str]) 
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or embeddings.weight is not head.weight:
         return
-    shared = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if m in (embeddings, head)}
+    shared = _embedding_names(model)
     for target in target_modules:
         if target.rsplit(".", 1)[-1] in shared:
             raise UsageError(
@@ -182,3 +185,9 @@ def _refuse_tied_targets(model: PreTrainedModel, target_modules: Sequence[str]) 
                 "module, so a LoRA adapter on it would be lost when the model is merged or saved",
                 hint=f'train the full module instead: adapter.modules_to_save = ["{target}"]',
             )
+
+
+def _embedding_names(model: PreTrainedModel) -> set[str]:
+    """Return the last parts of the names of the input embeddings and of the output head."""
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if m in embeddings}

@@ -7,9 +7,9 @@ Which weights move and what they move towards are independent: every objective t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tunesmith.options import Options
 
@@ -24,6 +24,7 @@ class AdapterOptions(Options):
     alpha: float = Field(
         default=32.0,
         gt=0,
+        le=65536,
         description="Scale of the adapter: alpha/rank, or alpha/sqrt(rank) with `use_rslora`.",
     )
     dropout: float = Field(
@@ -51,6 +52,28 @@ class AdapterOptions(Options):
             "fine-tuning, slower."
         ),
     )
+
+    @field_validator("target_modules", "modules_to_save")
+    @classmethod
+    def _refuse_empty_names(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            return value
+        if info.field_name == "target_modules" and not value:
+            raise ValueError('names no module; write "all-linear", or names such as ["q_proj"]')
+        if not all(name.strip(" .") for name in value):
+            raise ValueError("has an empty name")
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_overlap(self) -> AdapterOptions:
+        """Refuse a module that is to be trained fully and to get an adapter besides."""
+        twice = [name for name in self.modules_to_save if name in self.target_modules]
+        if twice and self.target_modules != "all-linear":
+            raise ValueError(
+                f"`{twice[0]}` is in `target_modules` and in `modules_to_save`; a module that is "
+                "trained fully gets no adapter"
+            )
+        return self
 
 
 class QuantizationOptions(Options):

@@ -22,7 +22,7 @@ class GenerationOptions(Options):
         default=8, ge=1, le=1024, description="Completions sampled per prompt."
     )
     max_new_tokens: int = Field(
-        default=128, ge=1, description="Largest number of tokens in a completion."
+        default=128, ge=1, le=2**20, description="Largest number of tokens in a completion."
     )
     temperature: float = Field(
         default=1.0,

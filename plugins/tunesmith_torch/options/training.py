@@ -77,6 +77,8 @@ AutoBool = Annotated[
 """True, False, or None for ``auto``: decided when the run begins."""
 AutoRows = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
 AutoTokens = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+"""Decay rate of a moving average."""
 
 
 CHECKPOINTING_HELP = (
@@ -98,7 +100,7 @@ class OptimizerOptions(Options):
     weight_decay: float = Field(
         default=0.0, ge=0, lt=1, description="AdamW weight decay; applied to weight matrices only."
     )
-    betas: tuple[float, float] = Field(
+    betas: tuple[DecayRate, DecayRate] = Field(
         default=(0.9, 0.999),
         description=(
             "AdamW decay rates of the moving averages of gradients and of squared gradients."
@@ -207,6 +209,7 @@ class TrainingOptions(Options):
     max_length: int = Field(
         default=2048,
         ge=8,
+        le=2**30,
         description=(
             "Largest number of tokens in a row; the model's context length is a further limit."
         ),

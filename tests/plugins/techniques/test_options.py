@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -272,3 +273,40 @@ def test_a_table_that_is_not_read_is_refused(options: type[TrainingOptions]) -> 
 def test_the_keys_of_trl_name_the_distribution_that_has_them(table: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"trl-rloo, .*pip install tunesmith-trl"):
         from_table(PolicyStage, table)
+
+
+# --------------------------------------------------------------------------- bounds
+
+OUT_OF_RANGE: list[tuple[str, Any]] = [
+    ("adapter.target_modules", []),
+    ("adapter.target_modules", [""]),
+    ("adapter.modules_to_save", [" "]),
+    ("adapter.alpha", math.inf),
+    ("adapter.alpha", 1e9),
+    ("optimizer.betas", [2, 2]),
+    ("optimizer.betas", [0.9, 1.0]),
+    ("optimizer.betas", [-0.1, 0.9]),
+    ("optimizer.max_grad_norm", math.inf),
+    ("optimizer.weight_decay", math.nan),
+    ("max_length", 2**40),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused(key: str, value: Any) -> None:
+    table, _, last = key.rpartition(".")
+    tables = {table: {last: value}} if table else {last: value}
+    with pytest.raises(ValidationError, match=last):
+        from_table(LoraOptions, tables)
+
+
+@pytest.mark.parametrize("weight", [math.inf, -math.inf, math.nan])
+def test_a_weight_of_a_reward_is_finite(weight: float) -> None:
+    with pytest.raises(ValidationError, match="weight"):
+        from_table(PolicyStage, {"rewards": [{"weight": weight}]})
+
+
+def test_a_module_is_trained_fully_or_gets_an_adapter() -> None:
+    adapter = {"target_modules": ["q_proj", "o_proj"], "modules_to_save": ["o_proj"]}
+    with pytest.raises(ValidationError, match="`o_proj` is in `target_modules` and in"):
+        from_table(LoraOptions, {"adapter": adapter})
