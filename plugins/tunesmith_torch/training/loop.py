@@ -46,7 +46,7 @@ from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.memory import peak_bytes
 from tunesmith_torch.runtime.seed import seed_all
-from tunesmith_torch.training import training_state
+from tunesmith_torch.training import checkpoint_owner, training_state
 from tunesmith_torch.training.micro_batch_budget import MicroBatchBudget
 
 T = TypeVar("T")
@@ -196,7 +196,7 @@ def run_training_loop(
     accumulator = _GradientAccumulator(job, adapted, objective, masters, budget)
     adapted.model.train()
     seed_all(seed)
-    steps_done = checkpoints.resume()
+    steps_done = checkpoints.resume(order.steps)
     distributed.check_same_on_all_ranks("the weights", lambda: fingerprint(adapted.model, ()))
     if checkpoints.apply_decision(steps_done, monitor.evaluate(steps_done)):
         return
@@ -346,12 +346,19 @@ class CheckpointWriter:
     last_time: float = field(default_factory=time.monotonic)
     """The time of the newest checkpoint, or of the start."""
 
-    def resume(self) -> int:
-        """Restore the newest checkpoint; return the number of steps already taken."""
+    def resume(self, last_step: int | None = None) -> int:
+        """Restore the newest checkpoint; return the number of steps already taken.
+
+        ``last_step`` is the last step of the plan; None: not known.
+
+        Raises:
+            IntegrityError: the checkpoint is of another run or stage, or beyond the last step.
+        """
         self._require_space()
         checkpoint = distributed.rank_0_first(self.job.checkpoints.newest)
         if checkpoint is None:
             return 0
+        checkpoint_owner.require_own(self.job, checkpoint, last_step)
         training_state.restore(checkpoint.path, self.masters)
         self.monitor.load_state_dict(checkpoint.meta.get("monitor", {}))
         self.last_step = checkpoint.step
@@ -379,7 +386,7 @@ class CheckpointWriter:
         """Save or restore the best weights as decided; True if training is over.
 
         Raises:
-            IntegrityError: training stops and there is no best checkpoint to go back to.
+            IntegrityError: training stops and this run has no best checkpoint to go back to.
         """
         if decision == "save_best":
             self.save(step, best=True)
@@ -388,6 +395,7 @@ class CheckpointWriter:
         best = self.job.checkpoints.best()
         if best is None:
             raise IntegrityError(f"{self.job.checkpoints.folder}: the best checkpoint is gone")
+        checkpoint_owner.require_own(self.job, best, step)
         training_state.restore(best.path, self.masters)
         return True
 
@@ -418,7 +426,7 @@ class CheckpointWriter:
         def write(folder: Path) -> None:
             training_state.save(folder, self.masters)
 
-        meta = {"stage": self.job.stage, "monitor": self.monitor.state_dict()}
+        meta = {**checkpoint_owner.owner_meta(self.job), "monitor": self.monitor.state_dict()}
         path = self.job.checkpoints.save(step, write, meta=meta, best=best)
         self.last_step, self.last_time = step, time.monotonic()
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

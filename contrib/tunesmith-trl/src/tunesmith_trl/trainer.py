@@ -95,7 +95,7 @@ def run_trl_training(
         try:
             seed_all(job.seed)
             # Not before: TRL has just copied the fresh adapter, which is its reference.
-            checkpoints.resume()
+            checkpoints.resume(order.steps)
             # Also after the last step: a run may have been stopped before that was evaluated.
             decision = monitor.evaluate(steps_done)
             is_over = checkpoints.apply_decision(steps_done, decision)

@@ -1,0 +1,63 @@
+"""Tie checkpoints to the training that saved them: one run, or one stage of a run.
+
+The folder of a training has a random id in :data:`TRAINING_FILE`, and so has each of its
+checkpoints. A checkpoint that was copied from another run fits the model and passes its checksums,
+but training would continue from weights and random states that this run has never had.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+from tunesmith.contracts import Job
+from tunesmith.errors import IntegrityError
+from tunesmith.events import JSON
+from tunesmith.storage import Checkpoint, write_atomic
+
+TRAINING_FILE = "training.json"
+"""File in a job's folder with the id of its training."""
+
+
+def owner_meta(job: Job[Any]) -> JSON:
+    """Return the facts that tie a checkpoint to the job; the first call creates the id."""
+    found = _read_id(job.out)
+    if not found:
+        found = secrets.token_hex(8)
+        write_atomic(job.out / TRAINING_FILE, json.dumps({"id": found}) + "\n")
+    return {"training": found, "stage": job.stage}
+
+
+def require_own(job: Job[Any], checkpoint: Checkpoint, last_step: int | None) -> None:
+    """Check that the job has saved the checkpoint, and that the plan reaches its step.
+
+    ``last_step`` is the last step of the plan; None: not known. Checkpoints of earlier versions
+    have no id, and pass.
+
+    Raises:
+        IntegrityError: the checkpoint belongs to another run or stage, or is beyond the plan.
+    """
+    meta = checkpoint.meta
+    problem = ""
+    if meta.get("stage", job.stage) != job.stage:
+        problem = f'is of stage "{meta["stage"]}", not of "{job.stage}"'
+    elif "training" in meta and meta["training"] != _read_id(job.out):
+        problem = "was saved by another run"
+    elif last_step is not None and checkpoint.step > last_step:
+        problem = f"is of step {checkpoint.step}, and the plan ends at step {last_step}"
+    if problem:
+        raise IntegrityError(
+            f"{checkpoint.path}: the checkpoint {problem}, so training cannot continue from it",
+            hint="move this folder out of the run to go on from the checkpoint before it",
+        )
+
+
+def _read_id(folder: Path) -> str:
+    """Return the id of the training in this folder; empty if it has none."""
+    try:
+        found = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return str(found)
