@@ -25,6 +25,7 @@ from tunesmith.storage import commit_folder
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation, no_progress_bars
 from tunesmith_torch.runtime.distributed import all_gather_object, is_rank_0
 
@@ -129,6 +130,7 @@ def _write_weights(folder: Path, adapted: AdaptedModel) -> None:
         return
     with no_progress_bars():
         adapted.model.save_pretrained(folder)
+    write_earlier_keys(folder)
 
 
 def _sort_target_modules(path: Path) -> None:

@@ -26,6 +26,7 @@ from tunesmith.storage import commit_folder, verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, attach_adapter
+from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
 from tunesmith_torch.models.loading import (
     LoadedBase,
     load_base,
@@ -94,6 +95,7 @@ def merge_adapter(
         _untie_changed_head(model)
         with no_progress_bars():
             model.save_pretrained(folder)
+        write_earlier_keys(folder)
         del model
         release_memory()
         for file in sorted(adapter.iterdir()):

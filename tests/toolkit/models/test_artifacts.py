@@ -106,6 +106,7 @@ def test_a_saved_full_model_loads_bit_identical(tmp_path: Path, tiny_folder: Pat
     reloaded = load_model(artifact.path, CPU, FP32, packing=True)
     assert torch.equal(logits(adapted.model), logits(reloaded.model))
     assert reloaded.config.tie_word_embeddings
+    assert json.loads((artifact.path / "config.json").read_text())["rope_theta"] == 10_000.0
     assert {file.suffix for file in artifact.path.iterdir()} <= {
         ".safetensors",
         ".json",

@@ -138,6 +138,7 @@ def test_a_head_that_was_trained_without_the_embeddings_is_untied(
     result = merge(folder, Artifact(path=adapter, format="adapter"), tmp_path / "merged")
     config_ = json.loads((result.path / "config.json").read_text())
     assert config_["tie_word_embeddings"] is False
+    assert config_["rope_theta"] == config_["rope_parameters"]["rope_theta"] == 10_000.0
     assert "lm_head.weight" in load_file(result.path / "model.safetensors")
     assert result.kl < 1e-9
 

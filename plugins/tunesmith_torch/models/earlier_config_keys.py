@@ -1,0 +1,112 @@
+"""Write the keys of ``config.json`` that other engines read, beside those of transformers 5.
+
+transformers 5 writes the parameters of rotary embeddings as ``rope_parameters`` only, and the
+format of the weights as ``dtype``. Earlier versions, mlx-lm, mistral.rs and others read
+``rope_theta``, ``rope_scaling`` and ``torch_dtype``; without ``rope_theta`` they compute with 10000
+and generate nonsense without an error. A saved folder therefore has both forms:
+
+==================  ================================================================================
+one theta           ``rope_theta``
+scaled positions    ``rope_scaling``: the type, as ``rope_type`` and ``type``, and its parameters.
+                    Phi-3 has exactly ``type``, ``short_factor`` and ``long_factor`` in it
+partial rotation    ``partial_rotary_factor``
+Gemma 3             ``rope_theta`` and ``rope_scaling`` of its global layers, and
+                    ``rope_local_base_freq``, the theta of its local ones
+other models with   only what is the same in all layers: the earlier form has no place for the rest
+several thetas
+==================  ================================================================================
+
+transformers prefers ``rope_scaling`` where both are present, so the result is read back. If it does
+not give the same parameters, the file stays as transformers wrote it, with a warning.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from tunesmith.errors import TunesmithWarning
+
+_NOT_SCALING = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
+"""Keys of ``rope_parameters`` that are no parameters of a scaling."""
+_PHI3_SCALING = ("short_factor", "long_factor")
+
+
+def write_earlier_keys(folder: Path) -> None:
+    """Add the earlier keys to the ``config.json`` of a saved model."""
+    path = folder / "config.json"
+    before = _read_rope_parameters(folder)
+    text = path.read_text(encoding="utf-8")
+    config = json.loads(text)
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            part.update(earlier_keys(part))
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if _read_rope_parameters(folder) != before:
+        path.write_text(text, encoding="utf-8")
+        warnings.warn(
+            f"{path}: the earlier form of `rope_parameters` would not mean the same for a "
+            f"{config.get('model_type')}, so it is left out; check that the engine which serves "
+            "this model reads `rope_parameters`",
+            TunesmithWarning,
+            stacklevel=2,
+        )
+
+
+def earlier_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of earlier versions for a config that transformers 5 wrote."""
+    keys: dict[str, Any] = {}
+    if config.get("dtype") is not None:
+        keys["torch_dtype"] = config["dtype"]
+    parameters = config.get("rope_parameters")
+    if not isinstance(parameters, Mapping):
+        return keys
+    family = str(config.get("model_type", ""))
+    by_layer_type = {name: p for name, p in parameters.items() if isinstance(p, Mapping)}
+    if not by_layer_type:
+        return {**keys, **_flat_keys(parameters, family)}
+    if family.startswith("gemma3") and {"full_attention", "sliding_attention"} <= {*by_layer_type}:
+        global_keys = _flat_keys(by_layer_type["full_attention"], family)
+        local_theta = by_layer_type["sliding_attention"]["rope_theta"]
+        return {**keys, **global_keys, "rope_local_base_freq": local_theta}
+    thetas = {p.get("rope_theta") for p in by_layer_type.values()}
+    if len(thetas) == 1:
+        keys["rope_theta"] = thetas.pop()
+    return keys
+
+
+def _flat_keys(parameters: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """Return the keys for one set of parameters, which all layers share."""
+    keys = {
+        name: parameters[name]
+        for name in ("rope_theta", "partial_rotary_factor")
+        if parameters.get(name) is not None
+    }
+    rope_type = str(parameters.get("rope_type", "default"))
+    scaling = {name: value for name, value in parameters.items() if name not in _NOT_SCALING}
+    if rope_type == "default" and not scaling:
+        return keys
+    if family.startswith("phi3"):  # its earlier versions refuse further keys
+        phi3 = {name: value for name, value in scaling.items() if name in _PHI3_SCALING}
+        return {**keys, "rope_scaling": {"type": rope_type, **phi3}}
+    return {**keys, "rope_scaling": {"rope_type": rope_type, "type": rope_type, **scaling}}
+
+
+def _read_rope_parameters(folder: Path) -> Any:
+    """Return the parameters as transformers reads them, without the second name of the type."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    parameters = getattr(config.get_text_config(), "rope_parameters", None)
+    return _without_type(parameters) if isinstance(parameters, Mapping) else parameters
+
+
+def _without_type(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_type(value) if isinstance(value, Mapping) else value
+        for name, value in parameters.items()
+        if name != "type"
+    }
