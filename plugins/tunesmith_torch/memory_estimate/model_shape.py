@@ -154,10 +154,25 @@ class ModelShape:
         return self.layers * (shared + routed * self.active_experts // self.experts)
 
     def targeted_layers(self, target_modules: str | list[str]) -> Iterator[LinearShape]:
-        """Yield the linear layers of one decoder layer that get an adapter."""
+        """Yield the linear layers of one decoder layer that get an adapter.
+
+        Experts are stacked parameters and no layers: see :meth:`targeted_experts`.
+        """
         for linear in self.linear_layers:
-            if target_modules == "all-linear" or linear.name in target_modules:
+            is_named = target_modules == "all-linear" or linear.name in target_modules
+            if is_named and linear.experts == 1:
                 yield linear
+
+    def targeted_experts(self, target_parameters: list[str]) -> Iterator[LinearShape]:
+        """Yield the stacked parameters of one decoder layer's experts that get an adapter."""
+        D, F, E = self.hidden_size, self.intermediate_size, self.experts
+        names = {target.rsplit(".", 1)[-1] for target in target_parameters}
+        for stacked in (
+            LinearShape("gate_up_proj", 2 * F, D, E),
+            LinearShape("down_proj", D, F, E),
+        ):
+            if stacked.name in names and E > 1:
+                yield stacked
 
 
 def _norms_per_layer(family: str) -> int:

@@ -115,7 +115,10 @@ class EstimateSetting:
         adapter = self.adapter
         if adapter is None:
             return self.shape.parameters
-        targets = self.shape.targeted_layers(adapter.target_modules)
+        targets = (
+            *self.shape.targeted_layers(adapter.target_modules),
+            *self.shape.targeted_experts(adapter.target_parameters),
+        )
         layer = sum(
             adapter.rank * (linear.out_features + linear.in_features) * linear.experts
             for linear in targets

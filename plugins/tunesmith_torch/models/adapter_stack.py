@@ -29,7 +29,14 @@ from torch import Tensor
 
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith_torch.kernels import fused_lora
-from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora, build_lora_config
+from tunesmith_torch.models.adapters import (
+    AdaptedModel,
+    adapt_full,
+    adapt_lora,
+    adapter_details,
+    build_lora_config,
+    count_adapters,
+)
 from tunesmith_torch.models.artifacts import attach_adapter, check_adapter
 from tunesmith_torch.models.initial_model import InitialModel
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
@@ -88,6 +95,7 @@ def _adapt_over_adapter(
 ) -> AdaptedModel:
     """Add the initial adapter, frozen, and a fresh one that is trained."""
     config = build_lora_config(base.model, options, fused_kernels=fused_kernels)
+    details = adapter_details(base.model, options)
     _refuse_not_summable(config, "technique.adapter")
     base.model.requires_grad_(False)
     model = attach_adapter(base, initial_model.path, fused_kernels=fused_kernels)
@@ -97,8 +105,9 @@ def _adapt_over_adapter(
         model.add_adapter(POLICY, config, autocast_adapter_dtype=True)
     fused_lora.group_by_input(model)
     _activate_adapters(model, [INITIAL, POLICY])
-    details = {"weights": "lora", "rank": options.rank}
-    return AdaptedModel(model, base, precision, "adapter", details)
+    return AdaptedModel(
+        model, base, precision, "adapter", {**details, **count_adapters(model, POLICY)}
+    )
 
 
 def adapt_over_merged(
@@ -223,6 +232,7 @@ def _sum_adapters(adapted: AdaptedModel, model: PeftModel, names: tuple[str, str
         r=total_rank,
         lora_alpha=total_rank,  # the scales are in the matrices already
         target_modules=[name.removeprefix("base_model.model.") for name in modules],
+        fan_in_fan_out=model.peft_config[names[0]].fan_in_fan_out,
         bias="none",
     )
     base_model = cast(Any, model).unload()
@@ -254,12 +264,19 @@ def _scaled_matrices(model: PeftModel, adapter: str) -> dict[str, tuple[Tensor, 
 def _refuse_not_summable(config: LoraConfig, where: str) -> None:
     """Raise an error unless the adapter is a plain low-rank update.
 
-    DoRA divides by a norm, and fully trained modules are not low-rank: neither can be added.
+    DoRA divides by a norm, and fully trained modules are not low-rank: neither can be added. PEFT
+    reads the parameters of experts from other names than it writes them to for a sum.
     """
-    plain = not (config.use_dora or config.modules_to_save or config.rank_pattern)
+    plain = not (
+        config.use_dora
+        or config.modules_to_save
+        or config.rank_pattern
+        or getattr(config, "target_parameters", None)
+    )
     if config.peft_type != "LORA" or not plain or config.alpha_pattern or config.bias != "none":
         raise UsageError(
             f"{where}: only a plain LoRA adapter can be added to another, "
-            "this one uses DoRA, modules_to_save, rank or alpha patterns, or a bias",
+            "this one uses DoRA, modules_to_save, target_parameters, rank or alpha patterns, or a "
+            "bias",
             hint="merge the earlier adapter into its base model and set `from` to that folder",
         )

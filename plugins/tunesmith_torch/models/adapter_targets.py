@@ -3,23 +3,79 @@
 PEFT ignores a name in ``modules_to_save`` that fits no module: nothing would be trained, and the
 artifact would claim the opposite. It also compares the ends of names only, so that ``norm`` would
 mean ``input_layernorm`` too. Here a name means the modules whose last parts, between dots, it is.
+
+Only modules that text passes through are chosen: the vision tower of a multimodal model has layers
+of the same names, and they would never get a gradient.
+
+Experts of a mixture are one parameter for all experts of a layer, which is no module. They get an
+adapter by ``target_parameters`` only. In families where the experts were modules before
+transformers 5, PEFT replaces the names ``gate_proj``, ``up_proj`` and ``down_proj`` by these
+parameters, both for training and when an adapter is read. The linear layers that still have such a
+name (dense layers, shared experts) are named by their weight, ``mlp.up_proj.weight``, instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from tunesmith_torch.runtime import peft_import  # noqa: F401 - must precede peft
+
+# isort: split
+from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import UsageError
+from tunesmith_torch.options.adaptation import AdapterOptions
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, *_CONVOLUTIONS)
+"""Classes of modules that PEFT has an adapter for."""
+_MODULES_KEY = "technique.adapter.target_modules"
+_PARAMETERS_KEY = "technique.adapter.target_parameters"
+
+
+@dataclass(frozen=True)
+class AdapterTargets:
+    """The names for PEFT's config: what gets an adapter, and what is trained fully."""
+
+    modules: list[str]
+    parameters: list[str]
+    modules_to_save: list[str]
+    are_conv1d: bool
+    """True if all modules are of transformers' ``Conv1D``, whose weight is transposed."""
+
+    @classmethod
+    def resolve(cls, model: PreTrainedModel, options: AdapterOptions) -> AdapterTargets:
+        """Return the targets that the options name, after checking each name.
+
+        Raises:
+            UsageError: a name fits no module or parameter, or one that cannot be trained.
+        """
+        modules = text_modules(model)
+        chosen = _choose_modules(model, modules, options)
+        rerouted = _rerouted_names(model, {_last_part(name) for name in chosen})
+        direct = {n: m for n, m in chosen.items() if _last_part(n) not in rerouted}
+        weights = [f"{name}.weight" for name in chosen if name not in direct]
+        if weights and (options.dropout or options.use_dora):
+            option = "dropout" if options.dropout else "use_dora"
+            raise UsageError(
+                f"technique.adapter.{option}: PEFT cannot do this with {chosen_text(weights)} of a "
+                f"{model.config.model_type}",
+                hint=f"leave out adapter.{option}, or name other modules in adapter.target_modules",
+            )
+        return cls(
+            modules=_shortest_names(model, direct, options),
+            parameters=[*weights, *_resolve_parameters(model, modules, options.target_parameters)],
+            modules_to_save=_resolve_modules_to_save(model, modules, options.modules_to_save),
+            are_conv1d=bool(direct) and all(isinstance(m, Conv1D) for m in direct.values()),
+        )
 
 
 def text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Return the modules that text passes through, by name: the decoder and the output head.
-
-    The others of a multimodal model, such as its vision tower, never get a gradient from text.
-    """
+    """Return the modules that text passes through, by name: the decoder and the output head."""
     modules = {name: module for name, module in model.named_modules() if name}
     if model.config.get_text_config() is model.config:
         return modules
@@ -27,20 +83,182 @@ def text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     return {name: module for name, module in modules.items() if module in text_parts}
 
 
-def resolve_modules_to_save(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
-    """Return the names for PEFT of modules that are trained fully, after checking each.
+def freeze_other_modalities(model: PreTrainedModel) -> list[str]:
+    """Freeze the parameters that text does not pass through; return the parts that have them."""
+    text = {id(p) for module in text_modules(model).values() for p in module.parameters(False)}
+    others = [(name, p) for name, p in model.named_parameters() if id(p) not in text]
+    if model.config.get_text_config() is model.config:
+        return []
+    for _, parameter in others:
+        parameter.requires_grad_(False)
+    return sorted({".".join(name.split(".")[:2]) for name, _ in others})
 
-    Raises:
-        UsageError: a name fits no module, or one that cannot be trained fully.
+
+def experts_without_adapter(model: PreTrainedModel, targets: AdapterTargets) -> list[str]:
+    """Return the stacked parameters of experts that no adapter changes, by their last names."""
+    stacked = _stacked_parameters(text_modules(model))
+    targeted = {name for target in targets.parameters for name in matching_names(stacked, target)}
+    return _last_two_parts(name for name in stacked if name not in targeted)
+
+
+def matching_names(names: Iterable[str], target: str) -> list[str]:
+    """Return the full names whose last parts are ``target``, as PEFT matches target modules."""
+    return [name for name in names if name == target or name.endswith(f".{target}")]
+
+
+def chosen_text(names: Sequence[str]) -> str:
+    """Return the first of the names, and how many more there are."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}"
+
+
+# --------------------------------------------------------------------------- modules with adapters
+
+
+def _choose_modules(
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], options: AdapterOptions
+) -> dict[str, nn.Module]:
+    """Return the modules that get an adapter, by their full names."""
+    linear = _linear_layers(model, modules)
+    if options.target_modules == "all-linear":
+        if not linear:
+            raise UsageError(f"{_MODULES_KEY}: the model has no linear layer outside its head")
+        return linear
+    chosen: dict[str, nn.Module] = {}
+    hint = f"linear layers of this model: {', '.join(_last_parts(linear))}"
+    for target in options.target_modules:
+        found = {name: modules[name] for name in matching_names(modules, target)}
+        if not found:
+            raise UsageError(f'{_MODULES_KEY}: no module is named "{target}"', hint=hint)
+        other = next((m for m in found.values() if not isinstance(m, _ADAPTABLE)), None)
+        if other is not None:
+            raise UsageError(
+                f'{_MODULES_KEY}: "{target}" is a {type(other).__name__}, which can have no '
+                "adapter",
+                hint=hint,
+            )
+        chosen.update(found)
+    _refuse_tied_targets(model, chosen)
+    return chosen
+
+
+def _linear_layers(
+    model: PreTrainedModel, modules: Mapping[str, nn.Module]
+) -> dict[str, nn.Module]:
+    """Return the linear layers except the output head."""
+    head = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+    }
+
+
+def _shortest_names(
+    model: PreTrainedModel, chosen: Mapping[str, nn.Module], options: AdapterOptions
+) -> list[str]:
+    """Return names for PEFT that fit exactly the chosen modules, short ones where possible."""
+    short = options.target_modules
+    names = sorted({_last_part(n) for n in chosen}) if short == "all-linear" else list(short)
+    all_names = [name for name, _ in model.named_modules()]
+    fitting = {full_name for name in names for full_name in matching_names(all_names, name)}
+    return names if fitting == {*chosen} else list(chosen)
+
+
+def _rerouted_names(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
+    """Return the names that PEFT replaces by the stacked parameters of experts."""
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:  # an earlier version of PEFT, which replaces nothing
+        return set()
+    rerouted = set()
+    for name in names:
+        config = LoraConfig(target_modules=[name])
+        try:
+            convert_peft_config_for_transformers(config, model=model, conversions=None)
+        except ValueError:  # gate_proj alone: its parameter holds up_proj too
+            rerouted.add(name)
+        else:
+            rerouted |= {name} - {*config.target_modules}
+    return rerouted
+
+
+def _refuse_tied_targets(model: PreTrainedModel, chosen: Mapping[str, nn.Module]) -> None:
+    """Refuse a target that shares its weight with another module.
+
+    An adapter changes one of the two only, so merging or saving would lose or duplicate it.
     """
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or embeddings.weight is not head.weight:
+        return
+    for name, module in chosen.items():
+        if module in (embeddings, head):
+            target = _last_part(name)
+            raise UsageError(
+                f'{_MODULES_KEY}: "{target}" shares its weight with another module, so a LoRA '
+                "adapter on it would be lost when the model is merged or saved",
+                hint=f'train the full module instead: adapter.modules_to_save = ["{target}"]',
+            )
+
+
+# --------------------------------------------------------------------------- parameters
+
+
+def _resolve_parameters(
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], names: Sequence[str]
+) -> list[str]:
+    """Return the names for PEFT of parameters that get an adapter, after checking each."""
+    candidates = {
+        f"{name}.{parameter_name}": parameter
+        for name, module in modules.items()
+        if not isinstance(module, _ADAPTABLE)
+        for parameter_name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim in (2, 3)
+    }
+    all_names = [name for name, _ in model.named_parameters()]
+    resolved: list[str] = []
+    for name in names:
+        found = matching_names(candidates, name)
+        if not found:
+            known = ", ".join(_last_two_parts(candidates)) or "none"
+            raise UsageError(
+                f'{_PARAMETERS_KEY}: no parameter outside of linear layers is named "{name}"',
+                hint=f"matrices of this model that are no layer: {known}; a linear layer is named "
+                "in adapter.target_modules",
+            )
+        resolved += [name] if found == matching_names(all_names, name) else found
+    return resolved
+
+
+def _stacked_parameters(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Return the full names of parameters that hold a matrix for each expert."""
+    return [
+        f"{name}.{parameter_name}"
+        for name, module in modules.items()
+        if not isinstance(module, _CONVOLUTIONS)
+        for parameter_name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3
+    ]
+
+
+# --------------------------------------------------------------------------- fully trained modules
+
+
+def _resolve_modules_to_save(
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], names: Sequence[str]
+) -> list[str]:
+    """Return the names for PEFT of modules that are trained fully, after checking each."""
     key = "technique.adapter.modules_to_save"
-    modules = text_modules(model)
     all_names = [name for name, _ in model.named_modules()]
     resolved: list[str] = []
     for name in names:
         found = matching_names(modules, name)
         if not found:
-            raise _no_such_module(key, name, {n for n, m in modules.items() if _has_weights(m)})
+            known = _last_parts(n for n, module in modules.items() if _has_weights(module))
+            raise UsageError(
+                f'{key}: no module is named "{name}"',
+                hint=f"modules of this model: {', '.join(known)}",
+            )
         for full_name in found:
             if problem := _problem_of_full_training(modules[full_name]):
                 raise UsageError(
@@ -50,26 +268,6 @@ def resolve_modules_to_save(model: PreTrainedModel, names: Sequence[str]) -> lis
         is_exact = found == [full_name for full_name in all_names if full_name.endswith(name)]
         resolved += [name] if is_exact else found
     return resolved
-
-
-def matching_names(names: Iterable[str], target: str) -> list[str]:
-    """Return the full names whose last parts are ``target``, as PEFT matches target modules."""
-    return [name for name in names if name == target or name.endswith(f".{target}")]
-
-
-def last_parts(names: Iterable[str]) -> list[str]:
-    """Return the last parts of dotted names, sorted, without the numbers of layers."""
-    parts = {name.rsplit(".", 1)[-1] for name in names}
-    return sorted(part for part in parts if not part.isdigit())
-
-
-def _head_modules(model: PreTrainedModel) -> Iterable[nn.Module]:
-    head = model.get_output_embeddings()
-    return [] if head is None else head.modules()
-
-
-def _has_weights(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
 
 
 def _problem_of_full_training(module: nn.Module) -> str:
@@ -83,8 +281,27 @@ def _problem_of_full_training(module: nn.Module) -> str:
     return ""
 
 
-def _no_such_module(key: str, name: str, known: Iterable[str]) -> UsageError:
-    return UsageError(
-        f'{key}: no module is named "{name}"',
-        hint=f"modules of this model: {', '.join(last_parts(known))}",
-    )
+# --------------------------------------------------------------------------- names
+
+
+def _head_modules(model: PreTrainedModel) -> Iterator[nn.Module]:
+    head = model.get_output_embeddings()
+    yield from () if head is None else head.modules()
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _last_part(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _last_parts(names: Iterable[str]) -> list[str]:
+    """Return the last parts of dotted names, sorted, without the numbers of layers."""
+    return sorted({part for part in map(_last_part, names) if not part.isdigit()})
+
+
+def _last_two_parts(names: Iterable[str]) -> list[str]:
+    """Return the last two parts of dotted names, sorted: a parameter with its module."""
+    return sorted({".".join(name.split(".")[-2:]) for name in names})

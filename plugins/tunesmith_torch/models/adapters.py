@@ -5,7 +5,7 @@ A technique combines this choice with an objective, which decides what the weigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,14 +15,17 @@ from tunesmith_torch.runtime import peft_import  # must precede peft
 
 # isort: split
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith_torch.kernels import fused_lora
-from tunesmith_torch.models.adapter_targets import resolve_modules_to_save
+from tunesmith_torch.models.adapter_targets import (
+    AdapterTargets,
+    experts_without_adapter,
+    freeze_other_modalities,
+)
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.runtime.device import Precision
@@ -66,9 +69,11 @@ class AdaptedModel:
 
 
 def adapt_full(base: LoadedBase, precision: Precision) -> AdaptedModel:
-    """Make all weights trainable (full fine-tuning)."""
+    """Make all weights trainable that text passes through (full fine-tuning)."""
     base.model.requires_grad_(True)
-    return AdaptedModel(base.model, base, precision, "model", {"weights": "all"})
+    frozen = freeze_other_modalities(base.model)
+    details: JSON = {"weights": "all", **({"frozen": frozen} if frozen else {})}
+    return AdaptedModel(base.model, base, precision, "model", details)
 
 
 def adapt_lora(
@@ -88,22 +93,18 @@ def adapt_lora(
         UsageError: a name fits no module, or a target shares its weight with another module.
     """
     config = build_lora_config(base.model, options, fused_kernels=fused_kernels)
+    details = adapter_details(base.model, options)
     torch.manual_seed(seed)
     base.model.requires_grad_(False)
     with ignore_deprecation(), peft_import.without_unused_bitsandbytes():
         model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
     fused_lora.group_by_input(model)
-    names = [n for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             raise AssertionError(f"adapter {name} is {parameter.dtype}, not float32")
-    details = {
-        "weights": "lora",
-        "rank": options.rank,
-        "targets": sorted({name.rsplit(".", 1)[-1] for name in names}),
-        "adapted_modules": len(names),
-    }
-    return AdaptedModel(model, base, precision, "adapter", details)
+    return AdaptedModel(
+        model, base, precision, "adapter", {**details, **count_adapters(model, "default")}
+    )
 
 
 def build_lora_config(
@@ -114,10 +115,8 @@ def build_lora_config(
     Raises:
         UsageError: a name fits no module, or a target shares its weight with another module.
     """
-    target_modules = _resolve_target_modules(model, options.target_modules)
-    _refuse_tied_targets(model, [*target_modules])
-    modules_to_save = resolve_modules_to_save(model, options.modules_to_save)
-    saved_names = {name.rsplit(".", 1)[-1] for name in modules_to_save}
+    targets = AdapterTargets.resolve(model, options)
+    saved_names = {name.rsplit(".", 1)[-1] for name in targets.modules_to_save}
     tie_weights = model.config.get_text_config().tie_word_embeddings and bool(
         saved_names & _embedding_names(model)
     )
@@ -126,8 +125,10 @@ def build_lora_config(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=target_modules,
-        modules_to_save=modules_to_save or None,
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
+        modules_to_save=targets.modules_to_save or None,
+        fan_in_fan_out=targets.are_conv1d,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
         ensure_weight_tying=tie_weights,
@@ -138,53 +139,39 @@ def build_lora_config(
     return config
 
 
-def _resolve_target_modules(
-    model: PreTrainedModel, target_modules: Literal["all-linear"] | Sequence[str]
-) -> list[str]:
-    """Return the target names for PEFT, after checking that each matches a module."""
-    linear_names = _linear_layer_names(model)
-    if target_modules == "all-linear":
-        if not linear_names:
-            raise UsageError(
-                "technique.adapter.target_modules: the model has no linear layer outside its head"
-            )
-        return sorted(linear_names)
-    names = [name for name, _ in model.named_modules()]
-    for target in target_modules:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise UsageError(
-                f'technique.adapter.target_modules: no module is named "{target}"',
-                hint=f"linear layers of this model: {', '.join(sorted(linear_names))}",
-            )
-    return list(target_modules)
+def adapter_details(model: PreTrainedModel, options: AdapterOptions) -> JSON:
+    """Return facts for reports about the adapters that the options ask for.
 
-
-def _linear_layer_names(model: PreTrainedModel) -> set[str]:
-    """Return the last parts of the names of all linear layers except the output head."""
-    head = model.get_output_embeddings()
-    return {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
-
-
-def _refuse_tied_targets(model: PreTrainedModel, target_modules: Sequence[str]) -> None:
-    """Refuse a target that shares its weight with another module.
-
-    An adapter changes one of the two only, so merging or saving would lose or duplicate it.
+    ``not_adapted`` names the experts that stay as they are; it is absent if there are none.
     """
-    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head is None or embeddings.weight is not head.weight:
-        return
-    shared = _embedding_names(model)
-    for target in target_modules:
-        if target.rsplit(".", 1)[-1] in shared:
-            raise UsageError(
-                f'technique.adapter.target_modules: "{target}" shares its weight with another '
-                "module, so a LoRA adapter on it would be lost when the model is merged or saved",
-                hint=f'train the full module instead: adapter.modules_to_save = ["{target}"]',
-            )
+    targets = AdapterTargets.resolve(model, options)
+    details: JSON = {"weights": "lora", "rank": options.rank}
+    if targets.modules_to_save:
+        details["modules_to_save"] = targets.modules_to_save
+    if experts := experts_without_adapter(model, targets):
+        details["not_adapted"] = experts
+    return details
+
+
+def count_adapters(model: PeftModel, adapter: str) -> JSON:
+    """Return the number of matrices that this adapter changes, and their names in a layer."""
+    names = list(_adapted_names(model, adapter))
+    return {"targets": sorted(set(names)), "adapted_modules": len(names)}
+
+
+def _adapted_names(model: PeftModel, adapter: str) -> Iterator[str]:
+    """Yield the last part of the name of each module with the adapter.
+
+    Of a parameter, which is no module, it is preceded by the name of its module.
+    """
+    for full_name, module in model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        if adapter not in module.lora_A and adapter not in module.lora_embedding_A:
+            continue
+        name = full_name.replace(".base_layer", "").rsplit(".", 1)[-1]
+        is_stacked = isinstance(module, ParamWrapper) and module.parameter_name != "weight"
+        yield f"{name}.{module.parameter_name}" if is_stacked else name
 
 
 def _embedding_names(model: PreTrainedModel) -> set[str]:

@@ -126,20 +126,19 @@ def _write_weights(folder: Path, adapted: AdaptedModel) -> None:
     if adapted.format == "adapter":
         # save_embedding_layers="auto" would query a hub about the base model's vocabulary.
         adapted.model.save_pretrained(folder, save_embedding_layers=False)
-        _sort_target_modules(folder / "adapter_config.json")
+        _sort_targets(folder / "adapter_config.json")
         return
     with no_progress_bars():
         adapted.model.save_pretrained(folder)
     write_earlier_keys(folder)
 
 
-def _sort_target_modules(path: Path) -> None:
-    """Sort the target modules: PEFT writes a set in arbitrary order, and equal runs must give equal
-    bytes.
-    """
+def _sort_targets(path: Path) -> None:
+    """Sort the targets: PEFT writes a set in arbitrary order, and equal runs must give equal bytes."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
+    for key in ("target_modules", "target_parameters"):
+        if isinstance(config.get(key), list):
+            config[key].sort()
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

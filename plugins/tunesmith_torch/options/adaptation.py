@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith.options import Options
 
@@ -33,8 +33,16 @@ class AdapterOptions(Options):
     target_modules: Literal["all-linear"] | list[str] = Field(
         default="all-linear",
         description=(
-            "Modules that get an adapter: all linear layers except the output head, or a "
-            "list of names such as q_proj."
+            "Modules that get an adapter: all linear layers of the text decoder except the output "
+            "head, or a list of names such as q_proj. Experts of a mixture are no modules: see "
+            "`target_parameters`."
+        ),
+    )
+    target_parameters: list[str] = Field(
+        default=[],
+        description=(
+            "Parameters outside of linear layers that get an adapter too, such as the stacked "
+            "experts of a mixture: experts.gate_up_proj, experts.down_proj."
         ),
     )
     modules_to_save: list[str] = Field(
@@ -53,20 +61,25 @@ class AdapterOptions(Options):
         ),
     )
 
-    @field_validator("target_modules", "modules_to_save")
+    @field_validator("target_modules", "target_parameters", "modules_to_save")
     @classmethod
-    def _refuse_empty_names(cls, value: Any, info: ValidationInfo) -> Any:
+    def _refuse_empty_names(cls, value: Any) -> Any:
         if isinstance(value, str):
             return value
-        if info.field_name == "target_modules" and not value:
-            raise ValueError('names no module; write "all-linear", or names such as ["q_proj"]')
         if not all(name.strip(" .") for name in value):
             raise ValueError("has an empty name")
         return value
 
     @model_validator(mode="after")
-    def _refuse_overlap(self) -> AdapterOptions:
-        """Refuse a module that is to be trained fully and to get an adapter besides."""
+    def _check_targets(self) -> AdapterOptions:
+        """Refuse no target at all, and a module that is trained fully and gets an adapter too."""
+        if not self.target_modules and not self.target_parameters:
+            raise ValueError(
+                '`target_modules` names no module; write "all-linear", or names such as ["q_proj"]'
+            )
+        if self.target_parameters and (self.dropout or self.use_dora):
+            option = "dropout" if self.dropout else "use_dora"
+            raise ValueError(f"`{option}` cannot be used with `target_parameters`")
         twice = [name for name in self.modules_to_save if name in self.target_modules]
         if twice and self.target_modules != "all-linear":
             raise ValueError(
@@ -100,7 +113,11 @@ class Adaptation:
 
 
 EARLIER_ADAPTER_KEYS = {
-    **{key: f"adapter.{key}" for key in AdapterOptions.model_fields},
+    **{
+        key: f"adapter.{key}"
+        for key in AdapterOptions.model_fields
+        if key != "target_parameters"  # it has never been a key of the table above
+    },
     "targets": "adapter.target_modules",
     "rslora": "adapter.use_rslora",
     "dora": "adapter.use_dora",

@@ -25,6 +25,7 @@ from tunesmith.events import (
     PhaseStarted,
     StepFinished,
     TrainingFinished,
+    TrainingStarted,
 )
 from tunesmith.storage import RunFolder
 from tunesmith.terminal import plot, sparkline
@@ -34,6 +35,7 @@ from tunesmith_plugins.reporters.console.event_text import (
     TrainingProgress,
     estimate_seconds_left,
     format_time_left,
+    format_training_start,
 )
 from tunesmith_plugins.reporters.console.live import LiveReporter
 from tunesmith_plugins.reporters.console.plain import PlainReporter
@@ -68,6 +70,22 @@ def plain(events: Iterator[Event], **options: bool | int) -> list[str]:
 
 
 # --- plain -----------------------------------------------------------------------------------
+
+
+def test_the_start_of_training_names_the_modules_with_adapters() -> None:
+    details = {"targets": ["k_proj", "q_proj"], "adapted_modules": 4}
+    text = format_training_start(sample_event(TrainingStarted, details=details))
+    assert text.endswith(" parameters in 4 modules (k_proj, q_proj)")
+    details["not_adapted"] = ["experts.down_proj"]
+    text = format_training_start(sample_event(TrainingStarted, details=details))
+    assert text.endswith("(k_proj, q_proj); not adapted: experts.down_proj")
+
+
+@pytest.mark.parametrize("details", [{}, {"targets": "all"}, {"adapted_modules": [], "targets": []}])
+def test_the_start_of_a_technique_without_adapters_names_none(details: dict[str, object]) -> None:
+    text = format_training_start(sample_event(TrainingStarted, details=details))
+    assert text.endswith(" parameters")
+
 
 
 def test_plain_lines_of_a_run() -> None:

@@ -234,6 +234,17 @@ def test_the_shape_counts_the_parameters_of_the_model(family: str) -> None:
     )
 
 
+def test_experts_count_only_if_they_get_an_adapter() -> None:
+    config = {**SMALL, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    shape = ModelShape.from_config(config)
+    attention = {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert {linear.name for linear in shape.targeted_layers("all-linear")} == attention
+    (down,) = shape.targeted_experts(["experts.down_proj"])
+    assert (down.out_features, down.in_features) == (shape.hidden_size, shape.intermediate_size)
+    assert down.experts == 4
+    assert not [*ModelShape.from_config(SMALL).targeted_experts(["experts.down_proj"])]
+
+
 def test_a_4_bit_base_takes_the_bytes_of_its_estimate() -> None:
     setting = _setting("qlora")
     parts = _trace(setting).timeline.peak_by_label()

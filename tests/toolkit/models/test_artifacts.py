@@ -182,7 +182,7 @@ def test_the_adapter_depends_on_the_seed_only(tiny_folder: Path) -> None:
     assert not torch.equal(first(5, 1), first(6, 1))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3_text"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3_text", "gpt2"])
 def test_other_model_families_train_and_load_bit_identical(tmp_path: Path, family: str) -> None:
     folder = save_tiny_model(tmp_path / "base", family)
     artifact, adapted = train(tmp_path / "run", folder, options())

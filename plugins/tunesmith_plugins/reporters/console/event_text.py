@@ -114,11 +114,24 @@ def format_data(event: DataLoaded) -> str:
 
 
 def format_training_start(event: TrainingStarted) -> str:
-    """Format stage, technique, device, precision and number of trainable parameters."""
+    """Format stage, technique, device, precision, and what is trained: number and names."""
     share = f"{event.trainable_parameters:,} of {event.parameters:,} parameters"
+    share += _format_targets(event)
     resumed = f", from step {event.first_step}" if event.first_step else ""
     training = f"{event.technique} on {event.device} in {event.precision}, {share}{resumed}"
     return f"{format_label(TRAINING, event.stage)}: {training}"
+
+
+def _format_targets(event: TrainingStarted) -> str:
+    """Format the modules with adapters, and the experts without; empty for other techniques."""
+    count, names = event.details.get("adapted_modules"), event.details.get("targets")
+    if not isinstance(count, int) or not isinstance(names, list):
+        return ""
+    text = f" in {format_count(count, 'module')} ({one_line(', '.join(map(str, names)), 100)})"
+    experts = event.details.get("not_adapted")
+    if isinstance(experts, list) and experts:
+        text += f"; not adapted: {one_line(', '.join(map(str, experts)), 60)}"
+    return text
 
 
 def format_step_metrics(progress: TrainingProgress) -> list[str]:
