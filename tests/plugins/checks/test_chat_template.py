@@ -1,0 +1,133 @@
+"""A base model without a chat template is refused for conversations, before it is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.catalog import Catalog
+from tunesmith.config import run_file
+from tunesmith.config.read_plan import make_plan
+from tunesmith.plan import Plan
+from tunesmith.plugins import Selection, find_plugins
+from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+from tunesmith_plugins.checks.chat_template.review import has_chat_template, review
+
+USER = Message("user", "Who?")
+SYSTEM = Message("system", "Be brief.")
+ANSWER = Message("assistant", "Me.")
+PAIR: list[Record] = [Completion(source="rows:1", prompt="Who?", completion="Me.")]
+QUESTION: list[Record] = [Chat(source="rows:1", messages=(USER, ANSWER))]
+WITH_SYSTEM: list[Record] = [Chat(source="rows:7", messages=(SYSTEM, USER, ANSWER))]
+TURNS: list[Record] = [Chat(source="rows:8", messages=(USER, ANSWER, USER, ANSWER))]
+CHOICE: list[Record] = [
+    Preference(source="rows:9", prompt=(SYSTEM, USER), chosen="Me.", rejected="You.")
+]
+
+
+def model_folder(folder: Path, template: str | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    table = {} if template is None else {"chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(table))
+    return folder
+
+
+def plan(model: Path, technique: dict[str, Any] | None = None, **baselines: Any) -> Plan:
+    tables = {
+        "model": {"base": str(model)},
+        "data": {"use": "jsonl", "train": "rows.jsonl"},
+        "technique": {"use": "lora", **(technique or {})},
+        "baselines": {"shots": 0, **baselines},
+    }
+    catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
+    return make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
+
+
+@pytest.mark.parametrize("rows", [WITH_SYSTEM, TURNS, CHOICE])
+def test_conversations_are_refused_with_what_to_do(tmp_path: Path, rows: list[Record]) -> None:
+    (finding,) = review(plan(model_folder(tmp_path)), rows, [])
+    assert (finding.level, finding.where) == ("error", "technique.chat_template")
+    assert f"1 rows are conversations, the first is {rows[0].source}" in finding.message
+    assert "`prompt` and `completion`" in finding.message
+    assert "technique.chat_template" in finding.message
+
+
+def test_held_out_conversations_are_refused_too(tmp_path: Path) -> None:
+    assert len(review(plan(model_folder(tmp_path)), PAIR, TURNS)) == 1
+
+
+@pytest.mark.parametrize("rows", [PAIR, QUESTION, [Text(source="rows:1", text="Who? Me.")]])
+def test_rows_with_one_question_need_no_template(tmp_path: Path, rows: list[Record]) -> None:
+    assert review(plan(model_folder(tmp_path)), rows, rows) == []
+
+
+@pytest.mark.parametrize(
+    ("baselines", "where"),
+    [({"shots": 5}, "baselines.shots"), ({"system_prompt": "Be brief."}, "baselines.system_prompt")],
+)
+def test_baselines_that_need_a_template_are_refused(
+    tmp_path: Path, baselines: dict[str, Any], where: str
+) -> None:
+    (finding,) = review(plan(model_folder(tmp_path), **baselines), PAIR, PAIR)
+    assert (finding.level, finding.where) == ("error", where)
+    texts: list[Record] = [Text(source="rows:1", text="Who? Me.")]
+    assert review(plan(model_folder(tmp_path), **baselines), texts, texts) == []
+
+
+def test_a_template_of_the_model_or_of_the_run_file_is_enough(tmp_path: Path) -> None:
+    with_template = model_folder(tmp_path / "chat", "{{ messages }}")
+    assert review(plan(with_template, shots=5), TURNS, TURNS) == []
+    bare = model_folder(tmp_path / "bare")
+    (tmp_path / "template.jinja").write_text("{{ messages }}")
+    technique = {"chat_template": str(tmp_path / "template.jinja")}
+    assert review(plan(bare, technique, shots=5), TURNS, TURNS) == []
+
+
+@pytest.mark.parametrize(("text", "problem"), [(None, "cannot be read"), (" \n", "is empty")])
+def test_a_template_file_that_cannot_be_used_is_found(
+    tmp_path: Path, text: str | None, problem: str
+) -> None:
+    model = model_folder(tmp_path / "model", "{{ messages }}")
+    file = tmp_path / "template.jinja"
+    if text is not None:
+        file.write_text(text)
+    (finding,) = review(plan(model, {"chat_template": str(file)}), PAIR, PAIR)
+    assert (finding.level, finding.where) == ("error", "technique.chat_template")
+    assert problem in finding.message
+
+
+def test_a_stage_without_a_template_is_named(tmp_path: Path) -> None:
+    (tmp_path / "template.jinja").write_text("{{ messages }}")
+    table = {"chat_template": str(tmp_path / "template.jinja")}
+    rlhf = {"use": "rlhf", "supervised": table, "reward": {}, "policy": {"skip": True}}
+    (finding,) = review(plan(model_folder(tmp_path), rlhf), CHOICE, CHOICE)
+    assert finding.where == "technique.reward.chat_template"
+    skipped = {**rlhf, "reward": {"skip": True}}
+    assert review(plan(model_folder(tmp_path), skipped), CHOICE, CHOICE) == []
+
+
+def test_a_model_to_begin_with_may_bring_a_template(tmp_path: Path) -> None:
+    technique = {"from": str(tmp_path)}
+    assert review(plan(model_folder(tmp_path), technique), TURNS, TURNS) == []
+
+
+def test_of_a_model_without_a_tokenizer_nothing_is_known(tmp_path: Path) -> None:
+    (model_folder(tmp_path) / "tokenizer_config.json").unlink()
+    assert review(plan(tmp_path), TURNS, TURNS) == []
+
+
+def test_the_places_of_a_template(tmp_path: Path) -> None:
+    assert not has_chat_template(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert not has_chat_template(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{damaged")
+    assert has_chat_template(tmp_path), "loading reports that"
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": [{"name": "default"}]}')
+    assert has_chat_template(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "chat_template.jinja").write_text("x")
+    assert has_chat_template(tmp_path)
