@@ -1,6 +1,6 @@
 """Merge an adapter into its base model, and check the result before it is kept.
 
-Shapes: N prompts, V vocabulary.
+Shapes: N prompts, V vocabulary, O outputs, I inputs of a layer.
 
 An adapter that was trained over quantized weights has compensated for their rounding errors, so it
 is merged into the *dequantized* weights, those that it was trained with. It would no longer fit the
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import GateError, IntegrityError
 from tunesmith.records import Prompt
@@ -173,7 +174,8 @@ def _load_dequantized(base: Path, options: MergeOptions) -> LoadedBase:
     with torch.no_grad():
         for name, layer in quantized_layers(training_base.model).items():
             target: Any = dequantized_base.model.get_submodule(name)
-            target.weight.copy_(dequantize(layer, torch.float32))
+            weight_OI = dequantize(layer, torch.float32)
+            target.weight.copy_(weight_OI.T if isinstance(target, Conv1D) else weight_OI)
     return dequantized_base
 
 

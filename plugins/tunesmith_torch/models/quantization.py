@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import IntegrityError
 from tunesmith_torch.models.loading import LoadedBase, load_base, load_config
@@ -145,13 +146,14 @@ def _layers_to_keep(model: PreTrainedModel) -> list[str] | None:
     the same result everywhere.
     """
     head = model.get_output_embeddings()
-    linear_layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    misaligned = [
-        n for n, m in linear_layers.items() if m is not head and m.in_features % BLOCK_SIZE
-    ]
-    return (
-        [*misaligned, *(n for n, m in linear_layers.items() if m is head)] if misaligned else None
-    )
+    inputs = {
+        name: module.in_features if isinstance(module, nn.Linear) else module.weight.shape[0]
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D))
+    }
+    heads = [name for name in inputs if model.get_submodule(name) is head]
+    misaligned = [n for n, size in inputs.items() if n not in heads and size % BLOCK_SIZE]
+    return [*misaligned, *heads] if misaligned else None
 
 
 def _is_quantized(module: nn.Module) -> bool:

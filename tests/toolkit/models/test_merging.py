@@ -111,15 +111,20 @@ def test_lora_merges_into_its_base(folder: Path, tmp_path: Path, kind: str) -> N
     assert "lm_head.weight" not in load_file(result.path / "model.safetensors")
 
 
-def test_layers_with_transposed_weights_merge(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantization", [None, Quantization(), Quantization(bits=8)])
+def test_layers_with_transposed_weights_merge(
+    tmp_path: Path, quantization: Quantization | None
+) -> None:
     """GPT-2 has transformers' Conv1D in the place of linear layers."""
     folder = save_tiny_model(tmp_path / "base", "gpt2")
-    artifact = train(folder, tmp_path)
-    config = json.loads((artifact.path / "adapter_config.json").read_text())
-    assert config["fan_in_fan_out"] is True
-    assert config["target_modules"] == ["c_attn", "c_fc", "c_proj"]
-    result = merge(folder, artifact, tmp_path / "merged")
-    assert result.kl < 1e-9
+    config = AutoConfig.from_pretrained(folder, n_embd=64)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    artifact = train(folder, tmp_path, quantization)
+    adapter = json.loads((artifact.path / "adapter_config.json").read_text())
+    assert adapter["target_modules"] == ["c_attn", "c_fc", "c_proj"]
+    assert adapter["fan_in_fan_out"] is (quantization is None)
+    result = merge(folder, artifact, tmp_path / "merged", quantization=quantization)
+    assert result.kl < 1e-7
     base = load_base(folder, device=CPU, dtype=torch.float32).model
     merged = load_base(result.path, device=CPU, dtype=torch.float32).model
     assert mean_kl(next_token_logprobs(base, ROWS), next_token_logprobs(merged, ROWS)) > 1e-5
