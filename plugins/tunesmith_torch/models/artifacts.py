@@ -134,7 +134,7 @@ def _write_weights(folder: Path, adapted: AdaptedModel) -> None:
 
 
 def _sort_targets(path: Path) -> None:
-    """Sort the targets: PEFT writes a set in arbitrary order, and equal runs must give equal bytes."""
+    """Sort the targets: PEFT writes sets in any order, and equal runs must give equal bytes."""
     config = json.loads(path.read_text(encoding="utf-8"))
     for key in ("target_modules", "target_parameters"):
         if isinstance(config.get(key), list):

@@ -81,7 +81,9 @@ def test_the_start_of_training_names_the_modules_with_adapters() -> None:
     assert text.endswith("(k_proj, q_proj); not adapted: experts.down_proj")
 
 
-@pytest.mark.parametrize("details", [{}, {"targets": "all"}, {"adapted_modules": [], "targets": []}])
+@pytest.mark.parametrize(
+    "details", [{}, {"targets": "all"}, {"adapted_modules": [], "targets": []}]
+)
 def test_the_start_of_a_technique_without_adapters_names_none(details: dict[str, object]) -> None:
     text = format_training_start(sample_event(TrainingStarted, details=details))
     assert text.endswith(" parameters")

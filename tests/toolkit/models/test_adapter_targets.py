@@ -25,15 +25,18 @@ from tunesmith_torch.models.artifacts import check_adapter
 from tunesmith_torch.models.loading import LoadedBase
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.testing.tiny_model import tiny_config, tiny_model
+from tunesmith_torch.testing.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
 FP32 = pick_precision(torch.device("cpu"), "fp32")
 
 
+def base_of(model: Any) -> LoadedBase:
+    return LoadedBase(model, tiny_tokenizer(), model.config, Path())
+
+
 def adapt(model: Any, *, fused_kernels: bool = True, **options: Any) -> AdaptedModel:
-    base = LoadedBase(model, None, model.config, None)  # type: ignore[arg-type]
     adapter = build(AdapterOptions, rank=2, **options)
-    return adapt_lora(base, FP32, adapter, 0, fused_kernels=fused_kernels)
+    return adapt_lora(base_of(model), FP32, adapter, 0, fused_kernels=fused_kernels)
 
 
 def fully_trained(adapted: AdaptedModel) -> set[str]:
@@ -241,7 +244,7 @@ def test_only_layers_that_text_passes_through_get_an_adapter(targets: Any) -> No
 
 def test_full_fine_tuning_counts_and_trains_what_text_passes_through() -> None:
     model = multimodal()
-    adapted = adapt_full(LoadedBase(model, None, model.config, None), FP32)  # type: ignore[arg-type]
+    adapted = adapt_full(base_of(model), FP32)
     assert adapted.details["frozen"] == ["model.multi_modal_projector", "model.vision_tower"]
     assert never_trained(adapted) == []
     text = sum(p.numel() for m in [model.get_decoder()] for p in m.parameters())
