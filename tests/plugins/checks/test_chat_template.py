@@ -51,7 +51,7 @@ def plan(model: Path, technique: dict[str, Any] | None = None, **baselines: Any)
 def test_conversations_are_refused_with_what_to_do(tmp_path: Path, rows: list[Record]) -> None:
     (finding,) = review(plan(model_folder(tmp_path)), rows, [])
     assert (finding.level, finding.where) == ("error", "technique.chat_template")
-    assert f"1 rows are conversations, the first is {rows[0].source}" in finding.message
+    assert f"conversations (1 row, the first is {rows[0].source})" in finding.message
     assert "`prompt` and `completion`" in finding.message
     assert "technique.chat_template" in finding.message
 
@@ -67,7 +67,7 @@ def test_rows_with_one_question_need_no_template(tmp_path: Path, rows: list[Reco
 
 @pytest.mark.parametrize(
     ("baselines", "where"),
-    [({"shots": 5}, "baselines.shots"), ({"system_prompt": "Be brief."}, "baselines.system_prompt")],
+    [({"shots": 5}, "baselines.shots"), ({"system_prompt": "Hi."}, "baselines.system_prompt")],
 )
 def test_baselines_that_need_a_template_are_refused(
     tmp_path: Path, baselines: dict[str, Any], where: str

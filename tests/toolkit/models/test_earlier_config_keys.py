@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def save(folder: Path, case: str) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            CONFIG_MAPPING[family](**SIZES, **rope), dtype=torch.float32
+            CONFIG_MAPPING[family](**SIZES, **deepcopy(rope)), dtype=torch.float32
         ).eval()
     with torch.no_grad():  # attention that depends on positions, as in a trained model
         for name, parameter in model.named_parameters():
@@ -151,7 +152,7 @@ def test_the_earlier_form_alone_is_the_same_model(tmp_path: Path, case: str) -> 
 
 
 def test_the_text_part_of_a_multimodal_config_gets_the_keys(tmp_path: Path) -> None:
-    text = {**SIZES, "rope_parameters": GEMMA3, "layer_types": [*GEMMA3]}
+    text = {**SIZES, "rope_parameters": deepcopy(GEMMA3), "layer_types": [*GEMMA3]}
     CONFIG_MAPPING["gemma3"](text_config=text).save_pretrained(tmp_path)
     write_earlier_keys(tmp_path)
     keys = config_of(tmp_path)["text_config"]

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from tunesmith.contracts import Finding
 from tunesmith.plan import Plan
 from tunesmith.records import Record, Text, exchanges
+from tunesmith.text import format_count
 from tunesmith_torch.options.training import TrainingOptions
 
 _REMEDY = (
@@ -96,7 +97,8 @@ def _parts_that_need_a_template(
     """Yield the key (empty: that of the template), what needs it, and what else would help."""
     rows = [record for record in (*train, *heldout) if _is_conversation(record)]
     if rows:
-        what = f"{len(rows)} rows are conversations, the first is {rows[0].source}"
+        count = format_count(len(rows), "row")
+        what = f"there are conversations ({count}, the first is {rows[0].source})"
         yield "", what, "write rows with `prompt` and `completion`"
     if all(isinstance(record, Text) for record in train):
         return
