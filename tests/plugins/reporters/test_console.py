@@ -89,7 +89,6 @@ def test_the_start_of_a_technique_without_adapters_names_none(details: dict[str,
     assert text.endswith(" parameters")
 
 
-
 def test_plain_lines_of_a_run() -> None:
     lines = plain(run_events())
     assert lines[0] == "starting run-1"

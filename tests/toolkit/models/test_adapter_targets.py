@@ -114,9 +114,7 @@ def mixture(family: str) -> PreTrainedModel:
 
 def linear_layers(model: PreTrainedModel) -> set[str]:
     head = model.get_output_embeddings()
-    return {
-        name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head
-    }
+    return {name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
 
 
 def adapted_modules(adapted: AdaptedModel) -> set[str]:
@@ -195,7 +193,7 @@ def test_a_name_in_a_mixture_means_the_linear_layer_and_not_the_experts() -> Non
 
 
 def test_dropout_on_layers_that_peft_reads_as_parameters_is_refused() -> None:
-    with pytest.raises(UsageError, match="adapter.dropout: PEFT cannot do this with"):
+    with pytest.raises(UsageError, match=r"adapter\.dropout: PEFT cannot do this with"):
         adapt(mixture("glm4_moe"), dropout=0.1)
     adapt(mixture("glm4_moe"), dropout=0.1, target_modules=["q_proj"])
 
