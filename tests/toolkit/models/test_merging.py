@@ -124,7 +124,7 @@ def test_layers_with_transposed_weights_merge(
     assert adapter["target_modules"] == ["c_attn", "c_fc", "c_proj"]
     assert adapter["fan_in_fan_out"] is (quantization is None)
     result = merge(folder, artifact, tmp_path / "merged", quantization=quantization)
-    assert result.kl < 1e-7
+    assert result.kl < 1e-6  # with 8 bits, activations are rounded to 8 bits in one of the two
     base = load_base(folder, device=CPU, dtype=torch.float32).model
     merged = load_base(result.path, device=CPU, dtype=torch.float32).model
     assert mean_kl(next_token_logprobs(base, ROWS), next_token_logprobs(merged, ROWS)) > 1e-5
