@@ -19,6 +19,7 @@ from typing import Any
 from tunesmith import distributed
 from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import default_evaluators
+from tunesmith.config.trust import trust_code
 from tunesmith.contracts import Artifact, Dataset, Job, RunContext, Technique, TextModel
 from tunesmith.data.splits import find_class_labels, split_records
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
@@ -83,6 +84,7 @@ def run(
             emit.report = load_report(folder)
         else:
             write_atomic(folder.path / "run.toml", plan.to_toml())
+            trust_code(plan.to_json(), folder.path)
         started = time.perf_counter()
         verdict: JSON = {}
         error: BaseException | None = None
