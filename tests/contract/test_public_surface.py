@@ -64,7 +64,6 @@ TESTED_THROUGH = {
     "tests/plugins/loaders/test_jsonl.py": ("tunesmith_data.json_line",),
     # Parts of one algorithm, compared together with transformers' own result.
     "tests/toolkit/data/test_templates.py": (
-        "tunesmith_torch.data.chat_format",
         "tunesmith_torch.data.tokenization",
     ),
     "tests/toolkit/generation/test_generate.py": (
