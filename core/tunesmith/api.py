@@ -19,6 +19,7 @@ from tunesmith import distributed
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.read_plan import make_plan
 from tunesmith.config.run_file import RunFile, read_run_file
+from tunesmith.config.trust import require_trusted
 from tunesmith.contracts import TextModel
 from tunesmith.errors import ConfigError, EnvironmentProblem, RenamedKey, UsageError
 from tunesmith.events import from_json, is_of_earlier_version
@@ -57,19 +58,22 @@ def run(
     return execute.run(plan, catalog, folder, force=force)
 
 
-def resume(folder: PathLike, *, accept_changes: bool = False) -> Report:
+def resume(
+    folder: PathLike, *, accept_changes: bool = False, trust_plugins: bool = False
+) -> Report:
     """Continue a run that was stopped, was killed or failed.
 
     Args:
         accept_changes: continue although data, options, base model or plugins have changed.
+        trust_plugins: see :func:`open_run`.
 
     Raises:
-        UsageError: the run is finished, is of an earlier version, or its data, options, base
-            model or plugins have changed without ``accept_changes``.
+        UsageError: the run is finished, is of an earlier version, names code that is not trusted,
+            or its data, options, base model or plugins have changed without ``accept_changes``.
     """
     if distributed.rank() > 0:
         return run_worker_rank()
-    run_folder, plan, catalog = open_run(folder)
+    run_folder, plan, catalog = open_run(folder, trust_plugins=trust_plugins)
     return continue_run(run_folder, plan, catalog, accept_changes=accept_changes)
 
 
@@ -85,7 +89,10 @@ def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) 
     rank_zero = distributed.RankZero.find()
     with rank_zero.exit_with_rank_zero():
         if rank_zero.wait_for_training():
-            run_folder, plan, _ = open_run(rank_zero.folder, files=files, disabled=disabled)
+            # Rank 0 has started the run, or asked about its code.
+            run_folder, plan, _ = open_run(
+                rank_zero.folder, files=files, disabled=disabled, trust_plugins=True
+            )
             worker_rank.run_worker_rank(plan, run_folder)
         rank_zero.wait_for_end()
     return execute.load_report(RunFolder.open(rank_zero.folder))
@@ -96,16 +103,16 @@ def read_report(folder: PathLike) -> Report:
     return execute.load_report(RunFolder.open(Path(folder)))
 
 
-def replay_events(folder: PathLike, reporter: str) -> None:
+def replay_events(folder: PathLike, reporter: str, *, trust_plugins: bool = False) -> None:
     """Send all events in the log of a run to a reporter, as if the run happened now.
 
     The reporter has its options from the run file, or their defaults if the run file does not name
     it. So a run that was killed can be reported, also with a reporter that was installed later.
 
     Raises:
-        UsageError: no such reporter is installed.
+        UsageError: no such reporter is installed, or see :func:`open_run`.
     """
-    run_folder, plan, catalog = open_run(folder)
+    run_folder, plan, catalog = open_run(folder, trust_plugins=trust_plugins)
     component = next((c for c in plan.reporters if reporter in (c.use, c.offer.name)), None)
     if component is None:
         try:
@@ -139,14 +146,23 @@ def load_plan(
 
 
 def open_run(
-    folder: PathLike, *, files: Sequence[str] = (), disabled: Sequence[str] = ()
+    folder: PathLike,
+    *,
+    files: Sequence[str] = (),
+    disabled: Sequence[str] = (),
+    trust_plugins: bool = False,
 ) -> tuple[RunFolder, Plan, Catalog]:
     """Open the folder of a run; return it with the plan that the run was started with.
 
     Environment variables do not override the stored plan.
 
+    Args:
+        trust_plugins: execute the plugin files and functions that the run names, also if this user
+            has not run them before. Without it the user is asked on a terminal.
+
     Raises:
-        UsageError: the folder holds no run, or one of an earlier version.
+        UsageError: the folder holds no run, or one of an earlier version, or it names code that is
+            not trusted.
     """
     run_folder = RunFolder.open(Path(folder))
     if not run_folder.run_file.is_file():
@@ -155,6 +171,7 @@ def open_run(
             hint="start it again with tunesmith run",
         )
     read = read_run_file(run_folder.run_file, environment={})
+    require_trusted(read.tables, run_folder.path, trusted=trust_plugins)
     try:
         return (run_folder, *_make_plan(read, files, disabled))
     except ConfigError as error:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
+from typing import Any
 
 ELLIPSIS = "…"
 
@@ -254,6 +255,17 @@ def redact(s: str) -> str:
         if any(mark in s for mark in marks):
             s = pattern.sub(_replacement(kind), s)
     return s
+
+
+def redact_all(value: Any) -> Any:
+    """Return a JSON value with every string in it, keys included, redacted by `redact`."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact_all(key): redact_all(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_all(item) for item in value]
+    return value
 
 
 def _replacement(kind: str) -> Callable[[re.Match[str]], str]:

@@ -328,3 +328,10 @@ def test_environment_variables_are_documented() -> None:
     assert not {name for name in read if f"`{name}`" not in page}
     for name, value in DEFAULTS.items():
         assert re.search(rf"^\| `{name}` \|.*\| `{value}` \|", page, re.MULTILINE), name
+
+
+def test_the_tests_on_the_security_page_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "explanation" / "security.md").read_text()))
+    files = (ROOT / "tests").rglob("test_*.py")
+    defined = {name for f in files for name in re.findall(r"^def (test_\w+)", f.read_text(), re.M)}
+    assert len(named) > 20 and named <= defined, named - defined

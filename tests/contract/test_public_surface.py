@@ -63,10 +63,7 @@ TESTED_THROUGH = {
     ),
     "tests/plugins/loaders/test_jsonl.py": ("tunesmith_data.json_line",),
     # Parts of one algorithm, compared together with transformers' own result.
-    "tests/toolkit/data/test_templates.py": (
-        "tunesmith_torch.data.chat_format",
-        "tunesmith_torch.data.tokenization",
-    ),
+    "tests/toolkit/data/test_templates.py": ("tunesmith_torch.data.tokenization",),
     "tests/toolkit/generation/test_generate.py": (
         "tunesmith_torch.generation.kv_cache",
         "tunesmith_torch.generation.prefix_attention",

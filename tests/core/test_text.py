@@ -16,6 +16,7 @@ from tunesmith.text import (
     format_duration,
     one_line,
     redact,
+    redact_all,
     safe_text,
     suggest_name,
 )
@@ -394,6 +395,12 @@ def test_secrets_are_recognised_by_their_position(text: str, clean: str) -> None
 @pytest.mark.parametrize("sentence", ORDINARY)
 def test_ordinary_sentences_are_not_redacted(sentence: str) -> None:
     assert redact(sentence) == sentence
+
+
+def test_all_strings_of_a_value_are_redacted() -> None:
+    secret, mark = SECRETS["hf_token"], "[redacted:hf_token]"
+    value = {"a": [secret, 1, None, {secret: (f"x {secret}", True)}], "b": 2.5}
+    assert redact_all(value) == {"a": [mark, 1, None, {mark: [f"x {mark}", True]}], "b": 2.5}
 
 
 def test_redaction_is_idempotent() -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tunesmith.config.trust import TRUST_VARIABLE
+
 if TYPE_CHECKING:
     from tunesmith.catalog import Catalog
     from tunesmith.plugins import Selection
@@ -70,6 +72,16 @@ def set_option(function: F) -> F:
     )(function)
 
 
+def trust_option(function: F) -> F:
+    """Add ``--trust-plugins``, for commands that open the folder of a run with its plugins."""
+    return _eager_option(
+        "--trust-plugins",
+        callback=_trust,
+        is_flag=True,
+        help="Execute the code that the run folder names, without asking.",
+    )(function)
+
+
 def _state(ctx: click.Context) -> CliState:
     return ctx.ensure_object(CliState)
 
@@ -93,6 +105,13 @@ def _files(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) 
 
 def _disabled(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> None:
     _state(ctx).disabled += value
+
+
+def _trust(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    """Trust the code of run folders for this command, also where it opens further ones."""
+    if value and os.environ.get(TRUST_VARIABLE) != "1":
+        os.environ[TRUST_VARIABLE] = "1"
+        ctx.find_root().call_on_close(lambda: os.environ.pop(TRUST_VARIABLE, None))
 
 
 def _eager_option(*names: str, callback: Callable[..., None], **settings: Any) -> Callable[[F], F]:

@@ -21,7 +21,7 @@ from rich.text import Text
 from tunesmith.cli.common import CliState
 from tunesmith.storage.atomic import encode_json
 from tunesmith.terminal import supports_color
-from tunesmith.text import redact, safe_text
+from tunesmith.text import redact, redact_all, safe_text
 
 PIPE_WIDTH = 1000
 """Width in columns without a terminal: lines are not wrapped in a pipe or file."""
@@ -51,12 +51,12 @@ def print_note(text: str, *, style: str = "") -> None:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print JSON on stdout, in ASCII, so that it cannot control the terminal."""
-    print_text(encode_json(_redacted(value), indent=2))
+    print_text(encode_json(redact_all(value), indent=2))
 
 
 def print_json_line(value: Mapping[str, Any]) -> None:
     """Print a JSON object on stdout as one line."""
-    print_text(encode_json(_redacted(value)))
+    print_text(encode_json(redact_all(value)))
 
 
 def print_table(
@@ -64,17 +64,6 @@ def print_table(
 ) -> None:
     """Print a table on stdout; ``right`` has the indices of right-aligned columns."""
     print_renderable(build_table(headers, rows, right))
-
-
-def _redacted(value: Any) -> Any:
-    """Return the value without secrets, string by string, so that it remains valid JSON."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: _redacted(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_redacted(item) for item in value]
-    return value
 
 
 def build_table(

@@ -8,7 +8,7 @@ import click
 
 from tunesmith import api
 from tunesmith.cli import render, report_view
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.execution import execute
 from tunesmith.execution.regressions import find_regressions
 from tunesmith.execution.report import Report
@@ -31,6 +31,7 @@ from tunesmith.text import one_line
     metavar="REPORTER",
     help="Write the report with this reporter instead, such as html.",
 )
+@trust_option
 @json_option
 @common_options
 @pass_state

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tunesmith import api, distributed
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.cli.run import show, show_failed_run, without_reporters_if_quiet
 from tunesmith.errors import UsageError
 
@@ -28,6 +28,7 @@ def _refuse_old_name(ctx: click.Context, option: click.Parameter, value: bool) -
 @click.option(
     "--accept-drift", is_flag=True, hidden=True, expose_value=False, callback=_refuse_old_name
 )
+@trust_option
 @json_option
 @common_options
 @pass_state

@@ -11,7 +11,14 @@ import click
 
 from tunesmith import api, distributed
 from tunesmith.cli import render, report_view
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith.cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    set_option,
+    trust_option,
+)
 from tunesmith.errors import RunStopped, TunesmithError, UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.report import Report
@@ -28,6 +35,7 @@ from tunesmith.storage import RunFolder
     help="Run folder to create; default: a new folder below [run] folder.",
 )
 @click.option("--force", is_flag=True, help="Start even if the predicted memory does not fit.")
+@trust_option
 @json_option
 @common_options
 @pass_state

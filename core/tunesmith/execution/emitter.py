@@ -29,6 +29,7 @@ from tunesmith.execution.report import Report
 from tunesmith.offered import Plugin
 from tunesmith.plugins import attribute_errors_to, describe_error
 from tunesmith.signals import StopSignalHandler
+from tunesmith.text import redact_all
 
 if TYPE_CHECKING:
     from tunesmith.plan import Plan
@@ -135,4 +136,5 @@ class Emitter:
         # Progress within a phase is shown live, but would flood the log.
         if not isinstance(event, PhaseAdvanced):
             durable = isinstance(event, RunFinished)
-            self.log.append({"time": round(time.time(), 3), **event.to_json()}, durable=durable)
+            line = {"time": round(time.time(), 3), **redact_all(event.to_json())}
+            self.log.append(line, durable=durable)

@@ -19,6 +19,7 @@ from typing import Any
 from tunesmith import distributed
 from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import default_evaluators
+from tunesmith.config.trust import trust_code
 from tunesmith.contracts import Artifact, Dataset, Job, RunContext, Technique, TextModel
 from tunesmith.data.splits import find_class_labels, split_records
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
@@ -39,6 +40,7 @@ from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Message, Record, content_key, last_exchange
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import Checkpoints, EventLog, RunFolder, lock, read_events, write_atomic
+from tunesmith.text import redact_all
 
 MAX_DEFAULT_HOLDOUT_ROWS = 500
 """Upper limit of the default held-out part, which is a fifth of the data."""
@@ -83,6 +85,7 @@ def run(
             emit.report = load_report(folder)
         else:
             write_atomic(folder.path / "run.toml", plan.to_toml())
+            trust_code(plan.to_json(), folder.path)
         started = time.perf_counter()
         verdict: JSON = {}
         error: BaseException | None = None
@@ -109,8 +112,11 @@ def load_report(folder: RunFolder) -> Report:
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
-    """Write ``report.json`` below the run folder, unless it has that content already."""
-    text = json.dumps(report.to_json(), indent=2, ensure_ascii=True) + "\n"
+    """Write ``report.json`` below the run folder, unless it has that content already.
+
+    Secrets in texts are redacted, because reports are shared.
+    """
+    text = json.dumps(redact_all(report.to_json()), indent=2, ensure_ascii=True) + "\n"
     path = folder.path / "report.json"
     if not path.is_file() or path.read_bytes() != text.encode():
         write_atomic(path, text)
@@ -391,7 +397,7 @@ def _build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunSt
         run=folder.path.name,
         name=plan.name,
         started=now(),
-        plan=plan.to_json(),
+        plan=redact_all(plan.to_json()),  # as in the log, with which a resumed run compares it
         versions=collect_versions(),
         plugins=list_used_plugins(plan),
         resumed=resumed,

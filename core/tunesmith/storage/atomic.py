@@ -115,6 +115,7 @@ _DEVICE_ERRORS = {
 _ACCESS_ERRORS = {
     errno.EACCES: "no permission",
     errno.EPERM: "not permitted",
+    errno.ELOOP: "is a symbolic link, which is not followed",
     errno.ENAMETOOLONG: "the name is too long",
     errno.EMFILE: "too many open files",
     errno.ENFILE: "too many open files on this machine",
@@ -313,3 +314,26 @@ def repair_replacements(folder: Path, disk: Disk = DISK) -> None:
 def is_folder(path: Path) -> bool:
     """Return True if ``path`` is a folder, and not a link to one."""
     return path.is_dir() and not path.is_symlink()
+
+
+def refuse_outside_links(folder: Path) -> None:
+    """Check that no symbolic link below a run folder leads out of it.
+
+    A run folder from elsewhere could make this process write to, truncate or delete other files.
+    The folder itself may be reached through links.
+
+    Raises:
+        UsageError: a link leads out; the message names it.
+    """
+    root = folder.resolve()
+    for here, folders, files in os.walk(root):
+        for path in (Path(here, name) for name in sorted(folders + files)):
+            # Leftovers are only deleted, and a link is deleted without its target.
+            if path.name.startswith((STAGING, TRASH)) or not path.is_symlink():
+                continue
+            if not Path(os.path.realpath(path)).is_relative_to(root):
+                raise UsageError(
+                    f"{folder / path.relative_to(root)}: is a symbolic link out of the run folder, "
+                    f"to {os.readlink(path)}",
+                    hint="replace it by the file or folder itself, or remove it",
+                )

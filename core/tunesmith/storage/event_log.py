@@ -29,7 +29,7 @@ class EventLog:
         self._disk = disk
         self._lock = threading.Lock()
         with atomic.explained(path):
-            self._fd = disk.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            self._fd = disk.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
             try:
                 self._repair_tail()
                 atomic.sync_folder(path.parent, disk)

@@ -41,12 +41,13 @@ class RunFolder:
         """Open the folder of an existing run.
 
         Raises:
-            UsageError: ``path`` is not the folder of a run.
+            UsageError: ``path`` is not the folder of a run, or a symbolic link leads out of it.
         """
         if not (path / "lock").is_file():
             message = "is not the folder of a run" if path.is_dir() else "no such folder"
             hint = "`tunesmith run` prints the run folder; by default it is a folder below runs/"
             raise UsageError(f"{path}: {message}", hint=hint)
+        atomic.refuse_outside_links(path)
         return cls(path)
 
     @property

@@ -88,13 +88,15 @@ def lock(folder: Path, *, disk: Disk = DISK) -> Iterator[None]:
     leftovers of crashed processes are removed, and interrupted replacements are finished.
 
     Raises:
-        UsageError: the run is in use; the message names the process.
+        UsageError: the run is in use, and the message names the process; or a symbolic link leads
+            out of the folder.
         EnvironmentProblem: the file system does not support locks, is full or read-only.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
+    atomic.refuse_outside_links(folder)
     with atomic.explained(folder):
-        fd = disk.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+        fd = disk.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         _locked_fds.add(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -28,8 +28,19 @@ from jinja2 import TemplateError
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Message
+from tunesmith_torch.data.template_limits import check_template
 from tunesmith_torch.data.tokenization import ControlTokenMarks, SpanEncoder, TextSpan
 
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+"""What a template can raise: it computes, and calls methods of its values."""
 _TEST_QUESTION, _TEST_ANSWER = "question-4d1c", "answer-9e2b"
 
 
@@ -61,8 +72,10 @@ class ChatFormat:
         """Run the template on one question and answer to find its properties.
 
         Raises:
-            UsageError: the template cannot render an answer, or no token ends one.
+            UsageError: the template cannot render an answer, no token ends one, or it runs too long
+                or prints too much.
         """
+        check_template(source)
         untested = cls(encoder, source)
         question = [Message("user", _TEST_QUESTION)]
         try:
@@ -102,7 +115,7 @@ class ChatFormat:
                 tokenize=False,
                 add_generation_prompt=generation,
             )
-        except (TemplateError, TypeError, ValueError, IndexError) as error:
+        except _TEMPLATE_ERRORS as error:
             raise DataError(
                 "conversation", f"the chat template refuses it, {error!s:.80}"
             ) from error

@@ -13,9 +13,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig,
 
 from tunesmith.errors import UsageError
 from tunesmith_torch.kernels import rms_norm
+from tunesmith_torch.models.foreign_code import ATTENTION_KEYS
 from tunesmith_torch.runtime import bitsandbytes
 
-_IGNORED_CONFIG_KEYS = ("auto_map", "quantization_config")
+_IGNORED_CONFIG_KEYS = ("auto_map", "quantization_config", *ATTENTION_KEYS)
 
 
 def make_meta_config(config: Mapping[str, Any], layers: int | None = None) -> PretrainedConfig:

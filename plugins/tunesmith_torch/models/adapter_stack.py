@@ -37,7 +37,11 @@ from tunesmith_torch.models.adapters import (
     build_lora_config,
     count_adapters,
 )
-from tunesmith_torch.models.artifacts import attach_adapter, check_adapter
+from tunesmith_torch.models.artifacts import (
+    attach_adapter,
+    check_adapter,
+    check_adapter_folder,
+)
 from tunesmith_torch.models.initial_model import InitialModel
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
 from tunesmith_torch.models.quantization import weight_bytes
@@ -187,6 +191,7 @@ def add_frozen_adapter(model: PeftModel, folder: Path, name: str) -> None:
     Raises:
         IntegrityError: the adapter lacks tensors of the model, or has tensors unknown to it.
     """
+    check_adapter_folder(folder)
     before = list(cast(Any, model.base_model).active_adapters)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with peft_import.without_unused_bitsandbytes():

@@ -22,11 +22,14 @@ from transformers import GenerationConfig
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError
 from tunesmith.storage import commit_folder
+from tunesmith.text import redact
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.foreign_code import read_object, refuse_foreign_code
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation, no_progress_bars
+from tunesmith_torch.models.model_folder import check_safetensors
 from tunesmith_torch.runtime.distributed import all_gather_object, is_rank_0
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -49,7 +52,7 @@ def save_artifact(
         _write_weights(folder, adapted)
         template.tokenizer.save_pretrained(folder)
         build_generation_config(adapted.base, template).save_pretrained(folder)
-        (folder / "README.md").write_text(_model_card(job, adapted), encoding="utf-8")
+        (folder / "README.md").write_text(redact(_model_card(job, adapted)), encoding="utf-8")
         if write_extra is not None:
             write_extra(folder)
 
@@ -82,8 +85,10 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
     ``fused_kernels``: compute adapters with :mod:`tunesmith_torch.kernels.fused_lora`.
 
     Raises:
+        EnvironmentProblem: the adapter brings code, or makes PEFT download something.
         IntegrityError: the adapter lacks tensors of the model, or has tensors unknown to it.
     """
+    check_adapter_folder(folder)
     config = PeftConfig.from_pretrained(str(folder))
     if fused_kernels and isinstance(config, LoraConfig):
         fused_lora.enable_fused_lora(config, base.model)
@@ -101,6 +106,23 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(base.model.dtype)
     return model.eval()
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Check an adapter's folder before PEFT reads it.
+
+    Without its safetensors file PEFT would read a pickled one, or ask a hub for it.
+
+    Raises:
+        EnvironmentProblem: the adapter brings code, or makes PEFT download something.
+        IntegrityError: a file is missing or truncated.
+    """
+    refuse_foreign_code(folder)
+    read_object(folder / "adapter_config.json")
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        raise IntegrityError(f"{weights}: is missing, and no other format of weights is read")
+    check_safetensors(weights)
 
 
 def check_adapter(model: PeftModel, folder: Path, name: str) -> None:

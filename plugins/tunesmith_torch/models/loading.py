@@ -27,6 +27,11 @@ from transformers import (
 from transformers.utils import logging
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
+from tunesmith_torch.models.foreign_code import (
+    FLASH_ATTENTION,
+    named_attention,
+    refuse_foreign_code,
+)
 from tunesmith_torch.models.model_folder import check_folder
 
 
@@ -61,15 +66,22 @@ def load_base(
         IntegrityError: a file is truncated, a tensor is missing, unexpected, of another shape, or
             not finite.
     """
-    check_folder(folder)
+    config = check_folder(folder)
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
+    named = named_attention(config)
+    # With None transformers follows the config, and else chooses what the architecture supports.
+    follow_config = attention == "sdpa" and not named & FLASH_ATTENTION
     try:
         with no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
                 device_map={"": device},
-                attn_implementation=None if attention == "sdpa" else attention,
+                # transformers prefers the name in the file to this argument, unless it gets both.
+                config=_config_with_attention(folder, attention)
+                if named and not follow_config
+                else None,
+                attn_implementation=None if follow_config else attention,
                 quantization_config=quantization,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -95,6 +107,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         EnvironmentProblem: there is none, or it needs its own code.
     """
+    refuse_foreign_code(folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -113,6 +126,13 @@ def load_config(folder: Path) -> PretrainedConfig:
     config: PretrainedConfig = AutoConfig.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
     )
+    return config
+
+
+def _config_with_attention(folder: Path, attention: str) -> PretrainedConfig:
+    """Return the model's config with this attention in place of the one that it names."""
+    config = load_config(folder)
+    config._attn_implementation = attention
     return config
 
 

@@ -13,30 +13,42 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
+from tunesmith_torch.models.foreign_code import read_object, refuse_foreign_code
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Weight formats that can run code when they are read; they are never opened."""
 
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
+_INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _CONFIG_LIMITS = {
+    **dict.fromkeys(_LAYERS, 1_000),
+    **dict.fromkeys(_WIDTHS, 1_000_000),
+    **dict.fromkeys(_INNER_WIDTHS, 10_000_000),
     "vocab_size": 10_000_000,
-    "hidden_size": 1_000_000,
-    "intermediate_size": 10_000_000,
-    "num_hidden_layers": 10_000,
     "num_attention_heads": 10_000,
+    "n_head": 10_000,
     "num_key_value_heads": 10_000,
     "head_dim": 100_000,
+    **dict.fromkeys(_EXPERTS, 10_000),
     "max_position_embeddings": 1_000_000_000,
+    "n_positions": 10_000_000,
 }
-"""Upper bounds of config values. Larger ones are a mistake or an attack: allocating by them would
-end the process.
+"""Upper bounds of config values. Larger ones are a mistake or an attack: building or allocating by
+them would take hours, or end the process.
 """
+
+_MAX_VALUES_PER_BYTE = 16
+"""Values that a config may promise for each byte of the weight files; 4-bit weights have two."""
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the folder's ``config.json``, after checking that its numbers are plausible.
 
     Raises:
-        EnvironmentProblem: there is no such folder or file, or the model needs its own code.
+        EnvironmentProblem: there is no such folder or file, or a file of the folder brings code
+            or makes a library download some.
         IntegrityError: the file is not JSON, or its numbers are implausible.
     """
     if not folder.is_dir():
@@ -47,21 +59,60 @@ def read_config(folder: Path) -> Mapping[str, Any]:
             f"{folder}: no config.json, so this is not a model folder",
             hint="name the folder that holds config.json and the *.safetensors files",
         )
-    config = _read_object(path)
-    if config.get("auto_map"):
-        raise EnvironmentProblem(
-            f"{path}: the model needs its own Python code (auto_map), which is never run",
-            hint="use a model whose architecture is part of transformers",
-        )
-    for key, limit in _CONFIG_LIMITS.items():
-        value = config.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
-            raise IntegrityError(
-                f"{path}: {key} must be an integer from 1 to {limit}, got {value!r:.40}"
-            )
+    refuse_foreign_code(folder)
+    config = read_object(path)
+    check_sizes(config, path)
     return config
+
+
+def check_sizes(config: Mapping[str, Any], path: Path) -> None:
+    """Check that the sizes in a config are plausible; ``path`` is named in errors.
+
+    Raises:
+        IntegrityError: one is not.
+    """
+    text = config.get("text_config")
+    parts = {"": config, "text_config.": text if isinstance(text, Mapping) else {}}
+    for prefix, part in parts.items():
+        for key, limit in _CONFIG_LIMITS.items():
+            value = part.get(key)
+            if value is None:
+                continue
+            least = 0 if key in _EXPERTS else 1
+            # A list has one value for each layer.
+            for number in value if isinstance(value, list) else [value]:
+                if type(number) is not int or not least <= number <= limit:
+                    raise IntegrityError(
+                        f"{path}: {prefix}{key} must be an integer from {least} to {limit}, "
+                        f"got {value!r:.40}"
+                    )
+
+
+def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: Path) -> None:
+    """Compare the sizes in a config with those of the files, before memory is allocated for them.
+
+    transformers fills what the files lack: a small file and a large config would take the machine's
+    memory before the difference is noticed.
+    """
+    text = config.get("text_config")
+    sizes = text if isinstance(text, Mapping) else config
+
+    def size(*names: str) -> int:
+        value = next((sizes[name] for name in names if sizes.get(name)), 0)
+        return max(value) if isinstance(value, list) else int(value)
+
+    promised = {
+        "vocab_size": size("vocab_size") * size(*_WIDTHS),
+        "num_hidden_layers": size(*_LAYERS) * size(*_WIDTHS) * size(*_INNER_WIDTHS),
+    }
+    stored = sum(file.stat().st_size for file in files)
+    for key, values in promised.items():
+        if values > _MAX_VALUES_PER_BYTE * stored:
+            raise IntegrityError(
+                f"{path}: {key} and the widths promise {values:,} weights or more, the files have "
+                f"{stored:,} bytes",
+                hint="config.json and the weights are not of the same model",
+            )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -94,7 +145,14 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
         IntegrityError: as for both.
     """
     config = read_config(folder)
-    weight_files(folder)
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():
+        raise EnvironmentProblem(
+            f"{adapter}: the folder holds a model and an adapter, and transformers would silently "
+            "add the adapter to the model",
+            hint="move the adapter's files to a folder of their own, and set `from` to it",
+        )
+    _check_promised_weights(config, weight_files(folder), folder / "config.json")
     return config
 
 
@@ -136,7 +194,7 @@ def check_safetensors(file: Path) -> None:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    mapping = _read_object(index).get("weight_map")
+    mapping = read_object(index).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise IntegrityError(f"{index}: no weight_map in the weight index")
     for name in mapping.values():
@@ -167,13 +225,3 @@ def _truncated_error(file: Path, size: int) -> IntegrityError:
         f"{file}: not a complete safetensors file, got {size} bytes",
         hint="the copy or download was interrupted: fetch the file again",
     )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{path}: cannot be read as JSON, {error!s:.80}") from None
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{path}: must hold a JSON object, got {type(value).__name__}")
-    return value

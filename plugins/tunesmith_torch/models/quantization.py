@@ -133,7 +133,9 @@ def _build_on_meta(folder: Path) -> PreTrainedModel:
     """Return the model on the meta device: its structure without weights."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            load_config(folder), trust_remote_code=False
+            load_config(folder),
+            attn_implementation="eager",  # never the config's, which may need a package
+            trust_remote_code=False,
         )
     return model
 

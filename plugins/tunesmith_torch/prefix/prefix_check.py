@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def can_share_prefix(model: nn.Module) -> bool:
     return prefix_sharing_error(model) < (1e-3 if base.dtype == torch.float32 else 0.25)
 
 
-def _has_attention_dropout(base: nn.Module) -> bool:
+def _has_attention_dropout(base: Any) -> bool:
     config = base.config.get_text_config()
     names = ("attention_dropout", "attn_pdrop")
     return any(getattr(config, name, None) for name in names)

@@ -131,3 +131,38 @@ def test_secrets_are_not_shown(here: Path) -> None:
         assert secret not in done.output and "[redacted:hf_token]" in done.stdout
     refused = tunesmith("check", "run.toml", "--set", f"model.base={secret}")
     assert secret not in refused.output
+
+
+def test_secrets_are_not_in_what_people_share(here: Path) -> None:
+    """Rows stay as they are where they are needed: in evaluations, artifact and run file."""
+    secret, password = "hf_" + "a1B2" * 8, "hunter2hunter2"
+    write(here, f"{secret} https://me:{password}@host/x")
+    done = tunesmith("run", "run.toml", "--out", "done")
+    replayed = tunesmith("report", "done", "--to", "jsonlines")
+    shown = tunesmith("report", "done", "--failures", "20")
+    for output in (done.output, replayed.output, shown.output):
+        assert secret not in output and password not in output
+    assert "[redacted:hf_token]" in replayed.stdout
+    leaking = {
+        path.relative_to(here / "done").parts[0]
+        for path in (here / "done").rglob("*")
+        if path.is_file() and re.search(f"{secret}|{password}".encode(), path.read_bytes())
+    }
+    assert leaking <= {"run.toml", "evaluations", "artifact", "checkpoints"}
+    assert "evaluations" in leaking
+    for name in ("report.html", "report.json", "events.jsonl"):
+        assert "[redacted:hf_token]" in (here / "done" / name).read_text(), name
+
+
+def test_a_password_in_a_run_file_is_not_stored_in_the_log(here: Path) -> None:
+    write(here, "fine")
+    secret = "hunter2hunter2"
+    options = ["technique.mode=raise", f"baselines.system_prompt=db://me:{secret}@host"]
+    sets = [argument for option in options for argument in ("--set", option)]
+    failed = tunesmith("run", "run.toml", "--out", "done", *sets)
+    assert failed.exit_code == 8
+    events = (here / "done" / "events.jsonl").read_text()
+    assert secret not in failed.output + events and "[redacted:password]" in events
+    again = tunesmith("resume", "done")
+    assert again.exit_code == 8  # and not 2: the plan is the same as the redacted one of the log
+    assert secret not in again.output

@@ -342,7 +342,7 @@ def test_the_holder_removes_leftovers_except_in_committed_folders(tmp_path: Path
         (place / ".staging-1" / "half").touch()
         (place / ".del-2").mkdir()
     (run.path / ".staging-file").touch()
-    (run.path / "link").symlink_to(outside)
+    (run.path / "link").symlink_to("artifact")
     (run.path / ".staging-link").symlink_to(outside)
     with lock(run.path):
         assert hidden(run.path) == [".staging-mine"]

@@ -60,3 +60,14 @@ def test_temporary_folders_are_not_listed(finished: Path) -> None:
     assert before[0] == "artifact" and before[1].startswith("checkpoints/step-")
     shutil.copytree(finished / "artifact", finished / ".old-artifact")
     assert list_committed(RunFolder.open(finished)) == before
+
+
+@pytest.mark.parametrize("artifact", ["/etc", "../outside"])
+def test_an_artifact_outside_of_the_run_folder_is_refused(
+    tunesmith: Tunesmith, finished: Path, artifact: str
+) -> None:
+    log = RunFolder(finished).events
+    log.write_text(log.read_text().replace('"artifact": "artifact"', f'"artifact": "{artifact}"'))
+    done = tunesmith("verify", finished)
+    assert done.exit_code == 7
+    assert "names an artifact outside of the run folder" in done.stderr

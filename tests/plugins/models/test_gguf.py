@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 import struct
@@ -42,8 +43,6 @@ def tiny_gguf(
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(vocabulary)
     writer.add_token_types([3 if i < 3 else 1 for i in range(len(vocabulary))])
-    import json
-
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([" ".join(merge) for merge in merges])
     writer.add_bos_token_id(1)
@@ -108,6 +107,32 @@ def test_tokenizer_is_available_after_the_conversion(tmp_path: Path, cache: Path
     assert found.tokenizer() is None
     folder = found.fetch()
     assert found.tokenizer() == folder
+
+
+def test_files_beside_the_file_are_not_followed(tmp_path: Path, cache: Path) -> None:
+    """transformers would load the model that an adapter's config beside the file names."""
+    path = tiny_gguf(tmp_path / "m.gguf", eot=0)
+    expected = sorted(file.name for file in find.fetch_converted(path).iterdir())
+    shutil.rmtree(find.fetch_converted(path))
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "someone/other"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    own_code = {"auto_map": {"AutoTokenizer": ["x.Y", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own_code))
+    folder = find.fetch_converted(path)
+    assert sorted(file.name for file in folder.iterdir()) == expected
+    assert "tunesmith-gguf" not in "".join(
+        file.read_text() for file in folder.iterdir() if file.suffix == ".json"
+    )
+
+
+def test_absurd_sizes_are_refused(tmp_path: Path) -> None:
+    path = tiny_gguf(tmp_path / "m.gguf")
+    content = path.read_bytes()
+    key = b"llama.block_count" + struct.pack("<I", 4)
+    assert key in content
+    path.write_bytes(content.replace(key + struct.pack("<I", 2), key + struct.pack("<I", 10**9)))
+    with pytest.raises(IntegrityError, match="num_hidden_layers must be an integer from 1 to 1000"):
+        tunesmith_find_model(str(path), None)
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.events import Event, StepFinished
+from tunesmith.events import CompletionSampled, Event, Notice, StepFinished
 from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
@@ -73,6 +73,18 @@ def outline(text: str) -> Outline:
     parsed.close()
     assert parsed.open == []
     return parsed
+
+
+def test_page_has_no_secret_in_any_field(tmp_path: Path) -> None:
+    secret = "hf_" + "a1B2" * 8
+    long = "x" * 1_990 + " " + secret  # cut within the secret
+    *reported, end = sample_run(steps=3)
+    notice = sample_event(Notice, level="warning", source=secret, message=long)
+    sample = sample_event(CompletionSampled, prompt=secret, completion=long)
+    end = replace(end, error=f"https://me:{secret}@host", hint=secret)
+    text = page(tmp_path, [*reported, notice, sample, end])
+    assert "hf_a" not in text
+    assert text.count("[redacted:") >= 4
 
 
 def test_page_shows_all_measurements(tmp_path: Path) -> None:

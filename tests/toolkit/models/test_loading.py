@@ -140,6 +140,28 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = 
     ),
     "negative": (lambda f: edit_config(f, hidden_size=-1), IntegrityError, "hidden_size"),
     "absurd": (lambda f: edit_config(f, vocab_size=10**12), IntegrityError, "vocab_size"),
+    "many layers": (
+        lambda f: edit_config(f, num_hidden_layers=10_000), IntegrityError, "num_hidden_layers"
+    ),
+    "many layers in a part": (
+        lambda f: edit_config(f, text_config={"num_hidden_layers": 10_000}),
+        IntegrityError,
+        r"text_config\.num_hidden_layers",
+    ),
+    "another name": (lambda f: edit_config(f, n_layer=10_000), IntegrityError, "n_layer"),
+    "a list": (
+        lambda f: edit_config(f, intermediate_size=[128, 10**9]), IntegrityError, "intermediate"
+    ),
+    "more words than weights": (
+        lambda f: edit_config(f, vocab_size=9_000_000, hidden_size=900_000),
+        IntegrityError,
+        "vocab_size and the widths promise 8,100,000,000,000 weights or more",
+    ),
+    "more layers than weights": (
+        lambda f: edit_config(f, num_hidden_layers=900, intermediate_size=9_000_000),
+        IntegrityError,
+        "num_hidden_layers and the widths promise",
+    ),
     "text": (lambda f: edit_config(f, num_hidden_layers="2"), IntegrityError, "num_hidden_layers"),
     "only pickled": (_pickled, EnvironmentProblem, "only pickled weights"),
     "index out of the folder": (_index("../../etc/x.safetensors"), IntegrityError, "plain name"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tunesmith.cli.common import trust_option
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_count
@@ -68,6 +69,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="Seed of the sampled answers and of their sides.",
 )
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     run: Path | None,

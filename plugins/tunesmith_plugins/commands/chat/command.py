@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tunesmith import api
 from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.contracts import Generation, TextModel
 from tunesmith.execution.baselines import PromptedModel
 from tunesmith.records import Message
@@ -66,6 +66,7 @@ class Conversation:
     show_default=True,
     help="Maximum number of tokens of an answer.",
 )
+@trust_option
 @json_option
 @common_options
 @pass_state

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from tunesmith import api
+from tunesmith.cli.common import trust_option
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.plan import Plan
@@ -41,6 +42,7 @@ CHECK_PROMPTS = 64
     show_default=True,
     help="Largest KL divergence of the merged model from the trained one, in nats per token.",
 )
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     run: Path,

@@ -55,10 +55,18 @@ def list_committed(folder: RunFolder) -> list[str]:
 
     These are the folders with a manifest, the checkpoints, and the artifacts that the event log
     names, which may be missing.
+
+    Raises:
+        IntegrityError: the event log names an artifact outside of the run folder.
     """
     found = {path.parent for path in folder.path.rglob(MANIFEST)}
-    trained = load_report(folder).training_finished.values()
-    found |= {folder.path / event.artifact for event in trained}
+    for event in load_report(folder).training_finished.values():
+        artifact = folder.path / event.artifact
+        if not artifact.resolve().is_relative_to(folder.path.resolve()):
+            raise IntegrityError(
+                f"{folder.events}: names an artifact outside of the run folder, {artifact}"
+            )
+        found.add(artifact)
     found |= set(folder.path.rglob("checkpoints/step-*"))
     names = (path.relative_to(folder.path) for path in found)
     return sorted(str(name) for name in names if not any(p.startswith(".") for p in name.parts))

@@ -8,9 +8,11 @@ model.
 
 from __future__ import annotations
 
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -48,8 +50,9 @@ def convert_gguf(path: Path, folder: Path) -> None:
         EnvironmentProblem: the file's architecture or tokenizer is not supported.
     """
     header = read_header(path)
-    tokenizer = _load_tokenizer(path, header)
-    model = _load_model(path)
+    with _alone(path) as file:
+        tokenizer = _load_tokenizer(file, header)
+        model = _load_model(file)
     config = model.config
     config._name_or_path = ""
     for leftover in ("quantization_config", "_model_name_or_path"):
@@ -67,6 +70,19 @@ def convert_gguf(path: Path, folder: Path) -> None:
     config.save_pretrained(folder)
     generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """Yield a link to the file in a folder without other files.
+
+    transformers also reads config files beside a GGUF file: an ``adapter_config.json`` there makes
+    it load another model.
+    """
+    with TemporaryDirectory(prefix="tunesmith-gguf-") as folder:
+        link = Path(folder) / path.name
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def _unique_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -101,7 +117,8 @@ def _load_tokenizer(path: Path, header: dict[str, Any]) -> PreTrainedTokenizerBa
         and kind not in _SPLITS_LIKE_GPT2
     ):
         raise EnvironmentProblem(
-            f"{path}: the tokenizer splits text in a way that is not supported, got `{kind}`",
+            f"{path.resolve()}: the tokenizer splits text in a way that is not supported, "
+            f"got `{kind}`",
             hint="use the model's original folder or hub id",
         )
     return tokenizer
@@ -135,6 +152,6 @@ def _find_end_ids(header: dict[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 
 def _unsupported(path: Path, part: str, error: Exception) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"{path}: the {part} in this GGUF file is not supported, {error!s:.160}",
+        f"{path.resolve()}: the {part} in this GGUF file is not supported, {error!s:.160}",
         hint="use the model's original folder or hub id",
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith_plugins.models.gguf.header import config_from_header, read_header
+from tunesmith_torch.models.model_folder import check_sizes
 
 MAX_QUICK_HASH_BYTES = 500_000_000
 """Largest file that is hashed only to see if its conversion is cached (under a second)."""
@@ -28,7 +29,8 @@ def find_gguf(reference: str) -> FoundModel:
 
     Raises:
         UsageError: the file does not exist, or the distribution is not installed or has several.
-        IntegrityError: the file is not a GGUF file, or ends within its header.
+        IntegrityError: the file is not a GGUF file, ends within its header, or has implausible
+            sizes.
     """
     in_wheel = reference.startswith("wheel:")
     name = reference.removeprefix("wheel:")
@@ -36,6 +38,7 @@ def find_gguf(reference: str) -> FoundModel:
     if not path.is_file():
         raise UsageError(f"no such file, got `{reference}`", hint="name a .gguf file that exists")
     config = config_from_header(read_header(path))
+    check_sizes({key: value for key, value in config.items() if value}, path)
     return FoundModel(
         reference=reference,
         description=f"GGUF file {path.name}" + (f" from {reference}" if in_wheel else ""),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import FoundModel
-from tunesmith.errors import EnvironmentProblem, TunesmithError, UsageError
+from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
+from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.model_folder import check_folder, missing_weights, read_config
 
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -153,8 +153,11 @@ def _hub_refusal(model_id: str, error: Exception) -> EnvironmentProblem:
 def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, Any], Path | None]:
     """Return the cached config and the folder of the cached commit, if there are any.
 
-    Only two small files are read. The cache has the documented layout of the hub's client:
+    Only small files are read. The cache has the documented layout of the hub's client:
     ``refs/REVISION`` holds a commit, ``snapshots/COMMIT`` the files.
+
+    Raises:
+        TunesmithError: see :func:`tunesmith_torch.models.model_folder.read_config`.
     """
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
@@ -164,8 +167,11 @@ def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, A
         commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
         if not commit or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
             return {}, None
-        snapshot = model / "snapshots" / commit
-        config = json.loads((snapshot / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}, None
-    return (config if isinstance(config, dict) else {}), snapshot
+    snapshot = model / "snapshots" / commit
+    try:
+        read_object(snapshot / "config.json")
+    except IntegrityError:
+        return {}, None  # the download of the run will replace or refuse it
+    return read_config(snapshot), snapshot

@@ -18,7 +18,7 @@ from tunesmith.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from tunesmith.text import format_bytes, format_count, format_duration, one_line
+from tunesmith.text import format_bytes, format_count, format_duration, one_line, redact
 
 SPARKLINE_STEPS = 40
 """Number of recent steps whose loss is shown as a sparkline."""
@@ -164,7 +164,8 @@ def format_measurement(event: Measured) -> str:
 def format_notice(event: Notice) -> str:
     """Format a notice as ``warning: source: message``."""
     source = f"{one_line(event.source)}: " if event.source else ""
-    return f"{NOTICE_LABELS.get(event.level, 'note')}: {source}{one_line(event.message, 500)}"
+    message = one_line(redact(event.message), 500)
+    return f"{NOTICE_LABELS.get(event.level, 'note')}: {source}{message}"
 
 
 def format_monitor(event: Monitored) -> str:
@@ -176,7 +177,7 @@ def format_monitor(event: Monitored) -> str:
 
 def format_sample(event: CompletionSampled) -> str:
     """Format a sampled completion with its prompt and reward, on one line."""
-    exchange = f"{one_line(event.prompt, 60)} -> {one_line(event.completion, 100)}"
+    exchange = f"{one_line(redact(event.prompt), 60)} -> {one_line(redact(event.completion), 100)}"
     label = format_label("sample", event.stage)
     return f"{label}: step {event.step}, reward {event.reward:.3g}: {exchange}"
 
@@ -187,7 +188,8 @@ def format_gate(event: GateChecked) -> str:
         "passed" if event.passed else "not passed, accepted" if event.accepted else "not passed"
     )
     label = format_label("gate", event.stage)
-    return f"{label}: {one_line(event.gate, 40)}: {result}; {one_line(event.message, 500)}"
+    message = one_line(redact(event.message), 500)
+    return f"{label}: {one_line(event.gate, 40)}: {result}; {message}"
 
 
 def format_label(name: str, stage: str) -> str:

@@ -33,7 +33,7 @@ from tunesmith.events import (
     TrainingStarted,
 )
 from tunesmith.terminal import ASCII_BLOCKS, BLOCKS, sparkline, supports_color, supports_unicode
-from tunesmith.text import format_duration, one_line, safe_text
+from tunesmith.text import format_duration, one_line, redact, safe_text
 from tunesmith_plugins.reporters.console import event_text
 from tunesmith_plugins.reporters.console.event_text import TRAINING, TrainingProgress
 
@@ -185,7 +185,7 @@ class LiveReporter:
 
     def _print(self, line: str, style: str = "", indent: int = 0) -> None:
         """Print a line; the rest of a line that is too long is indented as well."""
-        text = Text(safe_text(line), style=style)
+        text = Text(redact(safe_text(line)), style=style)
         self._console.print(Padding(text, (0, 0, 0, indent), expand=False))
 
     def _render(self) -> RenderableType:

@@ -25,7 +25,7 @@ from tunesmith.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from tunesmith.text import format_duration, safe_text
+from tunesmith.text import format_duration, redact, safe_text
 from tunesmith_plugins.reporters.console import event_text
 from tunesmith_plugins.reporters.console.event_text import TRAINING, TrainingProgress
 
@@ -67,7 +67,7 @@ class PlainReporter:
         else:
             line = "" if self._warnings_only else self._line(event) or self._training_line(event)
         if line:
-            print(safe_text(line), file=self._stream, flush=True)
+            print(redact(safe_text(line)), file=self._stream, flush=True)
 
     def _line(self, event: Event) -> str:
         match event:

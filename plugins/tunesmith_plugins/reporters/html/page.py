@@ -73,7 +73,7 @@ def render_page(report: Report, folder: Path, max_regressions: int) -> str:
     )
     environment.filters.update(
         safe=_refuse_safe,
-        line=one_line,
+        line=_line,
         text=_shorten,
         time=_time_text,
         number=format_number,
@@ -102,8 +102,13 @@ def _refuse_safe(value: object) -> str:
     raise TypeError("the filter `safe` must not be used in this template")
 
 
+def _line(value: str, limit: int = 80) -> str:
+    return one_line(redact(value), limit)
+
+
 def _shorten(value: str) -> str:
-    return safe_text(value, MAX_TEXT_CHARACTERS)
+    # Redacted before it is cut: half a secret is not recognized.
+    return safe_text(redact(value), MAX_TEXT_CHARACTERS)
 
 
 def _time_text(value: str) -> str:

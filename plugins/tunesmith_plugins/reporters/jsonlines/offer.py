@@ -16,6 +16,7 @@ from tunesmith.offers import ReporterOffer
 from tunesmith.options import Options
 from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
+from tunesmith.text import redact_all
 
 STDOUT = "-"
 
@@ -36,7 +37,8 @@ class JsonlinesOptions(Options):
 class JsonlinesReporter:
     """Writes every event immediately, including the progress events that the run's log omits.
 
-    The lines are ASCII, so the text of an event cannot control a terminal or forge a line.
+    Secrets are redacted. The lines are ASCII, so the text of an event cannot control a terminal or
+    forge a line.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -60,7 +62,7 @@ class JsonlinesReporter:
 
     def report(self, event: Event) -> None:
         """Write the line of the event and flush the stream."""
-        self._stream.write(encode_json(event.to_json()) + "\n")
+        self._stream.write(encode_json(redact_all(event.to_json())) + "\n")
         self._stream.flush()
 
 

@@ -1,0 +1,176 @@
+"""Ask before code that a stored run file names is executed, unless this user ran it before.
+
+A run folder can come from somebody else, and its ``run.toml`` can name Python files. A command that
+opens the folder, such as ``tunesmith chat``, must not execute them silently. Every user has a file
+``trusted.jsonl`` in the state directory with the code that was executed by ``tunesmith run``, or
+confirmed. Code that is not listed there is confirmed on a terminal, and refused without one.
+
+Code outside of the run folder is listed by its path: it is a file of this machine. Code inside of
+it came with the folder, so it is listed with a checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith.errors import UsageError
+from tunesmith.text import one_line
+
+TRUST_VARIABLE = "TUNESMITH_TRUST_PLUGINS"
+"""``1``: the code that a run folder names is executed without a question."""
+
+_DATA_TABLES = ("run", "model", "data", "baselines", "gate")
+"""Tables that name models and files, but no function of a package."""
+_PACKAGE_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
+
+
+def ask_on_terminal(items: Sequence[str], folder: Path) -> bool:
+    """List the code and ask; return False without a terminal."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    click.echo(f"{one_line(str(folder))} names code that you have not run before:", err=True)
+    for item in items:
+        click.echo(f"  {one_line(_shown(item), 200)}", err=True)
+    return click.confirm("Read it first. Execute it?", default=False, err=True)
+
+
+def require_trusted(
+    tables: Mapping[str, Any],
+    folder: Path,
+    *,
+    trusted: bool = False,
+    ask: Callable[[Sequence[str], Path], bool] = ask_on_terminal,
+) -> None:
+    """Check the code that a run folder names; ask the user about code that is new to this machine.
+
+    Args:
+        tables: the tables of the stored run file.
+        folder: the run folder.
+        trusted: the user has allowed it already.
+        ask: asks the user about new code.
+
+    Raises:
+        UsageError: the user refused, or there is no terminal to ask on.
+    """
+    known = _read_trusted()
+    new = [item for item in find_code(tables, folder) if item not in known]
+    if not new:
+        return
+    if not (trusted or os.environ.get(TRUST_VARIABLE) == "1" or ask(new, folder)):
+        names = ", ".join(one_line(_shown(item), 120) for item in new)
+        raise UsageError(
+            f"{folder}: this run names code that this user has not run before, so it is not "
+            f"executed: {names}",
+            hint="read that code; if you trust it, use the option --trust-plugins",
+        )
+    remember(new)
+
+
+def trust_code(tables: Mapping[str, Any], folder: Path) -> None:
+    """Remember the code of a run that this user starts."""
+    known = _read_trusted()
+    remember([item for item in find_code(tables, folder) if item not in known])
+
+
+def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return what a run file makes tunesmith execute, or write outside of the run folder.
+
+    These are the plugin files, functions as ``file.py:name`` or ``package.module:name``, and paths
+    of reporters that lead out of the folder.
+    """
+    found: list[str] = []
+    for table, content in tables.items():
+        for key, text in _strings(content, table):
+            file = text.rpartition(":")[0] if not text.endswith(".py") else text
+            if key.startswith("plugins.files"):
+                found.append(_describe_file(text, folder))
+            elif file.endswith(".py"):
+                found.append(_describe_file(file, folder))
+            elif _may_be_function(table, key) and _PACKAGE_FUNCTION.fullmatch(text):
+                found.append(f"function {text}")
+            elif table == "reporters" and _leads_out(text, folder):
+                found.append(f"writes {_absolute(text, folder)}")
+    return list(dict.fromkeys(found))
+
+
+def remember(items: Sequence[str]) -> None:
+    """Add code to the list of the user; do nothing if the list cannot be written."""
+    if not items:
+        return
+    path = trust_file()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(item) + "\n" for item in items)
+
+
+def trust_file() -> Path:
+    """Return the path of the list: ``tunesmith/trusted.jsonl`` in the state directory."""
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser() / "tunesmith" / "trusted.jsonl"
+
+
+def _read_trusted() -> set[str]:
+    try:
+        lines = trust_file().read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    items = set()
+    for line in lines:
+        with suppress(ValueError):
+            item = json.loads(line)
+            items.add(item if isinstance(item, str) else "")
+    return items
+
+
+def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield all strings of a table, at any depth, by their dotted keys."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _strings(item, f"{key}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item, key)
+
+
+def _may_be_function(table: str, key: str) -> bool:
+    return table not in _DATA_TABLES and not key.endswith(".use")
+
+
+def _absolute(text: str, folder: Path) -> Path:
+    return (folder / Path(text).expanduser()).resolve()
+
+
+def _leads_out(text: str, folder: Path) -> bool:
+    looks_like_path = "/" in text or text.startswith(("~", ".."))
+    return looks_like_path and not _absolute(text, folder).is_relative_to(folder.resolve())
+
+
+def _describe_file(file: str, folder: Path) -> str:
+    """Return the absolute path; for a file of the run folder, with its checksum."""
+    path = _absolute(file, folder)
+    if not path.is_relative_to(folder.resolve()):
+        return f"file {path}"
+    try:
+        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        checksum = "cannot be read"
+    return f"file {path} {checksum}"
+
+
+def _shown(item: str) -> str:
+    """Return an item without its kind and checksum."""
+    kind, _, rest = item.partition(" ")
+    return f"{rest} (written)" if kind == "writes" else re.sub(r" [0-9a-f]{64}$", "", rest)
