@@ -1,4 +1,4 @@
-"""What holds for every test: no network, few threads, a cache of its own."""
+"""Fixtures of every test: no network, few threads, a cache of its own."""
 
 from __future__ import annotations
 

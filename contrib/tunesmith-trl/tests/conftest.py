@@ -1,4 +1,4 @@
-"""What holds for every test: no network, and a cache of its own; tiny models."""
+"""Fixtures of every test: no network, and a cache of its own; tiny models."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _TEMPLATE_ERRORS = (
     RecursionError,
     MemoryError,
 )
-"""What a template can raise: it computes, and calls methods of its values."""
+"""Errors that a template can raise: it computes, and calls methods of its values."""
 _TEST_QUESTION, _TEST_ANSWER = "question-4d1c", "answer-9e2b"
 
 

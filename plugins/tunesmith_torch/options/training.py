@@ -146,9 +146,6 @@ class CheckpointOptions(Options):
     )
 
 
-_FIRST_KEYS = {"optimizer": "name", "schedule": "type"}
-
-
 class TrainingOptions(Options):
     """Options that all training shares, whatever is trained and towards whatever objective."""
 
@@ -168,6 +165,12 @@ class TrainingOptions(Options):
         "lean": "fused_kernels",
         "checkpointing": "gradient_checkpointing",
     }
+
+    EARLIER_WORDS: ClassVar[Mapping[str, str]] = {
+        "optimizer": "optimizer.name",
+        "schedule": "schedule.type",
+    }
+    """Keys that held a word and are tables now, with the key that holds the word."""
 
     initial_model: str | None = Field(
         default=None,
@@ -245,12 +248,12 @@ class TrainingOptions(Options):
         default_factory=CheckpointOptions, description="When training is saved."
     )
 
-    @field_validator("optimizer", "schedule", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _refuse_text(cls, value: Any, info: ValidationInfo) -> Any:
+    def _refuse_earlier_word(cls, value: Any, info: ValidationInfo) -> Any:
         """Explain the table that has taken the place of an earlier key of the same name."""
-        if isinstance(value, str):
-            key = f"{info.field_name}.{_FIRST_KEYS[str(info.field_name)]}"
+        key = cls.EARLIER_WORDS.get(str(info.field_name))
+        if key is not None and isinstance(value, str):
             raise ValueError(f'is a table; write `{key} = "{value}"`')
         return value
 

@@ -126,7 +126,7 @@ class Prepared:
 
 
 class TrainingTask(ABC, Generic[DataT]):
-    """What a technique fills in: how rows become tokens, and the objective over them."""
+    """The part that a technique fills in: how rows become tokens, and the objective over them."""
 
     def grouping(self, options: Any, device: str) -> Grouping:
         """Return which parts of a record are computed together, for ``auto`` options."""

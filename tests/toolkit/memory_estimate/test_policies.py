@@ -1,4 +1,4 @@
-"""What training on pairs and on rewards computes together, and holds besides the policy."""
+"""Estimates of pairs and policies: rows that are computed together, models beside the policy."""
 
 from __future__ import annotations
 

@@ -111,6 +111,9 @@ class TrlOptions(TrainingOptions):
     generation: GenerationOptions = Field(
         default_factory=GenerationOptions, description="The completions that are sampled."
     )
+    loss: RlooLossOptions = Field(
+        default_factory=RlooLossOptions, description="The policy gradient and the KL divergence."
+    )
     monitor: MonitorOptions = Field(
         default_factory=MonitorOptions, description="The evaluations during training."
     )
@@ -156,6 +159,11 @@ class TrlOptions(TrainingOptions):
             raise ValueError("TRL uses the untrained head, so `adapter.modules_to_save` must be []")
         if self.generation.num_generations < 2:
             raise ValueError("`generation.num_generations` must be at least 2")
+        if self.loss.kl_coef == 0 and self.monitor.max_kl > 0:
+            raise ValueError(
+                "TRL measures the KL divergence only if it is weighted: with `loss.kl_coef = 0`, "
+                "`monitor.max_kl` must be 0 too"
+            )
         return self
 
 
@@ -168,30 +176,8 @@ class GrpoOptions(TrlOptions):
         default_factory=GrpoLossOptions, description="The policy gradient and the KL divergence."
     )
 
-    @model_validator(mode="after")
-    def _check_max_kl(self) -> GrpoOptions:
-        _refuse_unmeasured_kl(self.loss, self.monitor)
-        return self
-
 
 class RlooOptions(TrlOptions):
     """Options of ``trl-rloo``."""
 
     ALGORITHM = "rloo"
-
-    loss: RlooLossOptions = Field(
-        default_factory=RlooLossOptions, description="The policy gradient and the KL divergence."
-    )
-
-    @model_validator(mode="after")
-    def _check_max_kl(self) -> RlooOptions:
-        _refuse_unmeasured_kl(self.loss, self.monitor)
-        return self
-
-
-def _refuse_unmeasured_kl(loss: RlooLossOptions, monitor: MonitorOptions) -> None:
-    if loss.kl_coef == 0 and monitor.max_kl > 0:
-        raise ValueError(
-            "TRL measures the KL divergence only if it is weighted: with `loss.kl_coef = 0`, "
-            "`monitor.max_kl` must be 0 too"
-        )

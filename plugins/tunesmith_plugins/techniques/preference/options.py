@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tunesmith_torch.options.preference import PairOptions, PreferenceLossOptions
 
@@ -17,6 +17,11 @@ class PreferenceOptions(PairOptions):
         key: f"loss.{key}" for key in PreferenceLossOptions.model_fields if key != "type"
     }
 
+    EARLIER_WORDS: ClassVar[Mapping[str, str]] = {
+        **PairOptions.EARLIER_WORDS,
+        "loss": "loss.type",
+    }
+
     learning_rate: float = Field(
         default=2e-5,
         gt=0,
@@ -26,11 +31,3 @@ class PreferenceOptions(PairOptions):
     loss: PreferenceLossOptions = Field(
         default_factory=PreferenceLossOptions, description="The loss over a pair."
     )
-
-    @field_validator("loss", mode="before")
-    @classmethod
-    def _refuse_name(cls, value: Any) -> Any:
-        """Explain the table that has taken the place of an earlier key of the same name."""
-        if isinstance(value, str):
-            raise ValueError(f'is a table; write `loss.type = "{value}"`')
-        return value
