@@ -25,7 +25,7 @@ from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.contracts import Assumptions
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
-from tunesmith.options import DataOptions, fields_by_key, table_options
+from tunesmith.options import DataOptions, EvaluatorKeys, fields_by_key, table_options
 from tunesmith.plugins import Selection
 from tunesmith_plugins.estimate import hardware, view
 from tunesmith_plugins.estimate.compare_techniques import compare_techniques
@@ -70,6 +70,8 @@ def run_file() -> Iterator[str]:
     for name, model in {**CORE_TABLES, "data": DataOptions}.items():
         yield f"### `[{name}]`\n"
         yield from table(model)
+    yield "### `[[evaluators]]`\n"
+    yield from table(EvaluatorKeys)
     parts: list[tuple[str, str, type[Any]]] = [
         ("Data loaders", "[data]", DataLoaderOffer),
         ("Techniques", "[technique]", TechniqueOffer),

@@ -321,6 +321,7 @@ class Measured(Event, kind="measured"):
     model: str
     """``base``, ``few-shot`` or ``tuned``; the stages of a technique may add others."""
     evaluator: str
+    """Id of the evaluator: its name, unless several of one name measure in the run."""
     metric: str
     value: float
     low: float

@@ -115,6 +115,21 @@ class DataOptions(Options):
     )
 
 
+class EvaluatorKeys(Options):
+    """Table ``[[evaluators]]``: the keys of the core; all other keys belong to the evaluator."""
+
+    use: str = Field(min_length=1, description="Name of the evaluator.")
+    id: str | None = Field(
+        None,
+        max_length=60,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
+        description=(
+            "Name of this evaluator in events, in the report, in files and in the gate. Unset: the "
+            "name in `use`; if an evaluator above has that id, with a number: `exact-match-2`."
+        ),
+    )
+
+
 class BaselineOptions(Options):
     """Table ``[baselines]``: the models that the tuned model is compared with."""
 
@@ -149,10 +164,22 @@ class GateOptions(Options):
             "paired 95 % interval that excludes zero."
         ),
     )
-    at_least: dict[str, float] = Field(
+    at_least: dict[str, float | dict[str, float]] = Field(
         {},
-        description="Bounds by metric: a floor, or a ceiling where lower is better.",
+        description=(
+            "Bounds by metric: a floor, or a ceiling where lower is better. A metric that several "
+            "evaluators measure has the id of one before it: `lenient.exact-match = 0.9`."
+        ),
     )
+
+    def bounds(self) -> list[tuple[str, str, float]]:
+        """Return the bounds, each with an evaluator's id and a metric; the id may be empty."""
+        found = []
+        for name, value in self.at_least.items():
+            by_metric = value if isinstance(value, dict) else {name: value}
+            evaluator = name if isinstance(value, dict) else ""
+            found += [(evaluator, metric, bound) for metric, bound in by_metric.items()]
+        return found
 
 
 class PluginsOptions(Options):

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.offers import KINDS, CommandOffer, TechniqueOffer
-from tunesmith.options import DataOptions, fields_by_key, nested_options
+from tunesmith.options import DataOptions, EvaluatorKeys, fields_by_key, nested_options
 from tunesmith.plugins import Selection, find_plugins
 
 ROOT = Path(__file__).parents[2]
@@ -170,7 +170,11 @@ def test_no_source_file_is_too_long() -> None:
 
 def options_models() -> dict[str, type[BaseModel]]:
     """Return every options class: of the core's tables, of all built-in offers, of inner tables."""
-    models: dict[str, type[BaseModel]] = {**CORE_TABLES, "data": DataOptions}
+    models: dict[str, type[BaseModel]] = {
+        **CORE_TABLES,
+        "data": DataOptions,
+        "evaluators": EvaluatorKeys,
+    }
     for kind in KINDS:
         if kind is CommandOffer:
             continue

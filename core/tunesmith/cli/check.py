@@ -70,7 +70,7 @@ def show(
     render.print_text(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
     report = build_report([event, *found])
     report_view.show_data(report)
-    evaluators = [component.offer.name for component in plan.evaluators]
+    evaluators = [component.id for component in plan.evaluators]
     render.print_text(f"evaluators: {', '.join(evaluators) or 'the defaults for this data'}")
     report_view.show_notices(report)
     if parts.train:

@@ -23,7 +23,7 @@ def show_scores(report: Report) -> None:
     rows = [
         [
             event.model,
-            _metric_text(event),
+            _metric_text(event, report.metric_label(event.evaluator, event.metric)),
             f"{event.value:.3f}",
             _interval_text(event),
             str(event.n),
@@ -194,10 +194,10 @@ def shell_path(path: Path) -> str:
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def _metric_text(event: Measured) -> str:
+def _metric_text(event: Measured, label: str) -> str:
     better = "higher" if event.higher_is_better else "lower"
     unit = f"{event.unit}, " if event.unit else ""
-    return f"{event.metric} ({unit}{better} is better)"
+    return f"{label} ({unit}{better} is better)"
 
 
 def _interval_text(event: Measured) -> str:
@@ -206,6 +206,10 @@ def _interval_text(event: Measured) -> str:
 
 def _table_order(report: Report) -> Any:
     """Return the sort key of the table: metrics, then models, in the order of measurement."""
-    metrics = list(dict.fromkeys(event.metric for event in report.measured.values()))
-    models = list(dict.fromkeys(event.model for event in report.measured.values()))
-    return lambda event: (metrics.index(event.metric), models.index(event.model))
+    events = report.measured.values()
+    metrics = list(dict.fromkeys((event.metric, event.evaluator) for event in events))
+    models = list(dict.fromkeys(event.model for event in events))
+    return lambda event: (
+        metrics.index((event.metric, event.evaluator)),
+        models.index(event.model),
+    )

@@ -1,7 +1,7 @@
 """Turn a run file into a plan: typed, checked and printable, without importing anything heavy.
 
 Every table has one owner. The core owns ``run``, ``model``, ``baselines``, ``gate``, ``plugins``
-and two keys of ``data``; the other keys of ``data``, ``technique``, ``evaluators`` and
+and two keys of ``data`` and ``evaluators``; the other keys of those, of ``technique`` and of
 ``reporters`` belong to the component that ``use`` names; any other table belongs to the plugin that
 offers it. The owner's options class validates it. All problems are reported together.
 """
@@ -9,6 +9,7 @@ offers it. The owner's options class validates it. All problems are reported tog
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,6 +17,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.config.evaluators import (
+    Evaluators,
+    assign_ids,
+    check_gate_metrics,
+    find_same_ids,
+)
 from tunesmith.config.run_file import RunFile
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import (
@@ -40,6 +47,7 @@ from tunesmith.offers import (
 from tunesmith.options import (
     BaselineOptions,
     DataOptions,
+    EvaluatorKeys,
     GateOptions,
     ModelOptions,
     PluginsOptions,
@@ -52,7 +60,6 @@ from tunesmith.options import (
 )
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import missing_requirements
-from tunesmith.records import Record
 from tunesmith.text import suggest_name
 
 M = TypeVar("M", bound=BaseModel)
@@ -64,7 +71,7 @@ CORE_TABLES: dict[str, type[BaseModel]] = {
     "gate": GateOptions,
     "plugins": PluginsOptions,
 }
-"""The tables of the core, except the two keys of ``data`` that it owns."""
+"""The tables of the core, except the keys of ``data`` and ``evaluators`` that it owns."""
 _UNION_BRANCHES = {"float", "int", "str", "bool", "constrained-float", "constrained-int"}
 
 
@@ -185,7 +192,7 @@ class _Reader:
         plugins = self._core_table("plugins", PluginsOptions)
         data_options, data = self._data()
         technique = self._component(TechniqueOffer, "technique", self._table("technique"))
-        evaluators = self._components(EvaluatorOffer, "evaluators")
+        evaluators = self._evaluators(gate)
         reporters = self._reporters()
         found = None
         if model is not None:
@@ -203,7 +210,7 @@ class _Reader:
             data=data,
             holdout=data_options.holdout,
             technique=technique,
-            evaluators=tuple(evaluators),
+            evaluators=evaluators,
             reporters=tuple(reporters),
             baselines=baselines,
             gate=gate,
@@ -279,13 +286,39 @@ class _Reader:
         config = self._validate(where, offered.offer.config, options)
         return None if config is None else Component(offered, config, table["use"])
 
-    def _components(self, kind: type[K], where: str) -> list[Component[K]]:
+    def _tables(self, where: str) -> list[dict[str, Any]]:
         tables = self.runfile.tables.get(where, [])
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             self.problems.append(Problem(where, f"must be written as [[{where}]]"))
             return []
-        components = [self._component(kind, f"{where}.{n}", t) for n, t in enumerate(tables)]
+        return tables
+
+    def _components(self, kind: type[K], where: str) -> list[Component[K]]:
+        tables = enumerate(self._tables(where))
+        components = [self._component(kind, f"{where}.{n}", table) for n, table in tables]
         return [component for component in components if component is not None]
+
+    def _evaluators(self, gate: GateOptions | None) -> Evaluators:
+        """Return the named evaluators with their ids, and check the metrics of the gate.
+
+        The defaults are chosen when the data is read.
+        """
+        tables = self._tables("evaluators")
+        found, ids = [], []
+        for number, table in enumerate(tables):
+            where = f"evaluators.{number}"
+            core_keys = {"use": "any", **({"id": table["id"]} if "id" in table else {})}
+            keys = self._validate(where, EvaluatorKeys, core_keys)
+            ids.append(keys.id if keys else None)
+            own = {key: value for key, value in table.items() if key != "id"}
+            component = self._component(EvaluatorOffer, where, own)
+            if component is not None:
+                found.append(replace(component, own_id=ids[-1] or ""))
+        self.problems += find_same_ids(ids)
+        evaluators = assign_ids(found)
+        if gate is not None and evaluators and len(evaluators) == len(tables):
+            self.problems += check_gate_metrics(gate, evaluators)
+        return evaluators
 
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
         """Return the named or the default reporters, and those of every run."""
@@ -325,15 +358,6 @@ class _Reader:
     def _check_required(self, plugins: PluginsOptions | None) -> None:
         for text in missing_requirements(plugins.require) if plugins else ():
             self.problems.append(Problem("plugins.require", text, "pip install it"))
-
-
-def default_evaluators(
-    catalog: Catalog, records: Sequence[Record]
-) -> tuple[Component[EvaluatorOffer[Any]], ...]:
-    """Return the default evaluators for the records; the first one decides the verdict."""
-    offers = [o for o in catalog.offers(EvaluatorOffer) if o.offer.default_for(records)]
-    offers.sort(key=lambda o: not o.offer.metrics[0].higher_is_better)
-    return tuple(Component(o, o.offer.config()) for o in offers)
 
 
 def _offers(plan: Plan) -> Iterator[ComponentOffer[Any]]:

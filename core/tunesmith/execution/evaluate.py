@@ -76,7 +76,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     started = time.perf_counter()
     offer = evaluator.offer
     with (
-        emit.phase(f"{label}: {offer.name}", len(records)) as report_progress,
+        emit.phase(f"{label}: {evaluator.id}", len(records)) as report_progress,
         attribute_errors_to(evaluator.offered.plugin),
     ):
         built = offer.build(evaluator.config)
@@ -89,7 +89,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
         return []
     _check_measurements(measurements, evaluator, len(records))
     _check_finite(label, measurements, records)
-    path = f"{EVALUATIONS_FOLDER}/{label}.{offer.name}.jsonl"
+    path = f"{EVALUATIONS_FOLDER}/{label}.{evaluator.id}.jsonl"
     (folder / EVALUATIONS_FOLDER).mkdir(exist_ok=True)
     write_atomic(folder / path, _to_json_lines(measurements, records))
     events = []
@@ -99,7 +99,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
         )
         event = Measured(
             model=label,
-            evaluator=offer.name,
+            evaluator=evaluator.id,
             metric=metric.name,
             value=interval.value,
             low=interval.low,

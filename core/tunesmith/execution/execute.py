@@ -18,7 +18,7 @@ from typing import Any
 
 from tunesmith import distributed
 from tunesmith.catalog import Catalog
-from tunesmith.config.read_plan import default_evaluators
+from tunesmith.config.evaluators import Evaluators, choose_evaluators
 from tunesmith.config.trust import trust_code
 from tunesmith.contracts import Artifact, Dataset, Job, RunContext, Technique, TextModel
 from tunesmith.data.splits import find_class_labels, split_records
@@ -164,7 +164,7 @@ def _execute_phases(
     """Run the phases from the first event to the evaluation of the tuned model."""
     _record_start(plan, folder, emit, resume_check)
     parts = _load_and_review_data(plan, catalog, emit, resume_check)
-    evaluators = plan.evaluators or default_evaluators(catalog, parts.heldout)
+    evaluators = choose_evaluators(plan, catalog, parts.heldout)
     model = _fetch_model(plan, parts, emit, reviewer, resume_check)
     with attribute_errors_to(plan.technique.offered.plugin):
         technique = plan.technique.offer.build(plan.technique.config)
@@ -265,7 +265,7 @@ class _ModelPhases:
     technique: Technique
     model: Path
     parts: DataParts
-    evaluators: Sequence[Component[EvaluatorOffer[Any]]]
+    evaluators: Evaluators
     emit: Emitter
     folder: RunFolder
 
@@ -341,7 +341,7 @@ class _ModelPhases:
     def _pending_evaluators(self, label: str) -> list[Component[EvaluatorOffer[Any]]]:
         """Return the evaluators that have not evaluated the model ``label`` in this run yet."""
         done = {(model, name) for model, name, _ in self.emit.report.measured}
-        return [e for e in self.evaluators if (label, e.offer.name) not in done]
+        return [e for e in self.evaluators if (label, e.id) not in done]
 
     def _report_checkpoint_problem(self, text: str) -> None:
         self.emit(Notice(level="warning", source="checkpoints", message=text))
@@ -373,8 +373,10 @@ def build_job(
 def _compute_verdict(report: Report, folder: RunFolder) -> JSON:
     """Compute the verdict by the first metric that was measured on the tuned model."""
     measured = list(report.measured.values())
-    first = next((event.metric for event in measured if event.model == TUNED), None)
-    return {} if first is None else compute_verdict(measured, first, folder.path)
+    first = next((event for event in measured if event.model == TUNED), None)
+    if first is None:
+        return {}
+    return compute_verdict(measured, first.metric, folder.path, evaluator=first.evaluator)
 
 
 def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:

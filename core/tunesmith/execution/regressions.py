@@ -28,7 +28,10 @@ def find_regressions(folder: Path, verdict: JSON, report: Report) -> list[Regres
     The largest difference comes first.
     """
     metric, baseline = str(verdict.get("metric")), str(verdict.get("baseline_model"))
-    events = {e.model: e for e in report.measured.values() if e.metric == metric}
+    measured = [e for e in report.measured.values() if e.metric == metric]
+    # Verdicts of earlier versions do not name the evaluator: take the first of the metric.
+    evaluator = verdict.get("evaluator") or next((e.evaluator for e in measured), None)
+    events = {e.model: e for e in measured if e.evaluator == evaluator}
     if baseline not in events or TUNED not in events:
         return []
     sign = 1 if events[TUNED].higher_is_better else -1

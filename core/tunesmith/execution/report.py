@@ -94,6 +94,10 @@ class Report:
             case _:
                 pass
 
+    def metric_label(self, evaluator: str, metric: str) -> str:
+        """Return a metric's name, after the evaluator's id if several evaluators measure it."""
+        return metric_label(self.measured.values(), evaluator, metric)
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON, in the documented form ``tunesmith.report/1``."""
         started, finished = self.started, self.finished
@@ -211,6 +215,12 @@ def build_report(events: Iterable[Event]) -> Report:
     for event in events:
         report.add_event(event)
     return report
+
+
+def metric_label(measured: Iterable[Measured], evaluator: str, metric: str) -> str:
+    """Return a metric's name, after the evaluator's id if several evaluators measure it."""
+    measuring = {event.evaluator for event in measured if event.metric == metric}
+    return f"{evaluator}: {metric}" if len(measuring) > 1 else metric
 
 
 def _metric_names(steps: list[StepFinished]) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tunesmith.errors import GateError
 from tunesmith.events import JSON, GateChecked, Measured
 from tunesmith.execution.evaluate import read_metric_values
+from tunesmith.execution.report import metric_label
 from tunesmith.options import GateOptions
 from tunesmith.statistics import compare
 
@@ -15,8 +16,12 @@ TUNED = "tuned"
 BASELINE_NAMES = {"base": "the base model", "few-shot": "few-shot prompting"}
 
 
-def compute_verdict(measured: Iterable[Measured], metric: str, folder: Path) -> JSON:
+def compute_verdict(
+    measured: Iterable[Measured], metric: str, folder: Path, *, evaluator: str | None = None
+) -> JSON:
     """Compare the tuned model with every baseline on one metric, record by record.
+
+    ``evaluator`` is the id of the evaluator that measured the metric; None: the first that did.
 
     The verdict is about the best baseline, ``baseline_model``. Its ``outcome`` is better, worse or
     unclear, and is decided by the 95 % interval of the paired difference: the intervals of the two
@@ -25,19 +30,25 @@ def compute_verdict(measured: Iterable[Measured], metric: str, folder: Path) -> 
     Returns:
         The verdict as JSON; empty if the tuned model was not measured.
     """
-    events = {event.model: event for event in measured if event.metric == metric}
+    measured = list(measured)
+    chosen = [event for event in measured if event.metric == metric]
+    if evaluator is None:
+        evaluator = chosen[0].evaluator if chosen else ""
+    events = {event.model: event for event in chosen if event.evaluator == evaluator}
     tuned = events.pop(TUNED, None)
     if tuned is None:
         return {}
+    label = metric_label(measured, evaluator, metric)
+    result = {"metric": metric, "evaluator": evaluator, "tuned": tuned.value}
     if not events:
-        text = f"tuned model: {_metric_text(tuned)}; no baseline to compare with"
-        return {"metric": metric, "tuned": tuned.value, "outcome": "unclear", "sentence": text}
+        text = f"tuned model: {_interval_text(tuned, label)}; no baseline to compare with"
+        return {**result, "outcome": "unclear", "sentence": text}
     tuned_values = read_metric_values(folder / tuned.records, metric)
     comparisons = {}
     for name, event in events.items():
         baseline_values = read_metric_values(folder / event.records, metric)
         # The weights are token counts of the expected answers, which all models share.
-        result = compare(
+        comparison = compare(
             baseline_values.values,
             tuned_values.values,
             tuned.higher_is_better,
@@ -46,12 +57,12 @@ def compute_verdict(measured: Iterable[Measured], metric: str, folder: Path) -> 
         )
         comparisons[name] = {
             "baseline": event.value,
-            "difference": result.difference.value,
-            "low": result.difference.low,
-            "high": result.difference.high,
-            "p_value": result.p_value,
-            "outcome": result.outcome,
-            "detectable": result.detectable,
+            "difference": comparison.difference.value,
+            "low": comparison.difference.low,
+            "high": comparison.difference.high,
+            "p_value": comparison.p_value,
+            "outcome": comparison.outcome,
+            "detectable": comparison.detectable,
         }
     sign = 1 if tuned.higher_is_better else -1
     # The stages of a technique are compared too, but decide only if there is no prompt baseline.
@@ -59,12 +70,11 @@ def compute_verdict(measured: Iterable[Measured], metric: str, folder: Path) -> 
     baselines = [name for name in events if name in BASELINE_NAMES] or list(events)
     best = max(reversed(baselines), key=lambda name: sign * events[name].value)
     return {
-        "metric": metric,
-        "tuned": tuned.value,
+        **result,
         "baseline_model": best,
         **comparisons[best],
         "comparisons": comparisons,
-        "sentence": _sentence(tuned, best, comparisons[best]),
+        "sentence": _sentence(tuned, label, best, comparisons[best]),
     }
 
 
@@ -86,18 +96,7 @@ def check_gate(
             failures.append(
                 f'gate.must_beat: tuned must be better than {baseline}, but is "{outcome}"'
             )
-    tuned = {event.metric: event for event in measured if event.model == TUNED}
-    for metric, bound in gate.at_least.items():
-        event = tuned.get(metric)
-        if event is None:
-            failures.append(f"gate.at_least.{metric}: the metric was not measured")
-            continue
-        met = event.value >= bound if event.higher_is_better else event.value <= bound
-        if not met:
-            limit = "at least" if event.higher_is_better else "at most"
-            failures.append(
-                f"gate.at_least.{metric}: must be {limit} {bound:g}, got {event.value:.4g}"
-            )
+    failures += _missed_bounds(gate, [event for event in measured if event.model == TUNED])
     failures += [
         f"{event.stage}: {event.message}"
         for event in inner
@@ -108,9 +107,23 @@ def check_gate(
         raise GateError("\n".join(failures), hint=hint)
 
 
-def _sentence(tuned: Measured, baseline: str, comparison: JSON) -> str:
+def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str]:
+    """Yield a message for each bound of ``at_least`` that the tuned model misses."""
+    for evaluator, metric, bound in gate.bounds():
+        where = f"gate.at_least.{evaluator}.{metric}" if evaluator else f"gate.at_least.{metric}"
+        events = [e for e in tuned if e.metric == metric and evaluator in ("", e.evaluator)]
+        if not events:
+            yield f"{where}: the metric was not measured"
+        for event in events:
+            met = event.value >= bound if event.higher_is_better else event.value <= bound
+            limit = "at least" if event.higher_is_better else "at most"
+            if not met:
+                yield f"{where}: must be {limit} {bound:g}, got {event.value:.4g}"
+
+
+def _sentence(tuned: Measured, label: str, baseline: str, comparison: JSON) -> str:
     numbers = (
-        f"{tuned.metric} {comparison['baseline']:.3f} -> {tuned.value:.3f} on {tuned.n} held-out "
+        f"{label} {comparison['baseline']:.3f} -> {tuned.value:.3f} on {tuned.n} held-out "
         f"rows, difference {comparison['difference']:+.3f} "
         f"[{comparison['low']:+.3f}, {comparison['high']:+.3f}]"
     )
@@ -131,5 +144,5 @@ def _baseline_name(baseline: str) -> str:
     return BASELINE_NAMES.get(baseline, f"the {baseline} stage")
 
 
-def _metric_text(event: Measured) -> str:
-    return f"{event.metric} {event.value:.3f} [{event.low:.3f}, {event.high:.3f}]"
+def _interval_text(event: Measured, label: str) -> str:
+    return f"{label} {event.value:.3f} [{event.low:.3f}, {event.high:.3f}]"

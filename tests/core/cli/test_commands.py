@@ -91,6 +91,22 @@ def test_a_run_prints_results_on_stdout_and_progress_on_stderr(
     assert f"tunesmith chat runs/{only_run(here).name}" in done.stderr
 
 
+def test_metrics_of_two_evaluators_of_one_name_are_distinguished(
+    tunesmith: Tunesmith, here: Path
+) -> None:
+    second = '[[evaluators]]\nuse = "same"\nid = "again"\n'
+    (here / "run.toml").write_text(RUN_FILE + second)
+    assert "evaluators: same, again" in tunesmith("check", "run.toml").stdout
+    done = tunesmith("run", "run.toml")
+    assert done.exit_code == 0, done.output
+    lines = [line.split()[:3] for line in done.stdout.splitlines()[2:8]]
+    assert lines == [
+        [model, f"{evaluator}:", "same"]
+        for evaluator in ("same", "again")
+        for model in ("base", "few-shot", "tuned")
+    ]
+
+
 def test_json_prints_only_the_report(tunesmith: Tunesmith, here: Path) -> None:
     done = tunesmith("run", "run.toml", "--json")
     report = json.loads(done.stdout)

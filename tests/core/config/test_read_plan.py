@@ -182,6 +182,7 @@ SHAPES = TechniqueOffer(
         {"data": {"holdout": 7}},
         {"data": {"holdout": 0.25}},
         {"evaluators": [{"use": "right", "limit": 3}], "reporters": []},
+        {"evaluators": [{"use": "right"}, {"use": "right"}, {"use": "right", "id": "a"}]},
         {"gate": {"must_beat": ["base"], "at_least": {"right": 0.5}}},
         {"baselines": {"shots": 0, "zero_shot": False, "system_prompt": 'say "ü"\n\\x'}},
     ],

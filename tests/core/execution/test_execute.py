@@ -135,6 +135,32 @@ def test_values_of_every_record_are_stored(bench: Bench) -> None:
     assert first["output"] == first["expected"]
 
 
+def test_two_evaluators_of_one_name_are_both_reported(bench: Bench) -> None:
+    """The first one gives the verdict; its values are the opposite of the second one's."""
+    two = [{"use": "right", "inverted": True}, {"use": "right", "id": "usual"}]
+    gate = {"at_least": {"right": {"right": 0.0}, "usual": {"right": 1.0}}}
+    report = bench.run(evaluators=two, gate=gate)
+    values = {(m.model, m.evaluator): m.value for m in report.measured.values()}
+    assert values["tuned", "right"] == 0.0 and values["tuned", "usual"] == 1.0
+    assert len(values) == 6
+    assert len({m.records for m in report.measured.values()}) == 6
+    evaluations = bench.report()["evaluations"]
+    assert {e["evaluator"] for e in evaluations} == {"right", "usual"}
+    verdict = bench.report()["verdict"]
+    assert (verdict["evaluator"], verdict["metric"]) == ("right", "right")
+    assert verdict["outcome"] == "worse" and "right: right" in verdict["sentence"]
+    names = sorted(path.name for path in (bench.root / "out" / "evaluations").iterdir())
+    assert names[-2:] == ["tuned.right.jsonl", "tuned.usual.jsonl"]
+
+
+def test_the_gate_reads_the_evaluator_that_it_names(bench: Bench) -> None:
+    two = [{"use": "right"}, {"use": "right", "inverted": True}]
+    gate = {"at_least": {"right": {"right": 0.9}, "right-2": {"right": 0.9}}}
+    with pytest.raises(GateError) as caught:
+        bench.run(evaluators=two, gate=gate)
+    assert caught.value.message == "gate.at_least.right-2.right: must be at least 0.9, got 0"
+
+
 # --------------------------------------------------------------------------- stopping, resuming
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tunesmith.events import Measured
@@ -53,6 +54,17 @@ def test_a_metric_where_lower_is_better(tmp_path: Path) -> None:
 def test_without_outputs_the_values_are_shown(tmp_path: Path) -> None:
     first = find_regressions(tmp_path, VERDICT, report(tmp_path, outputs=False))[0]
     assert (first.baseline, first.tuned) == ("score 1", "score 0")
+
+
+def test_rows_are_those_of_the_evaluator_of_the_verdict(tmp_path: Path) -> None:
+    """A second evaluator of the same metric has other values, and is measured later."""
+    found = report(tmp_path)
+    for event in list(found.measured.values()):
+        (tmp_path / f"{event.model}.other").write_text((tmp_path / "tuned").read_text())
+        found.add_event(replace(event, evaluator="other", records=f"{event.model}.other"))
+    assert len(find_regressions(tmp_path, {**VERDICT, "evaluator": "e"}, found)) == 2
+    assert len(find_regressions(tmp_path, VERDICT, found)) == 2
+    assert find_regressions(tmp_path, {**VERDICT, "evaluator": "other"}, found) == []
 
 
 def test_without_a_baseline_there_is_nothing_to_find(tmp_path: Path) -> None:

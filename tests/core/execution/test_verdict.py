@@ -15,14 +15,20 @@ from tunesmith.options import GateOptions
 
 
 def measured(
-    folder: Path, model: str, values: Sequence[float], *, higher: bool = True, metric: str = "m"
+    folder: Path,
+    model: str,
+    values: Sequence[float],
+    *,
+    higher: bool = True,
+    metric: str = "m",
+    evaluator: str = "e",
 ) -> Measured:
-    path = f"{model}.{metric}.jsonl"
+    path = f"{model}.{evaluator}.{metric}.jsonl"
     lines = [json.dumps({metric: {"value": v, "weight": 1.0}}) + "\n" for v in values]
     (folder / path).write_text("".join(lines), encoding="utf-8")
     mean = sum(values) / len(values)
     return Measured(
-        model=model, evaluator="e", metric=metric, value=mean, low=mean, high=mean, n=len(values),
+        model=model, evaluator=evaluator, metric=metric, value=mean, low=mean, high=mean, n=len(values),
         higher_is_better=higher, seconds=0.0, records=path,
     )  # fmt: skip
 
@@ -93,6 +99,20 @@ def test_without_a_baseline_or_without_the_tuned_model(tmp_path: Path) -> None:
     assert verdict["outcome"] == "unclear" and "no baseline" in verdict["sentence"]
     assert compute_verdict([measured(tmp_path, "base", [1.0])], "m", tmp_path) == {}
     assert compute_verdict([], "m", tmp_path) == {}
+
+
+def test_a_metric_of_two_evaluators_is_compared_within_one(tmp_path: Path) -> None:
+    scores = {"strict": (0.2, 0.8), "lenient": (0.9, 0.1)}
+    events = [
+        measured(tmp_path, model, [share] * 50, evaluator=evaluator)
+        for index, model in enumerate(("base", "tuned"))
+        for evaluator, share in ((name, pair[index]) for name, pair in scores.items())
+    ]
+    strict = compute_verdict(events, "m", tmp_path)
+    assert (strict["evaluator"], strict["outcome"]) == ("strict", "better")
+    lenient = compute_verdict(events, "m", tmp_path, evaluator="lenient")
+    assert (lenient["evaluator"], lenient["outcome"]) == ("lenient", "worse")
+    assert "lenient: m 0.900 -> 0.100" in lenient["sentence"]
 
 
 def gate(folder: Path, **options: object) -> None:

@@ -18,8 +18,8 @@ VALID: dict[str, Any] = {
     "model": {"base": "fake:one"},
     "data": {"use": "lines", "train": "data.tsv", "holdout": 0.2},
     "technique": {"use": "file:fake_plugin:by-heart", "steps": 3, "mode": "raise"},
-    "evaluators": [{"use": "same"}],
-    "gate": {"must_beat": ["base"], "at_least": {"same": 0.5}},
+    "evaluators": [{"use": "same"}, {"use": "same", "id": "again"}],
+    "gate": {"must_beat": ["base"], "at_least": {"other": 0.5, "again": {"same": 0.5}}},
 }
 
 
@@ -118,6 +118,8 @@ def test_a_valid_run_file_matches_the_schema(schema: dict[str, Any]) -> None:
         ("technique.mode", "badly"),
         ("technique.use", "no-such-thing"),
         ("data.holdout", -1),
+        ("evaluators.1.id", "two words"),
+        ("gate.at_least.again", "high"),
         ("data.holdout", 1.5),
         ("data.rows", 3),
         ("evaluators.0.use", "by-heart"),

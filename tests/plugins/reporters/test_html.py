@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.events import CompletionSampled, Event, Notice, StepFinished
+from tunesmith.events import CompletionSampled, Event, Measured, Notice, StepFinished
 from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
@@ -100,6 +100,13 @@ def test_page_shows_all_measurements(tmp_path: Path) -> None:
         "120 rows held out",
     ):
         assert words in text, words
+
+
+def test_a_metric_of_two_evaluators_has_two_sections(tmp_path: Path) -> None:
+    reported = list(sample_run("accuracy"))
+    again = [replace(e, evaluator="again") for e in reported if isinstance(e, Measured)]
+    text = outline(page(tmp_path, [*reported[:-1], *again, reported[-1]])).text
+    assert "again: accuracy (" in text and "accuracy: accuracy (" in text
 
 
 def test_text_from_users_is_escaped(tmp_path: Path) -> None:

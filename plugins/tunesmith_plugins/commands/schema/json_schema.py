@@ -18,7 +18,7 @@ from tunesmith.offers import (
     ReporterOffer,
     TechniqueOffer,
 )
-from tunesmith.options import DataOptions
+from tunesmith.options import DataOptions, EvaluatorKeys
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 COMPONENT_TABLES: dict[str, tuple[type[Any], bool]] = {
@@ -68,6 +68,8 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
         if table == "data":
             holdout = DataOptions.model_json_schema()["properties"]["holdout"]
             definition["properties"]["holdout"] = holdout
+        if table == "evaluators":
+            definition["properties"]["id"] = EvaluatorKeys.model_json_schema()["properties"]["id"]
         definition["required"] = ["use", *definition.get("required", [])]
         condition = {"properties": {"use": {"enum": use}}, "required": ["use"]}
         branches.append({"if": condition, "then": reference})

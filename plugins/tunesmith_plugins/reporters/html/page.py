@@ -84,6 +84,9 @@ def render_page(report: Report, folder: Path, max_regressions: int) -> str:
     return environment.get_template("page.html").render(
         report=report,
         verdict=verdict,
+        verdict_metric=report.metric_label(
+            str(verdict.get("evaluator", "")), str(verdict.get("metric", ""))
+        ),
         comparisons=verdict.get("comparisons", {}),
         metrics=list(_metric_sections(report)),
         gates=list(report.gates.values()),
@@ -131,8 +134,10 @@ def _without_none(value: Any) -> Any:
 
 
 def _metric_sections(report: Report) -> Iterator[MetricSection]:
-    for name in dict.fromkeys(event.metric for event in report.measured.values()):
-        events = [event for event in report.measured.values() if event.metric == name]
+    measured = report.measured.values()
+    for evaluator, metric in dict.fromkeys((e.evaluator, e.metric) for e in measured):
+        events = [e for e in measured if (e.evaluator, e.metric) == (evaluator, metric)]
+        name = report.metric_label(evaluator, metric)
         better = "higher" if events[0].higher_is_better else "lower"
         unit = f"{events[0].unit}, " if events[0].unit else ""
         bars = [IntervalBar(e.model, e.value, e.low, e.high, e.model == TUNED) for e in events]
