@@ -7,7 +7,7 @@ are the content, not its rendering for a family of models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -31,7 +31,7 @@ Prompt: TypeAlias = str | tuple[Message, ...]
 class Record:
     """Base class of records: the source of the record, its group and its slices.
 
-    A split keeps the records of a ``group`` (a patient, a ticket thread) in one part. ``slices``
+    A record is immutable in depth: lists that a data loader passes become tuples. A split keeps the records of a ``group`` (a patient, a ticket thread) in one part. ``slices``
     are labels for which results are also reported separately.
     """
 
@@ -39,6 +39,11 @@ class Record:
     """``file:line``, or another reference to the origin of the record."""
     group: str | None = None
     slices: tuple[tuple[str, str], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.slices != ():
+            pairs = self.slices.items() if isinstance(self.slices, Mapping) else self.slices
+            _set(self, "slices", tuple(map(tuple, pairs)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +67,10 @@ class Chat(Record):
 
     messages: tuple[Message, ...]
 
+    def __post_init__(self) -> None:
+        Record.__post_init__(self)
+        _set(self, "messages", tuple(self.messages))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preference(Record):
@@ -70,6 +79,24 @@ class Preference(Record):
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+
+    def __post_init__(self) -> None:
+        Record.__post_init__(self)
+        _set(self, "prompt", tuple(self.prompt))
+
+
+def _set(record: Record, name: str, value: object) -> None:
+    """Set a field of a record that is being built; a finished record cannot be changed."""
+    object.__setattr__(record, name, value)
+
+
+def is_immutable(record: Record) -> bool:
+    """Return True if no field of the record, at any depth, can be changed."""
+    try:
+        hash(record)
+    except TypeError:
+        return False
+    return True
 
 
 def exchanges(record: Record) -> Iterator[tuple[Prompt, str]]:

@@ -6,10 +6,12 @@ stopped: a guard or a signal makes the call raise.
 
 from __future__ import annotations
 
+import random
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ from tunesmith.events import (
 )
 from tunesmith.execution.guards import Guard
 from tunesmith.execution.report import Report
+from tunesmith.global_state import preserve_global_state
 from tunesmith.offered import Plugin
 from tunesmith.plugins import attribute_errors_to, describe_error
 from tunesmith.signals import StopSignalHandler
@@ -41,31 +44,63 @@ MUTED_AFTER = 3
 
 @dataclass
 class _ReporterState:
-    """A reporter, the plugin that it comes from, and the number of its failures so far."""
+    """A reporter, the plugin that it comes from, and what went wrong so far."""
 
     plugin: Plugin
     name: str
     reporter: Reporter
     failures: int = 0
+    changes: set[str] = field(default_factory=set)
+    """The global state that it has changed, each of which is reported once."""
+
+    def find_new_changes(self, changes: Sequence[str]) -> Iterator[Notice]:
+        """Yield a warning if there are changes of the global state that were not reported yet."""
+        new = [change for change in changes if change not in self.changes]
+        self.changes.update(new)
+        if new:
+            text = f'reporter "{self.name}" changed {", ".join(new)}; restored'
+            yield Notice(level="warning", source=self.plugin.full_name, message=text)
 
 
 class Reporters:
-    """The reporters of a run, isolated from it: a reporter that raises never stops training."""
+    """The reporters of a run, isolated from it: a reporter that raises never stops training.
+
+    A reporter gets a copy of each event, and global state that it changes is restored. The
+    reporters draw their own random numbers, so that they do not change those of the run.
+    """
 
     def __init__(self, plan: Plan, folder: RunFolder) -> None:
         self._plan = plan
         self._folder = folder
         self._reporters: list[_ReporterState] = []
         self._open = ExitStack()
+        self._random_state = random.getstate()
+        self._notices: list[Notice] = []
 
     def __enter__(self) -> Reporters:
-        for component in self._plan.reporters:
-            plugin = component.offered.plugin
-            with attribute_errors_to(plugin):
-                reporter = component.offer.build(component.config, self._folder)
-                self._open.enter_context(reporter)
-            self._reporters.append(_ReporterState(plugin, component.offer.name, reporter))
+        try:
+            for component in self._plan.reporters:
+                plugin = component.offered.plugin
+                with attribute_errors_to(plugin), self._isolated() as changes:
+                    reporter = component.offer.build(component.config, self._folder)
+                    self._open.enter_context(reporter)
+                state = _ReporterState(plugin, component.offer.name, reporter)
+                self._reporters.append(state)
+                self._notices += state.find_new_changes(changes)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
+
+    @contextmanager
+    def _isolated(self) -> Iterator[list[str]]:
+        """Run the block with the reporters' random numbers; yield the list of its changes."""
+        with preserve_global_state(keep_new_variables=True) as changes:
+            random.setstate(self._random_state)
+            try:
+                yield changes
+            finally:
+                self._random_state = random.getstate()
 
     def __exit__(
         self,
@@ -74,19 +109,23 @@ class Reporters:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._open.__exit__(kind, error, trace)
-        except Exception as failure:  # an error on closing must not replace the run's own error
+            with self._isolated():
+                self._open.__exit__(kind, error, trace)
+        except (Exception, SystemExit) as failure:
+            # An error on closing must not replace the run's own error.
             warnings.warn(f"a reporter failed to close: {describe_error(failure)}", stacklevel=2)
 
     def report(self, event: Event) -> list[Notice]:
         """Pass the event to every reporter; return a warning for each reporter that failed."""
-        notices = []
+        notices, self._notices = self._notices, []
         for state in self._reporters:
             if state.failures >= MUTED_AFTER:
                 continue
             try:
-                state.reporter.report(event)
-            except Exception as error:  # any error of a reporter is reported, never raised
+                with self._isolated() as changes:
+                    state.reporter.report(deepcopy(event))
+                notices += state.find_new_changes(changes)
+            except (Exception, SystemExit) as error:  # it is reported, never raised
                 state.failures += 1
                 muted = (
                     "; it is muted for the rest of the run" if state.failures >= MUTED_AFTER else ""

@@ -22,9 +22,11 @@ from tunesmith.contracts import (
     TextModel,
 )
 from tunesmith.errors import PluginError, TrainingError
-from tunesmith.events import Measured
+from tunesmith.events import Measured, Notice
+from tunesmith.execution.check_records import check_unchanged
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.wrapped_model import WrappedModel
+from tunesmith.global_state import preserve_global_state
 from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record, last_exchange
 from tunesmith.statistics import mean_interval
@@ -75,9 +77,11 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     """
     started = time.perf_counter()
     offer = evaluator.offer
+    plugin, content = evaluator.offered.plugin, [*map(hash, records)]
     with (
         emit.phase(f"{label}: {evaluator.id}", len(records)) as report_progress,
-        attribute_errors_to(evaluator.offered.plugin),
+        attribute_errors_to(plugin),
+        preserve_global_state() as changes,
     ):
         built = offer.build(evaluator.config)
         tracked_model = ProgressTextModel(model, report_progress, len(records))
@@ -85,6 +89,10 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             measurements = list(built.compare(tracked_model, records, run))
         else:
             measurements = list(built.measure(tracked_model, records))
+    if changes:
+        text = f"evaluator {evaluator.id} changed {', '.join(changes)}; restored"
+        emit(Notice(level="warning", source=plugin.full_name, message=text))
+    check_unchanged(content, records, plugin)
     if not measurements:
         return []
     _check_measurements(measurements, evaluator, len(records))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tunesmith import distributed
@@ -26,6 +27,7 @@ from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, Tunesm
 from tunesmith.events import JSON, Event, Notice, RunFinished, RunStarted, from_json
 from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import PromptedModel, choose_shots
+from tunesmith.execution.check_records import check_records
 from tunesmith.execution.emitter import Emitter, Reporters
 from tunesmith.execution.evaluate import evaluate_model
 from tunesmith.execution.guards import create_guards
@@ -34,6 +36,7 @@ from tunesmith.execution.report import Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
 from tunesmith.execution.verdict import TUNED, check_gate, compute_verdict
 from tunesmith.execution.versions import collect_versions
+from tunesmith.global_state import preserve_global_state
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import attribute_errors_to
@@ -130,9 +133,10 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
     Raises:
         DataError: the data is unusable, or the technique cannot train on such records.
     """
-    with attribute_errors_to(plan.data.offered.plugin):
+    plugin = plan.data.offered.plugin
+    with attribute_errors_to(plugin), preserve_global_state(keep_new_variables=True):
         dataset = plan.data.offer.build(plan.data.config).load()
-    _check_accepted(dataset, plan)
+    check_records(dataset, plan)
     if dataset.heldout is not None:
         return dataset, DataParts(tuple(dataset.train), tuple(dataset.heldout))
     records = list(dataset.train)
@@ -332,7 +336,9 @@ class _ModelPhases:
         return RunContext(
             model=self.model,
             device=self.plan.run.device,
-            artifacts={stage: self.folder.path / event.artifact for stage, event in trained},
+            artifacts=MappingProxyType(
+                {stage: self.folder.path / event.artifact for stage, event in trained}
+            ),
             open=lambda artifact: self.technique.open(
                 self.model, artifact, device=self.plan.run.device
             ),
@@ -415,26 +421,6 @@ def list_used_plugins(plan: Plan) -> list[JSON]:
         {"name": p.name, "distribution": p.distribution, "version": p.version}
         for p in plugins.values()
     ]
-
-
-def _check_accepted(dataset: Dataset, plan: Plan) -> None:
-    """Check that there are records, and that the technique accepts records of their kinds.
-
-    Raises:
-        DataError: naming the first record that it does not accept.
-    """
-    offer = plan.technique.offer
-    for record in (*dataset.train, *(dataset.heldout or ())):
-        if type(record) not in offer.accepts:
-            kinds = ", ".join(sorted(kind.__name__ for kind in offer.accepts))
-            raise DataError(
-                record.source,
-                f"technique {offer.name} cannot train on a {type(record).__name__} record",
-                hint=f"{offer.name} accepts {kinds}",
-            )
-    if not dataset.train or dataset.heldout == []:
-        part = "held-out" if dataset.train else "training"
-        raise DataError("data", f"no usable {part} rows")
 
 
 def now() -> str:

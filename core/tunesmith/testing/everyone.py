@@ -18,14 +18,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.execution.versions import LIBRARIES
+from tunesmith.global_state import READ_AT_LOAD
 from tunesmith.options import from_table, nested_options
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
 HEAVY = ("torch", "numpy", "transformers", "peft", "datasets", "pandas", "pyarrow", "pydantic")
 MAX_SUMMARY_LENGTH = 100
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-READ_AT_LOAD = frozenset({"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"})
-"""Variables that torch reads when it loads: building may set them where the user has not."""
 _UNKNOWN_REFERENCE = "conformance-kit://an unknown reference"
 
 

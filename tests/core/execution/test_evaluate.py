@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from tunesmith.contracts import Measurement, RunContext
 from tunesmith.errors import PluginError, TrainingError
-from tunesmith.events import Event, Measured, PhaseAdvanced
+from tunesmith.events import Event, Measured, Notice, PhaseAdvanced
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import (
     MetricValues,
@@ -61,12 +62,14 @@ def run(
     *measurements: Measurement,
     asks: bool = False,
     records: Sequence[Record] = RECORDS,
+    effect: Callable[[Sequence[Record]], object] = lambda records: None,
 ) -> tuple[list[Measured], EventRecorder]:
     class Evaluator:
         def measure(self, model: Any, records: Any) -> list[Measurement]:
             if asks:
                 model.generate([r.prompt for r in records], 5)
                 model.score([r.prompt for r in records], [r.completion for r in records])
+            effect(records)
             return list(measurements)
 
     offer = EvaluatorOffer(
@@ -164,6 +167,34 @@ def test_an_evaluator_that_breaks_its_contract_is_named(
 def test_a_value_that_is_not_finite_names_its_record(tmp_path: Path, value: float) -> None:
     with pytest.raises(TrainingError, match="tuned model: loss of f:1 is"):
         run(tmp_path, Measurement(metric="loss", values=(1.0, value, 1.0, 1.0)))
+
+
+def test_an_evaluator_that_changes_a_record_is_named(tmp_path: Path) -> None:
+    records = [replace(record) for record in RECORDS]
+
+    def change(records: Sequence[Record]) -> None:
+        object.__setattr__(records[2], "completion", "easier")
+
+    with pytest.raises(PluginError, match=r'"tunesmith-odd:odd" changed the record f:2'):
+        run(tmp_path, records=records, effect=change)
+
+
+def test_an_evaluator_that_changes_global_state_is_named_and_the_change_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, recorder = run(tmp_path, effect=lambda records: os.chdir("/"))
+    assert Path.cwd() == tmp_path
+    (notice,) = [event for event in recorder.events if isinstance(event, Notice)]
+    assert (notice.level, notice.source) == ("warning", "tunesmith-odd:odd")
+    assert notice.message == "evaluator odd changed the current folder; restored"
+
+
+def test_a_measurement_cannot_be_changed_later() -> None:
+    values: Any = [1.0, 2.0]
+    measurement = Measurement(metric="m", values=values, weights=values, outputs=values)
+    values[0] = 9.0
+    assert measurement.values == measurement.weights == measurement.outputs == (1.0, 2.0)
 
 
 def test_an_evaluator_may_return_no_metrics(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ from tunesmith.errors import (
     TrainingError,
     UsageError,
 )
-from tunesmith.events import Event, StepFinished, from_json
+from tunesmith.events import Event, RunStarted, StepFinished, from_json
 from tunesmith.execution import execute
 from tunesmith.execution.guards import TimeLimitGuard
 from tunesmith.execution.report import build_report
@@ -299,6 +300,39 @@ def test_a_failing_reporter_is_muted_after_three_failures(bench: Bench) -> None:
     assert len(complaints) == 2  # the first two are the same sentence
     assert "ValueError: a bug in the reporter (bench.py:" in complaints[0]
     assert complaints[-1].endswith("muted for the rest of the run")
+
+
+def test_a_reporter_cannot_change_events_and_global_state(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bench.root)
+
+    def meddle(event: Event) -> None:
+        os.chdir("/")
+        random.seed(3)
+        if isinstance(event, RunStarted):
+            event.plan.clear()
+
+    LISTENERS[:] = [meddle]
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    report = bench.run(reporters=[{"use": "recorder"}, {"use": "recorder"}])
+    assert report.started is not None and report.started.plan["run"]["seed"] == 42
+    assert Path.cwd() == bench.root and random.random() == expected
+    complaints = [n.message for n in report.notices]
+    assert complaints == ['reporter "recorder" changed the current folder; restored']
+
+
+def test_a_loader_whose_records_can_be_changed_is_named(bench: Bench) -> None:
+    class Parts(Rows):
+        def load(self) -> Dataset:
+            rows = super().load()
+            return replace(rows, train=[replace(r, completion=["a"]) for r in rows.train])  # type: ignore[call-arg]
+
+    bench.catalog = catalog_of(bench=bench_plugin(loader=replace(ROWS, build=Parts)))
+    with pytest.raises(PluginError, match=r'"file:bench" made a record that can be changed: .*:1 '):
+        bench.run()
 
 
 def test_a_loader_that_raises_names_plugin_and_line(bench: Bench) -> None:

@@ -1,0 +1,54 @@
+"""Check the records of a data loader: there are some, the technique accepts them, none can change.
+
+A record that a plugin could change would change the data of every plugin after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError, PluginError
+from tunesmith.offered import Plugin
+from tunesmith.plan import Plan
+from tunesmith.records import Record, is_immutable
+
+
+def check_records(dataset: Dataset, plan: Plan) -> None:
+    """Check that there are records, and that the technique accepts records of their kinds.
+
+    Raises:
+        DataError: naming the first record that it does not accept.
+        PluginError: a record of the data loader is not immutable in depth.
+    """
+    offer = plan.technique.offer
+    for record in (*dataset.train, *(dataset.heldout or ())):
+        if type(record) not in offer.accepts:
+            kinds = ", ".join(sorted(kind.__name__ for kind in offer.accepts))
+            raise DataError(
+                record.source,
+                f"technique {offer.name} cannot train on a {type(record).__name__} record",
+                hint=f"{offer.name} accepts {kinds}",
+            )
+        if not is_immutable(record):
+            raise PluginError(
+                f'plugin "{plan.data.offered.plugin.full_name}" made a record that can be changed: '
+                f"{record.source} holds a list or a dict"
+            )
+    if not dataset.train or dataset.heldout == []:
+        part = "held-out" if dataset.train else "training"
+        raise DataError("data", f"no usable {part} rows")
+
+
+def check_unchanged(content: Sequence[int], records: Sequence[Record], plugin: Plugin) -> None:
+    """Check that a plugin has not changed a record, given the hashes of the records before.
+
+    Raises:
+        PluginError: naming the plugin and the record.
+    """
+    for before, record in zip(content, records, strict=True):
+        if not is_immutable(record) or hash(record) != before:
+            raise PluginError(
+                f'plugin "{plugin.full_name}" changed the record {record.source}; plugins must not '
+                "change records"
+            )
