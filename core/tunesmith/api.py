@@ -228,13 +228,17 @@ def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
     if out is None:
         return RunFolder.create(Path(plan.run.folder), plan.name)
     path = out.expanduser().absolute()
+    taken = UsageError(
+        f"{path}: exists and is not empty", hint="choose another folder, or resume the run"
+    )
     if path.is_dir() and any(path.iterdir()):
-        raise UsageError(
-            f"{path}: exists and is not empty", hint="choose another folder, or resume the run"
-        )
+        raise taken
     with atomic.explained(path):
         atomic.make_folder(path)
-        atomic.write_new(path / "lock", b"", atomic.DISK)
+        try:
+            atomic.write_new(path / "lock", b"", atomic.DISK)
+        except FileExistsError:  # another process has created a run here meanwhile
+            raise taken from None
     return RunFolder(path)
 
 

@@ -7,14 +7,16 @@ separately, so that a plugin that fails does not affect the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError, TunesmithError
 from tunesmith.offered import O, Offered, Plugin
 from tunesmith.offers import CommandOffer, Offer, TableOffer
-from tunesmith.plugins import Plugins
+from tunesmith.plugins import Plugins, attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
 
@@ -92,7 +94,7 @@ class Catalog:
                 continue
             if not isinstance(found, FoundModel):
                 raise _wrong_type(plugin, "tunesmith_find_model", found)
-            return found
+            return replace(found, fetch=_attributed(plugin, found.fetch))
         return None
 
     def review_plan(self, plan: Any) -> list[tuple[Plugin, Finding]]:
@@ -137,6 +139,16 @@ class Catalog:
             except TunesmithError as error:
                 self.plugins.mark_broken(plugin, error.message)
         return gathered
+
+
+def _attributed(plugin: Plugin, fetch: Callable[[], Path]) -> Callable[[], Path]:
+    """Return the function of a plugin; an unexpected exception in it names the plugin."""
+
+    def call() -> Path:
+        with attribute_errors_to(plugin):
+            return fetch()
+
+    return call
 
 
 def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith.signals import STOP_SIGNALS
+from tunesmith.signals import handled_signals
 
 STARTUP_TIMEOUT = 600.0
 """Seconds that rank 0 may take to read its run file."""
@@ -232,10 +232,10 @@ class RankZero:
 
 
 def _ignore_stop_signals() -> dict[int, Any]:
-    """Ignore SIGINT and SIGTERM from now on; return the handlers that were set before."""
+    """Ignore the stop signals from now on; return the handlers that were set before."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
+    return {number: signal.signal(number, signal.SIG_IGN) for number in handled_signals()}
 
 
 def _restore_handlers(handlers: dict[int, Any]) -> None:

@@ -13,7 +13,8 @@
     ├── PluginError                      8   a plugin is missing, broken, ambiguous, or raised
     └── RunStopped                 75|130|143   a limit or a signal ended the run; it can be resumed
 
-The number is the exit code of the command line.
+The number is the exit code of the command line. It is 75 after a limit, and 128 and the number of
+the signal otherwise: 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, 138 after SIGUSR1.
 A message is one lower-case sentence, ``where: what is wrong, got what``, without a full stop;
 ``hint`` is the next thing to do.
 """

@@ -84,6 +84,18 @@ def test_an_unknown_key_in_a_stored_run_file_is_named(failed: RunFolder) -> None
         api.resume(failed.path)
 
 
+def test_two_processes_with_one_out_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: RunFolder
+) -> None:
+    """The second one sees an empty folder, and finds the lock of the first one when it writes."""
+    plan, _ = api.load_plan(tmp_path / "run.toml")
+    out = tmp_path / "shared"
+    api.create_run_folder(plan, out)
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(()))
+    with pytest.raises(UsageError, match="shared: exists and is not empty"):
+        api.create_run_folder(plan, out)
+
+
 def test_a_run_of_this_version_is_resumed(failed: RunFolder) -> None:
     replace_in(failed.run_file, '"raise"', '"well"')
     report = api.resume(failed.path, accept_changes=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -125,6 +126,18 @@ def test_the_first_plugin_that_finds_a_model_counts() -> None:
     found = catalog.find_model("y", None)
     assert found is not None and found.reference == "two"
     assert catalog.find_model("z", None) is None
+
+
+def test_a_model_that_cannot_be_fetched_names_its_plugin() -> None:
+    def leave() -> Path:
+        raise SystemExit(3)
+
+    found = replace(found_model("x"), fetch=leave)
+    catalog = Catalog(load_modules({"one": plugin(find_model=lambda reference: found)}))
+    model = catalog.find_model("x", None)
+    assert model is not None
+    with pytest.raises(PluginError, match=r'"file:one".*SystemExit: 3'):
+        model.fetch()
 
 
 def test_a_finder_may_omit_parameters() -> None:

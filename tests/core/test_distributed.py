@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from tunesmith import api, distributed
+from tunesmith import api, distributed, signals
 from tunesmith.distributed import Launch
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.offers import TechniqueOffer
@@ -155,23 +155,23 @@ def test_two_runs_of_one_script(launch: Launch, tmp_path: Path) -> None:
 
 
 def test_signal_handlers_are_restored_after_an_error(launch: Launch, tmp_path: Path) -> None:
-    before = [signal.getsignal(number) for number in distributed.STOP_SIGNALS]
+    before = [signal.getsignal(number) for number in signals.STOP_SIGNALS]
     with pytest.raises(KeyError), distributed.announce_rank_zero(tmp_path / "run", launch):
         raise KeyError
-    assert [signal.getsignal(number) for number in distributed.STOP_SIGNALS] == before
+    assert [signal.getsignal(number) for number in signals.STOP_SIGNALS] == before
 
 
 def test_a_failed_command_ignores_signals_until_it_has_printed_the_error(
     launch: Launch,
 ) -> None:
-    before = {number: signal.getsignal(number) for number in distributed.STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in signals.STOP_SIGNALS}
     try:
         with distributed.ignore_stop_signals_after_error():
             pass
-        assert {number: signal.getsignal(number) for number in distributed.STOP_SIGNALS} == before
+        assert {number: signal.getsignal(number) for number in signals.STOP_SIGNALS} == before
         with pytest.raises(KeyError), distributed.ignore_stop_signals_after_error():
             raise KeyError
-        assert {signal.getsignal(number) for number in distributed.STOP_SIGNALS} == {signal.SIG_IGN}
+        assert {signal.getsignal(number) for number in signals.STOP_SIGNALS} == {signal.SIG_IGN}
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

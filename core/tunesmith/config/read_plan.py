@@ -323,6 +323,7 @@ class _Reader:
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
         """Return the named or the default reporters, and those of every run."""
         chosen = self._components(ReporterOffer, "reporters")
+        self._check_report_paths(chosen)
         use_default = "reporters" not in self.runfile.tables
         named = [component.offered for component in chosen]
         for offered in sorted(self.catalog.offers(ReporterOffer), key=lambda o: o.offer.always):
@@ -330,6 +331,14 @@ class _Reader:
             if used and offered not in named:
                 chosen.append(Component(offered, offered.offer.config()))
         return chosen
+
+    def _check_report_paths(self, reporters: Sequence[Component[ReporterOffer[Any]]]) -> None:
+        """Refuse a file that two reporters write: by convention, their option ``path``."""
+        paths = [getattr(reporter.config, "path", None) for reporter in reporters]
+        for number, path in enumerate(paths):
+            if isinstance(path, str) and path != "-" and path in paths[:number]:
+                what = f"reporters.{paths.index(path)} writes to this file too, got {path!r}"
+                self.problems.append(Problem(f"reporters.{number}.path", what))
 
     def _resolve_path(self, reference: str) -> str:
         """Return a reference that is an existing path, relative to the run file, as absolute."""

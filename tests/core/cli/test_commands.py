@@ -382,7 +382,8 @@ def test_a_failing_reporter_does_not_stop_the_run(tunesmith: Tunesmith, here: Pa
     assert any("muted" in notice["message"] for notice in report["notices"])
 
 
-def test_a_signal_reaches_a_run_in_another_process(here: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_reaches_a_run_in_another_process(here: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", "from tunesmith.cli import main; main()", "run", "run.toml"]
     sets = ["--set", "technique.steps=2000", "--set", "technique.pause=0.01", "--out", "long"]
     process = subprocess.Popen(
@@ -393,9 +394,9 @@ def test_a_signal_reaches_a_run_in_another_process(here: Path) -> None:
     while not (events.exists() and "step-finished" in events.read_text()):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "resume with: tunesmith resume long" in stderr
     assert "Traceback" not in stderr
 

@@ -341,6 +341,21 @@ def test_a_reporter_of_every_run_is_used_beside_others(
     assert [r.offer.name for r in stored.reporters] == names
 
 
+def test_two_reporters_cannot_write_to_one_file(bench: Bench) -> None:
+    class PageOptions(Options):
+        path: str = Field("page", description="The page.")
+
+    page = replace(RECORDER, name="page", config=PageOptions, by_default=False)
+    bench.catalog = catalog_of(pages=offering("reporters", page))
+    two: list[dict[str, str]] = [{"use": "page"}, {"use": "page"}]
+    assert problems(bench, reporters=two) == {
+        "reporters.1.path": "reporters.0 writes to this file too, got 'page'"
+    }
+    assert len(bench.plan(reporters=[*two[:1], {"use": "page", "path": "b"}]).reporters) == 2
+    to_stdout = {"use": "page", "path": "-"}
+    assert len(bench.plan(reporters=[to_stdout, to_stdout]).reporters) == 2
+
+
 def test_a_reporter_of_every_run_is_stored_only_if_it_is_named(bench: Bench) -> None:
     """So the stored plan can be read without the plugin."""
     bench.catalog = catalog_of(every=offering("reporters", ALWAYS))

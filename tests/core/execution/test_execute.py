@@ -19,6 +19,7 @@ import pytest
 import tunesmith_echo
 from bench import (
     LISTENERS,
+    RECORDER,
     RECORDERS,
     ROWS,
     Bench,
@@ -26,6 +27,7 @@ from bench import (
     bench_plugin,
     catalog_of,
     echo_plugin,
+    offering,
     plugin,
     rows,
 )
@@ -300,6 +302,27 @@ def test_a_failing_reporter_is_muted_after_three_failures(bench: Bench) -> None:
     assert len(complaints) == 2  # the first two are the same sentence
     assert "ValueError: a bug in the reporter (bench.py:" in complaints[0]
     assert complaints[-1].endswith("muted for the rest of the run")
+
+
+def test_a_reporter_that_exits_does_not_end_the_run(bench: Bench) -> None:
+    def leave(event: Event) -> None:
+        sys.exit(3)
+
+    LISTENERS[:] = [leave]
+    report = bench.run()
+    assert report.status == "ok" and RECORDERS[0].calls == 3
+    assert "SystemExit: 3 (test_execute.py:" in report.notices[0].message
+
+
+def test_reporters_are_closed_if_a_later_one_cannot_be_opened(bench: Bench) -> None:
+    def build(options: object, folder: object) -> object:
+        raise SystemExit(3)
+
+    failing = replace(RECORDER, name="failing", by_default=False, build=build)
+    bench.catalog = catalog_of(failing=offering("reporters", failing))
+    with pytest.raises(PluginError, match=r'"file:failing".*SystemExit: 3'):
+        bench.run(reporters=[{"use": "recorder"}, {"use": "failing"}])
+    assert RECORDERS[0].closed
 
 
 def test_a_reporter_cannot_change_events_and_global_state(

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,6 +33,7 @@ from tunesmith.storage import (
     EventLog,
     LockHolder,
     RunFolder,
+    check_report_path,
     commit_folder,
     free_bytes,
     lock,
@@ -172,6 +173,44 @@ def test_creating_a_run_is_durable_from_the_root_down(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "a" / "runs", "x", disk=disk)
     flushed = [call.removeprefix("fsync ") for call in disk.calls if call.startswith("fsync")]
     assert flushed == [tmp_path.name, "a", "lock", run.id, "runs"]
+
+
+def test_two_processes_that_choose_one_name_get_two_folders(tmp_path: Path) -> None:
+    class Late(Disk):
+        """Another process creates the first folder a moment earlier."""
+
+        taken: ClassVar[list[Path]] = []
+
+        def mkdir(self, path: Path) -> None:
+            if not self.taken:
+                self.taken.append(path)
+                path.mkdir()
+            super().mkdir(path)
+
+    run = RunFolder.create(tmp_path, "x", disk=Late())
+    assert run.path not in Late.taken and run.path.is_dir()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["events.jsonl", "EVENTS.jsonl", "./x/../report.json", "run.toml", "lock", "artifact/a.html"]
+    + ["evaluations/tuned.loss.jsonl", "checkpoints/step-00000001/x", ".", ""],
+)
+def test_a_file_of_the_run_is_not_for_a_reporter(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValueError, match="must not be a file or folder of the run"):
+        check_report_path(path)
+    run = RunFolder.create(tmp_path, "x")
+    for absolute in (path, str(run.path / path), f"../{run.id}/{path}"):
+        with pytest.raises(UsageError, match="must not be a file or folder of the run"):
+            run.resolve_report_path(absolute)
+
+
+def test_other_paths_are_for_reporters(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "x")
+    for path in ("report.html", "pages/events.jsonl", "../events.jsonl", "/tmp/run.toml", "-"):
+        assert check_report_path(path) == path
+    assert run.resolve_report_path("pages/a.html") == run.path / "pages" / "a.html"
+    assert run.resolve_report_path("/tmp/run.toml") == Path("/tmp/run.toml")
 
 
 def test_only_run_folders_are_opened(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from tunesmith.errors import UsageError
 from tunesmith.events import CompletionSampled, Event, Measured, Notice, StepFinished
 from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
@@ -117,6 +119,14 @@ def test_text_from_users_is_escaped(tmp_path: Path) -> None:
     assert "script" not in parsed.tags and "onerror" not in parsed.attributes
     assert "<script" not in raw and "\x1b" not in raw and "\u202e" not in raw
     assert "alert(1)" in parsed.text and "{{ 7*7 }}" in parsed.text
+
+
+@pytest.mark.parametrize("path", ["events.jsonl", "report.json", "artifact/page.html"])
+def test_the_page_does_not_overwrite_a_file_of_the_run(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValidationError, match="must not be a file or folder of the run"):
+        HtmlOptions(path=path)
+    with pytest.raises(UsageError, match="must not be a file or folder of the run"):
+        HTML.build(HtmlOptions(path=str(tmp_path / path)), RunFolder(tmp_path))
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from tunesmith.errors import UsageError
 from tunesmith.events import Event, Notice, PhaseAdvanced, PhaseEnded, from_json
 from tunesmith.storage import RunFolder
 from tunesmith_plugins.reporters.jsonlines.offer import JSONLINES, JsonlinesOptions
@@ -41,6 +43,14 @@ def test_relative_path_is_below_the_run_folder(tmp_path: Path, path: str) -> Non
 def test_absolute_path(tmp_path: Path) -> None:
     write_events(str(tmp_path / "else.jsonl"), tmp_path / "run")
     assert (tmp_path / "else.jsonl").read_text().count("\n") == len(EVENTS)
+
+
+@pytest.mark.parametrize("path", ["events.jsonl", "run.toml"])
+def test_a_file_of_the_run_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValidationError, match="must not be a file or folder of the run"):
+        JsonlinesOptions(path=path)
+    with pytest.raises(UsageError, match="must not be a file or folder of the run"):
+        write_events(str(tmp_path / path), tmp_path)
 
 
 def test_stdout_stays_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

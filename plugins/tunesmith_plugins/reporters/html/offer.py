@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tunesmith.contracts import Reporter
 from tunesmith.events import Event, from_json
 from tunesmith.execution.report import build_report
 from tunesmith.offers import ReporterOffer
 from tunesmith.options import Options
-from tunesmith.storage import RunFolder, read_events, write_atomic
+from tunesmith.storage import RunFolder, check_report_path, read_events, write_atomic
 
 
 class HtmlOptions(Options):
@@ -22,7 +22,7 @@ class HtmlOptions(Options):
 
     EARLIER: ClassVar[Mapping[str, str]] = {"changed_rows": "max_regressions"}
 
-    path: str = Field(
+    path: Annotated[str, AfterValidator(check_report_path)] = Field(
         "report.html",
         min_length=1,
         description="Path of the page; a relative path is below the run's folder.",
@@ -45,6 +45,7 @@ class HtmlReporter:
     def __init__(self, options: HtmlOptions, folder: RunFolder) -> None:
         self._options = options
         self._folder = folder
+        self._path = folder.resolve_report_path(options.path)
 
     def __enter__(self) -> HtmlReporter:
         return self
@@ -61,9 +62,8 @@ class HtmlReporter:
         events = (from_json(line) for line in read_events(self._folder.events))
         report = build_report(event for event in events if event is not None)
         page = render_page(report, self._folder.path, self._options.max_regressions)
-        path = self._folder.path / Path(self._options.path).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, page)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path, page)
 
     def report(self, event: Event) -> None:
         """Ignore the event: it is in the run's log already."""
