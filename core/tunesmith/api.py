@@ -22,13 +22,13 @@ from tunesmith.config.run_file import RunFile, read_run_file
 from tunesmith.config.trust import require_trusted
 from tunesmith.contracts import TextModel
 from tunesmith.errors import ConfigError, EnvironmentProblem, RenamedKey, UsageError
-from tunesmith.events import from_json, is_of_earlier_version
+from tunesmith.events import is_of_earlier_version
 from tunesmith.execution import execute, worker_rank
 from tunesmith.execution.report import Report
 from tunesmith.offers import ReporterOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import Selection, attribute_errors_to, find_plugins
-from tunesmith.storage import RunFolder, atomic, read_events
+from tunesmith.storage import RunFolder, atomic, read_events, read_known_events
 
 PathLike = str | os.PathLike[str]
 
@@ -120,14 +120,12 @@ def replay_events(folder: PathLike, reporter: str, *, trust_plugins: bool = Fals
         except OfferNotFound as error:
             raise UsageError(f"--to: {error.what}", hint=error.hint) from None
         component = Component(offered, offered.offer.config())
-    events = (from_json(line) for line in read_events(run_folder.events))
     with (
         attribute_errors_to(component.offered.plugin),
         component.offer.build(component.config, run_folder) as target,
     ):
-        for event in events:
-            if event is not None:
-                target.report(event)
+        for event in read_known_events(run_folder.events):
+            target.report(event)
 
 
 def load_plan(

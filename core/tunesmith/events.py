@@ -69,15 +69,47 @@ def from_json(line: JSON) -> Event | None:
     """Return the event of a line of ``events.jsonl``, or None if its kind is unknown.
 
     Lines of earlier versions are read too: see ``EARLIER_KINDS`` and ``EARLIER_FIELDS``.
+
+    Raises:
+        ValueError: a field is missing, or has a value of another type.
     """
     kind = str(line.get("event"))
     cls = EVENT_TYPES.get(EARLIER_KINDS.get(kind, kind))
     if cls is None:
         return None
     renamed = EARLIER_FIELDS.get(cls.kind, {})
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = {f.name: f for f in dataclasses.fields(cls)}
     values = {renamed.get(key, key): value for key, value in line.items()}
-    return cls(**{key: value for key, value in values.items() if key in known})
+    values = {key: value for key, value in values.items() if key in known}
+    for name, field_ in known.items():
+        no_default = (field_.default, field_.default_factory) == (dataclasses.MISSING,) * 2
+        if no_default and name not in values:
+            raise ValueError(f'an event "{kind}" without "{name}"')
+        if name in values and not _has_type(values[name], str(field_.type)):
+            raise ValueError(f'an event "{kind}" whose "{name}" is {values[name]!r}'[:200])
+    return cls(**values)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "dict": (dict,),
+    "float": (float, int),
+    "int": (int,),
+    "JSON": (dict,),
+    "list": (list, tuple),
+    "Literal": (str,),
+    "None": (type(None),),
+    "str": (str,),
+}
+"""Types of values by the name with which the annotation of an event's field begins."""
+
+
+def _has_type(value: object, annotation: str) -> bool:
+    """Return True if a value has the type of a field, as far as its outermost type says."""
+    names = [part.partition("[")[0].strip() for part in annotation.split(" | ")]
+    return not all(name in _TYPES for name in names) or any(
+        isinstance(value, _TYPES[name]) for name in names
+    )
 
 
 def is_of_earlier_version(line: JSON) -> bool:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from tunesmith.api import read_report
+from tunesmith.errors import IntegrityError
 from tunesmith.events import (
     EARLIER_FIELDS,
     EARLIER_KINDS,
     EVENT_TYPES,
     CheckpointSaved,
+    Event,
     from_json,
     is_of_earlier_version,
 )
@@ -67,6 +69,32 @@ EARLIER_LOG = """
 
 def earlier_lines() -> list[dict[str, object]]:
     return [json.loads(line) for line in EARLIER_LOG.splitlines()]
+
+
+@pytest.mark.parametrize("event", sample_run(), ids=lambda event: event.kind)
+def test_an_event_without_a_field_is_refused(event: Event) -> None:
+    line = event.to_json()
+    assert from_json(line) == event
+    for field in dataclasses.fields(event):
+        if field.default is field.default_factory is dataclasses.MISSING:
+            rest = {key: value for key, value in line.items() if key != field.name}
+            with pytest.raises(ValueError, match=f'without "{field.name}"'):
+                from_json(rest)
+        with pytest.raises(ValueError, match=f'whose "{field.name}" is'):
+            from_json({**line, field.name: object()})
+
+
+def test_a_damaged_event_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    log = tmp_path / "events.jsonl"
+    lines = [*EARLIER_LOG.splitlines(), '{"event": "measured", "model": "tuned"}']
+    log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with pytest.raises(IntegrityError) as caught:
+        read_report(tmp_path)
+    assert caught.value.message == (
+        f'{log}:{len(lines)}: an event "measured" without "evaluator", the log is damaged'
+    )
+    assert "remove this line" in (caught.value.hint or "")
 
 
 def test_the_earlier_log_has_every_earlier_name() -> None:

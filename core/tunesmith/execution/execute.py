@@ -24,7 +24,7 @@ from tunesmith.config.trust import trust_code
 from tunesmith.contracts import Artifact, Dataset, Job, RunContext, Technique, TextModel
 from tunesmith.data.splits import find_class_labels, split_records
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
-from tunesmith.events import JSON, Event, Notice, RunFinished, RunStarted, from_json
+from tunesmith.events import JSON, Event, Notice, RunFinished, RunStarted
 from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import PromptedModel, choose_shots
 from tunesmith.execution.check_records import check_records
@@ -42,7 +42,14 @@ from tunesmith.plan import Component, Plan
 from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Message, Record, content_key, last_exchange
 from tunesmith.signals import StopSignalHandler
-from tunesmith.storage import Checkpoints, EventLog, RunFolder, lock, read_events, write_atomic
+from tunesmith.storage import (
+    Checkpoints,
+    EventLog,
+    RunFolder,
+    lock,
+    read_known_events,
+    write_atomic,
+)
 from tunesmith.text import redact_all
 
 MAX_DEFAULT_HOLDOUT_ROWS = 500
@@ -75,7 +82,11 @@ def run(
 
     Raises:
         TunesmithError: the error that ended the run; ``report.json`` is written all the same.
+        UsageError: the folder's events are lost, and the changes were not accepted.
     """
+    lost = resume_checks.find_lost_events(folder, load_report(folder)) if resume else []
+    if lost and not accept_changes:
+        raise resume_checks.lost_events_error(folder, lost)
     with (
         lock(folder.path),
         distributed.announce_rank_zero(folder.path),
@@ -94,7 +105,7 @@ def run(
         error: BaseException | None = None
         try:
             reviewer = ModelReviewer(plan, catalog, emit, force)
-            resume_check = ResumeCheck(emit, accept_changes)
+            resume_check = ResumeCheck(emit, accept_changes, lost)
             _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             verdict = _compute_verdict(emit.report, folder)
             report = emit.report
@@ -110,8 +121,7 @@ def run(
 
 def load_report(folder: RunFolder) -> Report:
     """Build the report from the events of a run folder, also of an unfinished run."""
-    events = (from_json(line) for line in read_events(folder.events))
-    return build_report(event for event in events if event is not None)
+    return build_report(read_known_events(folder.events))
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
@@ -193,6 +203,9 @@ def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: Re
         changes = resume_checks.check_plugins(then.plugins, plugins)
         resume_check.require_unchanged("plugins", changes, "install the earlier versions")
     emit(started)
+    if resume_check.lost:
+        text = f"accepted: events.jsonl has lost {', '.join(resume_check.lost)}"
+        emit(Notice(level="warning", source="resume", message=text))
     if then is not None and (changed := resume_checks.check_libraries(then, started)):
         text = (
             f"library versions changed since the run started: {'; '.join(changed)}; "

@@ -20,7 +20,9 @@ from tunesmith.contracts import Dataset, FoundModel
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON, DataLoaded, ModelResolved, Notice, RunStarted
 from tunesmith.execution.emitter import Emitter
+from tunesmith.execution.report import Report
 from tunesmith.records import Record
+from tunesmith.storage import MANIFEST, RunFolder
 
 RESULT_TABLES = ("model", "data", "technique", "evaluators", "baselines", "gate")
 """Tables of a plan whose options decide the result. Of ``[run]``, only seed and device do."""
@@ -34,6 +36,8 @@ class ResumeCheck:
 
     emit: Emitter
     accepted: bool
+    lost: Sequence[str] = ()
+    """What the event log has lost, and the run cannot be compared with: accepted by the user."""
 
     def require_unchanged(self, inputs: str, changes: list[str], hint: str) -> None:
         """Return if ``changes`` is empty; otherwise refuse, or emit a warning if accepted.
@@ -49,6 +53,37 @@ class ResumeCheck:
         if not self.accepted:
             raise UsageError(text, hint=f"{hint}, or resume with --accept-changes")
         self.emit(Notice(level="warning", source="resume", message=f"accepted: {text}"))
+
+
+def find_lost_events(folder: RunFolder, report: Report) -> list[str]:
+    """Return what a run's log must have recorded and does not have: the file was cut or deleted.
+
+    A run that was killed before its first event has an empty log too, but has produced nothing.
+    """
+    folders = [path for path in folder.path.iterdir() if path.is_dir()]
+    has_results = any(
+        path.name in ("checkpoints", "evaluations") or (path / MANIFEST).is_file()
+        for path in folders
+    )
+    has_ended = (folder.path / "report.json").is_file()
+    lost = []
+    if report.started is None and (has_results or has_ended):
+        lost.append("the options and plugins of the run")
+    if report.data is None and has_results:
+        lost.append("the fingerprint of the data")
+    if report.model is None and has_results:
+        lost.append("the files of the base model")
+    return lost
+
+
+def lost_events_error(folder: RunFolder, lost: Sequence[str]) -> UsageError:
+    """Return the error that refuses to resume a run whose log has lost events."""
+    return UsageError(
+        f"{folder.events}: the event log was emptied, cut or deleted; it has lost "
+        f"{', '.join(lost)}, so that changes since the start cannot be found",
+        hint="restore the file, or start a new run; --accept-changes continues from the newest "
+        "checkpoint without comparing, and repeats the evaluations",
+    )
 
 
 def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:

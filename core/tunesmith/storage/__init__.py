@@ -26,7 +26,7 @@ commits and verifies folders, :mod:`tunesmith.storage.event_log` is the log, and
 
 from tunesmith.storage.atomic import Disk, free_bytes, require_space, write_atomic
 from tunesmith.storage.checkpoints import Checkpoint, Checkpoints
-from tunesmith.storage.event_log import EventLog, read_events
+from tunesmith.storage.event_log import EventLog, read_events, read_known_events
 from tunesmith.storage.manifest import (
     MANIFEST,
     FileChecksum,
@@ -55,6 +55,7 @@ __all__ = [
     "free_bytes",
     "lock",
     "read_events",
+    "read_known_events",
     "read_manifest",
     "require_space",
     "verify_folder",

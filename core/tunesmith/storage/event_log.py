@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from tunesmith.errors import IntegrityError
-from tunesmith.events import JSON
+from tunesmith.events import JSON, Event, from_json
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, Disk
 
@@ -107,6 +107,29 @@ def read_events(path: Path) -> Iterator[JSON]:
     Raises:
         IntegrityError: another line is not a JSON object; the message names it.
     """
+    return (line for _, line in _read_lines(path))
+
+
+def read_known_events(path: Path) -> Iterator[Event]:
+    """Yield the events of a log like :func:`read_events`, without those of an unknown kind.
+
+    Raises:
+        IntegrityError: a line is not a JSON object, or an event lacks a field or has a field of
+            another type; the message names the line.
+    """
+    for number, line in _read_lines(path):
+        try:
+            event = from_json(line)
+        except ValueError as error:
+            raise IntegrityError(
+                f"{path}:{number}: {error}, the log is damaged",
+                hint="restore the file; without a copy, remove this line to lose this event only",
+            ) from None
+        if event is not None:
+            yield event
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, JSON]]:
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -115,7 +138,7 @@ def read_events(path: Path) -> Iterator[JSON]:
         for number, line in enumerate(file, start=1):
             event = _parse(line)
             if event is not None:
-                yield event
+                yield number, event
             if not line.endswith(b"\n"):
                 return  # if the file has grown meanwhile, it continues with the rest of this line
             if event is None:

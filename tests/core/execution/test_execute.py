@@ -258,6 +258,35 @@ def test_changed_data_is_refused_on_resume(bench: Bench, stop_after: StopAfter) 
     assert bench.run(resume=True, accept_changes=True).status == "ok"
 
 
+@pytest.mark.parametrize("lines", [None, 0, 1])
+def test_a_run_whose_log_is_lost_is_not_resumed_silently(
+    bench: Bench, stop_after: StopAfter, lines: int | None
+) -> None:
+    stop_after(5)
+    with pytest.raises(RunStopped):
+        bench.run()
+    LISTENERS.clear()
+    events, report = bench.root / "out" / "events.jsonl", bench.report()
+    kept = events.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+    events.unlink()
+    if lines is not None:
+        events.write_text("".join(kept), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"events\.jsonl: the event log was .*the data") as caught:
+        bench.run(resume=True)
+    assert "--accept-changes" in (caught.value.hint or "")
+    assert bench.report() == report and events.exists() == (lines is not None)
+    resumed = bench.run(resume=True, accept_changes=True)
+    assert resumed.status == "ok"
+    assert [n.message for n in resumed.notices][0].startswith("accepted: events.jsonl has lost")
+    steps = [event["step"] for event in bench.events() if event["event"] == "step-finished"]
+    assert steps[0] == 6
+
+
+def test_a_run_that_was_killed_before_its_first_event_is_resumed(bench: Bench) -> None:
+    bench.folder().events.touch()
+    assert bench.run(resume=True).status == "ok"
+
+
 def test_changed_plugin_versions_are_refused_on_resume(bench: Bench, stop_after: StopAfter) -> None:
     stop_after(3)
     with pytest.raises(RunStopped):

@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from tunesmith.contracts import Reporter
-from tunesmith.events import Event, from_json
+from tunesmith.events import Event
 from tunesmith.execution.report import build_report
 from tunesmith.offers import ReporterOffer
 from tunesmith.options import Options
-from tunesmith.storage import RunFolder, check_report_path, read_events, write_atomic
+from tunesmith.storage import RunFolder, check_report_path, read_known_events, write_atomic
 
 
 class HtmlOptions(Options):
@@ -59,8 +59,7 @@ class HtmlReporter:
         # Imported here, so that checking a run file does not import a template engine.
         from tunesmith_plugins.reporters.html.page import render_page
 
-        events = (from_json(line) for line in read_events(self._folder.events))
-        report = build_report(event for event in events if event is not None)
+        report = build_report(read_known_events(self._folder.events))
         page = render_page(report, self._folder.path, self._options.max_regressions)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path, page)
