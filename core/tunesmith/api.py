@@ -171,7 +171,7 @@ def open_run(
     read = read_run_file(run_folder.run_file, environment={})
     require_trusted(read.tables, run_folder.path, trusted=trust_plugins)
     try:
-        return (run_folder, *_make_plan(read, files, disabled))
+        return (run_folder, *_make_plan(read, files, disabled, stored=True))
     except ConfigError as error:
         if any(isinstance(problem, RenamedKey) for problem in error.problems):
             raise _earlier_version_error(run_folder) from None
@@ -276,12 +276,12 @@ def _earlier_version_error(run_folder: RunFolder) -> UsageError:
 
 
 def _make_plan(
-    read: RunFile, files: Sequence[str], disabled: Sequence[str]
+    read: RunFile, files: Sequence[str], disabled: Sequence[str], *, stored: bool = False
 ) -> tuple[Plan, Catalog]:
     read = _add_to_plugins(read, "files", [str(Path(file).resolve()) for file in files], "--plugin")
     read = _add_to_plugins(read, "disable", disabled, "--no-plugin")
     catalog = Catalog(find_plugins(_selection(read)))
-    return make_plan(read, catalog), catalog
+    return make_plan(read, catalog, stored=stored), catalog
 
 
 def _selection(read: RunFile) -> Selection:

@@ -83,6 +83,10 @@ class Catalog:
         known = [o.offer.name for o in offers]
         guess = suggest_name(name, known)
         hint = f'did you mean "{guess}"?' if guess else f"installed: {', '.join(known) or 'none'}"
+        unloaded = [p for p in self.plugins.found if p.state != "active"]
+        if unloaded and not guess:
+            texts = [f"{p.full_name} is {p.state}, {p.reason}" for p in unloaded]
+            hint += f"; not loaded: {'; '.join(texts)}"
         raise OfferNotFound(f'no {kind.kind} "{name}" is installed', hint)
 
     def find_model(self, reference: str, revision: str | None) -> FoundModel | None:

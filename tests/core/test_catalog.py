@@ -52,6 +52,15 @@ def test_an_unknown_name_suggests_a_known_one() -> None:
     assert caught.value.hint == "installed: rows"
 
 
+def test_the_hint_names_plugins_that_were_not_loaded() -> None:
+    catalog = catalog_of(odd=SimpleNamespace())
+    with pytest.raises(OfferNotFound) as caught:
+        catalog.find(TechniqueOffer, "missing-one")
+    assert "not loaded: file:odd is broken, ValueError: it implements no hook" in (
+        caught.value.hint or ""
+    )
+
+
 def test_the_hint_names_that_nothing_is_installed() -> None:
     with pytest.raises(OfferNotFound) as caught:
         Catalog(load_modules({})).find(TechniqueOffer, "lora")

@@ -75,8 +75,12 @@ CORE_TABLES: dict[str, type[BaseModel]] = {
 _UNION_BRANCHES = {"float", "int", "str", "bool", "constrained-float", "constrained-int"}
 
 
-def make_plan(runfile: RunFile, catalog: Catalog) -> Plan:
+def make_plan(runfile: RunFile, catalog: Catalog, *, stored: bool = False) -> Plan:
     """Turn a run file into a plan.
+
+    Args:
+        stored: the run file is that of an earlier run. Then a plugin file that is gone is an error
+            only if the run needs it.
 
     Raises:
         ConfigError: with every problem found.
@@ -84,7 +88,7 @@ def make_plan(runfile: RunFile, catalog: Catalog) -> Plan:
         TunesmithError: a plugin cannot use the model, and there is no other problem.
         PluginError: a plugin that the run needs is broken.
     """
-    reader = _Reader(runfile, catalog)
+    reader = _Reader(runfile, catalog, stored)
     plan = reader.read()
     if reader.model_error is not None and len(reader.problems) == 1:
         raise reader.model_error
@@ -176,9 +180,10 @@ def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
 class _Reader:
     """Reads the tables of one run file and collects problems."""
 
-    def __init__(self, runfile: RunFile, catalog: Catalog) -> None:
+    def __init__(self, runfile: RunFile, catalog: Catalog, stored: bool) -> None:
         self.runfile = runfile
         self.catalog = catalog
+        self.stored = stored
         self.problems: list[Problem] = []
         self.model_error: TunesmithError | None = None
         """The error that makes the model unusable, if the run file is not the cause."""
@@ -365,8 +370,15 @@ class _Reader:
         return found
 
     def _check_required(self, plugins: PluginsOptions | None) -> None:
-        for text in missing_requirements(plugins.require) if plugins else ():
+        if plugins is None:
+            return
+        for text in missing_requirements(plugins.require):
             self.problems.append(Problem("plugins.require", text, "pip install it"))
+        files = () if self.stored else plugins.files
+        for plugin in self.catalog.plugins.broken():
+            if plugin.module in files:
+                what = f"{plugin.module} cannot be loaded: {plugin.reason}"
+                self.problems.append(Problem("plugins.files", what))
 
 
 def _offers(plan: Plan) -> Iterator[ComponentOffer[Any]]:

@@ -33,6 +33,13 @@ use = "by-heart"
 [[evaluators]]
 use = "same"
 """
+GOOD_PLUGIN = """
+from tunesmith.hookspecs import hookimpl
+
+@hookimpl
+def tunesmith_techniques():
+    return []
+"""
 Tunesmith = Callable[..., Result]
 
 
@@ -411,15 +418,42 @@ def test_a_closed_pipe_is_no_error(here: Path) -> None:
 # --- plugins ---------------------------------------------------------------------------------
 
 
-def test_a_broken_plugin_is_listed_and_ignored(tunesmith: Tunesmith, here: Path) -> None:
+def test_a_broken_plugin_file_is_listed_and_named_where_it_is_asked_for(tunesmith: Tunesmith, here: Path) -> None:
     (here / "other.py").write_text("raise RuntimeError('\\x1b[31mno luck')\n")
     listed = tunesmith("--plugin", "other.py", "plugins", "list")
     assert listed.exit_code == 0
     assert "broken: file:other" in listed.stdout and "no luck" in listed.stdout
     assert "\x1b" not in listed.stdout
-    assert tunesmith("--plugin", "other.py", "run", "run.toml").exit_code == 0
+    refused = tunesmith("--plugin", "other.py", "run", "run.toml")
+    assert refused.exit_code == 2 and not (here / "runs").exists()
+    assert f"plugins.files: {here / 'other.py'} cannot be loaded: " in refused.stderr
+    assert "RuntimeError: " in refused.stderr and "no luck (other.py:1)" in refused.stderr
     used = tunesmith("--plugin", "other.py", "check", "run.toml", "--set", "technique.use=other")
     assert used.exit_code == 8 and "is broken" in used.stderr
+
+
+def test_a_plugin_file_of_the_run_file_that_is_missing_is_named(
+    tunesmith: Tunesmith, here: Path
+) -> None:
+    text = RUN_FILE.replace('"same"', '"shouting"') + '[plugins]\nfiles = ["other.py"]\n'
+    (here / "run.toml").write_text(text)
+    refused = tunesmith("check", "run.toml")
+    assert refused.exit_code == 2
+    reason = f"FileNotFoundError: no Python file at {here / 'other.py'}"
+    assert f"plugins.files: {here / 'other.py'} cannot be loaded: {reason}" in refused.stderr
+    assert 'evaluators.0.use: no evaluator "shouting" is installed' in refused.stderr
+    assert f"file:other is broken, {reason}" in refused.stderr
+
+
+def test_a_plugin_file_that_an_earlier_run_does_not_need_may_be_gone(
+    tunesmith: Tunesmith, here: Path
+) -> None:
+    (here / "other.py").write_text(GOOD_PLUGIN)
+    text = RUN_FILE + '[plugins]\nfiles = ["other.py"]\n'
+    (here / "run.toml").write_text(text)
+    assert tunesmith("run", "run.toml", "--set", "technique.mode=interrupt").exit_code == 130
+    (here / "other.py").unlink()
+    assert tunesmith("resume", only_run(here)).exit_code == 0
 
 
 def test_plugins_can_be_left_out(tunesmith: Tunesmith, here: Path) -> None:
