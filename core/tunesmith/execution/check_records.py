@@ -19,10 +19,16 @@ def check_records(dataset: Dataset, plan: Plan) -> None:
 
     Raises:
         DataError: naming the first record that it does not accept.
-        PluginError: a record of the data loader is not immutable in depth.
+        PluginError: the data loader returned something else, or records that are not immutable.
     """
-    offer = plan.technique.offer
+    offer, plugin = plan.technique.offer, plan.data.offered.plugin
+    if not isinstance(dataset, Dataset):
+        name = type(dataset).__name__
+        raise PluginError(f'plugin "{plugin.full_name}" returned {name} in place of a Dataset')
     for record in (*dataset.train, *(dataset.heldout or ())):
+        if not isinstance(record, Record):
+            name = type(record).__name__
+            raise PluginError(f'plugin "{plugin.full_name}" returned {name} in place of a Record')
         if type(record) not in offer.accepts:
             kinds = ", ".join(sorted(kind.__name__ for kind in offer.accepts))
             raise DataError(
@@ -32,7 +38,7 @@ def check_records(dataset: Dataset, plan: Plan) -> None:
             )
         if not is_immutable(record):
             raise PluginError(
-                f'plugin "{plan.data.offered.plugin.full_name}" made a record that can be changed: '
+                f'plugin "{plugin.full_name}" made a record that can be changed: '
                 f"{record.source} holds a list or a dict"
             )
     if not dataset.train or dataset.heldout == []:

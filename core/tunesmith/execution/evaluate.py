@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,9 @@ from tunesmith.errors import PluginError, TrainingError
 from tunesmith.events import Measured, Notice
 from tunesmith.execution.check_records import check_unchanged
 from tunesmith.execution.emitter import Emitter
-from tunesmith.execution.wrapped_model import WrappedModel
+from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.global_state import preserve_global_state
+from tunesmith.offered import Plugin
 from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record, last_exchange
 from tunesmith.statistics import mean_interval
@@ -65,15 +67,19 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     emit: Emitter,
     run: RunContext,
     folder: Path,
+    technique: Plugin | None = None,
 ) -> list[Measured]:
     """Run one evaluator on one model, store the values per record, and emit each metric.
+
+    ``technique`` is the plugin that the models come from, for messages about their errors.
 
     Returns:
         The emitted events; none for an evaluator that had no other model to compare with.
 
     Raises:
-        PluginError: the evaluator returned metrics it does not declare, or too few values.
-        TrainingError: a value is not finite.
+        PluginError: the evaluator returned metrics it does not declare, too few values, or values
+            of another type; or the plugin of the technique raised.
+        TrainingError: the model's scores are not finite.
     """
     started = time.perf_counter()
     offer = evaluator.offer
@@ -84,19 +90,26 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
         preserve_global_state() as changes,
     ):
         built = offer.build(evaluator.config)
-        tracked_model = ProgressTextModel(model, report_progress, len(records))
+        models = [CheckedModel(model, technique)]
+        tracked_model = ProgressTextModel(models[0], report_progress, len(records))
+
+        def open_checked(artifact: Path | None) -> TextModel:
+            models.append(CheckedModel(run.open(artifact), technique))
+            return models[-1]
+
         if isinstance(built, ComparingEvaluator):
-            measurements = list(built.compare(tracked_model, records, run))
+            returned = built.compare(tracked_model, records, replace(run, open=open_checked))
         else:
-            measurements = list(built.measure(tracked_model, records))
+            returned = built.measure(tracked_model, records)
+        measurements: list[Measurement] = list(returned)
     if changes:
         text = f"evaluator {evaluator.id} changed {', '.join(changes)}; restored"
         emit(Notice(level="warning", source=plugin.full_name, message=text))
     check_unchanged(content, records, plugin)
     if not measurements:
         return []
-    _check_measurements(measurements, evaluator, len(records))
-    _check_finite(label, measurements, records)
+    measurements = _check_measurements(measurements, evaluator, records)
+    _check_finite(label, measurements, records, models, plugin)
     path = f"{EVALUATIONS_FOLDER}/{label}.{evaluator.id}.jsonl"
     (folder / EVALUATIONS_FOLDER).mkdir(exist_ok=True)
     write_atomic(folder / path, _to_json_lines(measurements, records))
@@ -159,51 +172,106 @@ def _pair_with_metrics(
 
 
 def _check_measurements(
-    measurements: Sequence[Measurement], evaluator: Component[EvaluatorOffer[Any]], n: int
-) -> None:
-    """Check the evaluator's contract: declared metrics only, and one value per record.
+    measurements: Sequence[object],
+    evaluator: Component[EvaluatorOffer[Any]],
+    records: Sequence[Record],
+) -> list[Measurement]:
+    """Check the evaluator's contract: declared metrics, each once, and one value per record.
+
+    Returns:
+        The measurements, with numbers of any library as floats.
 
     Raises:
         PluginError: naming the plugin and the metric.
     """
     declared = {metric.name for metric in evaluator.offer.metrics}
-    plugin = evaluator.offered.plugin.full_name
+    plugin = f'plugin "{evaluator.offered.plugin.full_name}"'
+    checked: dict[str, Measurement] = {}
     for measurement in measurements:
-        if measurement.metric not in declared:
+        if not isinstance(measurement, Measurement):
             raise PluginError(
-                f'plugin "{plugin}" returned metric "{measurement.metric}", which its offer does '
-                "not declare"
+                f"{plugin} returned {type(measurement).__name__} in place of a Measurement"
             )
-        columns = {
-            "values": measurement.values,
-            "weights": measurement.weights,
-            "outputs": measurement.outputs,
-        }
-        for name, column in columns.items():
-            if column is not None and len(column) != n:
+        metric = measurement.metric
+        if metric not in declared:
+            raise PluginError(
+                f'{plugin} returned metric "{metric}", which its offer does not declare'
+            )
+        if metric in checked:
+            raise PluginError(f'{plugin} returned metric "{metric}" twice')
+        values = _check_column(plugin, metric, "values", measurement.values, records)
+        weights = measurement.weights
+        if weights is not None:
+            weights = _check_column(plugin, metric, "weights", weights, records)
+            if records and not (all(0 <= w < math.inf for w in weights) and any(weights)):
                 raise PluginError(
-                    f'plugin "{plugin}" returned {len(column)} {name} of '
-                    f'"{measurement.metric}" for {n} records'
+                    f'{plugin} returned weights of "{metric}" that are negative, not finite or '
+                    "all zero"
                 )
+        if measurement.outputs is not None:
+            _check_column(plugin, metric, "outputs", measurement.outputs, records, str)
+        checked[metric] = replace(measurement, values=values, weights=weights)
+    return list(checked.values())
+
+
+def _check_column(  # noqa: PLR0913 - a column, its type, and what the message names
+    plugin: str,
+    metric: str,
+    name: str,
+    column: Any,
+    records: Sequence[Record],
+    kind: type = numbers.Real,
+) -> tuple[Any, ...]:
+    """Return the numbers or texts of a measurement, one per record.
+
+    Raises:
+        PluginError: the column has another type or length, or a value has another type.
+    """
+    if isinstance(column, str) or not isinstance(column, Iterable):
+        raise PluginError(f'{plugin} returned {column!r} as {name} of "{metric}"'[:300])
+    items = tuple(column)
+    if len(items) != len(records):
+        raise PluginError(
+            f'{plugin} returned {len(items)} {name} of "{metric}" for {len(records)} records'
+        )
+    for item, record in zip(items, records, strict=True):
+        if not isinstance(item, kind):
+            expected = "a text" if kind is str else "a number"
+            raise PluginError(
+                f'{plugin} returned {type(item).__name__} in {name} of "{metric}" for '
+                f"{record.source}; each must be {expected}"
+            )
+    return items if kind is str else tuple(map(float, items))
 
 
 def _check_finite(
-    label: str, measurements: Sequence[Measurement], records: Sequence[Record]
+    label: str,
+    measurements: Sequence[Measurement],
+    records: Sequence[Record],
+    models: Sequence[CheckedModel],
+    plugin: Plugin,
 ) -> None:
     """Check that every value is finite, because one NaN would make the mean meaningless.
 
     Raises:
-        TrainingError: naming the record.
+        TrainingError: naming the record; the model's own scores are not finite.
+        PluginError: naming the record and the plugin; only the evaluator's values are not finite.
     """
     for measurement in measurements:
         for value, record in zip(measurement.values, records, strict=True):
-            if not math.isfinite(value):
+            if math.isfinite(value):
+                continue
+            text = f"{label} model: {measurement.metric} of {record.source} is {value}, not finite"
+            if any(model.not_finite for model in models):
                 raise TrainingError(
-                    f"{label} model: {measurement.metric} of {record.source} is {value}, "
-                    "not finite",
+                    text,
                     hint="the model's probabilities are NaN or infinite: train with a lower "
                     'learning rate, or set technique.precision = "fp32"',
                 )
+            raise PluginError(
+                f'plugin "{plugin.full_name}" {plugin.version}: {text}',
+                hint="the model's own scores are finite: this is a fault of the evaluator",
+            )
 
 
 def _to_json_lines(measurements: Sequence[Measurement], records: Sequence[Record]) -> str:

@@ -153,13 +153,16 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
     holdout = plan.holdout
     if holdout is None:
         holdout = min(MAX_DEFAULT_HOLDOUT_ROWS, max(1, round(0.2 * len(records))))
+    with attribute_errors_to(plugin):  # content of another type is a fault of the loader
+        keys = [content_key(record) for record in records]
+        answers = [last_exchange(record)[1].strip() for record in records]
     try:
         indices = split_records(
-            [content_key(record) for record in records],
+            keys,
             holdout=holdout,
             seed=plan.run.seed,
             groups=[record.group for record in records],
-            strata=find_class_labels([last_exchange(record)[1].strip() for record in records]),
+            strata=find_class_labels(answers),
         )
     except ValueError as error:
         raise DataError("data.holdout", str(error)) from None
@@ -339,10 +342,10 @@ class _ModelPhases:
 
     def _evaluate(self, label: str, model: TextModel) -> None:
         run = self._run_so_far()
+        records, folder = self.parts.heldout, self.folder.path
+        plugin = self.plan.technique.offered.plugin
         for evaluator in self._pending_evaluators(label):
-            evaluate_model(
-                label, model, evaluator, self.parts.heldout, self.emit, run, self.folder.path
-            )
+            evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin)
 
     def _run_so_far(self) -> RunContext:
         trained = self.emit.report.training_finished.items()

@@ -1,12 +1,20 @@
-"""Base class of text models that call another one with changed prompts or changed progress."""
+"""Text models that call another one: with changed prompts or progress, or with checked results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, require_sampling
+from tunesmith.errors import PluginError
+from tunesmith.offered import Plugin
+from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Prompt
+
+R = TypeVar("R", TokenScores, Generation)
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,10 @@ class WrappedModel:
         """Return the callback that the model gets, of a call with ``count`` prompts."""
         return progress
 
+    def _results(self, call: Callable[[], Sequence[R]], count: int) -> Sequence[R]:
+        """Return the results of a call with ``count`` prompts."""
+        return call()
+
     def score(
         self,
         prompts: Sequence[Prompt],
@@ -32,14 +44,20 @@ class WrappedModel:
     ) -> Sequence[TokenScores]:
         """Score completions."""
         progress = self._progress(progress, len(prompts))
-        return self.model.score(self._prompts(prompts), completions, progress=progress)
+        return self._results(
+            lambda: self.model.score(self._prompts(prompts), completions, progress=progress),
+            len(prompts),
+        )
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
         """Generate answers."""
         progress = self._progress(progress, len(prompts))
-        return self.model.generate(self._prompts(prompts), max_new_tokens, progress=progress)
+        return self._results(
+            lambda: self.model.generate(self._prompts(prompts), max_new_tokens, progress=progress),
+            len(prompts),
+        )
 
     def sample(
         self,
@@ -55,12 +73,16 @@ class WrappedModel:
         Raises:
             UsageError: the model does not support sampling.
         """
-        return require_sampling(self.model).sample(
-            self._prompts(prompts),
-            max_new_tokens,
-            seed=seed,
-            temperature=temperature,
-            progress=self._progress(progress, len(prompts)),
+        progress = self._progress(progress, len(prompts))
+        return self._results(
+            lambda: require_sampling(self.model).sample(
+                self._prompts(prompts),
+                max_new_tokens,
+                seed=seed,
+                temperature=temperature,
+                progress=progress,
+            ),
+            len(prompts),
         )
 
     def score_generations(
@@ -76,6 +98,32 @@ class WrappedModel:
             UsageError: the model does not support sampling.
         """
         progress = self._progress(progress, len(prompts))
-        return require_sampling(self.model).score_generations(
-            self._prompts(prompts), generations, progress=progress
+        return self._results(
+            lambda: require_sampling(self.model).score_generations(
+                self._prompts(prompts), generations, progress=progress
+            ),
+            len(prompts),
         )
+
+
+@dataclass(frozen=True)
+class CheckedModel(WrappedModel):
+    """A text model whose errors are those of its technique, not of the evaluator that calls it."""
+
+    plugin: Plugin | None
+    """The plugin of the technique; None: it is not known, and its exceptions pass unchanged."""
+    not_finite: list[float] = field(default_factory=list)
+    """Log-probabilities that the model has returned and that are not finite."""
+
+    def _results(self, call: Callable[[], Sequence[R]], count: int) -> Sequence[R]:
+        with ExitStack() as stack:
+            if self.plugin is not None:
+                stack.enter_context(attribute_errors_to(self.plugin))
+            results = call()
+        if len(results) != count:
+            name = f'plugin "{self.plugin.full_name}"' if self.plugin else "the technique"
+            raise PluginError(f"{name}: its model gave {len(results)} results for {count} prompts")
+        for result in results:
+            if isinstance(result, TokenScores):
+                self.not_finite.extend(p for p in result.logprobs if not math.isfinite(p))
+        return results

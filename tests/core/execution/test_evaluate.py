@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from tunesmith.contracts import Measurement, RunContext
@@ -61,10 +62,17 @@ def run(
     folder: Path,
     *measurements: Measurement,
     asks: bool = False,
+    opened: bool = False,
+    model: FakeTextModel | None = None,
     records: Sequence[Record] = RECORDS,
     effect: Callable[[Sequence[Record]], object] = lambda records: None,
 ) -> tuple[list[Measured], EventRecorder]:
+    chosen = model or FakeTextModel()
+
     class Evaluator:
+        def compare(self, model: Any, records: Any, run: RunContext) -> list[Measurement]:
+            return self.measure(run.open(None) if opened else model, records)
+
         def measure(self, model: Any, records: Any) -> list[Measurement]:
             if asks:
                 model.generate([r.prompt for r in records], 5)
@@ -83,11 +91,17 @@ def run(
     emit = Emitter(recorder, recorder, [], StopSignalHandler())  # type: ignore[arg-type]
     component = Component(Offered(PLUGIN, offer), NoOptions())
     so_far = RunContext(
-        model=folder, device="cpu", artifacts={}, open=lambda artifact: FakeTextModel()
+        model=folder, device="cpu", artifacts={}, open=lambda artifact: chosen
     )
-    return evaluate_model(
-        "tuned", FakeTextModel(), component, records, emit, so_far, folder
-    ), recorder
+    measured = evaluate_model(
+        "tuned", chosen, component, records, emit, so_far, folder, replace(PLUGIN, name="technique")
+    )
+    return measured, recorder
+
+
+def measurement(values: Any, **columns: Any) -> Measurement:
+    """Return a measurement whose columns may have any type."""
+    return Measurement(metric="right", values=values, **columns)
 
 
 def test_metrics_are_emitted_as_the_offer_declares_them(tmp_path: Path) -> None:
@@ -154,19 +168,72 @@ def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
         ),
         (Measurement(metric="right", values=(1.0,) * 4, weights=(1.0,)), "1 weights"),
         (Measurement(metric="right", values=(1.0,) * 4, outputs=("a",)), "1 outputs"),
+        (measurement(None), 'None as values of "right"'),
+        (measurement("1.0"), "'1.0' as values of"),
+        (measurement((1.0, "0.5", 1.0, 1.0)), 'str in values of "right" for f:1; .* a number'),
+        (measurement((1.0, None, 1.0, 1.0)), "NoneType in values"),
+        (measurement((1.0,) * 4, weights=(1.0, -1.0, 1.0, 1.0)), "weights .* negative"),
+        (measurement((1.0,) * 4, weights=(0.0,) * 4), "weights .* all zero"),
+        (measurement((1.0,) * 4, outputs=("a", 1, "a", "a")), "int in outputs .* a text"),
+        (None, "NoneType in place of a Measurement"),
     ],
 )
 def test_an_evaluator_that_breaks_its_contract_is_named(
-    tmp_path: Path, measurement: Measurement, message: str
+    tmp_path: Path, measurement: Any, message: str
 ) -> None:
     with pytest.raises(PluginError, match=f'"tunesmith-odd:odd" .*{message}'):
         run(tmp_path, measurement)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_value_that_is_not_finite_names_its_record(tmp_path: Path, value: float) -> None:
-    with pytest.raises(TrainingError, match="tuned model: loss of f:1 is"):
-        run(tmp_path, Measurement(metric="loss", values=(1.0, value, 1.0, 1.0)))
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_value_that_is_not_finite_names_its_record(
+    tmp_path: Path, value: float, opened: bool
+) -> None:
+    """The measured model, or another one of the run, gives scores that are not finite."""
+    measurement = Measurement(metric="loss", values=(1.0, value, 1.0, 1.0))
+    with pytest.raises(TrainingError, match="tuned model: loss of f:1 is") as caught:
+        run(
+            tmp_path, measurement, asks=True, opened=opened, model=FakeTextModel(unknown=math.nan)
+        )
+    assert "learning rate" in (caught.value.hint or "")
+
+
+def test_a_value_that_is_not_finite_is_the_evaluators_if_the_scores_are(tmp_path: Path) -> None:
+    measurement = Measurement(metric="loss", values=(1.0, math.nan, 1.0, 1.0))
+    with pytest.raises(PluginError, match=r'"tunesmith-odd:odd" 3: .*loss of f:1 is nan') as caught:
+        run(tmp_path, measurement, asks=True)
+    assert "learning rate" not in (caught.value.hint or "")
+
+
+def test_a_metric_that_is_returned_twice_is_refused(tmp_path: Path) -> None:
+    one = Measurement(metric="right", values=(1.0,) * 4)
+    with pytest.raises(PluginError, match='"tunesmith-odd:odd" returned metric "right" twice'):
+        run(tmp_path, one, one)
+
+
+def test_numbers_of_other_libraries_are_stored(tmp_path: Path) -> None:
+    values: Any = numpy.array([1, 0, 1, 1], dtype=numpy.float32)
+    ((event,), _) = run(tmp_path, Measurement(metric="right", values=values))
+    assert event.value == 0.75
+    values = read_metric_values(tmp_path / event.records, "right").values
+    assert values == [1.0, 0.0, 1.0, 1.0]
+
+
+def test_errors_of_the_model_are_those_of_the_technique(tmp_path: Path) -> None:
+    class Failing(FakeTextModel):
+        def generate(self, *args: Any, **options: Any) -> Any:
+            raise MemoryError("no memory")
+
+    class Short(FakeTextModel):
+        def generate(self, *args: Any, **options: Any) -> Any:
+            return super().generate(*args, **options)[1:]
+
+    with pytest.raises(PluginError, match='"tunesmith-odd:technique" .*MemoryError: no memory'):
+        run(tmp_path, asks=True, model=Failing())
+    message = '"tunesmith-odd:technique": its model gave 3 results for 4 prompts'
+    with pytest.raises(PluginError, match=message):
+        run(tmp_path, asks=True, model=Short())
 
 
 def test_an_evaluator_that_changes_a_record_is_named(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from tunesmith.events import Event, RunStarted, StepFinished, from_json
 from tunesmith.execution import execute
 from tunesmith.execution.guards import TimeLimitGuard
 from tunesmith.execution.report import build_report
-from tunesmith.records import Text
+from tunesmith.records import Completion, Text
 
 StopAfter = Callable[[int], None]
 
@@ -515,6 +515,29 @@ def test_records_that_the_technique_does_not_accept(bench: Bench) -> None:
     with pytest.raises(
         DataError, match=r"rows\.jsonl:1: technique echo cannot train on a Text record"
     ):
+        bench.run()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "returned NoneType in place of a Dataset"),
+        (Dataset(train=[{"prompt": "p"}]), "returned dict in place of a Record"),  # type: ignore[list-item]
+        (
+            Dataset(train=[Completion(source="f:1", prompt="p", completion=None)] * 9),  # type: ignore[arg-type]
+            "failed: AttributeError: 'NoneType' object has no attribute 'strip'",
+        ),
+    ],
+)
+def test_a_loader_that_returns_something_else_is_named(
+    bench: Bench, content: Any, message: str
+) -> None:
+    class Wrong(Rows):
+        def load(self) -> Dataset:
+            return content
+
+    bench.catalog = catalog_of(bench=bench_plugin(loader=replace(ROWS, build=Wrong)))
+    with pytest.raises(PluginError, match=f'"file:bench".* {message}'):
         bench.run()
 
 
