@@ -23,6 +23,8 @@ from tunesmith.signals import STOP_SIGNALS
 
 READ_AT_LOAD = frozenset({"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"})
 """Variables that torch reads when it loads: a plugin may set them where the user has not."""
+SET_BY_LIBRARIES = ("CUDA_MODULE_LOADING", "KMP_", "TORCHINDUCTOR_", "TRITON_")
+"""Beginnings of the names of variables that libraries set themselves when they are first used."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def preserve_global_state(*, keep_new_variables: bool = False) -> Iterator[list[
 def _restore_variables(before: dict[str, str], keep_new: bool) -> list[str]:
     after = dict(os.environ)
     changed = [name for name in before if after.get(name) != before[name]]
-    new = [] if keep_new else sorted(after.keys() - before.keys() - READ_AT_LOAD)
+    added = [] if keep_new else sorted(after.keys() - before.keys() - READ_AT_LOAD)
+    new = [name for name in added if not name.startswith(SET_BY_LIBRARIES)]
     for name in changed:
         os.environ[name] = before[name]
     for name in new:
@@ -90,6 +93,10 @@ def _restore_filters(filters: list[Any]) -> None:
         pass  # leaving it makes the module forget decisions that it made by other filters
 
 
+def _set_locale(value: str) -> None:
+    locale.setlocale(locale.LC_ALL, value)
+
+
 def _stop_signal_handlers() -> list[Any]:
     return [signal.getsignal(number) for number in STOP_SIGNALS]
 
@@ -111,7 +118,7 @@ _STATES: dict[str, GlobalState] = {
         GlobalState(
             "the locale",
             lambda: locale.setlocale(locale.LC_ALL),
-            lambda value: locale.setlocale(locale.LC_ALL, value) and None,
+            _set_locale,
         ),
         GlobalState(
             "Python's random generator", random.getstate, random.setstate, is_reported=False

@@ -31,8 +31,9 @@ Prompt: TypeAlias = str | tuple[Message, ...]
 class Record:
     """Base class of records: the source of the record, its group and its slices.
 
-    A record is immutable in depth: lists that a data loader passes become tuples. A split keeps the records of a ``group`` (a patient, a ticket thread) in one part. ``slices``
-    are labels for which results are also reported separately.
+    A record is immutable in depth: lists that a data loader passes become tuples. A split keeps the
+    records of a ``group`` (a patient, a ticket thread) in one part. ``slices`` are labels for which
+    results are also reported separately.
     """
 
     source: str

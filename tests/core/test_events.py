@@ -71,7 +71,7 @@ def earlier_lines() -> list[dict[str, object]]:
     return [json.loads(line) for line in EARLIER_LOG.splitlines()]
 
 
-@pytest.mark.parametrize("event", sample_run(), ids=lambda event: event.kind)
+@pytest.mark.parametrize("event", [*sample_run()], ids=lambda event: event.kind)
 def test_an_event_without_a_field_is_refused(event: Event) -> None:
     line = event.to_json()
     assert from_json(line) == event

@@ -309,7 +309,8 @@ class _Reader:
         The defaults are chosen when the data is read.
         """
         tables = self._tables("evaluators")
-        found, ids = [], []
+        found: list[Component[EvaluatorOffer[Any]]] = []
+        ids: list[str | None] = []
         for number, table in enumerate(tables):
             where = f"evaluators.{number}"
             core_keys = {"use": "any", **({"id": table["id"]} if "id" in table else {})}
@@ -339,7 +340,7 @@ class _Reader:
 
     def _check_report_paths(self, reporters: Sequence[Component[ReporterOffer[Any]]]) -> None:
         """Refuse a file that two reporters write: by convention, their option ``path``."""
-        paths = [getattr(reporter.config, "path", None) for reporter in reporters]
+        paths = [reporter.to_json().get("path") for reporter in reporters]
         for number, path in enumerate(paths):
             if isinstance(path, str) and path != "-" and path in paths[:number]:
                 what = f"reporters.{paths.index(path)} writes to this file too, got {path!r}"

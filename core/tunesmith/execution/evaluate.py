@@ -214,7 +214,7 @@ def _check_measurements(
     return list(checked.values())
 
 
-def _check_column(  # noqa: PLR0913 - a column, its type, and what the message names
+def _check_column(
     plugin: str,
     metric: str,
     name: str,

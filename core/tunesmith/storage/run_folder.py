@@ -17,9 +17,10 @@ from tunesmith.storage.atomic import (
     Disk,
 )
 
-
-RUN_FILES = ("artifact", "checkpoints", "evaluations", "events.jsonl", "lock", "postmortem.json")
-RUN_FILES += ("report.json", "run.toml")
+RUN_FILES = (
+    "artifact", "checkpoints", "evaluations", "events.jsonl", "lock", "postmortem.json",
+    "report.json", "run.toml",
+)  # fmt: skip
 """Files and folders that belong to the run itself; a reporter must not write there."""
 
 

@@ -21,8 +21,8 @@ def preserve_torch_state() -> None:
         GlobalState("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
         GlobalState(
             "torch's deterministic algorithms",
-            torch.are_deterministic_algorithms_enabled,
-            torch.use_deterministic_algorithms,
+            _deterministic_algorithms,
+            _use_deterministic_algorithms,
         ),
         GlobalState(
             "torch's random generator", _torch_generator, _restore_torch, is_reported=False
@@ -32,6 +32,18 @@ def preserve_torch_state() -> None:
         ),
     ):
         add_global_state(state)
+
+
+def _deterministic_algorithms() -> tuple[bool, bool]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def _use_deterministic_algorithms(state: tuple[bool, bool]) -> None:
+    enabled, warn_only = state
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
 def _set_gradient_mode(enabled: bool) -> None:
@@ -47,8 +59,8 @@ def _restore_torch(state: bytes) -> None:
 
 
 def _numpy_generator() -> tuple[Any, ...]:
-    name, keys, *rest = numpy.random.get_state(legacy=True)
-    return (name, keys.tobytes(), *rest)
+    name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
+    return name, numpy.asarray(keys).tobytes(), position, has_gauss, gauss
 
 
 def _restore_numpy(state: tuple[Any, ...]) -> None:

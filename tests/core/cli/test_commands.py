@@ -418,7 +418,9 @@ def test_a_closed_pipe_is_no_error(here: Path) -> None:
 # --- plugins ---------------------------------------------------------------------------------
 
 
-def test_a_broken_plugin_file_is_listed_and_named_where_it_is_asked_for(tunesmith: Tunesmith, here: Path) -> None:
+def test_a_broken_plugin_file_is_listed_and_named_where_it_is_asked_for(
+    tunesmith: Tunesmith, here: Path
+) -> None:
     (here / "other.py").write_text("raise RuntimeError('\\x1b[31mno luck')\n")
     listed = tunesmith("--plugin", "other.py", "plugins", "list")
     assert listed.exit_code == 0

@@ -90,9 +90,7 @@ def run(
     recorder = EventRecorder()
     emit = Emitter(recorder, recorder, [], StopSignalHandler())  # type: ignore[arg-type]
     component = Component(Offered(PLUGIN, offer), NoOptions())
-    so_far = RunContext(
-        model=folder, device="cpu", artifacts={}, open=lambda artifact: chosen
-    )
+    so_far = RunContext(model=folder, device="cpu", artifacts={}, open=lambda artifact: chosen)
     measured = evaluate_model(
         "tuned", chosen, component, records, emit, so_far, folder, replace(PLUGIN, name="technique")
     )
@@ -193,9 +191,7 @@ def test_a_value_that_is_not_finite_names_its_record(
     """The measured model, or another one of the run, gives scores that are not finite."""
     measurement = Measurement(metric="loss", values=(1.0, value, 1.0, 1.0))
     with pytest.raises(TrainingError, match="tuned model: loss of f:1 is") as caught:
-        run(
-            tmp_path, measurement, asks=True, opened=opened, model=FakeTextModel(unknown=math.nan)
-        )
+        run(tmp_path, measurement, asks=True, opened=opened, model=FakeTextModel(unknown=math.nan))
     assert "learning rate" in (caught.value.hint or "")
 
 
@@ -229,7 +225,7 @@ def test_errors_of_the_model_are_those_of_the_technique(tmp_path: Path) -> None:
         def generate(self, *args: Any, **options: Any) -> Any:
             return super().generate(*args, **options)[1:]
 
-    with pytest.raises(PluginError, match='"tunesmith-odd:technique" .*MemoryError: no memory'):
+    with pytest.raises(PluginError, match=r':technique" .*MemoryError: no memory'):
         run(tmp_path, asks=True, model=Failing())
     message = '"tunesmith-odd:technique": its model gave 3 results for 4 prompts'
     with pytest.raises(PluginError, match=message):

@@ -277,7 +277,7 @@ def test_a_run_whose_log_is_lost_is_not_resumed_silently(
     assert bench.report() == report and events.exists() == (lines is not None)
     resumed = bench.run(resume=True, accept_changes=True)
     assert resumed.status == "ok"
-    assert [n.message for n in resumed.notices][0].startswith("accepted: events.jsonl has lost")
+    assert resumed.notices[0].message.startswith("accepted: events.jsonl has lost")
     steps = [event["step"] for event in bench.events() if event["event"] == "step-finished"]
     assert steps[0] == 6
 

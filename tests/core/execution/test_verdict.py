@@ -28,8 +28,8 @@ def measured(
     (folder / path).write_text("".join(lines), encoding="utf-8")
     mean = sum(values) / len(values)
     return Measured(
-        model=model, evaluator=evaluator, metric=metric, value=mean, low=mean, high=mean, n=len(values),
-        higher_is_better=higher, seconds=0.0, records=path,
+        model=model, evaluator=evaluator, metric=metric, value=mean, low=mean, high=mean,
+        n=len(values), higher_is_better=higher, seconds=0.0, records=path,
     )  # fmt: skip
 
 

@@ -193,8 +193,18 @@ def test_two_processes_that_choose_one_name_get_two_folders(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "path",
-    ["events.jsonl", "EVENTS.jsonl", "./x/../report.json", "run.toml", "lock", "artifact/a.html"]
-    + ["evaluations/tuned.loss.jsonl", "checkpoints/step-00000001/x", ".", ""],
+    [
+        "events.jsonl",
+        "EVENTS.jsonl",
+        "./x/../report.json",
+        "run.toml",
+        "lock",
+        "artifact/a.html",
+        "evaluations/tuned.loss.jsonl",
+        "checkpoints/step-00000001/x",
+        ".",
+        "",
+    ],
 )
 def test_a_file_of_the_run_is_not_for_a_reporter(tmp_path: Path, path: str) -> None:
     with pytest.raises(ValueError, match="must not be a file or folder of the run"):

@@ -1,0 +1,62 @@
+"""Records of a data loader are accepted, immutable, and the same after each plugin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from bench import Bench
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError, PluginError
+from tunesmith.execution.check_records import check_records, check_unchanged
+from tunesmith.offered import Plugin
+from tunesmith.records import Completion, Record, Text
+
+RECORD = Completion(source="f:1", prompt="p", completion="c")
+PLUGIN = Plugin(name="odd", distribution="d", version="1", module="m")
+
+
+def test_records_that_the_technique_accepts(bench: Bench) -> None:
+    check_records(Dataset(train=[RECORD]), bench.plan())
+    check_records(Dataset(train=[RECORD], heldout=[RECORD]), bench.plan())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (Dataset(train=[]), "no usable training rows"),
+        (Dataset(train=[RECORD], heldout=[]), "no usable held-out rows"),
+        (Dataset(train=[RECORD, Text(source="f:2", text="t")]), "f:2: .* cannot train on a Text"),
+    ],
+)
+def test_records_that_the_user_can_correct(bench: Bench, dataset: Dataset, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_records(dataset, bench.plan())
+
+
+@pytest.mark.parametrize("heldout", [False, True])
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (replace(RECORD, completion=["c"]), "made a record that can be changed: f:1"),  # type: ignore[arg-type]
+        ({"prompt": "p"}, "returned dict in place of a Record"),
+    ],
+)
+def test_records_that_are_a_fault_of_the_loader(
+    bench: Bench, record: Any, message: str, heldout: bool
+) -> None:
+    parts: dict[str, list[Record]] = {"heldout" if heldout else "train": [record]}
+    with pytest.raises(PluginError, match=f'"file:bench" {message}'):
+        check_records(Dataset(**{"train": [RECORD], **parts}), bench.plan())
+
+
+@pytest.mark.parametrize("completion", ["easier", ["a list"]])
+def test_a_changed_record_names_the_plugin(completion: Any) -> None:
+    records = [replace(RECORD), replace(RECORD, source="f:2")]
+    content = [*map(hash, records)]
+    check_unchanged(content, records, PLUGIN)
+    object.__setattr__(records[1], "completion", completion)
+    with pytest.raises(PluginError, match='"d:odd" changed the record f:2'):
+        check_unchanged(content, records, PLUGIN)
