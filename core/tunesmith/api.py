@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunesmith import distributed
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import make_plan
 from tunesmith.config.run_file import RunFile, read_run_file
 from tunesmith.config.trust import require_trusted
@@ -25,10 +25,9 @@ from tunesmith.errors import ConfigError, EnvironmentProblem, RenamedKey, UsageE
 from tunesmith.events import is_of_earlier_version
 from tunesmith.execution import execute, worker_rank
 from tunesmith.execution.report import Report
-from tunesmith.offers import ReporterOffer
-from tunesmith.plan import Component, Plan
+from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, attribute_errors_to, find_plugins
-from tunesmith.storage import RunFolder, atomic, read_events, read_known_events
+from tunesmith.storage import RunFolder, atomic, read_events
 
 PathLike = str | os.PathLike[str]
 
@@ -101,31 +100,6 @@ def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) 
 def read_report(folder: PathLike) -> Report:
     """Return the report of a run from its events, also while it runs and after it was killed."""
     return execute.load_report(RunFolder.open(Path(folder)))
-
-
-def replay_events(folder: PathLike, reporter: str, *, trust_plugins: bool = False) -> None:
-    """Send all events in the log of a run to a reporter, as if the run happened now.
-
-    The reporter has its options from the run file, or their defaults if the run file does not name
-    it. So a run that was killed can be reported, also with a reporter that was installed later.
-
-    Raises:
-        UsageError: no such reporter is installed, or see :func:`open_run`.
-    """
-    run_folder, plan, catalog = open_run(folder, trust_plugins=trust_plugins)
-    component = next((c for c in plan.reporters if reporter in (c.use, c.offer.name)), None)
-    if component is None:
-        try:
-            offered = catalog.find(ReporterOffer, reporter)
-        except OfferNotFound as error:
-            raise UsageError(f"--to: {error.what}", hint=error.hint) from None
-        component = Component(offered, offered.offer.config())
-    with (
-        attribute_errors_to(component.offered.plugin),
-        component.offer.build(component.config, run_folder) as target,
-    ):
-        for event in read_known_events(run_folder.events):
-            target.report(event)
 
 
 def load_plan(

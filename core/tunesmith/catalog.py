@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError, TunesmithError
+from tunesmith.global_state import preserve_global_state
 from tunesmith.offered import O, Offered, Plugin
 from tunesmith.offers import CommandOffer, Offer, TableOffer
 from tunesmith.plugins import Plugins, attribute_errors_to
@@ -120,13 +121,18 @@ class Catalog:
         """Yield the result of each plugin; an implementation that fails becomes a warning."""
         for plugin, function in self.plugins.implementations(hook):
             try:
-                found = self.plugins.call(plugin, function, arguments) or ()
+                with preserve_global_state(keep_new_variables=True) as changes:
+                    found = self.plugins.call(plugin, function, arguments) or ()
                 result = ReviewResult(findings=found) if isinstance(found, (list, tuple)) else found
                 if not isinstance(result, ReviewResult):
                     raise _wrong_type(plugin, hook, found)
                 for finding in result.findings:
                     if not isinstance(finding, Finding):
                         raise _wrong_type(plugin, hook, finding)
+                if changes:
+                    text = f"its review changed {', '.join(changes)}; restored"
+                    warning = Finding(level="warning", where=plugin.full_name, message=text)
+                    result = replace(result, findings=[*result.findings, warning])
             except TunesmithError as error:
                 failed = Finding(level="warning", where=plugin.full_name, message=error.message)
                 result = ReviewResult(findings=[failed])

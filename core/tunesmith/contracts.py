@@ -338,12 +338,6 @@ class Measurement:
     outputs: tuple[str, ...] | None = None
     """Generated text of each record, if there is any; stored with the values."""
 
-    def __post_init__(self) -> None:
-        for name in ("values", "weights", "outputs"):
-            column = getattr(self, name)
-            if isinstance(column, list):  # the evaluator could change it later
-                object.__setattr__(self, name, tuple(column))
-
 
 class Evaluator(Protocol):
     """Measures a text model on records."""

@@ -28,10 +28,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith.signals import handled_signals
+from tunesmith.signals import restore_handlers, set_stop_handlers
 
 STARTUP_TIMEOUT = 600.0
 """Seconds that rank 0 may take to read its run file."""
@@ -149,9 +148,9 @@ def ignore_stop_signals_after_error() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    handlers = _ignore_stop_signals()
+    handlers = set_stop_handlers(signal.SIG_IGN)
     yield
-    _restore_handlers(handlers)
+    restore_handlers(handlers)
 
 
 def signal_training_start(launch: Launch | None = None) -> None:
@@ -213,7 +212,7 @@ class RankZero:
         """
         done = threading.Event()
         thread = threading.Thread(target=self._exit_when_unlocked, args=(done,), daemon=True)
-        handlers = _ignore_stop_signals()
+        handlers = set_stop_handlers(signal.SIG_IGN)
         thread.start()
         try:
             yield
@@ -221,7 +220,7 @@ class RankZero:
             done.set()
             thread.join()
             os.close(self._fd)
-            _restore_handlers(handlers)
+            restore_handlers(handlers)
 
     def _exit_when_unlocked(self, done: threading.Event) -> None:
         while not _is_unlocked(self._fd):
@@ -229,18 +228,6 @@ class RankZero:
                 return
         if not done.wait(1.0):  # ranks that are in training notice and report it within that time
             os._exit(0)
-
-
-def _ignore_stop_signals() -> dict[int, Any]:
-    """Ignore the stop signals from now on; return the handlers that were set before."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, signal.SIG_IGN) for number in handled_signals()}
-
-
-def _restore_handlers(handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def _start_time(process: int) -> str:

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 JSON = dict[str, Any]
 """A JSON object. ``Any`` because its content is checked where it is read."""
@@ -78,38 +82,23 @@ def from_json(line: JSON) -> Event | None:
     if cls is None:
         return None
     renamed = EARLIER_FIELDS.get(cls.kind, {})
-    known = {f.name: f for f in dataclasses.fields(cls)}
     values = {renamed.get(key, key): value for key, value in line.items()}
-    values = {key: value for key, value in values.items() if key in known}
-    for name, field_ in known.items():
-        no_default = (field_.default, field_.default_factory) == (dataclasses.MISSING,) * 2
-        if no_default and name not in values:
-            raise ValueError(f'an event "{kind}" without "{name}"')
-        if name in values and not _has_type(values[name], str(field_.type)):
-            raise ValueError(f'an event "{kind}" whose "{name}" is {values[name]!r}'[:200])
-    return cls(**values)
+    from pydantic import ValidationError
+
+    try:
+        return _type_adapter(cls.kind).validate_python(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        raise ValueError(f'the field "{where}" of an event "{kind}": {message}') from None
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "dict": (dict,),
-    "float": (float, int),
-    "int": (int,),
-    "JSON": (dict,),
-    "list": (list, tuple),
-    "Literal": (str,),
-    "None": (type(None),),
-    "str": (str,),
-}
-"""Types of values by the name with which the annotation of an event's field begins."""
+@cache
+def _type_adapter(kind: str) -> TypeAdapter[Event]:
+    from pydantic import TypeAdapter  # not above: it is slow, and help needs the kinds of events
 
-
-def _has_type(value: object, annotation: str) -> bool:
-    """Return True if a value has the type of a field, as far as its outermost type says."""
-    names = [part.partition("[")[0].strip() for part in annotation.split(" | ")]
-    return not all(name in _TYPES for name in names) or any(
-        isinstance(value, _TYPES[name]) for name in names
-    )
+    return TypeAdapter(EVENT_TYPES[kind])
 
 
 def is_of_earlier_version(line: JSON) -> bool:

@@ -7,24 +7,25 @@ libraries add theirs with :func:`add_global_state`.
 
 from __future__ import annotations
 
+import gc
 import locale
 import os
 import random
 import signal
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.signals import STOP_SIGNALS
+from tunesmith.signals import STOP_SIGNALS, restore_handlers
 
 READ_AT_LOAD = frozenset({"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"})
 """Variables that torch reads when it loads: a plugin may set them where the user has not."""
-SET_BY_LIBRARIES = ("CUDA_MODULE_LOADING", "KMP_", "TORCHINDUCTOR_", "TRITON_")
+_SET_BY_LIBRARIES = (*READ_AT_LOAD, "CUDA_MODULE_LOADING", "KMP_", "TORCHINDUCTOR_", "TRITON_")
 """Beginnings of the names of variables that libraries set themselves when they are first used."""
+_SIGNALS = (*STOP_SIGNALS, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE)
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,17 @@ class GlobalState:
     name: str
     """Name for messages, such as ``the current folder``."""
     read: Callable[[], Any]
-    restore: Callable[[Any], None]
+    restore: Callable[[Any], object]
     is_reported: bool = True
     """False if a plugin may change it, as a random number generator: it is restored silently."""
 
 
-def add_global_state(state: GlobalState) -> None:
-    """Restore this state too, from now on; a state with the same name is replaced."""
-    _STATES[state.name] = state
+_states: dict[str, GlobalState] = {}
+
+
+def add_global_state(*states: GlobalState) -> None:
+    """Restore these states too, from now on; a state with the same name is replaced."""
+    _states.update({state.name: state for state in states})
 
 
 @contextmanager
@@ -50,7 +54,7 @@ def preserve_global_state(*, keep_new_variables: bool = False) -> Iterator[list[
 
     With ``keep_new_variables`` the environment variables that the block added are kept.
     """
-    before = [(state, state.read()) for state in _STATES.values()]
+    before = [(state, state.read()) for state in _states.values()]
     variables = dict(os.environ)
     changes: list[str] = []
     try:
@@ -59,21 +63,23 @@ def preserve_global_state(*, keep_new_variables: bool = False) -> Iterator[list[
         for state, value in before:
             if state.read() != value:
                 state.restore(value)
-                if state.is_reported:
-                    changes.append(state.name)
-        changes += _restore_variables(variables, keep_new_variables)
+                changes += [state.name] if state.is_reported else []
+        if os.environ != variables:
+            changes += _restore_variables(variables, keep_new_variables)
 
 
-def _restore_variables(before: dict[str, str], keep_new: bool) -> list[str]:
-    after = dict(os.environ)
-    changed = [name for name in before if after.get(name) != before[name]]
-    added = [] if keep_new else sorted(after.keys() - before.keys() - READ_AT_LOAD)
-    new = [name for name in added if not name.startswith(SET_BY_LIBRARIES)]
-    for name in changed:
-        os.environ[name] = before[name]
-    for name in new:
-        del os.environ[name]
-    return [f"the environment variable {name}" for name in (*changed, *new)]
+def _restore_variables(before: Mapping[str, str], keep_new: bool) -> Iterator[str]:
+    """Restore the environment variables; yield a text about each that had changed."""
+    for name in sorted(before.keys() | os.environ.keys()):
+        if os.environ.get(name) == before.get(name):
+            continue
+        if name in before:
+            os.environ[name] = before[name]
+        elif keep_new or name.startswith(_SET_BY_LIBRARIES):
+            continue
+        else:
+            del os.environ[name]
+        yield f"the environment variable {name}"
 
 
 def _current_folder() -> str | None:
@@ -82,46 +88,39 @@ def _current_folder() -> str | None:
     return None
 
 
-def _enter_folder(folder: str | None) -> None:
-    if folder is not None:
-        os.chdir(folder)
+@dataclass(frozen=True)
+class _Filters:
+    """The filters of warnings. Those for all modules are compared: libraries add others."""
+
+    general: list[Any]
+    all: list[Any] = field(compare=False)
 
 
-def _restore_filters(filters: list[Any]) -> None:
-    warnings.filters[:] = filters  # type: ignore[index]
+def _read_filters() -> _Filters:
+    general = [entry for entry in warnings.filters if entry[1] is None and entry[3] is None]
+    return _Filters(general, [*warnings.filters])
+
+
+def _restore_filters(filters: _Filters) -> None:
+    warnings.filters[:] = filters.all  # type: ignore[index]
     with warnings.catch_warnings():
         pass  # leaving it makes the module forget decisions that it made by other filters
 
 
-def _set_locale(value: str) -> None:
-    locale.setlocale(locale.LC_ALL, value)
-
-
-def _stop_signal_handlers() -> list[Any]:
-    return [signal.getsignal(number) for number in STOP_SIGNALS]
-
-
-def _restore_handlers(handlers: list[Any]) -> None:
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in zip(STOP_SIGNALS, handlers, strict=True):
-            if handler is not None:  # None: it was not set from Python
-                signal.signal(number, handler)
-
-
-_STATES: dict[str, GlobalState] = {
-    state.name: state
-    for state in (
-        GlobalState("the current folder", _current_folder, _enter_folder),
-        GlobalState("the filters of warnings", lambda: [*warnings.filters], _restore_filters),
-        GlobalState("the signal handlers", _stop_signal_handlers, _restore_handlers),
-        GlobalState("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
-        GlobalState(
-            "the locale",
-            lambda: locale.setlocale(locale.LC_ALL),
-            _set_locale,
-        ),
-        GlobalState(
-            "Python's random generator", random.getstate, random.setstate, is_reported=False
-        ),
-    )
-}
+add_global_state(
+    GlobalState("the current folder", _current_folder, lambda folder: os.chdir(folder or ".")),
+    GlobalState("the filters of warnings", _read_filters, _restore_filters),
+    GlobalState(
+        "the signal handlers", lambda: {n: signal.getsignal(n) for n in _SIGNALS}, restore_handlers
+    ),
+    GlobalState("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+    GlobalState(
+        "the garbage collector", gc.isenabled, lambda on: gc.enable() if on else gc.disable()
+    ),
+    GlobalState(
+        "the locale",
+        lambda: locale.setlocale(locale.LC_ALL),
+        lambda name: locale.setlocale(locale.LC_ALL, name),
+    ),
+    GlobalState("Python's random generator", random.getstate, random.setstate, is_reported=False),
+)

@@ -6,7 +6,7 @@ Imported when a run file is read, never for ``--help``: importing pydantic is sl
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -172,14 +172,13 @@ class GateOptions(Options):
         ),
     )
 
-    def bounds(self) -> list[tuple[str, str, float]]:
-        """Return the bounds, each with an evaluator's id and a metric; the id may be empty."""
-        found = []
+    def bounds(self) -> Iterator[tuple[str, str, str, float]]:
+        """Yield each bound of ``at_least``: its key, an evaluator's id or "", a metric, a value."""
         for name, value in self.at_least.items():
-            by_metric = value if isinstance(value, dict) else {name: value}
-            evaluator = name if isinstance(value, dict) else ""
-            found += [(evaluator, metric, bound) for metric, bound in by_metric.items()]
-        return found
+            by_metric = value if isinstance(value, dict) else {"": value}
+            for metric, bound in by_metric.items():
+                key = ".".join(filter(None, ("gate.at_least", name, metric)))
+                yield key, name if metric else "", metric or name, bound
 
 
 class PluginsOptions(Options):

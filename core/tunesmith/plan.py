@@ -39,23 +39,21 @@ class Component(Generic[K]):
     config: BaseModel
     use: str = ""
     """Name in the run file; empty for a component that the run file does not name."""
-    own_id: str = ""
-    """Id of an evaluator that differs from the name of its offer; empty: the name is the id."""
+    id: str = ""
+    """Name of an evaluator that no other one of the run has, for events, files and the gate."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", self.id or self.offer.name)
 
     @property
     def offer(self) -> K:
         return self.offered.offer
 
-    @property
-    def id(self) -> str:
-        """Name of an evaluator that no other one of the run has, for events, files and the gate."""
-        return self.own_id or self.offer.name
-
     def to_json(self) -> dict[str, Any]:
         """Return the table of the component: ``use`` and every option, defaults included."""
         return {
             "use": self.use or self.offer.name,
-            **({"id": self.own_id} if self.own_id else {}),
+            **({"id": self.id} if self.id != self.offer.name else {}),
             **self.config.model_dump(mode="json", by_alias=True),
         }
 

@@ -104,23 +104,6 @@ class Plugins:
             print(line[:500].encode("ascii", "backslashreplace").decode(), file=sys.stderr)
         return result
 
-    def module(self, name: str) -> tuple[Plugin, Any]:
-        """Return a plugin, by the name of the plugin or of its distribution, and its module.
-
-        Raises:
-            PluginError: there is none, it is broken or blocked, or the name is ambiguous.
-        """
-        matches = [p for p in self.found if name in (p.name, p.full_name, p.distribution)]
-        if len(matches) != 1:
-            names = ", ".join(p.full_name for p in matches or self.found)
-            what = "more than one plugin is" if matches else "no plugin is"
-            raise PluginError(f'{what} named "{name}"', hint=f"installed: {names}")
-        plugin = matches[0]
-        if plugin.state != "active":
-            what = f'plugin "{plugin.full_name}" {plugin.version} is {plugin.state}'
-            raise PluginError(f"{what}: {plugin.reason}")
-        return plugin, self.manager.get_plugin(plugin.full_name)
-
     def mark_broken(self, plugin: Plugin, reason: str) -> None:
         """Record that an active plugin does not work."""
         self.found[self.found.index(plugin)] = replace(plugin, state="broken", reason=reason)
@@ -233,8 +216,7 @@ def _find_installed() -> list[tuple[Plugin, Loader]]:
 
 
 def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
-    for file in files:
-        path = Path(file)
+    for path in dict.fromkeys(Path(file).resolve() for file in files):
 
         def load(path: Path = path) -> object:
             spec = importlib.util.spec_from_file_location(f"tunesmith_file_{path.stem}", path)
@@ -257,12 +239,17 @@ def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
 
 
 def _load(manager: pluggy.PluginManager, plugin: Plugin, load: Loader) -> Plugin:
+    if manager.has_plugin(plugin.full_name):
+        reason = f"a plugin already has the name {plugin.full_name}; give the file another one"
+        return replace(plugin, state="broken", reason=reason)
     started = time.perf_counter()
     try:
         module = load()
         manager.register(module, plugin.full_name)
         hooks = _check_hooks(manager, module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # code that is being imported may raise anything
         if manager.has_plugin(plugin.full_name):
             manager.unregister(name=plugin.full_name)
         return replace(plugin, state="broken", reason=describe_error(error))

@@ -1,7 +1,8 @@
 """Stop signals during a run: finish the step, save a checkpoint, then stop.
 
-SIGINT is Ctrl-C, SIGTERM and SIGUSR1 come from schedulers such as Slurm, and SIGHUP from a terminal
-that is closed. A run below ``nohup`` ignores SIGHUP, as usual.
+SIGINT is Ctrl-C, and SIGHUP comes from a terminal that is closed; a run below ``nohup`` ignores
+it, as usual. Schedulers send SIGTERM, SIGUSR1 (Slurm), SIGUSR2 (Grid Engine, LSF) and SIGXCPU (the
+limit of processor time).
 """
 
 from __future__ import annotations
@@ -9,38 +10,51 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from tunesmith.errors import RunStopped
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+STOP_SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+)
 URGENT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end the process at once if the run is to stop already.
 
-A closed terminal may send SIGHUP more than once, so the others do not.
+The others may come more than once.
 """
 
 
-def handled_signals() -> list[signal.Signals]:
-    """Return the stop signals that a run handles from now on.
+def set_stop_handlers(handler: Any) -> dict[int, Any]:
+    """Set the handler of the stop signals; return the earlier ones for :func:`restore_handlers`.
 
-    SIGHUP and SIGUSR1 are left alone if they are ignored, or if the program handles them itself.
+    Those that are not urgent are left alone if they are ignored or the program handles them itself.
+    Only the main thread can set handlers.
     """
-    return [
-        number
-        for number in STOP_SIGNALS
-        if number in URGENT_SIGNALS or signal.getsignal(number) == signal.SIG_DFL
-    ]
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handled = (
+        n for n in STOP_SIGNALS if n in URGENT_SIGNALS or signal.getsignal(n) == signal.SIG_DFL
+    )
+    return {number: signal.signal(number, handler) for number in handled}
+
+
+def restore_handlers(handlers: Mapping[int, Any]) -> None:
+    """Set the handlers of signals again, except those that were not set from Python (None)."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 class StopSignalHandler:
     """Records the first stop signal while open; then SIGINT or SIGTERM ends the process.
 
     ``raise_if_received`` raises :class:`RunStopped` after a signal, at a point where the run can
-    stop safely. The exit codes are the conventional ones, 128 and the number: 130 for SIGINT, 143
-    for SIGTERM, 129 for SIGHUP, and 138 for SIGUSR1 on Linux.
+    stop safely. The exit codes are the conventional ones: 128 and the number, such as 143.
     """
 
     def __init__(self) -> None:
@@ -48,10 +62,7 @@ class StopSignalHandler:
         self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignalHandler:
-        if threading.current_thread() is threading.main_thread():
-            self._previous_handlers = {
-                number: signal.signal(number, self._handle) for number in handled_signals()
-            }
+        self._previous_handlers = set_stop_handlers(self._handle)
         return self
 
     def __exit__(
@@ -60,8 +71,7 @@ class StopSignalHandler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
+        restore_handlers(self._previous_handlers)
 
     def raise_if_received(self) -> None:
         """Raise :class:`RunStopped` if a signal was received."""

@@ -1,4 +1,4 @@
-"""Capabilities of a terminal (colour, live display, Unicode), and curves as text."""
+"""Capabilities of a terminal (colour, live display, Unicode), and the points of curves in it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TextIO
-
-BLOCKS = "▁▂▃▄▅▆▇█"
-ASCII_BLOCKS = "_.-:=+*#"
 
 
 def supports_color(stream: TextIO) -> bool:
@@ -33,44 +30,7 @@ def supports_unicode(stream: TextIO) -> bool:
     return (stream.encoding or "").lower().replace("-", "").startswith("utf")
 
 
-def sparkline(values: Sequence[float], width: int = 40, *, blocks: str = BLOCKS) -> str:
-    """Return a curve in one line: the lowest value is the first block, the highest the last.
-
-    More than ``width`` values are averaged in equal sections; a value that is not finite is
-    shown as ``?``.
-    """
-    points = _downsample(values, width)
-    finite = [point for point in points if math.isfinite(point)]
-    if not finite:
-        return "?" * len(points)
-    low, span = min(finite), max(finite) - min(finite)
-    top = len(blocks) - 1
-    return "".join(
-        blocks[round((p - low) / span * top) if span else 0] if math.isfinite(p) else "?"
-        for p in points
-    )
-
-
-def plot(
-    values: Sequence[float], *, width: int = 60, height: int = 8, mark: str = "•"
-) -> list[str]:
-    """Return a curve as lines, with its highest and lowest value at the left edge."""
-    points = _downsample(values, width)
-    finite = [point for point in points if math.isfinite(point)]
-    if not finite:
-        return []
-    low, span = min(finite), max(finite) - min(finite)
-    rows = [[" "] * len(points) for _ in range(height)]
-    for column, point in enumerate(points):
-        if math.isfinite(point):
-            level = round((point - low) / span * (height - 1)) if span else 0
-            rows[height - 1 - level][column] = mark
-    labels = {0: f"{max(finite):.4g}", height - 1: f"{low:.4g}"}
-    margin = max(map(len, labels.values()))
-    return [f"{labels.get(n, ''):>{margin}} |{''.join(row).rstrip()}" for n, row in enumerate(rows)]
-
-
-def _downsample(values: Sequence[float], width: int) -> list[float]:
+def downsample(values: Sequence[float], width: int) -> list[float]:
     """Return at most ``width`` values: the means of equal sections."""
     if len(values) <= width:
         return list(values)

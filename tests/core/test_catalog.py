@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -211,6 +212,17 @@ def test_model_reviewers_return_findings_or_a_result_with_a_forecast() -> None:
     assert list(results["c"].findings) == []
     (failed,) = results["d"].findings
     assert failed.level == "warning" and "returned dict" in failed.message
+
+
+def test_global_state_that_a_review_changes_is_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    catalog = Catalog(load_modules({"one": plugin(review_plan=lambda plan: os.chdir("/"))}))
+    ((_, finding),) = catalog.review_plan("plan")
+    assert Path.cwd() == tmp_path
+    assert (finding.level, finding.where) == ("warning", "file:one")
+    assert finding.message == "its review changed the current folder; restored"
 
 
 def test_every_kind_of_offer_is_listed() -> None:

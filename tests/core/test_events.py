@@ -78,9 +78,9 @@ def test_an_event_without_a_field_is_refused(event: Event) -> None:
     for field in dataclasses.fields(event):
         if field.default is field.default_factory is dataclasses.MISSING:
             rest = {key: value for key, value in line.items() if key != field.name}
-            with pytest.raises(ValueError, match=f'without "{field.name}"'):
+            with pytest.raises(ValueError, match=f'the field "{field.name}".*: field required'):
                 from_json(rest)
-        with pytest.raises(ValueError, match=f'whose "{field.name}" is'):
+        with pytest.raises(ValueError, match=f'the field "{field.name}"[^:]*: input should be'):
             from_json({**line, field.name: object()})
 
 
@@ -92,7 +92,8 @@ def test_a_damaged_event_names_its_line(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError) as caught:
         read_report(tmp_path)
     assert caught.value.message == (
-        f'{log}:{len(lines)}: an event "measured" without "evaluator", the log is damaged'
+        f'{log}:{len(lines)}: the field "evaluator" of an event "measured": field required; '
+        "the log is damaged"
     )
     assert "remove this line" in (caught.value.hint or "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import locale
 import os
 import random
@@ -28,6 +29,8 @@ def state() -> dict[str, Any]:
         "folder": os.getcwd(),
         "filters": [*warnings.filters],
         "handler": signal.getsignal(signal.SIGTERM),
+        "pipe": signal.getsignal(signal.SIGPIPE),
+        "garbage": gc.isenabled(),
         "limit": sys.getrecursionlimit(),
         "locale": locale.setlocale(locale.LC_ALL),
         "random": random.getstate(),
@@ -43,6 +46,11 @@ CHANGES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "folder": (lambda: os.chdir("/"), ["the current folder"]),
     "filters": (lambda: warnings.simplefilter("error"), ["the filters of warnings"]),
     "signals": (lambda: signal.signal(signal.SIGTERM, print), ["the signal handlers"]),
+    "another signal": (
+        lambda: signal.signal(signal.SIGPIPE, signal.SIG_DFL),
+        ["the signal handlers"],
+    ),
+    "garbage": (gc.disable, ["the garbage collector"]),
     "recursion": (lambda: sys.setrecursionlimit(5_000), ["the recursion limit"]),
     "locale": (change_locale, ["the locale"]),
     "random": (lambda: random.seed(3), []),
@@ -86,6 +94,13 @@ def test_without_changes_nothing_is_named() -> None:
     with preserve_global_state() as changes:
         random.random()
     assert changes == []
+
+
+def test_filters_that_libraries_add_for_their_own_warnings_stay() -> None:
+    with preserve_global_state() as changes:
+        warnings.filterwarnings("ignore", message="of a library")
+    assert changes == []
+    assert any(entry[1] and entry[1].pattern == "of a library" for entry in warnings.filters)
 
 
 def test_new_variables_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,29 @@ def test_two_files_with_the_same_name_are_both_listed(tmp_path: Path) -> None:
     assert "already" in found[1].reason
 
 
+def test_the_first_of_two_files_with_the_same_name_works(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    files = (write(tmp_path, "mine", GOOD), write(tmp_path / "a", "mine", GOOD))
+    found = plugins.find_plugins(Selection(files=files))
+    hooks = [p.full_name for p, _ in found.implementations("tunesmith_techniques")]
+    assert "file:mine" in hooks
+
+
+def test_a_file_that_is_named_twice_is_loaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = (write(tmp_path, "mine", GOOD), "mine.py", "./x/../mine.py")
+    found = plugins.find_plugins(Selection(files=files)).found
+    assert [p.state for p in found if p.name == "mine"] == ["active"]
+
+
+def test_a_plugin_that_raises_no_exception_but_a_base_exception_is_broken(tmp_path: Path) -> None:
+    text = "from asyncio import CancelledError\nraise CancelledError('stop')"
+    found = load_files(write(tmp_path, "odd", text))["odd"]
+    assert (found.state, found.reason) == ("broken", "CancelledError: stop (odd.py:2)")
+
+
 def test_plugins_are_disabled_by_name_or_full_name(tmp_path: Path) -> None:
     file = write(tmp_path, "mine", "raise SystemExit('it was imported')")
     for name in ("mine", "file:mine"):
@@ -103,22 +126,6 @@ def test_plugins_are_disabled_by_name_or_full_name(tmp_path: Path) -> None:
             "blocked",
             "disabled by --no-plugin or [plugins] disable",
         )
-
-
-def test_a_module_is_found_by_name(tmp_path: Path) -> None:
-    files = (write(tmp_path, "mine", GOOD), write(tmp_path, "odd", "1 / 0"))
-    found = plugins.find_plugins(Selection(files=files, disabled=frozenset({"huggingface"})))
-    for name in ("mine", "file:mine"):
-        plugin, module = found.module(name)
-        assert plugin.full_name == "file:mine" and module.tunesmith_techniques() == []
-    for name, message in (
-        ("odd", '"file:odd"  is broken: ZeroDivisionError'),
-        ("huggingface", "is blocked: disabled"),
-        ("file", "more than one plugin is named"),
-        ("unknown", 'no plugin is named "unknown"'),
-    ):
-        with pytest.raises(PluginError, match=message):
-            found.module(name)
 
 
 def entry(distribution: str, name: str) -> Plugin:

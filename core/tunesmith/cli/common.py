@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,8 +27,6 @@ class CliState:
     quiet: bool = False
     files: list[str] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
-    core_commands: Collection[str] = ()
-    """Names of commands that plugins cannot use."""
     _catalogs: dict[Selection, Catalog] = field(default_factory=dict)
 
     def catalog(self) -> Catalog:
@@ -82,29 +80,18 @@ def trust_option(function: F) -> F:
     )(function)
 
 
-def _state(ctx: click.Context) -> CliState:
-    return ctx.ensure_object(CliState)
-
-
-def _debug(ctx: click.Context, option: click.Parameter, value: bool) -> None:
-    _state(ctx).debug |= value
-
-
-def _quiet(ctx: click.Context, option: click.Parameter, value: bool) -> None:
-    _state(ctx).quiet |= value
+def _collect(ctx: click.Context, option: click.Parameter, value: bool | tuple[str, ...]) -> None:
+    """Add the value of a common option to those at other places of the command line."""
+    state, name = ctx.ensure_object(CliState), option.name or ""
+    if isinstance(value, tuple):
+        getattr(state, name).extend(value)
+    elif value:
+        setattr(state, name, True)
 
 
 def _verbose(ctx: click.Context, option: click.Parameter, value: bool) -> None:
     if value:
         os.environ["TUNESMITH_TRACE"] = "1"
-
-
-def _files(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> None:
-    _state(ctx).files += value
-
-
-def _disabled(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> None:
-    _state(ctx).disabled += value
 
 
 def _trust(ctx: click.Context, option: click.Parameter, value: bool) -> None:
@@ -122,14 +109,16 @@ def _eager_option(*names: str, callback: Callable[..., None], **settings: Any) -
 _OPTIONS = (
     _eager_option(
         "--plugin",
-        callback=_files,
+        "files",
+        callback=_collect,
         multiple=True,
         metavar="FILE",
         help="Load a plugin from a Python file. Repeatable.",
     ),
     _eager_option(
         "--no-plugin",
-        callback=_disabled,
+        "disabled",
+        callback=_collect,
         multiple=True,
         metavar="NAME",
         help="Do not load this plugin. Repeatable.",
@@ -137,7 +126,7 @@ _OPTIONS = (
     _eager_option(
         "-q",
         "--quiet",
-        callback=_quiet,
+        callback=_collect,
         is_flag=True,
         help="Print only results and errors, no progress.",
     ),
@@ -149,6 +138,6 @@ _OPTIONS = (
         help="Print every call of a plugin hook.",
     ),
     _eager_option(
-        "--debug", callback=_debug, is_flag=True, help="Print the traceback of an error."
+        "--debug", callback=_collect, is_flag=True, help="Print the traceback of an error."
     ),
 )

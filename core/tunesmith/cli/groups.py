@@ -1,14 +1,14 @@
-"""Groups of commands: those of the core, and those that plugins offer, found without importing."""
+"""Groups of the commands that plugins offer, found without importing a command."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from tunesmith.cli.common import CliState
+from tunesmith.cli.common import CliState, common_options
 from tunesmith.errors import UsageError
 from tunesmith.text import one_line, suggest_name
 
@@ -27,12 +27,12 @@ class Conflict:
 
 
 def arrange_commands(
-    offers: Iterable[Offered[CommandOffer]], core: Collection[str]
+    offers: Iterable[Offered[CommandOffer]],
 ) -> tuple[dict[str, CommandOffer], list[Conflict]]:
     """Return the commands that can be used, by name, and the conflicts of the others.
 
-    ``core`` has the names of the core's own commands. Of a command and a group with one name, the
-    first counts.
+    Of a command and a group with one name, the first counts. A command of a built-in plugin, which
+    comes first, cannot be replaced.
     """
     by_name: dict[str, list[Offered[CommandOffer]]] = {}
     for offered in offers:
@@ -40,28 +40,24 @@ def arrange_commands(
     usable: dict[str, CommandOffer] = {}
     conflicts = []
     for name, same in by_name.items():
-        reason = _conflict_reason(name, core, usable)
-        if not reason and len(same) > 1:
-            reason = "offered by more than one plugin"
-        if reason:
+        reason = _conflict_reason(name, usable)
+        if not reason and (len(same) == 1 or same[0].plugin.is_builtin):
+            usable[name] = same.pop(0).offer
+            reason = "tunesmith has a command of this name"
+        if same:
             plugins = tuple(sorted(offered.plugin.full_name for offered in same))
+            reason = reason or "offered by more than one plugin"
             conflicts.append(Conflict(name, plugins, reason))
-        else:
-            usable[name] = same[0].offer
     return usable, conflicts
 
 
-def _conflict_reason(name: str, core: Collection[str], usable: Collection[str]) -> str:
+def _conflict_reason(name: str, usable: Collection[str]) -> str:
     """Return why a name cannot be used beside the others, or ""."""
     group, _, second = name.partition(" ")
-    known = {*core, *usable}
-    groups = {other.partition(" ")[0] for other in known if " " in other}
-    if name in core:
-        return "tunesmith has a command of this name"
-    if not second and name in groups:
-        return f"{name} is a group of commands"
-    if second and group in known and group not in groups:
+    if second and group in usable:
         return f"{group} is a command, not a group"
+    if not second and any(other.startswith(f"{name} ") for other in usable):
+        return f"{name} is a group of commands"
     return ""
 
 
@@ -69,15 +65,14 @@ def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[Con
     """Return the commands that the installed plugins offer, and the conflicts among them."""
     from tunesmith.offers import CommandOffer
 
-    state = ctx.ensure_object(CliState)
-    return arrange_commands(state.catalog().offers(CommandOffer), state.core_commands)
+    return arrange_commands(ctx.ensure_object(CliState).catalog().offers(CommandOffer))
 
 
 class OfferGroup(click.Group):
-    """A group of own commands, followed by those that plugins offer below its name.
+    """A group of the commands that plugins offer below its name.
 
-    The help lines of the latter come from their offers, so that help imports none of them. Without
-    arguments, the group prints its help.
+    The help lines come from the offers, so that help imports no command. Without arguments, the
+    group prints its help.
     """
 
     @property
@@ -85,36 +80,24 @@ class OfferGroup(click.Group):
         """Beginning of the names of the offers in this group; "" at the top."""
         return f"{self.name} "
 
-    def own_lines(self) -> Mapping[str, str]:
-        """Return the help line of each own command."""
-        return {name: self.commands[name].get_short_help_str(100) for name in sorted(self.commands)}
-
-    def own_command(self, name: str) -> click.Command | None:
-        """Return an own command, or None."""
-        return self.commands.get(name)
-
-    def offered_lines(self, ctx: click.Context) -> dict[str, str]:
+    def help_lines(self, ctx: click.Context) -> dict[str, str]:
         """Return the help line of each command and group that plugins offer here."""
         lines: dict[str, str] = {}
-        own = self.own_lines()
         for name, offer in find_commands(ctx)[0].items():
-            word, _, second = name.removeprefix(self.prefix).partition(" ")
-            if not name.startswith(self.prefix) or word in own:
-                continue
-            start = f"{lines[word][:-1]}," if word in lines else "Commands:"
-            lines[word] = f"{start} {second}." if second else one_line(offer.summary)
+            if name.startswith(self.prefix):
+                word, _, second = name.removeprefix(self.prefix).partition(" ")
+                start = f"{lines[word][:-1]}," if word in lines else "Commands:"
+                lines[word] = f"{start} {second}." if second else one_line(offer.summary)
         return lines
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.own_lines(), *self.offered_lines(ctx)]
+        return [*self.help_lines(ctx)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        # Own commands come first, without the catalog: their options may choose its plugins.
-        own = self.own_command(name)
-        if own is not None or name not in self.offered_lines(ctx):
-            return own
+        if name not in self.help_lines(ctx):
+            return None
         offer = find_commands(ctx)[0].get(f"{self.prefix}{name}")
-        return offer.load() if offer else OfferGroup(name, help="Commands that plugins offer.")
+        return offer.load() if offer else create_group(name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -137,8 +120,8 @@ class OfferGroup(click.Group):
         return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help lines without importing the commands of plugins."""
-        lines = {**self.own_lines(), **self.offered_lines(ctx)}
+        """Write the help lines without importing the commands."""
+        lines = self.help_lines(ctx)
         if lines:
             with formatter.section("Commands"):
                 formatter.write_dl(sorted(lines.items()))
@@ -157,3 +140,14 @@ class OfferGroup(click.Group):
         if not guess:
             hint = f"`tunesmith {self.prefix}--help` lists the commands"
         return UsageError(f'no such command "{full}"', hint=hint)
+
+
+def create_group(name: str) -> OfferGroup:
+    """Create a group of commands that plugins offer; it has the common options too."""
+
+    @click.group(name, cls=OfferGroup, help="Commands that plugins offer.")
+    @common_options
+    def group() -> None:
+        """Do nothing itself: its commands do the work."""
+
+    return group

@@ -6,10 +6,12 @@ plugins cannot control the terminal.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -107,33 +109,26 @@ def print_renderable(renderable: RenderableType) -> None:
     click.echo("\n".join(lines), color=supports_color(sys.stdout))
 
 
+def shell_path(path: Path) -> str:
+    """Quote a path for the shell, relative if it is below the current folder."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
 def _print_lines(stream: TextIO, text: str, style: str) -> None:
     clean = redact(safe_text(text))
     if style and supports_color(stream):
-        styled = click.style(clean, **_STYLES[style])
-        click.echo(styled, file=stream, color=True)
+        click.echo(click.style(clean, **_STYLES[style]), file=stream, color=True)
     else:
         click.echo(clean, file=stream)
 
 
+_RICH = {"": "", "good": "green", "bad": "red", "warning": "yellow", "dim": "dim", "strong": "bold"}
+"""Style of rich by the name of a style."""
 _STYLES: dict[str, dict[str, Any]] = {
-    "good": {"fg": "green"},
-    "bad": {"fg": "red"},
-    "warning": {"fg": "yellow"},
-    "dim": {"dim": True},
-    "strong": {"bold": True},
+    name: {rich: True} if rich in ("dim", "bold") else {"fg": rich} for name, rich in _RICH.items()
 }
-
-
-_RICH = {
-    "": "",
-    "good": "green",
-    "bad": "red",
-    "warning": "yellow",
-    "dim": "dim",
-    "strong": "bold",
-}
-"""The same styles by their names in rich."""
+"""The same styles as arguments of click."""
 
 
 def _quiet() -> bool:

@@ -8,8 +8,8 @@ offers it. The owner's options class validates it. All problems are reported tog
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -17,13 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tunesmith.catalog import Catalog, OfferNotFound
-from tunesmith.config.evaluators import (
-    Evaluators,
-    assign_ids,
-    check_gate_metrics,
-    find_same_ids,
-)
-from tunesmith.config.run_file import RunFile
+from tunesmith.config.evaluators import Evaluators, assign_ids, check_gate_metrics
+from tunesmith.config.run_file import RunFile, dotted_items
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import (
     ConfigError,
@@ -60,6 +55,7 @@ from tunesmith.options import (
 )
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import missing_requirements
+from tunesmith.storage import RunFolder
 from tunesmith.text import suggest_name
 
 M = TypeVar("M", bound=BaseModel)
@@ -298,53 +294,77 @@ class _Reader:
             return []
         return tables
 
-    def _components(self, kind: type[K], where: str) -> list[Component[K]]:
-        tables = enumerate(self._tables(where))
-        components = [self._component(kind, f"{where}.{n}", table) for n, table in tables]
-        return [component for component in components if component is not None]
-
     def _evaluators(self, gate: GateOptions | None) -> Evaluators:
         """Return the named evaluators with their ids, and check the metrics of the gate.
 
         The defaults are chosen when the data is read.
         """
-        tables = self._tables("evaluators")
-        found: list[Component[EvaluatorOffer[Any]]] = []
+        found: list[tuple[Component[EvaluatorOffer[Any]], str | None]] = []
         ids: list[str | None] = []
-        for number, table in enumerate(tables):
+        for number, table in enumerate(self._tables("evaluators")):
             where = f"evaluators.{number}"
-            core_keys = {"use": "any", **({"id": table["id"]} if "id" in table else {})}
+            core_keys = {"use": "any", **{key: table[key] for key in table if key == "id"}}
             keys = self._validate(where, EvaluatorKeys, core_keys)
-            ids.append(keys.id if keys else None)
-            own = {key: value for key, value in table.items() if key != "id"}
-            component = self._component(EvaluatorOffer, where, own)
+            own_id = keys.id if keys else None
+            if own_id is not None and own_id in ids:
+                what = f'"{own_id}" is the id of evaluators.{ids.index(own_id)} too'
+                hint = "give each evaluator an id of its own"
+                self.problems.append(Problem(f"{where}.id", what, hint))
+            ids.append(own_id)
+            own_keys = {key: value for key, value in table.items() if key != "id"}
+            component = self._component(EvaluatorOffer, where, own_keys)
             if component is not None:
-                found.append(replace(component, own_id=ids[-1] or ""))
-        self.problems += find_same_ids(ids)
+                found.append((component, own_id))
         evaluators = assign_ids(found)
-        if gate is not None and evaluators and len(evaluators) == len(tables):
+        if gate is not None and found and len(found) == len(ids):
             self.problems += check_gate_metrics(gate, evaluators)
         return evaluators
 
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
         """Return the named or the default reporters, and those of every run."""
-        chosen = self._components(ReporterOffer, "reporters")
+        tables = enumerate(self._tables("reporters"))
+        named = [self._component(ReporterOffer, f"reporters.{n}", table) for n, table in tables]
+        chosen = [component for component in named if component is not None]
         self._check_report_paths(chosen)
         use_default = "reporters" not in self.runfile.tables
-        named = [component.offered for component in chosen]
         for offered in sorted(self.catalog.offers(ReporterOffer), key=lambda o: o.offer.always):
             used = offered.offer.always or (use_default and offered.offer.by_default)
-            if used and offered not in named:
+            if used and offered not in [component.offered for component in chosen]:
                 chosen.append(Component(offered, offered.offer.config()))
         return chosen
 
     def _check_report_paths(self, reporters: Sequence[Component[ReporterOffer[Any]]]) -> None:
-        """Refuse a file that two reporters write: by convention, their option ``path``."""
-        paths = [reporter.to_json().get("path") for reporter in reporters]
-        for number, path in enumerate(paths):
-            if isinstance(path, str) and path != "-" and path in paths[:number]:
-                what = f"reporters.{paths.index(path)} writes to this file too, got {path!r}"
-                self.problems.append(Problem(f"reporters.{number}.path", what))
+        """Refuse files that are not for reporters in their option ``path``, by convention a file.
+
+        These are files of the run itself, files that it reads, and files of other reporters.
+        """
+        folder = RunFolder(self.runfile.folder / "run")  # the run's own one does not exist yet
+        writers: dict[Path, int] = {}
+        for number, reporter in enumerate(reporters):
+            path = reporter.to_json().get("path")
+            if not isinstance(path, str) or path == "-":
+                continue
+            try:
+                target = folder.resolve_report_path(path)
+            except UsageError as error:
+                what = error.message
+            else:
+                first = writers.setdefault(target, number)
+                what = f"reporters.{first} writes to this file too" if first != number else ""
+                what = "the run reads this file" if self._is_input(target) else what
+                what = "must be a file, not a folder" if target.is_dir() else what
+            if what:
+                self.problems.append(Problem(f"reporters.{number}.path", f"{what}, got {path!r}"))
+
+    def _is_input(self, target: Path) -> bool:
+        """Return True if the run file names this file in another table than ``reporters``."""
+        for key, value in dotted_items(self.runfile.tables):
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and not key.startswith("reporters."):
+                    path = self.runfile.folder / Path(text).expanduser()
+                    if os.path.normpath(path) == str(target):
+                        return True
+        return False
 
     def _resolve_path(self, reference: str) -> str:
         """Return a reference that is an existing path, relative to the run file, as absolute."""

@@ -43,64 +43,43 @@ MUTED_AFTER = 3
 
 
 @dataclass
-class _ReporterState:
-    """A reporter, the plugin that it comes from, and what went wrong so far."""
+class _OpenReporter:
+    """A reporter, the plugin that it comes from, and the number of its failures so far."""
 
     plugin: Plugin
     name: str
     reporter: Reporter
     failures: int = 0
-    changes: set[str] = field(default_factory=set)
-    """The global state that it has changed, each of which is reported once."""
-
-    def find_new_changes(self, changes: Sequence[str]) -> Iterator[Notice]:
-        """Yield a warning if there are changes of the global state that were not reported yet."""
-        new = [change for change in changes if change not in self.changes]
-        self.changes.update(new)
-        if new:
-            text = f'reporter "{self.name}" changed {", ".join(new)}; restored'
-            yield Notice(level="warning", source=self.plugin.full_name, message=text)
 
 
 class Reporters:
     """The reporters of a run, isolated from it: a reporter that raises never stops training.
 
     A reporter gets a copy of each event, and global state that it changes is restored. The
-    reporters draw their own random numbers, so that they do not change those of the run.
+    reporters have random numbers of their own, so that they do not change those of the run.
     """
 
     def __init__(self, plan: Plan, folder: RunFolder) -> None:
         self._plan = plan
         self._folder = folder
-        self._reporters: list[_ReporterState] = []
+        self._reporters: list[_OpenReporter] = []
         self._open = ExitStack()
         self._random_state = random.getstate()
         self._notices: list[Notice] = []
+        self._reported_changes: set[tuple[str, ...]] = set()
 
     def __enter__(self) -> Reporters:
         try:
             for component in self._plan.reporters:
-                plugin = component.offered.plugin
-                with attribute_errors_to(plugin), self._isolated() as changes:
+                name, plugin = component.offer.name, component.offered.plugin
+                with attribute_errors_to(plugin), self._isolated(name, plugin):
                     reporter = component.offer.build(component.config, self._folder)
                     self._open.enter_context(reporter)
-                state = _ReporterState(plugin, component.offer.name, reporter)
-                self._reporters.append(state)
-                self._notices += state.find_new_changes(changes)
-        except BaseException as error:
+                self._reporters.append(_OpenReporter(plugin, name, reporter))
+        except BaseException as error:  # close those that are open
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
-
-    @contextmanager
-    def _isolated(self) -> Iterator[list[str]]:
-        """Run the block with the reporters' random numbers; yield the list of its changes."""
-        with preserve_global_state(keep_new_variables=True) as changes:
-            random.setstate(self._random_state)
-            try:
-                yield changes
-            finally:
-                self._random_state = random.getstate()
 
     def __exit__(
         self,
@@ -109,31 +88,53 @@ class Reporters:
         trace: TracebackType | None,
     ) -> None:
         try:
-            with self._isolated():
+            with preserve_global_state(keep_new_variables=True):
                 self._open.__exit__(kind, error, trace)
         except (Exception, SystemExit) as failure:
             # An error on closing must not replace the run's own error.
             warnings.warn(f"a reporter failed to close: {describe_error(failure)}", stacklevel=2)
 
     def report(self, event: Event) -> list[Notice]:
-        """Pass the event to every reporter; return a warning for each reporter that failed."""
-        notices, self._notices = self._notices, []
+        """Pass the event to every reporter; return warnings about those that failed."""
         for state in self._reporters:
             if state.failures >= MUTED_AFTER:
                 continue
             try:
-                with self._isolated() as changes:
+                with self._isolated(state.name, state.plugin):
                     state.reporter.report(deepcopy(event))
-                notices += state.find_new_changes(changes)
             except (Exception, SystemExit) as error:  # it is reported, never raised
                 state.failures += 1
-                muted = (
-                    "; it is muted for the rest of the run" if state.failures >= MUTED_AFTER else ""
-                )
-                text = f'reporter "{state.name}" failed: {describe_error(error)}{muted}'
-                notice = Notice(level="warning", source=state.plugin.full_name, message=text)
-                notices.append(notice)
+                muted = state.failures >= MUTED_AFTER
+                ending = "; it is muted for the rest of the run" if muted else ""
+                self._warn(state.name, state.plugin, f"failed: {describe_error(error)}{ending}")
+        notices, self._notices = self._notices, []
         return notices
+
+    @contextmanager
+    def _isolated(self, name: str, plugin: Plugin) -> Iterator[None]:
+        """Run the block with the reporters' random numbers, and restore what it changes.
+
+        The built-in reporters are tested to change nothing, so they cost no time for this.
+        """
+        if plugin.is_builtin:
+            yield
+            return
+        with preserve_global_state(keep_new_variables=True) as changes:
+            random.setstate(self._random_state)
+            try:
+                yield
+            finally:
+                self._random_state = random.getstate()
+        key = (plugin.full_name, name, *changes)
+        if changes and key not in self._reported_changes:
+            self._reported_changes.add(key)
+            self._warn(name, plugin, f"changed {', '.join(changes)}; restored")
+
+    def _warn(self, name: str, plugin: Plugin, text: str) -> None:
+        notice = Notice(
+            level="warning", source=plugin.full_name, message=f'reporter "{name}" {text}'
+        )
+        self._notices.append(notice)
 
 
 @dataclass

@@ -10,20 +10,14 @@ import json
 import math
 import numbers
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.contracts import (
-    ComparingEvaluator,
-    Measurement,
-    Progress,
-    RunContext,
-    TextModel,
-)
-from tunesmith.errors import PluginError, TrainingError
-from tunesmith.events import Measured, Notice
+from tunesmith.contracts import ComparingEvaluator, Measurement, Progress, RunContext, TextModel
+from tunesmith.errors import IntegrityError, PluginError, TrainingError
+from tunesmith.events import JSON, Measured, Notice
 from tunesmith.execution.check_records import check_unchanged
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
@@ -67,54 +61,57 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     emit: Emitter,
     run: RunContext,
     folder: Path,
-    technique: Plugin | None = None,
+    technique: Plugin,
 ) -> list[Measured]:
     """Run one evaluator on one model, store the values per record, and emit each metric.
 
-    ``technique`` is the plugin that the models come from, for messages about their errors.
+    ``technique`` is the plugin that the models come from, which their errors are attributed to.
 
     Returns:
         The emitted events; none for an evaluator that had no other model to compare with.
 
     Raises:
         PluginError: the evaluator returned metrics it does not declare, too few values, or values
-            of another type; or the plugin of the technique raised.
+            of another type, or changed a record; or a plugin raised.
         TrainingError: the model's scores are not finite.
     """
     started = time.perf_counter()
-    offer = evaluator.offer
-    plugin, content = evaluator.offered.plugin, [*map(hash, records)]
+    plugin, hashes = evaluator.offered.plugin, [*map(hash, records)]
+    not_finite: list[float] = []
+
+    def open_model(artifact: Path | None) -> TextModel:
+        with attribute_errors_to(technique):
+            return CheckedModel(run.open(artifact), technique, not_finite)
+
     with (
         emit.phase(f"{label}: {evaluator.id}", len(records)) as report_progress,
         attribute_errors_to(plugin),
         preserve_global_state() as changes,
     ):
-        built = offer.build(evaluator.config)
-        models = [CheckedModel(model, technique)]
-        tracked_model = ProgressTextModel(models[0], report_progress, len(records))
-
-        def open_checked(artifact: Path | None) -> TextModel:
-            models.append(CheckedModel(run.open(artifact), technique))
-            return models[-1]
-
+        built = evaluator.offer.build(evaluator.config)
+        checked = CheckedModel(model, technique, not_finite)
+        tracked = ProgressTextModel(checked, report_progress, len(records))
         if isinstance(built, ComparingEvaluator):
-            returned = built.compare(tracked_model, records, replace(run, open=open_checked))
+            returned = [*built.compare(tracked, records, replace(run, open=open_model))]
         else:
-            returned = built.measure(tracked_model, records)
-        measurements: list[Measurement] = list(returned)
+            returned = [*built.measure(tracked, records)]
     if changes:
         text = f"evaluator {evaluator.id} changed {', '.join(changes)}; restored"
         emit(Notice(level="warning", source=plugin.full_name, message=text))
-    check_unchanged(content, records, plugin)
-    if not measurements:
+    check_unchanged(hashes, records, plugin)
+    try:
+        measured = list(_check_measurements(returned, evaluator.offer, records))
+    except ValueError as error:
+        raise PluginError(f'plugin "{plugin.full_name}" returned {error}') from None
+    _check_finite(label, measured, records, not_finite, plugin)
+    if not measured:
         return []
-    measurements = _check_measurements(measurements, evaluator, records)
-    _check_finite(label, measurements, records, models, plugin)
     path = f"{EVALUATIONS_FOLDER}/{label}.{evaluator.id}.jsonl"
     (folder / EVALUATIONS_FOLDER).mkdir(exist_ok=True)
-    write_atomic(folder / path, _to_json_lines(measurements, records))
+    write_atomic(folder / path, _to_json_lines(measured, records))
     events = []
-    for measurement, metric in _pair_with_metrics(measurements, evaluator):
+    for measurement in measured:
+        metric = next(m for m in evaluator.offer.metrics if m.name == measurement.metric)
         interval = mean_interval(
             measurement.values, measurement.weights, groups=_groups_of(records)
         )
@@ -148,8 +145,12 @@ class MetricValues:
 
 
 def read_metric_values(path: Path, metric: str) -> MetricValues:
-    """Read back the values of one metric that :func:`evaluate_model` wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Read back the values of one metric that :func:`evaluate_model` wrote.
+
+    Raises:
+        IntegrityError: see :func:`read_rows`.
+    """
+    rows = read_rows(path, metric)
     weights = [row[metric]["weight"] for row in rows]
     groups = [row.get("group") for row in rows]
     return MetricValues(
@@ -159,96 +160,90 @@ def read_metric_values(path: Path, metric: str) -> MetricValues:
     )
 
 
+def read_rows(path: Path, metric: str) -> list[JSON]:
+    """Read the rows of an evaluation, each with the value of the metric and its weight.
+
+    Raises:
+        IntegrityError: the file is lost or damaged.
+    """
+    rows: list[JSON] = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            math.fsum((row[metric]["value"], row[metric]["weight"]))  # both are numbers
+            rows.append(row)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+        raise IntegrityError(
+            f"{path}:{len(rows) + 1}: the evaluation {what}",
+            hint="restore the file, or remove it: `tunesmith resume` repeats evaluations whose "
+            "file is gone",
+        ) from None
+    return rows
+
+
 def _groups_of(records: Sequence[Record]) -> list[str | None] | None:
     groups = [record.group for record in records]
     return groups if any(group is not None for group in groups) else None
 
 
-def _pair_with_metrics(
-    measurements: Sequence[Measurement], evaluator: Component[EvaluatorOffer[Any]]
-) -> list[tuple[Measurement, Any]]:
-    metrics = {metric.name: metric for metric in evaluator.offer.metrics}
-    return [(m, metrics[m.metric]) for m in measurements]
-
-
 def _check_measurements(
-    measurements: Sequence[object],
-    evaluator: Component[EvaluatorOffer[Any]],
-    records: Sequence[Record],
-) -> list[Measurement]:
-    """Check the evaluator's contract: declared metrics, each once, and one value per record.
-
-    Returns:
-        The measurements, with numbers of any library as floats.
+    returned: Iterable[object], offer: EvaluatorOffer[Any], records: Sequence[Record]
+) -> Iterator[Measurement]:
+    """Yield the measurements, with numbers of any library as floats.
 
     Raises:
-        PluginError: naming the plugin and the metric.
+        ValueError: with what was returned against the contract of evaluators: declared metrics,
+            each once, and one value per record.
     """
-    declared = {metric.name for metric in evaluator.offer.metrics}
-    plugin = f'plugin "{evaluator.offered.plugin.full_name}"'
-    checked: dict[str, Measurement] = {}
-    for measurement in measurements:
+    declared = {metric.name for metric in offer.metrics}
+    seen: set[str] = set()
+    for measurement in returned:
         if not isinstance(measurement, Measurement):
-            raise PluginError(
-                f"{plugin} returned {type(measurement).__name__} in place of a Measurement"
-            )
-        metric = measurement.metric
-        if metric not in declared:
-            raise PluginError(
-                f'{plugin} returned metric "{metric}", which its offer does not declare'
-            )
-        if metric in checked:
-            raise PluginError(f'{plugin} returned metric "{metric}" twice')
-        values = _check_column(plugin, metric, "values", measurement.values, records)
-        weights = measurement.weights
+            raise ValueError(f"{type(measurement).__name__} in place of a Measurement")
+        name = f'"{measurement.metric}"'
+        if measurement.metric not in declared:
+            raise ValueError(f"metric {name}, which its offer does not declare")
+        if measurement.metric in seen:
+            raise ValueError(f"metric {name} twice")
+        seen.add(measurement.metric)
+        values = _check_column(f"values of {name}", measurement.values, records)
+        weights, outputs = measurement.weights, measurement.outputs
         if weights is not None:
-            weights = _check_column(plugin, metric, "weights", weights, records)
+            weights = _check_column(f"weights of {name}", weights, records)
             if records and not (all(0 <= w < math.inf for w in weights) and any(weights)):
-                raise PluginError(
-                    f'{plugin} returned weights of "{metric}" that are negative, not finite or '
-                    "all zero"
-                )
-        if measurement.outputs is not None:
-            _check_column(plugin, metric, "outputs", measurement.outputs, records, str)
-        checked[metric] = replace(measurement, values=values, weights=weights)
-    return list(checked.values())
+                raise ValueError(f"weights of {name} that are negative, not finite or all zero")
+        if outputs is not None:
+            outputs = _check_column(f"outputs of {name}", outputs, records, kind=str)
+        yield replace(measurement, values=values, weights=weights, outputs=outputs)
 
 
 def _check_column(
-    plugin: str,
-    metric: str,
-    name: str,
-    column: Any,
-    records: Sequence[Record],
-    kind: type = numbers.Real,
+    name: str, column: Any, records: Sequence[Record], *, kind: type = numbers.Real
 ) -> tuple[Any, ...]:
-    """Return the numbers or texts of a measurement, one per record.
+    """Return the numbers (as floats) or texts of a measurement, one per record.
 
     Raises:
-        PluginError: the column has another type or length, or a value has another type.
+        ValueError: the column has another type or length, or a value has another type.
     """
     if isinstance(column, str) or not isinstance(column, Iterable):
-        raise PluginError(f'{plugin} returned {column!r} as {name} of "{metric}"'[:300])
+        raise ValueError(f"{column!r} as {name}"[:300])
     items = tuple(column)
     if len(items) != len(records):
-        raise PluginError(
-            f'{plugin} returned {len(items)} {name} of "{metric}" for {len(records)} records'
-        )
+        raise ValueError(f"{len(items)} {name} for {len(records)} records")
     for item, record in zip(items, records, strict=True):
         if not isinstance(item, kind):
             expected = "a text" if kind is str else "a number"
-            raise PluginError(
-                f'{plugin} returned {type(item).__name__} in {name} of "{metric}" for '
-                f"{record.source}; each must be {expected}"
-            )
+            found = f"{type(item).__name__} in {name} for {record.source}"
+            raise ValueError(f"{found}; each must be {expected}")
     return items if kind is str else tuple(map(float, items))
 
 
 def _check_finite(
     label: str,
-    measurements: Sequence[Measurement],
+    measured: Sequence[Measurement],
     records: Sequence[Record],
-    models: Sequence[CheckedModel],
+    not_finite: Sequence[float],
     plugin: Plugin,
 ) -> None:
     """Check that every value is finite, because one NaN would make the mean meaningless.
@@ -257,21 +252,24 @@ def _check_finite(
         TrainingError: naming the record; the model's own scores are not finite.
         PluginError: naming the record and the plugin; only the evaluator's values are not finite.
     """
-    for measurement in measurements:
-        for value, record in zip(measurement.values, records, strict=True):
-            if math.isfinite(value):
-                continue
-            text = f"{label} model: {measurement.metric} of {record.source} is {value}, not finite"
-            if any(model.not_finite for model in models):
-                raise TrainingError(
-                    text,
-                    hint="the model's probabilities are NaN or infinite: train with a lower "
-                    'learning rate, or set technique.precision = "fp32"',
-                )
-            raise PluginError(
-                f'plugin "{plugin.full_name}" {plugin.version}: {text}',
-                hint="the model's own scores are finite: this is a fault of the evaluator",
-            )
+    found = (
+        f"{label} model: {m.metric} of {record.source} is {value}, not finite"
+        for m in measured
+        for value, record in zip(m.values, records, strict=True)
+        if not math.isfinite(value)
+    )
+    text = next(found, None)
+    if text is not None and not_finite:
+        raise TrainingError(
+            text,
+            hint="the model's probabilities are NaN or infinite: train with a lower learning rate, "
+            'or set technique.precision = "fp32"',
+        )
+    if text is not None:
+        raise PluginError(
+            f'plugin "{plugin.full_name}" {plugin.version}: {text}',
+            hint="the model's own scores are finite: this is a fault of the evaluator",
+        )
 
 
 def _to_json_lines(measurements: Sequence[Measurement], records: Sequence[Record]) -> str:

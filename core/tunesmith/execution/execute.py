@@ -84,9 +84,8 @@ def run(
         TunesmithError: the error that ended the run; ``report.json`` is written all the same.
         UsageError: the folder's events are lost, and the changes were not accepted.
     """
-    lost = resume_checks.find_lost_events(folder, load_report(folder)) if resume else []
-    if lost and not accept_changes:
-        raise resume_checks.lost_events_error(folder, lost)
+    earlier = load_report(folder) if resume else Report()
+    lost = resume_checks.find_lost_events(folder, earlier, accept_changes) if resume else []
     with (
         lock(folder.path),
         distributed.announce_rank_zero(folder.path),
@@ -96,7 +95,7 @@ def run(
     ):
         emit = Emitter(log, reporters, create_guards(plan.run.max_minutes), interrupts)
         if resume:
-            emit.report = load_report(folder)
+            emit.report = load_report(folder)  # now that no other process writes to it
         else:
             write_atomic(folder.path / "run.toml", plan.to_toml())
             trust_code(plan.to_json(), folder.path)
@@ -362,7 +361,10 @@ class _ModelPhases:
 
     def _pending_evaluators(self, label: str) -> list[Component[EvaluatorOffer[Any]]]:
         """Return the evaluators that have not evaluated the model ``label`` in this run yet."""
-        done = {(model, name) for model, name, _ in self.emit.report.measured}
+        measured = self.emit.report.measured.values()
+        done = {
+            (e.model, e.evaluator) for e in measured if (self.folder.path / e.records).is_file()
+        }
         return [e for e in self.evaluators if (label, e.id) not in done]
 
     def _report_checkpoint_problem(self, text: str) -> None:

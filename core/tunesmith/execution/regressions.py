@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.events import JSON
+from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.execution.verdict import TUNED
 
@@ -35,13 +34,15 @@ def find_regressions(folder: Path, verdict: JSON, report: Report) -> list[Regres
     if baseline not in events or TUNED not in events:
         return []
     sign = 1 if events[TUNED].higher_is_better else -1
-    files = (_read_rows(folder / events[name].records) for name in (baseline, TUNED))
+    files = (read_rows(folder / events[name].records, metric) for name in (baseline, TUNED))
     worse = []
     for before, after in zip(*files, strict=False):
         loss = sign * (float(before[metric]["value"]) - float(after[metric]["value"]))
         if loss > 0:
             outputs = (_output_text(before, metric), _output_text(after, metric))
-            worse.append((loss, Regression(str(after["source"]), str(after["expected"]), *outputs)))
+            worse.append(
+                (loss, Regression(str(after.get("source")), str(after.get("expected")), *outputs))
+            )
     worse.sort(key=lambda item: -item[0])
     return [regression for _, regression in worse]
 
@@ -49,9 +50,3 @@ def find_regressions(folder: Path, verdict: JSON, report: Report) -> list[Regres
 def _output_text(row: JSON, metric: str) -> str:
     """Return the model's output for a row, or the metric's value if there is no output."""
     return str(row.get("output", f"{metric} {row[metric]['value']:.3g}"))
-
-
-def _read_rows(path: Path) -> Iterator[JSON]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)

@@ -55,35 +55,33 @@ class ResumeCheck:
         self.emit(Notice(level="warning", source="resume", message=f"accepted: {text}"))
 
 
-def find_lost_events(folder: RunFolder, report: Report) -> list[str]:
+def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[str]:
     """Return what a run's log must have recorded and does not have: the file was cut or deleted.
 
     A run that was killed before its first event has an empty log too, but has produced nothing.
+
+    Raises:
+        UsageError: something is lost, and that was not ``accepted``.
     """
     folders = [path for path in folder.path.iterdir() if path.is_dir()]
-    has_results = any(
-        path.name in ("checkpoints", "evaluations") or (path / MANIFEST).is_file()
-        for path in folders
+    trained = any(
+        p.name in ("checkpoints", "evaluations") or (p / MANIFEST).is_file() for p in folders
     )
-    has_ended = (folder.path / "report.json").is_file()
-    lost = []
-    if report.started is None and (has_results or has_ended):
-        lost.append("the options and plugins of the run")
-    if report.data is None and has_results:
-        lost.append("the fingerprint of the data")
-    if report.model is None and has_results:
-        lost.append("the files of the base model")
+    ended = (folder.path / "report.json").is_file()
+    recorded = {
+        "the options and plugins of the run": report.started or not (trained or ended),
+        "the fingerprint of the data": report.data or not trained,
+        "the files of the base model": report.model or not trained,
+    }
+    lost = [what for what, is_recorded in recorded.items() if not is_recorded]
+    if lost and not accepted:
+        raise UsageError(
+            f"{folder.events}: the event log was emptied, cut or deleted; it has lost "
+            f"{', '.join(lost)}, so that changes since the start cannot be found",
+            hint="restore the file, or start a new run; --accept-changes continues from the newest "
+            "checkpoint without comparing, and repeats the evaluations",
+        )
     return lost
-
-
-def lost_events_error(folder: RunFolder, lost: Sequence[str]) -> UsageError:
-    """Return the error that refuses to resume a run whose log has lost events."""
-    return UsageError(
-        f"{folder.events}: the event log was emptied, cut or deleted; it has lost "
-        f"{', '.join(lost)}, so that changes since the start cannot be found",
-        hint="restore the file, or start a new run; --accept-changes continues from the newest "
-        "checkpoint without comparing, and repeats the evaluations",
-    )
 
 
 def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:

@@ -109,8 +109,7 @@ def check_gate(
 
 def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str]:
     """Yield a message for each bound of ``at_least`` that the tuned model misses."""
-    for evaluator, metric, bound in gate.bounds():
-        where = f"gate.at_least.{evaluator}.{metric}" if evaluator else f"gate.at_least.{metric}"
+    for where, evaluator, metric, bound in gate.bounds():
         events = [e for e in tuned if e.metric == metric and evaluator in ("", e.evaluator)]
         if not events:
             yield f"{where}: the metric was not measured"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, require_sampling
 from tunesmith.errors import PluginError
@@ -19,7 +18,7 @@ R = TypeVar("R", TokenScores, Generation)
 
 @dataclass(frozen=True)
 class WrappedModel:
-    """A text model that passes every call on; subclasses change the prompts or the progress."""
+    """A text model that passes every call on; subclasses change prompts, progress or results."""
 
     model: TextModel
 
@@ -31,9 +30,17 @@ class WrappedModel:
         """Return the callback that the model gets, of a call with ``count`` prompts."""
         return progress
 
-    def _results(self, call: Callable[[], Sequence[R]], count: int) -> Sequence[R]:
-        """Return the results of a call with ``count`` prompts."""
-        return call()
+    def _call(
+        self,
+        method: Callable[..., Sequence[R]],
+        prompts: Sequence[Prompt],
+        *arguments: object,
+        progress: Progress | None,
+        **options: object,
+    ) -> Sequence[R]:
+        """Call a method of the model, and return its result for each prompt."""
+        progress = self._progress(progress, len(prompts))
+        return method(self._prompts(prompts), *arguments, progress=progress, **options)
 
     def score(
         self,
@@ -43,21 +50,13 @@ class WrappedModel:
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
         """Score completions."""
-        progress = self._progress(progress, len(prompts))
-        return self._results(
-            lambda: self.model.score(self._prompts(prompts), completions, progress=progress),
-            len(prompts),
-        )
+        return self._call(self.model.score, prompts, completions, progress=progress)
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
         """Generate answers."""
-        progress = self._progress(progress, len(prompts))
-        return self._results(
-            lambda: self.model.generate(self._prompts(prompts), max_new_tokens, progress=progress),
-            len(prompts),
-        )
+        return self._call(self.model.generate, prompts, max_new_tokens, progress=progress)
 
     def sample(
         self,
@@ -73,17 +72,9 @@ class WrappedModel:
         Raises:
             UsageError: the model does not support sampling.
         """
-        progress = self._progress(progress, len(prompts))
-        return self._results(
-            lambda: require_sampling(self.model).sample(
-                self._prompts(prompts),
-                max_new_tokens,
-                seed=seed,
-                temperature=temperature,
-                progress=progress,
-            ),
-            len(prompts),
-        )
+        method = require_sampling(self.model).sample
+        options = {"seed": seed, "temperature": temperature}
+        return self._call(method, prompts, max_new_tokens, progress=progress, **options)
 
     def score_generations(
         self,
@@ -97,32 +88,33 @@ class WrappedModel:
         Raises:
             UsageError: the model does not support sampling.
         """
-        progress = self._progress(progress, len(prompts))
-        return self._results(
-            lambda: require_sampling(self.model).score_generations(
-                self._prompts(prompts), generations, progress=progress
-            ),
-            len(prompts),
-        )
+        method = require_sampling(self.model).score_generations
+        return self._call(method, prompts, generations, progress=progress)
 
 
 @dataclass(frozen=True)
 class CheckedModel(WrappedModel):
     """A text model whose errors are those of its technique, not of the evaluator that calls it."""
 
-    plugin: Plugin | None
-    """The plugin of the technique; None: it is not known, and its exceptions pass unchanged."""
-    not_finite: list[float] = field(default_factory=list)
-    """Log-probabilities that the model has returned and that are not finite."""
+    plugin: Plugin
+    """The plugin of the technique."""
+    not_finite: list[float]
+    """Collects the log-probabilities that are not finite."""
 
-    def _results(self, call: Callable[[], Sequence[R]], count: int) -> Sequence[R]:
-        with ExitStack() as stack:
-            if self.plugin is not None:
-                stack.enter_context(attribute_errors_to(self.plugin))
-            results = call()
-        if len(results) != count:
-            name = f'plugin "{self.plugin.full_name}"' if self.plugin else "the technique"
-            raise PluginError(f"{name}: its model gave {len(results)} results for {count} prompts")
+    def _call(
+        self,
+        method: Callable[..., Sequence[R]],
+        prompts: Sequence[Prompt],
+        *rest: Any,
+        **named: Any,
+    ) -> Sequence[R]:
+        with attribute_errors_to(self.plugin):
+            results = super()._call(method, prompts, *rest, **named)
+        if len(results) != len(prompts):
+            raise PluginError(
+                f'plugin "{self.plugin.full_name}": its model gave {len(results)} results for '
+                f"{len(prompts)} prompts"
+            )
         for result in results:
             if isinstance(result, TokenScores):
                 self.not_finite.extend(p for p in result.logprobs if not math.isfinite(p))

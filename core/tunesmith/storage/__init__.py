@@ -36,7 +36,7 @@ from tunesmith.storage.manifest import (
     read_manifest,
     verify_folder,
 )
-from tunesmith.storage.run_folder import RunFolder, check_report_path
+from tunesmith.storage.run_folder import RunFolder
 from tunesmith.storage.run_lock import LockHolder, lock
 
 __all__ = [
@@ -50,7 +50,6 @@ __all__ = [
     "LockHolder",
     "Manifest",
     "RunFolder",
-    "check_report_path",
     "commit_folder",
     "free_bytes",
     "lock",

@@ -107,29 +107,6 @@ def read_events(path: Path) -> Iterator[JSON]:
     Raises:
         IntegrityError: another line is not a JSON object; the message names it.
     """
-    return (line for _, line in _read_lines(path))
-
-
-def read_known_events(path: Path) -> Iterator[Event]:
-    """Yield the events of a log like :func:`read_events`, without those of an unknown kind.
-
-    Raises:
-        IntegrityError: a line is not a JSON object, or an event lacks a field or has a field of
-            another type; the message names the line.
-    """
-    for number, line in _read_lines(path):
-        try:
-            event = from_json(line)
-        except ValueError as error:
-            raise IntegrityError(
-                f"{path}:{number}: {error}, the log is damaged",
-                hint="restore the file; without a copy, remove this line to lose this event only",
-            ) from None
-        if event is not None:
-            yield event
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, JSON]]:
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -138,8 +115,26 @@ def _read_lines(path: Path) -> Iterator[tuple[int, JSON]]:
         for number, line in enumerate(file, start=1):
             event = _parse(line)
             if event is not None:
-                yield number, event
+                yield event
             if not line.endswith(b"\n"):
                 return  # if the file has grown meanwhile, it continues with the rest of this line
             if event is None:
                 raise IntegrityError(f"{path}:{number}: is not a JSON object, the log is damaged")
+
+
+def read_known_events(path: Path) -> Iterator[Event]:
+    """Yield the events of a log like :func:`read_events`, without those of an unknown kind.
+
+    Raises:
+        IntegrityError: a line is no event, or its event lacks a field or has a wrong one.
+    """
+    for number, line in enumerate(read_events(path), start=1):
+        try:
+            event = from_json(line)
+        except ValueError as error:
+            raise IntegrityError(
+                f"{path}:{number}: {error}; the log is damaged",
+                hint="restore the file; without a copy, remove this line to lose this event only",
+            ) from None
+        if event is not None:
+            yield event

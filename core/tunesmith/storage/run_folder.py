@@ -17,27 +17,11 @@ from tunesmith.storage.atomic import (
     Disk,
 )
 
-RUN_FILES = (
-    "artifact", "checkpoints", "evaluations", "events.jsonl", "lock", "postmortem.json",
-    "report.json", "run.toml",
-)  # fmt: skip
+RUN_FILES = frozenset(
+    {"artifact", "checkpoints", "evaluations", "events.jsonl", "lock", "postmortem.json"}
+    | {"report.json", "run.toml"}
+)
 """Files and folders that belong to the run itself; a reporter must not write there."""
-
-
-def check_report_path(path: str) -> str:
-    """Return the path of a file that a reporter writes, unless a run writes to it itself.
-
-    A relative path is below the run folder. It is checked in the options of a reporter, where the
-    folder is not known yet; :meth:`RunFolder.resolve_report_path` checks absolute paths too.
-
-    Raises:
-        ValueError: it is the run folder, one of :data:`RUN_FILES`, or in one of these folders.
-    """
-    first = next(iter(Path(os.path.normpath(path)).parts), "")
-    # File systems may ignore case.
-    if first in ("", ".") or first.casefold() in RUN_FILES:
-        raise ValueError("must not be a file or folder of the run itself")
-    return path
 
 
 @dataclass(frozen=True)
@@ -51,7 +35,11 @@ class RunFolder:
         """Create a folder below ``root``, named after the time and ``name``, durable on return."""
         with atomic.explained(root):
             atomic.make_folder(root, disk)
-            path = _create_folder(root, name, disk)
+            while True:
+                path = root / _run_id(name)
+                with suppress(FileExistsError):  # of another process
+                    disk.mkdir(path)
+                    break
             atomic.write_new(path / "lock", b"", disk)
             atomic.sync_folder(path, disk)
             atomic.sync_folder(root, disk)
@@ -83,15 +71,15 @@ class RunFolder:
         """Return the path of a file that a reporter writes; a relative one is in this folder.
 
         Raises:
-            UsageError: it is a file or in a folder of the run itself.
+            UsageError: it is this folder, one of :data:`RUN_FILES`, or in one of these folders.
         """
         target = Path(os.path.normpath(self.path.absolute() / Path(path).expanduser()))
-        for folder in {self.path.absolute(), self.path.resolve()}:
+        for folder in (self.path.absolute(), self.path.resolve()):
             if target.is_relative_to(folder):
-                try:
-                    check_report_path(str(target.relative_to(folder)))
-                except ValueError as error:
-                    raise UsageError(f"path of a reporter: {error}, got {path!r}") from None
+                # File systems may ignore case.
+                names = [part.casefold() for part in target.relative_to(folder).parts[:1]]
+                if RUN_FILES.issuperset(names):
+                    raise UsageError("a reporter must not write to a file or folder of the run")
         return target
 
     @property
@@ -105,15 +93,6 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
-
-
-def _create_folder(root: Path, name: str, disk: Disk) -> Path:
-    """Create a folder that no other process uses."""
-    while True:
-        path = root / _run_id(name)
-        with suppress(FileExistsError):
-            disk.mkdir(path)
-            return path
 
 
 def _run_id(name: str) -> str:

@@ -160,78 +160,7 @@ def test_the_stored_plan_can_be_run_again(tunesmith: Tunesmith, finished: Path) 
     assert first["evaluations"] == second["evaluations"]
 
 
-# --- check and plan --------------------------------------------------------------------------
-
-
-def test_check_shows_the_data_and_an_example_row(tunesmith: Tunesmith, here: Path) -> None:
-    with (here / "data.tsv").open("a") as file:
-        file.write("no tab\nanother\n")
-    done = tunesmith("check", "run.toml")
-    assert done.exit_code == 0, done.output
-    assert "10 training rows, 6 held out" in done.stdout
-    assert "left out: 2 rows, no answer, first data.tsv:17" in done.stdout
-    learned = [line for line in done.stdout.splitlines() if "▌ " in line]
-    assert learned[-1].split()[1:3] == ["assistant", "SAY"]
-    assert not (here / "runs").exists()
-
-
-def test_check_names_all_problems_at_once(tunesmith: Tunesmith, here: Path) -> None:
-    (here / "run.toml").write_text(
-        RUN_FILE.replace('use = "by-heart"', 'use = "by-heart"\nstpes = 3\npause = -1.0')
-        .replace('base = "fake:one"', 'base = "nowhere/at-all"\nrevison = "1"')
-        .replace("[model]", "[runn]\nx = 1\n[model]")
-        .replace('use = "same"', 'use = "smae"')
-    )
-    done = tunesmith("check", "run.toml")
-    assert done.exit_code == 2
-    for text in (
-        "runn: unknown table (did you mean [run]?)",
-        'technique.stpes: unknown key (did you mean "steps"?)',
-        "technique.pause: should be greater than or equal to 0, got -1.0",
-        'model.revison: unknown key (did you mean "revision"?)',
-        'evaluators.0.use: no evaluator "smae" is installed (did you mean "same"?)',
-    ):
-        assert text in done.stderr
-    assert done.stdout == ""
-
-
-def test_reviewers_warn_and_refuse(tunesmith: Tunesmith, here: Path) -> None:
-    warned = tunesmith("check", "run.toml", "--set", "run.seed=13")
-    assert warned.exit_code == 0
-    assert "warning: run.seed: brings" in warned.stdout
-    for command in ("check", "run"):
-        refused = tunesmith(command, "run.toml", "--set", "run.seed=666")
-        assert refused.exit_code == 2
-        assert "error: run.seed: is the number of the beast" in refused.stderr
-    events = (only_run(here) / "events.jsonl").read_text()
-    assert "training-started" not in events
-
-
-def test_command_line_beats_environment_beats_file(
-    tunesmith: Tunesmith, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def steps() -> tuple[int, str]:
-        done = tunesmith("check", "run.toml", "--json", *extra)
-        found = json.loads(done.stdout)
-        return found["plan"]["technique"]["steps"], found["origins"]["technique.steps"]["origin"]
-
-    extra: list[str] = []
-    assert steps() == (6, "default")
-    (here / "run.toml").write_text(RUN_FILE.replace('"by-heart"', '"by-heart"\nsteps = 7'))
-    assert steps() == (7, "run.toml")
-    monkeypatch.setenv("TUNESMITH__TECHNIQUE__STEPS", "8")
-    assert steps() == (8, "environment variable TUNESMITH__TECHNIQUE__STEPS")
-    extra = ["--set", "technique.steps=9"]
-    assert steps() == (9, "--set")
-
-
-def test_origin_lists_every_value(tunesmith: Tunesmith, here: Path) -> None:
-    done = tunesmith("check", "run.toml", "--origin", "--set", "run.seed=7")
-    rows = {line.split()[0]: line for line in done.stdout.splitlines() if "." in line}
-    assert rows["run.seed"].split()[1:] == ["7", "--set"]
-    assert rows["technique.steps"].split()[-1] == "default"
-    assert rows["plugins.files"].split()[-1] == "--plugin"
-    assert rows["evaluators.0.use"].split()[-1] == "run.toml"
+# --- plan ------------------------------------------------------------------------------------
 
 
 def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
@@ -242,56 +171,6 @@ def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
     assert as_json["plan"]["technique"] == resolved["technique"]
     (here / "resolved.toml").write_text(done.stdout)
     assert tunesmith("check", "resolved.toml", fake=False).exit_code == 0
-
-
-# --- report ----------------------------------------------------------------------------------
-
-
-def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
-    baseline = json.loads((finished / "report.json").read_text())["verdict"]["baseline_model"]
-    path = finished / "evaluations" / f"{baseline}.same.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    after = finished / "evaluations" / "tuned.same.jsonl"
-    worse = [json.loads(line) for line in after.read_text().splitlines()]
-    rows[2]["same"]["value"], rows[2]["output"] = 1.0, "it knew"
-    worse[2]["same"]["value"], worse[2]["output"] = 0.0, "it forgot"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    after.write_text("".join(json.dumps(row) + "\n" for row in worse))
-    done = tunesmith("report", finished)
-    assert done.exit_code == 0, done.output
-    assert f"1 row that {baseline} did better on" in done.stdout
-    (line,) = (line for line in done.stdout.splitlines() if "it forgot" in line)
-    assert line.split()[0] == rows[2]["source"] and "it knew" in line
-
-
-def test_report_is_rebuilt_if_it_is_missing(tunesmith: Tunesmith, finished: Path) -> None:
-    before = (finished / "report.json").read_bytes()
-    (finished / "report.json").unlink()
-    shown = json.loads(tunesmith("report", finished, "--json").stdout)
-    assert shown["run"]["status"] == "ok"
-    assert (finished / "report.json").read_bytes() == before
-
-
-def test_events_are_replayed_to_a_reporter(tunesmith: Tunesmith, finished: Path) -> None:
-    page = (finished / "report.html").read_bytes()
-    (finished / "report.html").unlink()
-    assert tunesmith("report", finished, "--to", "html").exit_code == 0
-    assert (finished / "report.html").read_bytes() == page
-    sent = tunesmith("report", finished, "--to", "jsonlines")
-    sent_events = [json.loads(line) for line in sent.stdout.splitlines()]
-    kept = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in sent_events] == [event["event"] for event in kept]
-    done = tunesmith("report", finished, "--to", "htm")
-    assert done.exit_code == 2 and 'did you mean "html"?' in done.output
-
-
-def test_report_of_a_run_that_was_killed(tunesmith: Tunesmith, finished: Path) -> None:
-    lines = (finished / "events.jsonl").read_bytes().splitlines(keepends=True)
-    (finished / "events.jsonl").write_bytes(b"".join(lines[:12]) + lines[12][:20])
-    done = tunesmith("report", finished)
-    assert done.exit_code == 0
-    assert "unfinished" in done.stdout
-    assert "tunesmith resume done" in done.stderr
 
 
 # --- how it fails ----------------------------------------------------------------------------
@@ -458,33 +337,6 @@ def test_a_plugin_file_that_an_earlier_run_does_not_need_may_be_gone(
     assert tunesmith("resume", only_run(here)).exit_code == 0
 
 
-def test_plugins_can_be_left_out(tunesmith: Tunesmith, here: Path) -> None:
-    done = tunesmith("plugins", "list", "--json", "--no-plugin", "fake_plugin")
-    states = {p["name"]: p["state"] for p in json.loads(done.stdout)["plugins"]}
-    assert states["fake_plugin"] == "blocked"
-    refused = tunesmith("check", "run.toml", "--no-plugin", "fake_plugin")
-    assert refused.exit_code == 2
-
-
-def test_show_prints_options_promises_and_source(tunesmith: Tunesmith) -> None:
-    done = tunesmith("plugins", "show", "by-heart")
-    assert "Steps to take." in done.stdout and ">= 1" in done.stdout
-    assert "promises: deterministic, resumable" in done.stdout
-    assert f"{FAKE}:" in done.stdout
-    about = json.loads(tunesmith("plugins", "show", "by-heart", "--json").stdout)["offers"][0]
-    assert about["accepts"] == ["Completion"]
-    steps = next(option for option in about["options"] if option["name"] == "steps")
-    assert (steps["type"], steps["default"]) == ("int", "6")
-
-
-def test_show_names_nested_options_as_set_takes_them(tunesmith: Tunesmith) -> None:
-    done = tunesmith("plugins", "show", "lora", fake=False)
-    assert "adapter.rank = 16 (int, >= 1, <= 1024)\n    Rank of each adapter" in done.stdout
-    assert "schedule.type = 'cosine' ('cosine' | 'linear' | 'constant')\n" in done.stdout
-    assert "checkpoints.every unset (int, >= 1)\n" in done.stdout
-    assert "\nfrom unset (str)\n" in done.stdout
-
-
 # --- tables and reporters of plugins ---------------------------------------------------------
 
 OWNER = """
@@ -614,18 +466,3 @@ def test_completion_knows_the_commands(here: Path) -> None:
 def test_a_run_folder_can_be_moved(tunesmith: Tunesmith, finished: Path, here: Path) -> None:
     shutil.move(finished, here / "moved")
     assert tunesmith("report", "moved").exit_code == 0
-
-
-def test_the_trained_parts_of_each_kind_of_record() -> None:
-    from tunesmith.cli.check import split_by_training
-    from tunesmith.records import Chat, Message, Preference, Text
-
-    messages = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"))
-    chat = Chat(source="x", messages=(*messages, *messages[1:]))
-    assert [learned for *_, learned in split_by_training(chat)] == [False, False, True, False, True]
-    assert split_by_training(Text(source="x", text="t")) == [("text", "t", True)]
-    preference = Preference(source="x", prompt=messages[:2], chosen="c", rejected="r")
-    assert [(role, learned) for role, _, learned in split_by_training(preference)][-2:] == [
-        ("chosen", True),
-        ("rejected", True),
-    ]

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import COMMANDS, CORE_COMMANDS, app
+from tunesmith.cli.app import app
 from tunesmith.cli.groups import Conflict, arrange_commands
 from tunesmith.offered import Offered, Plugin
 from tunesmith.offers import CommandOffer
@@ -72,7 +72,7 @@ def test_plugins_share_a_group(tunesmith: Tunesmith) -> None:
     assert "hi from sail in two" in tunesmith("sea", "sail", **offers).stdout
 
 
-def test_a_plugin_adds_to_a_group_of_the_core(tunesmith: Tunesmith) -> None:
+def test_a_plugin_adds_to_a_group_of_built_in_commands(tunesmith: Tunesmith) -> None:
     offers = [("plugins wave", "Waves at plugins.")]
     assert "hi from wave in one" in tunesmith("plugins", "wave", one=offers).stdout
     shown = tunesmith("plugins", "--help", one=offers).stdout
@@ -156,7 +156,6 @@ def offered(distribution: str, *names: str) -> list[Offered[CommandOffer]]:
     return [Offered(plugin, CommandOffer(name=n, summary="S.", load=load)) for n in names]
 
 
-CORE = {"run", "plugins", "plugins list"}
 OWN = "tunesmith has a command of this name"
 
 
@@ -164,48 +163,48 @@ OWN = "tunesmith has a command of this name"
     ("offers", "conflicts"),
     [
         ({"a": ["x", "data check", "plugins new"], "b": ["y", "data show"]}, []),
-        ({"a": ["run"]}, [("run", "a:p", OWN)]),
-        ({"a": ["plugins"]}, [("plugins", "a:p", OWN)]),
-        ({"a": ["plugins list"]}, [("plugins list", "a:p", OWN)]),
-        ({"a": ["run fast"]}, [("run fast", "a:p", "run is a command, not a group")]),
+        ({"tunesmith": ["run"], "a": ["run"]}, [("run", "a:p", OWN)]),
+        ({"tunesmith": ["x"], "a": ["x"], "b": ["x"]}, [("x", "a:p, b:p", OWN)]),
+        ({"tunesmith": ["x y"], "a": ["x y"]}, [("x y", "a:p", OWN)]),
+        ({"tunesmith": ["x y"], "a": ["x"]}, [("x", "a:p", "x is a group of commands")]),
+        (
+            {"tunesmith": ["run"], "a": ["run fast"]},
+            [("run fast", "a:p", "run is a command, not a group")],
+        ),
         ({"a": ["x", "x y"]}, [("x y", "a:p", "x is a command, not a group")]),
         ({"a": ["x y"], "b": ["x"]}, [("x", "b:p", "x is a group of commands")]),
         ({"a": ["x"], "b": ["x"]}, [("x", "a:p, b:p", "offered by more than one plugin")]),
         ({"a": ["x y"], "b": ["x y"]}, [("x y", "a:p, b:p", "offered by more than one plugin")]),
-        ({"a": ["run"], "b": ["run"]}, [("run", "a:p, b:p", OWN)]),
     ],
 )
 def test_conflicts(offers: Mapping[str, list[str]], conflicts: list[tuple[str, str, str]]) -> None:
     everything = [
         o for distribution, names in offers.items() for o in offered(distribution, *names)
     ]
-    usable, found = arrange_commands(everything, CORE)
+    usable, found = arrange_commands(everything)
     expected = [Conflict(name, tuple(by.split(", ")), reason) for name, by, reason in conflicts]
     assert found == expected
-    everything = {name for names in offers.values() for name in names}
-    assert usable.keys() == everything - {name for name, *_ in conflicts}
+    owned = set(offers.get("tunesmith", ()))
+    refused = {name for name, *_ in conflicts} - owned
+    assert usable.keys() == {name for names in offers.values() for name in names} - refused
 
 
-def test_the_names_of_the_core_are_complete() -> None:
-    """The set is written down, so that help need not import the commands of a group."""
-    from importlib import import_module
-
-    found = set(COMMANDS)
-    for name in COMMANDS:
-        command = import_module(f"tunesmith.cli.{name}").command
-        found |= {f"{name} {second}" for second in getattr(command, "commands", ())}
-    assert found == CORE_COMMANDS
-
-
-def test_a_plugin_cannot_replace_a_command_of_the_core(tunesmith: Tunesmith) -> None:
+def test_a_plugin_cannot_replace_a_built_in_command(tunesmith: Tunesmith) -> None:
     offers = [("run", "Takes over."), ("plugins list", "Hides."), ("check it", "Slips in.")]
+    offers += [("plugins", "Swallows.")]
     for args in (["--help"], ["plugins", "--help"]):
         shown = tunesmith(*args, one=offers).stdout
-        assert not [text for text in ("Takes over.", "Hides.", "check it") if text in shown]
+        hidden = ("Takes over.", "Hides.", "check it", "Swallows.")
+        assert not [text for text in hidden if text in shown]
     assert "Train a model" in tunesmith("--help", one=offers).stdout
     listed = tunesmith("plugins", "list", one=offers).stdout
     assert "loaded" not in listed
-    for name, reason in [("run", OWN), ("plugins list", OWN), ("check it", "check is a command")]:
+    for name, reason in [
+        ("run", OWN),
+        ("plugins list", OWN),
+        ("check it", "check is a command"),
+        ("plugins", "plugins is a group"),
+    ]:
         assert f'not usable: command "{name}" of file:one: {reason}' in listed
     as_json = json.loads(tunesmith("plugins", "list", "--json", one=offers).stdout)
     assert {

@@ -74,7 +74,8 @@ def test_a_bound_names_a_metric_that_one_evaluator_measures(bench: Bench) -> Non
     }
     for name in ("right", "lenient"):
         plan = bench.plan(evaluators=two, gate={"at_least": {name: {"right": 0.5}}})
-        assert plan.gate.bounds() == [(name, "right", 0.5)]
+        key = f"gate.at_least.{name}.right"
+        assert [*plan.gate.bounds()] == [(key, name, "right", 0.5)]
     assert problems(bench, evaluators=two, gate={"at_least": {"lenient": {"wrong": 0.5}}}) == {
         "gate.at_least.lenient.wrong": "no evaluator of this run measures this metric "
         "measured: right"

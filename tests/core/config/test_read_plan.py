@@ -341,17 +341,26 @@ def test_a_reporter_of_every_run_is_used_beside_others(
     assert [r.offer.name for r in stored.reporters] == names
 
 
-def test_two_reporters_cannot_write_to_one_file(bench: Bench) -> None:
+def test_a_reporter_writes_to_a_file_of_its_own(bench: Bench) -> None:
     class PageOptions(Options):
         path: str = Field("page", description="The page.")
 
     page = replace(RECORDER, name="page", config=PageOptions, by_default=False)
     bench.catalog = catalog_of(pages=offering("reporters", page))
-    two: list[dict[str, str]] = [{"use": "page"}, {"use": "page"}]
-    assert problems(bench, reporters=two) == {
-        "reporters.1.path": "reporters.0 writes to this file too, got 'page'"
+    (bench.root / "pages").mkdir()
+    paths = [None, "page", "x/../page", "other", "-", "-", "events.jsonl", "./Artifact/page"]
+    paths += [str(bench.root / "pages"), str(bench.root / "rows.jsonl")]
+    tables = [{"use": "page", **({"path": path} if path else {})} for path in paths]
+    of_the_run = "a reporter must not write to a file or folder of the run, got"
+    assert problems(bench, reporters=tables) == {
+        "reporters.1.path": "reporters.0 writes to this file too, got 'page'",
+        "reporters.2.path": "reporters.0 writes to this file too, got 'x/../page'",
+        "reporters.6.path": f"{of_the_run} 'events.jsonl'",
+        "reporters.7.path": f"{of_the_run} './Artifact/page'",
+        "reporters.8.path": f"must be a file, not a folder, got {paths[8]!r}",
+        "reporters.9.path": f"the run reads this file, got {paths[9]!r}",
     }
-    assert len(bench.plan(reporters=[*two[:1], {"use": "page", "path": "b"}]).reporters) == 2
+    assert len(bench.plan(reporters=[tables[0], {"use": "page", "path": "b"}]).reporters) == 2
     to_stdout = {"use": "page", "path": "-"}
     assert len(bench.plan(reporters=[to_stdout, to_stdout]).reporters) == 2
 

@@ -25,6 +25,7 @@ from tunesmith.config.trust import (
     trust_file,
 )
 from tunesmith.errors import UsageError
+from tunesmith_plugins.commands.runs.replay import replay_events
 
 FAKE = Path(__file__).parents[1] / "fake_plugin.py"
 RUN_FILE = f"""
@@ -138,7 +139,7 @@ def test_the_api_refuses_too(foreign: Path) -> None:
         with pytest.raises(UsageError, match="names code"):
             use(foreign)
     with pytest.raises(UsageError, match="names code"):
-        api.replay_events(foreign, "jsonlines")
+        replay_events(foreign, "jsonlines")
     assert not was_run(foreign)
     api.open_run(foreign, trust_plugins=True)
     assert was_run(foreign)

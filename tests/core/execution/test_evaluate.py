@@ -14,7 +14,7 @@ import numpy
 import pytest
 
 from tunesmith.contracts import Measurement, RunContext
-from tunesmith.errors import PluginError, TrainingError
+from tunesmith.errors import IntegrityError, PluginError, TrainingError
 from tunesmith.events import Event, Measured, Notice, PhaseAdvanced
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import (
@@ -64,6 +64,7 @@ def run(
     asks: bool = False,
     opened: bool = False,
     model: FakeTextModel | None = None,
+    open_model: Callable[[Path | None], Any] | None = None,
     records: Sequence[Record] = RECORDS,
     effect: Callable[[Sequence[Record]], object] = lambda records: None,
 ) -> tuple[list[Measured], EventRecorder]:
@@ -90,7 +91,9 @@ def run(
     recorder = EventRecorder()
     emit = Emitter(recorder, recorder, [], StopSignalHandler())  # type: ignore[arg-type]
     component = Component(Offered(PLUGIN, offer), NoOptions())
-    so_far = RunContext(model=folder, device="cpu", artifacts={}, open=lambda artifact: chosen)
+    so_far = RunContext(
+        model=folder, device="cpu", artifacts={}, open=open_model or (lambda _: chosen)
+    )
     measured = evaluate_model(
         "tuned", chosen, component, records, emit, so_far, folder, replace(PLUGIN, name="technique")
     )
@@ -232,6 +235,31 @@ def test_errors_of_the_model_are_those_of_the_technique(tmp_path: Path) -> None:
         run(tmp_path, asks=True, model=Short())
 
 
+def test_a_model_that_cannot_be_opened_is_a_fault_of_the_technique(tmp_path: Path) -> None:
+    def fail(artifact: Path | None) -> Any:
+        raise MemoryError("no memory")
+
+    with pytest.raises(PluginError, match=r':technique" .*MemoryError: no memory'):
+        run(tmp_path, opened=True, open_model=fail)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("", "1: the evaluation is missing"),
+        ("{}", "1: the evaluation is damaged"),
+        ('{"source": "a", "expected": "b", "m": {"value": 1, "weight": 1}}\nx', "2: .* damaged"),
+        ('{"source": "a", "expected": "b", "m": {"value": "1", "weight": 1}}', "1: .* damaged"),
+    ],
+)
+def test_a_lost_or_damaged_evaluation_is_named(tmp_path: Path, text: str, where: str) -> None:
+    if text:
+        (tmp_path / "tuned.m.jsonl").write_text(text)
+    with pytest.raises(IntegrityError, match=rf"tuned\.m\.jsonl:{where}") as caught:
+        read_metric_values(tmp_path / "tuned.m.jsonl", "m")
+    assert "tunesmith resume" in (caught.value.hint or "")
+
+
 def test_an_evaluator_that_changes_a_record_is_named(tmp_path: Path) -> None:
     records = [replace(record) for record in RECORDS]
 
@@ -251,13 +279,6 @@ def test_an_evaluator_that_changes_global_state_is_named_and_the_change_undone(
     (notice,) = [event for event in recorder.events if isinstance(event, Notice)]
     assert (notice.level, notice.source) == ("warning", "tunesmith-odd:odd")
     assert notice.message == "evaluator odd changed the current folder; restored"
-
-
-def test_a_measurement_cannot_be_changed_later() -> None:
-    values: Any = [1.0, 2.0]
-    measurement = Measurement(metric="m", values=values, weights=values, outputs=values)
-    values[0] = 9.0
-    assert measurement.values == measurement.weights == measurement.outputs == (1.0, 2.0)
 
 
 def test_an_evaluator_may_return_no_metrics(

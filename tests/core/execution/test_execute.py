@@ -282,6 +282,17 @@ def test_a_run_whose_log_is_lost_is_not_resumed_silently(
     assert steps[0] == 6
 
 
+def test_an_evaluation_whose_file_is_lost_is_repeated(bench: Bench) -> None:
+    with pytest.raises(GateError):
+        bench.run(gate={"at_least": {"right": 1.5}})
+    (lost, *_) = (bench.root / "out" / "evaluations").glob("tuned.*")
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(GateError):
+        bench.run(resume=True, gate={"at_least": {"right": 1.5}})
+    assert lost.read_bytes() == content
+
+
 def test_a_run_that_was_killed_before_its_first_event_is_resumed(bench: Bench) -> None:
     bench.folder().events.touch()
     assert bench.run(resume=True).status == "ok"

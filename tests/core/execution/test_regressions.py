@@ -20,7 +20,8 @@ def report(folder: Path, higher_is_better: bool = True, outputs: bool = True) ->
     for model, scores in values.items():
         lines = []
         for row, value in enumerate(scores):
-            line = {"source": f"rows:{row}", "expected": "yes", "score": {"value": value}}
+            line = {"source": f"rows:{row}", "expected": "yes"}
+            line |= {"score": {"value": value, "weight": 1.0}}
             lines.append(line | ({"output": f"{model} {row}"} if outputs else {}))
         (folder / model).write_text("".join(json.dumps(line) + "\n" for line in lines))
         event = Measured(

@@ -33,7 +33,6 @@ from tunesmith.storage import (
     EventLog,
     LockHolder,
     RunFolder,
-    check_report_path,
     commit_folder,
     free_bytes,
     lock,
@@ -207,18 +206,14 @@ def test_two_processes_that_choose_one_name_get_two_folders(tmp_path: Path) -> N
     ],
 )
 def test_a_file_of_the_run_is_not_for_a_reporter(tmp_path: Path, path: str) -> None:
-    with pytest.raises(ValueError, match="must not be a file or folder of the run"):
-        check_report_path(path)
     run = RunFolder.create(tmp_path, "x")
     for absolute in (path, str(run.path / path), f"../{run.id}/{path}"):
-        with pytest.raises(UsageError, match="must not be a file or folder of the run"):
+        with pytest.raises(UsageError, match="must not write to a file or folder of the run"):
             run.resolve_report_path(absolute)
 
 
 def test_other_paths_are_for_reporters(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "x")
-    for path in ("report.html", "pages/events.jsonl", "../events.jsonl", "/tmp/run.toml", "-"):
-        assert check_report_path(path) == path
     assert run.resolve_report_path("pages/a.html") == run.path / "pages" / "a.html"
     assert run.resolve_report_path("/tmp/run.toml") == Path("/tmp/run.toml")
 

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from tunesmith.cli.app import app
-from tunesmith.errors import UsageError
-from tunesmith_plugins.commands.plugin_check.command import parse_samples
+from tunesmith.errors import PluginError, UsageError
+from tunesmith.plugins import Selection, find_plugins
+from tunesmith_plugins.commands.plugin_check.command import find_module, parse_samples
 
 BROKEN = """
 from tunesmith.hookspecs import hookimpl
@@ -78,3 +79,21 @@ def test_options_of_components_are_parsed() -> None:
     for text in ("jsonl.train", "train=x"):
         with pytest.raises(UsageError, match=r"--set .*: expected COMPONENT"):
             parse_samples([text])
+
+
+def test_a_module_is_found_by_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BROKEN)
+    (tmp_path / "odd.py").write_text("1 / 0")
+    files = (str(tmp_path / "mine.py"), str(tmp_path / "odd.py"))
+    found = find_plugins(Selection(files=files, disabled=frozenset({"huggingface"})))
+    for name in ("mine", "file:mine"):
+        plugin, module = find_module(found, name)
+        assert plugin.full_name == "file:mine" and module.Silent
+    for name, message in (
+        ("odd", '"file:odd"  is broken: ZeroDivisionError'),
+        ("huggingface", "is blocked: disabled"),
+        ("file", "more than one plugin is named"),
+        ("unknown", 'no plugin is named "unknown"'),
+    ):
+        with pytest.raises(PluginError, match=message):
+            find_module(found, name)

@@ -28,7 +28,6 @@ from tunesmith.events import (
     TrainingStarted,
 )
 from tunesmith.storage import RunFolder
-from tunesmith.terminal import plot, sparkline
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_plugins.reporters.console import offer
 from tunesmith_plugins.reporters.console.event_text import (
@@ -39,6 +38,7 @@ from tunesmith_plugins.reporters.console.event_text import (
 )
 from tunesmith_plugins.reporters.console.live import LiveReporter
 from tunesmith_plugins.reporters.console.plain import PlainReporter
+from tunesmith_plugins.reporters.console.sparkline import sparkline
 
 
 class Terminal(io.StringIO):
@@ -277,12 +277,9 @@ def test_time_left_is_empty_if_unknown() -> None:
     assert (format_time_left(42.4), format_time_left(192.0)) == ("42 s left", "3 min 10 s left")
 
 
-def test_sparkline_and_plot() -> None:
+def test_sparkline() -> None:
     assert sparkline([1, 2, 3]) == "▁▅█" or sparkline([1, 2, 3]) == "▁▄█"
     assert sparkline([5.0] * 3) == "▁▁▁"
     assert sparkline([1.0, math.nan, 2.0]) == "▁?█"
     assert len(sparkline(list(range(1000)), 40)) == 40
     assert sparkline([]) == ""
-    lines = plot([3.0, 2.0, 1.0], height=3)
-    assert [line.rstrip() for line in lines] == ["3 |•", "  | •", "1 |  •"]
-    assert plot([math.nan]) == []

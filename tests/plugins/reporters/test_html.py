@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from tunesmith.errors import UsageError
 from tunesmith.events import CompletionSampled, Event, Measured, Notice, StepFinished
@@ -123,10 +122,9 @@ def test_text_from_users_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["events.jsonl", "report.json", "artifact/page.html"])
 def test_the_page_does_not_overwrite_a_file_of_the_run(tmp_path: Path, path: str) -> None:
-    with pytest.raises(ValidationError, match="must not be a file or folder of the run"):
-        HtmlOptions(path=path)
-    with pytest.raises(UsageError, match="must not be a file or folder of the run"):
-        HTML.build(HtmlOptions(path=str(tmp_path / path)), RunFolder(tmp_path))
+    for chosen in (path, str(tmp_path / path)):
+        with pytest.raises(UsageError, match="must not write to a file or folder of the run"):
+            HTML.build(HtmlOptions(path=chosen), RunFolder(tmp_path))
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:

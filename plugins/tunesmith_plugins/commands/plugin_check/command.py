@@ -13,6 +13,8 @@ from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.config.run_file import parse_value, set_value
 from tunesmith.errors import PluginError, UsageError
+from tunesmith.offered import Plugin
+from tunesmith.plugins import Plugins
 from tunesmith.text import one_line
 
 
@@ -43,7 +45,7 @@ def command(
     """
     from tunesmith.testing.kit import run_checks
 
-    plugin, module = state.catalog().plugins.module(name)
+    plugin, module = find_module(state.catalog().plugins, name)
     results = run_checks(module, model=model, samples=parse_samples(sets))
     kept = [result for result in results if result.state == "kept"]
     broken = [result for result in results if result.state == "broken"]
@@ -57,6 +59,24 @@ def command(
     if broken:
         names = ", ".join(result.check for result in broken)
         raise PluginError(f'plugin "{plugin.full_name}" {plugin.version} fails: {names}')
+
+
+def find_module(plugins: Plugins, name: str) -> tuple[Plugin, Any]:
+    """Return a plugin, by the name of the plugin or of its distribution, and its module.
+
+    Raises:
+        PluginError: there is none, it is broken or blocked, or the name is ambiguous.
+    """
+    matches = [p for p in plugins.found if name in (p.name, p.full_name, p.distribution)]
+    if len(matches) != 1:
+        names = ", ".join(p.full_name for p in matches or plugins.found)
+        what = "more than one plugin is" if matches else "no plugin is"
+        raise PluginError(f'{what} named "{name}"', hint=f"installed: {names}")
+    plugin = matches[0]
+    if plugin.state != "active":
+        what = f'plugin "{plugin.full_name}" {plugin.version} is {plugin.state}'
+        raise PluginError(f"{what}: {plugin.reason}")
+    return plugin, plugins.manager.get_plugin(plugin.full_name)
 
 
 def parse_samples(sets: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from string import Template
 
 import click
 
-from tunesmith.cli import render, report_view
+from tunesmith.cli import render
 from tunesmith.cli.common import common_options
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
@@ -51,8 +51,8 @@ def command(
     render.print_note(
         "set data.train to your data file, then:" if data is None else "next commands:"
     )
-    render.print_note(f"  tunesmith check {report_view.shell_path(target.absolute())}")
-    render.print_note(f"  tunesmith run {report_view.shell_path(target.absolute())}")
+    render.print_note(f"  tunesmith check {render.shell_path(target.absolute())}")
+    render.print_note(f"  tunesmith run {render.shell_path(target.absolute())}")
 
 
 def fill_template(*, model: str, loader: str, data: str) -> str:

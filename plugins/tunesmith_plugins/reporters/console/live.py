@@ -32,10 +32,11 @@ from tunesmith.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from tunesmith.terminal import ASCII_BLOCKS, BLOCKS, sparkline, supports_color, supports_unicode
+from tunesmith.terminal import supports_color, supports_unicode
 from tunesmith.text import format_duration, one_line, redact, safe_text
 from tunesmith_plugins.reporters.console import event_text
 from tunesmith_plugins.reporters.console.event_text import TRAINING, TrainingProgress
+from tunesmith_plugins.reporters.console.sparkline import ASCII_BLOCKS, BLOCKS, sparkline
 
 LABEL_WIDTH, DURATION_WIDTH = 24, 11
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 28

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from tunesmith.contracts import Reporter
 from tunesmith.events import Event
 from tunesmith.execution.report import build_report
 from tunesmith.offers import ReporterOffer
 from tunesmith.options import Options
-from tunesmith.storage import RunFolder, check_report_path, read_known_events, write_atomic
+from tunesmith.storage import RunFolder, read_known_events, write_atomic
 
 
 class HtmlOptions(Options):
@@ -21,7 +21,7 @@ class HtmlOptions(Options):
 
     EARLIER: ClassVar[Mapping[str, str]] = {"changed_rows": "max_regressions"}
 
-    path: Annotated[str, AfterValidator(check_report_path)] = Field(
+    path: str = Field(
         "report.html",
         min_length=1,
         description="Path of the page; a relative path is below the run's folder.",

@@ -6,15 +6,15 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, TextIO
+from typing import TextIO
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from tunesmith.contracts import Reporter
 from tunesmith.events import Event
 from tunesmith.offers import ReporterOffer
 from tunesmith.options import Options
-from tunesmith.storage import RunFolder, check_report_path
+from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
 from tunesmith.text import redact_all
 
@@ -24,7 +24,7 @@ STDOUT = "-"
 class JsonlinesOptions(Options):
     """Options: the file to write to."""
 
-    path: Annotated[str, AfterValidator(check_report_path)] = Field(
+    path: str = Field(
         STDOUT,
         min_length=1,
         description=(

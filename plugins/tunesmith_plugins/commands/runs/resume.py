@@ -8,8 +8,8 @@ import click
 
 from tunesmith import api, distributed
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
-from tunesmith.cli.run import show, show_failed_run, without_reporters_if_quiet
 from tunesmith.errors import UsageError
+from tunesmith_plugins.commands.runs.run import show, show_failed_run, without_reporters_if_quiet
 
 
 def _refuse_old_name(ctx: click.Context, option: click.Parameter, value: bool) -> None:

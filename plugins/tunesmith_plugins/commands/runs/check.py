@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tunesmith import api
-from tunesmith.cli import render, report_view
+from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.config.run_file import dotted_items
 from tunesmith.contracts import Dataset
@@ -23,6 +23,7 @@ from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference, Record, Text
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import one_line, safe_text
+from tunesmith_plugins.commands.runs import view
 
 EXCERPT = 600
 """Number of characters of a turn that are printed."""
@@ -58,7 +59,7 @@ def command(
     errors = [Problem(notice.source, notice.message) for notice in found if notice.level == "error"]
     if errors:
         raise ConfigError(errors)
-    command_line = f"tunesmith run {report_view.shell_path(run_file.resolve())}"
+    command_line = f"tunesmith run {render.shell_path(run_file.resolve())}"
     render.print_note(f"\nno errors; start the run with:\n  {command_line}")
 
 
@@ -69,10 +70,10 @@ def show(
     render.print_text(f"model: {one_line(plan.found_model.description, 200)}")
     render.print_text(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
     report = build_report([event, *found])
-    report_view.show_data(report)
+    view.show_data(report)
     evaluators = [component.id for component in plan.evaluators]
     render.print_text(f"evaluators: {', '.join(evaluators) or 'the defaults for this data'}")
-    report_view.show_notices(report)
+    view.show_notices(report)
     if parts.train:
         record = parts.train[0]
         mark = "▌" if supports_unicode(sys.stdout) else "|"

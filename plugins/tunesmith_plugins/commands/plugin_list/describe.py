@@ -1,4 +1,4 @@
-"""``tunesmith plugins``: list plugins and show their options."""
+"""Describe plugins and their offers as JSON: what they offer, from where, with which options."""
 
 from __future__ import annotations
 
@@ -8,126 +8,16 @@ from dataclasses import asdict, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tunesmith.catalog import Catalog
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
-from tunesmith.cli.groups import OfferGroup, find_commands
-from tunesmith.errors import UsageError
 from tunesmith.offered import Offered, Plugin
 from tunesmith.offers import KINDS, CommandOffer, ComponentOffer, ConfiguredOffer, TechniqueOffer
 from tunesmith.options import fields_by_key, table_options
 from tunesmith.plugins import missing_requirements
-from tunesmith.text import one_line, suggest_name
-
-
-@click.group("plugins", cls=OfferGroup)
-@common_options
-def command() -> None:
-    """List plugins and their options."""
-
-
-@command.command("list", short_help="List all components and broken plugins.")
-@json_option
-@common_options
-@pass_state
-@click.pass_context
-def list_command(ctx: click.Context, state: CliState, as_json: bool) -> None:
-    """List the components of all plugins.
-
-    Broken and disabled plugins, and commands that cannot be used, are listed with the reason.
-    """
-    catalog = state.catalog()
-    offered = list(list_offers(catalog))
-    conflicts = find_commands(ctx)[1]
-    if as_json:
-        plugins = [plugin_to_json(plugin, offered) for plugin in catalog.plugins.found]
-        unusable = [asdict(conflict) for conflict in conflicts]
-        render.print_json(
-            {"schema": "tunesmith.plugins/1", "plugins": plugins, "unusable_commands": unusable}
-        )
-        return
-    rows = [
-        [o.offer.name, o.offer.kind, one_line(o.offer.summary, 200), distribution_text(o.plugin)]
-        for o in offered
-    ]
-    render.print_table(["name", "kind", "what it does", "from"], rows)
-    for plugin in catalog.plugins.found:
-        if plugin.state != "active":
-            reason = one_line(plugin.reason, 500)
-            text = f"{plugin.state}: {plugin.full_name} {plugin.version}: {reason}"
-            render.print_text(text, style="bad" if plugin.state == "broken" else "dim")
-    for conflict in conflicts:
-        names = one_line(", ".join(conflict.plugins), 500)
-        text = f'not usable: command "{conflict.command}" of {names}: {conflict.reason}'
-        render.print_text(text, style="bad")
-    active = {o.plugin.full_name for o in offered}
-    others = [p.name for p in catalog.plugins.active() if p.full_name not in active]
-    if others:
-        render.print_note(
-            f"plugins that only find models or review data and plans: "
-            f"{', '.join(map(one_line, others))}"
-        )
-
-
-@command.command("show", short_help="Show the options of a component.")
-@click.argument("name")
-@json_option
-@common_options
-@pass_state
-def show_command(state: CliState, name: str, as_json: bool) -> None:
-    """Show a component or all components of a plugin: options, defaults, help, source file.
-
-    NAME is a name from `tunesmith plugins list`.
-    """
-    catalog = state.catalog()
-    offered = list(list_offers(catalog))
-    plugins = [p for p in catalog.plugins.found if name in (p.name, p.full_name)]
-    chosen = [o for o in offered if name in (o.offer.name, o.full_name)]
-    chosen = chosen or [o for o in offered if o.plugin in plugins]
-    if not chosen and not plugins:
-        known = [*(o.offer.name for o in offered), *(p.name for p in catalog.plugins.found)]
-        guess = suggest_name(name, known)
-        hint = f"did you mean {guess}?" if guess else "`tunesmith plugins list` lists all names"
-        raise UsageError(f'no plugin or component is named "{name}"', hint=hint)
-    if as_json:
-        shown = [offer_to_json(o) for o in chosen]
-        about = [plugin_to_json(plugin, offered) for plugin in plugins]
-        render.print_json({"schema": "tunesmith.plugin/1", "offers": shown, "plugins": about})
-        return
-    for plugin in plugins if not chosen else ():
-        render.print_text(f"{plugin.full_name} {plugin.version}: {plugin.state}", style="strong")
-        render.print_text(
-            f"  {one_line(plugin.reason, 500) or 'hooks: ' + ', '.join(plugin.hooks)}"
-        )
-        render.print_text(f"  module {plugin.module}")
-    for o in chosen:
-        show_offer(o)
-
-
-def show_offer(offered: Offered[Any]) -> None:
-    """Print one offer as text."""
-    about = offer_to_json(offered)
-    render.print_text(
-        f"{about['name']} ({about['kind']}): {one_line(about['summary'], 200)}", style="strong"
-    )
-    render.print_text(f"  from {distribution_text(offered.plugin)}, {about['source']}")
-    for label in ("accepts", "metrics", "promises", "needs", "missing"):
-        if about.get(label):
-            render.print_text(f"  {label}: {', '.join(about[label])}")
-    render.print_text()
-    if not about["options"]:
-        render.print_text("  no options")
-    for option in about["options"]:
-        kind = ", ".join(filter(None, [option["type"], option["bounds"]]))
-        default = option["default"]
-        value = default if default in (REQUIRED, UNSET) else f"= {default}"
-        render.print_paragraph(f"{option['name']} {value} ({kind})", style="strong")
-        render.print_paragraph(option["help"], indent="    ")
+from tunesmith.text import one_line
 
 
 def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from tunesmith import api, distributed
-from tunesmith.cli import render, report_view
+from tunesmith.cli import render
 from tunesmith.cli.common import (
     CliState,
     common_options,
@@ -24,6 +24,7 @@ from tunesmith.execution import execute
 from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
+from tunesmith_plugins.commands.runs import view
 
 
 @click.command("run")
@@ -79,7 +80,7 @@ def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
             yield
         except TunesmithError as error:
             if isinstance(error, RunStopped):
-                error.hint = f"resume with: tunesmith resume {report_view.shell_path(folder.path)}"
+                error.hint = f"resume with: tunesmith resume {render.shell_path(folder.path)}"
             if not isinstance(error, UsageError):
                 show(execute.load_report(folder), folder, as_json)
             raise
@@ -90,8 +91,8 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
     if as_json:
         render.print_json({**report.to_json(), "folder": str(folder.path)})
         return
-    report_view.show_gates(report)
-    report_view.show_scores(report)
-    report_view.show_verdict(report)
-    report_view.show_paths(folder.path, report)
-    report_view.show_next_commands(folder.path, report)
+    view.show_gates(report)
+    view.show_scores(report)
+    view.show_verdict(report)
+    view.show_paths(folder.path, report)
+    view.show_next_commands(folder.path, report)

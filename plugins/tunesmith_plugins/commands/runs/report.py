@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from tunesmith import api
-from tunesmith.cli import render, report_view
+from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.execution import execute
 from tunesmith.execution.regressions import find_regressions
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
+from tunesmith_plugins.commands.runs import training_view, view
+from tunesmith_plugins.commands.runs.replay import replay_events
 
 
 @click.command("report")
@@ -42,7 +43,7 @@ def command(state: CliState, run: Path, failures: int, reporter: str | None, as_
     because all data comes from its event log.
     """
     if reporter is not None:
-        api.replay_events(run, reporter)
+        replay_events(run, reporter)
         return
     folder = RunFolder.open(run)
     report = execute.load_report(folder)
@@ -62,19 +63,19 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
     render.print_text(f"{one_line(folder.id)}: {report.status}{when}", style="strong")
     if finished is not None and finished.error:
         render.print_text(f"{finished.status}: {finished.error}", style="bad")
-    report_view.show_data(report)
-    report_view.show_notices(report)
-    report_view.show_training(report)
-    report_view.show_forecast(report)
-    report_view.show_gates(report)
+    view.show_data(report)
+    view.show_notices(report)
+    training_view.show_training(report)
+    training_view.show_forecast(report)
+    view.show_gates(report)
     if report.measured:
         render.print_text()
-        report_view.show_scores(report)
-    report_view.show_verdict(report)
+        view.show_scores(report)
+    view.show_verdict(report)
     verdict = finished.verdict if finished else {}
     if failures and verdict:
         regressions = find_regressions(folder.path, verdict, report)
         baseline = str(verdict.get("baseline_model", ""))
-        report_view.show_regressions(regressions, baseline, failures)
-    report_view.show_paths(folder.path, report)
-    report_view.show_next_commands(folder.path, report)
+        training_view.show_regressions(regressions, baseline, failures)
+    view.show_paths(folder.path, report)
+    view.show_next_commands(folder.path, report)

@@ -1,0 +1,37 @@
+"""Commands ``plugins list`` and ``plugins show``: list plugins and their options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import CommandOffer
+
+if TYPE_CHECKING:
+    import click
+
+
+@hookimpl
+def tunesmith_commands() -> Sequence[CommandOffer]:
+    """Offer ``tunesmith plugins list`` and ``tunesmith plugins show``."""
+    return [
+        CommandOffer(
+            name="plugins list", summary="List all components and broken plugins.", load=_load_list
+        ),
+        CommandOffer(
+            name="plugins show", summary="Show the options of a component.", load=_load_show
+        ),
+    ]
+
+
+def _load_list() -> click.Command:
+    from tunesmith_plugins.commands.plugin_list.list_command import command
+
+    return command
+
+
+def _load_show() -> click.Command:
+    from tunesmith_plugins.commands.plugin_list.show_command import command
+
+    return command

@@ -1,0 +1,38 @@
+"""Send the events of a run to a reporter once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunesmith import api
+from tunesmith.catalog import OfferNotFound
+from tunesmith.errors import UsageError
+from tunesmith.offers import ReporterOffer
+from tunesmith.plan import Component
+from tunesmith.plugins import attribute_errors_to
+from tunesmith.storage import read_known_events
+
+
+def replay_events(folder: Path, reporter: str) -> None:
+    """Send all events in the log of a run to a reporter, as if the run happened now.
+
+    The reporter has its options from the run file, or their defaults if the run file does not name
+    it. So a run that was killed can be reported, also with a reporter that was installed later.
+
+    Raises:
+        UsageError: no such reporter is installed, or see :func:`tunesmith.api.open_run`.
+    """
+    run_folder, plan, catalog = api.open_run(folder)
+    component = next((c for c in plan.reporters if reporter in (c.use, c.offer.name)), None)
+    if component is None:
+        try:
+            offered = catalog.find(ReporterOffer, reporter)
+        except OfferNotFound as error:
+            raise UsageError(f"--to: {error.what}", hint=error.hint) from None
+        component = Component(offered, offered.offer.config())
+    with (
+        attribute_errors_to(component.offered.plugin),
+        component.offer.build(component.config, run_folder) as target,
+    ):
+        for event in read_known_events(run_folder.events):
+            target.report(event)

@@ -1,0 +1,88 @@
+"""Print as text what only the report of a run has: training, forecast and regressions."""
+
+from __future__ import annotations
+
+import sys
+
+from tunesmith.cli import render
+from tunesmith.execution.regressions import Regression
+from tunesmith.execution.report import Report
+from tunesmith.execution.verdict import TUNED
+from tunesmith.terminal import supports_unicode
+from tunesmith.text import format_bytes, format_count, format_duration, one_line
+from tunesmith_plugins.commands.runs.curve import plot
+
+
+def show_training(report: Report) -> None:
+    """Print a summary line and a loss curve for each stage."""
+    for stage, started in report.training_started.items():
+        steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
+        seconds = sum(step.seconds for step in steps)
+        tokens = sum(step.tokens for step in steps)
+        peak = max((step.memory_bytes for step in steps), default=0)
+        parts = [
+            f"{started.technique}{f' ({stage})' if stage else ''}: step {len(steps)}"
+            f" of {started.steps}",
+            f"{started.trainable_parameters:,} of {started.parameters:,} parameters",
+            format_duration(seconds),
+            f"{tokens / seconds:,.0f} tokens/s" if seconds else "",
+            f"peak memory {format_bytes(peak, binary=True)}" if peak else "",
+        ]
+        render.print_text()
+        render.print_text(", ".join(filter(None, parts)))
+        if len(steps) > 1:
+            render.print_text(f"loss, steps {steps[0].step} to {steps[-1].step}")
+            for line in plot(
+                [step.loss for step in steps], mark="•" if supports_unicode(sys.stdout) else "*"
+            ):
+                render.print_text(f"  {line}", style="dim")
+        _show_monitored(report, stage)
+
+
+def _show_monitored(report: Report, stage: str) -> None:
+    """Print a table of the evaluations on held-out records during the training of a stage."""
+    events = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
+    if not events:
+        return
+    names = list(dict.fromkeys(name for event in events for name in event.metrics))
+    rows = [
+        [f"{event.step}{' best' if event.best else ''}"]
+        + [f"{event.metrics[name]:.3f}" if name in event.metrics else "" for name in names]
+        for event in events
+    ]
+    render.print_table(["step", *map(one_line, names)], rows, right=range(1, len(names) + 1))
+
+
+def show_forecast(report: Report) -> None:
+    """Print predicted memory and time, with the measured values if training has finished."""
+    forecast, actual = report.forecast, report.to_json()["forecast"].get("actual")
+    if forecast is None:
+        return
+    low, high = (format_bytes(forecast.memory[end], binary=True) for end in ("low", "high"))
+    text = f"forecast: peak memory {low} to {high}"
+    if forecast.seconds:
+        shortest, longest = (format_duration(seconds) for seconds in forecast.seconds)
+        text += f", training time {shortest} to {longest}"
+    if actual:
+        peak = format_bytes(actual["peak_memory_bytes"], binary=True)
+        time = format_duration(actual["seconds"])
+        ratio = actual["memory_ratio"]
+        text += f"; measured: {peak} ({ratio:.2f} times the expected peak), {time}"
+    render.print_text(text, style="dim")
+
+
+def show_regressions(regressions: list[Regression], baseline: str, limit: int) -> None:
+    """Print a table of the first rows that the baseline scored better on."""
+    if not regressions:
+        return
+    render.print_text()
+    title = f"regressions: {format_count(len(regressions), 'row')} that {baseline} did better on"
+    render.print_text(title, style="strong")
+    rows = [
+        [one_line(r.source), one_line(r.expected), one_line(r.baseline), one_line(r.tuned)]
+        for r in regressions[:limit]
+    ]
+    render.print_table(["row", "expected", baseline, TUNED], rows)
+    if len(regressions) > limit:
+        count = len(regressions)
+        render.print_text(f"{count - limit} more rows: --failures {count} shows all")

@@ -1,0 +1,95 @@
+"""Command ``check``: the data, all problems at once, the origin of values, and an example row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.plugins.commands.conftest import RUN_FILE, Tunesmith
+
+
+def test_check_shows_the_data_and_an_example_row(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    with (tmp_path / "data.tsv").open("a") as file:
+        file.write("no tab\nanother\n")
+    done = tunesmith("check", "run.toml")
+    assert done.exit_code == 0, done.output
+    assert "6 training rows, 4 held out" in done.stdout
+    assert "left out: 2 rows, no answer, first data.tsv:11" in done.stdout
+    learned = [line for line in done.stdout.splitlines() if "▌ " in line]
+    assert learned[-1].split()[1:3] == ["assistant", "SAY"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_check_names_all_problems_at_once(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        RUN_FILE.replace('use = "by-heart"', 'use = "by-heart"\nstpes = 3\npause = -1.0')
+        .replace('base = "fake:one"', 'base = "nowhere/at-all"\nrevison = "1"')
+        .replace("[model]", "[runn]\nx = 1\n[model]")
+        .replace('use = "same"', 'use = "smae"')
+    )
+    done = tunesmith("check", "run.toml")
+    assert done.exit_code == 2
+    for text in (
+        "runn: unknown table (did you mean [run]?)",
+        'technique.stpes: unknown key (did you mean "steps"?)',
+        "technique.pause: should be greater than or equal to 0, got -1.0",
+        'model.revison: unknown key (did you mean "revision"?)',
+        'evaluators.0.use: no evaluator "smae" is installed (did you mean "same"?)',
+    ):
+        assert text in done.stderr
+    assert done.stdout == ""
+
+
+def test_reviewers_warn_and_refuse(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    warned = tunesmith("check", "run.toml", "--set", "run.seed=13")
+    assert warned.exit_code == 0
+    assert "warning: run.seed: brings" in warned.stdout
+    for command in ("check", "run"):
+        refused = tunesmith(command, "run.toml", "--set", "run.seed=666")
+        assert refused.exit_code == 2
+        assert "error: run.seed: is the number of the beast" in refused.stderr
+    events = (next((tmp_path / "runs").iterdir()) / "events.jsonl").read_text()
+    assert "training-started" not in events
+
+
+def test_command_line_beats_environment_beats_file(
+    tunesmith: Tunesmith, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps() -> tuple[int, str]:
+        done = tunesmith("check", "run.toml", "--json", *extra)
+        found = json.loads(done.stdout)
+        return found["plan"]["technique"]["steps"], found["origins"]["technique.steps"]["origin"]
+
+    extra: list[str] = []
+    assert steps() == (6, "default")
+    (tmp_path / "run.toml").write_text(RUN_FILE.replace('"by-heart"', '"by-heart"\nsteps = 7'))
+    assert steps() == (7, "run.toml")
+    monkeypatch.setenv("TUNESMITH__TECHNIQUE__STEPS", "8")
+    assert steps() == (8, "environment variable TUNESMITH__TECHNIQUE__STEPS")
+    extra = ["--set", "technique.steps=9"]
+    assert steps() == (9, "--set")
+
+
+def test_origin_lists_every_value(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    done = tunesmith("check", "run.toml", "--origin", "--set", "run.seed=7")
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if "." in line}
+    assert rows["run.seed"].split()[1:] == ["7", "--set"]
+    assert rows["technique.steps"].split()[-1] == "default"
+    assert rows["plugins.files"].split()[-1] == "--plugin"
+    assert rows["evaluators.0.use"].split()[-1] == "run.toml"
+
+
+def test_the_trained_parts_of_each_kind_of_record() -> None:
+    from tunesmith.records import Chat, Message, Preference, Text
+    from tunesmith_plugins.commands.runs.check import split_by_training
+
+    messages = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"))
+    chat = Chat(source="x", messages=(*messages, *messages[1:]))
+    assert [learned for *_, learned in split_by_training(chat)] == [False, False, True, False, True]
+    assert split_by_training(Text(source="x", text="t")) == [("text", "t", True)]
+    preference = Preference(source="x", prompt=messages[:2], chosen="c", rejected="r")
+    assert [(role, learned) for role, _, learned in split_by_training(preference)][-2:] == [
+        ("chosen", True),
+        ("rejected", True),
+    ]

@@ -1,0 +1,35 @@
+"""Commands ``plugins list`` and ``plugins show``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.plugins.commands.conftest import FAKE, Tunesmith
+
+
+def test_plugins_can_be_left_out(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    done = tunesmith("plugins", "list", "--json", "--no-plugin", "fake_plugin")
+    states = {p["name"]: p["state"] for p in json.loads(done.stdout)["plugins"]}
+    assert states["fake_plugin"] == "blocked"
+    refused = tunesmith("check", "run.toml", "--no-plugin", "fake_plugin")
+    assert refused.exit_code == 2
+
+
+def test_show_prints_options_promises_and_source(tunesmith: Tunesmith) -> None:
+    done = tunesmith("plugins", "show", "by-heart")
+    assert "Steps to take." in done.stdout and ">= 1" in done.stdout
+    assert "promises: deterministic, resumable" in done.stdout
+    assert f"{FAKE}:" in done.stdout
+    about = json.loads(tunesmith("plugins", "show", "by-heart", "--json").stdout)["offers"][0]
+    assert about["accepts"] == ["Completion"]
+    steps = next(option for option in about["options"] if option["name"] == "steps")
+    assert (steps["type"], steps["default"]) == ("int", "6")
+
+
+def test_show_names_nested_options_as_set_takes_them(tunesmith: Tunesmith) -> None:
+    done = tunesmith("plugins", "show", "lora")
+    assert "adapter.rank = 16 (int, >= 1, <= 1024)\n    Rank of each adapter" in done.stdout
+    assert "schedule.type = 'cosine' ('cosine' | 'linear' | 'constant')\n" in done.stdout
+    assert "checkpoints.every unset (int, >= 1)\n" in done.stdout
+    assert "\nfrom unset (str)\n" in done.stdout

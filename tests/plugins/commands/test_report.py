@@ -1,0 +1,71 @@
+"""Command ``report``: regressions, replayed events, and runs without an end."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from tests.plugins.commands.conftest import Tunesmith
+
+from tunesmith_plugins.commands.runs.curve import plot
+
+
+def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
+    baseline = json.loads((finished / "report.json").read_text())["verdict"]["baseline_model"]
+    path = finished / "evaluations" / f"{baseline}.same.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    after = finished / "evaluations" / "tuned.same.jsonl"
+    worse = [json.loads(line) for line in after.read_text().splitlines()]
+    rows[2]["same"]["value"], rows[2]["output"] = 1.0, "it knew"
+    worse[2]["same"]["value"], worse[2]["output"] = 0.0, "it forgot"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    after.write_text("".join(json.dumps(row) + "\n" for row in worse))
+    done = tunesmith("report", finished)
+    assert done.exit_code == 0, done.output
+    assert f"1 row that {baseline} did better on" in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if "it forgot" in line)
+    assert line.split()[0] == rows[2]["source"] and "it knew" in line
+
+
+def test_report_is_rebuilt_if_it_is_missing(tunesmith: Tunesmith, finished: Path) -> None:
+    before = (finished / "report.json").read_bytes()
+    (finished / "report.json").unlink()
+    shown = json.loads(tunesmith("report", finished, "--json").stdout)
+    assert shown["run"]["status"] == "ok"
+    assert (finished / "report.json").read_bytes() == before
+
+
+def test_events_are_replayed_to_a_reporter(tunesmith: Tunesmith, finished: Path) -> None:
+    page = (finished / "report.html").read_bytes()
+    (finished / "report.html").unlink()
+    assert tunesmith("report", finished, "--to", "html").exit_code == 0
+    assert (finished / "report.html").read_bytes() == page
+    sent = tunesmith("report", finished, "--to", "jsonlines")
+    sent_events = [json.loads(line) for line in sent.stdout.splitlines()]
+    kept = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in sent_events] == [event["event"] for event in kept]
+    done = tunesmith("report", finished, "--to", "htm")
+    assert done.exit_code == 2 and 'did you mean "html"?' in done.output
+
+
+def test_report_of_a_run_that_was_killed(tunesmith: Tunesmith, finished: Path) -> None:
+    lines = (finished / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (finished / "events.jsonl").write_bytes(b"".join(lines[:12]) + lines[12][:20])
+    done = tunesmith("report", finished)
+    assert done.exit_code == 0
+    assert "unfinished" in done.stdout
+    assert "tunesmith resume done" in done.stderr
+
+
+def test_the_loss_curve_as_lines() -> None:
+    lines = plot([3.0, 2.0, 1.0], height=3)
+    assert [line.rstrip() for line in lines] == ["3 |•", "  | •", "1 |  •"]
+    assert plot([math.nan]) == []
+
+
+def test_a_lost_evaluation_is_named(tunesmith: Tunesmith, finished: Path) -> None:
+    (finished / "evaluations" / "tuned.same.jsonl").unlink()
+    done = tunesmith("report", finished)
+    assert done.exit_code == 7 and "no clear difference" in done.stdout
+    assert "tuned.same.jsonl:1: the evaluation is missing" in done.stderr
