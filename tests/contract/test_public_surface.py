@@ -58,8 +58,6 @@ TESTED_THROUGH = {
     # Parts of one algorithm, compared together with transformers' own result.
     "tests/toolkit/data/test_templates.py": ("tunesmith_torch.data.tokenization",),
     "tests/toolkit/generation/test_generate.py": (
-        "tunesmith_torch.generation.kv_cache",
-        "tunesmith_torch.generation.prefix_attention",
         "tunesmith_torch.generation.transformers_generate",
     ),
     # Imported in processes of their own: the import itself is what is tested.

@@ -24,11 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tunesmith_torch.generation import prefix_attention, prefix_cache
+from tunesmith_torch.generation.cache_check import can_use_cached_attention
 from tunesmith_torch.generation.kv_cache import DecodingCache
 from tunesmith_torch.generation.merged_lora import merged_adapters
+from tunesmith_torch.generation.prefill import decode_next, prefill
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.sequences import (
     GeneratedSequence,
@@ -84,9 +86,7 @@ def generate(  # noqa: PLR0913 - independent choices, all but two by keyword
     with eval_mode(model):
         try:
             base = prefix_cache.unwrap_model(model)
-            if not prefix_cache.has_plain_kv_cache(
-                base, max(map(len, prompts_ids)) + max_new_tokens
-            ):
+            if not can_use_cached_attention(base, max(map(len, prompts_ids)) + max_new_tokens):
                 raise prefix_attention.UnsupportedModel("the cache holds more than keys and values")
             with merged_adapters(model, max_new_tokens * len(rows)):
                 _decode(base, rows, settings)
@@ -105,20 +105,21 @@ def _decode(
     for row in rows:
         row.prompt = row.prompt[cache.prefix_length :]
     waiting = deque(sorted(rows, key=lambda row: (-len(row.prompt), list(row.prompt), row.index)))
-    cache_argument, active = prefix_cache.cache_argument_name(model), list[PartialSequence]()
+    active = list[PartialSequence]()
     tokens_B = torch.empty(0, dtype=torch.long, device=model.device)
     with prefix_attention.use_cached_attention(model, prefix):
         while waiting or active:
             new_rows = _take_new_rows(waiting, active, settings)
             if new_rows:
                 logits_NV = torch.cat(
-                    [_prefill(model, rows, cache) for rows in _group_by_length(new_rows)]
+                    [
+                        prefill(model, [row.prompt for row in group], cache)
+                        for group in _group_by_length(new_rows)
+                    ]
                 )
                 active += new_rows
             else:
-                inputs = {cache_argument: cache, **cache.next_inputs()}
-                logits_NV = model(input_ids=tokens_B[:, None], **inputs).logits[:, -1]
-                cache.end += 1
+                logits_NV = decode_next(model, tokens_B, cache)
                 new_rows, tokens_B = active, tokens_B[:0]
             # After a prefill tokens_B keeps the last tokens of the earlier rows; after a decoding
             # step it is empty here and all rows get a new one.
@@ -164,43 +165,6 @@ def _group_by_length(new_rows: Sequence[PartialSequence]) -> Iterator[Sequence[P
         distinct.add(prompt)
         prompt_tokens += len(prompt)
     yield new_rows[start:]
-
-
-def _prefill(
-    model: PreTrainedModel, new_rows: Sequence[PartialSequence], cache: DecodingCache
-) -> Tensor:
-    """Compute the prompts of new rows, each distinct prompt once, and add them to the cache.
-
-    Returns:
-        The logits after the last token of each row, shape NV.
-    """
-    prompt_index: dict[tuple[int, ...], int] = {}
-    prompt_of_row = [
-        prompt_index.setdefault(tuple(row.prompt), len(prompt_index)) for row in new_rows
-    ]
-    longest = max(map(len, prompt_index))
-    padding = [longest - len(prompt) for prompt in prompt_index]
-    device = model.device
-    # Padded on the left, so that all rows end in the same slot of the cache.
-    ids_BT = torch.tensor(
-        [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompt_index, strict=True)],
-        device=device,
-    )
-    padding_B = torch.tensor(padding, device=device)
-    position_BT = torch.arange(longest, device=device) - padding_B[:, None]
-    prompt_cache = DynamicCache()
-    logits_BV: Tensor = model(
-        input_ids=ids_BT,
-        position_ids=cache.prefix_length + position_BT.clamp_(min=0),
-        attention_mask=prefix_attention.prefill_mask(
-            longest, cache.prefix_length, padding_B if any(padding) else None
-        ),
-        use_cache=True,
-        logits_to_keep=1,
-        **{prefix_cache.cache_argument_name(model): prompt_cache},
-    ).logits[:, -1]
-    cache.add_rows(prompt_cache, prompt_of_row, [len(row.prompt) for row in new_rows])
-    return logits_BV[torch.tensor(prompt_of_row, device=device)]
 
 
 def _remove_finished(

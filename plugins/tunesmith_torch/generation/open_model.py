@@ -46,7 +46,7 @@ def open_text_model(
         folder,
         torch_device,
         precision,
-        packing=options.packing,
+        packing=False,  # scoring pads, and generation has an attention of its own
         quantization=Quantization.from_options(options.adaptation.quantization),
         fused_kernels=options.fused_kernels,
     )

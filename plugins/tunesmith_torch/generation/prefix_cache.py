@@ -9,8 +9,8 @@ If all prompts begin with the same instructions, their keys and values are the s
              |--- prefix ---|
 
 Models with recurrent layers, keys shared between layers, or windows that are too narrow store
-something else in their cache, and cannot use this. Which layers a model caches, and which options
-it passes to its attention function, is found by trying it.
+something else in their cache, and cannot use this. What else a model's attention needs is found by
+trying it: :mod:`tunesmith_torch.generation.cache_check`.
 """
 
 from __future__ import annotations
@@ -63,20 +63,7 @@ def has_plain_kv_cache(model: PreTrainedModel, longest: int) -> bool:
         or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= longest)
         for layer in layers
     )
-    return bool(layers) and plain and _uses_registered_attention(model)
-
-
-def _uses_registered_attention(model: PreTrainedModel) -> bool:
-    """Return True if every layer calls the registered attention function with known options.
-
-    Only a forward pass shows which options a model passes, so this tries two tokens.
-    """
-    try:
-        prefix = compute_prefix(model, [0, 0])
-    except UnsupportedModel:
-        return False
-    layers: int = model.config.get_text_config().num_hidden_layers
-    return prefix is not None and len(prefix.keys) == layers
+    return bool(layers) and plain
 
 
 def cache_argument_name(model: PreTrainedModel) -> str:
@@ -108,10 +95,8 @@ def compute_common_prefix(
     return compute_prefix(model, rows[0][:shared]) if shared >= MIN_PREFIX_TOKENS else None
 
 
-def compute_prefix(model: PreTrainedModel, ids: Sequence[int]) -> Prefix | None:
-    """Run the model on the prefix and return its keys and values; None if it is empty."""
-    if not ids:
-        return None
+def compute_prefix(model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
+    """Run the model on the prefix and return its keys and values."""
     ids_1P = torch.tensor([list(ids)], device=model.device)
     cache = DynamicCache()
     position_1P = torch.arange(len(ids), device=model.device)[None]

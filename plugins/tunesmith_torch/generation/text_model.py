@@ -29,10 +29,12 @@ from tunesmith.records import Prompt
 from tunesmith_torch.data.packing import Example, MicroBatch, collate, padded_batches
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_attention, prefix_cache
+from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_attention
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
+from tunesmith_torch.losses.rows_alone import logprobs_of_rows
 from tunesmith_torch.losses.selected_positions import LMHead, get_lm_head, hidden_at_targets
-from tunesmith_torch.options.generation_limits import max_cached_tokens
+from tunesmith_torch.options.generation_limits import TOKEN_BUDGET, max_cached_tokens
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
 SCORING_TOKENS = 8_192
@@ -90,12 +92,13 @@ class TorchTextModel:
         """Return the number of tokens whose keys and values fit into the cache limit."""
         model = cast(PreTrainedModel, self.model)
         config = model.config.get_text_config()
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None)
+        layers = getattr(config, "num_hidden_layers", None)
+        if not heads or not layers:  # a recurrent model, or one of several transformers (BLT)
+            return TOKEN_BUDGET
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
         key_heads = getattr(config, "num_key_value_heads", None) or heads
-        return max_cached_tokens(
-            key_heads, width, config.num_hidden_layers, torch.finfo(model.dtype).bits // 8
-        )
+        return max_cached_tokens(key_heads, width, layers, torch.finfo(model.dtype).bits // 8)
 
     def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
         """Return True if the prompt leaves room for that many more tokens."""
@@ -245,24 +248,25 @@ class TorchTextModel:
         ``max_prefix``: longest common prefix, in tokens, that may be computed separately.
         """
         longest = max(len(row.ids) for row in rows)
+        small_budget = min(self.token_budget, FULL_LOGITS_TOKENS)
         try:
             base, head = prefix_cache.unwrap_model(self.model), get_lm_head(self.model)
         except (prefix_attention.UnsupportedModel, EnvironmentProblem):
-            for indices, batch in _padded_batches(
-                rows, 0, min(self.token_budget, FULL_LOGITS_TOKENS)
-            ):
+            for indices, batch in _padded_batches(rows, 0, small_budget):
                 yield indices, _logprobs_from_logits(self.model, batch.to(self.device))
             return
-        has_plain_cache = prefix_cache.has_plain_kv_cache(base, longest)
+        is_cached = can_use_cached_attention(base, longest)
+        if not (is_cached or can_pad(base, longest)):
+            for indices, batch in _padded_batches(rows, 0, small_budget):
+                yield indices, logprobs_of_rows(self.model, batch.to(self.device))
+            return
         ids = [row.ids for row in rows]
-        prefix = (
-            prefix_cache.compute_common_prefix(base, ids, max_prefix) if has_plain_cache else None
-        )
+        prefix = prefix_cache.compute_common_prefix(base, ids, max_prefix) if is_cached else None
         prefix_length = 0 if prefix is None else prefix.length
         budget = min(self.token_budget, SCORING_TOKENS)
         for indices, batch in _padded_batches(rows, prefix_length, budget):
             with ExitStack() as stack:
-                if has_plain_cache:
+                if is_cached:
                     stack.enter_context(prefix_attention.use_cached_attention(base, prefix))
                 yield indices, self._logprobs(batch.to(self.device), head)
 
@@ -301,7 +305,7 @@ def _padded_batches(
 
 def _logprobs_from_logits(model: nn.Module, batch: MicroBatch) -> Tensor:
     """Return log-probabilities for heads and adapters that only the model's own forward applies."""
-    logits_BTV = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
+    logits_BTV = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False).logits
     logits_BTV = logits_BTV[:, -batch.ids_BT.shape[1] :]  # learned prompts come before the tokens
     logits_NV = logits_BTV.flatten(0, 1)[batch.trained_N]
     return -functional.cross_entropy(logits_NV.float(), batch.targets_N, reduction="none")

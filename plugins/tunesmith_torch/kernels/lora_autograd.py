@@ -71,12 +71,14 @@ class LoraFunction(torch.autograd.Function):
                 scaled = [(next(b_OR) * scale).to(dtype) for scale in spec.scales]
                 scaled_bs.append(_concat(scaled, 1))
                 y_TO = nn.functional.linear(x_TI, weight_OI, bias_O)
-                outs.append(y_TO.addmm_(u_TR[:, spec.all_columns], scaled_bs[-1].t()))
+                y_TO.addmm_(u_TR[:, spec.all_columns], scaled_bs[-1].t())
+                # Not a view: a model may change the output of a layer in place (Gemma 3n).
+                outs.append(torch.ops.aten._unsafe_view(y_TO, (*x.shape[:-1], y_TO.shape[-1])))
         ctx.save_for_backward(x_TI, a_RI, u_TR, *weights, *scaled_bs)
         ctx.specs, ctx.shape, ctx.dtype = specs, x.shape, x.dtype
         ctx.lora_dtypes = [matrix.dtype for matrix in lora_weights]
         ctx.set_materialize_grads(False)
-        return tuple(y_TO.view(*x.shape[:-1], -1) for y_TO in outs)
+        return tuple(outs)
 
     @staticmethod
     @once_differentiable

@@ -20,7 +20,7 @@ another way than assumed here is found before training.
 # ruff: noqa: N815 - tensors end in their shape, attributes too
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -144,19 +144,21 @@ def hidden_at_targets(
 
 
 @torch.no_grad()
-def max_logprob_difference(model: nn.Module, *, packed: bool = True) -> float:
+def max_logprob_difference(
+    model: nn.Module, *, packed: bool = True, lengths: Sequence[int] = (9, 14)
+) -> float:
     """Return the largest difference of log-probabilities here and of the model itself, in nats.
 
-    Two rows of random tokens in one trimmed micro-batch are compared with each row alone through
-    the model's own head. Rounding in fp32 gives 1e-5; a row that attends to another, or a logit
+    Rows of random tokens in one trimmed micro-batch are compared with each row alone through the
+    model's own head. Rounding in fp32 gives 1e-5; a row that attends to another, or a logit
     scale that is not known here, gives 0.1 and more.
     """
     base, modes = unwrap_peft(model), {module: module.training for module in model.modules()}
     vocabulary = base.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(vocabulary, (length,), generator=generator) for length in (9, 14)]
+    rows = [torch.randint(vocabulary, (length,), generator=generator) for length in lengths]
     examples = [Example(row.numpy(), torch.arange(len(row)).numpy() % 2 == 0) for row in rows]
-    batch = collate(examples, [0, 1], packed=packed).to(base.device)
+    batch = collate(examples, range(len(rows)), packed=packed).to(base.device)
     model.eval()
     try:
         head = get_lm_head(model)

@@ -19,11 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from tunesmith_torch.runtime import peft_import  # noqa: F401 - must precede peft
 
 # isort: split
 from peft import LoraConfig
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -33,6 +35,8 @@ from tunesmith_torch.options.adaptation import AdapterOptions
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, *_CONVOLUTIONS)
 """Classes of modules that PEFT has an adapter for."""
+MAMBA_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
+"""Model types whose ``out_proj`` PEFT refuses to adapt."""
 _MODULES_KEY = "technique.adapter.target_modules"
 _PARAMETERS_KEY = "technique.adapter.target_parameters"
 
@@ -145,13 +149,31 @@ def _choose_modules(
 def _linear_layers(
     model: PreTrainedModel, modules: Mapping[str, nn.Module]
 ) -> dict[str, nn.Module]:
-    """Return the linear layers except the output head."""
+    """Return the linear layers that an adapter fits, except the output head."""
     head = model.get_output_embeddings()
     return {
         name: module
         for name, module in modules.items()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+        if isinstance(module, (nn.Linear, Conv1D))
+        and module is not head
+        and not _computes_more(module)
+        and not _is_refused_by_peft(model, name)
     }
+
+
+def _computes_more(module: nn.Module) -> bool:
+    """Return True for a layer whose forward returns more than its product: Llama 4's router."""
+    layer = type(module)
+    if not (layer.__module__.startswith("transformers.models.") and "forward" in vars(layer)):
+        return False
+    weight = module.get_parameter("weight")
+    with torch.no_grad():
+        return not isinstance(module(weight.new_zeros(1, weight.shape[1])), Tensor)
+
+
+def _is_refused_by_peft(model: PreTrainedModel, name: str) -> bool:
+    """Return True for a projection whose weight Mamba's kernels read without its adapter."""
+    return _last_part(name) == "out_proj" and model.config.model_type in MAMBA_TYPES
 
 
 def _shortest_names(

@@ -34,6 +34,9 @@ from tunesmith_torch.models.foreign_code import (
 )
 from tunesmith_torch.models.model_folder import check_folder
 
+UNLIMITED_CONTEXT = 2**30
+"""Context length of a model that sets no limit."""
+
 
 @dataclass(frozen=True)
 class LoadedBase:
@@ -90,6 +93,15 @@ def load_base(
                 output_loading_info=True,
             )
     except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        if isinstance(error, KeyError) and error.args == (attention,):
+            # The architecture has a table of its own attentions (Falcon).
+            return load_base(
+                folder,
+                device=device,
+                dtype=dtype,
+                quantization=quantization,
+                tokenizer=tokenizer,
+            )
         raise IntegrityError(f"{folder}: the model cannot be built, {error!s:.200}") from error
     _check_tensor_names(folder, info)
     _check_finite(folder, model)
@@ -205,5 +217,9 @@ def context_length(base: LoadedBase) -> int:
 
 
 def config_context_length(config: PretrainedConfig) -> int:
-    """Return the largest number of tokens that a model with this config supports."""
-    return int(config.get_text_config().max_position_embeddings)
+    """Return the largest number of tokens that a model with this config supports.
+
+    Recurrent models set no limit, and their configs have none.
+    """
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return UNLIMITED_CONTEXT if limit is None else int(limit)

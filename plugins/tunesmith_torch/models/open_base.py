@@ -6,14 +6,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith_torch.kernels import rms_norm, tree_attention, varlen_attention
-from tunesmith_torch.models.loading import (
-    LoadedBase,
-    load_base,
-)
+from tunesmith_torch.losses.selected_positions import max_logprob_difference
+from tunesmith_torch.models.loading import LoadedBase, load_base
 from tunesmith_torch.models.quantization import Quantization, load_quantized
+from tunesmith_torch.models.self_check import TOLERANCE_NATS, ForwardErrors
 from tunesmith_torch.runtime.device import Precision
 
 
@@ -37,7 +36,21 @@ def load_model(  # noqa: PLR0913 - independent choices, the optional ones by key
         varlen_attention.register()
     name = tree_attention.register() if packing else "sdpa"
     read = partial(load_quantized, quantization=quantization) if quantization else load_base
-    base = read(folder, device=device, dtype=precision.dtype, attention=name, tokenizer=tokenizer)
+    load = partial(read, folder, device=device, dtype=precision.dtype)
+    base = load(attention=name, tokenizer=tokenizer)
+    # Attention of an architecture that keeps its own cannot be exchanged later.
+    if packing and not base.model.is_backend_compatible() and not _can_pack(base.model):
+        base = load(tokenizer=base.tokenizer)
     if fused_kernels:
         rms_norm.fuse_rms_norms(base.model)
     return base
+
+
+def _can_pack(model: PreTrainedModel) -> bool:
+    try:
+        nats = max_logprob_difference(model)
+    except torch.OutOfMemoryError:
+        raise
+    except ForwardErrors:
+        return False
+    return nats <= TOLERANCE_NATS.get(model.dtype, TOLERANCE_NATS[torch.bfloat16])

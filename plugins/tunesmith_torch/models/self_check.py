@@ -1,36 +1,188 @@
-"""Check on the loaded model that packing and row selection do not change log-probabilities."""
+"""Choose, by trying it out on the loaded model, how rows are laid out in micro-batches.
+
+The fast layouts assume how an architecture works. Each is compared with the model's own forward
+pass over each row alone, and the first that gives the same log-probabilities is used::
+
+    packed    rows end to end, with this toolkit's attention        the fastest
+    padded    rows in a rectangle, with the model's own attention
+    alone     one row at a time through the model's own forward     exact for every model
+
+The rows of the check are longer than a sliding window or chunk of the model, if training has such
+rows: a short row would not reveal what happens beyond.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import torch
+from torch import Tensor, nn
 
-from tunesmith.errors import EnvironmentProblem
-from tunesmith_torch.losses.selected_positions import max_logprob_difference
+from tunesmith.errors import EnvironmentProblem, TunesmithError
+from tunesmith_torch.data.packing import Example, collate
+from tunesmith_torch.kernels import tree_attention
+from tunesmith_torch.losses.selected_positions import (
+    get_lm_head,
+    hidden_at_targets,
+    max_logprob_difference,
+    unwrap_peft,
+)
 from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.loading import context_length
+from tunesmith_torch.runtime.eval_mode import eval_mode
 
-TOLERANCE_NATS = {torch.float32: 1e-2, torch.bfloat16: 1.0}
+TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 1.0}
 """Largest accepted difference, in nats, between two computations of one log-probability.
 
 In a model of 135M parameters rounding to bf16 causes 0.3, rounding to fp32 3e-5, and a row that
 attends to another row 2.7. Over a base in 8 bits, activations are rounded to 8 bits in any compute
 format: 0.4.
 """
+COPY_TOLERANCE_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Largest accepted difference between two copies of a row in one micro-batch.
+
+What precedes a row must not matter at all, and both copies are rounded in the same way.
+"""
+SHORT_ROWS = 9, 14
+"""Tokens of the rows that every check has."""
+LONGEST_CHECK = 2048
+"""Tokens of the longest row that is tried: more would take longer than it saves."""
+
+_WINDOW_NAME = re.compile("window|attention_chunk|index_topk|budget")
+"""Part of the name of a length beyond which attention is another one."""
+
+ForwardErrors = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    TunesmithError,
+)
+"""Errors of an architecture that cannot compute a layout."""
 
 
-def check_logprobs(adapted: AdaptedModel, *, packing: bool) -> None:
-    """Check once, on the model itself, that the layout of rows does not change log-probabilities.
+@dataclass(frozen=True)
+class RowLayout:
+    """The way rows are laid out, and the reason why a faster one is not used."""
+
+    kind: Literal["packed", "padded", "alone"]
+    reason: str = ""
+
+
+def choose_row_layout(adapted: AdaptedModel, *, packing: bool, longest: int) -> RowLayout:
+    """Return the fastest layout that gives the model's own log-probabilities.
+
+    If that is not packing, the model gets its own attention back. ``longest``: tokens of the
+    longest row in training.
 
     Raises:
-        EnvironmentProblem: they differ by more than :data:`TOLERANCE_NATS`.
+        EnvironmentProblem: the log-probabilities of a row depend on what follows, or on chance.
     """
-    with adapted.autocast():
-        nats = max_logprob_difference(adapted.model, packed=packing)
-    eight_bits = getattr(adapted.base.model, "is_loaded_in_8bit", False)
-    if nats <= TOLERANCE_NATS[torch.bfloat16 if eight_bits else adapted.precision.dtype]:
-        return
-    hint = "set packing = false" if packing else "this architecture cannot be trained here yet"
-    raise EnvironmentProblem(
-        f"technique: log-probabilities of {type(adapted.base.model).__name__} must not depend on "
-        f"the layout of rows, got a difference of {nats:.2g} nats",
-        hint=hint,
+    base = adapted.base.model
+    lengths = check_lengths(base.config.get_text_config(), longest)
+    reason = ""
+    if packing:
+        # Attention of the architecture's own may have room for its context only (GPT Neo).
+        context = 0 if base.is_backend_compatible() else context_length(adapted.base) - 1
+        fills_context = max(lengths) < context <= LONGEST_CHECK
+        packed_lengths = (*lengths, context) if fills_context else lengths
+        reason = _problem(adapted, packed_lengths, packed=True)
+        if not reason:
+            return RowLayout("packed")
+        use_own_attention(base)
+    padding_problem = _problem(adapted, lengths, packed=False)
+    if not padding_problem:
+        return RowLayout("padded", reason)
+    _require_causal(adapted, lengths)
+    return RowLayout("alone", padding_problem)
+
+
+def use_own_attention(model: Any) -> None:
+    """Give the model the attention that transformers would choose, if it has this toolkit's."""
+    if model.config._attn_implementation == tree_attention.NAME:
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+
+
+def check_lengths(config: Any, longest: int) -> tuple[int, ...]:
+    """Return the lengths of rows that reveal what a model does within and beyond its windows."""
+    limits = {n + 3 for n in _windows(config.to_dict())}
+    shortest = max(SHORT_ROWS)
+    return (
+        *SHORT_ROWS,
+        *(n for n in sorted(limits) if shortest < n <= min(longest, LONGEST_CHECK)),
     )
+
+
+def _windows(config: Mapping[str, Any]) -> Iterator[int]:
+    """Yield the lengths at which a config says that a model computes something else."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _windows(value)
+        elif _WINDOW_NAME.search(str(name)) and isinstance(value, int) and value > 1:
+            yield value
+
+
+def _problem(adapted: AdaptedModel, lengths: tuple[int, ...], *, packed: bool) -> str:
+    """Return the reason why a layout cannot be used; empty if it can."""
+    base = adapted.base.model
+    try:
+        with adapted.autocast():
+            nats = max_logprob_difference(adapted.model, packed=packed, lengths=lengths)
+            leak = _difference_of_copies(adapted.model, packed=packed)
+    except torch.OutOfMemoryError:
+        raise
+    except ForwardErrors as error:
+        return f"{type(base).__name__} cannot compute it: {' '.join(str(error).split())[:120]}"
+    eight_bits = getattr(base, "is_loaded_in_8bit", False)
+    dtype = torch.bfloat16 if eight_bits else adapted.precision.dtype
+    if not leak <= COPY_TOLERANCE_NATS[dtype]:
+        return f"rows of {type(base).__name__} would change each other by {leak:.2g} nats"
+    if not nats <= TOLERANCE_NATS[dtype]:
+        return f"it would change log-probabilities of {type(base).__name__} by {nats:.2g} nats"
+    return ""
+
+
+@torch.no_grad()
+def _difference_of_copies(model: nn.Module, *, packed: bool) -> float:
+    """Return the largest difference of log-probabilities between two copies of a row, in nats."""
+    base = unwrap_peft(model)
+    generator = torch.Generator().manual_seed(1)
+    vocabulary = base.config.get_text_config().vocab_size
+    row, other = (
+        torch.randint(vocabulary, (length,), generator=generator).numpy() for length in SHORT_ROWS
+    )
+    examples = [Example(ids, [True] * len(ids)) for ids in (row, other, row)]
+    batch = collate(examples, range(3), packed=packed).to(base.device)
+    with eval_mode(model):
+        logp_N = get_lm_head(model).logprobs(hidden_at_targets(model, batch), batch)
+    trained = len(row) - 1
+    return float((logp_N[:trained] - logp_N[-trained:]).abs().max())
+
+
+@torch.no_grad()
+def _require_causal(adapted: AdaptedModel, lengths: tuple[int, ...]) -> None:
+    """Refuse a model whose log-probabilities depend on later tokens, or on chance."""
+    base = unwrap_peft(adapted.model)
+    generator = torch.Generator().manual_seed(0)
+    vocabulary, longest = base.config.get_text_config().vocab_size, max(lengths)
+    ids_1T = torch.randint(vocabulary, (1, longest), generator=generator).to(base.device)
+
+    def logprobs(tokens: int) -> Tensor:
+        logits: Tensor = base(input_ids=ids_1T[:, :tokens], use_cache=False).logits
+        return logits[0, : longest // 2].float().log_softmax(-1)
+
+    with eval_mode(adapted.model), adapted.autocast():
+        part, again, whole = logprobs(longest // 2), logprobs(longest // 2), logprobs(longest)
+    tolerance = TOLERANCE_NATS[adapted.precision.dtype]
+    for other, cause in ((again, "change from one pass to the next"), (whole, "see later tokens")):
+        if not float((part - other).abs().max()) <= tolerance:
+            raise EnvironmentProblem(
+                f"model.base: predictions of {type(base).__name__} {cause}, so it does not "
+                "generate text from left to right",
+                hint="choose a causal language model",
+            )

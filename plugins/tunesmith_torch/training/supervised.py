@@ -22,6 +22,7 @@ from tunesmith_torch.data.packing import (
 )
 from tunesmith_torch.data.templates import Template, TokenizedRecords
 from tunesmith_torch.kernels.tree_attention import TreeLayout
+from tunesmith_torch.losses.rows_alone import loss_of_rows
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.training import SupervisedOptions
@@ -43,12 +44,18 @@ class NextTokenObjective:
     """
 
     def __init__(
-        self, adapted: AdaptedModel, examples: Sequence[Example], *, packing: bool
+        self,
+        adapted: AdaptedModel,
+        examples: Sequence[Example],
+        *,
+        packing: bool,
+        rows_alone: bool = False,
     ) -> None:
         self._model = adapted.model
         self._device = adapted.base.model.device
         self._examples = examples
         self._packing = packing
+        self._rows_alone = rows_alone
         self._lengths = np.array([len(example.ids) for example in examples])
         # The first token of a row has no token before it that could predict it.
         self._trained = np.array([int(np.sum(e.trained)) - bool(e.trained[0]) for e in examples])
@@ -85,6 +92,8 @@ class NextTokenObjective:
     def loss(self, micro_batch: Layout) -> Tensor:
         """Return nats summed over the trained tokens of the micro-batch."""
         batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
+        if self._rows_alone:
+            return loss_of_rows(self._model, batch)
         attention_kwargs = {} if tree_layout is None else {"tree_layout": tree_layout}
         hidden_ND = hidden_at_targets(self._model, batch, attention_kwargs=attention_kwargs)
         return get_lm_head(self._model).loss(hidden_ND, batch)
@@ -102,6 +111,8 @@ class NextTokenObjective:
 class SupervisedTask(TrainingTask[TokenizedRecords]):
     """Train on the next tokens of conversations, completions and texts."""
 
+    can_compute_rows_alone = True
+
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> TokenizedRecords:
         options: SupervisedOptions = job.config
         examples = template.tokenize_records(
@@ -109,11 +120,21 @@ class SupervisedTask(TrainingTask[TokenizedRecords]):
         )
         return _require_examples(job, examples, limit)
 
+    def longest_row(self, data: TokenizedRecords, limit: int) -> int:
+        return max(len(example) for example in data.examples)
+
     def prepare(self, session: Session, data: TokenizedRecords) -> Prepared:
         adapted, options = session.adapted, session.options
-        objective = NextTokenObjective(adapted, data.examples, packing=options.packing)
+        objective = NextTokenObjective(
+            adapted,
+            data.examples,
+            packing=options.packing,
+            rows_alone=session.layout.kind == "alone",
+        )
         totals = BatchCounts(data.tokens, data.trained_tokens, data.trained_tokens)
-        return Prepared(objective, adapted, totals)
+        return Prepared(
+            objective, adapted, totals, details={"prefix_tokens": objective.prefix_length}
+        )
 
 
 def _require_examples(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRecords:

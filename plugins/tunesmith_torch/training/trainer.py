@@ -9,7 +9,7 @@
       rows to tokens, while weights    task.tokenize
         are read                       load_model
       adapters, or all weights         task.adapt, by options.adaptation
-      self-check                       check_logprobs
+      the layout of rows                choose_row_layout
       objective                        task.prepare
       the training loop                tunesmith_torch.training.loop
       the artifact, committed          task.finalize, save_artifact
@@ -27,11 +27,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from tunesmith.contracts import Artifact, Job
-from tunesmith.errors import UsageError
-from tunesmith.events import JSON, Event, TrainingFinished, TrainingStarted
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.events import JSON, Event, Notice, TrainingFinished, TrainingStarted
 from tunesmith.storage import write_atomic
 from tunesmith_torch.data.templates import Template, read_chat_template
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
@@ -48,7 +48,7 @@ from tunesmith_torch.models.loading import (
 )
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
-from tunesmith_torch.models.self_check import check_logprobs
+from tunesmith_torch.models.self_check import RowLayout, choose_row_layout
 from tunesmith_torch.optim import adamw
 from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import TrainingOptions
@@ -94,6 +94,8 @@ class Session:
     """Facts that identify the initial model; empty without one."""
     folder: Path
     """Folder of the base weights: the base model, or an initial model that is a full one."""
+    layout: RowLayout
+    """The way rows are laid out in micro-batches."""
 
     @property
     def options(self) -> Any:
@@ -128,6 +130,9 @@ class Prepared:
 class TrainingTask(ABC, Generic[DataT]):
     """The part that a technique fills in: how rows become tokens, and the objective over them."""
 
+    can_compute_rows_alone: ClassVar[bool] = False
+    """True if the objective can use the model's own forward, one row at a time."""
+
     def grouping(self, options: Any, device: str) -> Grouping:
         """Return which parts of a record are computed together, for ``auto`` options."""
         return SINGLE_COMPLETION
@@ -141,6 +146,10 @@ class TrainingTask(ABC, Generic[DataT]):
         Raises:
             DataError: nothing can be trained on.
         """
+
+    def longest_row(self, data: DataT, limit: int) -> int:
+        """Return the tokens of the longest row, or an upper bound."""
+        return limit
 
     def adapt(
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
@@ -170,13 +179,14 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
 
     Raises:
         DataError: no record can be trained on.
-        EnvironmentProblem: the fast kernels and the plain model disagree.
+        EnvironmentProblem: the model is not causal, or too unusual for the technique.
         UsageError: the options cannot be used with this model.
         TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
     with distributed.all_ranks(job):
         job = resolve_auto(job, task.grouping)
         session, data = _open_session(job, task)
+        job = session.job
         started = time.perf_counter()
         prepared = task.prepare(session, data)
         objective = prepared.objective
@@ -224,10 +234,28 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
         job.emit(notice)
     data = tokenizing.result()
     adapted = task.adapt(base, precision, job, initial)
-    check_logprobs(adapted, packing=options.packing)
+    layout = choose_row_layout(
+        adapted, packing=options.packing, longest=task.longest_row(data, limit)
+    )
+    if layout.kind == "alone" and not task.can_compute_rows_alone:
+        raise EnvironmentProblem(
+            f"technique {job.technique}: this model computes one row at a time only, as "
+            f"{layout.reason}",
+            hint="choose another base model, or a technique that trains on demonstrations",
+        )
+    job = _apply_layout(job, layout)
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(base.model)
-    return Session(job, template, adapted, initial, lineage, folder), data
+    return Session(job, template, adapted, initial, lineage, folder, layout), data
+
+
+def _apply_layout(job: Job[Any], layout: RowLayout) -> Job[Any]:
+    """Return the job with ``packing`` off if rows are not packed, and say why."""
+    if layout.kind == "packed" or not layout.reason:
+        return job
+    kind = {"padded": "rows are padded", "alone": "rows are computed one at a time"}[layout.kind]
+    job.emit(Notice(level="info", source="technique.packing", message=f"{kind}: {layout.reason}"))
+    return replace(job, config=job.config.model_copy(update={"packing": False}))
 
 
 def _check_lineage(job: Job[Any], initial: InitialModel | None) -> JSON:
@@ -283,6 +311,7 @@ def _training_started_event(
             "template_sha256": session.template.sha256,
             "batch_size": options.batch_size,
             "micro_batch_tokens": options.micro_batch_tokens,
+            "layout": session.layout.kind,
         },
         first_step=newest.step if newest else 0,
     )

@@ -10,14 +10,24 @@ from typing import Any
 
 import pytest
 from tables import build
+from tests.architectures.models import Case, save_model
+from tests.architectures.sizes import Sizes
 
 from tunesmith.contracts import Job
 from tunesmith.errors import EnvironmentProblem, RunStopped
-from tunesmith.events import CheckpointSaved, Event, StepFinished, TrainingFinished, TrainingStarted
+from tunesmith.events import (
+    CheckpointSaved,
+    Event,
+    Notice,
+    StepFinished,
+    TrainingFinished,
+    TrainingStarted,
+)
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.models.self_check import RowLayout
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.supervised import SupervisedTask
 
@@ -54,24 +64,42 @@ def steps(events: list[Event]) -> list[StepFinished]:
     return [event for event in events if isinstance(event, StepFinished)]
 
 
-def test_a_run_performs_the_self_check_and_reports_its_counts(
-    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checked: list[bool] = []
-    original = trainer.check_logprobs
-
-    def check(adapted: Any, *, packing: bool) -> None:
-        checked.append(packing)
-        original(adapted, packing=packing)
-
-    monkeypatch.setattr(trainer, "check_logprobs", check)
+def test_a_run_reports_its_layout_and_its_counts(tmp_path: Path, tiny_folder: Path) -> None:
     events = train(tmp_path, tiny_folder, epochs=2)
-    assert checked == [True]
     started = next(event for event in events if isinstance(event, TrainingStarted))
     finished = next(event for event in events if isinstance(event, TrainingFinished))
+    assert started.details["layout"] == "packed"
     assert started.steps == len(steps(events)) == finished.steps == 4
     assert sum(step.tokens for step in steps(events)) == finished.tokens == 2 * started.tokens
     assert sum(step.trained_tokens for step in steps(events)) == finished.trained_tokens
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_a_model_that_cannot_pack_is_padded_and_the_reason_is_reported(
+    tmp_path: Path, option: bool
+) -> None:
+    """The attention of gpt-oss has sinks. Without packing, nothing was given up."""
+    model = tmp_path / "model"
+    save_model(Case("gpt_oss"), Sizes(layers=2), 0, model)
+    events = train(tmp_path / "run", model, max_steps=2, packing=option)
+    started = next(event for event in events if isinstance(event, TrainingStarted))
+    assert started.details["layout"] == "padded"
+    reasons = [e.message for e in events if isinstance(e, Notice) and "padded" in e.message]
+    assert len(reasons) == option
+    assert not option or "`s_aux`" in reasons[0]
+
+
+def test_a_task_that_needs_several_rows_at_once_refuses_a_model_that_cannot(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pairs(SupervisedTask):
+        can_compute_rows_alone = False
+
+    layout = RowLayout("alone", "it would change log-probabilities")
+    monkeypatch.setattr(trainer, "choose_row_layout", lambda *args, **kwargs: layout)
+    config = build(LoraOptions, precision="fp32", batch_size=4, max_steps=1)
+    with pytest.raises(EnvironmentProblem, match="one row at a time only, as it would change"):
+        trainer.train(job(tmp_path / "run", tiny_folder, config, lambda _: None), Pairs())
 
 
 def test_rows_are_tokenized_while_weights_are_read(

@@ -1,0 +1,60 @@
+"""Compute the prompts of rows that join the decoding, and store their keys and values.
+
+Shapes: B distinct prompts, N rows, T tokens of the longest prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from tunesmith_torch.generation import prefix_attention, prefix_cache
+from tunesmith_torch.generation.kv_cache import DecodingCache
+
+
+def prefill(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: DecodingCache
+) -> Tensor:
+    """Compute the prompts of new rows, each distinct prompt once, and add them to the cache.
+
+    Returns:
+        The logits after the last token of each row, shape NV.
+    """
+    prompt_index: dict[tuple[int, ...], int] = {}
+    prompt_of_row = [
+        prompt_index.setdefault(tuple(prompt), len(prompt_index)) for prompt in prompts
+    ]
+    longest = max(map(len, prompt_index))
+    padding = [longest - len(prompt) for prompt in prompt_index]
+    device = model.device
+    # Padded on the left, so that all rows end in the same slot of the cache.
+    ids_BT = torch.tensor(
+        [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompt_index, strict=True)],
+        device=device,
+    )
+    padding_B = torch.tensor(padding, device=device)
+    position_BT = torch.arange(longest, device=device) - padding_B[:, None]
+    prompt_cache = DynamicCache()
+    logits_BV: Tensor = model(
+        input_ids=ids_BT,
+        position_ids=cache.prefix_length + position_BT.clamp_(min=0),
+        attention_mask=prefix_attention.prefill_mask(
+            longest, cache.prefix_length, padding_B if any(padding) else None
+        ),
+        use_cache=True,
+        logits_to_keep=1,
+        **{prefix_cache.cache_argument_name(model): prompt_cache},
+    ).logits[:, -1]
+    cache.add_rows(prompt_cache, prompt_of_row, [len(prompt) for prompt in prompts])
+    return logits_BV[torch.tensor(prompt_of_row, device=device)]
+
+
+def decode_next(model: PreTrainedModel, tokens_B: Tensor, cache: DecodingCache) -> Tensor:
+    """Append one token to each row of the cache and return the logits after it, shape BV."""
+    inputs = {prefix_cache.cache_argument_name(model): cache, **cache.next_inputs()}
+    logits_BV: Tensor = model(input_ids=tokens_B[:, None], **inputs).logits[:, -1]
+    cache.end += 1
+    return logits_BV

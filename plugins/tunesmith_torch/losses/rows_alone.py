@@ -1,0 +1,41 @@
+"""Log-probabilities from the model's own forward pass, one row at a time: exact for every model.
+
+Shapes: B rows, T tokens, N trained positions, V vocabulary.
+
+Neither packing nor padding nor a separate head takes part, so this is slow, and it is used for the
+models that compute something else in those layouts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tunesmith_torch.data.packing import MicroBatch
+
+
+def logprobs_of_rows(model: nn.Module, batch: MicroBatch) -> Tensor:
+    """Return the log-probability of each target of a padded micro-batch, in nats, [N].
+
+    ``model`` may be a PEFT model; its own forward is run. Learned prompts come before the tokens.
+    """
+    assert batch.mask_BT is not None, "rows alone are collated with packed=False"
+    B, T = batch.ids_BT.shape
+    logprobs = []
+    row_N = batch.trained_N // T
+    for row, length in zip(range(B), batch.mask_BT.sum(1).tolist(), strict=True):
+        selected = row_N == row
+        if not bool(selected.any()):
+            continue
+        logits_1TV = model(input_ids=batch.ids_BT[row : row + 1, :length], use_cache=False).logits
+        logits_NV = logits_1TV[0, -length:][batch.trained_N[selected] % T]
+        targets_N = batch.targets_N[selected]
+        logprobs.append(-functional.cross_entropy(logits_NV.float(), targets_N, reduction="none"))
+    return torch.cat(logprobs)
+
+
+def loss_of_rows(model: nn.Module, batch: MicroBatch) -> Tensor:
+    """Return the summed (weighted) negative log-likelihood of the batch's targets, in nats."""
+    logprobs_N = logprobs_of_rows(model, batch)
+    return -(logprobs_N if batch.weights_N is None else logprobs_N * batch.weights_N).sum()
