@@ -20,6 +20,12 @@ TOLERANCE = 1e-5
 """Largest accepted relative difference of a loss."""
 NORM_TOLERANCE = 1e-4
 """The same for a gradient norm, a sum over many more rounded numbers."""
+ROUNDING_FACTOR = 5.0
+"""Accepted multiple of what rounding does to the independent computation, where that is more.
+
+Gradients through recurrent states and choices of experts amplify the rounding of fp32; from the
+second step on, AdamW amplifies it again. How much is seen when the last bit of each weight changes.
+"""
 TIE = 1e-4
 """Lead of a token over the second best below which either may be generated."""
 
@@ -76,13 +82,22 @@ class References:
     def __init__(self, model: Path, rows: dict[str, RowFiles]) -> None:
         self.model, self.rows = model, rows
         self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self._steps: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        self._steps: dict[tuple[object, ...], list[tuple[float, float]]] = {}
 
-    def steps(self, technique: str, data: str, artifact: Path | None) -> list[tuple[float, float]]:
+    def steps(
+        self,
+        technique: str,
+        data: str,
+        artifact: Path | None,
+        *,
+        perturbed: bool = False,
+    ) -> list[tuple[float, float]]:
         """Return loss and gradient norm of each step."""
-        key = technique, data
+        key = technique, data, perturbed
         if key not in self._steps:
             model = reference.load(self.model)
+            if perturbed:
+                reference.change_last_bits(model)
             if technique == "lora":
                 config = PeftConfig.from_pretrained(artifact)
                 model = reference.add_adapter(model, config, SEED)
@@ -121,7 +136,8 @@ def examine(case: Case, setting: Setting, folder: Path) -> Result:
     tables = {name: files.write(folder, name) for name, files in rows.items()}
     for number, settings in enumerate(setting.runs):
         run_file = settings.write(folder, model, tables[settings.data])
-        refusal, crash = product.check(run_file)
+        is_new = settings.technique not in {run.technique for run in setting.runs[:number]}
+        refusal, crash = product.check(run_file) if is_new else ("", "")
         if crash:
             result.fail("crash", f"{settings}: check", crash)
         if refusal:
@@ -153,12 +169,15 @@ def compare_run(
     result.notices += [n for n in outcome.notices if n not in result.notices]
     result.details[str(settings)] = outcome.details
     result.tokens_per_second[str(settings)] = outcome.tokens_per_second
-    numbers["loss_difference"] = max_difference(outcome.steps, expected, 0)
-    numbers["norm_difference"] = max_difference(outcome.steps, expected, 1)
-    if not numbers["loss_difference"] <= TOLERANCE:
-        result.fail("wrong", f"{settings}: loss differs by {numbers['loss_difference']:.1e}")
-    if not numbers["norm_difference"] <= NORM_TOLERANCE:
-        result.fail("wrong", f"{settings}: gradient norm by {numbers['norm_difference']:.1e}")
+    for part, name, tolerance in ((0, "loss", TOLERANCE), (1, "norm", NORM_TOLERANCE)):
+        difference = max_difference(outcome.steps, expected, part)
+        numbers[f"{name}_difference"] = difference
+        if difference <= tolerance:
+            continue
+        rounding = rounding_of(settings, outcome, references, part)
+        numbers[f"{name}_rounding"] = rounding
+        if not difference <= ROUNDING_FACTOR * rounding:
+            result.fail("wrong", f"{settings}: {name} of a step differs by {difference:.1e}")
     for name, loss in outcome.losses.items():
         artifact = outcome.artifact if name == "tuned" else None
         expected_loss, answers = references.evaluation(settings.data, artifact)
@@ -175,6 +194,12 @@ def compare_run(
             result.fail("wrong", f"{settings}: held-out loss ({name}) by {difference:.1e}")
         if unequal:
             result.fail("wrong", f"{settings}: {unequal} of {len(answers)} answers ({name})")
+
+
+def rounding_of(settings: RunFile, outcome: Outcome, references: References, part: int) -> float:
+    """Return by how much the independent numbers change with the last bit of each weight."""
+    args = settings.technique, settings.data, outcome.artifact
+    return max_difference(references.steps(*args), references.steps(*args, perturbed=True), part)
 
 
 def max_difference(

@@ -91,7 +91,7 @@ def check(run_file: Path) -> tuple[str, str]:
     if result.exit_code == 0:
         return "", ""
     if isinstance(result.exception, SystemExit):
-        return result.output.strip(), ""
+        return result.output[result.output.find("error: ") :].strip(), ""
     return "", last_lines(result.exception)
 
 
@@ -140,4 +140,6 @@ def read_events(outcome: Outcome, out: Path) -> None:
 
 def last_lines(error: BaseException | None, lines: int = 14) -> str:
     """Return the last lines of an error's traceback."""
+    while error is not None and error.__cause__ is not None:
+        error = error.__cause__
     return "\n".join("".join(traceback.format_exception(error)).strip().splitlines()[-lines:])

@@ -179,7 +179,7 @@ def mix_layers(config: PretrainedConfig, default: PretrainedConfig) -> dict[str,
             continue
         if isinstance(small, str) or not large or isinstance(large[0], list):
             continue
-        if isinstance(getattr(type(config), name, None), property):
+        if name in config.attribute_map or isinstance(getattr(type(config), name, None), property):
             continue
         kinds = list(dict.fromkeys(large))
         count = getattr(config, "num_hidden_layers", len(small))
@@ -202,7 +202,8 @@ def tiny_config(model_type: str, sizes: Sizes, changes: Mapping[str, Any]) -> Pr
         fields = merged(fields, changes)
     config = config_class(**fields)
     text, text_default = config.get_text_config(), default.get_text_config()
-    mixed = {k: v for k, v in mix_layers(text, text_default).items() if k not in changes}
+    given = {*changes, *adjusted, *adjusted.get(text_name, {})}
+    mixed = {k: v for k, v in mix_layers(text, text_default).items() if k not in given}
     if mixed:
         target = fields.setdefault(text_name, {}) if text_name else fields
         target.update({k: v for k, v in mixed.items() if k not in target})
@@ -266,6 +267,9 @@ ADJUSTMENTS: dict[str, Adjust] = {
     "gpt_neo": lambda s: {
         "num_layers": s.layers,
         "attention_types": [[["global", "local"], s.layers // 2]],
+    },
+    "granitemoehybrid": lambda s: {
+        "layer_types": ["linear_attention", "full_attention"] * (s.layers // 2),
     },
     "jamba": lambda s: {
         "attn_layer_period": 2,

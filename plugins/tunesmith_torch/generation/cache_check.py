@@ -46,7 +46,10 @@ def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
 
     A model is tried once: its weights may change, but not the way it computes.
     """
-    if not prefix_cache.has_plain_kv_cache(model, longest):
+    try:
+        if not prefix_cache.has_plain_kv_cache(model, longest):
+            return False
+    except ForwardErrors:  # an architecture without the usual cache, such as BLT
         return False
     if model not in _cached:
         _cached[model] = _is_accepted(model, _cache_error)

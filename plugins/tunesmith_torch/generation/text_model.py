@@ -92,13 +92,24 @@ class TorchTextModel:
         """Return the number of tokens whose keys and values fit into the cache limit."""
         model = cast(PreTrainedModel, self.model)
         config = model.config.get_text_config()
-        heads = getattr(config, "num_attention_heads", None)
-        layers = getattr(config, "num_hidden_layers", None)
+        # The stored values: as attributes, those that differ between layers (Gemma 4) are refused.
+        values = config.to_dict()
+        heads, layers, hidden, width, key_heads = (
+            values.get(config.attribute_map.get(name, name))
+            for name in (
+                "num_attention_heads",
+                "num_hidden_layers",
+                "hidden_size",
+                "head_dim",
+                "num_key_value_heads",
+            )
+        )
         if not heads or not layers:  # a recurrent model, or one of several transformers (BLT)
             return TOKEN_BUDGET
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        key_heads = getattr(config, "num_key_value_heads", None) or heads
-        return max_cached_tokens(key_heads, width, layers, torch.finfo(model.dtype).bits // 8)
+        width = width or hidden // heads
+        return max_cached_tokens(
+            key_heads or heads, width, layers, torch.finfo(model.dtype).bits // 8
+        )
 
     def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
         """Return True if the prompt leaves room for that many more tokens."""

@@ -18,6 +18,7 @@ from tunesmith_torch.generation.sequences import (
     PartialSequence,
     append_next_tokens,
 )
+from tunesmith_torch.models.self_check import ForwardErrors
 from tunesmith_torch.options.generation_limits import MAX_ROWS
 
 
@@ -69,11 +70,31 @@ def generate_with_transformers(
 def _generate_batch(
     model: Any, batch: Sequence[PartialSequence], settings: GenerationSettings
 ) -> None:
+    """Generate a batch in place, without a cache if the model's own one does not work."""
+    try:
+        _run_generate(model, batch, settings, use_cache=True)
+    except torch.OutOfMemoryError:
+        raise
+    except ForwardErrors:
+        for row in batch:
+            row.ids.clear()
+            row.logprobs.clear()
+        _run_generate(model, batch, settings, use_cache=False)
+
+
+def _run_generate(
+    model: Any,
+    batch: Sequence[PartialSequence],
+    settings: GenerationSettings,
+    *,
+    use_cache: bool,
+) -> None:
     ids_BT = torch.tensor([list(row.prompt) for row in batch], device=model.device)
     end_ids = sorted(settings.end_ids)
     config = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         do_sample=False,
+        use_cache=use_cache,
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,

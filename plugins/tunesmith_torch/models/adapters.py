@@ -117,9 +117,8 @@ def build_lora_config(
     """
     targets = AdapterTargets.resolve(model, options)
     saved_names = {name.rsplit(".", 1)[-1] for name in targets.modules_to_save}
-    tie_weights = model.config.get_text_config().tie_word_embeddings and bool(
-        saved_names & _embedding_names(model)
-    )
+    is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    tie_weights = is_tied and bool(saved_names & _embedding_names(model))
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tunesmith.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from tunesmith.contracts import FoundModel
+    from tunesmith.contracts import Finding, FoundModel
+    from tunesmith.plan import Plan
 
 
 @hookimpl
@@ -19,3 +21,11 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
     from tunesmith_plugins.models.huggingface.find import find_folder, find_on_hub
 
     return find_folder(reference) or find_on_hub(reference, revision)
+
+
+@hookimpl
+def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:
+    """Refuse a base model that does not generate text from left to right."""
+    from tunesmith_plugins.models.huggingface.review import review_plan
+
+    return review_plan(plan)
