@@ -90,9 +90,10 @@ def check(run_file: Path) -> tuple[str, str]:
     result = CliRunner().invoke(app, ["check", str(run_file)])
     if result.exit_code == 0:
         return "", ""
-    if isinstance(result.exception, SystemExit):
-        return result.output[result.output.find("error: ") :].strip(), ""
-    return "", last_lines(result.exception)
+    text = result.output[result.output.find("error: ") :].strip()
+    if isinstance(result.exception, SystemExit) and text.startswith("error: model.base"):
+        return text, ""
+    return "", text or last_lines(result.exception)
 
 
 def run(run_file: Path, out: Path) -> Outcome:
