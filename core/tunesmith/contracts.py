@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runt
 
 from tunesmith.errors import UsageError
 from tunesmith.events import Event, Forecast
-from tunesmith.records import Prompt, Record
+from tunesmith.records import Answer, Prompt, Record
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -54,6 +54,8 @@ class Dataset:
     left_out: Sequence[LeftOut] = ()
     description: str = ""
     """One line for the user: the files and the detected format."""
+    warnings: Sequence[str] = ()
+    """What the user should know before training, such as columns that are not used."""
 
 
 class DataLoader(Protocol):
@@ -66,9 +68,6 @@ class DataLoader(Protocol):
             DataError: no row is usable, or more rows are unusable than the options allow.
         """
         ...
-
-
-# --------------------------------------------------------------------------- models
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +108,14 @@ class TextModel(Protocol):
     def score(
         self,
         prompts: Sequence[Prompt],
-        completions: Sequence[str],
+        completions: Sequence[Answer],
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Return the log-probabilities of each completion given its prompt."""
+        """Return the log-probabilities of each completion given its prompt.
+
+        A completion is a message if it has more than text (:func:`~tunesmith.records.to_answer`).
+        """
         ...
 
     def generate(

@@ -21,7 +21,7 @@ from tunesmith.contracts import (
     Reporter,
     Technique,
 )
-from tunesmith.records import Record
+from tunesmith.records import Feature, Record
 
 if TYPE_CHECKING:
     import click
@@ -100,6 +100,8 @@ class TechniqueOffer(ComponentOffer[C]):
     build: Callable[[C], Technique]
     accepts: frozenset[type[Record]]
     """Kinds of records that it trains on; checked before any weight is read."""
+    trains_on: frozenset[Feature] = frozenset()
+    """Features of records that it takes into account; records with others are refused."""
     promises: Promises = field(default_factory=Promises)
     estimate: Callable[[C, EstimateRequest], Iterator[Estimate]] | None = None
     """Predicts memory and work: a first estimate quickly, without heavy imports, then better ones.

@@ -7,24 +7,99 @@ are the content, not its rendering for a family of models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 
+Feature = Literal["tools", "reasoning", "weights", "rejected"]
+"""Contents of records that a technique may train on; see :func:`find_features`.
+
+``rejected`` are the worse answers of pairs: a technique without it learns the chosen ones alone.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool by the assistant."""
+
+    name: str
+    arguments: str = "{}"
+    """The arguments as the text of a JSON object."""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A part of a message's text, with the weight of its tokens in the loss."""
+
+    text: str
+    weight: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    ``content`` is text, or a tuple of parts if they have weights of their own. Only the assistant's
+    turns contribute to the loss: ``weight`` multiplies the loss of all tokens of the turn, and 0
+    means that the turn is not trained.
+    """
 
     role: Role
-    content: str
+    content: str | tuple[TextPart, ...]
+    _: KW_ONLY
+    reasoning: str = ""
+    """The assistant's reasoning before its answer."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    weight: float = 1.0
+    name: str = ""
+    """Name of the speaker, or of the tool whose result this is."""
+    tool_call_id: str = ""
+    """Id of the call whose result this is."""
+    tools: tuple[str, ...] = ()
+    """Definitions of tools as JSON texts, in the first message only: it opens the conversation."""
+
+    def __post_init__(self) -> None:
+        content = self.content
+        if isinstance(content, list | tuple):
+            parts = tuple(content)
+            plain = all(isinstance(part, TextPart) and part.weight == 1 for part in parts)
+            _set(self, "content", "".join(part.text for part in parts) if plain else parts)
+        _set(self, "tool_calls", tuple(self.tool_calls))
+        _set(self, "tools", tuple(self.tools))
+
+    @property
+    def text(self) -> str:
+        """The text of the message, without weights, reasoning and calls."""
+        content = self.content
+        return content if isinstance(content, str) else "".join(part.text for part in content)
+
+    @property
+    def is_trained(self) -> bool:
+        """Return True if tokens of the message contribute to the loss: an answer with a weight."""
+        parts = () if isinstance(self.content, str) or self.tool_calls else self.content
+        silent = parts and not any(part.weight for part in parts)
+        return self.role == "assistant" and self.weight > 0 and not silent
 
 
 Prompt: TypeAlias = str | tuple[Message, ...]
-"""Input of a text model: a conversation to be continued, or plain text."""
+"""Input of a text model: a conversation to be continued, or plain text.
+
+The first message of a conversation has the definitions of the tools that the model may call.
+"""
+
+Answer: TypeAlias = str | Message
+"""An answer to a prompt: text, or an assistant turn with reasoning, tool calls or weights."""
+
+
+def to_answer(message: Message) -> Answer:
+    """Return the text of an answer that is nothing but text, else the message."""
+    is_text = message == Message(message.role, message.text, weight=message.weight)
+    return message.text if is_text else message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +139,7 @@ class Completion(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chat(Record):
-    """A conversation; the assistant's turns contribute to the loss."""
+    """A conversation; the assistant's turns contribute to the loss, by their weights."""
 
     messages: tuple[Message, ...]
 
@@ -86,8 +161,22 @@ class Preference(Record):
         _set(self, "prompt", tuple(self.prompt))
 
 
-def _set(record: Record, name: str, value: object) -> None:
-    """Set a field of a record that is being built; a finished record cannot be changed."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnpairedPreference(Record):
+    """A prompt and a completion that is labelled as good or as bad."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+    label: bool
+    """True if the completion is good."""
+
+    def __post_init__(self) -> None:
+        Record.__post_init__(self)
+        _set(self, "prompt", tuple(self.prompt))
+
+
+def _set(record: Record | Message, name: str, value: object) -> None:
+    """Set a field of an object that is being built; a finished one cannot be changed."""
     object.__setattr__(record, name, value)
 
 
@@ -100,30 +189,54 @@ def is_immutable(record: Record) -> bool:
     return True
 
 
-def exchanges(record: Record) -> Iterator[tuple[Prompt, str]]:
-    """Yield the (prompt, completion) pairs of a record, in order.
+def find_features(record: Record) -> frozenset[Feature]:
+    """Return what the record holds beyond the texts of its turns.
 
-    A :class:`Chat` has one for each assistant turn, with all turns before it as the prompt. A
-    :class:`Completion` has one, with the prompt as a user turn. A :class:`Text` is the completion
-    of the empty prompt. A :class:`Preference` has its prompt and its chosen completion.
+    A technique trains on a record only if its offer names all of these features. Otherwise it
+    could ignore them, and learn something else than the data says.
+    """
+    match record:
+        case Chat():
+            messages = record.messages
+        case Preference() | UnpairedPreference():
+            messages = record.prompt
+        case _:
+            return frozenset()
+    found: dict[Feature, bool] = {
+        "tools": any(m.tools or m.tool_calls or m.tool_call_id for m in messages),
+        "reasoning": any(m.reasoning for m in messages),
+        "weights": any(m.weight != 1 or not isinstance(m.content, str) for m in messages),
+    }
+    return frozenset(name for name, is_used in found.items() if is_used)
+
+
+def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
+    """Yield the prompts of a record, each with the assistant's answer to it, in order.
+
+    A :class:`Chat` has one for each assistant turn with a weight, with all turns before it as the
+    prompt. A :class:`Completion` has one, with the prompt as a user turn. A :class:`Text` is the
+    answer to the empty prompt. A :class:`Preference` has its prompt and its chosen completion, an
+    :class:`UnpairedPreference` its completion, which may be labelled as bad.
     """
     match record:
         case Text():
-            yield "", record.text
+            yield "", Message("assistant", record.text)
         case Completion():
-            yield (Message("user", record.prompt),), record.completion
+            yield (Message("user", record.prompt),), Message("assistant", record.completion)
         case Chat():
             for turn, message in enumerate(record.messages):
-                if message.role == "assistant":
-                    yield record.messages[:turn], message.content
+                if message.is_trained:
+                    yield record.messages[:turn], message
         case Preference():
-            yield record.prompt, record.chosen
+            yield record.prompt, Message("assistant", record.chosen)
+        case UnpairedPreference():
+            yield record.prompt, Message("assistant", record.completion)
         case _:
             raise TypeError(f"no exchanges are known for {type(record).__name__}")
 
 
-def last_exchange(record: Record) -> tuple[Prompt, str]:
-    """Return the last exchange of a record, whose completion evaluators ask the model for."""
+def last_exchange(record: Record) -> tuple[Prompt, Message]:
+    """Return the last exchange of a record, whose answer evaluators ask the model for."""
     *_, last = exchanges(record)
     return last
 
@@ -136,9 +249,23 @@ def content_key(record: Record) -> str:
         case Completion():
             return f"{record.prompt}\n{record.completion}"
         case Chat():
-            return "\n".join(message.content for message in record.messages)
+            return _messages_key(record.messages)
         case Preference():
-            prompt = "\n".join(message.content for message in record.prompt)
-            return f"{prompt}\n{record.chosen}\n{record.rejected}"
+            return f"{_messages_key(record.prompt)}\n{record.chosen}\n{record.rejected}"
+        case UnpairedPreference():
+            return f"{_messages_key(record.prompt)}\n{record.completion}\n{record.label}"
         case _:
             raise TypeError(f"no content is known for {type(record).__name__}")
+
+
+def _messages_key(messages: Iterable[Message]) -> str:
+    return "\n".join(
+        text
+        for message in messages
+        for text in (
+            *message.tools,
+            *filter(None, (message.reasoning,)),
+            message.text,
+            *(f"{call.name} {call.arguments}" for call in message.tool_calls),
+        )
+    )

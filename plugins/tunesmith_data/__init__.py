@@ -38,9 +38,9 @@ one untrusted JSON object; code that reads single values needs :func:`require_te
 :func:`parse_messages`, which check them as :class:`RowLoader` does.
 """
 
-from tunesmith_data.conversation import UNUSABLE_CHARACTERS, parse_messages, require_text
 from tunesmith_data.json_line import JSON_STRING, parse_row
 from tunesmith_data.load import RowLoader
+from tunesmith_data.message import parse_messages
 from tunesmith_data.options import RowOptions
 from tunesmith_data.row import (
     ByteStream,
@@ -51,6 +51,7 @@ from tunesmith_data.row import (
     json_type,
     not_utf8_error,
 )
+from tunesmith_data.text import UNUSABLE_CHARACTERS, require_text
 
 __all__ = [
     "JSON_STRING",

@@ -41,6 +41,20 @@ def parse_row(raw: bytes) -> dict[str, Any]:
     return value
 
 
+def parse_json_text(text: str, name: str) -> object:
+    """Return the value of JSON that is inside a text of a row, such as a tool's arguments.
+
+    Raises:
+        RowError: it is not JSON, nested too deeply, or ambiguous; ``name`` is its name in messages.
+    """
+    if is_too_deep(text.encode(errors="surrogatepass")):
+        raise RowError(f"{name} is nested deeper than {MAX_DEPTH} levels")
+    try:
+        return _DECODER.decode(text)
+    except ValueError:
+        raise RowError(f"{name} is not JSON", excerpt(text)) from None
+
+
 def is_too_deep(raw: bytes) -> bool:
     """Return True if brackets nest deeper than the limit; for a check before recursive parsing."""
     if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:

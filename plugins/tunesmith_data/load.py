@@ -13,8 +13,10 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
 from tunesmith_data.files import DataFile, find_files, open_data_file
-from tunesmith_data.formats import Format, FormatMatch, RowView, label_text, match_format
+from tunesmith_data.formats import Format, FormatMatch, match_format
+from tunesmith_data.message import unused_keys
 from tunesmith_data.row import Fields, ReadRows, Row, RowError
+from tunesmith_data.row_view import RowView, label_text
 
 if TYPE_CHECKING:
     from tunesmith_data.options import RowOptions
@@ -54,12 +56,14 @@ class RowLoader:
             heldout=heldout_part.train,
             left_out=[*train_part.left_out, *heldout_part.left_out],
             description=f"{train_part.description}; held out: {heldout_part.description}",
+            warnings=list(dict.fromkeys([*train_part.warnings, *heldout_part.warnings])),
         )
 
     def _read_files(self, files: Sequence[DataFile]) -> Dataset:
         """Return the records of several files, as the training part of a dataset."""
         records: list[Record] = []
         descriptions = []
+        warnings: list[str] = []
         unusable_rows = _UnusableRows(self.options.max_left_out)
         for file in files:
             before = len(records)
@@ -69,6 +73,7 @@ class RowLoader:
             descriptions.append(
                 f"{file.display_name}: {len(records) - before:,} rows of {reader.description()}"
             )
+            warnings += reader.warnings()
         names = ", ".join(file.display_name for file in files[:MAX_NAMED_FILES])
         unusable_rows.check(names, len(records))
         if len(descriptions) > MAX_NAMED_FILES:
@@ -76,7 +81,10 @@ class RowLoader:
                 f"and {len(descriptions) - MAX_NAMED_FILES:,} more files"
             ]
         return Dataset(
-            train=records, left_out=unusable_rows.left_out, description="; ".join(descriptions)
+            train=records,
+            left_out=unusable_rows.left_out,
+            description="; ".join(descriptions),
+            warnings=list(dict.fromkeys(warnings)),
         )
 
 
@@ -136,7 +144,9 @@ class _FileReader:
         self.formats: tuple[Format, ...] = options.formats()
         self.field_columns = options.field_columns()
         self.match: FormatMatch | None = None
-        self.ignored: list[str] = []
+        self.without = options.ignored_columns()
+        self.optional: list[str] = []
+        self.unused: list[str] = []
         self._matches: dict[tuple[str, ...], FormatMatch | None] = {}
 
     def records(self, rows: Iterator[Row]) -> Iterator[Record]:
@@ -151,13 +161,14 @@ class _FileReader:
                 self.unusable_rows.add(where, error)
 
     def description(self) -> str:
-        """Return the recognized format, and the columns that are not used."""
-        if not self.ignored:
-            return str(self.match)
-        names = ", ".join(self.ignored[:MAX_NAMED_COLUMNS])
-        if len(self.ignored) > MAX_NAMED_COLUMNS:
-            names += f" and {len(self.ignored) - MAX_NAMED_COLUMNS:,} more"
-        return f"{self.match}, not using {names}"
+        """Return the recognized format, and the columns by which it was recognized."""
+        return f"{self.match}, with {_join(self.optional)}" if self.optional else str(self.match)
+
+    def warnings(self) -> list[str]:
+        """Return a sentence about the columns and keys that are not used; often none."""
+        if not self.unused:
+            return []
+        return [f"{self.file.display_name}: not used: {_join(self.unused)}"]
 
     def _choose_format(self, first_rows: Sequence[Row]) -> None:
         """Choose the format that most of the first rows have."""
@@ -169,7 +180,8 @@ class _FileReader:
             expected = candidates.most_common(1)[0][0]
             self.match = next(x for x in self._matches.values() if x and str(x) == expected)
             self._check_options(usable)
-            self.ignored = self._unused_columns(usable)
+            self.optional = self._optional_columns()
+            self.unused = [*self._unused_columns(usable), *self._unused_keys(usable)]
         elif usable:
             raise self._unknown_format_error(usable[0])
         elif first_rows:
@@ -179,7 +191,9 @@ class _FileReader:
             self.unusable_rows.check(self.file.display_name, 0)
 
     def _match(self, fields: Fields) -> FormatMatch | None:
-        present = tuple(key for key, value in fields.items() if value is not None)
+        present = tuple(
+            key for key, value in fields.items() if value is not None and key not in self.without
+        )
         if present not in self._matches:
             # Bounded, because every row of a file may have new columns.
             if len(self._matches) > FORMAT_DETECTION_ROWS:
@@ -197,8 +211,15 @@ class _FileReader:
             raise self._missing_column_error(fields)
         if not match.is_compatible_with(self.match):
             raise RowError("other format than the rest of the file", str(match))
-        record = match.format.build(RowView(where, fields, match.columns, self.options.system))
+        view = RowView(where, self._used(fields), match.columns, self.options.system, match.rivals)
+        record = match.format.build(view)
         return self._with_group_and_slices(record, fields)
+
+    def _used(self, fields: Fields) -> Fields:
+        """Return the row without the columns that are to be ignored."""
+        if not self.without:
+            return fields
+        return {key: value for key, value in fields.items() if key not in self.without}
 
     def _with_group_and_slices(self, record: Record, fields: Fields) -> Record:
         """Return the record with its group and slices, if the options name any."""
@@ -234,16 +255,36 @@ class _FileReader:
         if options.system is not None and self.match and self.match.format.name == "text":
             raise DataError(self.file.display_name, "plain text has no place for the system prompt")
         columns = _all_columns(rows)
-        for column in (options.group, *options.slices, *self.field_columns.values()):
+        named = (options.group, *options.slices, *options.ignore, *self.field_columns.values())
+        for column in named:
             if column is not None and column not in columns:
                 hint = _column_hint(columns, column)
                 raise DataError(self.file.display_name, f"has no column `{column}`", hint=hint)
+
+    def _optional_columns(self) -> list[str]:
+        """Return the columns that are used but did not decide on the format."""
+        assert self.match is not None
+        required = self.match.required_columns.values()
+        columns = (c for match in self._matches.values() if match for c in match.columns.values())
+        return [column for column in dict.fromkeys(columns) if column not in required]
 
     def _unused_columns(self, rows: Sequence[Row]) -> list[str]:
         used = {self.options.group, *self.options.slices}
         for match in self._matches.values():
             used.update(match.columns.values() if match else ())
         return [column for column in _all_columns(rows) if column not in used]
+
+    def _unused_keys(self, rows: Sequence[Row]) -> list[str]:
+        """Return the keys of messages that are not used, each with its column."""
+        assert self.match is not None
+        columns = dict.fromkeys([*self.match.required_columns.values(), *self.optional])
+        found = (
+            f"{column}.{key}"
+            for row in rows
+            for column in columns
+            for key in unused_keys(_fields_of(row).get(column))
+        )
+        return list(dict.fromkeys(found))
 
     def _unknown_format_error(self, row: Row) -> DataError:
         fields = _fields_of(row)
@@ -260,8 +301,27 @@ class _FileReader:
         if guesses and guesses[0] not in fields:
             hint = f"did you mean `{guesses[0]}`?"
         else:
-            hint = 'map your columns: columns = { prompt = "...", completion = "..." }'
+            hint = _missing_part_hint(fields, self.formats)
         return DataError(where, f"no known format has the columns {names}", hint=hint)
+
+
+def _missing_part_hint(fields: Fields, formats: Sequence[Format]) -> str:
+    """Return the part that a row lacks for the format of which it has the other part."""
+    for known in formats:
+        present = [name for name in known.required if fields.get(name) is not None]
+        lacking = [name for name in known.required if name not in present]
+        if present and lacking:
+            return (
+                f"{known.title} have `{lacking[0]}` beside `{present[0]}`; if another column is "
+                f'that: columns = {{ {lacking[0]} = "..." }}'
+            )
+    return 'map your columns: columns = { prompt = "...", completion = "..." }'
+
+
+def _join(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_NAMED_COLUMNS])
+    more = len(names) - MAX_NAMED_COLUMNS
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def _fields_of(row: Row) -> Fields:

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from tunesmith.options import Options
 from tunesmith_data.formats import FORMATS, Format, find_formats
+from tunesmith_data.ignored_columns import CHANGES_TRAINING
 
 FormatName = Literal["auto", "preference", "messages", "sharegpt", "alpaca", "completion", "text"]
 FieldName = Literal[
@@ -22,6 +23,10 @@ FieldName = Literal[
     "rejected",
     "system",
     "text",
+    "label",
+    "tools",
+    "reasoning",
+    "history",
 ]
 Paths = str | list[str]
 Column = Annotated[str, Field(min_length=1)]
@@ -64,6 +69,13 @@ class RowOptions(Options):
         [],
         description="Columns whose values divide the results: metrics are also reported per value.",
     )
+    ignore: list[Column] = Field(
+        [],
+        description=(
+            "Columns to train without, although by their names they could change what is learned: "
+            "images, labels, weights, or a second prompt or answer."
+        ),
+    )
     max_left_out: float = Field(
         0.01, ge=0, le=1, description="Share of unusable rows above which the run stops."
     )
@@ -82,6 +94,11 @@ class RowOptions(Options):
     def formats(self) -> tuple[Format, ...]:
         """Return the formats that rows may have, in the order in which they are tried."""
         return find_formats(self.format, list(self.columns))
+
+    def ignored_columns(self) -> frozenset[str]:
+        """Return the columns that records are made without; labels of groups and slices too."""
+        labels = {self.group, *self.slices} & CHANGES_TRAINING.keys()
+        return frozenset({*self.ignore, *(name for name in labels if name is not None)})
 
     def field_columns(self) -> dict[str, str]:
         """Return the user's column names by field name."""

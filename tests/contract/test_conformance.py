@@ -28,7 +28,7 @@ QUICK = {"epochs": 12.0, "batch_size": 4, "learning_rate": 1e-2}
 REWARD_FUNCTION = """from tunesmith.testing.examples import CHATS, COMPLETIONS
 from tunesmith.records import last_exchange
 
-RIGHT = {last_exchange(record)[1] for record in (*COMPLETIONS, *CHATS)}
+RIGHT = {last_exchange(record)[1].text for record in (*COMPLETIONS, *CHATS)}
 
 
 def right(prompt, answer):

@@ -50,9 +50,13 @@ TESTED_THROUGH = {
     # Row files are read through the loader that uses all of these.
     "tests/data/test_formats.py": (
         "tunesmith_data.conversation",
-        "tunesmith_data.formats",
         "tunesmith_data.options",
-        "tunesmith_data.row",
+    ),
+    "tests/data/test_demo_files.py": (
+        "tunesmith_data.build_records",
+        "tunesmith_data.message",
+        "tunesmith_data.text",
+        "tunesmith_data.tools",
     ),
     "tests/plugins/loaders/test_jsonl.py": ("tunesmith_data.json_line",),
     # Parts of one algorithm, compared together with transformers' own result.

@@ -227,7 +227,7 @@ class Same:
         prompts = [prompt for prompt, _ in exchanges]
         answers = [answer.text for answer in model.generate(prompts, 20)]
         pairs = zip(answers, exchanges, strict=True)
-        values = tuple(float(answer == reference) for answer, (_, reference) in pairs)
+        values = tuple(float(answer == reference.text) for answer, (_, reference) in pairs)
         return [Measurement(metric="same", values=values, outputs=tuple(answers))]
 
 

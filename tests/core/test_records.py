@@ -8,7 +8,23 @@ from typing import Any
 import pytest
 
 from tunesmith import records
-from tunesmith.records import Chat, Completion, Message, Preference, Record, Text, is_immutable
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Record,
+    Text,
+    TextPart,
+    ToolCall,
+    UnpairedPreference,
+    content_key,
+    exchanges,
+    find_features,
+    is_immutable,
+    last_exchange,
+    to_answer,
+)
 
 TURNS = [Message("user", "q"), Message("assistant", "a")]
 SLICES: Any = {"language": "de", "length": "short"}
@@ -17,6 +33,7 @@ KINDS: dict[type[Record], dict[str, Any]] = {
     Completion: {"prompt": "p", "completion": "c"},
     Chat: {"messages": TURNS},
     Preference: {"prompt": TURNS[:1], "chosen": "c", "rejected": "r"},
+    UnpairedPreference: {"prompt": TURNS[:1], "completion": "c", "label": False},
 }
 
 
@@ -44,5 +61,89 @@ def test_a_list_that_the_loader_changes_later_does_not_change_the_record() -> No
 
 
 def test_a_record_with_a_list_inside_a_message_is_not_immutable() -> None:
-    parts: Any = ["a list"]
+    parts: Any = [["a list"]]
     assert not is_immutable(Chat(source="f:1", messages=(Message("user", parts),)))
+
+
+def test_parts_without_weights_are_text() -> None:
+    parts: Any = [TextPart("a"), TextPart("b")]
+    assert Message("user", parts) == Message("user", "ab")
+    weighted: Any = [TextPart("a"), TextPart("b", 0.5)]
+    message = Message("assistant", weighted)
+    assert message.content == tuple(weighted)
+    assert message.text == "ab"
+    assert hash(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "is_trained"),
+    [
+        (Message("user", "q"), False),
+        (Message("assistant", "a"), True),
+        (Message("assistant", "a", weight=0.0), False),
+        (Message("assistant", "a", weight=0.1), True),
+        (Message("assistant", (TextPart("a", 0.0), TextPart("b", 0.0))), False),
+        (Message("assistant", (TextPart("a", 0.0), TextPart("b", 0.5))), True),
+        (Message("assistant", "", tool_calls=(ToolCall("f"),)), True),
+    ],
+)
+def test_answers_with_a_weight_are_trained(message: Message, is_trained: bool) -> None:
+    assert message.is_trained is is_trained
+
+
+def test_answers_without_weight_are_no_exchanges() -> None:
+    turns = (
+        *(Message("user", "q"), Message("assistant", "a", weight=0.0)),
+        *(Message("user", "q2"), Message("assistant", "a2")),
+    )
+    chat = Chat(source="f:1", messages=turns)
+    assert list(exchanges(chat)) == [(turns[:3], turns[3])]
+    assert last_exchange(chat) == (turns[:3], turns[3])
+
+
+TOOLS = ('{"type": "function", "function": {"name": "f"}}',)
+
+
+@pytest.mark.parametrize(
+    ("turns", "features"),
+    [
+        ([Message("user", "q"), Message("assistant", "a")], set()),
+        ([Message("user", "q", tools=TOOLS), Message("assistant", "a")], {"tools"}),
+        ([*TURNS[:1], Message("assistant", "", tool_calls=(ToolCall("f"),))], {"tools"}),
+        ([*TURNS[:1], Message("assistant", "a", reasoning="r")], {"reasoning"}),
+        ([*TURNS, *TURNS[:1], Message("assistant", "a", weight=0.0)], {"weights"}),
+        ([*TURNS[:1], Message("assistant", (TextPart("a", 2.0),))], {"weights"}),
+    ],
+)
+def test_features_are_what_a_technique_could_ignore(
+    turns: list[Message], features: set[str]
+) -> None:
+    chat = Chat(source="f:1", messages=tuple(turns))
+    assert find_features(chat) == features
+    # Two conversations that differ in one of these are not the same row.
+    plain = Chat(source="f:1", messages=tuple(TURNS))
+    if features & {"tools", "reasoning"}:
+        assert content_key(chat) != content_key(plain)
+
+
+def test_labels_are_a_part_of_the_content() -> None:
+    good, bad = (
+        UnpairedPreference(source="f:1", prompt=(TURNS[0],), completion="a", label=label)
+        for label in (True, False)
+    )
+    assert content_key(good) != content_key(bad)
+    assert last_exchange(bad) == ((TURNS[0],), TURNS[1])
+
+
+@pytest.mark.parametrize(
+    ("message", "is_text"),
+    [
+        (Message("assistant", "a"), True),
+        (Message("assistant", "a", weight=0.5), True),
+        (Message("assistant", "a", reasoning="r"), False),
+        (Message("assistant", "a", tool_calls=(ToolCall("f"),)), False),
+        (Message("assistant", (TextPart("a", 0.5),)), False),
+    ],
+)
+def test_an_answer_is_text_if_it_is_nothing_else(message: Message, is_text: bool) -> None:
+    assert to_answer(message) == ("a" if is_text else message)

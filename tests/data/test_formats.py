@@ -39,7 +39,6 @@ def turns(*contents: str) -> list[dict[str, str]]:
         ("prompt", "completion"),
         ("question", "answer"),
         ("input", "output"),
-        ("instruction", "response"),
         ("prompt", "response"),
     ],
 )
@@ -49,8 +48,10 @@ def test_completions_under_the_usual_names(tmp_path: Path, prompt: str, completi
     assert isinstance(record, Completion)
     assert (record.prompt, record.completion) == ("q", "a")
     assert dataset.description.endswith(
-        f"1 rows of prompts and completions ({prompt}, {completion}), not using id"
+        f"1 rows of prompts and completions ({prompt}, {completion})"
     )
+    (warning,) = dataset.warnings
+    assert warning.endswith("data.jsonl: not used: id")
 
 
 def test_completions_as_messages(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_some_of_the_columns_can_be_mapped(tmp_path: Path) -> None:
 
 def test_the_format_can_be_set(tmp_path: Path) -> None:
     row = {"text": "t", "prompt": "q", "completion": "a"}
-    assert isinstance(load_one(tmp_path, row), Completion)
+    assert isinstance(load_one(tmp_path, row, format="completion"), Completion)
     assert isinstance(load_one(tmp_path, row, format="text"), Text)
     with pytest.raises(DataError, match="no known format"):
         load(tmp_path, row, format="messages")
@@ -241,3 +242,38 @@ def test_the_format_of_a_file_is_that_of_most_rows(tmp_path: Path) -> None:
 def test_optional_columns_may_be_missing_in_some_rows(tmp_path: Path) -> None:
     alpaca = {"instruction": "do", "output": "a"}
     assert len(load(tmp_path, alpaca, {**alpaca, "input": "x"}, alpaca).train) == 3
+
+
+# ------------------------------------------------------------ reasoning
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_in_a_key_of_its_own_is_in_front_of_the_answer(tmp_path: Path, key: str) -> None:
+    answer = {"role": "assistant", "content": "Paris.", key: "France."}
+    record = load_one(tmp_path, {"messages": [*turns("q"), answer]})
+    assert isinstance(record, Chat)
+    assert record.messages[-1] == Message("assistant", "Paris.", reasoning="France.")
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_key_of_reasoning_without_any_is_ignored(tmp_path: Path, value: object) -> None:
+    answer = {"role": "assistant", "content": "Paris.", "reasoning_content": value}
+    record = load_one(tmp_path, {"messages": [*turns("q"), answer]})
+    assert isinstance(record, Chat)
+    assert record.messages[-1].content == "Paris."
+
+
+def test_reasoning_that_is_not_an_answers_text_is_refused(tmp_path: Path) -> None:
+    user = {"role": "user", "content": "q", "thinking": "hm"}
+    bad = {"role": "assistant", "content": "a", "thinking": ["hm"]}
+    dataset = load(
+        tmp_path,
+        {"messages": [user, turns("q", "a")[1]]},
+        {"messages": [*turns("q"), bad]},
+        {"messages": turns("q", "a")},
+        max_left_out=0.9,
+    )
+    assert [row.cause for row in dataset.left_out] == [
+        "a user turn has `thinking`, which only the assistant's turns have",
+        "`thinking` is a list, not text",
+    ]  # fmt: skip

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunesmith.execution.wrapped_model import WrappedModel
-from tunesmith.records import Message, Prompt, Record, Text, last_exchange
+from tunesmith.records import Message, Prompt, Record, Text, UnpairedPreference, last_exchange
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class PromptedModel(WrappedModel):
         if self.system_prompt is not None:
             system.insert(0, Message("system", self.system_prompt))
         # Chat templates accept one system message only, at the start: join them.
-        joined = [Message("system", "\n\n".join(m.content for m in system))] if system else []
-        rest = [message for message in prompt if message.role != "system"]
-        return (*joined, *self.shots, *rest)
+        joined = [Message("system", "\n\n".join(m.text for m in system))] if system else []
+        rest = [replace(m, tools=()) for m in prompt if m.role != "system"]
+        first, *others = (*joined, *self.shots, *rest)
+        return (replace(first, tools=prompt[0].tools), *others)
 
 
 def choose_shots(records: Sequence[Record], count: int, seed: int) -> tuple[Message, ...]:
@@ -45,7 +46,7 @@ def choose_shots(records: Sequence[Record], count: int, seed: int) -> tuple[Mess
     them: the longer half of the records is used only for labels that the shorter half lacks, or
     when the shorter half is used up.
     """
-    usable = [record for record in records if not isinstance(record, Text)]
+    usable = [record for record in records if _is_plain_exchange(record)]
     usable.sort(key=lambda record: sum(map(len, _last_turns(record))))
     short, long = usable[: (len(usable) + 1) // 2], usable[(len(usable) + 1) // 2 :]
     rng = random.Random(seed)
@@ -55,7 +56,7 @@ def choose_shots(records: Sequence[Record], count: int, seed: int) -> tuple[Mess
     uses: dict[str, int] = {}
     ranked = []
     for position, record in enumerate(candidates):
-        answer = last_exchange(record)[1].strip()
+        answer = last_exchange(record)[1].text.strip()
         ranked.append((uses.get(answer, 0), position, record))
         uses[answer] = uses.get(answer, 0) + 1
     chosen = [record for _, _, record in sorted(ranked, key=lambda item: item[:2])[:count]]
@@ -66,9 +67,16 @@ def choose_shots(records: Sequence[Record], count: int, seed: int) -> tuple[Mess
     return tuple(messages)
 
 
+def _is_plain_exchange(record: Record) -> bool:
+    """Return True if the last answer is text alone, and is not known as a bad one."""
+    if isinstance(record, Text) or (isinstance(record, UnpairedPreference) and not record.label):
+        return False
+    return not last_exchange(record)[1].tool_calls
+
+
 def _last_turns(record: Record) -> tuple[str, str]:
     """Return the last user message and the last answer of a record."""
     prompt, answer = last_exchange(record)
     if isinstance(prompt, str):
-        return prompt, answer
-    return next((m.content for m in reversed(prompt) if m.role == "user"), ""), answer
+        return prompt, answer.text
+    return next((m.text for m in reversed(prompt) if m.role == "user"), ""), answer.text

@@ -6,12 +6,15 @@ A record that a plugin could change would change the data of every plugin after 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError, PluginError
 from tunesmith.offered import Plugin
+from tunesmith.offers import TechniqueOffer
 from tunesmith.plan import Plan
-from tunesmith.records import Record, is_immutable
+from tunesmith.records import Record, find_features, is_immutable
+from tunesmith.text import one_line
 
 
 def check_records(dataset: Dataset, plan: Plan) -> None:
@@ -29,13 +32,7 @@ def check_records(dataset: Dataset, plan: Plan) -> None:
         if not isinstance(record, Record):
             name = type(record).__name__
             raise PluginError(f'plugin "{plugin.full_name}" returned {name} in place of a Record')
-        if type(record) not in offer.accepts:
-            kinds = ", ".join(sorted(kind.__name__ for kind in offer.accepts))
-            raise DataError(
-                record.source,
-                f"technique {offer.name} cannot train on a {type(record).__name__} record",
-                hint=f"{offer.name} accepts {kinds}",
-            )
+        _check_accepted(record, offer)
         if not is_immutable(record):
             raise PluginError(
                 f'plugin "{plugin.full_name}" made a record that can be changed: '
@@ -44,6 +41,26 @@ def check_records(dataset: Dataset, plan: Plan) -> None:
     if not dataset.train or dataset.heldout == []:
         part = "held-out" if dataset.train else "training"
         raise DataError("data", f"no usable {part} rows")
+
+
+def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:
+    kind = type(record)
+    if kind not in offer.accepts:
+        kinds = ", ".join(sorted(kind.__name__ for kind in offer.accepts))
+        meaning = one_line((kind.__doc__ or "").split(".")[0], 100)
+        raise DataError(
+            record.source,
+            f"technique {offer.name} cannot train on a {kind.__name__} record ({meaning})",
+            hint=f"{offer.name} accepts {kinds}",
+        )
+    if ignored := sorted(find_features(record) - offer.trains_on):
+        known = ", ".join(sorted(offer.trains_on)) or "text alone"
+        raise DataError(
+            record.source,
+            f"technique {offer.name} would ignore the {' and '.join(ignored)} of this record",
+            hint=f"{offer.name} trains on {known}: remove the rest from the rows, or use another "
+            "technique",
+        )
 
 
 def check_unchanged(content: Sequence[int], records: Sequence[Record], plugin: Plugin) -> None:

@@ -275,7 +275,7 @@ def _check_finite(
 def _to_json_lines(measurements: Sequence[Measurement], records: Sequence[Record]) -> str:
     lines = []
     for index, record in enumerate(records):
-        line: dict[str, Any] = {"source": record.source, "expected": last_exchange(record)[1]}
+        line: dict[str, Any] = {"source": record.source, "expected": last_exchange(record)[1].text}
         if record.group is not None:
             line["group"] = record.group
         if record.slices:

@@ -154,7 +154,7 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
         holdout = min(MAX_DEFAULT_HOLDOUT_ROWS, max(1, round(0.2 * len(records))))
     with attribute_errors_to(plugin):  # content of another type is a fault of the loader
         keys = [content_key(record) for record in records]
-        answers = [last_exchange(record)[1].strip() for record in records]
+        answers = [last_exchange(record)[1].text.strip() for record in records]
     try:
         indices = split_records(
             keys,
@@ -267,6 +267,8 @@ def collect_notices(
     plan: Plan, catalog: Catalog, dataset: Dataset, parts: DataParts
 ) -> Iterator[Notice]:
     """Yield the findings of plugins about the plan and the data, before any model is read."""
+    for warning in dataset.warnings:
+        yield Notice(level="warning", source="data", message=warning)
     findings = [
         *catalog.review_plan(plan),
         *catalog.review_data(dataset, plan, parts.train, parts.heldout),

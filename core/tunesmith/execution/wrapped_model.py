@@ -11,7 +11,7 @@ from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, re
 from tunesmith.errors import PluginError
 from tunesmith.offered import Plugin
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Prompt
+from tunesmith.records import Answer, Prompt
 
 R = TypeVar("R", TokenScores, Generation)
 
@@ -45,7 +45,7 @@ class WrappedModel:
     def score(
         self,
         prompts: Sequence[Prompt],
-        completions: Sequence[str],
+        completions: Sequence[Answer],
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:

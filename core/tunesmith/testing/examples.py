@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Record,
+    Text,
+    UnpairedPreference,
+)
 
 PAIRS = (
     ("France", "Paris"),
@@ -45,10 +53,20 @@ PREFERENCES = tuple(
     )
     for n, (country, capital) in enumerate(PAIRS, 1)
 )
+UNPAIRED_PREFERENCES = tuple(
+    UnpairedPreference(
+        source=f"kit:{n}",
+        prompt=(Message("user", f"{country}?"),),
+        completion=capital if n % 2 else "Nowhere",
+        label=bool(n % 2),
+    )
+    for n, (country, capital) in enumerate(PAIRS, 1)
+)
 EXAMPLES_BY_KIND: dict[type[Record], tuple[Record, ...]] = {
     Completion: COMPLETIONS,
     Chat: CHATS,
     Text: TEXTS,
     Preference: PREFERENCES,
+    UnpairedPreference: UNPAIRED_PREFERENCES,
 }
 """Eight records of each kind, the simplest kind first."""

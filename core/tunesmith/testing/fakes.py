@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunesmith.contracts import Generation, Progress, TokenScores
-from tunesmith.records import Message, Prompt, Record, exchanges
+from tunesmith.records import Answer, Message, Prompt, Record, exchanges
 
 
 @dataclass
@@ -27,7 +27,7 @@ class FakeTextModel:
     def score(
         self,
         prompts: Sequence[Prompt],
-        completions: Sequence[str],
+        completions: Sequence[Answer],
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
@@ -35,7 +35,7 @@ class FakeTextModel:
         self.calls.append(("score", len(prompts)))
         assert len(prompts) == len(completions)
         _advance(progress, len(prompts))
-        return [TokenScores(tuple(self._logprobs(completion))) for completion in completions]
+        return [TokenScores(tuple(self._logprobs(_text(completion)))) for completion in completions]
 
     def _logprobs(self, completion: str) -> Sequence[float]:
         if completion in self.logprobs:
@@ -80,7 +80,7 @@ class FakeTextModel:
 
 def perfect_model(records: Sequence[Record]) -> FakeTextModel:
     """Return a model that gives all completions of the records, with probability 1."""
-    pairs = [exchange for record in records for exchange in exchanges(record)]
+    pairs = [(prompt, answer.text) for record in records for prompt, answer in exchanges(record)]
     return FakeTextModel(
         logprobs={answer: [0.0] * (len(answer.split()) + 1) for _, answer in pairs},
         answers={prompt_key(prompt): answer for prompt, answer in pairs},
@@ -92,7 +92,11 @@ def prompt_key(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     last: Message = prompt[-1]
-    return last.content
+    return last.text
+
+
+def _text(answer: Answer) -> str:
+    return answer if isinstance(answer, str) else answer.text
 
 
 def _generation(answer: str, max_new_tokens: int) -> Generation:

@@ -22,7 +22,7 @@ from typing import Any, cast
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith.errors import DataError, RunStopped, TunesmithError
 from tunesmith.events import Event, Notice, StepFinished, TrainingFinished
-from tunesmith.records import Preference, Prompt, Record, exchanges
+from tunesmith.records import Preference, Prompt, Record, exchanges, to_answer
 from tunesmith.storage import Checkpoints
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.everyone import global_state, library_attributes, require_unpatched
@@ -131,7 +131,7 @@ class TrainingSetup:
     def scores(self, artifact: Path | None) -> list[float]:
         """Return the log-probabilities of the completions, in nats, one for each token."""
         pairs = [exchange for record in self.examples for exchange in exchanges(record)]
-        scored = self.open(artifact).score([p for p, _ in pairs], [c for _, c in pairs])
+        scored = self.open(artifact).score([p for p, _ in pairs], [to_answer(c) for _, c in pairs])
         return [value for tokens in scored for value in tokens.logprobs]
 
     def margin(self, artifact: Path | None) -> float | None:

@@ -110,7 +110,7 @@ class ChatFormat:
         """
         try:
             text = self.encoder.tokenizer.apply_chat_template(
-                [{"role": m.role, "content": m.content} for m in messages],
+                [{"role": m.role, "content": m.text} for m in messages],
                 chat_template=self.source,
                 tokenize=False,
                 add_generation_prompt=generation,
@@ -171,9 +171,9 @@ class ChatFormat:
         self, messages: Sequence[Message]
     ) -> tuple[ControlTokenMarks, list[Message]]:
         marks = ControlTokenMarks(
-            self.encoder.control_pattern, [message.content for message in messages]
+            self.encoder.control_pattern, [message.text for message in messages]
         )
-        return marks, [Message(m.role, marks.mask(m.content)) for m in messages]
+        return marks, [Message(m.role, marks.mask(m.text)) for m in messages]
 
     def _prompt_with_answers(
         self, messages: Sequence[Message]
@@ -209,7 +209,7 @@ class ChatFormat:
         form is used, because that is what the model will be given.
         """
         found = self._answer_after(prompt, self.render(messages))
-        return messages[-1].content + self.end_text if found is None else found
+        return messages[-1].text + self.end_text if found is None else found
 
     def _answer_after(self, prompt: str, text: str) -> str | None:
         if not text.startswith(prompt):

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.contracts import LeftOut
 from tunesmith.errors import DataError, UsageError
-from tunesmith.records import Chat, Completion, Message, Preference, Prompt, Record, Text
+from tunesmith.records import Answer, Chat, Completion, Message, Preference, Prompt, Record, Text
 from tunesmith_torch.data.chat_format import ChatFormat
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
@@ -121,10 +121,11 @@ class Template:
         return [list(chain.from_iterable(row)) for row in rows]
 
     def encode_exchanges(
-        self, prompts: Sequence[Prompt], answers: Sequence[str]
+        self, prompts: Sequence[Prompt], answers: Sequence[Answer]
     ) -> list[tuple[list[int], list[int]]]:
         """Return the ids of many prompts and of one answer to each, tokenized together."""
-        pairs = [self._exchange_spans(p, a) for p, a in zip(prompts, answers, strict=True)]
+        texts = [a if isinstance(a, str) else _with_inline_reasoning(a).text for a in answers]
+        pairs = [self._exchange_spans(p, a) for p, a in zip(prompts, texts, strict=True)]
         rows = self.encoder.encode([before + after for before, after in pairs])
         return [
             (
@@ -216,7 +217,7 @@ class Template:
                     Message("assistant", record.completion),
                 )
             case Chat():
-                messages = record.messages
+                messages = tuple(map(_with_inline_reasoning, record.messages))
             case Preference():
                 messages = (*record.prompt, Message("assistant", record.chosen))
             case _:
@@ -224,19 +225,20 @@ class Template:
         if self.chat:
             return self.chat.training_examples(messages)
         *prompt, answer_message = messages
-        before, answer = self._exchange_spans(tuple(prompt), answer_message.content)
+        before, answer = self._exchange_spans(tuple(prompt), answer_message.text)
         return [before + answer]
 
     def _prompt_spans(self, prompt: Prompt) -> list[TextSpan]:
         if isinstance(prompt, str):
             return self.encoder.plain_text_spans(prompt)
+        prompt = tuple(map(_with_inline_reasoning, prompt))
         if self.chat:
             return self.chat.prompt_spans(prompt)
         return self.encoder.plain_text_spans(_single_user_message(prompt))
 
     def _exchange_spans(self, prompt: Prompt, answer: str) -> tuple[list[TextSpan], list[TextSpan]]:
         if self.chat and not isinstance(prompt, str):
-            return self.chat.exchange_spans(prompt, answer)
+            return self.chat.exchange_spans(tuple(map(_with_inline_reasoning, prompt)), answer)
         before = self._prompt_spans(prompt)
         end = (int(self.tokenizer.eos_token_id),) if self.tokenizer.eos_token_id is not None else ()
         if prompt:
@@ -262,9 +264,16 @@ class _TokenizedRecordsBuilder:
         self.left_out.append(LeftOut(where=record.source, cause=cause, detail=detail[:80]))
 
 
+def _with_inline_reasoning(message: Message) -> Message:
+    """Return the message with its reasoning in the text, between the usual marks."""
+    if not message.reasoning:
+        return message
+    return Message(message.role, f"<think>\n{message.reasoning}\n</think>\n\n{message.text}")
+
+
 def _single_user_message(messages: Sequence[Message]) -> str:
     if len(messages) == 1 and messages[0].role == "user":
-        return messages[0].content
+        return messages[0].text
     roles = ", ".join(message.role for message in messages) or "no message"
     raise DataError(
         "conversation",

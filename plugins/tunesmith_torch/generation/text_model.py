@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.contracts import Generation, Progress, TokenScores
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith.records import Prompt
+from tunesmith.records import Answer, Prompt
 from tunesmith_torch.data.packing import Example, MicroBatch, collate, padded_batches
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_attention, prefix_cache
@@ -119,7 +119,7 @@ class TorchTextModel:
     def score(
         self,
         prompts: Sequence[Prompt],
-        completions: Sequence[str],
+        completions: Sequence[Answer],
         *,
         progress: Progress | None = None,
     ) -> list[TokenScores]:

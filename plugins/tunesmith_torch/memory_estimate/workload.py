@@ -289,7 +289,7 @@ def _character_counts(record: Record) -> CharacterCounts:
         case Completion():
             return (len(record.prompt),), (len(record.completion),)
         case Chat():
-            replies = [len(m.content) for m in record.messages if m.role == "assistant"]
+            replies = [len(m.text) for m in record.messages if m.role == "assistant"]
             others = [m for m in record.messages if m.role != "assistant"]
             return _message_characters(others), (sum(replies),)
         case Preference():
@@ -303,4 +303,4 @@ def _prompt_characters(prompt: Prompt) -> Sequence[int]:
 
 
 def _message_characters(messages: Sequence[Message]) -> Sequence[int]:
-    return [len(message.content) for message in messages]
+    return [len(message.text) for message in messages]

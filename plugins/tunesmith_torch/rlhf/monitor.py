@@ -354,4 +354,4 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _text(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1].content
+    return prompt if isinstance(prompt, str) else prompt[-1].text

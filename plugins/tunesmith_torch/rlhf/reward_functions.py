@@ -132,7 +132,7 @@ def _text(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     last: Message = prompt[-1]
-    return last.content
+    return last.text
 
 
 def _number(value: Any) -> float:

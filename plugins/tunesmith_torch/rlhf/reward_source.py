@@ -106,13 +106,13 @@ def check_reward_functions(options: PolicyOptions, record: Record, stage: str = 
         UsageError: a function is missing, or does not take a prompt and a completion.
         TrainingError: a function raised, or returned no finite number.
     """
-    prompt, completion = last_exchange(record)
+    prompt, answer = last_exchange(record)
     functions: list[Reward] = [build_reward(options.rewards, None, stage)]
     if options.monitor.gold is not None:
         key = option_key(stage, "monitor.gold")
         functions.append(FunctionReward.from_file(options.monitor.gold, key))
     for function in functions:
-        function.rewards([prompt], [completion])
+        function.rewards([prompt], [answer.text])
 
 
 def option_key(stage: str, key: str) -> str:

@@ -12,7 +12,7 @@ from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError, PluginError
 from tunesmith.execution.check_records import check_records, check_unchanged
 from tunesmith.offered import Plugin
-from tunesmith.records import Completion, Record, Text
+from tunesmith.records import Chat, Completion, Message, Record, Text, ToolCall
 
 RECORD = Completion(source="f:1", prompt="p", completion="c")
 PLUGIN = Plugin(name="odd", distribution="d", version="1", module="m")
@@ -34,6 +34,34 @@ def test_records_that_the_technique_accepts(bench: Bench) -> None:
 def test_records_that_the_user_can_correct(bench: Bench, dataset: Dataset, message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_records(dataset, bench.plan())
+
+
+@pytest.mark.parametrize(
+    ("message", "ignored"),
+    [
+        (Message("assistant", "a", reasoning="r"), "reasoning"),
+        (Message("assistant", "a", weight=0.5), "weights"),
+        (Message("assistant", "", tool_calls=(ToolCall("f"),), reasoning="r"), "reasoning and too"),
+    ],
+)
+def test_what_a_technique_would_ignore_is_refused(
+    bench: Bench, message: Message, ignored: str
+) -> None:
+    chat = Chat(source="f:1", messages=(Message("user", "q"), message))
+    plan = bench.plan()
+    offer = replace(plan.technique.offer, accepts=frozenset({Chat}))
+    plan = replace(
+        plan,
+        technique=replace(plan.technique, offered=replace(plan.technique.offered, offer=offer)),
+    )
+    with pytest.raises(DataError, match=f"f:1: .* would ignore the {ignored}"):
+        check_records(Dataset(train=[chat]), plan)
+    aware = replace(offer, trains_on=frozenset({"tools", "reasoning", "weights"}))
+    plan = replace(
+        plan,
+        technique=replace(plan.technique, offered=replace(plan.technique.offered, offer=aware)),
+    )
+    check_records(Dataset(train=[chat]), plan)
 
 
 @pytest.mark.parametrize("heldout", [False, True])

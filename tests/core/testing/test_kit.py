@@ -599,7 +599,7 @@ def evaluator(change: str) -> type:
                 raise ZeroDivisionError
             answers = model.generate([prompt for prompt, _ in exchanges], 8)
             pairs = zip(answers, exchanges, strict=True)
-            values = [float(answer.text == reference) for answer, (_, reference) in pairs]
+            values = [float(answer.text == reference.text) for answer, (_, reference) in pairs]
             match change:
                 case "depends on calls":
                     values = [value + len(calls) for value in values]

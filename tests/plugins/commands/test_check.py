@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,16 +81,18 @@ def test_origin_lists_every_value(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert rows["evaluators.0.use"].split()[-1] == "run.toml"
 
 
-def test_the_trained_parts_of_each_kind_of_record() -> None:
-    from tunesmith.records import Chat, Message, Preference, Text
-    from tunesmith_plugins.commands.runs.check import split_by_training
+def test_the_contents_of_the_data_and_several_rows_are_shown(
+    tunesmith: Tunesmith, tmp_path: Path
+) -> None:
+    from tunesmith_plugins.commands.runs.check import EXCERPT
 
-    messages = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"))
-    chat = Chat(source="x", messages=(*messages, *messages[1:]))
-    assert [learned for *_, learned in split_by_training(chat)] == [False, False, True, False, True]
-    assert split_by_training(Text(source="x", text="t")) == [("text", "t", True)]
-    preference = Preference(source="x", prompt=messages[:2], chosen="c", rejected="r")
-    assert [(role, learned) for role, _, learned in split_by_training(preference)][-2:] == [
-        ("chosen", True),
-        ("rejected", True),
-    ]
+    done = tunesmith("check", "run.toml")
+    assert re.search(r"^train: \d+ rows of ", done.stdout, re.MULTILINE)
+    shown = [line.split()[0] for line in done.stdout.splitlines() if "the text to train on" in line]
+    assert shown[0] == "first"
+    assert {"longest", "random"} & {*shown}
+    assert max(map(len, done.stdout.splitlines())) < EXCERPT + 100
+    found = json.loads(tunesmith("check", "run.toml", "--json").stdout)
+    assert found["schema"] == "tunesmith.check/2"
+    assert [example["reason"] for example in found["examples"]] == shown
+    assert found["contents"]

@@ -10,7 +10,16 @@ from pydantic import ValidationError
 
 from tunesmith.contracts import Measurement
 from tunesmith.errors import DataError
-from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Record,
+    Text,
+    ToolCall,
+    UnpairedPreference,
+)
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
 from tunesmith_plugins.evaluators.exact_match.evaluator import choose_max_new_tokens
 from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH, ExactMatchOptions
@@ -145,3 +154,43 @@ def test_is_default_for_short_answers() -> None:
     assert not EXACT_MATCH.default_for([*short, Text(source="t", text="t")])
     pair = Preference(source="p", prompt=(Message("user", "q"),), chosen="a", rejected="b")
     assert not EXACT_MATCH.default_for([*short, pair])
+
+
+REASONED = Chat(
+    source="a:1",
+    messages=(Message("user", "q0"), Message("assistant", "Paris", reasoning="In France.")),
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "same"),
+    [
+        ("<think>\nIt is in France.\n</think>\n\nParis", True),
+        ("Paris", True),
+        ("<think>\nIt is in France.\n</think>\n\nRome", False),
+        ("<think>Paris", False),
+        ("I say <think>Rome</think> Paris", False),
+    ],
+)
+def test_reasoning_in_front_of_an_answer_is_not_compared(answer: str, same: bool) -> None:
+    model = FakeTextModel(answers={"q0": answer})
+    assert measure(model, [REASONED], max_new_tokens=99).values == (float(same),)
+
+
+def test_there_is_room_for_the_reasoning() -> None:
+    model = FakeTextModel()
+    measure(model, [REASONED])
+    reasoned = "<think>\nIn France.\n</think>\n\nParis"
+    assert model.calls == [("generate", len(reasoned) + 8)]
+
+
+def test_tool_calls_are_refused_and_no_default() -> None:
+    calls = Message("assistant", "", tool_calls=(ToolCall("weather"),))
+    record = Chat(source="a:7", messages=(Message("user", "q0"), calls))
+    with pytest.raises(DataError, match="a:7: exact-match cannot compare tool calls"):
+        measure(FakeTextModel(), [record])
+    assert not EXACT_MATCH.default_for([record])
+    labelled = UnpairedPreference(
+        source="a:8", prompt=(Message("user", "q0"),), completion="a", label=False
+    )
+    assert not EXACT_MATCH.default_for([labelled])

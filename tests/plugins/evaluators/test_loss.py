@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import pytest
 
 from tunesmith.contracts import Measurement, TextModel
-from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Record,
+    Text,
+    UnpairedPreference,
+)
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
 from tunesmith_plugins.evaluators.loss.offer import LOSS, LossOptions
 
@@ -90,3 +98,20 @@ def test_infinite_loss_is_reported() -> None:
 def test_is_default_for_all_records() -> None:
     assert LOSS.default_for(RECORDS)
     assert LOSS.metrics[0].unit == "nats/token"
+
+
+def test_answers_without_weight_are_not_measured() -> None:
+    turns = (
+        *(Message("user", "q"), Message("assistant", "bad", weight=0.0)),
+        *(Message("user", "q"), Message("assistant", "good")),
+    )
+    model = FakeTextModel(logprobs={"bad": [-9.0], "good": [-2.0]})
+    (measurement,) = LOSS.build(LossOptions()).measure(model, [Chat(source="a:1", messages=turns)])
+    assert measurement.values == (2.0,)
+
+
+def test_labelled_answers_are_no_default() -> None:
+    labelled = UnpairedPreference(
+        source="a:1", prompt=(Message("user", "q"),), completion="a", label=False
+    )
+    assert not LOSS.default_for([labelled])

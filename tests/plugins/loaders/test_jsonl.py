@@ -94,7 +94,7 @@ UNUSABLE_ROWS = {
     "empty answer": (row(completion=""), "answer is empty"),
     "blank answer": (row(completion=" \n\t"), "answer is empty"),
     "empty prompt": (row(prompt=""), "prompt is empty"),
-    "bad by label": (row(label=False), "answer is marked as bad by its label"),
+    "label that is neither": (row(label=2), "`label` is not a label true or false"),
 }
 
 
@@ -152,12 +152,12 @@ UNUSABLE_CHATS = {
     "tool call": (
         b'{"messages": [{"role": "user", "content": "q"},'
         b' {"role": "assistant", "content": "a", "tool_calls": [{"id": 1}]}]}',
-        "a message calls a tool, which records cannot hold",
+        "`tool_calls` holds a call without the name of the tool",
     ),
     "weight": (
         b'{"messages": [{"role": "user", "content": "q"},'
         b' {"role": "assistant", "content": "a", "weight": 0}]}',
-        "a message has a weight, which records cannot hold",
+        "no answer of the conversation is trained",
     ),
 }
 
@@ -384,8 +384,9 @@ def test_additional_columns_do_not_make_new_formats(tmp_path: Path) -> None:
     rows = [row(**{f"extra{n}": n}) for n in range(3_000)]
     dataset = load_bytes(tmp_path, b"\n".join(rows))
     assert len(dataset.train) == 3_000
-    assert "not using extra0, extra1" in dataset.description
-    assert len(dataset.description) < 300
+    (warning,) = dataset.warnings
+    assert "not used: extra0, extra1" in warning
+    assert len(warning) < 300
 
 
 def test_file_that_changes_while_it_is_read_is_refused(

@@ -156,7 +156,7 @@ def test_training_ids_are_the_ids_of_prompt_and_answer(
     template = TEMPLATES[family]
     record = chat(*chain.from_iterable(turns))
     examples = template.tokenize_record(record, 100_000)
-    pairs: list[tuple[Prompt, str]] = list(exchanges(record))
+    pairs: list[tuple[Prompt, Message]] = list(exchanges(record))
     if len(examples) == 1:
         full_ids = [int(i) for i in examples[0].ids]
         for prompt, answer in pairs:

@@ -159,7 +159,7 @@ def _is_usable(answer: str) -> bool:
 
 
 def _parse_pair(row: dict[str, Any]) -> Pair:
-    prompt = parse_messages(row.get("prompt"), "`prompt`")
+    prompt = parse_messages(row.get("prompt"), "`prompt`", split_inline=False)
     texts = {name: require_text(row.get(name), f"`{name}`") for name in ("left", "right", "pair")}
     choice = require_text(row.get("choice", ""), "`choice`").strip().lower()
     if choice and choice not in CHOICES:
@@ -171,4 +171,4 @@ def _parse_pair(row: dict[str, Any]) -> Pair:
 
 
 def _to_json_messages(prompt: tuple[Message, ...]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in prompt]
+    return [{"role": message.role, "content": message.text} for message in prompt]

@@ -63,6 +63,9 @@ def read_run_prompts(folder: Path) -> list[Conversation]:
     unique = list(dict.fromkeys(prompt for prompt in prompts if isinstance(prompt, tuple)))
     if not unique:
         raise UsageError(f"{folder}: its data has no prompts", hint="name a file with --prompts")
+    if not all(map(_is_text, unique)):
+        hint = "name a file with prompts of text with --prompts"
+        raise UsageError(f"{folder}: its prompts have tools, which pairs cannot hold", hint=hint)
     return unique
 
 
@@ -93,9 +96,16 @@ def read_prompt_file(path: Path) -> list[Conversation]:
 
 def _parse_prompt(value: object) -> Conversation:
     if isinstance(value, list):
-        messages = parse_messages(value, "`prompt`")
+        messages = parse_messages(value, "`prompt`", split_inline=False)
     else:
         messages = (Message("user", require_text(value, "`prompt`")),)
     if not messages or messages[-1].role != "user":
         raise RowError("prompt does not end with the user's turn")
+    if not _is_text(messages):
+        raise RowError("prompt has reasoning or tools, which pairs cannot hold")
     return messages
+
+
+def _is_text(prompt: Conversation) -> bool:
+    """Return True if a prompt has neither reasoning nor tools."""
+    return not any(m.tools or m.tool_calls or m.tool_call_id or m.reasoning for m in prompt)

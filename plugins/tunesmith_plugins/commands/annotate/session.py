@@ -110,7 +110,7 @@ class Session:
         title = f"pair {index + 1} of {len(self.pairs)}, {done} done"
         self.console.print(title + (f", previous choice: {pair.choice}" if pair.choice else ""))
         for message in pair.prompt:
-            self.console.print(Text(f"\n{message.role}: {safe_text(message.content)}"))
+            self.console.print(Text(f"\n{message.role}: {safe_text(message.text)}"))
         table = Table(box=SIMPLE_HEAD, show_edge=False, expand=True)
         for name in ("left", "right"):
             table.add_column(name, ratio=1, overflow="fold")

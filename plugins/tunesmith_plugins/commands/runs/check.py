@@ -20,10 +20,10 @@ from tunesmith.execution.execute import DataParts
 from tunesmith.execution.report import build_report
 from tunesmith.execution.resume_checks import build_data_event
 from tunesmith.plan import Plan
-from tunesmith.records import Chat, Completion, Preference, Record, Text
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import one_line, safe_text
 from tunesmith_plugins.commands.runs import view
+from tunesmith_plugins.commands.runs.record_view import choose_rows, split_by_training, summarize
 
 EXCERPT = 600
 """Number of characters of a turn that are printed."""
@@ -44,7 +44,8 @@ def command(
     """Validate a run file and its data without training.
 
     Prints all problems of the run file at once, unusable rows, warnings of the installed checks,
-    and one training row with the text that the model is trained on. Loads no model.
+    the contents of the rows, and a few rows with the text that the model is trained on. Loads no
+    model.
     """
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     if origin and not as_json:
@@ -74,15 +75,17 @@ def show(
     evaluators = [component.id for component in plan.evaluators]
     render.print_text(f"evaluators: {', '.join(evaluators) or 'the defaults for this data'}")
     view.show_notices(report)
-    if parts.train:
-        record = parts.train[0]
-        mark = "▌" if supports_unicode(sys.stdout) else "|"
+    trains_on = plan.technique.offer.trains_on
+    for line in summarize(parts.train, trains_on):
+        render.print_text(f"train: {line}")
+    mark = "▌" if supports_unicode(sys.stdout) else "|"
+    for reason, record in choose_rows(parts.train, plan.run.seed).items():
         render.print_text()
         render.print_text(
-            f"example row {one_line(record.source)} ({mark} marks the text to train on):"
+            f"{reason} row {one_line(record.source)} ({mark} marks the text to train on):"
         )
-        for label, text, is_trained in split_by_training(record):
-            show_turn(label, text, mark if is_trained else " ")
+        for part in split_by_training(record, trains_on):
+            show_turn(part.label, part.text, mark if part.is_trained else " ")
 
 
 def show_turn(label: str, text: str, mark: str) -> None:
@@ -92,41 +95,28 @@ def show_turn(label: str, text: str, mark: str) -> None:
         render.print_text(f"  {shown}", style="good" if mark.strip() else "dim")
 
 
-def split_by_training(record: Record) -> list[tuple[str, str, bool]]:
-    """Return the parts of a record as (label, text, True if the model is trained on it)."""
-    match record:
-        case Text():
-            return [("text", record.text, True)]
-        case Completion():
-            return [("user", record.prompt, False), ("assistant", record.completion, True)]
-        case Chat():
-            return [(m.role, m.content, m.role == "assistant") for m in record.messages]
-        case Preference():
-            prompt = [(m.role, m.content, False) for m in record.prompt]
-            return [*prompt, ("chosen", record.chosen, True), ("rejected", record.rejected, True)]
-        case _:
-            raise TypeError(f"unknown kind of record: {type(record).__name__}")
-
-
 def to_json(plan: Plan, event: DataLoaded, found: list[Notice], parts: DataParts) -> dict[str, Any]:
-    """Return the findings as JSON, ``tunesmith.check/1``."""
-    example = parts.train[0] if parts.train else None
+    """Return the findings as JSON, ``tunesmith.check/2``."""
+    trains_on = plan.technique.offer.trains_on
     return {
-        "schema": "tunesmith.check/1",
+        "schema": "tunesmith.check/2",
         "plan": plan.to_json(),
         "origins": origins(plan),
         "model": plan.found_model.description,
         "data": event.to_json(),
+        "contents": summarize(parts.train, trains_on),
         "notices": [notice.to_json() for notice in found],
-        "example": None
-        if example is None
-        else {
-            "source": example.source,
-            "turns": [
-                {"role": role, "text": text, "trained": is_trained}
-                for role, text, is_trained in split_by_training(example)
-            ],
-        },
+        "examples": [
+            {
+                "reason": reason,
+                "source": record.source,
+                "turns": [
+                    {"role": part.label, "text": part.text, "trained": part.is_trained}
+                    for part in split_by_training(record, trains_on)
+                ],
+            }
+            for reason, record in choose_rows(parts.train, plan.run.seed).items()
+        ],
     }
 
 

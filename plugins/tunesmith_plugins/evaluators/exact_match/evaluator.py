@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import DataError
-from tunesmith.records import Record, last_exchange
+from tunesmith.records import Message, Record, last_exchange
 
 METRIC_NAME = "exact-match"
 END_OF_TURN_TOKENS = 8
 """Tokens added to the longest reference, for the end of the turn."""
+_REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 MAX_NEW_TOKENS = 512
 """Largest limit that is chosen automatically."""
 
@@ -28,9 +29,11 @@ class TextNormalizer:
     def normalize(self, text: str) -> str | None:
         """Return the text to compare; None if the pattern ``extract`` finds nothing.
 
+        Reasoning between ``<think>`` marks in front of an answer is not a part of it.
         White space is trimmed and collapsed and Unicode is composed (NFC), because a reader sees
         no difference. Case and punctuation count.
         """
+        text = _REASONING.sub("", text, count=1)
         if self.extract is not None:
             matches = list(self.extract.finditer(text))
             if not matches:
@@ -52,16 +55,21 @@ class ExactMatch:
         """Generate the last answer of every record and compare it with the reference.
 
         Raises:
-            DataError: the pattern ``extract`` finds nothing in a reference.
+            DataError: an answer calls a tool, or ``extract`` finds nothing in a reference.
         """
         exchanges = [last_exchange(record) for record in records]
+        for record, (_, answer) in zip(records, exchanges, strict=True):
+            if answer.tool_calls:
+                hint = "leave exact-match out, or use loss: it scores tool calls too"
+                raise DataError(record.source, "exact-match cannot compare tool calls", hint=hint)
         prompts = [prompt for prompt, _ in exchanges]
-        references = [answer for _, answer in exchanges]
+        references = [answer.text for _, answer in exchanges]
         expected = [
             self._normalize_reference(record, reference)
             for record, reference in zip(records, references, strict=True)
         ]
-        max_new_tokens = self.max_new_tokens or choose_max_new_tokens(references)
+        longest = [_with_reasoning(answer) for _, answer in exchanges]
+        max_new_tokens = self.max_new_tokens or choose_max_new_tokens(longest)
         answers = [generation.text for generation in model.generate(prompts, max_new_tokens)]
         values = tuple(
             float(self.normalizer.normalize(answer) == reference)
@@ -74,6 +82,15 @@ class ExactMatch:
         if normalized is None:
             raise DataError(record.source, "the reference answer has nothing that `extract` finds")
         return normalized
+
+
+def _with_reasoning(answer: Message) -> str:
+    """Return the text that a model generates for an answer, as most templates write it."""
+    return (
+        f"<think>\n{answer.reasoning}\n</think>\n\n{answer.text}"
+        if answer.reasoning
+        else answer.text
+    )
 
 
 def choose_max_new_tokens(references: Sequence[str]) -> int:

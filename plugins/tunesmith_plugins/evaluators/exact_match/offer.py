@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
-from tunesmith.records import Preference, Record, Text, last_exchange
+from tunesmith.records import Preference, Record, Text, UnpairedPreference, last_exchange
 from tunesmith_plugins.evaluators.exact_match.evaluator import (
     METRIC_NAME,
     ExactMatch,
@@ -70,9 +70,12 @@ def build(options: ExactMatchOptions) -> Evaluator:
 
 def have_short_answers(records: Sequence[Record]) -> bool:
     """Return True if at least nine in ten last answers are short."""
-    if not records or any(isinstance(record, Text | Preference) for record in records):
+    pairs = Text | Preference | UnpairedPreference
+    if not records or any(isinstance(record, pairs) for record in records):
         return False
-    short = sum(len(last_exchange(record)[1]) <= SHORT_ANSWER_CHARACTERS for record in records)
+    if any(last_exchange(record)[1].tool_calls for record in records):
+        return False
+    short = sum(len(last_exchange(record)[1].text) <= SHORT_ANSWER_CHARACTERS for record in records)
     return short >= MIN_SHORT_SHARE * len(records)
 
 

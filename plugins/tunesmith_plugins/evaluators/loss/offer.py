@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
-from tunesmith.records import Record, exchanges
+from tunesmith.records import Record, UnpairedPreference, exchanges, to_answer
 
 METRIC = Metric(name="loss", higher_is_better=False, unit="nats/token")
 
@@ -32,7 +32,7 @@ class Loss:
             for prompt, answer in exchanges(record)
         ]
         scores = model.score(
-            [prompt for _, prompt, _ in scored], [answer for _, _, answer in scored]
+            [prompt for _, prompt, _ in scored], [to_answer(answer) for _, _, answer in scored]
         )
         logprobs: list[list[float]] = [[] for _ in records]
         for (index, _, _), score in zip(scored, scores, strict=True):
@@ -57,8 +57,8 @@ def build(options: LossOptions) -> Evaluator:
 
 
 def can_be_scored(records: Sequence[Record]) -> bool:
-    """Return True: every kind of record has text that can be scored."""
-    return True
+    """Return True unless answers have labels: a bad answer should not be probable."""
+    return not any(isinstance(record, UnpairedPreference) for record in records)
 
 
 LOSS = EvaluatorOffer(

@@ -1,0 +1,179 @@
+"""Build the record of a row, one function for each format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+from tunesmith.records import UnpairedPreference as Unpaired
+from tunesmith_data.conversation import (
+    check_conversation,
+    has_system_message,
+    parse_transcript,
+    without_system,
+)
+from tunesmith_data.message import parse_messages, split_answer
+from tunesmith_data.row import RowError, json_type
+from tunesmith_data.row_view import RowView
+from tunesmith_data.text import require_not_blank, require_text
+
+
+def build_text(view: RowView) -> Record:
+    """Return the record of a plain text."""
+    return Text(source=view.source, text=require_not_blank(view.text("text"), "text"))
+
+
+def build_completion(view: RowView) -> Record:
+    """Return the record of a prompt and its completion, each text or a list of messages."""
+    if isinstance(view.value("prompt"), list) or isinstance(view.value("completion"), list):
+        answers = _answer_messages(view)
+        prompt_messages = (
+            replace(m, weight=0.0) if m.role == "assistant" else m for m in _prompt_messages(view)
+        )
+        return _conversation(view, (*prompt_messages, *answers))
+    prompt = require_not_blank(view.text("prompt"), "prompt")
+    return _exchange(view, (), prompt, view.text("completion"))
+
+
+def build_alpaca(view: RowView) -> Record:
+    """Return the record of an instruction, its input and its output, after earlier rounds."""
+    history: list[Message] = []
+    for question, answer in _rounds(view):
+        history += [Message("user", question), split_answer(Message("assistant", answer))]
+    return _exchange(view, tuple(history), _instruction(view, "instruction"), view.text("output"))
+
+
+def build_chat(view: RowView) -> Record:
+    """Return the record of a conversation."""
+    name = "messages" if "messages" in view.columns else "conversations"
+    return _conversation(view, view.messages(name))
+
+
+def build_preference(view: RowView) -> Record:
+    """Return the record of a pair of answers to one prompt."""
+    before, chosen = _split_answer(view, "chosen")
+    before_rejected, rejected = _split_answer(view, "rejected")
+    if before != before_rejected:
+        raise RowError("chosen and rejected differ before the last answer")
+    prompt_column = () if view.value("prompt") is None else _prompt_messages(view)
+    if not prompt_column and not before:
+        raise RowError("has no prompt")
+    if prompt_column and before and without_system(prompt_column) != without_system(before):
+        raise RowError("prompt differs from the conversation before the chosen answer")
+    prompt = view.open_conversation(
+        before if has_system_message(before) or not prompt_column else prompt_column
+    )
+    if chosen == rejected:
+        raise RowError("chosen and rejected are the same", chosen)
+    check_conversation((*prompt, Message("assistant", chosen)))
+    return Preference(
+        source=view.source,
+        prompt=_untrained(prompt),
+        chosen=chosen,
+        rejected=require_not_blank(rejected, "answer"),
+    )
+
+
+def _exchange(view: RowView, history: tuple[Message, ...], prompt: str, answer: str) -> Record:
+    """Return the simplest record that holds a question and its answer."""
+    require_not_blank(answer, "answer")
+    message = _answer(view, answer)
+    messages = view.open_conversation((*history, Message("user", prompt), message))
+    if view.label() is None and messages == (Message("user", prompt), Message("assistant", answer)):
+        return Completion(source=view.source, prompt=prompt, completion=answer)
+    return _record(view, messages)
+
+
+def _conversation(view: RowView, messages: tuple[Message, ...]) -> Record:
+    return _record(view, view.open_conversation(messages))
+
+
+def _record(view: RowView, messages: tuple[Message, ...]) -> Record:
+    """Return a conversation, or its last answer with a label if the row has one."""
+    check_conversation(messages)
+    label = view.label()
+    if label is None:
+        return Chat(source=view.source, messages=messages)
+    answer = _plain_answer(messages[-1], "an answer with a label")
+    prompt = _untrained(messages[:-1])
+    return Unpaired(source=view.source, prompt=prompt, completion=answer, label=label)
+
+
+def _untrained(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return a prompt without weights: only the answer of a pair or with a label is trained."""
+    return tuple(replace(m, content=m.text, weight=1.0) for m in prompt)
+
+
+def _plain_answer(message: Message, what: str) -> str:
+    """Return the text of an answer that may be nothing but text.
+
+    Raises:
+        RowError: it has reasoning, tool calls or a weight.
+    """
+    extras = {
+        "reasoning": message.reasoning,
+        "tool calls": message.tool_calls,
+        "a weight": message.weight != 1 or not isinstance(message.content, str),
+    }
+    for name, is_used in extras.items():
+        if is_used:
+            raise RowError(f"{what} has {name}", hint=f"{what} can be text only")
+    return message.text
+
+
+def _instruction(view: RowView, name: str) -> str:
+    """Return an instruction and the input that it is about as one prompt."""
+    instruction = require_not_blank(view.text(name), "prompt")
+    context = view.optional_text("input")
+    return f"{instruction}\n\n{context}" if context else instruction
+
+
+def _rounds(view: RowView) -> list[tuple[str, str]]:
+    """Return the earlier rounds of an Alpaca row, each a question and an answer."""
+    value = view.value("history")
+    if value is None or value == "":
+        return []
+    column = f"`{view.columns['history']}`"
+    if not isinstance(value, list):
+        raise RowError(f"{column} is {json_type(value)}, not a list of rounds")
+    for item in value:
+        if not isinstance(item, list) or len(item) != 2:
+            raise RowError(f"{column} has a round that is not a question and an answer")
+    return [(require_text(q, column), require_text(a, column)) for q, a in value]
+
+
+def _answer_messages(view: RowView) -> tuple[Message, ...]:
+    value = view.value("completion")
+    if isinstance(value, list):
+        return parse_messages(value, f"`{view.columns['completion']}`")
+    return (_answer(view, view.text("completion")),)
+
+
+def _answer(view: RowView, text: str) -> Message:
+    """Return an answer with the reasoning of the row; with a label, all of its text stays text."""
+    message = Message("assistant", text, reasoning=view.optional_text("reasoning") or "")
+    return split_answer(message) if view.label() is None else message
+
+
+def _prompt_messages(view: RowView) -> tuple[Message, ...]:
+    """Return the prompt column as messages, from text or from a list of messages."""
+    value = view.value("prompt")
+    if isinstance(value, list):
+        return parse_messages(value, f"`{view.columns['prompt']}`")
+    return (Message("user", _instruction(view, "prompt")),)
+
+
+def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:
+    """Return the messages before the answer in a column (often none), and the answer."""
+    value = view.value(name)
+    if isinstance(value, list | dict):
+        column = f"`{view.columns[name]}`"
+        messages: tuple[Message, ...] | None = parse_messages(value, column, split_inline=False)
+    else:
+        text = view.text(name)
+        messages = parse_transcript(text) if view.value("prompt") is None else None
+        if messages is None:
+            return (), text
+    if not messages or messages[-1].role != "assistant":
+        raise RowError("last turn is not the assistant's")
+    return messages[:-1], _plain_answer(messages[-1], "an answer of a pair")

@@ -1,0 +1,279 @@
+"""Messages from JSON: one turn of a conversation, in the forms that data sets use.
+
+A message is ``{"role", "content"}``, as in OpenAI's chat API, or ``{"from", "value"}``, as in
+ShareGPT. Every key that changes what is learned is read or refused; see :func:`unused_keys`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
+
+from tunesmith.records import ROLES, Message, Role, TextPart, ToolCall
+from tunesmith_data.row import RowError, json_type
+from tunesmith_data.text import require_text
+from tunesmith_data.tools import parse_tool_calls, split_inline_calls, split_inline_results
+
+ROLE_ALIASES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "developer": "system",
+    "observation": "tool",
+    "function": "tool",
+    "ipython": "tool",
+    "tool_response": "tool",
+}
+"""Role names of data sets and chat templates, and ours."""
+CALL_ROLES = ("function_call", "tool_call")
+"""Roles of turns in which the assistant calls a tool; their text is the call as JSON."""
+
+ROLE_KEYS = ("role", "from")
+TEXT_KEYS = ("content", "value")
+CALL_KEYS = ("tool_calls", "function_call")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+WEIGHT_KEYS = ("weight", "loss_weight", "train", "training", "loss")
+"""Keys that say how much a turn contributes to the loss: a number, or true or false."""
+_KNOWN_KEYS = frozenset(
+    (
+        *(*ROLE_KEYS, *TEXT_KEYS, *CALL_KEYS, *REASONING_KEYS, *WEIGHT_KEYS),
+        *("mask", "name", "tool_call_id"),
+    )
+)
+_CHANGES_TRAINING = re.compile(
+    "weight|mask|loss|train|reason|think|thought|tool|function|image|audio|video|label"
+)
+"""Part of the name of a key that may change what is learned."""
+
+_TEXT_TYPES = ("text", "input_text", "output_text")
+_REASONING_TYPES = ("reasoning", "thinking")
+_PART_VALUES = ("text", "value", "content", "reasoning", "thinking")
+_INLINE_REASONING = re.compile(r"\s*<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
+
+
+def parse_messages(value: object, name: str, *, split_inline: bool = True) -> tuple[Message, ...]:
+    """Return the messages of a list, or of one message object.
+
+    With ``split_inline`` reasoning and tool calls that are marked in the text of an answer become
+    fields of the message.
+
+    Raises:
+        RowError: not a list of messages, or a message with a key that cannot be used.
+    """
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise RowError(f"{name} is {json_type(value)}, not a list of messages")
+    messages: list[Message] = []
+    for item in value:
+        for message in _messages(item, split_inline):
+            before = messages[-1] if messages else None
+            if before and message.role == "assistant" == before.role and _is_call(message):
+                messages[-1] = _merge_call(before, message)
+            else:
+                messages.append(message)
+    return tuple(messages)
+
+
+def unused_keys(value: object) -> list[str]:
+    """Return the keys of the messages in a value that are not used, each once; often none."""
+    items = value if isinstance(value, list) else [value]
+    keys = (key for item in items if isinstance(item, dict) and _has_role(item) for key in item)
+    return list(dict.fromkeys(key for key in keys if key not in _KNOWN_KEYS))
+
+
+def split_answer(message: Message) -> Message:
+    """Return an answer with the reasoning and the tool calls that are in its text as fields.
+
+    Text in parts with weights of their own stays as it is.
+
+    Raises:
+        RowError: the answer has other reasoning beside the text.
+    """
+    if not isinstance(message.content, str):
+        return message
+    reasoning, text = _split_reasoning(message.content)
+    if reasoning and message.reasoning not in ("", reasoning):
+        raise RowError("an answer has two reasonings, one of them between <think> marks")
+    calls = message.tool_calls
+    text, calls = (text, calls) if calls else split_inline_calls(text)
+    return replace(
+        message, content=text, reasoning=reasoning or message.reasoning, tool_calls=calls
+    )
+
+
+def _has_role(item: Mapping[str, object]) -> bool:
+    return any(key in item for key in ROLE_KEYS)
+
+
+def _messages(item: object, split_inline: bool) -> list[Message]:
+    """Return the messages of one JSON object: one, or one for each result of a tool in it."""
+    if not isinstance(item, dict):
+        raise RowError(f"a message is {json_type(item)}, not an object")
+    _refuse_unknown_keys(item)
+    role_name = item.get("role", item.get("from"))
+    role = ROLE_ALIASES.get(role_name, role_name) if isinstance(role_name, str) else None
+    value = item.get("content", item.get("value"))
+    if role_name in CALL_ROLES:
+        return [_call_turn(item, value, f"a {role_name} turn")]
+    if role not in ROLES:
+        raise RowError(
+            "a message has an unknown role", f"role {role_name!r}; known: {', '.join(ROLES)}"
+        )
+    if role == "assistant":
+        return [_assistant(item, value, split_inline)]
+    return _other_turn(item, value, cast(Role, role))
+
+
+def _refuse_unknown_keys(item: Mapping[str, object]) -> None:
+    for key, value in item.items():
+        if key not in _KNOWN_KEYS and value and _CHANGES_TRAINING.search(key.lower()):
+            hint = "remove the key from the data, or write it in one of the documented forms"
+            raise RowError(f"a message has `{key}`, which cannot be used", hint=hint)
+
+
+def _other_turn(item: Mapping[str, object], value: object, role: Role) -> list[Message]:
+    """Return the messages of a turn that is not the assistant's."""
+    for key in (*REASONING_KEYS, *CALL_KEYS):
+        if item.get(key):
+            raise RowError(f"a {role} turn has `{key}`, which only the assistant's turns have")
+    text, _, _ = _content(value, role)
+    content = "".join(part.text for part in text)
+    _weight(item, role)
+    name = _optional_text(item, "name")
+    if role != "tool":
+        return [Message(role, content, name=name)]
+    call_id = _optional_text(item, "tool_call_id")
+    return [
+        Message("tool", result, name=name, tool_call_id=call_id)
+        for result in split_inline_results(content)
+    ]
+
+
+def _call_turn(item: Mapping[str, object], value: object, turn: str) -> Message:
+    """Return a turn whose content is the call of a tool."""
+    calls = parse_tool_calls(value, turn)
+    if any(item.get(key) for key in CALL_KEYS):
+        raise RowError(f"{turn} has tool calls in its content and beside it")
+    reasoning, weight = _reasoning(item, ""), _weight(item, "assistant")
+    return Message("assistant", "", reasoning=reasoning, tool_calls=calls, weight=weight)
+
+
+def _assistant(item: Mapping[str, object], value: object, split_inline: bool) -> Message:
+    calls = tuple(call for key in CALL_KEYS for call in parse_tool_calls(item.get(key), f"`{key}`"))
+    parts, part_reasoning, part_calls = ([], "", ()) if value is None else _content(value, "")
+    if value is None and not calls:
+        raise RowError("content is null, not text")
+    if calls and part_calls:
+        raise RowError("a message has tool calls in its content and beside it")
+    reasoning, weight = _reasoning(item, part_reasoning), _weight(item, "assistant")
+    calls = calls or part_calls
+    message = Message(
+        "assistant",
+        tuple(parts),
+        reasoning=reasoning,
+        tool_calls=calls,
+        weight=weight,
+        name=_optional_text(item, "name"),
+    )
+    return split_answer(message) if split_inline else message
+
+
+def _reasoning(item: Mapping[str, object], part_reasoning: str) -> str:
+    texts = [require_text(item[key], f"`{key}`") for key in REASONING_KEYS if item.get(key)]
+    found = list(dict.fromkeys([*texts, *([part_reasoning] if part_reasoning else [])]))
+    if len(found) > 1:
+        raise RowError("a message has two different reasonings")
+    return found[0] if found else ""
+
+
+def _optional_text(item: Mapping[str, object], key: str) -> str:
+    return "" if item.get(key) is None else require_text(item[key], f"`{key}`")
+
+
+def _content(value: object, role: str) -> tuple[list[TextPart], str, tuple[ToolCall, ...]]:
+    """Return the text, the reasoning and the tool calls of a message's content."""
+    if not isinstance(value, list):
+        return [TextPart(require_text(value, "content"))], "", ()
+    texts: list[TextPart] = []
+    reasoning: list[str] = []
+    calls: list[ToolCall] = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in _TEXT_TYPES:
+            if calls:
+                raise RowError("content has text after a tool call")
+            texts.append(TextPart(_part_text(part), _weight(part, role or "assistant")))
+        elif kind in _REASONING_TYPES and not role:
+            if texts or calls:
+                raise RowError("content has reasoning after text")
+            reasoning.append(_part_text(part))
+        elif kind == "tool_call" and not role:
+            calls += parse_tool_calls(part.get("value", part), "a tool_call part")
+        else:
+            raise _unknown_part(part, kind)
+    return texts, "\n".join(reasoning), tuple(calls)
+
+
+def _unknown_part(part: object, kind: object) -> RowError:
+    shown = json_type(part) if kind is None else repr(kind)
+    hint = "only text can be trained: remove rows with images, audio or video"
+    return RowError("content has a part that is not text", f"part of type {shown}", hint=hint)
+
+
+def _part_text(part: Mapping[str, object]) -> str:
+    return require_text(next((part[key] for key in _PART_VALUES if key in part), None), "content")
+
+
+def _weight(item: Mapping[str, object], role: str) -> float:
+    """Return the weight of a message or part in the loss; 1 if it states none.
+
+    Raises:
+        RowError: it is not a weight, or a turn of another role than the assistant is to be trained.
+    """
+    stated = [_weight_of(item[key], key) for key in WEIGHT_KEYS if item.get(key) is not None]
+    if (mask := item.get("mask")) is not None:
+        if not isinstance(mask, bool):
+            hint = 'write "train": true or "train": false in place of the mask'
+            raise RowError(
+                f"`mask` of a message is {json_type(mask)}, not true or false", hint=hint
+            )
+        stated.append(float(not mask))
+    if role == "assistant":
+        return math.prod(stated)
+    if any(stated):
+        hint = "only the assistant's turns can be trained: set the weight of the others to 0"
+        raise RowError(f"a {role} turn is marked as trained", hint=hint)
+    return 1.0
+
+
+def _weight_of(value: object, key: str) -> float:
+    if isinstance(value, int | float) and 0 <= value < math.inf:
+        return float(value)
+    raise RowError(f"`{key}` of a message is not a weight from 0", repr(value))
+
+
+def _split_reasoning(text: str) -> tuple[str, str]:
+    """Return the reasoning between ``<think>`` marks at the start of an answer, and the rest.
+
+    An empty block stays a part of the text, because it tells some models not to reason.
+    """
+    found = _INLINE_REASONING.match(text)
+    if found is None or not found.group(1).strip():
+        return "", text
+    return found.group(1), text[found.end() :]
+
+
+def _is_call(message: Message) -> bool:
+    return bool(message.tool_calls) and not message.text and not message.reasoning
+
+
+def _merge_call(before: Message, call: Message) -> Message:
+    """Return one turn of an answer and the call that follows it as a turn of its own."""
+    if before.weight != call.weight:
+        raise RowError("an answer and its tool call have different weights")
+    return replace(before, tool_calls=(*before.tool_calls, *call.tool_calls))

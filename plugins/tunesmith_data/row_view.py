@@ -1,0 +1,119 @@
+"""One row, read by the names of a format's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from tunesmith.records import Message
+from tunesmith_data.conversation import has_system_message, prepend_system, with_tools
+from tunesmith_data.message import parse_messages
+from tunesmith_data.row import Fields, RowError, json_type
+from tunesmith_data.text import require_text
+from tunesmith_data.tools import parse_tools
+
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class RowView:
+    """One row, read by field names instead of column names."""
+
+    source: str
+    row: Fields
+    columns: Mapping[str, str]
+    default_system: str | None
+    rivals: tuple[str, ...] = ()
+    """Columns that are not read although their names are those of a format's fields."""
+
+    def value(self, name: str) -> object:
+        """Return the value of a field; None if the column or its value is missing."""
+        return self.row.get(self.columns[name]) if name in self.columns else None
+
+    def text(self, name: str) -> str:
+        """Return the text of a field.
+
+        Raises:
+            RowError: the value is not text.
+        """
+        return require_text(self.value(name), f"`{self.columns[name]}`")
+
+    def optional_text(self, name: str) -> str | None:
+        """Return the text of a field; None if there is no value."""
+        return None if self.value(name) is None else self.text(name)
+
+    def label(self) -> bool | None:
+        """Return True for an answer that is labelled as good, False for a bad one, else None.
+
+        Raises:
+            RowError: the label is neither true nor false.
+        """
+        value = self.value("label")
+        if value is None:
+            return None
+        known = value if isinstance(value, str) else str(value)
+        if known.strip().lower() in _LABELS:
+            return _LABELS[known.strip().lower()]
+        column = self.columns["label"]
+        hint = f'to train without it: ignore = ["{column}"], or slices = ["{column}"]'
+        raise RowError(f"`{column}` is not a label true or false", repr(value), hint=hint)
+
+    def system(self) -> str | None:
+        """Return the row's own system prompt, or else the one for all rows."""
+        prompt_column = self.optional_text("system")
+        return self.default_system if prompt_column is None else prompt_column
+
+    def messages(self, name: str) -> tuple[Message, ...]:
+        """Return the conversation in a field; its turns are not checked."""
+        is_plain = self.label() is not None
+        column = f"`{self.columns[name]}`"
+        return parse_messages(self.value(name), column, split_inline=not is_plain)
+
+    def open_conversation(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Return the conversation with the system prompt and the tools of the row.
+
+        Raises:
+            RowError: it begins with a system prompt, and the row has another in its column.
+        """
+        if not has_system_message(messages):
+            messages = prepend_system(messages, self.system())
+        elif self.optional_text("system") is not None:
+            raise RowError("two system messages")
+        if "tools" not in self.columns:
+            return messages
+        return with_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))
+
+    def rival_texts(self) -> Iterator[tuple[str, str]]:
+        """Yield the texts of columns that another format would read, each with its column."""
+        for column in self.rivals:
+            for text in _texts(self.row.get(column)):
+                yield column, text
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield the texts in a value: itself, or those of its messages."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        yield from _texts(value.get("content", value.get("value")))
+
+
+def label_text(row: Fields, column: str) -> str | None:
+    """Return a group or slice value as text; None if the row has none.
+
+    Raises:
+        RowError: the value is neither text, nor an integer, nor a truth value.
+    """
+    value = row.get(column)
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return require_text(value, f"`{column}`")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    raise RowError(f"`{column}` is {json_type(value)}, not a label", repr(value))

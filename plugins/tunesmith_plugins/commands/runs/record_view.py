@@ -1,0 +1,131 @@
+"""Rows as ``tunesmith check`` shows them: the parts of a record, and which of them are trained."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Feature,
+    Message,
+    Preference,
+    Record,
+    Text,
+    UnpairedPreference,
+    content_key,
+)
+from tunesmith.text import format_count
+
+
+class Part(NamedTuple):
+    """A part of a record: its label, its text, and True if the model is trained on it."""
+
+    label: str
+    text: str
+    is_trained: bool
+
+
+def choose_rows(records: Sequence[Record], seed: int) -> dict[str, Record]:
+    """Return rows to look at, by the reason why each was chosen: first, longest, random."""
+    if not records:
+        return {}
+    longest, _ = max(enumerate(records), key=lambda item: len(content_key(item[1])))
+    reasons = {longest: "longest", 0: "first"}
+    others = [index for index in range(len(records)) if index not in reasons]
+    if others:
+        reasons[random.Random(seed).choice(others)] = "random"
+    return {reason: records[index] for index, reason in sorted(reasons.items())}
+
+
+def split_by_training(record: Record, trains_on: frozenset[Feature]) -> list[Part]:
+    """Return the parts of a record for a technique that trains on these features."""
+    match record:
+        case Text():
+            return [Part("text", record.text, True)]
+        case Completion():
+            return [Part("user", record.prompt, False), Part("assistant", record.completion, True)]
+        case Chat():
+            return [part for message in record.messages for part in _parts(message)]
+        case Preference():
+            return [
+                *_prompt_parts(record.prompt),
+                Part("chosen", record.chosen, True),
+                Part("rejected", record.rejected, "rejected" in trains_on),
+            ]
+        case UnpairedPreference():
+            label = "good" if record.label else "bad"
+            return [*_prompt_parts(record.prompt), Part(label, record.completion, True)]
+        case _:
+            raise TypeError(f"unknown kind of record: {type(record).__name__}")
+
+
+def summarize(records: Sequence[Record], trains_on: frozenset[Feature]) -> list[str]:
+    """Return one line for each kind of record, with what its records hold."""
+    counts: dict[type[Record], Counter[str]] = {}
+    for record in records:
+        found = counts.setdefault(type(record), Counter())
+        found["rows"] += 1
+        found.update(_contents(record))
+    lines = []
+    for kind, found in counts.items():
+        rows = format_count(found.pop("rows"), "row")
+        contents = ", ".join(f"{count:,} {name}" for name, count in found.items())
+        lines.append(f"{rows} of {_KINDS[kind]}" + (f": {contents}" if contents else ""))
+        if kind is Preference and "rejected" not in trains_on:
+            lines[-1] += "; only the chosen answers are trained"
+    return lines
+
+
+_KINDS: dict[type[Record], str] = {
+    Text: "plain text",
+    Completion: "prompts and completions",
+    Chat: "conversations",
+    Preference: "preference pairs",
+    UnpairedPreference: "labelled answers",
+}
+
+
+def _contents(record: Record) -> Iterator[str]:
+    """Yield a name for each thing in a record that is counted."""
+    match record:
+        case Chat():
+            for message in record.messages:
+                yield from ["definitions of tools"] * len(message.tools)
+                if message.role == "assistant":
+                    yield "trained answers" if message.is_trained else "answers without weight"
+                yield from ["answers with reasoning"] * bool(message.reasoning)
+                yield from ["tool calls"] * len(message.tool_calls)
+        case UnpairedPreference():
+            yield "good" if record.label else "bad"
+
+
+def _prompt_parts(messages: Sequence[Message]) -> list[Part]:
+    return [part._replace(is_trained=False) for message in messages for part in _parts(message)]
+
+
+def _parts(message: Message) -> Iterator[Part]:
+    """Yield the parts of a message: tools, reasoning, text and calls."""
+    for definition in message.tools:
+        name = json.loads(definition).get("function", {}).get("name", "")
+        yield Part("tool", f"{name} {definition}", False)
+    trained = message.is_trained
+    if message.reasoning:
+        yield Part("reasoning", message.reasoning, trained)
+    content = message.content
+    if not isinstance(content, str):
+        for part in content:
+            weight = message.weight * part.weight
+            yield Part(_weighted(message.role, weight), part.text, trained and weight > 0)
+    elif content or not message.tool_calls:
+        yield Part(_weighted(message.role, message.weight), content, trained)
+    for call in message.tool_calls:
+        yield Part("call", f"{call.name} {call.arguments}", trained)
+
+
+def _weighted(role: str, weight: float) -> str:
+    return role if weight in (0, 1) or role != "assistant" else f"{role} ×{weight:g}"
