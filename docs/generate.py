@@ -314,7 +314,8 @@ def toolkit() -> Iterator[str]:
     yield "# Toolkit\n"
     yield (
         "The functions and classes that plugins may use to build techniques (`tunesmith_torch`) "
-        "and data loaders (`tunesmith_data`). The layers are in order: a module imports from its "
+        "and data loaders and checks of data (`tunesmith_data`). The layers are in order: a "
+        "module imports from its "
         "own layer and from those further down. A module's public names are those in its "
         "`__all__`; without one, the functions and classes that it defines and whose names do not "
         "begin with an underscore.\n"

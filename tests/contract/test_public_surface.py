@@ -59,6 +59,14 @@ TESTED_THROUGH = {
         "tunesmith_data.tools",
     ),
     "tests/plugins/loaders/test_jsonl.py": ("tunesmith_data.json_line",),
+    # One algorithm, compared with a plain comparison of all texts.
+    "tests/data/near_duplicates/test_search.py": (
+        "tunesmith_data.near_duplicates.boilerplate",
+        "tunesmith_data.near_duplicates.features",
+        "tunesmith_data.near_duplicates.forest",
+        "tunesmith_data.near_duplicates.inverted_index",
+        "tunesmith_data.near_duplicates.minhash",
+    ),
     # Parts of one algorithm, compared together with transformers' own result.
     "tests/toolkit/data/test_templates.py": ("tunesmith_torch.data.tokenization",),
     "tests/toolkit/generation/test_generate.py": (

@@ -1,107 +1,47 @@
-"""Held-out rows that resemble a training row are found, and nothing else."""
+"""Held-out records that resemble a training record are found, and nothing else."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator, Sequence
 from random import Random
+from typing import Any
 
 import pytest
 
 from tunesmith.data.splits import split_records
-from tunesmith.records import Completion
-from tunesmith_plugins.checks.leaks.find_leaks import Leak, find_leaks
+from tunesmith.records import Completion, Record
+from tunesmith_plugins.checks.leaks.find_leaks import find_leaks
 from tunesmith_plugins.checks.leaks.review import review
 
-WORDS = [f"word{i}" for i in range(2_000)]
+WORDS = [f"{first}{second}" for first in "abcdefghij" for second in ("ler", "mont", "stic", "urn")]
 
 
-def sentence(rng: Random, words: int = 60) -> str:
+def records(texts: Sequence[str], name: str = "a") -> list[Record]:
+    return [
+        Completion(source=f"{name}:{line}", prompt=text, completion="yes")
+        for line, text in enumerate(texts, start=1)
+    ]
+
+
+def sentence(rng: Random, words: int = 20) -> str:
     return " ".join(rng.choices(WORDS, k=words))
 
 
-def edited(rng: Random, text: str) -> str:
-    """One word changed, dropped or added, or the ends cut: similarity of 5-grams above 0.8."""
-    words = text.split()
-    place = rng.randrange(len(words))
-    kind = rng.randrange(4)
-    if kind == 0:
-        words[place] = "changed"
-    elif kind == 1:
-        del words[place]
-    elif kind == 2:
-        words.insert(place, "added")
-    else:
-        words = words[2:-2]
-    return " ".join(words)
+def leaks(train: Sequence[str], heldout: Sequence[str]) -> list[tuple[int, int, bool]]:
+    found = find_leaks(records(train), records(heldout))
+    return [(leak.heldout, leak.train.known, leak.train.identical) for leak in found]
 
 
-def test_all_planted_copies_are_found() -> None:
+def test_copies_and_near_copies_are_found() -> None:
     rng = Random(1)
-    rows = [sentence(rng, 8) for _ in range(500)]
-    planted = rng.sample(range(500), 50)
-    copies = ["  " + rows[i].upper().replace(" ", " \n") for i in planted]
-    assert find_leaks(rows[:250], rows[250:]) == []
-    assert find_leaks(rows, copies) == [Leak(i, k, "exact", 1.0) for k, i in enumerate(planted)]
-
-
-def test_near_copies_equal_brute_force() -> None:
-    rng = Random(3)
-    rows = [" ".join(rng.choices("abc", k=rng.randrange(3, 14))) for _ in range(150)]
-    train, heldout = rows[:100], rows[100:]
-
-    def grams(text: str) -> set[str]:
-        words = text.split()
-        return {" ".join(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
-
-    def similarity(one: str, other: str) -> float:
-        return len(grams(one) & grams(other)) / len(grams(one) | grams(other))
-
-    for threshold in (0.3, 0.5, 0.8, 1.0):
-        best = [max(similarity(text, other) for other in train) for text in heldout]
-        expected = {row: value for row, value in enumerate(best) if value >= threshold}
-        found = find_leaks(train, heldout, threshold)
-        assert {leak.heldout_index: leak.similarity for leak in found} == expected
-        for leak in found:
-            pair = train[leak.train_index], heldout[leak.heldout_index]
-            assert similarity(*pair) == leak.similarity
-    assert 0 < len(expected) < len(heldout)
-
-
-def test_scripts_without_spaces_have_words() -> None:
-    text = "我们感谢您的来信并将尽快答复您关于损坏商品的问题请您耐心等待谢谢"
-    (leak,) = find_leaks([text], [text[:-1] + "啊", text[::-1]])
-    assert (leak.heldout_index, leak.kind) == (0, "near")
-
-
-def test_short_and_wordless_texts() -> None:
-    found = find_leaks(["yes", "", "🎉", "no"], ["Yes", " ", "🎉", "!!", "nope"])
-    assert [(leak.train_index, leak.heldout_index) for leak in found] == [(0, 0), (1, 1), (2, 2)]
-
-
-def test_leaks_name_the_most_similar_row() -> None:
-    rng = Random(4)
-    train = [sentence(rng) for _ in range(300)]
-    near = train[7].split()
-    near[0] = "changed"
-    farther = train[7].split()
-    farther[30] = "changed"
-    train.append(" ".join(farther))
-    heldout = [sentence(rng), train[3].upper(), " ".join(near)]
-    found = find_leaks(train, heldout)
-    assert found[0] == Leak(3, 1, "exact", 1.0)
-    assert (found[1].train_index, found[1].heldout_index, found[1].kind) == (7, 2, "near")
-    assert found[1].similarity == pytest.approx(55 / 57)
-    assert len(found) == 2
-    assert find_leaks([], heldout) == find_leaks(train, []) == []
-
-
-def test_planted_leaks_are_found() -> None:
-    rng = Random(5)
-    train = [sentence(rng) for _ in range(400)]
-    heldout = [edited(rng, train[i]) for i in range(200)] + [sentence(rng) for _ in range(100)]
-    found = find_leaks(train, heldout)
-    assert len(found) >= 190
-    assert all(leak.train_index == leak.heldout_index for leak in found)
+    train = [sentence(rng) for _ in range(200)]
+    heldout = [sentence(rng) for _ in range(50)]
+    assert leaks(train, heldout) == []
+    heldout[3] = "  " + train[7].upper().replace(" ", ", ") + "!"
+    changed = train[9].split()
+    changed[5] = "different"
+    heldout[4] = " ".join(changed)
+    assert leaks(train, heldout) == [(3, 7, True), (4, 9, False)]
 
 
 def test_a_clean_split_has_no_leaks() -> None:
@@ -109,32 +49,53 @@ def test_a_clean_split_has_no_leaks() -> None:
     rows = [sentence(rng, 12) for _ in range(100)]
     rows += [row.title() for row in rows[:40]]
     result = split_records(rows, holdout=0.3, seed=0)
-    assert find_leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
+    assert leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1.5])
-def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
-    with pytest.raises(ValueError, match="threshold: must be in"):
-        find_leaks(["a"], ["b"], threshold)
+class LazyRecords(Sequence[Any]):
+    """Records that are made when they are read, as those of a file on disk are."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: Any) -> Any:
+        assert isinstance(index, int), "a slice would copy records"
+        if index >= len(self):
+            raise IndexError
+        return records([self.texts[index]])[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in range(len(self)):
+            yield self[index]
 
 
-@pytest.mark.parametrize("kind", ["prose", "one template"])
-def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
-    rng = Random(8)
-    if kind == "prose":
-        rows = [sentence(rng, 40) for _ in range(20_000)]
-    else:
-        rows = [f"{' '.join(WORDS[:15])} {i} {' '.join(WORDS[15:30])}" for i in range(20_000)]
-    started = time.process_time()
-    find_leaks(rows[::2], rows[1::2])
-    assert time.process_time() - started < 8  # 2 s on a quiet core
+def test_records_may_be_made_when_they_are_read() -> None:
+    rng = Random(2)
+    texts = [sentence(rng) for _ in range(30)]
+    found = find_leaks(LazyRecords(texts), LazyRecords([texts[4]]))
+    assert [leak.train.known for leak in found] == [4]
 
 
-def test_the_first_leak_is_named() -> None:
-    train = [Completion(source=f"a:{n}", prompt=f"q {n}", completion="yes") for n in range(5)]
-    heldout = [Completion(source="b:1", prompt="other", completion="yes"), *train[3:4]]
+def test_the_warning_names_the_metric_and_the_first_leak() -> None:
+    train = records(["how do I reset my password", "where is my parcel", "cancel the order"])
+    heldout = [
+        *records(["an entirely different question"], "b"),
+        *records(["Where is my parcel?", "how do I reset my passwort"], "c"),
+    ]
     (finding,) = review(train, heldout)
     assert (finding.level, finding.where) == ("warning", "data")
-    assert finding.message.startswith("1 of 2 held-out rows are duplicates or near duplicates")
-    assert finding.message.endswith("the first: a:3 (held out) and a:3 (training)")
+    assert finding.message == (
+        "2 of 3 held-out rows are duplicates or near duplicates of a training row, so the scores "
+        "will be too good: 1 have the same letters and digits, 1 are similar (Jaccard similarity "
+        "of character 5-grams at least 0.7, or 0.5 with that of words at least 0.75); the first: "
+        "c:1 (held out) and a:2 (training), identical"
+    )
     assert review(train, heldout[:1]) == []
+
+
+@pytest.mark.parametrize("heldout", [[], ["one row"]])
+def test_empty_parts_have_no_leaks(heldout: list[str]) -> None:
+    assert leaks([], heldout) == leaks(["another"], heldout) == []

@@ -1,0 +1,62 @@
+"""Find boilerplate: grams and words that are in so many texts that they distinguish none of them.
+
+Instructions that all rows share would make all rows near duplicates of each other, and so would a
+template that a large part of the rows was made from. Without what they share, these rows are
+compared by what differs. A small family of rows from one template stays: its rows are near
+duplicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tunesmith_data.near_duplicates.features import (
+    Boilerplate,
+    Numbers,
+    Sets,
+    bit_table,
+    distinct,
+    read_blocks,
+)
+
+SAMPLE_ROWS = 2_048
+GRAM_SHARE = 0.2
+WORD_SHARE = 0.8  # frequent words of the language are no boilerplate
+LEAST_ROWS = 10  # in few rows, a share of them may be one cluster of duplicates
+
+
+def find_boilerplate(sample: Iterable[str]) -> Boilerplate:
+    """Return the grams in more than 20 %, and the words in more than 80 %, of different texts.
+
+    Those in at most 10 of the texts are never boilerplate.
+    """
+    grams, words = _Counter(), _Counter()
+    for block in read_blocks(sample):
+        grams.add(block.grams)
+        words.add(block.words)
+    frequent_grams, shared = grams.split(GRAM_SHARE)
+    frequent_words, _ = words.split(WORD_SHARE)
+    return Boilerplate(bit_table(frequent_grams), bit_table(frequent_words), shared)
+
+
+class _Counter:
+    """Counts in how many sets each number is."""
+
+    def __init__(self) -> None:
+        self._parts = [np.zeros(0, dtype=np.uint32)]
+        self._rows = 0
+
+    def add(self, sets: Sets) -> None:
+        self._parts.append(distinct(sets).values)
+        self._rows += len(sets)
+
+    def split(self, share: float) -> tuple[Numbers, float]:
+        """Return the numbers in more than this share of the sets, and the mean number of others
+        that two sets have in common.
+        """
+        values, counts = np.unique(np.concatenate(self._parts), return_counts=True)
+        frequent = counts > max(LEAST_ROWS, share * self._rows)
+        pairs = (counts[~frequent].astype(np.float64) ** 2).sum()
+        return values[frequent], float(pairs / max(1, self._rows) ** 2)

@@ -1,0 +1,341 @@
+"""Turn texts into sets of numbers: their character 5-grams and their words.
+
+Texts are folded first: Unicode NFKC and case folding; only letters, marks and digits count. The
+5-grams run over these characters without spaces, so punctuation, spacing and case change nothing.
+A text of fewer than five characters is one gram. In scripts without spaces each character is a
+word. A text without any letter or digit, such as an emoji, is compared by its symbols.
+
+All characters of a block of texts are processed together, as arrays: the hash of each substring is
+a difference of prefix sums of a polynomial modulo 2**64 (Karp and Rabin, 1987).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers: TypeAlias = npt.NDArray[np.uint32]
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+Indices: TypeAlias = npt.NDArray[np.int64]
+Classes: TypeAlias = npt.NDArray[np.uint8]
+Bits: TypeAlias = npt.NDArray[np.bool_]
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+GRAM_CHARACTERS = 5
+MAX_CHARACTERS = 100_000
+"""Longer texts are compared by their beginning, so that one row cannot take all memory."""
+
+_BLOCK_CHARACTERS = 1 << 18
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2**64
+_INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
+_MIX = np.uint64(0xD6E8FEB86659FD93)  # multiplier of rrxmrrxmsx_0 (Evensen, 2018)
+
+_SPACE, _SYMBOL, _LETTER, _DIGIT, _IDEOGRAPH, _UNKNOWN = range(6)  # from _LETTER on they count
+_NUMBER = 1  # stands for each word that has a digit
+_SCRIPTS_WITHOUT_SPACES = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x3040, 0x30FF),  # kana
+    (0x3400, 0x9FFF),  # Han
+    (0xAC00, 0xD7AF),  # Hangul: spaces separate phrases rather than words
+    (0x20000, 0x3FFFF),  # Han
+)
+
+
+class Texts(Protocol):
+    """Texts by their position: a list, or an object that reads them when they are needed."""
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        ...
+
+    def __getitem__(self, index: int, /) -> str:
+        """Return one text."""
+        ...
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield all texts, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sets:
+    """One set of numbers for each row: those of row i are ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: Numbers
+    offsets: Indices
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def sizes(self) -> Indices:
+        """Return the number of values of each row."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The features of consecutive texts. A set may hold a number more than once."""
+
+    grams: Sets
+    words: Sets
+    keys: Hashes
+    """The hash of all characters that count, 0 for a text without any. Equal texts, up to
+    punctuation, spacing and case, have equal keys."""
+
+
+@dataclass(frozen=True)
+class Boilerplate:
+    """Grams and words that are in so many rows that they distinguish none of them.
+
+    A bit table, indexed by the first 20 bits: one in a million other numbers is in it too, per
+    entry, which is the same for all rows.
+    """
+
+    grams: Bits
+    words: Bits
+    shared_grams: float = 0.0
+    """The mean number of other 5-grams that two of the texts share."""
+
+
+def read_keys(texts: Iterable[str]) -> Hashes:
+    """Return the keys of texts: see :class:`Block`."""
+    parts = [_keys(one, _Substrings(one.codes)) for one in _read_characters(texts)]
+    return np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
+
+
+def read_blocks(texts: Iterable[str], boilerplate: Boilerplate | None = None) -> Iterator[Block]:
+    """Yield the features of texts, in blocks of about 262,144 characters."""
+    for characters in _read_characters(texts):
+        yield _features(characters, boilerplate)
+
+
+def distinct(sets: Sets) -> Sets:
+    """Return the sets with each number once per set, ascending."""
+    rows = np.repeat(np.arange(len(sets), dtype=np.uint64), sets.sizes())
+    keyed = np.sort((rows << np.uint64(32)) | sets.values)
+    keyed = keyed[np.append(True, keyed[1:] != keyed[:-1])[: len(keyed)]]
+    counts = np.bincount((keyed >> np.uint64(32)).astype(np.int64), minlength=len(sets))
+    return Sets(keyed.astype(np.uint32), np.concatenate(([0], np.cumsum(counts))))
+
+
+def bit_table(values: Numbers) -> Bits:
+    """Return the table of a :class:`Boilerplate` for these numbers."""
+    table = np.zeros(1 << 20, dtype=np.bool_)
+    table[values >> np.uint32(12)] = True
+    return table
+
+
+@dataclass(frozen=True)
+class _Characters:
+    """The characters of consecutive texts that count."""
+
+    codes: Numbers
+    offsets: Indices
+    """The characters of text i are ``codes[offsets[i]:offsets[i + 1]]``."""
+    all_classes: Classes
+    """The classes of all characters, also of those that do not count."""
+    counted: Bits
+    """Of all characters, those that count."""
+
+
+def _read_characters(texts: Iterable[str]) -> Iterator[_Characters]:
+    block: list[str] = []
+    size = 0
+    for text in texts:
+        block.append(text[:MAX_CHARACTERS])
+        size += len(block[-1]) + 1
+        if size >= _BLOCK_CHARACTERS:
+            yield _characters(block)
+            block, size = [], 0
+    if block:
+        yield _characters(block)
+
+
+def _characters(texts: list[str]) -> _Characters:
+    joined = "\n".join([*texts, ""])
+    if joined.isascii():
+        joined = joined.lower()
+    else:
+        texts = [_fold(text) for text in texts]
+        joined = "\n".join([*texts, ""])
+    codes, classes = _classified(joined)
+    ends = np.cumsum([len(text) + 1 for text in texts], dtype=np.int64)
+    starts = np.concatenate(([0], ends[:-1]))
+    counted = classes >= _LETTER
+    sizes = np.add.reduceat(counted, starts, dtype=np.int64)
+    if not sizes.all():
+        wordless = np.repeat(sizes == 0, ends - starts)
+        counted |= wordless & (classes == _SYMBOL)
+        sizes = np.add.reduceat(counted, starts, dtype=np.int64)
+    return _Characters(
+        codes[np.flatnonzero(counted)], np.append(0, np.cumsum(sizes)), classes, counted
+    )
+
+
+def _fold(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", text).casefold())
+    return unicodedata.normalize("NFKC", folded.casefold())
+
+
+def _keys(characters: _Characters, hashes: _Substrings) -> Hashes:
+    starts, ends = characters.offsets[:-1], characters.offsets[1:]
+    keys = hashes.between(starts, ends) | np.uint64(1)
+    return np.where(starts < ends, keys, np.uint64(0))
+
+
+def _features(characters: _Characters, boilerplate: Boilerplate | None) -> Block:
+    hashes = _Substrings(characters.codes)
+    grams, kept = _gram_sets(hashes, characters.offsets)
+    words = _word_sets(hashes, characters)
+    if boilerplate is None:
+        grams = _select(grams, kept)
+    else:
+        grams = _select(grams, kept & ~_in_table(grams.values, boilerplate.grams))
+        words = _select(words, ~_in_table(words.values, boilerplate.words))
+    return Block(grams, words, _keys(characters, hashes))
+
+
+_ASCII_CLASSES = bytes(
+    _DIGIT
+    if chr(code) in "0123456789"
+    else _LETTER
+    if chr(code) in "abcdefghijklmnopqrstuvwxyz"
+    else _SYMBOL
+    if 32 < code < 127
+    else _SPACE
+    for code in range(256)
+)
+
+
+@lru_cache(maxsize=1)
+def _class_table() -> Classes:
+    """Return the class of each code point, filled as they occur: a megabyte, but no dictionary."""
+    return np.full(0x110000, _UNKNOWN, dtype=np.uint8)
+
+
+def _classified(text: str) -> tuple[Numbers, Classes]:
+    """Return the code points of a text and their classes."""
+    if text.isascii():
+        raw = text.encode("ascii")
+        return np.frombuffer(raw, np.uint8).astype(np.uint32), np.frombuffer(
+            raw.translate(_ASCII_CLASSES), np.uint8
+        )
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    table = _class_table()
+    classes = table[codes]
+    unknown = np.unique(codes[classes == _UNKNOWN])
+    if len(unknown):
+        table[unknown] = [_class_of(int(code)) for code in unknown]
+        classes = table[codes]
+    return codes, classes
+
+
+def _class_of(code: int) -> int:
+    category = unicodedata.category(chr(code))[0]
+    if category in "LMN":
+        alone = any(first <= code <= last for first, last in _SCRIPTS_WITHOUT_SPACES)
+        return _IDEOGRAPH if alone else _DIGIT if category == "N" else _LETTER
+    return _SYMBOL if category in "PS" else _SPACE
+
+
+class _Substrings:
+    """Hashes of substrings of a sequence of code points."""
+
+    def __init__(self, codes: Numbers) -> None:
+        self._powers, self._inverses = _powers(1 << max(18, len(codes).bit_length()))
+        self._sums = np.zeros(len(codes) + 1, dtype=np.uint64)
+        np.cumsum(codes * self._powers[: len(codes)], out=self._sums[1:])
+
+    def between(self, starts: Indices, ends: Indices) -> Hashes:
+        """Return the hashes of the substrings between these positions."""
+        return _mixed((self._sums[ends] - self._sums[starts]) * self._inverses[starts])
+
+    def of_length(self, length: int) -> Hashes:
+        """Return the hash of the substring of this length at each position, 0 near the end."""
+        hashes = np.zeros(len(self._sums) - 1, dtype=np.uint64)
+        count = max(0, len(hashes) - length + 1)
+        np.subtract(self._sums[length:], self._sums[:-length][:count], out=hashes[:count])
+        hashes *= self._inverses[: len(hashes)]
+        return _mixed(hashes)
+
+
+def _mixed(hashes: Hashes) -> Hashes:
+    for _ in range(2):
+        hashes ^= hashes >> np.uint64(32)
+        hashes *= _MIX
+    return hashes
+
+
+@lru_cache(maxsize=1)
+def _powers(count: int) -> tuple[Hashes, Hashes]:
+    """Return the powers of the base and of its inverse, from the first on."""
+    powers, inverses = (
+        np.cumprod(np.full(count, base, dtype=np.uint64), dtype=np.uint64)
+        for base in (_BASE, _INVERSE)
+    )
+    return powers, inverses
+
+
+def _gram_sets(hashes: _Substrings, offsets: Indices) -> tuple[Sets, Bits]:
+    """Return a 5-gram for each character, and which of them lie within their row."""
+    values = _first_32_bits(hashes.of_length(GRAM_CHARACTERS))
+    kept = np.ones(len(values), dtype=np.bool_)
+    lengths = np.diff(offsets)
+    ends = offsets[1:]
+    for tail in range(1, GRAM_CHARACTERS):
+        kept[ends[lengths >= tail] - tail] = False
+    short = np.flatnonzero((lengths > 0) & (lengths < GRAM_CHARACTERS))
+    starts = offsets[short]
+    values[starts] = _first_32_bits(hashes.between(starts, ends[short]))
+    kept[starts] = True
+    return Sets(values, offsets), kept
+
+
+def _word_sets(hashes: _Substrings, characters: _Characters) -> Sets:
+    classes, counted = characters.all_classes, characters.counted
+    position = np.cumsum(counted) - 1  # of each character among those that count
+    starts = position[np.flatnonzero(_word_starts(classes, counted))]
+    ends = np.append(starts[1:], len(characters.codes))
+    values = _first_32_bits(hashes.between(starts, ends))
+    digits = position[np.flatnonzero(classes == _DIGIT)]
+    values[np.searchsorted(starts, digits, side="right") - 1] = _NUMBER
+    return Sets(values, np.searchsorted(starts, characters.offsets).astype(np.int64))
+
+
+def _word_starts(classes: Classes, counted: Bits) -> Bits:
+    """Return, for each character, True if it counts and a word begins there."""
+    starts = np.append(True, ~counted[:-1])
+    alone = ((classes == _SYMBOL) & counted) | (classes == _IDEOGRAPH)
+    if alone.any():
+        starts |= alone
+        starts[1:] |= alone[:-1]
+    return starts & counted
+
+
+def _first_32_bits(hashes: Hashes) -> Numbers:
+    return (hashes >> np.uint64(32)).astype(np.uint32)
+
+
+def _in_table(values: Numbers, table: Bits) -> Bits:
+    result: Bits = table[values >> np.uint32(12)]
+    return result
+
+
+def _select(sets: Sets, kept: Bits) -> Sets:
+    """Return the sets with the kept numbers only."""
+    nonempty = np.flatnonzero(sets.sizes())
+    counts = np.zeros(len(sets), dtype=np.int64)
+    if len(nonempty):
+        counts[nonempty] = np.add.reduceat(kept, sets.offsets[nonempty], dtype=np.int64)
+    values = sets.values[np.flatnonzero(kept)]  # faster than by a mask
+    return Sets(values, np.append(0, np.cumsum(counts)))

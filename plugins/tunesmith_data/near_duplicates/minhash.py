@@ -1,0 +1,186 @@
+"""Propose pairs of texts that may be similar, by MinHash and locality-sensitive hashing.
+
+The probability that two sets have the same minimum under a random permutation is their Jaccard
+similarity J (Broder, 1997). A sketch is one byte of each of 48 minima of a text's 5-grams, and of
+36 minima of its words. Texts are proposed if one of their bands, three consecutive minima, is
+equal, which happens with the probability 1 - (1 - J**3)**bands: at the default thresholds 99.9 % by
+the 16 bands of 5-grams (J = 0.7), or by the 12 of words (J = 0.75). Of these pairs, those whose
+sketches differ too much are left out. What is proposed must be compared exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil, sqrt
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith_data.near_duplicates.features import (
+    Bits,
+    Boilerplate,
+    Hashes,
+    Indices,
+    Numbers,
+    Sets,
+    read_blocks,
+)
+from tunesmith_data.near_duplicates.threshold import Threshold
+
+GRAM_MINIMA = 48
+WORD_MINIMA = 36
+MINIMA = GRAM_MINIMA + WORD_MINIMA
+BAND = 3
+WINDOW = 8
+"""A text is compared with so many next texts that have the same band: with all of them if they are
+few. In a large family of similar texts, each is near enough to some of these."""
+PROPOSALS = 4
+"""The number of proposals for a text: those with the most similar sketches."""
+
+_DEVIATIONS = 3.0  # a sketch misjudges one similar pair of a thousand
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_CHUNK = 1 << 14  # pairs whose sketches are compared at a time
+
+Sketches: TypeAlias = npt.NDArray[np.uint8]
+Rows: TypeAlias = npt.NDArray[np.int32]
+
+
+def sketch(texts: Iterable[str], count: int, boilerplate: Boilerplate) -> Sketches:
+    """Return the sketches of ``count`` texts, 84 bytes for each."""
+    sketches = np.empty((count, MINIMA), dtype=np.uint8)
+    first = 0
+    for block in read_blocks(texts, boilerplate):
+        stop = first + len(block.keys)
+        _sketch_sets(block.grams, sketches[first:stop, :GRAM_MINIMA], 0, first)
+        _sketch_sets(block.words, sketches[first:stop, GRAM_MINIMA:], GRAM_MINIMA, first)
+        first = stop
+    return sketches
+
+
+def propose_within(
+    sketches: Sketches, ranks: Rows, threshold: Threshold, roots: Rows, active: Bits
+) -> Rows:
+    """Return up to four other texts for each active text, best first, -1 for none.
+
+    Only texts of other clusters, which have another root, are proposed. ``ranks`` is the order of
+    texts with an equal band; of a pair, the later text is proposed for the earlier one.
+    """
+    best = _Best(len(sketches))
+    for band in range(MINIMA // BAND):
+        keys, rows = _sorted(_keys(sketches, band), ranks)
+        for distance in range(1, WINDOW + 1):
+            equal = np.flatnonzero(keys[distance:] == keys[:-distance])
+            if not len(equal):
+                break
+            firsts, seconds = rows[equal], rows[equal + distance]
+            is_open = active[firsts] & (roots[firsts] != roots[seconds])
+            firsts, seconds = firsts[is_open], seconds[is_open]
+            best.add(firsts, seconds, _score(sketches, firsts, sketches, seconds, threshold))
+    return best.rows()
+
+
+def propose_between(known: Sketches, probes: Sketches, ranks: Rows, threshold: Threshold) -> Rows:
+    """Return up to four known texts for each probe, best first, -1 for none."""
+    best = _Best(len(probes))
+    for band in range(MINIMA // BAND):
+        keys, rows = _sorted(_keys(known, band), ranks)
+        probe_keys = _keys(probes, band)
+        starts = np.searchsorted(keys, probe_keys)
+        counts = np.searchsorted(keys, probe_keys, side="right") - starts
+        for distance in range(min(WINDOW, int(counts.max(initial=0)))):
+            probe_rows = np.flatnonzero(counts > distance)
+            known_rows = rows[starts[probe_rows] + distance]
+            scores = _score(known, known_rows, probes, probe_rows, threshold)
+            best.add(probe_rows, known_rows, scores)
+    return best.rows()
+
+
+class _Best:
+    """The proposals with the highest scores so far, for each text."""
+
+    def __init__(self, texts: int) -> None:
+        self._rows = np.full((texts, PROPOSALS), -1, dtype=np.int32)
+        self._scores = np.zeros((texts, PROPOSALS), dtype=np.uint8)
+
+    def add(self, texts: Indices, proposed: Indices, scores: Indices) -> None:
+        """Add one proposal for each of these different texts, unless its score is too low."""
+        texts, proposed, scores = texts[scores > 0], proposed[scores > 0], scores[scores > 0]
+        worst = self._scores[texts].argmin(axis=1)
+        better = scores > self._scores[texts, worst]
+        better &= (self._rows[texts] != proposed[:, None]).all(axis=1)
+        self._rows[texts[better], worst[better]] = proposed[better]
+        self._scores[texts[better], worst[better]] = scores[better]
+
+    def rows(self) -> Rows:
+        """Return the proposals of each text, best first, -1 where there are fewer."""
+        order = np.argsort(~self._scores, axis=1, kind="stable")
+        return np.take_along_axis(self._rows, order, axis=1)
+
+
+def _keys(sketches: Sketches, band: int) -> Numbers:
+    keys = np.zeros(len(sketches), dtype=np.uint32)
+    for column in range(band * BAND, (band + 1) * BAND):
+        keys = (keys << np.uint32(8)) | sketches[:, column]
+    return keys
+
+
+def _sorted(keys: Numbers, ranks: Rows) -> tuple[Numbers, Indices]:
+    """Return the keys in order, and the row of each; equal keys by rank."""
+    order = np.argsort((keys.astype(np.uint64) << np.uint64(32)) | ranks.astype(np.uint64))
+    return keys[order], order
+
+
+def _score(
+    one: Sketches, firsts: Indices, other: Sketches, seconds: Indices, threshold: Threshold
+) -> Indices:
+    """Return for each pair the number of equal minima, 0 if it can hardly be similar."""
+    characters = _least(GRAM_MINIMA, threshold.characters)
+    with_words = _least(GRAM_MINIMA, threshold.characters_with_words)
+    words = _least(WORD_MINIMA, threshold.words)
+    scores = np.empty(len(firsts), dtype=np.int64)
+    for start in range(0, len(firsts), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        equal = one[firsts[chunk]] == other[seconds[chunk]]
+        equal_grams = equal[:, :GRAM_MINIMA].sum(axis=1)
+        equal_words = equal[:, GRAM_MINIMA:].sum(axis=1)
+        similar = (equal_grams >= characters) | (
+            (equal_grams >= with_words) & (equal_words >= words)
+        )
+        scores[chunk] = np.where(similar, equal_grams + equal_words, 0)
+    return scores
+
+
+def _least(count: int, similarity: float) -> int:
+    """Return the number of equal minima that a similar pair has almost surely."""
+    return ceil(count * similarity - _DEVIATIONS * sqrt(count * similarity * (1 - similarity)))
+
+
+def _sketch_sets(sets: Sets, sketches: Sketches, first_minimum: int, first_row: int) -> None:
+    """Write one byte of each minimum of these sets."""
+    nonempty = np.flatnonzero(sets.sizes())
+    starts = sets.offsets[nonempty]
+    hashed = np.empty_like(sets.values)
+    # Texts without a set must not be proposed with each other: each gets bytes of its own.
+    numbers = np.arange(first_row, first_row + len(sets), dtype=np.uint64)
+    for column in range(sketches.shape[1]):
+        mask, multiplier = _permutation(first_minimum + column)
+        sketches[:, column] = (_mix(numbers + multiplier) >> np.uint64(32)).astype(np.uint8)
+        if len(nonempty):
+            np.bitwise_xor(sets.values, mask, out=hashed)
+            np.multiply(hashed, multiplier, out=hashed)
+            sketches[nonempty, column] = np.minimum.reduceat(hashed, starts).astype(np.uint8)
+
+
+def _permutation(number: int) -> tuple[np.uint32, np.uint32]:
+    """Return the numbers of a permutation of 32-bit integers, x -> (x ^ mask) * multiplier."""
+    seeds = _mix(np.array([2 * number + 1, 2 * number + 2], dtype=np.uint64))
+    mask, multiplier = (seeds >> np.uint64(32)).astype(np.uint32)
+    return mask, multiplier | np.uint32(1)
+
+
+def _mix(numbers: Hashes) -> Hashes:
+    mixed = (numbers ^ (numbers >> np.uint64(31))) * _MULTIPLIER
+    mixed ^= mixed >> np.uint64(29)
+    result: Hashes = mixed * _MULTIPLIER
+    return result
