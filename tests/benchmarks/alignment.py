@@ -167,7 +167,8 @@ def tunesmith_grpo(spec: WorkerSpec) -> StepTimes:
     with training_job(spec, config, times) as job:
         base = load_model(job.model, device, precision, packing=True)
         adapted = adapt_model(base, precision, config.adaptation, initial_model=None, seed=SEED)
-        layout = GroupLayout(share_prompts=can_share_prefix(adapted.model))
+        sharing = can_share_prefix(adapted.model, config.max_length)
+        layout = GroupLayout(share_prompts=sharing)
         prompts = [pair.prompt for pair in make_rows(spec)]
         template = Template.from_tokenizer(base.tokenizer)
         reward_function = FunctionReward(even_word_share, "even")

@@ -13,6 +13,10 @@ that occurs several times is computed once for the samples that enter together. 
     row 1    b  b  b  b  b  b  b
     row 2    c  c  c  c  e  e  e       (a prompt is processed in one separate pass, "prefill")
 
+Where rotary factors depend on the length of a row, rows of each length class are generated on their
+own, and rows that may cross a threshold by transformers' own loop
+(:mod:`tunesmith_torch.kernels.rotary_lengths`).
+
 Rows do not attend to each other, and each has its own random numbers, so a completion does not
 depend on the other prompts or on their order.
 """
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,6 +44,7 @@ from tunesmith_torch.generation.sequences import (
     append_next_tokens,
 )
 from tunesmith_torch.generation.transformers_generate import generate_with_transformers
+from tunesmith_torch.kernels.rotary_lengths import LengthClasses, length_classes
 from tunesmith_torch.options.generation_limits import MAX_ROWS, TOKEN_BUDGET
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
@@ -80,27 +86,76 @@ def generate(  # noqa: PLR0913 - independent choices, all but two by keyword
         )
         for index, prompt in enumerate(prompts_ids)
     ]
-    settings = GenerationSettings(
-        max_new_tokens, end_ids, max(token_budget, 1), sampler, progress or (lambda _: None)
-    )
+    report, finished = progress or (lambda _: None), 0
+    classes = length_classes(model)
     with eval_mode(model):
-        try:
-            base = prefix_cache.unwrap_model(model)
-            if not can_use_cached_attention(base, max(map(len, prompts_ids)) + max_new_tokens):
-                raise prefix_attention.UnsupportedModel("the cache holds more than keys and values")
-            with merged_adapters(model, max_new_tokens * len(rows)):
-                _decode(base, rows, settings)
-        except prefix_attention.UnsupportedModel:
-            generate_with_transformers(model, rows, settings)
+        for group, length_class in _group_by_class(rows, classes, max_new_tokens):
+            settings = GenerationSettings(
+                max_new_tokens,
+                end_ids,
+                max(token_budget, 1),
+                sampler,
+                partial(_report_sum, report, finished),
+            )
+            _generate_group(model, group, length_class, settings)
+            finished += len(group)
     return [row.result(end_ids) for row in rows]
 
 
-def _decode(
-    model: PreTrainedModel, rows: Sequence[PartialSequence], settings: GenerationSettings
+def _report_sum(report: Callable[[int], None], before: int, count: int) -> None:
+    report(before + count)
+
+
+def _group_by_class(
+    rows: Sequence[PartialSequence], classes: LengthClasses, max_new_tokens: int
+) -> Iterator[tuple[list[PartialSequence], int | None]]:
+    """Split rows by the length class in which they begin and end; None: they may leave theirs.
+
+    The last token is generated, but the model never reads it.
+    """
+    groups: dict[int | None, list[PartialSequence]] = {}
+    for row in rows:
+        length = len(row.prompt)
+        first, last = (classes.class_of(n) for n in (length, length + max_new_tokens - 1))
+        groups.setdefault(first if first == last else None, []).append(row)
+    for length_class, members in groups.items():
+        yield members, length_class
+
+
+def _generate_group(
+    model: torch.nn.Module,
+    rows: Sequence[PartialSequence],
+    length_class: int | None,
+    settings: GenerationSettings,
 ) -> None:
-    """Generate all rows in place. The longest prompts go first, equal ones together."""
+    """Generate all rows in place, with transformers' own loop if ours cannot."""
+    longest = max(len(row.prompt) for row in rows) + settings.max_new_tokens
+    try:
+        if length_class is None:
+            raise prefix_attention.UnsupportedModel("its rotary factors change within a row")
+        base = prefix_cache.unwrap_model(model)
+        if not can_use_cached_attention(base, longest):
+            raise prefix_attention.UnsupportedModel("the cache holds more than keys and values")
+        with merged_adapters(model, settings.max_new_tokens * len(rows)):
+            _decode(base, rows, settings, share_prefix=length_class == 0)
+    except prefix_attention.UnsupportedModel:
+        generate_with_transformers(model, rows, settings)
+
+
+def _decode(
+    model: PreTrainedModel,
+    rows: Sequence[PartialSequence],
+    settings: GenerationSettings,
+    *,
+    share_prefix: bool,
+) -> None:
+    """Generate all rows in place. The longest prompts go first, equal ones together.
+
+    ``share_prefix``: a prefix that is computed alone is in the length class of the rows.
+    """
     prompts = [row.prompt for row in rows]
-    prefix = prefix_cache.compute_common_prefix(model, prompts, min(map(len, prompts)) - 1)
+    max_prefix = min(map(len, prompts)) - 1 if share_prefix else 0
+    prefix = prefix_cache.compute_common_prefix(model, prompts, max_prefix)
     cache = DecodingCache(prefix)
     for row in rows:
         row.prompt = row.prompt[cache.prefix_length :]

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple, cast
 
 import torch
@@ -32,6 +32,7 @@ from tunesmith_torch.generation import prefix_attention, prefix_cache
 from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_attention
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
+from tunesmith_torch.kernels.rotary_lengths import length_classes
 from tunesmith_torch.losses.rows_alone import logprobs_of_rows
 from tunesmith_torch.losses.selected_positions import LMHead, get_lm_head, hidden_at_targets
 from tunesmith_torch.options.generation_limits import TOKEN_BUDGET, max_cached_tokens
@@ -258,21 +259,29 @@ class TorchTextModel:
 
         ``max_prefix``: longest common prefix, in tokens, that may be computed separately.
         """
-        longest = max(len(row.ids) for row in rows)
         small_budget = min(self.token_budget, FULL_LOGITS_TOKENS)
+        classes = length_classes(self.model)
         try:
             base, head = prefix_cache.unwrap_model(self.model), get_lm_head(self.model)
         except (prefix_attention.UnsupportedModel, EnvironmentProblem):
-            for indices, batch in _padded_batches(rows, 0, small_budget):
-                yield indices, _logprobs_from_logits(self.model, batch.to(self.device))
+            order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
+            for _, members in groupby(order, lambda row: classes.class_of(len(rows[row].ids))):
+                chosen = list(members)
+                same = [rows[row] for row in chosen]
+                for indices, batch in _padded_batches(same, 0, small_budget):
+                    logprobs = _logprobs_from_logits(self.model, batch.to(self.device))
+                    yield [chosen[i] for i in indices], logprobs
             return
+        longest = max(len(row.ids) for row in rows)
         is_cached = can_use_cached_attention(base, longest)
         if not (is_cached or can_pad(base, longest)):
             for indices, batch in _padded_batches(rows, 0, small_budget):
                 yield indices, logprobs_of_rows(self.model, batch.to(self.device))
             return
+        # A prefix that is computed alone has the rotary factors of short rows.
+        shareable = is_cached and classes.class_of(longest) == 0
         ids = [row.ids for row in rows]
-        prefix = prefix_cache.compute_common_prefix(base, ids, max_prefix) if is_cached else None
+        prefix = prefix_cache.compute_common_prefix(base, ids, max_prefix) if shareable else None
         prefix_length = 0 if prefix is None else prefix.length
         budget = min(self.token_budget, SCORING_TOKENS)
         for indices, batch in _padded_batches(rows, prefix_length, budget):

@@ -18,6 +18,7 @@ from tunesmith_torch.generation.sequences import (
     PartialSequence,
     append_next_tokens,
 )
+from tunesmith_torch.kernels.rotary_lengths import reset_rotary_state
 from tunesmith_torch.models.self_check import ForwardErrors
 from tunesmith_torch.options.generation_limits import MAX_ROWS
 
@@ -91,6 +92,7 @@ def _run_generate(
 ) -> None:
     ids_BT = torch.tensor([list(row.prompt) for row in batch], device=model.device)
     end_ids = sorted(settings.end_ids)
+    reset_rotary_state(model)  # an earlier batch may have had longer rows
     config = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         do_sample=False,

@@ -62,6 +62,8 @@ class TreeLayout:
     longest_prefix: int
     branches: tuple[Branch, ...]
     """In order and without gaps, from the end of the prefixes to the end of the micro-batch."""
+    longest_row: int = 0
+    """Tokens of the longest prefix and branch of other micro-batches, for a check beforehand."""
 
     @property
     def prefix_tokens(self) -> int:
@@ -91,7 +93,8 @@ class TreeLayout:
     @property
     def longest_sequence(self) -> int:
         """Tokens of the longest prefix and branch together."""
-        return max(b.prefix_stop - b.prefix_start + b.stop - b.start for b in self.branches)
+        lengths = (b.prefix_stop - b.prefix_start + b.stop - b.start for b in self.branches)
+        return max(self.longest_row, *lengths)
 
 
 def register() -> str:
@@ -156,14 +159,16 @@ def _check_supported(layout: TreeLayout, kwargs: dict[str, Any]) -> None:
     window = kwargs.get("sliding_window")
     unsupported = [n for n in ("softcap", "s_aux", "position_bias") if kwargs.get(n) is not None]
     if window is not None and window < layout.longest_sequence:
-        unsupported.append("sliding_window")
+        tokens = f"{layout.longest_sequence} tokens"
+        raise _sharing_problem(f"a `sliding_window` of {window}, and the longest row has {tokens}")
     if kwargs.get("dropout"):
         unsupported.append("dropout")
     if unsupported:
-        raise EnvironmentProblem(
-            f"shared prompts: the model's attention uses `{unsupported[0]}`",
-            hint="set share_prompts = false",
-        )
+        raise _sharing_problem(f"`{unsupported[0]}`")
+
+
+def _sharing_problem(feature: str) -> EnvironmentProblem:
+    return EnvironmentProblem(f"the model's attention has {feature}", hint="set packing = false")
 
 
 def _attend_branches(

@@ -70,6 +70,8 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     spec = AttentionSpec(scale, sliding_window, softcap, dropout)
+    if ignored := [n for n in ("s_aux", "position_bias") if kwargs.get(n) is not None]:
+        raise packing_problem(f"its attention uses `{ignored[0]}`")
     if cu_seq_lens_q is None:
         table = attention_mask.table if isinstance(attention_mask, LazyMask) else attention_mask
         if softcap is not None:  # "sdpa" has no softcap and would raise
@@ -80,6 +82,8 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
         sdpa_options = {"dropout": dropout, "scaling": scaling, **kwargs}
         out, _ = sdpa(module, query, key, value, table, **sdpa_options)
         return out, None
+    if value.shape[-1] != query.shape[-1]:
+        raise packing_problem("its values have another width than its keys")
     _check_supported(module, query, key, attention_mask, sliding_window, kwargs)
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
@@ -114,8 +118,6 @@ def _check_supported(
     causal = kwargs.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):
         raise packing_problem("its attention is not causal")
-    if unsupported := [n for n in ("s_aux", "position_bias") if kwargs.get(n) is not None]:
-        raise packing_problem(f"its attention uses `{unsupported[0]}`")
 
 
 def _attend_row_by_row(

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.data.packing import Example, MicroBatch, collate
@@ -34,7 +35,9 @@ from tunesmith_torch.kernels.last_layer import (
     compute_last_layer_at,
     is_recomputed,
 )
+from tunesmith_torch.kernels.rotary_lengths import length_classes, reset_rotary_state
 from tunesmith_torch.losses.cross_entropy import linear_cross_entropy, token_logprobs
+from tunesmith_torch.losses.length_parts import Part, join_parts, split_by_length
 
 MAX_TRAINED_SHARE = 0.8
 """Above this share of trained positions, trimming the last layer costs more than it saves."""
@@ -125,11 +128,36 @@ def hidden_at_targets(
     gradient checkpointing, where the layer runs again in backward, without the hooks that trim it.
     ``attention_kwargs`` are passed on to the model's attention.
     """
-    base = unwrap_peft(model)
+    decoder = get_decoder(unwrap_peft(model))
+    classes = length_classes(decoder)
+    kwargs = dict(attention_kwargs or {})
+    parts = split_by_length(batch, kwargs.pop("tree_layout", None), classes)
+
+    def compute(part: Part) -> Tensor:
+        layout = {} if part.tree_layout is None else {"tree_layout": part.tree_layout}
+        return _hidden_of_part(decoder, part.batch, trim=trim, attention_kwargs=kwargs | layout)
+
+    try:
+        return join_parts(parts, compute)
+    finally:
+        if classes.has_state and classes.class_of(batch.longest):
+            reset_rotary_state(decoder)
+
+
+def get_decoder(base: Any) -> Any:
+    """Return the model below the head: its embeddings, layers and final norm."""
     decoder = base.get_decoder()
-    recomputed = base.training and is_recomputed(decoder)
+    if decoder is base:  # transformers looks for it under other names
+        decoder = next(part for part in base.children() if isinstance(part, PreTrainedModel))
+    return decoder
+
+
+def _hidden_of_part(
+    decoder: Any, batch: MicroBatch, *, trim: bool, attention_kwargs: Mapping[str, Any]
+) -> Tensor:
+    recomputed = decoder.training and is_recomputed(decoder)
     few = 0 < len(batch.trained_N) <= MAX_TRAINED_SHARE * batch.ids_BT.numel()
-    options: dict[str, Any] = {"attention_mask": batch.mask_BT, **(attention_kwargs or {})}
+    options: dict[str, Any] = {"attention_mask": batch.mask_BT, **attention_kwargs}
     if batch.boundaries is not None:
         options |= {f"cu_seq_lens_{x}": batch.boundaries for x in "qk"}
         options |= {f"max_length_{x}": batch.longest for x in "qk"}

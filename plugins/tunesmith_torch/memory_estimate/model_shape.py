@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tunesmith.errors import UsageError
+from tunesmith_torch.models.model_folder import EXPERT_COUNTS
 
 _UNGATED_FAMILIES = frozenset(
     {"gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "phi", "falcon", "bloom", "starcoder2"}
@@ -73,7 +74,7 @@ class ModelShape:
         family = str(config.get("model_type", "llama"))
         hidden_size = _read_size(config, "hidden_size", "n_embd", "d_model")
         heads = _read_size(config, "num_attention_heads", "n_head")
-        experts = int(config.get("num_local_experts") or config.get("num_experts") or 1)
+        experts = next((int(config[name]) for name in EXPERT_COUNTS if config.get(name)), 1)
         intermediate_size = (
             config.get("intermediate_size") or config.get("n_inner") or 4 * hidden_size
         )

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,6 +27,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
@@ -69,22 +73,21 @@ def load_base(
         IntegrityError: a file is truncated, a tensor is missing, unexpected, of another shape, or
             not finite.
     """
-    config = check_folder(folder)
-    tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
-    named = named_attention(config)
-    # With None transformers follows the config, and else chooses what the architecture supports.
+    named = named_attention(check_folder(folder))
+    # Without the argument transformers follows the config, or chooses what the architecture has.
+    # It prefers the name in the file to the argument, unless both are given.
     follow_config = attention == "sdpa" and not named & FLASH_ATTENTION
+    config = _config_for_training(folder, None if follow_config else attention)
+    options = {} if follow_config else {"attn_implementation": attention}
+    tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     try:
         with no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
                 device_map={"": device},
-                # transformers prefers the name in the file to this argument, unless it gets both.
-                config=_config_with_attention(folder, attention)
-                if named and not follow_config
-                else None,
-                attn_implementation=None if follow_config else attention,
+                config=config,
+                **options,
                 quantization_config=quantization,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -92,7 +95,7 @@ def load_base(
                 ignore_mismatched_sizes=True,  # _check_tensor_names reports all of them together
                 output_loading_info=True,
             )
-    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+    except (SafetensorError, ValueError, RuntimeError, LookupError, AssertionError) as error:
         if isinstance(error, KeyError) and error.args == (attention,):
             # The architecture has a table of its own attentions (Falcon).
             return load_base(
@@ -133,18 +136,66 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """Return the model's config without reading weights, for estimates."""
-    check_folder(folder)
-    config: PretrainedConfig = AutoConfig.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True
-    )
+    """Return the model's config without reading weights, for estimates.
+
+    Raises:
+        EnvironmentProblem: the installed transformers cannot build a language model of this type.
+        IntegrityError: a value is missing or wrong.
+    """
+    _check_model_type(check_folder(folder).get("model_type"), folder / "config.json")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (StrictDataclassError, AttributeError, LookupError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise IntegrityError(
+            f"{folder / 'config.json'}: {text:.200}", hint="correct it, or copy the model again"
+        ) from error
     return config
 
 
-def _config_with_attention(folder: Path, attention: str) -> PretrainedConfig:
-    """Return the model's config with this attention in place of the one that it names."""
+def _check_model_type(name: object, path: Path) -> None:
+    """Check that transformers has a language model of the type that a config names.
+
+    Raises:
+        EnvironmentProblem: it has none.
+    """
+    installed = f"transformers {transformers.__version__}"
+    if not isinstance(name, str) or name not in CONFIG_MAPPING:
+        raise EnvironmentProblem(
+            f"{path}: model_type is {name!r:.60}, which {installed} does not know",
+            hint="if the model is newer, `pip install --upgrade transformers`; if it needs code of "
+            "its own, choose a model that transformers has",
+        )
+    if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise EnvironmentProblem(
+            f"{path}: {installed} has no model of type `{name}` that generates text from left to "
+            "right",
+            hint="choose a causal language model",
+        )
+
+
+_PLAIN_OUTPUTS = {
+    "return_dict": True,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "output_router_logits": False,
+}
+"""Keys of a config that change what a forward pass returns. Nothing here reads more than hidden
+states and logits, and router logits are compared with a mask that generation does not pass.
+"""
+
+
+def _config_for_training(folder: Path, attention: str | None) -> PretrainedConfig:
+    """Return the model's config, with this attention in place of the one that it names."""
     config = load_config(folder)
-    config._attn_implementation = attention
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for key, value in _PLAIN_OUTPUTS.items():
+            if getattr(part, key, value) != value:
+                setattr(part, key, value)
+    if attention is not None:
+        config._attn_implementation = attention
     return config
 
 

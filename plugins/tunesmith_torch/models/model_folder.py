@@ -21,7 +21,8 @@ PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""Names of the number of experts in configs: Mixtral's, Qwen's, and DeepSeek's and GLM's."""
 _CONFIG_LIMITS = {
     **dict.fromkeys(_LAYERS, 1_000),
     **dict.fromkeys(_WIDTHS, 1_000_000),
@@ -31,7 +32,7 @@ _CONFIG_LIMITS = {
     "n_head": 10_000,
     "num_key_value_heads": 10_000,
     "head_dim": 100_000,
-    **dict.fromkeys(_EXPERTS, 10_000),
+    **dict.fromkeys(EXPERT_COUNTS, 10_000),
     "max_position_embeddings": 1_000_000_000,
     "n_positions": 10_000_000,
 }
@@ -78,7 +79,7 @@ def check_sizes(config: Mapping[str, Any], path: Path) -> None:
             value = part.get(key)
             if value is None:
                 continue
-            least = 0 if key in _EXPERTS else 1
+            least = 0 if key in EXPERT_COUNTS else 1
             # A list has one value for each layer.
             for number in value if isinstance(value, list) else [value]:
                 if type(number) is not int or not least <= number <= limit:

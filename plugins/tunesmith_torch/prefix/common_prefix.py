@@ -24,7 +24,7 @@ from torch import nn
 
 from tunesmith_torch.data.packing import Example, MicroBatch
 from tunesmith_torch.kernels.tree_attention import Branch, TreeLayout
-from tunesmith_torch.prefix.prefix_check import can_share_prefix
+from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
 
 MIN_PREFIX_SHARE = 0.1
 """A prefix is shared only if it is at least this share of the rows' tokens."""
@@ -32,10 +32,15 @@ MAX_SUFFIX_TOKENS = 1024
 """Longest rest of a row; beyond, attention by blocks saves more than sharing the prefix does."""
 
 
-def shared_prefix_length(examples: Sequence[Example], model: nn.Module) -> int:
-    """Return the tokens of the prefix that this model computes once, 0 if it cannot share one."""
+def shared_prefix_length(
+    examples: Sequence[Example], model: nn.Module, report: Report = lambda text: None
+) -> int:
+    """Return the tokens of the prefix that this model computes once, 0 if it cannot share one.
+
+    ``report`` receives the reason if there is a prefix that cannot be shared.
+    """
     P = common_prefix_length(examples)
-    return P if P and can_share_prefix(model) else 0
+    return P if P and can_share_prefix(model, max(map(len, examples)), report) else 0
 
 
 def common_prefix_length(examples: Sequence[Example]) -> int:

@@ -53,6 +53,11 @@ class CompletionGroup:
         """Tokens of all completions."""
         return sum(map(len, self.completions))
 
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the prompt and its longest completion."""
+        return len(self.prompt) + max(map(len, self.completions))
+
 
 @dataclass(frozen=True)
 class CompletionBatch:
@@ -110,7 +115,7 @@ class GroupLayout:
         sizes = [
             self.count_tokens(groups[row])
             if self.packing
-            else len(groups[row].completions) * _longest_sequence(groups[row])
+            else len(groups[row].completions) * groups[row].longest_sequence
             for row in rows
         ]
         split = pack if self.packing else padded_batches
@@ -172,10 +177,6 @@ def score_groups(
     return scores
 
 
-def _longest_sequence(group: CompletionGroup) -> int:
-    return len(group.prompt) + max(map(len, group.completions))
-
-
 def _collate_tree(
     groups: Sequence[CompletionGroup], rows: Sequence[int]
 ) -> tuple[MicroBatch, TreeLayout]:
@@ -203,7 +204,7 @@ def _collate_tree(
         weights_N=None,
         rows=tuple(rows),
         tokens=end,
-        longest=max(_longest_sequence(group) for group in groups),
+        longest=max(group.longest_sequence for group in groups),
     )
     # A prompt of one token has an empty prefix, and packed attention takes no empty rows.
     unique = sorted(set(cu_seqlens))

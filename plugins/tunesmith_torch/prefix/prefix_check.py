@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,14 +19,20 @@ from tunesmith_torch.prefix.completion_groups import (
 )
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
+Report = Callable[[str], None]
+"""Receives a sentence for the user."""
+
 
 @torch.no_grad()
-def prefix_sharing_error(model: nn.Module) -> float:
+def prefix_sharing_error(model: nn.Module, longest_row: int = 0) -> float:
     """Return the mean absolute change of log-probabilities by shared prompts, in nats.
 
     A few random tokens in a shared layout are compared with each completion alone, through the
     model's own forward, so that an architecture that works in another way than assumed is found
-    before training. The error is infinite if the model's attention is not supported.
+    before training. ``longest_row``: tokens of the longest row that will be computed.
+
+    Raises:
+        EnvironmentProblem: the model's attention is not supported, or not for rows of that length.
     """
     base = unwrap_peft(model)
     vocabulary = base.config.get_text_config().vocab_size
@@ -36,30 +42,53 @@ def prefix_sharing_error(model: nn.Module) -> float:
         CompletionGroup(ids[:7], (ids[7:12], ids[12:15])),
         CompletionGroup(ids[15:26], (ids[26:30], ids[30:40])),
     ]
-    with suppress(EnvironmentProblem), eval_mode(model):
-        batch = GroupLayout().collate(groups, [0, 1]).to(base.device)
+    batch = GroupLayout().collate(groups, [0, 1]).to(base.device)
+    assert batch.tree_layout is not None
+    batch = replace(batch, tree_layout=replace(batch.tree_layout, longest_row=longest_row))
+    with eval_mode(model):
         shared = torch.split(completion_logprobs(model, batch), batch.lengths_C.tolist())
         alone = [_logprobs_alone(base, group, c) for group in groups for c in group.completions]
-        return float((torch.cat(shared) - torch.cat(alone)).abs().mean())
-    return float("inf")
+    return float((torch.cat(shared) - torch.cat(alone)).abs().mean())
 
 
-def can_share_prefix(model: nn.Module) -> bool:
-    """Return True on a CPU if sharing a prefix leaves the model's log-probabilities unchanged."""
+def can_share_prefix(
+    model: nn.Module, longest_row: int, report: Report = lambda text: None
+) -> bool:
+    """Return True on a CPU if sharing a prefix leaves the model's log-probabilities unchanged.
+
+    ``longest_row``: tokens of the longest row that will be computed. If the model rules sharing
+    out, and not just the device or the layout of rows, the reason is reported.
+    """
     base = unwrap_peft(model)
     if base.device.type != "cpu" or base.config._attn_implementation != tree_attention.NAME:
         return False
+    fault = _find_fault(model, longest_row)
+    if fault:
+        report(f"the tokens that rows begin with are computed for each row: {fault}")
+    return not fault
+
+
+def _find_fault(model: nn.Module, longest_row: int) -> str:
+    """Return why rows must not share a prefix; empty if they may."""
+    base = unwrap_peft(model)
     if _has_attention_dropout(base):  # not seen in eval mode, and an error in training
-        return False
+        return "the model's attention has dropout"
+    try:
+        error = prefix_sharing_error(model, longest_row)
+    except EnvironmentProblem as problem:
+        return problem.message
     # Rounding of thirty layers in bf16 moves these unlikely tokens by 0.07; attention to another
     # row moves them by 0.9.
-    return prefix_sharing_error(model) < (1e-3 if base.dtype == torch.float32 else 0.25)
+    tolerance = 1e-3 if base.dtype == torch.float32 else 0.25
+    return "" if error < tolerance else f"sharing would change log-probabilities by {error:.2g}"
 
 
 def _has_attention_dropout(base: Any) -> bool:
-    config = base.config.get_text_config()
-    names = ("attention_dropout", "attn_pdrop")
-    return any(getattr(config, name, None) for name in names)
+    """Return True if the config has a dropout of attention, by any of its many names."""
+    config: dict[str, Any] = base.config.get_text_config().to_dict()
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    items = [(str(name), value) for part in parts for name, value in part.items()]
+    return any(value for name, value in items if "att" in name and "drop" in name)
 
 
 def _logprobs_alone(base: nn.Module, group: CompletionGroup, completion: Sequence[int]) -> Tensor:

@@ -87,7 +87,10 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         if options.adaptation.adapter is None and options.needs_reference:
             reference = _load_frozen_reference(session)
         policy, packing = session.adapted, options.packing
-        layout = GroupLayout(packing, packing and can_share_prefix(policy.model))
+        prompts = session.template.encode_prompts(data)
+        longest = max(map(len, prompts)) + options.generation.max_new_tokens
+        sharing = packing and can_share_prefix(policy.model, longest, session.report)
+        layout = GroupLayout(packing, sharing)
         adapted = _add_value_head(policy) if options.algorithm == "ppo" else policy
         reward = build_reward(options.rewards, reward_model, session.job.stage)
         objective = PolicyObjective(
@@ -96,7 +99,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         order = BatchOrder.from_options(len(data), options, session.job.seed)
         gold = gold_reward(session.job, session.template)
         monitor = PolicyMonitor(session.job, objective, reward, gold, options, steps=order.steps)
-        prompt_tokens = sum(map(len, session.template.encode_prompts(data)))
+        prompt_tokens = sum(map(len, prompts))
         return Prepared(
             objective,
             adapted,

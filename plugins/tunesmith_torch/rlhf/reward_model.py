@@ -24,6 +24,7 @@ from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.loading import context_length
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.preference import RewardLossOptions
@@ -197,8 +198,8 @@ class RewardModel:
         net = ModelWithRewardHead(inner, base.config.get_text_config().hidden_size)
         net.load_head(artifact)
         net.to(device).eval().requires_grad_(False)
-        layout = GroupLayout(packing, packing and can_share_prefix(inner))
-        return cls(net, Template.from_tokenizer(base.tokenizer), layout)
+        sharing = packing and can_share_prefix(inner, context_length(base))
+        return cls(net, Template.from_tokenizer(base.tokenizer), GroupLayout(packing, sharing))
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         """Return the reward of each completion after its prompt."""

@@ -22,6 +22,7 @@ from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapter_stack import active_adapters, add_frozen_adapter
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.initial_model import find_adapter_base
+from tunesmith_torch.models.loading import context_length
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.policy import PolicyOptions, RewardTerm
 from tunesmith_torch.prefix.completion_groups import GroupLayout
@@ -128,7 +129,7 @@ def _load_shared(session: Session, path: Path) -> Reward:
     net.load_head(path)
     net.head.to(policy.base.model.device).requires_grad_(False)
     with active_adapters(model, [REWARD_ADAPTER]):
-        share_prompts = packing and can_share_prefix(model)
+        share_prompts = packing and can_share_prefix(model, context_length(policy.base))
     reward_model = RewardModel(net, session.template, GroupLayout(packing, share_prompts))
     return SharedBaseRewardModel(reward_model, model)
 

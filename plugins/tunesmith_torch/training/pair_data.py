@@ -30,7 +30,7 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.preference import PairOptions
 from tunesmith_torch.prefix.completion_groups import CompletionGroup, GroupLayout, tokenize_pairs
-from tunesmith_torch.prefix.prefix_check import can_share_prefix
+from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
 from tunesmith_torch.training.loop import BatchCounts
 
 
@@ -43,10 +43,20 @@ class PairData:
 
     @classmethod
     def for_model(
-        cls, pairs: Sequence[CompletionGroup], adapted: AdaptedModel, options: PairOptions
+        cls,
+        pairs: Sequence[CompletionGroup],
+        adapted: AdaptedModel,
+        options: PairOptions,
+        report: Report = lambda text: None,
     ) -> PairData:
-        """Return the pairs in the layout that the options ask for, as far as the model can."""
-        sharing = options.packing and options.share_prompts and can_share_prefix(adapted.model)
+        """Return the pairs in the layout that the options ask for, as far as the model can.
+
+        ``report`` receives the reason if the model cannot share prompts.
+        """
+        sharing = options.packing and options.share_prompts
+        # A reward model reads the token after the last one, too.
+        longest = max((pair.longest_sequence for pair in pairs), default=0) + 1
+        sharing = sharing and can_share_prefix(adapted.model, longest, report)
         return cls(pairs, GroupLayout(options.packing, sharing))
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
@@ -73,7 +83,7 @@ def fitting_pairs(job: Job[Any], template: Template, limit: int) -> list[Complet
         DataError: a record is not a preference, or no pair fits.
     """
     groups = tokenize_pairs(job.train, template)
-    fitting = [g for g in groups if len(g.prompt) + max(map(len, g.completions)) <= limit]
+    fitting = [group for group in groups if group.longest_sequence <= limit]
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",

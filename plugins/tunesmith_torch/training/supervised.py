@@ -27,6 +27,7 @@ from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_tar
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.training import SupervisedOptions
 from tunesmith_torch.prefix.common_prefix import collate_with_prefix, shared_prefix_length
+from tunesmith_torch.prefix.prefix_check import Report
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
@@ -50,7 +51,9 @@ class NextTokenObjective:
         *,
         packing: bool,
         rows_alone: bool = False,
+        report: Report = lambda text: None,
     ) -> None:
+        """``report`` receives the reason if the rows' common prefix cannot be shared."""
         self._model = adapted.model
         self._device = adapted.base.model.device
         self._examples = examples
@@ -60,7 +63,9 @@ class NextTokenObjective:
         # The first token of a row has no token before it that could predict it.
         self._trained = np.array([int(np.sum(e.trained)) - bool(e.trained[0]) for e in examples])
         with adapted.autocast():
-            self.prefix_length = shared_prefix_length(examples, adapted.model) if packing else 0
+            self.prefix_length = (
+                shared_prefix_length(examples, adapted.model, report) if packing else 0
+            )
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -130,6 +135,7 @@ class SupervisedTask(TrainingTask[TokenizedRecords]):
             data.examples,
             packing=options.packing,
             rows_alone=session.layout.kind == "alone",
+            report=session.report,
         )
         totals = BatchCounts(data.tokens, data.trained_tokens, data.trained_tokens)
         return Prepared(

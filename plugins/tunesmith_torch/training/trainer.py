@@ -102,6 +102,10 @@ class Session:
         """The technique's options."""
         return self.job.config
 
+    def report(self, text: str) -> None:
+        """Report that the model is computed in another way than the options ask for."""
+        self.job.emit(Notice(level="info", source="model", message=text))
+
 
 @dataclass(frozen=True)
 class Prepared:

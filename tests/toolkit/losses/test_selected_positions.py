@@ -50,6 +50,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Mistral": ("Mistral", {"sliding_window": 8}),
     "OLMo2": ("Olmo2", {}),
     "Cohere": ("Cohere", {"logit_scale": 0.25}),
+    "Mixtral": ("Mixtral", {"num_local_experts": 4}),
 }
 
 
@@ -169,6 +170,16 @@ def test_logprob_difference_shows_unsupported_architectures(
             lambda decoder: [decoder.layers[-1].self_attn.k_proj],
         )
         assert max_logprob_difference(model) > 0.05
+
+
+def test_the_decoder_is_found_where_transformers_does_not_find_it() -> None:
+    """Llama 4 names another prefix than the attribute that holds its layers."""
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size_mlp": 48}
+    config = transformers.Llama4TextConfig(**{**SMALL, **experts})
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    assert model.get_decoder() is model
+    assert selected_positions.get_decoder(model) is model.model
+    assert max_logprob_difference(model, packed=False) < 1e-4
 
 
 def test_trimming_computes_fewer_positions_and_removes_its_hooks() -> None:

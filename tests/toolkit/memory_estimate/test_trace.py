@@ -234,6 +234,23 @@ def test_the_shape_counts_the_parameters_of_the_model(family: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("family", "experts"),
+    [("mixtral", "num_local_experts"), ("qwen3_moe", "num_experts"), ("dots1", "n_routed_experts")],
+)
+def test_the_shape_counts_experts_by_the_name_of_the_family(family: str, experts: str) -> None:
+    config = {**SMALL, "model_type": family, "head_dim": 32, "tie_word_embeddings": False}
+    config |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, experts: 8}
+    if family != "mixtral":
+        config |= {"moe_intermediate_size": 64, "num_experts_per_tok": 2}
+    if family == "dots1":
+        config |= {"first_k_dense_replace": 0, "n_shared_experts": 0, "n_group": 1, "topk_group": 1}
+    model = meta_model.make_meta_model(meta_model.make_meta_config(config), torch.bfloat16, "sdpa")
+    assert ModelShape.from_config(config).parameters == pytest.approx(
+        model.num_parameters(), rel=5e-3
+    )
+
+
 def test_experts_count_only_if_they_get_an_adapter() -> None:
     config = {**SMALL, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
     shape = ModelShape.from_config(config)

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
-from tunesmith_torch.models.loading import LoadedBase, load_base
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.generation.text_model import TorchTextModel
+from tunesmith_torch.kernels import tree_attention
+from tunesmith_torch.models.loading import LoadedBase, load_base, load_config
 from tunesmith_torch.models.model_folder import check_folder
 from tunesmith_torch.runtime import device
 from tunesmith_torch.testing.tiny_model import save_tiny_model, tiny_model
@@ -53,6 +57,77 @@ def test_a_saved_model_loads_unchanged(family: str, tmp_path: Path) -> None:
     assert base.config.model_type == family
     for name, tensor in base.model.state_dict().items():
         assert torch.equal(tensor, saved[name]), name
+
+
+@pytest.mark.parametrize(
+    ("family", "flags"),
+    [
+        ("llama", {"output_hidden_states": True}),
+        ("llama", {"output_attentions": True}),
+        ("llama", {"return_dict": False}),
+        ("mixtral", {"output_router_logits": True, "router_aux_loss_coef": 0.01}),
+    ],
+    ids=str,
+)
+def test_a_config_that_asks_for_more_outputs_is_loaded_without_them(
+    tmp_path: Path, family: str, flags: dict[str, object]
+) -> None:
+    """Scores and answers need hidden states and logits, and nothing else."""
+    folder = save_tiny_model(tmp_path / family, family)
+    edit_config(folder, **flags)
+    for attention in ("sdpa", tree_attention.register()):
+        base = load(folder, attention=attention)
+        text = TorchTextModel(base.model, Template.from_tokenizer(base.tokenizer), CPU)
+        prompts = ["one two", "three", "four five six seven"]
+        assert len(text.score(prompts, ["a b", "c", "d"])) == 3
+        assert len(text.generate(prompts, 4)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("foo9", f"model_type is 'foo9', which transformers {transformers.__version__} does not"),
+        (None, "model_type is None, which transformers"),
+        (["llama"], r"model_type is \['llama'\], which transformers"),
+        ("t5", "has no model of type `t5` that generates text from left to right"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("read", [load, load_config])
+def test_a_model_type_that_transformers_lacks_is_refused(
+    folder: Path, read: Callable[[Path], object], name: object, text: str
+) -> None:
+    edit_config(folder, model_type=name)
+    with pytest.raises(EnvironmentProblem, match=f"config.json: .*{text}") as caught:
+        read(folder)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 33},
+        {"rms_norm_eps": "small"},
+        {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}},
+        {"layer_types": ["foo", "bar"]},
+        {"id2label": 5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("read", [load, load_config])
+def test_a_config_that_transformers_refuses_is_named(
+    folder: Path, read: Callable[[Path], object], changes: dict[str, object]
+) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(IntegrityError, match=r"config\.json: "):
+        read(folder)
+
+
+def test_a_config_that_fits_no_layer_is_refused(folder: Path) -> None:
+    for changes in ({"hidden_act": "foo"}, {"pad_token_id": 9999}):
+        edit_config(folder, **changes)
+        with pytest.raises(IntegrityError, match="the model cannot be built"):
+            load(folder)
 
 
 def test_tied_embeddings_are_one_tensor(tiny_folder: Path) -> None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tables import build
 
 from tunesmith.contracts import Artifact, Job
-from tunesmith.errors import RunStopped, UsageError
+from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
 from tunesmith.events import Event, StepFinished
 from tunesmith.records import Completion, Message, Preference
 from tunesmith.storage import Checkpoints
@@ -42,7 +42,7 @@ from tunesmith_torch.prefix.completion_groups import (
     score_groups,
     tokenize_pairs,
 )
-from tunesmith_torch.prefix.prefix_check import prefix_sharing_error
+from tunesmith_torch.prefix.prefix_check import can_share_prefix, prefix_sharing_error
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.pair_data import PairData, fitting_pairs
@@ -167,7 +167,11 @@ def test_attention_with_softcapping_cannot_share_prompts(tmp_path: Path) -> None
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     base = load_model(save_tiny_model(tmp_path / "gemma2", "gemma2"), CPU, FP32, packing=True)
-    assert math.isinf(prefix_sharing_error(base.model))
+    with pytest.raises(EnvironmentProblem, match="`softcap`"):
+        prefix_sharing_error(base.model)
+    reasons: list[str] = []
+    assert not can_share_prefix(base.model, 40, reasons.append)
+    assert "the model's attention has `softcap`" in reasons[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,47 @@ def test_the_prefix_is_empty_where_nothing_can_be_shared(tiny_folder: Path) -> N
         [*rows[0].ids[:30], *range(100, 400)] * 2, [*rows[0].trained[:30], *[True] * 300] * 2
     )
     assert shared_prefix_length([*rows, long], model) in (0, 30 - 1, 28, 29)
+
+
+def windowed(folder: Path, window: int) -> Path:
+    """Save a Mistral with a sliding window of this many tokens."""
+    save_tiny_model(folder, "mistral")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "sliding_window": window}))
+    return folder
+
+
+def test_rows_longer_than_a_sliding_window_do_not_share_their_prefix(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    """The longest row decides, not the few tokens of the trial."""
+    rows, reasons = examples(tiny_folder, chats()), list[str]()
+    window = sorted(map(len, rows))[len(rows) // 2]
+    folder = windowed(tmp_path / "mistral", window)
+    adapted = adapt_full(load_model(folder, CPU, FP32, packing=True), FP32)
+    assert max(map(len, rows)) > window
+    objective = NextTokenObjective(adapted, rows, packing=True, report=reasons.append)
+    assert objective.prefix_length == 0
+    (reason,) = reasons
+    assert (
+        f"computed for each row: the model's attention has a `sliding_window` of {window}" in reason
+    )
+    total, _ = gradients(adapted, objective, 10_000)
+    assert total > 0
+    short = [row for row in rows if len(row) <= window]
+    assert NextTokenObjective(adapted, short, packing=True).prefix_length > 20
+
+
+@pytest.mark.parametrize("name", ["attention_dropout", "attention_probs_dropout_prob"])
+def test_a_prefix_is_not_shared_where_attention_has_dropout(tiny_folder: Path, name: str) -> None:
+    model = load_model(tiny_folder, CPU, FP32, packing=True).model
+    rows, reasons = examples(tiny_folder, chats()), list[str]()
+    assert shared_prefix_length(rows, model, reasons.append) > 20
+    setattr(model.config, name, 0.1)
+    assert shared_prefix_length(rows, model, reasons.append) == 0
+    assert [reason.rpartition(": ")[2] for reason in reasons] == [
+        "the model's attention has dropout"
+    ]
 
 
 def test_the_token_that_predicts_the_first_trained_token_is_not_shared(tiny_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from tables import build
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
 from tunesmith.events import Event, Notice, StepFinished
-from tunesmith.records import Completion, Record
+from tunesmith.records import Chat, Completion, Message, Record
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.kernels import lora_autograd, rms_norm
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.trainer import train
 
@@ -93,3 +95,37 @@ def test_data_of_which_nothing_fits_is_refused(tmp_path: Path, tiny_folder: Path
         run(tmp_path, tiny_folder, (long,), max_length=64)
     with pytest.raises(DataError, match="no rows"):
         run(tmp_path, tiny_folder, ())
+
+
+def test_rows_beyond_a_sliding_window_are_trained_and_reported(tmp_path: Path) -> None:
+    """The rows begin with the same instructions, which would be shared within the window."""
+    model = save_tiny_model(tmp_path / "mistral", "mistral")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "sliding_window": 48}))
+    system = "Answer in one word, in capital letters, without a full stop at the end of the word."
+    records = tuple(
+        Chat(
+            source=f"r:{n}",
+            messages=(
+                Message("system", system),
+                Message("user", "one two three " * n + "?"),
+                Message("assistant", "ten"),
+            ),
+        )
+        for n in range(4)
+    )
+    losses = {}
+    for packing in (True, False):
+        events = run(tmp_path / str(packing), model, records, max_steps=1, packing=packing)
+        losses[packing] = [event.loss for event in events if isinstance(event, StepFinished)]
+        notices = [event.message for event in events if isinstance(event, Notice)]
+        assert len(notices) == packing
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    assert "a `sliding_window` of 48" in run_notice(tmp_path / "again", model, records)
+
+
+def run_notice(folder: Path, model: Path, records: tuple[Record, ...]) -> str:
+    events = run(folder, model, records, max_steps=1)
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert (notice.level, notice.source) == ("info", "model")
+    return notice.message

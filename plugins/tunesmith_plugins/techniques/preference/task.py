@@ -29,7 +29,7 @@ class PreferenceTask(TrainingTask[list[CompletionGroup]]):
     def prepare(self, session: Session, data: list[CompletionGroup]) -> Prepared:
         """Set up the loss, and compute the log-probabilities of the reference if it needs them."""
         options: PreferenceOptions = session.options
-        pairs = PairData.for_model(data, session.adapted, options)
+        pairs = PairData.for_model(data, session.adapted, options, session.report)
         objective = PreferenceObjective(session.adapted, pairs, options.loss)
         if options.loss.needs_reference:
             objective.load_or_compute_reference(session.job, options.micro_batch_tokens)

@@ -30,7 +30,7 @@ class RewardTask(TrainingTask[list[CompletionGroup]]):
     def prepare(self, session: Session, data: list[CompletionGroup]) -> Prepared:
         """Put a fresh head on the model, and set up the loss over the pairs."""
         options: RewardStage = session.options
-        pairs = PairData.for_model(data, session.adapted, options)
+        pairs = PairData.for_model(data, session.adapted, options, session.report)
         net = ModelWithRewardHead.initialize(session.adapted, session.job.seed)
         return Prepared(
             BradleyTerryObjective(net, pairs, options.loss),
