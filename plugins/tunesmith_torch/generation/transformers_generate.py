@@ -92,7 +92,6 @@ def _run_generate(
 ) -> None:
     ids_BT = torch.tensor([list(row.prompt) for row in batch], device=model.device)
     end_ids = sorted(settings.end_ids)
-    reset_rotary_state(model)  # an earlier batch may have had longer rows
     config = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         do_sample=False,
@@ -103,9 +102,12 @@ def _run_generate(
         eos_token_id=end_ids or None,
         pad_token_id=end_ids[0] if end_ids else 0,
     )
-    model.generate(
-        ids_BT,
-        attention_mask=torch.ones_like(ids_BT),
-        generation_config=config,
-        logits_processor=LogitsProcessorList([_NextTokenProcessor(batch, settings)]),
-    )
+    try:
+        model.generate(
+            ids_BT,
+            attention_mask=torch.ones_like(ids_BT),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([_NextTokenProcessor(batch, settings)]),
+        )
+    finally:
+        reset_rotary_state(model)  # the next batch may have shorter rows
