@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,11 @@ class References:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self._steps: dict[tuple[object, ...], list[tuple[float, float]]] = {}
 
+    def try_row(self) -> None:
+        """Compute a row, to see whether transformers itself can."""
+        row = reference.tokenize(self.tokenizer, self.rows["mixed"].train[0])
+        reference.mean_loss(reference.load(self.model), [row])
+
     def steps(
         self,
         technique: str,
@@ -120,43 +125,56 @@ def examine(case: Case, setting: Setting, folder: Path) -> Result:
     started = time.perf_counter()
     result = Result(str(case), case.model_type)
     model = folder / "model"
+    rows = {
+        name: make_rows(setting.seed, setting.lengths, shared=name == "shared")
+        for name in ("mixed", "shared")
+    }
+    tables = {name: files.write(folder, name) for name, files in rows.items()}
     try:
         result.parameters = save_model(case, setting.sizes, setting.seed, model)
-        rows = {
-            name: make_rows(setting.seed, setting.lengths, shared=name == "shared")
-            for name in ("mixed", "shared")
-        }
-        references = References(model, rows)
-        row = reference.tokenize(references.tokenizer, rows["mixed"].train[0])
-        reference.mean_loss(reference.load(model), [row])
+        if is_accepted(result, setting.runs, folder, tables):
+            references = References(model, rows)
+            references.try_row()
     except Exception as error:
         result.verdict, result.reason = "not built", f"{type(error).__name__}: {error!s:.300}"
         result.trace = product.last_lines(error)
-        return result
-    tables = {name: files.write(folder, name) for name, files in rows.items()}
-    for number, settings in enumerate(setting.runs):
-        run_file = settings.write(folder, model, tables[settings.data])
-        is_new = settings.technique not in {run.technique for run in setting.runs[:number]}
-        refusal, crash = product.check(run_file) if is_new else ("", "")
+    if result.verdict == "exact":
+        for number, settings in enumerate(setting.runs):
+            run_file = settings.write(folder, model, tables[settings.data])
+            run_and_compare(result, settings, run_file, folder / f"out{number}", references)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def is_accepted(
+    result: Result, runs: Sequence[RunFile], folder: Path, tables: Mapping[str, Any]
+) -> bool:
+    """Return True if ``tunesmith check`` accepts a run with each technique."""
+    for settings in {run.technique: run for run in runs}.values():
+        run_file = settings.write(folder, folder / "model", tables[settings.data])
+        refusal, crash = product.check(run_file)
         if crash:
             result.fail("crash", f"{settings}: check", crash)
         if refusal:
             result.fail("refused", refusal)
-        if crash or refusal:
-            break
-        outcome = product.run(run_file, folder / f"out{number}")
-        if outcome.error:
-            stage = "after training began" if outcome.steps else "before training"
-            late = f"refused {stage}, after check passed: " if outcome.is_expected else ""
-            result.fail("crash", f"{settings}: {late}{outcome.error}", outcome.trace)
-            continue
-        try:
-            compare_run(result, settings, outcome, references)
-        except Exception as error:
-            result.fail("wrong", f"{settings}: reference failed: {error!r:.300}")
-            result.trace = product.last_lines(error)
-    result.seconds = time.perf_counter() - started
-    return result
+    return result.verdict == "exact"
+
+
+def run_and_compare(
+    result: Result, settings: RunFile, run_file: Path, out: Path, references: References
+) -> None:
+    """Execute one run and compare what it reports."""
+    outcome = product.run(run_file, out)
+    if outcome.error:
+        stage = "after training began" if outcome.steps else "before training"
+        late = f"refused {stage}, after check passed: " if outcome.is_expected else ""
+        result.fail("crash", f"{settings}: {late}{outcome.error}", outcome.trace)
+        return
+    try:
+        compare_run(result, settings, outcome, references)
+    except Exception as error:
+        result.fail("wrong", f"{settings}: reference failed: {error!r:.300}")
+        result.trace = product.last_lines(error)
 
 
 def compare_run(

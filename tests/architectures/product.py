@@ -92,7 +92,7 @@ def check(run_file: Path) -> tuple[str, str]:
         return "", ""
     text = result.output[result.output.find("error: ") :].strip()
     if isinstance(result.exception, SystemExit) and text.startswith("error: model.base"):
-        return text, ""
+        return text.splitlines()[0].removeprefix("error: "), ""
     return "", text or last_lines(result.exception)
 
 

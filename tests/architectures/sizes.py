@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 
@@ -193,7 +194,7 @@ def tiny_config(model_type: str, sizes: Sizes, changes: Mapping[str, Any]) -> Pr
     config_class = CONFIG_MAPPING[model_type]
     adjust = ADJUSTMENTS.get(model_type)
     adjusted = {} if adjust is None else adjust(sizes)
-    default = config_class()
+    default = default_config(config_class, adjusted)
     fields = merged(shrink(default, sizes), adjusted)
     text_name = text_config_name(default)
     if text_name:
@@ -209,6 +210,16 @@ def tiny_config(model_type: str, sizes: Sizes, changes: Mapping[str, Any]) -> Pr
         target.update({k: v for k, v in mixed.items() if k not in target})
         config = config_class(**fields)
     return config
+
+
+def default_config(
+    config_class: type[PretrainedConfig], adjusted: Mapping[str, Any]
+) -> PretrainedConfig:
+    """Return a config with its defaults, which need adjusting where they contradict each other."""
+    try:
+        return config_class()
+    except StrictDataclassError:
+        return config_class(**adjusted)
 
 
 def text_config_name(config: PretrainedConfig) -> str:
@@ -298,13 +309,21 @@ ADJUSTMENTS: dict[str, Adjust] = {
         "axial_pos_embds_dim": [s.hidden // 2, s.hidden // 2],
         "max_position_embeddings": AXIS * AXIS,
     },
-    "xlm": lambda s: {"causal": True},
+    "rwkv": lambda s: {"attention_hidden_size": s.hidden},
+    # It masks every padding token in a row, so that may not be the token that ends a message.
+    "xlm": lambda s: {"causal": True, "pad_token_id": 0},
     "xlnet": lambda s: {"attn_type": "uni"},
     "xmod": lambda s: {"default_language": "en_XX"},
     "zamba": lambda s: {"layers_block_type": ["linear_attention", "hybrid"] * (s.layers // 2)},
     "zamba2": lambda s: {"layers_block_type": ["linear_attention", "hybrid"] * (s.layers // 2)},
     "gemma4_text": lambda s: {"global_head_dim": 2 * s.head},
     "gemma4_unified_text": lambda s: {"global_head_dim": 2 * s.head},
+    "gemma4_assistant": lambda s: {
+        "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+    },
+    "gemma4_unified_assistant": lambda s: {
+        "text_config": {"num_kv_shared_layers": 0, "global_head_dim": 2 * s.head}
+    },
     "gemma4": lambda s: {"text_config": {"global_head_dim": 2 * s.head}},
     "gemma4_unified": lambda s: {"text_config": {"global_head_dim": 2 * s.head}},
 }

@@ -35,6 +35,7 @@ from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.kernels.rotary_lengths import length_classes
 from tunesmith_torch.losses.rows_alone import logprobs_of_rows
 from tunesmith_torch.losses.selected_positions import LMHead, get_lm_head, hidden_at_targets
+from tunesmith_torch.models.loading import UNLIMITED_CONTEXT, config_context_length
 from tunesmith_torch.options.generation_limits import TOKEN_BUDGET, max_cached_tokens
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
@@ -84,10 +85,8 @@ class TorchTextModel:
     @property
     def context(self) -> int | None:
         """Largest number of tokens of prompt and answer together; None: the model sets no limit."""
-        model = cast(PreTrainedModel, self.model)
-        config = model.config.get_text_config()
-        max_positions: int | None = getattr(config, "max_position_embeddings", None)
-        return max_positions
+        length = config_context_length(cast(PreTrainedModel, self.model).config)
+        return None if length == UNLIMITED_CONTEXT else length
 
     def _default_token_budget(self) -> int:
         """Return the number of tokens whose keys and values fit into the cache limit."""

@@ -270,7 +270,7 @@ def context_length(base: LoadedBase) -> int:
 def config_context_length(config: PretrainedConfig) -> int:
     """Return the largest number of tokens that a model with this config supports.
 
-    Recurrent models set no limit, and their configs have none.
+    Recurrent models set no limit, and their configs have none; that of XLNet is -1.
     """
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return UNLIMITED_CONTEXT if limit is None else int(limit)
+    return UNLIMITED_CONTEXT if limit is None or limit < 1 else int(limit)

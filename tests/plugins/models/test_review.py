@@ -25,6 +25,7 @@ def test_the_types_are_those_of_transformers() -> None:
         ({"model_type": "t5"}, "no causal language model of the type 't5'"),
         ({"model_type": "bert"}, "without `is_decoder`"),
         ({"model_type": "cpmant"}, "both directions"),
+        ({"model_type": "reformer"}, "random hashes"),
         ({"model_type": "xlm", "causal": False}, "without `causal`"),
         ({"model_type": "falcon", "alibi": True}, "with `alibi`"),
     ],

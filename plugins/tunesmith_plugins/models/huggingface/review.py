@@ -41,8 +41,17 @@ ENCODERS = frozenset(
     }
 )
 """Model types that attend in both directions unless their config says ``is_decoder``."""
-TWO_WAY = frozenset({"cpmant"})
-"""Model types whose prompt attends in both directions."""
+_DRAFT = "a draft model for speculative decoding reads the states of another model"
+UNUSUAL = {
+    "gemma4_assistant": _DRAFT,
+    "gemma4_unified_assistant": _DRAFT,
+    "musicgen": "a musicgen generates codes of audio, no text",
+    "musicgen_melody": "a musicgen generates codes of audio, no text",
+    "cpmant": "the prompt of a cpmant attends in both directions",
+    "prophetnet": "a prophetnet predicts several tokens at a time, and its streams see later ones",
+    "reformer": "a reformer attends by random hashes, and to rows of fixed lengths only",
+}
+"""Model types that cannot be trained here, with the reason."""
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
@@ -61,8 +70,8 @@ def find_problem(config: Mapping[str, Any]) -> str:
     known = causal_model_types()
     if known and model_type not in known:
         return f"transformers has no causal language model of the type {model_type!r:.60}"
-    if model_type in TWO_WAY:
-        return f"the prompt of a {model_type} attends in both directions"
+    if model_type in UNUSUAL:
+        return UNUSUAL[model_type]
     if model_type in ENCODERS and not config.get("is_decoder"):
         return f"a {model_type} without `is_decoder` in its config attends in both directions"
     if model_type == "xlm" and not config.get("causal"):
