@@ -78,6 +78,6 @@ def read_model_config(model: Path) -> Mapping[str, Any]:
     """Read ``config.json`` of a model folder; return an empty mapping if that is not possible."""
     try:
         found = json.loads((model / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

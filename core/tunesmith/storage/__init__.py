@@ -33,6 +33,7 @@ from tunesmith.storage.manifest import (
     FileProblem,
     Manifest,
     commit_folder,
+    is_inside,
     read_manifest,
     verify_folder,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "RunFolder",
     "commit_folder",
     "free_bytes",
+    "is_inside",
     "lock",
     "read_events",
     "read_known_events",

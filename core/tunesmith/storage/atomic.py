@@ -317,17 +317,19 @@ def is_folder(path: Path) -> bool:
 
 
 def refuse_outside_links(folder: Path) -> None:
-    """Check that no symbolic link below a run folder leads out of it.
+    """Check that no symbolic link below a run folder leads out of it, and that no file is special.
 
-    A run folder from elsewhere could make this process write to, truncate or delete other files.
-    The folder itself may be reached through links.
+    A run folder from elsewhere could make this process write to, truncate or delete other files,
+    or wait for a pipe without end. The folder itself may be reached through links.
 
     Raises:
-        UsageError: a link leads out; the message names it.
+        UsageError: a link leads out, or a name is that of a pipe, socket or device.
     """
     root = folder.resolve()
     for here, folders, files in os.walk(root):
         for path in (Path(here, name) for name in sorted(folders + files)):
+            if not path.is_symlink() and not path.is_file() and not path.is_dir():
+                raise UsageError(f"{path}: is a pipe, socket or device", hint="remove it")
             # Leftovers are only deleted, and a link is deleted without its target.
             if path.name.startswith((STAGING, TRASH)) or not path.is_symlink():
                 continue

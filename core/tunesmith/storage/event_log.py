@@ -13,6 +13,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.events import JSON, Event, from_json
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, Disk
+from tunesmith.storage.manifest import is_inside
 
 
 class EventLog:
@@ -105,7 +106,8 @@ def read_events(path: Path) -> Iterator[JSON]:
     A last line without a line end is read if it is complete JSON, and ignored otherwise.
 
     Raises:
-        IntegrityError: another line is not a JSON object; the message names it.
+        IntegrityError: another line is not a JSON object, or a line names a file outside of the
+            run folder; the message has its number.
     """
     try:
         file = path.open("rb")
@@ -115,6 +117,10 @@ def read_events(path: Path) -> Iterator[JSON]:
         for number, line in enumerate(file, start=1):
             event = _parse(line)
             if event is not None:
+                for name in (event[key] for key in ("artifact", "records") if key in event):
+                    if not (isinstance(name, str) and is_inside(name)):
+                        problem = f"names a file outside of the run folder, {name!r:.80}"
+                        raise IntegrityError(f"{path}:{number}: {problem}")
                 yield event
             if not line.endswith(b"\n"):
                 return  # if the file has grown meanwhile, it continues with the rest of this line

@@ -109,14 +109,14 @@ def _decode(raw: bytes) -> Manifest:
     if not same:
         raise ValueError("was changed after it was written")
     for name, file in files.items():
-        if not _is_inside(name):
+        if not is_inside(name):
             raise ValueError(f"lists a file outside its folder, {name!r}")
         if type(file.size) is not int or type(file.sha256) is not str:
             raise ValueError(f"has no size and hash for {name!r}")
     return manifest
 
 
-def _is_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
     """Return True if ``name`` is a normalized relative path without ``..``."""
     parts = PurePosixPath(name).parts
     return bool(parts) and ".." not in parts and name == "/".join(parts)

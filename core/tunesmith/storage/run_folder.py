@@ -12,10 +12,7 @@ from pathlib import Path
 
 from tunesmith.errors import UsageError
 from tunesmith.storage import atomic
-from tunesmith.storage.atomic import (
-    DISK,
-    Disk,
-)
+from tunesmith.storage.atomic import DISK, Disk
 
 RUN_FILES = frozenset(
     {"artifact", "checkpoints", "evaluations", "events.jsonl", "lock", "postmortem.json"}

@@ -15,16 +15,8 @@ from pathlib import Path
 
 from tunesmith.errors import UsageError
 from tunesmith.storage import atomic
-from tunesmith.storage.atomic import (
-    DISK,
-    STAGING,
-    TRASH,
-    Disk,
-    is_folder,
-)
-from tunesmith.storage.manifest import (
-    MANIFEST,
-)
+from tunesmith.storage.atomic import DISK, STAGING, TRASH, Disk, is_folder
+from tunesmith.storage.manifest import MANIFEST
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,18 @@ conversation of many turns, so that a text that doubles with every turn is notic
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
 
 from tunesmith.errors import UsageError
 from tunesmith_torch.data import template_process
+from tunesmith_torch.runtime.limited_process import WALL_SECONDS, run_limited
 
 MAX_SOURCE_CHARACTERS = 1_000_000
-TIME_LIMIT_SECONDS = 20.0
-"""Wall time of the process; its CPU time is limited by :mod:`template_process`."""
 
 
 @lru_cache(maxsize=64)
-def check_template(source: str, time_limit: float = TIME_LIMIT_SECONDS) -> None:
+def check_template(source: str, wall_seconds: float = WALL_SECONDS) -> None:
     """Run a template within limits. An error that it raises is left to its first real use.
 
     Raises:
@@ -33,27 +29,15 @@ def check_template(source: str, time_limit: float = TIME_LIMIT_SECONDS) -> None:
         raise _refusal(
             f"it has {len(source):,} characters, at most {MAX_SOURCE_CHARACTERS:,} are allowed"
         )
-    script = str(Path(template_process.__file__))
-    try:
-        process = subprocess.run(
-            # -I: no variable and no file of the working directory changes what is imported.
-            [sys.executable, "-I", script],
-            input=json.dumps(source).encode(),
-            capture_output=True,
-            timeout=time_limit,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise _refusal(f"it runs longer than {time_limit:g} seconds") from None
-    if process.returncode == template_process.TOO_LONG:
+    script = Path(template_process.__file__)
+    done = run_limited(script, json.dumps(source).encode(), wall_seconds=wall_seconds)
+    if done.code == template_process.TOO_LONG:
         raise _refusal(
             f"it makes more than {template_process.MAX_CHARACTERS:,} characters of "
             f"{template_process.TURNS} short turns"
         )
-    if process.returncode == template_process.NO_MEMORY:
-        raise _refusal("it needs too much memory")
-    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        raise _refusal(f"it computes longer than {template_process.CPU_SECONDS} seconds")
+    if done.reason:
+        raise _refusal(done.reason)
 
 
 def _refusal(reason: str) -> UsageError:

@@ -23,12 +23,13 @@ import torch
 from tunesmith_torch.runtime import peft_import  # must precede peft
 
 # isort: split
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith_torch.kernels import fused_lora
+from tunesmith_torch.models.adapter_config import can_load_on_meta
 from tunesmith_torch.models.adapters import (
     AdaptedModel,
     adapt_full,
@@ -38,6 +39,7 @@ from tunesmith_torch.models.adapters import (
     count_adapters,
 )
 from tunesmith_torch.models.artifacts import (
+    adapter_errors,
     attach_adapter,
     check_adapter,
     check_adapter_folder,
@@ -191,11 +193,17 @@ def add_frozen_adapter(model: PeftModel, folder: Path, name: str) -> None:
     Raises:
         IntegrityError: the adapter lacks tensors of the model, or has tensors unknown to it.
     """
-    check_adapter_folder(folder)
+    check_adapter_folder(folder, model.get_base_model())
     before = list(cast(Any, model.base_model).active_adapters)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with peft_import.without_unused_bitsandbytes():
-        model.load_adapter(str(folder), name, is_trainable=False, autocast_adapter_dtype=False)
+    with peft_import.without_unused_bitsandbytes(), adapter_errors(folder):
+        model.load_adapter(
+            str(folder),
+            name,
+            is_trainable=False,
+            autocast_adapter_dtype=False,
+            low_cpu_mem_usage=can_load_on_meta(PeftConfig.from_pretrained(str(folder))),
+        )
     check_adapter(model, folder, name)
     dtype = model.get_base_model().dtype
     for full_name, parameter in model.named_parameters():

@@ -8,7 +8,8 @@ token which ends an answer. A folder is committed in one step, with a manifest.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +18,19 @@ from tunesmith_torch.runtime import peft_import  # must precede peft
 # isort: split
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
+from torch import nn
 from transformers import GenerationConfig
 
 from tunesmith.contracts import Artifact, Job
-from tunesmith.errors import IntegrityError
+from tunesmith.errors import IntegrityError, TunesmithError
 from tunesmith.storage import commit_folder
 from tunesmith.text import redact
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.kernels import fused_lora
+from tunesmith_torch.models.adapter_config import can_load_on_meta, check_adapter_config
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
-from tunesmith_torch.models.foreign_code import read_object, refuse_foreign_code
+from tunesmith_torch.models.foreign_code import refuse_foreign_code
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation, no_progress_bars
 from tunesmith_torch.models.model_folder import check_safetensors
 from tunesmith_torch.runtime.distributed import all_gather_object, is_rank_0
@@ -88,17 +91,18 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
         EnvironmentProblem: the adapter brings code, or makes PEFT download something.
         IntegrityError: the adapter lacks tensors of the model, or has tensors unknown to it.
     """
-    check_adapter_folder(folder)
-    config = PeftConfig.from_pretrained(str(folder))
-    if fused_kernels and isinstance(config, LoraConfig):
-        fused_lora.enable_fused_lora(config, base.model)
-    with ignore_deprecation(), peft_import.without_unused_bitsandbytes():
+    check_adapter_folder(folder, base.model)
+    with ignore_deprecation(), peft_import.without_unused_bitsandbytes(), adapter_errors(folder):
+        config = PeftConfig.from_pretrained(str(folder))
+        if fused_kernels and isinstance(config, LoraConfig):
+            fused_lora.enable_fused_lora(config, base.model)
         model = PeftModel.from_pretrained(
             base.model,
             str(folder),
             config=config,
             is_trainable=False,
             autocast_adapter_dtype=False,
+            low_cpu_mem_usage=can_load_on_meta(config),
         )
     fused_lora.group_by_input(model)
     check_adapter(model, folder, "default")
@@ -108,28 +112,46 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
     return model.eval()
 
 
-def check_adapter_folder(folder: Path) -> None:
-    """Check an adapter's folder before PEFT reads it.
+def check_adapter_folder(folder: Path, model: nn.Module) -> None:
+    """Check an adapter's folder before PEFT reads it for this model.
 
     Without its safetensors file PEFT would read a pickled one, or ask a hub for it.
 
     Raises:
         EnvironmentProblem: the adapter brings code, or makes PEFT download something.
-        IntegrityError: a file is missing or truncated.
+        IntegrityError: a file is missing or truncated, or the config is implausible.
     """
     refuse_foreign_code(folder)
-    read_object(folder / "adapter_config.json")
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
         raise IntegrityError(f"{weights}: is missing, and no other format of weights is read")
-    check_safetensors(weights)
+    largest = max((n for shape in check_safetensors(weights) for n in shape), default=0)
+    check_adapter_config(folder, [name for name, _ in model.named_modules()], largest)
+
+
+@contextmanager
+def adapter_errors(folder: Path) -> Iterator[None]:
+    """Raise an error of PEFT inside the block as an :class:`~tunesmith.errors.IntegrityError`.
+
+    Any error: with a config that is wrong, PEFT raises whatever the first wrong value leads to.
+    """
+    try:
+        yield
+    except TunesmithError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise IntegrityError(
+            f"{folder}: the adapter cannot be loaded, {reason:.200}",
+            hint="the adapter was trained on another base model, or its files were changed",
+        ) from error
 
 
 def check_adapter(model: PeftModel, folder: Path, name: str) -> None:
     """Compare the tensors of adapter ``name`` with those in the folder that it was read from.
 
     Raises:
-        IntegrityError: the names differ.
+        IntegrityError: the names differ, or a value is not finite.
     """
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         stored_names = set(file.keys())
@@ -142,6 +164,11 @@ def check_adapter(model: PeftModel, folder: Path, name: str) -> None:
             f"the first is {differing[0]}",
             hint="the adapter was trained on another base model, or its file was changed",
         )
+    for tensor_name, tensor in state.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise IntegrityError(
+                f"{folder}: {tensor_name} holds values that are not finite numbers"
+            )
 
 
 def _write_weights(folder: Path, adapted: AdaptedModel) -> None:

@@ -9,6 +9,7 @@ to a library calls them first.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ CONFIG_FILES = (
     "special_tokens_map.json",
     "processor_config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "added_tokens.json",
     "adapter_config.json",
 )
 """The JSON files of a folder that transformers and PEFT follow."""
 
 MAX_CONFIG_BYTES = 64 << 20
 """Size beyond which a config file is refused; the largest published ones have a few MB."""
+MAX_CONFIG_DEPTH = 32
+"""Depth of nesting beyond which a config file is refused: the libraries walk it recursively."""
 
 _OWN_CODE = "the model needs its own Python code, which is never run"
 _OTHER_MODEL = "another model or file would be read or downloaded"
@@ -73,8 +78,10 @@ def refuse_foreign_code(folder: Path) -> None:
 
     Raises:
         EnvironmentProblem: a key brings code, or makes a library download something.
-        IntegrityError: a file is not a JSON object.
+        IntegrityError: a file is not a JSON object, or a name is that of a pipe, a device, or a
+            link to another file.
     """
+    _refuse_special_files(folder)
     for name in CONFIG_FILES:
         path = folder / name
         if path.is_file():
@@ -112,8 +119,10 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
-        IntegrityError: the file is something else, or too large.
+        IntegrityError: the file is something else, too large, or nested too deeply.
     """
+    if not path.is_file():
+        raise IntegrityError(f"{path}: is missing, or is not a regular file")
     try:
         size = path.stat().st_size
         if size > MAX_CONFIG_BYTES:
@@ -125,7 +134,39 @@ def read_object(path: Path) -> dict[str, Any]:
         raise IntegrityError(f"{path}: cannot be read as JSON, {error!s:.80}") from None
     if not isinstance(value, dict):
         raise IntegrityError(f"{path}: must hold a JSON object, got {type(value).__name__}")
+    if _is_deeper_than(MAX_CONFIG_DEPTH, value):
+        raise IntegrityError(f"{path}: is nested deeper than {MAX_CONFIG_DEPTH} levels")
     return value
+
+
+def _is_deeper_than(levels: int, value: Any) -> bool:
+    """Return True if objects and lists are nested in each other deeper than this."""
+    layer = [value]
+    for _ in range(levels + 1):
+        inner = [item.values() if isinstance(item, Mapping) else item for item in layer]
+        layer = [x for items in inner for x in items if isinstance(x, (Mapping, list))]
+    return bool(layer)
+
+
+def _refuse_special_files(folder: Path) -> None:
+    """Check that every name in a folder is that of a regular file or a folder.
+
+    Reading a pipe or a device would not end. A link may lead to a file of the same name, to other
+    weights, or to the files of a hub cache: a chat template that is a link to a private file would
+    become part of everything that is trained.
+    """
+    blobs = folder.resolve().parent.parent / "blobs"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        target = Path(os.path.realpath(path))
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise IntegrityError(f"{path}: is a pipe, socket or device, not a regular file")
+        allowed = target.parent == blobs or target.name == path.name
+        allowed = allowed or target.suffix == path.suffix == ".safetensors"
+        if path.is_symlink() and not allowed and not target.is_relative_to(folder.resolve()):
+            raise IntegrityError(
+                f"{path}: is a symbolic link to a file of another name, {target}",
+                hint="replace the link by the file itself",
+            )
 
 
 def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -139,7 +180,7 @@ def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
                 if key not in _FREE_KEYS:
                     pending.append((f"{prefix}{key}.", item))
         elif isinstance(value, list):
-            pending += [(prefix, item) for item in value]
+            pending += [(prefix, item) for item in value if isinstance(item, (Mapping, list))]
 
 
 def _refusal(key: str, value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from tunesmith.events import JSON
 from tunesmith.storage import verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.models.foreign_code import read_object, refuse_foreign_code
 from tunesmith_torch.options.training import TrainingOptions
 
 LINEAGE_FILE = "initial_model.json"
@@ -45,13 +45,21 @@ class InitialModel:
 
         Raises:
             UsageError: there is none.
-            IntegrityError: its files differ from its manifest.
+            EnvironmentProblem: it brings code.
+            IntegrityError: its files differ from its manifest, or it is a link out of the folder.
         """
         folder = Path(location)
         folders = [folder, *(folder / name for name in (stage or "policy", "supervised"))]
         for candidate in (parent / name for parent in folders for name in ("", "adapter", "model")):
             names = ("adapter_config.json", "config.json")
             if any((candidate / name).is_file() for name in names):
+                if not candidate.resolve().is_relative_to(folder.resolve()):
+                    raise IntegrityError(
+                        f"{key}: {candidate} is a symbolic link out of {folder}, to "
+                        f"{candidate.resolve()}",
+                        hint="name that folder itself, if you trust it",
+                    )
+                refuse_foreign_code(candidate)
                 problems = verify_folder(candidate) if (candidate / MANIFEST).is_file() else []
                 if problems:
                     raise IntegrityError(f"{candidate}: {problems[0]}")
@@ -94,7 +102,7 @@ def adapter_base_folder(model: Path, adapter: Path, options: TrainingOptions) ->
         UsageError: the initial model is gone.
     """
     path = adapter.parent / LINEAGE_FILE
-    lineage = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    lineage = read_object(path) if path.is_file() else {}
     if options.initial_model is None or lineage.get("from_format") == "adapter":
         return model
     return base_folder(model, InitialModel.find(options.initial_model))
@@ -102,8 +110,8 @@ def adapter_base_folder(model: Path, adapter: Path, options: TrainingOptions) ->
 
 def find_adapter_base(adapter: Path, model: Path) -> Path:
     """Return the folder of the weights that an adapter was trained on, or ``model`` if unknown."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    named = Path(config.get("base_model_name_or_path") or "")
+    config = read_object(adapter / "adapter_config.json")
+    named = Path(str(config.get("base_model_name_or_path") or ""))
     # A run folder that was moved still contains the model of its first stage.
     moved = adapter.parent.parent / named.parent.name / named.name
     for folder in (named, moved):

@@ -15,14 +15,13 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -30,13 +29,23 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from tunesmith.errors import EnvironmentProblem, IntegrityError
+from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError
 from tunesmith_torch.models.foreign_code import (
     FLASH_ATTENTION,
     named_attention,
     refuse_foreign_code,
 )
-from tunesmith_torch.models.model_folder import check_folder
+from tunesmith_torch.models.model_folder import (
+    check_folder,
+    refuse_empty_promise,
+    weight_files,
+)
+from tunesmith_torch.models.tokenizer_limits import check_tokenizer
+
+_UNUSUAL_TEXT = "\u2603 \U0001f600\n"
+"""A text of which most vocabularies lack something: not every tokenizer can encode that."""
+MAX_TABLE_VALUES = 1 << 30
+"""Values in buffers of a model, such as the masks of GPT-2, which no file holds."""
 
 UNLIMITED_CONTEXT = 2**30
 """Context length of a model that sets no limit."""
@@ -80,8 +89,9 @@ def load_base(
     config = _config_for_training(folder, None if follow_config else attention)
     options = {} if follow_config else {"attn_implementation": attention}
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
+    _check_size(folder, build_on_meta(folder))
     try:
-        with no_progress_bars():
+        with no_progress_bars(), _build_errors(f"{folder}: the model cannot be built, "):
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -95,8 +105,8 @@ def load_base(
                 ignore_mismatched_sizes=True,  # _check_tensor_names reports all of them together
                 output_loading_info=True,
             )
-    except (SafetensorError, ValueError, RuntimeError, LookupError, AssertionError) as error:
-        if isinstance(error, KeyError) and error.args == (attention,):
+    except IntegrityError as error:
+        if isinstance(error.__cause__, KeyError) and error.__cause__.args == (attention,):
             # The architecture has a table of its own attentions (Falcon).
             return load_base(
                 folder,
@@ -105,14 +115,11 @@ def load_base(
                 quantization=quantization,
                 tokenizer=tokenizer,
             )
-        raise IntegrityError(f"{folder}: the model cannot be built, {error!s:.200}") from error
+        raise
     _check_tensor_names(folder, info)
     _check_finite(folder, model)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise IntegrityError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, "
-            f"the model only {model.get_input_embeddings().num_embeddings}"
-        )
+    _check_token_ids(folder, tokenizer, model.get_input_embeddings().num_embeddings)
+    model.generation_config = _ids_only(folder, model.generation_config)
     return LoadedBase(model.eval(), tokenizer, model.config, folder)
 
 
@@ -123,14 +130,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         EnvironmentProblem: there is none, or it needs its own code.
     """
     refuse_foreign_code(folder)
+    check_tokenizer(folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not isinstance(tokenizer.model_max_length, (int, float)):
+            raise TypeError(f"model_max_length is no number, {tokenizer.model_max_length!r:.40}")
+        tokenizer.encode(_UNUSUAL_TEXT)
+    # Any error: the library has none of its own for files that it does not understand.
+    except Exception as error:
         raise EnvironmentProblem(
-            f"{folder}: no usable tokenizer, {error!s:.160}",
-            hint="the folder needs tokenizer.json and tokenizer_config.json",
+            f"{folder}: no usable tokenizer, {_one_line(error):.160}",
+            hint="the folder needs tokenizer.json and tokenizer_config.json, and a config.json "
+            "that transformers can read",
         ) from error
     return tokenizer
 
@@ -143,15 +156,10 @@ def load_config(folder: Path) -> PretrainedConfig:
         IntegrityError: a value is missing or wrong.
     """
     _check_model_type(check_folder(folder).get("model_type"), folder / "config.json")
-    try:
+    with _build_errors(f"{folder / 'config.json'}: "):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (StrictDataclassError, AttributeError, LookupError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise IntegrityError(
-            f"{folder / 'config.json'}: {text:.200}", hint="correct it, or copy the model again"
-        ) from error
     return config
 
 
@@ -174,6 +182,88 @@ def _check_model_type(name: object, path: Path) -> None:
             "right",
             hint="choose a causal language model",
         )
+
+
+def build_on_meta(folder: Path) -> PreTrainedModel:
+    """Return the model on the meta device: its structure without weights.
+
+    Raises:
+        EnvironmentProblem, IntegrityError: see :func:`load_base`.
+    """
+    config = load_config(folder)
+    with torch.device("meta"), _build_errors(f"{folder}: the model cannot be built, "):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config,
+            attn_implementation="eager",  # never the config's, which may need a package
+            trust_remote_code=False,
+        )
+    return model
+
+
+@contextmanager
+def _build_errors(prefix: str) -> Iterator[None]:
+    """Raise an error of the library inside the block as an :class:`IntegrityError`.
+
+    ``prefix`` begins its message. Any error: with a config that is wrong, the code of the
+    architecture raises whatever the first wrong value leads to.
+    """
+    try:
+        yield
+    except TunesmithError:
+        raise
+    except Exception as error:
+        raise IntegrityError(
+            f"{prefix}{_one_line(error):.200}",
+            hint="check config.json and the weights: fetch the folder again, "
+            "or use another revision of the model",
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_size(folder: Path, meta_model: PreTrainedModel) -> None:
+    """Check that the files can hold the weights that the config promises.
+
+    Raises:
+        IntegrityError: they cannot.
+    """
+    stored = sum(file.stat().st_size for file in weight_files(folder))
+    weights = sum(parameter.numel() for parameter in meta_model.parameters())
+    refuse_empty_promise(f"{folder / 'config.json'}: the sizes promise", weights, stored)
+    tables = sum(buffer.numel() for buffer in meta_model.buffers())
+    if tables > MAX_TABLE_VALUES:
+        raise IntegrityError(
+            f"{folder / 'config.json'}: the sizes need tables of {tables:,} values, "
+            f"at most {MAX_TABLE_VALUES:,} are allowed"
+        )
+
+
+def _check_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> None:
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if max(len(tokenizer), largest + 1) > embeddings:
+        raise IntegrityError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the largest with id {largest}, "
+            f"the model only {embeddings}"
+        )
+
+
+def _ids_only(folder: Path, config: GenerationConfig) -> GenerationConfig:
+    """Return a config with the special ids of another one, and without its way to generate.
+
+    Tools that generate would mix the rest, such as a billion beams, into their own config.
+    """
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {name: getattr(config, name) for name in names}
+    for name, value in ids.items():
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and type(number) is not int:
+                raise IntegrityError(
+                    f"{folder / 'generation_config.json'}: {name} must be an integer or a list of "
+                    f"integers, got {value!r:.40}"
+                )
+    return GenerationConfig(**ids)
 
 
 _PLAIN_OUTPUTS = {

@@ -7,8 +7,10 @@ This module reads names, sizes and JSON only. A folder that passes can still hol
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,10 +37,22 @@ _CONFIG_LIMITS = {
     **dict.fromkeys(EXPERT_COUNTS, 10_000),
     "max_position_embeddings": 1_000_000_000,
     "n_positions": 10_000_000,
+    "num_labels": 100_000,  # transformers makes a table of them
 }
 """Upper bounds of config values. Larger ones are a mistake or an attack: building or allocating by
 them would take hours, or end the process.
 """
+
+MAX_TENSORS = 250_000
+"""Tensors of a file; models with hundreds of experts in each layer have 140,000."""
+_BITS_OF_FORMAT = {
+    **{f"{kind}{bits}": bits for kind in "FIU" for bits in (8, 16, 32, 64)},
+    "BF16": 16,
+    "BOOL": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+}
+"""Bits of a value by the name of its format in a safetensors file; rare formats are not checked."""
 
 _MAX_VALUES_PER_BYTE = 16
 """Values that a config may promise for each byte of the weight files; 4-bit weights have two."""
@@ -93,7 +107,8 @@ def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: 
     """Compare the sizes in a config with those of the files, before memory is allocated for them.
 
     transformers fills what the files lack: a small file and a large config would take the machine's
-    memory before the difference is noticed.
+    memory before the difference is noticed. Only sizes that all architectures have are compared;
+    :func:`tunesmith_torch.models.loading.load_base` compares all of them.
     """
     text = config.get("text_config")
     sizes = text if isinstance(text, Mapping) else config
@@ -108,12 +123,20 @@ def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: 
     }
     stored = sum(file.stat().st_size for file in files)
     for key, values in promised.items():
-        if values > _MAX_VALUES_PER_BYTE * stored:
-            raise IntegrityError(
-                f"{path}: {key} and the widths promise {values:,} weights or more, the files have "
-                f"{stored:,} bytes",
-                hint="config.json and the weights are not of the same model",
-            )
+        refuse_empty_promise(f"{path}: {key} and the widths promise", values, stored)
+
+
+def refuse_empty_promise(promise: str, values: int, stored: int) -> None:
+    """Check that a promised number of weights can be in files with ``stored`` bytes.
+
+    Raises:
+        IntegrityError: it cannot; ``promise`` begins the message.
+    """
+    if values > _MAX_VALUES_PER_BYTE * stored:
+        raise IntegrityError(
+            f"{promise} {values:,} weights or more, the files have {stored:,} bytes",
+            hint="config.json and the weights are not of the same model",
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -168,16 +191,18 @@ def missing_weights(folder: Path) -> str:
     return f"{folder}: only a config, no *.safetensors file"
 
 
-def check_safetensors(file: Path) -> None:
-    """Compare the file's size with its header, which finds interrupted downloads quickly.
+def check_safetensors(file: Path) -> list[list[int]]:
+    """Compare the file's size with its header, and return the shapes of its tensors.
+
+    This finds interrupted downloads quickly.
 
     The format is eight bytes of header length, the header in JSON, then the tensors, whose
     ``data_offsets`` count from the header's end.
 
     Raises:
-        IntegrityError: the file is missing or truncated, or its header cannot be read.
+        IntegrityError: the file is missing or truncated, or its header cannot be true.
     """
-    if not file.is_file():
+    if not _is_file(file):
         raise IntegrityError(f"{file}: named by the weight index, but missing")
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -187,11 +212,40 @@ def check_safetensors(file: Path) -> None:
             raise _truncated_error(file, size)
         try:
             header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+            spans = sorted(_span(entry) for entry in tensors)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise IntegrityError(f"{file}: the safetensors header cannot be read") from None
-    if 8 + length + max(ends, default=0) != size:
+    if 8 + length + max((end for _, end in spans), default=0) != size:
         raise _truncated_error(file, size)
+    if any(end != start for (_, end), (start, _) in pairwise([(0, 0), *spans])):
+        raise IntegrityError(f"{file}: the tensors overlap, or there are gaps between them")
+    if len(spans) > MAX_TENSORS:
+        raise IntegrityError(f"{file}: has {len(spans)} tensors, at most {MAX_TENSORS} are allowed")
+    return [entry["shape"] for entry in tensors]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False
+
+
+def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
+    """Return where the bytes of a tensor begin and end, counted from the end of the header.
+
+    Raises:
+        ValueError: they are not as many as its shape and format need.
+    """
+    start, end = entry["data_offsets"]
+    numbers = [start, end, *entry["shape"]]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("not a size")
+    bits = _BITS_OF_FORMAT.get(entry["dtype"])
+    if bits is not None and (end - start) * 8 != math.prod(entry["shape"]) * bits:
+        raise ValueError("another size than the shape and the format need")
+    return start, end
 
 
 def _weight_map(index: Path) -> dict[str, str]:

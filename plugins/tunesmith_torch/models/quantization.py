@@ -20,7 +20,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,7 +27,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import IntegrityError
-from tunesmith_torch.models.loading import LoadedBase, load_base, load_config
+from tunesmith_torch.models.loading import LoadedBase, build_on_meta, load_base
 from tunesmith_torch.models.model_folder import check_folder
 from tunesmith_torch.options.adaptation import QuantizationOptions
 from tunesmith_torch.runtime import bitsandbytes
@@ -70,7 +69,7 @@ def load_quantized(
     """
     bitsandbytes.get_checked_package(device)
     check_folder(folder)
-    meta_model = _build_on_meta(folder)
+    meta_model = build_on_meta(folder)
     _check_files(folder, meta_model)
     is_4bit = quantization.bits == 4
     config = BitsAndBytesConfig(
@@ -127,17 +126,6 @@ def weight_bytes(model: nn.Module) -> int:
     """Return the bytes that the quantized matrices take, scales and tables included."""
     stored = (layer.state_dict() for layer in quantized_layers(model).values())
     return sum(t.nbytes for state in stored for name, t in state.items() if name != "bias")
-
-
-def _build_on_meta(folder: Path) -> PreTrainedModel:
-    """Return the model on the meta device: its structure without weights."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            load_config(folder),
-            attn_implementation="eager",  # never the config's, which may need a package
-            trust_remote_code=False,
-        )
-    return model
 
 
 def _layers_to_keep(model: PreTrainedModel) -> list[str] | None:

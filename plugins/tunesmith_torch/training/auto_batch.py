@@ -23,6 +23,7 @@ from tunesmith.text import format_bytes
 from tunesmith_torch.memory_estimate import analytic
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import AUTO_BATCH_SIZE, Grouping
+from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.options.training import AUTO, MIN_MICRO_BATCH_TOKENS, TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import pick_device
@@ -59,8 +60,7 @@ def _load_or_choose(job: Job[Any], grouping: GroupingOf) -> tuple[dict[str, int]
     """Return the stored values, or choose and store them; and the reason, for the event."""
     path = job.out / CHOSEN_FILE
     if path.is_file():
-        chosen: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-        return chosen, "as chosen when the run began"
+        return read_object(path), "as chosen when the run began"
     free = _free_bytes(pick_device(job.device))
     request = _estimate_request(job)
     chosen = choose_batch(job.config, request, free, grouping(job.config, request.device))
@@ -103,7 +103,7 @@ def choose_batch(
 
 
 def _estimate_request(job: Job[Any]) -> EstimateRequest:
-    config = json.loads((Path(job.model) / "config.json").read_text(encoding="utf-8"))
+    config = read_object(Path(job.model) / "config.json")
     device = pick_device(job.device)
     return EstimateRequest(
         config=config,

@@ -58,6 +58,6 @@ def _read_id(folder: Path) -> str:
     """Return the id of the training in this folder; empty if it has none."""
     try:
         found = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["id"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
     return str(found)

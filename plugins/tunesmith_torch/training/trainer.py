@@ -38,6 +38,7 @@ from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapter_stack import adapt_model, combine_adapters
 from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.initial_model import LINEAGE_FILE, InitialModel, base_folder
 from tunesmith_torch.models.loading import (
     LoadedBase,
@@ -272,7 +273,7 @@ def _check_lineage(job: Job[Any], initial: InitialModel | None) -> JSON:
     path = job.out / LINEAGE_FILE
     if initial is not None and not path.is_file():
         write_atomic(path, json.dumps(lineage, indent=2) + "\n")
-    stored: JSON = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    stored: JSON = read_object(path) if path.is_file() else {}
     if stored.get("from_sha256") != lineage.get("from_sha256"):
         raise UsageError(
             f"technique.from: {lineage.get('from')} is not the model that training began with, "

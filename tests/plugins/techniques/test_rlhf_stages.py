@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from tables import tables
 
 from tunesmith.contracts import Artifact, Job
-from tunesmith.errors import DataError, GateError, RunStopped
+from tunesmith.errors import DataError, GateError, IntegrityError, RunStopped
 from tunesmith.events import (
     CompletionSampled,
     Event,
@@ -31,6 +32,7 @@ from tunesmith.events import (
 from tunesmith.options import from_table
 from tunesmith.records import Chat, Completion, Message, Preference, Prompt, Record, Text
 from tunesmith.storage import Checkpoints
+from tunesmith_plugins.techniques.rlhf import stages
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 from tunesmith_plugins.techniques.rlhf.stages import train_stages
 from tunesmith_torch.generation.open_model import open_text_model
@@ -728,3 +730,31 @@ def test_a_function_of_an_installed_package_is_a_reward() -> None:
     assert reward.rewards(["banana"], ["a"]) == [3.0]
     with pytest.raises(UsageError, match="no module"):
         FunctionReward.from_package("no_such_module_at_all:f")
+
+
+# --------------------------------------------------------------------------- files of a stage
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"artifact": "../elsewhere"}', "outside of the run folder"),
+        ('{"artifact": "/etc"}', "outside of the run folder"),
+        ('{"artifact": "adapter", "unknown": 1}', "not written by this stage"),
+        ("[1]", "JSON object"),
+        ("[" * 100_000, "JSON"),
+    ],
+)
+def test_a_stage_that_names_an_artifact_elsewhere_is_refused(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    """The folder can come from a stranger, or be damaged."""
+    fields = {
+        "technique": "rlhf", "steps": 1, "tokens": 1, "trained_tokens": 1, "seconds": 1.0,
+        "peak_memory_bytes": 1, "format": "adapter",
+    }  # fmt: skip
+    if content.startswith("{"):
+        content = json.dumps({**fields, **json.loads(content)})
+    (tmp_path / stages.DONE_FILE).write_text(content)
+    with pytest.raises(IntegrityError, match=message):
+        stages.load_finished(tmp_path)

@@ -63,7 +63,7 @@ def has_chat_template(folder: Path) -> bool:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return True  # damaged: the message about that comes when it is loaded
     return not isinstance(config, dict) or bool(config.get("chat_template"))
 

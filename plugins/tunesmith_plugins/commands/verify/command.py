@@ -61,12 +61,7 @@ def list_committed(folder: RunFolder) -> list[str]:
     """
     found = {path.parent for path in folder.path.rglob(MANIFEST)}
     for event in load_report(folder).training_finished.values():
-        artifact = folder.path / event.artifact
-        if not artifact.resolve().is_relative_to(folder.path.resolve()):
-            raise IntegrityError(
-                f"{folder.events}: names an artifact outside of the run folder, {artifact}"
-            )
-        found.add(artifact)
+        found.add(folder.path / event.artifact)
     found |= set(folder.path.rglob("checkpoints/step-*"))
     names = (path.relative_to(folder.path) for path in found)
     return sorted(str(name) for name in names if not any(p.startswith(".") for p in name.parts))

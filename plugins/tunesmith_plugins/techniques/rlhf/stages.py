@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tunesmith.contracts import Artifact, Job
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, IntegrityError
 from tunesmith.events import Event, GateChecked, TrainingFinished
 from tunesmith.records import Chat, Completion, Preference, Record
-from tunesmith.storage import verify_folder, write_atomic
+from tunesmith.storage import is_inside, verify_folder, write_atomic
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 from tunesmith_plugins.techniques.rlhf.reward_gate import (
     RewardModelEvaluation,
@@ -27,6 +27,7 @@ from tunesmith_plugins.techniques.rlhf.reward_gate import (
 )
 from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
 from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.initial_model import InitialModel, find_adapter_base
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
@@ -38,6 +39,8 @@ from tunesmith_torch.runtime.device import pick_device, pick_precision
 from tunesmith_torch.runtime.malloc import release_memory
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.trainer import TrainingTask, train
+
+_E = TypeVar("_E", bound=Event)
 
 DONE_FILE = "stage.json"
 """Written when a stage is finished: its ``TrainingFinished`` event."""
@@ -183,7 +186,7 @@ class Stages:
     ) -> Artifact:
         """Train a stage, unless an earlier process of this run has finished it."""
         stage = self.job.for_stage(name, options, train=train_records, heldout=self.data.heldout)
-        finished = distributed.rank_0_first(lambda: _load_finished(stage.out))
+        finished = distributed.rank_0_first(lambda: load_finished(stage.out))
         if finished is None:
             finished_events: list[TrainingFinished] = []
 
@@ -206,7 +209,7 @@ class Stages:
         stage = self.job.for_stage("reward", self.options.reward)
         path, accept_weak = stage.out / GATE_FILE, self.options.reward.gate.accept_weak
         if path.is_file():
-            gate = GateChecked(**json.loads(path.read_text(encoding="utf-8")))
+            gate = _read_event(GateChecked, path)
             if gate.accepted == accept_weak:
                 return gate
             gate = replace(gate, accepted=accept_weak)
@@ -254,10 +257,30 @@ def _with_initial_model(options: Any, fine_tuned: InitialModel | None) -> Any:
     return options.model_copy(update={"initial_model": str(fine_tuned.path)})
 
 
-def _load_finished(folder: Path) -> TrainingFinished | None:
-    """Return the event of a finished stage; None if not finished, or its artifact is damaged."""
+def load_finished(folder: Path) -> TrainingFinished | None:
+    """Return the event of a finished stage; None if not finished, or its artifact is damaged.
+
+    Raises:
+        IntegrityError: the file of the stage was not written by it, or leads out of its folder.
+    """
     path = folder / DONE_FILE
     if not path.is_file():
         return None
-    finished = TrainingFinished(**json.loads(path.read_text(encoding="utf-8")))
+    finished = _read_event(TrainingFinished, path)
+    if not is_inside(finished.artifact):
+        raise IntegrityError(
+            f"{path}: names an artifact outside of the run folder, {finished.artifact!r:.80}"
+        )
     return None if verify_folder(folder / finished.artifact) else finished
+
+
+def _read_event(kind: type[_E], path: Path) -> _E:
+    """Return an event that a stage has stored in a file.
+
+    Raises:
+        IntegrityError: the file holds something else.
+    """
+    try:
+        return kind(**read_object(path))
+    except TypeError as error:
+        raise IntegrityError(f"{path}: was not written by this stage, {error}") from None

@@ -1,0 +1,124 @@
+"""Refuse adapter configs that make PEFT compute or allocate without end, before PEFT reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tunesmith_torch.runtime import peft_import  # noqa: F401 - must precede peft
+
+# isort: split
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
+
+from tunesmith.errors import EnvironmentProblem, IntegrityError
+from tunesmith_torch.models import pattern_process
+from tunesmith_torch.models.foreign_code import read_object
+from tunesmith_torch.runtime.limited_process import run_limited
+
+ADAPTER_CONFIG = "adapter_config.json"
+MAX_NUMBER = 10_000_000
+"""Numbers of a config that are larger are a mistake or an attack; token ids are below it."""
+MAX_LAYERS = 1_000
+MAX_VIRTUAL_TOKENS = 100_000
+MAX_SVD_ITERATIONS = 100
+_PLAIN = re.compile(r"[\w./@:, -]*")
+_PISSA_ITERATIONS = re.compile(r"pissa_niter_(\d+)", re.ASCII)
+
+
+def check_adapter_config(folder: Path, module_names: Iterable[str], largest: int) -> None:
+    """Check the sizes and the regular expressions of an adapter's config.
+
+    ``module_names`` are the names of the base model's modules, with which PEFT matches the
+    expressions; ``largest`` is the largest dimension of a tensor of the adapter.
+
+    Raises:
+        EnvironmentProblem: this version of PEFT does not know the kind of adapter.
+        IntegrityError: a size is implausible, or an expression takes too long.
+    """
+    path = folder / ADAPTER_CONFIG
+    config = read_object(path)
+    kind = config.get("peft_type")
+    if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise EnvironmentProblem(
+            f"{path}: peft_type: no kind of adapter that this version of PEFT knows, "
+            f"got {kind!r:.40}",
+            hint="upgrade peft, or train the adapter again with one of its kinds",
+        )
+    _check_sizes(config, path, largest)
+    patterns = [text for text in _strings(config) if not _PLAIN.fullmatch(text)]
+    if not patterns:
+        return
+    data = json.dumps({"patterns": patterns, "names": list(module_names)}).encode()
+    done = run_limited(Path(pattern_process.__file__), data)
+    if done.reason:
+        raise IntegrityError(
+            f"{path}: a regular expression is not used, {done.reason}, the first is "
+            f"{patterns[0]!r:.60}",
+            hint="name the modules in a list in place of an expression",
+        )
+
+
+def can_load_on_meta(config: PeftConfig) -> bool:
+    """Return True if PEFT can build the adapter without memory, and take its tensors from the file.
+
+    Then nothing is allocated that the file does not hold. Modules that are trained completely would
+    lose their ties to others, and some initializations compute with the base model's weights.
+    """
+    init = getattr(config, "init_lora_weights", True)
+    return not (
+        getattr(config, "modules_to_save", None)
+        or getattr(config, "trainable_token_indices", None)
+        or init not in (True, False, "gaussian")
+    )
+
+
+def _check_sizes(config: dict[str, Any], path: Path, largest: int) -> None:
+    """Check the sizes in a config; ``largest`` is the largest dimension of a stored tensor."""
+    layers = config.get("layer_replication") or []
+    copies = [max(0, int(end) - int(start)) for start, end in layers] if _are_pairs(layers) else []
+    iterations = _PISSA_ITERATIONS.fullmatch(str(config.get("init_lora_weights")))
+    patterns = config.get("rank_pattern")
+    ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else [])]
+    rank = max((r for r in ranks if isinstance(r, int)), default=0)
+    sizes = {
+        "r": (rank, largest),
+        "layer_replication": (sum(copies), MAX_LAYERS),
+        "num_virtual_tokens": (config.get("num_virtual_tokens"), MAX_VIRTUAL_TOKENS),
+        "init_lora_weights": (int(iterations[1][:9]) if iterations else 0, MAX_SVD_ITERATIONS),
+        "a number": (max(_numbers(config), default=0), MAX_NUMBER),
+    }
+    for key, (value, limit) in sizes.items():
+        if isinstance(value, int) and value > limit:
+            raise IntegrityError(f"{path}: {key}: must be at most {limit}, got {value!r:.40}")
+
+
+def _are_pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
+        for pair in value
+    )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all strings at any depth, the keys of tables included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """Yield the sizes of all integers at any depth."""
+    if isinstance(value, int):
+        yield abs(value)
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
