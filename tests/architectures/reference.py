@@ -71,9 +71,9 @@ def load(folder: Path, artifact: Path | None = None) -> nn.Module:
 
 
 @torch.no_grad()
-def change_last_bits(model: nn.Module) -> None:
+def change_last_bits(model: nn.Module, seed: int) -> None:
     """Change each weight by about its last bit."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     for parameter in model.parameters():
         parameter.mul_(1 + 2**-24 * torch.randn_like(parameter))
 

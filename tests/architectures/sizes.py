@@ -319,7 +319,12 @@ ADJUSTMENTS: dict[str, Adjust] = {
     "gemma4_text": lambda s: {"global_head_dim": 2 * s.head},
     "gemma4_unified_text": lambda s: {"global_head_dim": 2 * s.head},
     "gemma4_assistant": lambda s: {
-        "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+        "text_config": {
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "num_kv_shared_layers": s.layers,
+            "num_hidden_layers": s.layers,
+        }
     },
     "gemma4_unified_assistant": lambda s: {
         "text_config": {"num_kv_shared_layers": 0, "global_head_dim": 2 * s.head}
