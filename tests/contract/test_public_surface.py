@@ -68,7 +68,6 @@ TESTED_THROUGH = {
         "tunesmith_data.near_duplicates.minhash",
     ),
     # Parts of one algorithm, compared together with transformers' own result.
-    "tests/toolkit/data/test_templates.py": ("tunesmith_torch.data.tokenization",),
     "tests/toolkit/generation/test_generate.py": (
         "tunesmith_torch.generation.transformers_generate",
     ),

@@ -11,37 +11,44 @@ and ends::
 No ``{% generation %}`` markers are needed in the template, and the prompt in training is by
 construction the prompt that the model gets when it answers.
 
-Three irregularities of published templates are handled:
+Irregularities of published templates that are handled:
 
 - no generation prompt: the text between prompt and answer (``answer_header``) is added to it;
 - no control token after an answer: the tokenizer's EOS is appended (``end_id``);
-- earlier answers change later, such as dropped reasoning: each answer becomes its own example.
+- earlier answers change later, such as dropped reasoning: each answer becomes its own example;
+- the generation prompt opens reasoning that the conversation lacks: the answer closes it first;
+- the template drops reasoning, or reads it from a key of its own: the answer contains it anyway;
+- the template drops a message: the conversation is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
-
-from jinja2 import TemplateError
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Message
-from tunesmith_torch.data.template_limits import check_template
+from tunesmith_torch.data.conversation import (
+    RenderedConversation,
+    TemplateLimitError,
+    error_of,
+    message_fields,
+    prepare_conversation,
+    require_all_texts,
+)
+from tunesmith_torch.data.reasoning import PromptEnd, join_answer, split_answer
+from tunesmith_torch.data.refusals import HAS_REASONING
+from tunesmith_torch.data.template_renderer import (
+    RENDERER,
+    Conversation,
+    Failure,
+    TemplateRenderer,
+    TemplateSource,
+)
 from tunesmith_torch.data.tokenization import ControlTokenMarks, SpanEncoder, TextSpan
 
-_TEMPLATE_ERRORS = (
-    TemplateError,
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    RecursionError,
-    MemoryError,
-)
-"""Errors that a template can raise: it computes, and calls methods of its values."""
-_TEST_QUESTION, _TEST_ANSWER = "question-4d1c", "answer-9e2b"
+_TEST_QUESTION, _TEST_ANSWER, _TEST_REASONING = "question-4d1c", "answer-9e2b", "reasoning-7a3f"
 
 
 class _AnswerRange(NamedTuple):
@@ -51,13 +58,23 @@ class _AnswerRange(NamedTuple):
     stop: int
 
 
+class _AnswerParts(NamedTuple):
+    """Text that the template, or its generation prompt, puts around the parts of an answer."""
+
+    before_content: str = ""
+    before_reasoning: str = ""
+    between: str = ""
+
+
 @dataclass(frozen=True)
 class ChatFormat:
     """A chat template together with the properties found by running it."""
 
     encoder: SpanEncoder
-    source: str
-    """The template's Jinja source."""
+    template: TemplateSource
+    renderer: TemplateRenderer
+    reads_reasoning_key: bool = False
+    """True if the template writes the reasoning that a message has in a key of its own."""
     answer_header: str = ""
     """Text in front of an answer if the template ignores ``add_generation_prompt``, else empty."""
     after_answer: str = ""
@@ -66,22 +83,30 @@ class ChatFormat:
     """``after_answer`` up to the end of its first control token; empty if it has none."""
     end_id: int = -1
     """Id of the token that ends an answer: the last of ``end_text``, else the tokenizer's EOS."""
+    parts: _AnswerParts = field(default_factory=_AnswerParts)
+    """Text around the parts of a generated answer."""
 
     @classmethod
-    def from_template(cls, encoder: SpanEncoder, source: str) -> ChatFormat:
+    def from_template(
+        cls, encoder: SpanEncoder, template: TemplateSource, renderer: TemplateRenderer = RENDERER
+    ) -> ChatFormat:
         """Run the template on one question and answer to find its properties.
 
         Raises:
             UsageError: the template cannot render an answer, no token ends one, or it runs too long
                 or prints too much.
         """
-        check_template(source)
-        untested = cls(encoder, source)
-        question = [Message("user", _TEST_QUESTION)]
+        untested = cls(encoder, template, renderer)
+        question = Message("user", _TEST_QUESTION)
         try:
-            before = untested.render(question)
-            prompted = untested.render(question, generation=True)
-            after = untested.render([*question, Message("assistant", _TEST_ANSWER)])
+            before, prompted, after = untested._render(
+                [question, Message("assistant", _TEST_ANSWER)], [(1, False), (1, True), (2, False)]
+            )
+        except TemplateLimitError as error:
+            raise UsageError(
+                f"chat template: {error.message.partition(', ')[2]}, so it is not used",
+                hint="give another template (technique.chat_template), or use another base model",
+            ) from error
         except DataError as error:
             raise UsageError(
                 f"chat template: it cannot render a question and its answer, {error}",
@@ -94,51 +119,112 @@ class ChatFormat:
         if prompted == before and after.startswith(before):
             answer_header = after[len(before) : index]
         after_answer = after[index + len(_TEST_ANSWER) :]
-        return cls(
-            encoder,
-            source,
-            answer_header if answer_header.strip() else "",
-            after_answer,
-            *_find_end(encoder, after_answer),
+        chat = replace(
+            untested,
+            answer_header=answer_header if answer_header.strip() else "",
+            after_answer=after_answer,
         )
+        end_text, end_id = _find_end(encoder, after_answer)
+        chat = replace(chat, end_text=end_text, end_id=end_id)
+        chat = replace(chat, reads_reasoning_key=chat._has_reasoning_key(question))
+        return replace(chat, parts=chat._find_parts(question))
 
-    def render(self, messages: Sequence[Message], *, generation: bool = False) -> str:
-        """Return the conversation as text.
+    # ----------------------------------------------------------------- rendering
+
+    def render(
+        self, conversations: Sequence[Sequence[Message]], *, generation: bool = False
+    ) -> list[RenderedConversation | DataError]:
+        """Render what is needed of each conversation; with ``generation`` also its own prompt.
+
+        A conversation that the template refuses, or cannot render within limits
+        (:class:`TemplateLimitError`), is an error in the list.
+        """
+        prepared = [
+            prepare_conversation(
+                self.encoder.control_pattern, messages, generation, self.reads_reasoning_key
+            )
+            for messages in conversations
+        ]
+        results = self.renderer.render(self.template, [request for _, request in prepared])
+        rendered: list[RenderedConversation | DataError] = []
+        for (conversation, request), result in zip(prepared, results, strict=True):
+            if isinstance(result, Failure):
+                rendered.append(error_of(result))
+            else:
+                texts = dict(zip(request.prefixes, result, strict=True))
+                rendered.append(replace(conversation, texts=texts))
+        return rendered
+
+    def _render(
+        self, messages: Sequence[Message], prefixes: Sequence[tuple[int, bool]]
+    ) -> list[str]:
+        """Return the texts of prefixes of a conversation without control tokens.
 
         Raises:
-            DataError: the template refuses this conversation.
+            DataError: the template refuses it.
         """
-        try:
-            text = self.encoder.tokenizer.apply_chat_template(
-                [{"role": m.role, "content": m.text} for m in messages],
-                chat_template=self.source,
-                tokenize=False,
-                add_generation_prompt=generation,
-            )
-        except _TEMPLATE_ERRORS as error:
-            raise DataError(
-                "conversation", f"the chat template refuses it, {error!s:.80}"
-            ) from error
-        return str(text)
+        fields = []
+        for message in messages:
+            answer = split_answer(message.text) if message.role == "assistant" else None
+            fields.append(message_fields(message, answer, self.reads_reasoning_key))
+        (result,) = self.renderer.render(self.template, [Conversation(fields, prefixes)])
+        if isinstance(result, Failure):
+            raise error_of(result)
+        return result
 
-    def prompt_spans(self, messages: Sequence[Message]) -> list[TextSpan]:
-        """Return the spans of the prompt that asks the model to continue ``messages``."""
-        marks, masked = self._mask_control_tokens(messages)
-        text, answers, _ = self._prompt_with_answers(masked)
-        return self._spans(marks, text, answers, train=False)
+    def _has_reasoning_key(self, question: Message) -> bool:
+        """Return True if the template writes the key, once and in front of the content."""
+        answer = Message("assistant", join_answer(_TEST_REASONING, _TEST_ANSWER))
+        try:
+            (text,) = replace(self, reads_reasoning_key=True)._render(
+                [question, answer], [(2, False)]
+            )
+        except DataError:
+            return False
+        counts = text.count(_TEST_REASONING), text.count(_TEST_ANSWER)
+        return counts == (1, 1) and text.index(_TEST_REASONING) < text.index(_TEST_ANSWER)
+
+    def _find_parts(self, question: Message) -> _AnswerParts:
+        """Return what stands in front of an answer's parts when the model generates them."""
+        parts = _AnswerParts()
+        for text in (_TEST_ANSWER, join_answer(_TEST_REASONING, _TEST_ANSWER)):
+            (conversation,) = self.render([[question, Message("assistant", text)]])
+            if isinstance(conversation, DataError):
+                continue
+            try:
+                answer = self._answer(conversation, 1)
+            except DataError:  # the prompt wants no reasoning
+                continue
+            before, _, _ = answer.partition(_TEST_ANSWER)
+            if text == _TEST_ANSWER:
+                parts = parts._replace(before_content=before)
+            else:
+                start, _, between = before.partition(_TEST_REASONING)
+                parts = parts._replace(before_reasoning=start, between=between)
+        return parts
+
+    # ----------------------------------------------------------------- spans
+
+    def prompt_spans(self, conversation: RenderedConversation) -> list[TextSpan]:
+        """Return the spans of the prompt that asks the model to continue the conversation."""
+        text, answers, _ = self._prompt_with_answers(conversation, len(conversation.messages))
+        return self._spans(conversation.marks, text, answers, train=False)
 
     def exchange_spans(
-        self, messages: Sequence[Message], answer: str
+        self, conversation: RenderedConversation
     ) -> tuple[list[TextSpan], list[TextSpan]]:
-        """Return the spans of the prompt and those of the answer to it, its end token included."""
-        marks, masked = self._mask_control_tokens([*messages, Message("assistant", answer)])
-        text, answers, _ = self._prompt_with_answers(masked[:-1])
+        """Return the spans of the prompt and those of the last message, an answer to it.
+
+        The answer's end token is included.
+        """
+        last = len(conversation.messages) - 1
+        text, answers, _ = self._prompt_with_answers(conversation, last)
         return (
-            self._spans(marks, text, answers, train=False),
-            self._answer_spans(marks, self._answer(text, masked)),
+            self._spans(conversation.marks, text, answers, train=False),
+            self._answer_spans(conversation.marks, self._answer(conversation, last)),
         )
 
-    def training_examples(self, messages: Sequence[Message]) -> list[list[TextSpan]]:
+    def training_examples(self, conversation: RenderedConversation) -> list[list[TextSpan]]:
         """Return the spans of one example for the conversation, or of one example per answer.
 
         One example is enough if every longer rendering begins with every shorter one. Templates
@@ -146,52 +232,59 @@ class ChatFormat:
         and in the next one, and no single text contains both.
 
         Raises:
-            DataError: the conversation has no assistant turn, or the template refuses it.
+            DataError: the conversation has no assistant turn, or its prompt contradicts it.
         """
-        marks, masked = self._mask_control_tokens(messages)
-        turns = [i for i, message in enumerate(masked) if message.role == "assistant"]
+        marks, turns = conversation.marks, conversation.turns
         if not turns:
             raise DataError("conversation", "no assistant turn to learn")
         last = turns[-1]
-        text, answers, all_found = self._prompt_with_answers(masked[:last])
-        last_answer = self._answer_spans(marks, self._answer(text, masked[: last + 1]))
+        text, answers, all_found = self._prompt_with_answers(conversation, last)
+        last_answer = self._answer_spans(marks, self._answer(conversation, last))
         if all_found:
             return [self._spans(marks, text, answers, train=True) + last_answer]
         examples = []
         for turn in turns[:-1]:
-            prompt_text, earlier_answers, _ = self._prompt_with_answers(masked[:turn])
-            answer = self._answer(prompt_text, masked[: turn + 1])
+            prompt_text, earlier_answers, _ = self._prompt_with_answers(conversation, turn)
             examples.append(
                 self._spans(marks, prompt_text, earlier_answers, train=False)
-                + self._answer_spans(marks, answer)
+                + self._answer_spans(marks, self._answer(conversation, turn))
             )
         return [*examples, self._spans(marks, text, answers, train=False) + last_answer]
 
-    def _mask_control_tokens(
-        self, messages: Sequence[Message]
-    ) -> tuple[ControlTokenMarks, list[Message]]:
-        marks = ControlTokenMarks(
-            self.encoder.control_pattern, [message.text for message in messages]
-        )
-        return marks, [Message(m.role, marks.mask(m.text)) for m in messages]
+    def content_of(self, text: str) -> str:
+        """Return a generated answer as records have it, without what the template adds to it."""
+        parts = self.parts
+        if parts.between.strip() and text.startswith(parts.before_reasoning):
+            reasoning, between, content = text[len(parts.before_reasoning) :].partition(
+                parts.between
+            )
+            if between and reasoning.strip():
+                return join_answer(reasoning, content)
+        if parts.before_content.strip():
+            return text.removeprefix(parts.before_content)
+        return text
+
+    @property
+    def has_control_tokens_in_answers(self) -> bool:
+        """True if control tokens separate the parts of an answer."""
+        return self.encoder.control_pattern.search("".join(self.parts)) is not None
 
     def _prompt_with_answers(
-        self, messages: Sequence[Message]
+        self, conversation: RenderedConversation, length: int
     ) -> tuple[str, list[_AnswerRange], bool]:
-        """Return the prompt's text, the ranges of the answers in it, and True if all were found.
+        """Return a prompt of ``length`` messages, its answers' ranges, and True if all were found.
 
         An answer inside a prompt is tokenized separately, as it was when the model generated it.
         Otherwise a token could span the border, and training and generation would see different
         ids.
         """
-        text = self._render_prompt(messages)
+        text = self._prompt_text(conversation, length)
+        require_all_texts(conversation, length, text)
         answers: list[_AnswerRange] = []
         all_found = True
-        for turn, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            before = self._render_prompt(messages[:turn])
-            answer = self._answer_after(before, self.render(messages[: turn + 1]))
+        for turn in (turn for turn in conversation.turns if turn < length):
+            before = self._prompt_text(conversation, turn)
+            answer = self._rendered_answer(conversation, turn)
             position = answers[-1].stop if answers else 0
             if answer is not None and len(before) >= position and text.startswith(before + answer):
                 answers.append(_AnswerRange(len(before), len(before) + len(answer)))
@@ -199,22 +292,51 @@ class ChatFormat:
                 all_found = False
         return text, answers, all_found
 
-    def _render_prompt(self, messages: Sequence[Message]) -> str:
-        return self.render(messages, generation=True) + self.answer_header
+    def _prompt_text(self, conversation: RenderedConversation, length: int) -> str:
+        return conversation.texts[length, True] + self.answer_header
 
-    def _answer(self, prompt: str, messages: Sequence[Message]) -> str:
-        """Return the text of the last message as an answer to ``prompt``.
+    def _answer(self, conversation: RenderedConversation, turn: int) -> str:
+        """Return the text that the model has to generate for a turn, its end token included.
 
         If the template opens an answer differently in a prompt and in a conversation, the prompt's
         form is used, because that is what the model will be given.
-        """
-        found = self._answer_after(prompt, self.render(messages))
-        return messages[-1].text + self.end_text if found is None else found
 
-    def _answer_after(self, prompt: str, text: str) -> str | None:
+        Raises:
+            DataError: the answer has reasoning, and the prompt says that there is none.
+        """
+        answer = conversation.answers[turn]
+        end = PromptEnd.of_prompt(self._prompt_text(conversation, turn))
+        if end is not None and not end.is_open and answer.has_reasoning:
+            raise DataError(
+                "conversation",
+                f"{HAS_REASONING}, but the prompt ends with {end.tag}",
+                hint="turn reasoning on (technique.chat_template_kwargs), or leave it out of rows",
+            )
+        found = self._rendered_answer(conversation, turn)
+        if found is not None:
+            return found
+        if end is not None and end.is_open:
+            return end.close(answer) + self.end_text
+        return answer.text + self.end_text
+
+    def _rendered_answer(self, conversation: RenderedConversation, turn: int) -> str | None:
+        """Return the answer in the rendered conversation; None if it is not what was given."""
+        prompt, text = self._prompt_text(conversation, turn), conversation.texts[turn + 1, False]
         if not text.startswith(prompt):
             return None
-        answer = text[len(prompt) :]
+        found = self._until_end(text[len(prompt) :])
+        answer, end = conversation.answers[turn], PromptEnd.of_prompt(prompt)
+        if found is None or answer.content.strip() not in found:
+            return None
+        if answer.has_reasoning and answer.reasoning.strip() not in found:
+            return None
+        if end is not None and end.is_open:
+            before, closing, _ = found.partition(end.tag)
+            if not closing or end.tag.replace("/", "", 1) in before:
+                return None
+        return found
+
+    def _until_end(self, answer: str) -> str | None:
         if not self.end_text:
             # Without an end token only the text is kept, not the white space after it.
             blank = len(self.after_answer) - len(self.after_answer.rstrip())

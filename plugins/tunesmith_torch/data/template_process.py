@@ -1,82 +1,175 @@
-"""Run a chat template. A script for a limited process: it reads the template from stdin.
+"""Render chat templates within limits of time and memory. A script: one JSON request per line.
 
-It imports jinja2 only, to be quick. What it renders is not used; the exit code tells whether the
-text was too long. Errors of the template are no concern of it.
+It imports jinja2 only, to start quickly. A request holds a template and conversations; the answer
+is one line per conversation, in order, so that the reader knows which one the process died on::
+
+    {"source": ..., "date": "2024-07-26", "variables": {"bos_token": ...}, "seconds": 5,
+     "conversations": [{"messages": [...], "prefixes": [[1, true], [2, false]]}]}
+    {"texts": [...]} | {"error": "...", "limit": false}
+
+A prefix is a number of messages, and true if the generation prompt follows them. The environment is
+the one of transformers' ``apply_chat_template``, except that ``strftime_now`` prints a given date.
 """
 
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import lru_cache, partial
+from typing import Any
 
-TURNS = 64
+from jinja2 import Environment, Template, TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
 MAX_CHARACTERS = 4_000_000
-TOO_LONG = 3
-"""Exit code."""
+"""Characters of one rendering."""
+MAX_TOTAL_CHARACTERS = 32_000_000
+"""Characters of all renderings of a conversation."""
+MEMORY_BYTES = 1 << 30
+GRACE_SECONDS = 1
+"""CPU time after which a rendering is killed if no exception could stop it."""
 
 
-def run(source: str) -> int:
-    """Render the template for a question, and for a conversation of many turns."""
-    try:
-        for turns in (1, TURNS):
-            if count_characters(source, turns) > MAX_CHARACTERS:
-                return TOO_LONG
-    except MemoryError:
-        raise
-    except Exception:  # whatever a template raises is reported at its first real use
-        return 0
-    return 0
+class OutOfTimeError(BaseException):
+    """A conversation took too long; no template can catch it."""
 
 
-def count_characters(source: str, turns: int) -> int:
-    """Return the characters of the rendered conversation, counted up to the limit.
+class TooLongError(BaseException):
+    """A rendering has too many characters."""
+
+
+class _GenerationTag(Extension):
+    """The tag ``generation`` of transformers, which leaves its content as it is."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Return the content in a scope of its own."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+class _Namespace(Namespace):
+    """A namespace without names that begin with an underscore, as in transformers."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise SecurityError(f"the name {name!r} begins with an underscore")
+        super().__setitem__(name, value)
+
+
+def render_all(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the answer for each conversation of a request."""
+    for conversation in request["conversations"]:
+        try:
+            with_limit_of_time(request["seconds"])
+            yield {"texts": render(request, conversation)}
+        except OutOfTimeError:
+            yield _limit(f"it computes longer than {request['seconds']:g} seconds")
+        except TooLongError:
+            yield _limit(f"it makes more than {MAX_CHARACTERS:,} characters")
+        except MemoryError:
+            yield _limit("it needs too much memory")
+        except Exception as error:  # a template can raise anything
+            yield {"error": str(error)[:300] or type(error).__name__, "limit": False}
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+def render(request: Mapping[str, Any], conversation: Mapping[str, Any]) -> list[str]:
+    """Return the text of each prefix of a conversation.
 
     Raises:
-        jinja2.TemplateError: the template is wrong, or refuses the conversation.
+        Exception: whatever the template raises.
     """
-    from jinja2 import Environment, nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    template = compile_template(request["source"])
+    date = datetime.fromisoformat(request["date"])
+    texts: list[str] = []
+    for length, generation in conversation["prefixes"]:
+        pieces = template.generate(
+            **request["variables"],
+            messages=conversation["messages"][:length],
+            tools=None,
+            documents=None,
+            add_generation_prompt=generation,
+            strftime_now=date.strftime,
+        )
+        texts.append(_join(pieces, sum(map(len, texts))))
+    return texts
 
-    class Generation(Extension):
-        """The tag ``generation`` of transformers, which leaves its content as it is."""
 
-        def __init__(self, environment: Environment) -> None:
-            super().__init__(environment)
-            self.tags = {"generation"}
+def _join(pieces: Iterator[str], earlier: int) -> str:
+    parts: list[str] = []
+    length = 0
+    for piece in pieces:
+        parts.append(piece)
+        length += len(piece)
+        if length > MAX_CHARACTERS or earlier + length > MAX_TOTAL_CHARACTERS:
+            raise TooLongError
+    return "".join(parts)
 
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    def refuse(message: str) -> None:
-        raise ValueError(message)
+@lru_cache(maxsize=16)
+def compile_template(source: str) -> Template:
+    """Return the template, ready to be rendered."""
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
-    to_json: Callable[..., str] = json.dumps
-    environment.filters["tojson"] = to_json
-    environment.globals.update(raise_exception=refuse, strftime_now=lambda text: text)
-    messages = [
-        {"role": role, "content": f"text {number}"}
-        for number in range(turns)
-        for role in ("user", "assistant")
-    ]
-    special_tokens = {"bos_token": "<s>", "eos_token": "</s>"}
-    pieces = environment.from_string(source).generate(
-        messages=messages[:-1], add_generation_prompt=True, **special_tokens
-    )
-    total = 0
-    for piece in pieces:
-        total += len(piece)
-        if total > MAX_CHARACTERS:
-            break
-    return total
+    filters: dict[str, Any] = environment.filters
+    filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+    environment.globals.update(raise_exception=raise_exception, namespace=_Namespace)
+    return environment.from_string(source)
+
+
+def with_limit_of_time(seconds: float) -> None:
+    """Start the clock: an exception after ``seconds`` of CPU time, the end a little later."""
+
+    def stop(number: int, frame: object) -> None:
+        raise OutOfTimeError
+
+    signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(used.ru_utime + used.ru_stime + seconds) + GRACE_SECONDS
+    _set_limit(resource.RLIMIT_CPU, limit)
+
+
+def _limit(error: str) -> dict[str, Any]:
+    return {"error": error, "limit": True}
+
+
+def _set_limit(kind: int, soft: int) -> None:
+    try:
+        resource.setrlimit(kind, (soft, resource.getrlimit(kind)[1]))
+    except (ValueError, OSError):  # macOS has no limit of addresses
+        return
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it here too
+    _set_limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    _set_limit(resource.RLIMIT_CORE, 0)
+    for line in sys.stdin.buffer:
+        for answer in render_all(json.loads(line)):
+            sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+            sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
-    text = json.loads(sys.stdin.buffer.read())
-    sys.exit(run(text))
+    main()

@@ -14,49 +14,54 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.contracts import LeftOut
 from tunesmith.errors import DataError, UsageError
-from tunesmith.records import Answer, Chat, Completion, Message, Preference, Prompt, Record, Text
+from tunesmith.records import (
+    Answer,
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Prompt,
+    Record,
+    Text,
+    content_key,
+)
 from tunesmith_torch.data.chat_format import ChatFormat
+from tunesmith_torch.data.conversation import (
+    RenderedConversation,
+    TemplateLimitError,
+    in_one_text,
+)
 from tunesmith_torch.data.packing import Example
+from tunesmith_torch.data.template_renderer import (
+    RENDERER,
+    TemplateRenderer,
+    TemplateSource,
+)
 from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
-from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.data.tokenized_records import (
+    TokenizedRecords,
+    TokenizedRecordsBuilder,
+    build_example,
+    left_out,
+    split_text,
+    truncate_prompt,
+)
+from tunesmith_torch.options.training import TEMPLATE_DATE, TrainingOptions
 
 _RECORDS_PER_CALL = 1000
 """Records that are tokenized in one call: enough to use the tokenizer's own threads."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizedRecords:
-    """The examples of some records, with an account of every record that did not fit."""
-
-    examples: Sequence[Example]
-    left_out: Sequence[LeftOut]
-    """Records without an example, and the reason for each."""
-    truncated: int = 0
-    """Number of examples whose prompt lost its oldest part. Answers are never truncated."""
-    split_texts: int = 0
-    """Number of texts that were longer than an example may be and became several."""
-    with_control_tokens: int = 0
-    """Number of records whose text spells a control token; it was encoded as plain text."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in one pass over the examples, prompts included."""
-        return sum(len(example.ids) for example in self.examples)
-
-    @property
-    def trained_tokens(self) -> int:
-        """Tokens that contribute to the loss in one pass over the examples."""
-        return sum(int(np.count_nonzero(example.trained)) for example in self.examples)
 
 
 @dataclass(frozen=True)
@@ -69,24 +74,54 @@ class Template:
     """None: the model has no chat template and takes plain text only."""
 
     @classmethod
+    def from_options(cls, tokenizer: PreTrainedTokenizerBase, options: TrainingOptions) -> Template:
+        """Return the template that the options ask for.
+
+        Raises:
+            UsageError: the file with the template cannot be read, or see :meth:`from_tokenizer`.
+        """
+        return cls.from_tokenizer(
+            tokenizer,
+            read_chat_template(options),
+            date=options.chat_template_date,
+            kwargs=options.chat_template_kwargs,
+        )
+
+    @classmethod
     def from_tokenizer(
-        cls, tokenizer: PreTrainedTokenizerBase, override: str | None = None
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        override: str | None = None,
+        *,
+        date: date = TEMPLATE_DATE,
+        kwargs: Mapping[str, Any] | None = None,
+        renderer: TemplateRenderer = RENDERER,
     ) -> Template:
         """Return a template for the tokenizer's own chat template, or for the one in ``override``.
 
-        An override is stored in a copy of the tokenizer, so it is saved with the model.
+        ``date`` is what a template prints as today, ``kwargs`` are values of its variables. An
+        override and the values are stored in a copy of the tokenizer, so they are saved with the
+        model: other software renders the same prompts.
 
         Raises:
             UsageError: the template cannot render an answer, or no token ends one.
         """
-        if override is not None:
-            tokenizer = copy.deepcopy(tokenizer)
-            tokenizer.chat_template = override
-        encoder = SpanEncoder.from_tokenizer(tokenizer)
-        source = tokenizer.chat_template
+        source = tokenizer.chat_template if override is None else override
         if isinstance(source, dict):
             source = source.get("default")
-        chat = ChatFormat.from_template(encoder, source) if source else None
+        if source and kwargs:
+            source = _with_defaults(source, kwargs)
+        if source and source != tokenizer.chat_template:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.chat_template = source
+        encoder = SpanEncoder.from_tokenizer(tokenizer)
+        chat = None
+        if source:
+            special_tokens = {
+                name: str(text) for name, text in tokenizer.special_tokens_map.items()
+            }
+            template = TemplateSource(source, special_tokens, date)
+            chat = ChatFormat.from_template(encoder, template, renderer)
         if chat is None and tokenizer.eos_token_id is None:
             raise UsageError(
                 "tokenizer: no chat template and no EOS token, so generation would never stop",
@@ -102,8 +137,9 @@ class Template:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the template's source."""
-        return hashlib.sha256((self.chat.source if self.chat else "").encode()).hexdigest()
+        """SHA-256 of the template's source and of the date that it prints."""
+        source = f"{self.chat.template.date} {self.chat.template.text}" if self.chat else ""
+        return hashlib.sha256(source.encode()).hexdigest()
 
     # ----------------------------------------------------------------- prompts and answers
 
@@ -115,17 +151,41 @@ class Template:
         """Return the ids of an answer to the prompt, the end token included."""
         return self.encode_exchanges([prompt], [answer])[0][1]
 
-    def encode_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the ids of many prompts, tokenized together."""
-        rows = self.encoder.encode([self._prompt_spans(prompt) for prompt in prompts])
-        return [list(chain.from_iterable(row)) for row in rows]
+    def encode_prompts(
+        self, prompts: Sequence[Prompt], sources: Sequence[str] = ()
+    ) -> list[list[int]]:
+        """Return the ids of many prompts, tokenized together.
+
+        ``sources`` are where the prompts come from, such as ``file:line``, for messages.
+
+        Raises:
+            DataError: the template refuses a prompt.
+        """
+        chats = self._render_chats(prompts, generation=True)
+        spans = [
+            self._prompt_spans(prompt, _named(chat, sources, i))
+            for i, (prompt, chat) in enumerate(zip(prompts, chats, strict=True))
+        ]
+        return [list(chain.from_iterable(row)) for row in self.encoder.encode(spans)]
 
     def encode_exchanges(
-        self, prompts: Sequence[Prompt], answers: Sequence[Answer]
+        self, prompts: Sequence[Prompt], answers: Sequence[Answer], sources: Sequence[str] = ()
     ) -> list[tuple[list[int], list[int]]]:
-        """Return the ids of many prompts and of one answer to each, tokenized together."""
-        texts = [a if isinstance(a, str) else _with_inline_reasoning(a).text for a in answers]
-        pairs = [self._exchange_spans(p, a) for p, a in zip(prompts, texts, strict=True)]
+        """Return the ids of many prompts and of one answer to each, tokenized together.
+
+        ``sources`` are where the prompts come from, such as ``file:line``, for messages.
+
+        Raises:
+            DataError: the template refuses a prompt with its answer.
+        """
+        turns = [Message("assistant", a) if isinstance(a, str) else in_one_text(a) for a in answers]
+        chats = self._render_chats(
+            [p if isinstance(p, str) else (*p, a) for p, a in zip(prompts, turns, strict=True)]
+        )
+        pairs = [
+            self._exchange_spans(prompt, answer.text, _named(chat, sources, i))
+            for i, (prompt, answer, chat) in enumerate(zip(prompts, turns, chats, strict=True))
+        ]
         rows = self.encoder.encode([before + after for before, after in pairs])
         return [
             (
@@ -134,6 +194,22 @@ class Template:
             )
             for row, (before, _) in zip(rows, pairs, strict=True)
         ]
+
+    def decode_answer(self, ids: Sequence[int]) -> str:
+        """Return the text of generated ids without an end token, in the form that records have.
+
+        What the template puts in front of an answer, such as empty tags of reasoning, is removed.
+        """
+        keep_control_tokens = self.chat is not None and self.chat.has_control_tokens_in_answers
+        text: str = self.tokenizer.decode(
+            list(ids),
+            skip_special_tokens=not keep_control_tokens,
+            clean_up_tokenization_spaces=False,
+        )
+        if self.chat is None:
+            return text
+        content = self.chat.content_of(text)
+        return self.encoder.control_pattern.sub("", content) if keep_control_tokens else content
 
     # ----------------------------------------------------------------- examples
 
@@ -158,30 +234,41 @@ class Template:
         part of its prompt. The last answer is always kept complete, because a truncated answer
         teaches the model to stop too early.
         """
-        builder = _TokenizedRecordsBuilder()
+        builder = TokenizedRecordsBuilder()
         rows = iter(records)
         while batch := list(islice(rows, _RECORDS_PER_CALL)):
             pending: list[tuple[Record, list[TextSpan]]] = []
-            for record in batch:
-                try:
-                    spans_of_examples = self._spans_of_record(record)
-                except DataError as error:
-                    builder.leave_out(record, error)
-                else:
-                    pending += [(record, spans) for spans in spans_of_examples]
-                    builder.with_control_tokens += any(
-                        s.literal and self._is_control(s.text) for s in spans_of_examples[0]
-                    )
+            for record, spans_of_examples in self._spans_of_records(batch):
+                if isinstance(spans_of_examples, DataError):
+                    builder.leave_out(record, spans_of_examples)
+                    continue
+                pending += [(record, spans) for spans in spans_of_examples]
+                builder.with_control_tokens += any(
+                    s.literal and self._is_control(s.text) for s in spans_of_examples[0]
+                )
             encoded = self.encoder.encode([spans for _, spans in pending])
             for (record, spans), ids in zip(pending, encoded, strict=True):
                 self._add_example(
-                    builder, record, _build_example(spans, ids), max_length, truncate_prompts
+                    builder, record, build_example(spans, ids), max_length, truncate_prompts
                 )
         return TokenizedRecords(**vars(builder))
 
+    def find_problems(self, records: Iterable[Record]) -> Iterator[LeftOut]:
+        """Yield the records that cannot be rendered, without tokenizing them.
+
+        Raises:
+            DataError: the template runs too long, or makes too much text, for a record.
+        """
+        rows = iter(records)
+        while batch := list(islice(rows, _RECORDS_PER_CALL)):
+            rejected = [replace(r, chosen=r.rejected) for r in batch if isinstance(r, Preference)]
+            for record, spans in self._spans_of_records([*batch, *rejected]):
+                if isinstance(spans, DataError):
+                    yield left_out(record, spans)
+
     def _add_example(
         self,
-        builder: _TokenizedRecordsBuilder,
+        builder: TokenizedRecordsBuilder,
         record: Record,
         example: Example,
         max_length: int,
@@ -191,9 +278,9 @@ class Template:
         if len(example) <= max_length:
             builder.examples.append(example)
         elif isinstance(record, Text):
-            builder.examples += _split_text(example, max_length, len(bos_ids))
+            builder.examples += split_text(example, max_length, len(bos_ids))
             builder.split_texts += 1
-        elif truncate_prompts and (truncated := _truncate_prompt(example, max_length, bos_ids)):
+        elif truncate_prompts and (truncated := truncate_prompt(example, max_length, bos_ids)):
             builder.examples.append(truncated)
             builder.truncated += 1
         else:
@@ -206,40 +293,61 @@ class Template:
 
     # ----------------------------------------------------------------- spans
 
-    def _spans_of_record(self, record: Record) -> list[list[TextSpan]]:
-        match record:
-            case Text():
-                before, answer = self._exchange_spans("", record.text)
-                return [before + answer]
-            case Completion():
-                messages: tuple[Message, ...] = (
-                    Message("user", record.prompt),
-                    Message("assistant", record.completion),
-                )
-            case Chat():
-                messages = tuple(map(_with_inline_reasoning, record.messages))
-            case Preference():
-                messages = (*record.prompt, Message("assistant", record.chosen))
-            case _:
-                raise TypeError(f"no examples are known for {type(record).__name__}")
-        if self.chat:
-            return self.chat.training_examples(messages)
-        *prompt, answer_message = messages
-        before, answer = self._exchange_spans(tuple(prompt), answer_message.text)
+    def _spans_of_records(
+        self, records: Sequence[Record]
+    ) -> Iterator[tuple[Record, list[list[TextSpan]] | DataError]]:
+        """Yield each record with the spans of its examples, or with the reason why it has none.
+
+        Raises:
+            TemplateLimitError: the template runs too long, or makes too much text, for a record.
+        """
+        conversations = [_messages_of(record) for record in records]
+        chats = self._render_chats(["" if c is None else c for c in conversations])
+        for record, messages, chat in zip(records, conversations, chats, strict=True):
+            try:
+                yield record, self._spans_of_record(record, messages, _named(chat, [record.source]))
+            except TemplateLimitError:
+                raise
+            except DataError as error:
+                yield record, error
+
+    def _spans_of_record(
+        self,
+        record: Record,
+        messages: tuple[Message, ...] | None,
+        chat: RenderedConversation | None,
+    ) -> list[list[TextSpan]]:
+        if self.chat and chat is not None:
+            return self.chat.training_examples(chat)
+        if messages is None:
+            before, answer = self._exchange_spans("", content_key(record), None)
+        else:
+            *prompt, answer_message = messages
+            before, answer = self._exchange_spans(tuple(prompt), answer_message.text, None)
         return [before + answer]
 
-    def _prompt_spans(self, prompt: Prompt) -> list[TextSpan]:
-        if isinstance(prompt, str):
-            return self.encoder.plain_text_spans(prompt)
-        prompt = tuple(map(_with_inline_reasoning, prompt))
-        if self.chat:
-            return self.chat.prompt_spans(prompt)
-        return self.encoder.plain_text_spans(_single_user_message(prompt))
+    def _render_chats(
+        self, prompts: Sequence[Prompt], *, generation: bool = False
+    ) -> list[RenderedConversation | DataError | None]:
+        """Render the conversations among the prompts; None for a text, or without a template."""
+        if self.chat is None:
+            return [None] * len(prompts)
+        conversations = [[*map(in_one_text, p)] for p in prompts if not isinstance(p, str)]
+        rendered = iter(self.chat.render(conversations, generation=generation))
+        return [None if isinstance(prompt, str) else next(rendered) for prompt in prompts]
 
-    def _exchange_spans(self, prompt: Prompt, answer: str) -> tuple[list[TextSpan], list[TextSpan]]:
-        if self.chat and not isinstance(prompt, str):
-            return self.chat.exchange_spans(tuple(map(_with_inline_reasoning, prompt)), answer)
-        before = self._prompt_spans(prompt)
+    def _prompt_spans(self, prompt: Prompt, chat: RenderedConversation | None) -> list[TextSpan]:
+        if self.chat and chat is not None:
+            return self.chat.prompt_spans(chat)
+        text = prompt if isinstance(prompt, str) else _single_user_message(prompt)
+        return self.encoder.plain_text_spans(text)
+
+    def _exchange_spans(
+        self, prompt: Prompt, answer: str, chat: RenderedConversation | None
+    ) -> tuple[list[TextSpan], list[TextSpan]]:
+        if self.chat and chat is not None:
+            return self.chat.exchange_spans(chat)
+        before = self._prompt_spans(prompt, None)
         end = (int(self.tokenizer.eos_token_id),) if self.tokenizer.eos_token_id is not None else ()
         if prompt:
             return before, [TextSpan(answer, trained=True, literal=True, following_ids=end)]
@@ -248,27 +356,45 @@ class Template:
         return [bos], [text._replace(following_ids=end)]
 
 
-@dataclass
-class _TokenizedRecordsBuilder:
-    """The fields of :class:`TokenizedRecords` while records are being tokenized."""
+def _messages_of(record: Record) -> tuple[Message, ...] | None:
+    """Return the conversation that is trained on; None for a text."""
+    match record:
+        case Text():
+            return None
+        case Completion():
+            return Message("user", record.prompt), Message("assistant", record.completion)
+        case Chat():
+            return tuple(map(in_one_text, record.messages))
+        case Preference():
+            return (*record.prompt, Message("assistant", record.chosen))
+        case _:
+            raise TypeError(f"no examples are known for {type(record).__name__}")
 
-    examples: list[Example] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    truncated: int = 0
-    split_texts: int = 0
-    with_control_tokens: int = 0
 
-    def leave_out(self, record: Record, error: DataError) -> None:
-        """Record the reason why a record gives no example."""
-        cause, _, detail = error.message.removeprefix(f"{error.where}: ").partition(", ")
-        self.left_out.append(LeftOut(where=record.source, cause=cause, detail=detail[:80]))
+def _named(
+    chat: RenderedConversation | DataError | None, sources: Sequence[str], index: int = 0
+) -> RenderedConversation | None:
+    """Return the conversation.
+
+    Raises:
+        DataError: it could not be rendered; the message has its source.
+    """
+    if not isinstance(chat, DataError):
+        return chat
+    if not sources:
+        raise chat
+    what = chat.message.removeprefix(f"{chat.where}: ")
+    raise type(chat)(sources[index], what, hint=chat.hint)
 
 
-def _with_inline_reasoning(message: Message) -> Message:
-    """Return the message with its reasoning in the text, between the usual marks."""
-    if not message.reasoning:
-        return message
-    return Message(message.role, f"<think>\n{message.reasoning}\n</think>\n\n{message.text}")
+def _with_defaults(source: str, kwargs: Mapping[str, Any]) -> str:
+    """Return the template with values for its variables, unless the caller gives others."""
+    values = {name: json.dumps(value, ensure_ascii=False) for name, value in kwargs.items()}
+    settings = (  # the plus sign keeps a line break that follows
+        f"{{% set {name} = {name} if {name} is defined else {value} +%}}"
+        for name, value in sorted(values.items())
+    )
+    return "".join(settings) + source
 
 
 def _single_user_message(messages: Sequence[Message]) -> str:
@@ -280,42 +406,6 @@ def _single_user_message(messages: Sequence[Message]) -> str:
         f"the model has no chat template, so it takes one user message, got {roles}",
         hint="use the instruction-tuned variant of the model, or set technique.chat_template",
     )
-
-
-def _build_example(spans: Sequence[TextSpan], ids: Sequence[Sequence[int]]) -> Example:
-    lengths = [len(part) for part in ids]
-    return Example(
-        np.fromiter(chain.from_iterable(ids), np.int32, sum(lengths)),
-        np.repeat(np.array([span.trained for span in spans], bool), lengths),
-    )
-
-
-def _split_text(example: Example, limit: int, bos_length: int) -> Iterator[Example]:
-    """Yield the parts of a long text, each with the BOS of a complete text in front."""
-    step = limit - bos_length
-    for start in range(bos_length, len(example), step):
-        stop = start + step
-        yield Example(
-            np.r_[example.ids[:bos_length], example.ids[start:stop]],
-            np.r_[example.trained[:bos_length], example.trained[start:stop]],
-        )
-
-
-def _truncate_prompt(example: Example, limit: int, bos_ids: tuple[int, ...]) -> Example | None:
-    """Return the newest part of a conversation, or None if no token of its prompt would remain.
-
-    A BOS at the start is kept. An earlier answer that is cut in two is no longer trained.
-    """
-    ids, trained = np.asarray(example.ids), np.asarray(example.trained)
-    bos_length = len(bos_ids) if tuple(ids[: len(bos_ids)]) == bos_ids else 0
-    start = len(ids) - (limit - bos_length)
-    untrained = np.flatnonzero(~trained)
-    if start > untrained[-1]:
-        return None
-    kept_trained = trained[start:].copy()
-    if trained[start - 1]:
-        kept_trained[: untrained[untrained >= start][0] - start] = False
-    return Example(np.r_[ids[:bos_length], ids[start:]], np.r_[trained[:bos_length], kept_trained])
 
 
 def read_chat_template(options: TrainingOptions) -> str | None:

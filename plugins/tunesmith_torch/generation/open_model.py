@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from tunesmith.contracts import TextModel
-from tunesmith_torch.data.templates import Template, read_chat_template
+from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.initial_model import adapter_base_folder
@@ -53,6 +53,4 @@ def open_text_model(
     adapted: nn.Module = base.model
     if adapter and artifact is not None:
         adapted = artifacts.attach_adapter(base, artifact, fused_kernels=options.fused_kernels)
-    return TorchTextModel(
-        adapted, Template.from_tokenizer(base.tokenizer, read_chat_template(options)), torch_device
-    )
+    return TorchTextModel(adapted, Template.from_options(base.tokenizer, options), torch_device)

@@ -232,12 +232,7 @@ class TorchTextModel:
         ]
 
     def _decode(self, ids: Sequence[int], ended: bool) -> str:
-        text: str = self.template.tokenizer.decode(
-            list(ids[:-1] if ended else ids),
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        return text
+        return self.template.decode_answer(ids[:-1] if ended else ids)
 
     def _check_context(self, lengths: Sequence[int], description: str) -> None:
         context = self.context

@@ -11,7 +11,7 @@ import numpy as np
 from tunesmith.contracts import EstimateRequest
 from tunesmith.records import Preference, Record, last_exchange
 from tunesmith_torch.data.packing import Example, pack, padded_batches
-from tunesmith_torch.data.templates import Template, read_chat_template
+from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.workload import (
     AUTO_BATCH_SIZE,
     AUTO_MICRO_BATCH_TOKENS,
@@ -40,9 +40,7 @@ def exact_workload(
     """Return the workload as training will find it, or None without a tokenizer or rows."""
     if request.tokenizer is None or request.assumed is not None or not request.train:
         return None
-    template = Template.from_tokenizer(
-        load_tokenizer(request.tokenizer), read_chat_template(options)
-    )
+    template = Template.from_options(load_tokenizer(request.tokenizer), options)
     limit = min(options.max_length, context_length)
     rows, left_out, common_prefix_tokens = _tokenize_rows(
         template, request.train, limit, grouping, options

@@ -12,7 +12,9 @@ A table of the run file is an options class; a table within it is a field with a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -85,6 +87,12 @@ CHECKPOINTING_HELP = (
     "Recompute activations in the backward pass: less memory, more time. "
     '"auto" does so only if a step would not fit into memory otherwise.'
 )
+
+
+TEMPLATE_DATE = date(2024, 7, 26)
+"""The date that chat templates print by default; those of Llama 3 do so without a clock."""
+_TEMPLATE_VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_RENDERER_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
 
 class OptimizerOptions(Options):
@@ -238,6 +246,21 @@ class TrainingOptions(Options):
         description="File with a chat template that replaces the one of the model.",
         json_schema_extra={"path": True},
     )
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        default={},
+        description=(
+            "Values for variables of the chat template, such as enable_thinking = false; they are "
+            "saved with the model, as its template's defaults."
+        ),
+    )
+    chat_template_date: date = Field(
+        default=TEMPLATE_DATE,
+        description=(
+            "The date that the chat template prints as today, in training and evaluation; always "
+            "the same, so that results do not depend on the day."
+        ),
+        strict=False,  # a date of TOML, or text such as 2024-07-26
+    )
     optimizer: OptimizerOptions = Field(
         default_factory=OptimizerOptions, description="The optimizer, and gradient clipping."
     )
@@ -255,6 +278,14 @@ class TrainingOptions(Options):
         key = cls.EARLIER_WORDS.get(str(info.field_name))
         if key is not None and isinstance(value, str):
             raise ValueError(f'is a table; write `{key} = "{value}"`')
+        return value
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_template_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not _TEMPLATE_VARIABLE.fullmatch(name) or name in _RENDERER_VARIABLES:
+                raise ValueError(f"{name!r} is no variable of a template that can be set")
         return value
 
     @property

@@ -220,9 +220,9 @@ def tokenize_pairs(records: Sequence[Record], template: Template) -> list[Comple
         DataError: a record is not a preference.
     """
     pairs = [_check_pair(record) for record in records]
-    prompts = [record.prompt for record in pairs]
-    chosen = template.encode_exchanges(prompts, [record.chosen for record in pairs])
-    rejected = template.encode_exchanges(prompts, [record.rejected for record in pairs])
+    prompts, sources = [record.prompt for record in pairs], [record.source for record in pairs]
+    chosen = template.encode_exchanges(prompts, [record.chosen for record in pairs], sources)
+    rejected = template.encode_exchanges(prompts, [record.rejected for record in pairs], sources)
     return [
         CompletionGroup(prompt, (chosen_ids, rejected_ids))
         for (prompt, chosen_ids), (_, rejected_ids) in zip(chosen, rejected, strict=True)

@@ -7,6 +7,7 @@ is a frozen copy of the model that training began with.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -78,6 +79,9 @@ class PolicyTask(TrainingTask[list[Prompt]]):
             text = f"{left_out}: longer than {limit} tokens"
             job.emit(Notice(level="warning", source="data", message=text))
         return fitting
+
+    def token_rows(self, data: list[Prompt], template: Template) -> Iterable[Sequence[int]]:
+        return template.encode_prompts(data)
 
     def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
         """Load the reward model and the reference, and set up sampling, loss and monitor."""

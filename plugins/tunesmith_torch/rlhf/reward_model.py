@@ -24,7 +24,7 @@ from tunesmith.records import Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.models.loading import context_length
+from tunesmith_torch.models.loading import context_length, load_tokenizer
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.preference import RewardLossOptions
@@ -199,7 +199,9 @@ class RewardModel:
         net.load_head(artifact)
         net.to(device).eval().requires_grad_(False)
         sharing = packing and can_share_prefix(inner, context_length(base))
-        return cls(net, Template.from_tokenizer(base.tokenizer), GroupLayout(packing, sharing))
+        # The artifact has the template that it was trained with, which the base may not have.
+        template = Template.from_tokenizer(load_tokenizer(artifact))
+        return cls(net, template, GroupLayout(packing, sharing))
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         """Return the reward of each completion after its prompt."""

@@ -128,8 +128,5 @@ class RolloutGenerator:
 
     def decode(self, completion: GeneratedSequence) -> str:
         """Return the text of a completion without its end token, as rewards see it."""
-        ids = list(completion.ids[:-1] if completion.finish_reason == "stop" else completion.ids)
-        text: str = self._template.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+        ended = completion.finish_reason == "stop"
+        return self._template.decode_answer(completion.ids[:-1] if ended else completion.ids)

@@ -17,7 +17,7 @@ In both layouts the completions of a micro-batch alternate: ``[0::2]`` are the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,13 @@ class PairData:
     def details(self) -> JSON:
         """Facts about the layout, for events."""
         return {"shared_prompts": self.layout.share_prompts}
+
+
+def pair_rows(pairs: Sequence[CompletionGroup]) -> Iterator[Sequence[int]]:
+    """Yield the token ids of pairs: the prompt, then both completions."""
+    for pair in pairs:
+        yield pair.prompt
+        yield from pair.completions
 
 
 def fitting_pairs(job: Job[Any], template: Template, limit: int) -> list[CompletionGroup]:

@@ -20,7 +20,8 @@ from tunesmith_torch.data.packing import (
     pad_to_multiple,
     padded_batches,
 )
-from tunesmith_torch.data.templates import Template, TokenizedRecords
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.kernels.tree_attention import TreeLayout
 from tunesmith_torch.losses.rows_alone import loss_of_rows
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
@@ -29,6 +30,7 @@ from tunesmith_torch.options.training import SupervisedOptions
 from tunesmith_torch.prefix.common_prefix import collate_with_prefix, shared_prefix_length
 from tunesmith_torch.prefix.prefix_check import Report
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
+from tunesmith_torch.training.token_digest import Row
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 Layout = tuple[MicroBatch, TreeLayout | None]
@@ -127,6 +129,11 @@ class SupervisedTask(TrainingTask[TokenizedRecords]):
 
     def longest_row(self, data: TokenizedRecords, limit: int) -> int:
         return max(len(example) for example in data.examples)
+
+    def token_rows(self, data: TokenizedRecords, template: Template) -> Iterator[Row]:
+        for example in data.examples:
+            yield example.ids
+            yield example.trained
 
     def prepare(self, session: Session, data: TokenizedRecords) -> Prepared:
         adapted, options = session.adapted, session.options

@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.events import JSON, Event, Notice, TrainingFinished, TrainingStarted
 from tunesmith.storage import write_atomic
-from tunesmith_torch.data.templates import Template, read_chat_template
+from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapter_stack import adapt_model, combine_adapters
@@ -64,6 +64,7 @@ from tunesmith_torch.training.loop import (
     TrainingMonitor,
     run_training_loop,
 )
+from tunesmith_torch.training.token_digest import Row, check_tokens
 
 DataT = TypeVar("DataT")
 
@@ -156,6 +157,13 @@ class TrainingTask(ABC, Generic[DataT]):
         """Return the tokens of the longest row, or an upper bound."""
         return limit
 
+    def token_rows(self, data: DataT, template: Template) -> Iterable[Row]:
+        """Return the token ids of the training data.
+
+        A resumed run is refused if they differ from those that training began with.
+        """
+        return ()
+
     def adapt(
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
     ) -> AdaptedModel:
@@ -221,7 +229,7 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     folder = base_folder(job.model, initial)
     limit = min(options.max_length, config_context_length(load_config(folder)))
     tokenizer = load_tokenizer(folder)
-    template = Template.from_tokenizer(tokenizer, read_chat_template(options))
+    template = Template.from_options(tokenizer, options)
     notices: list[Event] = []
     with ThreadPoolExecutor(1) as executor:
         quiet_job = replace(job, emit=notices.append)  # events are emitted by one thread only
@@ -238,6 +246,7 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     for notice in notices:
         job.emit(notice)
     data = tokenizing.result()
+    distributed.rank_0_first(lambda: check_tokens(job, template, task.token_rows(data, template)))
     adapted = task.adapt(base, precision, job, initial)
     layout = choose_row_layout(
         adapted, packing=options.packing, longest=task.longest_row(data, limit)

@@ -15,6 +15,7 @@ from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
 from tunesmith_plugins.checks.chat_template.review import has_chat_template, review
+from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
 
 USER = Message("user", "Who?")
 SYSTEM = Message("system", "Be brief.")
@@ -131,3 +132,79 @@ def test_the_places_of_a_template(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "chat_template.jinja").write_text("x")
     assert has_chat_template(tmp_path)
+
+
+# ------------------------------------------------------------ rows and the template
+
+
+def chat_model(folder: Path, template: str) -> Path:
+    tiny_tokenizer(template=template).save_pretrained(model_folder(folder))
+    return folder
+
+
+CLOSED = CHATML.replace("assistant\n' }}", "assistant\n<think>\n\n</think>\n\n' }}")
+NO_SYSTEM = "{% for m in messages %}{% if m.role == 'system' %}BODY{% endif %}{% endfor %}" + CHATML
+REASONING = Completion(source="rows:5", prompt="Who?", completion="<think>hm</think>Me.")
+
+
+def test_rows_that_the_template_writes_are_no_finding(tmp_path: Path) -> None:
+    rows = [*PAIR, *WITH_SYSTEM, *TURNS, *CHOICE, REASONING]
+    assert review(plan(chat_model(tmp_path, CHATML)), rows, rows) == []
+
+
+def test_reasoning_after_a_prompt_without_it_is_refused(tmp_path: Path) -> None:
+    (finding,) = review(plan(chat_model(tmp_path, CLOSED)), [*PAIR, REASONING], PAIR)
+    assert (finding.level, finding.where) == ("error", "technique.chat_template")
+    assert "has reasoning, but the prompt ends with </think>" in finding.message
+    assert "1 row, the first is rows:5" in finding.message
+    assert "technique.chat_template_kwargs" in finding.hint
+    switch = CHATML + (
+        "{% if add_generation_prompt and thinking is not defined %}"
+        "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    )
+    model = chat_model(tmp_path / "switch", switch)
+    assert len(review(plan(model), [REASONING], [])) == 1
+    table = {"chat_template_kwargs": {"thinking": True}}
+    assert review(plan(model, table), [REASONING], []) == [], "the hint helps"
+
+
+def test_a_message_that_the_template_drops_is_refused(tmp_path: Path) -> None:
+    silent = CHATML.replace("in messages %}", "in messages if message.role != 'system' %}")
+    (finding,) = review(plan(chat_model(tmp_path, silent)), [*PAIR, *WITH_SYSTEM], TURNS)
+    assert finding.level == "error"
+    assert "leaves out a message" in finding.message
+    assert "the first is rows:7" in finding.message
+    assert "user message" in finding.hint
+
+
+def test_rows_that_the_template_refuses_are_a_warning_unless_they_are_all(tmp_path: Path) -> None:
+    source = NO_SYSTEM.replace("BODY", "{{ raise_exception('no system role') }}")
+    model = chat_model(tmp_path, source)
+    (finding,) = review(plan(model), [*PAIR, *WITH_SYSTEM, *CHOICE], PAIR)
+    assert finding.level == "warning"
+    assert "no system role (3 rows, the first is rows:7): left out of training" in finding.message
+    (finding,) = review(plan(model), WITH_SYSTEM, WITH_SYSTEM)
+    assert finding.level == "error"
+
+
+def test_the_row_on_which_a_template_runs_away_is_named(tmp_path: Path) -> None:
+    model = chat_model(tmp_path, NO_SYSTEM.replace("BODY", "{% set x = 'x' * 10 ** 11 %}"))
+    (finding,) = review(plan(model), [*PAIR, *WITH_SYSTEM], PAIR)
+    assert (finding.level, finding.where) == ("error", "rows:7")
+    assert "the chat template is stopped, it needs too much memory" in finding.message
+
+
+def test_a_template_that_cannot_be_used_at_all_is_refused(tmp_path: Path) -> None:
+    model = chat_model(tmp_path, "{{ raise_exception('never') }}")
+    (finding,) = review(plan(model), PAIR, PAIR)
+    assert (finding.level, finding.where) == ("error", "technique.chat_template")
+    assert "never" in finding.message
+
+
+def test_each_template_of_a_run_is_checked_once(tmp_path: Path) -> None:
+    model = chat_model(tmp_path, CLOSED)
+    (tmp_path / "other.jinja").write_text(CHATML)
+    table = {"chat_template": str(tmp_path / "other.jinja")}
+    stages = {"use": "rlhf", "supervised": table, "reward": {}, "policy": {}}
+    (finding,) = review(plan(model, stages), [REASONING], [])
+    assert finding.where == "technique.reward.chat_template"

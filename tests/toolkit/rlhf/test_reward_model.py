@@ -34,6 +34,7 @@ from tunesmith_torch.rlhf.reward_model import (
     bradley_terry,
 )
 from tunesmith_torch.runtime.device import pick_precision
+from tunesmith_torch.testing.tiny_model import CHATML
 from tunesmith_torch.training import trainer
 
 CPU = torch.device("cpu")
@@ -190,6 +191,18 @@ def test_rewards_are_computed_without_dropout(tmp_path: Path, tiny_folder: Path)
     model.net.train()
     assert model.rewards(*inputs) == rewards
     assert model.net.training
+
+
+def test_rewards_use_the_template_that_the_reward_model_was_trained_with(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_text("Hello. " + CHATML)
+    config = options(max_steps=1, chat_template=str(file))
+    artifact, _ = train(tmp_path / "run", tiny_folder, config)
+    template = RewardModel.load(tiny_folder, artifact.path, CPU, FP32).template
+    ids = template.encode_prompt((Message("user", "hi"),))
+    assert template.tokenizer.decode(ids).startswith("Hello. ")
 
 
 def test_an_adapter_without_a_reward_head_is_refused(tmp_path: Path, tiny_folder: Path) -> None:

@@ -1,9 +1,12 @@
-"""Find rows and baselines that need a chat template where the base model has none.
+"""Find rows and baselines that the chat template cannot write, and those that have none.
 
 A base model without a chat template takes plain text: one user message, or a text to go on from. A
 conversation with a system prompt or with several turns has no form for it, and neither has a
 few-shot baseline, which puts earlier turns before the question. Without this check a run would find
 that out after it has read the weights.
+
+With a template every row is rendered, as training will. Rows that would be left out are reported;
+the run is refused if the template contradicts a row, drops a part of it, or runs without end.
 
 Only techniques with the options of the toolkit are checked, because others may write conversations
 in their own way. Of a model that is not on this machine nothing is known yet.
@@ -12,21 +15,31 @@ in their own way. Of a model that is not on this machine nothing is known yet.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from tunesmith.contracts import Finding
+from tunesmith.contracts import Finding, LeftOut
+from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
 from tunesmith.records import Record, Text, exchanges
 from tunesmith.text import format_count
+from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
 from tunesmith_torch.options.training import TrainingOptions
 
 _REMEDY = (
     "set technique.chat_template to a file with a template, or use the instruction-tuned variant "
     "of the model"
 )
+_HINTS = {
+    HAS_REASONING: "set technique.chat_template_kwargs to what turns reasoning on in this template "
+    "(enable_thinking or thinking = true), or remove the reasoning from these rows",
+    DROPS_MESSAGE: "set technique.chat_template to a file with a template that writes this role, "
+    "or move its text into the user message",
+    REFUSED: "change the rows, or set technique.chat_template to a file with another template",
+}
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
 
@@ -45,14 +58,64 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> li
         if options.chat_template is None and options.initial_model is None
     ]
     needs = list(_parts_that_need_a_template(plan, train, heldout)) if lacking else []
-    folder = plan.found_model.tokenizer() if needs else None
-    if folder is None or has_chat_template(folder):
+    folder = plan.found_model.tokenizer() if stages and not findings else None
+    if folder is None:
         return findings
+    if has_chat_template(folder) or not lacking:
+        return list(_find_rendering_problems(folder, stages, [*train, *heldout]))
     for where, what, other_remedy in needs:
         key = where or f"{lacking[0]}.chat_template"
         message = f"the base model has no chat template, and {what}: {other_remedy}, {_REMEDY}"
         findings.append(Finding(level="error", where=key, message=message))
     return findings
+
+
+def _find_rendering_problems(
+    folder: Path, stages: Mapping[str, TrainingOptions], records: Sequence[Record]
+) -> Iterator[Finding]:
+    """Yield a finding for each reason why rows cannot be written with the template of a stage."""
+    from tunesmith_torch.data.templates import Template
+    from tunesmith_torch.models.loading import load_tokenizer
+
+    seen: list[tuple[object, ...]] = []
+    for where, options in stages.items():
+        key = (
+            options.chat_template, options.chat_template_kwargs, options.chat_template_date
+        )  # fmt: skip
+        if options.initial_model is not None or key in seen:
+            continue
+        seen.append(key)
+        try:
+            template = Template.from_options(load_tokenizer(folder), options)
+            problems = list(template.find_problems(records))
+        except EnvironmentProblem:
+            return  # the message about that comes when the model is loaded
+        except UsageError as error:
+            yield Finding(
+                level="error",
+                where=f"{where}.chat_template",
+                message=error.message,
+                hint=error.hint or "",
+            )
+        except DataError as error:
+            what = error.message.removeprefix(f"{error.where}: ")
+            yield Finding(level="error", where=error.where, message=what, hint=_REMEDY)
+        else:
+            yield from _summarize(problems, f"{where}.chat_template", len(records))
+
+
+def _summarize(problems: Sequence[LeftOut], where: str, rows: int) -> Iterator[Finding]:
+    """Yield one finding per cause, with the number of rows and the first of them."""
+    for cause, count in Counter(problem.cause for problem in problems).items():
+        first = next(problem for problem in problems if problem.cause == cause)
+        text = f"{cause}, {first.detail} ({format_count(count, 'row')}, the first is {first.where})"
+        refused = cause in (HAS_REASONING, DROPS_MESSAGE) or count >= rows
+        yield Finding(
+            level="error" if refused else "warning",
+            where=where,
+            message=text if refused else f"{text}: left out of training",
+            hint=_HINTS.get(cause, "") if refused else "",
+        )
 
 
 def has_chat_template(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tunesmith.contracts import Job
@@ -11,7 +12,7 @@ from tunesmith_torch.memory_estimate.policies import pair_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.preference.objective import PreferenceObjective
 from tunesmith_torch.prefix.completion_groups import CompletionGroup
-from tunesmith_torch.training.pair_data import PairData, fitting_pairs
+from tunesmith_torch.training.pair_data import PairData, fitting_pairs, pair_rows
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
@@ -25,6 +26,11 @@ class PreferenceTask(TrainingTask[list[CompletionGroup]]):
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[CompletionGroup]:
         """Return the pairs that fit; report the others."""
         return fitting_pairs(job, template, limit)
+
+    def token_rows(
+        self, data: list[CompletionGroup], template: Template
+    ) -> Iterator[Sequence[int]]:
+        return pair_rows(data)
 
     def prepare(self, session: Session, data: list[CompletionGroup]) -> Prepared:
         """Set up the loss, and compute the log-probabilities of the reference if it needs them."""

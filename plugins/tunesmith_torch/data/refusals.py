@@ -1,0 +1,5 @@
+"""Reasons why a conversation cannot be written with a chat template; they begin the message."""
+
+REFUSED = "the chat template refuses it"
+HAS_REASONING = "its answer has reasoning"
+DROPS_MESSAGE = "the chat template leaves out a message"

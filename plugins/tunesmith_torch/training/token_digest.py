@@ -1,0 +1,75 @@
+"""The digest of a job's token ids: a resumed run trains on the ids that it started with.
+
+The core compares rows, options and the files of the base model. Token ids also depend on the text
+of a chat template's file, on the tokenizer's library, and on whatever else a template reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.contracts import Job
+from tunesmith.errors import UsageError
+from tunesmith.storage import write_atomic
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.options.training import TrainingOptions
+
+Row: TypeAlias = Sequence[int] | NDArray[Any]
+"""Integers or truth values of a row."""
+TOKENS_FILE = "tokens.json"
+"""File in a job's folder with the digest."""
+_OPTIONS = {
+    "max_length", "chat_template", "chat_template_kwargs", "chat_template_date", "truncate_prompts",
+}  # fmt: skip
+
+
+def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None:
+    """Store the digest of the token ids in the job's folder, or compare it with the stored one.
+
+    If rows or options have changed too, the user has accepted it, and the digest is stored anew.
+
+    Raises:
+        UsageError: the same rows and options give other token ids than before.
+    """
+    path = job.out / TOKENS_FILE
+    digests = {
+        "inputs": _digest_inputs(job),
+        "chat_template": template.sha256,
+        "token_ids": digest_rows(rows),
+    }
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if stored.get("inputs") != digests["inputs"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(digests, indent=2) + "\n")
+    elif stored["token_ids"] != digests["token_ids"]:
+        same_template = stored["chat_template"] == digests["chat_template"]
+        cause = "its tokenizer" if same_template else "its chat template"
+        raise UsageError(
+            f"the rows have other token ids than when training began: {cause} has changed, "
+            f"digest was {stored['token_ids'][:12]}, is now {digests['token_ids'][:12]}",
+            hint="restore its files and the versions of the libraries, or start a new run; to "
+            f"train on with the new ids, delete {path}",
+        )
+
+
+def digest_rows(rows: Iterable[Row]) -> str:
+    """Return the SHA-256 of rows of integers, their lengths and order included."""
+    digest = hashlib.sha256()
+    for row in rows:
+        numbers = np.asarray(row, dtype="<i8")
+        digest.update(len(numbers).to_bytes(8, "little") + numbers.tobytes())
+    return digest.hexdigest()
+
+
+def _digest_inputs(job: Job[Any]) -> str:
+    options: TrainingOptions = job.config
+    digest = hashlib.sha256(repr(sorted(options.model_dump(include=_OPTIONS).items())).encode())
+    for record in job.train:
+        digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

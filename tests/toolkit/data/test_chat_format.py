@@ -1,0 +1,51 @@
+"""What a chat format makes of generated text, and the account of records without an example."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.errors import DataError
+from tunesmith.records import Completion
+from tunesmith_torch.data.chat_format import ChatFormat
+from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
+from tunesmith_torch.data.template_renderer import TemplateSource
+from tunesmith_torch.data.tokenization import SpanEncoder
+from tunesmith_torch.data.tokenized_records import TokenizedRecords, left_out
+from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+
+OPENED = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+KEYED = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+    "{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' }}{% endif %}"
+    "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "generated", "content"),
+    [
+        (CHATML, "Paris.", "Paris."),
+        (CHATML, "<think>\nhm\n</think>\n\nParis.", "<think>\nhm\n</think>\n\nParis."),
+        (OPENED, "\n</think>\n\nParis.", "Paris."),
+        (OPENED, "hm\n</think>\n\nParis.", "<think>\nhm\n</think>\n\nParis."),
+        (OPENED, "hm, not yet over", "hm, not yet over"),
+        (KEYED, "<think>\n\n</think>\n\nParis.", "Paris."),
+        (KEYED, "<think>\nhm\n</think>\n\nParis.", "<think>\nhm\n</think>\n\nParis."),
+        (KEYED, "Paris.", "Paris."),
+    ],
+)
+def test_generated_text_is_read_as_rows_have_it(source: str, generated: str, content: str) -> None:
+    encoder = SpanEncoder.from_tokenizer(tiny_tokenizer())
+    chat = ChatFormat.from_template(encoder, TemplateSource(source))
+    assert chat.content_of(generated) == content
+    assert chat.reads_reasoning_key == (source == KEYED)
+
+
+@pytest.mark.parametrize("cause", [REFUSED, HAS_REASONING, DROPS_MESSAGE])
+def test_a_reason_is_split_into_cause_and_detail(cause: str) -> None:
+    record = Completion(source="f:1", prompt="q", completion="a")
+    account = left_out(record, DataError("conversation", f"{cause}, because, so"))
+    assert (account.where, account.cause, account.detail) == ("f:1", cause, "because, so")
+    empty = TokenizedRecords(examples=(), left_out=[account])
+    assert (empty.tokens, empty.trained_tokens) == (0, 0)
