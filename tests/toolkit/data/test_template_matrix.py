@@ -11,6 +11,7 @@ from tests.toolkit.data import reasoning_families, template_families
 from tests.toolkit.data.template_families import Family
 
 from tunesmith.records import Chat, Message, Prompt, exchanges
+from tunesmith_torch.data.conversation import in_one_text
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.testing.tiny_model import tiny_tokenizer
 
@@ -143,11 +144,12 @@ def test_a_conversation_is_exact_or_refused(name: str, kind: str) -> None:
         stop = len(prompt_ids) + len(answer_ids)
         assert ids[len(prompt_ids) : stop] == answer_ids
         assert all(trained[len(prompt_ids) : stop])
-        assert template.tokenizer.decode(answer_ids) == expected_text(family, answer)
+        text = in_one_text(answer).text
+        assert template.tokenizer.decode(answer_ids) == expected_text(family, text)
         assert answer_ids[-1] in template.end_ids
         assert not set(answer_ids[:-1]) & {answer_ids[-1]}
         # Evaluation reads the answer as the row has it.
-        assert template.decode_answer(answer_ids[:-1]).strip() == answer.strip()
+        assert template.decode_answer(answer_ids[:-1]).strip() == text.strip()
     assert len(last_ids) == stop
     assert sum(sum(map(bool, e.trained)) for e in tokenized.examples) == sum(
         len(template.encode_answer(p, a)) for p, a in pairs
