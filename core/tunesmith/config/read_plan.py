@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.evaluators import Evaluators, assign_ids, check_gate_metrics
+from tunesmith.config.paths import with_absolute_paths
 from tunesmith.config.run_file import RunFile, dotted_items
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import (
@@ -262,7 +262,7 @@ class _Reader:
         except ValidationError as error:
             self.problems += convert_problems(error, where, options)
             return None
-        return _with_absolute_paths(checked, self.runfile.folder)
+        return with_absolute_paths(checked, self.runfile.folder)
 
     def _data(self) -> tuple[DataOptions | None, Component[DataLoaderOffer[Any]] | None]:
         table = self._table("data")
@@ -407,35 +407,6 @@ def _offers(plan: Plan) -> Iterator[ComponentOffer[Any]]:
     yield plan.technique.offer
     yield from (component.offer for component in plan.evaluators)
     yield from (component.offer for component in plan.reporters)
-
-
-def _with_absolute_paths(options: M, folder: Path) -> M:
-    """Return the options with every path option made absolute."""
-    changes = {}
-    for name, info in type(options).model_fields.items():
-        value = options.__dict__[name]
-        if _is_path(info):
-            changes[name] = _absolute_path(value, folder)
-        elif isinstance(value, BaseModel):
-            changes[name] = _with_absolute_paths(value, folder)
-        elif isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
-            changes[name] = [_with_absolute_paths(item, folder) for item in value]
-    return options.model_copy(update=changes) if changes else options
-
-
-def _is_path(info: FieldInfo) -> bool:
-    """Return True if the type of an option is a path, also as a part of ``DataPath | None``."""
-    branches = (item for branch in get_args(info.annotation) for item in get_args(branch)[1:])
-    extras = [f.json_schema_extra for f in (info, *branches) if isinstance(f, FieldInfo)]
-    return any(isinstance(extra, dict) and bool(extra.get("path")) for extra in extras)
-
-
-def _absolute_path(value: Any, folder: Path) -> Any:
-    if isinstance(value, str):
-        return str(folder / Path(value).expanduser())
-    if isinstance(value, (list, tuple)):
-        return type(value)(_absolute_path(item, folder) for item in value)
-    return value
 
 
 def _is_union_branch(part: str | int) -> bool:

@@ -32,12 +32,14 @@ from tunesmith.records import Message
 from tunesmith_torch.data.conversation import (
     RenderedConversation,
     TemplateLimitError,
+    drops_tools_error,
     error_of,
-    message_fields,
     prepare_conversation,
     require_all_texts,
+    weighted_pieces,
 )
-from tunesmith_torch.data.reasoning import PromptEnd, join_answer, split_answer
+from tunesmith_torch.data.message_fields import answer_of, find_missing_calls, message_fields
+from tunesmith_torch.data.reasoning import PromptEnd, join_answer
 from tunesmith_torch.data.refusals import HAS_REASONING
 from tunesmith_torch.data.template_renderer import (
     RENDERER,
@@ -46,14 +48,15 @@ from tunesmith_torch.data.template_renderer import (
     TemplateRenderer,
     TemplateSource,
 )
-from tunesmith_torch.data.tokenization import ControlTokenMarks, SpanEncoder, TextSpan
+from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
 
 _TEST_QUESTION, _TEST_ANSWER, _TEST_REASONING = "question-4d1c", "answer-9e2b", "reasoning-7a3f"
 
 
 class _AnswerRange(NamedTuple):
-    """The character range of an answer in the text of a conversation."""
+    """The character range of an answer in the text of a conversation, and its turn."""
 
+    turn: int
     start: int
     stop: int
 
@@ -165,7 +168,7 @@ class ChatFormat:
         """
         fields = []
         for message in messages:
-            answer = split_answer(message.text) if message.role == "assistant" else None
+            answer = answer_of(message) if message.role == "assistant" else None
             fields.append(message_fields(message, answer, self.reads_reasoning_key))
         (result,) = self.renderer.render(self.template, [Conversation(fields, prefixes)])
         if isinstance(result, Failure):
@@ -208,7 +211,7 @@ class ChatFormat:
     def prompt_spans(self, conversation: RenderedConversation) -> list[TextSpan]:
         """Return the spans of the prompt that asks the model to continue the conversation."""
         text, answers, _ = self._prompt_with_answers(conversation, len(conversation.messages))
-        return self._spans(conversation.marks, text, answers, train=False)
+        return self._spans(conversation, text, answers, train=False)
 
     def exchange_spans(
         self, conversation: RenderedConversation
@@ -220,8 +223,8 @@ class ChatFormat:
         last = len(conversation.messages) - 1
         text, answers, _ = self._prompt_with_answers(conversation, last)
         return (
-            self._spans(conversation.marks, text, answers, train=False),
-            self._answer_spans(conversation.marks, self._answer(conversation, last)),
+            self._spans(conversation, text, answers, train=False),
+            self._answer_spans(conversation, last, self._answer(conversation, last)),
         )
 
     def training_examples(self, conversation: RenderedConversation) -> list[list[TextSpan]]:
@@ -234,22 +237,22 @@ class ChatFormat:
         Raises:
             DataError: the conversation has no assistant turn, or its prompt contradicts it.
         """
-        marks, turns = conversation.marks, conversation.turns
+        turns = [turn for turn in conversation.turns if conversation.originals[turn].is_trained]
         if not turns:
             raise DataError("conversation", "no assistant turn to learn")
         last = turns[-1]
         text, answers, all_found = self._prompt_with_answers(conversation, last)
-        last_answer = self._answer_spans(marks, self._answer(conversation, last))
+        last_answer = self._answer_spans(conversation, last, self._answer(conversation, last))
         if all_found:
-            return [self._spans(marks, text, answers, train=True) + last_answer]
+            return [self._spans(conversation, text, answers, train=True) + last_answer]
         examples = []
         for turn in turns[:-1]:
             prompt_text, earlier_answers, _ = self._prompt_with_answers(conversation, turn)
             examples.append(
-                self._spans(marks, prompt_text, earlier_answers, train=False)
-                + self._answer_spans(marks, self._answer(conversation, turn))
+                self._spans(conversation, prompt_text, earlier_answers, train=False)
+                + self._answer_spans(conversation, turn, self._answer(conversation, turn))
             )
-        return [*examples, self._spans(marks, text, answers, train=False) + last_answer]
+        return [*examples, self._spans(conversation, text, answers, train=False) + last_answer]
 
     def content_of(self, text: str) -> str:
         """Return a generated answer as records have it, without what the template adds to it."""
@@ -287,7 +290,7 @@ class ChatFormat:
             answer = self._rendered_answer(conversation, turn)
             position = answers[-1].stop if answers else 0
             if answer is not None and len(before) >= position and text.startswith(before + answer):
-                answers.append(_AnswerRange(len(before), len(before) + len(answer)))
+                answers.append(_AnswerRange(turn, len(before), len(before) + len(answer)))
             else:
                 all_found = False
         return text, answers, all_found
@@ -315,6 +318,9 @@ class ChatFormat:
         found = self._rendered_answer(conversation, turn)
         if found is not None:
             return found
+        message = conversation.messages[turn]
+        if message.tool_calls:
+            raise drops_tools_error(f"the call of {message.tool_calls[0].name}")
         if end is not None and end.is_open:
             return end.close(answer) + self.end_text
         return answer.text + self.end_text
@@ -329,6 +335,8 @@ class ChatFormat:
         if found is None or answer.content.strip() not in found:
             return None
         if answer.has_reasoning and answer.reasoning.strip() not in found:
+            return None
+        if find_missing_calls(conversation.messages[turn], found):
             return None
         if end is not None and end.is_open:
             before, closing, _ = found.partition(end.tag)
@@ -345,20 +353,36 @@ class ChatFormat:
         return answer[: index + len(self.end_text)] if index >= 0 else None
 
     def _answer_spans(
-        self, marks: ControlTokenMarks, text: str, *, trained: bool = True
+        self, conversation: RenderedConversation, turn: int, text: str, *, trained: bool = True
     ) -> list[TextSpan]:
+        """Return the spans of an answer, each with the weight of its tokens.
+
+        A part with a weight of its own begins with a new token, in prompts too.
+        """
+        message, marks = conversation.originals[turn], conversation.marks
+        spans: list[TextSpan] = []
+        for piece, weight in weighted_pieces(message, text, marks):
+            piece_spans = marks.spans(piece, trained=trained, at_start=False)
+            spans += [span._replace(weight=weight) for span in piece_spans]
         following_ids = () if self.end_text else (self.end_id,)
-        return marks.spans(text, trained=trained, at_start=False, following_ids=following_ids)
+        return [*spans[:-1], spans[-1]._replace(following_ids=following_ids)]
 
     def _spans(
-        self, marks: ControlTokenMarks, text: str, answers: Sequence[_AnswerRange], *, train: bool
+        self,
+        conversation: RenderedConversation,
+        text: str,
+        answers: Sequence[_AnswerRange],
+        *,
+        train: bool,
     ) -> list[TextSpan]:
+        marks = conversation.marks
         spans: list[TextSpan] = []
         position = 0
         for answer in answers:
             between = text[position : answer.start]
             spans += marks.spans(between, trained=False, at_start=position == 0)
-            spans += self._answer_spans(marks, text[answer.start : answer.stop], trained=train)
+            answer_text = text[answer.start : answer.stop]
+            spans += self._answer_spans(conversation, answer.turn, answer_text, trained=train)
             position = answer.stop
         return spans + marks.spans(text[position:], trained=False, at_start=position == 0)
 

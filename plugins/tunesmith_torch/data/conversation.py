@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.records import Message
-from tunesmith_torch.data.reasoning import Answer, join_answer, split_answer
+from tunesmith_torch.data.message_fields import (
+    answer_of,
+    find_missing_calls,
+    find_missing_tool,
+    mask_message,
+    message_fields,
+    texts_of,
+    tool_fields,
+)
+from tunesmith_torch.data.reasoning import Answer
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, REFUSED
 from tunesmith_torch.data.template_renderer import Conversation, Failure
 from tunesmith_torch.data.tokenization import ControlTokenMarks
@@ -27,7 +35,10 @@ class RenderedConversation:
     An answer's mark is in its parts, so that a tag of reasoning remains the tag that it is.
     """
 
+    originals: Sequence[Message]
+    """The messages of the record, with weights."""
     messages: Sequence[Message]
+    """The messages as they are rendered."""
     answers: Mapping[int, Answer]
     """The assistant's turns, by their index."""
     marks: ControlTokenMarks
@@ -40,11 +51,6 @@ class RenderedConversation:
         return sorted(self.answers)
 
 
-def in_one_text(message: Message) -> Message:
-    """Return the message with its parts, and its reasoning in front of them, as one text."""
-    return Message(message.role, join_answer(message.reasoning, message.text))
-
-
 def prepare_conversation(
     control_pattern: re.Pattern[str],
     messages: Sequence[Message],
@@ -55,26 +61,15 @@ def prepare_conversation(
 
     ``generation``: also render its own prompt, in which the model continues it.
     """
-    unmasked = {
-        turn: split_answer(message.text)
+    texts = [text for message in messages for text in texts_of(message)]
+    marks = ControlTokenMarks(control_pattern, texts)
+    answers = {
+        turn: _mask_answer(answer_of(message), marks)
         for turn, message in enumerate(messages)
         if message.role == "assistant"
     }
-    marks = ControlTokenMarks(
-        control_pattern,
-        [
-            *(message.text for message in messages if message.role != "assistant"),
-            *(part for answer in unmasked.values() for part in (answer[0], answer[2])),
-        ],
-    )
-    answers = {
-        turn: answer._replace(
-            content=marks.mask(answer.content), reasoning=marks.mask(answer.reasoning)
-        )
-        for turn, answer in unmasked.items()
-    }
     masked = [
-        Message(m.role, answers[turn].text if turn in answers else marks.mask(m.text))
+        mask_message(m, answers[turn].text if turn in answers else marks.mask(m.text), marks.mask)
         for turn, m in enumerate(messages)
     ]
     prefixes = [(turn + after, not after) for turn in answers for after in (False, True)]
@@ -83,22 +78,14 @@ def prepare_conversation(
     fields = [
         message_fields(m, answers.get(turn), reads_reasoning_key) for turn, m in enumerate(masked)
     ]
-    conversation = RenderedConversation(masked, answers, marks, {})
-    return conversation, Conversation(fields, prefixes)
+    conversation = RenderedConversation(messages, masked, answers, marks, {})
+    return conversation, Conversation(fields, prefixes, tool_fields(masked))
 
 
-def message_fields(
-    message: Message, answer: Answer | None, reads_reasoning_key: bool
-) -> dict[str, Any]:
-    """Return a message as the template gets it."""
-    if not reads_reasoning_key or answer is None or not answer.opening:
-        return {"role": message.role, "content": message.text}
-    return {
-        "role": message.role,
-        "content": answer.content,
-        "thinking": answer.reasoning,
-        "reasoning_content": answer.reasoning,
-    }
+def _mask_answer(answer: Answer, marks: ControlTokenMarks) -> Answer:
+    return answer._replace(
+        content=marks.mask(answer.content), reasoning=marks.mask(answer.reasoning)
+    )
 
 
 def error_of(failure: Failure) -> DataError:
@@ -114,7 +101,8 @@ def require_all_texts(conversation: RenderedConversation, length: int, text: str
     Raises:
         DataError: the template drops or changes one.
     """
-    for turn, message in enumerate(conversation.messages[:length]):
+    messages = conversation.messages[:length]
+    for turn, message in enumerate(messages):
         answer = conversation.answers.get(turn)
         content = (answer.content if answer else message.text).strip()
         # Templates write results of tools as JSON.
@@ -125,3 +113,36 @@ def require_all_texts(conversation: RenderedConversation, length: int, text: str
                 f"{DROPS_MESSAGE}, the text of a {message.role} turn",
                 hint="give another template (technique.chat_template), or change the rows",
             )
+        if call := find_missing_calls(message, text):
+            raise drops_tools_error(f"the call of {call}")
+    if tool := find_missing_tool(messages, text):
+        raise drops_tools_error(f"the definition of {tool}")
+
+
+def weighted_pieces(
+    message: Message, text: str, marks: ControlTokenMarks
+) -> Iterator[tuple[str, float]]:
+    """Yield the pieces of a rendered answer, each with the weight of its tokens.
+
+    Raises:
+        DataError: the template changes a part that has a weight of its own.
+    """
+    position = 0
+    for part in () if isinstance(message.content, str) else message.content:
+        masked = marks.mask(part.text)
+        start = text.find(masked, position)
+        if start < 0:
+            hint = "write the answer as one text, without weights of its parts"
+            what = f"{DROPS_MESSAGE}, a part of an answer that has a weight"
+            raise DataError("conversation", what, hint=hint)
+        if start > position:
+            yield text[position:start], message.weight
+        position = start + len(masked)
+        yield masked, message.weight * part.weight
+    yield text[position:], message.weight
+
+
+def drops_tools_error(what: str) -> DataError:
+    """Return the error for a conversation with tools that the template does not write."""
+    hint = 'give a template that writes tools, such as technique.chat_template = "chatml"'
+    return DataError("conversation", f"{DROPS_MESSAGE}, {what}", hint=hint)

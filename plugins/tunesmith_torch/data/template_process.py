@@ -100,7 +100,7 @@ def render(request: Mapping[str, Any], conversation: Mapping[str, Any]) -> list[
         pieces = template.generate(
             **request["variables"],
             messages=conversation["messages"][:length],
-            tools=None,
+            tools=conversation["tools"],
             documents=None,
             add_generation_prompt=generation,
             strftime_now=date.strftime,

@@ -47,6 +47,8 @@ class Conversation:
     messages: Sequence[Mapping[str, Any]]
     prefixes: Sequence[tuple[int, bool]]
     """Numbers of messages, and True if the generation prompt follows them."""
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """Definitions of the tools that the model may call."""
 
     @property
     def characters(self) -> int:

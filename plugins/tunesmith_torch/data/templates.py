@@ -38,11 +38,9 @@ from tunesmith.records import (
     content_key,
 )
 from tunesmith_torch.data.chat_format import ChatFormat
-from tunesmith_torch.data.conversation import (
-    RenderedConversation,
-    TemplateLimitError,
-    in_one_text,
-)
+from tunesmith_torch.data.conversation import RenderedConversation, TemplateLimitError
+from tunesmith_torch.data.message_fields import answer_of
+from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.template_renderer import (
     RENDERER,
@@ -147,7 +145,7 @@ class Template:
         """Return the ids that the model is given."""
         return self.encode_prompts([prompt])[0]
 
-    def encode_answer(self, prompt: Prompt, answer: str) -> list[int]:
+    def encode_answer(self, prompt: Prompt, answer: Answer) -> list[int]:
         """Return the ids of an answer to the prompt, the end token included."""
         return self.encode_exchanges([prompt], [answer])[0][1]
 
@@ -178,13 +176,13 @@ class Template:
         Raises:
             DataError: the template refuses a prompt with its answer.
         """
-        turns = [Message("assistant", a) if isinstance(a, str) else in_one_text(a) for a in answers]
+        messages = [Message("assistant", a) if isinstance(a, str) else a for a in answers]
         chats = self._render_chats(
-            [p if isinstance(p, str) else (*p, a) for p, a in zip(prompts, turns, strict=True)]
+            [p if isinstance(p, str) else (*p, m) for p, m in zip(prompts, messages, strict=True)]
         )
         pairs = [
-            self._exchange_spans(prompt, answer.text, _named(chat, sources, i))
-            for i, (prompt, answer, chat) in enumerate(zip(prompts, turns, chats, strict=True))
+            self._exchange_spans(prompt, message, _named(chat, sources, i))
+            for i, (prompt, message, chat) in enumerate(zip(prompts, messages, chats, strict=True))
         ]
         rows = self.encoder.encode([before + after for before, after in pairs])
         return [
@@ -320,10 +318,11 @@ class Template:
         if self.chat and chat is not None:
             return self.chat.training_examples(chat)
         if messages is None:
-            before, answer = self._exchange_spans("", content_key(record), None)
+            text = Message("assistant", content_key(record))
+            before, answer = self._exchange_spans("", text, None)
         else:
             *prompt, answer_message = messages
-            before, answer = self._exchange_spans(tuple(prompt), answer_message.text, None)
+            before, answer = self._exchange_spans(tuple(prompt), answer_message, None)
         return [before + answer]
 
     def _render_chats(
@@ -332,8 +331,9 @@ class Template:
         """Render the conversations among the prompts; None for a text, or without a template."""
         if self.chat is None:
             return [None] * len(prompts)
-        conversations = [[*map(in_one_text, p)] for p in prompts if not isinstance(p, str)]
-        rendered = iter(self.chat.render(conversations, generation=generation))
+        rendered = iter(
+            self.chat.render([p for p in prompts if not isinstance(p, str)], generation=generation)
+        )
         return [None if isinstance(prompt, str) else next(rendered) for prompt in prompts]
 
     def _prompt_spans(self, prompt: Prompt, chat: RenderedConversation | None) -> list[TextSpan]:
@@ -343,14 +343,16 @@ class Template:
         return self.encoder.plain_text_spans(text)
 
     def _exchange_spans(
-        self, prompt: Prompt, answer: str, chat: RenderedConversation | None
+        self, prompt: Prompt, message: Message, chat: RenderedConversation | None
     ) -> tuple[list[TextSpan], list[TextSpan]]:
         if self.chat and chat is not None:
             return self.chat.exchange_spans(chat)
         before = self._prompt_spans(prompt, None)
         end = (int(self.tokenizer.eos_token_id),) if self.tokenizer.eos_token_id is not None else ()
+        answer, weight = _plain_answer(message), message.weight
         if prompt:
-            return before, [TextSpan(answer, trained=True, literal=True, following_ids=end)]
+            span = TextSpan(answer, trained=True, literal=True, following_ids=end, weight=weight)
+            return before, [span]
         # Without a prompt the answer is the start of a text, so it gets the BOS itself.
         bos, text = self.encoder.plain_text_spans(answer, trained=True)
         return [bos], [text._replace(following_ids=end)]
@@ -364,7 +366,7 @@ def _messages_of(record: Record) -> tuple[Message, ...] | None:
         case Completion():
             return Message("user", record.prompt), Message("assistant", record.completion)
         case Chat():
-            return tuple(map(in_one_text, record.messages))
+            return record.messages
         case Preference():
             return (*record.prompt, Message("assistant", record.chosen))
         case _:
@@ -397,8 +399,29 @@ def _with_defaults(source: str, kwargs: Mapping[str, Any]) -> str:
     return "".join(settings) + source
 
 
+def _plain_answer(message: Message) -> str:
+    """Return the text of an answer for a model without a chat template."""
+    _require_plain(message)
+    return answer_of(message).text
+
+
+def _require_plain(message: Message) -> None:
+    """Check that a message is text, which is all that can be written without a chat template.
+
+    Raises:
+        DataError: it has tools, or parts with weights.
+    """
+    if message.tools or message.tool_calls or not isinstance(message.content, str):
+        raise DataError(
+            "conversation",
+            "the model has no chat template, so it takes text without tools and weighted parts",
+            hint="use the instruction-tuned variant of the model, or set technique.chat_template",
+        )
+
+
 def _single_user_message(messages: Sequence[Message]) -> str:
     if len(messages) == 1 and messages[0].role == "user":
+        _require_plain(messages[0])
         return messages[0].text
     roles = ", ".join(message.role for message in messages) or "no message"
     raise DataError(
@@ -409,13 +432,13 @@ def _single_user_message(messages: Sequence[Message]) -> str:
 
 
 def read_chat_template(options: TrainingOptions) -> str | None:
-    """Return the chat template in the file that the options name, or None for the model's own.
+    """Return the chat template that the options name, or None for the model's own.
 
     Raises:
         UsageError: the file cannot be read.
     """
-    if options.chat_template is None:
-        return None
+    if options.chat_template is None or options.chat_template in NAMED_TEMPLATES:
+        return NAMED_TEMPLATES.get(options.chat_template or "")
     try:
         return Path(options.chat_template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -34,6 +34,8 @@ class TextSpan(NamedTuple):
     """True if nothing precedes it in its row."""
     following_ids: tuple[int, ...] = ()
     """Ids to append that no text spells; trained as the span is."""
+    weight: float = 1.0
+    """Weight of its tokens in the loss, if they are trained."""
 
 
 @dataclass(frozen=True)

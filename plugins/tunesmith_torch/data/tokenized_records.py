@@ -64,9 +64,14 @@ def left_out(record: Record, error: DataError) -> LeftOut:
 def build_example(spans: Sequence[TextSpan], ids: Sequence[Sequence[int]]) -> Example:
     """Return the example of these spans, whose ids are given."""
     lengths = [len(part) for part in ids]
+    trained = [span.trained and span.weight > 0 for span in spans]
+    weights = [
+        span.weight if is_trained else 1.0 for span, is_trained in zip(spans, trained, strict=True)
+    ]
     return Example(
         np.fromiter(chain.from_iterable(ids), np.int32, sum(lengths)),
-        np.repeat(np.array([span.trained for span in spans], bool), lengths),
+        np.repeat(np.array(trained, bool), lengths),
+        None if set(weights) == {1.0} else np.repeat(np.array(weights, np.float32), lengths),
     )
 
 
@@ -95,4 +100,9 @@ def truncate_prompt(example: Example, limit: int, bos_ids: tuple[int, ...]) -> E
     kept_trained = trained[start:].copy()
     if trained[start - 1]:
         kept_trained[: untrained[untrained >= start][0] - start] = False
-    return Example(np.r_[ids[:bos_length], ids[start:]], np.r_[trained[:bos_length], kept_trained])
+    weights = example.weights
+    return Example(
+        np.r_[ids[:bos_length], ids[start:]],
+        np.r_[trained[:bos_length], kept_trained],
+        None if weights is None else np.r_[weights[:bos_length], weights[start:]],
+    )

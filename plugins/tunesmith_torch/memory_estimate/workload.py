@@ -19,6 +19,7 @@ from tunesmith.records import (
     Prompt,
     Record,
     Text,
+    UnpairedPreference,
     last_exchange,
 )
 from tunesmith_torch.optim.schedule import BatchOrder
@@ -289,11 +290,13 @@ def _character_counts(record: Record) -> CharacterCounts:
         case Completion():
             return (len(record.prompt),), (len(record.completion),)
         case Chat():
-            replies = [len(m.text) for m in record.messages if m.role == "assistant"]
+            answers = [m for m in record.messages if m.role == "assistant"]
             others = [m for m in record.messages if m.role != "assistant"]
-            return _message_characters(others), (sum(replies),)
+            return _message_characters(others), (sum(_message_characters(answers)),)
         case Preference():
             return _prompt_characters(record.prompt), (len(record.chosen), len(record.rejected))
+        case UnpairedPreference():
+            return _prompt_characters(record.prompt), (len(record.completion),)
         case _:
             raise TypeError(f"no lengths are known for {type(record).__name__}")
 
@@ -303,4 +306,10 @@ def _prompt_characters(prompt: Prompt) -> Sequence[int]:
 
 
 def _message_characters(messages: Sequence[Message]) -> Sequence[int]:
-    return [len(message.text) for message in messages]
+    return [
+        len(m.text)
+        + len(m.reasoning)
+        + sum(len(call.name) + len(call.arguments) for call in m.tool_calls)
+        + sum(map(len, m.tools))
+        for m in messages
+    ]

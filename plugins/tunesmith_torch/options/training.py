@@ -91,6 +91,8 @@ CHECKPOINTING_HELP = (
 
 TEMPLATE_DATE = date(2024, 7, 26)
 """The date that chat templates print by default; those of Llama 3 do so without a clock."""
+CHAT_TEMPLATE_NAMES = ("chatml", "llama-3", "gemma", "alpaca", "plain")
+"""Names of the templates in :mod:`tunesmith_torch.data.named_templates`."""
 _TEMPLATE_VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RENDERER_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
@@ -243,8 +245,11 @@ class TrainingOptions(Options):
     gradient_checkpointing: AutoBool = Field(default=False, description=CHECKPOINTING_HELP)
     chat_template: str | None = Field(
         default=None,
-        description="File with a chat template that replaces the one of the model.",
-        json_schema_extra={"path": True},
+        description=(
+            "Chat template that replaces the one of the model: a file, or a name, for base models "
+            f"that have none: {', '.join(CHAT_TEMPLATE_NAMES)}."
+        ),
+        json_schema_extra={"path": True, "names": [*CHAT_TEMPLATE_NAMES]},
     )
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(
         default={},

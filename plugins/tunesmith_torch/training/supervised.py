@@ -64,19 +64,28 @@ class NextTokenObjective:
         self._lengths = np.array([len(example.ids) for example in examples])
         # The first token of a row has no token before it that could predict it.
         self._trained = np.array([int(np.sum(e.trained)) - bool(e.trained[0]) for e in examples])
+        self._loss_weights = np.array(
+            [_loss_weight(e, count) for e, count in zip(examples, self._trained, strict=True)]
+        )
+        # The layout with a common prefix has no weights of tokens.
+        can_share = packing and all(example.weights is None for example in examples)
         with adapted.autocast():
             self.prefix_length = (
-                shared_prefix_length(examples, adapted.model, report) if packing else 0
+                shared_prefix_length(examples, adapted.model, report) if can_share else 0
             )
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the tokens of the rows; the loss is divided by the trained ones."""
+        """Return the tokens of the rows; the loss is divided by the weights of the trained ones.
+
+        Without weights in the data, that is their number.
+        """
         trained = int(self._trained[rows].sum())
         tokens = int(self._lengths[rows].sum())
-        return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=trained)
+        divisor = float(self._loss_weights[rows].sum())
+        return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=divisor)
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
         """Return the rows: nothing needs to be prepared."""
@@ -113,6 +122,13 @@ class NextTokenObjective:
     def metrics(self) -> dict[str, float]:
         """Return nothing: the loss is the only metric."""
         return {}
+
+
+def _loss_weight(example: Example, trained: int) -> float:
+    """Return the sum of the weights of an example's trained tokens, without its first token."""
+    if example.weights is None:
+        return float(trained)
+    return float(np.asarray(example.weights)[1:][np.asarray(example.trained)[1:]].sum())
 
 
 class SupervisedTask(TrainingTask[TokenizedRecords]):

@@ -13,7 +13,7 @@ from tunesmith.config import run_file
 from tunesmith.config.read_plan import make_plan
 from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
-from tunesmith.records import Chat, Completion, Message, Preference, Record, Text
+from tunesmith.records import Chat, Completion, Message, Preference, Record, Text, ToolCall
 from tunesmith_plugins.checks.chat_template.review import has_chat_template, review
 from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
 
@@ -208,3 +208,25 @@ def test_each_template_of_a_run_is_checked_once(tmp_path: Path) -> None:
     stages = {"use": "rlhf", "supervised": table, "reward": {}, "policy": {}}
     (finding,) = review(plan(model, stages), [REASONING], [])
     assert finding.where == "technique.reward.chat_template"
+
+
+@pytest.mark.parametrize("rows", [WITH_SYSTEM, TURNS, CHOICE])
+def test_a_template_by_name_is_enough_and_is_shown(tmp_path: Path, rows: list[Record]) -> None:
+    checked = plan(model_folder(tmp_path), {"chat_template": "chatml"}, shots=2)
+    findings = review(checked, rows, rows)
+    assert [(f.level, f.where) for f in findings] == [("info", "technique.chat_template")]
+    assert 'the template "chatml"' in findings[0].message
+    assert checked.to_json()["technique"]["chat_template"] == "chatml"
+
+
+def test_tools_are_refused_if_the_template_does_not_write_them(tmp_path: Path) -> None:
+    call = Message("assistant", "", tool_calls=(ToolCall("weather"),))
+    rows: list[Record] = [Chat(source="rows:1", messages=(USER, call))]
+    tiny_tokenizer(template=CHATML).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (finding,) = review(plan(tmp_path), rows, [])
+    assert finding.level == "error"
+    assert "leaves out a message, the call of weather (1 row" in finding.message
+    assert '"chatml"' in finding.hint
+    named = review(plan(tmp_path, {"chat_template": "chatml"}), rows, [])
+    assert [finding.level for finding in named] == ["info"]

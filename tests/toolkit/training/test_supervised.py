@@ -12,7 +12,7 @@ from tables import build
 
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
-from tunesmith.events import Event, Notice, StepFinished
+from tunesmith.events import Event, Notice, StepFinished, TrainingStarted
 from tunesmith.records import Chat, Completion, Message, Record
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
@@ -129,3 +129,51 @@ def run_notice(folder: Path, model: Path, records: tuple[Record, ...]) -> str:
     (notice,) = [event for event in events if isinstance(event, Notice)]
     assert (notice.level, notice.source) == ("info", "model")
     return notice.message
+
+
+def turns(*answers: tuple[str, float]) -> tuple[Record, ...]:
+    return tuple(
+        Chat(
+            source=f"r:{n}",
+            messages=(Message("user", f"{n}?"), Message("assistant", answer, weight=weight)),
+        )
+        for n, (answer, weight) in enumerate(answers)
+    )
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, StepFinished)]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_the_loss_is_the_mean_over_tokens_by_their_weights(
+    tmp_path: Path, tiny_folder: Path, packing: bool
+) -> None:
+    """Of rows with one loss each: (w1 n1 l1 + w2 n2 l2) / (w1 n1 + w2 n2)."""
+    rows = ("ten", 1.0), ("one two three four", 1.0)
+    options = {"max_steps": 1, "packing": packing}
+    one, two = (
+        run(tmp_path / str(n), tiny_folder, turns(*rows)[n : n + 1], **options) for n in (0, 1)
+    )
+    counts = [
+        event.trained_tokens
+        for events in (one, two)
+        for event in events
+        if isinstance(event, TrainingStarted)
+    ]
+    weighted = turns(("ten", 0.25), ("one two three four", 2.0))
+    both = run(tmp_path / "both", tiny_folder, weighted, **options)
+    shares = 0.25 * counts[0], 2.0 * counts[1]
+    expected = (shares[0] * losses(one)[0] + shares[1] * losses(two)[0]) / sum(shares)
+    assert losses(both) == pytest.approx([expected], rel=1e-5)
+    plain = (counts[0] * losses(one)[0] + counts[1] * losses(two)[0]) / sum(counts)
+    assert losses(both) != pytest.approx([plain], rel=5e-4)
+
+
+def test_a_weight_that_all_rows_share_changes_nothing(tmp_path: Path, tiny_folder: Path) -> None:
+    rows = [("ten", 1.0), ("one two three four", 1.0)]
+    plain = run(tmp_path / "plain", tiny_folder, turns(*rows), max_steps=3)
+    doubled = turns(*((answer, 2.0) for answer, _ in rows))
+    assert losses(run(tmp_path / "doubled", tiny_folder, doubled, max_steps=3)) == pytest.approx(
+        losses(plain), rel=1e-5
+    )

@@ -27,17 +27,17 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record, Text, exchanges
 from tunesmith.text import format_count
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
-from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.options.training import CHAT_TEMPLATE_NAMES, TrainingOptions
 
 _REMEDY = (
-    "set technique.chat_template to a file with a template, or use the instruction-tuned variant "
-    "of the model"
+    'set technique.chat_template to a file with a template, or to a name such as "chatml", or use '
+    "the instruction-tuned variant of the model"
 )
 _HINTS = {
     HAS_REASONING: "set technique.chat_template_kwargs to what turns reasoning on in this template "
     "(enable_thinking or thinking = true), or remove the reasoning from these rows",
     DROPS_MESSAGE: "set technique.chat_template to a file with a template that writes this role, "
-    "or move its text into the user message",
+    'or to "chatml" for tools, or move its text into the user message',
     REFUSED: "change the rows, or set technique.chat_template to a file with another template",
 }
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
@@ -46,6 +46,25 @@ _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat
 def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> list[Finding]:
     """Return an error for each part of the run that needs a chat template and has none."""
     stages = dict(_training_options(plan.technique.config))
+    named = [
+        Finding(
+            level="info",
+            where=f"{where}.chat_template",
+            message=f'rows are written with the template "{options.chat_template}" of tunesmith, '
+            "which is saved with the model",
+        )
+        for where, options in stages.items()
+        if options.chat_template in CHAT_TEMPLATE_NAMES
+    ]
+    return [*named, *_find_problems(plan, stages, train, heldout)]
+
+
+def _find_problems(
+    plan: Plan,
+    stages: Mapping[str, TrainingOptions],
+    train: Sequence[Record],
+    heldout: Sequence[Record],
+) -> list[Finding]:
     findings = [
         Finding(level="error", where=f"{where}.chat_template", message=problem)
         for where, options in stages.items()
@@ -147,6 +166,8 @@ def _training_options(
 
 def _problem_of_file(path: str | None) -> str:
     """Return the reason why a template file cannot be used; empty if it can, or there is none."""
+    if path in CHAT_TEMPLATE_NAMES:
+        return ""
     try:
         text = "x" if path is None else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

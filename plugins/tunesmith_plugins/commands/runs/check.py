@@ -74,6 +74,9 @@ def show(
     view.show_data(report)
     evaluators = [component.id for component in plan.evaluators]
     render.print_text(f"evaluators: {', '.join(evaluators) or 'the defaults for this data'}")
+    for notice in found:
+        if notice.level == "info":
+            render.print_text(f"info: {one_line(notice.source)}: {one_line(notice.message, 500)}")
     view.show_notices(report)
     trains_on = plan.technique.offer.trains_on
     for line in summarize(parts.train, trains_on):

@@ -31,7 +31,7 @@ FULL = TechniqueOffer(
     config=FullOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference, Text}),
-    trains_on=frozenset({"reasoning"}),
+    trains_on=frozenset({"tools", "reasoning", "weights"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,

@@ -31,7 +31,7 @@ LORA = TechniqueOffer(
     config=LoraOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference, Text}),
-    trains_on=frozenset({"reasoning"}),
+    trains_on=frozenset({"tools", "reasoning", "weights"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
     data_parallel=True,

@@ -24,7 +24,7 @@ PREFERENCE = TechniqueOffer(
     config=PreferenceOptions,
     build=build,
     accepts=frozenset({Preference}),
-    trains_on=frozenset({"reasoning", "rejected"}),
+    trains_on=frozenset({"tools", "reasoning", "rejected"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,

@@ -24,7 +24,7 @@ QLORA = TechniqueOffer(
     config=QloraOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference, Text}),
-    trains_on=frozenset({"reasoning"}),
+    trains_on=frozenset({"tools", "reasoning", "weights"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19", "bitsandbytes>=0.46"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
     data_parallel=True,

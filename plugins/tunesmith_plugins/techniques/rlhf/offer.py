@@ -27,7 +27,7 @@ RLHF = TechniqueOffer(
     config=RlhfOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference}),
-    trains_on=frozenset({"reasoning", "rejected"}),
+    trains_on=frozenset({"tools", "reasoning", "weights", "rejected"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,

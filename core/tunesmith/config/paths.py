@@ -1,0 +1,46 @@
+"""Paths in options: relative ones begin at the folder of the run file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def with_absolute_paths(options: M, folder: Path) -> M:
+    """Return the options with every path option made absolute.
+
+    A value in ``names`` of an option is no path, but the name of something that comes with it.
+    """
+    changes = {}
+    for name, info in type(options).model_fields.items():
+        value = options.__dict__[name]
+        if _is_path(info):
+            extra = info.json_schema_extra
+            names = extra.get("names") if isinstance(extra, dict) else None
+            if not (isinstance(names, list) and value in names):
+                changes[name] = _absolute_path(value, folder)
+        elif isinstance(value, BaseModel):
+            changes[name] = with_absolute_paths(value, folder)
+        elif isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
+            changes[name] = [with_absolute_paths(item, folder) for item in value]
+    return options.model_copy(update=changes) if changes else options
+
+
+def _is_path(info: FieldInfo) -> bool:
+    """Return True if the type of an option is a path, also as a part of ``DataPath | None``."""
+    branches = (item for branch in get_args(info.annotation) for item in get_args(branch)[1:])
+    extras = [f.json_schema_extra for f in (info, *branches) if isinstance(f, FieldInfo)]
+    return any(isinstance(extra, dict) and bool(extra.get("path")) for extra in extras)
+
+
+def _absolute_path(value: Any, folder: Path) -> Any:
+    if isinstance(value, str):
+        return str(folder / Path(value).expanduser())
+    if isinstance(value, (list, tuple)):
+        return type(value)(_absolute_path(item, folder) for item in value)
+    return value

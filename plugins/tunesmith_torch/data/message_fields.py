@@ -1,0 +1,119 @@
+"""Messages as chat templates read them: dicts with the keys of OpenAI's chat API.
+
+Reasoning is in the text of an answer, or in a key of its own for a template that reads one. Calls
+of tools are in ``tool_calls``, with their arguments as a dict, as transformers documents it;
+definitions of tools are an argument of the template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tunesmith.records import Message, ToolCall
+from tunesmith_torch.data.reasoning import CLOSING, OPENING, Answer, split_answer
+
+Mask = Callable[[str], str]
+"""Replaces the control tokens in a text by marks."""
+
+
+def answer_of(message: Message) -> Answer:
+    """Return the parts of an assistant's turn; its reasoning may be in its text."""
+    if message.reasoning:
+        return Answer(message.text, OPENING, message.reasoning, CLOSING)
+    return split_answer(message.text)
+
+
+def texts_of(message: Message) -> Iterator[str]:
+    """Yield every text of a message that people can write, and so can hold control tokens."""
+    if message.role == "assistant":
+        answer = answer_of(message)
+        yield from (answer.content, answer.reasoning)
+    else:
+        yield message.text
+    yield from (message.name, message.tool_call_id)
+    yield from map(_plain_json, message.tools)
+    for call in message.tool_calls:
+        yield from (call.name, call.id, _plain_json(call.arguments))
+
+
+def mask_message(message: Message, text: str, mask: Mask) -> Message:
+    """Return the message with this text, and without control tokens in its other fields."""
+    return Message(
+        message.role,
+        text,
+        tool_calls=tuple(
+            ToolCall(mask(call.name), mask(_plain_json(call.arguments)), mask(call.id))
+            for call in message.tool_calls
+        ),
+        weight=message.weight,
+        name=mask(message.name),
+        tool_call_id=mask(message.tool_call_id),
+        tools=tuple(mask(_plain_json(definition)) for definition in message.tools),
+    )
+
+
+def message_fields(
+    message: Message, answer: Answer | None, reads_reasoning_key: bool
+) -> dict[str, Any]:
+    """Return a message as the template gets it."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.text}
+    if reads_reasoning_key and answer is not None and answer.opening:
+        fields["content"] = answer.content
+        fields["thinking"] = fields["reasoning_content"] = answer.reasoning
+    if message.tool_calls:
+        fields["tool_calls"] = [_call_fields(call) for call in message.tool_calls]
+    optional = {"name": message.name, "tool_call_id": message.tool_call_id}
+    return {**fields, **{key: value for key, value in optional.items() if value}}
+
+
+def _call_fields(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": json.loads(call.arguments)}
+    fields: dict[str, Any] = {"type": "function", "function": function}
+    return {**fields, "id": call.id} if call.id else fields
+
+
+def tool_fields(messages: Sequence[Message]) -> list[Any] | None:
+    """Return the definitions of the conversation's tools; None if it has none."""
+    return [json.loads(text) for message in messages[:1] for text in message.tools] or None
+
+
+def find_missing_calls(message: Message, text: str) -> str:
+    """Return the call of a tool that is not in a rendered text; empty if all are."""
+    for call in message.tool_calls:
+        if not all(_has(text, part) for part in (call.name, *_leaves(json.loads(call.arguments)))):
+            return call.name
+    return ""
+
+
+def find_missing_tool(messages: Sequence[Message], text: str) -> str:
+    """Return the tool whose definition is not in a rendered prompt; empty if all are."""
+    for definition in tool_fields(messages) or []:
+        function = definition.get("function", definition)
+        if not all(_has(text, str(function.get(key, ""))) for key in ("name", "description")):
+            return str(function.get("name"))
+    return ""
+
+
+def _leaves(value: object) -> Iterator[str]:
+    """Yield the keys and texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+
+
+def _has(text: str, part: str) -> bool:
+    """Return True if a text has a part, as it is or escaped as in JSON."""
+    return part in text or json.dumps(part, ensure_ascii=False)[1:-1] in text
+
+
+def _plain_json(text: str) -> str:
+    """Return JSON text without escapes, in which a control token is the token that it spells."""
+    return json.dumps(json.loads(text), ensure_ascii=False)

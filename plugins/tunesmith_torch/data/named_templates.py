@@ -1,0 +1,99 @@
+"""Chat templates under names, for base models that have none: ``chat_template = "chatml"``.
+
+A base model has seen plain text only, so any template will do that its tokens can write; the run
+file names it, and it is saved with the model. ``chatml`` writes tools in the format of the Hermes
+models, and reasoning between ``<think>`` marks. Control tokens that a tokenizer lacks are written
+as plain text, and the tokenizer's EOS ends each answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_CHATML = """\
+{%- set first = messages[0] -%}
+{%- set system = first.content if first.role == 'system' else '' -%}
+{%- if tools -%}
+    {{- '<|im_start|>system\\n' -}}
+    {{- system + '\\n\\n' if system else '' -}}
+    {{- 'You can call these functions:\\n<tools>\\n' -}}
+    {%- for tool in tools -%}{{- tool | tojson + '\\n' -}}{%- endfor -%}
+    {{- '</tools>\\nTo call one, write a JSON object with its name and arguments:\\n' -}}
+    {{- '<tool_call>\\n{"name": "...", "arguments": {...}}\\n</tool_call><|im_end|>\\n' -}}
+{%- elif system -%}
+    {{- '<|im_start|>system\\n' + system + '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if message.role == 'tool' -%}
+        {{- '<|im_start|>tool\\n<tool_response>\\n' + message.content -}}
+        {{- '\\n</tool_response><|im_end|>\\n' -}}
+    {%- elif message.role != 'system' -%}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content -}}
+        {%- for call in message.tool_calls or [] -%}
+            {{- '\\n' if message.content or not loop.first else '' -}}
+            {{- '<tool_call>\\n{"name": ' + call.function.name | tojson -}}
+            {{- ', "arguments": ' + call.function.arguments | tojson + '}\\n</tool_call>' -}}
+        {%- endfor -%}
+        {{- '<|im_end|>\\n' -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+
+def _by_role(first: str, prompt: str, **roles: tuple[str, str]) -> str:
+    """Return a template with fixed text around the content of each role; others are refused."""
+    branches = "".join(
+        f"{{%- elif message.role == {role!r} -%}}{{{{- {before!r} + message.content + {after} -}}}}"
+        for role, (before, after) in roles.items()
+    ).replace("elif", "if", 1)
+    return (
+        f"{first}{{%- for message in messages -%}}{branches}{{%- else -%}}"
+        "{{- raise_exception('this template has no role ' + message.role) -}}"
+        "{%- endif -%}{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{{{{- {prompt!r} -}}}}{{%- endif -%}}"
+    )
+
+
+def _llama3_header(role: str) -> str:
+    return f"<|start_header_id|>{role}<|end_header_id|>\n\n"
+
+
+NAMED_TEMPLATES: Mapping[str, str] = MappingProxyType(
+    {
+        "chatml": _CHATML,
+        "llama-3": _by_role(
+            "{{- bos_token -}}",
+            _llama3_header("assistant"),
+            **{
+                role: (_llama3_header(name), "'<|eot_id|>'")
+                for role, name in {
+                    **{role: role for role in ("system", "user", "assistant")},
+                    "tool": "ipython",
+                }.items()
+            },
+        ),
+        "gemma": _by_role(
+            "{{- bos_token -}}",
+            "<start_of_turn>model\n",
+            user=("<start_of_turn>user\n", "'<end_of_turn>\n'"),
+            assistant=("<start_of_turn>model\n", "'<end_of_turn>\n'"),
+        ),
+        "alpaca": _by_role(
+            "",
+            "### Response:\n",
+            system=("", "'\n\n'"),
+            user=("### Instruction:\n", "'\n\n'"),
+            assistant=("### Response:\n", "eos_token + '\n\n'"),
+        ),
+        "plain": _by_role(
+            "",
+            "Assistant:",
+            system=("", "'\n\n'"),
+            user=("User: ", "'\n'"),
+            assistant=("Assistant: ", "eos_token + '\n'"),
+        ),
+    }
+)
+"""The templates by their names; all but ``chatml`` refuse tools."""

@@ -1,0 +1,42 @@
+"""Paths in options begin at the folder of the run file, also inside tables and lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from tunesmith.config.paths import with_absolute_paths
+from tunesmith.options import DataPath
+
+
+class Inner(BaseModel):
+    file: DataPath | None = None
+
+
+class Outer(BaseModel):
+    files: list[str] = Field([], json_schema_extra={"path": True})
+    template: str | None = Field(None, json_schema_extra={"path": True, "names": ["chatml"]})
+    text: str = "a"
+    inner: Inner = Inner()
+    inners: list[Inner] = []
+
+
+def test_paths_become_absolute_and_other_text_stays(tmp_path: Path) -> None:
+    given = Outer(
+        files=["a", "/b"],
+        template="t.jinja",
+        inner=Inner(file="c"),
+        inners=[Inner(file="d"), Inner()],
+    )
+    found = with_absolute_paths(given, tmp_path)
+    assert found.files == [f"{tmp_path}/a", "/b"]
+    assert found.template == f"{tmp_path}/t.jinja"
+    assert found.inner.file == f"{tmp_path}/c"
+    assert [inner.file for inner in found.inners] == [f"{tmp_path}/d", None]
+    assert found.text == "a"
+    assert given.files == ["a", "/b"]
+
+
+def test_a_name_is_no_path(tmp_path: Path) -> None:
+    assert with_absolute_paths(Outer(template="chatml"), tmp_path).template == "chatml"
