@@ -16,7 +16,7 @@ from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError, TunesmithError
 from tunesmith.global_state import preserve_global_state
 from tunesmith.offered import O, Offered, Plugin
-from tunesmith.offers import CommandOffer, Offer, TableOffer
+from tunesmith.offers import CommandOffer, DataLoaderOffer, Offer, TableOffer
 from tunesmith.plugins import Plugins, attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
@@ -89,6 +89,15 @@ class Catalog:
             texts = [f"{p.full_name} is {p.state}, {p.reason}" for p in unloaded]
             hint += f"; not loaded: {'; '.join(texts)}"
         raise OfferNotFound(f'no {kind.kind} "{name}" is installed', hint)
+
+    def recognize(self, names: Sequence[str]) -> str | None:
+        """Return the data loader, by its full name if need be, that knows all these files."""
+        offers = sorted(self.offers(DataLoaderOffer), key=lambda o: o.plugin.is_builtin)
+        known = [o.offer.name for o in offers]
+        for o in offers:
+            if names and all(o.offer.recognizes(name) for name in names):
+                return o.offer.name if known.count(o.offer.name) == 1 else o.full_name
+        return None
 
     def find_model(self, reference: str, revision: str | None) -> FoundModel | None:
         """Return the model that the first plugin, third parties first, finds for the reference."""

@@ -38,6 +38,8 @@ class LeftOut:
     """A short, stable phrase that is the same for rows with the same fault: ``answer is empty``."""
     detail: str = ""
     """The offending content, at most 80 characters."""
+    row: str = ""
+    """The row as it is written in the data, for ``quarantine.jsonl`` in the run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class TunesmithError(Exception):
@@ -70,14 +71,17 @@ class ConfigError(UsageError):
 class DataError(TunesmithError):
     """A data file cannot be used.
 
-    ``where`` is ``file:line`` if the line is known.
+    ``where`` is ``file:line`` if the line is known; ``left_out`` are the rows that are the reason.
     """
 
     exit_code = 3
 
-    def __init__(self, where: str, what: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, where: str, what: str, *, hint: str | None = None, left_out: Sequence[Any] = ()
+    ) -> None:
         super().__init__(f"{where}: {what}", hint=hint)
-        self.where = where
+        self.where, self.what = where, what
+        self.left_out = left_out
 
 
 class EnvironmentProblem(TunesmithError):

@@ -89,6 +89,9 @@ class DataLoaderOffer(ComponentOffer[C]):
     kind: ClassVar[str] = "data loader"
     hook: ClassVar[str] = "tunesmith_data_loaders"
     build: Callable[[C], DataLoader]
+    recognizes: Callable[[str], bool] = lambda name: False
+    """Returns True for a value of ``train`` that it reads if the run file names no loader: a path,
+    a pattern or an address. Built-in loaders are asked last."""
 
 
 @dataclass(frozen=True, kw_only=True)

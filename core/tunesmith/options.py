@@ -105,7 +105,11 @@ class ModelOptions(Options):
 class DataOptions(Options):
     """Table ``[data]``: the keys of the core; all other keys belong to the data loader."""
 
-    use: str = Field(min_length=1, description="Name of the data loader.")
+    use: str | None = Field(
+        None,
+        min_length=1,
+        description="Name of the data loader. Unset: the one that knows the files in `train`.",
+    )
     holdout: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | None = Field(
         None,
         description=(

@@ -38,34 +38,73 @@ one untrusted JSON object; code that reads single values needs :func:`require_te
 :func:`parse_messages`, which check them as :class:`RowLoader` does.
 """
 
-from tunesmith_data.json_line import JSON_STRING, parse_row
-from tunesmith_data.load import RowLoader
+from tunesmith_data.files import (
+    DataFile,
+    find_files,
+    names_file,
+    open_data_file,
+    require_library,
+)
+from tunesmith_data.guess_columns import guess_columns
+from tunesmith_data.json_line import parse_row, reparse_row
+from tunesmith_data.load import (
+    MAX_BYTES_IN_MEMORY,
+    RowLoader,
+    RowSource,
+    SourceLoader,
+    Store,
+    load_sources,
+    refuse_overlap,
+)
 from tunesmith_data.message import parse_messages
-from tunesmith_data.options import RowOptions
+from tunesmith_data.options import FieldOptions, RowOptions
 from tunesmith_data.row import (
+    Bytes,
     ByteStream,
+    Fields,
     ReadRows,
     Row,
     RowError,
+    Span,
     excerpt,
     json_type,
     not_utf8_error,
 )
+from tunesmith_data.stored import Stored
 from tunesmith_data.text import UNUSABLE_CHARACTERS, require_text
+from tunesmith_data.typed_row import plain_fields
 
 __all__ = [
-    "JSON_STRING",
+    "MAX_BYTES_IN_MEMORY",
     "UNUSABLE_CHARACTERS",
     "ByteStream",
+    "Bytes",
+    "DataFile",
+    "FieldOptions",
+    "Fields",
     "ReadRows",
     "Row",
     "RowError",
     "RowLoader",
     "RowOptions",
+    "RowSource",
+    "SourceLoader",
+    "Span",
+    "Store",
+    "Stored",
     "excerpt",
+    "find_files",
+    "guess_columns",
     "json_type",
+    "load_sources",
+    "names_file",
     "not_utf8_error",
+    "open_data_file",
     "parse_messages",
     "parse_row",
+    "plain_fields",
+    "refuse_overlap",
+    "reparse_row",
+    "require_library",
     "require_text",
 ]

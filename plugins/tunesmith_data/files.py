@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import glob
 import gzip
-import io
+import importlib.util
 import itertools
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from tunesmith.errors import DataError
-from tunesmith_data.row import ByteStream
+from tunesmith.errors import DataError, EnvironmentProblem
+from tunesmith_data.row import Bytes, ByteStream
+from tunesmith_data.stored import FileVersion, OpenFiles, Spool, Stored, StoredFile, StoredInSpool
 
 MAX_FILES = 10_000
 HEAD_BYTES = 1 << 16
 GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+MAX_ZSTD_WINDOW = 1 << 27
+"""Bytes of memory that unpacking may need; zstd's own default."""
+_UNPACKED_BLOCK = 1 << 20
+_ZSTD_BLOCK = 1 << 11
+"""Packed bytes that are unpacked at a time: 2 KB of hostile data can become 64 MB."""
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 REFUSED_MAGIC = {
     GZIP_MAGIC: "gzip inside gzip",
     b"PK\x03\x04": "a zip archive",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    ZSTD_MAGIC: "zstd inside gzip or zstd",
     b"BZh": "compressed with bzip2",
     b"\xfd7zXZ": "compressed with xz",
     b"PAR1": "a Parquet file",
@@ -42,6 +50,31 @@ class DataFile:
 
     path: Path
     display_name: str
+
+
+def require_library(library: str, name: str, *, extra: str) -> None:
+    """Raise an error with the command that installs ``library`` if it is missing.
+
+    ``name`` is the file, or the loader, that needs it.
+    """
+    if importlib.util.find_spec(library) is None:
+        raise EnvironmentProblem(
+            f"{name}: needs {library}, which is not installed",
+            hint=f"pip install 'tunesmith[{extra}]'",
+        )
+
+
+def names_file(*suffixes: str) -> Callable[[str], bool]:
+    """Return a function that recognizes paths and patterns by their suffix, also of packed files.
+
+    It is the ``recognizes`` of a :class:`tunesmith.offers.DataLoaderOffer`.
+    """
+
+    def recognizes(name: str) -> bool:
+        lower = name.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".zstd")
+        return lower.endswith(suffixes) and "://" not in name
+
+    return recognizes
 
 
 def find_files(patterns: str | Sequence[str], max_files: int = MAX_FILES) -> tuple[DataFile, ...]:
@@ -99,69 +132,100 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+@dataclass(frozen=True)
+class OpenedFile:
+    """An open data file: its bytes in order, and the place where they can be read again."""
+
+    stream: ByteStream
+    stored: Stored
+
+
 @contextmanager
-def open_data_file(file: DataFile, *, max_unpacked_bytes: int) -> Iterator[ByteStream]:
-    """Open a file for reading: unpacked if it is gzip, positioned after a byte-order mark.
+def open_data_file(
+    file: DataFile, *, max_unpacked_bytes: int, spool: Spool, files: OpenFiles
+) -> Iterator[OpenedFile]:
+    """Open a file for reading, positioned after a byte-order mark.
+
+    A file that is packed with gzip or zstd is unpacked into ``spool`` first.
 
     Raises:
         DataError: it cannot be read, is not UTF-8 text, unpacks to more than the limit, or changes
             while it is read.
     """
     try:
-        with io.BufferedReader(io.FileIO(file.path), HEAD_BYTES) as raw:
-            before = _version(os.fstat(raw.fileno()))
-            with _open_unpacked(raw, file.display_name, max_unpacked_bytes) as stream:
-                _check_head(stream, file.display_name)
-                yield stream
-            if before != _version(os.fstat(raw.fileno())) or before != _version(os.stat(file.path)):
+        with open(file.path, "rb") as raw:
+            before = FileVersion.of(os.fstat(raw.fileno()))
+            stored: Stored = StoredFile(file.path, file.display_name, before, files)
+            content = Bytes(raw.fileno(), 0, before.size)
+            if (unpack := _unpacker(raw.peek(len(ZSTD_MAGIC)))) is not None:
+                start = spool.size
+                for data in _bounded(unpack(raw), file.display_name, max_unpacked_bytes):
+                    spool.append(data)
+                stored = StoredInSpool(spool, start)
+                content = Bytes(spool.descriptor, start, spool.size - start)
+            stream = ByteStream(content, HEAD_BYTES)
+            _check_head(stream, file.display_name)
+            yield OpenedFile(stream, stored)
+            if before != FileVersion.of(os.fstat(raw.fileno())) or before != FileVersion.of(
+                os.stat(file.path)
+            ):
                 hint = "wait until no other program writes to it, then run again"
                 raise DataError(file.display_name, "changed while it was being read", hint=hint)
     except OSError as error:
         raise DataError(file.display_name, _reason(error)) from error
 
 
-def _version(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _unpacker(magic: bytes) -> Callable[[BinaryIO], Iterator[bytes]] | None:
+    """Return the function that unpacks a file with these first bytes; None if it is not packed."""
+    if magic.startswith(GZIP_MAGIC):
+        return _unpack_gzip
+    return _unpack_zstd if magic.startswith(ZSTD_MAGIC) else None
 
 
-@contextmanager
-def _open_unpacked(raw: ByteStream, name: str, limit: int) -> Iterator[ByteStream]:
-    if not raw.peek(2).startswith(GZIP_MAGIC):
-        yield raw
-        return
-    with (
-        gzip.GzipFile(fileobj=raw) as archive,
-        io.BufferedReader(_BoundedGzip(archive, name, limit), HEAD_BYTES) as stream,
-    ):
-        yield stream
+def _unpack_gzip(raw: BinaryIO) -> Iterator[bytes]:
+    archive = gzip.GzipFile(fileobj=raw)
+    while data := archive.read(_UNPACKED_BLOCK):
+        yield data
 
 
-class _BoundedGzip(io.RawIOBase):
-    """A gzip stream that raises a :class:`DataError` after ``limit`` unpacked bytes."""
+def _unpack_zstd(raw: BinaryIO) -> Iterator[bytes]:
+    import zstandard
 
-    def __init__(self, archive: gzip.GzipFile, name: str, limit: int) -> None:
-        self._archive = archive
-        self._name = name
-        self._limit = limit
-        self._count = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    context = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+    frame = context.decompressobj()
+    data = b""
+    while data := data or raw.read(_ZSTD_BLOCK):
         try:
-            data = self._archive.read(len(buffer))
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            hint = "the file is cut off or damaged: fetch it again"
-            raise DataError(self._name, "its gzip data cannot be unpacked", hint=hint) from error
-        self._count += len(data)
-        if self._count > self._limit:
-            problem = f"unpacks to more than {self._limit:,} bytes"
-            raise DataError(
-                self._name, problem, hint="raise max_unpacked_bytes if that is expected"
-            )
-        buffer[: len(data)] = data
-        return len(data)
+            yield frame.decompress(data)
+        except zstandard.ZstdError as error:
+            raise EOFError(str(error)) from error
+        data = b""
+        if frame.eof:  # a file may have several frames
+            data, frame = frame.unused_data, context.decompressobj()
+            finished = True
+        else:
+            finished = False
+    if not finished:
+        raise EOFError("the last frame is cut off")
+
+
+def _bounded(blocks: Iterator[bytes], name: str, limit: int) -> Iterator[bytes]:
+    """Yield the unpacked blocks.
+
+    Raises:
+        DataError: they have more than ``limit`` bytes, or the file is damaged.
+    """
+    size = 0
+    try:
+        for data in blocks:
+            size += len(data)
+            if size > limit:
+                hint = "raise max_unpacked_bytes if that is expected"
+                raise DataError(name, f"unpacks to more than {limit:,} bytes", hint=hint)
+            yield data
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        hint = "the file is cut off or damaged: fetch it again"
+        raise DataError(name, "its packed data cannot be unpacked", hint=hint) from error
 
 
 def _check_head(stream: ByteStream, name: str) -> None:

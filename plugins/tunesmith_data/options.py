@@ -37,25 +37,17 @@ def _describe_formats(chosen: str) -> str:
     return "; ".join(f"{f.name} has {', '.join(f.fields)}" for f in known)
 
 
-class RowOptions(Options):
-    """Options of a row loader: files, columns, and the accepted share of unusable rows."""
+class FieldOptions(Options):
+    """Options of a loader of rows: columns, and the accepted share of unusable rows."""
 
-    train: Paths = Field(
-        description="File with training data, a glob pattern, or a list of both.",
-        json_schema_extra={"path": True},
-    )
-    heldout: Paths | None = Field(
-        None,
-        description="Files to evaluate on, in the same form. Unset: a part of `train` is held out.",
-        json_schema_extra={"path": True},
-    )
     format: FormatName = Field(
         "auto", description="Format of the rows; auto detects it from the columns."
     )
     columns: dict[FieldName, Column] = Field(
         {},
         description=(
-            'Names of your columns by field: { prompt = "question", completion = "answer" }.'
+            'Names of your columns by field: { prompt = "question", completion = "answer" }. '
+            'A value inside of a column has a path: "instances.0.output".'
         ),
     )
     system: Column | None = Field(None, description="System prompt for every row that has none.")
@@ -79,17 +71,6 @@ class RowOptions(Options):
     max_left_out: float = Field(
         0.01, ge=0, le=1, description="Share of unusable rows above which the run stops."
     )
-    max_row_bytes: int = Field(
-        8_000_000,
-        ge=1_000,
-        le=1_000_000_000,
-        description="Size of the largest row that is accepted, in bytes.",
-    )
-    max_unpacked_bytes: int = Field(
-        4_000_000_000,
-        ge=1_000,
-        description="Size of the largest gzip file that is accepted, in bytes after unpacking.",
-    )
 
     def formats(self) -> tuple[Format, ...]:
         """Return the formats that rows may have, in the order in which they are tried."""
@@ -104,14 +85,6 @@ class RowOptions(Options):
         """Return the user's column names by field name."""
         return {str(name): column for name, column in self.columns.items()}
 
-    @field_validator("train", "heldout")
-    @classmethod
-    def _check_names(cls, value: Paths | None) -> Paths | None:
-        names = [value] if isinstance(value, str) else value
-        if names is not None and (not names or "" in names):
-            raise ValueError("must name a file")
-        return value
-
     @field_validator("columns")
     @classmethod
     def _check_columns(
@@ -120,4 +93,37 @@ class RowOptions(Options):
         chosen = info.data.get("format", "auto")
         if not find_formats(chosen, [str(name) for name in value]):
             raise ValueError(f"no format has all of these fields; {_describe_formats(chosen)}")
+        return value
+
+
+class RowOptions(FieldOptions):
+    """Options of a loader of files of rows."""
+
+    train: Paths = Field(
+        description="File with training data, a glob pattern, or a list of both.",
+        json_schema_extra={"path": True},
+    )
+    heldout: Paths | None = Field(
+        None,
+        description="Files to evaluate on, in the same form. Unset: a part of `train` is held out.",
+        json_schema_extra={"path": True},
+    )
+    max_row_bytes: int = Field(
+        8_000_000,
+        ge=1_000,
+        le=1_000_000_000,
+        description="Size of the largest row that is accepted, in bytes.",
+    )
+    max_unpacked_bytes: int = Field(
+        4_000_000_000,
+        ge=1_000,
+        description="Largest size after unpacking, in bytes, of a file packed with gzip or zstd.",
+    )
+
+    @field_validator("train", "heldout")
+    @classmethod
+    def _check_names(cls, value: Paths | None) -> Paths | None:
+        names = [value] if isinstance(value, str) else value
+        if names is not None and (not names or "" in names):
+            raise ValueError("must name a file")
         return value

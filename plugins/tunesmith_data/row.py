@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from tunesmith.text import one_line, redact
 
@@ -30,16 +30,70 @@ class RowError(Exception):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+Parse: TypeAlias = Callable[[bytes], Fields]
+"""A function that parses the bytes of one row again, after they were parsed without an error."""
+
+
+class Span(NamedTuple):
+    """The bytes of a row in its file, and how they are parsed.
+
+    Rows with a span are not kept in memory: they are read again when they are needed. Rows without
+    one are copied to a temporary file if there are too many for memory.
+    """
+
+    offset: int
+    size: int
+    parse: Parse
+
+
+class Row(NamedTuple):
     """A row and the line it starts on, counted from 1."""
 
     line: int
     fields: Fields | RowError
+    span: Span | None = None
 
 
-ByteStream: TypeAlias = "io.BufferedReader[Any]"
-"""An open file, unpacked, positioned after its byte-order mark."""
+class Bytes(io.RawIOBase):
+    """A range of an open file, readable in order and by position."""
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._start = start
+        self.size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self.read_at(self._position, len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset`` on, fewer at the end."""
+        size = min(size, self.size - offset)
+        return os.pread(self._descriptor, size, self._start + offset) if size > 0 else b""
+
+
+class ByteStream(io.BufferedReader):
+    """An open file, unpacked, positioned after its byte-order mark."""
+
+    def __init__(self, content: Bytes, buffer_size: int) -> None:
+        super().__init__(content, buffer_size)
+        self.content = content
+        """The same bytes, to read by position."""
+
 
 ReadRows: TypeAlias = Callable[[ByteStream, str], Iterator[Row]]
 """A function that reads the rows of an open file. Its second argument is the file's name, for

@@ -18,6 +18,8 @@ def require_text(value: object, name: str) -> str:
     """
     if not isinstance(value, str):
         raise RowError(f"{name} is {json_type(value)}, not text", repr(value))
+    if value.isascii() and "\0" not in value:  # far faster than the search
+        return value
     found = UNUSABLE_CHARACTERS.search(value)
     if found is None:
         return value

@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import json
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
@@ -66,7 +68,7 @@ def tiny_model() -> Path:
 
 def write(name: str, text: str) -> str:
     path = temporary_folder() / name
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     return str(path)
 
 
@@ -79,6 +81,18 @@ def samples() -> dict[str, dict[str, Any]]:
             "heldout": write("heldout.jsonl", "".join(rows[9:])),
         },
         "table": {"train": write("train.csv", table)},
+        "text": {"train": write("train.md", "A line of a text.\n\n" * 9), "max_characters": 60},
+        "sql": {
+            "train": "SELECT q AS prompt, a AS completion FROM rows",
+            "heldout": "SELECT 'q' AS prompt, 'a' AS completion",
+            "file": database(),
+        },
+        "mixture": {
+            "sources": [
+                {"train": write("one.jsonl", "".join(rows)), "weight": 2.0},
+                {"train": write("two.csv", table), "weight": 1.0},
+            ]
+        },
         "win-rate": {
             "run": str(tiny_model()),
             "reward": f"{write('reward.py', REWARD_FUNCTION)}:right",
@@ -88,6 +102,15 @@ def samples() -> dict[str, dict[str, Any]]:
         **{name: quick_options(offer) for name, offer in techniques().items()},
         "rlhf": STAGES,
     }
+
+
+def database() -> str:
+    path = temporary_folder() / "rows.db"
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE rows (q, a)")
+        connection.executemany("INSERT INTO rows VALUES (?, ?)", [(f"q{n}", "a") for n in range(9)])
+    return str(path)
 
 
 def techniques() -> dict[str, TechniqueOffer[Any]]:
@@ -105,6 +128,8 @@ def broken() -> dict[str, dict[str, Any]]:
     return {
         "jsonl": {"train": write("broken.jsonl", '{"prompt": "p", "completion": "c"}\n{"pro\n')},
         "table": {"train": write("broken.csv", 'prompt,completion\np,c\np,"c\n')},
+        "text": {"train": write("broken.md", "caf\udce9")},
+        "sql": {"train": "SELECT 'q' AS prompt, NULL AS completion", "file": database()},
     }
 
 

@@ -48,17 +48,15 @@ TESTED_THROUGH = {
         "tunesmith.testing.techniques",
     ),
     # Row files are read through the loader that uses all of these.
-    "tests/data/test_formats.py": (
-        "tunesmith_data.conversation",
-        "tunesmith_data.options",
-    ),
+    "tests/data/test_formats.py": ("tunesmith_data.conversation",),
     "tests/data/test_demo_files.py": (
         "tunesmith_data.build_records",
         "tunesmith_data.message",
         "tunesmith_data.text",
         "tunesmith_data.tools",
     ),
-    "tests/plugins/loaders/test_jsonl.py": ("tunesmith_data.json_line",),
+    "tests/plugins/loaders/test_arrow.py": ("tunesmith_data.typed_row",),
+    "tests/plugins/loaders/test_jsonl.py": ("tunesmith_data.accounting",),
     # One algorithm, compared with a plain comparison of all texts.
     "tests/data/near_duplicates/test_search.py": (
         "tunesmith_data.near_duplicates.boilerplate",

@@ -228,3 +228,17 @@ def test_global_state_that_a_review_changes_is_restored(
 def test_every_kind_of_offer_is_listed() -> None:
     assert set(KINDS) == {CommandOffer, TableOffer, *ComponentOffer.__subclasses__()}
     assert len({kind.kind for kind in KINDS}) == len({kind.hook for kind in KINDS}) == len(KINDS)
+
+
+def test_the_loader_that_knows_all_files_is_recognized() -> None:
+    def loader(name: str, suffix: str) -> DataLoaderOffer[object]:
+        return replace(ROWS, name=name, recognizes=lambda file: file.endswith(suffix))
+
+    catalog = catalog_of(
+        one=offering("data_loaders", loader("one", ".one"), loader("same", ".same")),
+        two=offering("data_loaders", loader("same", ".two")),
+    )
+    assert catalog.recognize(["a.one", "b.one"]) == "one"
+    assert catalog.recognize(["a.two"]) == "file:two:same"
+    for names in (["a.one", "a.two"], ["rows.txt"], []):
+        assert catalog.recognize(names) is None

@@ -1,9 +1,8 @@
 """Turn a run file into a plan: typed, checked and printable, without importing anything heavy.
 
-Every table has one owner. The core owns ``run``, ``model``, ``baselines``, ``gate``, ``plugins``
-and two keys of ``data`` and ``evaluators``; the other keys of those, of ``technique`` and of
-``reporters`` belong to the component that ``use`` names; any other table belongs to the plugin that
-offers it. The owner's options class validates it. All problems are reported together.
+Every table has one owner: the core (``run``, ``model``, ``baselines``, ``gate``, ``plugins``, two
+keys of ``data`` and ``evaluators``), the component that ``use`` names, or the plugin that offers
+the table. The owner's options class validates it. All problems are reported together.
 """
 
 from __future__ import annotations
@@ -217,7 +216,7 @@ class _Reader:
             gate=gate,
             tables=tuple(tables),
             plugins=plugins,
-            origins=self.runfile.origins,
+            origins={"data.use": "data.train", **self.runfile.origins},
         )
 
     def _plugin_tables(self) -> list[Component[TableOffer[Any]]]:
@@ -267,8 +266,11 @@ class _Reader:
     def _data(self) -> tuple[DataOptions | None, Component[DataLoaderOffer[Any]] | None]:
         table = self._table("data")
         core_keys = {key: table[key] for key in DataOptions.model_fields if key in table}
-        options = self._validate("data", DataOptions, core_keys) if "use" in core_keys else None
+        options = self._validate("data", DataOptions, core_keys)
         loader_keys = {key: value for key, value in table.items() if key != "holdout"}
+        if "use" not in table and (train := table.get("train")):
+            names = map(self._resolve_path, train if isinstance(train, list) else [train])
+            loader_keys["use"] = self.catalog.recognize([*names])
         return options, self._component(DataLoaderOffer, "data", loader_keys)
 
     def _component(
@@ -368,8 +370,8 @@ class _Reader:
 
     def _resolve_path(self, reference: str) -> str:
         """Return a reference that is an existing path, relative to the run file, as absolute."""
-        path = self.runfile.folder / Path(reference).expanduser()
-        return str(path) if path.exists() else reference
+        path = self.runfile.folder / Path(str(reference)).expanduser()
+        return str(path) if os.path.exists(path) else reference
 
     def _find_model(self, model: ModelOptions) -> FoundModel | None:
         try:

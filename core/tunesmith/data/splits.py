@@ -2,77 +2,201 @@
 
 A held-out score is meaningful only if the model was not trained on the same records. So records
 with the same content, and records of one group, always go to the same part. The split depends on
-the content of the records, not on their order. This module has pure functions over texts, and uses
-only the standard library.
+the content of the records, not on their order.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from math import isfinite
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+MAX_CLASS_LABELS = 100
+_DIGEST_BYTES = 16
+_ASCII_SPACES = {ord(space): " " for space in "\t\n\v\f\r\x1c\x1d\x1e\x1f"}
 
 
 @dataclass(frozen=True)
 class SplitIndices:
     """Ascending indices of the records of both parts; each record is in exactly one part."""
 
-    train: tuple[int, ...]
-    heldout: tuple[int, ...]
+    train: Sequence[int]
+    heldout: Sequence[int]
 
 
 @dataclass(frozen=True)
-class _Cluster:
-    """Records that must go to the same part."""
+class Subset(Sequence[T]):
+    """Some items of a sequence, by their indices. Nothing is copied or read before it is needed."""
 
-    rank: bytes  # a hash of content and seed: clusters are held out in ascending order of it
-    rows: tuple[int, ...]
-    stratum: str | None
+    items: Sequence[T]
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self.indices[index]
+        return Subset(self.items, found) if isinstance(index, slice) else self.items[found]
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.items.__getitem__, self.indices)
 
 
-def split_records(
-    keys: Sequence[str],
-    *,
-    holdout: float | int,
-    seed: int,
-    groups: Sequence[str | None] | None = None,
-    strata: Sequence[str | None] | None = None,
-) -> SplitIndices:
-    """Hold out a share (float below 1) or a count (int) of the records.
+class Splitter:
+    """Collects of each record what a split needs, about 50 bytes, and splits the records.
 
     Two records with the same normalized key are duplicates; a key is normally the record's text.
-    Duplicates, and records of the same group (None is no group), stay together. With `strata`
-    (labels), the same share of each label is held out, to within one row if no rows have to stay
-    together. The size is exact if the clusters permit it, and as close as possible otherwise.
-
-    Adding records moves few others, because the order of records is a hash of their content.
-
-    Raises:
-        ValueError: nothing to split, or one part would be empty. The message does not name the
-            option, which the caller knows.
+    Duplicates, and records of the same group (None is no group), stay together. With labels, the
+    same share of each label is held out, to within one row if no rows have to stay together.
     """
-    size = _parse_holdout(holdout, len(keys))
-    _check_labels("groups", groups, len(keys))
-    _check_labels("strata", strata, len(keys))
-    clusters = sorted(_build_clusters(keys, seed, groups, strata), key=lambda c: c.rank)
-    if len(clusters) == 1:
-        raise ValueError(
-            f"cannot split, all {len(keys)} records are duplicates of each other or in one group"
-        )
-    chosen: list[_Cluster] = []
-    by_stratum: dict[str | None, list[_Cluster]] = defaultdict(list)
-    for cluster in clusters:
-        by_stratum[cluster.stratum].append(cluster)
-    for stratum, target in _target_sizes(by_stratum, size, len(keys)).items():
-        chosen.extend(_take_clusters(by_stratum[stratum], target))
-    if not chosen:
-        chosen = [min(clusters, key=lambda c: (len(c.rows), c.rank))]
-    heldout = {row for cluster in chosen for row in cluster.rows}
-    train = tuple(row for row in range(len(keys)) if row not in heldout)
-    return SplitIndices(train, tuple(sorted(heldout)))
+
+    def __init__(self, seed: int) -> None:
+        self._salt = str(seed).encode()
+        self._digests = bytearray()  # of each record's key, and of its group if it has one
+        self._rows = array("l")  # the record of each digest
+        self._last = array("l")  # the digest by which each record is ordered
+        self._labels = array("l")
+        self._label_codes: dict[str | None, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def add(self, key: str, group: str | None) -> None:
+        """Add the next record."""
+        row = len(self._last)
+        self._add_digest(row, "key", normalize_text(key))
+        if group is not None:
+            self._add_digest(row, "group", group)
+        self._last.append(len(self._rows) - 1)
+
+    def add_label(self, label: str | None) -> None:
+        """Add the label of the record that was added last; all records or none have labels."""
+        self._labels.append(self._label_codes.setdefault(label, len(self._label_codes)))
+
+    def keeps_labels(self, *, complete: bool = False) -> bool:
+        """Return True if the labels recur, 3 times each at the end; otherwise forget them."""
+        limit = min(MAX_CLASS_LABELS, len(self) // 3) if complete else MAX_CLASS_LABELS
+        if not (recur := len(self._label_codes) <= limit):
+            self._labels = array("l")
+        return recur
+
+    def split(self, holdout: float | int) -> SplitIndices:
+        """Hold out a share (float below 1) or a count (int) of the records.
+
+        The size is exact if the clusters permit it, and as close as possible otherwise. Adding
+        records moves few others, because the order of records is a hash of their content.
+
+        Raises:
+            ValueError: nothing to split, or one part would be empty; the caller names the option.
+        """
+        total = len(self)
+        size = _parse_holdout(holdout, total)
+        clusters = self._join()
+        if len(clusters.roots) == 1:
+            raise ValueError(
+                f"cannot split, all {total} records are duplicates of each other or in one group"
+            )
+        by_stratum = self._by_stratum(clusters)
+        chosen: list[int] = []
+        for stratum, target in self._target_sizes(by_stratum, clusters, size).items():
+            chosen.extend(_take_clusters(by_stratum[stratum], clusters.sizes, target))
+        if not chosen:
+            chosen = [min(clusters.roots, key=lambda root: clusters.sizes[root])]
+        is_heldout = bytearray(total)
+        for root in chosen:
+            is_heldout[root] = True
+        parts = array("l"), array("l")
+        for row in range(total):
+            parts[is_heldout[clusters.root_of[row]]].append(row)
+        return SplitIndices(*parts)
+
+    def _add_digest(self, row: int, kind: str, text: str) -> None:
+        digest = blake2b(self._salt, digest_size=_DIGEST_BYTES)
+        digest.update(f"\0{kind}\0{text}".encode("utf-8", "surrogatepass"))
+        self._digests += digest.digest()
+        self._rows.append(row)
+
+    def _digest(self, number: int) -> bytes:
+        return bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
+
+    def _join(self) -> _Clusters:
+        """Join records with an equal digest; a cluster's rank is its smallest record digest."""
+        parent = array("l", range(len(self)))
+        order = sorted(range(len(self._rows)), key=self._digest)
+        for first, second in pairwise(order):
+            if self._digest(first) == self._digest(second):
+                one, other = (_find(parent, self._rows[n]) for n in (first, second))
+                parent[max(one, other)] = min(one, other)
+        sizes, best = array("l", bytes(parent.itemsize * len(parent))), array("l", self._last)
+        for row in range(len(parent)):
+            root = parent[row] = _find(parent, row)
+            sizes[root] += 1
+            if row != root and self._digest(self._last[row]) < self._digest(best[root]):
+                best[root] = self._last[row]
+        roots = [row for row in range(len(parent)) if parent[row] == row]
+        roots.sort(key=lambda root: self._digest(best[root]))
+        return _Clusters(roots, parent, sizes)
+
+    def _by_stratum(self, clusters: _Clusters) -> dict[int | None, list[int]]:
+        """Return the clusters by the most frequent label of each, in their order."""
+        if not self._labels:
+            return {None: clusters.roots}
+        labels = list(self._label_codes)
+        counts: dict[int, Counter[int]] = defaultdict(Counter)
+        for row, root in enumerate(clusters.root_of):
+            if clusters.sizes[root] > 1:
+                counts[root][self._labels[row]] += 1
+
+        def main_label(root: int) -> int:
+            if root not in counts:
+                return self._labels[root]
+            found = counts[root]
+            return min(
+                found, key=lambda code: (-found[code], labels[code] is not None, labels[code] or "")
+            )
+
+        by_stratum: dict[int | None, list[int]] = defaultdict(list)
+        for root in clusters.roots:
+            by_stratum[main_label(root)].append(root)
+        return by_stratum
+
+    def _target_sizes(
+        self, by_stratum: Mapping[int | None, list[int]], clusters: _Clusters, size: int
+    ) -> dict[int | None, int]:
+        """Return the rows to hold out per label: the exact share rounded down, plus at most one.
+
+        The additional rows go first to labels that would have no held-out row, then by the largest
+        remainder (Hamilton's method), and last to labels that would have no training row.
+        """
+        total = len(self)
+        counts = {x: sum(clusters.sizes[c] for c in found) for x, found in by_stratum.items()}
+        targets = {label: count * size // total for label, count in counts.items()}
+
+        def priority(label: int | None) -> tuple[int, int]:
+            vanishes = len(by_stratum[label]) == 1 or targets[label] + 1 >= counts[label]
+            order = 2 if vanishes else min(targets[label], 1)
+            return order, -(counts[label] * size % total)
+
+        rest = size - sum(targets.values())
+        for label in sorted((x for x in counts if counts[x] * size % total), key=priority)[:rest]:
+            targets[label] += 1
+        return targets
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """Records that must go to the same part. A cluster is known by its first record, its root."""
+
+    roots: list[int]  # in the order in which clusters are held out: by a hash of content and seed
+    root_of: array[int]
+    sizes: array[int]  # by root
 
 
 def normalize_text(text: str) -> str:
@@ -81,23 +205,11 @@ def normalize_text(text: str) -> str:
     Idempotent. The folding follows Unicode's rule for caseless identifiers (section 3.13, D146).
     """
     if text.isascii():
-        return " ".join(text.lower().split())
+        folded = text.lower().translate(_ASCII_SPACES)
+        return " ".join(folded.split()) if "  " in folded else folded.strip(" ")
     folded = unicodedata.normalize("NFD", text).casefold()
     folded = unicodedata.normalize("NFKC", folded).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
-
-
-def find_class_labels(answers: Sequence[str]) -> list[str] | None:
-    """Return the answers if they recur like class labels, so that a split can stratify by them.
-
-    None if they do not: there are more than 100 different ones, or fewer than 3 rows for each.
-    """
-    return list(answers) if len(set(answers)) <= min(100, len(answers) // 3) else None
-
-
-def _check_labels(name: str, labels: Sequence[str | None] | None, expected: int) -> None:
-    if labels is not None and len(labels) != expected:
-        raise ValueError(f"{name}: must have one entry per record ({expected}), got {len(labels)}")
 
 
 def _parse_holdout(holdout: float | int, total: int) -> int:
@@ -117,68 +229,7 @@ def _parse_holdout(holdout: float | int, total: int) -> int:
     return min(max(round(holdout * total), 1), total - 1)
 
 
-def _build_clusters(
-    keys: Sequence[str],
-    seed: int,
-    groups: Sequence[str | None] | None,
-    strata: Sequence[str | None] | None,
-) -> Iterator[_Cluster]:
-    """Join records with equal keys or groups; a cluster's rank is the smallest hash in it."""
-    forest = _UnionFind(len(keys))
-    owner: dict[tuple[str, str], int] = {}
-    ranks: list[bytes] = []
-    salt = str(seed).encode()
-    for row, key in enumerate(keys):
-        group = groups[row] if groups is not None else None
-        labels = [("key", normalize_text(key))]
-        if group is not None:
-            labels.append(("group", group))
-        for label in labels:
-            forest.join(owner.setdefault(label, row), row)
-        ranks.append(_hash_parts(salt, *labels[-1]))
-    for members in forest.groups():
-        rank = min(ranks[row] for row in members)
-        yield _Cluster(rank, tuple(members), _main_stratum(members, strata))
-
-
-def _hash_parts(salt: bytes, *parts: str) -> bytes:
-    digest = blake2b(salt, digest_size=16)
-    for part in parts:
-        digest.update(b"\0" + part.encode("utf-8", "surrogatepass"))
-    return digest.digest()
-
-
-def _main_stratum(rows: list[int], strata: Sequence[str | None] | None) -> str | None:
-    """Return the most frequent label of a cluster."""
-    if strata is None:
-        return None
-    counts = Counter(strata[row] for row in rows)
-    return min(counts, key=lambda label: (-counts[label], label is not None, label or ""))
-
-
-def _target_sizes(
-    by_stratum: dict[str | None, list[_Cluster]], size: int, total: int
-) -> dict[str | None, int]:
-    """Return the rows to hold out per label: the exact share rounded down, plus at most one row.
-
-    The additional rows go first to labels that would have no held-out row, then by the largest
-    remainder (Hamilton's method), and last to labels that would have no training row.
-    """
-    counts = {label: sum(len(c.rows) for c in found) for label, found in by_stratum.items()}
-    targets = {label: count * size // total for label, count in counts.items()}
-
-    def priority(label: str | None) -> tuple[int, int, bytes]:
-        vanishes = len(by_stratum[label]) == 1 or targets[label] + 1 >= counts[label]
-        order = 2 if vanishes else min(targets[label], 1)
-        return order, -(counts[label] * size % total), by_stratum[label][0].rank
-
-    rest = size - sum(targets.values())
-    for label in sorted((x for x in counts if counts[x] * size % total), key=priority)[:rest]:
-        targets[label] += 1
-    return targets
-
-
-def _take_clusters(clusters: list[_Cluster], target: int) -> list[_Cluster]:
+def _take_clusters(clusters: Sequence[int], sizes: Sequence[int], target: int) -> list[int]:
     """Take clusters in their order until `target` rows are reached as closely as possible.
 
     A cluster with too many rows is skipped. At the end, the smallest skipped one is taken if that
@@ -186,38 +237,21 @@ def _take_clusters(clusters: list[_Cluster], target: int) -> list[_Cluster]:
     """
     chosen, skipped, missing = [], [], target
     for cluster in clusters:
-        if len(cluster.rows) <= missing:
+        if sizes[cluster] <= missing:
             chosen.append(cluster)
-            missing -= len(cluster.rows)
+            missing -= sizes[cluster]
         else:
             skipped.append(cluster)
     if missing and len(skipped) > 1:
-        smallest = min(skipped, key=lambda c: (len(c.rows), c.rank))
-        if len(smallest.rows) - missing < missing:
+        smallest = min(skipped, key=sizes.__getitem__)
+        if sizes[smallest] - missing < missing:
             chosen.append(smallest)
     return chosen
 
 
-class _UnionFind:
-    """Union-find over row numbers."""
-
-    def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
-
-    def find(self, row: int) -> int:
-        parent = self._parent
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    def join(self, one: int, other: int) -> None:
-        first, second = sorted((self.find(one), self.find(other)))
-        self._parent[second] = first
-
-    def groups(self) -> list[list[int]]:
-        """Return all groups, each ascending, ordered by their first row."""
-        found: dict[int, list[int]] = defaultdict(list)
-        for row in range(len(self._parent)):
-            found[self.find(row)].append(row)
-        return list(found.values())
+def _find(parent: array[int], row: int) -> int:
+    """Return the root of a row in a forest of rows, and shorten the path to it."""
+    while parent[row] != row:
+        parent[row] = parent[parent[row]]
+        row = parent[row]
+    return row

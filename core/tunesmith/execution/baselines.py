@@ -7,7 +7,10 @@ come from the training part, never from the held-out part.
 
 from __future__ import annotations
 
+import heapq
 import random
+from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -46,23 +49,29 @@ def choose_shots(records: Sequence[Record], count: int, seed: int) -> tuple[Mess
     them: the longer half of the records is used only for labels that the shorter half lacks, or
     when the shorter half is used up.
     """
-    usable = [record for record in records if _is_plain_exchange(record)]
-    usable.sort(key=lambda record: sum(map(len, _last_turns(record))))
+    if not count:
+        return ()
+    # Numbers instead of records, of which there can be too many for memory.
+    rows, lengths, answers = array("q"), array("q"), array("q")
+    for row, record in enumerate(records):
+        if _is_plain_exchange(record):
+            question, answer = _last_turns(record)
+            rows.append(row)
+            lengths.append(len(question) + len(answer))
+            answers.append(hash(answer.strip()))
+    usable = sorted(range(len(rows)), key=lengths.__getitem__)
     short, long = usable[: (len(usable) + 1) // 2], usable[(len(usable) + 1) // 2 :]
     rng = random.Random(seed)
     rng.shuffle(short)
     rng.shuffle(long)
-    candidates = [*short, *long]
-    uses: dict[str, int] = {}
+    uses: Counter[int] = Counter()
     ranked = []
-    for position, record in enumerate(candidates):
-        answer = last_exchange(record)[1].text.strip()
-        ranked.append((uses.get(answer, 0), position, record))
-        uses[answer] = uses.get(answer, 0) + 1
-    chosen = [record for _, _, record in sorted(ranked, key=lambda item: item[:2])[:count]]
+    for position, number in enumerate([*short, *long]):
+        ranked.append((uses[answers[number]], position, rows[number]))
+        uses[answers[number]] += 1
     messages: list[Message] = []
-    for record in chosen:
-        question, answer = _last_turns(record)
+    for _, _, row in heapq.nsmallest(count, ranked):
+        question, answer = _last_turns(records[row])
         messages += [Message("user", question), Message("assistant", answer)]
     return tuple(messages)
 

@@ -5,10 +5,9 @@ A record that a plugin could change would change the data of every plugin after 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError, PluginError
 from tunesmith.offered import Plugin
 from tunesmith.offers import TechniqueOffer
@@ -17,18 +16,15 @@ from tunesmith.records import Record, find_features, is_immutable
 from tunesmith.text import one_line
 
 
-def check_records(dataset: Dataset, plan: Plan) -> None:
-    """Check that there are records, and that the technique accepts records of their kinds.
+def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[Record]:
+    """Yield the records of a part of the data, each checked: the technique accepts its kind.
 
     Raises:
-        DataError: naming the first record that it does not accept.
+        DataError: naming the first record that it does not accept, or there are no records.
         PluginError: the data loader returned something else, or records that are not immutable.
     """
     offer, plugin = plan.technique.offer, plan.data.offered.plugin
-    if not isinstance(dataset, Dataset):
-        name = type(dataset).__name__
-        raise PluginError(f'plugin "{plugin.full_name}" returned {name} in place of a Dataset')
-    for record in (*dataset.train, *(dataset.heldout or ())):
+    for record in records:
         if not isinstance(record, Record):
             name = type(record).__name__
             raise PluginError(f'plugin "{plugin.full_name}" returned {name} in place of a Record')
@@ -38,8 +34,8 @@ def check_records(dataset: Dataset, plan: Plan) -> None:
                 f'plugin "{plugin.full_name}" made a record that can be changed: '
                 f"{record.source} holds a list or a dict"
             )
-    if not dataset.train or dataset.heldout == []:
-        part = "held-out" if dataset.train else "training"
+        yield record
+    if not records:
         raise DataError("data", f"no usable {part} rows")
 
 

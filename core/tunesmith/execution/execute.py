@@ -22,25 +22,23 @@ from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import Evaluators, choose_evaluators
 from tunesmith.config.trust import trust_code
 from tunesmith.contracts import Artifact, Dataset, Job, RunContext, Technique, TextModel
-from tunesmith.data.splits import find_class_labels, split_records
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
 from tunesmith.events import JSON, Event, Notice, RunFinished, RunStarted
 from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import PromptedModel, choose_shots
-from tunesmith.execution.check_records import check_records
 from tunesmith.execution.emitter import Emitter, Reporters
 from tunesmith.execution.evaluate import evaluate_model
 from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
+from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.verdict import TUNED, check_gate, compute_verdict
 from tunesmith.execution.versions import collect_versions
-from tunesmith.global_state import preserve_global_state
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Message, Record, content_key, last_exchange
+from tunesmith.records import Message
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
     Checkpoints,
@@ -51,17 +49,6 @@ from tunesmith.storage import (
     write_atomic,
 )
 from tunesmith.text import redact_all
-
-MAX_DEFAULT_HOLDOUT_ROWS = 500
-"""Upper limit of the default held-out part, which is a fifth of the data."""
-
-
-@dataclass(frozen=True)
-class DataParts:
-    """The records of a run: those to train on, and the held-out ones to evaluate on."""
-
-    train: tuple[Record, ...]
-    heldout: tuple[Record, ...]
 
 
 def run(
@@ -134,41 +121,6 @@ def write_report(folder: RunFolder, report: Report) -> None:
         write_atomic(path, text)
 
 
-def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
-    """Load the data of a plan and split it into training and held-out records.
-
-    It does nothing else, so that ``tunesmith check`` can call it too.
-
-    Raises:
-        DataError: the data is unusable, or the technique cannot train on such records.
-    """
-    plugin = plan.data.offered.plugin
-    with attribute_errors_to(plugin), preserve_global_state(keep_new_variables=True):
-        dataset = plan.data.offer.build(plan.data.config).load()
-    check_records(dataset, plan)
-    if dataset.heldout is not None:
-        return dataset, DataParts(tuple(dataset.train), tuple(dataset.heldout))
-    records = list(dataset.train)
-    holdout = plan.holdout
-    if holdout is None:
-        holdout = min(MAX_DEFAULT_HOLDOUT_ROWS, max(1, round(0.2 * len(records))))
-    with attribute_errors_to(plugin):  # content of another type is a fault of the loader
-        keys = [content_key(record) for record in records]
-        answers = [last_exchange(record)[1].text.strip() for record in records]
-    try:
-        indices = split_records(
-            keys,
-            holdout=holdout,
-            seed=plan.run.seed,
-            groups=[record.group for record in records],
-            strata=find_class_labels(answers),
-        )
-    except ValueError as error:
-        raise DataError("data.holdout", str(error)) from None
-    train = tuple(records[index] for index in indices.train)
-    return dataset, DataParts(train, tuple(records[index] for index in indices.heldout))
-
-
 def _execute_phases(
     plan: Plan,
     catalog: Catalog,
@@ -179,7 +131,7 @@ def _execute_phases(
 ) -> None:
     """Run the phases from the first event to the evaluation of the tuned model."""
     _record_start(plan, folder, emit, resume_check)
-    parts = _load_and_review_data(plan, catalog, emit, resume_check)
+    parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
     evaluators = choose_evaluators(plan, catalog, parts.heldout)
     model = _fetch_model(plan, parts, emit, reviewer, resume_check)
     with attribute_errors_to(plan.technique.offered.plugin):
@@ -238,7 +190,7 @@ def _fetch_model(
 
 
 def _load_and_review_data(
-    plan: Plan, catalog: Catalog, emit: Emitter, resume_check: ResumeCheck
+    plan: Plan, catalog: Catalog, folder: RunFolder, emit: Emitter, resume_check: ResumeCheck
 ) -> DataParts:
     """Load and split the data and let plugins review it.
 
@@ -247,8 +199,13 @@ def _load_and_review_data(
     """
     then = emit.report.data
     with emit.phase("data"):
-        dataset, parts = load_data(plan)
-    event = resume_checks.build_data_event(dataset, parts.train, parts.heldout)
+        try:
+            dataset, parts = load_data(plan)
+        except DataError as error:
+            write_quarantine(folder, error.left_out)
+            raise
+    write_quarantine(folder, dataset.left_out)
+    event = build_data_event(dataset, parts)
     if then is not None:
         changes = resume_checks.check_data(then, event)
         resume_check.require_unchanged("the data", changes, "restore the data or start a new run")

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.contracts import Dataset, FoundModel
+from tunesmith.contracts import FoundModel
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON, DataLoaded, ModelResolved, Notice, RunStarted
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.report import Report
-from tunesmith.records import Record
 from tunesmith.storage import MANIFEST, RunFolder
 
 RESULT_TABLES = ("model", "data", "technique", "evaluators", "baselines", "gate")
@@ -121,27 +119,6 @@ def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
 def check_model(then: ModelResolved, now: ModelResolved) -> list[str]:
     """Return the files of the base model that were added, removed or changed."""
     return list(_differences(_shorten_digests(then.files), _shorten_digests(now.files)))
-
-
-def build_data_event(
-    dataset: Dataset, train: Sequence[Record], heldout: Sequence[Record]
-) -> DataLoaded:
-    """Build the event for data that was loaded: sizes, unusable rows, fingerprint."""
-    digest = hashlib.sha256()
-    for record in (*train, *heldout):
-        digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
-    examples = [
-        {"where": row.where, "cause": row.cause, "detail": row.detail}
-        for row in dataset.left_out[:20]
-    ]
-    return DataLoaded(
-        description=dataset.description,
-        train=len(train),
-        heldout=len(heldout),
-        left_out=dict(Counter(row.cause for row in dataset.left_out)),
-        examples=examples,
-        fingerprint=digest.hexdigest(),
-    )
 
 
 def build_model_event(found: FoundModel, folder: Path) -> ModelResolved:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tunesmith import distributed
 from tunesmith.errors import DataError
 from tunesmith.events import Event
-from tunesmith.execution.execute import build_job, load_data, load_report
-from tunesmith.execution.resume_checks import build_data_event
+from tunesmith.execution.execute import build_job, load_report
+from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.plugins import attribute_errors_to
 from tunesmith.storage import Checkpoints, RunFolder
@@ -19,12 +19,9 @@ def run_worker_rank(plan: Plan, folder: RunFolder) -> None:
         DataError: this rank loads other data than rank 0.
         TunesmithError: this rank could not take part. Rank 0 reports errors of the training.
     """
-    dataset, parts = load_data(plan)
-    loaded, on_rank_zero = (
-        build_data_event(dataset, parts.train, parts.heldout),
-        load_report(folder).data,
-    )
-    if on_rank_zero is None or loaded.fingerprint != on_rank_zero.fingerprint:
+    _, parts = load_data(plan)
+    on_rank_zero = load_report(folder).data
+    if on_rank_zero is None or parts.fingerprint != on_rank_zero.fingerprint:
         raise DataError("data", f"rank {distributed.rank()} reads other rows than rank 0")
     model = plan.found_model.fetch()
     checkpoints = Checkpoints(folder.checkpoints, on_problem=_ignore_event, owned=False)

@@ -12,7 +12,7 @@ from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.contracts import Assumptions
 from tunesmith.errors import DataError, UsageError
-from tunesmith.execution import execute
+from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
@@ -104,7 +104,7 @@ def show_resolved(plan: Plan, as_json: bool) -> None:
 def load_records(plan: Plan) -> tuple[Sequence[Record], Sequence[Record]]:
     """Load the training and held-out records, split as the run would split them."""
     try:
-        _, parts = execute.load_data(plan)
+        _, parts = load_data(plan)
     except DataError as error:
         alternative = f"plan without a data file: tunesmith plan RUN.toml {EXAMPLE}"
         error.hint = f"{error.hint}; or {alternative}" if error.hint else alternative

@@ -92,6 +92,32 @@ def test_a_missing_use_lists_the_installed_offers(bench: Bench) -> None:
         make_plan(read, bench.catalog)
 
 
+class FilesOptions(Options):
+    """Options of a loader that is recognized by its files."""
+
+    train: DataPath | list[str] = Field(description="Files.")
+
+
+@pytest.mark.parametrize("train", ["rows.files", ["rows.files", "*.files"], "SELECT " + "x" * 300])
+def test_the_data_loader_follows_from_the_files(bench: Bench, train: Any) -> None:
+    (bench.root / "rows.files").write_text("")
+    offer = DataLoaderOffer(
+        name="files",
+        summary="files",
+        config=FilesOptions,
+        build=bench.plan().data.offer.build,
+        recognizes=lambda name: name.endswith(".files") or name.startswith("SELECT"),
+    )
+    catalog = catalog_of(files=offering("data_loaders", offer))
+    tables = {**bench.tables(), "data": {"train": train, "holdout": 0.5}}
+    plan = make_plan(run_file.RunFile(tables=tables, folder=bench.root, stem="x"), catalog)
+    assert (plan.data.use, plan.origins["data.use"]) == ("files", "data.train")
+    assert plan.to_json()["data"]["use"] == "files" and plan.holdout == 0.5
+    tables["data"] = {"train": "rows.unknown"}
+    with pytest.raises(ConfigError, match=r"data.use: must name a data loader \(files, rows\)"):
+        make_plan(run_file.RunFile(tables=tables, folder=bench.root, stem="x"), catalog)
+
+
 @pytest.mark.parametrize(
     ("table", "value", "where"),
     [

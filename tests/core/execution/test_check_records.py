@@ -8,32 +8,36 @@ from typing import Any
 import pytest
 from bench import Bench
 
-from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError, PluginError
 from tunesmith.execution.check_records import check_records, check_unchanged
 from tunesmith.offered import Plugin
+from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Message, Record, Text, ToolCall
 
 RECORD = Completion(source="f:1", prompt="p", completion="c")
 PLUGIN = Plugin(name="odd", distribution="d", version="1", module="m")
 
 
+def check(records: list[Record], plan: Plan) -> list[Record]:
+    return list(check_records(records, "training", plan))
+
+
 def test_records_that_the_technique_accepts(bench: Bench) -> None:
-    check_records(Dataset(train=[RECORD]), bench.plan())
-    check_records(Dataset(train=[RECORD], heldout=[RECORD]), bench.plan())
+    assert check([RECORD, RECORD], bench.plan()) == [RECORD, RECORD]
 
 
 @pytest.mark.parametrize(
-    ("dataset", "message"),
+    ("records", "message"),
     [
-        (Dataset(train=[]), "no usable training rows"),
-        (Dataset(train=[RECORD], heldout=[]), "no usable held-out rows"),
-        (Dataset(train=[RECORD, Text(source="f:2", text="t")]), "f:2: .* cannot train on a Text"),
+        ([], "no usable training rows"),
+        ([RECORD, Text(source="f:2", text="t")], "f:2: .* cannot train on a Text"),
     ],
 )
-def test_records_that_the_user_can_correct(bench: Bench, dataset: Dataset, message: str) -> None:
+def test_records_that_the_user_can_correct(
+    bench: Bench, records: list[Record], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
-        check_records(dataset, bench.plan())
+        check(records, bench.plan())
 
 
 @pytest.mark.parametrize(
@@ -55,16 +59,15 @@ def test_what_a_technique_would_ignore_is_refused(
         technique=replace(plan.technique, offered=replace(plan.technique.offered, offer=offer)),
     )
     with pytest.raises(DataError, match=f"f:1: .* would ignore the {ignored}"):
-        check_records(Dataset(train=[chat]), plan)
+        check([chat], plan)
     aware = replace(offer, trains_on=frozenset({"tools", "reasoning", "weights"}))
     plan = replace(
         plan,
         technique=replace(plan.technique, offered=replace(plan.technique.offered, offer=aware)),
     )
-    check_records(Dataset(train=[chat]), plan)
+    assert check([chat], plan) == [chat]
 
 
-@pytest.mark.parametrize("heldout", [False, True])
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -72,12 +75,9 @@ def test_what_a_technique_would_ignore_is_refused(
         ({"prompt": "p"}, "returned dict in place of a Record"),
     ],
 )
-def test_records_that_are_a_fault_of_the_loader(
-    bench: Bench, record: Any, message: str, heldout: bool
-) -> None:
-    parts: dict[str, list[Record]] = {"heldout" if heldout else "train": [record]}
+def test_records_that_are_a_fault_of_the_loader(bench: Bench, record: Any, message: str) -> None:
     with pytest.raises(PluginError, match=f'"file:bench" {message}'):
-        check_records(Dataset(**{"train": [RECORD], **parts}), bench.plan())
+        check([RECORD, record], bench.plan())
 
 
 @pytest.mark.parametrize("completion", ["easier", ["a list"]])

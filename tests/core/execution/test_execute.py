@@ -47,6 +47,7 @@ from tunesmith.events import Event, RunStarted, StepFinished, from_json
 from tunesmith.execution import execute
 from tunesmith.execution.guards import TimeLimitGuard
 from tunesmith.execution.report import build_report
+from tunesmith.execution.run_data import load_data
 from tunesmith.records import Completion, Text
 
 StopAfter = Callable[[int], None]
@@ -108,15 +109,15 @@ def test_reporters_get_the_logged_events_and_are_closed(bench: Bench) -> None:
 
 def test_training_and_heldout_rows_are_disjoint(bench: Bench) -> None:
     plan = bench.plan()
-    _, parts = execute.load_data(plan)
+    _, parts = load_data(plan)
     train, heldout = ({r.source for r in part} for part in (parts.train, parts.heldout))
     assert len(heldout) == 12 and not train & heldout and len(train | heldout) == 60
-    assert execute.load_data(plan)[1] == parts
-    assert execute.load_data(bench.plan(run={"seed": 1}))[1] != parts
+    assert load_data(plan)[1] == parts
+    assert load_data(bench.plan(run={"seed": 1}))[1] != parts
 
 
 def test_heldout_records_of_the_loader_are_used_unchanged(bench: Bench) -> None:
-    _, parts = execute.load_data(bench.plan(data={"heldout_last": 5}))
+    _, parts = load_data(bench.plan(data={"heldout_last": 5}))
     assert [r.source.rpartition(":")[2] for r in parts.heldout] == ["56", "57", "58", "59", "60"]
 
 

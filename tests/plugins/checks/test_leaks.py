@@ -7,8 +7,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from splitting import split_records
 
-from tunesmith.data.splits import split_records
 from tunesmith.records import Completion, Record
 from tunesmith_plugins.checks.leaks.find_leaks import find_leaks
 from tunesmith_plugins.checks.leaks.review import review

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
+import pytest
 from click.testing import Result
 
+from tunesmith_plugins.commands.starter.choose import Choice
 from tunesmith_plugins.commands.starter.example_command import find_examples
 from tunesmith_plugins.commands.starter.init_command import fill_template
 
@@ -17,7 +24,7 @@ Tunesmith = Callable[..., Result]
 def test_init_writes_a_run_file_that_parses_and_overwrites_nothing(
     tunesmith: Tunesmith, tmp_path: Path
 ) -> None:
-    (tmp_path / 'tick"ets.jsonl').write_text("{}")
+    (tmp_path / 'tick"ets.jsonl').write_text('{"prompt": "p", "completion": "c"}\n')
     done = tunesmith("init", "new", "--data", 'tick"ets.jsonl', "--model", "C:\\models")
     assert done.exit_code == 0, done.output
     written = tomllib.loads((tmp_path / "new" / "run.toml").read_text())
@@ -45,10 +52,80 @@ def test_init_prints_the_next_commands(tunesmith: Tunesmith, tmp_path: Path) -> 
 
 
 def test_a_template_keeps_every_value() -> None:
-    text = fill_template(model='a"b', loader="table", data="naïve.csv")
+    choice = Choice("table", {"columns.prompt": 'a "question"'}, "preference", ["loss", "length"])
+    text = fill_template(choice, model='a"b', data="naïve.csv")
     tables = tomllib.loads(text)
     assert tables["model"]["base"] == 'a"b'
     assert (tables["data"]["use"], tables["data"]["train"]) == ("table", "naïve.csv")
+    assert tables["data"]["columns"] == {"prompt": 'a "question"'}
+    assert tables["technique"]["use"] == "preference"
+    assert [table["use"] for table in tables["evaluators"]] == ["loss", "length"]
+
+
+TURNS = [{"role": "user", "content": "q {n}"}, {"role": "assistant", "content": "a"}]
+DATA = {
+    "rows.jsonl": ({"prompt": "p", "completion": "c {n}"}, "jsonl", {}, "lora"),
+    "rows.json": ({"messages": TURNS}, "jsonl", {}, "lora"),
+    "pairs.jsonl": ({"prompt": "p", "chosen": "{n}", "rejected": "b"}, "jsonl", {}, "preference"),
+    "rows.csv": (
+        {"text": "I lost my card {n}", "category": "lost_card"},
+        "table",
+        {"prompt": "text", "completion": "category"},
+        "lora",
+    ),
+    "rows.tsv": ({"Left": "l {n}", "Right": "r"}, "table", {"prompt": "Left"}, "lora"),
+    "rows.parquet": ({"query": "q {n}", "sql": "s"}, "table", {"prompt": "query"}, "lora"),
+    "notes.md": ({"text": "Some text {n}."}, "text", {}, "lora"),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_init_writes_a_run_file_that_suits_the_data(
+    tunesmith: Tunesmith, tmp_path: Path, name: str
+) -> None:
+    row, loader, columns, technique = DATA[name]
+    write_data(tmp_path / name, row)
+    done = tunesmith("init", ".", "--force", "--data", name)
+    assert done.exit_code == 0, done.output
+    written = tomllib.loads((tmp_path / "run.toml").read_text())
+    assert (written["data"]["use"], written["technique"]["use"]) == (loader, technique)
+    assert columns.items() <= written["data"].get("columns", {}).items()
+    assert written["evaluators"]
+    checked = tunesmith("check", "run.toml", "--set", "model.base=fake:one")
+    assert checked.exit_code == 0, checked.output
+
+
+def test_init_refuses_data_that_it_cannot_read(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    (tmp_path / "rows.bin").write_bytes(b"\0\1")
+    assert "no data loader knows this file" in tunesmith("init", "a", "--data", "rows.bin").stderr
+    (tmp_path / "rows.jsonl").write_text('{"a": "1", "b": "2", "c": "3"}\n')
+    refused = tunesmith("init", "a", "--data", "rows.jsonl")
+    assert refused.exit_code == 3 and "no known format" in refused.stderr
+    assert not (tmp_path / "a").exists()
+    unknown = tunesmith("init", "a", "--data", "rows.jsonl", "--loader", "jsnl")
+    assert unknown.exit_code == 2 and 'did you mean "jsonl"?' in unknown.stderr
+    needs_more = tunesmith("init", "a", "--data", "rows.jsonl", "--loader", "sql")
+    assert needs_more.exit_code == 2 and "--loader sql: data" in needs_more.stderr
+
+
+def write_data(path: Path, row: dict[str, Any]) -> None:
+    """Write forty rows in the format of the suffix; `{n}` is the number of the row."""
+    rows = [json.loads(json.dumps(row).replace("{n}", str(n))) for n in range(40)]
+    match path.suffix:
+        case ".jsonl":
+            path.write_text("".join(json.dumps(item) + "\n" for item in rows))
+        case ".json":
+            path.write_text(json.dumps(rows))
+        case ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        case ".csv" | ".tsv":
+            with path.open("w", newline="") as file:
+                delimiter = "," if path.suffix == ".csv" else "\t"
+                writer = csv.DictWriter(file, list(row), delimiter=delimiter)
+                writer.writeheader()
+                writer.writerows(rows)
+        case _:
+            path.write_text("\n\n".join(item["text"] * 40 for item in rows) * 4)
 
 
 def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loading import load_both_ways
 
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
@@ -22,7 +23,7 @@ CHAT = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "
 
 
 def load(path: Path | str, **options: Any) -> Dataset:
-    return JSONL.build(JsonlOptions(train=str(path), **options)).load()
+    return load_both_ways(JSONL.build(JsonlOptions(train=str(path), **options)))
 
 
 def load_bytes(folder: Path, data: bytes, **options: Any) -> Dataset:

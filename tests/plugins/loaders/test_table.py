@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loading import load_both_ways
 from pydantic import ValidationError
 
 from tunesmith.contracts import Dataset
@@ -27,7 +28,7 @@ NOT_BLANK = st.text(
 def load(folder: Path, data: bytes, **options: Any) -> Dataset:
     path = folder / "data.csv"
     path.write_bytes(data)
-    return TABLE.build(TableOptions(train=str(path), **options)).load()
+    return load_both_ways(TABLE.build(TableOptions(train=str(path), **options)))
 
 
 def pairs(dataset: Dataset) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tunesmith import api
 from tunesmith.contracts import TextModel, require_sampling
 from tunesmith.errors import DataError, UsageError
-from tunesmith.execution import execute
+from tunesmith.execution.run_data import load_data
 from tunesmith.records import Message, last_exchange
 from tunesmith_data import RowError, parse_messages, parse_row, require_text
 from tunesmith_plugins.commands.annotate.pairs import Pair, make_pairs
@@ -58,7 +58,7 @@ def read_run_prompts(folder: Path) -> list[Conversation]:
         UsageError: the data of the run has no prompts.
     """
     _, plan, _ = api.open_run(folder)
-    _, parts = execute.load_data(plan)
+    _, parts = load_data(plan)
     prompts = (last_exchange(record)[0] for record in parts.train)
     unique = list(dict.fromkeys(prompt for prompt in prompts if isinstance(prompt, tuple)))
     if not unique:

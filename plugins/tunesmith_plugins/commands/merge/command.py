@@ -13,6 +13,7 @@ from tunesmith import api
 from tunesmith.cli.common import trust_option
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
+from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, last_exchange
 from tunesmith.storage import RunFolder, lock
@@ -59,7 +60,7 @@ def command(
     folder, plan, _ = api.open_run(run)
     adapter = _find_adapter(folder, plan)
     options = _merge_options(plan, into, max_kl)
-    _, parts = execute.load_data(plan)
+    _, parts = load_data(plan)
     prompts: list[Prompt] = [last_exchange(r)[0] for r in islice(parts.heldout, CHECK_PROMPTS)]
     from tunesmith_torch.models.initial_model import adapter_base_folder
     from tunesmith_torch.models.merging import merge_adapter

@@ -16,9 +16,8 @@ from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
 from tunesmith.events import DataLoaded, Notice
 from tunesmith.execution import execute
-from tunesmith.execution.execute import DataParts
 from tunesmith.execution.report import build_report
-from tunesmith.execution.resume_checks import build_data_event
+from tunesmith.execution.run_data import DataParts, build_data_event, load_data
 from tunesmith.plan import Plan
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import one_line, safe_text
@@ -50,8 +49,8 @@ def command(
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     if origin and not as_json:
         show_origins(plan)
-    dataset, parts = execute.load_data(plan)
-    event = build_data_event(dataset, parts.train, parts.heldout)
+    dataset, parts = load_data(plan)
+    event = build_data_event(dataset, parts)
     found = list(execute.collect_notices(plan, catalog, dataset, parts))
     if as_json:
         render.print_json(to_json(plan, event, found, parts))

@@ -70,16 +70,21 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
             definition["properties"]["holdout"] = holdout
         if table == "evaluators":
             definition["properties"]["id"] = EvaluatorKeys.model_json_schema()["properties"]["id"]
-        definition["required"] = ["use", *definition.get("required", [])]
+        definition["required"] = [*_required(table), *definition.get("required", [])]
         condition = {"properties": {"use": {"enum": use}}, "required": ["use"]}
         branches.append({"if": condition, "then": reference})
         names += use
     return {
         "type": "object",
         "properties": {"use": {"enum": names}},
-        "required": ["use"],
+        "required": _required(table),
         "allOf": branches,
     }
+
+
+def _required(table: str) -> list[str]:
+    """Return the keys that every such table has; a data loader is found by its files too."""
+    return [] if table == "data" else ["use"]
 
 
 def _add_definition(options: type[BaseModel], key: str, definitions: JSON) -> JSON:

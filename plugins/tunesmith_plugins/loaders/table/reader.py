@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator
+from functools import partial
 
 from tunesmith.errors import DataError
-from tunesmith_data import ByteStream, Row, RowError, not_utf8_error
+from tunesmith_data import ByteStream, Fields, Row, RowError, Span, not_utf8_error
 
 DELIMITERS = ",;\t|"
 """Delimiters that are detected, in the order of preference."""
@@ -21,42 +23,73 @@ def read_rows(
     Raises:
         DataError: the header is unclear, or a quote or field never ends.
     """
-    # Bytes that are not UTF-8 become lone surrogates here, and a fault of their row in _to_fields.
-    text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    try:
-        yield from _parse_rows(_read_lines(text, name, max_row_bytes), name, delimiter)
-    finally:
-        text.detach()  # the caller owns the stream and checks it afterwards
-
-
-def _parse_rows(lines: Iterator[str], name: str, delimiter: str) -> Iterator[Row]:
+    lines = _Lines(stream, name, max_row_bytes)
     header_line = next(lines, "")
     if delimiter == "auto":
         delimiter = max(DELIMITERS, key=_remove_quoted(header_line).count)
     header = next(csv.reader([header_line], delimiter=delimiter), [])
     _check_header(header, name)
+    parse = partial(_parse_again, header=header, delimiter=delimiter)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        start = reader.line_num + 2  # the header is line 1
+        start, offset = lines.number + 1, lines.end
         try:
             values = next(reader, None)
         except csv.Error as error:
-            yield from _faults_of(error, name, start, reader.line_num + 1)
+            yield from _faults_of(error, name, start, lines.number)
             continue
         if values is None:
             return
         if values:
-            yield Row(start, _to_fields(values, header))
+            span = Span(offset, lines.end - offset, parse)
+            yield Row(start, _to_fields(values, header), span)
 
 
-def _read_lines(text: io.TextIOWrapper, name: str, max_row_bytes: int) -> Iterator[str]:
-    number = 0
-    while line := text.readline(max_row_bytes + 1):
-        number += 1
-        if len(line) > max_row_bytes:
-            message = f"line longer than max_row_bytes = {max_row_bytes:,}"
-            raise DataError(f"{name}:{number}", message)
-        yield line
+def _parse_again(data: bytes, *, header: list[str], delimiter: str) -> Fields:
+    """Return the columns of a row that was parsed before."""
+    text = data.decode("utf-8", "surrogateescape")
+    lines = io.StringIO(text, newline="")
+    values = next(csv.reader(lines, delimiter=delimiter, strict=True))
+    fields = _to_fields(values, header)
+    if isinstance(fields, RowError):
+        raise fields
+    return fields
+
+
+class _Lines(Iterator[str]):
+    """The lines of a file as text, with number and position of the end of the last one.
+
+    Bytes that are not UTF-8 become lone surrogates here, and a fault of their row in _to_fields.
+    """
+
+    def __init__(self, stream: ByteStream, name: str, max_row_bytes: int) -> None:
+        self.number = 0
+        self.end = stream.tell()
+        self._stream = stream
+        self._name = name
+        self._limit = max_row_bytes
+        self._ready: list[bytes] = []
+
+    def __next__(self) -> str:
+        if not self._ready:
+            self._ready = self._read()
+        if not self._ready:
+            raise StopIteration
+        line = self._ready.pop()
+        self.number += 1
+        self.end += len(line)
+        if len(line) > self._limit:
+            message = f"line longer than max_row_bytes = {self._limit:,}"
+            raise DataError(f"{self._name}:{self.number}", message)
+        return line.decode("utf-8", "surrogateescape")
+
+    def _read(self) -> list[bytes]:
+        """Return the next lines, the first one last: several if they end in carriage returns."""
+        data = self._stream.readline(self._limit + 1)
+        lines = data.splitlines(keepends=True)
+        if len(lines) > 1 and not data.endswith(b"\n"):
+            self._stream.seek(-len(lines.pop()), os.SEEK_CUR)
+        return lines[::-1]
 
 
 def _remove_quoted(line: str) -> str:

@@ -1,0 +1,62 @@
+"""Account for the rows that cannot be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tunesmith.contracts import LeftOut
+from tunesmith.errors import DataError
+from tunesmith_data.row import RowError
+
+MAX_CONTENT = 100_000
+"""Characters of an unusable row that are kept."""
+MAX_CONTENT_OF_ALL = 50_000_000
+
+
+@dataclass
+class UnusableRows:
+    """The rows that could not be used, with a check of their share."""
+
+    allowed: float
+    left_out: list[LeftOut] = field(default_factory=list)
+    hints: dict[str, str] = field(default_factory=dict)
+
+    _content_size: int = 0
+
+    def add(self, where: str, error: RowError, content: str = "") -> None:
+        """Count a row; ``content`` is kept as far as there is room."""
+        content = content[:MAX_CONTENT]
+        self._content_size += len(content)
+        if self._content_size > MAX_CONTENT_OF_ALL:
+            content = ""
+        self.left_out.append(
+            LeftOut(where=where, cause=error.cause, detail=error.detail, row=content)
+        )
+        if error.hint:
+            self.hints.setdefault(error.cause, error.hint)
+
+    def check(self, name: str, used: int) -> None:
+        """Raise a :class:`DataError` if no row is usable, or too many are not."""
+        unusable = len(self.left_out)
+        rows = used + unusable
+        if rows == 0:
+            raise DataError(name, "holds no rows")
+        if used and unusable <= self.allowed * rows:
+            return
+        causes = Counter(item.cause for item in self.left_out)
+        first = {item.cause: item for item in reversed(self.left_out)}
+        lines = [_format_cause(count, first[cause]) for cause, count in causes.most_common(10)]
+        summary = f"{unusable:,} of {rows:,} rows cannot be used"
+        hint = "check the first of these rows: the file may have another format"
+        if used:
+            summary += f", more than max_left_out = {self.allowed:g} allows"
+            hint = "fix these rows, or raise max_left_out to train without them"
+        hints = [self.hints[cause] for cause, _ in causes.most_common() if cause in self.hints]
+        text = "\n".join([summary, *lines])
+        raise DataError(name, text, hint=hints[0] if hints else hint, left_out=self.left_out)
+
+
+def _format_cause(count: int, first: LeftOut) -> str:
+    detail = f" ({first.detail})" if first.detail else ""
+    return f"  {count:,} × {first.cause}, first at {first.where}{detail}"

@@ -1,0 +1,285 @@
+"""Turn the rows of a file into records: detect the format, and find the reason of unusable rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from tunesmith.errors import DataError
+from tunesmith.records import Record
+from tunesmith.text import suggest_name
+from tunesmith_data.accounting import UnusableRows
+from tunesmith_data.formats import Format, FormatMatch, match_format
+from tunesmith_data.message import unused_keys
+from tunesmith_data.row import Fields, Row, RowError
+from tunesmith_data.row_view import RowView, label_text
+
+if TYPE_CHECKING:
+    from tunesmith_data.options import FieldOptions
+
+FORMAT_DETECTION_ROWS = 1_000
+"""Rows at the beginning of a file that decide its format."""
+MAX_NAMED_COLUMNS = 6
+Content: TypeAlias = Callable[[Row], str]
+
+
+class RecordReader:
+    """Turns the rows of one file, or another source, into records."""
+
+    def __init__(
+        self,
+        name: str,
+        options: FieldOptions,
+        unusable_rows: UnusableRows,
+        may_be_unusable: bool = False,
+    ) -> None:
+        self.name = name
+        self.may_be_unusable = may_be_unusable
+        self.options = options
+        self.unusable_rows = unusable_rows
+        self.formats: tuple[Format, ...] = options.formats()
+        self.field_columns = options.field_columns()
+        named = (options.group, *options.slices, *self.field_columns.values())
+        self._paths = [column for column in named if column is not None and "." in column]
+        self.match: FormatMatch | None = None
+        self.without = options.ignored_columns()
+        self.optional: list[str] = []
+        self.unused: list[str] = []
+        self._matches: dict[tuple[str, ...], FormatMatch | None] = {}
+
+    def records(self, rows: Iterator[Row], content: Content) -> Iterator[tuple[Row, Record]]:
+        """Yield the usable rows and their records, in order, and count the others.
+
+        ``content`` returns a row as it is written in the file.
+        """
+        if self._paths:
+            rows = map(self._with_paths, rows)
+        first_rows = list(itertools.islice(rows, FORMAT_DETECTION_ROWS))
+        self._choose_format(first_rows)
+        for row in itertools.chain(first_rows, rows):
+            try:
+                if isinstance(row.fields, RowError):
+                    raise row.fields
+                yield row, self.build(row.line, row.fields)
+            except RowError as error:
+                self.unusable_rows.add(f"{self.name}:{row.line}", error, content(row))
+
+    def build_again(self, line: int, fields: Fields) -> Record:
+        """Return the record of a row that was read once more."""
+        return self.build(line, add_paths(fields, self._paths) if self._paths else fields)
+
+    def _with_paths(self, row: Row) -> Row:
+        if isinstance(row.fields, RowError):
+            return row
+        return row._replace(fields=add_paths(row.fields, self._paths))
+
+    def build(self, line: int, fields: Fields) -> Record:
+        """Return the record of a row of this file.
+
+        Raises:
+            RowError: the row cannot be used.
+        """
+        match = self._match(fields)
+        if self.match is None:
+            self.match = match
+        if match is None or self.match is None:
+            raise self._missing_column_error(fields)
+        if self.match is not match and not match.is_compatible_with(self.match):
+            raise RowError("other format than the rest of the file", str(match))
+        where = f"{self.name}:{line}"
+        view = RowView(where, self._used(fields), match.columns, self.options.system, match.rivals)
+        return self._with_group_and_slices(match.format.build(view), fields)
+
+    def _used(self, fields: Fields) -> Fields:
+        """Return the row without the columns that are to be ignored."""
+        if not self.without:
+            return fields
+        return {key: value for key, value in fields.items() if key not in self.without}
+
+    def description(self) -> str:
+        """Return the recognized format, and the columns by which it was recognized."""
+        return f"{self.match}, with {_join(self.optional)}" if self.optional else str(self.match)
+
+    def warnings(self) -> list[str]:
+        """Return a sentence about the columns and keys that are not used; often none."""
+        return [f"{self.name}: not used: {_join(self.unused)}"] if self.unused else []
+
+    def _choose_format(self, first_rows: Sequence[Row]) -> None:
+        """Choose the format that most of the first rows have."""
+        usable = [row for row in first_rows if not isinstance(row.fields, RowError)]
+        candidates = Counter(
+            str(match) for row in usable if (match := self._match(_fields_of(row))) is not None
+        )
+        if candidates:
+            expected = candidates.most_common(1)[0][0]
+            self.match = next(x for x in self._matches.values() if x and str(x) == expected)
+            self._check_options(usable)
+            self.optional = self._optional_columns()
+            self.unused = [*self._unused_columns(usable), *self._unused_keys(usable)]
+        elif usable:
+            raise self._unknown_format_error(usable[0])
+        elif first_rows and not self.may_be_unusable:
+            for row in first_rows:
+                assert isinstance(row.fields, RowError)
+                self.unusable_rows.add(f"{self.name}:{row.line}", row.fields)
+            self.unusable_rows.check(self.name, 0)
+
+    def _match(self, fields: Fields) -> FormatMatch | None:
+        if not self.without and None not in fields.values():
+            present = tuple(fields)
+        else:
+            known = (key for key, value in fields.items() if value is not None)
+            present = tuple(key for key in known if key not in self.without)
+        if present not in self._matches:
+            # Bounded, because every row of a file may have new columns.
+            if len(self._matches) > FORMAT_DETECTION_ROWS:
+                self._matches.clear()
+            self._matches[present] = match_format(
+                frozenset(present), self.formats, self.field_columns
+            )
+        return self._matches[present]
+
+    def _with_group_and_slices(self, record: Record, fields: Fields) -> Record:
+        """Return the record with its group and slices, if the options name any."""
+        options = self.options
+        if options.group is None and not options.slices:
+            return record
+        group = None
+        if options.group is not None:
+            group = label_text(fields, options.group)
+            if group is None:
+                raise RowError(
+                    f"`{options.group}` has no value", _column_hint(fields, options.group)
+                )
+        labels = ((column, label_text(fields, column)) for column in options.slices)
+        slices = tuple((column, value) for column, value in labels if value is not None)
+        return replace(record, group=group, slices=slices)
+
+    def _missing_column_error(self, fields: Fields) -> RowError:
+        """Return the reason why a row matches no format."""
+        assert self.match is not None
+        if not fields:
+            return RowError("row is empty")
+        for column in self.match.required_columns.values():
+            if column not in fields:
+                return RowError(f"has no `{column}`", _column_hint(fields, column))
+            if fields[column] is None:
+                return RowError(f"`{column}` is null")
+        raise AssertionError("a row with all required columns matches its format")
+
+    def _check_options(self, rows: Sequence[Row]) -> None:
+        """Raise an error for options that do not apply to this file."""
+        options = self.options
+        if options.system is not None and self.match and self.match.format.name == "text":
+            raise DataError(self.name, "plain text has no place for the system prompt")
+        columns = _all_columns(rows)
+        named = (options.group, *options.slices, *options.ignore, *self.field_columns.values())
+        for column in named:
+            if column is not None and column not in columns:
+                hint = _column_hint(columns, column)
+                raise DataError(self.name, f"has no column `{column}`", hint=hint)
+
+    def _optional_columns(self) -> list[str]:
+        """Return the columns that are used but did not decide on the format."""
+        assert self.match is not None
+        required = self.match.required_columns.values()
+        columns = (c for match in self._matches.values() if match for c in match.columns.values())
+        return [column for column in dict.fromkeys(columns) if column not in required]
+
+    def _unused_columns(self, rows: Sequence[Row]) -> list[str]:
+        used = {self.options.group, *self.options.slices}
+        for match in self._matches.values():
+            used.update(match.columns.values() if match else ())
+        return [column for column in _all_columns(rows) if column not in used]
+
+    def _unused_keys(self, rows: Sequence[Row]) -> list[str]:
+        """Return the keys of messages that are not used, each with its column."""
+        assert self.match is not None
+        columns = dict.fromkeys([*self.match.required_columns.values(), *self.optional])
+        found = (
+            f"{column}.{key}"
+            for row in rows
+            for column in columns
+            for key in unused_keys(_fields_of(row).get(column))
+        )
+        return list(dict.fromkeys(found))
+
+    def _unknown_format_error(self, row: Row) -> DataError:
+        fields = _fields_of(row)
+        where = f"{self.name}:{row.line}"
+        if not fields:
+            return DataError(where, "row is empty")
+        expected = [
+            self.field_columns.get(name, name) for known in self.formats for name in known.required
+        ]
+        names = ", ".join(f"`{name}`" for name in itertools.islice(fields, MAX_NAMED_COLUMNS))
+        if any(fields.get(name, "") is None for name in expected):
+            names += " (some of them null)"
+        guesses = [guess for key in fields if (guess := suggest_name(key, expected))]
+        if guesses and guesses[0] not in fields:
+            hint = f"did you mean `{guesses[0]}`?"
+        else:
+            hint = _missing_part_hint(fields, self.formats)
+        return DataError(where, f"no known format has the columns {names}", hint=hint)
+
+
+def _missing_part_hint(fields: Fields, formats: Sequence[Format]) -> str:
+    """Return the part that a row lacks for the format of which it has the other part."""
+    for known in formats:
+        present = [name for name in known.required if fields.get(name) is not None]
+        lacking = [name for name in known.required if name not in present]
+        if present and lacking:
+            return (
+                f"{known.title} have `{lacking[0]}` beside `{present[0]}`; if another column is "
+                f'that: columns = {{ {lacking[0]} = "..." }}'
+            )
+    return 'map your columns: columns = { prompt = "...", completion = "..." }'
+
+
+def _join(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_NAMED_COLUMNS])
+    more = len(names) - MAX_NAMED_COLUMNS
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def add_paths(fields: Fields, paths: Sequence[str]) -> Fields:
+    """Return a row with a column for each path that leads to a value inside of another column.
+
+    ``instances.0.output`` is the value of ``output`` in the first item of ``instances``. A column
+    that has the path as its name comes first.
+    """
+    found = {path: _follow(fields, path) for path in paths if path not in fields}
+    return {**fields, **{path: value for path, value in found.items() if value is not None}}
+
+
+def _follow(value: object, path: str) -> object:
+    """Return the value at a path; None if there is none."""
+    for part in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def _fields_of(row: Row) -> Fields:
+    if isinstance(row.fields, RowError):
+        raise row.fields
+    return row.fields
+
+
+def _all_columns(rows: Sequence[Row]) -> dict[str, object]:
+    """Return the columns of some rows, each once, in order of first occurrence."""
+    return dict.fromkeys(key for row in rows for key in _fields_of(row))
+
+
+def _column_hint(fields: Fields, expected: str) -> str:
+    guess = suggest_name(expected, list(fields))
+    if guess is not None and guess != expected:
+        return f"did you mean `{guess}`?"
+    return "columns: " + ", ".join(itertools.islice(fields, MAX_NAMED_COLUMNS))

@@ -1,0 +1,124 @@
+"""Bytes that can be read again by position: of data files, and of temporary files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from tunesmith.errors import DataError
+
+MAX_OPEN_FILES = 64
+
+
+class FileVersion(NamedTuple):
+    """State of a file by which a change is detected."""
+
+    inode: int
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileVersion:
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Stored(Protocol):
+    """Bytes that can be read again by position."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset`` on."""
+        ...
+
+
+class OpenFiles:
+    """The data files that are read again; the least recently used ones are closed."""
+
+    def __init__(self) -> None:
+        self._descriptors: OrderedDict[Path, int] = OrderedDict()
+        weakref.finalize(self, _close_all, self._descriptors)
+
+    def descriptor(self, path: Path) -> int:
+        """Return the descriptor of a file that is open for reading."""
+        if path in self._descriptors:
+            self._descriptors.move_to_end(path)
+            return self._descriptors[path]
+        if len(self._descriptors) >= MAX_OPEN_FILES:
+            os.close(self._descriptors.popitem(last=False)[1])
+        descriptor = self._descriptors[path] = os.open(path, os.O_RDONLY)
+        return descriptor
+
+
+def _close_all(descriptors: OrderedDict[Path, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A data file as it was when it was first read."""
+
+    path: Path
+    display_name: str
+    version: FileVersion
+    files: OpenFiles
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset`` on.
+
+        Raises:
+            DataError: the file has changed, or cannot be read.
+        """
+        try:
+            descriptor = self.files.descriptor(self.path)
+            data = os.pread(descriptor, size, offset)
+            if FileVersion.of(os.fstat(descriptor)) == self.version and len(data) == size:
+                return data
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise DataError(self.display_name, f"cannot be read again: {reason}") from error
+        hint = "rows are read again during a run: leave data files as they are until it ends"
+        raise DataError(self.display_name, "changed after it was loaded", hint=hint)
+
+
+class Spool:
+    """A temporary file without a name, which is gone when it is no longer used."""
+
+    def __init__(self) -> None:
+        descriptor, path = tempfile.mkstemp(prefix="tunesmith-")
+        os.unlink(path)
+        self._file = os.fdopen(descriptor, "w+b", buffering=1 << 20)
+        self.size = 0
+
+    @property
+    def descriptor(self) -> int:
+        """Descriptor of the file, with everything that was appended."""
+        self._file.flush()
+        return self._file.fileno()
+
+    def append(self, data: bytes) -> int:
+        """Append bytes and return their offset."""
+        offset = self.size
+        self._file.write(data)
+        self.size += len(data)
+        return offset
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset`` on."""
+        return os.pread(self.descriptor, size, offset)
+
+
+@dataclass(frozen=True)
+class StoredInSpool:
+    """A part of a temporary file, such as one unpacked data file."""
+
+    spool: Spool
+    start: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset`` on."""
+        return self.spool.read(self.start + offset, size)

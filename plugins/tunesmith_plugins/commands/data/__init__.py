@@ -1,0 +1,45 @@
+"""Commands ``data show``, ``data stats`` and ``data fix``: look at data, and repair its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import CommandOffer
+
+if TYPE_CHECKING:
+    import click
+
+
+@hookimpl
+def tunesmith_commands() -> Sequence[CommandOffer]:
+    """Offer ``tunesmith data show``, ``data stats`` and ``data fix``."""
+    show, stats, fix = (
+        "Print rows as the model sees them, with the text that is trained.",
+        "Count rows, lengths, duplicates and labels.",
+        "Repair a file of rows without changing their meaning.",
+    )
+    return [
+        CommandOffer(name="data show", summary=show, load=_load_show),
+        CommandOffer(name="data stats", summary=stats, load=_load_stats),
+        CommandOffer(name="data fix", summary=fix, load=_load_fix),
+    ]
+
+
+def _load_show() -> click.Command:
+    from tunesmith_plugins.commands.data.show import command
+
+    return command
+
+
+def _load_stats() -> click.Command:
+    from tunesmith_plugins.commands.data.stats import command
+
+    return command
+
+
+def _load_fix() -> click.Command:
+    from tunesmith_plugins.commands.data.fix import command
+
+    return command

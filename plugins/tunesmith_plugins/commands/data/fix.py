@@ -1,0 +1,97 @@
+"""``tunesmith data fix``: repair a data file, and print what was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import common_options, json_option
+from tunesmith.errors import UsageError
+from tunesmith.storage import write_atomic
+from tunesmith.text import one_line
+from tunesmith_plugins.commands.data.repairs import Repairer
+
+MAX_BYTES = 2_000_000_000
+SHOWN = 20
+UNUSABLE_ROWS = 3
+"""Exit code if rows remain that cannot be used, as for unusable data in other commands."""
+
+
+@click.command("fix")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write. Without it, print what would be repaired.",
+)
+@json_option
+@common_options
+def command(file: Path, out: Path | None, as_json: bool) -> int:
+    """Repair a file of rows without changing their meaning, and write it as a new file.
+
+    Converts UTF-16 to UTF-8, removes a byte-order mark, and makes carriage returns line ends. In
+    JSON Lines, it removes trailing commas and converts rows of Python's repr. All other bytes stay
+    as they are. Rows that it cannot repair are listed, and the exit code is 3.
+    """
+    if out is not None and out.exists():
+        raise UsageError(f"{out}: exists already", hint="name another file")
+    data = _read(file)
+    repairer = Repairer()
+    content = repairer.decode(data)
+    if content.lstrip()[:1] == b"{" or file.suffix.lower() in (".jsonl", ".ndjson"):
+        content = b"".join(repairer.json_lines(content))
+    if out is not None:
+        write_atomic(out, content)
+    if as_json:
+        _print_json(repairer, out)
+    else:
+        _print(repairer, out)
+    return UNUSABLE_ROWS if repairer.unusable else 0
+
+
+def _read(file: Path) -> bytes:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            hint = "split it first"
+            raise UsageError(f"{file}: is larger than {MAX_BYTES:,} bytes", hint=hint)
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read, {error.strerror}") from None
+    if data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1")):
+        raise UsageError(f"{file}: is packed or not text", hint="unpack it first")
+    return data
+
+
+def _print(repairer: Repairer, out: Path | None) -> None:
+    done = "repaired" if out is not None else "can be repaired"
+    counts = Counter(repair.text for repair in repairer.repairs)
+    for text, count in counts.items():
+        lines = [str(repair.line) for repair in repairer.repairs if repair.text == text]
+        where = f", lines {', '.join(lines[:SHOWN])}" if lines != ["0"] else ""
+        more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
+        render.print_text(f"{done}: {text}{where}{more}", style="good")
+    for number, error in repairer.unusable[:SHOWN]:
+        detail = f" ({one_line(error.detail)})" if error.detail else ""
+        render.print_text(f"line {number}: {error.cause}{detail}", style="bad")
+    if len(repairer.unusable) > SHOWN:
+        render.print_text(f"and {len(repairer.unusable) - SHOWN:,} more lines", style="bad")
+    if not repairer.repairs and not repairer.unusable:
+        render.print_text("nothing to repair")
+    if out is not None:
+        render.print_note(f"wrote {out}")
+
+
+def _print_json(repairer: Repairer, out: Path | None) -> None:
+    render.print_json(
+        {
+            "schema": "tunesmith.data-fix/1",
+            "out": None if out is None else str(out),
+            "repairs": [{"line": r.line, "what": r.text} for r in repairer.repairs],
+            "unusable": [
+                {"line": n, "cause": e.cause, "detail": e.detail} for n, e in repairer.unusable
+            ],
+        }
+    )

@@ -1,0 +1,112 @@
+"""Open the data of a run file, or a data file without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tunesmith import api
+from tunesmith.cli.common import CliState
+from tunesmith.config.read_plan import convert_problems
+from tunesmith.contracts import Dataset
+from tunesmith.errors import ConfigError, UsageError
+from tunesmith.execution.run_data import load_data
+from tunesmith.offers import DataLoaderOffer
+from tunesmith.options import from_table
+from tunesmith.plan import Plan
+from tunesmith.plugins import attribute_errors_to
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Record,
+    Text,
+    UnpairedPreference,
+)
+
+
+@dataclass(frozen=True)
+class OpenedData:
+    """Records by the part of the data they are in, and the plan if there is a run file."""
+
+    dataset: Dataset
+    parts: dict[str, Sequence[Record]]
+    plan: Plan | None
+
+    def records(self, part: str) -> Iterator[Record]:
+        """Iterate over the records of one part, or of ``all``."""
+        if part == "all":
+            return chain.from_iterable(self.parts.values())
+        return iter(self.parts.get(part, ()))
+
+
+def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedData:
+    """Load the data of a run file, or all rows of a data file, folder or pattern.
+
+    Raises:
+        UsageError: no data loader knows the file.
+        DataError: no row can be used.
+    """
+    if path.suffix == ".toml" and path.is_file():
+        plan, _ = api.load_plan(path, sets=sets, files=state.files, disabled=state.disabled)
+        dataset, split = load_data(plan)
+        return OpenedData(dataset, {"train": split.train, "heldout": split.heldout}, plan)
+    catalog = state.catalog()
+    use = catalog.recognize([str(path)])
+    if use is None:
+        known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
+        raise UsageError(
+            f"{path}: no data loader knows this file", hint=f"write a run file; loaders: {known}"
+        )
+    offered = catalog.find(DataLoaderOffer, use)
+    options = {"train": str(path), "max_left_out": 1.0}  # to show what is usable
+    names = offered.offer.config.model_fields
+    try:
+        config = from_table(
+            offered.offer.config, {key: value for key, value in options.items() if key in names}
+        )
+    except ValidationError as error:
+        raise ConfigError(list(convert_problems(error, "data", offered.offer.config))) from None
+    with attribute_errors_to(offered.plugin):
+        dataset = offered.offer.build(config).load()
+    parts = {"train": dataset.train}
+    if dataset.heldout is not None:
+        parts["heldout"] = dataset.heldout
+    return OpenedData(dataset, parts, None)
+
+
+def text_parts(record: Record) -> list[tuple[str, str, bool]]:
+    """Return the parts of a record as (label, text, True if the model is trained on it).
+
+    A record of a kind that a plugin defines has one part.
+    """
+    match record:
+        case Text():
+            return [("text", record.text, True)]
+        case Completion():
+            return [("user", record.prompt, False), ("assistant", record.completion, True)]
+        case Chat():
+            return [(m.role, _shown(m), m.is_trained) for m in record.messages]
+        case Preference():
+            answers = [("chosen", record.chosen, True), ("rejected", record.rejected, True)]
+            return [*_prompt(record.prompt), *answers]
+        case UnpairedPreference():
+            label = "good" if record.label else "bad"
+            return [*_prompt(record.prompt), (label, record.completion, True)]
+        case _:
+            return [("record", repr(record), True)]
+
+
+def _prompt(messages: Sequence[Message]) -> list[tuple[str, str, bool]]:
+    return [(message.role, _shown(message), False) for message in messages]
+
+
+def _shown(message: Message) -> str:
+    """Return reasoning, text and tool calls of a message, each on lines of its own."""
+    calls = (f"{call.name}({call.arguments})" for call in message.tool_calls)
+    return "\n".join(filter(None, [message.reasoning, message.text, *calls]))

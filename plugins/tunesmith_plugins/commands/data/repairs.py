@@ -1,0 +1,123 @@
+"""Repairs of the bytes of a data file that do not change the meaning of a row."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith_data import RowError, parse_row
+
+UTF8_BOM = b"\xef\xbb\xbf"
+UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+MAX_REPR_BYTES = 1_000_000
+"""Longer rows are not read as Python: its parser needs memory that is many times their size."""
+_TRAILING_COMMA = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+")|,(\s*[\]}])', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A repair: the line, from 1 (0: the entire file), and what was done."""
+
+    line: int
+    text: str
+
+
+class Repairer:
+    """Repairs the lines of a file; it collects what it did, and the rows that it cannot repair."""
+
+    def __init__(self) -> None:
+        self.repairs: list[Repair] = []
+        self.unusable: list[tuple[int, RowError]] = []
+
+    def decode(self, data: bytes) -> bytes:
+        """Return a file as UTF-8 without a byte-order mark and without bare carriage returns."""
+        if data.startswith(UTF16_BOMS):
+            data = data.decode("utf-16").encode("utf-8", "surrogatepass")
+            self.repairs.append(Repair(0, "converted from UTF-16 to UTF-8"))
+        if data.startswith(UTF8_BOM):
+            data = data.removeprefix(UTF8_BOM)
+            self.repairs.append(Repair(0, "removed the byte-order mark"))
+        if b"\n" not in data and b"\r" in data.rstrip():
+            data = data.replace(b"\r", b"\n")
+            self.repairs.append(Repair(0, "line ends are line feeds, not carriage returns"))
+        return data
+
+    def json_lines(self, data: bytes) -> Iterator[bytes]:
+        """Yield the lines of a JSON Lines file, each repaired if that is possible."""
+        for number, line in enumerate(data.splitlines(keepends=True), 1):
+            body = line.rstrip(b"\r\n")
+            if not body.strip():
+                yield line
+                continue
+            try:
+                parse_row(body)
+                yield line
+            except RowError as error:
+                repaired = self._repair(number, body)
+                if repaired is None:
+                    self.unusable.append((number, error))
+                yield line if repaired is None else repaired + line[len(body) :]
+
+    def _repair(self, number: int, body: bytes) -> bytes | None:
+        for text, repair in _REPAIRS.items():
+            repaired = repair(body)
+            if repaired is not None and repaired != body:
+                try:
+                    parse_row(repaired)
+                except RowError:
+                    continue
+                self.repairs.append(Repair(number, text))
+                return repaired
+        return None
+
+
+def _remove_trailing_commas(body: bytes) -> bytes | None:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return None
+    text = _TRAILING_COMMA.sub(lambda m: m[1] or m[2], text.rstrip().removesuffix(","))
+    return text.encode()
+
+
+def _convert_repr(body: bytes) -> bytes | None:
+    """Return a row that was written with Python's repr as JSON."""
+    if len(body) > MAX_REPR_BYTES:
+        return None
+    try:
+        tree = ast.parse(body.decode().strip(), mode="eval")
+        value = ast.literal_eval(tree)
+        if not isinstance(value, dict) or not _is_json(value) or _repeats_a_key(tree):
+            return None
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, SyntaxError, RecursionError, MemoryError, UnicodeError):
+        return None
+
+
+def _repeats_a_key(tree: ast.AST) -> bool:
+    """Return True if an object has a key twice, of which Python keeps the last value."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+            if len(set(keys)) < len(node.keys):
+                return True
+    return False
+
+
+def _is_json(value: Any) -> bool:
+    """Return True for values that JSON has too, with text as the keys."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_json(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return isinstance(value, str | int | float | None)
+
+
+_REPAIRS: dict[str, Callable[[bytes], bytes | None]] = {
+    "removed trailing commas": _remove_trailing_commas,
+    "converted from Python's repr to JSON": _convert_repr,
+}

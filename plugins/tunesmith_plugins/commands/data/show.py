@@ -1,0 +1,188 @@
+"""``tunesmith data show``: page through the rows of a run, as the model sees them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith.errors import DataError
+from tunesmith.records import Record
+from tunesmith.terminal import supports_color
+from tunesmith.text import one_line, redact, redact_all, safe_text
+from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts
+from tunesmith_plugins.commands.data.tokens import TokenizedRow, create_tokenize
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The rows to show."""
+
+    part: str
+    source: str | None
+    min_length: int
+    max_length: int | None
+
+    def accepts(self, record: Record, length: int) -> bool:
+        """Return True for a row with this origin and a length within the limits."""
+        if self.source is not None and self.source not in record.source:
+            return False
+        return self.min_length <= length and (self.max_length is None or length <= self.max_length)
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row, its length in characters or tokens, and its tokens if they are shown."""
+
+    record: Record
+    length: int
+    tokenized: list[TokenizedRow] | None = None
+    problem: str = ""
+
+
+@click.command("show")
+@click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
+@set_option
+@click.option(
+    "--part", type=click.Choice(["all", "train", "heldout"]), default="all", show_default=True
+)
+@click.option("--source", metavar="TEXT", help="Only rows whose file and line contain this text.")
+@click.option(
+    "--min-length", type=click.IntRange(0), default=0, help="Only rows of this length or more."
+)
+@click.option("--max-length", type=click.IntRange(0), help="Only rows of this length or less.")
+@click.option("--start", type=click.IntRange(1), default=1, help="First row to show, from 1.")
+@click.option("--count", type=click.IntRange(1), help="Number of rows. Default: all in a pager.")
+@click.option("--tokens", is_flag=True, help="Show tokens; lengths are numbers of tokens.")
+@click.option("--left-out", is_flag=True, help="Show the rows that cannot be used instead.")
+@json_option
+@common_options
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    data: Path,
+    sets: tuple[str, ...],
+    part: str,
+    source: str | None,
+    min_length: int,
+    max_length: int | None,
+    start: int,
+    count: int | None,
+    tokens: bool,
+    left_out: bool,
+    as_json: bool,
+) -> None:
+    """Print rows as the model sees them; the text that it is trained on is marked.
+
+    With --tokens, rows have the chat template of the model and special tokens. In a terminal, a
+    pager shows all rows. Lengths are numbers of characters, or of tokens.
+    """
+    opened = open_data(data, state, sets)
+    is_paged = sys.stdout.isatty() and count is None and not as_json
+    stop = start - 1 + (count or (sys.maxsize - start if is_paged or as_json else 10))
+    if left_out:
+        chosen: Iterator[Any] = iter(opened.dataset.left_out)
+        lines = _left_out_lines(islice(chosen, start - 1, stop), as_json)
+    else:
+        limits = Filter(part, source, min_length, max_length)
+        rows = islice(_find_rows(opened, limits, tokens), start - 1, stop)
+        lines = (_to_json(row) if as_json else _to_text(row) for row in rows)
+    color = supports_color(sys.stdout)
+    if is_paged:
+        click.echo_via_pager((line + "\n" for line in lines), color=color)
+        return
+    for line in lines:
+        click.echo(line, color=color)
+
+
+def _find_rows(opened: OpenedData, limits: Filter, tokens: bool) -> Iterator[ShownRow]:
+    tokenize = create_tokenize(opened.plan) if tokens else None
+    for record in opened.records(limits.part):
+        row = ShownRow(record, sum(len(text) for _, text, _ in text_parts(record)))
+        if tokenize is not None:
+            try:
+                examples = tokenize(record)
+                row = ShownRow(record, sum(e.tokens for e in examples), examples)
+            except DataError as error:
+                row = ShownRow(record, 0, [], error.message)
+        if limits.accepts(record, row.length):
+            yield row
+
+
+def _to_json(row: ShownRow) -> str:
+    record = row.record
+    parts = [{"label": a, "text": b, "trained": c} for a, b, c in text_parts(record)]
+    value: dict[str, Any] = {"source": record.source, "group": record.group, "parts": parts}
+    if row.tokenized is not None:
+        value["tokens"] = row.length
+        value["trained_tokens"] = sum(example.trained_tokens for example in row.tokenized)
+        value["problem"] = row.problem
+    return json.dumps(redact_all(value))
+
+
+def _to_text(row: ShownRow) -> str:
+    """Return a row as lines of text; marks and colors show what is trained."""
+    unit = "characters" if row.tokenized is None else "tokens"
+    title = f"{one_line(row.record.source)}: {row.length:,} {unit}"
+    if row.tokenized is None:
+        lines = [
+            _format(f"{label:<10}", t, trained) for label, t, trained in text_parts(row.record)
+        ]
+        return "\n".join([_style(title, "strong"), *lines, ""])
+    trained = sum(example.trained_tokens for example in row.tokenized)
+    lines = [_style(f"{title}, {trained:,} of them trained", "strong")]
+    lines += ["".join(_format_run(*run) for run in example.runs) for example in row.tokenized]
+    if row.problem:
+        lines.append(_style(f"left out: {row.problem}", "bad"))
+    return "\n".join([*lines, ""])
+
+
+def _format(label: str, text: str, trained: bool) -> str:
+    mark = "| " if trained else "  "
+    shown = _clean(text).split("\n")
+    first = f"{mark}{label}{shown[0]}"
+    rest = [f"{mark}{' ' * len(label)}{line}" for line in shown[1:]]
+    return "\n".join(_style(line, "trained" if trained else "dim") for line in (first, *rest))
+
+
+def _format_run(text: str, trained: bool) -> str:
+    clean = _clean(text)
+    if supports_color(sys.stdout):
+        return _style(clean, "trained" if trained else "dim")
+    return f"⟦{clean}⟧" if trained else clean
+
+
+def _left_out_lines(rows: Iterator[Any], as_json: bool) -> Iterator[str]:
+    for row in rows:
+        value = {"where": row.where, "cause": row.cause, "detail": row.detail, "row": row.row}
+        if as_json:
+            yield json.dumps(redact_all(value))
+        else:
+            title = _style(f"{one_line(row.where)}: {one_line(row.cause)}", "strong")
+            detail = f" ({one_line(row.detail)})" if row.detail else ""
+            yield f"{title}{detail}\n  {one_line(redact(row.row), 200)}\n"
+
+
+def _clean(text: str) -> str:
+    return redact(safe_text(text))
+
+
+def _style(text: str, style: str) -> str:
+    if not supports_color(sys.stdout):
+        return text
+    return click.style(text, **_STYLES[style])
+
+
+_STYLES: dict[str, dict[str, Any]] = {
+    "strong": {"bold": True},
+    "trained": {"fg": "green"},
+    "dim": {"dim": True},
+    "bad": {"fg": "red"},
+}

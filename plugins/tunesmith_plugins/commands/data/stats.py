@@ -1,0 +1,156 @@
+"""``tunesmith data stats``: count rows, lengths, duplicates and labels."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith.data.splits import MAX_CLASS_LABELS, normalize_text
+from tunesmith.errors import DataError
+from tunesmith.records import Record, content_key, last_exchange
+from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts
+from tunesmith_plugins.commands.data.tokens import create_tokenize
+
+QUANTILES = {"shortest": 0.0, "median": 0.5, "95 %": 0.95, "99 %": 0.99, "longest": 1.0}
+SHOWN_LABELS = 10
+
+
+@click.command("stats")
+@click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
+@set_option
+@click.option("--tokens", is_flag=True, help="Count tokens too, with the model of the run file.")
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState, data: Path, sets: tuple[str, ...], tokens: bool, as_json: bool
+) -> None:
+    """Count rows, lengths, duplicates and labels of each part of the data.
+
+    Duplicates are rows with the same text, apart from case and white space.
+    """
+    opened = open_data(data, state, sets)
+    found = measure(opened, tokens=tokens)
+    if as_json:
+        render.print_json({"schema": "tunesmith.data-stats/1", **found})
+    else:
+        _print(found)
+
+
+def measure(opened: OpenedData, *, tokens: bool = False) -> dict[str, Any]:
+    """Return the statistics of data as JSON."""
+    seen: set[bytes] = set()
+    parts = {}
+    for name, records in opened.parts.items():
+        parts[name] = _measure_part(records, seen)
+        if tokens:
+            parts[name]["tokens"] = _count_tokens(opened, records)
+    return {
+        "description": opened.dataset.description,
+        "left_out": dict(Counter(row.cause for row in opened.dataset.left_out)),
+        "parts": parts,
+    }
+
+
+def _measure_part(records: Sequence[Record], seen: set[bytes]) -> dict[str, Any]:
+    """Return the statistics of a part; ``seen`` has the digests of the parts before."""
+    lengths: dict[str, array[int]] = {}
+    labels: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    groups: set[str] = set()
+    own: set[bytes] = set()
+    duplicates = in_other_parts = 0
+    for record in records:
+        kinds[type(record).__name__] += 1
+        for label, text, _ in text_parts(record):
+            lengths.setdefault(label, array("q")).append(len(text))
+        if record.group is not None:
+            groups.add(record.group)
+        if len(labels) <= MAX_CLASS_LABELS:
+            labels[last_exchange(record)[1].text.strip()] += 1
+        key = normalize_text(content_key(record)).encode("utf-8", "surrogatepass")
+        digest = blake2b(key, digest_size=16).digest()
+        duplicates += digest in own
+        in_other_parts += digest in seen
+        own.add(digest)
+    seen |= own
+    recur = len(labels) <= min(MAX_CLASS_LABELS, len(records) // 3)
+    return {
+        "rows": len(records),
+        "kinds": dict(kinds),
+        "duplicates": duplicates,
+        "rows_of_other_parts": in_other_parts,
+        "groups": len(groups),
+        "characters": {label: _quantiles(values) for label, values in lengths.items()},
+        "labels": dict(labels.most_common()) if recur else {},
+    }
+
+
+def _count_tokens(opened: OpenedData, records: Sequence[Record]) -> dict[str, Any]:
+    tokenize = create_tokenize(opened.plan)
+    lengths, total, trained = array("q"), 0, 0
+    causes: Counter[str] = Counter()
+    for record in records:
+        try:
+            for example in tokenize(record):
+                lengths.append(example.tokens)
+                total += example.tokens
+                trained += example.trained_tokens
+        except DataError as error:
+            causes[error.what.partition(",")[0]] += 1
+    return {
+        "total": total,
+        "trained": trained,
+        "lengths": _quantiles(lengths),
+        "left_out": dict(causes),
+    }
+
+
+def _quantiles(values: array[int]) -> dict[str, int]:
+    ordered = sorted(values)
+    if not ordered:
+        return {}
+    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in QUANTILES.items()}
+
+
+def _print(found: dict[str, Any]) -> None:
+    render.print_paragraph(found["description"])
+    for cause, count in found["left_out"].items():
+        render.print_text(f"{count:,} rows are left out: {cause}", style="warning")
+    for name, part in found["parts"].items():
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in part["kinds"].items())
+        render.print_text(f"\n{name}: {part['rows']:,} rows ({kinds})", style="strong")
+        render.print_text(f"  duplicates: {part['duplicates']:,}")
+        if part["rows_of_other_parts"]:
+            text = f"  rows that the training part has too: {part['rows_of_other_parts']:,}"
+            render.print_text(text, style="warning")
+        if part["groups"]:
+            render.print_text(f"  groups: {part['groups']:,}")
+        rows = [
+            [f"characters of {label}", *(f"{n:,}" for n in values.values())]
+            for label, values in part["characters"].items()
+        ]
+        if "tokens" in part:
+            tokens = part["tokens"]
+            rows.append(["tokens", *(f"{n:,}" for n in tokens["lengths"].values())])
+            render.print_text(f"  tokens: {tokens['total']:,}, {tokens['trained']:,} trained")
+            for cause, count in tokens["left_out"].items():
+                render.print_text(f"  {count:,} rows give no tokens: {cause}", style="warning")
+        render.print_table(["", *QUANTILES], rows, right=range(1, len(QUANTILES) + 1))
+        _print_labels(part["labels"])
+
+
+def _print_labels(labels: dict[str, int]) -> None:
+    shown = [f"{label} {count:,}" for label, count in list(labels.items())[:SHOWN_LABELS]]
+    if shown:
+        more = len(labels) - len(shown)
+        text = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+        render.print_paragraph(f"labels: {text}", indent="  ")

@@ -1,0 +1,79 @@
+"""Read the rows of a data set of the Hugging Face hub, without downloading all of it first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError, TunesmithError
+from tunesmith.text import redact
+from tunesmith_data import MAX_BYTES_IN_MEMORY, Row, RowSource, load_sources, plain_fields
+
+if TYPE_CHECKING:
+    from tunesmith_plugins.loaders.hub_dataset.options import HubDatasetOptions
+
+
+def open_split(
+    repository: str, name: str | None, split: str, revision: str | None
+) -> Iterable[Mapping[str, Any]]:
+    """Return the rows of a split: as a stream, or from the cache if the hub is switched off."""
+    import datasets
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
+        repository, name, split=split, revision=revision, streaming=not offline
+    )
+    return rows
+
+
+@dataclass(frozen=True)
+class HubDatasetLoader:
+    """A data loader for one or two splits of a data set.
+
+    Only data sets of the hub: the library guesses the types of local files and changes them.
+    """
+
+    options: HubDatasetOptions
+    open_split: Callable[..., Iterable[Mapping[str, Any]]] = open_split
+    memory: int = MAX_BYTES_IN_MEMORY
+
+    @property
+    def repository(self) -> str:
+        """OWNER/NAME of the data set."""
+        return self.options.train.removeprefix("hf://").removeprefix("datasets/")
+
+    def load(self) -> Dataset:
+        """Read all rows.
+
+        Raises:
+            DataError: the data set cannot be read, or more rows are unusable than allowed.
+        """
+        if os.path.exists(self.repository):
+            problem = "is a local path, not a data set of the hub"
+            raise DataError(self.repository, problem, hint="read files with another data loader")
+        heldout = [self._source(s) for s in (self.options.heldout_split,) if s]
+        train = [self._source(self.options.split)]
+        return load_sources(self.options, train, heldout, memory=self.memory)
+
+    def _source(self, split: str) -> RowSource:
+        name = f"hf://{self.repository}/{split}"
+        return RowSource.of_rows(name, lambda: self._read(name, split))
+
+    def _read(self, name: str, split: str) -> Iterator[Row]:
+        options = self.options
+        number = 0
+        try:
+            rows = self.open_split(self.repository, options.name, split, options.revision)
+            for number, row in enumerate(islice(rows, options.max_rows), 1):
+                yield Row(number, plain_fields(row, options.max_row_bytes))
+        except TunesmithError:
+            raise
+        except Exception as error:  # the library raises whatever its transports raise
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
+            where = f"{name}:{number}" if number else name
+            hint = "check the name, the split, the network, and HF_TOKEN for a private data set"
+            raise DataError(where, f"cannot be read: {redact(reason)}", hint=hint) from error

@@ -1,0 +1,32 @@
+"""Offer of ``hub-dataset``: its summary and its factory."""
+
+from __future__ import annotations
+
+from tunesmith.contracts import DataLoader
+from tunesmith.offers import DataLoaderOffer
+from tunesmith_plugins.loaders.hub_dataset.options import HubDatasetOptions
+
+SCHEME = "hf://"
+
+
+def build(options: HubDatasetOptions) -> DataLoader:
+    """Build the loader of a data set."""
+    from tunesmith_data import require_library
+    from tunesmith_plugins.loaders.hub_dataset.loader import HubDatasetLoader
+
+    require_library("datasets", "data loader hub-dataset", extra="hub")
+    return HubDatasetLoader(options)
+
+
+def recognizes(name: str) -> bool:
+    """Return True for the address of a data set."""
+    return name.startswith(SCHEME)
+
+
+HUB_DATASET = DataLoaderOffer(
+    name="hub-dataset",
+    summary="a data set of the Hugging Face hub, read as a stream",
+    config=HubDatasetOptions,
+    build=build,
+    recognizes=recognizes,
+)

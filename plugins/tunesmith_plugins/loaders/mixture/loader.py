@@ -1,0 +1,171 @@
+"""Mix the records of several data loaders: exact shares, the same rows each time, no copies."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, overload
+
+from pydantic import ValidationError
+
+from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.config.read_plan import convert_problems
+from tunesmith.contracts import DataLoader, Dataset
+from tunesmith.data.splits import Subset
+from tunesmith.errors import ConfigError, DataError, Problem
+from tunesmith.offers import DataLoaderOffer
+from tunesmith.options import from_table
+from tunesmith.plugins import Selection, find_plugins
+from tunesmith.records import Record
+
+if TYPE_CHECKING:
+    from tunesmith_plugins.loaders.mixture.options import MixtureOptions, SourceOptions
+
+
+def build_sources(options: MixtureOptions, catalog: Catalog | None = None) -> list[DataLoader]:
+    """Build the data loader of each source.
+
+    Raises:
+        ConfigError: a loader is unknown, or its options are wrong; with all problems found.
+    """
+    catalog = catalog or Catalog(find_plugins(Selection.from_environment()))
+    problems: list[Problem] = []
+    loaders: list[DataLoader] = []
+    for number, source in enumerate(options.sources):
+        try:
+            loaders.append(_build_source(source, f"data.sources.{number}", catalog))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return loaders
+
+
+def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLoader:
+    names = [source.train] if isinstance(source.train, str) else source.train or []
+    use = source.use or catalog.recognize(names)
+    if use is None:
+        raise ConfigError([Problem(f"{where}.use", "must name a data loader")])
+    table = {
+        **source.options,
+        **{key: value for key in ("train", "heldout") if (value := getattr(source, key))},
+    }
+    try:
+        offer = catalog.find(DataLoaderOffer, use).offer
+        return offer.build(from_table(offer.config, table))
+    except OfferNotFound as error:
+        raise ConfigError([Problem(f"{where}.use", error.what, error.hint)]) from None
+    except ValidationError as error:
+        problems = list(convert_problems(error, where, offer.config))
+        raise ConfigError(problems) from None
+
+
+class Concatenation(Sequence[Record]):
+    """Several sequences of records, one after the other, without a copy."""
+
+    def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return Subset(self, range(*index.indices(len(self))))
+        row = range(len(self))[index]
+        part = bisect_right(self._ends, row)
+        return self._parts[part][row - (self._ends[part - 1] if part else 0)]
+
+    def __iter__(self) -> Iterator[Record]:
+        return chain.from_iterable(self._parts)
+
+
+@dataclass(frozen=True)
+class MixtureLoader:
+    """A data loader for several sources."""
+
+    options: MixtureOptions
+    loaders: Sequence[DataLoader]
+
+    def load(self) -> Dataset:
+        """Read all sources and choose the rows of each.
+
+        The held-out rows are all those of the sources that have some.
+
+        Raises:
+            DataError: a source cannot be used, or has too few rows for its share.
+        """
+        datasets = [loader.load() for loader in self.loaders]
+        counts = self._count_rows([len(dataset.train) for dataset in datasets])
+        parts = [
+            self._choose(dataset.train, count, number)
+            for number, (dataset, count) in enumerate(zip(datasets, counts, strict=True))
+        ]
+        heldout = [dataset.heldout for dataset in datasets if dataset.heldout is not None]
+        total = sum(counts)
+        shares = (
+            f"{dataset.description} ({count:,} of {len(dataset.train):,} rows, {count / total:.1%})"
+            for dataset, count in zip(datasets, counts, strict=True)
+        )
+        return Dataset(
+            train=Concatenation(parts),
+            heldout=Concatenation(heldout) if heldout else None,
+            left_out=[row for dataset in datasets for row in dataset.left_out],
+            description="; ".join(shares),
+        )
+
+    def _count_rows(self, sizes: Sequence[int]) -> list[int]:
+        """Return the number of rows of each source."""
+        options = self.options
+        caps = [source.max_rows for source in options.sources]
+        sizes = [min(size, cap or size) for size, cap in zip(sizes, caps, strict=True)]
+        weights = [source.weight for source in options.sources]
+        if weights[0] is None and options.temperature == 1 and options.rows is None:
+            return sizes
+        exponent = 1 / options.temperature
+        shares = [
+            Fraction(size**exponent if weight is None else weight)
+            for size, weight in zip(sizes, weights, strict=True)
+        ]
+        largest = [size * sum(shares) / share for size, share in zip(sizes, shares, strict=True)]
+        total = options.rows or int(max(largest) if options.repeat else min(largest))
+        counts = apportion(total, shares)
+        for number, (count, size) in enumerate(zip(counts, sizes, strict=True)):
+            if count > size and not options.repeat:
+                problem = f"has {size:,} rows, its share of {total:,} rows is {count:,}"
+                hint = "set repeat = true, fewer rows or another weight"
+                raise DataError(f"data.sources.{number}", problem, hint=hint)
+        return counts
+
+    def _choose(self, records: Sequence[Record], count: int, number: int) -> Sequence[Record]:
+        """Return ``count`` records in their order, chosen at random; all before any twice."""
+        cap = self.options.sources[number].max_rows
+        rng = random.Random(f"{self.options.seed} {number}")
+        pool = range(len(records))
+        limited = sorted(rng.sample(pool, cap)) if cap and cap < len(records) else pool
+        times, rest = divmod(count, max(1, len(limited)))
+        rows = array("q")
+        for _ in range(times):
+            rows.extend(limited)
+        rows.extend(sorted(rng.sample(limited, rest)))
+        return Subset(records, rows)
+
+
+def apportion(total: int, shares: Sequence[Fraction]) -> list[int]:
+    """Divide ``total`` by shares exactly, by the largest remainder (Hamilton's method)."""
+    quotas = [total * share / sum(shares) for share in shares]
+    counts = [int(quota) for quota in quotas]
+    order = sorted(range(len(shares)), key=lambda n: (counts[n] - quotas[n], n))
+    for number in order[: total - sum(counts)]:
+        counts[number] += 1
+    return counts

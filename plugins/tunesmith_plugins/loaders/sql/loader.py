@@ -1,0 +1,123 @@
+"""Read the rows of a query, a few at a time, in a transaction that cannot write."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError, EnvironmentProblem, UsageError
+from tunesmith.text import redact
+from tunesmith_data import MAX_BYTES_IN_MEMORY, Row, RowSource, load_sources, plain_fields
+
+if TYPE_CHECKING:
+    from tunesmith_plugins.loaders.sql.options import SqlOptions
+
+ROWS_AT_A_TIME = 500
+
+
+@dataclass(frozen=True)
+class SqlLoader:
+    """A data loader for the result of a query, and of another one for the held-out rows."""
+
+    options: SqlOptions
+    memory: int = MAX_BYTES_IN_MEMORY
+
+    def load(self) -> Dataset:
+        """Read all rows.
+
+        Raises:
+            DataError: the query fails, or more rows are unusable than ``max_left_out`` allows.
+            EnvironmentProblem: the database cannot be reached, or its driver is not installed.
+        """
+        options = self.options
+        heldout = [self._source("heldout", options.heldout)] if options.heldout else []
+        train = [self._source("train", options.train)]
+        return load_sources(options, train, heldout, memory=self.memory)
+
+    def _source(self, part: str, query: str) -> RowSource:
+        return RowSource.of_rows(f"query of {part}", lambda: self._read(f"query of {part}", query))
+
+    def _read(self, name: str, query: str) -> Iterator[Row]:
+        import sqlalchemy  # configures its loggers, so not at module level
+
+        number = 0
+        engine = self._create_engine()
+        try:
+            with engine.connect() as connection:
+                connection = connection.execution_options(
+                    yield_per=ROWS_AT_A_TIME, **_read_only_options(engine.dialect.name)
+                )
+                for statement in _READ_ONLY.get(engine.dialect.name, ()):
+                    connection.exec_driver_sql(statement)
+                try:
+                    result = connection.execute(sqlalchemy.text(query)).mappings()
+                    for number, row in enumerate(result, 1):
+                        if number > self.options.max_rows:
+                            problem = f"returns more than max_rows = {self.options.max_rows:,} rows"
+                            raise DataError(name, problem, hint="add a LIMIT, or raise max_rows")
+                        yield Row(
+                            number,
+                            plain_fields(
+                                {str(k): v for k, v in row.items()}, self.options.max_row_bytes
+                            ),
+                        )
+                finally:
+                    connection.rollback()
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            where = f"{name}:{number}" if number else name
+            raise DataError(where, _describe(error), hint="try the query in a client") from None
+        finally:
+            engine.dispose()
+
+    def _create_engine(self) -> Any:
+        import sqlalchemy
+
+        options: dict[str, Any] = {"poolclass": sqlalchemy.pool.NullPool}
+        if self.options.file is not None:
+            return sqlalchemy.create_engine("sqlite://", creator=self._open_file, **options)
+        try:
+            return sqlalchemy.create_engine(self._url(), **options)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise UsageError(f"data.url: {_describe(error)}") from None
+        except ImportError as error:
+            problem = f"data.url: the driver of this database is not installed: {error}"
+            raise EnvironmentProblem(problem, hint=f"pip install {error.name}") from None
+
+    def _open_file(self) -> sqlite3.Connection:
+        """Open the SQLite file; SQLite itself refuses to write to it, or to create it."""
+        path = Path(self.options.file or "").absolute()
+        if not path.is_file():
+            raise DataError(str(path), "no such file")
+        return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+
+    def _url(self) -> str:
+        if self.options.url is not None:
+            return self.options.url
+        assert self.options.url_env is not None
+        url = os.environ.get(self.options.url_env)
+        if not url:
+            raise UsageError(f"data.url_env: the variable {self.options.url_env} is not set")
+        return url
+
+
+_READ_ONLY = {
+    "sqlite": ("PRAGMA query_only = ON",),
+    "mysql": ("SET SESSION TRANSACTION READ ONLY",),
+    "mariadb": ("SET SESSION TRANSACTION READ ONLY",),
+}
+"""Statements after which a connection cannot write, by the name of the dialect."""
+
+
+def _read_only_options(dialect: str) -> dict[str, bool]:
+    return {"postgresql_readonly": True} if dialect == "postgresql" else {}
+
+
+def _describe(error: Exception) -> str:
+    """Return the first line of a database's message, without the query and without secrets."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return redact(lines[0][:300] if lines else type(error).__name__)

@@ -1,0 +1,181 @@
+"""Read texts, and cut them into pieces. All pieces of a document stay in one part of the data."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError
+from tunesmith.options import from_table
+from tunesmith_data import (
+    MAX_BYTES_IN_MEMORY,
+    DataFile,
+    FieldOptions,
+    Fields,
+    Row,
+    RowError,
+    RowSource,
+    Span,
+    Store,
+    Stored,
+    find_files,
+    load_sources,
+    not_utf8_error,
+    open_data_file,
+    refuse_overlap,
+)
+from tunesmith_plugins.loaders.text.documents import open_document
+from tunesmith_plugins.loaders.text.pieces import (
+    Measure,
+    Piece,
+    cut,
+    measure_characters,
+    measure_tokens,
+)
+
+if TYPE_CHECKING:
+    from tunesmith_plugins.loaders.text.options import TextOptions
+
+MAX_FILES = 100_000
+
+
+@dataclass(frozen=True)
+class TextLoader:
+    """A data loader for documents.
+
+    The group of a document is its repository, the folder with ``.git``, or else the document.
+    """
+
+    options: TextOptions
+    memory: int = MAX_BYTES_IN_MEMORY
+
+    def load(self) -> Dataset:
+        """Read all files.
+
+        Raises:
+            DataError: a file cannot be used, or more pieces are unusable than allowed.
+        """
+        train = self._find(self.options.train)
+        heldout = self._find(self.options.heldout or [])
+        refuse_overlap(train, heldout)
+        table: dict[str, Any] = {"format": "text", "max_left_out": self.options.max_left_out}
+        if not self.options.split_documents:
+            table["group"] = "document"
+        options = from_table(FieldOptions, table)
+        return load_sources(
+            options,
+            [self._source(file) for file in train],
+            [self._source(file) for file in heldout],
+            memory=self.memory,
+        )
+
+    @cached_property
+    def measure(self) -> Measure:
+        """The function that measures pieces."""
+        if self.options.tokenizer is None:
+            return partial(measure_characters, self.options.max_characters)
+        return measure_tokens(self.options.tokenizer, self.options.max_tokens)
+
+    def _find(self, names: str | Sequence[str]) -> list[DataFile]:
+        """Return the files, those of folders included, each once."""
+        found: dict[Path, DataFile] = {}
+        for name in [names] if isinstance(names, str) else names:
+            path = Path(name).expanduser()
+            for file in self._walk(path) if path.is_dir() else find_files(name):
+                found.setdefault(file.path.resolve(), file)
+        return list(found.values())
+
+    def _walk(self, folder: Path) -> Sequence[DataFile]:
+        """Return the files below a folder that have a suffix of texts; hidden ones are skipped."""
+        paths: list[str] = []
+        for parent, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                path = Path(parent, name)
+                is_text = path.suffix.lower() in self.options.suffixes and name[0] != "."
+                if is_text and path.is_file() and path.stat().st_size > 0:
+                    paths.append(str(path))
+            if len(paths) > MAX_FILES:
+                raise DataError(str(folder), f"holds more than {MAX_FILES:,} texts")
+        if not paths:
+            hint = f"files with these suffixes are read: {', '.join(self.options.suffixes)}"
+            raise DataError(str(folder), "holds no texts", hint=hint)
+        # Names are no patterns here.
+        return [find_files(path.replace("[", "[[]"))[0] for path in paths]
+
+    def _source(self, file: DataFile) -> RowSource:
+        group = _find_group(file)
+
+        @contextmanager
+        def open_rows(store: Store) -> Iterator[tuple[Iterator[Row], Stored | None]]:
+            pages = open_document(file)
+            if pages is not None:
+                yield self._cut_pages(pages, group), None
+                return
+            limit = self.options.max_unpacked_bytes
+            with ExitStack() as stack:
+                try:
+                    text = stack.enter_context(
+                        open_data_file(
+                            file, max_unpacked_bytes=limit, spool=store.spool, files=store.files
+                        )
+                    )
+                except DataError as error:
+                    yield iter([_unreadable(1, error)]), None
+                    return
+                pieces = cut(text.stream, self.measure, self.options.overlap)
+                yield _rows(pieces, group), text.stored
+
+        return RowSource(file.display_name, open_rows, may_be_unusable=True)
+
+    def _cut_pages(self, pages: Iterator[tuple[int, str]], group: str) -> Iterator[Row]:
+        """Yield the pieces of the pages of a document, numbered by their page."""
+        number = 1
+        try:
+            for number, text in pages:
+                data = io.BytesIO(text.encode("utf-8", "surrogatepass"))
+                for piece in cut(data, self.measure, self.options.overlap):
+                    yield Row(number, {"text": piece.text, "document": group})
+        except DataError as error:
+            yield _unreadable(number, error)
+
+
+def _rows(pieces: Iterator[Piece], group: str) -> Iterator[Row]:
+    """Yield each piece as a row; one that is not UTF-8 cannot be used."""
+
+    def parse(data: bytes) -> Fields:
+        return {"text": data.decode(), "document": group}
+
+    for piece in pieces:
+        span = Span(piece.offset, piece.size, parse)
+        fault = _find_fault(piece.text)
+        yield Row(piece.line, fault or {"text": piece.text, "document": group}, span)
+
+
+def _find_fault(text: str) -> RowError | None:
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raw = text.encode("utf-8", "surrogateescape")
+        return not_utf8_error(raw, len(text[: error.start].encode()))
+    return None
+
+
+def _unreadable(number: int, error: DataError) -> Row:
+    return Row(number, RowError("document cannot be read", error.what, hint=error.hint or ""))
+
+
+def _find_group(file: DataFile) -> str:
+    """Return the repository that a file is in, or else its own name."""
+    path = file.path.resolve()
+    repository = next((p for p in path.parents if (p / ".git").exists()), None)
+    return str(repository or file.display_name)

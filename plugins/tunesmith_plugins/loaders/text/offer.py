@@ -1,0 +1,34 @@
+"""Offer of ``text``: its summary and its factory."""
+
+from __future__ import annotations
+
+import os
+
+from tunesmith.contracts import DataLoader
+from tunesmith.offers import DataLoaderOffer
+from tunesmith_data import names_file
+from tunesmith_plugins.loaders.text.options import CODE, DOCUMENTS, PROSE, TextOptions
+
+
+def build(options: TextOptions) -> DataLoader:
+    """Build the loader of the files that the options name."""
+    from tunesmith_plugins.loaders.text.loader import TextLoader
+
+    return TextLoader(options)
+
+
+_has_suffix = names_file(*PROSE, *CODE, *DOCUMENTS)
+
+
+def recognizes(name: str) -> bool:
+    """Return True for a folder, and for a file of text or source code."""
+    return _has_suffix(name) or os.path.isdir(name)
+
+
+TEXT = DataLoaderOffer(
+    name="text",
+    summary="files and folders of text, Markdown and source code; PDF and Word documents",
+    config=TextOptions,
+    build=build,
+    recognizes=recognizes,
+)

@@ -1,0 +1,226 @@
+"""``data show``, ``data stats`` and ``data fix`` on the command line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Record,
+    Text,
+    ToolCall,
+    UnpairedPreference,
+)
+from tunesmith_data import parse_row
+from tunesmith_plugins.commands.data.open_data import text_parts
+from tunesmith_plugins.commands.data.repairs import Repairer
+
+Tunesmith = Callable[..., Result]
+ROWS = """{"prompt": "Capital of France?", "completion": "Paris"}
+{"prompt": "Capital of Spain?", "completion": "Madrid"}
+{"prompt": "broken", "completion": ""}
+{"prompt": "A longer question \\u001b[31m", "completion": "hf_abcdefghijklmnopqrstuvwxyz012345"}
+"""
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(ROWS)
+    return path
+
+
+# ------------------------------------------------------------------------- show
+
+
+def test_every_kind_of_record_has_its_parts() -> None:
+    question = Message("user", "q")
+    answer = Message("assistant", "a", reasoning="r", tool_calls=(ToolCall("f", "{}"),))
+    silent = Message("assistant", "a", weight=0)
+    parts = {
+        Text(source="s", text="t"): [("text", "t", True)],
+        Completion(source="s", prompt="p", completion="c"): [
+            ("user", "p", False),
+            ("assistant", "c", True),
+        ],
+        Chat(source="s", messages=(question, silent, question, answer)): [
+            ("user", "q", False),
+            ("assistant", "a", False),
+            ("user", "q", False),
+            ("assistant", "r\na\nf({})", True),
+        ],
+        Preference(source="s", prompt=(question,), chosen="c", rejected="r"): [
+            ("user", "q", False),
+            ("chosen", "c", True),
+            ("rejected", "r", True),
+        ],
+        UnpairedPreference(source="s", prompt=(question,), completion="c", label=False): [
+            ("user", "q", False),
+            ("bad", "c", True),
+        ],
+    }
+    for record, expected in parts.items():
+        assert text_parts(record) == expected
+    assert text_parts(Record(source="s"))[0][2]
+
+
+def test_show_marks_the_trained_text(tunesmith: Tunesmith, rows: Path) -> None:
+    done = tunesmith("data", "show", "rows.jsonl", "--count", "1")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == [
+        "rows.jsonl:1: 23 characters",
+        "  user      Capital of France?",
+        "| assistant Paris",
+        "",
+    ]
+
+
+def test_show_filters_by_source_and_length(tunesmith: Tunesmith, rows: Path) -> None:
+    def shown(*options: str) -> list[str]:
+        done = tunesmith("data", "show", "rows.jsonl", "--json", *options)
+        assert done.exit_code == 0, done.output
+        return [json.loads(line)["source"] for line in done.stdout.splitlines()]
+
+    assert shown() == ["rows.jsonl:1", "rows.jsonl:2", "rows.jsonl:4"]
+    assert shown("--source", "jsonl:2") == ["rows.jsonl:2"]
+    assert shown("--min-length", "30") == ["rows.jsonl:4"]
+    assert shown("--max-length", "23", "--start", "2") == ["rows.jsonl:2"]
+    assert shown("--part", "heldout") == []
+
+
+def test_show_prints_nothing_that_controls_the_terminal(tunesmith: Tunesmith, rows: Path) -> None:
+    for options in ((), ("--json",), ("--left-out",)):
+        done = tunesmith("data", "show", "rows.jsonl", *options)
+        assert "\x1b" not in done.stdout and "abcdefghijklm" not in done.stdout
+
+
+def test_show_prints_the_rows_that_are_left_out(tunesmith: Tunesmith, rows: Path) -> None:
+    done = tunesmith("data", "show", "rows.jsonl", "--left-out")
+    assert done.stdout.splitlines()[:2] == [
+        "rows.jsonl:3: answer is empty",
+        '  {"prompt": "broken", "completion": ""}',
+    ]
+    row = json.loads(tunesmith("data", "show", "rows.jsonl", "--left-out", "--json").stdout)
+    assert (row["where"], row["cause"]) == ("rows.jsonl:3", "answer is empty")
+
+
+def test_show_reads_run_files_and_needs_one_for_tokens(tunesmith: Tunesmith, rows: Path) -> None:
+    done = tunesmith("data", "show", "run.toml", "--part", "heldout", "--json")
+    assert done.exit_code == 0 and len(done.stdout.splitlines()) == 4
+    refused = tunesmith("data", "show", "rows.jsonl", "--tokens")
+    assert refused.exit_code == 2 and "needs a run file" in refused.stderr
+    (rows.parent / "x.bin").write_bytes(b"\0")
+    assert "no data loader knows" in tunesmith("data", "show", "x.bin").stderr
+
+
+# ------------------------------------------------------------------------ stats
+
+
+def test_stats_count_rows_duplicates_and_labels(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    lines = [{"prompt": f"q{n % 9}", "completion": "yes" if n % 3 else "no"} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    done = tunesmith("data", "stats", "rows.jsonl", "--json")
+    assert done.exit_code == 0, done.output
+    part = json.loads(done.stdout)["parts"]["train"]
+    assert (part["rows"], part["duplicates"]) == (12, 3)
+    assert part["labels"] == {"yes": 8, "no": 4}
+    assert part["characters"]["assistant"]["longest"] == 3
+    text = tunesmith("data", "stats", "rows.jsonl").stdout
+    assert "train: 12 rows (12 Completion)" in text and "labels: yes 8, no 4" in text
+
+
+def test_stats_compare_the_parts(tunesmith: Tunesmith, tmp_path: Path, rows: Path) -> None:
+    rows.with_name("heldout.jsonl").write_text(ROWS)
+    run_file = (tmp_path / "run.toml").read_text().replace('"lines"', '"jsonl"')
+    run_file = run_file.replace('"data.tsv"', '"rows.jsonl"\nheldout = "heldout.jsonl"')
+    (tmp_path / "both.toml").write_text(run_file + "[baselines]\nshots = 0\n")
+    options = ("--set", "data.max_left_out=0.5")
+    done = tunesmith("data", "stats", "both.toml", *options)
+    assert done.exit_code == 0, done.output
+    assert "2 rows are left out: answer is empty" in done.stdout
+    assert "rows that the training part has too: 3" in done.stdout
+
+
+# -------------------------------------------------------------------------- fix
+
+
+def test_fix_repairs_what_keeps_its_meaning(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"a": "x,]", "b": [1, 2,],}\r\n'
+        b'{"b": 2}\n\n'
+        b"{'a': None, 'b': True, 'c': 'it''s'}\n"
+        b"{'a': 1, 'a': 2}\n"
+        b'{"a": "cut off'
+    )
+    before = path.read_bytes()
+    shown = tunesmith("data", "fix", "rows.jsonl")
+    assert "can be repaired: removed trailing commas, lines 1" in shown.stdout
+    done = tunesmith("data", "fix", "rows.jsonl", "--out", "new.jsonl")
+    assert done.exit_code == 3
+    assert path.read_bytes() == before
+    assert (tmp_path / "new.jsonl").read_bytes() == (
+        b'{"a": "x,]", "b": [1, 2]}\r\n'
+        b'{"b": 2}\n\n'
+        b'{"a": null, "b": true, "c": "its"}\n'
+        b"{'a': 1, 'a': 2}\n"
+        b'{"a": "cut off'
+    )
+    assert "repaired: removed the byte-order mark" in done.stdout
+    assert "repaired: converted from Python's repr to JSON, lines 4" in done.stdout
+    assert "line 6: not JSON (cut off" in done.stdout
+    report = json.loads(tunesmith("data", "fix", "rows.jsonl", "--json").stdout)
+    assert [item["line"] for item in report["unusable"]] == [5, 6]
+    assert tunesmith("data", "fix", "rows.jsonl", "--out", "new.jsonl").exit_code == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_fix_converts_tables_too(tunesmith: Tunesmith, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "rows.csv").write_bytes("prompt,completion\rpé,c\r".encode(encoding))
+    assert tunesmith("data", "fix", "rows.csv", "--out", "new.csv").exit_code == 0
+    assert (tmp_path / "new.csv").read_text(encoding="utf-8") == "prompt,completion\npé,c\n"
+
+
+def test_fix_leaves_a_clean_file_as_it_is(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    data = b'{"a": "\xc3\xa9 \\u00e9",  "b": 1.50}\r\n\n{"c": null}'
+    (tmp_path / "rows.jsonl").write_bytes(data)
+    done = tunesmith("data", "fix", "rows.jsonl", "--out", "new.jsonl")
+    assert (done.exit_code, done.stdout) == (0, "nothing to repair\n")
+    assert (tmp_path / "new.jsonl").read_bytes() == data
+    (tmp_path / "rows.gz").write_bytes(gzip.compress(data))
+    assert "unpack it first" in tunesmith("data", "fix", "rows.gz").stderr
+    assert "cannot be read" in tunesmith("data", "fix", "missing").stderr
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=4), st.sampled_from([json.dumps, repr]))
+@settings(max_examples=150, deadline=None)
+def test_repairs_keep_the_meaning_of_every_row(row: dict[str, object], write: object) -> None:
+    assert callable(write)
+    text = str(write(row)).replace("\n", " ")
+    data = text.encode("utf-8", "surrogatepass")
+    repairer = Repairer()
+    repaired = b"".join(repairer.json_lines(data))
+    if repairer.unusable:
+        assert repaired == data
+    else:
+        assert parse_row(repaired) == row
+    if write is json.dumps:
+        assert repaired == data
