@@ -15,7 +15,7 @@ import torchrun
 
 from tunesmith.errors import DataError
 from tunesmith.execution import worker_rank
-from tunesmith.storage import Checkpoints, read_events
+from tunesmith.storage import Checkpoints, read_events, verify_folder
 from tunesmith_torch.training import loop, training_state
 
 pytestmark = pytest.mark.processes
@@ -125,6 +125,65 @@ def test_a_killed_rank(
         assert "error" not in done.output[1], done.output
     assert_resumes_to(real, run, complete_run)
     faults.count_trials("a rank killed in training")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_both_ranks_killed(
+    faults: Any, real: Any, workshop: Any, setting: Any, complete_run: Path, step: int
+) -> None:
+    """As when a machine loses power."""
+    run = new_run_folder(workshop, "both-killed")
+    started = torchrun.start_command("run", workshop.run_file(setting), "--out", run)
+    while len(real.events(run, "step-finished")) < step:
+        assert started.children[0].running(), started.end().output
+        time.sleep(0.002)
+    started.signal(signal.SIGKILL)
+    assert started.end().codes == [-signal.SIGKILL, -signal.SIGKILL]
+    assert_resumes_to(real, run, complete_run)
+    faults.count_trials("both ranks killed in training")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_killed_while_a_checkpoint_is_written(
+    faults: Any, real: Any, workshop: Any, setting: Any, complete_run: Path, rank: int
+) -> None:
+    """Rank 0 writes it: its death leaves the checkpoint before, that of another one does not."""
+    run = new_run_folder(workshop, "killed-saving")
+    owner: Any = training_state if rank == 0 else loop.CheckpointWriter
+    kill = torchrun.on_rank(rank, real.before_call(owner, "save", 2, faults.die))
+    done = torchrun.run_command("run", workshop.run_file(setting), "--out", run, prepare=kill)
+    assert done.codes[rank] == real.KILLED, done.output
+    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    assert newest is not None
+    assert newest.step == {0: 2, 1: 4}[rank]
+    assert verify_folder(newest.path) == []
+    assert_resumes_to(real, run, complete_run)
+    faults.count_trials("a rank killed while a checkpoint is written")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_real_launcher(
+    faults: Any, real: Any, workshop: Any, setting: Any, complete_run: Path, number: int
+) -> None:
+    """A scheduler ends torchrun itself: by SIGTERM, which it passes on, or by SIGKILL."""
+    run = new_run_folder(workshop, "launcher")
+    started = torchrun.start_torchrun("run", workshop.run_file(setting), "--out", run)
+    while not real.events(run, "step-finished") and started.poll() is None:
+        time.sleep(0.002)
+    started.send_signal(number)
+    output, _ = started.communicate(timeout=200)  # until all ranks have closed their output
+    assert started.returncode != 0, output
+    if number == signal.SIGTERM:
+        assert output.count("stopped by SIGTERM") == 1, output
+    if [event["status"] for event in real.events(run, "run-finished")] == ["ok"]:
+        assert number == signal.SIGKILL  # ranks without a launcher finish their run
+        assert real.collect_results(run) == real.collect_results(complete_run)
+    else:
+        assert_resumes_to(real, run, complete_run)
+    faults.count_trials("a signal to torchrun")
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,12 @@ def send_signals(*numbers: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("sent", SIGNALS)
+@pytest.mark.parametrize("technique", ["lora", pytest.param("qlora", marks=pytest.mark.faults)])
 def test_a_signal_in_any_phase(
-    faults: Any, real: Any, workshop: Any, phase: str, sent: str
+    faults: Any, real: Any, workshop: Any, phase: str, sent: str, technique: str
 ) -> None:
     """One signal: stop after the step, with a checkpoint and a resume command. Two: immediately."""
-    setting = real.Setting()
+    setting = real.Setting(technique)
     complete = real.collect_results(workshop.complete_run(setting))
     run = workshop.folder / "signalled" / "run"
     shutil.rmtree(run, ignore_errors=True)
@@ -80,7 +81,7 @@ def test_a_signal_in_any_phase(
     resumed = real.run_command("resume", run)
     assert resumed.code == 0, resumed.output
     assert real.collect_results(run) == complete
-    faults.count_trials(f"{sent} in {phase}")
+    faults.count_trials(f"{sent} in {phase} ({technique})")
 
 
 def test_another_process_resumes_to_identical_results(

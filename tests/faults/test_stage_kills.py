@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 import tomli_w
 
-from tunesmith_plugins.techniques.rlhf import stages
+from tunesmith.storage import verify_folder
+from tunesmith_plugins.techniques.rlhf import reward_gate, stages
+from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.testing.tiny_model import save_tiny_model
+from tunesmith_torch.training import loop, training_state
 
 pytestmark = pytest.mark.processes
 
@@ -155,9 +159,58 @@ def test_kill_between_the_artifact_and_the_end_of_a_stage(
 
 
 def _die() -> None:
-    import os
-
     os._exit(137)
+
+
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.001)  # handlers run between two instructions of the interpreter
+
+
+PHASES: dict[str, tuple[Any, str, int, str]] = {
+    "supervised update": (loop._GradientAccumulator, "_accumulate", 3, "supervised"),
+    "supervised saving": (training_state, "save_file", 3, "supervised"),
+    "reward update": (loop._GradientAccumulator, "_accumulate", 8, "reward"),
+    "reward saving": (training_state, "save_file", 8, "reward"),
+    "reward gate": (reward_gate.RewardModelEvaluation, "run", 1, "reward"),
+    "rollout": (PolicyObjective, "_sample", 3, "policy"),
+    "scoring": (PolicyObjective, "_score", 3, "policy"),
+    "policy update": (PolicyObjective, "loss", 5, "policy"),
+    "policy saving": (training_state, "save_file", 15, "policy"),
+}
+"""A function, the number of the call before which the process is stopped, and the stage."""
+ACTIONS = {"kill": (_die, 137), "SIGTERM": (_terminate, 143)}
+QUICK = {("rollout", "kill"), ("policy saving", "SIGTERM")}
+
+
+@pytest.mark.parametrize(
+    ("phase", "action"),
+    [
+        pytest.param(phase, action, marks=() if (phase, action) in QUICK else pytest.mark.faults)
+        for phase in PHASES
+        for action in ACTIONS
+    ],
+)
+def test_stop_in_a_phase_of_a_stage(
+    faults: Any, real: Any, staged: StagedRun, phase: str, action: str
+) -> None:
+    """All tensors of all artifacts have the same bits as without the interruption."""
+    shutil.rmtree(staged.run, ignore_errors=True)
+    owner, name, number, stage = PHASES[phase]
+    stop, code = ACTIONS[action]
+    prepare = real.before_call(owner, name, number, stop)
+    stopped = real.run_command("run", staged.file, "--out", staged.run, prepare=prepare)
+    assert stopped.code == code, stopped.output
+    if action == "SIGTERM":
+        assert f"resume with: tunesmith resume {staged.run}" in stopped.output
+        if phase == "reward gate":
+            stage = "policy"  # a signal takes effect after a step, and the gate has none
+    started = [event["stage"] for event in real.events(staged.run, "training-started")]
+    assert started[-1] == stage
+    for path in staged.run.rglob("MANIFEST.json"):
+        assert verify_folder(path.parent) == []
+    assert staged.resume() == staged.collect_results(staged.complete)
+    faults.count_trials(f"{action} in {phase} of a run with stages")
 
 
 @pytest.mark.faults
