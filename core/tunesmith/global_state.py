@@ -90,14 +90,21 @@ def _current_folder() -> str | None:
 
 @dataclass(frozen=True)
 class _Filters:
-    """The filters of warnings. Those for all modules are compared: libraries add others."""
+    """The filters of warnings. Those for all modules are compared: libraries add others.
+
+    A library may also add one for a category of its own when it is imported, as numpy does.
+    """
 
     general: list[Any]
     all: list[Any] = field(compare=False)
 
 
 def _read_filters() -> _Filters:
-    general = [entry for entry in warnings.filters if entry[1] is None and entry[3] is None]
+    general = [
+        (action, message, category, module)
+        for action, message, category, module, _ in warnings.filters
+        if message is None and module is None and category.__module__ == "builtins"
+    ]
     return _Filters(general, [*warnings.filters])
 
 

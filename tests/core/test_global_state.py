@@ -96,6 +96,19 @@ def test_without_changes_nothing_is_named() -> None:
     assert changes == []
 
 
+class LibraryWarning(UserWarning):
+    """A category that a library defines."""
+
+
+def test_a_filter_for_the_category_of_a_library_is_no_change() -> None:
+    """Importing numpy adds one."""
+    with warnings.catch_warnings():
+        with preserve_global_state() as changes:
+            warnings.simplefilter("always", category=LibraryWarning)
+        assert changes == []
+        assert any(entry[2] is LibraryWarning for entry in warnings.filters)
+
+
 def test_filters_that_libraries_add_for_their_own_warnings_stay() -> None:
     with preserve_global_state() as changes:
         warnings.filterwarnings("ignore", message="of a library")

@@ -108,7 +108,7 @@ class ChatFormat:
         except TemplateLimitError as error:
             raise UsageError(
                 f"chat template: {error.message.partition(', ')[2]}, so it is not used",
-                hint="give another template (technique.chat_template), or use another base model",
+                hint="give another template (technique.chat_template.source), or use another base model",
             ) from error
         except DataError as error:
             raise UsageError(
@@ -313,7 +313,7 @@ class ChatFormat:
             raise DataError(
                 "conversation",
                 f"{HAS_REASONING}, but the prompt ends with {end.tag}",
-                hint="turn reasoning on (technique.chat_template_kwargs), or leave it out of rows",
+                hint="turn reasoning on (technique.chat_template.kwargs), or leave it out of rows",
             )
         found = self._rendered_answer(conversation, turn)
         if found is not None:

@@ -111,7 +111,7 @@ def require_all_texts(conversation: RenderedConversation, length: int, text: str
             raise DataError(
                 "conversation",
                 f"{DROPS_MESSAGE}, the text of a {message.role} turn",
-                hint="give another template (technique.chat_template), or change the rows",
+                hint="give another template (technique.chat_template.source), or change the rows",
             )
         if call := find_missing_calls(message, text):
             raise drops_tools_error(f"the call of {call}")
@@ -144,5 +144,5 @@ def weighted_pieces(
 
 def drops_tools_error(what: str) -> DataError:
     """Return the error for a conversation with tools that the template does not write."""
-    hint = 'give a template that writes tools, such as technique.chat_template = "chatml"'
+    hint = 'give a template that writes tools, such as technique.chat_template.source = "chatml"'
     return DataError("conversation", f"{DROPS_MESSAGE}, {what}", hint=hint)

@@ -1,4 +1,4 @@
-"""Chat templates under names, for base models that have none: ``chat_template = "chatml"``.
+"""Chat templates under names, for base models that have none: ``chat_template.source = "chatml"``.
 
 A base model has seen plain text only, so any template will do that its tokens can write; the run
 file names it, and it is saved with the model. ``chatml`` writes tools in the format of the Hermes

@@ -81,8 +81,8 @@ class Template:
         return cls.from_tokenizer(
             tokenizer,
             read_chat_template(options),
-            date=options.chat_template_date,
-            kwargs=options.chat_template_kwargs,
+            date=options.chat_template.date,
+            kwargs=options.chat_template.kwargs,
         )
 
     @classmethod
@@ -123,7 +123,7 @@ class Template:
         if chat is None and tokenizer.eos_token_id is None:
             raise UsageError(
                 "tokenizer: no chat template and no EOS token, so generation would never stop",
-                hint="set technique.chat_template to a file with a template that has an end token",
+                hint="set technique.chat_template.source to a file with a template that has an end token",
             )
         return cls(tokenizer, encoder, chat)
 
@@ -415,7 +415,7 @@ def _require_plain(message: Message) -> None:
         raise DataError(
             "conversation",
             "the model has no chat template, so it takes text without tools and weighted parts",
-            hint="use the instruction-tuned variant of the model, or set technique.chat_template",
+            hint="use the instruction-tuned variant of the model, or set technique.chat_template.source",
         )
 
 
@@ -427,7 +427,7 @@ def _single_user_message(messages: Sequence[Message]) -> str:
     raise DataError(
         "conversation",
         f"the model has no chat template, so it takes one user message, got {roles}",
-        hint="use the instruction-tuned variant of the model, or set technique.chat_template",
+        hint="use the instruction-tuned variant of the model, or set technique.chat_template.source",
     )
 
 
@@ -437,9 +437,10 @@ def read_chat_template(options: TrainingOptions) -> str | None:
     Raises:
         UsageError: the file cannot be read.
     """
-    if options.chat_template is None or options.chat_template in NAMED_TEMPLATES:
-        return NAMED_TEMPLATES.get(options.chat_template or "")
+    source = options.chat_template.source
+    if source is None or source in NAMED_TEMPLATES:
+        return NAMED_TEMPLATES.get(source or "")
     try:
-        return Path(options.chat_template).read_text(encoding="utf-8")
+        return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"technique.chat_template: cannot be read, {error}") from None
+        raise UsageError(f"technique.chat_template.source: cannot be read, {error}") from None

@@ -3,6 +3,7 @@
 A table of the run file is an options class; a table within it is a field with a class of its own::
 
     [technique]                TrainingOptions, or SupervisedOptions with one key more
+    [technique.chat_template]  ChatTemplateOptions
     [technique.optimizer]      OptimizerOptions
     [technique.schedule]       ScheduleOptions
     [technique.checkpoints]    CheckpointOptions
@@ -12,9 +13,9 @@ A table of the run file is an options class; a table within it is a field with a
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping
-from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -89,7 +90,7 @@ CHECKPOINTING_HELP = (
 )
 
 
-TEMPLATE_DATE = date(2024, 7, 26)
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
 """The date that chat templates print by default; those of Llama 3 do so without a clock."""
 CHAT_TEMPLATE_NAMES = ("chatml", "llama-3", "gemma", "alpaca", "plain")
 """Names of the templates in :mod:`tunesmith_torch.data.named_templates`."""
@@ -156,6 +157,42 @@ class CheckpointOptions(Options):
     )
 
 
+class ChatTemplateOptions(Options):
+    """Options of the chat template, which turns a conversation into text."""
+
+    source: str | None = Field(
+        default=None,
+        description=(
+            "Chat template that replaces the one of the model: a file, or a name, for base models "
+            f"that have none: {', '.join(CHAT_TEMPLATE_NAMES)}."
+        ),
+        json_schema_extra={"path": True, "names": [*CHAT_TEMPLATE_NAMES]},
+    )
+    kwargs: dict[str, bool | int | float | str] = Field(
+        default={},
+        description=(
+            "Values for variables of the template, such as enable_thinking = false; they are "
+            "saved with the model, as its template's defaults."
+        ),
+    )
+    date: datetime.date = Field(
+        default=TEMPLATE_DATE,
+        description=(
+            "The date that the template prints as today, in training and evaluation; always "
+            "the same, so that results do not depend on the day."
+        ),
+        strict=False,  # a date of TOML, or text such as 2024-07-26
+    )
+
+    @field_validator("kwargs")
+    @classmethod
+    def _check_variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not _TEMPLATE_VARIABLE.fullmatch(name) or name in _RENDERER_VARIABLES:
+                raise ValueError(f"{name!r} is no variable of a template that can be set")
+        return value
+
+
 class TrainingOptions(Options):
     """Options that all training shares, whatever is trained and towards whatever objective."""
 
@@ -177,6 +214,7 @@ class TrainingOptions(Options):
     }
 
     EARLIER_WORDS: ClassVar[Mapping[str, str]] = {
+        "chat_template": "chat_template.source",
         "optimizer": "optimizer.name",
         "schedule": "schedule.type",
     }
@@ -243,28 +281,8 @@ class TrainingOptions(Options):
         description="Use fused kernels for adapters and norms; faster, with the same result.",
     )
     gradient_checkpointing: AutoBool = Field(default=False, description=CHECKPOINTING_HELP)
-    chat_template: str | None = Field(
-        default=None,
-        description=(
-            "Chat template that replaces the one of the model: a file, or a name, for base models "
-            f"that have none: {', '.join(CHAT_TEMPLATE_NAMES)}."
-        ),
-        json_schema_extra={"path": True, "names": [*CHAT_TEMPLATE_NAMES]},
-    )
-    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
-        default={},
-        description=(
-            "Values for variables of the chat template, such as enable_thinking = false; they are "
-            "saved with the model, as its template's defaults."
-        ),
-    )
-    chat_template_date: date = Field(
-        default=TEMPLATE_DATE,
-        description=(
-            "The date that the chat template prints as today, in training and evaluation; always "
-            "the same, so that results do not depend on the day."
-        ),
-        strict=False,  # a date of TOML, or text such as 2024-07-26
+    chat_template: ChatTemplateOptions = Field(
+        default_factory=ChatTemplateOptions, description="How conversations become text."
     )
     optimizer: OptimizerOptions = Field(
         default_factory=OptimizerOptions, description="The optimizer, and gradient clipping."
@@ -283,14 +301,6 @@ class TrainingOptions(Options):
         key = cls.EARLIER_WORDS.get(str(info.field_name))
         if key is not None and isinstance(value, str):
             raise ValueError(f'is a table; write `{key} = "{value}"`')
-        return value
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _check_template_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            if not _TEMPLATE_VARIABLE.fullmatch(name) or name in _RENDERER_VARIABLES:
-                raise ValueError(f"{name!r} is no variable of a template that can be set")
         return value
 
     @property

@@ -24,9 +24,7 @@ Row: TypeAlias = Sequence[int] | NDArray[Any]
 """Integers or truth values of a row."""
 TOKENS_FILE = "tokens.json"
 """File in a job's folder with the digest."""
-_OPTIONS = {
-    "max_length", "chat_template", "chat_template_kwargs", "chat_template_date", "truncate_prompts",
-}  # fmt: skip
+_OPTIONS = {"max_length", "chat_template", "truncate_prompts"}
 
 
 def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None:

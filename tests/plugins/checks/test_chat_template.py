@@ -32,7 +32,7 @@ CHOICE: list[Record] = [
 def model_folder(folder: Path, template: str | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text('{"model_type": "llama"}')
-    table = {} if template is None else {"chat_template": template}
+    table = {} if template is None else {"chat_template": {"source": template}}
     (folder / "tokenizer_config.json").write_text(json.dumps(table))
     return folder
 
@@ -84,7 +84,7 @@ def test_a_template_of_the_model_or_of_the_run_file_is_enough(tmp_path: Path) ->
     assert review(plan(with_template, shots=5), TURNS, TURNS) == []
     bare = model_folder(tmp_path / "bare")
     (tmp_path / "template.jinja").write_text("{{ messages }}")
-    technique = {"chat_template": str(tmp_path / "template.jinja")}
+    technique = {"chat_template": {"source": str(tmp_path / "template.jinja")}}
     assert review(plan(bare, technique, shots=5), TURNS, TURNS) == []
 
 
@@ -96,14 +96,14 @@ def test_a_template_file_that_cannot_be_used_is_found(
     file = tmp_path / "template.jinja"
     if text is not None:
         file.write_text(text)
-    (finding,) = review(plan(model, {"chat_template": str(file)}), PAIR, PAIR)
+    (finding,) = review(plan(model, {"chat_template": {"source": str(file)}}), PAIR, PAIR)
     assert (finding.level, finding.where) == ("error", "technique.chat_template")
     assert problem in finding.message
 
 
 def test_a_stage_without_a_template_is_named(tmp_path: Path) -> None:
     (tmp_path / "template.jinja").write_text("{{ messages }}")
-    table = {"chat_template": str(tmp_path / "template.jinja")}
+    table = {"chat_template": {"source": str(tmp_path / "template.jinja")}}
     rlhf = {"use": "rlhf", "supervised": table, "reward": {}, "policy": {"skip": True}}
     (finding,) = review(plan(model_folder(tmp_path), rlhf), CHOICE, CHOICE)
     assert finding.where == "technique.reward.chat_template"
@@ -157,14 +157,14 @@ def test_reasoning_after_a_prompt_without_it_is_refused(tmp_path: Path) -> None:
     assert (finding.level, finding.where) == ("error", "technique.chat_template")
     assert "has reasoning, but the prompt ends with </think>" in finding.message
     assert "1 row, the first is rows:5" in finding.message
-    assert "technique.chat_template_kwargs" in finding.hint
+    assert "technique.chat_template.kwargs" in finding.hint
     switch = CHATML + (
         "{% if add_generation_prompt and thinking is not defined %}"
         "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     )
     model = chat_model(tmp_path / "switch", switch)
     assert len(review(plan(model), [REASONING], [])) == 1
-    table = {"chat_template_kwargs": {"thinking": True}}
+    table = {"chat_template": {"kwargs": {"thinking": True}}}
     assert review(plan(model, table), [REASONING], []) == [], "the hint helps"
 
 
@@ -204,7 +204,7 @@ def test_a_template_that_cannot_be_used_at_all_is_refused(tmp_path: Path) -> Non
 def test_each_template_of_a_run_is_checked_once(tmp_path: Path) -> None:
     model = chat_model(tmp_path, CLOSED)
     (tmp_path / "other.jinja").write_text(CHATML)
-    table = {"chat_template": str(tmp_path / "other.jinja")}
+    table = {"chat_template": {"source": str(tmp_path / "other.jinja")}}
     stages = {"use": "rlhf", "supervised": table, "reward": {}, "policy": {}}
     (finding,) = review(plan(model, stages), [REASONING], [])
     assert finding.where == "technique.reward.chat_template"
@@ -212,11 +212,11 @@ def test_each_template_of_a_run_is_checked_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [WITH_SYSTEM, TURNS, CHOICE])
 def test_a_template_by_name_is_enough_and_is_shown(tmp_path: Path, rows: list[Record]) -> None:
-    checked = plan(model_folder(tmp_path), {"chat_template": "chatml"}, shots=2)
+    checked = plan(model_folder(tmp_path), {"chat_template": {"source": "chatml"}}, shots=2)
     findings = review(checked, rows, rows)
     assert [(f.level, f.where) for f in findings] == [("info", "technique.chat_template")]
     assert 'the template "chatml"' in findings[0].message
-    assert checked.to_json()["technique"]["chat_template"] == "chatml"
+    assert checked.to_json()["technique"]["chat_template"]["source"] == "chatml"
 
 
 def test_tools_are_refused_if_the_template_does_not_write_them(tmp_path: Path) -> None:
@@ -228,5 +228,5 @@ def test_tools_are_refused_if_the_template_does_not_write_them(tmp_path: Path) -
     assert finding.level == "error"
     assert "leaves out a message, the call of weather (1 row" in finding.message
     assert '"chatml"' in finding.hint
-    named = review(plan(tmp_path, {"chat_template": "chatml"}), rows, [])
+    named = review(plan(tmp_path, {"chat_template": {"source": "chatml"}}), rows, [])
     assert [finding.level for finding in named] == ["info"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tables import build
 from tests.toolkit.data.trained_text import mark_trained
 
 from tunesmith.errors import DataError
@@ -73,7 +74,7 @@ def template_of(name: str, special: tuple[str, ...] = SPECIAL) -> Template:
 def test_all_names_can_be_given() -> None:
     assert {*NAMED_TEMPLATES} == {*CHAT_TEMPLATE_NAMES} == {*TRAINED}
     for name in NAMED_TEMPLATES:
-        options = SupervisedOptions(chat_template=name)
+        options = build(SupervisedOptions, chat_template__source=name)
         assert read_chat_template(options) == NAMED_TEMPLATES[name]
 
 

@@ -120,7 +120,7 @@ def test_reasoning_in_a_prompt_that_closed_it_is_refused() -> None:
     closed = CHATML.replace("assistant\n' }}", "assistant\n<think>\n\n</think>\n\n' }}")
     with pytest.raises(DataError, match="has reasoning, but the prompt ends with </think>") as e:
         answer_text(closed, "<think>hm</think>Paris.")
-    assert "chat_template_kwargs" in str(e.value.hint)
+    assert "chat_template.kwargs" in str(e.value.hint)
     assert answer_text(closed, "Paris.") == "Paris.<|im_end|>"
 
 

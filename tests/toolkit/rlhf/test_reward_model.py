@@ -198,7 +198,7 @@ def test_rewards_use_the_template_that_the_reward_model_was_trained_with(
 ) -> None:
     file = tmp_path / "template.jinja"
     file.write_text("Hello. " + CHATML)
-    config = options(max_steps=1, chat_template=str(file))
+    config = options(max_steps=1, chat_template__source=str(file))
     artifact, _ = train(tmp_path / "run", tiny_folder, config)
     template = RewardModel.load(tiny_folder, artifact.path, CPU, FP32).template
     ids = template.encode_prompt((Message("user", "hi"),))

@@ -87,7 +87,7 @@ def test_a_template_file_that_changes_between_start_and_resume_is_refused(
 ) -> None:
     file = tmp_path / "template.jinja"
     file.write_text(CHATML)
-    halted = job(tmp_path / "run", tiny_folder, chat_template=str(file), max_steps=4)
+    halted = job(tmp_path / "run", tiny_folder, chat_template__source=str(file), max_steps=4)
     with pytest.raises(RunStopped):
         trainer.train(replace(halted, emit=stop), SupervisedTask())
     file.write_text("Hello. " + CHATML)
@@ -133,7 +133,7 @@ def test_the_digest_is_stored_and_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"rows": ROWS[:3]}, {"max_length": 64}, {"chat_template_kwargs": {"x": True}}],
+    [{"rows": ROWS[:3]}, {"max_length": 64}, {"chat_template__kwargs": {"x": True}}],
     ids=str,
 )
 def test_what_the_user_has_accepted_is_stored_anew(tmp_path: Path, changes: dict[str, Any]) -> None:

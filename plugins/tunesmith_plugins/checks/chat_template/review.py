@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -27,18 +28,22 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record, Text, exchanges
 from tunesmith.text import format_count
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
-from tunesmith_torch.options.training import CHAT_TEMPLATE_NAMES, TrainingOptions
+from tunesmith_torch.options.training import (
+    CHAT_TEMPLATE_NAMES,
+    ChatTemplateOptions,
+    TrainingOptions,
+)
 
 _REMEDY = (
-    'set technique.chat_template to a file with a template, or to a name such as "chatml", or use '
+    'set technique.chat_template.source to a file with a template, or to a name such as "chatml", or use '
     "the instruction-tuned variant of the model"
 )
 _HINTS = {
-    HAS_REASONING: "set technique.chat_template_kwargs to what turns reasoning on in this template "
+    HAS_REASONING: "set technique.chat_template.kwargs to what turns reasoning on in this template "
     "(enable_thinking or thinking = true), or remove the reasoning from these rows",
-    DROPS_MESSAGE: "set technique.chat_template to a file with a template that writes this role, "
+    DROPS_MESSAGE: "set technique.chat_template.source to a file with a template that writes this role, "
     'or to "chatml" for tools, or move its text into the user message',
-    REFUSED: "change the rows, or set technique.chat_template to a file with another template",
+    REFUSED: "change the rows, or set technique.chat_template.source to a file with another template",
 }
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
@@ -50,11 +55,11 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> li
         Finding(
             level="info",
             where=f"{where}.chat_template",
-            message=f'rows are written with the template "{options.chat_template}" of tunesmith, '
+            message=f'rows are written with the template "{options.chat_template.source}" of tunesmith, '
             "which is saved with the model",
         )
         for where, options in stages.items()
-        if options.chat_template in CHAT_TEMPLATE_NAMES
+        if options.chat_template.source in CHAT_TEMPLATE_NAMES
     ]
     return [*named, *_find_problems(plan, stages, train, heldout)]
 
@@ -68,20 +73,20 @@ def _find_problems(
     findings = [
         Finding(level="error", where=f"{where}.chat_template", message=problem)
         for where, options in stages.items()
-        if (problem := _problem_of_file(options.chat_template))
+        if (problem := _problem_of_file(options.chat_template.source))
     ]
     # A model that `from` names may bring a template, and a file replaces the one of the model.
     lacking = [
         where
         for where, options in stages.items()
-        if options.chat_template is None and options.initial_model is None
+        if options.chat_template.source is None and options.initial_model is None
     ]
     needs = list(_parts_that_need_a_template(plan, train, heldout)) if lacking else []
     folder = plan.found_model.tokenizer() if stages and not findings else None
     if folder is None:
         return findings
     if has_chat_template(folder) or not lacking:
-        return list(_find_rendering_problems(folder, stages, [*train, *heldout]))
+        return list(_find_rendering_problems(folder, stages, train, heldout))
     for where, what, other_remedy in needs:
         key = where or f"{lacking[0]}.chat_template"
         message = f"the base model has no chat template, and {what}: {other_remedy}, {_REMEDY}"
@@ -90,23 +95,23 @@ def _find_problems(
 
 
 def _find_rendering_problems(
-    folder: Path, stages: Mapping[str, TrainingOptions], records: Sequence[Record]
+    folder: Path,
+    stages: Mapping[str, TrainingOptions],
+    train: Sequence[Record],
+    heldout: Sequence[Record],
 ) -> Iterator[Finding]:
     """Yield a finding for each reason why rows cannot be written with the template of a stage."""
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
 
-    seen: list[tuple[object, ...]] = []
+    seen: list[ChatTemplateOptions] = []
     for where, options in stages.items():
-        key = (
-            options.chat_template, options.chat_template_kwargs, options.chat_template_date
-        )  # fmt: skip
-        if options.initial_model is not None or key in seen:
+        if options.initial_model is not None or options.chat_template in seen:
             continue
-        seen.append(key)
+        seen.append(options.chat_template)
         try:
             template = Template.from_options(load_tokenizer(folder), options)
-            problems = list(template.find_problems(records))
+            problems = list(template.find_problems(chain(train, heldout)))
         except EnvironmentProblem:
             return  # the message about that comes when the model is loaded
         except UsageError as error:
@@ -120,7 +125,7 @@ def _find_rendering_problems(
             what = error.message.removeprefix(f"{error.where}: ")
             yield Finding(level="error", where=error.where, message=what, hint=_REMEDY)
         else:
-            yield from _summarize(problems, f"{where}.chat_template", len(records))
+            yield from _summarize(problems, f"{where}.chat_template", len(train) + len(heldout))
 
 
 def _summarize(problems: Sequence[LeftOut], where: str, rows: int) -> Iterator[Finding]:
