@@ -108,7 +108,8 @@ class ChatFormat:
         except TemplateLimitError as error:
             raise UsageError(
                 f"chat template: {error.message.partition(', ')[2]}, so it is not used",
-                hint="give another template (technique.chat_template.source), or use another base model",
+                hint="give another template (technique.chat_template.source), or use another base "
+                "model",
             ) from error
         except DataError as error:
             raise UsageError(

@@ -123,7 +123,8 @@ class Template:
         if chat is None and tokenizer.eos_token_id is None:
             raise UsageError(
                 "tokenizer: no chat template and no EOS token, so generation would never stop",
-                hint="set technique.chat_template.source to a file with a template that has an end token",
+                hint="set technique.chat_template.source to a file with a template that has an end "
+                "token",
             )
         return cls(tokenizer, encoder, chat)
 
@@ -415,7 +416,7 @@ def _require_plain(message: Message) -> None:
         raise DataError(
             "conversation",
             "the model has no chat template, so it takes text without tools and weighted parts",
-            hint="use the instruction-tuned variant of the model, or set technique.chat_template.source",
+            hint="use the instruction-tuned variant, or set technique.chat_template.source",
         )
 
 
@@ -427,7 +428,7 @@ def _single_user_message(messages: Sequence[Message]) -> str:
     raise DataError(
         "conversation",
         f"the model has no chat template, so it takes one user message, got {roles}",
-        hint="use the instruction-tuned variant of the model, or set technique.chat_template.source",
+        hint="use the instruction-tuned variant, or set technique.chat_template.source",
     )
 
 

@@ -35,15 +35,16 @@ from tunesmith_torch.options.training import (
 )
 
 _REMEDY = (
-    'set technique.chat_template.source to a file with a template, or to a name such as "chatml", or use '
-    "the instruction-tuned variant of the model"
+    'set technique.chat_template.source to a file with a template, or to a name such as "chatml", '
+    "or use the instruction-tuned variant of the model"
 )
 _HINTS = {
     HAS_REASONING: "set technique.chat_template.kwargs to what turns reasoning on in this template "
     "(enable_thinking or thinking = true), or remove the reasoning from these rows",
-    DROPS_MESSAGE: "set technique.chat_template.source to a file with a template that writes this role, "
-    'or to "chatml" for tools, or move its text into the user message',
-    REFUSED: "change the rows, or set technique.chat_template.source to a file with another template",
+    DROPS_MESSAGE: "set technique.chat_template.source to a file with a template that writes this "
+    'role, or to "chatml" for tools, or move its text into the user message',
+    REFUSED: "change the rows, or set technique.chat_template.source to a file with another "
+    "template",
 }
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
@@ -55,8 +56,8 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> li
         Finding(
             level="info",
             where=f"{where}.chat_template",
-            message=f'rows are written with the template "{options.chat_template.source}" of tunesmith, '
-            "which is saved with the model",
+            message=f'rows are written with the template "{options.chat_template.source}" of '
+            "tunesmith, which is saved with the model",
         )
         for where, options in stages.items()
         if options.chat_template.source in CHAT_TEMPLATE_NAMES
