@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def _rotary_calls(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, str]]
         kinds = getattr(module, "rope_type", None)
         if kinds is None or "position_ids" not in inspect.signature(module.forward).parameters:
             continue
-        if any(buffer.is_meta for buffer in module.buffers()):  # an estimate: there are no numbers
-            continue
+        if any(buffer.is_meta or isinstance(buffer, FakeTensor) for buffer in module.buffers()):
+            continue  # a model that is only estimated has no numbers
         for layer in kinds if isinstance(kinds, dict) else [None]:
             yield module, {} if layer is None else {"layer_type": layer}
 
