@@ -90,21 +90,14 @@ def _current_folder() -> str | None:
 
 @dataclass(frozen=True)
 class _Filters:
-    """The filters of warnings. Those for all modules are compared: libraries add others.
-
-    A library may also add one for a category of its own when it is imported, as numpy does.
-    """
+    """The filters of warnings. Only those for all modules and Python's categories are compared."""
 
     general: list[Any]
     all: list[Any] = field(compare=False)
 
 
 def _read_filters() -> _Filters:
-    general = [
-        (action, message, category, module)
-        for action, message, category, module, _ in warnings.filters
-        if message is None and module is None and category.__module__ == "builtins"
-    ]
+    general = [e for e in warnings.filters if not (e[1] or e[3]) and e[2].__module__ == "builtins"]
     return _Filters(general, [*warnings.filters])
 
 
