@@ -123,9 +123,9 @@ def _refuse_irregular(path: str) -> None:
 
 
 def _display_name(path: str) -> str:
-    """Return the relative path below the working directory, elsewhere the path as given."""
-    working_directory = os.path.join(os.getcwd(), "")
-    return path[len(working_directory) :] if path.startswith(working_directory) else path
+    """Return the path without detours, and relative to the working directory if it is below."""
+    working_directory, shown = os.path.join(os.getcwd(), ""), os.path.normpath(path)
+    return shown.removeprefix(working_directory)
 
 
 def _reason(error: OSError) -> str:

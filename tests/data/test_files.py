@@ -144,3 +144,12 @@ def test_gzip_is_recognized_by_its_first_bytes(folder: Path) -> None:
     (folder / "a.jsonl").write_bytes(gzip.compress(row("zipped").encode()))
     (folder / "b.jsonl.gz").write_text(row("plain"))
     assert answers(load(["a.jsonl", "b.jsonl.gz"])) == ["zipped", "plain"]
+
+
+def test_a_path_is_shown_without_detours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in a run file are relative to its folder, often with two dots."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "rows.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    (file,) = find_files(str(tmp_path / "project" / ".." / "rows.jsonl"))
+    assert file.display_name == "rows.jsonl"
