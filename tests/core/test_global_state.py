@@ -53,7 +53,7 @@ CHANGES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "garbage": (gc.disable, ["the garbage collector"]),
     "recursion": (lambda: sys.setrecursionlimit(5_000), ["the recursion limit"]),
     "locale": (change_locale, ["the locale"]),
-    "random": (lambda: random.seed(3), []),
+    "random": (random.random, []),
     "added": (lambda: os.environ.update(ADDED="1"), ["the environment variable ADDED"]),
     "changed": (lambda: os.environ.update(KEPT="2"), ["the environment variable KEPT"]),
     "removed": (lambda: os.environ.pop("KEPT"), ["the environment variable KEPT"]),

@@ -81,7 +81,7 @@ class Template:
         return cls.from_tokenizer(
             tokenizer,
             read_chat_template(options),
-            date=options.chat_template.date,
+            date=options.chat_template.today,
             kwargs=options.chat_template.kwargs,
         )
 

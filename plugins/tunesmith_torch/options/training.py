@@ -175,10 +175,10 @@ class ChatTemplateOptions(Options):
             "saved with the model, as its template's defaults."
         ),
     )
-    date: datetime.date = Field(
+    today: datetime.date = Field(
         default=TEMPLATE_DATE,
         description=(
-            "The date that the template prints as today, in training and evaluation; always "
+            "The date that the template prints as today's, in training and evaluation; always "
             "the same, so that results do not depend on the day."
         ),
         strict=False,  # a date of TOML, or text such as 2024-07-26
