@@ -25,12 +25,17 @@ Row: TypeAlias = Sequence[int] | NDArray[Any]
 TOKENS_FILE = "tokens.json"
 """File in a job's folder with the digest."""
 _OPTIONS = {"max_length", "chat_template", "truncate_prompts"}
+_TOKENIZER_FILES = (
+    *("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab*", "merges.txt"),
+)
 
 
 def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None:
     """Store the digest of the token ids in the job's folder, or compare it with the stored one.
 
-    If rows or options have changed too, the user has accepted it, and the digest is stored anew.
+    If rows, options or the base model have changed too, the user has accepted it
+    (``--accept-changes``), and the digest is stored anew.
 
     Raises:
         UsageError: the same rows and options give other token ids than before.
@@ -68,6 +73,8 @@ def digest_rows(rows: Iterable[Row]) -> str:
 def _digest_inputs(job: Job[Any]) -> str:
     options: TrainingOptions = job.config
     digest = hashlib.sha256(repr(sorted(options.model_dump(include=_OPTIONS).items())).encode())
+    for file in sorted(path for name in _TOKENIZER_FILES for path in job.model.glob(name)):
+        digest.update(file.read_bytes() if file.is_file() else b"")
     for record in job.train:
         digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
