@@ -75,7 +75,7 @@ def test_a_weighted_reward_model_without_weight_of_the_kl_needs_no_limit() -> No
 
 OTHER_VALUES: dict[str, Any] = {
     "from": "runs/earlier",
-    "chat_template": "chat.jinja",
+    "chat_template": {"source": "chat.jinja"},
     "max_steps": 7,
     "micro_batch_tokens": "auto",
     "gradient_checkpointing": "auto",
