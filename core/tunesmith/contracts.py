@@ -57,7 +57,7 @@ class Dataset:
     description: str = ""
     """One line for the user: the files and the detected format."""
     warnings: Sequence[str] = ()
-    """What the user should know before training, such as columns that are not used."""
+    """Facts that the user should know before training, such as columns that are not used."""
 
 
 class DataLoader(Protocol):

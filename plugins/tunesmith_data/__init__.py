@@ -71,6 +71,7 @@ from tunesmith_data.row import (
     not_utf8_error,
 )
 from tunesmith_data.stored import Stored
+from tunesmith_data.stored_records import LazyRecords
 from tunesmith_data.text import UNUSABLE_CHARACTERS, require_text
 from tunesmith_data.typed_row import plain_fields
 
@@ -82,6 +83,7 @@ __all__ = [
     "DataFile",
     "FieldOptions",
     "Fields",
+    "LazyRecords",
     "ReadRows",
     "Row",
     "RowError",

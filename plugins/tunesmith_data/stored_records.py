@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,24 @@ class Segment:
     reader: RecordReader
 
 
-class StoredRecords(Sequence[Record]):
+class LazyRecords(Sequence[Record], ABC):
+    """Records that are made when they are needed, each time anew; a slice is a view of them."""
+
+    @abstractmethod
+    def make(self, row: int) -> Record:
+        """Return a record by its index, which is at least 0 and below the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return Subset(self, range(*index.indices(len(self))))
+        return self.make(range(len(self))[index])
+
+
+class StoredRecords(LazyRecords):
     """The records of files, in order; 16 bytes of memory for each."""
 
     def __init__(self) -> None:
@@ -52,14 +70,7 @@ class StoredRecords(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._offsets)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
-        if isinstance(index, slice):
-            return Subset(self, range(*index.indices(len(self))))
-        row = range(len(self))[index]
+    def make(self, row: int) -> Record:
         segment = self._segments[bisect_right(self._starts, row) - 1]
         data = segment.stored.read(self._offsets[row], self._sizes[row])
         return self._build(segment, row, data)

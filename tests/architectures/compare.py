@@ -45,7 +45,7 @@ RUNS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What a result depends on besides the architecture."""
+    """The settings that a result depends on besides the architecture."""
 
     seed: int = 0
     lengths: tuple[int, ...] = LENGTHS

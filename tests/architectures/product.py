@@ -66,7 +66,7 @@ class RunFile:
 
 @dataclass
 class Outcome:
-    """What a run reported."""
+    """The results that a run reported."""
 
     error: str = ""
     """The error that ended it, with the hint; empty: none."""

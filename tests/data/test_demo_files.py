@@ -229,7 +229,7 @@ RECORDS: dict[str, tuple[dict[str, object], type[Record], dict[str, object]]] = 
         Chat,
         {"messages": (USER, Message("assistant", "a", reasoning="r"))},
     ),
-    "no reasoning, said in the text": (
+    "no reasoning, as the text states": (
         {"prompt": "q", "completion": "<think>\n\n</think>\n\na"},
         Completion,
         {"prompt": "q", "completion": "<think>\n\n</think>\n\na"},

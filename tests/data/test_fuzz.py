@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from damage import mutate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from malformed_files import CHAT, TWO, pair, parquet, row
@@ -120,26 +121,6 @@ SEEDS: dict[str, tuple[str, bytes]] = {
     "text": ("notes.md", "# Title\n\nSome é text.\n\n".encode() * 30),
     "code": ("code.py", b"def f(x):\n    return x\n" * 30),
 }
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Return the data with a few bytes changed, inserted, removed or repeated, or cut off."""
-    result = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        position = rng.randrange(len(result) + 1)
-        match rng.randrange(5):
-            case 0:
-                result[position : position + 1] = bytes([rng.randrange(256)])
-            case 1:
-                inserted = [b'"', b"\\", b"{", b"]", b"\0", b"\xff", b"\n", b"\r", b","]
-                result[position:position] = rng.choice(inserted)
-            case 2:
-                del result[position : position + rng.randint(1, 9)]
-            case 3:
-                result[position:position] = result[position : position + rng.randint(1, 30)]
-            case 4:
-                del result[position:]
-    return bytes(result)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

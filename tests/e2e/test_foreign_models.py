@@ -310,7 +310,7 @@ MODELS: dict[str, tuple[Build, int, str]] = {
     ),
     "a template that raises": (template("{{ 1 / 0 }}"), 2, "division"),
 }  # fmt: skip
-"""What is done to a folder, the exit code, and a part of the message."""
+"""The change of a folder, the exit code, and a part of the message."""
 
 SLOW_MODELS: dict[str, tuple[Build, int, str]] = {
     "a template that loops": (

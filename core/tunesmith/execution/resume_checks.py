@@ -35,7 +35,7 @@ class ResumeCheck:
     emit: Emitter
     accepted: bool
     lost: Sequence[str] = ()
-    """What the event log has lost, and the run cannot be compared with: accepted by the user."""
+    """Facts that the event log has lost and cannot be compared: accepted by the user."""
 
     def require_unchanged(self, inputs: str, changes: list[str], hint: str) -> None:
         """Return if ``changes`` is empty; otherwise refuse, or emit a warning if accepted.

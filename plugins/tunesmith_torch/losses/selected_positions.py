@@ -38,6 +38,7 @@ from tunesmith_torch.kernels.last_layer import (
 from tunesmith_torch.kernels.rotary_lengths import length_classes, reset_rotary_state
 from tunesmith_torch.losses.cross_entropy import linear_cross_entropy, token_logprobs
 from tunesmith_torch.losses.length_parts import Part, join_parts, split_by_length
+from tunesmith_torch.runtime.eval_mode import eval_mode
 
 MAX_TRAINED_SHARE = 0.8
 """Above this share of trained positions, trimming the last layer costs more than it saves."""
@@ -181,14 +182,13 @@ def max_logprob_difference(
     model's own head. Rounding in fp32 gives 1e-5; a row that attends to another, or a logit
     scale that is not known here, gives 0.1 and more.
     """
-    base, modes = unwrap_peft(model), {module: module.training for module in model.modules()}
+    base = unwrap_peft(model)
     vocabulary = base.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(vocabulary, (length,), generator=generator) for length in lengths]
     examples = [Example(row.numpy(), torch.arange(len(row)).numpy() % 2 == 0) for row in rows]
     batch = collate(examples, range(len(rows)), packed=packed).to(base.device)
-    model.eval()
-    try:
+    with eval_mode(model):
         head = get_lm_head(model)
         logp_N = head.logprobs(hidden_at_targets(model, batch), batch)
         expected = []
@@ -196,7 +196,4 @@ def max_logprob_difference(
             ids_1T = row[None].to(base.device)
             logp_TV = base(input_ids=ids_1T, use_cache=False).logits[0].float().log_softmax(-1)
             expected.append(logp_TV[1::2].gather(1, ids_1T[0, 2::2, None])[:, 0])
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return float((logp_N - torch.cat(expected)).abs().max())

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+from damage import mutate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -102,27 +103,6 @@ def test_any_conversation_is_used_or_left_out(tmp_path: Path, turns: list[object
     for record in load(path)[1:]:
         assert isinstance(record, Chat)
         assert record.messages[-1].role == "assistant"
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Return the data with a few bytes changed, inserted, removed or repeated, or cut off."""
-    result = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        position = rng.randrange(len(result) + 1)
-        match rng.randrange(5):
-            case 0:
-                result[position : position + 1] = bytes([rng.randrange(256)])
-            case 1:
-                result[position:position] = rng.choice(
-                    [b'"', b"\\", b"{", b"]", b"\0", b"\xff", b"\n"]
-                )
-            case 2:
-                del result[position : position + rng.randint(1, 9)]
-            case 3:
-                result[position:position] = result[position : position + rng.randint(1, 30)]
-            case 4:
-                del result[position:]
-    return bytes(result)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -24,9 +24,9 @@ class Family:
     end: str = ""
     """Text of the end of an answer; empty: the EOS token, which no template prints."""
     lead: str = ""
-    """What the model generates in front of an answer without reasoning."""
+    """The text that the model generates in front of an answer without reasoning."""
     reasoned: str = TAGGED
-    """What it generates for an answer with reasoning."""
+    """The text that it generates for an answer with reasoning."""
     trims: bool = False
     """True if the template trims the text of answers."""
     separate: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What a chat format makes of generated text, and the account of records without an example."""
+"""Generated text as a chat format reads it, and the account of records without an example."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, chain
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import from_table
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Record
+from tunesmith_data import LazyRecords
 
 if TYPE_CHECKING:
     from tunesmith_plugins.loaders.mixture.options import MixtureOptions, SourceOptions
@@ -65,7 +66,7 @@ def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLo
         raise ConfigError(problems) from None
 
 
-class Concatenation(Sequence[Record]):
+class Concatenation(LazyRecords):
     """Several sequences of records, one after the other, without a copy."""
 
     def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
@@ -75,14 +76,7 @@ class Concatenation(Sequence[Record]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
-        if isinstance(index, slice):
-            return Subset(self, range(*index.indices(len(self))))
-        row = range(len(self))[index]
+    def make(self, row: int) -> Record:
         part = bisect_right(self._ends, row)
         return self._parts[part][row - (self._ends[part - 1] if part else 0)]
 
