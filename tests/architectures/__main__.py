@@ -21,7 +21,7 @@ from tests.architectures.cases import all_cases, fast_cases, select
 from tests.architectures.compare import Setting
 from tests.architectures.rows import LENGTHS
 from tests.architectures.sizes import Sizes
-from tests.architectures.workers import examine_all, prepare
+from tests.architectures.workers import PROCESSES, examine_all, prepare
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
     cases = fast_cases() if options.fast else select(all_cases(setting.sizes), options.names)
     prepare()
     started, results = time.monotonic(), []
-    for result in examine_all(cases, setting):
+    for result in examine_all(cases, setting, processes=options.processes):
         results.append(result)
         seconds = time.monotonic() - started
         reason = " ".join(result.reason.split())
@@ -58,6 +58,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of weights and rows")
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="words of the rows")
     parser.add_argument("--hidden", type=int, default=Sizes.hidden, help="width of the models")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="cases at the same time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to a file")
     parser.add_argument("--write", action="store_true", help="store the results, write the page")
     parser.add_argument("--render", action="store_true", help="write the page from stored results")

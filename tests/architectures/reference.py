@@ -138,6 +138,8 @@ def answer(model: Any, tokenizer: PreTrainedTokenizerBase, messages: Conversatio
         "num_beams": 1,
         "eos_token_id": end,
         "pad_token_id": end,
+        "forced_bos_token_id": None,  # of BART and its relatives: not greedy
+        "forced_eos_token_id": None,
         "return_dict_in_generate": True,
         "output_logits": True,
     }

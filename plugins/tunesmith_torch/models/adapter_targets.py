@@ -134,7 +134,7 @@ def _choose_modules(
         found = {name: modules[name] for name in matching_names(modules, target)}
         if not found:
             raise UsageError(f'{_MODULES_KEY}: no module is named "{target}"', hint=hint)
-        other = next((m for m in found.values() if not isinstance(m, _ADAPTABLE)), None)
+        other = next((m for m in found.values() if not _fits_adapter(m)), None)
         if other is not None:
             raise UsageError(
                 f'{_MODULES_KEY}: "{target}" is a {type(other).__name__}, which can have no '
@@ -161,14 +161,28 @@ def _linear_layers(
     }
 
 
+def _fits_adapter(module: nn.Module) -> bool:
+    """Return True for a layer that an adapter can be added to."""
+    return isinstance(module, _ADAPTABLE) and not (
+        isinstance(module, (nn.Linear, Conv1D)) and _computes_more(module)
+    )
+
+
 def _computes_more(module: nn.Module) -> bool:
-    """Return True for a layer whose forward returns more than its product: Llama 4's router."""
+    """Return True for a layer that is more than a product of its input with its weight.
+
+    Llama 4's router returns two tensors; DeepSeek V4's grouped layer is block-diagonal.
+    """
     layer = type(module)
     if not (layer.__module__.startswith("transformers.models.") and "forward" in vars(layer)):
         return False
     weight = module.get_parameter("weight")
-    with torch.no_grad():
-        return not isinstance(module(weight.new_zeros(1, weight.shape[1])), Tensor)
+    try:
+        with torch.no_grad():
+            output = module(weight.new_zeros(1, weight.shape[1]))
+    except (RuntimeError, IndexError):
+        return True  # it takes inputs of another shape
+    return not isinstance(output, Tensor) or output.shape != (1, weight.shape[0])
 
 
 def _is_refused_by_peft(model: PreTrainedModel, name: str) -> bool:

@@ -240,6 +240,27 @@ def test_only_layers_that_text_passes_through_get_an_adapter(targets: Any) -> No
     )
 
 
+class GroupedLinear(nn.Linear):
+    """A block-diagonal layer, as DeepSeek V4 has it: its input has an axis for the groups."""
+
+    __module__ = "transformers.models.deepseek_v4.modeling_deepseek_v4"
+
+    def forward(self, x_BGK: torch.Tensor) -> torch.Tensor:
+        weight_GKN = self.weight.view(2, -1, self.in_features).transpose(1, 2)
+        return torch.bmm(x_BGK.reshape(-1, 2, self.in_features).transpose(0, 1), weight_GKN)
+
+
+def test_a_layer_that_is_more_than_a_product_gets_no_adapter() -> None:
+    model = tiny_model()
+    layer = model.model.layers[0].self_attn
+    layer.o_proj = GroupedLinear(layer.o_proj.in_features, layer.o_proj.out_features, bias=False)
+    names = adapted_modules(adapt(model))
+    assert "model.layers.1.self_attn.o_proj" in names
+    assert "model.layers.0.self_attn.o_proj" not in names
+    with pytest.raises(UsageError, match=r"GroupedLinear, which can have no adapter"):
+        adapt(model, target_modules=["o_proj"])
+
+
 def test_full_fine_tuning_counts_and_trains_what_text_passes_through() -> None:
     model = multimodal()
     adapted = adapt_full(base_of(model), FP32)
