@@ -53,8 +53,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 )
 
 
-def pytest_collection_finish() -> None:
-    """Exempt what the libraries created when they were imported from garbage collection.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage while libraries are imported: they create a million objects to keep."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_objects_to_visit() -> None:
+    """Exempt what exists from garbage collection, above all the modules of libraries.
 
     Otherwise each ``gc.collect()`` of a run, of which there are several, visits a million objects.
     """

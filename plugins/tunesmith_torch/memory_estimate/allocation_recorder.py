@@ -67,14 +67,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         was_enabled = gc.isenabled()
         gc.disable()
-        gc.freeze()  # a collection inside need not visit everything that exists before
+        # A collection inside need not visit everything that exists before. Objects that the process
+        # itself has frozen stay frozen: gc.unfreeze() would release those too.
+        is_frozen = gc.get_freeze_count() > 0
+        if not is_frozen:
+            gc.freeze()
         try:
             with self:
                 yield
         finally:
             for finalizer in self._finalizers:
                 finalizer.detach()
-            gc.unfreeze()
+            if not is_frozen:
+                gc.unfreeze()
             if was_enabled:
                 gc.enable()
 

@@ -1,0 +1,34 @@
+"""What recording does to the garbage collector of the process."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from tunesmith_torch.memory_estimate.allocation_recorder import Recorder
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """No object is frozen at first; afterwards they are, as in other tests."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+def test_nothing_stays_frozen(thawed: None) -> None:
+    with Recorder({}).recording():
+        assert gc.get_freeze_count() > 0
+        assert not gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    assert gc.isenabled()
+
+
+def test_objects_that_the_process_has_frozen_stay_frozen() -> None:
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with Recorder({}).recording():
+        pass
+    assert gc.get_freeze_count() >= frozen > 0
