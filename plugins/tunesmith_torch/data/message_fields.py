@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tunesmith.records import Message, ToolCall
+from tunesmith.records import Chat, Message, Record, ToolCall, UnpairedPreference
 from tunesmith_torch.data.reasoning import CLOSING, OPENING, Answer, split_answer
 
 Mask = Callable[[str], str]
@@ -117,3 +117,11 @@ def _has(text: str, part: str) -> bool:
 def _plain_json(text: str) -> str:
     """Return JSON text without escapes, in which a control token is the token that it spells."""
     return json.dumps(json.loads(text), ensure_ascii=False)
+
+
+def without_label(record: Record) -> Record:
+    """Return a labelled answer as a conversation, which has no label; others as they are."""
+    if not isinstance(record, UnpairedPreference):
+        return record
+    messages = (*record.prompt, Message("assistant", record.completion))
+    return Chat(source=record.source, messages=messages)

@@ -39,7 +39,7 @@ from tunesmith.records import (
 )
 from tunesmith_torch.data.chat_format import ChatFormat
 from tunesmith_torch.data.conversation import RenderedConversation, TemplateLimitError
-from tunesmith_torch.data.message_fields import answer_of
+from tunesmith_torch.data.message_fields import answer_of, without_label
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.template_renderer import (
@@ -261,7 +261,7 @@ class Template:
         rows = iter(records)
         while batch := list(islice(rows, _RECORDS_PER_CALL)):
             rejected = [replace(r, chosen=r.rejected) for r in batch if isinstance(r, Preference)]
-            for record, spans in self._spans_of_records([*batch, *rejected]):
+            for record, spans in self._spans_of_records([*map(without_label, batch), *rejected]):
                 if isinstance(spans, DataError):
                     yield left_out(record, spans)
 

@@ -1,10 +1,12 @@
-"""Preference losses over pairs of completions, from their log-probabilities.
+"""Preference losses over pairs of completions and over single ones, from their log-probabilities.
 
-Shapes: B pairs. All values are in nats, and each loss is one number per pair.
+Shapes: B pairs, C completions. All values are in nats. The loss of KTO is one number per
+completion, that of the others one per pair.
 
 ``pi`` is the log-probability of a completion under the policy, summed over its tokens, ``ref`` that
-under the reference, and ``h = (pi_chosen - ref_chosen) - (pi_rejected - ref_rejected)``. DPO, IPO
-and KTO use ``h`` or its parts. ORPO and SimPO have no reference and use means over tokens.
+under the reference, and ``h = (pi_chosen - ref_chosen) - (pi_rejected - ref_rejected)``. DPO and
+IPO use ``h``, KTO the ratio ``pi - ref`` of each completion. ORPO and SimPO have no reference and
+use means over tokens.
 """
 
 # ruff: noqa: N802, N815 - tensors end in their shape, attributes too
@@ -18,36 +20,45 @@ from torch.nn.functional import logsigmoid
 
 
 @dataclass(frozen=True)
-class PairScores:
-    """Summed log-probabilities and token counts of the two completions of each pair."""
+class CompletionScores:
+    """Summed log-probabilities and token counts of completions."""
 
-    chosen_B: Tensor
-    rejected_B: Tensor
-    chosen_tokens_B: Tensor
-    rejected_tokens_B: Tensor
-    chosen_reference_B: Tensor
+    logprobs_C: Tensor
+    reference_C: Tensor
     """Zeros where the loss has no reference."""
-    rejected_reference_B: Tensor
+    tokens_C: Tensor
 
     @property
-    def chosen_ratio_B(self) -> Tensor:
-        """``log(pi / ref)`` of the chosen completions."""
-        return self.chosen_B - self.chosen_reference_B
+    def ratios_C(self) -> Tensor:
+        """``log(pi / ref)`` of the completions."""
+        return self.logprobs_C - self.reference_C
 
     @property
-    def rejected_ratio_B(self) -> Tensor:
-        """``log(pi / ref)`` of the rejected completions."""
-        return self.rejected_B - self.rejected_reference_B
+    def means_C(self) -> Tensor:
+        """Mean log-probability per token of the completions."""
+        return self.logprobs_C / self.tokens_C
 
     @property
-    def chosen_mean_B(self) -> Tensor:
-        """Mean log-probability per token of the chosen completions."""
-        return self.chosen_B / self.chosen_tokens_B
+    def pairs(self) -> PairScores:
+        """The scores as pairs, if chosen and rejected completions alternate."""
+        chosen, rejected = (
+            CompletionScores(self.logprobs_C[i::2], self.reference_C[i::2], self.tokens_C[i::2])
+            for i in (0, 1)
+        )
+        return PairScores(chosen, rejected)
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """The scores of the two completions of each pair; their C is B."""
+
+    chosen: CompletionScores
+    rejected: CompletionScores
 
     @property
-    def rejected_mean_B(self) -> Tensor:
-        """Mean log-probability per token of the rejected completions."""
-        return self.rejected_B / self.rejected_tokens_B
+    def ratio_differences_B(self) -> Tensor:
+        """``h``: ``log(pi / ref)`` of the chosen completions minus that of the rejected ones."""
+        return self.chosen.ratios_C - self.rejected.ratios_C
 
 
 def dpo(pairs: PairScores, beta: float, smoothing: float = 0.0) -> Tensor:
@@ -56,42 +67,44 @@ def dpo(pairs: PairScores, beta: float, smoothing: float = 0.0) -> Tensor:
     ``smoothing`` is the assumed share of pairs whose labels are swapped (Mitchell 2023, "A note on
     DPO with noisy preferences", conservative DPO).
     """
-    h_B = beta * (pairs.chosen_ratio_B - pairs.rejected_ratio_B)
+    h_B = beta * pairs.ratio_differences_B
     return -(1 - smoothing) * logsigmoid(h_B) - smoothing * logsigmoid(-h_B)
 
 
 def ipo(pairs: PairScores, beta: float) -> Tensor:
     """``(h - 1 / (2 beta))**2`` (Azar et al. 2023, equation 17): h moves to a fixed margin."""
-    h_B = pairs.chosen_ratio_B - pairs.rejected_ratio_B
-    return (h_B - 1 / (2 * beta)) ** 2
+    return (pairs.ratio_differences_B - 1 / (2 * beta)) ** 2
 
 
 def kto(
-    pairs: PairScores,
+    scores: CompletionScores,
+    desirable_C: Tensor,
     beta: float,
-    baseline: Tensor,
-    desirable: float = 1.0,
-    undesirable: float = 1.0,
+    z0: Tensor,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
 ) -> Tensor:
-    """The value of each completion against a baseline (Ethayarajh et al. 2024, equation 8).
+    """``lambda - value`` of each completion (Ethayarajh et al. 2024, equation 7), [C].
 
-    ``baseline`` is an estimate of KL(policy, reference), and no gradient flows through it; the two
-    weights balance desirable and undesirable completions. The loss of a pair is the mean of both.
+    The value is ``lambda_D sigmoid(beta (r - z0))`` of a desirable completion, and ``lambda_U
+    sigmoid(beta (z0 - r))`` of an undesirable one, with ``r = log(pi / ref)``. The lambdas are the
+    two weights. ``z0`` is an estimate of KL(policy, reference); no gradient flows through it.
     """
-    good_B = 1 - torch.sigmoid(beta * (pairs.chosen_ratio_B - baseline))
-    bad_B = 1 - torch.sigmoid(beta * (baseline - pairs.rejected_ratio_B))
-    return (desirable * good_B + undesirable * bad_B) / 2
+    signs_C = torch.where(desirable_C, 1.0, -1.0)
+    weights_C = torch.where(desirable_C, desirable_weight, undesirable_weight)
+    return weights_C * (1 - torch.sigmoid(beta * signs_C * (scores.ratios_C - z0.detach())))
 
 
 def orpo(pairs: PairScores, beta: float) -> Tensor:
     """``-mean log p(chosen) - beta log sigmoid(log odds ratio)`` (Hong et al. 2024, equation 6)."""
-    odds_B = _log_odds(pairs.chosen_mean_B) - _log_odds(pairs.rejected_mean_B)
-    return -pairs.chosen_mean_B - beta * logsigmoid(odds_B)
+    chosen_B, rejected_B = pairs.chosen.means_C, pairs.rejected.means_C
+    odds_B = _log_odds(chosen_B) - _log_odds(rejected_B)
+    return -chosen_B - beta * logsigmoid(odds_B)
 
 
 def simpo(pairs: PairScores, beta: float, margin: float) -> Tensor:
     """``-log sigmoid(beta (mean chosen - mean rejected) - margin)`` (Meng 2024, equation 6)."""
-    gap_B = beta * (pairs.chosen_mean_B - pairs.rejected_mean_B)
+    gap_B = beta * (pairs.chosen.means_C - pairs.rejected.means_C)
     return -logsigmoid(gap_B - margin)
 
 

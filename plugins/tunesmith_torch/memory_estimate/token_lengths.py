@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from tunesmith.contracts import EstimateRequest
-from tunesmith.records import Preference, Record, last_exchange
+from tunesmith.records import Preference, Record, UnpairedPreference, last_exchange
 from tunesmith_torch.data.packing import Example, pack, padded_batches
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.workload import (
@@ -25,7 +25,7 @@ from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import SupervisedOptions, TrainingOptions
 from tunesmith_torch.prefix.common_prefix import common_prefix_length
-from tunesmith_torch.prefix.completion_groups import tokenize_pairs
+from tunesmith_torch.prefix.completion_groups import tokenize_preferences
 
 MAX_STEPS_LAID_OUT = 2000
 """Steps whose micro-batches are laid out; further steps hardly bring a larger one."""
@@ -47,16 +47,20 @@ def exact_workload(
     )
     if not rows:
         return None
-    pairs = [record for record in request.heldout if isinstance(record, Preference)]
-    others = [record for record in request.heldout if not isinstance(record, Preference)]
-    tokenized = template.tokenize_records(others, context_length)
+    kinds = Preference | UnpairedPreference
+    preferences = [record for record in request.heldout if isinstance(record, kinds)]
+    others = [record for record in request.heldout if not isinstance(record, kinds)]
+    examples = template.tokenize_records(others, context_length).examples
     notes = [f"{left_out} rows do not fit and are left out"] if left_out else []
     workload = build_workload(
         options,
         rows,
         request.seed,
         grouping,
-        heldout=[*map(_example_lengths, tokenized.examples), *_pair_lengths(template, pairs)],
+        heldout=[
+            *map(_example_lengths, examples),
+            *_group_lengths(template, preferences),
+        ],
         notes=tuple(notes),
     )
     workload = replace(workload, common_prefix_tokens=common_prefix_tokens)
@@ -75,7 +79,7 @@ def _tokenize_rows(
         prompts = list(dict.fromkeys(last_exchange(record)[0] for record in records))
         rows = [grouping.row_lengths(len(ids), ()) for ids in template.encode_prompts(prompts)]
     elif grouping.both_completions:
-        rows = [grouping.row_lengths(*pair) for pair in _pair_lengths(template, records)]
+        rows = [grouping.row_lengths(*group) for group in _group_lengths(template, records)]
     else:
         truncate_prompts = isinstance(options, SupervisedOptions) and options.truncate_prompts
         tokenized = template.tokenize_records(records, limit, truncate_prompts=truncate_prompts)
@@ -92,8 +96,8 @@ def _example_lengths(example: Example) -> RowLengths:
     return RowLengths(len(example) - trained, (trained,))
 
 
-def _pair_lengths(template: Template, records: Sequence[Record]) -> list[RowLengths]:
-    groups = tokenize_pairs(records, template)
+def _group_lengths(template: Template, records: Sequence[Record]) -> list[RowLengths]:
+    groups = tokenize_preferences(records, template)
     return [RowLengths(len(group.prompt), tuple(map(len, group.completions))) for group in groups]
 
 

@@ -27,7 +27,8 @@ class PreferenceLossOptions(Options):
         default="dpo",
         description=(
             "dpo, ipo and kto compare with a reference model; orpo and simpo need none and "
-            "use the mean log-probability of a completion's tokens."
+            "use the mean log-probability of a completion's tokens. kto also learns from answers "
+            "with a label; the others need pairs."
         ),
     )
     beta: float | None = Field(
@@ -55,10 +56,10 @@ class PreferenceLossOptions(Options):
         ),
     )
     desirable_weight: float = Field(
-        default=1.0, gt=0, le=100, description="kto: loss weight of chosen completions."
+        default=1.0, gt=0, le=100, description="kto: loss weight of good completions."
     )
     undesirable_weight: float = Field(
-        default=1.0, gt=0, le=100, description="kto: loss weight of rejected completions."
+        default=1.0, gt=0, le=100, description="kto: loss weight of bad completions."
     )
 
     @model_validator(mode="after")

@@ -26,14 +26,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import DataError
-from tunesmith.records import Preference, Record
+from tunesmith.records import Preference, Record, UnpairedPreference, last_exchange
 from tunesmith_torch.data.packing import Example, MicroBatch, collate, pack, padded_batches
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.kernels.tree_attention import Branch, TreeLayout
@@ -57,6 +57,14 @@ class CompletionGroup:
     def longest_sequence(self) -> int:
         """Tokens of the prompt and its longest completion."""
         return len(self.prompt) + max(map(len, self.completions))
+
+
+@dataclass(frozen=True)
+class LabelledGroup(CompletionGroup):
+    """A group whose completions are labelled: a preference pair, unless ``labels`` are given."""
+
+    labels: tuple[bool, ...] = (True, False)
+    """For each completion, True if it is good: chosen in a pair, or labelled as good."""
 
 
 @dataclass(frozen=True)
@@ -213,27 +221,59 @@ def _collate_tree(
     return batch, layout
 
 
-def tokenize_pairs(records: Sequence[Record], template: Template) -> list[CompletionGroup]:
-    """Return preferences as token ids: the prompt, then the chosen and the rejected completion.
+def tokenize_pairs(records: Sequence[Record], template: Template) -> list[LabelledGroup]:
+    """Return pairs as token ids: the prompt, then the chosen and the rejected completion.
 
     Raises:
-        DataError: a record is not a preference.
+        DataError: a record is not a pair.
     """
-    pairs = [_check_pair(record) for record in records]
-    prompts, sources = [record.prompt for record in pairs], [record.source for record in pairs]
-    chosen = template.encode_exchanges(prompts, [record.chosen for record in pairs], sources)
-    rejected = template.encode_exchanges(prompts, [record.rejected for record in pairs], sources)
-    return [
-        CompletionGroup(prompt, (chosen_ids, rejected_ids))
-        for (prompt, chosen_ids), (_, rejected_ids) in zip(chosen, rejected, strict=True)
-    ]
+    require_pairs(records)
+    return tokenize_preferences(records, template)
 
 
-def _check_pair(record: Record) -> Preference:
-    if not isinstance(record, Preference):
-        kind = type(record).__name__
-        raise DataError(record.source, f"a pair of answers is needed, this is a {kind}")
-    return record
+def require_pairs(records: Sequence[Record]) -> None:
+    """Check that all records are pairs.
+
+    Raises:
+        DataError: naming the first one that is not.
+    """
+    for record in records:
+        if not isinstance(record, Preference):
+            kind = type(record).__name__
+            raise DataError(record.source, f"a pair of answers is needed, this is a {kind}")
+
+
+def tokenize_preferences(records: Sequence[Record], template: Template) -> list[LabelledGroup]:
+    """Return pairs and labelled answers as token ids, with the labels of their completions.
+
+    Raises:
+        DataError: a record is of another kind.
+    """
+    answers = [(record, *each) for record in records for each in _labelled_answers(record)]
+    exchanges = template.encode_exchanges(
+        [last_exchange(record)[0] for record, _, _ in answers],
+        [answer for _, answer, _ in answers],
+        [record.source for record, _, _ in answers],
+    )
+    encoded = iter(exchanges)
+    groups = []
+    for record in records:
+        labels = tuple(label for _, label in _labelled_answers(record))
+        prompts, completions = zip(*islice(encoded, len(labels)), strict=True)
+        groups.append(LabelledGroup(prompts[0], completions, labels))
+    return groups
+
+
+def _labelled_answers(record: Record) -> Sequence[tuple[str, bool]]:
+    match record:
+        case Preference():
+            return (record.chosen, True), (record.rejected, False)
+        case UnpairedPreference():
+            return ((record.completion, record.label),)
+        case _:
+            kind = type(record).__name__
+            message = f"a pair of answers or an answer with a label is needed, this is a {kind}"
+            raise DataError(record.source, message)
 
 
 def collate_final_tokens(

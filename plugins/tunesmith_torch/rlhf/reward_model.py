@@ -40,7 +40,7 @@ from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision
 from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
-from tunesmith_torch.training.pair_data import PairData
+from tunesmith_torch.training.preference_data import PreferenceData
 
 HEAD_FILE = "reward_head.safetensors"
 MODEL_CARD = """---
@@ -117,7 +117,7 @@ class BradleyTerryObjective:
     """The Bradley-Terry loss as an objective; it is divided by the number of pairs."""
 
     def __init__(
-        self, net: ModelWithRewardHead, data: PairData, options: RewardLossOptions
+        self, net: ModelWithRewardHead, data: PreferenceData, options: RewardLossOptions
     ) -> None:
         self._net, self._data = net, data
         self._options = options
@@ -125,7 +125,7 @@ class BradleyTerryObjective:
         self._rewards: list[Tensor] = []
 
     def __len__(self) -> int:
-        return len(self._data.pairs)
+        return len(self._data.groups)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
         """Return the tokens of the pairs; the loss is divided by the number of pairs."""
@@ -141,7 +141,7 @@ class BradleyTerryObjective:
 
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
         """Lay the pairs out."""
-        return list(collate_final_tokens(self._data.layout, self._data.pairs, prepared, budget))
+        return list(collate_final_tokens(self._data.layout, self._data.groups, prepared, budget))
 
     def loss(self, micro_batch: CompletionBatch) -> Tensor:
         """Return the loss summed over the pairs of the micro-batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ from tables import build
 
 from tunesmith.contracts import Job
 from tunesmith.events import Event, Notice, StepFinished
-from tunesmith.records import Message, Preference
+from tunesmith.records import Message, Preference, UnpairedPreference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.evaluators.preference_accuracy.offer import (
     PREFERENCE_ACCURACY,
     PreferenceAccuracyOptions,
 )
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_plugins.techniques.preference import tunesmith_review_data
 from tunesmith_plugins.techniques.preference.offer import PREFERENCE
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.testing.tiny_model import save_tiny_model
@@ -96,5 +99,36 @@ def test_pairs_that_do_not_fit_are_not_trained_on(tmp_path: Path) -> None:
     assert sum(event.rows for event in events if isinstance(event, StepFinished)) == len(PAIRS)
 
 
-def test_accepts_only_pairs() -> None:
-    assert PREFERENCE.accepts == {Preference}
+def test_accepts_pairs_and_labelled_answers() -> None:
+    assert PREFERENCE.accepts == {Preference, UnpairedPreference}
+
+
+LABELLED = tuple(
+    UnpairedPreference(source=pair.source, prompt=pair.prompt, completion="yes", label=n > 1)
+    for n, pair in enumerate(PAIRS)
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "level", "where", "text"),
+    [
+        (LABELLED, {}, "error", "technique.loss.type", 'set technique.loss.type = "kto"'),
+        (LABELLED[2:], {"loss__type": "kto"}, "error", "technique.loss.type", "are good"),
+        (LABELLED, {"loss__type": "kto"}, "warning", "technique.loss", "undesirable_weight = 2.6"),
+    ],
+)
+def test_check_names_labels_that_the_loss_cannot_use(
+    rows: Any, changes: dict[str, Any], level: str, where: str, text: str
+) -> None:
+    plan: Any = SimpleNamespace(
+        technique=SimpleNamespace(config=build(PreferenceOptions, **changes))
+    )
+    (finding,) = tunesmith_review_data(plan, rows)
+    assert (finding.level, finding.where) == (level, where)
+    assert text in finding.message
+
+
+def test_check_finds_nothing_where_nothing_is_wrong() -> None:
+    for technique, rows in ((PreferenceOptions(), PAIRS), (LoraOptions(), LABELLED)):
+        plan: Any = SimpleNamespace(technique=SimpleNamespace(config=technique))
+        assert tunesmith_review_data(plan, rows) == []

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tunesmith.errors import DataError, UsageError
-from tunesmith.records import Chat, Completion, Message, Preference, Record
+from tunesmith.records import Chat, Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith_torch.data import template_process
 from tunesmith_torch.data.conversation import TemplateLimitError
 from tunesmith_torch.data.template_renderer import (
@@ -272,7 +272,14 @@ def test_a_row_that_a_template_refuses_is_left_out(renderer: TemplateRenderer) -
     (problem,) = tokenized.left_out
     assert (problem.where, problem.detail) == ("rows:2", "not now")
     assert list(chat.find_problems(rows)) == [problem]
-    pairs = [GOOD[Preference], BAD_ROWS[2]]
+    pair = BAD_ROWS[2]
+    assert isinstance(pair, Preference)
+    labelled = UnpairedPreference(
+        source="f:3", prompt=pair.prompt, completion=pair.rejected, label=False
+    )
+    (problem,) = chat.find_problems([rows[0], labelled])
+    assert (problem.where, problem.detail) == ("f:3", "not now")
+    pairs = [GOOD[Preference], pair]
     with pytest.raises(DataError, match="rows:2: the chat template refuses it, not now"):
         tokenize_pairs(pairs, chat)
 

@@ -16,7 +16,7 @@ from tables import build
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
 from tunesmith.events import Event, StepFinished
-from tunesmith.records import Completion, Message, Preference
+from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
@@ -24,7 +24,7 @@ from tunesmith_plugins.techniques.preference.task import PreferenceTask
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.open_model import open_text_model
 from tunesmith_torch.losses import preference as losses
-from tunesmith_torch.losses.preference import PairScores
+from tunesmith_torch.losses.preference import CompletionScores
 from tunesmith_torch.models.adapter_stack import (
     adapt_model,
     combine_adapters,
@@ -45,7 +45,7 @@ from tunesmith_torch.prefix.completion_groups import (
 from tunesmith_torch.prefix.prefix_check import can_share_prefix, prefix_sharing_error
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.training import trainer
-from tunesmith_torch.training.pair_data import PairData, fitting_pairs
+from tunesmith_torch.training.preference_data import PreferenceData, fitting_pairs
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.trainer import Session
 
@@ -59,6 +59,15 @@ PAIRS = tuple(
         rejected="no, " * (1 + n % 3),
     )
     for n in range(12)
+)
+LABELLED = tuple(
+    UnpairedPreference(
+        source=p.source,
+        prompt=p.prompt,
+        completion=p.chosen if n % 2 else p.rejected,
+        label=bool(n % 2),
+    )
+    for n, p in enumerate(PAIRS)
 )
 DEMONSTRATIONS = tuple(
     Completion(source=p.source, prompt=p.prompt[0].content, completion="seven " + p.chosen)
@@ -80,13 +89,18 @@ def options(**changes: Any) -> PreferenceOptions:
 
 
 def job(
-    folder: Path, model: Path, config: Any, emit: Callable[[Event], None], seed: int = 3
+    folder: Path,
+    model: Path,
+    config: Any,
+    emit: Callable[[Event], None],
+    seed: int = 3,
+    preferences: Sequence[Record] = PAIRS,
 ) -> Job[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     return Job(
         config=config,
         model=model,
-        train=PAIRS if isinstance(config, PreferenceOptions) else DEMONSTRATIONS,
+        train=preferences if isinstance(config, PreferenceOptions) else DEMONSTRATIONS,
         heldout=(),
         out=folder,
         seed=seed,
@@ -102,6 +116,7 @@ def train(
     model: Path,
     config: PreferenceOptions,
     emit: Callable[[Event], None] | None = None,
+    preferences: Sequence[Record] = PAIRS,
 ) -> tuple[Artifact, list[Event]]:
     events: list[Event] = []
 
@@ -110,7 +125,8 @@ def train(
         if emit is not None:
             emit(event)
 
-    return trainer.train(job(folder, model, config, record), PreferenceTask()), events
+    run = job(folder, model, config, record, preferences=preferences)
+    return trainer.train(run, PreferenceTask()), events
 
 
 def steps(events: Sequence[Event]) -> list[StepFinished]:
@@ -221,14 +237,12 @@ def test_prompts_and_completions_of_one_token() -> None:
 # --------------------------------------------------------------------------- losses
 
 
-def scored() -> PairScores:
-    return PairScores(
-        chosen_B=torch.tensor([-3.0, -8.0]),
-        rejected_B=torch.tensor([-5.0, -2.0]),
-        chosen_tokens_B=torch.tensor([3.0, 4.0]),
-        rejected_tokens_B=torch.tensor([2.0, 2.0]),
-        chosen_reference_B=torch.tensor([-4.0, -7.0]),
-        rejected_reference_B=torch.tensor([-4.5, -2.5]),
+def scored() -> CompletionScores:
+    """Two pairs: chosen and rejected completions alternate."""
+    return CompletionScores(
+        logprobs_C=torch.tensor([-3.0, -5.0, -8.0, -2.0]),
+        reference_C=torch.tensor([-4.0, -4.5, -7.0, -2.5]),
+        tokens_C=torch.tensor([3.0, 2.0, 4.0, 2.0]),
     )
 
 
@@ -237,7 +251,8 @@ def sigmoid(x: float) -> float:
 
 
 def test_losses_match_the_formulas_of_the_papers() -> None:
-    pairs = scored()
+    scores = scored()
+    pairs = scores.pairs
     h = [(1.0) - (-0.5), (-1.0) - (0.5)]
     expected = [-0.9 * math.log(sigmoid(0.5 * x)) - 0.1 * math.log(sigmoid(-0.5 * x)) for x in h]
     assert losses.dpo(pairs, 0.5, 0.1).tolist() == pytest.approx(expected, rel=1e-5)
@@ -245,12 +260,13 @@ def test_losses_match_the_formulas_of_the_papers() -> None:
     z = 0.25
     good, bad = [1.0, -1.0], [-0.5, 0.5]
     expected = [
-        (2 * (1 - sigmoid(0.5 * (g - z))) + 3 * (1 - sigmoid(0.5 * (z - b)))) / 2
+        loss
         for g, b in zip(good, bad, strict=True)
+        for loss in (2 * (1 - sigmoid(0.5 * (g - z))), 3 * (1 - sigmoid(0.5 * (z - b))))
     ]
-    assert losses.kto(pairs, 0.5, torch.tensor(z), 2, 3).tolist() == pytest.approx(
-        expected, rel=1e-5
-    )
+    labels = torch.tensor([True, False, True, False])
+    kto = losses.kto(scores, labels, 0.5, torch.tensor(z), 2, 3)
+    assert kto.tolist() == pytest.approx(expected, rel=1e-5)
     mean = [(-1.0, -2.5), (-2.0, -1.0)]
     expected = []
     for c, r in mean:
@@ -276,16 +292,17 @@ def merged(sft: Path, tiny_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("adapt", ["lora", "full"])
 @pytest.mark.parametrize("start", ["none", "adapter", "model"])
-@pytest.mark.parametrize("loss", ["dpo", "kto"])
+@pytest.mark.parametrize("loss", ["dpo", "kto", "kto, labelled"])
 def test_the_initial_policy_equals_the_reference(
     tmp_path: Path, tiny_folder: Path, sft: Path, merged: Path, start: str, adapt: str, loss: str
 ) -> None:
     """Step 1: loss ln 2, all rewards 0. With the bare base as reference this fails by far."""
     where = {"none": None, "adapter": str(sft), "model": str(merged)}[start]
     config = options(
-        adapt=adapt, max_steps=1, learning_rate=1e-9, loss__type=loss, **{"from": where}
+        adapt=adapt, max_steps=1, learning_rate=1e-9, loss__type=loss[:3], **{"from": where}
     )
-    artifact, events = train(tmp_path / "run", tiny_folder, config)
+    preferences = LABELLED if loss == "kto, labelled" else PAIRS
+    artifact, events = train(tmp_path / "run", tiny_folder, config, preferences=preferences)
     (step,) = steps(events)
     assert step.loss == pytest.approx(math.log(2) if loss == "dpo" else 0.5, abs=1e-5)
     assert step.metrics["reward_chosen"] == pytest.approx(0, abs=1e-5)
@@ -438,15 +455,15 @@ def test_kto_estimates_the_kl_on_mismatched_pairs(tmp_path: Path, tiny_folder: P
     base = load_model(tiny_folder, CPU, FP32, packing=True)
     adapted = adapt_model(base, FP32, config.adaptation, initial_model=None, seed=3)
     groups = fitting_pairs(run, Template.from_tokenizer(base.tokenizer), 512)
-    data = PairData.for_model(groups, adapted, config)
+    data = PreferenceData.for_model(groups, adapted, config)
     objective = PreferenceObjective(adapted, data, config.loss)
     objective.load_or_compute_reference(run, config.micro_batch_tokens)
     model, rows = adapted.model, [1, 4, 7]
     mismatched = [
-        CompletionGroup(data.pairs[row].prompt, (data.pairs[row + 1].completions[0],))
+        CompletionGroup(data.groups[row].prompt, (data.groups[row + 1].completions[0],))
         for row in rows
     ]
-    own = [data.pairs[row] for row in rows]
+    own = [data.groups[row] for row in rows]
     limits = [max(map(len, pair.completions)) for pair in own]
     mismatched = [
         CompletionGroup(g.prompt, (g.completions[0][:n],))
@@ -461,9 +478,10 @@ def test_kto_estimates_the_kl_on_mismatched_pairs(tmp_path: Path, tiny_folder: P
         adam.zero_grad()
     kl = (scores(model, mismatched) - before).mean().clamp(min=0)
     ratios = scores(model, own) - own_before
-    z = torch.zeros(2)
-    pairs = PairScores(ratios[:, 0], ratios[:, 1], z, z, torch.zeros(3), torch.zeros(3))
-    expected = float(losses.kto(pairs, 0.5, kl).sum())
+    completions = CompletionScores(ratios.flatten(), torch.zeros(6), torch.ones(6))
+    labels = torch.tensor([True, False] * 3)
+    expected = float(losses.kto(completions, labels, 0.5, kl).sum())
+    assert objective.counts(rows).loss_divisor == 6
     for budget in (1, 10_000):
         parts = lay_out(objective, rows, budget)
         ours = sum(float(objective.loss(part).detach()) for part in parts)

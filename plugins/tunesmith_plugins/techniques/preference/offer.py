@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunesmith.contracts import Technique
 from tunesmith.offers import Promises, TechniqueOffer
-from tunesmith.records import Preference
+from tunesmith.records import Preference, UnpairedPreference
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.memory_estimate import policies, techniques
 from tunesmith_torch.runtime.environment import prepare_environment
@@ -20,10 +20,10 @@ def build(options: PreferenceOptions) -> Technique:
 
 PREFERENCE = TechniqueOffer(
     name="preference",
-    summary="train on pairs of answers: DPO, IPO, KTO, ORPO or SimPO",
+    summary="train on pairs of answers by DPO, IPO, KTO, ORPO or SimPO; on labelled ones by KTO",
     config=PreferenceOptions,
     build=build,
-    accepts=frozenset({Preference}),
+    accepts=frozenset({Preference, UnpairedPreference}),
     trains_on=frozenset({"tools", "reasoning", "rejected"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),

@@ -29,5 +29,6 @@ class PreferenceOptions(PairOptions):
         description="Peak learning rate; about a tenth of the rate for supervised LoRA.",
     )
     loss: PreferenceLossOptions = Field(
-        default_factory=PreferenceLossOptions, description="The loss over a pair."
+        default_factory=PreferenceLossOptions,
+        description="The loss over pairs or labelled answers.",
     )

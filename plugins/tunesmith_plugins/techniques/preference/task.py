@@ -1,4 +1,4 @@
-"""Training on pairs of completions, as a task of the trainer."""
+"""Training on pairs of completions and on labelled ones, as a task of the trainer."""
 
 from __future__ import annotations
 
@@ -6,38 +6,53 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tunesmith.contracts import Job
+from tunesmith.errors import DataError
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.policies import pair_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
+from tunesmith_torch.preference.labels import LabelCounts, find_label_problem
 from tunesmith_torch.preference.objective import PreferenceObjective
-from tunesmith_torch.prefix.completion_groups import CompletionGroup
-from tunesmith_torch.training.pair_data import PairData, fitting_pairs, pair_rows
+from tunesmith_torch.prefix.completion_groups import LabelledGroup
+from tunesmith_torch.training.preference_data import PreferenceData, fitting_groups, group_rows
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
-class PreferenceTask(TrainingTask[list[CompletionGroup]]):
-    """Train on pairs by DPO, IPO, KTO, ORPO or SimPO."""
+class PreferenceTask(TrainingTask[list[LabelledGroup]]):
+    """Train on pairs by DPO, IPO, KTO, ORPO or SimPO, and on labelled answers by KTO."""
 
     def grouping(self, options: PreferenceOptions, device: str) -> Grouping:
         """Return the grouping of pairs."""
         return pair_grouping(options, device)
 
-    def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[CompletionGroup]:
-        """Return the pairs that fit; report the others."""
-        return fitting_pairs(job, template, limit)
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[LabelledGroup]:
+        """Return the rows that fit; report the others.
 
-    def token_rows(
-        self, data: list[CompletionGroup], template: Template
-    ) -> Iterator[Sequence[int]]:
-        return pair_rows(data)
+        Raises:
+            DataError: no row fits, or the loss cannot learn from those that do.
+        """
+        groups = fitting_groups(job, template, limit)
+        counts = LabelCounts.of_labels(group.labels for group in groups)
+        problem = find_label_problem(counts, job.config.loss)
+        if problem:
+            raise DataError("data", problem)
+        return groups
 
-    def prepare(self, session: Session, data: list[CompletionGroup]) -> Prepared:
+    def token_rows(self, data: list[LabelledGroup], template: Template) -> Iterator[Sequence[int]]:
+        return group_rows(data)
+
+    def prepare(self, session: Session, data: list[LabelledGroup]) -> Prepared:
         """Set up the loss, and compute the log-probabilities of the reference if it needs them."""
         options: PreferenceOptions = session.options
-        pairs = PairData.for_model(data, session.adapted, options, session.report)
-        objective = PreferenceObjective(session.adapted, pairs, options.loss)
+        groups = PreferenceData.for_model(data, session.adapted, options, session.report)
+        objective = PreferenceObjective(session.adapted, groups, options.loss)
         if options.loss.needs_reference:
             objective.load_or_compute_reference(session.job, options.micro_batch_tokens)
-        details = {"loss": options.loss.type, "beta": options.loss.effective_beta}
-        return Prepared(objective, session.adapted, pairs.totals, {**details, **pairs.details})
+        counts = LabelCounts.of_labels(group.labels for group in data)
+        details = {
+            "loss": options.loss.type,
+            "beta": options.loss.effective_beta,
+            "good_answers": counts.good,
+            "bad_answers": counts.bad,
+        }
+        return Prepared(objective, session.adapted, groups.totals, {**details, **groups.details})

@@ -11,32 +11,30 @@ from tunesmith_plugins.techniques.rlhf.options import RewardStage
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.policies import pair_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
-from tunesmith_torch.prefix.completion_groups import CompletionGroup
+from tunesmith_torch.prefix.completion_groups import LabelledGroup
 from tunesmith_torch.rlhf.reward_model import BradleyTerryObjective, ModelWithRewardHead
-from tunesmith_torch.training.pair_data import PairData, fitting_pairs, pair_rows
+from tunesmith_torch.training.preference_data import PreferenceData, fitting_pairs, group_rows
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
-class RewardTask(TrainingTask[list[CompletionGroup]]):
+class RewardTask(TrainingTask[list[LabelledGroup]]):
     """Train a model with a reward head by the Bradley-Terry loss."""
 
     def grouping(self, options: RewardStage, device: str) -> Grouping:
         """Return the grouping of pairs, of which only the last token counts."""
         return pair_grouping(options, device, scores_last_token=True)
 
-    def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[CompletionGroup]:
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[LabelledGroup]:
         """Return the pairs that fit; report the others."""
         return fitting_pairs(job, template, limit)
 
-    def token_rows(
-        self, data: list[CompletionGroup], template: Template
-    ) -> Iterator[Sequence[int]]:
-        return pair_rows(data)
+    def token_rows(self, data: list[LabelledGroup], template: Template) -> Iterator[Sequence[int]]:
+        return group_rows(data)
 
-    def prepare(self, session: Session, data: list[CompletionGroup]) -> Prepared:
+    def prepare(self, session: Session, data: list[LabelledGroup]) -> Prepared:
         """Put a fresh head on the model, and set up the loss over the pairs."""
         options: RewardStage = session.options
-        pairs = PairData.for_model(data, session.adapted, options, session.report)
+        pairs = PreferenceData.for_model(data, session.adapted, options, session.report)
         net = ModelWithRewardHead.initialize(session.adapted, session.job.seed)
         return Prepared(
             BradleyTerryObjective(net, pairs, options.loss),

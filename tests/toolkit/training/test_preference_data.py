@@ -20,7 +20,7 @@ from tunesmith_torch.options.preference import PairOptions
 from tunesmith_torch.prefix.completion_groups import GroupLayout, tokenize_pairs
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
-from tunesmith_torch.training.pair_data import PairData, fitting_pairs
+from tunesmith_torch.training.preference_data import PreferenceData, fitting_pairs
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -72,7 +72,7 @@ def test_a_record_that_is_not_a_pair_is_refused(template: Template) -> None:
 
 def test_a_shared_prompt_is_counted_once(template: Template) -> None:
     pairs = tokenize_pairs(PAIRS, template)
-    shared, repeated = (PairData(pairs, GroupLayout(share_prompts=s)) for s in (True, False))
+    shared, repeated = (PreferenceData(pairs, GroupLayout(share_prompts=s)) for s in (True, False))
     rows = [1, 4]
     prompts = sum(len(pairs[row].prompt) for row in rows)
     completions = sum(len(c) for row in rows for c in pairs[row].completions)
@@ -100,5 +100,5 @@ def test_prompts_are_shared_if_options_and_model_allow_it(
 ) -> None:
     base = load_model(save_tiny_model(tmp_path / family, family), CPU, FP32, packing=True)
     pairs = tokenize_pairs(PAIRS, template)
-    data = PairData.for_model(pairs, adapt_full(base, FP32), PairOptions(**options))
+    data = PreferenceData.for_model(pairs, adapt_full(base, FP32), PairOptions(**options))
     assert data.layout == GroupLayout(options.get("packing", True), shared)

@@ -1,0 +1,132 @@
+"""The data that preference training (DPO and others) and reward models share.
+
+A row is a prompt with labelled completions, as a
+:class:`~tunesmith_torch.prefix.completion_groups.LabelledGroup`: a pair has two, the chosen and the
+rejected one, and a labelled answer is the only one of its row. A micro-batch lays its rows out in
+order. With ``share_prompts`` each prompt is computed once for both completions of a pair; otherwise
+it is repeated::
+
+    shared        prompt 0 | prompt 1 | chosen 0 | rejected 0 | chosen 1 | rejected 1
+    not shared    prompt 0  chosen 0 | prompt 0  rejected 0 | prompt 1  chosen 1 | ...
+
+A shared prompt is visible to its own completions only
+(:mod:`tunesmith_torch.kernels.tree_attention`).
+
+In both layouts the completions of a micro-batch of pairs alternate: ``[0::2]`` are the chosen ones,
+``[1::2]`` the rejected ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tunesmith.contracts import Job
+from tunesmith.errors import DataError
+from tunesmith.events import JSON, Notice
+from tunesmith.records import Preference
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.options.preference import PairOptions
+from tunesmith_torch.prefix.completion_groups import (
+    CompletionGroup,
+    GroupLayout,
+    LabelledGroup,
+    require_pairs,
+    tokenize_preferences,
+)
+from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
+from tunesmith_torch.training.loop import BatchCounts
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    """Tokenized pairs and labelled answers, and the layout of their micro-batches."""
+
+    groups: Sequence[LabelledGroup]
+    layout: GroupLayout
+
+    @classmethod
+    def for_model(
+        cls,
+        groups: Sequence[LabelledGroup],
+        adapted: AdaptedModel,
+        options: PairOptions,
+        report: Report = lambda text: None,
+    ) -> PreferenceData:
+        """Return the groups in the layout that the options ask for, as far as the model can.
+
+        ``report`` receives the reason if the model cannot share prompts.
+        """
+        sharing = options.packing and options.share_prompts
+        # A reward model reads the token after the last one, too.
+        longest = max((group.longest_sequence for group in groups), default=0) + 1
+        sharing = sharing and can_share_prefix(adapted.model, longest, report)
+        return cls(groups, GroupLayout(options.packing, sharing))
+
+    @property
+    def has_pairs_only(self) -> bool:
+        """True if every group is a pair."""
+        return all(len(group.completions) == 2 for group in self.groups)
+
+    def counts(self, rows: Sequence[int]) -> BatchCounts:
+        """Return the tokens of the groups as laid out; the loss divisor is their number."""
+        tokens = int(np.sum([self.layout.count_tokens(self.groups[row]) for row in rows]))
+        trained = int(np.sum([self.groups[row].completion_tokens for row in rows]))
+        return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=len(rows))
+
+    def completion_count(self, rows: Sequence[int]) -> int:
+        """Return the number of completions of these groups."""
+        return sum(len(self.groups[row].completions) for row in rows)
+
+    @property
+    def totals(self) -> BatchCounts:
+        """The counts of all groups."""
+        return self.counts(range(len(self.groups)))
+
+    @property
+    def details(self) -> JSON:
+        """Facts about the layout, for events."""
+        return {"shared_prompts": self.layout.share_prompts}
+
+
+def group_rows(groups: Sequence[CompletionGroup]) -> Iterator[Sequence[int]]:
+    """Yield the token ids of groups: the prompt, then each completion."""
+    for group in groups:
+        yield group.prompt
+        yield from group.completions
+
+
+def fitting_groups(job: Job[Any], template: Template, limit: int) -> list[LabelledGroup]:
+    """Tokenize all preferences and keep those of at most ``limit`` tokens; report the others.
+
+    Raises:
+        DataError: a record is neither a pair nor a labelled answer, or none fits.
+    """
+    groups = tokenize_preferences(job.train, template)
+    fitting = [group for group in groups if group.longest_sequence <= limit]
+    kind = "pair" if all(isinstance(r, Preference) for r in job.train) else "row"
+    if not fitting:
+        raise DataError(
+            job.train[0].source if job.train else "data",
+            f"no {kind} can be learned from: none of {len(groups)} has at most {limit} tokens",
+            hint="raise technique.max_length, or shorten the rows",
+        )
+    if len(fitting) < len(groups):
+        left_out = f"{len(groups) - len(fitting)} of {len(groups)} {kind}s are left out of training"
+        text = f"{left_out}: longer than {limit} tokens"
+        job.emit(Notice(level="warning", source="data", message=text))
+    return fitting
+
+
+def fitting_pairs(job: Job[Any], template: Template, limit: int) -> list[LabelledGroup]:
+    """Return the preference pairs that fit, like :func:`fitting_groups`.
+
+    Raises:
+        DataError: a record is not a pair, or no pair fits.
+    """
+    require_pairs(job.train)
+    return fitting_groups(job, template, limit)
