@@ -26,6 +26,10 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_ZSTD_WINDOW = 1 << 27
 """Bytes of memory that unpacking may need; zstd's own default."""
 _UNPACKED_BLOCK = 1 << 20
+_MAX_RATIO = 200
+"""Unpacked bytes for each packed one beyond which a large file is a bomb: text has less than 20."""
+_UNSUSPICIOUS = 1 << 28
+"""Unpacked bytes below which the ratio does not matter."""
 _ZSTD_BLOCK = 1 << 11
 """Packed bytes that are unpacked at a time: 2 KB of hostile data can become 64 MB."""
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -159,7 +163,8 @@ def open_data_file(
             content = Bytes(raw.fileno(), 0, before.size)
             if (unpack := _unpacker(raw.peek(len(ZSTD_MAGIC)))) is not None:
                 start = spool.size
-                for data in _bounded(unpack(raw), file.display_name, max_unpacked_bytes):
+                limit = min(max_unpacked_bytes, max(_UNSUSPICIOUS, _MAX_RATIO * before.size))
+                for data in _bounded(unpack(raw), file.display_name, limit):
                     spool.append(data)
                 stored = StoredInSpool(spool, start)
                 content = Bytes(spool.descriptor, start, spool.size - start)
@@ -220,7 +225,7 @@ def _bounded(blocks: Iterator[bytes], name: str, limit: int) -> Iterator[bytes]:
         for data in blocks:
             size += len(data)
             if size > limit:
-                hint = "raise max_unpacked_bytes if that is expected"
+                hint = "raise max_unpacked_bytes if that is expected, or unpack the file first"
                 raise DataError(name, f"unpacks to more than {limit:,} bytes", hint=hint)
             yield data
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

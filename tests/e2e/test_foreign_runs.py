@@ -209,14 +209,15 @@ def test_hostile_texts_and_secrets_of_rows_and_log(around: foreign.Surroundings)
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (gzip.compress(b" " * (1 << 26)) * 40, "row larger than"),
+        (gzip.compress(b" " * (1 << 26)) * 40, "unpacks to more than"),
+        (b" " * (1 << 30), "row larger than"),
         (b'{"prompt": ' + b"[" * 10**6, "nested deeper"),
         (b'{"prompt": "' + b"x" * 10**8, "rows.jsonl"),
         (b'{"a": ' + b"9" * 10**6 + b"}\n", "digits"),
         (gzip.compress(gzip.compress(b"{}")), "gzip inside gzip"),
         (b"PK\x03\x04" + b"\0" * 100, "zip archive"),
     ],
-    ids=["gzip bomb", "JSON bomb", "a line of 100 MB", "a number", "gzip in gzip", "zip"],
+    ids=["gzip bomb", "1 GB of spaces", "JSON bomb", "a line of 100 MB", "a number", "gzip in gzip", "zip"],
 )
 def test_data_that_explodes(around: foreign.Surroundings, content: bytes, text: str) -> None:
     (around.folder / "rows.jsonl").write_bytes(content)

@@ -134,6 +134,12 @@ def _choose_modules(
         found = {name: modules[name] for name in matching_names(modules, target)}
         if not found:
             raise UsageError(f'{_MODULES_KEY}: no module is named "{target}"', hint=hint)
+        if lost := _lost_when_read(model, found):
+            raise UsageError(
+                f'{_MODULES_KEY}: "{target}" is {chosen_text(sorted(lost))}, whose adapter PEFT '
+                f"would not read again: it renames it for a {model.config.model_type}",
+                hint=hint,
+            )
         other = next((m for m in found.values() if not _fits_adapter(m)), None)
         if other is not None:
             raise UsageError(
@@ -151,7 +157,7 @@ def _linear_layers(
 ) -> dict[str, nn.Module]:
     """Return the linear layers that an adapter fits, except the output head."""
     head = model.get_output_embeddings()
-    return {
+    linear = {
         name: module
         for name, module in modules.items()
         if isinstance(module, (nn.Linear, Conv1D))
@@ -159,6 +165,8 @@ def _linear_layers(
         and not _computes_more(module)
         and not _is_refused_by_peft(model, name)
     }
+    lost = _lost_when_read(model, linear)
+    return {name: module for name, module in linear.items() if name not in lost}
 
 
 def _fits_adapter(module: nn.Module) -> bool:
@@ -188,6 +196,26 @@ def _computes_more(module: nn.Module) -> bool:
 def _is_refused_by_peft(model: PreTrainedModel, name: str) -> bool:
     """Return True for a projection whose weight Mamba's kernels read without its adapter."""
     return _last_part(name) == "out_proj" and model.config.model_type in MAMBA_TYPES
+
+
+def _lost_when_read(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
+    """Return the names under which PEFT would not find an adapter that it has saved.
+
+    When it reads an adapter, it applies to each name the renamings by which transformers reads
+    older weights of this type, and some also change names that are new already: Laguna's
+    ``shared_experts``.
+    """
+    try:
+        from peft.utils.transformers_weight_conversion import (
+            convert_peft_adapter_state_dict_for_transformers,
+        )
+    except ImportError:  # an earlier version of PEFT, which renames nothing
+        return set()
+    stored = {f"base_model.model.{name}.lora_A.weight": name for name in names}
+    read = convert_peft_adapter_state_dict_for_transformers(
+        model, LoraConfig(), {key: torch.empty(1, 1) for key in stored}
+    )
+    return {name for key, name in stored.items() if key not in read}
 
 
 def _shortest_names(

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tunesmith_torch.runtime import peft_import  # must precede peft
 
 # isort: split
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from tunesmith.contracts import Artifact, Job
@@ -153,22 +155,29 @@ def check_adapter(model: PeftModel, folder: Path, name: str) -> None:
     Raises:
         IntegrityError: the names differ, or a value is not finite.
     """
-    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-        stored_names = set(file.keys())
     # PEFT ignores unknown tensor names silently. The names that it would write are those it read.
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    differing = sorted(stored_names ^ set(state))
-    if differing:
-        raise IntegrityError(
-            f"{folder}: {len(differing)} tensors do not fit this base model, "
-            f"the first is {differing[0]}",
-            hint="the adapter was trained on another base model, or its file was changed",
-        )
-    for tensor_name, tensor in state.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        differing = sorted({*file.keys()} ^ {*state})
+        if differing:
             raise IntegrityError(
-                f"{folder}: {tensor_name} holds values that are not finite numbers"
+                f"{folder}: {len(differing)} tensors do not fit this base model, "
+                f"the first is {differing[0]}",
+                hint="the adapter was trained on another base model, or its file was changed",
             )
+        for tensor_name, tensor in state.items():
+            _check_tensor(folder, tensor_name, tensor, file.get_tensor(tensor_name))
+
+
+def _check_tensor(folder: Path, name: str, read: Tensor, stored: Tensor) -> None:
+    """Check that a tensor has finite values, and that PEFT has read it into the model."""
+    if not stored.is_floating_point() or not stored.isfinite().all():
+        raise IntegrityError(f"{folder}: {name} holds values that are not finite numbers")
+    if read.is_meta or not torch.equal(read.cpu(), stored.to(read.dtype)):
+        raise IntegrityError(
+            f"{folder}: PEFT does not read {name} into this model",
+            hint="train an adapter on other modules: technique.adapter.target_modules",
+        )
 
 
 def _write_weights(folder: Path, adapted: AdaptedModel) -> None:

@@ -13,7 +13,7 @@ from tables import build
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import IntegrityError, UsageError
 from tunesmith_torch.models.adapter_targets import matching_names, text_modules
 from tunesmith_torch.models.adapters import (
     AdaptedModel,
@@ -238,6 +238,44 @@ def test_only_layers_that_text_passes_through_get_an_adapter(targets: Any) -> No
     assert adapted.num_trainable_parameters == sum(
         p.numel() for n, p in adapted.model.named_parameters() if ".lora_" in n
     )
+
+
+def laguna() -> PreTrainedModel:
+    """A mixture whose shared experts PEFT renames when it reads an adapter."""
+    config = CONFIG_MAPPING["laguna"](
+        **SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16, num_attention_heads_per_layer=[4, 4],
+    )  # fmt: skip
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval()
+
+
+def test_a_layer_whose_adapter_peft_does_not_read_again_gets_none(tmp_path: Path) -> None:
+    adapted = adapt(laguna())
+    train_a_little(adapted)
+    expected = logits(adapted.model)
+    adapted.model.save_pretrained(tmp_path)
+    read = PeftModel.from_pretrained(laguna(), tmp_path)
+    read.base_model.model.load_state_dict(
+        {k: v for k, v in adapted.model.base_model.model.state_dict().items() if "lora" not in k},
+        strict=False,
+    )
+    check_adapter(read, tmp_path, "default")
+    torch.testing.assert_close(logits(read), expected)
+    with pytest.raises(UsageError, match="PEFT would not read"):
+        adapt(laguna(), target_modules=["shared_experts.up_proj"])
+
+
+def test_a_tensor_that_peft_has_not_read_is_found(tmp_path: Path) -> None:
+    adapted = adapt(tiny_model())
+    train_a_little(adapted)
+    adapted.model.save_pretrained(tmp_path)
+    read = PeftModel.from_pretrained(tiny_model(), tmp_path)
+    check_adapter(read, tmp_path, "default")
+    parameter = next(p for n, p in read.named_parameters() if "lora_B" in n)
+    parameter.data.zero_()
+    with pytest.raises(IntegrityError, match="PEFT does not read"):
+        check_adapter(read, tmp_path, "default")
 
 
 class GroupedLinear(nn.Linear):

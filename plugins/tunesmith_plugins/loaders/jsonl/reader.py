@@ -11,6 +11,8 @@ from tunesmith_data import Bytes, ByteStream, Row, RowError, Span, parse_row, re
 _HEAD_BYTES = 1 << 16
 """Bytes at the start of a file from which its layout is detected."""
 _SKIP_BYTES = 1 << 20
+_MAX_SKIPPED_BYTES = 1 << 29
+"""Largest rest of a row that is skipped: beyond, the file is no rows, or a compressed bomb."""
 _BLOCK_BYTES = 1 << 16
 """Bytes that are skipped at a time in a row that is too large."""
 _NOT_SPACE = re.compile(rb"\S")
@@ -42,7 +44,7 @@ def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[
     elif _is_multi_line(head):
         yield from _split_objects(stream, name, max_row_bytes)
     else:
-        yield from _read_lines(stream, max_row_bytes)
+        yield from _read_lines(stream, name, max_row_bytes)
 
 
 def _is_multi_line(head: bytes) -> bool:
@@ -67,7 +69,7 @@ def _too_large(max_row_bytes: int) -> RowError:
     return RowError(f"row larger than {max_row_bytes:,} bytes", hint=hint)
 
 
-def _read_lines(stream: ByteStream, max_row_bytes: int) -> Iterator[Row]:
+def _read_lines(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[Row]:
     """Yield one row per line that is not blank, with at most one row in memory."""
     number = 0
     offset = stream.tell()
@@ -76,12 +78,27 @@ def _read_lines(stream: ByteStream, max_row_bytes: int) -> Iterator[Row]:
         start = offset
         offset += len(raw)
         if len(raw) > max_row_bytes and not raw.endswith(b"\n"):
-            while (rest := stream.readline(_SKIP_BYTES)) and not rest.endswith(b"\n"):
-                offset += len(rest)
-            offset += len(rest)
+            offset += _skip_row(stream, f"{name}:{number}")
             yield Row(number, _too_large(max_row_bytes))
         elif raw.strip():
             yield _parse_row(number, start, raw.rstrip(b"\r\n"), max_row_bytes)
+
+
+def _skip_row(stream: ByteStream, where: str) -> int:
+    """Read to the end of a row that is too large; return the number of bytes.
+
+    Raises:
+        DataError: the row does not end.
+    """
+    skipped = 0
+    while rest := stream.readline(_SKIP_BYTES):
+        skipped += len(rest)
+        if rest.endswith(b"\n"):
+            break
+        if skipped > _MAX_SKIPPED_BYTES:
+            message = f"row larger than {_MAX_SKIPPED_BYTES:,} bytes: the file is not read further"
+            raise DataError(where, message, hint="write one row of JSON on each line")
+    return skipped
 
 
 class _Elements:
