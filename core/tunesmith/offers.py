@@ -8,7 +8,7 @@ two more kinds are commands and tables of the run file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -114,6 +114,8 @@ class TechniqueOffer(ComponentOffer[C]):
     data_parallel: bool = False
     """True if several processes of torchrun can train together. Each of them gets the same job;
     worker ranks (above 0) write nothing, and the events that they emit are dropped."""
+    options_for: Callable[[Sequence[Record]], Mapping[str, object]] = lambda records: {}
+    """Returns options that these records need, by dotted key, for ``tunesmith init``."""
     memory_savings: Callable[[C], Sequence[MemorySaving[C]]] | None = None
     """Proposes changes of the options that save memory, the cheapest first."""
 
@@ -129,14 +131,6 @@ class Metric:
     """True if it describes a model (a length, a distance) and does not rate it."""
 
 
-def _no_default(records: Sequence[Record]) -> bool:
-    return False
-
-
-def _one_model(config: Any) -> int:
-    return 1
-
-
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorOffer(ComponentOffer[C]):
     """An offer of an evaluator, which measures a text model."""
@@ -145,9 +139,12 @@ class EvaluatorOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_evaluators"
     build: Callable[[C], Evaluator]
     metrics: tuple[Metric, ...]
-    default_for: Callable[[Sequence[Record]], bool] = _no_default
+    accepts: frozenset[type[Record]] | None = None
+    """Kinds of records that it measures; None: all. With others a run is refused before it begins,
+    and ``tunesmith check`` too."""
+    default_for: Callable[[Sequence[Record]], bool] = lambda records: False
     """Returns True for records on which it is used if the run file names no evaluator."""
-    model_count: Callable[[C], int] = _one_model
+    model_count: Callable[[C], int] = lambda config: 1
     """Returns the number of models in memory at the same time, the measured one included."""
 
 

@@ -97,6 +97,7 @@ def samples() -> dict[str, dict[str, Any]]:
             "run": str(tiny_model()),
             "reward": f"{write('reward.py', REWARD_FUNCTION)}:right",
         },
+        "reward-margin": {"run": str(tiny_model())},
         "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
         "length": {"run": str(tiny_model()), "max_new_tokens": 16},
         **{name: quick_options(offer) for name, offer in techniques().items()},

@@ -8,10 +8,21 @@ from collections.abc import Sequence
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.records import Record
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
-from tunesmith.testing.examples import CHATS, COMPLETIONS, PREFERENCES, TEXTS
+from tunesmith.testing.examples import (
+    CHATS,
+    COMPLETIONS,
+    PREFERENCES,
+    TEXTS,
+    UNPAIRED_PREFERENCES,
+)
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
 
-RECORD_SETS: tuple[tuple[Record, ...], ...] = ((*COMPLETIONS, *CHATS), PREFERENCES, TEXTS)
+RECORD_SETS: tuple[tuple[Record, ...], ...] = (
+    (*COMPLETIONS, *CHATS),
+    PREFERENCES,
+    TEXTS,
+    UNPAIRED_PREFERENCES,
+)
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:

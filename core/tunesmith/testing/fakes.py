@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunesmith.contracts import Generation, Progress, TokenScores
-from tunesmith.records import Answer, Message, Prompt, Record, exchanges
+from tunesmith.records import Answer, Message, Prompt, Record, UnpairedPreference, exchanges
 
 
 @dataclass
@@ -79,12 +79,19 @@ class FakeTextModel:
 
 
 def perfect_model(records: Sequence[Record]) -> FakeTextModel:
-    """Return a model that gives all completions of the records, with probability 1."""
-    pairs = [(prompt, answer.text) for record in records for prompt, answer in exchanges(record)]
-    return FakeTextModel(
-        logprobs={answer: [0.0] * (len(answer.split()) + 1) for _, answer in pairs},
-        answers={prompt_key(prompt): answer for prompt, answer in pairs},
-    )
+    """Return a model that gives all completions of the records, with probability 1.
+
+    Answers that are labelled as bad have next to no probability, and are never given.
+    """
+    logprobs: dict[str, Sequence[float]] = {}
+    answers = {}
+    for record in records:
+        is_bad = isinstance(record, UnpairedPreference) and not record.label
+        for prompt, answer in exchanges(record):
+            logprobs[answer.text] = [-100.0 * is_bad] * (len(answer.text.split()) + 1)
+            if not is_bad:
+                answers[prompt_key(prompt)] = answer.text
+    return FakeTextModel(logprobs=logprobs, answers=answers)
 
 
 def prompt_key(prompt: Prompt) -> str:

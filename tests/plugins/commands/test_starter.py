@@ -52,13 +52,19 @@ def test_init_prints_the_next_commands(tunesmith: Tunesmith, tmp_path: Path) -> 
 
 
 def test_a_template_keeps_every_value() -> None:
-    choice = Choice("table", {"columns.prompt": 'a "question"'}, "preference", ["loss", "length"])
+    choice = Choice(
+        "table",
+        {"columns.prompt": 'a "question"'},
+        "preference",
+        {"loss.type": "kto"},
+        ["loss", "length"],
+    )
     text = fill_template(choice, model='a"b', data="naïve.csv")
     tables = tomllib.loads(text)
     assert tables["model"]["base"] == 'a"b'
     assert (tables["data"]["use"], tables["data"]["train"]) == ("table", "naïve.csv")
     assert tables["data"]["columns"] == {"prompt": 'a "question"'}
-    assert tables["technique"]["use"] == "preference"
+    assert tables["technique"] == {"use": "preference", "loss": {"type": "kto"}}
     assert [table["use"] for table in tables["evaluators"]] == ["loss", "length"]
 
 
@@ -93,6 +99,38 @@ def test_init_writes_a_run_file_that_suits_the_data(
     assert written["evaluators"]
     checked = tunesmith("check", "run.toml", "--set", "model.base=fake:one")
     assert checked.exit_code == 0, checked.output
+
+
+@pytest.mark.parametrize("with_pairs", [False, True])
+def test_init_for_answers_with_labels(
+    tunesmith: Tunesmith, tmp_path: Path, with_pairs: bool
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"p {n}", "completion": "c" * (1 + n % 3), "label": n % 2 == 0}
+        for n in range(40)
+    ]
+    (tmp_path / "kto.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = tunesmith("init", ".", "--force", "--data", "kto.jsonl")
+    assert done.exit_code == 0, done.output
+    written = tomllib.loads((tmp_path / "run.toml").read_text())
+    assert written["technique"] == {"use": "preference", "loss": {"type": "kto"}}
+    evaluators = [table["use"] for table in written["evaluators"]]
+    assert evaluators[0] == "reward-margin" and "loss" in evaluators
+    assert not {"exact-match", "preference-accuracy"} & {*evaluators}
+    if with_pairs:
+        pairs = [{"prompt": f"q {n}", "chosen": f"a {n}", "rejected": "b"} for n in range(20)]
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+        text = (tmp_path / "run.toml").read_text()
+        text = text.replace('use = "jsonl"\ntrain = "kto.jsonl"', MIXTURE)
+        (tmp_path / "run.toml").write_text(text)
+    checked = tunesmith("check", "run.toml", "--set", "model.base=fake:one")
+    assert checked.exit_code == 0, checked.output
+    assert ("preference pairs" in checked.stdout) == with_pairs
+    assert "labelled answers" in checked.stdout
+
+
+MIXTURE = """use = "mixture"
+sources = [{ train = "kto.jsonl" }, { train = "pairs.jsonl" }]"""
 
 
 def test_init_refuses_data_that_it_cannot_read(tunesmith: Tunesmith, tmp_path: Path) -> None:

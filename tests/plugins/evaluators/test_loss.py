@@ -110,8 +110,15 @@ def test_answers_without_weight_are_not_measured() -> None:
     assert measurement.values == (2.0,)
 
 
-def test_labelled_answers_are_no_default() -> None:
-    labelled = UnpairedPreference(
-        source="a:1", prompt=(Message("user", "q"),), completion="a", label=False
+def test_bad_answers_are_not_measured() -> None:
+    good, bad = (
+        UnpairedPreference(
+            source="a:1", prompt=(Message("user", "q"),), completion=text, label=text == "good"
+        )
+        for text in ("good", "bad")
     )
-    assert not LOSS.default_for([labelled])
+    model = FakeTextModel(logprobs={"bad": [-9.0], "good": [-2.0, -1.0]})
+    (measurement,) = LOSS.build(LossOptions()).measure(model, [bad, good])
+    assert (measurement.values, measurement.weights) == ((0.0, 1.5), (0.0, 2.0))
+    assert LOSS.default_for([bad, good])
+    assert not LOSS.default_for([bad, bad])

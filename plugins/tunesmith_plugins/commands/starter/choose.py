@@ -35,6 +35,8 @@ class Choice:
     options: Mapping[str, object] = field(default_factory=dict)
     """Further keys of ``[data]``, as dotted keys."""
     technique: str = "lora"
+    technique_options: Mapping[str, object] = field(default_factory=dict)
+    """Further keys of ``[technique]``, as dotted keys."""
     evaluators: Sequence[str] = ()
 
 
@@ -74,10 +76,12 @@ def choose(data: Path, loader: str | None, catalog: Catalog) -> Choice:
     options: dict[str, object] = {f"columns.{name}": column for name, column in columns.items()}
     if len({record.group for record in train}) == 1 and records[0].group is not None:
         options |= {k: True for k in ONE_GROUP if k in offered.offer.config.model_fields}
+    technique = _choose_technique(records, catalog)
     return Choice(
         loader=use,
         options=options,
-        technique=_choose_technique(records, catalog),
+        technique=technique.name if technique else "lora",
+        technique_options=technique.options_for(records) if technique else {},
         evaluators=[c.offer.name for c in default_evaluators(catalog, records)],
     )
 
@@ -92,8 +96,8 @@ def _find_columns(loader: DataLoader) -> dict[str, str]:
         return {}  # loading raises it again, with the account of all rows
 
 
-def _choose_technique(records: Sequence[Record], catalog: Catalog) -> str:
-    """Return the technique that learns most from these kinds of records.
+def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueOffer[Any] | None:
+    """Return the technique that learns most from these kinds of records; None if none can.
 
     Pairs are for a technique that takes pairs alone: others learn only the better answers.
     """
@@ -103,4 +107,4 @@ def _choose_technique(records: Sequence[Record], catalog: Catalog) -> str:
         fitting.sort(key=lambda offer: (len(offer.accepts), offer.name))
     else:
         fitting.sort(key=lambda offer: offer.name != "lora")
-    return fitting[0].name if fitting else "lora"
+    return fitting[0] if fitting else None

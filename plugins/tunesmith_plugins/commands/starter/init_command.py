@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -69,11 +70,17 @@ def fill_template(choice: Choice, *, model: str, data: str) -> str:
         "model": _toml(model),
         "loader": _toml(choice.loader),
         "data": _toml(data),
-        "options": "".join(f"\n{key} = {_toml(v)}" for key, v in choice.options.items()),
+        "options": _keys(choice.options),
         "technique": _toml(choice.technique),
+        "technique_options": _keys(choice.technique_options),
         "evaluators": "".join(f"\n[[evaluators]]\nuse = {_toml(e)}\n" for e in choice.evaluators),
     }
     return Template(template.read_text(encoding="utf-8")).substitute(values)
+
+
+def _keys(options: Mapping[str, object]) -> str:
+    """Return further lines of a table, each after a line break."""
+    return "".join(f"\n{key} = {_toml(value)}" for key, value in options.items())
 
 
 def _toml(value: object) -> str:

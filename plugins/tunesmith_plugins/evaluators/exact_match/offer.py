@@ -11,7 +11,15 @@ from pydantic import Field, field_validator
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
-from tunesmith.records import Preference, Record, Text, UnpairedPreference, last_exchange
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Preference,
+    Record,
+    Text,
+    UnpairedPreference,
+    last_exchange,
+)
 from tunesmith_plugins.evaluators.exact_match.evaluator import (
     METRIC_NAME,
     ExactMatch,
@@ -85,5 +93,6 @@ EXACT_MATCH = EvaluatorOffer(
     config=ExactMatchOptions,
     build=build,
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True),),
+    accepts=frozenset({Chat, Completion, Preference, Text}),
     default_for=have_short_answers,
 )

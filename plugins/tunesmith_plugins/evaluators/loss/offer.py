@@ -18,7 +18,7 @@ class LossOptions(Options):
 
 
 class Loss:
-    """Mean negative log-likelihood per token over all answers of a record.
+    """Mean negative log-likelihood per token over all answers of a record but bad ones.
 
     The mean over records, weighted by their tokens, equals the sum over all tokens divided by
     their number, for any batching. A mean of batch means does not.
@@ -30,6 +30,7 @@ class Loss:
             (index, prompt, answer)
             for index, record in enumerate(records)
             for prompt, answer in exchanges(record)
+            if not _is_bad(record)
         ]
         scores = model.score(
             [prompt for _, prompt, _ in scored], [to_answer(answer) for _, _, answer in scored]
@@ -56,16 +57,21 @@ def build(options: LossOptions) -> Evaluator:
     return Loss()
 
 
-def can_be_scored(records: Sequence[Record]) -> bool:
-    """Return True unless answers have labels: a bad answer should not be probable."""
-    return not any(isinstance(record, UnpairedPreference) for record in records)
+def _is_bad(record: Record) -> bool:
+    """Return True for an answer that is labelled as bad, and should not be probable."""
+    return isinstance(record, UnpairedPreference) and not record.label
+
+
+def have_good_answers(records: Sequence[Record]) -> bool:
+    """Return True unless all answers are labelled as bad."""
+    return not records or not all(map(_is_bad, records))
 
 
 LOSS = EvaluatorOffer(
     name="loss",
-    summary="mean loss on the reference answers, in nats per token",
+    summary="mean loss on the reference answers, bad ones left out, in nats per token",
     config=LossOptions,
     build=build,
     metrics=(METRIC,),
-    default_for=can_be_scored,
+    default_for=have_good_answers,
 )

@@ -82,5 +82,6 @@ PREFERENCE_ACCURACY = EvaluatorOffer(
     config=PreferenceAccuracyOptions,
     build=build,
     metrics=(METRIC,),
+    accepts=frozenset({Preference}),
     default_for=are_pairs,
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from tunesmith.contracts import Technique
 from tunesmith.offers import Promises, TechniqueOffer
-from tunesmith.records import Preference, UnpairedPreference
+from tunesmith.records import Preference, Record, UnpairedPreference
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.memory_estimate import policies, techniques
 from tunesmith_torch.runtime.environment import prepare_environment
@@ -18,6 +20,12 @@ def build(options: PreferenceOptions) -> Technique:
     return PreferenceTuning(options)
 
 
+def options_for(records: Sequence[Record]) -> Mapping[str, object]:
+    """Return the loss for answers with labels; pairs alone need no option."""
+    has_labels = any(isinstance(record, UnpairedPreference) for record in records)
+    return {"loss.type": "kto"} if has_labels else {}
+
+
 PREFERENCE = TechniqueOffer(
     name="preference",
     summary="train on pairs of answers by DPO, IPO, KTO, ORPO or SimPO; on labelled ones by KTO",
@@ -29,5 +37,6 @@ PREFERENCE = TechniqueOffer(
     promises=Promises(),
     data_parallel=True,
     estimate=policies.estimate_pairs,
+    options_for=options_for,
     memory_savings=techniques.memory_savings,
 )
