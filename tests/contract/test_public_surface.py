@@ -41,7 +41,6 @@ TESTED_THROUGH = {
     "tests/core/testing/test_kit.py": (
         "tunesmith.testing.estimates",
         "tunesmith.testing.evaluators",
-        "tunesmith.testing.everyone",
         "tunesmith.testing.examples",
         "tunesmith.testing.loaders",
         "tunesmith.testing.reporters",

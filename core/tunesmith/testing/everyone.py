@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from operator import is_
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -222,45 +224,58 @@ def require_same_state(before: dict[str, Any]) -> None:
     require(not changed, f"it changes: {', '.join(changed)}")
 
 
-def library_attributes() -> dict[tuple[str, str], Any]:
-    """Return public functions and classes of the loaded libraries, and methods of the classes."""
-    attributes: dict[tuple[str, str], Any] = {}
+Attributes = dict[tuple[str, int], dict[str, Any]]
+"""Attributes of modules and classes, by name and identity: two classes may have one name."""
+
+
+def library_attributes() -> Attributes:
+    """Return the attributes of the modules of loaded libraries, and of the classes in them."""
+    found: Attributes = {}
     for name, module in list(sys.modules.items()):
-        if module is None or name.partition(".")[0] not in LIBRARIES:
+        if module is None or not _is_of_library(name):
             continue
-        for attribute, value in list(vars(module).items()):
-            if attribute.startswith("_") or not callable(value):
+        found[name, id(module)] = attributes = dict(vars(module))
+        for attribute, value in attributes.items():
+            if attribute.startswith("_") or not callable(value) or not isinstance(value, type):
                 continue
-            attributes[name, attribute] = value
-            if isinstance(value, type) and value.__module__.partition(".")[0] in LIBRARIES:
-                for method, function in list(vars(value).items()):
-                    if callable(function) and (not method.startswith("_") or method in _DUNDERS):
-                        attributes[f"{value.__module__}.{value.__qualname__}", method] = function
-    return attributes
+            key = f"{value.__module__}.{value.__qualname__}", id(value)
+            if key not in found and _is_of_library(value.__module__):
+                found[key] = dict(vars(value))
+    return found
+
+
+def _is_of_library(name: str) -> bool:
+    return name.partition(".")[0] in LIBRARIES
 
 
 _DUNDERS = {"__init__", "__call__", "__getattr__"}
 
 
-def require_unpatched(before: dict[tuple[str, str], Any], subject: Subject) -> None:
+def require_unpatched(before: Attributes, subject: Subject) -> None:
     """Require that no function or class of a library was replaced; additions are allowed.
 
     A patch that was made before is recognised by its code, which is in the plugin's folder.
     """
-    after = library_attributes()
     plugin_folder = str(Path(subject.module.__file__).parent)
     replaced = [
-        f"{module}.{name}"
-        for (module, name), value in after.items()
-        if before.get((module, name), value) is not value
-        or _code_file(value).startswith(plugin_folder)
+        f"{key[0]}.{name}"
+        for key, attributes in library_attributes().items()
+        for name in _replaced(before.get(key, attributes), attributes, plugin_folder)
+        if not name.startswith("_") or name in _DUNDERS
     ]
     require(not replaced, f"it replaces {', '.join(sorted(replaced)[:5])}")
 
 
-def _code_file(value: Any) -> str:
-    code = vars(type(value)).get("__code__") and value.__code__
-    return code.co_filename if code else ""
+def _replaced(before: dict[str, Any], after: dict[str, Any], folder: str) -> Iterator[str]:
+    """Yield the names of functions and classes that differ or have their code in the folder."""
+    for name, value in after.items():
+        if type(value) is FunctionType and value.__code__.co_filename.startswith(folder):
+            yield name
+    # There are a hundred thousand attributes, so most are compared without a loop in Python.
+    if len(before) != len(after) or not all(map(is_, before.values(), after.values())):
+        for name, value in after.items():
+            if before.get(name, value) is not value and callable(value):
+                yield name
 
 
 def _import_needs(subject: Subject) -> None:
