@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+
+import pytest
 
 from tunesmith_torch.runtime.environment import DEFAULTS
 
@@ -84,37 +87,19 @@ for package in packages:
     for name in modules(package):
         importlib.import_module(name)
         names.append(name)
+
+
+def changes():
+    after, left = state(), attributes()
+    changed = [key for key in before if before[key] != after[key]]
+    return changed + [key for key, value in found.items() if left.get(key, value) is not value]
+
+
+by_imports = changes()
 exec(extra)
-after, left = state(), attributes()
-changed = [key for key in before if before[key] != after[key]]
-changed += [key for key, value in found.items() if left.get(key, value) is not value]
-print("\\x1d" + json.dumps([changed, names]))
+print("\\x1d" + json.dumps([names, by_imports, changes()]))
 '''
 PACKAGES = ("tunesmith_torch", "tunesmith_data", "tunesmith_plugins")
-
-
-def changes(extra: str = "") -> tuple[list[str], list[str]]:
-    """Import every module in a fresh process; return what that changed, and the modules."""
-    # A test before this one may have built a technique in this process, which sets them.
-    inherited = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(PACKAGES), extra],
-        env={**inherited, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    text = done.stdout.rpartition("\x1d")[2]
-    assert text, done.stderr[-3000:]
-    changed, names = json.loads(text)
-    return changed, names
-
-
-def test_importing_every_module_changes_nothing_outside() -> None:
-    changed, names = changes()
-    assert "tunesmith_torch.training.loop" in names
-    assert "tunesmith_plugins.techniques.lora.technique" in names
-    assert changed == []
 
 
 CHANGES = {
@@ -131,7 +116,40 @@ CHANGES = {
 """Code that changes something, by the name under which it is found."""
 
 
-def test_changes_are_found() -> None:
+@dataclass(frozen=True)
+class Imports:
+    """The report of a fresh process that imports every module and then makes ``CHANGES``."""
+
+    names: list[str]
+    """The modules."""
+    changes: list[str]
+    """Names of what the imports changed."""
+    later_changes: list[str]
+    """The same, after ``CHANGES``."""
+
+
+@pytest.fixture(scope="module")
+def imports() -> Imports:
+    # A test before this one may have built a technique in this process, which sets them.
+    inherited = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(PACKAGES), "\n".join(CHANGES.values())],
+        env={**inherited, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    text = done.stdout.rpartition("\x1d")[2]
+    assert text, done.stderr[-3000:]
+    return Imports(*json.loads(text))
+
+
+def test_importing_every_module_changes_nothing_outside(imports: Imports) -> None:
+    assert "tunesmith_torch.training.loop" in imports.names
+    assert "tunesmith_plugins.techniques.lora.technique" in imports.names
+    assert imports.changes == []
+
+
+def test_changes_are_found(imports: Imports) -> None:
     """The check above is not blind."""
-    changed, _ = changes("\n".join(CHANGES.values()))
-    assert set(CHANGES) <= set(changed)
+    assert set(CHANGES) <= set(imports.later_changes)
