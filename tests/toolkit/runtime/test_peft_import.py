@@ -7,10 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
+# Forked processes share the imports that take seconds.
+RUN_EACH = """
+import os, sys
+import tunesmith_torch.models.loading
+import tunesmith_torch.runtime.peft_import
+assert "bitsandbytes" not in sys.modules
+for name, program in zip(sys.argv[2::2], sys.argv[3::2]):
+    if os.fork() == 0:
+        exec(program)
+        os._exit(0)
+    _, status = os.wait()
+    assert status == 0, name
+"""
 ADAPT = """
 import sys
 from pathlib import Path
@@ -52,15 +63,15 @@ assert peft.helpers.bnb.functional is sys.modules["bitsandbytes"].functional
 """
 
 
-@pytest.mark.parametrize(
-    "program",
-    [ADAPT + QUANTIZE + HELPER, FIRST_USED_BY_PEFT],
-    ids=["a plain model, then a quantized one", "a helper of PEFT"],
-)
-def test_bitsandbytes_is_imported_when_it_is_used(program: str, tmp_path: Path) -> None:
+def test_bitsandbytes_is_imported_when_it_is_used(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
+    programs = {
+        "a plain model, then a quantized one": ADAPT + QUANTIZE + HELPER,
+        "a helper of PEFT": FIRST_USED_BY_PEFT,
+    }
+    arguments = [text for program in programs.items() for text in program]
     done = subprocess.run(
-        [sys.executable, "-c", program, str(folder)],
+        [sys.executable, "-c", RUN_EACH, str(folder), *arguments],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
