@@ -96,6 +96,7 @@ def samples() -> dict[str, dict[str, Any]]:
         "win-rate": {
             "run": str(tiny_model()),
             "reward": f"{write('reward.py', REWARD_FUNCTION)}:right",
+            "max_new_tokens": 16,
         },
         "reward-margin": {"run": str(tiny_model())},
         "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
