@@ -24,7 +24,7 @@ from tunesmith.testing.kit import BoundCheck, collect_checks
 
 ROOT = Path(__file__).parents[2]
 
-QUICK = {"epochs": 12.0, "batch_size": 4, "learning_rate": 1e-2}
+QUICK = {"epochs": 6.0, "batch_size": 4, "learning_rate": 1e-2}
 """Options with which a technique learns eight examples in a second."""
 
 REWARD_FUNCTION = """from tunesmith.testing.examples import CHATS, COMPLETIONS
@@ -39,7 +39,7 @@ def right(prompt, answer):
 
 
 STAGES = {
-    "supervised": {**QUICK, "epochs": 6.0},
+    "supervised": {**QUICK, "epochs": 3.0},
     # Two held-out pairs cannot show that a reward model is better than chance.
     "reward": {**QUICK, "epochs": 2.0, "gate": {"accept_weak": True}},
     "policy": {
