@@ -220,9 +220,9 @@ class TrainingStarted(Event, kind="training-started"):
     steps: int
     epochs: float
     rows: int
-    tokens: int
-    """Tokens per pass over the training part, with prompts, without padding."""
-    trained_tokens: int
+    tokens: int | None
+    """Tokens per pass over the data, without padding; None if they are not known in advance."""
+    trained_tokens: int | None
     """Those of the tokens that contribute to the loss."""
     trainable_parameters: int
     parameters: int
@@ -268,13 +268,13 @@ class CheckpointSaved(Event, kind="checkpoint-saved"):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFinished(Event, kind="training-finished"):
-    """Training has ended and the artifact is committed below the run folder."""
+    """Training has ended and the artifact is committed; token counts are None if not known."""
 
     stage: str = ""
     technique: str
     steps: int
-    tokens: int
-    trained_tokens: int
+    tokens: int | None
+    trained_tokens: int | None
     seconds: float
     """Seconds of this process only. The steps hold those of earlier processes of a resumed run."""
     peak_memory_bytes: int
@@ -283,6 +283,8 @@ class TrainingFinished(Event, kind="training-finished"):
     format: Literal["adapter", "model"]
     is_text_model: bool = True
     """False if the artifact cannot generate text, as a reward model."""
+    affected_rows: dict[str, int] = field(default_factory=dict)
+    """Numbers of rows that were left out of training or changed, by cause."""
 
     def with_path_prefix(self, folder: str) -> Event:
         return dataclasses.replace(self, artifact=f"{folder}/{self.artifact}")

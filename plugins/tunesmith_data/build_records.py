@@ -77,9 +77,10 @@ def build_preference(view: RowView) -> Record:
 def _exchange(view: RowView, history: tuple[Message, ...], prompt: str, answer: str) -> Record:
     """Return the simplest record that holds a question and its answer."""
     require_not_blank(answer, "answer")
-    message = _answer(view, answer)
-    messages = view.open_conversation((*history, Message("user", prompt), message))
-    if view.label() is None and messages == (Message("user", prompt), Message("assistant", answer)):
+    user, message = Message("user", prompt), _answer(view, answer)
+    messages = view.open_conversation((*history, user, message))
+    is_plain = messages == (user, message) and message == Message("assistant", answer)
+    if is_plain and view.label() is None:
         return Completion(source=view.source, prompt=prompt, completion=answer)
     return _record(view, messages)
 

@@ -101,6 +101,8 @@ def split_answer(message: Message) -> Message:
         raise RowError("an answer has two reasonings, one of them between <think> marks")
     calls = message.tool_calls
     text, calls = (text, calls) if calls else split_inline_calls(text)
+    if text == message.content and calls == message.tool_calls:
+        return message
     return replace(
         message, content=text, reasoning=reasoning or message.reasoning, tool_calls=calls
     )

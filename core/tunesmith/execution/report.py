@@ -178,6 +178,7 @@ class Report:
             return {}
         seconds = sum(step.seconds for step in steps)
         tokens = sum(step.tokens for step in steps)
+        metrics = sorted({name for step in steps for name in step.metrics})
         return {
             "technique": start.technique,
             "steps": len(steps),
@@ -197,10 +198,9 @@ class Report:
             "losses": [step.loss for step in steps],
             "learning_rates": [step.learning_rate for step in steps],
             "gradient_norms": [step.gradient_norm for step in steps],
-            "metrics": {
-                name: [step.metrics.get(name) for step in steps] for name in _metric_names(steps)
-            },
+            "metrics": {name: [step.metrics.get(name) for step in steps] for name in metrics},
             "artifact": end.artifact if end else None,
+            "affected_rows": end.affected_rows if end else {},
             "monitored": [
                 {"step": event.step, "best": event.best, **event.metrics}
                 for (name, _), event in sorted(self.monitored.items())
@@ -221,10 +221,6 @@ def metric_label(measured: Iterable[Measured], evaluator: str, metric: str) -> s
     """Return a metric's name, after the evaluator's id if several evaluators measure it."""
     measuring = {event.evaluator for event in measured if event.metric == metric}
     return f"{evaluator}: {metric}" if len(measuring) > 1 else metric
-
-
-def _metric_names(steps: list[StepFinished]) -> list[str]:
-    return sorted({name for step in steps for name in step.metrics})
 
 
 def _current_verdict(verdict: JSON) -> JSON:

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from tunesmith.records import (
 )
 from tunesmith_torch.data.chat_format import ChatFormat
 from tunesmith_torch.data.conversation import RenderedConversation, TemplateLimitError
+from tunesmith_torch.data.example_store import ExampleStoreBuilder
 from tunesmith_torch.data.message_fields import answer_of, without_label
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
 from tunesmith_torch.data.packing import Example
@@ -53,8 +54,6 @@ from tunesmith_torch.data.tokenized_records import (
     TokenizedRecordsBuilder,
     build_example,
     left_out,
-    split_text,
-    truncate_prompt,
 )
 from tunesmith_torch.options.training import TEMPLATE_DATE, TrainingOptions
 
@@ -127,6 +126,12 @@ class Template:
                 "token",
             )
         return cls(tokenizer, encoder, chat)
+
+    def copy(self) -> Template:
+        """Return an equal template with a tokenizer of its own, for another thread."""
+        tokenizer = copy.deepcopy(self.tokenizer)
+        encoder = replace(self.encoder, tokenizer=tokenizer)
+        return Template(tokenizer, encoder, self.chat and replace(self.chat, encoder=encoder))
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -224,7 +229,12 @@ class Template:
         return tokenized.examples
 
     def tokenize_records(
-        self, records: Iterable[Record], max_length: int, *, truncate_prompts: bool = False
+        self,
+        records: Iterable[Record],
+        max_length: int,
+        *,
+        truncate_prompts: bool = False,
+        folder: Path | None = None,
     ) -> TokenizedRecords:
         """Return the records as examples of at most ``max_length`` tokens, and those left out.
 
@@ -232,25 +242,28 @@ class Template:
         conversation that is too long is left out, or, with ``truncate_prompts``, loses the oldest
         part of its prompt. The last answer is always kept complete, because a truncated answer
         teaches the model to stop too early.
+
+        With ``folder`` the examples are written to files there, and mapped into memory.
         """
-        builder = TokenizedRecordsBuilder()
-        rows = iter(records)
+        builder = TokenizedRecordsBuilder(
+            max_length, truncate_prompts, self.encoder.bos_ids, ExampleStoreBuilder(folder)
+        )
+        rows, number = iter(records), count()
         while batch := list(islice(rows, _RECORDS_PER_CALL)):
-            pending: list[tuple[Record, list[TextSpan]]] = []
-            for record, spans_of_examples in self._spans_of_records(batch):
+            pending: list[tuple[int, Record, list[TextSpan]]] = []
+            for (record, spans_of_examples), index in zip(
+                self._spans_of_records(batch), number, strict=False
+            ):
                 if isinstance(spans_of_examples, DataError):
                     builder.leave_out(record, spans_of_examples)
                     continue
-                pending += [(record, spans) for spans in spans_of_examples]
-                builder.with_control_tokens += any(
-                    s.literal and self._is_control(s.text) for s in spans_of_examples[0]
-                )
-            encoded = self.encoder.encode([spans for _, spans in pending])
-            for (record, spans), ids in zip(pending, encoded, strict=True):
-                self._add_example(
-                    builder, record, build_example(spans, ids), max_length, truncate_prompts
-                )
-        return TokenizedRecords(**vars(builder))
+                pending += [(index, record, spans) for spans in spans_of_examples]
+                if any(s.literal and self._is_control(s.text) for s in spans_of_examples[0]):
+                    builder.with_control_tokens.append(index)
+            encoded = self.encoder.encode([spans for *_, spans in pending])
+            for (index, record, spans), ids in zip(pending, encoded, strict=True):
+                builder.add(index, record, build_example(spans, ids))
+        return builder.build()
 
     def find_problems(self, records: Iterable[Record]) -> Iterator[LeftOut]:
         """Yield the records that cannot be rendered, without tokenizing them.
@@ -264,28 +277,6 @@ class Template:
             for record, spans in self._spans_of_records([*map(without_label, batch), *rejected]):
                 if isinstance(spans, DataError):
                     yield left_out(record, spans)
-
-    def _add_example(
-        self,
-        builder: TokenizedRecordsBuilder,
-        record: Record,
-        example: Example,
-        max_length: int,
-        truncate_prompts: bool,
-    ) -> None:
-        bos_ids = self.encoder.bos_ids
-        if len(example) <= max_length:
-            builder.examples.append(example)
-        elif isinstance(record, Text):
-            builder.examples += split_text(example, max_length, len(bos_ids))
-            builder.split_texts += 1
-        elif truncate_prompts and (truncated := truncate_prompt(example, max_length, bos_ids)):
-            builder.examples.append(truncated)
-            builder.truncated += 1
-        else:
-            detail = f"{len(example)} tokens, {max_length} are allowed"
-            cause = "row is too long"
-            builder.left_out.append(LeftOut(where=record.source, cause=cause, detail=detail))
 
     def _is_control(self, text: str) -> bool:
         return self.encoder.control_pattern.search(text) is not None

@@ -95,6 +95,7 @@ class SpanEncoder:
             texts,
             add_special_tokens=False,
             return_attention_mask=False,
+            return_token_type_ids=False,
             split_special_tokens=literal,
             verbose=False,
         )["input_ids"]

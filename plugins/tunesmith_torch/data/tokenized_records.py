@@ -10,7 +10,8 @@ import numpy as np
 
 from tunesmith.contracts import LeftOut
 from tunesmith.errors import DataError
-from tunesmith.records import Record
+from tunesmith.records import Record, Text
+from tunesmith_torch.data.example_store import ExampleStore, ExampleStoreBuilder
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.tokenization import TextSpan
 
@@ -19,40 +20,69 @@ from tunesmith_torch.data.tokenization import TextSpan
 class TokenizedRecords:
     """The examples of some records, with an account of every record that did not fit."""
 
-    examples: Sequence[Example]
+    examples: ExampleStore
     left_out: Sequence[LeftOut]
     """Records without an example, and the reason for each."""
-    truncated: int = 0
-    """Number of examples whose prompt lost its oldest part. Answers are never truncated."""
-    split_texts: int = 0
-    """Number of texts that were longer than an example may be and became several."""
-    with_control_tokens: int = 0
-    """Number of records whose text spells a control token; it was encoded as plain text."""
+    truncated: Sequence[int] = ()
+    """Records whose prompt lost its oldest part, by index. Answers are never truncated."""
+    split_texts: Sequence[int] = ()
+    """Texts that were longer than an example may be and became several."""
+    with_control_tokens: Sequence[int] = ()
+    """Records whose text spells a control token; it was encoded as plain text."""
 
     @property
     def tokens(self) -> int:
         """Tokens in one pass over the examples, prompts included."""
-        return sum(len(example.ids) for example in self.examples)
+        return self.examples.tokens
 
     @property
     def trained_tokens(self) -> int:
         """Tokens that contribute to the loss in one pass over the examples."""
-        return sum(int(np.count_nonzero(example.trained)) for example in self.examples)
+        return self.examples.trained_tokens
 
 
 @dataclass
 class TokenizedRecordsBuilder:
     """The fields of :class:`TokenizedRecords` while records are being tokenized."""
 
-    examples: list[Example] = field(default_factory=list)
+    max_length: int
+    truncate_prompts: bool
+    bos_ids: tuple[int, ...]
+    examples: ExampleStoreBuilder = field(default_factory=ExampleStoreBuilder)
     left_out: list[LeftOut] = field(default_factory=list)
-    truncated: int = 0
-    split_texts: int = 0
-    with_control_tokens: int = 0
+    truncated: list[int] = field(default_factory=list)
+    split_texts: list[int] = field(default_factory=list)
+    with_control_tokens: list[int] = field(default_factory=list)
+
+    def add(self, index: int, record: Record, example: Example) -> None:
+        """Add an example of the record with this index: as it is, in parts, shortened, or not."""
+        limit = self.max_length
+        if len(example) <= limit:
+            self.examples.append(index, example)
+        elif isinstance(record, Text):
+            self.examples.extend(index, split_text(example, limit, len(self.bos_ids)))
+            self.split_texts.append(index)
+        elif self.truncate_prompts and (cut := truncate_prompt(example, limit, self.bos_ids)):
+            self.examples.append(index, cut)
+            self.truncated.append(index)
+        else:
+            detail = f"{len(example)} tokens, {limit} are allowed"
+            cause = "row is too long"
+            self.left_out.append(LeftOut(where=record.source, cause=cause, detail=detail))
 
     def leave_out(self, record: Record, error: DataError) -> None:
         """Record the reason why a record gives no example."""
         self.left_out.append(left_out(record, error))
+
+    def build(self) -> TokenizedRecords:
+        """Return the records that were tokenized."""
+        return TokenizedRecords(
+            examples=self.examples.build(),
+            left_out=self.left_out,
+            truncated=self.truncated,
+            split_texts=self.split_texts,
+            with_control_tokens=self.with_control_tokens,
+        )
 
 
 def left_out(record: Record, error: DataError) -> LeftOut:

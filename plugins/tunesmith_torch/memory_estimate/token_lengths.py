@@ -10,6 +10,7 @@ import numpy as np
 
 from tunesmith.contracts import EstimateRequest
 from tunesmith.records import Preference, Record, UnpairedPreference, last_exchange
+from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.packing import Example, pack, padded_batches
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.workload import (
@@ -20,6 +21,7 @@ from tunesmith_torch.memory_estimate.workload import (
     RowLengths,
     Workload,
     build_workload,
+    repeat_rows,
 )
 from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.optim.schedule import BatchOrder
@@ -42,16 +44,20 @@ def exact_workload(
         return None
     template = Template.from_options(load_tokenizer(request.tokenizer), options)
     limit = min(options.max_length, context_length)
-    rows, left_out, common_prefix_tokens = _tokenize_rows(
-        template, request.train, limit, grouping, options
+    train, heldout = sample_if_large(request.train), sample_if_large(request.heldout)
+    sample, left_out, common_prefix_tokens = _tokenize_rows(
+        template, train, limit, grouping, options
     )
-    if not rows:
+    if not sample:
         return None
+    rows = repeat_rows(sample, len(request.train) / len(train))
     kinds = Preference | UnpairedPreference
-    preferences = [record for record in request.heldout if isinstance(record, kinds)]
-    others = [record for record in request.heldout if not isinstance(record, kinds)]
+    preferences = [record for record in heldout if isinstance(record, kinds)]
+    others = [record for record in heldout if not isinstance(record, kinds)]
     examples = template.tokenize_records(others, context_length).examples
     notes = [f"{left_out} rows do not fit and are left out"] if left_out else []
+    if len(train) < len(request.train):
+        notes = [f"lengths are those of {len(train):,} rows of {len(request.train):,}"]
     workload = build_workload(
         options,
         rows,

@@ -22,6 +22,7 @@ from tunesmith.records import (
     UnpairedPreference,
     last_exchange,
 )
+from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import TrainingOptions
 
@@ -147,14 +148,16 @@ def guess_workload(
             options, request.assumed or DEFAULT_ASSUMPTIONS, limit, request.seed, grouping
         )
     few, usual, many = CHARACTERS_PER_TOKEN
+    train, heldout_sample = sample_if_large(request.train), sample_if_large(request.heldout)
     if grouping.sampled_completions is None:
-        guesses = [_guess_lengths(_character_counts(record), usual) for record in request.train]
+        guesses = [_guess_lengths(_character_counts(record), usual) for record in train]
     else:
-        prompts = dict.fromkeys(last_exchange(record)[0] for record in request.train)
+        prompts = dict.fromkeys(last_exchange(record)[0] for record in train)
         guesses = [_guess_lengths((_prompt_characters(prompt), ()), usual) for prompt in prompts]
-    rows = [grouping.row_lengths(*lengths).truncated_to(limit) for lengths in guesses]
-    heldout = tuple(_guess_lengths(_character_counts(record), usual) for record in request.heldout)
-    mean = sum(map(grouping.token_count, rows)) / len(rows)
+    sample = [grouping.row_lengths(*lengths).truncated_to(limit) for lengths in guesses]
+    rows = repeat_rows(sample, len(request.train) / len(train))
+    heldout = tuple(_guess_lengths(_character_counts(record), usual) for record in heldout_sample)
+    mean = sum(map(grouping.token_count, sample)) / len(sample)
     note = (
         f"lengths are guessed from characters, {usual} to a token; {few} to {many} are usual: "
         "with the model's tokenizer at hand they would be exact"
@@ -168,6 +171,12 @@ def guess_workload(
         heldout=heldout,
         notes=(note,),
     )
+
+
+def repeat_rows(sample: Sequence[RowLengths], factor: float) -> list[RowLengths]:
+    """Return ``factor`` times as many rows, with the lengths of a sample."""
+    count = round(len(sample) * factor)
+    return [sample[number * len(sample) // count] for number in range(count)]
 
 
 def assume_workload(

@@ -338,3 +338,12 @@ class SupervisedOptions(TrainingOptions):
             "the row out."
         ),
     )
+    max_left_out: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description=(
+            "Share of rows above which the run stops because they are too long, or refused by the "
+            "chat template."
+        ),
+    )

@@ -33,14 +33,19 @@ MAX_SUFFIX_TOKENS = 1024
 
 
 def shared_prefix_length(
-    examples: Sequence[Example], model: nn.Module, report: Report = lambda text: None
+    examples: Sequence[Example],
+    model: nn.Module,
+    report: Report = lambda text: None,
+    longest_row: int = 0,
 ) -> int:
     """Return the tokens of the prefix that this model computes once, 0 if it cannot share one.
 
-    ``report`` receives the reason if there is a prefix that cannot be shared.
+    ``longest_row``: tokens of the longest row, if the examples are only a sample. ``report``
+    receives the reason if there is a prefix that cannot be shared.
     """
     P = common_prefix_length(examples)
-    return P if P and can_share_prefix(model, max(map(len, examples)), report) else 0
+    longest = max(longest_row, *map(len, examples)) if P else 0
+    return P if P and can_share_prefix(model, longest, report) else 0
 
 
 def common_prefix_length(examples: Sequence[Example]) -> int:
@@ -51,18 +56,26 @@ def common_prefix_length(examples: Sequence[Example]) -> int:
     """
     if len(examples) < 2:
         return 0
-    first = np.asarray(examples[0].ids)
-    P = len(first)
-    for example in examples:
-        ids, trained = np.asarray(example.ids)[:P], np.asarray(example.trained, dtype=bool)
-        same = ids == first[: len(ids)]
-        P = min(P, len(ids) if same.all() else int(np.argmin(same)), int(np.argmax(trained)) - 1)
-        if P <= 0:
-            return 0
+    P = limit_prefix(examples, len(examples[0]))
     lengths = [len(example.ids) for example in examples]
     shared = P * len(lengths)
     pays = MIN_PREFIX_SHARE * sum(lengths) <= shared and max(lengths) - P <= MAX_SUFFIX_TOKENS
     return P if pays else 0
+
+
+def limit_prefix(examples: Sequence[Example], P: int) -> int:
+    """Return how many of the first ``P`` tokens these examples share, without trained ones.
+
+    Weights of tokens have no place in the layout with a prefix: examples with weights share 0.
+    """
+    first = np.asarray(examples[0].ids)[:P]
+    for example in examples:
+        ids, trained = np.asarray(example.ids)[:P], np.asarray(example.trained, dtype=bool)
+        same = ids == first[: len(ids)]
+        P = min(P, len(ids) if same.all() else int(np.argmin(same)), int(np.argmax(trained)) - 1)
+        if P <= 0 or example.weights is not None:
+            return 0
+    return P
 
 
 def collate_with_prefix(

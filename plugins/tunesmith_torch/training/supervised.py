@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
 from tunesmith.events import Notice
+from tunesmith_torch.data.large_data import is_large, sample_evenly
 from tunesmith_torch.data.packing import (
     Example,
     MicroBatch,
@@ -20,30 +22,45 @@ from tunesmith_torch.data.packing import (
     pad_to_multiple,
     padded_batches,
 )
+from tunesmith_torch.data.streamed_examples import StreamedExamples, Tokenization
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.kernels.tree_attention import TreeLayout
 from tunesmith_torch.losses.rows_alone import loss_of_rows
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
 from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import SupervisedOptions
-from tunesmith_torch.prefix.common_prefix import collate_with_prefix, shared_prefix_length
+from tunesmith_torch.prefix.common_prefix import (
+    collate_with_prefix,
+    limit_prefix,
+    shared_prefix_length,
+)
 from tunesmith_torch.prefix.prefix_check import Report
+from tunesmith_torch.training.left_out_rows import (
+    StreamAccount,
+    check_share,
+    count_affected,
+    report_left_out,
+)
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 from tunesmith_torch.training.token_digest import Row
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 Layout = tuple[MicroBatch, TreeLayout | None]
 """A micro-batch, and the tree of its rows if they share a common prefix (else None)."""
+SupervisedData: TypeAlias = TokenizedRecords | StreamedExamples
+"""All examples, or, of large data, examples that are tokenized when they are needed."""
+_NOT_COUNTED = -1
 
 
 class NextTokenObjective:
     """Negative log-likelihood summed over the trained tokens, divided by their number in the batch.
 
     A token is trained if its role contributes to the loss (``Example.trained``): usually the
-    completion and the token that ends it. If all rows begin with the same tokens, a system prompt
-    for example, each micro-batch computes this common prefix once
-    (:mod:`tunesmith_torch.prefix.common_prefix`).
+    completion and the token that ends it. If the rows of a sample begin with the same tokens, a
+    system prompt for example, each micro-batch computes this common prefix once, as far as its rows
+    have it (:mod:`tunesmith_torch.prefix.common_prefix`).
     """
 
     def __init__(
@@ -54,34 +71,49 @@ class NextTokenObjective:
         packing: bool,
         rows_alone: bool = False,
         report: Report = lambda text: None,
+        load: Callable[[Sequence[int]], None] = lambda rows: None,
     ) -> None:
-        """``report`` receives the reason if the rows' common prefix cannot be shared."""
+        """``load`` is called before the examples of rows are read.
+
+        ``report`` receives the reason if the rows' common prefix cannot be shared.
+        """
+        self._adapted = adapted
         self._model = adapted.model
         self._device = adapted.base.model.device
         self._examples = examples
         self._packing = packing
         self._rows_alone = rows_alone
-        self._lengths = np.array([len(example.ids) for example in examples])
-        # The first token of a row has no token before it that could predict it.
-        self._trained = np.array([int(np.sum(e.trained)) - bool(e.trained[0]) for e in examples])
-        self._loss_weights = np.array(
-            [_loss_weight(e, count) for e, count in zip(examples, self._trained, strict=True)]
-        )
-        # The layout with a common prefix has no weights of tokens.
-        can_share = packing and all(example.weights is None for example in examples)
-        with adapted.autocast():
-            self.prefix_length = (
-                shared_prefix_length(examples, adapted.model, report) if can_share else 0
-            )
+        self._load = load
+        self._lengths = np.full(len(examples), _NOT_COUNTED)
+        self._trained = np.zeros(len(examples), np.int64)
+        self._loss_weights = np.zeros(len(examples))
+        self.prefix_length = self._find_prefix(report) if packing else 0
+        """Tokens with which the rows of a sample begin, and which each micro-batch may share."""
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    def _find_prefix(self, report: Report) -> int:
+        rows = sample_evenly(range(len(self)))
+        self._load(rows)
+        sample = [example for row in rows if len(example := self._examples[row])]
+        with self._adapted.autocast():
+            return shared_prefix_length(sample, self._model, report, _longest_row(self._examples))
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
         """Return the tokens of the rows; the loss is divided by the weights of the trained ones.
 
         Without weights in the data, that is their number.
         """
+        new = [row for row in rows if self._lengths[row] == _NOT_COUNTED]
+        if new:
+            self._load(rows)
+        for row in new:
+            example = self._examples[row]
+            self._lengths[row] = len(example)
+            # The first token of a row has no token before it that could predict it.
+            self._trained[row] = np.count_nonzero(np.asarray(example.trained)[1:])
+            self._loss_weights[row] = _loss_weight(example, self._trained[row])
         trained = int(self._trained[rows].sum())
         tokens = int(self._lengths[rows].sum())
         divisor = float(self._loss_weights[rows].sum())
@@ -91,19 +123,27 @@ class NextTokenObjective:
         """Return the rows: nothing needs to be prepared."""
         return rows
 
+    def is_counted(self, rows: Sequence[int]) -> bool:
+        """Return True if the rows were part of a batch of this process."""
+        return bool((self._lengths[rows] != _NOT_COUNTED).all())
+
     def start_update(self) -> None:
         """Do nothing: :meth:`loss` records no metrics."""
 
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[Layout]:
         """Pack the rows end to end, or pad them, at most ``budget`` tokens in each micro-batch."""
-        rows = prepared
+        self._load(prepared)
+        rows = [row for row in prepared if len(self._examples[row])]
         if not rows:
             return []
-        lengths = self._lengths[rows] - self.prefix_length
+        prefix = self.prefix_length
+        if prefix:
+            prefix = limit_prefix([self._examples[row] for row in rows], prefix)
+        lengths = np.array([len(self._examples[row]) for row in rows]) - prefix
         split = pack if self._packing else padded_batches
         # A row that is longer than the budget gets a separate micro-batch.
-        bins = split(lengths, max(budget - self.prefix_length, int(lengths.max())))
-        return [self._layout([rows[i] for i in members]) for members in bins]
+        bins = split(lengths, max(budget - prefix, int(lengths.max())))
+        return [self._layout([rows[i] for i in members], prefix) for members in bins]
 
     def loss(self, micro_batch: Layout) -> Tensor:
         """Return nats summed over the trained tokens of the micro-batch."""
@@ -114,9 +154,9 @@ class NextTokenObjective:
         hidden_ND = hidden_at_targets(self._model, batch, attention_kwargs=attention_kwargs)
         return get_lm_head(self._model).loss(hidden_ND, batch)
 
-    def _layout(self, rows: Sequence[int]) -> Layout:
-        if self.prefix_length:
-            return collate_with_prefix(self._examples, rows, self.prefix_length)
+    def _layout(self, rows: Sequence[int], prefix: int) -> Layout:
+        if prefix:
+            return collate_with_prefix(self._examples, rows, prefix)
         return pad_to_multiple(collate(self._examples, rows, packed=self._packing)), None
 
     def metrics(self) -> dict[str, float]:
@@ -124,77 +164,152 @@ class NextTokenObjective:
         return {}
 
 
-def _loss_weight(example: Example, trained: int) -> float:
+def _longest_row(examples: Sequence[Example]) -> int:
+    """Return the tokens of the longest row, or an upper bound."""
+    if isinstance(examples, StreamedExamples):
+        return examples.longest
+    return max(map(len, examples), default=0)
+
+
+def _loss_weight(example: Example, trained: float) -> float:
     """Return the sum of the weights of an example's trained tokens, without its first token."""
     if example.weights is None:
-        return float(trained)
+        return trained
     return float(np.asarray(example.weights)[1:][np.asarray(example.trained)[1:]].sum())
 
 
-class SupervisedTask(TrainingTask[TokenizedRecords]):
+class SupervisedTask(TrainingTask[SupervisedData]):
     """Train on the next tokens of conversations, completions and texts."""
 
     can_compute_rows_alone = True
 
-    def tokenize(self, job: Job[Any], template: Template, limit: int) -> TokenizedRecords:
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> SupervisedData:
         options: SupervisedOptions = job.config
-        examples = template.tokenize_records(
-            job.train, limit, truncate_prompts=options.truncate_prompts
-        )
-        return _require_examples(job, examples, limit)
+        if not is_large(job.train):
+            examples = template.tokenize_records(
+                job.train, limit, truncate_prompts=options.truncate_prompts
+            )
+            return _check(job, examples, limit)
+        tokenization = Tokenization(template.copy(), limit, options.truncate_prompts)
+        streamed = StreamedExamples.from_records(tokenization, job.train)
+        if streamed is not None:
+            return _check_streamed(job, streamed)
+        with TemporaryDirectory(prefix="tunesmith-") as folder:
+            examples = template.tokenize_records(
+                job.train, limit, truncate_prompts=options.truncate_prompts, folder=Path(folder)
+            )
+        return _check(job, examples, limit)
 
-    def longest_row(self, data: TokenizedRecords, limit: int) -> int:
-        return max(len(example) for example in data.examples)
+    def longest_row(self, data: SupervisedData, limit: int) -> int:
+        return _longest_row(data if isinstance(data, StreamedExamples) else data.examples)
 
-    def token_rows(self, data: TokenizedRecords, template: Template) -> Iterator[Row]:
-        for example in data.examples:
+    def token_rows(self, data: SupervisedData, template: Template) -> Iterator[Row]:
+        if isinstance(data, StreamedExamples):
+            rows = sample_evenly(range(len(data)))
+            data.load(rows)
+            examples: Sequence[Example] = [data[row] for row in rows]
+        else:
+            examples = data.examples
+        for example in examples:
             yield example.ids
             yield example.trained
 
-    def prepare(self, session: Session, data: TokenizedRecords) -> Prepared:
-        adapted, options = session.adapted, session.options
-        objective = NextTokenObjective(
-            adapted,
-            data.examples,
-            packing=options.packing,
-            rows_alone=session.layout.kind == "alone",
-            report=session.report,
-        )
+    def prepare(self, session: Session, data: SupervisedData) -> Prepared:
+        if isinstance(data, StreamedExamples):
+            return _prepare_streamed(session, data)
+        objective = _objective(session, data.examples)
         totals = BatchCounts(data.tokens, data.trained_tokens, data.trained_tokens)
+        details = {"prefix_tokens": objective.prefix_length}
         return Prepared(
-            objective, adapted, totals, details={"prefix_tokens": objective.prefix_length}
+            objective,
+            session.adapted,
+            totals,
+            details=details,
+            affected_rows=lambda: count_affected(data),
         )
 
 
-def _require_examples(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRecords:
-    """Report the rows that are left out or changed; refuse data of which nothing is left."""
+def _objective(
+    session: Session,
+    examples: Sequence[Example],
+    load: Callable[[Sequence[int]], None] = lambda rows: None,
+) -> NextTokenObjective:
+    return NextTokenObjective(
+        session.adapted,
+        examples,
+        packing=session.options.packing,
+        rows_alone=session.layout.kind == "alone",
+        report=session.report,
+        load=load,
+    )
+
+
+def _prepare_streamed(session: Session, examples: StreamedExamples) -> Prepared:
+    """Return the objective over streamed examples, and tokenize the first batches."""
+    job, options = session.job, session.options
+    account = StreamAccount(job, examples, options.max_left_out)
+    objective = _objective(session, examples, account.load)
+    order = BatchOrder.from_options(len(examples), options, job.seed)
+    newest = job.checkpoints.newest()
+    examples.prefetch(rows for _, rows in order.batches(newest.step if newest else 0))
+
+    def count_tokens() -> tuple[int, int] | None:
+        batches = [rows for _, rows in order.batches()]
+        if not all(map(objective.is_counted, batches)):
+            return None  # an earlier process has trained on some
+        counts = [objective.counts(rows) for rows in batches]
+        return sum(c.tokens for c in counts), sum(c.trained_tokens for c in counts)
+
+    return Prepared(
+        objective,
+        session.adapted,
+        None,
+        details={"prefix_tokens": objective.prefix_length, "streamed": True},
+        count_tokens=count_tokens,
+        affected_rows=lambda: count_affected(examples),
+    )
+
+
+def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRecords:
+    """Report the rows that are left out or changed.
+
+    Raises:
+        DataError: nothing is left to learn from, or too many rows are left out.
+    """
+    report_left_out(job, examples.left_out)
     for notice in _notices(examples, limit):
         job.emit(notice)
-    if not examples.examples:
+    if not len(examples.examples):
         first = examples.left_out[0] if examples.left_out else None
         raise DataError(
             first.where if first else "data",
             f"no row can be learned from: {first.cause}, {first.detail}" if first else "no rows",
             hint=f"rows may have {limit} tokens (technique.max_length, and the model's context)",
         )
+    check_share(examples.left_out, len(job.train), job.config.max_left_out)
+    return examples
+
+
+def _check_streamed(job: Job[Any], examples: StreamedExamples) -> StreamedExamples:
+    """Report the rows that are left out in advance, and that others may follow."""
+    left_out = list(examples.left_out.values())
+    if job.checkpoints.newest() is None:  # else the file has the rows that were found later, too
+        report_left_out(job, left_out)
+    check_share(left_out, len(job.train), job.config.max_left_out)
+    text = f"{len(examples):,} rows are tokenized while training needs them, as the data is large"
+    job.emit(Notice(level="info", source="data", message=text))
     return examples
 
 
 def _notices(examples: TokenizedRecords, limit: int) -> Iterator[Notice]:
-    causes = Counter(row.cause for row in examples.left_out)
-    for cause, count in causes.items():
-        first = next(row for row in examples.left_out if row.cause == cause)
-        text = f"{count} rows are left out of training: {cause}; first: {first.where}"
-        yield Notice(level="warning", source="data", message=f"{text} ({first.detail})")
     if examples.truncated:
-        text = f"{examples.truncated} prompts were shortened to fit {limit} tokens"
+        text = f"{len(examples.truncated)} prompts were shortened to fit {limit} tokens"
         yield Notice(level="warning", source="data", message=text)
     if examples.split_texts:
-        text = (
-            f"{examples.split_texts} texts were longer than {limit} tokens and became several rows"
-        )
+        count = len(examples.split_texts)
+        text = f"{count} texts were longer than {limit} tokens and became several rows"
         yield Notice(level="info", source="data", message=text)
     if examples.with_control_tokens:
-        count = examples.with_control_tokens
+        count = len(examples.with_control_tokens)
         text = f"{count} rows contain control tokens as text; they stay plain text"
         yield Notice(level="info", source="data", message=text)

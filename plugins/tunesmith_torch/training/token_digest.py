@@ -1,7 +1,8 @@
 """The digest of a job's token ids: a resumed run trains on the ids that it started with.
 
 The core compares rows, options and the files of the base model. Token ids also depend on the text
-of a chat template's file, on the tokenizer's library, and on whatever else a template reads.
+of a chat template's file, on the tokenizer's library, and on whatever else a template reads. Of
+large data a sample is compared.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from tunesmith.contracts import Job
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
+from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.options.training import TrainingOptions
 
@@ -75,6 +77,7 @@ def _digest_inputs(job: Job[Any]) -> str:
     digest = hashlib.sha256(repr(sorted(options.model_dump(include=_OPTIONS).items())).encode())
     for file in sorted(path for name in _TOKENIZER_FILES for path in job.model.glob(name)):
         digest.update(file.read_bytes() if file.is_file() else b"")
-    for record in job.train:
+    digest.update(f"{len(job.train)}\n".encode())
+    for record in sample_if_large(job.train):
         digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

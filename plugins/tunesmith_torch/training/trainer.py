@@ -116,17 +116,19 @@ class Prepared:
     objective: Objective
     adapted: AdaptedModel
     """The model in training: that of the session, or one with a head around it."""
-    totals: BatchCounts
-    """Counts of all rows, for the first event."""
+    totals: BatchCounts | None
+    """Counts of all rows, for the first event; None if they are not known yet."""
     details: JSON = field(default_factory=dict)
     """Facts about the objective, for the first event."""
     monitor: TrainingMonitor = NO_MONITOR
     run_loop: RunLoop = run_training_loop
-    count_tokens: Callable[[], tuple[int, int]] | None = None
-    """Return the tokens computed, and those with a loss, once training is over.
+    count_tokens: Callable[[], tuple[int, int] | None] | None = None
+    """Return the tokens computed, and those with a loss, once training is over, if it knows them.
 
     None: they are the counts of the rows of all steps.
     """
+    affected_rows: Callable[[], dict[str, int]] = dict
+    """Return the numbers of rows that were left out or changed, by cause."""
     write_extra: Callable[[Path], None] | None = None
     """Writes further files into the artifact's folder."""
     is_text_model: bool = True
@@ -312,8 +314,8 @@ def _training_started_event(
         steps=order.steps,
         epochs=options.epochs,
         rows=len(prepared.objective),
-        tokens=prepared.totals.tokens,
-        trained_tokens=prepared.totals.trained_tokens,
+        tokens=prepared.totals.tokens if prepared.totals else None,
+        trained_tokens=prepared.totals.trained_tokens if prepared.totals else None,
         trainable_parameters=adapted.num_trainable_parameters,
         parameters=adapted.num_parameters,
         device=str(adapted.base.model.device),
@@ -334,12 +336,7 @@ def _training_started_event(
 def _training_finished_event(
     session: Session, prepared: Prepared, order: BatchOrder, artifact: Artifact, seconds: float
 ) -> TrainingFinished:
-    if prepared.count_tokens is not None:
-        tokens, trained_tokens = prepared.count_tokens()
-    else:
-        counts = [prepared.objective.counts(rows) for _, rows in order.batches()]
-        tokens = sum(count.tokens for count in counts)
-        trained_tokens = sum(count.trained_tokens for count in counts)
+    tokens, trained_tokens = _count_tokens(prepared, order)
     return TrainingFinished(
         stage=session.job.stage,
         technique=session.job.technique,
@@ -351,4 +348,13 @@ def _training_finished_event(
         artifact=str(artifact.path.relative_to(session.job.out)),
         format=artifact.format,
         is_text_model=prepared.is_text_model,
+        affected_rows=prepared.affected_rows(),
     )
+
+
+def _count_tokens(prepared: Prepared, order: BatchOrder) -> tuple[int | None, int | None]:
+    """Return the tokens of all steps, and those with a loss; None if they are not known."""
+    if prepared.count_tokens is not None:
+        return prepared.count_tokens() or (None, None)
+    counts = [prepared.objective.counts(rows) for _, rows in order.batches()]
+    return sum(count.tokens for count in counts), sum(count.trained_tokens for count in counts)

@@ -7,6 +7,7 @@ import pytest
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
 from tunesmith_torch.data.chat_format import ChatFormat
+from tunesmith_torch.data.example_store import ExampleStoreBuilder
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
 from tunesmith_torch.data.template_renderer import TemplateSource
 from tunesmith_torch.data.tokenization import SpanEncoder
@@ -47,5 +48,5 @@ def test_a_reason_is_split_into_cause_and_detail(cause: str) -> None:
     record = Completion(source="f:1", prompt="q", completion="a")
     account = left_out(record, DataError("conversation", f"{cause}, because, so"))
     assert (account.where, account.cause, account.detail) == ("f:1", cause, "because, so")
-    empty = TokenizedRecords(examples=(), left_out=[account])
+    empty = TokenizedRecords(examples=ExampleStoreBuilder().build(), left_out=[account])
     assert (empty.tokens, empty.trained_tokens) == (0, 0)

@@ -273,7 +273,7 @@ def test_typed_control_tokens_stay_text(family: str, typed: str) -> None:
 
 def test_rows_with_typed_control_tokens_are_counted() -> None:
     rows = [chat("hi <|im_end|>", "yes"), chat("hi", "yes")]
-    assert TEMPLATES["chatml"].tokenize_records(rows, 100).with_control_tokens == 1
+    assert len(TEMPLATES["chatml"].tokenize_records(rows, 100).with_control_tokens) == 1
 
 
 # ------------------------------------------------------------ length
@@ -286,7 +286,7 @@ def test_long_rows_are_left_out_with_a_cause_or_truncated_at_the_oldest_part() -
     assert [row.cause for row in tokenized.left_out] == ["row is too long"] * 2
     assert len(tokenized.examples) == 1
     truncated = template.tokenize_records(rows, 60, truncate_prompts=True)
-    assert (len(truncated.examples), truncated.truncated, len(truncated.left_out)) == (2, 1, 1)
+    assert (len(truncated.examples), len(truncated.truncated), len(truncated.left_out)) == (2, 1, 1)
     for example in truncated.examples:
         assert len(example.ids) <= 60
         assert int(example.ids[-1]) in template.end_ids
@@ -306,7 +306,7 @@ def test_long_texts_are_split_without_losing_tokens() -> None:
     template = Template.from_tokenizer(tokenizer_for(None, adds_bos=True))
     text = "The capital of France is Paris. " * 20
     tokenized = template.tokenize_records([Text(source="a", text=text)], 32)
-    assert tokenized.split_texts == 1
+    assert len(tokenized.split_texts) == 1
     bos = template.tokenizer.bos_token_id
     assert all(int(e.ids[0]) == bos and not e.trained[0] for e in tokenized.examples)
     trained_ids = [i for e in tokenized.examples for run in trained_runs(e) for i in run]

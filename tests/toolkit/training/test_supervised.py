@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from tables import build
 
 from tunesmith.contracts import Job
-from tunesmith.errors import DataError
-from tunesmith.events import Event, Notice, StepFinished, TrainingStarted
-from tunesmith.records import Chat, Completion, Message, Record
+from tunesmith.errors import DataError, RunStopped
+from tunesmith.events import Event, Notice, StepFinished, TrainingFinished, TrainingStarted
+from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_torch.data import large_data, streamed_examples
 from tunesmith_torch.kernels import lora_autograd, rms_norm
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training.supervised import SupervisedTask
@@ -25,13 +27,24 @@ RECORDS = tuple(Completion(source=f"r:{n}", prompt=f"{n}?", completion="ten") fo
 
 
 def run(
-    folder: Path, model: Path, records: tuple[Record, ...] = RECORDS, **changes: Any
+    folder: Path, model: Path, records: Sequence[Record] = RECORDS, **changes: Any
 ) -> list[Event]:
     """Train by LoRA with these options; return the events."""
-    folder.mkdir(parents=True, exist_ok=True)
     events: list[Event] = []
-    job: Job[Any] = Job(
-        config=build(LoraOptions, batch_size=4, precision="fp32", **changes),
+    train(job_of(folder, model, records, events.append, **changes), SupervisedTask())
+    return events
+
+
+def job_of(
+    folder: Path,
+    model: Path,
+    records: Sequence[Record],
+    emit: Callable[[Event], None],
+    **changes: Any,
+) -> Job[Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Job(
+        config=build(LoraOptions, **{"batch_size": 4, "precision": "fp32", **changes}),
         model=model,
         train=records,
         heldout=(),
@@ -39,11 +52,9 @@ def run(
         seed=1,
         device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"),
-        emit=events.append,
+        emit=emit,
         technique="test",
     )
-    train(job, SupervisedTask())
-    return events
 
 
 def test_fused_kernels_do_not_change_the_losses(
@@ -76,7 +87,14 @@ def counted(function: Callable[..., Any], name: str, calls: list[str]) -> Callab
 
 def test_rows_that_do_not_fit_are_reported(tmp_path: Path, tiny_folder: Path) -> None:
     long = Completion(source="r:long", prompt="a word " * 200, completion="ten")
-    events = run(tmp_path / "out", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1)
+    with pytest.raises(DataError, match="1 of 9 rows cannot be learned from"):
+        run(tmp_path / "refused", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1)
+    events = run(
+        tmp_path / "out", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1,
+        max_left_out=0.2,
+    )  # fmt: skip
+    (finished,) = (event for event in events if isinstance(event, TrainingFinished))
+    assert finished.affected_rows == {"row is too long": 1}
     notices = [event for event in events if isinstance(event, Notice)]
     assert [notice.level for notice in notices] == ["warning"]
     assert "1 rows are left out of training" in notices[0].message
@@ -177,3 +195,119 @@ def test_a_weight_that_all_rows_share_changes_nothing(tmp_path: Path, tiny_folde
     assert losses(run(tmp_path / "doubled", tiny_folder, doubled, max_steps=3)) == pytest.approx(
         losses(plain), rel=1e-5
     )
+
+
+# ------------------------------------------------------------ large data
+
+SYSTEM = Message("system", "You count in words, in lower case, and you say nothing else at all.")
+
+
+def rows_of(count: int, *, system: bool = False, weights: bool = False) -> list[Record]:
+    """Return rows of different lengths, as conversations if they have a system prompt or weights"""
+    if not system and not weights:
+        return [
+            Completion(
+                source=f"r:{n}", prompt=f"{n}? " * (1 + n % 5), completion="ten " * (n % 3 + 1)
+            )
+            for n in range(count)
+        ]
+    before = (SYSTEM,) if system else ()
+    return [
+        Chat(
+            source=f"r:{n}",
+            messages=(
+                *before,
+                Message("user", f"{n}? " * (1 + n % 5)),
+                Message("assistant", "ten", weight=0.25 * (1 + n % 4) if weights else 1.0),
+            ),
+        )
+        for n in range(count)
+    ]
+
+
+def weights_of(folder: Path) -> dict[str, bytes]:
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all data count as large, and tokenize only a few rows ahead."""
+    monkeypatch.setattr(large_data, "LARGE_CHARACTERS", 100)
+    monkeypatch.setattr(streamed_examples, "ROWS_PER_BLOCK", 8)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        {"packing": False},
+        {"system": True},
+        {"system": True, "weights": True},
+        {"weights": True, "packing": False},
+    ],
+    ids=str,
+)
+def test_large_data_gives_the_same_weights(
+    tmp_path: Path, tiny_folder: Path, request: pytest.FixtureRequest, case: dict[str, bool]
+) -> None:
+    """Rows are tokenized when they are needed, also in a resumed training."""
+    options = {"learning_rate": 1e-2, "epochs": 2, "packing": case.get("packing", True)}
+    rows = rows_of(22, system="system" in case, weights="weights" in case)
+    in_advance = run(tmp_path / "in_advance", tiny_folder, rows, **options)
+    request.getfixturevalue("large")
+    streamed = run(tmp_path / "streamed", tiny_folder, rows, **options)
+    assert weights_of(tmp_path / "streamed") == weights_of(tmp_path / "in_advance")
+    started, expected = (
+        next(event for event in events if isinstance(event, TrainingStarted))
+        for events in (streamed, in_advance)
+    )
+    assert (started.tokens, started.rows) == (None, expected.rows)
+    assert started.details.pop("streamed")
+    assert started.details == expected.details
+    assert (started.details["prefix_tokens"] > 20) == (case == {"system": True})
+    finished, expected_end = streamed[-1], in_advance[-1]
+    assert isinstance(finished, TrainingFinished) and isinstance(expected_end, TrainingFinished)
+    assert (finished.tokens, finished.trained_tokens, finished.affected_rows) == (
+        expected_end.tokens, expected_end.trained_tokens, {},
+    )  # fmt: skip
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.step == 7:
+            raise RunStopped("enough")
+
+    with pytest.raises(RunStopped):
+        train(job_of(tmp_path / "resumed", tiny_folder, rows, stop, **options), SupervisedTask())
+    resumed = run(tmp_path / "resumed", tiny_folder, rows, **options)
+    assert weights_of(tmp_path / "resumed") == weights_of(tmp_path / "in_advance")
+    assert [e.step for e in resumed if isinstance(e, StepFinished)] == [8, 9, 10, 11, 12]
+    assert isinstance(resumed[-1], TrainingFinished) and resumed[-1].tokens is None
+
+
+@pytest.mark.usefixtures("large")
+def test_large_data_that_cannot_be_streamed_is_tokenized_in_advance(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    texts = [Text(source=f"t:{n}", text=f"row {n} " * 60) for n in range(6)]
+    events = run(tmp_path, tiny_folder, texts, max_length=64, max_steps=2)
+    started = next(event for event in events if isinstance(event, TrainingStarted))
+    assert started.tokens and started.rows > 6
+    assert isinstance(events[-1], TrainingFinished)
+    assert events[-1].affected_rows == {"text became several rows": 6}
+
+
+def test_unusable_rows_of_large_data_are_missing_from_their_batches(
+    tmp_path: Path, tiny_folder: Path, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are found when they are tokenized, counted, and limited."""
+    monkeypatch.setattr(streamed_examples, "LARGE_CHARACTERS", 0)
+    rows = [*rows_of(10), Completion(source="r:long", prompt="a word " * 200, completion="ten")]
+    with pytest.raises(DataError, match="1 of 11 rows cannot be learned from"):
+        run(tmp_path / "refused", tiny_folder, rows, max_length=64, epochs=1)
+    options = {"max_length": 64, "epochs": 2, "batch_size": 1, "max_left_out": 0.1}
+    events = run(tmp_path / "out", tiny_folder, rows, **options)
+    steps = [event for event in events if isinstance(event, StepFinished)]
+    assert len(steps) == 22
+    assert [step.tokens == 0 for step in steps].count(True) == 2  # once in each epoch
+    assert isinstance(events[-1], TrainingFinished)
+    assert events[-1].affected_rows == {"row is too long": 1}

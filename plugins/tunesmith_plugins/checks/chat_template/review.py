@@ -5,8 +5,9 @@ conversation with a system prompt or with several turns has no form for it, and 
 few-shot baseline, which puts earlier turns before the question. Without this check a run would find
 that out after it has read the weights.
 
-With a template every row is rendered, as training will. Rows that would be left out are reported;
-the run is refused if the template contradicts a row, drops a part of it, or runs without end.
+With a template every row is rendered, as training will; of large data, a sample. Rows that would
+be left out are reported; the run is refused if the template contradicts a row, drops a part of it,
+or runs without end.
 
 Only techniques with the options of the toolkit are checked, because others may write conversations
 in their own way. Of a model that is not on this machine nothing is known yet.
@@ -27,6 +28,7 @@ from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
 from tunesmith.records import Record, Text, exchanges
 from tunesmith.text import format_count
+from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
 from tunesmith_torch.options.training import (
     CHAT_TEMPLATE_NAMES,
@@ -105,6 +107,7 @@ def _find_rendering_problems(
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
 
+    rows = [*sample_if_large(train), *sample_if_large(heldout)]
     seen: list[ChatTemplateOptions] = []
     for where, options in stages.items():
         if options.initial_model is not None or options.chat_template in seen:
@@ -112,7 +115,7 @@ def _find_rendering_problems(
         seen.append(options.chat_template)
         try:
             template = Template.from_options(load_tokenizer(folder), options)
-            problems = list(template.find_problems(chain(train, heldout)))
+            problems = list(template.find_problems(rows))
         except EnvironmentProblem:
             return  # the message about that comes when the model is loaded
         except UsageError as error:
@@ -126,7 +129,7 @@ def _find_rendering_problems(
             what = error.message.removeprefix(f"{error.where}: ")
             yield Finding(level="error", where=error.where, message=what, hint=_REMEDY)
         else:
-            yield from _summarize(problems, f"{where}.chat_template", len(train) + len(heldout))
+            yield from _summarize(problems, f"{where}.chat_template", len(rows))
 
 
 def _summarize(problems: Sequence[LeftOut], where: str, rows: int) -> Iterator[Finding]:
@@ -185,10 +188,10 @@ def _parts_that_need_a_template(
     plan: Plan, train: Sequence[Record], heldout: Sequence[Record]
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the key (empty: that of the template), what needs it, and what else would help."""
-    rows = [record for record in (*train, *heldout) if _is_conversation(record)]
-    if rows:
-        count = format_count(len(rows), "row")
-        what = f"there are conversations ({count}, the first is {rows[0].source})"
+    sources = (record.source for record in chain(train, heldout) if _is_conversation(record))
+    if first := next(sources, None):
+        count = format_count(1 + sum(1 for _ in sources), "row")
+        what = f"there are conversations ({count}, the first is {first})"
         yield "", what, "write rows with `prompt` and `completion`"
     if all(isinstance(record, Text) for record in train):
         return

@@ -163,6 +163,9 @@ def _stage_sections(report: Report) -> Iterator[StageSection]:
             "training rows": f"{started.rows:,}",
             "epochs": f"{started.epochs:g}",
             "tokens": f"{training['tokens']:,}, {training['trained_tokens']:,} of them with loss",
+            "rows left out or changed": "; ".join(
+                f"{count:,}: {cause}" for cause, count in training["affected_rows"].items()
+            ),
             "time": format_duration(training["seconds"]),
             "speed": f"{speed:,.0f} tokens/s" if speed else "",
             "peak memory": format_bytes(training["peak_memory_bytes"]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,8 +164,8 @@ class Stages:
         total = TrainingFinished(
             technique=self.job.technique,
             steps=sum(stage.steps for stage in self.finished),
-            tokens=sum(stage.tokens for stage in self.finished),
-            trained_tokens=sum(stage.trained_tokens for stage in self.finished),
+            tokens=_sum_known(stage.tokens for stage in self.finished),
+            trained_tokens=_sum_known(stage.trained_tokens for stage in self.finished),
             seconds=sum(stage.seconds for stage in self.finished),
             peak_memory_bytes=max(stage.peak_memory_bytes for stage in self.finished),
             artifact=last.artifact,
@@ -242,6 +242,12 @@ class Stages:
             quantization=source.quantization,
         )
         return RewardModelEvaluation.run(model, pairs)
+
+
+def _sum_known(counts: Iterable[int | None]) -> int | None:
+    """Return the sum, or None if one of the counts is not known."""
+    known = list(counts)
+    return None if None in known else sum(filter(None, known))
 
 
 def _base_folder_of(artifact: Path, model: Path) -> Path:

@@ -1,0 +1,167 @@
+"""Tokenized examples in flat arrays, in memory or mapped from files.
+
+A list of a million small arrays takes several times the memory of its tokens. A store has all
+tokens one behind the other, and the number of tokens of each example::
+
+    ids        a0 a1 a2 b0 b1 c0        int32
+    trained     0  1  1  0  1  1        bool
+    weights     1  1  1  1 .5  1        float32; empty if all weights are 1
+    lengths    3 2 1                    int64
+    records    0 0 2                    int64: the record that each example is from
+
+Files of a store are mapped, not read: the system may drop their pages whenever memory is short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith_torch.data.packing import Example
+
+CHUNK = 1000
+"""Examples that are joined at a time."""
+
+_DTYPES: Mapping[str, type[np.generic]] = {
+    "ids": np.int32,
+    "trained": np.bool_,
+    "weights": np.float32,
+    "lengths": np.int64,
+    "records": np.int64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleStore(Sequence[Example]):
+    """Examples in flat arrays; an example that is taken out is a view of them."""
+
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+    weights: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+    records: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, folder: Path) -> ExampleStore:
+        """Map the files that :meth:`save` or a builder wrote."""
+        return cls(**{name: _map(_path(folder, name), name) for name in _DTYPES})
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays to files in ``folder``."""
+        for name in _DTYPES:
+            getattr(self, name).tofile(_path(folder, name))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        span = slice(int(self._starts[row]), int(self._starts[row + 1]))
+        weights = self.weights[span] if len(self.weights) else None
+        if weights is not None and (weights == 1).all():  # as if no other example had weights
+            weights = None
+        return Example(self.ids[span], self.trained[span], weights)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """Positions of the first tokens of all examples, and the end."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all examples."""
+        return len(self.ids)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of all examples that contribute to the loss."""
+        return int(np.count_nonzero(self.trained))
+
+
+class ExampleStoreBuilder:
+    """A store that grows; with a folder it grows in files there, and memory has one chunk."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _DTYPES}
+        self._pending: list[tuple[int, Example]] = []
+        self._tokens = 0
+        self._weighted = False
+
+    def append(self, record: int, example: Example) -> None:
+        """Add an example of the record with this index."""
+        self._pending.append((record, example))
+        if len(self._pending) == CHUNK:
+            self._join_pending()
+
+    def extend(self, record: int, examples: Iterable[Example]) -> None:
+        """Add all examples of a record."""
+        for example in examples:
+            self.append(record, example)
+
+    def build(self) -> ExampleStore:
+        """Return the store of all examples. The files of a folder may be deleted afterwards."""
+        self._join_pending()
+        if self._folder is not None:
+            return ExampleStore.open(self._folder)
+        return ExampleStore(
+            **{name: _concatenate(parts, name) for name, parts in self._parts.items()}
+        )
+
+    def _join_pending(self) -> None:
+        arrays = dict(self._pending_arrays())
+        for name, parts in self._parts.items():
+            if self._folder is None:
+                parts.append(arrays[name])
+            else:
+                with _path(self._folder, name).open("ab") as file:
+                    arrays[name].tofile(file)
+        self._pending = []
+
+    def _pending_arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        examples = [example for _, example in self._pending]
+        yield "ids", _concatenate([np.asarray(example.ids) for example in examples], "ids")
+        trained = [np.asarray(example.trained) for example in examples]
+        yield "trained", _concatenate(trained, "trained")
+        yield "lengths", np.array([len(example) for example in examples], np.int64)
+        yield "records", np.array([record for record, _ in self._pending], np.int64)
+        weights: list[NDArray[Any]] = []
+        if self._weighted or any(example.weights is not None for example in examples):
+            # The weights begin at the first example that has any, with a 1 for all tokens before.
+            weights = [] if self._weighted else [np.ones(self._tokens, np.float32)]
+            weights += [_weights_of(example) for example in examples]
+            self._weighted = True
+        yield "weights", _concatenate(weights, "weights")
+        self._tokens += sum(map(len, examples))
+
+
+def _weights_of(example: Example) -> NDArray[Any]:
+    weights = example.weights
+    return np.ones(len(example), np.float32) if weights is None else np.asarray(weights)
+
+
+def _concatenate(arrays: Sequence[NDArray[Any]], name: str) -> NDArray[Any]:
+    dtype = _DTYPES[name]
+    return np.concatenate([np.zeros(0, dtype), *arrays], dtype=dtype, casting="unsafe")
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.bin"
+
+
+def _map(path: Path, name: str) -> NDArray[Any]:
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.zeros(0, _DTYPES[name])
+    return np.memmap(path, _DTYPES[name], mode="r")

@@ -1,0 +1,132 @@
+"""Account for the rows that give no example: report them, keep them, and limit their share.
+
+A data loader counts the rows that cannot be read. Others turn out to be unusable when they are
+tokenized: they are too long, or the chat template refuses them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tunesmith.contracts import Job, LeftOut
+from tunesmith.errors import DataError
+from tunesmith.events import Notice
+from tunesmith_torch.data.streamed_examples import StreamedExamples
+from tunesmith_torch.data.tokenized_records import TokenizedRecords
+from tunesmith_torch.runtime import distributed
+
+LEFT_OUT_FILE = "left-out.jsonl"
+"""File in a job's folder with the rows that gave no example."""
+
+
+def count_affected(tokenized: TokenizedRecords | StreamedExamples) -> dict[str, int]:
+    """Return the numbers of rows that were left out, by cause, and of those that were changed."""
+    if isinstance(tokenized, StreamedExamples):
+        left_out = list(tokenized.left_out.values())
+        changed = {"prompt was shortened": tokenized.truncated}
+    else:
+        left_out = list(tokenized.left_out)
+        changed = {
+            "prompt was shortened": len(tokenized.truncated),
+            "text became several rows": len(tokenized.split_texts),
+        }
+    causes = dict(Counter(row.cause for row in left_out))
+    return causes | {cause: count for cause, count in changed.items() if count}
+
+
+def report_left_out(job: Job[Any], left_out: Sequence[LeftOut]) -> None:
+    """Emit a warning for each cause, with the number of rows, and write the rows to a file."""
+    for cause, count in Counter(row.cause for row in left_out).items():
+        first = next(row for row in left_out if row.cause == cause)
+        text = f"{count} rows are left out of training: {cause}; first: {first.where}"
+        job.emit(Notice(level="warning", source="data", message=f"{text} ({first.detail})"))
+    path = job.out / LEFT_OUT_FILE
+    if distributed.is_rank_0() and (left_out or path.is_file()):
+        job.out.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(map(_to_line, left_out)), encoding="utf-8")
+
+
+def check_share(left_out: Sequence[LeftOut], rows: int, allowed: float) -> None:
+    """Check that no more than the allowed share of the rows is left out.
+
+    Raises:
+        DataError: more are; the message has the causes.
+    """
+    if len(left_out) <= allowed * rows:
+        return
+    causes = Counter(row.cause for row in left_out)
+    first = {row.cause: row for row in reversed(left_out)}
+    lines = [
+        f"  {count:,} × {cause}, first at {first[cause].where} ({first[cause].detail})"
+        for cause, count in causes.most_common(10)
+    ]
+    summary = (
+        f"{len(left_out):,} of {rows:,} rows cannot be learned from, more than the technique's "
+        f"max_left_out = {allowed:g} allows"
+    )
+    raise DataError(
+        "training data",
+        "\n".join([summary, *lines]),
+        hint="raise max_length or shorten these rows, or raise the technique's max_left_out to "
+        "train without them",
+        left_out=left_out,
+    )
+
+
+class StreamAccount:
+    """Loads streamed examples, and accounts for rows that turn out to give none."""
+
+    def __init__(self, job: Job[Any], examples: StreamedExamples, allowed: float) -> None:
+        self._job = job
+        self._examples = examples
+        self._allowed = allowed
+        self._path = job.out / LEFT_OUT_FILE
+        self._rows = len(examples) + len(examples.left_out_in_advance)
+        known = {row.where: row for row in examples.left_out_in_advance}
+        if job.checkpoints.newest() is not None and self._path.is_file():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            known |= {row.where: row for row in (LeftOut(**json.loads(line)) for line in lines)}
+            examples.left_out |= known
+        self._known_before = len(known)
+        self._reported = {where: row.cause for where, row in known.items()}
+
+    def load(self, rows: Sequence[int]) -> None:
+        """Load rows.
+
+        Raises:
+            DataError: too many of all rows turned out to be unusable.
+        """
+        self._examples.load(rows)
+        if len(self._examples.left_out) > len(self._reported):
+            left_out = list(self._examples.left_out.values())
+            self._report([row for row in left_out if row.where not in self._reported])
+            self._check(left_out)
+
+    def _report(self, left_out: Sequence[LeftOut]) -> None:
+        """Emit a warning for each new cause, and add the rows to the file."""
+        for row in left_out:
+            if row.cause not in self._reported.values():
+                text = f"rows are left out of training: {row.cause}; first: {row.where}"
+                text += f" ({row.detail}); they are counted when training has finished"
+                self._job.emit(Notice(level="warning", source="data", message=text))
+            self._reported[row.where] = row.cause
+        if distributed.is_rank_0():
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(map(_to_line, left_out))
+
+    def _check(self, left_out: Sequence[LeftOut]) -> None:
+        """Check the share of all rows, and of those that have been loaded, a random sample."""
+        check_share(left_out, self._rows, self._allowed)
+        found, expected = len(left_out) - self._known_before, self._allowed * self._examples.seen
+        # Four standard deviations above the allowed share are not chance.
+        if found > expected + 4 * math.sqrt(expected) + 1:
+            check_share(left_out[-found:], self._examples.seen, self._allowed)
+
+
+def _to_line(row: LeftOut) -> str:
+    return json.dumps(asdict(row)) + "\n"
