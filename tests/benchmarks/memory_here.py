@@ -29,7 +29,7 @@ from typing import Any, Literal
 from tunesmith.config.run_file import set_value
 from tunesmith.contracts import EstimateRequest, Job, PhaseMemory, Technique
 from tunesmith.options import Options, from_table
-from tunesmith.records import Completion, Message, Preference, Record
+from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 
 MIB = 2**20
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world")
@@ -72,13 +72,15 @@ class Combination:
     def records(self) -> list[Record]:
         """Return rows for all steps, of equal or log-normal lengths; half of each has loss."""
         rng = Random(0)
-        pairs = self.technique in ("preference", "rlhf")
+        make = _completion
+        if self.technique in ("preference", "rlhf"):
+            make = _labelled if self.options.get("loss.type") == "kto" else _pair
         rows = self.steps * self.options.get("batch_size", self.rows)
         share = [rng.lognormvariate(-1.2, 0.7) if self.ragged else 1.0 for _ in range(rows)]
         word_counts = [
             max(4, round(min(part, 1.0) * self.sequence) - TEMPLATE_TOKENS) for part in share
         ]
-        return [_record(rng, words, n, pairs) for n, words in enumerate(word_counts)]
+        return [make(rng, words, n) for n, words in enumerate(word_counts)]
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,16 +91,26 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _record(rng: Random, words: int, number: int, pair: bool) -> Record:
-    def text(count: int) -> str:
-        return " ".join(rng.choices(WORDS, k=count))
+def _text(rng: Random, count: int) -> str:
+    return " ".join(rng.choices(WORDS, k=count))
 
-    if not pair:
-        prompt, answer = text(words // 2), text(words - words // 2)
-        return Completion(source=f"row {number}", prompt=prompt, completion=answer)
-    messages = (Message("user", text(words // 2)),)
-    chosen, rejected = text(words // 4), text(words // 4)
-    return Preference(source=f"row {number}", prompt=messages, chosen=chosen, rejected=rejected)
+
+def _completion(rng: Random, words: int, number: int) -> Record:
+    prompt, answer = _text(rng, words // 2), _text(rng, words - words // 2)
+    return Completion(source=f"row {number}", prompt=prompt, completion=answer)
+
+
+def _pair(rng: Random, words: int, number: int) -> Record:
+    prompt = (Message("user", _text(rng, words // 2)),)
+    chosen, rejected = _text(rng, words // 4), _text(rng, words // 4)
+    return Preference(source=f"row {number}", prompt=prompt, chosen=chosen, rejected=rejected)
+
+
+def _labelled(rng: Random, words: int, number: int) -> Record:
+    prompt, answer = (Message("user", _text(rng, words // 2)),), _text(rng, words // 2)
+    return UnpairedPreference(
+        source=f"row {number}", prompt=prompt, completion=answer, label=number % 2 > 0
+    )
 
 
 ON, OFF, BF16 = (
@@ -147,6 +159,13 @@ LISTS: dict[str, tuple[Combination, ...]] = {
         Combination("full", 300, 4, {"batch_size": 8}, steps=12, ragged=True),
         Combination("qlora", 300, 4, {"batch_size": 6, **OFF}, steps=8, ragged=True),
         Combination("preference", 500, 4, {"batch_size": 8}, steps=12, ragged=True),
+    ),
+    "labelled": (
+        Combination("preference", 192, 6, {"loss.type": "kto"}),
+        Combination("preference", 128, 4, {"loss.type": "kto", "adapt": "full", **ON}),
+        Combination(
+            "preference", 400, 4, {"loss.type": "kto", "batch_size": 8}, steps=6, ragged=True
+        ),
     ),
     "stages": (
         Combination(

@@ -136,6 +136,53 @@ def test_chat_and_report_of_the_run(finished: Path, tunesmith: Tunesmith) -> Non
     assert tunesmith("verify", finished).code == 0
 
 
+THINGS = ["parcel", "refund", "invoice", "login", "card", "address", "voucher", "account"]
+ASKED = ["Where is my {}?", "Please check my {}.", "I lost my {}.", "Can I change my {}?"]
+ANSWERS = {True: ["Gladly, one moment.", "With pleasure."], False: ["Go away.", "Not my job."]}
+
+
+def labelled_rows(things: list[str]) -> str:
+    """Each question with a polite answer, which is good, and with a rude one, which is bad."""
+    rows = [
+        {"prompt": asked.format(thing), "completion": ANSWERS[label][n % 2], "label": label}
+        for thing in things
+        for n, asked in enumerate(ASKED)
+        for label in (True, False)
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_labelled_answers_from_init_to_the_verdict(
+    tmp_path: Path, tunesmith: Tunesmith, smollm2: str
+) -> None:
+    """KTO on 64 answers: two steps move the margin on questions about another thing."""
+    (tmp_path / "kto.jsonl").write_text(labelled_rows(THINGS))
+    (tmp_path / "heldout.jsonl").write_text(labelled_rows(["password"]))
+    made = tunesmith("init", tmp_path, "--data", tmp_path / "kto.jsonl", "--model", smollm2)
+    assert made.code == 0, made.err
+    run_file = tmp_path / "run.toml"
+    settings = [
+        f'data.heldout="{tmp_path / "heldout.jsonl"}"',
+        *("technique.batch_size=8", "technique.max_steps=2", "technique.learning_rate=2e-3"),
+        *('technique.precision="fp32"', 'technique.schedule.type="constant"'),
+        *("baselines.shots=0", 'gate={must_beat=["base"], at_least={reward_margin=2.0}}'),
+    ]
+    sets = [text for setting in settings for text in ("--set", setting)]
+    checked = tunesmith("check", run_file, *sets)
+    assert checked.code == 0, checked.err
+    assert "train: 64 rows of labelled answers: 32 good, 32 bad" in checked.out
+    refused = tunesmith("check", run_file, *sets, "--set", 'technique.loss.type="dpo"')
+    assert refused.code == 2 and 'set technique.loss.type = "kto"' in refused.err
+    done = tunesmith("run", run_file, *sets, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    report = tunesmith("report", tmp_path / "out", "--json").data
+    values = {(e["model"], e["metric"]): e for e in report["evaluations"]}
+    assert values["base", "reward_margin"]["value"] == pytest.approx(0, abs=1e-3)
+    assert values["tuned", "reward_margin"]["low"] > 1
+    assert values["tuned", "loss"]["n"] == 4  # good answers
+    assert report["verdict"]["outcome"] == "better"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_quantised_base_trains_in_fp32(

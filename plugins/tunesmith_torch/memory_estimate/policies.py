@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tunesmith.contracts import Estimate, EstimateRequest, PhaseMemory
+from tunesmith.records import Record, UnpairedPreference
 from tunesmith_torch.memory_estimate import analytic, constants
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.techniques import (
@@ -18,21 +19,25 @@ from tunesmith_torch.memory_estimate.techniques import (
     import_tracing,
     refined_estimate,
 )
-from tunesmith_torch.memory_estimate.workload import Grouping
+from tunesmith_torch.memory_estimate.workload import (
+    AUTO_BATCH_SIZE,
+    DEFAULT_ASSUMPTIONS,
+    Grouping,
+)
 from tunesmith_torch.options.generation_limits import (
     MAX_ROWS,
     kv_bytes_per_token,
     max_cached_tokens,
 )
 from tunesmith_torch.options.policy import PolicyOptions
-from tunesmith_torch.options.preference import PairOptions
+from tunesmith_torch.options.preference import PairOptions, PreferenceLossOptions
 from tunesmith_torch.runtime.processes import map_in_processes
 
 
 def pair_grouping(
     options: PairOptions, device: str, *, scores_last_token: bool = False
 ) -> Grouping:
-    """Return the grouping of pairs: both completions are computed.
+    """Return the grouping of pairs, of which both completions are computed, and labelled answers.
 
     On a CPU a prompt is computed once for both of them (prefix/prefix_check.py).
     """
@@ -52,16 +57,46 @@ def policy_grouping(options: PolicyOptions, device: str) -> Grouping:
     )
 
 
-def estimate_pairs(options: PairOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Estimate training on preference pairs with a reference model.
+def estimate_preferences(
+    options: PairOptions, loss: PreferenceLossOptions, request: EstimateRequest
+) -> Iterator[Estimate]:
+    """Estimate training on pairs or labelled answers, with a reference model if the loss has one.
 
     The reference's log-probabilities are computed before training and cached, so the reference
-    takes no memory besides the policy; its forward passes count as work.
+    takes no memory besides the policy; its forward passes count as work. So do those of KTO's KL.
     """
     grouping = pair_grouping(options, request.device)
     for estimate in estimate_supervised(options, request, grouping):
-        # Forward and backward count as three passes; the reference's forward is the fourth.
-        yield replace(estimate, flops=estimate.flops * (4 / 3))
+        epochs = _epochs(options, request, estimate.steps)
+        passes = TRAINING_PASSES + _further_passes(loss, epochs, request.train)
+        yield replace(estimate, flops=estimate.flops * passes / TRAINING_PASSES)
+
+
+TRAINING_PASSES = 3.0
+"""Work of forward and backward together, in forward passes."""
+
+
+def _further_passes(loss: PreferenceLossOptions, epochs: float, records: Sequence[Record]) -> float:
+    """Return the forward passes of an epoch besides training, in units of a pass over the rows.
+
+    The reference scores all rows once. KTO scores one mismatched completion for each row: by the
+    reference once, and by the policy in every batch.
+    """
+    if not loss.needs_reference:
+        return 0.0
+    if loss.type != "kto":
+        return 1 / epochs
+    labelled = sum(isinstance(record, UnpairedPreference) for record in records)
+    rows = len(records) or 1
+    mismatched = rows / (2 * rows - labelled)  # a pair has two completions, a labelled answer one
+    return (1 + mismatched) / epochs + mismatched
+
+
+def _epochs(options: PairOptions, request: EstimateRequest, steps: int) -> float:
+    """Return the passes over the data that so many steps make."""
+    assumed = request.assumed.rows if request.assumed else None
+    rows = len(request.train) or assumed or DEFAULT_ASSUMPTIONS.rows or 1
+    return min(options.epochs, steps * (options.batch_size or AUTO_BATCH_SIZE) / rows)
 
 
 # --------------------------------------------------------------------------- stages

@@ -6,6 +6,8 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -25,6 +27,8 @@ from tunesmith.records import (
 from tunesmith_data import parse_row
 from tunesmith_plugins.commands.data.open_data import text_parts
 from tunesmith_plugins.commands.data.repairs import Repairer
+from tunesmith_plugins.commands.data.tokens import create_tokenize
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 Tunesmith = Callable[..., Result]
 ROWS = """{"prompt": "Capital of France?", "completion": "Paris"}
@@ -138,6 +142,26 @@ def test_stats_count_rows_duplicates_and_labels(tunesmith: Tunesmith, tmp_path: 
     assert part["characters"]["assistant"]["longest"] == 3
     text = tunesmith("data", "stats", "rows.jsonl").stdout
     assert "train: 12 rows (12 Completion)" in text and "labels: yes 8, no 4" in text
+
+
+def test_stats_count_good_and_bad_answers(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    lines = [{"prompt": f"q{n}", "completion": "a", "label": n % 3 > 0} for n in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    done = tunesmith("data", "stats", "rows.jsonl", "--json")
+    part = json.loads(done.stdout)["parts"]["train"]
+    assert part["labelled_answers"] == {"good": 6, "bad": 3}
+    text = tunesmith("data", "stats", "rows.jsonl").stdout
+    assert "answers with a label: 6 good, 3 bad" in text
+
+
+def test_tokens_of_an_answer_with_a_label(tmp_path: Path) -> None:
+    row = UnpairedPreference(
+        source="f:1", prompt=(Message("user", "why"),), completion="so", label=False
+    )
+    model = SimpleNamespace(fetch=lambda: save_tiny_model(tmp_path / "tiny"))
+    plan: Any = SimpleNamespace(technique=SimpleNamespace(config=None), found_model=model)
+    (tokenized,) = create_tokenize(plan)(row)
+    assert "".join(text for text, is_trained in tokenized.runs if is_trained).startswith("so")
 
 
 def test_stats_compare_the_parts(tunesmith: Tunesmith, tmp_path: Path, rows: Path) -> None:

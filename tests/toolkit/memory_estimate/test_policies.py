@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tables import build
 
 from tunesmith.contracts import Assumptions, EstimateRequest
+from tunesmith.records import Message, Preference, Record, UnpairedPreference
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.memory_estimate.policies import (
     Stage,
-    estimate_pairs,
+    estimate_preferences,
     pair_grouping,
     policy_grouping,
 )
@@ -71,12 +73,37 @@ def test_a_policy_samples_its_completions(packing: bool, device: str, shares_pro
     assert policy_grouping(options, device) == expected
 
 
-def test_the_reference_costs_a_forward_pass_of_each_pair() -> None:
-    options = PreferenceOptions()
-    pairs = next(estimate_pairs(options, REQUEST))
-    plain = next(estimate_supervised(options, REQUEST, pair_grouping(options, "cuda")))
-    assert pairs.flops == pytest.approx(plain.flops * 4 / 3)
-    assert pairs.memory == plain.memory
+PAIR, LABELLED = (
+    (Preference(source="f:1", prompt=(Message("user", "q"),), chosen="a a", rejected="b b"),) * 8,
+    (UnpairedPreference(source="f:1", prompt=(Message("user", "q"),), completion="a", label=True),)
+    * 8,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "train", "passes"),
+    [
+        ({}, (), 1),
+        ({"epochs": 4}, (), 1 / 4),
+        ({"max_steps": 2, "batch_size": 50}, (), 10),  # a tenth of an epoch
+        ({"loss__type": "simpo"}, (), 0),
+        ({"loss__type": "kto"}, PAIR, 1 + 1 / 2 + 1 / 2),
+        ({"loss__type": "kto"}, LABELLED, 1 + 1 + 1),
+        ({"loss__type": "kto", "epochs": 4}, LABELLED, (1 + 1) / 4 + 1),
+        ({"loss__type": "kto"}, PAIR + LABELLED, 1 + 2 / 3 + 2 / 3),
+    ],
+    ids=str,
+)
+def test_the_reference_and_the_kl_cost_forward_passes(
+    changes: dict[str, Any], train: tuple[Record, ...], passes: float
+) -> None:
+    """Training counts as three; the reference scores the rows once, the policy in each epoch."""
+    options = build(PreferenceOptions, **changes)
+    request = replace(REQUEST, train=train, assumed=None) if train else REQUEST
+    estimated = next(estimate_preferences(options, options.loss, request))
+    plain = next(estimate_supervised(options, request, pair_grouping(options, "cuda")))
+    assert estimated.flops == pytest.approx(plain.flops * (3 + passes) / 3)
+    assert estimated.memory == plain.memory
 
 
 @pytest.mark.parametrize(

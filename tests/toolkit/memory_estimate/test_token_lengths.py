@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from tunesmith.contracts import Assumptions, EstimateRequest
-from tunesmith.records import Chat, Completion, Message, Preference
+from tunesmith.records import Chat, Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith_torch.data.packing import pack
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate import token_lengths, workload
@@ -26,7 +27,7 @@ from tunesmith_torch.prefix.completion_groups import (
     CompletionGroup,
     GroupLayout,
     collate_final_tokens,
-    tokenize_pairs,
+    tokenize_preferences,
 )
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import tiny_config
@@ -137,8 +138,16 @@ PAIRS = [
 ]
 
 
+LABELLED = [
+    UnpairedPreference(
+        source=pair.source, prompt=pair.prompt, completion=pair.rejected, label=i % 2 > 0
+    )
+    for i, pair in enumerate(PAIRS)
+]
+
+
 @pytest.mark.parametrize("shares_prompt", [True, False])
-@pytest.mark.parametrize("kind", ["pairs", "reward", "sampled"])
+@pytest.mark.parametrize("kind", ["pairs", "labelled", "reward", "sampled"])
 def test_groups_are_laid_out_as_in_training(
     tiny_folder: Path, kind: str, shares_prompt: bool
 ) -> None:
@@ -149,11 +158,12 @@ def test_groups_are_laid_out_as_in_training(
         shares_prompt=shares_prompt,
     )
     options = TrainingOptions(batch_size=5, micro_batch_tokens=300, epochs=2)
-    request = replace(_request(tiny_folder), train=PAIRS, heldout=PAIRS[:3])
+    train: Sequence[Record] = LABELLED if kind == "labelled" else PAIRS
+    request = replace(_request(tiny_folder), train=train, heldout=train[:3])
     exact = token_lengths.exact_workload(options, request, 512, grouping)
     assert exact is not None
     template = Template.from_tokenizer(load_tokenizer(tiny_folder))
-    groups = tokenize_pairs(PAIRS, template)
+    groups: Sequence[CompletionGroup] = tokenize_preferences(train, template)
     if kind == "sampled":
         prompts = list(dict.fromkeys(pair.prompt for pair in PAIRS))
         groups = [CompletionGroup(ids, ([0] * 11,) * 3) for ids in template.encode_prompts(prompts)]
@@ -165,7 +175,8 @@ def test_groups_are_laid_out_as_in_training(
                 largest, scored = micro_batch.batch.tokens, len(micro_batch.batch.trained_N)
     assert exact.micro_batch_tokens == largest
     assert sum(map(grouping.loss_positions, exact.micro_batch)) == scored
-    assert len(exact.heldout) == 3 and len(exact.heldout[0].completions) == 2
+    assert len(exact.heldout) == 3
+    assert len(exact.heldout[0].completions) == (1 if kind == "labelled" else 2)
 
 
 def test_the_interval_of_guessed_groups_contains_the_exact_number_of_tokens(

@@ -116,6 +116,7 @@ def _real_model(setting: EstimateSetting) -> AdaptedModel:
 GROUPINGS = {
     "rows": SINGLE_COMPLETION,
     "pairs": Grouping(both_completions=True, shares_prompt=True),
+    "labelled answers": Grouping(shares_prompt=True),
     "pairs of a reward model": Grouping(
         both_completions=True, shares_prompt=True, scores_last_token=True
     ),

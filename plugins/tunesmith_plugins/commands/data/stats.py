@@ -21,6 +21,7 @@ from tunesmith_plugins.commands.data.tokens import create_tokenize
 
 QUANTILES = {"shortest": 0.0, "median": 0.5, "95 %": 0.95, "99 %": 0.99, "longest": 1.0}
 SHOWN_LABELS = 10
+LABELS_OF_ANSWERS = ("good", "bad")
 
 
 @click.command("stats")
@@ -89,6 +90,9 @@ def _measure_part(records: Sequence[Record], seen: set[bytes]) -> dict[str, Any]
         "duplicates": duplicates,
         "rows_of_other_parts": in_other_parts,
         "groups": len(groups),
+        "labelled_answers": {
+            label: len(lengths[label]) for label in LABELS_OF_ANSWERS if label in lengths
+        },
         "characters": {label: _quantiles(values) for label, values in lengths.items()},
         "labels": dict(labels.most_common()) if recur else {},
     }
@@ -132,6 +136,9 @@ def _print(found: dict[str, Any]) -> None:
         if part["rows_of_other_parts"]:
             text = f"  rows that the training part has too: {part['rows_of_other_parts']:,}"
             render.print_text(text, style="warning")
+        if part["labelled_answers"]:
+            counts = (f"{count:,} {label}" for label, count in part["labelled_answers"].items())
+            render.print_text(f"  answers with a label: {', '.join(counts)}")
         if part["groups"]:
             render.print_text(f"  groups: {part['groups']:,}")
         rows = [

@@ -30,6 +30,7 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
     """
     if plan is None:
         raise UsageError("--tokens: needs a run file, whose model has the tokenizer")
+    from tunesmith_torch.data.message_fields import without_label
     from tunesmith_torch.data.templates import Template, read_chat_template
     from tunesmith_torch.models.loading import load_tokenizer
     from tunesmith_torch.options.training import TrainingOptions
@@ -41,7 +42,7 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
 
     def tokenize(record: Record) -> list[TokenizedRow]:
         rows = []
-        for example in template.tokenize_record(record, max_length):
+        for example in template.tokenize_record(without_label(record), max_length):
             pairs = list(zip(map(int, example.ids), map(bool, example.trained), strict=True))
             runs = [
                 (template.tokenizer.decode([token for token, _ in run]), is_trained)

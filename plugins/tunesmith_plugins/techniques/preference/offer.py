@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from tunesmith.contracts import Technique
+from tunesmith.contracts import Estimate, EstimateRequest, Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.records import Preference, Record, UnpairedPreference
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
@@ -18,6 +18,11 @@ def build(options: PreferenceOptions) -> Technique:
     from tunesmith_plugins.techniques.preference.technique import PreferenceTuning
 
     return PreferenceTuning(options)
+
+
+def estimate(options: PreferenceOptions, request: EstimateRequest) -> Iterator[Estimate]:
+    """Estimate memory and work."""
+    return policies.estimate_preferences(options, options.loss, request)
 
 
 def options_for(records: Sequence[Record]) -> Mapping[str, object]:
@@ -36,7 +41,7 @@ PREFERENCE = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
-    estimate=policies.estimate_pairs,
+    estimate=estimate,
     options_for=options_for,
     memory_savings=techniques.memory_savings,
 )
