@@ -68,19 +68,19 @@ def test_a_template_keeps_every_value() -> None:
     assert [table["use"] for table in tables["evaluators"]] == ["loss", "length"]
 
 
-TURNS = [{"role": "user", "content": "q {n}"}, {"role": "assistant", "content": "a"}]
+TURNS = [{"role": "user", "content": "q {n}"}, {"role": "assistant", "content": "a {n}"}]
 DATA = {
     "rows.jsonl": ({"prompt": "p", "completion": "c {n}"}, "jsonl", {}, "lora"),
     "rows.json": ({"messages": TURNS}, "jsonl", {}, "lora"),
     "pairs.jsonl": ({"prompt": "p", "chosen": "{n}", "rejected": "b"}, "jsonl", {}, "preference"),
     "rows.csv": (
-        {"text": "I lost my card {n}", "category": "lost_card"},
+        {"text": "I lost my card {n}", "category": "lost_card_{n}"},
         "table",
         {"prompt": "text", "completion": "category"},
         "lora",
     ),
-    "rows.tsv": ({"Left": "l {n}", "Right": "r"}, "table", {"prompt": "Left"}, "lora"),
-    "rows.parquet": ({"query": "q {n}", "sql": "s"}, "table", {"prompt": "query"}, "lora"),
+    "rows.tsv": ({"Left": "l {n}", "Right": "r {n}"}, "table", {"prompt": "Left"}, "lora"),
+    "rows.parquet": ({"query": "q {n}", "sql": "s {n}"}, "table", {"prompt": "query"}, "lora"),
     "notes.md": ({"text": "Some text {n}."}, "text", {}, "lora"),
 }
 

@@ -1,0 +1,76 @@
+"""The shape of a check, and the findings that it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Record
+from tunesmith.text import one_line, redact
+from tunesmith_plugins.checks.rows.row import Row, read_row
+
+MOST_EXAMPLES = 3
+EXCERPT = 60
+INPUT_LIMIT = 4_000
+
+
+class Check(Protocol):
+    """Sees each row once, in order, and returns its findings at the end.
+
+    It keeps numbers, not texts: data may be larger than memory.
+    """
+
+    def add(self, row: Row) -> None:
+        """Look at one row."""
+        ...
+
+    def findings(self, train: Sequence[Record]) -> Iterable[Finding]:
+        """Return what was found. ``train`` is there to read the rows of examples again."""
+        ...
+
+
+@dataclass
+class Tally:
+    """A number of rows, and the first of them as examples."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, row: Row, text: str) -> None:
+        """Count a row; ``text`` is shown if the row is among the first."""
+        self.count += 1
+        if len(self.examples) < MOST_EXAMPLES:
+            self.examples.append(f"{row.source} {quote(text)}")
+
+
+def quote(text: str) -> str:
+    """Return the beginning of a text in quotation marks, without secrets, safe to print."""
+    return f'"{one_line(redact(text[:INPUT_LIMIT]), EXCERPT)}"'
+
+
+def show_row(train: Sequence[Record], number: int) -> str:
+    """Return the source of a training row and the beginning of its text."""
+    row = read_row(train[number])
+    assert row is not None, "only rows that were read are shown"
+    return f"{row.source} {quote(row.prompt or row.text)}"
+
+
+def share(count: int, total: int) -> str:
+    """Format a count and its share: ``12 of 3,400 (0.4 %)``."""
+    percent = 100 * count / total
+    return f"{count:,} of {total:,} ({percent:{'.0f' if percent >= 10 else '.2g'}} %)"
+
+
+def build_finding(
+    check: str,
+    level: Literal["info", "warning", "error"],
+    message: str,
+    examples: Sequence[str] = (),
+    hint: str = "",
+) -> Finding:
+    """Build a finding with examples and what to do."""
+    shown = f": {'; '.join(examples)}" if examples else ""
+    do = f"; {hint}" if hint else ""
+    return Finding(level=level, where=f"data {check}", message=f"{message}{shown}{do}")

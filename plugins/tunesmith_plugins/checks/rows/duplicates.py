@@ -1,0 +1,153 @@
+"""Find training rows that repeat another one, and prompts with different answers."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Record, UnpairedPreference
+from tunesmith_plugins.checks.rows.check import (
+    MOST_EXAMPLES,
+    build_finding,
+    quote,
+    share,
+    show_row,
+)
+from tunesmith_plugins.checks.rows.row import Row, letters, read_row, words
+
+WARNED_SHARE = 0.01
+"""Share of repeated rows from which on they are a warning."""
+FEWEST_ROWS = 20
+LABEL_LENGTH = 100
+"""Mean number of characters of an answer, up to which answers that recur count as labels."""
+
+Keys = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows with equal keys, ordered by key and then by row."""
+
+    order: Keys
+    starts: npt.NDArray[np.bool_]
+    """True for the first row of each group."""
+
+    @classmethod
+    def of(cls, keys: Keys) -> Groups:
+        """Group the positions of equal keys."""
+        order = np.argsort(keys, kind="stable")
+        starts = np.ones(len(keys), dtype=np.bool_)
+        starts[1:] = keys[order[1:]] != keys[order[:-1]]
+        return cls(order, starts)
+
+    @property
+    def repeated(self) -> npt.NDArray[np.bool_]:
+        """True for each row but the first of its group."""
+        return ~self.starts
+
+    def firsts(self) -> Keys:
+        """Return the first row of the group of each row in the order of the groups."""
+        firsts: Keys = self.order[self.starts][np.cumsum(self.starts) - 1]
+        return firsts
+
+
+class Duplicates:
+    """Compares training rows by hashes, which take 40 bytes for each row."""
+
+    def __init__(self) -> None:
+        self._numbers, self._rows = array("q"), array("q")
+        self._prompts, self._answers = array("q"), array("q")
+        self._with_answer = array("q")
+        self._answer_characters = 0
+
+    def add(self, row: Row) -> None:
+        """Keep the hashes of a training row."""
+        if row.part != "train":
+            return
+        self._numbers.append(row.number)
+        self._rows.append(_hash_row(row))
+        if row.prompt and row.has_right_answer:
+            self._with_answer.append(row.number)
+            self._prompts.append(hash(row.prompt_words))
+            self._answers.append(hash(row.answer_letters))
+            self._answer_characters += len(row.answer)
+
+    def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
+        """Return a finding about repeated rows and one about contradictory answers."""
+        if len(self._numbers):
+            yield from self._find_repeated(train)
+        if len(self._with_answer):
+            yield from self._find_contradictions(train)
+
+    def _find_repeated(self, train: Sequence[Record]) -> Iterator[Finding]:
+        numbers = np.frombuffer(self._numbers, dtype=np.int64)
+        groups = Groups.of(np.frombuffer(self._rows, dtype=np.int64))
+        repeated = groups.order[groups.repeated]
+        if not len(repeated):
+            return
+        firsts = groups.firsts()[groups.repeated]
+        chosen = np.argsort(repeated)[:MOST_EXAMPLES]
+        examples = [
+            f"{show_row(train, int(numbers[row]))} as {train[int(numbers[first])].source}"
+            for row, first in zip(repeated[chosen], firsts[chosen], strict=True)
+        ]
+        yield build_finding(
+            "duplicates",
+            "warning" if len(repeated) >= WARNED_SHARE * len(numbers) else "info",
+            f"{share(len(repeated), len(numbers))} training rows repeat an earlier one, "
+            "apart from case, spacing and punctuation",
+            examples,
+            "remove them, or they count several times",
+        )
+
+    def _find_contradictions(self, train: Sequence[Record]) -> Iterator[Finding]:
+        numbers = np.frombuffer(self._with_answer, dtype=np.int64)
+        answers = np.frombuffer(self._answers, dtype=np.int64)
+        groups = Groups.of(np.frombuffer(self._prompts, dtype=np.int64))
+        others = answers[groups.order] != answers[groups.firsts()]
+        differing = groups.order[others]  # each answers in another way than the first of its group
+        if not len(differing):
+            return
+        firsts = groups.firsts()[others]
+        prompts = len(np.unique(firsts))
+        chosen = np.argsort(differing)[:MOST_EXAMPLES]
+        examples = [
+            _show_answers(train, int(numbers[first]), int(numbers[row]))
+            for row, first in zip(differing[chosen], firsts[chosen], strict=True)
+        ]
+        are_labels = self._are_labels(answers)
+        yield build_finding(
+            "duplicates",
+            "warning" if are_labels else "info",
+            f"{prompts:,} prompts of the {len(numbers):,} training rows have different answers",
+            examples,
+            "keep the right one" if are_labels else "fine if all of them are right",
+        )
+
+    def _are_labels(self, answers: Keys) -> bool:
+        """Return True if answers are short and recur, so that two of them cannot both be right."""
+        if len(answers) < FEWEST_ROWS:
+            return False
+        is_short = self._answer_characters <= LABEL_LENGTH * len(answers)
+        return is_short and 3 * len(np.unique(answers)) <= len(answers)
+
+
+def _hash_row(row: Row) -> int:
+    """Hash what makes two rows equal: the letters and digits of all texts, the words of the answer.
+
+    Symbols of an answer count: two commands that differ in one are two answers.
+    """
+    label = row.record.label if isinstance(row.record, UnpairedPreference) else None
+    return hash((letters(row.text), words(row.answer), label))
+
+
+def _show_answers(train: Sequence[Record], first: int, second: int) -> str:
+    rows = read_row(train[first]), read_row(train[second])
+    assert rows[0] is not None and rows[1] is not None, "only rows that were read are shown"
+    answers = " and ".join(f"{row.source} {quote(row.answer)}" for row in rows if row)
+    return f"{quote(rows[0].question)}: {answers}"

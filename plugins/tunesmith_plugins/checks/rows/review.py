@@ -1,0 +1,31 @@
+"""Run all checks of rows in one pass over the records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Record
+from tunesmith_plugins.checks.rows.check import Check
+from tunesmith_plugins.checks.rows.duplicates import Duplicates
+from tunesmith_plugins.checks.rows.labels import Labels
+from tunesmith_plugins.checks.rows.row import Part, read_row
+
+CHECKS: tuple[Callable[[], Check], ...] = (Duplicates, Labels)
+
+
+def review(
+    train: Sequence[Record],
+    heldout: Sequence[Record],
+    checks: Sequence[Callable[[], Check]] = CHECKS,
+) -> list[Finding]:
+    """Return the findings of all checks; each record is read once."""
+    running = [create() for create in checks]
+    parts: tuple[tuple[Part, Sequence[Record]], ...] = (("train", train), ("heldout", heldout))
+    for part, records in parts:
+        for number, record in enumerate(records):
+            row = read_row(record, part, number)
+            if row is not None:
+                for check in running:
+                    check.add(row)
+    return [finding for check in running for finding in check.findings(train)]

@@ -1,0 +1,125 @@
+"""The view of a record that the checks share: its texts, made once for all of them."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from tunesmith.records import (
+    Message,
+    Preference,
+    Prompt,
+    Record,
+    Text,
+    UnpairedPreference,
+    content_key,
+    exchanges,
+)
+
+Part = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The texts of a record."""
+
+    record: Record
+    part: Part
+    number: int
+    """The position of the record in its part."""
+    text: str
+    """All texts of the record."""
+    prompt: str
+    """All turns before the last answer; empty for plain text."""
+    question: str
+    """The last turn before the answer."""
+    answer: str
+    """The last answer, which is the chosen one of a pair; empty for plain text."""
+
+    @property
+    def source(self) -> str:
+        """``file:line`` of the record."""
+        return self.record.source
+
+    @cached_property
+    def prompt_letters(self) -> bytes:
+        """The letters and digits of the prompt."""
+        return letters(self.prompt)
+
+    @cached_property
+    def prompt_words(self) -> str:
+        """The words and symbols of the prompt."""
+        return words(self.prompt)
+
+    @cached_property
+    def answer_letters(self) -> bytes:
+        """The letters and digits of the answer."""
+        return letters(self.answer)
+
+    @property
+    def has_right_answer(self) -> bool:
+        """Return True if the answer is the one to learn, and not one of several or a bad one."""
+        return bool(self.answer) and not isinstance(self.record, Preference | UnpairedPreference)
+
+
+def read_row(record: Record, part: Part = "train", number: int = 0) -> Row | None:
+    """Return the texts of a record, or None for a kind of record that a plugin defines."""
+    try:
+        text = content_key(record)
+        *_, (prompt, answer) = exchanges(record)
+    except (TypeError, ValueError):
+        return None
+    if isinstance(record, Text):
+        return Row(record, part, number, text, "", "", "")
+    turns = _texts(prompt)
+    question = turns[-1] if turns else ""
+    return Row(record, part, number, text, "\n".join(turns), question, _answer_text(answer))
+
+
+def _texts(prompt: Prompt) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else [message.text for message in prompt]
+
+
+def _answer_text(answer: Message) -> str:
+    if not answer.tool_calls:
+        return answer.text
+    calls = (f"{call.name} {call.arguments}" for call in answer.tool_calls)
+    return "\n".join((answer.text, *calls))
+
+
+_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
+
+
+class _Letters(dict[int, int | None]):
+    """A table for ``str.translate`` that keeps letters, marks and digits; filled when used."""
+
+    def __missing__(self, code: int) -> int | None:
+        kept = code if unicodedata.category(chr(code))[0] in "LMN" else None
+        self[code] = kept
+        return kept
+
+
+_LETTERS = _Letters()
+
+
+def letters(text: str) -> bytes:
+    """Return the letters and digits of a text as UTF-8, in one case.
+
+    A text that has none, such as an emoji, is returned without the spaces around it.
+    """
+    if text.isascii():
+        kept = text.lower().encode().translate(None, _NO_LETTERS)
+    else:
+        folded = unicodedata.normalize("NFKC", text).casefold()
+        kept = folded.translate(_LETTERS).encode("utf-8", "surrogatepass")
+    return kept or text.strip().encode("utf-8", "surrogatepass")
+
+
+def words(text: str) -> str:
+    """Return a text in one case, with single spaces, and without punctuation at its end.
+
+    Symbols count, unlike in :func:`letters`: 3 + 2 and 3 - 2 have different answers.
+    """
+    return " ".join(text.casefold().split()).rstrip(" .,;:?!")

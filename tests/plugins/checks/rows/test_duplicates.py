@@ -1,0 +1,99 @@
+"""Repeated rows and contradictory answers are found, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from clean_rows import clean_rows, label_rows, row
+
+from tunesmith.records import Completion, Message, Preference, Record, Text, UnpairedPreference
+from tunesmith_plugins.checks.rows.check import share
+from tunesmith_plugins.checks.rows.duplicates import Duplicates
+from tunesmith_plugins.checks.rows.review import review
+
+
+def found(rows: list[Completion] | list[Record]) -> list[tuple[str, str]]:
+    return [(f.level, f.message) for f in review(rows, [], [Duplicates])]
+
+
+def renamed(rows: list[Completion]) -> list[Completion]:
+    return [replace(row, source=f"more.jsonl:{n}") for n, row in enumerate(rows, start=1)]
+
+
+def test_clean_rows_have_no_finding() -> None:
+    assert found(clean_rows()) == []
+    assert found(label_rows()) == []
+
+
+def test_fifty_repeated_rows_are_found_apart_from_case_spacing_and_punctuation() -> None:
+    rows = clean_rows()
+    copies = [
+        replace(row, prompt=row.prompt.upper().replace(" ", "  "), completion=f"{row.completion}!")
+        for row in rows[:50]
+    ]
+    ((level, message),) = found(rows + renamed(copies))
+    assert level == "warning"
+    assert message == (
+        "50 of 850 (5.9 %) training rows repeat an earlier one, apart from case, spacing and "
+        'punctuation: more.jsonl:1 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS ON MONDAY?" '
+        'as rows.jsonl:1; more.jsonl:2 "CAN I RETURN MY PARCEL TO THE SHOP IN LEEDS BEFORE '
+        'MONDAY?" as rows.jsonl:2; more.jsonl:3 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS ON '
+        'TUESDAY?" as rows.jsonl:3; remove them, or they count several times'
+    )
+
+
+def test_a_few_repeated_rows_are_no_warning() -> None:
+    rows = clean_rows()
+    assert [level for level, _ in found(rows + rows[:7])] == ["info"]
+
+
+def test_fifty_contradictory_labels_are_found() -> None:
+    rows = label_rows()
+    wrong = [replace(row, completion="complaint") for row in rows[:50]]
+    ((level, message),) = found(rows + renamed(wrong))
+    assert level == "warning"
+    assert message.startswith(
+        "50 prompts of the 850 training rows have different answers: "
+        '"Where is the parcel that I ordered in Leeds on Monday?": '
+        'rows.jsonl:1 "returns" and more.jsonl:1 "complaint"; '
+    )
+
+
+def test_different_free_texts_for_one_prompt_are_no_warning() -> None:
+    rows = clean_rows()
+    others = [replace(row, completion=f"Please ask us again, {row.completion}") for row in rows]
+    assert [level for level, _ in found(rows + renamed(others))] == ["info"]
+
+
+def test_signs_and_points_make_prompts_and_answers_different() -> None:
+    sums = [
+        row(line, f"{text} = ?", answer)
+        for line, (text, answer) in enumerate(
+            [("3 + 2", "5"), ("3 - 2", "1"), ("1.5 * 2", "3"), ("15 * 2", "30")]
+        )
+    ]
+    commands = [row(90, "Append the list", "ls > a"), row(91, "Append the list", "ls >> a")]
+    assert found(sums) == []
+    assert found([*sums, *label_rows()]) == []
+    assert found(commands) == []
+
+
+def test_every_kind_of_record_is_compared() -> None:
+    prompt = (Message("user", "Which one?"),)
+    pair = Preference(source="a:1", prompt=prompt, chosen="This one", rejected="That one")
+    good = UnpairedPreference(source="a:2", prompt=prompt, completion="This one", label=True)
+    text = Text(source="a:3", text="All of it")
+    assert found([pair, good, replace(good, label=False), text, Record(source="a:5")]) == []
+    assert len(found([pair, pair])) == len(found([good, good])) == len(found([text, text])) == 1
+    assert found([pair, replace(pair, chosen="Neither")]) == []
+
+
+def test_scripts_and_symbols_are_compared_by_their_characters() -> None:
+    assert found([row(1, "हाँ", "कि"), row(2, "हाँ", "की")])[0][0] == "info"
+    assert found([row(1, "How was it?", "👍"), row(2, "How was it", "👍")])[0][0] == "warning"
+    assert found([Text(source="a:1", text="👍"), Text(source="a:2", text="👎")]) == []
+
+
+def test_a_share_is_printed_with_its_numbers() -> None:
+    assert share(12, 3456) == "12 of 3,456 (0.35 %)"
+    assert share(3456, 3456) == "3,456 of 3,456 (100 %)"

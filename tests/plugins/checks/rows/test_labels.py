@@ -1,0 +1,94 @@
+"""Faults of labels are found, and balanced, long-tailed and free answers are left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from clean_rows import clean_rows, label_rows, row
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Completion
+from tunesmith_plugins.checks.rows.labels import MOST_LABELS, Labels, label_key
+from tunesmith_plugins.checks.rows.review import review
+
+LABELS = ("delivery", "returns", "refund status", "opening hours")
+
+
+def found(train: list[Completion], heldout: list[Completion] | None = None) -> list[Finding]:
+    return review(train, heldout or [], [Labels])
+
+
+def answered(count: int, answer: str, labels: tuple[str, ...] = LABELS) -> list[Completion]:
+    """Return rows with labels, in which every tenth or so has another answer."""
+    rows = label_rows(labels)
+    step = len(rows) // count
+    return [
+        replace(row, completion=answer) if n % step == 0 and n // step < count else row
+        for n, row in enumerate(rows)
+    ]
+
+
+def test_clean_rows_have_no_finding() -> None:
+    assert found(clean_rows()) == []
+    assert found(label_rows(LABELS), label_rows(LABELS)[:40]) == []
+    assert found([]) == []
+
+
+@pytest.mark.parametrize("variant", ["Delivery", "delivery.", "DELIVERY", '"delivery"'])
+def test_fifty_other_spellings_of_a_label_are_found(variant: str) -> None:
+    (finding,) = found(answered(50, variant))
+    assert finding.level == "warning"
+    assert finding.message.startswith(
+        "50 of 800 (6.2 %) training rows have another spelling of a label: rows.jsonl:1 "
+    )
+    assert 'usually "delivery"; write each label in one way' in finding.message
+
+
+def test_one_misspelled_label_is_found() -> None:
+    (finding,) = found(answered(1, "delivrey"))
+    assert (finding.level, finding.where) == ("warning", "data labels")
+    assert finding.message == (
+        '1 of 5 labels are rare: rows.jsonl:1 "delivrey", 1 row, perhaps "delivery"; '
+        "correct them, add rows, or leave them out"
+    )
+
+
+def test_a_long_tail_of_labels_is_no_fault() -> None:
+    names = [f"topic {n}" for n in range(200) for _ in range(max(1, 300 // (n + 1)))]
+    rows = [replace(row, completion=name) for row, name in zip(clean_rows(), names, strict=False)]
+    assert found(rows) == []
+
+
+def test_a_label_with_nearly_all_rows_is_found() -> None:
+    (finding,) = found(answered(750, "other", ("delivery",)))
+    assert finding.level == "warning"
+    assert finding.message.startswith("750 of 800 (94 %) training rows have the same answer: ")
+
+
+def test_one_answer_in_all_rows_is_an_error() -> None:
+    (finding,) = found(label_rows(["delivery"]))
+    assert finding.level == "error"
+    assert finding.message.startswith("all 800 training rows have the same answer: rows.jsonl:1 ")
+    assert found(label_rows(["delivery"])[:19]) == []
+
+
+def test_a_label_of_held_out_rows_only_is_found() -> None:
+    heldout = answered(50, "complaint")[:200]
+    (finding,) = found(label_rows(LABELS), heldout)
+    assert finding.message.startswith(
+        "13 of 200 (6.5 %) held-out rows have a label that no training row has: rows.jsonl:1 "
+    )
+
+
+def test_more_answers_than_labels_are_not_kept() -> None:
+    check = Labels()
+    rows = [row(n, "Which number?", str(n)) for n in range(MOST_LABELS + 5)]
+    assert review(rows * 10, [], [lambda: check]) == []
+    assert len(check._labels) == MOST_LABELS + 1
+
+
+def test_spellings_of_a_label_have_one_key() -> None:
+    for one in ("Refund_Status", "refund-status.", "refund  status"):
+        assert label_key(one) == "refund status"
+    assert len({label_key(text) for text in ("-1", "1", "+1", "?", "!", "A", "A+")}) == 7
