@@ -112,8 +112,10 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     events = []
     for measurement in measured:
         metric = next(m for m in evaluator.offer.metrics if m.name == measurement.metric)
+        # A quantity with a unit is no share, even where all its values are 0.
+        bounds = (-math.inf, math.inf) if metric.unit else None
         interval = mean_interval(
-            measurement.values, measurement.weights, groups=_groups_of(records)
+            measurement.values, measurement.weights, groups=_groups_of(records), bounds=bounds
         )
         event = Measured(
             model=label,

@@ -123,6 +123,15 @@ def test_metrics_are_emitted_as_the_offer_declares_them(tmp_path: Path) -> None:
     assert [event for event in recorder.events if isinstance(event, Measured)] == events
 
 
+def test_a_quantity_with_a_unit_is_no_share(tmp_path: Path) -> None:
+    """Four wrong answers of four may be chance; four differences of exactly 0 nats are not."""
+    zeros = [0.0] * 4
+    loss = Measurement(metric="loss", values=tuple(zeros))
+    (right, loss_event), _ = run(tmp_path, measurement(zeros), loss)
+    assert (right.low, right.high) == (0, pytest.approx(0.49, abs=0.01))
+    assert (loss_event.low, loss_event.high) == (0, 0)
+
+
 def test_values_are_stored_per_record(tmp_path: Path) -> None:
     weights = (1.0, 2.0, 3.0, 4.0)
     ((event,), _) = run(
