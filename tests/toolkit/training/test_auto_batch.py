@@ -149,20 +149,23 @@ def test_the_estimate_of_auto_starts_at_the_smallest_choice() -> None:
 
     config = {
         "model_type": "llama", "hidden_size": 512, "intermediate_size": 2048,
-        "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 8,
+        "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 8,
         "vocab_size": 1024, "tie_word_embeddings": True, "max_position_embeddings": 8192,
     }  # fmt: skip
     rows = [Completion(source="r", prompt="word " * 90, completion="x " * 20)] * 200
     request = EstimateRequest(
         config=config, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cuda"
     )
-    auto = {"gradient_checkpointing": "auto", "micro_batch_tokens": "auto"}
-    smallest = {"gradient_checkpointing": True, "micro_batch_tokens": 512}
-    for usual in ({}, {"micro_batch_tokens": 2048, "gradient_checkpointing": False}):
-        auto_estimates, usual_estimates, smallest_estimates = (
-            list(techniques.estimate_supervised(from_table(LoraOptions, table), request))
-            for table in (auto, usual, smallest)
+    auto_estimates, smallest_estimates, *usual = (
+        list(techniques.estimate_supervised(from_table(LoraOptions, table), request))
+        for table in (
+            {"gradient_checkpointing": "auto", "micro_batch_tokens": "auto"},
+            {"gradient_checkpointing": True, "micro_batch_tokens": 512},
+            {},
+            {"micro_batch_tokens": 2048, "gradient_checkpointing": False},
         )
+    )
+    for usual_estimates in usual:
         for phase in ("load", "train", "evaluate"):
             assert auto_estimates[0].memory[phase].low == smallest_estimates[0].memory[phase].low
             assert auto_estimates[1].memory[phase].low <= usual_estimates[1].memory[phase].low
