@@ -229,8 +229,9 @@ def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful
     batch_size = options.batch_size or AUTO_BATCH_SIZE
     order = BatchOrder(len(rows), batch_size, options.epochs, seed, options.max_steps)
     budget = budget or options.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS
-    longest = sorted(rows, key=grouping.token_count, reverse=True)[:batch_size]
     row_tokens = [grouping.token_count(row) for row in rows]
+    by_tokens = sorted(range(len(rows)), key=row_tokens.__getitem__, reverse=True)
+    longest = [rows[index] for index in by_tokens[:batch_size]]
     mean_batch_tokens = sum(row_tokens) / len(row_tokens) * min(batch_size, len(row_tokens))
     full_epoch = order.steps >= order.steps_per_epoch
     epochs = order.steps / order.steps_per_epoch
