@@ -36,13 +36,20 @@ class Tally:
     """A number of rows, and the first of them as examples."""
 
     count: int = 0
-    examples: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def add(self, row: Row, text: str) -> None:
         """Count a row; ``text`` is shown if the row is among the first."""
         self.count += 1
-        if len(self.examples) < MOST_EXAMPLES:
-            self.examples.append(f"{row.source} {quote(text)}")
+        if len(self.sources) < MOST_EXAMPLES:
+            self.sources.append(row.source)
+            self.texts.append(quote(text))
+
+    @property
+    def examples(self) -> list[str]:
+        """Sources and texts of the first rows."""
+        return [f"{source} {text}" for source, text in zip(self.sources, self.texts, strict=True)]
 
 
 def quote(text: str) -> str:

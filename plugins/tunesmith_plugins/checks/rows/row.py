@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from tunesmith.records import (
 )
 
 Part = Literal["train", "heldout"]
+_LONG_NUMBER = re.compile(r"[0-9](?:[ .()-]{0,2}[0-9]){6}")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Row:
     def answer_letters(self) -> bytes:
         """The letters and digits of the answer."""
         return letters(self.answer)
+
+    @cached_property
+    def has_long_number(self) -> bool:
+        """Return True if a text has a number of seven digits, with or without separators."""
+        return _LONG_NUMBER.search(self.text) is not None
 
     @property
     def has_right_answer(self) -> bool:

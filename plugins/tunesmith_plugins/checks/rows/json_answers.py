@@ -1,0 +1,99 @@
+"""Compare the keys of answers that are JSON objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import orjson
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Record
+from tunesmith.text import one_line
+from tunesmith_plugins.checks.rows.check import (
+    EXCERPT,
+    MOST_EXAMPLES,
+    Tally,
+    build_finding,
+    share,
+)
+from tunesmith_plugins.checks.rows.row import Row
+
+FEWEST_ROWS = 20
+MOST_SHAPES = 1_000
+MAJORITY = 0.8
+"""Share of the answers from which on they are expected to be objects, or to have the same keys."""
+
+Keys = tuple[str, ...]
+
+
+class JsonAnswers:
+    """Counts the answers with each set of keys, and those that are no JSON object."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[Keys, Tally] = {}
+        self._other = Tally()
+        self._rows = 0
+
+    def add(self, row: Row) -> None:
+        """Count an answer."""
+        if not row.has_right_answer:
+            return
+        self._rows += 1
+        keys = find_keys(row.answer)
+        if keys is None:
+            self._other.add(row, row.answer)
+        elif keys in self._shapes or len(self._shapes) < MOST_SHAPES:
+            self._shapes.setdefault(keys, Tally()).add(row, row.answer)
+
+    def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
+        """Return findings about answers that are no JSON object, or have other keys."""
+        objects = self._rows - self._other.count
+        if self._rows < FEWEST_ROWS or objects < MAJORITY * self._rows:
+            return
+        if self._other.count:
+            yield build_finding(
+                "json",
+                "warning",
+                f"{share(self._other.count, self._rows)} answers are no JSON object; others are",
+                self._other.examples,
+                "correct them",
+            )
+        usual = max(self._shapes, key=lambda keys: self._shapes[keys].count)
+        count = self._shapes[usual].count
+        if MAJORITY * objects <= count < objects:
+            yield build_finding(
+                "json",
+                "warning",
+                f"{share(objects - count, objects)} JSON answers have other keys than most",
+                self._describe_others(usual),
+                "write the same keys in all",
+            )
+
+    def _describe_others(self, usual: Keys) -> list[str]:
+        others = [(keys, tally) for keys, tally in self._shapes.items() if keys != usual]
+        return [
+            f"{tally.sources[0]} {describe_difference(keys, usual)}"
+            for keys, tally in others[:MOST_EXAMPLES]
+        ]
+
+
+def find_keys(answer: str) -> Keys | None:
+    """Return the sorted keys of a JSON object, None if the answer is something else."""
+    text = answer.strip()
+    if not (text.startswith("{") and text.endswith("}")):
+        return None
+    try:
+        return tuple(sorted(orjson.loads(text)))
+    except orjson.JSONDecodeError:
+        return None
+
+
+def describe_difference(keys: Keys, usual: Keys) -> str:
+    """Return which keys are missing and which are new."""
+    missing, new = sorted({*usual} - {*keys}), sorted({*keys} - {*usual})
+    parts = [
+        f"{word} {one_line(', '.join(names), EXCERPT)}"
+        for word, names in (("lacks", missing), ("adds", new))
+        if names
+    ]
+    return " and ".join(parts)

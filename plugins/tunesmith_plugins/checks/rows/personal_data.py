@@ -1,0 +1,123 @@
+"""Find secrets and personal data. What is shown of them is masked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from tunesmith.text import redact
+from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, Detectors, Find
+from tunesmith_plugins.checks.rows.row import Row
+
+CARD = r"(?<![\w.+-])\d(?:[ -]?\d){12,18}(?![\w-])"
+CARD_PREFIX = r"4|5[1-5]|2(?:2[2-9]|[3-6]|7[01])|3[47]|3(?:0[0-5]|[68])|6(?:011|5|4[4-9])|35"
+CARD_LENGTHS = {"3": (14, 15, 16), "4": (16,), "5": (16,), "2": (16,), "6": (16,)}
+IBAN = r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"
+EMAIL = r"(?<![\w.+-])[\w.+-]{1,64}@(?!example\b)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{2,63}){1,4}"
+PHONE = (
+    r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}"
+    r"|\(?\d{3}\)?[ .-]\d{3}[.-]\d{4})(?![\w-])"
+)
+SOCIAL_SECURITY = r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])"
+
+
+def is_card_number(text: str) -> bool:
+    """Return True for a number with the prefix, the length and the check digit of a card.
+
+    The check digit is that of Luhn (ISO/IEC 7812-1).
+    """
+    digits = [int(c) for c in text if c.isdigit()]
+    number = "".join(map(str, digits))
+    if not re.match(CARD_PREFIX, number) or len(number) not in CARD_LENGTHS[number[0]]:
+        return False
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def is_iban(text: str) -> bool:
+    """Return True for an account number with the right check digits (ISO 13616: 1 modulo 97)."""
+    number = text.replace(" ", "")
+    if not 15 <= len(number) <= 34:
+        return False
+    return int("".join(str(int(c, 36)) for c in number[4:] + number[:4])) % 97 == 1
+
+
+def mask(text: str) -> str:
+    """Return the first and the last two characters of a text."""
+    return f"{text[:2]}…{text[-2:]}"
+
+
+def mask_address(text: str) -> str:
+    """Return an e-mail address without its name."""
+    return f"{text[0]}…@{text.rpartition('@')[2]}"
+
+
+def _number(pattern: str, is_valid: Callable[[str], bool] = bool) -> Find:
+    """Return a function that finds a number, and masks it."""
+    compiled = re.compile(pattern)
+
+    def find(row: Row) -> str | None:
+        if not row.has_long_number:
+            return None
+        numbers = (match.group() for match in compiled.finditer(row.text))
+        return next((mask(number) for number in numbers if is_valid(number)), None)
+
+    return find
+
+
+_EMAIL = re.compile(EMAIL)
+
+
+def _find_email(row: Row) -> str | None:
+    match = _EMAIL.search(row.text) if "@" in row.text else None
+    return mask_address(match.group()) if match else None
+
+
+def _find_secret(row: Row) -> str | None:
+    clean = redact(row.text)
+    if clean == row.text:
+        return None
+    start = clean.find("[redacted:")
+    return clean[max(0, start - CONTEXT) : start + 2 * CONTEXT]
+
+
+PERSONAL_DATA = (
+    Detector(
+        "rows have a key, a token or a password",
+        _find_secret,
+        "remove it and revoke it: a model can repeat what it was trained on",
+        can_be_intended=False,
+    ),
+    Detector(
+        "rows have the number of a payment card",
+        _number(CARD, is_card_number),
+        "replace it: a model can repeat what it was trained on",
+        can_be_intended=False,
+    ),
+    Detector(
+        "rows have the number of a bank account",
+        _number(IBAN, is_iban),
+        "replace it: a model can repeat what it was trained on",
+        can_be_intended=False,
+    ),
+    Detector(
+        "rows have a social security number",
+        _number(SOCIAL_SECURITY),
+        "replace it: a model can repeat what it was trained on",
+        can_be_intended=False,
+    ),
+    Detector(
+        "rows have an e-mail address",
+        _find_email,
+        "replace those of persons",
+        level="info",
+    ),
+    Detector(
+        "rows have a telephone number", _number(PHONE), "replace those of persons", level="info"
+    ),
+)
+
+
+def personal_data() -> Detectors:
+    """Create the check."""
+    return Detectors("personal data", PERSONAL_DATA)

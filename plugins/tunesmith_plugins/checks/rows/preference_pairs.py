@@ -1,0 +1,99 @@
+"""Find pairs from which no preference can be learned, or another one than is meant."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Preference, Record
+from tunesmith.statistics import mean_interval
+from tunesmith_plugins.checks.rows.check import (
+    MOST_EXAMPLES,
+    Tally,
+    build_finding,
+    share,
+    show_row,
+)
+from tunesmith_plugins.checks.rows.row import Row, words
+
+FEWEST_PAIRS = 20
+MOST_EQUAL = 0.5
+"""Share of pairs of equal answers from which on training on the pairs is wrong."""
+LENGTH_BIAS = 0.8
+"""Share of the pairs with the longer answer chosen (or rejected) that is a warning, if the
+interval lies beyond it."""
+
+
+class PreferencePairs:
+    """Compares the answers of pairs: 24 bytes for each."""
+
+    def __init__(self) -> None:
+        self._numbers, self._keys, self._swapped = array("q"), array("q"), array("q")
+        self._equal = Tally()
+        self._longer = self._shorter = 0
+
+    def add(self, row: Row) -> None:
+        """Compare the answers of a training pair."""
+        record = row.record
+        if row.part != "train" or not isinstance(record, Preference):
+            return
+        chosen, rejected = words(record.chosen), words(record.rejected)
+        if chosen == rejected:
+            self._equal.add(row, record.chosen)
+        self._longer += len(record.chosen) > len(record.rejected)
+        self._shorter += len(record.chosen) < len(record.rejected)
+        self._numbers.append(row.number)
+        self._keys.append(hash((row.prompt_words, chosen, rejected)))
+        self._swapped.append(hash((row.prompt_words, rejected, chosen)))
+
+    def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
+        """Return findings about equal answers, swapped sides and length."""
+        pairs = len(self._numbers)
+        if not pairs:
+            return
+        if self._equal.count:
+            yield build_finding(
+                "preference",
+                "error" if self._equal.count > MOST_EQUAL * pairs else "warning",
+                f"{share(self._equal.count, pairs)} pairs have the same answer on both sides, "
+                "apart from case and spacing",
+                self._equal.examples,
+                "leave them out",
+            )
+        yield from self._find_swapped(train)
+        if pairs >= FEWEST_PAIRS:
+            yield from self._find_length_bias()
+
+    def _find_swapped(self, train: Sequence[Record]) -> Iterator[Finding]:
+        keys = np.frombuffer(self._keys, dtype=np.int64)
+        swapped = np.frombuffer(self._swapped, dtype=np.int64)
+        found = np.flatnonzero(np.isin(keys, swapped) & (keys != swapped))
+        if len(found):
+            yield build_finding(
+                "preference",
+                "warning",
+                f"{share(len(found), len(keys))} pairs are there in both directions: the answer "
+                "that is chosen in one is rejected in another",
+                [show_row(train, self._numbers[i]) for i in found[:MOST_EXAMPLES].tolist()],
+                "keep one of the two",
+            )
+
+    def _find_length_bias(self) -> Iterator[Finding]:
+        compared = self._longer + self._shorter
+        if not compared:
+            return
+        which, count = max(("longer", self._longer), ("shorter", self._shorter), key=lambda x: x[1])
+        values = np.repeat((1.0, 0.0), (count, compared - count)).tolist()
+        interval = mean_interval(values, bounds=(0.0, 1.0))
+        if interval.low > LENGTH_BIAS:
+            yield build_finding(
+                "preference",
+                "warning",
+                f"the chosen answer is the {which} one in {share(count, compared)} pairs, 95 % "
+                f"interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %",
+                (),
+                "balance the lengths, or the model learns the length",
+            )

@@ -1,0 +1,226 @@
+"""Lengths, answers in JSON, pairs and edge cases: faults are found, clean rows have none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+from clean_rows import clean_rows, label_rows
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Chat, Completion, Message, Preference, Record, ToolCall
+from tunesmith_plugins.checks.rows.check import Check
+from tunesmith_plugins.checks.rows.edge_cases import EdgeCases
+from tunesmith_plugins.checks.rows.json_answers import JsonAnswers, describe_difference, find_keys
+from tunesmith_plugins.checks.rows.lengths import Lengths, is_empty
+from tunesmith_plugins.checks.rows.preference_pairs import PreferencePairs
+from tunesmith_plugins.checks.rows.review import CHECKS, review
+from tunesmith_plugins.checks.rows.row import read_row
+
+
+def found(rows: Sequence[Record], check: Callable[[], Check]) -> list[Finding]:
+    return review(rows, [], [check])
+
+
+def every_sixteenth(
+    rows: Sequence[Completion], change: Callable[[Completion], Completion]
+) -> list[Completion]:
+    """Return 800 rows of which 50 are changed."""
+    return [change(row) if n % 16 == 0 else row for n, row in enumerate(rows)]
+
+
+# ------------------------------------------------------------------------- lengths
+
+
+def test_clean_rows_have_no_finding_about_lengths() -> None:
+    assert found(clean_rows(), Lengths) == found(label_rows(), Lengths) == []
+
+
+@pytest.mark.parametrize("field", ["prompt", "completion"])
+def test_fifty_outliers_are_found(field: str) -> None:
+    rows = every_sixteenth(clean_rows(), lambda r: replace(r, **{field: r.completion * 20}))
+    (finding,) = found(rows, Lengths)
+    name = "prompt" if field == "prompt" else "answer"
+    assert finding.level == "warning"
+    assert finding.message.startswith(f"50 of 800 (6.2 %) training rows have a far longer {name} ")
+    assert "rows.jsonl:1 " in finding.message and " has 1,3" in finding.message
+
+
+@pytest.mark.parametrize("answer", ["N/A", "null", "...", " - ", "TODO", "#REF!", "?"])
+def test_fifty_answers_that_say_nothing_are_found(answer: str) -> None:
+    (finding,) = found(
+        every_sixteenth(clean_rows(), lambda r: replace(r, completion=answer)), Lengths
+    )
+    assert finding.message.startswith("50 of 800 (6.2 %) answers say nothing: rows.jsonl:1 ")
+
+
+def test_short_answers_say_something() -> None:
+    assert not any(is_empty(text) for text in ("0", "No", "👍", "a", "{}", "+", "нет", "€"))
+
+
+# ------------------------------------------------------------------------- JSON
+
+
+def json_rows() -> list[Completion]:
+    return [
+        replace(row, completion=json.dumps({"answer": row.completion, "city": "Oslo"}))
+        for row in clean_rows()
+    ]
+
+
+def test_clean_answers_have_no_finding_about_json() -> None:
+    assert found(json_rows(), JsonAnswers) == found(clean_rows(), JsonAnswers) == []
+
+
+@pytest.mark.parametrize("cut", ["{'answer': 1}", '{"answer": "cut', "Here it is: {}"])
+def test_fifty_answers_that_are_no_json_are_found(cut: str) -> None:
+    (finding,) = found(
+        every_sixteenth(json_rows(), lambda r: replace(r, completion=cut)), JsonAnswers
+    )
+    assert finding.level == "warning"
+    assert finding.message.startswith("50 of 800 (6.2 %) answers are no JSON object; others are: ")
+
+
+def test_fifty_answers_with_other_keys_are_found() -> None:
+    other = '{"answer": 1, "town": "Oslo"}'
+    rows = every_sixteenth(json_rows(), lambda r: replace(r, completion=other))
+    (finding,) = found(rows, JsonAnswers)
+    assert finding.message == (
+        "50 of 800 (6.2 %) JSON answers have other keys than most: rows.jsonl:1 lacks city and "
+        "adds town; write the same keys in all"
+    )
+
+
+def test_answers_that_differ_by_design_have_no_finding() -> None:
+    rows = [
+        replace(row, completion=json.dumps({f"key {n % 3}": n}))
+        for n, row in enumerate(clean_rows())
+    ]
+    assert found(rows, JsonAnswers) == []
+
+
+def test_keys_of_an_answer() -> None:
+    assert find_keys(' {"b": 1, "a": {"c": 2}}\n') == ("a", "b")
+    assert find_keys("{}") == () and find_keys("[1]") is None
+    assert describe_difference(("a",), ("a", "b")) == "lacks b"
+
+
+# ------------------------------------------------------------------------- pairs
+
+
+def pairs() -> list[Preference]:
+    """Return pairs in which the chosen answer is the longer one in half of all."""
+    refusal = "I do not know, sorry, please ask my colleague in the shop"
+    long = " as you asked"
+    return [
+        Preference(
+            source=row.source,
+            prompt=(Message("user", row.prompt),),
+            chosen=row.completion + long * (n % 2),
+            rejected=refusal + 3 * long * (1 - n % 2),
+        )
+        for n, row in enumerate(clean_rows())
+    ]
+
+
+def changed_pairs(change: Callable[[Preference], Preference], step: int = 16) -> list[Preference]:
+    return [change(pair) if n % step == 0 else pair for n, pair in enumerate(pairs())]
+
+
+def test_clean_pairs_have_no_finding() -> None:
+    assert found(pairs(), PreferencePairs) == found(clean_rows(), PreferencePairs) == []
+
+
+def test_fifty_pairs_with_equal_answers_are_found() -> None:
+    (finding,) = found(
+        changed_pairs(lambda p: replace(p, rejected=f" {p.chosen.upper()} ")), PreferencePairs
+    )
+    assert finding.level == "warning"
+    assert finding.message.startswith("50 of 800 (6.2 %) pairs have the same answer on both sides")
+
+
+def test_equal_answers_in_most_pairs_are_an_error() -> None:
+    rows = changed_pairs(lambda p: replace(p, rejected=p.chosen), step=1)
+    assert [finding.level for finding in found(rows, PreferencePairs)] == ["error"]
+
+
+def test_fifty_pairs_with_swapped_sides_are_found() -> None:
+    swapped = [
+        replace(pair, chosen=pair.rejected, rejected=pair.chosen, source=f"more.jsonl:{n}")
+        for n, pair in enumerate(pairs()[:50])
+    ]
+    (finding,) = found(pairs() + swapped, PreferencePairs)
+    assert finding.level == "warning"
+    assert finding.message.startswith("100 of 850 (12 %) pairs are there in both directions: ")
+
+
+@pytest.mark.parametrize(("which", "side"), [("longer", "chosen"), ("shorter", "rejected")])
+def test_a_bias_of_length_is_found_beyond_doubt_only(which: str, side: str) -> None:
+    def longer(pair: Preference) -> Preference:
+        return replace(pair, **{side: f"{getattr(pair, side)} {'and so on ' * 20}"})
+
+    rows = list(map(longer, pairs()))
+    (finding,) = found(rows, PreferencePairs)
+    assert finding.message == (
+        f"the chosen answer is the {which} one in 800 of 800 (100 %) pairs, 95 % interval "
+        "100 to 100 %; balance the lengths, or the model learns the length"
+    )
+    assert found(rows[:520] + pairs()[520:], PreferencePairs) == []  # 82.5 %, from 79.7 % on
+    assert found(rows[:15], PreferencePairs) == []
+
+
+# ------------------------------------------------------------------------- edge cases, all
+
+
+def test_edge_cases_are_counted() -> None:
+    rows = clean_rows()
+    prompts = ["Not now", "I don't want it", "WHERE IS MY PARCEL", "???", "where is it now"]
+    rows[:5] = [replace(row, prompt=text) for row, text in zip(rows, prompts, strict=False)]
+    (finding,) = found(rows, EdgeCases)
+    assert (finding.level, finding.message) == (
+        "info",
+        "of 800 training prompts, 2 have at most 2 words, 2 have an English negation, "
+        "1 are in capitals, 1 have no letter",
+    )
+    assert found(rows[:99], EdgeCases) == []
+
+
+def test_the_last_answer_of_a_conversation_is_the_answer() -> None:
+    call = Message("assistant", "", tool_calls=(ToolCall("find", '{"id": 1}'),))
+    chat = Chat(
+        source="a:1",
+        messages=(
+            Message("system", "Be kind."),
+            Message("user", "Hello"),
+            Message("assistant", "Hi"),
+            Message("user", "Where is it?"),
+            call,
+        ),
+    )
+    row = read_row(chat)
+    assert row is not None
+    assert row.prompt == "Be kind.\nHello\nHi\nWhere is it?"
+    assert (row.question, row.answer) == ("Where is it?", '\nfind {"id": 1}')
+    assert read_row(Record(source="a:2")) is None
+
+
+def test_all_checks_read_each_row_once() -> None:
+    reads: list[int] = []
+
+    class Counted(Sequence[Record]):
+        rows = clean_rows()
+
+        def __len__(self) -> int:
+            return len(self.rows)
+
+        def __getitem__(self, index: int) -> Record:  # type: ignore[override]
+            record = self.rows[index]
+            reads.append(index)
+            return record
+
+    findings = review(Counted(), [])
+    assert [finding.where for finding in findings] == ["data edge cases"]
+    assert reads == list(range(800))
+    assert len(CHECKS) == 9

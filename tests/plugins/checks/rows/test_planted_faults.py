@@ -1,0 +1,240 @@
+"""Fifty rows with each fault, planted into clean rows, are all found; clean rows have none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from clean_rows import clean_rows
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Completion
+from tunesmith_plugins.checks.rows.copied_answers import copied_answers
+from tunesmith_plugins.checks.rows.detectors import BY_DESIGN, Detectors
+from tunesmith_plugins.checks.rows.personal_data import personal_data
+from tunesmith_plugins.checks.rows.review import review
+from tunesmith_plugins.checks.rows.text_faults import text_faults
+
+Plant = Callable[[Completion, int], Completion]
+PLANTED = 50
+
+
+def after_prompt(*texts: str) -> Plant:
+    """Return a function that writes one of the texts, in turn, after the prompt."""
+    return lambda row, n: replace(row, prompt=f"{row.prompt} {texts[n % len(texts)]}")
+
+
+def after_answer(*texts: str) -> Plant:
+    return lambda row, n: replace(row, completion=f"{row.completion}{texts[n % len(texts)]}")
+
+
+def within_answer(*texts: str) -> Plant:
+    def plant(row: Completion, n: int) -> Completion:
+        first, space, rest = row.completion.partition(" ")
+        return replace(row, completion=f"{first}{space}{texts[n % len(texts)]}{rest}")
+
+    return plant
+
+
+WORDS = ("Größe", "façade", "señor", "„Zitat“", "it’s", "café", "naïve", "łódź", "Привет")
+
+
+def misread(row: Completion, n: int) -> Completion:
+    """Return a row whose answer was written as UTF-8 and read as something else."""
+    text = f"{row.completion} {WORDS[n % len(WORDS)]}".encode()
+    wrong = text.decode("cp1252", "replace") if n % 2 else text.decode("latin-1")
+    return replace(row, completion=wrong)
+
+
+def card_number(n: int) -> str:
+    """Return a number with the form of a card number and the right check digit."""
+    start = f"{('4', '51', '2221', '6011')[n % 4]}{n:03}".ljust(15, "7")
+    doubled = [sum(divmod(2 * int(digit), 10)) for digit in start[::2]]
+    return f"{start}{-(sum(doubled) + sum(map(int, start[1::2]))) % 10}"
+
+
+def account_number(n: int) -> str:
+    """Return a German account number with the right check digits, in groups of four."""
+    account = f"3704004405320{n:05}"
+    check = 98 - int(f"{account}131400") % 97
+    number = f"DE{check:02}{account}"
+    return " ".join(number[i : i + 4] for i in range(0, len(number), 4)) if n % 2 else number
+
+
+FAULTS: dict[str, tuple[Callable[[], Detectors], str, str, Plant]] = {
+    "control tokens": (
+        text_faults,
+        "warning",
+        "rows have control tokens of a chat template in their text",
+        after_answer("<|im_end|>", "</s>", " [INST]", "<end_of_turn>", "<｜end▁of▁sentence｜>"),
+    ),
+    "next turn": (
+        text_faults,
+        "warning",
+        "answers go on with the next turn of a conversation",
+        after_answer("\n\nHuman: Thanks", "\nUser: And now?", "\n### Instruction: Next"),
+    ),
+    "hidden characters": (
+        text_faults,
+        "warning",
+        "rows have invisible or control characters",
+        within_answer(
+            "\u200b", "\u202e", "\0", "\x1b[0m", "\ufeff", "\xad", "\U000e0041", "\u2066"
+        ),
+    ),
+    "encoding": (
+        text_faults,
+        "warning",
+        "rows have characters that were read in the wrong encoding",
+        misread,
+    ),
+    "placeholders": (
+        text_faults,
+        "warning",
+        "rows have placeholders that nothing replaced",
+        after_answer(" {{ name }}", " {order_id}", " [NAME]", " [Your Name]", " {{Order Number}}"),
+    ),
+    "HTML": (
+        text_faults,
+        "warning",
+        "rows have HTML comments or entities",
+        after_answer("<!-- to do -->", " &amp; more", "&nbsp;"),
+    ),
+    "refusals": (
+        text_faults,
+        "warning",
+        "answers speak as an AI or refuse with a stock phrase",
+        after_answer(
+            " As an AI language model, I guess.",
+            " I’m sorry, but I can’t assist with that.",
+            " I cannot fulfill this request.",
+        ),
+    ),
+    "secrets": (
+        personal_data,
+        "warning",
+        "rows have a key, a token or a password",
+        after_prompt(
+            "hf_" + "abcdefghij" * 3,
+            "AKIA" + "ABCDEFGH" * 2,
+            "ghp_" + "0123456789" * 4,
+            "-----BEGIN PRIVATE KEY----- MIIE",
+            "sk-" + "ABCDEFGHIJ" * 3,
+        ),
+    ),
+    "cards": (
+        personal_data,
+        "warning",
+        "rows have the number of a payment card",
+        lambda row, n: after_prompt(card_number(n))(row, n),
+    ),
+    "accounts": (
+        personal_data,
+        "warning",
+        "rows have the number of a bank account",
+        lambda row, n: after_prompt(account_number(n))(row, n),
+    ),
+    "social security": (
+        personal_data,
+        "warning",
+        "rows have a social security number",
+        lambda row, n: after_prompt(f"mine is {n + 101}-45-6789")(row, n),
+    ),
+    "e-mail": (
+        personal_data,
+        "info",
+        "rows have an e-mail address",
+        after_prompt("jo.smith@post.co.uk", "(mail a@b-c.org)"),
+    ),
+    "telephone": (
+        personal_data,
+        "info",
+        "rows have a telephone number",
+        after_prompt("+49 151 23456789", "call (555) 010-2345", "+1-202-555-0143", "020.555.0143"),
+    ),
+    "the prompt": (
+        copied_answers,
+        "warning",
+        "answers are the prompt itself",
+        lambda row, n: replace(row, completion=row.prompt),
+    ),
+    "a part of the prompt": (
+        copied_answers,
+        "warning",
+        "answers are part of their prompt",
+        lambda row, n: replace(row, prompt=f"{row.prompt} (Answer: {row.completion.upper()})"),
+    ),
+}
+
+
+def plant(change: Plant, count: int = PLANTED) -> list[Completion]:
+    rows = clean_rows()
+    step = len(rows) // count
+    for n in range(count):
+        rows[n * step] = change(rows[n * step], n)
+    return rows
+
+
+def found(rows: list[Completion], check: Callable[[], Detectors]) -> list[Finding]:
+    return review(rows, [], [check])
+
+
+@pytest.mark.parametrize("check", [text_faults, personal_data, copied_answers])
+def test_clean_rows_have_no_finding(check: Callable[[], Detectors]) -> None:
+    assert found(clean_rows(), check) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_all_fifty_are_found(fault: str) -> None:
+    check, level, what, change = FAULTS[fault]
+    (finding,) = found(plant(change), check)
+    assert finding.level == level
+    assert finding.message.startswith(f"50 of 800 (6.2 %) {what}: rows.jsonl:1 "), finding.message
+
+
+@pytest.mark.parametrize("fault", [name for name, case in FAULTS.items() if case[0] is text_faults])
+def test_what_many_rows_have_may_be_the_task(fault: str) -> None:
+    check, _, _, change = FAULTS[fault]
+    (finding,) = found(plant(change, count=round(BY_DESIGN * 800)), check)
+    is_always_wrong = fault in ("control tokens", "encoding")
+    assert finding.level == ("warning" if is_always_wrong else "info")
+
+
+@pytest.mark.parametrize("fault", ["secrets", "cards", "accounts", "social security", "e-mail"])
+def test_personal_data_is_never_printed(fault: str) -> None:
+    check, _, _, change = FAULTS[fault]
+    planted = change(clean_rows()[0], 0)
+    (finding,) = found([planted], check)
+    secret = planted.prompt.rsplit(" ", 1)[1].removesuffix("@post.co.uk")
+    assert secret not in finding.message
+    assert secret.replace(" ", "")[4:12] not in finding.message
+
+
+HARMLESS = (
+    # Text faults
+    "The tag <s>old price</s> is struck out, and a < b | c > d.",
+    "She said: Human: is a word. The User Guide: page 3. AI: yes",
+    "Größe, façade, ÄÖÜ, São Paulo, NÃO, Łódź, „Ä“, »Ä«, 5 °C, ½",
+    "سلام می‌خواهم 👩‍💻 नमस्ते क्‍ष \u200fשלום\u200f",
+    "f'{name}' and ${name} and \\textbf{name} and {\"name\": 1} and a[i] and [1] and [x]",
+    "AT&T; R&D; a & b; if (a && b) { return; }",
+    "I am sorry that your parcel is late. The AI model of the car is new.",
+    # Personal data
+    "Order 4111111111111112, tracking 1234567890123456, ISBN 978-3-16-148410-0.",
+    "DE89370400440532013001 and GB00WEST12345698765432 have wrong check digits.",
+    "Version 2024-11-26, 10.0.0.1, 3.14159265, 1,000,000, 12:30-14:00, 000-12-3456.",
+    "Write to jane@example.com, or follow @handle; the price is 5 @ 3 EUR.",
+)
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_harmless_text_is_no_finding(text: str) -> None:
+    rows = [replace(clean_rows()[0], prompt=text), replace(clean_rows()[1], completion=text)]
+    for check in (text_faults, personal_data, copied_answers):
+        assert found(rows, check) == []
+
+
+def test_a_short_answer_may_be_in_the_prompt() -> None:
+    rows = [replace(row, prompt=f"{row.prompt} Yes?", completion="Yes") for row in clean_rows()]
+    assert found(rows, copied_answers) == []
