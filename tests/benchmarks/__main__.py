@@ -19,13 +19,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks import machine, peers, report, startup
+from tests.benchmarks import large_data, machine, peers, report, startup
 from tests.benchmarks.training import CASES, GPU_CASES, ROOT, run_case, useful_flops
 from tests.benchmarks.work import S40, SHAPES, build_model
 
+from tunesmith_plugins.models.gguf.find import find_gguf
+
 PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
-OTHER_TABLES = ("generation", "overhead", "imports", "first-step")
-QUICK_TABLES = ("sft-full", "sft-lora", *OTHER_TABLES)
+QUICK_OTHER_TABLES = ("generation", "overhead", "imports", "first-step", "preparation")
+OTHER_TABLES = (*QUICK_OTHER_TABLES, "large-data")
+QUICK_TABLES = ("sft-full", "sft-lora", *QUICK_OTHER_TABLES)
 
 
 def main() -> None:
@@ -45,6 +48,9 @@ def main() -> None:
         help="measure other tools too; each is installed once below this folder (8 GB in total)",
     )
     parser.add_argument("--peer", choices=peers.PEERS, action="append", default=[])
+    parser.add_argument(
+        "--data-mb", type=int, default=1000, help="size of the file of the table large-data"
+    )
     parser.add_argument("--out", type=Path, default=PAGE, help="where to write the page")
     options = parser.parse_args()
     everything = (*CASES, *(GPU_CASES if machine.has_gpu() else ()), *OTHER_TABLES)
@@ -112,6 +118,7 @@ def measure(
         results["first-step"] = machine.date_and_load() | startup.measure(
             model, models / "first-step", rounds
         )
+    measure_data(results, tables, models, options)
     if "imports" in tables:
         results["imports"] = machine.measure_imports(1 if options.quick else 3)
     results.setdefault("training", {})
@@ -134,6 +141,19 @@ def measure(
         write_results(results, options.out)
 
 
+def measure_data(
+    results: dict[str, Any], tables: list[str], models: Path, options: argparse.Namespace
+) -> None:
+    """Measure the tables about the preparation of rows into ``results``."""
+    if "preparation" in tables:
+        rounds = options.rounds or (3 if options.quick else 7)
+        results["preparation"] = machine.date_and_load() | measure_preparation(models, rounds)
+    if "large-data" in tables:
+        results["large-data"] = machine.date_and_load() | large_data.measure(
+            models / "large-data", options.data_mb * 1_000_000, quick=options.quick or options.toy
+        )
+
+
 def _shape_name(options: argparse.Namespace) -> str:
     return "toy" if options.toy else "s40"
 
@@ -143,6 +163,17 @@ def measure_generation(folder: Path, shape: str, rounds: int) -> dict[str, Any]:
     build_model(SHAPES[shape], folder)
     out = folder.parent / "generation.json"
     command = [sys.executable, "-m", "tests.benchmarks.generation", folder, str(rounds), out]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return result
+
+
+def measure_preparation(folder: Path, rounds: int) -> dict[str, Any]:
+    """Measure tokenizing and packing in a separate process, with the tokenizer of SmolLM2."""
+    model = find_gguf(large_data.SMOLLM2).fetch()
+    out = folder / "preparation.json"
+    arguments = [str(model), str(rounds), "4000", str(out)]
+    command = [sys.executable, "-m", "tests.benchmarks.preparation", *arguments]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return result

@@ -28,6 +28,8 @@ def render_page(results: dict[str, Any], raw: str) -> str:
         ("overhead", _overhead),
         ("imports", _imports),
         ("first-step", _first_step),
+        ("preparation", _preparation),
+        ("large-data", _large_data),
         ("peers", _peers),
     ):
         if results.get(name):
@@ -205,6 +207,44 @@ def _first_step(results: dict[str, Any]) -> str:
         "From the command to the end of the first step of LoRA on a toy Llama, without baselines, "
         "beside a program that only imports the libraries; each in a new process, in turn"
         f"{_date_and_load(results)}.\n\n{_table(['', 'CPU seconds', 'seconds'], rows)}"
+    )
+
+
+def _preparation(results: dict[str, Any]) -> str:
+    runs = results["runs"]
+    rows = []
+    for name in ("tunesmith", "trl"):
+        pairs = list(zip(runs["tunesmith"], runs[name], strict=True))
+        cells = [NAMES[name]]
+        for key in ("seconds", "cpu_seconds"):
+            cells.append(_with_range([results["megabytes"] / run[key] for run in runs[name]]))
+            cells.append(_with_range([run[key] / own[key] for own, run in pairs]))
+        rows.append(cells)
+    head = ["", "MB/s", "times", "MB per CPU second", "times"]
+    return (
+        "## Preparation of rows\n\n"
+        f"{results['rows']:,} rows of English text, prompts and completions, are written with the "
+        "chat template of SmolLM2, tokenized, and packed into rows of 2048 tokens, in turn by both "
+        f"programs in one process{_date_and_load(results)}.\n\n{_table(head, rows)}"
+    )
+
+
+def _large_data(results: dict[str, Any]) -> str:
+    rows = []
+    for case in results["cases"]:
+        small, large = case["small"], case["large"]
+        cells = [f"{case['model']}, {case['technique']}"]
+        cells += [f"{run['peak_mb']:.0f}" for run in (small, large)]
+        cells.append(f"{large['peak_mb'] - small['peak_mb']:.0f}")
+        cells += [f"{large[key]:.0f}" for key in ("first_step_seconds", "first_step_cpu_seconds")]
+        rows.append(cells)
+    head = ["model, technique", "peak MB of 100 rows", "peak MB", "difference"]
+    head += ["seconds to the first step", "CPU seconds"]
+    return (
+        "## Large data\n\n"
+        f"A complete run with a file of {results['bytes'] / 1e9:g} GB ({results['rows']:,} rows of "
+        "English words, prompts and completions) beside one with 100 of these rows"
+        f"{_date_and_load(results)}.\n\n{_table(head, rows)}"
     )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 class TextSpan(NamedTuple):
@@ -91,14 +91,7 @@ class SpanEncoder:
         if not spans:
             return []
         texts = [span.text if span.at_start else self.anchor + span.text for span in spans]
-        rows: list[list[int]] = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            split_special_tokens=literal,
-            verbose=False,
-        )["input_ids"]
+        rows = _encode_texts(self.tokenizer, texts, literal)
         if not self.anchor:
             return rows
         anchor: list[int] = self.tokenizer(self.anchor, add_special_tokens=False)["input_ids"]
@@ -122,6 +115,34 @@ class SpanEncoder:
             TextSpan("", at_start=True, following_ids=self.bos_ids),
             TextSpan(text, trained=trained, literal=True, at_start=True),
         ]
+
+
+def _encode_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], literal: bool
+) -> list[list[int]]:
+    """Return the ids of texts, with control tokens as text if they are ``literal``.
+
+    Where transformers adds nothing to the tokenizers library, that is called itself: it need not
+    compute the positions of tokens, and no objects are built around the ids.
+    """
+    methods = ("__call__", "_encode_plus", "set_truncation_and_padding")
+    if isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(type(tokenizer), name) is getattr(PreTrainedTokenizerFast, name) for name in methods
+    ):
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = literal
+        return [row.ids for row in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    ids: list[list[int]] = tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        split_special_tokens=literal,
+        verbose=False,
+    )["input_ids"]
+    return ids
 
 
 class ControlTokenMarks:

@@ -13,6 +13,7 @@ from tunesmith.records import Preference, Record, UnpairedPreference, last_excha
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.packing import Example, pack, padded_batches
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenization_cache import tokenize_cached
 from tunesmith_torch.memory_estimate.workload import (
     AUTO_BATCH_SIZE,
     AUTO_MICRO_BATCH_TOKENS,
@@ -88,7 +89,7 @@ def _tokenize_rows(
         rows = [grouping.row_lengths(*group) for group in _group_lengths(template, records)]
     else:
         truncate_prompts = isinstance(options, SupervisedOptions) and options.truncate_prompts
-        tokenized = template.tokenize_records(records, limit, truncate_prompts=truncate_prompts)
+        tokenized = tokenize_cached(template, records, limit, truncate_prompts=truncate_prompts)
         rows = [_example_lengths(example) for example in tokenized.examples]
         # Padded rows are computed separately, so only packed ones can hold a common prefix once.
         prefix = common_prefix_length(tokenized.examples) if options.packing else 0

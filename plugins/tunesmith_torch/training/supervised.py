@@ -24,6 +24,7 @@ from tunesmith_torch.data.packing import (
 )
 from tunesmith_torch.data.streamed_examples import StreamedExamples, Tokenization
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenization_cache import tokenize_cached
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.kernels.tree_attention import TreeLayout
 from tunesmith_torch.losses.rows_alone import loss_of_rows
@@ -186,8 +187,8 @@ class SupervisedTask(TrainingTask[SupervisedData]):
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> SupervisedData:
         options: SupervisedOptions = job.config
         if not is_large(job.train):
-            examples = template.tokenize_records(
-                job.train, limit, truncate_prompts=options.truncate_prompts
+            examples = tokenize_cached(
+                template, job.train, limit, truncate_prompts=options.truncate_prompts
             )
             return _check(job, examples, limit)
         tokenization = Tokenization(template.copy(), limit, options.truncate_prompts)

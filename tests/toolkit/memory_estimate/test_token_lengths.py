@@ -13,6 +13,7 @@ import torch
 
 from tunesmith.contracts import Assumptions, EstimateRequest
 from tunesmith.records import Chat, Completion, Message, Preference, Record, UnpairedPreference
+from tunesmith_torch.data import large_data
 from tunesmith_torch.data.packing import pack
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate import token_lengths, workload
@@ -66,6 +67,22 @@ def test_with_a_tokenizer_lengths_and_micro_batch_are_exact(tiny_folder: Path) -
         tokens = (prefix + sum(own_tokens[i] for i in members) for members in micro_batches)
         largest = max(largest, *tokens)
     assert prefix > 0 and exact.micro_batch_tokens == largest
+
+
+def test_the_sample_of_large_data_stands_for_all_rows(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner reads a few rows only, and counts the tokens of all."""
+    monkeypatch.setattr(large_data, "LARGE_CHARACTERS", 1000)
+    rows = [Completion(source=f"r:{n}", prompt="a b c", completion="ten") for n in range(1234)]
+    request = replace(_request(tiny_folder), train=rows)
+    options = TrainingOptions(epochs=1, batch_size=10)
+    exact = token_lengths.exact_workload(options, request, 512)
+    assert exact is not None and exact.steps == 124
+    assert exact.tokens == 1234 * exact.row_tokens[0]
+    assert exact.notes == ("lengths are those of 1,000 rows of 1,234",)
+    guessed = workload.guess_workload(options, request, 512)
+    assert guessed.steps == 124 and guessed.tokens == 1234 * guessed.row_tokens[0]
 
 
 def test_the_common_prefix_of_all_rows_is_laid_out_once(tiny_folder: Path) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -17,6 +16,7 @@ from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith_plugins.models.gguf.header import config_from_header, read_header
 from tunesmith_torch.models.model_folder import check_sizes
+from tunesmith_torch.runtime.cache_folder import cache_folder
 
 MAX_QUICK_HASH_BYTES = 500_000_000
 """Largest file that is hashed only to see if its conversion is cached (under a second)."""
@@ -68,16 +68,6 @@ def _find_in_wheel(reference: str) -> Path:
         f"`{name}` has no file `{inside}`" if inside else f"`{name}` does not hold one GGUF file",
         hint=f"GGUF files in it: {names}",
     )
-
-
-def cache_folder() -> Path:
-    """Return ``TUNESMITH_CACHE``, else the cache folder of the platform."""
-    if named := os.environ.get("TUNESMITH_CACHE"):
-        return Path(named).expanduser()
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/tunesmith").expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "tunesmith"
 
 
 def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = None) -> Path:

@@ -1,0 +1,133 @@
+"""Tokenized records that are kept: a plan, a run and a later run share one tokenization.
+
+An entry is a folder in the cache folder, named by a hash of all that its tokens depend on. It is
+committed like an artifact, so it is there with all its files or not at all, and a damaged file is
+found. Two processes that make the same entry do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from tunesmith.contracts import LeftOut
+from tunesmith.errors import TunesmithError
+from tunesmith.records import Record, content_key
+from tunesmith.storage import commit_folder, verify_folder
+from tunesmith_torch.data.example_store import ExampleStore
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenized_records import TokenizedRecords
+from tunesmith_torch.runtime.cache_folder import cache_folder
+
+MIN_CHARACTERS = 1_000_000
+"""Text below this size is tokenized in half a second, and not kept."""
+MAX_BYTES = 2_000_000_000
+"""Size of all entries, above which those that were not used for longest are deleted."""
+SWITCH = "TUNESMITH_TOKEN_CACHE"
+"""Environment variable; with the value 0 nothing is read or kept."""
+
+_FOLDER, _ACCOUNTS = "tokens", "accounts.json"
+_LIBRARIES = ("transformers", "tokenizers", "jinja2")
+_STALE_SECONDS = 86_400
+"""Age of a folder that a process began to write and left."""
+
+
+def tokenize_cached(
+    template: Template,
+    records: Sequence[Record],
+    max_length: int,
+    *,
+    truncate_prompts: bool = False,
+) -> TokenizedRecords:
+    """Return the records as :meth:`Template.tokenize_records` does, from the cache if possible."""
+
+    def tokenize() -> TokenizedRecords:
+        return template.tokenize_records(records, max_length, truncate_prompts=truncate_prompts)
+
+    is_off = os.environ.get(SWITCH) == "0"
+    if is_off or sum(len(content_key(record)) for record in records) < MIN_CHARACTERS:
+        return tokenize()
+    settings = (template.sha256, max_length, truncate_prompts)
+    key = _digest(template, records, settings)
+    if key is None:
+        return tokenize()
+    entry = cache_folder() / _FOLDER / key
+    found = _read(entry)
+    if found is not None:
+        return found
+    tokenized = tokenize()
+    with suppress(OSError, TunesmithError):  # a full disk, or a folder of another user
+        entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        commit_folder(entry, lambda folder: _write(folder, tokenized))
+        delete_oldest(entry.parent, MAX_BYTES)
+    return tokenized
+
+
+def delete_oldest(folder: Path, max_bytes: int) -> None:
+    """Delete the entries that were not used for longest, until ``max_bytes`` are left."""
+    ages = sorted((path.stat().st_mtime, path) for path in folder.iterdir() if path.is_dir())
+    total = 0
+    for used, path in reversed(ages):
+        total += sum(file.stat().st_size for file in path.iterdir())
+        is_stale = path.name.startswith(".") and used < time.time() - _STALE_SECONDS
+        if total > max_bytes or is_stale:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _digest(
+    template: Template, records: Iterable[Record], settings: tuple[object, ...]
+) -> str | None:
+    """Return the name of an entry; None for a tokenizer that cannot be compared with others."""
+    tokenizer = template.tokenizer
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return None
+    libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
+    special_tokens = sorted((name, str(x)) for name, x in tokenizer.special_tokens_map.items())
+    facts = (type(tokenizer).__qualname__, special_tokens, libraries, settings)
+    digest = hashlib.sha256(repr(facts).encode())
+    for module in sorted(Path(__file__).parent.glob("*.py")):  # the code that makes tokens
+        digest.update(module.read_bytes())
+    tokenizer.backend_tokenizer.no_truncation()  # as every call that encodes does
+    tokenizer.backend_tokenizer.no_padding()
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    for record in records:
+        digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:40]
+
+
+def _write(folder: Path, tokenized: TokenizedRecords) -> None:
+    tokenized.examples.save(folder)
+    accounts = {
+        "left_out": [asdict(row) for row in tokenized.left_out],
+        "truncated": [*tokenized.truncated],
+        "split_texts": [*tokenized.split_texts],
+        "with_control_tokens": [*tokenized.with_control_tokens],
+    }
+    (folder / _ACCOUNTS).write_text(json.dumps(accounts), encoding="utf-8")
+
+
+def _read(entry: Path) -> TokenizedRecords | None:
+    """Return the records of an entry; None if there is none. A damaged one is deleted."""
+    if not entry.is_dir():
+        return None
+    try:
+        if not verify_folder(entry):
+            os.utime(entry)  # the time of its last use
+            accounts = json.loads((entry / _ACCOUNTS).read_text(encoding="utf-8"))
+            left_out = [LeftOut(**row) for row in accounts.pop("left_out")]
+            examples = ExampleStore.open(entry)
+            return TokenizedRecords(examples=examples, left_out=left_out, **accounts)
+    except (OSError, TunesmithError):
+        pass  # another process is replacing it, or it cannot be read
+    shutil.rmtree(entry, ignore_errors=True)
+    return None
