@@ -34,7 +34,7 @@ shots = 0
 [technique]
 use = "{technique}"
 batch_size = 8
-max_steps = 20
+max_steps = 3
 [plugins]
 files = ["first_step.py"]
 [[evaluators]]

@@ -91,6 +91,12 @@ def test_all_ranks_have_the_same_bits(ranks_folder: Path, name: str) -> None:
 
 
 @pytest.mark.processes
+def test_rows_that_are_tokenized_when_needed_give_the_same_bits(ranks_folder: Path) -> None:
+    streamed, in_advance = (endings(ranks_folder, name)[0] for name in ("streamed", "full"))
+    assert streamed["digest"] == in_advance["digest"]
+
+
+@pytest.mark.processes
 def test_out_of_memory_on_one_rank_does_not_change_the_result(ranks_folder: Path) -> None:
     """That rank halves its micro-batches, and all ranks compute the batch again."""
     assert [end["ended"] for end in endings(ranks_folder, "memory")] == [""] * RANKS
