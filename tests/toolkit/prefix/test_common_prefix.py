@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.options.adaptation import AdapterOptions
-from tunesmith_torch.prefix.common_prefix import collate_with_prefix, shared_prefix_length
+from tunesmith_torch.prefix.common_prefix import (
+    collate_with_prefix,
+    limit_prefix,
+    shared_prefix_length,
+)
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
+from tunesmith_torch.training import supervised
 from tunesmith_torch.training.supervised import NextTokenObjective
 
 CPU = torch.device("cpu")
@@ -85,6 +91,29 @@ def test_sharing_a_prefix_changes_no_loss_or_gradient(
     assert shared_result[1].keys() == plain_result[1].keys()
     for name, gradient in plain_result[1].items():
         torch.testing.assert_close(shared_result[1][name], gradient, rtol=2e-4, atol=1e-6)
+
+
+def test_rows_outside_the_sample_share_as_much_as_they_have(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prefix is that of a sample; a micro-batch shares what all of its rows begin with."""
+    monkeypatch.setattr(supervised, "sample_evenly", lambda rows: list(rows)[:5])
+    shorter = Message("system", SYSTEM.text[:40] + ", and nothing else.")
+    *same, other = chats()
+    assert isinstance(other, Chat)
+    rows = examples(tiny_folder, [*same, replace(other, messages=(shorter, *other.messages[1:]))])
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
+    adapted = adapt_full(base, FP32)
+    objective = NextTokenObjective(adapted, rows, packing=True)
+    assert limit_prefix(rows[:-1], 1000) == objective.prefix_length > 20
+    assert 0 < limit_prefix(rows, 1000) < objective.prefix_length
+    plain = NextTokenObjective(adapted, rows, packing=True)
+    plain.prefix_length = 0
+    loss, result = gradients(adapted, objective, 10_000)
+    plain_loss, plain_result = gradients(adapted, plain, 10_000)
+    assert loss == pytest.approx(plain_loss, rel=1e-6)
+    for name, gradient in plain_result.items():
+        torch.testing.assert_close(result[name], gradient, rtol=2e-4, atol=1e-6)
 
 
 def test_fewer_tokens_are_computed(tiny_folder: Path) -> None:
