@@ -1,6 +1,6 @@
 """Tokenized examples in flat arrays, in memory or mapped from files.
 
-A list of a million small arrays takes several times the memory of its tokens. A store has all
+A list of a million small arrays takes more memory than its tokens alone. A store has all
 tokens one behind the other, and the number of tokens of each example::
 
     ids        a0 a1 a2 b0 b1 c0        int32
