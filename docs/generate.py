@@ -23,7 +23,7 @@ from pydantic_core import PydanticUndefined
 from tunesmith import api, errors, events, hookspecs, plugins
 from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
-from tunesmith.contracts import Assumptions
+from tunesmith.estimates import Assumptions
 from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
 from tunesmith.options import DataOptions, EvaluatorKeys, fields_by_key, table_options
 from tunesmith.plugins import Selection

@@ -15,8 +15,7 @@ from typing import Any
 from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError, TunesmithError
 from tunesmith.global_state import preserve_global_state
-from tunesmith.offered import O, Offered, Plugin
-from tunesmith.offers import CommandOffer, DataLoaderOffer, Offer, TableOffer
+from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin, TableOffer
 from tunesmith.plugins import Plugins, attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
@@ -116,10 +115,9 @@ class Catalog:
         return _findings(self._review("tunesmith_review_plan", plan=plan))
 
     def review_data(
-        self, dataset: Dataset, plan: Any, train: Sequence[Record], heldout: Sequence[Record]
+        self, dataset: Dataset, plan: Any, **parts: Sequence[Record]
     ) -> list[tuple[Plugin, Finding]]:
-        """Return the findings of all plugins about the data and its two parts."""
-        parts = {"train": train, "heldout": heldout}
+        """Return the findings of all plugins about the data and its parts."""
         return _findings(self._review("tunesmith_review_data", dataset=dataset, plan=plan, **parts))
 
     def review_model(self, review: Any) -> list[tuple[Plugin, ReviewResult]]:

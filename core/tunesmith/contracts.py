@@ -7,7 +7,7 @@ a reporter shows events. No tensor appears here: they exist inside techniques on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -44,15 +44,17 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The result of a data loader: training records and, if the user named them, held-out ones.
+    """The result of a data loader: training records and, if the user named them, other parts.
 
-    Both parts have a length and can be read again in the same order. ``left_out`` lists every row
-    that is in neither: nothing is dropped silently.
+    All parts have a length and can be read again in the same order. ``left_out`` lists every row
+    that is in none: nothing is dropped silently.
     """
 
     train: Sequence[Record]
     heldout: Sequence[Record] | None = None
-    """None if the core is to split the held-out part off ``train``."""
+    """None if the held-out part is to be split off ``train``."""
+    dev: Sequence[Record] | None = None
+    """None if the dev part is to be split off ``train``."""
     left_out: Sequence[LeftOut] = ()
     description: str = ""
     """One line for the user: the files and the detected format."""
@@ -68,6 +70,45 @@ class DataLoader(Protocol):
 
         Raises:
             DataError: no row is usable, or more rows are unusable than the options allow.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRequest:
+    """The parts to split off the training records, and how."""
+
+    records: Sequence[Record]
+    """All records, to be read again if need be."""
+    seed: int
+    heldout: bool
+    """True to split off rows for evaluation; the loader may have returned them."""
+    holdout: float | int | None
+    """Share or number of the rows to hold out; None: the default of the splitter."""
+    dev: bool
+    """True to split off rows by which choices are made."""
+    needs_dev: bool
+    """True if there must be dev rows, however few rows there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Ascending numbers of the records of each part; each record is in exactly one part."""
+
+    train: Sequence[int]
+    heldout: Sequence[int] = ()
+    dev: Sequence[int] = ()
+    findings: Sequence[Finding] = ()
+
+
+class Splitter(Protocol):
+    """Divides records into parts, so that what is measured on one was not learned from another."""
+
+    def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
+        """Return the parts; ``records`` are those of the request, to be read once, to the end.
+
+        Raises:
+            DataError: the records cannot be split.
         """
         ...
 
@@ -195,7 +236,8 @@ class Job(Generic[C]):
     config: C
     model: Path
     train: Sequence[Record]
-    heldout: Sequence[Record]
+    dev: Sequence[Record]
+    """Rows for everything that chooses, such as the best checkpoint; never trained on."""
     out: Path
     seed: int
     device: str
@@ -239,90 +281,6 @@ class Technique(Protocol):
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Load the saved artifact from disk, or the untouched base model if it is None."""
         ...
-
-
-# --------------------------------------------------------------------------- estimates
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assumptions:
-    """Sizes to plan with while there is no data file; None: a default, which a note mentions."""
-
-    sequence: int | None = None
-    """Tokens in every row."""
-    micro_batch: int | None = None
-    """Rows in a micro-batch."""
-    rows: int | None = None
-    """Rows in the training part."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EstimateRequest:
-    """The input of an estimate. An estimate reads no weights and downloads nothing."""
-
-    config: Mapping[str, Any]
-    """The base model's ``config.json``."""
-    tokenizer: Path | None
-    """A folder with the model's tokenizer; None: lengths are estimated from characters."""
-    train: Sequence[Record]
-    heldout: Sequence[Record]
-    assumed: Assumptions | None
-    """If given, ``train`` and ``heldout`` are empty and rows of these sizes are assumed."""
-    device: Literal["cuda", "cpu"]
-    """Type of the device whose operators and allocator are estimated."""
-    seed: int = 0
-    model_count: int = 1
-    """Number of models that an evaluation holds in memory at the same time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhaseMemory:
-    """Predicted peak memory of one phase, in bytes, as an interval."""
-
-    low: int
-    expected: int
-    high: int
-    components: Mapping[str, int]
-    """The parts of ``expected``: weights, gradients, optimizer, activations, logits, ...
-
-    Two parts have fixed names, because the GPU's counter of allocated memory does not include them:
-    ``framework`` (the driver's context, loaded libraries) and ``fragmentation``.
-    """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """The predicted memory and work of a run."""
-
-    method: Literal["analytic", "traced"]
-    memory: Mapping[str, PhaseMemory]
-    """By phase, in their order: ``load``, ``train``, ``evaluate``, ``merge`` and others.
-
-    ``merge`` is the memory for merging the adapter into its base, which is no part of the run.
-    """
-    flops: float
-    """Floating-point operations of the training run, recomputation included."""
-    steps: int
-    tokens: int
-    """Tokens that training computes over all epochs."""
-    longest_row: int
-    """Tokens in the longest training row."""
-    micro_batch_tokens: int
-    """Most tokens in a micro-batch, padding included."""
-    notes: tuple[str, ...] = ()
-    """The assumptions of the estimate, as sentences."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemorySaving(Generic[C]):
-    """A change of the options that saves memory."""
-
-    changes: tuple[str, ...]
-    """Settings as in a run file, each such as ``technique.gradient_checkpointing = true``."""
-    cost: str
-    """The disadvantage in words: ``about a third more time``."""
-    config: C
-    """The changed options."""
 
 
 # --------------------------------------------------------------------------- evaluation

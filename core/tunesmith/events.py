@@ -152,11 +152,12 @@ class DataLoaded(Event, kind="data-loaded"):
     description: str
     train: int
     heldout: int
+    dev: int = 0
     left_out: dict[str, int]
     examples: list[JSON] = field(default_factory=list)
     """Some of the rows left out, each with ``where``, ``cause`` and ``detail``."""
     fingerprint: str = ""
-    """SHA-256 over the content of both parts, in order. Resuming with other data is refused."""
+    """SHA-256 over the content and the parts, in order. Resuming with other data is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)

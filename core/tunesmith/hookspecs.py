@@ -1,6 +1,6 @@
 """The hooks: the functions that a plugin can implement.
 
-Six hooks return *offers*, descriptions of the components of the plugin. One finds the base model
+Seven hooks return *offers*, descriptions of the components of the plugin. One finds the base model
 for a reference. Three review a run before any weight is read. No hook changes a plan, patches a
 library or runs inside the training loop.
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         DataLoaderOffer,
         EvaluatorOffer,
         ReporterOffer,
+        SplitterOffer,
         TableOffer,
         TechniqueOffer,
     )
@@ -53,6 +54,15 @@ def tunesmith_data_loaders() -> Sequence[DataLoaderOffer[Any]]:  # type: ignore[
 
     A run file chooses one with ``[data] use = "NAME"``; every other key of that table, except
     ``holdout``, is validated by the offer's own options model.
+    """
+
+
+@hookspec
+def tunesmith_splitters() -> Sequence[SplitterOffer[Any]]:  # type: ignore[empty-body]
+    """Offer splitters, which divide the records into training, dev and held-out rows.
+
+    A run file chooses one with ``[split] use = "NAME"``; without it, the one ``by_default`` is
+    used. Rows of a patient, of a time or of a site may have to stay together: a plugin knows.
     """
 
 
@@ -126,12 +136,16 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
 
 @hookspec
 def tunesmith_review_data(  # type: ignore[empty-body]
-    dataset: Dataset, plan: Plan, train: Sequence[Record], heldout: Sequence[Record]
+    dataset: Dataset,
+    plan: Plan,
+    train: Sequence[Record],
+    dev: Sequence[Record],
+    heldout: Sequence[Record],
 ) -> Sequence[Finding]:
     """Review the data before training and return findings.
 
-    ``dataset`` is the result of the data loader; ``train`` and ``heldout`` are the two parts that
-    it is split into. An implementation names only the arguments that it needs.
+    ``dataset`` is the result of the data loader; ``train``, ``dev`` and ``heldout`` are the
+    parts that it is split into. An implementation names only the arguments that it needs.
 
     An error stops the run before any weight is read; a warning is printed and kept in the report.
     """

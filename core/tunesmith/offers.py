@@ -10,17 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from tunesmith.contracts import (
-    DataLoader,
-    Estimate,
-    EstimateRequest,
-    Evaluator,
-    MemorySaving,
-    Reporter,
-    Technique,
-)
+from tunesmith.contracts import DataLoader, Evaluator, Reporter, Splitter, Technique
+from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
 from tunesmith.records import Feature, Record
 
 if TYPE_CHECKING:
@@ -29,7 +22,8 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="BaseModel")
 RUN_FILE_TABLES = (
-    "run", "model", "data", "technique", "evaluators", "reporters", "baselines", "gate", "plugins",
+    "run", "model", "data", "split", "technique", "evaluators", "reporters", "baselines", "gate",
+    "plugins",
 )  # fmt: skip
 """The tables of a run file that the core reads; a plugin cannot have another one of that name."""
 
@@ -95,6 +89,17 @@ class DataLoaderOffer(ComponentOffer[C]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitterOffer(ComponentOffer[C]):
+    """An offer of a splitter, which divides the records into parts: ``[split]`` in a run file."""
+
+    kind: ClassVar[str] = "splitter"
+    hook: ClassVar[str] = "tunesmith_splitters"
+    build: Callable[[C], Splitter]
+    by_default: bool = False
+    """True if it is used when the run file names no splitter."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TechniqueOffer(ComponentOffer[C]):
     """An offer of a technique, which changes the weights of a model."""
 
@@ -111,6 +116,8 @@ class TechniqueOffer(ComponentOffer[C]):
 
     Each estimate replaces the one before; a caller may use the first alone. None: no estimate.
     """
+    needs_dev: bool = False
+    """True if it chooses by its dev rows, so that there must be some in small data too."""
     data_parallel: bool = False
     """True if several processes of torchrun can train together. Each of them gets the same job;
     worker ranks (above 0) write nothing, and the events that they emit are dropped."""
@@ -192,6 +199,7 @@ class TableOffer(ConfiguredOffer[C]):
 
 KINDS: tuple[type[Offer], ...] = (
     DataLoaderOffer,
+    SplitterOffer,
     TechniqueOffer,
     EvaluatorOffer,
     ReporterOffer,
@@ -199,3 +207,54 @@ KINDS: tuple[type[Offer], ...] = (
     TableOffer,
 )
 """All kinds of offers, in the order in which they are listed."""
+
+
+O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
+
+BUILTIN_DISTRIBUTION = "tunesmith"
+"""Name of the distribution of the built-in plugins."""
+FILE_DISTRIBUTION = "file"
+"""Used in place of the distribution if the plugin is a single file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """One plugin, with the result of loading it."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    state: Literal["active", "broken", "blocked"] = "active"
+    reason: str = ""
+    seconds: float = 0.0
+    hooks: tuple[str, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """Unique name, ``distribution:name``."""
+        return f"{self.distribution}:{self.name}"
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.distribution == BUILTIN_DISTRIBUTION
+
+
+@dataclass(frozen=True)
+class Offered(Generic[O]):
+    """An offer with the plugin that makes it."""
+
+    plugin: Plugin
+    offer: O
+
+    @property
+    def full_name(self) -> str:
+        """Name for a run file in which the short name is ambiguous, ``distribution:name``.
+
+        Single files share a distribution, so their offers are named ``file:STEM:name``.
+        """
+        plugin = self.plugin
+        prefix = (
+            plugin.full_name if plugin.distribution == FILE_DISTRIBUTION else plugin.distribution
+        )
+        return f"{prefix}:{self.offer.name}"

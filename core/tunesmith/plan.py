@@ -9,12 +9,13 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from tunesmith.contracts import FoundModel
-from tunesmith.offered import Offered
 from tunesmith.offers import (
     ConfiguredOffer,
     DataLoaderOffer,
     EvaluatorOffer,
+    Offered,
     ReporterOffer,
+    SplitterOffer,
     TableOffer,
     TechniqueOffer,
 )
@@ -67,6 +68,7 @@ class Plan:
     found_model: FoundModel
     data: Component[DataLoaderOffer[Any]]
     holdout: float | int | None
+    split: Component[SplitterOffer[Any]]
     technique: Component[TechniqueOffer[Any]]
     evaluators: tuple[Component[EvaluatorOffer[Any]], ...]
     """Empty: the default evaluators for the held-out records, chosen when those are read."""
@@ -88,6 +90,7 @@ class Plan:
             "run": self.run.model_dump(mode="json"),
             "model": self.model.model_dump(mode="json"),
             "data": {**self.data.to_json(), "holdout": self.holdout},
+            "split": self.split.to_json(),
             "technique": self.technique.to_json(),
             "evaluators": [evaluator.to_json() for evaluator in self.evaluators],
             "reporters": [r.to_json() for r in self.reporters if r.use or not r.offer.always],

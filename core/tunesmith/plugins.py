@@ -23,7 +23,7 @@ import pluggy
 
 from tunesmith import hookspecs
 from tunesmith.errors import PluginError, TunesmithError
-from tunesmith.offered import FILE_DISTRIBUTION, Plugin
+from tunesmith.offers import FILE_DISTRIBUTION, Plugin
 
 ENTRY_POINT_GROUP = "tunesmith"
 

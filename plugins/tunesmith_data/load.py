@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.contracts import Dataset
@@ -85,14 +86,13 @@ class RowLoader:
             DataError: a file cannot be used, or more rows are unusable than ``max_left_out``
                 allows.
         """
-        train, heldout = find_files(self.options.train), find_files(self.options.heldout or [])
-        refuse_overlap(train, heldout)
-        return load_sources(
-            self.options,
-            [self._source(file) for file in train],
-            [self._source(file) for file in heldout],
-            memory=self.memory,
+        options = self.options
+        train, heldout, dev = (
+            find_files(names or []) for names in (options.train, options.heldout, options.dev)
         )
+        refuse_overlap(train=train, heldout=heldout, dev=dev)
+        sources = ([self._source(file) for file in files] for files in (train, heldout, dev))
+        return load_sources(options, *sources, memory=self.memory)
 
     def first_columns(self) -> list[str]:
         """Return the columns of the first rows that can be parsed, each once.
@@ -131,52 +131,52 @@ class SourceLoader:
     options: FieldOptions
     train: Sequence[RowSource]
     heldout: Sequence[RowSource] = ()
+    dev: Sequence[RowSource] = ()
     memory: int = MAX_BYTES_IN_MEMORY
 
     def load(self) -> Dataset:
         """Read all sources; see :func:`load_sources`."""
-        return load_sources(self.options, self.train, self.heldout, memory=self.memory)
+        return load_sources(self.options, self.train, self.heldout, self.dev, memory=self.memory)
 
 
-def refuse_overlap(train: Sequence[DataFile], heldout: Sequence[DataFile]) -> None:
-    """Raise an error if a file is in both parts of the data."""
-    trained = {file.path.resolve() for file in train}
-    for file in heldout:
-        if file.path.resolve() in trained:
-            hint = "name another file, or leave heldout out and a part of train is held out"
-            raise DataError(file.display_name, "is in both train and heldout", hint=hint)
+def refuse_overlap(**parts: Sequence[DataFile]) -> None:
+    """Raise an error if a file is in two parts of the data, which are given by name."""
+    seen: dict[Path, str] = {}
+    for part, files in parts.items():
+        for file in files:
+            first = seen.setdefault(file.path.resolve(), part)
+            if first != part:
+                hint = f"name another file, or leave {part} out and rows of train are used for it"
+                raise DataError(file.display_name, f"is in both {first} and {part}", hint=hint)
 
 
 def load_sources(
     options: FieldOptions,
     train: Sequence[RowSource],
     heldout: Sequence[RowSource] = (),
+    dev: Sequence[RowSource] = (),
     *,
     memory: int = MAX_BYTES_IN_MEMORY,
 ) -> Dataset:
-    """Read the rows of all sources; without ``heldout``, the core holds a part of ``train`` out.
+    """Read the rows of all sources; parts without a source are split off ``train`` later.
 
     Raises:
         DataError: a source cannot be used, or more rows are unusable than ``max_left_out`` allows.
     """
     store = Store()
-    train_part = _Part(options, store, memory)
-    train_part.read(train)
-    if not heldout:
-        return Dataset(
-            train=train_part.records(),
-            left_out=train_part.unusable_rows.left_out,
-            description=train_part.description(),
-            warnings=train_part.warnings,
-        )
-    heldout_part = _Part(options, store, memory)
-    heldout_part.read(heldout)
+    parts: dict[str, _Part] = {}
+    for name, sources in (("train", train), ("held out", heldout), ("dev", dev)):
+        if sources or name == "train":
+            parts[name] = _Part(options, store, memory)
+            parts[name].read(sources)
+    descriptions = [f"{name}: {part.description()}" for name, part in parts.items()]
     return Dataset(
-        train=train_part.records(),
-        heldout=heldout_part.records(),
-        left_out=[*train_part.unusable_rows.left_out, *heldout_part.unusable_rows.left_out],
-        description=f"{train_part.description()}; held out: {heldout_part.description()}",
-        warnings=list(dict.fromkeys([*train_part.warnings, *heldout_part.warnings])),
+        train=parts["train"].records(),
+        heldout=parts["held out"].records() if heldout else None,
+        dev=parts["dev"].records() if dev else None,
+        left_out=[row for part in parts.values() for row in part.unusable_rows.left_out],
+        description="; ".join(descriptions).removeprefix("train: "),
+        warnings=list(dict.fromkeys(chain.from_iterable(p.warnings for p in parts.values()))),
     )
 
 

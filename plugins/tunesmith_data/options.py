@@ -108,6 +108,14 @@ class RowOptions(FieldOptions):
         description="Files to evaluate on, in the same form. Unset: a part of `train` is held out.",
         json_schema_extra={"path": True},
     )
+    dev: Paths | None = Field(
+        None,
+        description=(
+            "Files for everything that chooses, such as the best checkpoint, in the same form. "
+            "Unset: a part of `train`, see `[split] dev`."
+        ),
+        json_schema_extra={"path": True},
+    )
     max_row_bytes: int = Field(
         8_000_000,
         ge=1_000,
@@ -120,7 +128,7 @@ class RowOptions(FieldOptions):
         description="Largest size after unpacking, in bytes, of a file packed with gzip or zstd.",
     )
 
-    @field_validator("train", "heldout")
+    @field_validator("train", "heldout", "dev")
     @classmethod
     def _check_names(cls, value: Paths | None) -> Paths | None:
         names = [value] if isinstance(value, str) else value

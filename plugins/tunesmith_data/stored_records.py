@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from tunesmith.data.splits import Subset
+from tunesmith.data.subset import Subset
 from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith_data.record_reader import RecordReader

@@ -27,7 +27,8 @@ from statistics import median
 from typing import Any, Literal
 
 from tunesmith.config.run_file import set_value
-from tunesmith.contracts import EstimateRequest, Job, PhaseMemory, Technique
+from tunesmith.contracts import Job, Technique
+from tunesmith.estimates import EstimateRequest, PhaseMemory
 from tunesmith.options import Options, from_table
 from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 
@@ -338,7 +339,7 @@ def _train(
         config=options,
         model=model,
         train=records,
-        heldout=records[:2] if combination.technique == "rlhf" else (),
+        dev=records[:2] if combination.technique == "rlhf" else (),
         out=out,
         seed=0,
         device="cpu",

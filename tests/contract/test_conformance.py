@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from tunesmith.catalog import Catalog
-from tunesmith.offered import BUILTIN_DISTRIBUTION
-from tunesmith.offers import TechniqueOffer
+from tunesmith.offers import BUILTIN_DISTRIBUTION, TechniqueOffer
 from tunesmith.plugins import ENTRY_POINT_GROUP, Selection, find_plugins
 from tunesmith.testing.checks import NotApplicable
 from tunesmith.testing.kit import BoundCheck, collect_checks

@@ -194,7 +194,7 @@ def test_data_reviewers_get_data_and_plan() -> None:
     )
     dataset = Dataset(train=())
     train, heldout = [Text(source="a", text="x")], [Text(source="b", text="y")]
-    assert catalog.review_data(dataset, "plan", train, heldout) == []
+    assert catalog.review_data(dataset, "plan", train=train, dev=(), heldout=heldout) == []
     assert sorted(seen, key=str) == sorted([(dataset, "plan"), (train, heldout)], key=str)
 
 

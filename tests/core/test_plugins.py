@@ -10,7 +10,7 @@ import pytest
 
 from tunesmith import plugins
 from tunesmith.errors import DataError, PluginError
-from tunesmith.offered import FILE_DISTRIBUTION, Plugin
+from tunesmith.offers import FILE_DISTRIBUTION, Plugin
 from tunesmith.plugins import Selection
 
 GOOD = """

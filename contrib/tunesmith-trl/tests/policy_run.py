@@ -165,7 +165,7 @@ class PolicyRun:
             config=config,
             model=model,
             train=(),
-            heldout=(),
+            dev=(),
             out=out,
             seed=3,
             device="cpu",

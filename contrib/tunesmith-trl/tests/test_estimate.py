@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from policy_run import options, trl_options
 
-from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
+from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
 from tunesmith_trl.estimate import estimate, memory_savings, micro_batch_rows, padded
 from tunesmith_trl.options import TrlOptions
 from tunesmith_trl.task import TrlTask

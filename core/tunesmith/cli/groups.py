@@ -13,8 +13,7 @@ from tunesmith.errors import UsageError
 from tunesmith.text import one_line, suggest_name
 
 if TYPE_CHECKING:
-    from tunesmith.offered import Offered
-    from tunesmith.offers import CommandOffer
+    from tunesmith.offers import CommandOffer, Offered
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,14 @@ from tunesmith.errors import (
     TunesmithError,
     UsageError,
 )
-from tunesmith.offered import Offered
 from tunesmith.offers import (
     RUN_FILE_TABLES,
     ComponentOffer,
     DataLoaderOffer,
     EvaluatorOffer,
+    Offered,
     ReporterOffer,
+    SplitterOffer,
     TableOffer,
     TechniqueOffer,
 )
@@ -191,6 +192,7 @@ class _Reader:
         gate = self._core_table("gate", GateOptions)
         plugins = self._core_table("plugins", PluginsOptions)
         data_options, data = self._data()
+        split = self._component(SplitterOffer, "split", self._split_table())
         technique = self._component(TechniqueOffer, "technique", self._table("technique"))
         evaluators = self._evaluators(gate)
         reporters = self._reporters()
@@ -201,7 +203,7 @@ class _Reader:
         self._check_required(plugins)
         if self.problems:
             return None
-        assert run and model and found and data_options and data and technique
+        assert run and model and found and data_options and data and split and technique
         assert baselines and gate and plugins
         return Plan(
             run=run.model_copy(update={"name": run.name or _run_name(self.runfile.stem)}),
@@ -209,6 +211,7 @@ class _Reader:
             found_model=found,
             data=data,
             holdout=data_options.holdout,
+            split=split,
             technique=technique,
             evaluators=evaluators,
             reporters=tuple(reporters),
@@ -272,6 +275,12 @@ class _Reader:
             names = map(self._resolve_path, train if isinstance(train, list) else [train])
             loader_keys["use"] = self.catalog.recognize([*names])
         return options, self._component(DataLoaderOffer, "data", loader_keys)
+
+    def _split_table(self) -> dict[str, Any]:
+        """Return the table ``[split]``, with the default splitter if it names none."""
+        offers = self.catalog.offers(SplitterOffer)
+        default = next((o.full_name for o in offers if o.offer.by_default), None)
+        return {**({"use": default} if default else {}), **self._table("split")}
 
     def _component(
         self, kind: type[K], where: str, table: Mapping[str, Any]

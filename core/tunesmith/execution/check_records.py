@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tunesmith.errors import DataError, PluginError
-from tunesmith.offered import Plugin
-from tunesmith.offers import TechniqueOffer
+from tunesmith.offers import Plugin, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Record, find_features, is_immutable
 from tunesmith.text import one_line

@@ -29,7 +29,7 @@ from tunesmith.events import (
 from tunesmith.execution.guards import Guard
 from tunesmith.execution.report import Report
 from tunesmith.global_state import preserve_global_state
-from tunesmith.offered import Plugin
+from tunesmith.offers import Plugin
 from tunesmith.plugins import attribute_errors_to, describe_error
 from tunesmith.signals import StopSignalHandler
 from tunesmith.text import redact_all

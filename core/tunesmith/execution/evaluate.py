@@ -22,7 +22,7 @@ from tunesmith.execution.check_records import check_unchanged
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.global_state import preserve_global_state
-from tunesmith.offered import Plugin
+from tunesmith.offers import Plugin
 from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record, last_exchange
 from tunesmith.statistics import mean_interval

@@ -228,7 +228,10 @@ def collect_notices(
         yield Notice(level="warning", source="data", message=warning)
     findings = [
         *catalog.review_plan(plan),
-        *catalog.review_data(dataset, plan, parts.train, parts.heldout),
+        *((plan.split.offered.plugin, finding) for finding in parts.findings),
+        *catalog.review_data(
+            dataset, plan, train=parts.train, dev=parts.dev, heldout=parts.heldout
+        ),
     ]
     for plugin, finding in findings:
         source = finding.where or plugin.full_name
@@ -342,7 +345,7 @@ def build_job(
         config=plan.technique.config,
         model=model,
         train=parts.train,
-        heldout=parts.heldout,
+        dev=parts.dev,
         out=checkpoints.folder.parent,
         seed=plan.run.seed,
         device=plan.run.device,
@@ -391,7 +394,7 @@ def _build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunSt
 
 def list_used_plugins(plan: Plan) -> list[JSON]:
     """List the plugins that the components of a plan come from, with their versions."""
-    components: list[Component[Any]] = [plan.data, plan.technique]
+    components: list[Component[Any]] = [plan.data, plan.split, plan.technique]
     components += [*plan.evaluators, *plan.reporters]
     plugins = {c.offered.plugin.full_name: c.offered.plugin for c in components}
     return [

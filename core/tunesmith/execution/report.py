@@ -132,6 +132,7 @@ class Report:
         return {
             "description": self.data.description,
             "train": self.data.train,
+            "dev": self.data.dev,
             "holdout": self.data.heldout,
             "left_out": self.data.left_out,
             "left_out_examples": self.data.examples,

@@ -109,10 +109,10 @@ def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
     """Return one line with both sizes and fingerprints if a row was added, removed or edited."""
     if then.fingerprint == now.fingerprint:
         return []
+    sizes = [f"{event.train} + {event.dev} + {event.heldout}" for event in (then, now)]
     return [
-        f"training + held-out rows were {then.train} + {then.heldout}, are now "
-        f"{now.train} + {now.heldout}; the fingerprint was {then.fingerprint[:12]}, is now "
-        f"{now.fingerprint[:12]}"
+        f"training + dev + held-out rows were {sizes[0]}, are now {sizes[1]}; the fingerprint was "
+        f"{then.fingerprint[:12]}, is now {now.fingerprint[:12]}"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Load the data of a run, and split it into training and held-out records.
+"""Load the data of a run, and split it into training, dev and held-out records.
 
 One pass over the records checks, splits and fingerprints them, and keeps hashes and indices only.
 """
@@ -7,36 +7,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 
-from tunesmith.contracts import Dataset, LeftOut
-from tunesmith.data.splits import Splitter, Subset
-from tunesmith.errors import DataError, PluginError
+from tunesmith.contracts import Dataset, Finding, LeftOut, Split, SplitRequest
+from tunesmith.data.subset import Subset
+from tunesmith.errors import PluginError
 from tunesmith.events import DataLoaded
 from tunesmith.execution.check_records import check_records
 from tunesmith.global_state import preserve_global_state
 from tunesmith.plan import Plan
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Record, content_key, last_exchange
+from tunesmith.records import Record
 from tunesmith.storage import RunFolder, write_atomic
-
-MAX_DEFAULT_HOLDOUT_ROWS = 500
-"""Upper limit of the default held-out part, which is a fifth of the data."""
 
 
 @dataclass(frozen=True)
 class DataParts:
-    """The records to train on, those to evaluate on, and a hash of all in the order of loading."""
+    """The records of each part, a hash of all in the order of loading, and what splitting found."""
 
     train: Sequence[Record]
+    dev: Sequence[Record]
     heldout: Sequence[Record]
     fingerprint: str
+    findings: Sequence[Finding] = ()
 
 
 def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
-    """Load the data of a plan and split it into training and held-out records.
+    """Load the data of a plan and split it into training, dev and held-out records.
 
     It does nothing else, so that ``tunesmith check`` can call it too.
 
@@ -50,27 +51,58 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
         name = type(dataset).__name__
         raise PluginError(f'plugin "{plugin.full_name}" returned {name} in place of a Dataset')
     digest = hashlib.sha256()
-    if dataset.heldout is not None:
-        for name, part in (("training", dataset.train), ("held-out", dataset.heldout)):
-            for record in check_records(part, name, plan):
-                digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
-            digest.update(b"\n")
-        return dataset, DataParts(dataset.train, dataset.heldout, digest.hexdigest())
-    splitter = Splitter(plan.run.seed)
-    with attribute_errors_to(plugin):  # content of another type is a fault of the loader
-        for record in check_records(dataset.train, "training", plan):
+
+    def read(part: Sequence[Record], name: str) -> Iterator[Record]:
+        """Yield the records of a part, each checked and added to the fingerprint."""
+        for record in check_records(part, name, plan):
             digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
-            splitter.add(content_key(record), record.group)
-            if splitter.keeps_labels():
-                splitter.add_label(last_exchange(record)[1].text.strip())
-    splitter.keeps_labels(complete=True)
-    default = min(MAX_DEFAULT_HOLDOUT_ROWS, max(1, round(0.2 * len(splitter))))
-    try:
-        indices = splitter.split(plan.holdout or default)
-    except ValueError as error:
-        raise DataError("data.holdout", str(error)) from None
-    train, heldout = (Subset(dataset.train, part) for part in (indices.train, indices.heldout))
-    return dataset, DataParts(train, heldout, digest.hexdigest())
+            yield record
+        digest.update(b"\n")
+
+    parts = {}
+    with attribute_errors_to(plugin):  # content of another type is a fault of the loader
+        for name, part in (("held-out", dataset.heldout), ("dev", dataset.dev)):
+            if part is not None:
+                parts[name] = part
+                deque(read(part, name), maxlen=0)
+        split = _split(plan, dataset, read(dataset.train, "training"))
+    for rows in (split.train, split.dev, split.heldout):
+        digest.update(array("q", rows).tobytes() + b"\n")
+    return dataset, DataParts(
+        Subset(dataset.train, split.train),
+        parts.get("dev", Subset(dataset.train, split.dev)),
+        parts.get("held-out", Subset(dataset.train, split.heldout)),
+        digest.hexdigest(),
+        split.findings,
+    )
+
+
+def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
+    """Return the split of the training records, read once through ``records``.
+
+    Raises:
+        PluginError: the splitter has lost a record, or put one into two parts.
+    """
+    request = SplitRequest(
+        records=dataset.train,
+        seed=plan.run.seed,
+        heldout=dataset.heldout is None,
+        holdout=plan.holdout,
+        dev=dataset.dev is None,
+        needs_dev=plan.technique.offer.needs_dev,
+    )
+    plugin = plan.split.offered.plugin
+    with attribute_errors_to(plugin):
+        split = plan.split.offer.build(plan.split.config).split(records, request)
+    deque(records, maxlen=0)
+    counts = bytearray(len(dataset.train))
+    for row in chain(split.train, split.dev, split.heldout):
+        counts[row] += 1
+    if counts.count(1) != len(counts):
+        raise PluginError(
+            f'plugin "{plugin.full_name}" {plugin.version} did not put each record into one part'
+        )
+    return split
 
 
 def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:
@@ -79,6 +111,7 @@ def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:
     return DataLoaded(
         description=dataset.description,
         train=len(parts.train),
+        dev=len(parts.dev),
         heldout=len(parts.heldout),
         left_out=dict(Counter(row.cause for row in dataset.left_out)),
         examples=[{key: getattr(row, key) for key in keys} for row in dataset.left_out[:20]],

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
+from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
 from tunesmith.options import from_table
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 

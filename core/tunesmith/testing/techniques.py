@@ -92,7 +92,7 @@ class TrainingSetup:
             config=self.subject.options(),
             model=self.model,
             train=self.examples,
-            heldout=self.examples[:2],
+            dev=self.examples[:2],
             out=training.out,
             seed=SEED,
             device="cpu",

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tunesmith.contracts import Estimate, PhaseMemory
+from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith_plugins.estimate.hardware import Range
 from tunesmith_plugins.estimate.memory_peak import compute_peak
 from tunesmith_torch.runtime.machine import Device

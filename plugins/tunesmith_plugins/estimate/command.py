@@ -10,8 +10,8 @@ import click
 from tunesmith import api
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
-from tunesmith.contracts import Assumptions
 from tunesmith.errors import DataError, UsageError
+from tunesmith.estimates import Assumptions
 from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.records import Record

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.catalog import Catalog
-from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
 from tunesmith.errors import TunesmithError
+from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
 from tunesmith.offers import TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.contracts import Estimate
+from tunesmith.estimates import Estimate
 
 Fit = Literal["yes", "maybe", "no"]
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
 from tunesmith.errors import EnvironmentProblem, TunesmithError
-from tunesmith.offered import Offered
-from tunesmith.offers import EvaluatorOffer, TechniqueOffer
+from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
+from tunesmith.offers import EvaluatorOffer, Offered, TechniqueOffer
 from tunesmith.options import from_table
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import attribute_errors_to

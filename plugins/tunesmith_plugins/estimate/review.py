@@ -6,8 +6,9 @@ traced.
 
 from __future__ import annotations
 
-from tunesmith.contracts import Estimate, EstimateRequest, Finding, ReviewResult
+from tunesmith.contracts import Finding, ReviewResult
 from tunesmith.errors import TunesmithError
+from tunesmith.estimates import Estimate, EstimateRequest
 from tunesmith.events import Forecast
 from tunesmith.plan import ModelReview, Plan
 from tunesmith.text import format_bytes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from tunesmith.contracts import EstimateRequest, MemorySaving
+from tunesmith.estimates import EstimateRequest, MemorySaving
 from tunesmith.plugins import attribute_errors_to
 from tunesmith_plugins.estimate.memory_peak import MemoryPeak, compute_peak
 from tunesmith_plugins.estimate.request import Technique, first_estimate

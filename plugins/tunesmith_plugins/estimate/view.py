@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tunesmith.cli.render import Cell
-from tunesmith.contracts import Estimate, PhaseMemory
+from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import format_bytes, format_count, format_duration, one_line
 from tunesmith_plugins.estimate.blocks import Block, TableBlock, TextLine

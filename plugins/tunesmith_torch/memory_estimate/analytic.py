@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from tunesmith.contracts import Estimate, PhaseMemory
+from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith_torch.memory_estimate import constants
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
 from tunesmith_torch.memory_estimate.setting import EstimateSetting

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tunesmith.contracts import Estimate, EstimateRequest, PhaseMemory
+from tunesmith.estimates import Estimate, EstimateRequest, PhaseMemory
 from tunesmith.records import Record, UnpairedPreference
 from tunesmith_torch.memory_estimate import analytic, constants
 from tunesmith_torch.memory_estimate.setting import EstimateSetting

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.contracts import EstimateRequest
+from tunesmith.estimates import EstimateRequest
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
 from tunesmith_torch.memory_estimate.workload import (
     SINGLE_COMPLETION,

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tunesmith.contracts import Estimate, EstimateRequest, MemorySaving
 from tunesmith.errors import TunesmithError
+from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
 from tunesmith_torch.memory_estimate import analytic
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping

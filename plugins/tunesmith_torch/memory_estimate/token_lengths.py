@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from tunesmith.contracts import EstimateRequest
+from tunesmith.estimates import EstimateRequest
 from tunesmith.records import Preference, Record, UnpairedPreference, last_exchange
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.packing import Example, pack, padded_batches

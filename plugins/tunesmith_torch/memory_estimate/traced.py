@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tunesmith.contracts import Estimate, PhaseMemory
+from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith_torch.memory_estimate import analytic, constants
 from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, GlibcHeap, replay
 from tunesmith_torch.memory_estimate.setting import FP32_MOMENT_BYTES, EstimateSetting

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tunesmith.contracts import Assumptions, EstimateRequest
+from tunesmith.estimates import Assumptions, EstimateRequest
 from tunesmith.records import (
     Chat,
     Completion,

@@ -89,7 +89,7 @@ class MonitorOptions(Options):
         default=None,
         description=(
             "Gold reward: a Python function `file.py:name` that returns the true quality of "
-            "a completion. It is never trained on. Unset: the fraction of held-out pairs "
+            "a completion. It is never trained on. Unset: the fraction of dev pairs "
             "whose better completion has the higher mean log-probability under the policy."
         ),
         json_schema_extra={"path": True},
@@ -97,9 +97,7 @@ class MonitorOptions(Options):
     every: int = Field(
         default=10,
         ge=1,
-        description=(
-            "Optimizer steps between evaluations of reward and gold reward on held-out rows."
-        ),
+        description=("Optimizer steps between evaluations of reward and gold reward on dev rows."),
     )
     rows: int = Field(default=64, ge=2, description="Held-out rows per evaluation.")
     log_completions: int = Field(

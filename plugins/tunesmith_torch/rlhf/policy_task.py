@@ -126,20 +126,20 @@ class PolicyTask(TrainingTask[list[Prompt]]):
 
 
 def gold_reward(job: Job[Any], template: Template) -> GoldReward:
-    """Return the gold reward on held-out rows: the user's function, or preference pairs."""
+    """Return the gold reward on dev rows: the user's function, or preference pairs."""
     options: PolicyOptions = job.config
     function = None
     if options.monitor.gold is not None:
         key = option_key(job.stage, "monitor.gold")
         function = FunctionReward.from_file(options.monitor.gold, key)
-    records: list[Record] = list(job.heldout)
+    records: list[Record] = list(job.dev)
     pairs = [record for record in records if isinstance(record, Preference)]
     if function is None and pairs:
         records = list(pairs)
     records = records[: options.monitor.rows]
     groups = tokenize_pairs(records, template) if function is None and pairs else []
     if function is None and not pairs:
-        text = "no gold function and no held-out pairs: the policy is monitored by its reward alone"
+        text = "no gold function and no dev pairs: the policy is monitored by its reward alone"
         job.emit(Notice(level="warning", source=job.stage, message=text))
     return GoldReward([last_exchange(record)[0] for record in records], groups, function)
 

@@ -1,4 +1,4 @@
-"""Metrics of a reward model on held-out pairs: accuracy, calibration, and the influence of length.
+"""Metrics of a reward model on dev pairs: accuracy, calibration, and the influence of length.
 
 A reward model may have learned only that people prefer the longer completion. Three metrics show
 whether it knows more: the accuracy on pairs of equal length, the mean of the accuracies on pairs
@@ -23,7 +23,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class RewardReport:
-    """The metrics of a reward model on held-out pairs."""
+    """The metrics of a reward model on dev pairs."""
 
     accuracy: Interval
     """Share of pairs whose chosen completion gets the higher reward; a tie counts as one half."""
@@ -124,7 +124,7 @@ class RewardReport:
         a, m = self.accuracy, self.matched_accuracy
         matched = f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}] on {m.n}" if m else "no such pairs"
         return (
-            f"accuracy {a.value:.3f} [{a.low:.3f}, {a.high:.3f}] on {a.n} held-out pairs; "
+            f"accuracy {a.value:.3f} [{a.low:.3f}, {a.high:.3f}] on {a.n} dev pairs; "
             f"equally long completions: {matched}; calibration error {self.calibration_error:.3f}; "
             f"longer completion rewarded {self.longer_wins:.0%}, chosen {self.longer_chosen:.0%}, "
             f"correlation of reward with length {self.length_correlation:+.2f}"

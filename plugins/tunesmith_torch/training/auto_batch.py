@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from tunesmith.contracts import EstimateRequest, Job
+from tunesmith.contracts import Job
+from tunesmith.estimates import EstimateRequest
 from tunesmith.events import Notice
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_bytes

@@ -429,7 +429,7 @@ PRINTERS = {"pydantic", "rich"}
         (["--help"], HEAVY | PRINTERS),
         (["--version"], HEAVY | PRINTERS),
         (["check", "run.toml"], HEAVY - {"numpy"}),  # the review of the data has arrays
-        (["plan", "run.toml", "--quick"], HEAVY),
+        (["plan", "run.toml", "--quick"], HEAVY - {"numpy"}),  # splitting too
         (["plan", "run.toml", "--resolved"], HEAVY),
         (["plugins", "list"], HEAVY),
     ],

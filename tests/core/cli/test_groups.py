@@ -15,8 +15,7 @@ from click.testing import CliRunner, Result
 
 from tunesmith.cli.app import app
 from tunesmith.cli.groups import Conflict, arrange_commands
-from tunesmith.offered import Offered, Plugin
-from tunesmith.offers import CommandOffer
+from tunesmith.offers import CommandOffer, Offered, Plugin
 
 PLUGIN = """
 import click

@@ -10,7 +10,7 @@ from bench import Bench
 
 from tunesmith.errors import DataError, PluginError
 from tunesmith.execution.check_records import check_records, check_unchanged
-from tunesmith.offered import Plugin
+from tunesmith.offers import Plugin
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Message, Record, Text, ToolCall
 

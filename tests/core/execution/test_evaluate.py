@@ -23,8 +23,7 @@ from tunesmith.execution.evaluate import (
     evaluate_model,
     read_metric_values,
 )
-from tunesmith.offered import Offered, Plugin
-from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.offers import EvaluatorOffer, Metric, Offered, Plugin
 from tunesmith.options import Options
 from tunesmith.plan import Component
 from tunesmith.records import Completion, Record

@@ -138,7 +138,7 @@ def test_stages_have_their_own_metrics() -> None:
 def test_the_data_of_a_report() -> None:
     data = DataLoaded(description="d", train=8, heldout=2, left_out={"c": 1}, fingerprint="f")
     assert build_report([data]).to_json()["data"] == {
-        "description": "d", "train": 8, "holdout": 2, "left_out": {"c": 1},
+        "description": "d", "train": 8, "dev": 0, "holdout": 2, "left_out": {"c": 1},
         "left_out_examples": [], "fingerprint": "f",
     }  # fmt: skip
 

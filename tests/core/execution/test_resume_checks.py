@@ -77,7 +77,7 @@ def test_plugins_in_use_count_and_others_do_not() -> None:
 def test_data_is_compared_by_its_fingerprint() -> None:
     assert not check_data(DATA, replace(DATA, description="other words"))
     (difference,) = check_data(DATA, replace(DATA, train=9, fingerprint="b" * 64))
-    assert "8 + 2" in difference and "9 + 2" in difference and "bbbbbbbbbbbb" in difference
+    assert "8 + 0 + 2" in difference and "9 + 0 + 2" in difference and "bbbbbbbbbbbb" in difference
 
 
 def test_files_of_the_base_model(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bench import ROWS, Bench, RowsOptions, bench_plugin, catalog_of, rows
 
 from tunesmith.contracts import Dataset, LeftOut
-from tunesmith.data.splits import Subset
+from tunesmith.data.subset import Subset
 from tunesmith.errors import DataError
 from tunesmith.execution.run_data import load_data
 from tunesmith.offers import DataLoaderOffer
@@ -56,9 +56,10 @@ def bench_with(tmp_path: Path, dataset: Dataset) -> Bench:
 
 def test_records_are_read_once_and_not_copied(tmp_path: Path) -> None:
     records = CountingRecords(2_000)
-    _, parts = load_data(bench_with(tmp_path, Dataset(train=records)).plan())
+    plan = bench_with(tmp_path, Dataset(train=records)).plan(split={"near_duplicates": False})
+    _, parts = load_data(plan)
     assert isinstance(parts.train, Subset) and isinstance(parts.heldout, Subset)
-    assert (len(parts.train), len(parts.heldout)) == (1_600, 400)
+    assert (len(parts.train), len(parts.dev), len(parts.heldout)) == (1_440, 160, 400)
     assert (records.passes, records.read) == (1, [])
     first = parts.heldout[0]
     assert records.read == [parts.heldout.indices[0]]

@@ -19,16 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith_echo.offer import BREVITY, ECHO
 from tunesmith_echo.technique import Echo
 
-from tunesmith.contracts import (
-    Artifact,
-    Dataset,
-    Estimate,
-    EstimateRequest,
-    Measurement,
-    MemorySaving,
-    PhaseMemory,
-)
+from tunesmith.contracts import Artifact, Dataset, Measurement
 from tunesmith.errors import DataError, PluginError
+from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving, PhaseMemory
 from tunesmith.events import RunFinished, StepFinished, TrainingFinished
 from tunesmith.offers import (
     CommandOffer,
@@ -339,7 +332,7 @@ def technique(tmp: Path, change: str) -> type[Echo]:  # noqa: C901 - a line for 
                 job = replace(job, train=[*job.train[4:], *job.train[4:]])
             if change == "accepts any record":
                 job = replace(
-                    job, train=[r for r in job.train if isinstance(r, Completion)] or job.heldout
+                    job, train=[r for r in job.train if isinstance(r, Completion)] or job.dev
                 )
             if change == "swallows":
                 emit_changed = _swallow_exceptions(emit_changed)

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from splitting import split_records
+from splitting import split_prompts
 
 from tunesmith.records import Completion, Record
 from tunesmith_plugins.checks.leaks.find_leaks import find_leaks
@@ -48,7 +48,7 @@ def test_a_clean_split_has_no_leaks() -> None:
     rng = Random(6)
     rows = [sentence(rng, 12) for _ in range(100)]
     rows += [row.title() for row in rows[:40]]
-    result = split_records(rows, holdout=0.3, seed=0)
+    result = split_prompts(rows, holdout=0.3, seed=0)
     assert leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
 
 

@@ -15,17 +15,8 @@ from typing import Any
 from fake_plugin import ByHeart, ByHeartOptions
 from pydantic import Field
 
-from tunesmith.contracts import (
-    Artifact,
-    Assumptions,
-    Estimate,
-    EstimateRequest,
-    FoundModel,
-    Job,
-    MemorySaving,
-    PhaseMemory,
-    Technique,
-)
+from tunesmith.contracts import Artifact, FoundModel, Job, Technique
+from tunesmith.estimates import Assumptions, Estimate, EstimateRequest, MemorySaving, PhaseMemory
 from tunesmith.events import Event, StepFinished, TrainingFinished
 from tunesmith.hookspecs import hookimpl
 from tunesmith.offers import TechniqueOffer

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.contracts import Estimate, PhaseMemory
+from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith_plugins.estimate import calibration, hardware
 from tunesmith_plugins.estimate.calibration import Calibration, CalibrationEntry
 from tunesmith_plugins.estimate.memory_peak import MemoryPeak, check_fit

@@ -7,8 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from tunesmith.offered import Offered, Plugin
-from tunesmith.offers import TechniqueOffer
+from tunesmith.offers import Offered, Plugin, TechniqueOffer
 from tunesmith.options import Options, from_table
 from tunesmith.records import Completion
 from tunesmith_plugins.estimate.request import transfer_options

@@ -13,11 +13,12 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from splitting import request_for
 
 from tunesmith.contracts import Dataset
-from tunesmith.data.splits import Splitter
 from tunesmith.errors import DataError
-from tunesmith.records import Text, content_key
+from tunesmith.records import Text
+from tunesmith_data.splits import split_records
 from tunesmith_plugins.loaders.text import pieces
 from tunesmith_plugins.loaders.text.loader import TextLoader
 from tunesmith_plugins.loaders.text.offer import TEXT, recognizes
@@ -92,11 +93,10 @@ def test_a_folder_is_read_with_its_documents_as_groups(tmp_path: Path) -> None:
     assert set(groups) == {"a.md", "one.py", "two.py"}
     assert groups["one.py"] == groups["two.py"] == str(tmp_path / "repo")
     assert str(groups["a.md"]).endswith("a.md")
-    splitter = Splitter(0)
-    for record in dataset.train:
-        splitter.add(content_key(record), record.group)
-    heldout = {dataset.train[n].group for n in splitter.split(0.4).heldout}
-    train = {dataset.train[n].group for n in splitter.split(0.4).train}
+    split = split_records(dataset.train, request_for(dataset.train, holdout=0.4, dev=False))
+    heldout, train = (
+        {dataset.train[n].group for n in part} for part in (split.heldout, split.train)
+    )
     assert not heldout & train
 
 

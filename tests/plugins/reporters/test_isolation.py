@@ -13,8 +13,7 @@ import torch
 
 from tunesmith.catalog import Catalog
 from tunesmith.global_state import preserve_global_state
-from tunesmith.offered import Offered
-from tunesmith.offers import ReporterOffer
+from tunesmith.offers import Offered, ReporterOffer
 from tunesmith.plugins import find_plugins
 from tunesmith.storage import EventLog, RunFolder
 from tunesmith.testing import sample_run

@@ -135,7 +135,7 @@ class RlhfRun:
                 "config": config,
                 "model": model,
                 "train": TRAIN,
-                "heldout": HELDOUT,
+                "dev": HELDOUT,
                 "out": out,
                 "seed": 3,
                 "device": "cpu",
@@ -336,9 +336,9 @@ def open_policy(
 def test_no_stage_trains_on_held_out_rows(
     tmp_path: Path, finished: RlhfRun, model_with_preferences: Path
 ) -> None:
-    """Other held-out rows give identical weights in all three stages."""
+    """Other dev rows give identical weights in all three stages."""
     other = RlhfRun(
-        tmp_path / "run", model_with_preferences, options(), heldout=pairs(polite, 5000, 5040)
+        tmp_path / "run", model_with_preferences, options(), dev=pairs(polite, 5000, 5040)
     )
     other.train()
     assert weights(other.out) == weights(finished.out)
@@ -456,7 +456,7 @@ def test_rewards_and_reference_are_computed_without_dropout(finished: RlhfRun) -
 def test_a_reward_model_of_length_stops_the_run(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
-    biased = {"train": pairs(longer, 0, 96), "heldout": pairs(longer, 1000, 1150)}
+    biased = {"train": pairs(longer, 0, 96), "dev": pairs(longer, 1000, 1150)}
     config = options(reward={"epochs": 4})
     run = RlhfRun(tmp_path / "run", model_with_preferences, config, **biased)
     with pytest.raises(GateError, match="it rewards length: accuracy 0"):
@@ -483,7 +483,7 @@ def test_a_reward_model_of_length_stops_the_run(
 def test_a_reward_model_trained_on_noise_stops_the_run(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
-    data = {"train": pairs(noise, 0, 24), "heldout": pairs(noise, 100, 130)}
+    data = {"train": pairs(noise, 0, 24), "dev": pairs(noise, 100, 130)}
     run = RlhfRun(tmp_path / "run", model_with_preferences, options(), **data)
     with pytest.raises(GateError, match="it does not beat chance"):
         run.train()
@@ -495,7 +495,7 @@ def test_pairs_of_one_group_count_once_in_the_gate(
 ) -> None:
     """Thirty copies of three pairs are three observations: too few to beat chance."""
     heldout = tuple(replace(HELDOUT[n % 3], group=f"g{n % 3}") for n in range(30))
-    run = RlhfRun(tmp_path / "run", model_with_preferences, options(), heldout=heldout)
+    run = RlhfRun(tmp_path / "run", model_with_preferences, options(), dev=heldout)
     with pytest.raises(GateError, match="it does not beat chance"):
         run.train()
 
@@ -503,8 +503,8 @@ def test_pairs_of_one_group_count_once_in_the_gate(
 def test_the_gate_fails_without_held_out_pairs(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
-    with pytest.raises(GateError, match="no held-out pairs"):
-        RlhfRun(tmp_path / "run", model_with_preferences, options(), heldout=()).train()
+    with pytest.raises(GateError, match="no dev pairs"):
+        RlhfRun(tmp_path / "run", model_with_preferences, options(), dev=()).train()
 
 
 REWARD = "def reward(prompt, answer):\n    return sum(answer.count(x) for x in 'aeiou') / 4\n"
@@ -588,7 +588,7 @@ def test_a_missing_gold_reward_is_reported(tmp_path: Path, model_with_preference
         model_with_preferences,
         config,
         train=demonstrations,
-        heldout=demonstrations[:2],
+        dev=demonstrations[:2],
     )
     run.train()
     messages = [event.message for event in run.events_of(Notice)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tables import build
 
-from tunesmith.contracts import Assumptions, EstimateRequest
+from tunesmith.estimates import Assumptions, EstimateRequest
 from tunesmith.records import Message, Preference, Record, UnpairedPreference
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.memory_estimate.policies import (

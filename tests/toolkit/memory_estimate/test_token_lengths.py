@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tunesmith.contracts import Assumptions, EstimateRequest
+from tunesmith.estimates import Assumptions, EstimateRequest
 from tunesmith.records import Chat, Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith_torch.data import large_data
 from tunesmith_torch.data.packing import pack
@@ -242,7 +242,7 @@ def test_a_config_without_sizes_is_refused() -> None:
 def test_the_first_estimate_imports_nothing_heavy() -> None:
     code = """
 import sys
-from tunesmith.contracts import Assumptions, EstimateRequest
+from tunesmith.estimates import (Assumptions, EstimateRequest)
 from tunesmith_plugins.techniques.lora.offer import LORA
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 config = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)

@@ -13,7 +13,7 @@ import torch
 from tables import build, tables
 from transformers import AutoModelForCausalLM
 
-from tunesmith.contracts import Assumptions, Estimate, EstimateRequest
+from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
 from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith_plugins.techniques.full.options import FullOptions

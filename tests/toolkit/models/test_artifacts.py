@@ -73,7 +73,7 @@ def train(folder: Path, model: Path, config: SupervisedOptions) -> tuple[Artifac
     """Train, and return the artifact and the trained model in memory."""
     task = RecordedTask()
     job: Job[Any] = Job(
-        config=config, model=model, train=RECORDS, heldout=(), out=folder, seed=3, device="cpu",
+        config=config, model=model, train=RECORDS, dev=(), out=folder, seed=3, device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
     )  # fmt: skip
     return trainer.train(job, task), task.adapted

@@ -76,7 +76,7 @@ def job(
         config=config,
         model=model,
         train=records,
-        heldout=(),
+        dev=(),
         out=folder,
         seed=3,
         device="cpu",

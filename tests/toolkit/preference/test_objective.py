@@ -101,7 +101,7 @@ def job(
         config=config,
         model=model,
         train=preferences if isinstance(config, PreferenceOptions) else DEMONSTRATIONS,
-        heldout=(),
+        dev=(),
         out=folder,
         seed=seed,
         device="cpu",

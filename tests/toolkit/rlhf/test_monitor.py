@@ -88,7 +88,7 @@ def run_monitor(
         config=config,
         model=folder,
         train=(),
-        heldout=(),
+        dev=(),
         out=folder,
         seed=0,
         device="cpu",

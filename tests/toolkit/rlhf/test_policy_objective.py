@@ -365,7 +365,7 @@ def run(
         config=config,
         model=model,
         train=(),
-        heldout=(),
+        dev=(),
         out=folder,
         seed=1,
         device="cpu",

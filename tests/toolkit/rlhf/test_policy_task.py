@@ -77,7 +77,7 @@ def make_run(
         config=build(PolicyOptions, **{**keys, **changes}),
         model=model,
         train=records,
-        heldout=heldout,
+        dev=heldout,
         out=folder,
         seed=3,
         device="cpu",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tunesmith.contracts import EstimateRequest, Job
+from tunesmith.contracts import Job
+from tunesmith.estimates import EstimateRequest
 from tunesmith.events import Event, Notice
 from tunesmith.options import from_table
 from tunesmith.records import Completion
@@ -29,7 +30,7 @@ def _job(folder: Path, model: Path, events: list[Event], **options: Any) -> Job[
         config=from_table(LoraOptions, options),
         model=model,
         train=ROWS,
-        heldout=(),
+        dev=(),
         out=folder,
         seed=0,
         device="cpu",

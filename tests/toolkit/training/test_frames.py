@@ -71,7 +71,7 @@ def _job(folder: Path, model: Path, options: Any, records: tuple[Record, ...]) -
         config=options,
         model=model,
         train=records,
-        heldout=records,
+        dev=records,
         out=folder,
         seed=1,
         device="cpu",

@@ -33,7 +33,7 @@ def job(folder: Path, events: list[Event]) -> Job[Any]:
         config=None,
         model=folder,
         train=(),
-        heldout=(),
+        dev=(),
         out=folder,
         seed=1,
         device="cpu",

@@ -55,7 +55,7 @@ def job(
         config=config,
         model=model,
         train=RECORDS,
-        heldout=RECORDS[:2],
+        dev=RECORDS[:2],
         out=folder,
         seed=3,
         device="cpu",

@@ -47,7 +47,7 @@ def job_of(
         config=build(LoraOptions, **{"batch_size": 4, "precision": "fp32", **changes}),
         model=model,
         train=records,
-        heldout=(),
+        dev=(),
         out=folder,
         seed=1,
         device="cpu",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from tunesmith.contracts import Estimate, EstimateRequest, MemorySaving, PhaseMemory
+from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving, PhaseMemory
 from tunesmith_torch.memory_estimate.policies import Stage, estimate_stages
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.techniques import memory_savings as training_memory_savings

@@ -1,8 +1,8 @@
 """Find leaks: held-out records that equal, or nearly equal, a training record.
 
-A held-out score is meaningful only if the model was not trained on the same records. The split of
-the core keeps equal records together; texts that only resemble each other, and parts that the user
-split, can still leak.
+A held-out score is meaningful only if the model was not trained on the same task: records are
+compared by their prompts. The default split keeps similar prompts together; parts that the user
+split can still leak.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tunesmith.records import Record, content_key
+from tunesmith.records import Record
 from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, Match, Threshold, find_nearest
+from tunesmith_data.splits import prompt_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def find_leaks(
 
 
 class _Texts:
-    """The texts of records, by which they are compared."""
+    """The prompts of records, by which they are compared."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = records
@@ -48,7 +49,7 @@ class _Texts:
         return len(self._records)
 
     def __getitem__(self, index: int) -> str:
-        return content_key(self._records[index])
+        return prompt_text(self._records[index])
 
     def __iter__(self) -> Iterator[str]:
-        return map(content_key, self._records)
+        return map(prompt_text, self._records)

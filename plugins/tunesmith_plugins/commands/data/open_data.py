@@ -55,7 +55,9 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
     if path.suffix == ".toml" and path.is_file():
         plan, _ = api.load_plan(path, sets=sets, files=state.files, disabled=state.disabled)
         dataset, split = load_data(plan)
-        return OpenedData(dataset, {"train": split.train, "heldout": split.heldout}, plan)
+        return OpenedData(
+            dataset, {"train": split.train, "dev": split.dev, "heldout": split.heldout}, plan
+        )
     catalog = state.catalog()
     use = catalog.recognize([str(path)])
     if use is None:
@@ -75,8 +77,8 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
     with attribute_errors_to(offered.plugin):
         dataset = offered.offer.build(config).load()
     parts = {"train": dataset.train}
-    if dataset.heldout is not None:
-        parts["heldout"] = dataset.heldout
+    named = {"dev": dataset.dev, "heldout": dataset.heldout}
+    parts |= {name: part for name, part in named.items() if part is not None}
     return OpenedData(dataset, parts, None)
 
 

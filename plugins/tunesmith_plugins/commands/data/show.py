@@ -51,7 +51,10 @@ class ShownRow:
 @click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
 @set_option
 @click.option(
-    "--part", type=click.Choice(["all", "train", "heldout"]), default="all", show_default=True
+    "--part",
+    type=click.Choice(["all", "train", "dev", "heldout"]),
+    default="all",
+    show_default=True,
 )
 @click.option("--source", metavar="TEXT", help="Only rows whose file and line contain this text.")
 @click.option(

@@ -13,7 +13,7 @@ from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.config.run_file import parse_value, set_value
 from tunesmith.errors import PluginError, UsageError
-from tunesmith.offered import Plugin
+from tunesmith.offers import Plugin
 from tunesmith.plugins import Plugins
 from tunesmith.text import one_line
 

@@ -13,8 +13,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tunesmith.catalog import Catalog
-from tunesmith.offered import Offered, Plugin
-from tunesmith.offers import KINDS, CommandOffer, ComponentOffer, ConfiguredOffer, TechniqueOffer
+from tunesmith.offers import (
+    KINDS,
+    CommandOffer,
+    ComponentOffer,
+    ConfiguredOffer,
+    Offered,
+    Plugin,
+    TechniqueOffer,
+)
 from tunesmith.options import fields_by_key, table_options
 from tunesmith.plugins import missing_requirements
 from tunesmith.text import one_line

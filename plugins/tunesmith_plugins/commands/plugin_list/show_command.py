@@ -9,7 +9,7 @@ import click
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
-from tunesmith.offered import Offered
+from tunesmith.offers import Offered
 from tunesmith.text import one_line, suggest_name
 from tunesmith_plugins.commands.plugin_list.describe import (
     REQUIRED,

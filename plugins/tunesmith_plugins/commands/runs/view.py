@@ -57,7 +57,9 @@ def show_data(report: Report) -> None:
     data = report.data
     if data is None:
         return
-    rows = f"{format_count(data.train, 'training row')}, {data.heldout:,} held out for evaluation"
+    dev = f", {data.dev:,} for choices (dev)" if data.dev else ""
+    train = format_count(data.train, "training row")
+    rows = f"{train}{dev}, {data.heldout:,} held out for evaluation"
     source = f" ({one_line(data.description, 200)})" if data.description else ""
     render.print_text(f"data: {rows}{source}")
     for cause, count in data.left_out.items():

@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.events import JSON
-from tunesmith.offered import Offered
 from tunesmith.offers import (
     ComponentOffer,
     DataLoaderOffer,
     EvaluatorOffer,
+    Offered,
     ReporterOffer,
     TechniqueOffer,
 )

@@ -55,9 +55,10 @@ class HubDatasetLoader:
         if os.path.exists(self.repository):
             problem = "is a local path, not a data set of the hub"
             raise DataError(self.repository, problem, hint="read files with another data loader")
-        heldout = [self._source(s) for s in (self.options.heldout_split,) if s]
-        train = [self._source(self.options.split)]
-        return load_sources(self.options, train, heldout, memory=self.memory)
+        options = self.options
+        splits = (options.split, options.heldout_split, options.dev_split)
+        parts = ([self._source(split)] if split else [] for split in splits)
+        return load_sources(options, *parts, memory=self.memory)
 
     def _source(self, split: str) -> RowSource:
         name = f"hf://{self.repository}/{split}"

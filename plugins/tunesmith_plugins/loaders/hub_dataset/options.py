@@ -21,6 +21,11 @@ class HubDatasetOptions(FieldOptions):
         min_length=1,
         description="Split with the held-out rows. Unset: a part of `split` is held out.",
     )
+    dev_split: str | None = Field(
+        None,
+        min_length=1,
+        description="Split with the rows for choices. Unset: a part of `split`, see `[split] dev`.",
+    )
     revision: str | None = Field(
         None, min_length=1, description="Commit, tag or branch. A commit never changes."
     )

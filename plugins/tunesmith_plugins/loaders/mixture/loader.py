@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.read_plan import convert_problems
 from tunesmith.contracts import DataLoader, Dataset
-from tunesmith.data.splits import Subset
+from tunesmith.data.subset import Subset
 from tunesmith.errors import ConfigError, DataError, Problem
 from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import from_table
@@ -54,7 +54,7 @@ def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLo
         raise ConfigError([Problem(f"{where}.use", "must name a data loader")])
     table = {
         **source.options,
-        **{key: value for key in ("train", "heldout") if (value := getattr(source, key))},
+        **{key: value for key in ("train", "heldout", "dev") if (value := getattr(source, key))},
     }
     try:
         offer = catalog.find(DataLoaderOffer, use).offer
@@ -94,7 +94,7 @@ class MixtureLoader:
     def load(self) -> Dataset:
         """Read all sources and choose the rows of each.
 
-        The held-out rows are all those of the sources that have some.
+        The held-out rows are all those of the sources that have some; so are the dev rows.
 
         Raises:
             DataError: a source cannot be used, or has too few rows for its share.
@@ -106,6 +106,7 @@ class MixtureLoader:
             for number, (dataset, count) in enumerate(zip(datasets, counts, strict=True))
         ]
         heldout = [dataset.heldout for dataset in datasets if dataset.heldout is not None]
+        dev = [dataset.dev for dataset in datasets if dataset.dev is not None]
         total = sum(counts)
         shares = (
             f"{dataset.description} ({count:,} of {len(dataset.train):,} rows, {count / total:.1%})"
@@ -114,6 +115,7 @@ class MixtureLoader:
         return Dataset(
             train=Concatenation(parts),
             heldout=Concatenation(heldout) if heldout else None,
+            dev=Concatenation(dev) if dev else None,
             left_out=[row for dataset in datasets for row in dataset.left_out],
             description="; ".join(shares),
         )

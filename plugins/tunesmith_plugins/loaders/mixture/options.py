@@ -23,6 +23,9 @@ class SourceOptions(Options):
     heldout: Paths | None = Field(
         None, description="Files to evaluate on.", json_schema_extra={"path": True}
     )
+    dev: Paths | None = Field(
+        None, description="Files for choices.", json_schema_extra={"path": True}
+    )
     weight: float | None = Field(
         None, gt=0, description="Share of the rows, relative to the other sources."
     )

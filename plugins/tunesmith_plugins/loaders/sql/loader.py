@@ -35,9 +35,9 @@ class SqlLoader:
             EnvironmentProblem: the database cannot be reached, or its driver is not installed.
         """
         options = self.options
-        heldout = [self._source("heldout", options.heldout)] if options.heldout else []
-        train = [self._source("train", options.train)]
-        return load_sources(options, train, heldout, memory=self.memory)
+        queries = {"train": options.train, "heldout": options.heldout, "dev": options.dev}
+        parts = ([self._source(part, query)] if query else [] for part, query in queries.items())
+        return load_sources(options, *parts, memory=self.memory)
 
     def _source(self, part: str, query: str) -> RowSource:
         return RowSource.of_rows(f"query of {part}", lambda: self._read(f"query of {part}", query))

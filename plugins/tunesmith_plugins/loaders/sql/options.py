@@ -23,6 +23,11 @@ class SqlOptions(FieldOptions):
         min_length=1,
         description="Query of the held-out rows. Unset: a part of `train` is held out.",
     )
+    dev: str | None = Field(
+        None,
+        min_length=1,
+        description="Query of the rows for choices. Unset: a part of `train`, see `[split] dev`.",
+    )
     file: DataPath | None = Field(None, description="SQLite file to read from.")
     url: str | None = Field(
         None,

@@ -62,9 +62,9 @@ class TextLoader:
         Raises:
             DataError: a file cannot be used, or more pieces are unusable than allowed.
         """
-        train = self._find(self.options.train)
-        heldout = self._find(self.options.heldout or [])
-        refuse_overlap(train, heldout)
+        names = (self.options.train, self.options.heldout, self.options.dev)
+        train, heldout, dev = (self._find(files or []) for files in names)
+        refuse_overlap(train=train, heldout=heldout, dev=dev)
         table: dict[str, Any] = {"format": "text", "max_left_out": self.options.max_left_out}
         if not self.options.split_documents:
             table["group"] = "document"
@@ -73,6 +73,7 @@ class TextLoader:
             options,
             [self._source(file) for file in train],
             [self._source(file) for file in heldout],
+            [self._source(file) for file in dev],
             memory=self.memory,
         )
 

@@ -28,6 +28,12 @@ class TextOptions(Options):
         description="Files to evaluate on, in the same form. Unset: a part of `train` is held out.",
         json_schema_extra={"path": True},
     )
+    dev: Paths | None = Field(
+        None,
+        description="Files for choices, in the same form. Unset: a part of `train`, see "
+        "`[split] dev`.",
+        json_schema_extra={"path": True},
+    )
     suffixes: list[str] = Field(
         [*PROSE, *CODE, *DOCUMENTS],
         description="Suffixes of the files that are read in a folder.",

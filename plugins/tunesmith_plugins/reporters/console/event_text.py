@@ -110,7 +110,8 @@ def format_data(event: DataLoaded) -> str:
     unusable = sum(event.left_out.values())
     left_out = f", {format_count(unusable, 'unusable row')} left out" if unusable else ""
     train = format_count(event.train, "training row")
-    return f"{train}, {event.heldout:,} held out for evaluation{left_out}"
+    dev = f", {event.dev:,} for choices (dev)" if event.dev else ""
+    return f"{train}{dev}, {event.heldout:,} held out for evaluation{left_out}"
 
 
 def format_training_start(event: TrainingStarted) -> str:

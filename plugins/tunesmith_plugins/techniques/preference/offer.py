@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tunesmith.contracts import Estimate, EstimateRequest, Technique
+from tunesmith.contracts import Technique
+from tunesmith.estimates import Estimate, EstimateRequest
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.records import Preference, Record, UnpairedPreference
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions

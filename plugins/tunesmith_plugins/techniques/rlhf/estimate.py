@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tunesmith.contracts import Estimate, EstimateRequest, MemorySaving
+from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
 from tunesmith.records import Preference
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 from tunesmith_torch.memory_estimate.policies import Stage, estimate_stages, pair_grouping

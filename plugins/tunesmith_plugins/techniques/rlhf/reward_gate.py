@@ -1,4 +1,4 @@
-"""The gate of a reward model: its accuracy on held-out pairs decides if a policy is trained on it.
+"""The gate of a reward model: its accuracy on dev pairs decides if a policy is trained on it.
 
 The gate fails if the reward model is not better than chance, or if it may measure nothing but
 length (:mod:`tunesmith_torch.rlhf.reward_metrics`).
@@ -23,12 +23,12 @@ from tunesmith_torch.rlhf.reward_model import RewardModel
 
 GATE = "reward model"
 """The gate's name in events and reports."""
-RECORDS_FILE = "heldout.jsonl"
+RECORDS_FILE = "dev.jsonl"
 
 
 @dataclass(frozen=True)
 class RewardModelEvaluation:
-    """The rewards that a reward model gives to held-out pairs, and the report about them."""
+    """The rewards that a reward model gives to dev pairs, and the report about them."""
 
     pairs: Sequence[Preference]
     chosen: Sequence[float]
@@ -74,10 +74,10 @@ class RewardModelEvaluation:
 
 
 def gate_result(report: RewardReport | None, *, accept_weak: bool) -> GateChecked:
-    """Decide if a reward model passes; ``report`` is None if there are no held-out pairs."""
+    """Decide if a reward model passes; ``report`` is None if there are no dev pairs."""
     stage, accepted = "reward", accept_weak
     if report is None:
-        text = "no held-out pairs to evaluate the reward model on"
+        text = "no dev pairs to evaluate the reward model on"
         return GateChecked(stage=stage, gate=GATE, passed=False, message=text, accepted=accepted)
     faults = _faults(report)
     reasons = f"{' and '.join(faults)}: " if faults else ""
@@ -95,7 +95,7 @@ def _faults(report: RewardReport) -> list[str]:
     faults = []
     if not report.is_above_chance:
         few = (
-            f" (only {report.independent_pairs} independent held-out pairs: even if all are right, "
+            f" (only {report.independent_pairs} independent dev pairs: even if all are right, "
             "it may be chance)"
         )
         faults.append("it does not beat chance" + (few if report.has_too_few_pairs else ""))

@@ -79,14 +79,14 @@ def train_stages(job: Job[Any]) -> Artifact:
 
 @dataclass(frozen=True)
 class StageData:
-    """The records of a run, by the stage that uses them. No stage trains on held-out records."""
+    """The records of a run, by the stage that uses them. No stage trains on dev records."""
 
     train: Sequence[Record]
     demonstrations: Sequence[Record]
     """Conversations and completions; the chosen completions of the pairs if there are none."""
     pairs: Sequence[Preference]
-    heldout: Sequence[Record]
-    heldout_pairs: Sequence[Preference]
+    dev: Sequence[Record]
+    dev_pairs: Sequence[Preference]
 
     @classmethod
     def split(cls, job: Job[Any]) -> StageData:
@@ -95,7 +95,7 @@ class StageData:
         Raises:
             DataError: a record is of a kind that no stage uses, or there is none.
         """
-        for record in (*job.train, *job.heldout):
+        for record in (*job.train, *job.dev):
             if not isinstance(record, (Chat, Completion, Preference)):
                 kind = type(record).__name__
                 raise DataError(record.source, f"a conversation or a pair is needed, got a {kind}")
@@ -103,8 +103,8 @@ class StageData:
             raise DataError("data", "no rows to learn from")
         pairs = [r for r in job.train if isinstance(r, Preference)]
         demonstrations = [r for r in job.train if not isinstance(r, Preference)]
-        heldout_pairs = [r for r in job.heldout if isinstance(r, Preference)]
-        return cls(job.train, demonstrations or pairs, pairs, job.heldout, heldout_pairs)
+        dev_pairs = [r for r in job.dev if isinstance(r, Preference)]
+        return cls(job.train, demonstrations or pairs, pairs, job.dev, dev_pairs)
 
 
 @dataclass
@@ -185,7 +185,7 @@ class Stages:
         task: TrainingTask[Any],
     ) -> Artifact:
         """Train a stage, unless an earlier process of this run has finished it."""
-        stage = self.job.for_stage(name, options, train=train_records, heldout=self.data.heldout)
+        stage = self.job.for_stage(name, options, train=train_records)
         finished = distributed.rank_0_first(lambda: load_finished(stage.out))
         if finished is None:
             finished_events: list[TrainingFinished] = []
@@ -227,7 +227,7 @@ class Stages:
         return gate
 
     def _evaluate_reward_model(self, source: RewardModelSource) -> RewardModelEvaluation | None:
-        pairs = self.data.heldout_pairs
+        pairs = self.data.dev_pairs
         if not pairs:
             return None
         release_memory()

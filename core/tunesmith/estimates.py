@@ -1,0 +1,96 @@
+"""Estimates: the predicted memory and work of a run, before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from tunesmith.records import Record
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+C = TypeVar("C", bound="BaseModel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """Sizes to plan with while there is no data file; None: a default, which a note mentions."""
+
+    sequence: int | None = None
+    """Tokens in every row."""
+    micro_batch: int | None = None
+    """Rows in a micro-batch."""
+    rows: int | None = None
+    """Rows in the training part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateRequest:
+    """The input of an estimate. An estimate reads no weights and downloads nothing."""
+
+    config: Mapping[str, Any]
+    """The base model's ``config.json``."""
+    tokenizer: Path | None
+    """A folder with the model's tokenizer; None: lengths are estimated from characters."""
+    train: Sequence[Record]
+    heldout: Sequence[Record]
+    assumed: Assumptions | None
+    """If given, ``train`` and ``heldout`` are empty and rows of these sizes are assumed."""
+    device: Literal["cuda", "cpu"]
+    """Type of the device whose operators and allocator are estimated."""
+    seed: int = 0
+    model_count: int = 1
+    """Number of models that an evaluation holds in memory at the same time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseMemory:
+    """Predicted peak memory of one phase, in bytes, as an interval."""
+
+    low: int
+    expected: int
+    high: int
+    components: Mapping[str, int]
+    """The parts of ``expected``: weights, gradients, optimizer, activations, logits, ...
+
+    Two parts have fixed names, because the GPU's counter of allocated memory does not include them:
+    ``framework`` (the driver's context, loaded libraries) and ``fragmentation``.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The predicted memory and work of a run."""
+
+    method: Literal["analytic", "traced"]
+    memory: Mapping[str, PhaseMemory]
+    """By phase, in their order: ``load``, ``train``, ``evaluate``, ``merge`` and others.
+
+    ``merge`` is the memory for merging the adapter into its base, which is no part of the run.
+    """
+    flops: float
+    """Floating-point operations of the training run, recomputation included."""
+    steps: int
+    tokens: int
+    """Tokens that training computes over all epochs."""
+    longest_row: int
+    """Tokens in the longest training row."""
+    micro_batch_tokens: int
+    """Most tokens in a micro-batch, padding included."""
+    notes: tuple[str, ...] = ()
+    """The assumptions of the estimate, as sentences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySaving(Generic[C]):
+    """A change of the options that saves memory."""
+
+    changes: tuple[str, ...]
+    """Settings as in a run file, each such as ``technique.gradient_checkpointing = true``."""
+    cost: str
+    """The disadvantage in words: ``about a third more time``."""
+    config: C
+    """The changed options."""

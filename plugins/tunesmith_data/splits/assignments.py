@@ -1,0 +1,109 @@
+"""The file of a split: which rows are in which part, so that rows that are added change nothing.
+
+It holds hashes, no text::
+
+    {"version": 1, "seed": 42,
+     "rows": {"train": ["0f3a...", ...], "dev": [...], "heldout": [...]},
+     "prompts": {"train": [...], "dev": [...], "heldout": [...]}}
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tunesmith import distributed
+from tunesmith.contracts import Finding
+from tunesmith.errors import DataError
+from tunesmith.records import Record, content_key
+from tunesmith.storage import write_atomic
+from tunesmith_data.splits.normalize import normalize_text
+from tunesmith_data.splits.rows import RowTable
+
+PARTS: Final = ("train", "dev", "heldout")
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RowKeys:
+    """The hash of each row's whole content, and of its prompt."""
+
+    rows: Sequence[int]
+    prompts: Sequence[int]
+
+    @classmethod
+    def of(cls, table: RowTable, records: Iterable[Record]) -> RowKeys:
+        """Return the keys of all rows; the records are read again."""
+        contents = (normalize_text(content_key(record)) for record in records)
+        return cls(array("Q", (table.digest("row", text) for text in contents)), table.prompts)
+
+
+@dataclass(frozen=True)
+class Assignments:
+    """The part of each row by its hash, and by that of its prompt: its answer may be corrected."""
+
+    seed: int
+    """Seed of the hashes."""
+    rows: dict[int, str] = field(default_factory=dict)
+    prompts: dict[int, str] = field(default_factory=dict)
+    """Prompts whose rows are all in one part."""
+
+    @classmethod
+    def read(cls, path: Path) -> Assignments | None:
+        """Read a file of assignments; None if there is none yet.
+
+        Raises:
+            DataError: it is not such a file.
+        """
+        try:
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            if content["version"] != VERSION:
+                raise ValueError(f"version {content['version']}")
+            rows, prompts = (
+                {int(text, 16): part for part in PARTS for text in content[kind][part]}
+                for kind in ("rows", "prompts")
+            )
+            return cls(int(content["seed"]), rows, prompts)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            hint = "restore it, or delete it to split all rows anew"
+            raise DataError(str(path), f"is no file of a split: {error}", hint=hint) from None
+
+    def parts_of(self, keys: RowKeys) -> dict[int, str]:
+        """Return the part of each row that has one, by the row's number."""
+        found = (
+            (number, self.rows.get(row) or self.prompts.get(prompt))
+            for number, (row, prompt) in enumerate(zip(keys.rows, keys.prompts, strict=True))
+        )
+        return {number: part for number, part in found if part is not None}
+
+    def extend(self, path: Path, keys: RowKeys, names: Sequence[str]) -> list[Finding]:
+        """Add the rows that have no part yet to the file, and report how many."""
+        new = {r: name for r, name in zip(keys.rows, names, strict=True) if r not in self.rows}
+        if not new:
+            return []
+        prompts = dict(self.prompts)
+        for prompt, name in zip(keys.prompts, names, strict=True):
+            if prompts.setdefault(prompt, name) != name:
+                prompts[prompt] = ""  # its rows are in several parts
+        if distributed.rank() == 0:
+            tables = {"rows": {**self.rows, **new}, "prompts": prompts}
+            lists = {kind: _by_part(table) for kind, table in tables.items()}
+            content = {"version": VERSION, "seed": self.seed, **lists}
+            write_atomic(path, json.dumps(content, indent=0) + "\n")
+        counts = Counter(new.values())
+        text = ", ".join(f"{counts[part]:,} {part}" for part in PARTS if counts[part])
+        message = f"{len(new):,} rows were assigned and written to {path.name}: {text}"
+        return [Finding(level="info", where="split.file", message=message)]
+
+
+def _by_part(table: dict[int, str]) -> dict[str, list[str]]:
+    return {
+        part: sorted(f"{key:016x}" for key, name in table.items() if name == part) for part in PARTS
+    }

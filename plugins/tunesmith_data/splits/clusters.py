@@ -1,0 +1,125 @@
+"""Clusters: rows that must be in the same part, because they share prompt, group or wording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Record, content_key
+from tunesmith_data.near_duplicates import cluster_texts
+from tunesmith_data.near_duplicates.forest import Forest
+from tunesmith_data.splits.normalize import normalize_text, prompt_text
+from tunesmith_data.splits.rows import RowTable
+
+MAX_SHARE = 0.2
+"""Largest share of the rows in a cluster: more would be a whole part, or leave none to train on."""
+SMALL_CLUSTER = 10
+"""Number of rows that are kept together however few rows there are."""
+MAX_COMPARED_ROWS = 100_000
+"""Rows up to which prompts are compared for near duplicates, which takes up to half a minute."""
+
+Rows = npt.NDArray[np.int32]
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The cluster of each row, and the clusters in the random order in which they are taken."""
+
+    order: list[int]
+    """The first row of each cluster, which is its name."""
+    of_row: Rows
+    sizes: dict[int, int]
+    findings: Sequence[Finding] = ()
+
+    @property
+    def largest(self) -> int:
+        """Number of rows in the largest cluster."""
+        return max(self.sizes.values(), default=0)
+
+
+def find_clusters(table: RowTable, records: Sequence[Record], *, near_duplicates: bool) -> Clusters:
+    """Join the rows that share a prompt, or a group, or have prompts that nearly equal each other.
+
+    A cluster with more than a fifth of the rows is not made: an instruction that all rows share is
+    no reason to keep them together, only equal rows are. A group is always kept together.
+    """
+    forest = Forest(len(table))
+    limit = max(SMALL_CLUSTER, int(MAX_SHARE * len(table)))
+    findings = []
+    identities = np.frombuffer(table.prompts, dtype=np.uint64).copy()
+    shared = _in_large_sets(identities, limit)
+    for row in np.flatnonzero(shared).tolist():
+        identities[row] = table.digest("row", normalize_text(content_key(records[row])))
+    if shared.any():
+        findings.append(_note(f"{shared.sum():,} rows share their prompt with a fifth of the data"))
+    _join_equal(forest, identities)
+    if near_duplicates and len(table) <= MAX_COMPARED_ROWS:
+        labels = cluster_texts(_Prompts(records))
+        loose = _in_large_sets(labels, limit)
+        _join_equal(forest, np.where(loose, np.arange(len(table)), labels))
+        if (loose & ~shared).any():
+            text = f"{(loose & ~shared).sum():,} rows resemble a fifth of the data"
+            findings.append(_note(text))
+    elif near_duplicates:
+        text = (
+            f"more than {MAX_COMPARED_ROWS:,} rows are split by equal prompts, not by similar ones"
+        )
+        findings.append(Finding(level="info", where="split.near_duplicates", message=text))
+    groups = np.frombuffer(table.groups, dtype=np.uint64)
+    members = np.flatnonzero(groups)
+    _join_equal(forest, groups[members], members)
+    return _in_order(forest.roots(), identities, findings)
+
+
+def _in_order(of_row: Rows, identities: Hashes, findings: Sequence[Finding]) -> Clusters:
+    """Return the clusters ordered by the smallest hash in each, a random order of the content."""
+    order = np.full(len(of_row), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(order, of_row, identities)
+    roots, counts = np.unique(of_row, return_counts=True)
+    ordered = roots[np.argsort(order[roots], kind="stable")].tolist()
+    sizes = dict(zip(roots.tolist(), counts.tolist(), strict=True))
+    return Clusters(ordered, of_row, sizes, tuple(findings))
+
+
+def _in_large_sets(values: npt.NDArray[np.generic], limit: int) -> npt.NDArray[np.bool_]:
+    """Return for each row if more than ``limit`` rows have its value."""
+    _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    large: npt.NDArray[np.bool_] = (counts > limit)[codes]
+    return large
+
+
+def _join_equal(
+    forest: Forest, values: npt.NDArray[np.generic], rows: npt.NDArray[np.intp] | None = None
+) -> None:
+    """Join the rows with equal values; ``rows`` are their numbers, if not all have a value."""
+    order = np.argsort(values, kind="stable")
+    equal = np.flatnonzero(values[order][1:] == values[order][:-1])
+    numbers = order if rows is None else rows[order]
+    for first, second in zip(numbers[equal].tolist(), numbers[equal + 1].tolist(), strict=True):
+        forest.join(first, second)
+
+
+def _note(text: str) -> Finding:
+    message = f"{text}: of these, only equal rows are kept together"
+    return Finding(level="info", where="split", message=message)
+
+
+class _Prompts:
+    """The prompts of records, read when they are needed."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> str:
+        return prompt_text(self._records[index])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(prompt_text, self._records)

@@ -1,0 +1,39 @@
+"""Texts as splits compare them: without differences of spelling that do not matter."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from tunesmith.records import Prompt, Record, Text, content_key, last_exchange
+
+_ASCII_SPACES = {ord(space): " " for space in "\t\n\v\f\r\x1c\x1d\x1e\x1f"}
+
+
+def normalize_text(text: str) -> str:
+    """Normalize a text for comparison: NFKC, case folded, whitespace runs as one space, stripped.
+
+    Idempotent. The folding follows Unicode's rule for caseless identifiers (section 3.13, D146).
+    """
+    if text.isascii():
+        folded = text.lower().translate(_ASCII_SPACES)
+        return " ".join(folded.split()) if "  " in folded else folded.strip(" ")
+    folded = unicodedata.normalize("NFD", text).casefold()
+    folded = unicodedata.normalize("NFKC", folded).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def prompt_text(record: Record) -> str:
+    """Return the text of a record that the model is asked with, by which records are kept together.
+
+    It is the prompt of the last answer without its system messages, which many rows share. A record
+    without a prompt has its whole content.
+    """
+    if isinstance(record, Text):
+        return record.text
+    return _text(last_exchange(record)[0]) or content_key(record)
+
+
+def _text(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt.strip()
+    return "\n".join(message.text for message in prompt if message.role != "system").strip()

@@ -1,0 +1,61 @@
+"""What a split needs to know of each record: some 24 bytes."""
+
+from __future__ import annotations
+
+from array import array
+from hashlib import blake2b
+
+from tunesmith.records import Record, Text, last_exchange
+from tunesmith_data.splits.normalize import normalize_text, prompt_text
+
+MAX_CLASS_LABELS = 100
+"""Largest number of different answers that are taken for the labels of a classification."""
+
+
+class RowTable:
+    """Collects of each record the hash of its prompt and of its group, and its label.
+
+    Hashes are salted with a seed, so that their order is a random order of the prompts.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._salt = str(seed).encode()
+        self.prompts = array("Q")
+        self.groups = array("Q")  # 0: no group
+        self.labels = array("l")  # empty: the answers are no labels
+        self._label_codes: dict[str, int] = {}
+        self._has_labels = True
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def add(self, record: Record) -> None:
+        """Add the next record."""
+        self.prompts.append(self.digest("prompt", normalize_text(prompt_text(record))))
+        self.groups.append(self.digest("group", record.group) if record.group is not None else 0)
+        if self._has_labels and not isinstance(record, Text):
+            answer = last_exchange(record)[1].text.strip()
+            self.labels.append(self._label_codes.setdefault(answer, len(self._label_codes)))
+            self._forget_labels_above(MAX_CLASS_LABELS)
+
+    def finish(self) -> None:
+        """Decide whether the answers are labels: they recur, three times each on average."""
+        self._forget_labels_above(min(MAX_CLASS_LABELS, len(self) // 3))
+        if len(self.labels) != len(self):
+            self._forget_labels_above(-1)
+
+    @property
+    def label_texts(self) -> list[str]:
+        """Texts of the labels by their codes."""
+        return list(self._label_codes)
+
+    def digest(self, kind: str, text: str) -> int:
+        """Return the hash of a text as a positive number."""
+        found = blake2b(self._salt, digest_size=8)
+        found.update(f"\0{kind}\0{text}".encode("utf-8", "surrogatepass"))
+        return int.from_bytes(found.digest()) or 1
+
+    def _forget_labels_above(self, limit: int) -> None:
+        if self._has_labels and len(self._label_codes) > limit:
+            self._has_labels, self.labels = False, array("l")

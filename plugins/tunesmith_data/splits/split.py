@@ -1,0 +1,153 @@
+"""Split records into training, dev and held-out rows, so that none has a twin in another part.
+
+::
+
+    rows -> RowTable -> find_clusters -> choose held-out clusters -> choose dev clusters -> rest
+                                         |
+              assignments of earlier rows, which never change
+
+A score is meaningful only if the model was not trained on the same task. Rows with one prompt, with
+nearly equal prompts, or of one group go to the same part. The result depends on the content of the
+rows, not on their order.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tunesmith.contracts import Finding, Split, SplitRequest
+from tunesmith.errors import DataError
+from tunesmith.records import Record
+from tunesmith_data.splits.assignments import PARTS, Assignments, RowKeys
+from tunesmith_data.splits.choose import choose_clusters
+from tunesmith_data.splits.clusters import Clusters, find_clusters
+from tunesmith_data.splits.rows import RowTable
+from tunesmith_data.splits.sizes import dev_rows, holdout_rows
+
+
+def split_records(
+    records: Iterable[Record],
+    request: SplitRequest,
+    *,
+    dev: float | int | None = None,
+    near_duplicates: bool = True,
+    file: Path | None = None,
+) -> Split:
+    """Return the parts of the records.
+
+    Args:
+        records: the records of the request, read once.
+        dev: share or number of the dev rows; None: a tenth of the rows that are not held out, from
+            100 rows on.
+        near_duplicates: keep rows together whose prompts nearly equal each other.
+        file: assignments of rows to parts. Rows in it keep their part, and new rows are added.
+
+    Raises:
+        DataError: the records cannot be split, or the file is damaged.
+    """
+    assignments = Assignments.read(file) if file is not None else None
+    table = RowTable(assignments.seed if assignments else request.seed)
+    for record in records:
+        table.add(record)
+    table.finish()
+    clusters = find_clusters(table, request.records, near_duplicates=near_duplicates)
+    keys = RowKeys.of(table, request.records) if file is not None else None
+    known = assignments.parts_of(keys) if assignments and keys else {}
+    parts, bridges = _known_clusters(clusters, known)
+    _add_parts(parts, clusters, table, request, dev)
+    names = [
+        known.get(row) or parts[cluster] for row, cluster in enumerate(clusters.of_row.tolist())
+    ]
+    findings = [*clusters.findings]
+    if file is not None and keys is not None:
+        findings += _bridge_findings(bridges, clusters, known, request.records)
+        findings += (assignments or Assignments(table.seed)).extend(file, keys, names)
+    return Split(**_rows_by_part(names), findings=findings)
+
+
+def _add_parts(
+    parts: dict[int, str],
+    clusters: Clusters,
+    table: RowTable,
+    request: SplitRequest,
+    dev: float | int | None,
+) -> None:
+    """Add the part of every cluster that has none yet.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    key, total = "data.holdout", len(table)
+    try:
+        if request.heldout:
+            size = holdout_rows(request.holdout, total)
+            if len(clusters.order) == 1:
+                raise ValueError(
+                    f"cannot split, all {total} records have similar prompts or are in one group"
+                )
+            _add_part(parts, "heldout", size, clusters, table)
+        key = "split.dev"
+        if request.dev:
+            rest = total - _count_rows(parts, "heldout", clusters)
+            size = dev_rows(dev, rest, needed=request.needs_dev)
+            _add_part(parts, "dev", size, clusters, table)
+    except ValueError as error:
+        raise DataError(key, str(error)) from None
+    for cluster in clusters.order:
+        parts.setdefault(cluster, "train")
+
+
+def _add_part(
+    parts: dict[int, str], part: str, size: int, clusters: Clusters, table: RowTable
+) -> None:
+    """Choose clusters for a part until it has ``size`` rows, those in it counted."""
+    free = [cluster for cluster in clusters.order if cluster not in parts]
+    missing = size - _count_rows(parts, part, clusters)
+    if free and missing > 0:
+        chosen = choose_clusters(free, clusters, table, missing)
+        parts.update(dict.fromkeys(chosen, part))
+
+
+def _count_rows(parts: Mapping[int, str], part: str, clusters: Clusters) -> int:
+    return sum(clusters.sizes[cluster] for cluster, name in parts.items() if name == part)
+
+
+def _known_clusters(
+    clusters: Clusters, known: Mapping[int, str]
+) -> tuple[dict[int, str], list[int]]:
+    """Return the part of each cluster with known rows, and the clusters that join several parts.
+
+    New rows that join parts are trained on: a held-out row would have a twin in training.
+    """
+    found: dict[int, set[str]] = {}
+    for row, part in known.items():
+        found.setdefault(int(clusters.of_row[row]), set()).add(part)
+    parts = {c: next(iter(names)) if len(names) == 1 else "train" for c, names in found.items()}
+    return parts, [cluster for cluster, names in found.items() if len(names) > 1]
+
+
+def _bridge_findings(
+    bridges: Sequence[int],
+    clusters: Clusters,
+    known: Mapping[int, str],
+    records: Sequence[Record],
+) -> list[Finding]:
+    """Return a warning if rows of several parts have become similar through new rows."""
+    if not bridges:
+        return []
+    joined = set(bridges)
+    rows = [r for r, part in known.items() if part != "train" and clusters.of_row[r] in joined]
+    message = (
+        f"{len(rows):,} held-out or dev rows now resemble a training row through rows that were "
+        f"added, so their scores may be too good; the first: {records[min(rows)].source}"
+    )
+    return [Finding(level="warning", where="split.file", message=message)]
+
+
+def _rows_by_part(names: Iterable[str]) -> dict[str, array[int]]:
+    rows = {part: array("l") for part in PARTS}
+    for row, name in enumerate(names):
+        rows[name].append(row)
+    return rows

@@ -1,0 +1,96 @@
+"""Splitter ``by-time``: train on the past, choose on the present, evaluate on the newest rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from tunesmith.contracts import Split, SplitRequest
+from tunesmith.errors import DataError
+from tunesmith.offers import SplitterOffer
+from tunesmith.options import Options
+from tunesmith.records import Record
+
+
+class ByTimeOptions(Options):
+    """Options of ``by-time``: the column with the time, and the dev part."""
+
+    column: str = Field(
+        min_length=1,
+        description=(
+            "Column with the time of each row, a date such as 2026-11-26T08:00 or a number. It is "
+            "named in `data.slices` too, so that the data loader reads it."
+        ),
+    )
+    dev: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Rows for everything that chooses, the newest that are not held out: as in "
+        "`grouped`.",
+    )
+
+
+@dataclass(frozen=True)
+class ByTime:
+    """Holds the newest rows out; rows of one time stay together."""
+
+    options: ByTimeOptions
+
+    def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
+        """Split by the time of the rows.
+
+        Raises:
+            DataError: a row has no time, or the parts would be empty.
+        """
+        from tunesmith_data.splits.sizes import dev_rows, holdout_rows
+
+        times = [self._time(record) for record in records]
+        order = sorted(range(len(times)), key=lambda row: (times[row], row))
+        try:
+            size = holdout_rows(request.holdout, len(order)) if request.heldout else 0
+            rest, heldout = _cut(order, times, size)
+            needed = request.needs_dev
+            size = dev_rows(self.options.dev, len(rest), needed=needed) if request.dev else 0
+            train, dev = _cut(rest, times, size)
+            if not train:
+                raise ValueError("leaves nothing to train on: too many rows have the same time")
+        except ValueError as error:
+            raise DataError("data.holdout", str(error)) from None
+        return Split(train=sorted(train), dev=sorted(dev), heldout=sorted(heldout))
+
+    def _time(self, record: Record) -> float:
+        column = self.options.column
+        text = dict(record.slices).get(column)
+        if text is None:
+            hint = f'name it for the loader too: data.slices = ["{column}"]'
+            raise DataError(record.source, f"has no time in the column `{column}`", hint=hint)
+        try:
+            return float(text)
+        except ValueError:
+            pass
+        try:
+            return datetime.fromisoformat(text).timestamp()
+        except ValueError:
+            hint = "write dates as 2026-11-26 or 2026-11-26T08:00, or as numbers"
+            raise DataError(
+                record.source, f"`{column}` is no time: {text:.40}", hint=hint
+            ) from None
+
+
+def _cut(order: list[int], times: list[float], size: int) -> tuple[list[int], list[int]]:
+    """Return the older and the newest rows; rows of one time are not torn apart."""
+    cut = len(order) - size
+    while 0 < cut < len(order) and times[order[cut]] == times[order[cut - 1]]:
+        cut -= 1
+    return order[:cut], order[cut:]
+
+
+BY_TIME = SplitterOffer(
+    name="by-time",
+    summary="the newest rows are held out",
+    config=ByTimeOptions,
+    build=ByTime,
+)

@@ -1,0 +1,69 @@
+"""Offer of ``grouped``: its options and its factory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from tunesmith.contracts import Split, SplitRequest
+from tunesmith.offers import SplitterOffer
+from tunesmith.options import DataPath, Options
+from tunesmith.records import Record
+
+
+class GroupedOptions(Options):
+    """Options of ``grouped``: the dev part, and what keeps rows together."""
+
+    dev: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description=(
+            "Rows for everything that chooses, such as the best checkpoint; never trained on. A "
+            "share below 1 of the rows that are not held out, or a number of rows. Unset: a tenth, "
+            "at least 20 and at most 200 rows, and none if there are fewer than 100 rows. Not used "
+            "if the data loader returns dev records."
+        ),
+    )
+    near_duplicates: bool = Field(
+        True,
+        description=(
+            "Keep rows together whose prompts nearly equal each other, up to 100,000 rows. Equal "
+            "prompts and rows of one group are always kept together."
+        ),
+    )
+    file: DataPath | None = Field(
+        None,
+        description=(
+            "File with the part of each row. It is written if there is none; later, rows in it "
+            "keep their part, and rows that were added to the data are added to it."
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Keeps rows with similar prompts, and rows of one group, in one part."""
+
+    options: GroupedOptions
+
+    def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
+        """Split by clusters of rows."""
+        from tunesmith_data.splits import split_records
+
+        options = self.options
+        file = Path(options.file) if options.file else None
+        return split_records(
+            records, request, dev=options.dev, near_duplicates=options.near_duplicates, file=file
+        )
+
+
+GROUPED = SplitterOffer(
+    name="grouped",
+    summary="rows with similar prompts, or of one group, stay together",
+    config=GroupedOptions,
+    build=Grouped,
+    by_default=True,
+)

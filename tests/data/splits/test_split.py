@@ -1,0 +1,433 @@
+"""Splits never leak: a prompt that is held out is not trained on, nor one that nearly equals it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from splitting import completions, request_for, split_prompts
+
+from tunesmith.contracts import Split
+from tunesmith.errors import DataError
+from tunesmith.records import Chat, Completion, Message, Preference, Text
+from tunesmith_data.near_duplicates import find_nearest
+from tunesmith_data.splits import normalize_text, prompt_text, split_records
+from tunesmith_data.splits.assignments import PARTS, Assignments
+from tunesmith_data.splits.choose import choose_clusters
+from tunesmith_data.splits.clusters import find_clusters
+from tunesmith_data.splits.rows import RowTable
+from tunesmith_data.splits.sizes import dev_rows
+
+quick = settings(max_examples=80, deadline=None)
+texts = st.lists(st.text(alphabet="aAbß é\n", max_size=4), min_size=2, max_size=40)
+WORDS = [f"word{i}" for i in range(2_000)]
+
+
+def sentence(rng: Random, words: int = 60) -> str:
+    return " ".join(rng.choices(WORDS, k=words))
+
+
+def try_split(
+    keys: list[str], holdout: float | int, seed: int, groups: list[str | None]
+) -> Split | None:
+    """The split, or None where everything is tied together."""
+    try:
+        return split_prompts(keys, holdout=holdout, seed=seed, groups=groups)
+    except DataError as error:
+        assert "all" in str(error)
+        return None
+
+
+# --- what a split promises ------------------------------------------------------------------
+
+
+@given(texts, st.floats(0.01, 0.99), st.integers(0, 99), st.data())
+@quick
+def test_partition_and_ties_hold(
+    keys: list[str], holdout: float, seed: int, data: st.DataObject
+) -> None:
+    letters = st.sampled_from([None, "p", "q", "r", "s"])
+    groups = data.draw(st.lists(letters, min_size=len(keys), max_size=len(keys)))
+    result = try_split(keys, holdout, seed, groups)
+    if result is None:
+        return
+    assert sorted([*result.train, *result.heldout]) == list(range(len(keys)))
+    assert result.train and result.heldout
+    assert list(result.train) == sorted(result.train)
+    assert list(result.heldout) == sorted(result.heldout)
+    for kind in ([normalize_text(k) for k in keys], groups):
+        inside = {kind[i] for i in result.train} & {kind[i] for i in result.heldout}
+        assert inside <= {None, ""}  # rows without a prompt are told apart by their answers
+
+
+@given(texts, st.integers(0, 99), st.randoms(use_true_random=False))
+@quick
+def test_the_order_of_rows_does_not_matter(keys: list[str], seed: int, rng: Random) -> None:
+    groups: list[str | None] = [None if len(k) < 3 else k[:1] for k in keys]
+    keys = [key if key.strip() else "nothing" for key in keys]
+    order = list(range(len(keys)))
+    rng.shuffle(order)
+
+    def heldout(rows: list[int]) -> Counter[str] | None:
+        mine = [keys[i] for i in rows]
+        result = try_split(mine, 0.3, seed, [groups[i] for i in rows])
+        return None if result is None else Counter(mine[i] for i in result.heldout)
+
+    assert heldout(order) == heldout(list(range(len(keys))))
+
+
+@pytest.mark.parametrize("count", [1, 7, 199])
+def test_a_count_is_met_exactly(count: int) -> None:
+    keys = [f"row {i}" for i in range(200)]
+    labels = [str(i % 3) for i in range(200)]
+    assert len(split_prompts(keys, holdout=count, seed=0).heldout) == count
+    assert len(split_prompts(keys, holdout=count, seed=0, labels=labels).heldout) == count
+
+
+def test_a_share_is_rounded_but_neither_side_is_empty() -> None:
+    keys = [f"row {i}" for i in range(10)]
+    for share, rows in ((0.01, 1), (0.2, 2), (0.26, 3), (0.99, 9)):
+        assert len(split_prompts(keys, holdout=share, seed=0).heldout) == rows
+
+
+def test_seeds_differ_and_repeat() -> None:
+    keys = [f"row {i}" for i in range(100)]
+    first = split_prompts(keys, holdout=0.3, seed=1)
+    assert split_prompts(keys, holdout=0.3, seed=1) == first
+    assert split_prompts(keys, holdout=0.3, seed=2) != first
+    seen = Counter(
+        i for seed in range(300) for i in split_prompts(keys, holdout=0.3, seed=seed).heldout
+    )
+    assert len(seen) == 100
+    assert min(seen.values()) > 45 and max(seen.values()) < 135  # 90 expected, 5.7 sd each way
+
+
+def test_adding_rows_moves_few_others() -> None:
+    keys = [f"row {i}" for i in range(1_000)]
+    before = set(split_prompts(keys, holdout=0.2, seed=3).heldout)
+    more = [*keys, *(f"new {i}" for i in range(50))]
+    after = set(split_prompts(more, holdout=0.2, seed=3).heldout)
+    moved = before ^ {i for i in after if i < 1_000}
+    assert len(moved) <= 20
+
+
+def test_groups_reach_the_size_as_nearly_as_they_can() -> None:
+    keys = [f"row {i}" for i in range(60)]
+    threes: list[str | None] = [str(i // 3) for i in range(60)]
+    assert len(split_prompts(keys, holdout=10, seed=0, groups=threes).heldout) == 9
+    assert len(split_prompts(keys, holdout=11, seed=0, groups=threes).heldout) == 12
+    halves: list[str | None] = [str(i // 30) for i in range(60)]
+    assert len(split_prompts(keys, holdout=5, seed=0, groups=halves).heldout) == 30
+    assert len(split_prompts(keys, holdout=55, seed=0, groups=halves).heldout) == 30
+
+
+def test_a_chain_of_ties_stays_together() -> None:
+    keys = ["a", "A ", "b", "c"] + [f"other {i}" for i in range(20)]
+    groups = ["g", "h", "h", "g"] + [None] * 20
+    for seed in range(30):
+        heldout = set(split_prompts(keys, holdout=0.4, seed=seed, groups=groups).heldout)
+        assert len(heldout & {0, 1, 2, 3}) in (0, 4)
+
+
+@given(
+    st.lists(st.integers(3, 40), min_size=1, max_size=6), st.floats(0.05, 0.95), st.integers(0, 9)
+)
+@quick
+def test_labels_are_within_one_row_of_their_share(
+    sizes: list[int], holdout: float, seed: int
+) -> None:
+    labels = [str(k) for k, size in enumerate(sizes) for _ in range(size)]
+    keys = [f"row {i}" for i in range(len(labels))]
+    heldout = split_prompts(keys, holdout=holdout, seed=seed, labels=labels).heldout
+    share = len(heldout) / len(keys)
+    found = Counter(labels[i] for i in heldout)
+    for k, size in enumerate(sizes):
+        assert abs(found[str(k)] - share * size) < 1 + 1e-9
+
+
+def test_rare_labels_are_in_both_parts() -> None:
+    labels = ["common"] * 96 + ["rare"] * 3 + ["single"]
+    keys = [f"row {i}" for i in range(100)]
+    for seed in range(20):
+        result = split_prompts(keys, holdout=0.1, seed=seed, labels=labels)
+        for side in (result.train, result.heldout):
+            assert {"common", "rare"} <= {labels[i] for i in side}
+        assert 99 in result.train  # the only row of its label
+
+
+def test_answers_that_hardly_recur_are_no_labels() -> None:
+    keys = [f"row {i}" for i in range(90)]
+    table = RowTable(0)
+    for record in completions(keys, labels=[str(i // 2) for i in range(90)]):
+        table.add(record)
+    table.finish()
+    assert not table.labels
+
+
+def test_errors_for_data_that_cannot_be_split() -> None:
+    two = ["a", "b"]
+    cases: list[tuple[str, Callable[[], object]]] = [
+        ("at least 2 records, got 1", lambda: split_prompts(["a"], holdout=0.5, seed=0)),
+        ("at least 2 records, got 0", lambda: split_prompts([], holdout=0.5, seed=0)),
+        ("leaves nothing to train on, got 2 of 2", lambda: split_prompts(two, holdout=2, seed=0)),
+        ("must be a share below 1", lambda: split_prompts(two, holdout=1.0, seed=0)),
+        ("must be a share", lambda: split_prompts(two, holdout=0, seed=0)),
+        ("must be a share", lambda: split_prompts(two, holdout=-0.1, seed=0)),
+        ("must be a share", lambda: split_prompts(two, holdout=math.nan, seed=0)),
+        ("must be a share", lambda: split_prompts(two, holdout=True, seed=0)),
+        ("all 2 records have similar", lambda: split_prompts(["a", " A"], holdout=0.5, seed=0)),
+        ("one group", lambda: split_prompts(two, holdout=0.5, seed=0, groups=["g", "g"])),
+    ]
+    for message, call in cases:
+        with pytest.raises(DataError, match=message):
+            call()
+
+
+def test_surrogates_and_empty_prompts_split() -> None:
+    result = split_prompts(["", "\ud83d", "x", "\udc00 y"], holdout=1, seed=0)
+    assert len(result.heldout) == 1
+
+
+# --- prompts and near duplicates ------------------------------------------------------------
+
+
+def asked(*turns: str, system: str = "Be brief.") -> tuple[Message, ...]:
+    roles = ("user", "assistant")
+    talk = (Message(roles[i % 2], text) for i, text in enumerate(turns))  # type: ignore[arg-type]
+    return (Message("system", system), *talk)
+
+
+def test_records_are_compared_by_what_the_model_is_asked() -> None:
+    assert prompt_text(Text(source="a", text="all of it")) == "all of it"
+    assert prompt_text(Completion(source="a", prompt="q", completion="a")) == "q"
+    assert prompt_text(Completion(source="a", prompt=" ", completion="a")) == " \na"
+    chat = Chat(source="a", messages=asked("one", "two", "three", "four"))
+    assert prompt_text(chat) == "one\ntwo\nthree"
+    pair = Preference(source="a", prompt=asked("one"), chosen="x", rejected="y")
+    assert prompt_text(pair) == "one"
+
+
+def test_rows_with_one_prompt_stay_together_whatever_the_answers() -> None:
+    prompts = [f"question {i % 355} about thing {i % 355 * 7}" for i in range(600)]
+    for seed in range(5):
+        result = split_prompts(prompts, holdout=120, seed=seed)
+        assert len(result.heldout) == 120
+        trained = {prompts[i] for i in result.train}
+        assert not any(prompts[i] in trained for i in result.heldout)
+
+
+def test_nearly_equal_prompts_stay_together() -> None:
+    rng = Random(3)
+    originals = [sentence(rng, 12) for _ in range(150)]
+    prompts = [*originals, *(f"{text}, please!" for text in originals[:60])]
+    twins = split_prompts(prompts, holdout=0.2, seed=1, near_duplicates=True)
+    trained = [prompts[i] for i in twins.train]
+    assert not any(find_nearest(trained, [prompts[i] for i in twins.heldout]))
+    alone = split_prompts(prompts, holdout=0.2, seed=1)
+    trained = [prompts[i] for i in alone.train]
+    assert any(find_nearest(trained, [prompts[i] for i in alone.heldout]))
+
+
+def test_a_prompt_that_most_rows_share_keeps_nothing_together() -> None:
+    records = [
+        Completion(
+            source=f"r:{i}", prompt="Write a poem." if i < 60 else f"Nr {i}", completion=f"{i}"
+        )
+        for i in range(100)
+    ]
+    result = split_records(records, request_for(records), near_duplicates=False)
+    assert sum(i < 60 for i in result.heldout) > 5
+    assert sum(i < 60 for i in result.train) > 25
+    (finding,) = result.findings
+    assert finding.message.startswith("60 rows share their prompt with a fifth of the data")
+
+
+def test_texts_of_one_form_keep_nothing_together() -> None:
+    rng = Random(5)
+    text = sentence(rng, 120).split()  # each row nearly equals the next one
+    prompts = [" ".join(text[i : i + 20]) if i < 80 else sentence(rng, 20) for i in range(200)]
+    result = split_prompts(prompts, holdout=40, seed=0, near_duplicates=True)
+    assert len(result.heldout) == 40
+    assert 5 < sum(i < 80 for i in result.heldout) < 30
+    assert any("resemble a fifth of the data" in f.message for f in result.findings)
+
+
+# --- the dev part ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dev", "total", "needed", "expected"),
+    [
+        (None, 99, False, 0), (None, 100, False, 20), (None, 480, False, 48),
+        (None, 1_000_000, False, 200), (None, 40, True, 8), (None, 2, True, 1),
+        (0, 500, True, 0), (7, 50, False, 7), (0.5, 50, False, 25),
+    ],
+)  # fmt: skip
+def test_dev_rows(dev: float | int | None, total: int, needed: bool, expected: int) -> None:
+    assert dev_rows(dev, total, needed=needed) == expected
+
+
+def test_dev_rows_are_apart_from_all_others() -> None:
+    prompts = [f"question {i % 200} about thing {i % 200 * 7}" for i in range(400)]
+    labels = [str(i % 4) for i in range(400)]
+    records = completions(prompts, labels=labels)
+    result = split_records(records, request_for(records), near_duplicates=False)
+    assert (len(result.train), len(result.dev), len(result.heldout)) == (288, 32, 80)
+    parts = [{prompts[i] for i in rows} for rows in (result.train, result.dev, result.heldout)]
+    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    assert set(Counter(labels[i] for i in result.dev).values()) == {8}
+    given = split_records(
+        records, request_for(records, heldout=False), near_duplicates=False, dev=48
+    )
+    assert (len(given.train), len(given.dev), len(given.heldout)) == (352, 48, 0)
+    with pytest.raises(DataError, match=r"split\.dev: leaves nothing to train on"):
+        split_records(records, request_for(records), near_duplicates=False, dev=320)
+
+
+# --- rows that are added --------------------------------------------------------------------
+
+
+def parts_by_source(result: Split, records: list[Completion]) -> dict[str, str]:
+    return {records[row].source: part for part in PARTS for row in getattr(result, part)}
+
+
+def test_rows_in_the_file_keep_their_part_whatever_is_added(tmp_path: Path) -> None:
+    rng = Random(7)
+    pool = completions([sentence(rng, 8) for _ in range(700)])
+    present, pool = pool[:300], pool[300:]
+    assigned: dict[str, str] = {}
+    for seed in range(12):
+        present += pool[: rng.randrange(1, 30)]
+        pool = [record for record in pool if record not in present]
+        if seed % 3 == 2:  # a twin of a row that is there
+            twin = rng.choice(present)
+            present.append(
+                Completion(source=f"twin {seed}", prompt=f"{twin.prompt}!", completion="x")
+            )
+        rng.shuffle(present)
+        result = split_records(
+            present, request_for(present, seed=seed), file=tmp_path / "split.json"
+        )
+        now = parts_by_source(result, present)
+        assert {source: now[source] for source in assigned} == assigned
+        assigned = now
+    counts = Counter(assigned.values())
+    assert abs(counts["heldout"] - 0.2 * len(present)) <= 3
+
+
+def test_a_row_that_joins_two_parts_is_trained_on_and_its_twins_are_reported(
+    tmp_path: Path,
+) -> None:
+    rng = Random(9)
+    records = completions([sentence(rng, 12) for _ in range(120)])
+    file = tmp_path / "split.json"
+    first = split_records(records, request_for(records), file=file)
+    one, other = records[first.train[0]], records[first.heldout[0]]
+    added = [
+        Completion(source=r.source, prompt=r.prompt, completion=r.completion, group="patient 7")
+        if r in (one, other)
+        else r
+        for r in records
+    ]
+    added.append(Completion(source="new", prompt="anew", completion="b", group="patient 7"))
+    result = split_records(added, request_for(added), file=file)
+    assert len(added) - 1 in result.train
+    assert first.heldout[0] in result.heldout
+    warning = next(f for f in result.findings if f.level == "warning")
+    assert warning.message.startswith("1 held-out or dev rows now resemble a training row")
+    assert other.source in warning.message
+
+
+def test_a_file_of_a_split_holds_hashes_only_and_is_refused_when_damaged(tmp_path: Path) -> None:
+    records = completions([f"my secret {i} and {i * 7}" for i in range(120)])
+    file = tmp_path / "split.json"
+    first = split_records(records, request_for(records), near_duplicates=False, file=file)
+    assert "secret" not in file.read_text()
+    stored = Assignments.read(file)
+    assert stored is not None and len(stored.rows) == len(stored.prompts) == 120
+    before = file.read_bytes()
+    again = split_records(records, request_for(records, seed=3), near_duplicates=False, file=file)
+    assert (again.train, again.heldout) == (first.train, first.heldout)
+    assert file.read_bytes() == before
+    assert first.findings[0].message.startswith("120 rows were assigned")
+    assert again.findings == []
+    content = json.loads(before)
+    for damaged in (
+        before[:50], b"[]", b"{}", json.dumps({**content, "version": 2}).encode(),
+        json.dumps({**content, "rows": ["no hash"]}).encode(),
+    ):  # fmt: skip
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"split\.json: is no file of a split"):
+            split_records(records, request_for(records), near_duplicates=False, file=file)
+
+
+def test_a_row_whose_answer_is_corrected_keeps_its_part(tmp_path: Path) -> None:
+    records = completions([f"question {i} about thing {i * 7}" for i in range(120)])
+    file = tmp_path / "split.json"
+    first = split_records(records, request_for(records), near_duplicates=False, file=file)
+    corrected = [replace(record, completion=f"better {i}") for i, record in enumerate(records)]
+    more = [*corrected, *completions([f"more {i}" for i in range(40)])]
+    again = split_records(more, request_for(more), near_duplicates=False, file=file)
+    assert set(first.heldout) <= set(again.heldout) and set(first.train) <= set(again.train)
+
+
+def test_clusters_name_their_rows() -> None:
+    records = completions(["a b c", "x", "A  b c", "y"])
+    table = RowTable(0)
+    for record in records:
+        table.add(record)
+    table.finish()
+    clusters = find_clusters(table, records, near_duplicates=False)
+    assert clusters.of_row.tolist() == [0, 1, 0, 3]
+    assert sorted(clusters.order) == [0, 1, 3] and clusters.sizes[0] == 2
+    assert choose_clusters([0, 1, 3], clusters, table, 2) == [0]
+    assert choose_clusters([1, 0, 3], clusters, table, 2) == [1, 3]
+
+
+# --- what counts as the same ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Hello  World", " hello\tworld\n"),
+        ("ﬁne", "FINE"),
+        ("Straße", "STRASSE"),
+        ("Ｆｕｌｌ", "full"),
+        ("e\u0301", "É"),
+        ("a\u00a0b", "a b"),
+    ],
+)
+def test_normalize_text_makes_variants_equal(one: str, other: str) -> None:
+    assert normalize_text(one) == normalize_text(other)
+
+
+def test_normalize_text_keeps_differences() -> None:
+    assert len({normalize_text(t) for t in ("a b", "ab", "a.b", "á", "а", "")}) == 6
+
+
+@given(st.text())
+@settings(max_examples=300, deadline=None)
+def test_normalize_text_is_idempotent(text: str) -> None:
+    assert normalize_text(normalize_text(text)) == normalize_text(text)
+
+
+@pytest.mark.parametrize("kind", ["prose", "one template"])
+def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
+    rng = Random(8)
+    if kind == "prose":
+        rows = [sentence(rng, 40) for _ in range(20_000)]
+    else:
+        rows = [f"{' '.join(WORDS[:15])} {i} {' '.join(WORDS[15:30])}" for i in range(20_000)]
+    started = time.process_time()
+    split_prompts(rows, holdout=0.1, seed=0)
+    assert time.process_time() - started < 2
