@@ -98,6 +98,8 @@ class Split:
     train: Sequence[int]
     heldout: Sequence[int] = ()
     dev: Sequence[int] = ()
+    clusters: Sequence[int] = ()
+    """The cluster of each record, which is in one part as a whole; empty: not known."""
     findings: Sequence[Finding] = ()
 
 

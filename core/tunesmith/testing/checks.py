@@ -90,6 +90,7 @@ CheckKind = Literal[
     "component",
     "technique",
     "data loader",
+    "splitter",
     "evaluator",
     "reporter",
     "reporter of every run",

@@ -21,7 +21,15 @@ from types import ModuleType
 from typing import Any, Literal
 
 from tunesmith.plugins import describe_error, load_modules
-from tunesmith.testing import estimates, evaluators, everyone, loaders, reporters, techniques
+from tunesmith.testing import (
+    estimates,
+    evaluators,
+    everyone,
+    loaders,
+    reporters,
+    splitters,
+    techniques,
+)
 from tunesmith.testing.checks import (
     Check,
     NotApplicable,
@@ -31,7 +39,7 @@ from tunesmith.testing.checks import (
     collect_subjects,
 )
 
-CHECK_MODULES = (everyone, techniques, estimates, loaders, evaluators, reporters)
+CHECK_MODULES = (everyone, techniques, estimates, loaders, splitters, evaluators, reporters)
 """The modules with the checks; importing them registers the checks."""
 
 Options = Mapping[str, Mapping[str, Any]]

@@ -2,7 +2,7 @@
 
 It holds hashes, no text::
 
-    {"version": 1, "seed": 42,
+    {"version": 1, "seed": 42, "settings": {"holdout": 0.2, "dev": null},
      "rows": {"train": ["0f3a...", ...], "dev": [...], "heldout": [...]},
      "prompts": {"train": [...], "dev": [...], "heldout": [...]}}
 """
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from tunesmith import distributed
 from tunesmith.contracts import Finding
@@ -27,6 +27,7 @@ from tunesmith_data.splits.rows import RowTable
 
 PARTS: Final = ("train", "dev", "heldout")
 VERSION = 1
+Settings: TypeAlias = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Assignments:
 
     seed: int
     """Seed of the hashes."""
+    settings: Settings
+    """Sizes of the parts that were asked for when the file was made."""
     rows: dict[int, str] = field(default_factory=dict)
     prompts: dict[int, str] = field(default_factory=dict)
     """Prompts whose rows are all in one part."""
@@ -68,7 +71,7 @@ class Assignments:
                 {int(text, 16): part for part in PARTS for text in content[kind][part]}
                 for kind in ("rows", "prompts")
             )
-            return cls(int(content["seed"]), rows, prompts)
+            return cls(int(content["seed"]), dict(content["settings"]), rows, prompts)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -83,6 +86,21 @@ class Assignments:
         )
         return {number: part for number, part in found if part is not None}
 
+    def compare(self, settings: Settings, path: Path) -> list[Finding]:
+        """Return a warning if other sizes are asked for now: known rows keep their part."""
+        changed = [key for key, value in settings.items() if value != self.settings.get(key)]
+        if not changed:
+            return []
+        old, new = (
+            ", ".join(f"{key} = {given.get(key) or 'default'}" for key in changed)
+            for given in (self.settings, settings)
+        )
+        message = (
+            f"{path.name} was made with {old}: {new} decides about added rows only; delete the "
+            "file to split all rows anew"
+        )
+        return [Finding(level="warning", where="split.file", message=message)]
+
     def extend(self, path: Path, keys: RowKeys, names: Sequence[str]) -> list[Finding]:
         """Add the rows that have no part yet to the file, and report how many."""
         new = {r: name for r, name in zip(keys.rows, names, strict=True) if r not in self.rows}
@@ -95,7 +113,7 @@ class Assignments:
         if distributed.rank() == 0:
             tables = {"rows": {**self.rows, **new}, "prompts": prompts}
             lists = {kind: _by_part(table) for kind, table in tables.items()}
-            content = {"version": VERSION, "seed": self.seed, **lists}
+            content = {"version": VERSION, "seed": self.seed, "settings": self.settings, **lists}
             write_atomic(path, json.dumps(content, indent=0) + "\n")
         counts = Counter(new.values())
         text = ", ".join(f"{counts[part]:,} {part}" for part in PARTS if counts[part])

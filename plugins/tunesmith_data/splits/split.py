@@ -20,7 +20,7 @@ from pathlib import Path
 from tunesmith.contracts import Finding, Split, SplitRequest
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith_data.splits.assignments import PARTS, Assignments, RowKeys
+from tunesmith_data.splits.assignments import PARTS, Assignments, RowKeys, Settings
 from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import Clusters, find_clusters
 from tunesmith_data.splits.rows import RowTable
@@ -47,6 +47,7 @@ def split_records(
     Raises:
         DataError: the records cannot be split, or the file is damaged.
     """
+    settings: Settings = {"holdout": request.holdout, "dev": dev}
     assignments = Assignments.read(file) if file is not None else None
     table = RowTable(assignments.seed if assignments else request.seed)
     for record in records:
@@ -63,8 +64,9 @@ def split_records(
     findings = [*clusters.findings]
     if file is not None and keys is not None:
         findings += _bridge_findings(bridges, clusters, known, request.records)
-        findings += (assignments or Assignments(table.seed)).extend(file, keys, names)
-    return Split(**_rows_by_part(names), findings=findings)
+        assignments = assignments or Assignments(table.seed, settings)
+        findings += [*assignments.compare(settings, file), *assignments.extend(file, keys, names)]
+    return Split(**_rows_by_part(names), clusters=clusters.of_row.tolist(), findings=findings)
 
 
 def _add_parts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith_echo.offer import BREVITY, ECHO
 from tunesmith_echo.technique import Echo
 
-from tunesmith.contracts import Artifact, Dataset, Measurement
+from tunesmith.contracts import Artifact, Dataset, Measurement, Split, SplitRequest
 from tunesmith.errors import DataError, PluginError
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving, PhaseMemory
 from tunesmith.events import RunFinished, StepFinished, TrainingFinished
@@ -32,10 +32,11 @@ from tunesmith.offers import (
     TechniqueOffer,
 )
 from tunesmith.options import Options
-from tunesmith.records import Completion, last_exchange
+from tunesmith.records import Completion, Record, last_exchange
 from tunesmith.testing import Result, parametrize_checks, run_checks
 from tunesmith.testing.checks import REGISTERED_CHECKS, require
 from tunesmith.testing.kit import collect_checks
+from tunesmith_plugins.splitters.grouped.offer import GROUPED, Grouped
 
 
 def plugin_module(**offers: object) -> ModuleType:
@@ -513,6 +514,45 @@ def loader(change: str) -> type[Rows]:
             return dataset
 
     return Faulty
+
+
+def splitter(change: str) -> type[Grouped]:
+    class Faulty(Grouped):
+        calls = 0
+
+        def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
+            split = super().split(records, request)
+            type(self).calls += 1
+            match change:
+                case "loses a row":
+                    return replace(split, train=split.train[1:])
+                case "empty part":
+                    return replace(split, train=sorted([*split.train, *split.dev]), dev=())
+                case "other seed":
+                    other = replace(request, seed=request.seed + self.calls)
+                    return super().split(request.records, other)
+                case "not asked for":
+                    return super().split(request.records, replace(request, dev=True, heldout=True))
+            return split
+
+    return Faulty
+
+
+@pytest.mark.parametrize(
+    ("change", "promises"),
+    [
+        ("nothing", []),
+        ("loses a row", ["puts_each_row_into_one_part", "leaves_out_parts_that_are_not_asked_for"]),
+        ("empty part", ["puts_each_row_into_one_part"]),
+        ("other seed", ["splits_the_same_way_twice"]),
+        ("not asked for", ["leaves_out_parts_that_are_not_asked_for"]),
+    ],
+)
+def test_a_faulty_splitter_fails_the_right_checks(change: str, promises: list[str]) -> None:
+    specimen = plugin_module(splitters=replace(GROUPED, build=splitter(change)))
+    found = broken(run_checks(specimen))
+    found.pop("import_is_light")  # the module has no file
+    assert sorted(found) == sorted(promises)
 
 
 def as_dictionary(record: Completion) -> dict[str, str]:

@@ -370,6 +370,20 @@ def test_a_file_of_a_split_holds_hashes_only_and_is_refused_when_damaged(tmp_pat
             split_records(records, request_for(records), near_duplicates=False, file=file)
 
 
+def test_other_sizes_than_those_of_the_file_are_reported(tmp_path: Path) -> None:
+    records = completions([f"question {i} about thing {i * 7}" for i in range(120)])
+    file = tmp_path / "split.json"
+    split_records(records, request_for(records), near_duplicates=False, file=file)
+    again = split_records(
+        records, request_for(records, holdout=0.5), near_duplicates=False, file=file, dev=7
+    )
+    (finding,) = again.findings
+    assert finding.level == "warning" and len(again.heldout) == 24
+    assert finding.message.startswith(
+        "split.json was made with holdout = default, dev = default: holdout = 0.5, dev = 7 decides"
+    )
+
+
 def test_a_row_whose_answer_is_corrected_keeps_its_part(tmp_path: Path) -> None:
     records = completions([f"question {i} about thing {i * 7}" for i in range(120)])
     file = tmp_path / "split.json"

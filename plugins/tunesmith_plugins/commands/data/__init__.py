@@ -1,4 +1,4 @@
-"""Commands ``data show``, ``data stats`` and ``data fix``: look at data, and repair its files."""
+"""Commands ``tunesmith data ...``: look at data, split it, and repair its files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer ``tunesmith data show``, ``data stats`` and ``data fix``."""
-    show, stats, fix = (
+    """Offer ``tunesmith data show``, ``stats``, ``fix`` and ``split``."""
+    show, stats, fix, split = (
         "Print rows as the model sees them, with the text that is trained.",
         "Count rows, lengths, duplicates and labels.",
         "Repair a file of rows without changing their meaning.",
+        "Write training, dev and held-out rows to files of their own, without leaks.",
     )
     return [
         CommandOffer(name="data show", summary=show, load=_load_show),
         CommandOffer(name="data stats", summary=stats, load=_load_stats),
         CommandOffer(name="data fix", summary=fix, load=_load_fix),
+        CommandOffer(name="data split", summary=split, load=_load_split),
     ]
 
 
@@ -41,5 +43,11 @@ def _load_stats() -> click.Command:
 
 def _load_fix() -> click.Command:
     from tunesmith_plugins.commands.data.fix import command
+
+    return command
+
+
+def _load_split() -> click.Command:
+    from tunesmith_plugins.commands.data.split import command
 
     return command

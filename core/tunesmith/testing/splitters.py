@@ -1,0 +1,71 @@
+"""Checks of splitters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith.contracts import Split, SplitRequest
+from tunesmith.errors import DataError
+from tunesmith.records import Completion, Record
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.examples import COMPLETIONS
+
+ROWS = 120
+
+
+def sample_records() -> list[Record]:
+    """Return records with different prompts, in groups of three, each with a time."""
+    return [
+        Completion(
+            source=f"kit:{n}",
+            prompt=f"{COMPLETIONS[n % 8].prompt} Number {n} of {n * 37 % 101}",
+            completion=COMPLETIONS[n % 8].completion,
+            group=f"group {n // 3}",
+            slices=(("time", str(n * 7 % ROWS)),),
+        )
+        for n in range(ROWS)
+    ]
+
+
+def split_samples(subject: Subject, records: Sequence[Record], *, all_parts: bool = True) -> Split:
+    """Split the sample records with a new splitter, into three parts or into training rows only."""
+    request = SplitRequest(
+        records=records, seed=3, heldout=all_parts, holdout=0.2, dev=all_parts, needs_dev=all_parts
+    )
+    try:
+        split: Split = subject.build().split(iter(records), request)
+    except DataError as error:
+        raise NotApplicable(f"needs options that suit the sample records: {error}") from None
+    return split
+
+
+@check("splitter")
+def puts_each_row_into_one_part(subject: Subject) -> None:
+    """Each row is in exactly one part, and no part that is asked for is empty."""
+    records = sample_records()
+    split = split_samples(subject, records)
+    rows = sorted([*split.train, *split.dev, *split.heldout])
+    require(rows == list(range(len(records))), "a row is in no part, or in two")
+    for name in ("train", "dev", "heldout"):
+        part = list(getattr(split, name))
+        require(bool(part), f"{name} is empty")
+        require(part == sorted(part), f"the rows of {name} are not in ascending order")
+
+
+@check("splitter")
+def splits_the_same_way_twice(subject: Subject) -> None:
+    """The same records and the same seed give the same parts."""
+    records = sample_records()
+    first, second = (split_samples(subject, records) for _ in range(2))
+    for name in ("train", "dev", "heldout"):
+        parts = [list(getattr(split, name)) for split in (first, second)]
+        require(parts[0] == parts[1], f"the second split has other rows in {name}")
+
+
+@check("splitter")
+def leaves_out_parts_that_are_not_asked_for(subject: Subject) -> None:
+    """Parts that the data loader returned are not split off again."""
+    records = sample_records()
+    split = split_samples(subject, records, all_parts=False)
+    require(not (split.dev or split.heldout), "dev or held-out rows were not asked for")
+    require(len(split.train) == len(records), "a row is in no part")

@@ -1,0 +1,112 @@
+"""``tunesmith data split``: write the parts of the data to files of their own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.contracts import Split, SplitRequest
+from tunesmith.errors import UsageError
+from tunesmith.options import RunOptions, from_table
+from tunesmith.records import Record
+from tunesmith.storage import write_atomic
+from tunesmith.text import format_count, one_line
+from tunesmith_data.splits import split_records
+from tunesmith_data.write_rows import to_row
+from tunesmith_plugins.commands.data.open_data import open_data
+
+SPLIT_FILE = "split.json"
+PARTS = ("train", "dev", "heldout")
+
+
+@click.command("split")
+@click.argument("data", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder for train.jsonl, dev.jsonl, heldout.jsonl and split.json.",
+)
+@click.option(
+    "--holdout", metavar="SHARE|N", help="Rows held out: a share below 1, or a number of rows."
+)
+@click.option("--dev", metavar="SHARE|N", help="Rows for choices, in the same form.")
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState,
+    data: Path,
+    out: Path,
+    holdout: str | None,
+    dev: str | None,
+    as_json: bool,
+) -> None:
+    """Split a file of rows into training, dev and held-out rows without leaks.
+
+    Rows with one prompt, with nearly equal prompts, or of one group go to the same part. If the
+    folder has a split.json of an earlier split, its rows keep their part and new rows are added.
+    """
+    if data.suffix == ".toml":
+        raise UsageError(f"{data}: name a file of rows; a run splits its data by itself")
+    opened = open_data(data, state)
+    records = opened.dataset.train
+    out.mkdir(parents=True, exist_ok=True)
+    request = SplitRequest(
+        records=records,
+        seed=from_table(RunOptions, {}).seed,
+        heldout=True,
+        holdout=_size(holdout, "--holdout"),
+        dev=True,
+        needs_dev=False,
+    )
+    file = out / SPLIT_FILE
+    split = split_records(iter(records), request, dev=_size(dev, "--dev"), file=file)
+    counts = {part: _write_part(out, part, getattr(split, part), records) for part in PARTS}
+    _write_clusters(out, split, records)
+    if as_json:
+        findings = [finding.message for finding in split.findings]
+        found = {"rows": counts, "clusters": len(set(split.clusters)), "findings": findings}
+        render.print_json({"schema": "tunesmith.data-split/1", "out": str(out), **found})
+        return
+    for part, count in counts.items():
+        render.print_text(f"{out / part}.jsonl: {format_count(count, 'row')}")
+    clusters = format_count(len(set(split.clusters)), "cluster")
+    render.print_text(f"{out / 'clusters.csv'}: {clusters} of rows that stay together")
+    for finding in split.findings:
+        render.print_text(f"{finding.level}: {one_line(finding.message, 500)}")
+
+
+def _size(text: str | None, option: str) -> float | int | None:
+    """Return a share or a number of rows."""
+    if text is None:
+        return None
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise UsageError(f"{option} {text}: is no share and no number of rows") from None
+
+
+def _write_part(out: Path, part: str, rows: Sequence[int], records: Sequence[Record]) -> int:
+    """Write the rows of a part; return their number."""
+    lines = (json.dumps(to_row(records[row]), ensure_ascii=False) + "\n" for row in rows)
+    write_atomic(out / f"{part}.jsonl", "".join(lines))
+    return len(rows)
+
+
+def _write_clusters(out: Path, split: Split, records: Sequence[Record]) -> None:
+    """Write a line for each row: its source, its part and its cluster."""
+    part_of = {row: part for part in PARTS for row in getattr(split, part)}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["source", "part", "cluster"])
+    for row, cluster in enumerate(split.clusters):
+        writer.writerow([records[row].source, part_of[row], cluster])
+    write_atomic(out / "clusters.csv", text.getvalue())

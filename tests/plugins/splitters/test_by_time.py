@@ -1,0 +1,71 @@
+"""Splitter ``by-time``: the past is trained on, the newest rows are held out."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from splitting import request_for
+from tables import build
+
+from tunesmith.contracts import Split
+from tunesmith.errors import DataError
+from tunesmith.records import Completion
+from tunesmith_plugins.splitters.by_time.offer import BY_TIME, ByTimeOptions
+
+
+def rows(times: list[str]) -> list[Completion]:
+    return [
+        Completion(source=f"r:{n}", prompt=f"p{n}", completion="c", slices=(("created", time),))
+        for n, time in enumerate(times)
+    ]
+
+
+def split(times: list[str], *, dev: float | int | None = None, **request: object) -> Split:
+    records = rows(times)
+    splitter = BY_TIME.build(build(ByTimeOptions, column="created", dev=dev))
+    return splitter.split(iter(records), request_for(records, **request))  # type: ignore[arg-type]
+
+
+def test_the_newest_rows_are_held_out_and_those_before_are_for_choices() -> None:
+    days = [f"2026-01-{day:02}" for day in range(1, 31)]
+    order = list(range(30))
+    Random(1).shuffle(order)
+    result = split([days[day] for day in order], holdout=5, dev=4)
+    assert sorted(order[row] for row in result.heldout) == [25, 26, 27, 28, 29]
+    assert sorted(order[row] for row in result.dev) == [21, 22, 23, 24]
+    assert sorted(order[row] for row in result.train) == list(range(21))
+
+
+def test_numbers_and_times_of_day_are_ordered_by_their_value() -> None:
+    assert list(split(["9", "10", "-1", "1e3"], holdout=1).heldout) == [3]
+    assert list(
+        split(["2026-01-02T09:00", "2026-01-02T10:30", "2025-12-31"], holdout=1).heldout
+    ) == [1]
+
+
+def test_rows_of_one_time_stay_together() -> None:
+    assert len(split([str(n // 4) for n in range(20)], holdout=5).heldout) == 8
+    with pytest.raises(DataError, match="too many rows have the same time"):
+        split(["1"] * 10, holdout=2)
+
+
+def test_parts_that_exist_are_not_split_off() -> None:
+    times = [str(n) for n in range(200)]
+    result = split(times, heldout=False)
+    assert (len(result.train), len(result.dev), len(result.heldout)) == (180, 20, 0)
+    result = split(times, dev=None, holdout=20)
+    assert (len(result.train), len(result.dev), len(result.heldout)) == (160, 20, 20)
+
+
+@pytest.mark.parametrize(("time", "text"), [("soon", "is no time: soon"), ("", "is no time")])
+def test_a_value_that_is_no_time_is_refused_with_its_row(time: str, text: str) -> None:
+    with pytest.raises(DataError, match=f"r:1: .*{text}"):
+        split(["1", time, "3"], holdout=1)
+
+
+def test_a_column_that_the_loader_does_not_read_is_refused() -> None:
+    records = [Completion(source="r:7", prompt="p", completion="c")]
+    with pytest.raises(DataError, match=r"r:7: has no time in the column `created`") as caught:
+        BY_TIME.build(build(ByTimeOptions, column="created")).split(records, request_for(records))
+    assert caught.value.hint == 'name it for the loader too: data.slices = ["created"]'
