@@ -229,8 +229,6 @@ def mismatched_groups(groups: Sequence[CompletionGroup]) -> list[CompletionGroup
         next_group = groups[(row + 1) % len(groups)]
         if next_group.prompt != group.prompt:
             following = next_group
-        # The completion of a pair is cut to the longer one of the pair's own.
-        is_pair = len(group.completions) == 2
-        room = max(map(len, group.completions)) if is_pair else longest - len(group.prompt)
+        room = longest - len(group.prompt)
         mismatched.append(CompletionGroup(group.prompt, (following.completions[0][:room],)))
     return mismatched[::-1]
