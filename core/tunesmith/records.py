@@ -69,8 +69,10 @@ class Message:
             parts = tuple(content)
             plain = all(isinstance(part, TextPart) and part.weight == 1 for part in parts)
             _set(self, "content", "".join(part.text for part in parts) if plain else parts)
-        _set(self, "tool_calls", tuple(self.tool_calls))
-        _set(self, "tools", tuple(self.tools))
+        if self.tool_calls:
+            _set(self, "tool_calls", tuple(self.tool_calls))
+        if self.tools:
+            _set(self, "tools", tuple(self.tools))
 
     @property
     def text(self) -> str:

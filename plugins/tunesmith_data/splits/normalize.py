@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import unicodedata
 
-from tunesmith.records import Prompt, Record, Text, content_key, last_exchange
+from tunesmith.records import (
+    Completion,
+    Preference,
+    Prompt,
+    Record,
+    Text,
+    UnpairedPreference,
+    content_key,
+    last_exchange,
+)
 
 _ASCII_SPACES = {ord(space): " " for space in "\t\n\v\f\r\x1c\x1d\x1e\x1f"}
 
@@ -28,9 +37,15 @@ def prompt_text(record: Record) -> str:
     It is the prompt of the last answer without its system messages, which many rows share. A record
     without a prompt has its whole content.
     """
-    if isinstance(record, Text):
-        return record.text
-    return _text(last_exchange(record)[0]) or content_key(record)
+    match record:
+        case Text():
+            return record.text
+        case Completion():
+            return record.prompt.strip() or content_key(record)
+        case Preference() | UnpairedPreference():
+            return _text(record.prompt) or content_key(record)
+        case _:
+            return _text(last_exchange(record)[0]) or content_key(record)
 
 
 def _text(prompt: Prompt) -> str:
