@@ -70,7 +70,7 @@ def run_file(project: Path, name: str, **stages: dict[str, Any]) -> Path:
     content = {
         "reporters": [],
         "model": {"base": "model"},
-        "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 28},
+        "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 20},
         "technique": {"use": "rlhf", **table},
         "baselines": {"shots": 0},
     }
