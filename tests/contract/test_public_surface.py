@@ -43,6 +43,7 @@ TESTED_THROUGH = {
         "tunesmith.testing.evaluators",
         "tunesmith.testing.examples",
         "tunesmith.testing.loaders",
+        "tunesmith.testing.splitters",
         "tunesmith.testing.reporters",
         "tunesmith.testing.techniques",
     ),
