@@ -106,6 +106,8 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 def test_a_valid_run_file_matches_the_schema(schema: dict[str, Any]) -> None:
     assert list(violations(schema, VALID, schema)) == []
     assert schema["$schema"] == DIALECT
+    for split in ({"dev": 0.1}, {"use": "grouped", "file": "split.json"}, {}):
+        assert list(violations(schema, changed("split", split), schema)) == []
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,10 @@ def test_a_valid_run_file_matches_the_schema(schema: dict[str, Any]) -> None:
         ("evaluators.1.id", "two words"),
         ("gate.at_least.again", "high"),
         ("data.holdout", 1.5),
+        ("split.devv", 3),
+        ("split.dev", 1.5),
+        ("split", {"use": "grouped", "dev": -1}),
+        ("split.use", "no-such-thing"),
         ("data.rows", 3),
         ("evaluators.0.use", "by-heart"),
         ("gate.must_beat", ["tuned"]),

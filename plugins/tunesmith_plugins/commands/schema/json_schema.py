@@ -16,6 +16,7 @@ from tunesmith.offers import (
     EvaluatorOffer,
     Offered,
     ReporterOffer,
+    SplitterOffer,
     TechniqueOffer,
 )
 from tunesmith.options import DataOptions, EvaluatorKeys
@@ -23,6 +24,7 @@ from tunesmith.options import DataOptions, EvaluatorKeys
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 COMPONENT_TABLES: dict[str, tuple[type[Any], bool]] = {
     "data": (DataLoaderOffer, False),
+    "split": (SplitterOffer, False),
     "technique": (TechniqueOffer, False),
     "evaluators": (EvaluatorOffer, True),
     "reporters": (ReporterOffer, True),
@@ -71,7 +73,10 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
         if table == "evaluators":
             definition["properties"]["id"] = EvaluatorKeys.model_json_schema()["properties"]["id"]
         definition["required"] = [*_required(table), *definition.get("required", [])]
-        condition = {"properties": {"use": {"enum": use}}, "required": ["use"]}
+        is_default = isinstance(offer, SplitterOffer) and offer.by_default
+        condition: JSON = {"properties": {"use": {"enum": use}}}
+        if not is_default:  # the default's keys are allowed without "use"
+            condition["required"] = ["use"]
         branches.append({"if": condition, "then": reference})
         names += use
     return {
@@ -83,8 +88,8 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
 
 
 def _required(table: str) -> list[str]:
-    """Return the keys that every such table has; a data loader is found by its files too."""
-    return [] if table == "data" else ["use"]
+    """Return the keys that every such table has: loaders and splitters can be chosen without."""
+    return [] if table in ("data", "split") else ["use"]
 
 
 def _add_definition(options: type[BaseModel], key: str, definitions: JSON) -> JSON:
