@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class Catalog:
     def review_data(
         self, dataset: Dataset, plan: Any, **parts: Sequence[Record]
     ) -> list[tuple[Plugin, Finding]]:
-        """Return the findings of all plugins about the data and its parts."""
+        """Return findings about the data; without a plan, of the plugins that need none."""
         return _findings(self._review("tunesmith_review_data", dataset=dataset, plan=plan, **parts))
 
     def review_model(self, review: Any) -> list[tuple[Plugin, ReviewResult]]:
@@ -127,6 +128,8 @@ class Catalog:
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
         """Yield the result of each plugin; an implementation that fails becomes a warning."""
         for plugin, function in self.plugins.implementations(hook):
+            if arguments.get("plan", hook) is None and "plan" in signature(function).parameters:
+                continue
             try:
                 with preserve_global_state(keep_new_variables=True) as changes:
                     found = self.plugins.call(plugin, function, arguments) or ()

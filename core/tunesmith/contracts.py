@@ -370,7 +370,11 @@ class Finding:
     """The run-file key or the position in the data that the finding is about."""
     message: str
     hint: str = ""
-    """The next thing to do, for an error."""
+    """The next thing to do."""
+    count: int = 0
+    """The number of rows that the finding is about; 0 if it is not about rows."""
+    examples: tuple[str, ...] = ()
+    """Up to three of these rows: ``file:line``, and a short text."""
     if_forced: Finding | None = None
     """The finding that replaces an error of ``tunesmith_review_model`` with ``tunesmith run
     --force``; None: the run cannot be forced."""

@@ -180,6 +180,16 @@ class Notice(Event, kind="notice"):
     level: Literal["info", "warning", "error"]
     source: str
     message: str
+    count: int = 0
+    """The number of rows that the message is about; 0 if it is not about rows."""
+    examples: list[str] = field(default_factory=list)
+    hint: str = ""
+
+    @property
+    def text(self) -> str:
+        """The message with its examples and the next thing to do."""
+        message = ": ".join(filter(None, [self.message, "; ".join(self.examples)]))
+        return "; ".join(filter(None, [message, self.hint]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,8 @@ def tunesmith_review_data(  # type: ignore[empty-body]
     """Review the data before training and return findings.
 
     ``dataset`` is the result of the data loader; ``train``, ``dev`` and ``heldout`` are the
-    parts that it is split into. An implementation names only the arguments that it needs.
+    parts that it is split into. An implementation names only the arguments that it needs; without
+    ``plan``, it is also called for data without a run file (``tunesmith data check FILE``).
 
     An error stops the run before any weight is read; a warning is printed and kept in the report.
     """

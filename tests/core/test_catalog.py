@@ -177,7 +177,7 @@ def test_a_reviewer_that_fails_becomes_a_warning() -> None:
             {"odd": plugin(review_plan=fail), "good": plugin(review_plan=lambda plan: [note])}
         )
     )
-    findings = {p.name: f for p, f in catalog.review_plan(None)}
+    findings = {p.name: f for p, f in catalog.review_plan("plan")}
     assert findings["good"] is note
     assert findings["odd"].level == "warning" and "RuntimeError: no" in findings["odd"].message
 
@@ -196,6 +196,9 @@ def test_data_reviewers_get_data_and_plan() -> None:
     train, heldout = [Text(source="a", text="x")], [Text(source="b", text="y")]
     assert catalog.review_data(dataset, "plan", train=train, dev=(), heldout=heldout) == []
     assert sorted(seen, key=str) == sorted([(dataset, "plan"), (train, heldout)], key=str)
+    seen.clear()
+    assert catalog.review_data(dataset, None, train=train, dev=(), heldout=heldout) == []
+    assert seen == [(train, heldout)], "the one that needs a plan is not called"
 
 
 def test_model_reviewers_return_findings_or_a_result_with_a_forecast() -> None:

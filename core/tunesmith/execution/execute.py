@@ -216,7 +216,7 @@ def _load_and_review_data(
     # Not the errors in emit.report: one that ended an earlier attempt may be fixed by now.
     errors = [notice for notice in found if notice.level == "error"]
     if errors:
-        raise ConfigError([Problem(n.source, n.message) for n in errors])
+        raise ConfigError([Problem(n.source, n.text) for n in errors])
     return parts
 
 
@@ -235,7 +235,14 @@ def collect_notices(
     ]
     for plugin, finding in findings:
         source = finding.where or plugin.full_name
-        yield Notice(level=finding.level, source=source, message=finding.message)
+        yield Notice(
+            level=finding.level,
+            source=source,
+            message=finding.message,
+            count=finding.count,
+            examples=list(finding.examples),
+            hint=finding.hint,
+        )
 
 
 @dataclass(frozen=True)

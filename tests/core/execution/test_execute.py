@@ -483,9 +483,18 @@ def test_an_error_that_is_resolved_does_not_end_the_resumed_run(bench: Bench) ->
 
 
 def test_a_warning_is_emitted_and_reported(bench: Bench) -> None:
-    finding = Finding(level="warning", where="technique.epochs", message="rather many")
+    finding = Finding(
+        level="warning",
+        where="technique.epochs",
+        message="rather many",
+        count=7,
+        examples=("a:1 first", "a:2 second"),
+        hint="take fewer",
+    )
     bench.catalog = catalog_of(bench=bench_plugin([finding]))
-    assert [n.message for n in bench.run().notices] == ["rather many"]
+    (notice,) = bench.run().notices
+    assert (notice.message, notice.count) == ("rather many", 7)
+    assert notice.text == "rather many: a:1 first; a:2 second; take fewer"
 
 
 def test_data_reviewers_are_called(bench: Bench) -> None:

@@ -79,20 +79,24 @@ def test_records_may_be_made_when_they_are_read() -> None:
     assert [leak.train.known for leak in found] == [4]
 
 
-def test_the_warning_names_the_metric_and_the_first_leak() -> None:
+def test_the_warning_names_the_metric_and_the_first_leaks() -> None:
     train = records(["how do I reset my password", "where is my parcel", "cancel the order"])
     heldout = [
         *records(["an entirely different question"], "b"),
         *records(["Where is my parcel?", "how do I reset my passwort"], "c"),
     ]
     (finding,) = review(train, heldout)
-    assert (finding.level, finding.where) == ("warning", "data")
+    assert (finding.level, finding.where, finding.count) == ("warning", "data leaks", 2)
     assert finding.message == (
-        "2 of 3 held-out rows are duplicates or near duplicates of a training row, so the scores "
-        "will be too good: 1 have the same letters and digits, 1 are similar (Jaccard similarity "
-        "of character 5-grams at least 0.7, or 0.5 with that of words at least 0.75); the first: "
-        "c:1 (held out) and a:2 (training), identical"
+        "2 of 3 held-out rows are duplicates or near duplicates of a training row: 1 have the same "
+        "letters and digits, 1 are similar (Jaccard similarity of character 5-grams at least 0.7, "
+        "or 0.5 with that of words at least 0.75)"
     )
+    assert finding.examples == (
+        "c:1 (held out) and a:2 (training), identical",
+        "c:2 (held out) and a:1 (training), 5-grams 0.89, words 0.71",
+    )
+    assert "too good" in finding.hint
     assert review(train, heldout[:1]) == []
 
 

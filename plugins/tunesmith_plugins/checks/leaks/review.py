@@ -9,6 +9,8 @@ from tunesmith.records import Record
 from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, Match
 from tunesmith_plugins.checks.leaks.find_leaks import find_leaks
 
+MOST_EXAMPLES = 3
+
 
 def review(train: Sequence[Record], heldout: Sequence[Record]) -> list[Finding]:
     """Return a warning if there are leaks, with their number and the first of them."""
@@ -16,15 +18,25 @@ def review(train: Sequence[Record], heldout: Sequence[Record]) -> list[Finding]:
     if not leaks:
         return []
     identical = sum(leak.train.identical for leak in leaks)
-    first = leaks[0]
     message = (
         f"{len(leaks):,} of {len(heldout):,} held-out rows are duplicates or near duplicates of a "
-        f"training row, so the scores will be too good: {identical:,} have the same letters and "
-        f"digits, {len(leaks) - identical:,} are similar ({DEFAULT_THRESHOLD}); the first: "
-        f"{heldout[first.heldout].source} (held out) and {train[first.train.known].source} "
-        f"(training), {_describe(first.train)}"
+        f"training row: {identical:,} have the same letters and digits, "
+        f"{len(leaks) - identical:,} are similar ({DEFAULT_THRESHOLD})"
     )
-    return [Finding(level="warning", where="data", message=message)]
+    return [
+        Finding(
+            level="warning",
+            where="data leaks",
+            message=message,
+            count=len(leaks),
+            examples=tuple(
+                f"{heldout[leak.heldout].source} (held out) and "
+                f"{train[leak.train.known].source} (training), {_describe(leak.train)}"
+                for leak in leaks[:MOST_EXAMPLES]
+            ),
+            hint="remove them from one part: the scores of rows that were trained are too good",
+        )
+    ]
 
 
 def _describe(match: Match) -> str:

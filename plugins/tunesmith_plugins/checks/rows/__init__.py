@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 @hookimpl
-def tunesmith_review_data(train: Sequence[Record], heldout: Sequence[Record]) -> Sequence[Finding]:
+def tunesmith_review_data(
+    train: Sequence[Record], dev: Sequence[Record], heldout: Sequence[Record]
+) -> Sequence[Finding]:
     """Look for duplicates, contradictions and other faults of rows."""
     from tunesmith_plugins.checks.rows.review import review
 
-    return review(train, heldout)
+    return review(train, dev, heldout)

@@ -74,10 +74,16 @@ def build_finding(
     check: str,
     level: Literal["info", "warning", "error"],
     message: str,
+    count: int,
     examples: Sequence[str] = (),
     hint: str = "",
 ) -> Finding:
-    """Build a finding with examples and what to do."""
-    shown = f": {'; '.join(examples)}" if examples else ""
-    do = f"; {hint}" if hint else ""
-    return Finding(level=level, where=f"data {check}", message=f"{message}{shown}{do}")
+    """Build the finding of a check; ``count`` is the number of rows that it is about."""
+    return Finding(
+        level=level,
+        where=f"data {check}",
+        message=message,
+        count=count,
+        examples=tuple(examples),
+        hint=hint,
+    )

@@ -60,8 +60,9 @@ class Detectors:
                 self._check,
                 "info" if is_intended else detector.level,
                 f"{share(tally.count, self._rows)} {detector.what}",
+                tally.count,
                 tally.examples,
-                "fine if the task is so" if is_intended else detector.hint,
+                "leave them if that is the task" if is_intended else detector.hint,
             )
 
 

@@ -101,6 +101,7 @@ class Duplicates:
             "warning" if len(repeated) >= WARNED_SHARE * len(numbers) else "info",
             f"{share(len(repeated), len(numbers))} training rows repeat an earlier one, "
             "apart from case, spacing and punctuation",
+            len(repeated),
             examples,
             "remove them, or they count several times",
         )
@@ -125,8 +126,9 @@ class Duplicates:
             "duplicates",
             "warning" if are_labels else "info",
             f"{prompts:,} prompts of the {len(numbers):,} training rows have different answers",
+            len(differing),
             examples,
-            "keep the right one" if are_labels else "fine if all of them are right",
+            "keep the right one" if are_labels else "keep them if all are right",
         )
 
     def _are_labels(self, answers: Keys) -> bool:

@@ -47,4 +47,4 @@ class EdgeCases:
         if self._rows >= FEWEST_ROWS:
             counts = ", ".join(f"{count:,} {name}" for name, count in self._counts.items())
             text = f"of {self._rows:,} training prompts, {counts}"
-            yield build_finding("edge cases", "info", text)
+            yield build_finding("edge cases", "info", text, self._rows)

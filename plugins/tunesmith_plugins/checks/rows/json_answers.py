@@ -55,6 +55,7 @@ class JsonAnswers:
                 "json",
                 "warning",
                 f"{share(self._other.count, self._rows)} answers are no JSON object; others are",
+                self._other.count,
                 self._other.examples,
                 "correct them",
             )
@@ -65,6 +66,7 @@ class JsonAnswers:
                 "json",
                 "warning",
                 f"{share(objects - count, objects)} JSON answers have other keys than most",
+                objects - count,
                 self._describe_others(usual),
                 "write the same keys in all",
             )

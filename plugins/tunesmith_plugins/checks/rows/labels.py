@@ -42,7 +42,7 @@ class Labels:
     def __init__(self) -> None:
         self._labels: dict[str, Label] = {}
         self._unknown: dict[str, Label] = {}
-        """Answers of held-out rows."""
+        """Answers of dev and held-out rows."""
         self._rows = 0
         self._are_labels = True
 
@@ -78,6 +78,7 @@ class Labels:
                 "labels",
                 "error",
                 f"all {self._rows:,} training rows have the same answer",
+                self._rows,
                 [f"{label.source} {quote(name)}"],
                 "look for the column with the answers",
             )
@@ -86,6 +87,7 @@ class Labels:
                 "labels",
                 "warning",
                 f"{share(label.count, self._rows)} training rows have the same answer",
+                label.count,
                 [f"{label.source} {quote(name)}"],
                 "add rows of the others, and compare with always giving this answer",
             )
@@ -108,7 +110,8 @@ class Labels:
             for name, usual in list(variants.items())[:MOST_EXAMPLES]
         ]
         text = f"{share(count, self._rows)} training rows have another spelling of a label"
-        return build_finding("labels", "warning", text, examples, "write each label in one way")
+        hint = "write each label in one way"
+        return build_finding("labels", "warning", text, count, examples, hint)
 
     def _find_rare(self, known: dict[str, Label]) -> Iterator[Finding]:
         limit = RARE_SHARE * median(label.count for label in known.values())
@@ -127,6 +130,7 @@ class Labels:
             "labels",
             "warning",
             f"{len(rare):,} of {len(known):,} labels are rare",
+            sum(label.count for label in rare.values()),
             examples[:MOST_EXAMPLES],
             "correct them, add rows, or leave them out",
         )
@@ -140,7 +144,8 @@ class Labels:
         yield build_finding(
             "labels",
             "warning",
-            f"{share(count, rows)} held-out rows have a label that no training row has",
+            f"{share(count, rows)} dev and held-out rows have a label that no training row has",
+            count,
             [f"{x.source} {quote(name)}" for name, x in list(unknown.items())[:MOST_EXAMPLES]],
             "correct them, or add training rows",
         )

@@ -53,6 +53,7 @@ class Lengths:
                 "lengths",
                 "warning",
                 f"{share(self._empty.count, self._answers)} answers say nothing",
+                self._empty.count,
                 self._empty.examples,
                 "leave them out",
             )
@@ -72,7 +73,7 @@ class Lengths:
                     f"than others, more than {limit:,.0f} characters"
                 )
                 hint = "look if they are several rows in one"
-                yield build_finding("lengths", "warning", text, examples, hint)
+                yield build_finding("lengths", "warning", text, len(found), examples, hint)
 
 
 def outlier_limit(lengths: np.typing.NDArray[np.int64]) -> float:

@@ -9,16 +9,25 @@ from tunesmith.text import redact
 from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, Detectors, Find
 from tunesmith_plugins.checks.rows.row import Row
 
-CARD = r"(?<![\w.+-])\d(?:[ -]?\d){12,18}(?![\w-])"
+# Each begins with a set of characters, so that the search skips others; what must not stand before
+# it is looked up after that.
+CARD = r"\d(?<![\w.+-]\d)(?:[ -]?\d){12,18}(?![\w-])"
 CARD_PREFIX = r"4|5[1-5]|2(?:2[2-9]|[3-6]|7[01])|3[47]|3(?:0[0-5]|[68])|6(?:011|5|4[4-9])|35"
 CARD_LENGTHS = {"3": (14, 15, 16), "4": (16,), "5": (16,), "2": (16,), "6": (16,)}
-IBAN = r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"
-EMAIL = r"(?<![\w.+-])[\w.+-]{1,64}@(?!example\b)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{2,63}){1,4}"
-PHONE = (
-    r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}"
-    r"|\(?\d{3}\)?[ .-]\d{3}[.-]\d{4})(?![\w-])"
+IBAN = (
+    r"[A-Z](?<![A-Za-z0-9][A-Z])[A-Z]\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"
+    r"(?![A-Za-z0-9])"
 )
-SOCIAL_SECURITY = r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])"
+EMAIL = (
+    r"(?<![\w.+-])[\w.+-]{1,64}@(?![\w.-]*\bexample\b)"
+    r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{2,63}){1,4}"
+)
+PHONE = (
+    r"[+(\d](?<![\w.+-][+(\d])(?:"
+    r"(?<=\+)\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}"
+    r"|(?<=\()\d{3}\)[ .-]\d{3}[.-]\d{4}|(?<=\d)\d{2}[ .-]\d{3}[.-]\d{4})(?![\w-])"
+)
+SOCIAL_SECURITY = r"[0-8](?<![\w.-][0-8])\d{2}(?<!000)(?<!666)-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])"
 
 
 def is_card_number(text: str) -> bool:

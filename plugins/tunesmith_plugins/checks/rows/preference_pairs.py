@@ -60,6 +60,7 @@ class PreferencePairs:
                 "error" if self._equal.count > MOST_EQUAL * pairs else "warning",
                 f"{share(self._equal.count, pairs)} pairs have the same answer on both sides, "
                 "apart from case and spacing",
+                self._equal.count,
                 self._equal.examples,
                 "leave them out",
             )
@@ -77,6 +78,7 @@ class PreferencePairs:
                 "warning",
                 f"{share(len(found), len(keys))} pairs are there in both directions: the answer "
                 "that is chosen in one is rejected in another",
+                len(found),
                 [show_row(train, self._numbers[i]) for i in found[:MOST_EXAMPLES].tolist()],
                 "keep one of the two",
             )
@@ -94,6 +96,7 @@ class PreferencePairs:
                 "warning",
                 f"the chosen answer is the {which} one in {share(count, compared)} pairs, 95 % "
                 f"interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %",
+                count,
                 (),
                 "balance the lengths, or the model learns the length",
             )

@@ -33,13 +33,15 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 
 def review(
     train: Sequence[Record],
-    heldout: Sequence[Record],
+    dev: Sequence[Record] = (),
+    heldout: Sequence[Record] = (),
+    *,
     checks: Sequence[Callable[[], Check]] = CHECKS,
 ) -> list[Finding]:
     """Return the findings of all checks; each record is read once."""
     running = [create() for create in checks]
-    parts: tuple[tuple[Part, Sequence[Record]], ...] = (("train", train), ("heldout", heldout))
-    for part, records in parts:
+    parts: dict[Part, Sequence[Record]] = {"train": train, "dev": dev, "heldout": heldout}
+    for part, records in parts.items():
         for number, record in enumerate(records):
             row = read_row(record, part, number)
             if row is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 from tunesmith.records import (
@@ -19,7 +19,7 @@ from tunesmith.records import (
     exchanges,
 )
 
-Part = Literal["train", "heldout"]
+Part = Literal["train", "dev", "heldout"]
 _LONG_NUMBER = re.compile(r"[0-9](?:[ .()-]{0,2}[0-9]){6}")
 
 
@@ -99,28 +99,26 @@ def _answer_text(answer: Message) -> str:
 _NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
 
 
-class _Letters(dict[int, int | None]):
-    """A table for ``str.translate`` that keeps letters, marks and digits; filled when used."""
-
-    def __missing__(self, code: int) -> int | None:
-        kept = code if unicodedata.category(chr(code))[0] in "LMN" else None
-        self[code] = kept
-        return kept
-
-
-_LETTERS = _Letters()
+@cache
+def _no_letters() -> re.Pattern[str]:
+    """Return a pattern of the punctuation, spaces and invisible characters beyond ASCII."""
+    codes = (
+        chr(code)
+        for code in range(0x80, 0x10000)
+        if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")
+    )
+    return re.compile(f"[{''.join(c for c in codes if unicodedata.category(c)[0] in 'PZC')}]+")
 
 
 def letters(text: str) -> bytes:
     """Return the letters and digits of a text as UTF-8, in one case.
 
-    A text that has none, such as an emoji, is returned without the spaces around it.
+    Marks and symbols beyond ASCII count too. A text that has nothing else, such as a smiley, is
+    returned without the spaces around it.
     """
-    if text.isascii():
-        kept = text.lower().encode().translate(None, _NO_LETTERS)
-    else:
-        folded = unicodedata.normalize("NFKC", text).casefold()
-        kept = folded.translate(_LETTERS).encode("utf-8", "surrogatepass")
+    if not text.isascii():
+        text = _no_letters().sub("", unicodedata.normalize("NFKC", text).casefold())
+    kept = text.lower().encode("utf-8", "surrogatepass").translate(None, _NO_LETTERS)
     return kept or text.strip().encode("utf-8", "surrogatepass")
 
 

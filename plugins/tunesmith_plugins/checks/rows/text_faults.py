@@ -55,9 +55,11 @@ def _misread_utf8() -> Find:
     characters = second_bytes.decode("cp1252", "ignore") + second_bytes.decode("latin-1")
     # A quotation mark after a capital letter of another language is no accident: German »Ä«.
     second = f"(?![«»“”‘’‹›„‚])[{re.escape(characters)}]"
+    # A set first, and what is before it looked up later: then the search skips other characters.
     pattern = re.compile(
-        f"[ÂÃÄÅ]{second}|â(?:[€\x80][{re.escape(characters)}]|[„\x84‚\x82]{second})"
-        f"|(?:[ÐÑ]{second}){{2}}|[\x80-\x84\x86-\x9f\ufffd]"
+        "[ÂÃÄÅâÐÑ\x80-\x84\x86-\x9f\ufffd](?:"
+        f"(?<=[ÂÃÄÅ]){second}|(?<=â)(?:[€\x80][{re.escape(characters)}]|[„\x84‚\x82]{second})"
+        f"|(?<=[ÐÑ]){second}[ÐÑ]{second}|(?<=[\x80-\x9f\ufffd]))"
     )
 
     def find(row: Row) -> str | None:

@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer ``tunesmith data show``, ``stats``, ``fix`` and ``split``."""
-    show, stats, fix, split = (
+    """Offer ``tunesmith data show``, ``stats``, ``check``, ``fix`` and ``split``."""
+    show, stats, check, fix, split = (
         "Print rows as the model sees them, with the text that is trained.",
         "Count rows, lengths, duplicates and labels.",
+        "Look for faults in rows.",
         "Repair a file of rows without changing their meaning.",
         "Write training, dev and held-out rows to files of their own, without leaks.",
     )
     return [
         CommandOffer(name="data show", summary=show, load=_load_show),
         CommandOffer(name="data stats", summary=stats, load=_load_stats),
+        CommandOffer(name="data check", summary=check, load=_load_check),
         CommandOffer(name="data fix", summary=fix, load=_load_fix),
         CommandOffer(name="data split", summary=split, load=_load_split),
     ]
@@ -37,6 +39,12 @@ def _load_show() -> click.Command:
 
 def _load_stats() -> click.Command:
     from tunesmith_plugins.commands.data.stats import command
+
+    return command
+
+
+def _load_check() -> click.Command:
+    from tunesmith_plugins.commands.data.check import command
 
     return command
 

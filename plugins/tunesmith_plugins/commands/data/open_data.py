@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tunesmith import api
+from tunesmith.catalog import Catalog
 from tunesmith.cli.common import CliState
 from tunesmith.config.read_plan import convert_problems
 from tunesmith.contracts import Dataset
@@ -37,6 +38,7 @@ class OpenedData:
     dataset: Dataset
     parts: dict[str, Sequence[Record]]
     plan: Plan | None
+    catalog: Catalog
 
     def records(self, part: str) -> Iterator[Record]:
         """Iterate over the records of one part, or of ``all``."""
@@ -53,11 +55,10 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
         DataError: no row can be used.
     """
     if path.suffix == ".toml" and path.is_file():
-        plan, _ = api.load_plan(path, sets=sets, files=state.files, disabled=state.disabled)
+        plan, catalog = api.load_plan(path, sets=sets, files=state.files, disabled=state.disabled)
         dataset, split = load_data(plan)
-        return OpenedData(
-            dataset, {"train": split.train, "dev": split.dev, "heldout": split.heldout}, plan
-        )
+        parts = {"train": split.train, "dev": split.dev, "heldout": split.heldout}
+        return OpenedData(dataset, parts, plan, catalog)
     catalog = state.catalog()
     use = catalog.recognize([str(path)])
     if use is None:
@@ -79,7 +80,7 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
     parts = {"train": dataset.train}
     named = {"dev": dataset.dev, "heldout": dataset.heldout}
     parts |= {name: part for name, part in named.items() if part is not None}
-    return OpenedData(dataset, parts, None)
+    return OpenedData(dataset, parts, None, catalog)
 
 
 def text_parts(record: Record) -> list[tuple[str, str, bool]]:

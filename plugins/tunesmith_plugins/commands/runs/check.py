@@ -56,7 +56,7 @@ def command(
         render.print_json(to_json(plan, event, found, parts))
     else:
         show(plan, event, found, dataset, parts)
-    errors = [Problem(notice.source, notice.message) for notice in found if notice.level == "error"]
+    errors = [Problem(notice.source, notice.text) for notice in found if notice.level == "error"]
     if errors:
         raise ConfigError(errors)
     command_line = f"tunesmith run {render.shell_path(run_file.resolve())}"
@@ -75,7 +75,7 @@ def show(
     render.print_text(f"evaluators: {', '.join(evaluators) or 'the defaults for this data'}")
     for notice in found:
         if notice.level == "info":
-            render.print_text(f"info: {one_line(notice.source)}: {one_line(notice.message, 500)}")
+            render.print_text(f"info: {one_line(notice.source)}: {one_line(notice.text, 600)}")
     view.show_notices(report)
     trains_on = plan.technique.offer.trains_on
     for line in summarize(parts.train, trains_on):

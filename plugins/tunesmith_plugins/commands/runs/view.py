@@ -106,7 +106,7 @@ def show_notices(report: Report) -> None:
     """Print the warnings and errors of the run."""
     for notice in report.notices:
         if notice.level != "info":
-            text = f"{notice.level}: {one_line(notice.source)}: {one_line(notice.message, 500)}"
+            text = f"{notice.level}: {one_line(notice.source)}: {one_line(notice.text, 600)}"
             render.print_text(text, style="bad" if notice.level == "error" else "warning")
 
 

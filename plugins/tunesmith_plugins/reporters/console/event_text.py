@@ -165,7 +165,7 @@ def format_measurement(event: Measured) -> str:
 def format_notice(event: Notice) -> str:
     """Format a notice as ``warning: source: message``."""
     source = f"{one_line(event.source)}: " if event.source else ""
-    message = one_line(redact(event.message), 500)
+    message = one_line(redact(event.text), 600)
     return f"{NOTICE_LABELS.get(event.level, 'note')}: {source}{message}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clean_rows import clean_rows, label_rows, row
+from clean_rows import clean_rows, label_rows, row, show
 
 from tunesmith.records import Completion, Message, Preference, Record, Text, UnpairedPreference
 from tunesmith_plugins.checks.rows.check import share
@@ -13,7 +13,7 @@ from tunesmith_plugins.checks.rows.review import review
 
 
 def found(rows: list[Completion] | list[Record]) -> list[tuple[str, str]]:
-    return [(f.level, f.message) for f in review(rows, [], [Duplicates])]
+    return [(f.level, show(f)) for f in review(rows, checks=[Duplicates])]
 
 
 def renamed(rows: list[Completion]) -> list[Completion]:

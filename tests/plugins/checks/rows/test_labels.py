@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from clean_rows import clean_rows, label_rows, row
+from clean_rows import clean_rows, label_rows, row, show
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Completion
@@ -16,7 +16,7 @@ LABELS = ("delivery", "returns", "refund status", "opening hours")
 
 
 def found(train: list[Completion], heldout: list[Completion] | None = None) -> list[Finding]:
-    return review(train, heldout or [], [Labels])
+    return review(train, heldout=heldout or [], checks=[Labels])
 
 
 def answered(count: int, answer: str, labels: tuple[str, ...] = LABELS) -> list[Completion]:
@@ -39,16 +39,16 @@ def test_clean_rows_have_no_finding() -> None:
 def test_fifty_other_spellings_of_a_label_are_found(variant: str) -> None:
     (finding,) = found(answered(50, variant))
     assert finding.level == "warning"
-    assert finding.message.startswith(
+    assert show(finding).startswith(
         "50 of 800 (6.2 %) training rows have another spelling of a label: rows.jsonl:1 "
     )
-    assert 'usually "delivery"; write each label in one way' in finding.message
+    assert 'usually "delivery"; write each label in one way' in show(finding)
 
 
 def test_one_misspelled_label_is_found() -> None:
     (finding,) = found(answered(1, "delivrey"))
     assert (finding.level, finding.where) == ("warning", "data labels")
-    assert finding.message == (
+    assert show(finding) == (
         '1 of 5 labels are rare: rows.jsonl:1 "delivrey", 1 row, perhaps "delivery"; '
         "correct them, add rows, or leave them out"
     )
@@ -63,28 +63,28 @@ def test_a_long_tail_of_labels_is_no_fault() -> None:
 def test_a_label_with_nearly_all_rows_is_found() -> None:
     (finding,) = found(answered(750, "other", ("delivery",)))
     assert finding.level == "warning"
-    assert finding.message.startswith("750 of 800 (94 %) training rows have the same answer: ")
+    assert show(finding).startswith("750 of 800 (94 %) training rows have the same answer: ")
 
 
 def test_one_answer_in_all_rows_is_an_error() -> None:
     (finding,) = found(label_rows(["delivery"]))
     assert finding.level == "error"
-    assert finding.message.startswith("all 800 training rows have the same answer: rows.jsonl:1 ")
+    assert show(finding).startswith("all 800 training rows have the same answer: rows.jsonl:1 ")
     assert found(label_rows(["delivery"])[:19]) == []
 
 
 def test_a_label_of_held_out_rows_only_is_found() -> None:
     heldout = answered(50, "complaint")[:200]
     (finding,) = found(label_rows(LABELS), heldout)
-    assert finding.message.startswith(
-        "13 of 200 (6.5 %) held-out rows have a label that no training row has: rows.jsonl:1 "
+    assert show(finding).startswith(
+        "13 of 200 (6.5 %) dev and held-out rows have a label that no training row has: rows.jsonl"
     )
 
 
 def test_more_answers_than_labels_are_not_kept() -> None:
     check = Labels()
     rows = [row(n, "Which number?", str(n)) for n in range(MOST_LABELS + 5)]
-    assert review(rows * 10, [], [lambda: check]) == []
+    assert review(rows * 10, checks=[lambda: check]) == []
     assert len(check._labels) == MOST_LABELS + 1
 
 

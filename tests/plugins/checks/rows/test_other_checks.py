@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from clean_rows import clean_rows, label_rows
+from clean_rows import clean_rows, label_rows, show
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Chat, Completion, Message, Preference, Record, ToolCall
@@ -18,10 +19,13 @@ from tunesmith_plugins.checks.rows.lengths import Lengths, is_empty
 from tunesmith_plugins.checks.rows.preference_pairs import PreferencePairs
 from tunesmith_plugins.checks.rows.review import CHECKS, review
 from tunesmith_plugins.checks.rows.row import read_row
+from tunesmith_plugins.commands import starter
+
+EXAMPLE = Path(starter.__file__).parent / "helpdesk"
 
 
 def found(rows: Sequence[Record], check: Callable[[], Check]) -> list[Finding]:
-    return review(rows, [], [check])
+    return review(rows, checks=[check])
 
 
 def every_sixteenth(
@@ -44,8 +48,8 @@ def test_fifty_outliers_are_found(field: str) -> None:
     (finding,) = found(rows, Lengths)
     name = "prompt" if field == "prompt" else "answer"
     assert finding.level == "warning"
-    assert finding.message.startswith(f"50 of 800 (6.2 %) training rows have a far longer {name} ")
-    assert "rows.jsonl:1 " in finding.message and " has 1,3" in finding.message
+    assert show(finding).startswith(f"50 of 800 (6.2 %) training rows have a far longer {name} ")
+    assert "rows.jsonl:1 " in show(finding) and " has 1,3" in show(finding)
 
 
 @pytest.mark.parametrize("answer", ["N/A", "null", "...", " - ", "TODO", "#REF!", "?"])
@@ -53,7 +57,7 @@ def test_fifty_answers_that_say_nothing_are_found(answer: str) -> None:
     (finding,) = found(
         every_sixteenth(clean_rows(), lambda r: replace(r, completion=answer)), Lengths
     )
-    assert finding.message.startswith("50 of 800 (6.2 %) answers say nothing: rows.jsonl:1 ")
+    assert show(finding).startswith("50 of 800 (6.2 %) answers say nothing: rows.jsonl:1 ")
 
 
 def test_short_answers_say_something() -> None:
@@ -80,14 +84,14 @@ def test_fifty_answers_that_are_no_json_are_found(cut: str) -> None:
         every_sixteenth(json_rows(), lambda r: replace(r, completion=cut)), JsonAnswers
     )
     assert finding.level == "warning"
-    assert finding.message.startswith("50 of 800 (6.2 %) answers are no JSON object; others are: ")
+    assert show(finding).startswith("50 of 800 (6.2 %) answers are no JSON object; others are: ")
 
 
 def test_fifty_answers_with_other_keys_are_found() -> None:
     other = '{"answer": 1, "town": "Oslo"}'
     rows = every_sixteenth(json_rows(), lambda r: replace(r, completion=other))
     (finding,) = found(rows, JsonAnswers)
-    assert finding.message == (
+    assert show(finding) == (
         "50 of 800 (6.2 %) JSON answers have other keys than most: rows.jsonl:1 lacks city and "
         "adds town; write the same keys in all"
     )
@@ -138,7 +142,7 @@ def test_fifty_pairs_with_equal_answers_are_found() -> None:
         changed_pairs(lambda p: replace(p, rejected=f" {p.chosen.upper()} ")), PreferencePairs
     )
     assert finding.level == "warning"
-    assert finding.message.startswith("50 of 800 (6.2 %) pairs have the same answer on both sides")
+    assert show(finding).startswith("50 of 800 (6.2 %) pairs have the same answer on both sides")
 
 
 def test_equal_answers_in_most_pairs_are_an_error() -> None:
@@ -153,7 +157,7 @@ def test_fifty_pairs_with_swapped_sides_are_found() -> None:
     ]
     (finding,) = found(pairs() + swapped, PreferencePairs)
     assert finding.level == "warning"
-    assert finding.message.startswith("100 of 850 (12 %) pairs are there in both directions: ")
+    assert show(finding).startswith("100 of 850 (12 %) pairs are there in both directions: ")
 
 
 @pytest.mark.parametrize(("which", "side"), [("longer", "chosen"), ("shorter", "rejected")])
@@ -163,7 +167,7 @@ def test_a_bias_of_length_is_found_beyond_doubt_only(which: str, side: str) -> N
 
     rows = list(map(longer, pairs()))
     (finding,) = found(rows, PreferencePairs)
-    assert finding.message == (
+    assert show(finding) == (
         f"the chosen answer is the {which} one in 800 of 800 (100 %) pairs, 95 % interval "
         "100 to 100 %; balance the lengths, or the model learns the length"
     )
@@ -179,7 +183,7 @@ def test_edge_cases_are_counted() -> None:
     prompts = ["Not now", "I don't want it", "WHERE IS MY PARCEL", "???", "where is it now"]
     rows[:5] = [replace(row, prompt=text) for row, text in zip(rows, prompts, strict=False)]
     (finding,) = found(rows, EdgeCases)
-    assert (finding.level, finding.message) == (
+    assert (finding.level, show(finding)) == (
         "info",
         "of 800 training prompts, 2 have at most 2 words, 2 have an English negation, "
         "1 are in capitals, 1 have no letter",
@@ -220,7 +224,13 @@ def test_all_checks_read_each_row_once() -> None:
             reads.append(index)
             return record
 
-    findings = review(Counted(), [])
+    findings = review(Counted())
     assert [finding.where for finding in findings] == ["data edge cases"]
     assert reads == list(range(800))
     assert len(CHECKS) == 9
+
+
+def test_the_example_of_the_project_has_no_warning() -> None:
+    lines = (EXAMPLE / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [Completion(source=f"train.jsonl:{n}", **json.loads(row)) for n, row in enumerate(lines)]
+    assert [finding.where for finding in review(rows)] == ["data edge cases"]

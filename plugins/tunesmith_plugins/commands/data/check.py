@@ -1,0 +1,101 @@
+"""``tunesmith data check``: look for faults in data, without a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith.contracts import Finding
+from tunesmith.errors import UsageError
+from tunesmith.text import one_line
+from tunesmith_plugins.commands.data.open_data import OpenedData, open_data
+
+FOUND_ERRORS = 3
+"""Exit code if there are errors, as for unusable data in other commands."""
+LEVELS = ("error", "warning", "info")
+STYLES = {"error": "bad", "warning": "warning", "info": ""}
+MESSAGE = 200
+EXAMPLE = 300
+
+
+@click.command("check")
+@click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--heldout",
+    type=click.Path(path_type=Path),
+    help="File with held-out rows, to look for training rows among them.",
+)
+@set_option
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState, data: Path, heldout: Path | None, sets: tuple[str, ...], as_json: bool
+) -> int:
+    """Look for faults in the rows of a run file, or of a data file without one.
+
+    Runs all installed checks of data; without a run file, those that need none. Loads no model. The
+    exit code is 3 if there are errors.
+    """
+    opened = open_data(data, state, sets)
+    if heldout is not None and opened.plan is not None:
+        raise UsageError("--heldout: is for a data file", hint="the run file names its own")
+    if heldout is not None:
+        opened.parts["heldout"] = open_data(heldout, state).parts["train"]
+    findings = collect_findings(opened)
+    if as_json:
+        render.print_json(to_json(opened, findings))
+    else:
+        show(opened, findings)
+    return FOUND_ERRORS if any(finding.level == "error" for finding in findings) else 0
+
+
+def collect_findings(opened: OpenedData) -> list[Finding]:
+    """Return the findings of the installed checks, errors first."""
+    parts = {"dev": (), "heldout": (), **opened.parts}
+    found = opened.catalog.review_data(opened.dataset, opened.plan, **parts)
+    findings = [replace(finding, where=finding.where or plugin.name) for plugin, finding in found]
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def show(opened: OpenedData, findings: Sequence[Finding]) -> None:
+    """Print a table of the findings, and below it their examples and what to do."""
+    render.print_paragraph(opened.dataset.description)
+    for cause, count in Counter(row.cause for row in opened.dataset.left_out).items():
+        render.print_text(f"{count:,} rows are left out: {cause}", style="warning")
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in opened.parts.items())
+    if not findings:
+        render.print_text(f"no findings in {sizes} rows", style="good")
+        return
+    render.print_text(f"findings in {sizes} rows:\n")
+    rows: list[list[render.Cell]] = [
+        [(f.level, STYLES[f.level]), f.where.removeprefix("data "), one_line(f.message, MESSAGE)]
+        for f in findings
+    ]
+    render.print_table(["level", "check", "finding"], rows)
+    for finding in findings:
+        if finding.examples or finding.hint:
+            render.print_text(f"\n{finding.message}", style="strong")
+            for example in finding.examples:
+                render.print_text(f"  {one_line(example, EXAMPLE)}")
+            if finding.hint:
+                render.print_text(f"  to do: {one_line(finding.hint, MESSAGE)}")
+
+
+def to_json(opened: OpenedData, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return the findings as JSON."""
+    keys = ("level", "where", "message", "count", "examples", "hint")
+    return {
+        "schema": "tunesmith.data-check/1",
+        "description": opened.dataset.description,
+        "left_out": dict(Counter(row.cause for row in opened.dataset.left_out)),
+        "rows": {name: len(part) for name, part in opened.parts.items()},
+        "findings": [{key: getattr(finding, key) for key in keys} for finding in findings],
+    }

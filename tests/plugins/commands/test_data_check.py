@@ -1,0 +1,105 @@
+"""``data check`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from clean_rows import clean_rows, label_rows
+from click.testing import Result
+
+from tunesmith.records import Completion
+
+Tunesmith = Callable[..., Result]
+
+
+def write(path: Path, rows: Sequence[Completion]) -> None:
+    lines = [json.dumps({"prompt": row.prompt, "completion": row.completion}) for row in rows]
+    path.write_text("\n".join(lines))
+
+
+def test_a_clean_file_has_only_notes(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", clean_rows())
+    done = tunesmith("data", "check", "rows.jsonl", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["schema"] == "tunesmith.data-check/1"
+    assert found["rows"] == {"train": 800}
+    assert [(f["level"], f["where"]) for f in found["findings"]] == [("info", "data edge cases")]
+    write(tmp_path / "few.jsonl", clean_rows()[:50])
+    assert "no findings in 50 train rows" in tunesmith("data", "check", "few.jsonl").stdout
+
+
+def test_findings_are_a_table_with_examples(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    rows = clean_rows()[:90]
+    write(tmp_path / "rows.jsonl", [*rows, *rows[:3]])
+    done = tunesmith("data", "check", "rows.jsonl")
+    assert done.exit_code == 0, done.output
+    message = "3 of 93 (3.2 %) training rows repeat an earlier one"
+    assert f"warning   duplicates   {message}" in done.stdout
+    assert (
+        'rows.jsonl:91 "Where is the parcel that I ordered in Leeds on Monday?" as' in done.stdout
+    )
+    assert "  to do: remove them, or they count several times" in done.stdout
+
+
+def test_errors_give_exit_code_3(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", label_rows(["yes"]))
+    done = tunesmith("data", "check", "rows.jsonl", "--json")
+    assert done.exit_code == 3
+    (error, *_) = json.loads(done.stdout)["findings"]
+    assert (error["level"], error["where"], error["count"]) == ("error", "data labels", 800)
+    assert error["examples"] == ['rows.jsonl:1 "yes"']
+
+
+def test_held_out_rows_are_compared(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", clean_rows()[:50])
+    write(tmp_path / "test.jsonl", clean_rows()[:2])
+    done = tunesmith("data", "check", "rows.jsonl", "--heldout", "test.jsonl", "--json")
+    found = {f["where"]: f for f in json.loads(done.stdout)["findings"]}
+    assert found["data leaks"]["count"] == 2
+    assert len(found["data leaks"]["examples"]) == 2
+    done = tunesmith("data", "check", "run.toml", "--heldout", "test.jsonl")
+    assert done.exit_code == 2 and "the run file names its own" in done.stderr
+
+
+def test_a_run_file_is_reviewed_with_its_plan(
+    tunesmith: Tunesmith, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,needs_plan")
+    (tmp_path / "needs_plan.py").write_text(
+        "from tunesmith.contracts import Finding\n"
+        "from tunesmith.hookspecs import hookimpl\n\n\n"
+        "@hookimpl\n"
+        "def tunesmith_review_data(plan, train):\n"
+        "    text = f'{plan.run.seed} \\x1b[31m'\n"
+        "    return [Finding(level='info', where='', message=text, count=1)]\n"
+    )
+    plugin = ("--plugin", "needs_plan.py")
+    done = tunesmith(*plugin, "data", "check", "run.toml", "--json")
+    assert done.exit_code == 0, done.output
+    assert [f["where"] for f in json.loads(done.stdout)["findings"]] == ["needs_plan"]
+    shown = tunesmith(*plugin, "data", "check", "run.toml")
+    assert "needs_plan" in shown.stdout and "\x1b" not in shown.stdout
+    write(tmp_path / "few.jsonl", clean_rows()[:5])
+    assert "needs_plan" not in tunesmith(*plugin, "data", "check", "few.jsonl").output
+
+
+def test_rows_that_are_left_out_are_counted(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": ""}\n' + ROW)
+    assert "1 rows are left out: answer is empty" in tunesmith("data", "check", "rows.jsonl").stdout
+
+
+ROW = '{"prompt": "What is it?", "completion": "A row"}\n'
+
+
+@pytest.mark.parametrize("text", ["\x1b[31m", "\u202e", "hf_" + "abcdefghij" * 3])
+def test_nothing_controls_the_terminal(tunesmith: Tunesmith, tmp_path: Path, text: str) -> None:
+    rows = [{"prompt": f"Who? {text}", "completion": f"{text} me"}] * 30
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for options in ((), ("--json",)):
+        done = tunesmith("data", "check", "rows.jsonl", *options)
+        assert done.exit_code == 3
+        assert text not in done.output
