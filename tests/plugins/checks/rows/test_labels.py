@@ -55,9 +55,14 @@ def test_one_misspelled_label_is_found() -> None:
 
 
 def test_a_long_tail_of_labels_is_no_fault() -> None:
-    names = [f"topic {n}" for n in range(200) for _ in range(max(1, 300 // (n + 1)))]
-    rows = [replace(row, completion=name) for row, name in zip(clean_rows(), names, strict=False)]
-    assert found(rows) == []
+    def rows(rare: int) -> list[Completion]:
+        names = [f"topic {n}" for n in range(20 - rare) for _ in range(40)]
+        names += [f"seldom {n}" for n in range(rare)]
+        return [replace(r, completion=name) for r, name in zip(clean_rows(), names, strict=False)]
+
+    assert found(rows(rare=5)) == []
+    (finding,) = found(rows(rare=2))
+    assert show(finding).startswith("2 of 20 labels are rare: ")
 
 
 def test_a_label_with_nearly_all_rows_is_found() -> None:
