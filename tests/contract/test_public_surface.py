@@ -60,7 +60,6 @@ TESTED_THROUGH = {
     # One algorithm, compared with a plain comparison of all texts.
     "tests/data/near_duplicates/test_search.py": (
         "tunesmith_data.near_duplicates.boilerplate",
-        "tunesmith_data.near_duplicates.features",
         "tunesmith_data.near_duplicates.forest",
         "tunesmith_data.near_duplicates.inverted_index",
         "tunesmith_data.near_duplicates.minhash",

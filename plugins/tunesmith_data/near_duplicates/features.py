@@ -12,7 +12,7 @@ a difference of prefix sums of a polynomial modulo 2**64 (Karp and Rabin, 1987).
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, TypeAlias
@@ -117,6 +117,16 @@ def read_blocks(texts: Iterable[str], boilerplate: Boilerplate | None = None) ->
         yield _features(characters, boilerplate)
 
 
+def read_grams(texts: Iterable[str], lengths: Sequence[int]) -> Iterator[list[Sets]]:
+    """Yield the character grams of each of these lengths, in blocks of about 262,144 characters.
+
+    A gram that is in a text twice is in its set twice.
+    """
+    for characters in _read_characters(texts):
+        hashes = _Substrings(characters.codes)
+        yield [_select(*_gram_sets(hashes, characters.offsets, length)) for length in lengths]
+
+
 def distinct(sets: Sets) -> Sets:
     """Return the sets with each number once per set, ascending."""
     rows = np.repeat(np.arange(len(sets), dtype=np.uint64), sets.sizes())
@@ -195,7 +205,7 @@ def _keys(characters: _Characters, hashes: _Substrings) -> Hashes:
 
 def _features(characters: _Characters, boilerplate: Boilerplate | None) -> Block:
     hashes = _Substrings(characters.codes)
-    grams, kept = _gram_sets(hashes, characters.offsets)
+    grams, kept = _gram_sets(hashes, characters.offsets, GRAM_CHARACTERS)
     words = _word_sets(hashes, characters)
     if boilerplate is None:
         grams = _select(grams, kept)
@@ -286,15 +296,18 @@ def _powers(count: int) -> tuple[Hashes, Hashes]:
     return powers, inverses
 
 
-def _gram_sets(hashes: _Substrings, offsets: Indices) -> tuple[Sets, Bits]:
-    """Return a 5-gram for each character, and which of them lie within their row."""
-    values = _first_32_bits(hashes.of_length(GRAM_CHARACTERS))
+def _gram_sets(hashes: _Substrings, offsets: Indices, length: int) -> tuple[Sets, Bits]:
+    """Return the gram that starts at each character, and which of them lie within their row.
+
+    A row that is shorter is one gram.
+    """
+    values = _first_32_bits(hashes.of_length(length))
     kept = np.ones(len(values), dtype=np.bool_)
     lengths = np.diff(offsets)
     ends = offsets[1:]
-    for tail in range(1, GRAM_CHARACTERS):
+    for tail in range(1, length):
         kept[ends[lengths >= tail] - tail] = False
-    short = np.flatnonzero((lengths > 0) & (lengths < GRAM_CHARACTERS))
+    short = np.flatnonzero((lengths > 0) & (lengths < length))
     starts = offsets[short]
     values[starts] = _first_32_bits(hashes.between(starts, ends[short]))
     kept[starts] = True

@@ -1,0 +1,29 @@
+"""Coverage: the share of production traffic that lies outside of the training rows.
+
+::
+
+    from tunesmith_data.coverage import PromptTexts, measure_coverage, read_prompts
+
+    production = read_prompts(Path("production.jsonl")).train
+    found = measure_coverage(PromptTexts(train), PromptTexts(production))
+    found.share.estimate, found.share.low, found.share.high
+    for row in found.chosen: ...  # rows to label
+
+The measure is one of the surface: texts that share few character 3- to 5-grams with any training
+text are far. A paraphrase in other words is far, and a row about something else in the same words
+is near.
+"""
+
+from tunesmith_data.coverage.measure import Coverage, FarRow, measure_coverage
+from tunesmith_data.coverage.prompts import PromptTexts, is_prompt_file, read_prompts
+from tunesmith_data.coverage.share import Share
+
+__all__ = [
+    "Coverage",
+    "FarRow",
+    "PromptTexts",
+    "Share",
+    "is_prompt_file",
+    "measure_coverage",
+    "read_prompts",
+]

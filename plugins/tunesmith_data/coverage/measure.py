@@ -1,0 +1,184 @@
+"""Measure which rows lie outside of the training rows, and choose some of them to label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunesmith.errors import DataError
+from tunesmith_data.coverage.share import (
+    LEAST_REFERENCE,
+    LEVEL,
+    Reference,
+    Share,
+    estimate_share,
+    p_values,
+    threshold,
+)
+from tunesmith_data.coverage.vectors import COLUMNS, Vectorizer, Vectors
+from tunesmith_data.near_duplicates import Texts, cluster_texts, find_nearest
+from tunesmith_data.near_duplicates.features import Floats, Indices
+
+MAX_REFERENCE = 2_000
+MAX_PROBES = 4_000
+"""Rows that are compared with the training rows; of more rows, a random sample is."""
+MAX_CHOSEN = 20
+LEAST_GAP = 0.5
+"""Rows that are nearer to a chosen one than this are not chosen too."""
+
+
+@dataclass(frozen=True, slots=True)
+class FarRow:
+    """A row that is far from the training rows."""
+
+    row: int
+    nearest: int
+    """The most similar training row."""
+    similarity: float
+    """The cosine of both, between 0 and 1."""
+    p_value: float
+    similar_rows: int
+    """The rows outside, with this one, to which this one is the most similar of the chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Rows of another source, compared with training rows."""
+
+    train_rows: int
+    rows: int
+    compared_rows: int
+    near_duplicates: int
+    """Compared rows that have a near duplicate among the training rows."""
+    outside: int
+    """Compared rows with a p-value of at most 0.05; some of them are false alarms."""
+    share: Share
+    similarity_limit: float
+    """Rows outside are less similar than this to every training row."""
+    is_blind: bool
+    """True if training rows are so different that even unrelated rows may not be outside."""
+    chosen: Sequence[FarRow]
+
+
+def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Coverage:
+    """Compare production rows with training rows.
+
+    The distance of a row is 1 - cosine to the nearest training row. Reference are the distances of
+    up to 2,000 training rows, one of each cluster of near duplicates, to the nearest row outside
+    of their cluster: duplicated rows would otherwise look like perfect coverage.
+
+    Raises:
+        DataError: too few different training rows, or no production row.
+    """
+    rng = np.random.default_rng(seed)
+    clusters = cluster_texts(train).astype(np.int64)
+    sample = _sample(rng, np.unique(clusters), MAX_REFERENCE)
+    probes = _sample(rng, np.arange(len(production)), MAX_PROBES)
+    if len(sample) < LEAST_REFERENCE:
+        hint = f"coverage needs {LEAST_REFERENCE} training rows that are no near duplicates"
+        raise DataError("training rows", f"only {len(sample)} differ from each other", hint=hint)
+    if not len(probes):
+        raise DataError("production rows", "there are none to compare")
+    texts = [production[int(row)] for row in probes]
+    vectorizer = Vectorizer(train, texts)
+    search = _Search(vectorizer.vectors([*(train[int(row)] for row in sample), *texts]))
+    own = np.concatenate([clusters[sample], np.full(len(probes), -1)])
+    search.run(vectorizer, train, clusters, own)
+    reference, distances = np.split(search.distances(), [len(sample)])
+    groups = _join_pairs(clusters[sample], clusters[search.rows[: len(sample)]])
+    covered = np.array([match is not None for match in find_nearest(train, texts)])
+    p = np.where(covered, 1.0, p_values(distances, reference))
+    outside = np.flatnonzero(p <= LEVEL)
+    chosen, counts = _choose(search.vectors[len(sample) :][outside], distances[outside])
+    rows = [
+        FarRow(
+            int(probes[i]), int(search.rows[len(sample) + i]), 1 - float(distances[i]), float(p[i]),
+            count,
+        )
+        for i, count in zip(outside[chosen].tolist(), counts, strict=True)
+    ]  # fmt: skip
+    limit = threshold(reference, LEVEL)
+    return Coverage(
+        train_rows=len(train),
+        rows=len(production),
+        compared_rows=len(probes),
+        near_duplicates=int(covered.sum()),
+        outside=len(outside),
+        share=estimate_share(distances, covered, Reference(reference, groups)),
+        similarity_limit=1 - limit,
+        is_blind=1 - limit < _chance_similarity(len(train)),
+        chosen=rows,
+    )
+
+
+class _Search:
+    """The most similar training row of each vector."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        self.vectors = vectors
+        self.rows = np.full(len(vectors), -1, dtype=np.int64)
+        self._similarities = np.full(len(vectors), -1.0)
+
+    def run(self, vectorizer: Vectorizer, train: Texts, clusters: Indices, own: Indices) -> None:
+        """Compare with all training rows, except those of the vector's own cluster."""
+        start = 0
+        for block in vectorizer.blocks(train):
+            labels = clusters[start : start + len(block)]
+            found = self.vectors @ block.T
+            found[own[:, None] == labels] = -1
+            columns = found.argmax(axis=1)
+            values = found[np.arange(len(found)), columns]
+            better = values > self._similarities
+            self._similarities[better] = values[better]
+            self.rows[better] = start + columns[better]
+            start += len(block)
+
+    def distances(self) -> Floats:
+        """Return the distances to the most similar rows; 0 for a text of boilerplate alone."""
+        distances = np.clip(1 - self._similarities, 0, 1)
+        return np.where(self.vectors.any(axis=1), distances, 0.0)
+
+
+def _sample(rng: np.random.Generator, rows: Indices, size: int) -> Indices:
+    return rows if len(rows) <= size else np.sort(rng.choice(rows, size, replace=False))
+
+
+def _join_pairs(clusters: Indices, nearest: Indices) -> Indices:
+    """Return a label for each row, equal for two rows that are the nearest of each other.
+
+    Args:
+        clusters: The cluster of each row, all different.
+        nearest: The cluster of the row that is nearest to it, which need not be among them.
+    """
+    nearest_of = dict(zip(clusters.tolist(), nearest.tolist(), strict=True))
+    is_pair = np.array([nearest_of.get(other) == own for own, other in nearest_of.items()])
+    return np.where(is_pair, np.minimum(clusters, nearest), clusters)
+
+
+def _chance_similarity(rows: int) -> float:
+    """Return the largest cosine that hashing alone gives a text to one of so many others."""
+    return math.sqrt(2 * math.log(max(2, rows)) / COLUMNS)
+
+
+def _choose(vectors: Vectors, distances: Floats) -> tuple[list[int], list[int]]:
+    """Choose rows that are far from the training rows and from each other.
+
+    Each next one is that whose distance to the nearest training row or chosen row is the largest
+    (Gonzalez, 1985).
+
+    Returns:
+        The positions of the rows, and for how many rows each is the most similar one.
+    """
+    gaps = distances.copy()
+    chosen: list[int] = []
+    while len(chosen) < MAX_CHOSEN and len(gaps) and gaps.max() >= LEAST_GAP:
+        chosen.append(int(gaps.argmax()))
+        gaps = np.minimum(gaps, 1 - vectors @ vectors[chosen[-1]])
+        gaps[chosen[-1]] = 0
+    if not chosen:
+        return [], []
+    nearest = (vectors @ vectors[chosen].T).argmax(axis=1)
+    return chosen, np.bincount(nearest, minlength=len(chosen)).tolist()

@@ -1,0 +1,103 @@
+"""Vectors of texts: TF-IDF of their character 3- to 5-grams, hashed to a fixed number of columns.
+
+Memory does not grow with the texts: of all grams there is one table of counts, and the vectors are
+made for 512 texts at a time. Hashing to 2,048 columns with random signs changes a cosine by about
+0.02, for training rows and others alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith_data.near_duplicates.boilerplate import GRAM_SHARE, LEAST_ROWS
+from tunesmith_data.near_duplicates.features import Floats, Hashes, Indices, Sets, read_grams
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+
+GRAM_LENGTHS = (3, 4, 5)
+COLUMNS = 2_048
+PROBE_SHARE = 0.8
+"""Share of the probes above which a gram of theirs is a template rather than a topic."""
+_BLOCK_ROWS = 512
+_TABLE_BITS = 22
+_ROW_BITS = np.uint64(32)
+
+
+class Vectorizer:
+    """Turns texts into vectors of length 1, with the weights of the training texts.
+
+    Left out are grams that more than a fifth of the training texts share, as near duplicates leave
+    them out, and those that nearly all probes share, such as an instruction that only they have. A
+    text of nothing else has a vector of zeros.
+    """
+
+    def __init__(self, train: Iterable[str], probes: Iterable[str]) -> None:
+        self._train, self._rows = _count_rows(train)
+        self._probes, probe_rows = _count_rows(probes)
+        self._limits = (
+            max(LEAST_ROWS, GRAM_SHARE * self._rows),
+            max(LEAST_ROWS, PROBE_SHARE * probe_rows),
+        )
+
+    def blocks(self, texts: Iterable[str]) -> Iterator[Vectors]:
+        """Yield the vectors of consecutive texts, of at most 512 at a time."""
+        for sets in read_grams(texts, GRAM_LENGTHS):
+            keys, repeats = np.unique(_keys(sets), return_counts=True)
+            for start in range(0, len(sets[0]), _BLOCK_ROWS):
+                stop = min(start + _BLOCK_ROWS, len(sets[0]))
+                first, last = np.searchsorted(keys, np.array([start, stop], np.uint64) << _ROW_BITS)
+                rows = (keys[first:last] >> _ROW_BITS).astype(np.int64) - start
+                yield self._vectors(
+                    keys[first:last].astype(np.uint32), repeats[first:last], rows, stop - start
+                )
+
+    def vectors(self, texts: Iterable[str]) -> Vectors:
+        """Return the vectors of a few texts."""
+        return np.concatenate([np.zeros((0, COLUMNS), np.float32), *self.blocks(texts)])
+
+    def _vectors(
+        self, grams: npt.NDArray[np.uint32], repeats: Indices, rows: Indices, count: int
+    ) -> Vectors:
+        values = self._weights(grams) * (1 + np.log(repeats))
+        values[grams & np.uint32(1) == 1] *= -1
+        cells = rows * COLUMNS + (grams >> np.uint32(1)) % COLUMNS
+        sums = np.bincount(cells, values, minlength=count * COLUMNS).reshape(count, COLUMNS)
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        vectors: Vectors = (sums / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+        return vectors
+
+    def _weights(self, grams: npt.NDArray[np.uint32]) -> Floats:
+        places = _table_index(grams)
+        counts = self._train[places]
+        # One more than the count: a gram that no training text has weighs nearly as much as one
+        # of a single text. Otherwise probes would look farther away than training texts do.
+        weights = np.log((self._rows + 1) / (counts + 1))
+        weights[(counts > self._limits[0]) | (self._probes[places] > self._limits[1])] = 0
+        return weights
+
+
+def _count_rows(texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], int]:
+    """Return in how many texts each gram is, by its place in the table, and the number of texts."""
+    counts = np.zeros(1 << _TABLE_BITS, np.int32)
+    total = 0
+    for sets in read_grams(texts, GRAM_LENGTHS):
+        grams = np.unique(_keys(sets)).astype(np.uint32)
+        places, found = np.unique(_table_index(grams), return_counts=True)
+        counts[places] += found.astype(np.int32)
+        total += len(sets[0])
+    return counts, total
+
+
+def _keys(sets: list[Sets]) -> Hashes:
+    """Return each gram of each row as one number, the row in its upper 32 bits."""
+    rows = np.arange(len(sets[0]), dtype=np.uint64) << _ROW_BITS
+    return np.concatenate([np.repeat(rows, one.sizes()) | one.values for one in sets])
+
+
+def _table_index(grams: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    result: npt.NDArray[np.uint32] = grams >> np.uint32(32 - _TABLE_BITS)
+    return result

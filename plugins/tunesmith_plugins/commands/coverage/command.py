@@ -1,0 +1,145 @@
+"""``tunesmith data coverage``: estimate the share of traffic outside of the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith import api
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith.errors import UsageError
+from tunesmith.execution.run_data import load_data
+from tunesmith.offers import DataLoaderOffer
+from tunesmith.options import from_table
+from tunesmith.plugins import attribute_errors_to
+from tunesmith.records import Record
+from tunesmith.text import one_line, redact
+from tunesmith_data.coverage import (
+    Coverage,
+    PromptTexts,
+    is_prompt_file,
+    measure_coverage,
+    read_prompts,
+)
+
+SHOWN_CHARACTERS = 120
+JSON_CHARACTERS = 2_000
+
+
+@click.command("coverage")
+@click.argument("train", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    "production_file",
+    metavar="FILE",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What production asks: JSON Lines or lines of text; rows need no answer.",
+)
+@set_option
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState, train: Path, production_file: Path, sets: tuple[str, ...], as_json: bool
+) -> None:
+    """Estimate the share of production traffic outside of the training data; name rows to label.
+
+    Prompts are compared by their character 3- to 5-grams. Rows are outside if they are farther
+    from the training rows than these are from each other.
+    """
+    train_rows = _load_train(train, state, sets)
+    production, left_out = _load_production(production_file, state)
+    found = measure_coverage(PromptTexts(train_rows), PromptTexts(production))
+    rows = [
+        {
+            "source": production[row.row].source,
+            "text": PromptTexts(production)[row.row][:JSON_CHARACTERS],
+            "similarity": row.similarity,
+            "p_value": row.p_value,
+            "similar_rows": row.similar_rows,
+            "nearest": train_rows[row.nearest].source,
+        }
+        for row in found.chosen
+    ]
+    if as_json:
+        value = {**asdict(found), "chosen": rows, "left_out": left_out}
+        render.print_json({"schema": "tunesmith.data-coverage/1", **value})
+    else:
+        _print(found, rows, left_out)
+
+
+def _load_train(path: Path, state: CliState, sets: Sequence[str]) -> Sequence[Record]:
+    if path.suffix == ".toml" and path.is_file():
+        plan, _ = api.load_plan(path, sets=sets, files=state.files, disabled=state.disabled)
+        return load_data(plan)[1].train
+    return _load_file(path, state)
+
+
+def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int]:
+    """Return the rows that can be used, and the number of the others."""
+    if is_prompt_file(str(path)):
+        dataset = read_prompts(path)
+        return dataset.train, len(dataset.left_out)
+    return _load_file(path, state), 0
+
+
+def _load_file(path: Path, state: CliState) -> Sequence[Record]:
+    """Load a file with the data loader that knows it.
+
+    Raises:
+        UsageError: no data loader knows the file.
+    """
+    catalog = state.catalog()
+    use = catalog.recognize([str(path)])
+    if use is None:
+        raise UsageError(
+            f"{path}: no data loader knows this file", hint="write JSON Lines, or a run file"
+        )
+    offered = catalog.find(DataLoaderOffer, use)
+    with attribute_errors_to(offered.plugin):
+        return (
+            offered.offer.build(from_table(offered.offer.config, {"train": str(path)})).load().train
+        )
+
+
+def _print(found: Coverage, rows: Sequence[dict[str, Any]], left_out: int) -> None:
+    share = found.share
+    interval = f"[{100 * share.low:.0f}, {100 * share.high:.0f}]"
+    advice = f"; label these {len(rows)} rows" if share.low > 0 and rows else ""
+    headline = f"{100 * share.estimate:.0f} % {interval} of traffic lies outside what you train on"
+    render.print_paragraph(headline + advice, style="strong")
+    sampled = "" if found.compared_rows == found.rows else f", a sample of {found.rows:,},"
+    render.print_paragraph(
+        f"{found.compared_rows:,} production rows{sampled} were compared with {found.train_rows:,} "
+        f"training rows. {found.near_duplicates:,} are near duplicates of a training row. "
+        f"{found.outside:,} have a similarity below {found.similarity_limit:.2f} to all of them, "
+        "which 5 % of the training rows have too."
+    )
+    if left_out:
+        render.print_text(f"{left_out:,} production rows cannot be read", style="warning")
+    if found.is_blind:
+        render.print_paragraph(
+            "The training rows are so different from each other that even unrelated text may not "
+            "stand out: the lower limit means nothing here",
+            style="warning",
+        )
+    if not rows:
+        return
+    if not share.low:
+        render.print_text("The rows below may be false alarms.")
+    cells = [
+        [
+            f"{row['similarity']:.2f}",
+            f"{row['similar_rows']:,}",
+            one_line(row["source"]),
+            one_line(redact(row["text"]), SHOWN_CHARACTERS),
+        ]
+        for row in rows
+    ]
+    render.print_table(["similarity", "stands for", "row", "text"], cells, right=(0, 1))
