@@ -121,6 +121,15 @@ def test_a_prefix_of_all_rows_changes_little() -> None:
         assert plain.share.low < found.share.estimate < plain.share.high, (one, other)
 
 
+def test_a_template_of_half_of_the_rows_does_not_cover_what_is_in_it() -> None:
+    rng = np.random.default_rng(10)
+    template = " ".join(write(rng, 12, vocabulary(SYLLABLES, 400, 2)))
+    train = [*(f"{template} {row}" for row in write(rng, 100, INSIDE)), *write(rng, 100, INSIDE)]
+    outside = [f"{template} {row}" for row in write(rng, 20, OUTSIDE)]
+    found = measure_coverage(train, write(rng, 80, INSIDE) + outside)
+    assert found.outside >= 18 and found.share.low > 0.1
+
+
 def test_training_rows_without_common_text_are_reported() -> None:
     rng = np.random.default_rng(8)
     alphabet = [chr(code) for code in range(0x4E00, 0x9000)]
