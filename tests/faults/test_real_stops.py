@@ -236,7 +236,7 @@ CHANGES: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "row": (
         _row,
         "the data changed since the run started: "
-        "training + held-out rows were 40 + 4, are now 40 + 4",
+        "training + dev + held-out rows were 40 + 0 + 4, are now 40 + 0 + 4",
     ),
     "weights": (_weights, "the base model changed since the run started: model.safetensors"),
     "template": (_template, "the base model changed since the run started: chat_template.jinja"),

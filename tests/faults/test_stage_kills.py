@@ -60,7 +60,8 @@ class StagedRun:
             "reporters": [],
             "run": {"seed": 3, "device": "cpu"},
             "model": {"base": "model"},
-            "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 28},
+            "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 4},
+            "split": {"dev": 24},
             "technique": {
                 "use": "rlhf",
                 "supervised": {**quick, "epochs": 1.0},

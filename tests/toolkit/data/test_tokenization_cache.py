@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tunesmith.contracts import EstimateRequest, Job
+from tunesmith.contracts import Job
+from tunesmith.estimates import EstimateRequest
 from tunesmith.records import Completion, Record, Text
 from tunesmith.storage import Checkpoints, verify_folder
 from tunesmith_torch.data import tokenization_cache
@@ -181,7 +182,7 @@ def test_a_plan_and_a_training_share_an_entry(calls: list[int], tiny_folder: Pat
         config=options,
         model=tiny_folder,
         train=ROWS,
-        heldout=(),
+        dev=(),
         out=tiny_folder / "out",
         seed=1,
         device="cpu",

@@ -44,7 +44,8 @@ class EdgeCases:
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
         """Return the counts."""
-        if self._rows >= FEWEST_ROWS:
-            counts = ", ".join(f"{count:,} {name}" for name, count in self._counts.items())
+        if self._rows >= FEWEST_ROWS and any(self._counts.values()):
+            found = ((name, count) for name, count in self._counts.items() if count)
+            counts = ", ".join(f"{count:,} {name}" for name, count in found)
             text = f"of {self._rows:,} training prompts, {counts}"
             yield build_finding("edge cases", "info", text, self._rows)

@@ -225,7 +225,7 @@ def test_all_checks_read_each_row_once() -> None:
             return record
 
     findings = review(Counted())
-    assert [finding.where for finding in findings] == ["data edge cases"]
+    assert [finding.where for finding in findings] == []
     assert reads == list(range(800))
     assert len(CHECKS) == 9
 
