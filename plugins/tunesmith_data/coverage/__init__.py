@@ -2,7 +2,8 @@
 
 ::
 
-    from tunesmith_data.coverage import PromptTexts, measure_coverage, read_prompts
+    from tunesmith_data.coverage import measure_coverage, read_prompts
+    from tunesmith_data.splits import PromptTexts
 
     production = read_prompts(Path("production.jsonl")).train
     found = measure_coverage(PromptTexts(train), PromptTexts(production))
@@ -15,13 +16,12 @@ is near.
 """
 
 from tunesmith_data.coverage.measure import Coverage, FarRow, measure_coverage
-from tunesmith_data.coverage.prompts import PromptTexts, is_prompt_file, read_prompts
+from tunesmith_data.coverage.prompts import is_prompt_file, read_prompts
 from tunesmith_data.coverage.share import Share
 
 __all__ = [
     "Coverage",
     "FarRow",
-    "PromptTexts",
     "Share",
     "is_prompt_file",
     "measure_coverage",

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Dataset
 from tunesmith.options import from_table
-from tunesmith.records import Record
 from tunesmith_data.files import names_file
 from tunesmith_data.json_line import parse_row
 from tunesmith_data.load import RowLoader
 from tunesmith_data.options import RowOptions
 from tunesmith_data.row import ByteStream, Fields, Row, RowError, not_utf8_error
-from tunesmith_data.splits import prompt_text
 
 _CHATS = ("messages", "conversations", "conversation")
 _PROMPTS = ("prompt", "instruction", "question", "input", "text")
@@ -37,22 +35,6 @@ def read_prompts(path: Path) -> Dataset:
     """
     options = from_table(RowOptions, {"train": str(path), "max_left_out": 1.0})
     return RowLoader(options, _read_rows).load()
-
-
-class PromptTexts:
-    """The prompts of records, made when they are needed."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._records = records
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> str:
-        return prompt_text(self._records[index])
-
-    def __iter__(self) -> Iterator[str]:
-        return map(prompt_text, self._records)
 
 
 def _read_rows(stream: ByteStream, name: str) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from tunesmith.contracts import Finding
 from tunesmith.records import Record, content_key
 from tunesmith_data.near_duplicates import cluster_texts
 from tunesmith_data.near_duplicates.forest import Forest
-from tunesmith_data.splits.normalize import normalize_text, prompt_text
+from tunesmith_data.splits.normalize import PromptTexts, normalize_text
 from tunesmith_data.splits.rows import RowTable
 
 MAX_SHARE = 0.2
@@ -59,7 +59,7 @@ def find_clusters(table: RowTable, records: Sequence[Record], *, near_duplicates
         findings.append(_note(f"{shared.sum():,} rows share their prompt with a fifth of the data"))
     _join_equal(forest, identities)
     if near_duplicates and len(table) <= MAX_COMPARED_ROWS:
-        labels = cluster_texts(_Prompts(records))
+        labels = cluster_texts(PromptTexts(records))
         loose = _in_large_sets(labels, limit)
         _join_equal(forest, np.where(loose, np.arange(len(table)), labels))
         if (loose & ~shared).any():
@@ -107,19 +107,3 @@ def _join_equal(
 def _note(text: str) -> Finding:
     message = f"{text}: of these, only equal rows are kept together"
     return Finding(level="info", where="split", message=message)
-
-
-class _Prompts:
-    """The prompts of records, read when they are needed."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._records = records
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> str:
-        return prompt_text(self._records[index])
-
-    def __iter__(self) -> Iterator[str]:
-        return map(prompt_text, self._records)

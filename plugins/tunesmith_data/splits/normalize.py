@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator, Sequence
 
 from tunesmith.records import (
     Completion,
@@ -46,6 +47,22 @@ def prompt_text(record: Record) -> str:
             return _text(record.prompt) or content_key(record)
         case _:
             return _text(last_exchange(record)[0]) or content_key(record)
+
+
+class PromptTexts:
+    """The prompts of records, made when they are needed."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> str:
+        return prompt_text(self._records[index])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(prompt_text, self._records)
 
 
 def _text(prompt: Prompt) -> str:

@@ -13,7 +13,6 @@ from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Text
 from tunesmith_data.coverage import (
     Coverage,
-    PromptTexts,
     is_prompt_file,
     measure_coverage,
     read_prompts,
@@ -21,7 +20,7 @@ from tunesmith_data.coverage import (
 from tunesmith_data.coverage.share import Reference, estimate_share, p_values, threshold
 from tunesmith_data.coverage.vectors import COLUMNS, Vectorizer
 from tunesmith_data.near_duplicates.features import Floats
-from tunesmith_data.splits import prompt_text
+from tunesmith_data.splits import PromptTexts, prompt_text
 
 Rng = np.random.Generator
 SYLLABLES = [a + b for a in "bdfgklmnprstv" for b in ("a", "e", "i", "o", "u", "ar", "en", "ol")]

@@ -7,12 +7,12 @@ split can still leak.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunesmith.records import Record
 from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, Match, Threshold, find_nearest
-from tunesmith_data.splits import prompt_text
+from tunesmith_data.splits import PromptTexts
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,5 @@ def find_leaks(
     Returns:
         One leak for each such held-out record, with the most similar training record.
     """
-    matches = find_nearest(_Texts(train), _Texts(heldout), threshold=threshold)
+    matches = find_nearest(PromptTexts(train), PromptTexts(heldout), threshold=threshold)
     return [Leak(row, match) for row, match in enumerate(matches) if match is not None]
-
-
-class _Texts:
-    """The prompts of records, by which they are compared."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._records = records
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> str:
-        return prompt_text(self._records[index])
-
-    def __iter__(self) -> Iterator[str]:
-        return map(prompt_text, self._records)

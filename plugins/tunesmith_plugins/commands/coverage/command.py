@@ -21,11 +21,11 @@ from tunesmith.records import Record
 from tunesmith.text import one_line, redact
 from tunesmith_data.coverage import (
     Coverage,
-    PromptTexts,
     is_prompt_file,
     measure_coverage,
     read_prompts,
 )
+from tunesmith_data.splits import PromptTexts
 
 SHOWN_CHARACTERS = 120
 JSON_CHARACTERS = 2_000
