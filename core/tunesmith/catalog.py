@@ -119,16 +119,20 @@ class Catalog:
         self, dataset: Dataset, plan: Any, **parts: Sequence[Record]
     ) -> list[tuple[Plugin, Finding]]:
         """Return findings about the data; without a plan, of the plugins that need none."""
-        return _findings(self._review("tunesmith_review_data", dataset=dataset, plan=plan, **parts))
+        given = {"dataset": dataset, **parts, **({} if plan is None else {"plan": plan})}
+        return _findings(self._review("tunesmith_review_data", **given))
 
     def review_model(self, review: Any) -> list[tuple[Plugin, ReviewResult]]:
         """Return the result of each plugin that reviews base models."""
         return list(self._review("tunesmith_review_model", review=review))
 
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
-        """Yield the result of each plugin; an implementation that fails becomes a warning."""
+        """Yield the result of each plugin; an implementation that fails becomes a warning.
+
+        Implementations that need an argument which is not given are left out.
+        """
         for plugin, function in self.plugins.implementations(hook):
-            if arguments.get("plan", hook) is None and "plan" in signature(function).parameters:
+            if not signature(function).parameters.keys() <= arguments.keys():
                 continue
             try:
                 with preserve_global_state(keep_new_variables=True) as changes:

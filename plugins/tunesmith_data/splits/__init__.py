@@ -1,7 +1,15 @@
 """Splits without leaks: see :mod:`tunesmith_data.splits.split`."""
 
+from tunesmith_data.splits.assignments import PARTS
 from tunesmith_data.splits.normalize import PromptTexts, normalize_text, prompt_text
 from tunesmith_data.splits.rows import MAX_CLASS_LABELS
 from tunesmith_data.splits.split import split_records
 
-__all__ = ["MAX_CLASS_LABELS", "PromptTexts", "normalize_text", "prompt_text", "split_records"]
+__all__ = [
+    "MAX_CLASS_LABELS",
+    "PARTS",
+    "PromptTexts",
+    "normalize_text",
+    "prompt_text",
+    "split_records",
+]

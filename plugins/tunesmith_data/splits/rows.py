@@ -1,4 +1,4 @@
-"""What a split needs to know of each record: some 24 bytes."""
+"""Hashes and labels of records, from which a split is made: some 24 bytes for each record."""
 
 from __future__ import annotations
 

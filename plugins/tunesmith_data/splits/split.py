@@ -53,6 +53,8 @@ def split_records(
     for record in records:
         table.add(record)
     table.finish()
+    if file is None and not _is_anything_split_off(request, len(table), dev):
+        return Split(train=range(len(table)))
     clusters = find_clusters(table, request.records, near_duplicates=near_duplicates)
     keys = RowKeys.of(table, request.records) if file is not None else None
     known = assignments.parts_of(keys) if assignments and keys else {}
@@ -67,6 +69,12 @@ def split_records(
         assignments = assignments or Assignments(table.seed, settings)
         findings += [*assignments.compare(settings, file), *assignments.extend(file, keys, names)]
     return Split(**_rows_by_part(names), clusters=clusters.of_row.tolist(), findings=findings)
+
+
+def _is_anything_split_off(request: SplitRequest, total: int, dev: float | int | None) -> bool:
+    """Return True if there is a part, for which the rows have to be compared."""
+    default = dev_rows(None, total, needed=request.needs_dev)
+    return request.heldout or (request.dev and (default if dev is None else dev) > 0)
 
 
 def _add_parts(

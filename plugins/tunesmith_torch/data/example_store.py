@@ -14,6 +14,7 @@ Files of a store are mapped, not read: the system may drop their pages whenever 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,8 +38,24 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 }
 
 
+class Examples(Sequence[Example], ABC):
+    """Examples that are made when they are taken out."""
+
+    @abstractmethod
+    def make(self, row: int) -> Example:
+        """Return an example by its index, which is at least 0 and below the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        rows = range(len(self))[index]
+        return self.make(rows) if isinstance(rows, int) else [self.make(row) for row in rows]
+
+
 @dataclass(frozen=True, eq=False)
-class ExampleStore(Sequence[Example]):
+class ExampleStore(Examples):
     """Examples in flat arrays; an example that is taken out is a view of them."""
 
     ids: NDArray[np.int32]
@@ -60,14 +77,8 @@ class ExampleStore(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        row = range(len(self))[index]
+    def make(self, row: int) -> Example:
+        """Return an example, a view of the arrays."""
         span = slice(int(self._starts[row]), int(self._starts[row + 1]))
         weights = self.weights[span] if len(self.weights) else None
         if weights is not None and (weights == 1).all():  # as if no other example had weights

@@ -22,13 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.contracts import LeftOut
 from tunesmith.records import Chat, Record, Text, content_key
+from tunesmith_torch.data.example_store import Examples
 from tunesmith_torch.data.large_data import LARGE_CHARACTERS
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.templates import Template
@@ -45,7 +45,7 @@ NO_EXAMPLE = Example((), ())
 
 @dataclass(frozen=True)
 class Tokenization:
-    """How records become examples."""
+    """The settings with which records become examples."""
 
     template: Template
     max_length: int
@@ -77,7 +77,7 @@ class _Block:
         return frozenset(self.rows)
 
 
-class StreamedExamples(Sequence[Example]):
+class StreamedExamples(Examples):
     """One example for each usable record, tokenized by :meth:`load`, or ahead of it."""
 
     def __init__(
@@ -143,15 +143,8 @@ class StreamedExamples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.records)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def make(self, row: int) -> Example:
         """Return an example; it is empty if the row has none."""
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        row = range(len(self))[index]
         self.load([row])
         found = (block.examples.get(row) for block in self._loaded)
         return next((example for example in found if example is not None), NO_EXAMPLE)

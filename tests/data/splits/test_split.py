@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -67,7 +67,7 @@ def test_partition_and_ties_hold(
     assert list(result.heldout) == sorted(result.heldout)
     for kind in ([normalize_text(k) for k in keys], groups):
         inside = {kind[i] for i in result.train} & {kind[i] for i in result.heldout}
-        assert inside <= {None, ""}  # rows without a prompt are told apart by their answers
+        assert inside <= {None, ""}  # rows without a prompt are distinguished by their answers
 
 
 @given(texts, st.integers(0, 99), st.randoms(use_true_random=False))
@@ -292,6 +292,23 @@ def test_dev_rows_are_apart_from_all_others() -> None:
     assert (len(given.train), len(given.dev), len(given.heldout)) == (352, 48, 0)
     with pytest.raises(DataError, match=r"split\.dev: leaves nothing to train on"):
         split_records(records, request_for(records), near_duplicates=False, dev=320)
+
+
+def test_rows_are_not_compared_if_no_part_is_split_off() -> None:
+    class ReadOnce(list[Completion]):
+        def __getitem__(self, index: object) -> Completion:  # type: ignore[override]
+            raise AssertionError("a row is read again")
+
+        def __iter__(self) -> Iterator[Completion]:
+            raise AssertionError("the rows are read again")
+
+    records = completions([f"question {i} about thing {i * 7}" for i in range(120)])
+    for dev, request in (
+        (0, request_for(ReadOnce(records), heldout=False)),
+        (None, request_for(ReadOnce(records), heldout=False, dev=False)),
+    ):
+        split = split_records(iter(records), request, dev=dev)
+        assert (list(split.train), [*split.dev, *split.heldout]) == (list(range(120)), [])
 
 
 # --- rows that are added --------------------------------------------------------------------

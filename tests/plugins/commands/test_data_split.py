@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from tunesmith_plugins.commands.data.split import PARTS
+from tunesmith_data.splits import PARTS
 
 Tunesmith = Callable[..., Result]
 

@@ -1,4 +1,4 @@
-"""What recording does to the garbage collector of the process."""
+"""The garbage collector of a process, during a recording and after it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Detector:
     """A fault that a row can have on its own."""
 
     what: str
-    """What rows with the fault do, after a number: ``rows have ...``."""
+    """The end of the sentence about such rows, after their number: ``rows have ...``."""
     find: Find
     hint: str
     level: Literal["info", "warning"] = "warning"

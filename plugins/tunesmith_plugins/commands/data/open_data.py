@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -60,6 +61,22 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
         parts = {"train": split.train, "dev": split.dev, "heldout": split.heldout}
         return OpenedData(dataset, parts, plan, catalog)
     catalog = state.catalog()
+    dataset = load_file(path, catalog, {"max_left_out": 1.0})  # to show what is usable
+    parts = {"train": dataset.train}
+    named = {"dev": dataset.dev, "heldout": dataset.heldout}
+    parts |= {name: part for name, part in named.items() if part is not None}
+    return OpenedData(dataset, parts, None, catalog)
+
+
+def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = None) -> Dataset:
+    """Load a data file, folder or pattern with the data loader that knows it.
+
+    ``options`` are those of the data loader, if it has them.
+
+    Raises:
+        UsageError: no data loader knows the file.
+        DataError: it cannot be used.
+    """
     use = catalog.recognize([str(path)])
     if use is None:
         known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
@@ -67,20 +84,16 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
             f"{path}: no data loader knows this file", hint=f"write a run file; loaders: {known}"
         )
     offered = catalog.find(DataLoaderOffer, use)
-    options = {"train": str(path), "max_left_out": 1.0}  # to show what is usable
+    given = {"train": str(path), **(options or {})}
     names = offered.offer.config.model_fields
     try:
         config = from_table(
-            offered.offer.config, {key: value for key, value in options.items() if key in names}
+            offered.offer.config, {key: value for key, value in given.items() if key in names}
         )
     except ValidationError as error:
         raise ConfigError(list(convert_problems(error, "data", offered.offer.config))) from None
     with attribute_errors_to(offered.plugin):
-        dataset = offered.offer.build(config).load()
-    parts = {"train": dataset.train}
-    named = {"dev": dataset.dev, "heldout": dataset.heldout}
-    parts |= {name: part for name, part in named.items() if part is not None}
-    return OpenedData(dataset, parts, None, catalog)
+        return offered.offer.build(config).load()
 
 
 def text_parts(record: Record) -> list[tuple[str, str, bool]]:

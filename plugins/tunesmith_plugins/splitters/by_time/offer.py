@@ -81,7 +81,7 @@ class ByTime:
 
 
 def _cut(order: list[int], times: list[float], size: int) -> tuple[list[int], list[int]]:
-    """Return the older and the newest rows; rows of one time are not torn apart."""
+    """Return the older and the newest rows; rows of one time stay together."""
     cut = len(order) - size
     while 0 < cut < len(order) and times[order[cut]] == times[order[cut - 1]]:
         cut -= 1

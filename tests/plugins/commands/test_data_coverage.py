@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tunesmith_plugins.commands.coverage.command import command
+from tunesmith_plugins.commands.data.coverage import command
 
 Tunesmith = Callable[..., Result]
 ITEMS = ["card", "parcel", "invoice", "refund", "password", "account", "voucher", "receipt"]

@@ -9,14 +9,8 @@ from typing import Any
 
 import click
 
-from tunesmith import api
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
-from tunesmith.errors import UsageError
-from tunesmith.execution.run_data import load_data
-from tunesmith.offers import DataLoaderOffer
-from tunesmith.options import from_table
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.text import one_line, redact
 from tunesmith_data.coverage import (
@@ -26,6 +20,7 @@ from tunesmith_data.coverage import (
     read_prompts,
 )
 from tunesmith_data.splits import PromptTexts
+from tunesmith_plugins.commands.data.open_data import load_file, open_data
 
 SHOWN_CHARACTERS = 120
 JSON_CHARACTERS = 2_000
@@ -76,9 +71,8 @@ def command(
 
 def _load_train(path: Path, state: CliState, sets: Sequence[str]) -> Sequence[Record]:
     if path.suffix == ".toml" and path.is_file():
-        plan, _ = api.load_plan(path, sets=sets, files=state.files, disabled=state.disabled)
-        return load_data(plan)[1].train
-    return _load_file(path, state)
+        return open_data(path, state, sets).parts["train"]
+    return load_file(path, state.catalog()).train
 
 
 def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int]:
@@ -86,26 +80,7 @@ def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int
     if is_prompt_file(str(path)):
         dataset = read_prompts(path)
         return dataset.train, len(dataset.left_out)
-    return _load_file(path, state), 0
-
-
-def _load_file(path: Path, state: CliState) -> Sequence[Record]:
-    """Load a file with the data loader that knows it.
-
-    Raises:
-        UsageError: no data loader knows the file.
-    """
-    catalog = state.catalog()
-    use = catalog.recognize([str(path)])
-    if use is None:
-        raise UsageError(
-            f"{path}: no data loader knows this file", hint="write JSON Lines, or a run file"
-        )
-    offered = catalog.find(DataLoaderOffer, use)
-    with attribute_errors_to(offered.plugin):
-        return (
-            offered.offer.build(from_table(offered.offer.config, {"train": str(path)})).load().train
-        )
+    return load_file(path, state.catalog()).train, 0
 
 
 def _print(found: Coverage, rows: Sequence[dict[str, Any]], left_out: int) -> None:
