@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from tunesmith.errors import UsageError
-from tunesmith.events import Event, Forecast
+from tunesmith.events import Event, Forecast, Notice
 from tunesmith.records import Answer, Prompt, Record
 
 if TYPE_CHECKING:
@@ -378,6 +378,17 @@ class Finding:
     if_forced: Finding | None = None
     """The finding that replaces an error of ``tunesmith_review_model`` with ``tunesmith run
     --force``; None: the run cannot be forced."""
+
+    def to_notice(self, plugin: str) -> Notice:
+        """Return the event for the finding; its source is ``plugin`` if it names no position."""
+        return Notice(
+            level=self.level,
+            source=self.where or plugin,
+            message=self.message,
+            count=self.count,
+            examples=list(self.examples),
+            hint=self.hint,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

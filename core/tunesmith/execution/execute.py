@@ -234,15 +234,7 @@ def collect_notices(
         ),
     ]
     for plugin, finding in findings:
-        source = finding.where or plugin.full_name
-        yield Notice(
-            level=finding.level,
-            source=source,
-            message=finding.message,
-            count=finding.count,
-            examples=list(finding.examples),
-            hint=finding.hint,
-        )
+        yield finding.to_notice(plugin.full_name)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import EnvironmentProblem
-from tunesmith.events import Notice
 from tunesmith.execution.emitter import Emitter
 from tunesmith.offers import TechniqueOffer
 from tunesmith.plan import ModelReview, Plan
@@ -66,8 +65,7 @@ class ModelReviewer:
                 self.emit(replace(result.forecast, refused=bool(errors)))
         for plugin, finding in findings:
             if finding.level != "error":
-                source = finding.where or plugin.full_name
-                self.emit(Notice(level=finding.level, source=source, message=finding.message))
+                self.emit(finding.to_notice(plugin.full_name))
         if errors:
             texts = [f"{e.where}: {e.message}" if e.where else e.message for e in errors]
             hints = [error.hint for error in errors if error.hint]
