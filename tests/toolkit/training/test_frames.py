@@ -6,6 +6,7 @@ A reader who wants to see the loss must not have to open many files. Decorators 
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 import torch
 from tables import build
 
+import tunesmith
+import tunesmith_plugins
+import tunesmith_torch
 from tunesmith.contracts import Job
 from tunesmith.records import Completion, Preference, Record
 from tunesmith.records import Message as Turn
@@ -30,7 +34,11 @@ from tunesmith_plugins.techniques.rlhf.stages import Stages
 from tunesmith_plugins.techniques.rlhf.technique import Rlhf
 
 MAX_FRAMES, MAX_FILES = 5, 3
-ROOMS = ("/tunesmith/", "/tunesmith_torch/", "/tunesmith_plugins/")
+SOURCES = tuple(
+    f"{Path(str(package.__file__)).parent}{os.sep}"
+    for package in (tunesmith, tunesmith_torch, tunesmith_plugins)
+)
+"""Folders of our code, wherever the clone is and whatever it is called."""
 COMPLETIONS: tuple[Record, ...] = tuple(
     Completion(source=f"rows:{n}", prompt=f"What is {n}?", completion="ten") for n in range(4)
 )
@@ -59,7 +67,7 @@ def _record_stacks(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, str]
 
     def record(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         frames = [(frame.filename, frame.function) for frame in inspect.stack(0)]
-        stacks.append([f for f in frames if any(room in f[0] for room in ROOMS)])
+        stacks.append([f for f in frames if f[0].startswith(SOURCES)])
         return backward(tensor, *args, **kwargs)
 
     monkeypatch.setattr(torch.Tensor, "backward", record)
