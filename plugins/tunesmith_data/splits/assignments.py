@@ -103,7 +103,7 @@ class Assignments:
 
     def extend(self, path: Path, keys: RowKeys, names: Sequence[str]) -> list[Finding]:
         """Add the rows that have no part yet to the file, and report how many."""
-        new = {r: name for r, name in zip(keys.rows, names, strict=True) if r not in self.rows}
+        new = [pair for pair in zip(keys.rows, names, strict=True) if pair[0] not in self.rows]
         if not new:
             return []
         prompts = dict(self.prompts)
@@ -111,11 +111,11 @@ class Assignments:
             if prompts.setdefault(prompt, name) != name:
                 prompts[prompt] = ""  # its rows are in several parts
         if distributed.rank() == 0:
-            tables = {"rows": {**self.rows, **new}, "prompts": prompts}
+            tables = {"rows": {**self.rows, **dict(new)}, "prompts": prompts}
             lists = {kind: _by_part(table) for kind, table in tables.items()}
             content = {"version": VERSION, "seed": self.seed, "settings": self.settings, **lists}
             write_atomic(path, json.dumps(content, indent=0) + "\n")
-        counts = Counter(new.values())
+        counts = Counter(name for _, name in new)
         text = ", ".join(f"{counts[part]:,} {part}" for part in PARTS if counts[part])
         message = f"{len(new):,} rows were assigned and written to {path.name}: {text}"
         return [Finding(level="info", where="split.file", message=message)]

@@ -412,6 +412,13 @@ def test_a_row_whose_answer_is_corrected_keeps_its_part(tmp_path: Path) -> None:
     assert set(first.heldout) <= set(again.heldout) and set(first.train) <= set(again.train)
 
 
+def test_equal_rows_are_all_counted(tmp_path: Path) -> None:
+    records = completions([f"question {i % 60} about {i % 60 * 7}" for i in range(120)])
+    same = [replace(record, completion="a") for record in records]
+    result = split_records(same, request_for(same), near_duplicates=False, file=tmp_path / "s.json")
+    assert result.findings[0].message.startswith("120 rows were assigned")
+
+
 def test_clusters_name_their_rows() -> None:
     records = completions(["a b c", "x", "A  b c", "y"])
     table = RowTable(0)
