@@ -338,6 +338,37 @@ class ComparingEvaluator(Evaluator, Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class RivalTask:
+    """The same task as the technique's, to be solved without tuning."""
+
+    train: Sequence[Record]
+    """The rows to learn from, or to show as examples."""
+    base: Callable[[], TextModel]
+    """Returns the untouched base model, which is opened once."""
+    seed: int
+    system_prompt: str | None = None
+    """The system prompt that the user would write without fine-tuning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalVariant:
+    """One setting of a rival, such as a number of examples in the prompt."""
+
+    name: str
+    """Short text that no other variant has; empty if there is only one."""
+    model: TextModel
+    """Answers prompts. That of a classifier has no probabilities: ``score`` raises UsageError."""
+
+
+class Rival(Protocol):
+    """A way to solve the task from the same training rows without tuning."""
+
+    def variants(self, task: RivalTask) -> Iterable[RivalVariant]:
+        """Yield the settings to choose from, the default first, each built when it is needed."""
+        ...
+
+
 # --------------------------------------------------------------------------- reporting
 
 

@@ -346,6 +346,27 @@ class GateChecked(Event, kind="gate-checked"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RivalChosen(Event, kind="rival-chosen"):
+    """A variant of a rival was chosen by its score on the dev rows, or the rival was skipped."""
+
+    rival: str
+    variant: str = ""
+    solution: Literal["prompt", "classifier"]
+    cost: int
+    evaluator: str = ""
+    metric: str = ""
+    higher_is_better: bool = True
+    dev_score: float | None = None
+    """None if there were no dev rows, or nothing to choose."""
+    dev_rows: int = 0
+    variants: list[JSON] = field(default_factory=list)
+    """The variants that were tried, each with ``name``, ``score`` and ``seconds``."""
+    seconds: float = 0.0
+    skipped: str = ""
+    """The reason why the rival is not measured; empty if it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured(Event, kind="measured"):
     """One metric of one model over the held-out part, with its 95 % interval.
 

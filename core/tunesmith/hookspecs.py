@@ -1,6 +1,6 @@
 """The hooks: the functions that a plugin can implement.
 
-Seven hooks return *offers*, descriptions of the components of the plugin. One finds the base model
+Eight hooks return *offers*, descriptions of the components of the plugin. One finds the base model
 for a reference. Three review a run before any weight is read. No hook changes a plan, patches a
 library or runs inside the training loop.
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         DataLoaderOffer,
         EvaluatorOffer,
         ReporterOffer,
+        RivalOffer,
         SplitterOffer,
         TableOffer,
         TechniqueOffer,
@@ -84,6 +85,16 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:  # type: ignore[emp
     A measurement has one value per record; tunesmith aggregates them and adds the intervals.
     Without ``[[evaluators]]`` in the run file, every evaluator is used whose ``default_for``
     returns True.
+    """
+
+
+@hookspec
+def tunesmith_rivals() -> Sequence[RivalOffer[Any]]:  # type: ignore[empty-body]
+    """Offer rivals, which solve the task from the same training rows without tuning.
+
+    A prompt or a classifier: what a team would otherwise do. A run measures them beside the tuned
+    model. A rival has variants, of which the best on the dev rows is scored on the held-out rows.
+    ``[baselines] use`` names rivals; without it, those are used whose ``suits`` returns True.
     """
 
 

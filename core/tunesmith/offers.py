@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from tunesmith.contracts import DataLoader, Evaluator, Reporter, Splitter, Technique
+from tunesmith.contracts import DataLoader, Evaluator, Reporter, Rival, Splitter, Technique
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
 from tunesmith.records import Feature, Record
 
@@ -153,6 +153,26 @@ class EvaluatorOffer(ComponentOffer[C]):
     """Returns True for records on which it is used if the run file names no evaluator."""
     model_count: Callable[[C], int] = lambda config: 1
     """Returns the number of models in memory at the same time, the measured one included."""
+    generates: bool = False
+    """True if it measures generated answers alone, so that it can measure a classifier too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalOffer(ComponentOffer[C]):
+    """An offer of a rival, which solves the task without tuning: ``[baselines]`` in a run file."""
+
+    kind: ClassVar[str] = "rival"
+    hook: ClassVar[str] = "tunesmith_rivals"
+    build: Callable[[C], Rival]
+    solution: Literal["prompt", "classifier"]
+    """What a team would use instead of a tuned model."""
+    cost: int
+    """Order of the costs of an answer in production: of equally good rivals the cheapest counts."""
+    needs_model: bool = False
+    """True if it asks the base model. It is scored on ``[baselines] rows`` within the budget."""
+    suits: Callable[[Sequence[Record]], bool] = lambda records: False
+    """Returns True for training records on which it is used if the run file names no rivals; it
+    gets a sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +222,7 @@ KINDS: tuple[type[Offer], ...] = (
     SplitterOffer,
     TechniqueOffer,
     EvaluatorOffer,
+    RivalOffer,
     ReporterOffer,
     CommandOffer,
     TableOffer,

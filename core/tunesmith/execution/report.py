@@ -18,6 +18,7 @@ from tunesmith.events import (
     ModelResolved,
     Monitored,
     Notice,
+    RivalChosen,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -43,6 +44,7 @@ class Report:
     """By stage and step: a step that is repeated after a resume replaces the earlier one."""
     last_checkpoint: CheckpointSaved | None = None
     training_finished: dict[str, TrainingFinished] = field(default_factory=dict)
+    rivals: dict[str, RivalChosen] = field(default_factory=dict)
     measured: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     monitored: dict[tuple[str, int], Monitored] = field(default_factory=dict)
     """By stage and step."""
@@ -81,6 +83,8 @@ class Report:
                 self.last_checkpoint = event
             case TrainingFinished():
                 self.training_finished[event.stage] = event
+            case RivalChosen():
+                self.rivals[event.rival] = event
             case Measured():
                 self.measured[event.model, event.evaluator, event.metric] = event
             case Monitored():
@@ -118,6 +122,7 @@ class Report:
             "forecast": self._forecast(),
             "training": self._training(""),
             "stages": {stage: self._training(stage) for stage in self.training_started if stage},
+            "rivals": [asdict(rival) for rival in self.rivals.values()],
             "evaluations": [_evaluation(event) for event in self.measured.values()],
             "gates": [asdict(gate) for gate in self.gates.values()],
             "verdict": finished.verdict if finished else {},

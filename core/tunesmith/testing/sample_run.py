@@ -19,6 +19,7 @@ from tunesmith.events import (
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
+    RivalChosen,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -57,6 +58,7 @@ def sample_run(
     yield sample(Notice)
     yield sample(Forecast, steps=steps)
     yield sample(ModelResolved)
+    yield sample(RivalChosen)
     yield sample(PhaseStarted, total=total)
     yield sample(PhaseAdvanced)
     yield sample(PhaseEnded)
@@ -187,6 +189,18 @@ def _training_fields(text: str) -> dict[type[Event], dict[str, Any]]:
 
 def _evaluation_fields(text: str) -> dict[type[Event], dict[str, Any]]:
     return {
+        RivalChosen: {
+            "rival": "few-shot",
+            "variant": text,
+            "solution": "prompt",
+            "cost": 100,
+            "evaluator": text,
+            "metric": text,
+            "dev_score": 0.5,
+            "dev_rows": 40,
+            "variants": [{"name": text, "score": 0.5, "seconds": 2.0}],
+            "seconds": 2.0,
+        },
         Measured: {
             "model": "tuned",
             "evaluator": text,

@@ -14,6 +14,7 @@ from tunesmith.events import (
     Measured,
     Monitored,
     Notice,
+    RivalChosen,
     StepFinished,
     TrainingFinished,
     TrainingStarted,
@@ -160,6 +161,18 @@ def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> 
 def format_measurement(event: Measured) -> str:
     """Format a metric with its 95 % interval."""
     return f"{one_line(event.metric, 40)} {event.value:.3f} [{event.low:.3f}, {event.high:.3f}]"
+
+
+def format_choice(event: RivalChosen) -> str:
+    """Format the variant of a rival that was chosen on the dev rows."""
+    name = one_line(event.rival, 40)
+    if event.skipped:
+        return f"{name}: not measured: {one_line(event.skipped, 300)}"
+    if event.dev_score is None:
+        return ""
+    variant = f"{one_line(event.variant, 60)}, " if event.variant else ""
+    metric = one_line(event.metric, 40)
+    return f"{name}: {variant}{metric} {event.dev_score:.3f} on {event.dev_rows} dev rows"
 
 
 def format_notice(event: Notice) -> str:

@@ -27,6 +27,7 @@ from tunesmith.events import (
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
+    RivalChosen,
     RunStarted,
     StepFinished,
     TrainingFinished,
@@ -116,13 +117,18 @@ class LiveReporter:
                 self._update_phase(event)
             case TrainingStarted() | StepFinished() | TrainingFinished():
                 self._update_training(event)
-            case Monitored() | CompletionSampled() | GateChecked():
+            case Monitored() | CompletionSampled() | GateChecked() | RivalChosen():
                 self._print_evaluation(event)
             case _:
                 pass
 
-    def _print_evaluation(self, event: Monitored | CompletionSampled | GateChecked) -> None:
+    def _print_evaluation(
+        self, event: Monitored | CompletionSampled | GateChecked | RivalChosen
+    ) -> None:
         match event:
+            case RivalChosen():
+                if text := event_text.format_choice(event):
+                    self._print(text, "dim", INDENT)
             case Monitored():
                 self._print(event_text.format_monitor(event), "dim", INDENT)
             case CompletionSampled():

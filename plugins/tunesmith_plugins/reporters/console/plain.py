@@ -19,6 +19,7 @@ from tunesmith.events import (
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
+    RivalChosen,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -84,6 +85,8 @@ class PlainReporter:
                 return f"data: {event_text.format_data(event)}"
             case Forecast():
                 return event_text.format_forecast(event)
+            case RivalChosen():
+                return event_text.format_choice(event)
             case Measured():
                 return f"{event.model}: {event_text.format_measurement(event)}"
             case RunFinished():
