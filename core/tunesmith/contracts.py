@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runt
 from tunesmith.errors import UsageError
 from tunesmith.events import Event, Forecast, Notice
 from tunesmith.records import Answer, Prompt, Record
+from tunesmith.text import mask_personal_data
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -405,10 +406,18 @@ class Finding:
     count: int = 0
     """The number of rows that the finding is about; 0 if it is not about rows."""
     examples: tuple[str, ...] = ()
-    """Up to three of these rows: ``file:line``, and a short text."""
+    """Up to three of these rows: ``file:line``, and a short text. Secrets, e-mail addresses and
+    long numbers in it are masked."""
+    heldout_rows: Sequence[int] = ()
+    """Numbers of the held-out rows that prove nothing, such as copies of training rows: scores are
+    also reported without them. An error about such rows does not stop the run, but is a reason
+    against its verdict."""
     if_forced: Finding | None = None
     """The finding that replaces an error of ``tunesmith_review_model`` with ``tunesmith run
     --force``; None: the run cannot be forced."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "examples", tuple(map(mask_personal_data, self.examples)))
 
     def to_notice(self, plugin: str) -> Notice:
         """Return the event for the finding; its source is ``plugin`` if it names no position."""
@@ -419,6 +428,7 @@ class Finding:
             count=self.count,
             examples=list(self.examples),
             hint=self.hint,
+            heldout_rows=list(self.heldout_rows),
         )
 
 

@@ -184,6 +184,8 @@ class Notice(Event, kind="notice"):
     """The number of rows that the message is about; 0 if it is not about rows."""
     examples: list[str] = field(default_factory=list)
     hint: str = ""
+    heldout_rows: list[int] = field(default_factory=list)
+    """Numbers of the held-out rows that prove nothing, because of what the message is about."""
 
     @property
     def text(self) -> str:
@@ -386,6 +388,9 @@ class Measured(Event, kind="measured"):
     seconds: float
     records: str
     unit: str = ""
+    twin_free: dict[str, float] = field(default_factory=dict)
+    """``value``, ``low``, ``high`` and ``n`` without the rows that a notice has as
+    ``heldout_rows``; empty if there are none, or no others."""
 
     def with_path_prefix(self, folder: str) -> Event:
         return dataclasses.replace(self, records=f"{folder}/{self.records}")

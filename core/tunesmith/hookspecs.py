@@ -159,7 +159,8 @@ def tunesmith_review_data(  # type: ignore[empty-body]
     parts that it is split into. An implementation names only the arguments that it needs; without
     ``plan``, it is also called for data without a run file (``tunesmith data check FILE``).
 
-    An error stops the run before any weight is read; a warning is printed and kept in the report.
+    An error stops the run before any weight is read, unless it is about ``heldout_rows``; a
+    warning is printed and kept in the report.
     """
 
 

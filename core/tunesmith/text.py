@@ -257,6 +257,18 @@ def redact(s: str) -> str:
     return s
 
 
+_EMAIL = re.compile(r"(?<![\w.+-])(\w)[\w.+-]*(@[\w-]+\.[\w.-]*\w)")
+_LONG_NUMBER = re.compile(
+    r"(?<!\w)(?:[A-Z]{2})?\d(?:[ -]?[\dA-Z]){10,32}\d(?!\w)|\b\d{3}-\d\d-\d{4}\b"
+)
+
+
+def mask_personal_data(s: str) -> str:
+    """Redact secrets, and mask e-mail addresses and long numbers such as those of cards."""
+    s = _EMAIL.sub(r"\1…\2", redact(s))
+    return _LONG_NUMBER.sub(lambda match: f"{match.group()[:2]}…{match.group()[-2:]}", s)
+
+
 def redact_all(value: Any) -> Any:
     """Return a JSON value with every string in it, keys included, redacted by `redact`."""
     if isinstance(value, str):

@@ -14,6 +14,7 @@ from tunesmith.text import (
     format_bytes,
     format_count,
     format_duration,
+    mask_personal_data,
     one_line,
     redact,
     redact_all,
@@ -428,3 +429,25 @@ def test_redaction_takes_linear_time(unit: str) -> None:
     started = time.process_time()
     redact(text)
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("a.jsonl:3 to jane.doe+x@mail.example.co.uk.", "a.jsonl:3 to j…@mail.example.co.uk."),
+        ("card 4111 1111 1111 1111 ok", "card 41…11 ok"),
+        ("5500-0000-0000-0004", "55…04"),
+        ("pay DE89 3704 0044 0532 0130 00", "pay DE…00"),
+        ("123-45-6789", "12…89"),
+        ("key sk-ant-abcdefghijklmnopqrstuvwx", "key [redacted:anthropic_key]"),
+    ],
+)
+def test_personal_data_is_masked(text: str, masked: str) -> None:
+    assert mask_personal_data(text) == masked == mask_personal_data(masked)
+
+
+@pytest.mark.parametrize(
+    "text", ["rows.jsonl:12345678 order 12345678", "2026-11-26 10:07:11", "a @ b.c", "1 of 2,345"]
+)
+def test_other_text_is_not_masked(text: str) -> None:
+    assert mask_personal_data(text) == text

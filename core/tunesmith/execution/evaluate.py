@@ -11,7 +11,7 @@ import math
 import numbers
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,26 +109,23 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     path = f"{EVALUATIONS_FOLDER}/{label}.{evaluator.id}.jsonl"
     (folder / EVALUATIONS_FOLDER).mkdir(exist_ok=True)
     write_atomic(folder / path, _to_json_lines(measured, records))
+    twins = {row for notice in emit.report.notices for row in notice.heldout_rows}
+    others = [row for row in range(len(records)) if row not in twins]
     events = []
     for measurement in measured:
         metric = next(m for m in evaluator.offer.metrics if m.name == measurement.metric)
         # A quantity with a unit is no share, even where all its values are 0.
         bounds = (-math.inf, math.inf) if metric.unit else None
-        interval = mean_interval(
-            measurement.values, measurement.weights, groups=_groups_of(records), bounds=bounds
-        )
         event = Measured(
             model=label,
             evaluator=evaluator.id,
             metric=metric.name,
-            value=interval.value,
-            low=interval.low,
-            high=interval.high,
-            n=interval.n,
+            **_mean(measurement, records, range(len(records)), bounds),
             higher_is_better=metric.higher_is_better,
             seconds=time.perf_counter() - started,
             records=path,
             unit=metric.unit,
+            twin_free=_mean(measurement, records, others, bounds) if twins else {},
         )
         emit(event)
         events.append(event)
@@ -184,9 +181,15 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
     return rows
 
 
-def _groups_of(records: Sequence[Record]) -> list[str | None] | None:
-    groups = [record.group for record in records]
-    return groups if any(group is not None for group in groups) else None
+def _mean(
+    measured: Measurement, records: Sequence[Record], rows: Sequence[int], bounds: Any
+) -> JSON:
+    """Return the mean of some rows with its interval; nothing if none of them has a weight."""
+    weights = None if measured.weights is None else [measured.weights[row] for row in rows]
+    if not (rows if weights is None else any(weights)):
+        return {}
+    values, groups = [measured.values[row] for row in rows], [records[row].group for row in rows]
+    return asdict(mean_interval(values, weights, groups=groups, bounds=bounds))
 
 
 def _check_measurements(

@@ -68,6 +68,8 @@ class Report:
                 self.finished = None
             case DataLoaded():
                 self.data = event
+                # The rows may have changed since the run started; their review follows.
+                self.notices = [notice for notice in self.notices if not notice.heldout_rows]
             case ModelResolved():
                 self.model = event
             case Notice():
@@ -235,6 +237,5 @@ def _current_verdict(verdict: JSON) -> JSON:
 
 
 def _evaluation(event: Measured) -> dict[str, Any]:
-    names = ("model", "evaluator", "metric", "value", "low", "high", "n", "higher_is_better")
-    record = asdict(event)
-    return {**{name: record[name] for name in names}, "unit": event.unit, "records": event.records}
+    names = "model evaluator metric value low high n higher_is_better unit records twin_free"
+    return {name: asdict(event)[name] for name in names.split()}

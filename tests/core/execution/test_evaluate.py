@@ -66,6 +66,7 @@ def run(
     open_model: Callable[[Path | None], Any] | None = None,
     records: Sequence[Record] = RECORDS,
     effect: Callable[[Sequence[Record]], object] = lambda records: None,
+    twins: Sequence[int] = (),
 ) -> tuple[list[Measured], EventRecorder]:
     chosen = model or FakeTextModel()
 
@@ -89,6 +90,8 @@ def run(
     )  # fmt: skip
     recorder = EventRecorder()
     emit = Emitter(recorder, recorder, [], StopSignalHandler())  # type: ignore[arg-type]
+    if twins:
+        emit(Notice(level="warning", source="leaks", message="twins", heldout_rows=[*twins]))
     component = Component(Offered(PLUGIN, offer), NoOptions())
     so_far = RunContext(
         model=folder, device="cpu", artifacts={}, open=open_model or (lambda _: chosen)
@@ -129,6 +132,19 @@ def test_a_quantity_with_a_unit_is_no_share(tmp_path: Path) -> None:
     (right, loss_event), _ = run(tmp_path, measurement(zeros), loss)
     assert (right.low, right.high) == (0, pytest.approx(0.49, abs=0.01))
     assert (loss_event.low, loss_event.high) == (0, 0)
+
+
+def test_metrics_are_measured_without_twins_too(tmp_path: Path) -> None:
+    right = measurement((1.0, 0.0, 1.0, 0.0))
+    loss = Measurement(metric="loss", values=(1.0, 2.0, 3.0, 4.0), weights=(1.0, 3.0, 0.0, 1.0))
+    (event, weighted), _ = run(tmp_path, right, loss, twins=[0, 2])
+    assert (event.value, event.n, event.twin_free["value"], event.twin_free["n"]) == (0.5, 4, 0, 2)
+    assert event.twin_free["low"] == 0 and event.twin_free["high"] > event.high - 0.5
+    assert (weighted.twin_free["value"], weighted.twin_free["n"]) == (2.5, 2)
+    (event,), _ = run(tmp_path, right)
+    assert event.twin_free == {}
+    (event, weighted), _ = run(tmp_path, right, loss, twins=[0, 1, 3])
+    assert event.twin_free["value"] == 1 and weighted.twin_free == {}, "no row has a weight"
 
 
 def test_values_are_stored_per_record(tmp_path: Path) -> None:

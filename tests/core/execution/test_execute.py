@@ -497,6 +497,34 @@ def test_a_warning_is_emitted_and_reported(bench: Bench) -> None:
     assert notice.text == "rather many: a:1 first; a:2 second; take fewer"
 
 
+def test_an_error_about_heldout_rows_lets_the_run_measure_without_them_too(bench: Bench) -> None:
+    mail = "row:3 jane.doe@example.com"
+    copies = Finding(
+        level="error", where="", message="copies", examples=(mail,), heldout_rows=(0, 3)
+    )
+    bench.catalog = catalog_of(bench=bench_plugin([copies]))
+    report = bench.run()
+    assert report.status == "ok"
+    (notice,) = report.notices
+    assert (notice.heldout_rows, notice.examples) == ([0, 3], ["row:3 j…@example.com"])
+    evaluations = bench.report()["evaluations"]
+    assert [e["twin_free"]["n"] for e in evaluations] == [10] * len(evaluations)
+
+
+def test_rows_of_an_earlier_review_are_forgotten(bench: Bench) -> None:
+    """Else scores of a resumed run would be without rows that are no copies any more."""
+    copies = Finding(level="error", where="", message="copies", heldout_rows=(0,))
+    stop = Finding(level="error", where="", message="stop")
+    good = bench.catalog
+    bench.catalog = catalog_of(bench=bench_plugin([copies, stop]))
+    with pytest.raises(ConfigError):
+        bench.run()
+    bench.catalog = good
+    report = bench.run(resume=True)
+    assert [notice.message for notice in report.notices] == ["stop"]
+    assert not any(event.twin_free for event in report.measured.values())
+
+
 def test_data_reviewers_are_called(bench: Bench) -> None:
     seen = []
     watching = plugin(

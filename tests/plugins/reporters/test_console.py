@@ -114,6 +114,17 @@ def test_step_line_shows_loss_speed_memory_and_time_left() -> None:
         assert text in line
 
 
+def test_twin_free_scores_and_errors_about_heldout_rows_are_shown() -> None:
+    twin_free = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 9}
+    events = [
+        sample_event(Measured, twin_free=twin_free),
+        sample_event(Notice, level="error", heldout_rows=[3]),
+        sample_event(Notice, level="error", message="ends the run"),
+    ]
+    measured, error = plain(iter(events))
+    assert measured.endswith("twin-free 0.250") and error.startswith("error: data: sample")
+
+
 def test_off_prints_only_warnings() -> None:
     assert plain(run_events(), warnings_only=True) == ["warning: data: exact-match"]
 

@@ -10,6 +10,8 @@ from tunesmith.events import Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import format_count, one_line
 
+TWIN_FREE = ", twin-free"
+"""After the name of a metric: without the held-out rows that have a twin in training."""
 OUTCOME_STYLES = {"better": "good", "worse": "bad"}
 
 
@@ -18,12 +20,14 @@ def show_scores(report: Report) -> None:
     rows = [
         [
             event.model,
-            _metric_text(event, report.metric_label(event.evaluator, event.metric)),
-            f"{event.value:.3f}",
-            _interval_text(event),
-            str(event.n),
+            _metric_text(event, report.metric_label(event.evaluator, event.metric)) + suffix,
+            f"{values['value']:.3f}",
+            f"[{values['low']:.3f}, {values['high']:.3f}]",
+            f"{values['n']:.0f}",
         ]
         for event in sorted(report.measured.values(), key=_table_order(report))
+        for suffix, values in (("", vars(event)), (TWIN_FREE, event.twin_free))
+        if values
     ]
     if rows:
         render.print_table(
@@ -114,10 +118,6 @@ def _metric_text(event: Measured, label: str) -> str:
     better = "higher" if event.higher_is_better else "lower"
     unit = f"{event.unit}, " if event.unit else ""
     return f"{label} ({unit}{better} is better)"
-
-
-def _interval_text(event: Measured) -> str:
-    return f"[{event.low:.3f}, {event.high:.3f}]"
 
 
 def _table_order(report: Report) -> Any:

@@ -159,8 +159,14 @@ def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> 
 
 
 def format_measurement(event: Measured) -> str:
-    """Format a metric with its 95 % interval."""
-    return f"{one_line(event.metric, 40)} {event.value:.3f} [{event.low:.3f}, {event.high:.3f}]"
+    """Format a metric with its 95 % interval, also without rows that have a twin in training."""
+    text = f"{one_line(event.metric, 40)} {event.value:.3f} [{event.low:.3f}, {event.high:.3f}]"
+    return f"{text}, twin-free {event.twin_free['value']:.3f}" if event.twin_free else text
+
+
+def ends_run(event: Notice) -> bool:
+    """Return True for an error that ends the run, which the command line prints."""
+    return event.level == "error" and not event.heldout_rows
 
 
 def format_choice(event: RivalChosen) -> str:

@@ -109,7 +109,7 @@ class LiveReporter:
                 self._print(event_text.format_data(event), "dim", INDENT)
             case Forecast():
                 self._print(event_text.format_forecast(event), "dim", INDENT)
-            case Notice() if event.level != "error":
+            case Notice() if not event_text.ends_run(event):
                 self._print(event_text.format_notice(event), "yellow")
             case Measured():
                 self._add_measurement(event)

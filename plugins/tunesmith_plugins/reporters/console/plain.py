@@ -63,8 +63,7 @@ class PlainReporter:
     def report(self, event: Event) -> None:
         """Print the line of the event, if it has one."""
         if isinstance(event, Notice):
-            # An error ends the run, and the command line prints it.
-            line = event_text.format_notice(event) if event.level != "error" else ""
+            line = "" if event_text.ends_run(event) else event_text.format_notice(event)
         else:
             line = "" if self._warnings_only else self._line(event) or self._training_line(event)
         if line:
