@@ -12,7 +12,7 @@ from tunesmith_data.conversation import (
     parse_transcript,
     without_system,
 )
-from tunesmith_data.message import parse_messages, split_answer
+from tunesmith_data.message import is_plain_answer, parse_messages, split_answer
 from tunesmith_data.row import RowError, json_type
 from tunesmith_data.row_view import RowView
 from tunesmith_data.text import require_not_blank, require_text
@@ -77,6 +77,8 @@ def build_preference(view: RowView) -> Record:
 def _exchange(view: RowView, history: tuple[Message, ...], prompt: str, answer: str) -> Record:
     """Return the simplest record that holds a question and its answer."""
     require_not_blank(answer, "answer")
+    if not history and view.has_texts_only and is_plain_answer(answer):
+        return Completion(source=view.source, prompt=prompt, completion=answer)
     user, message = Message("user", prompt), _answer(view, answer)
     messages = view.open_conversation((*history, user, message))
     is_plain = messages == (user, message) and message == Message("assistant", answer)

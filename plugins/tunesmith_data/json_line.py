@@ -19,7 +19,8 @@ MAX_KEYS = 256
 # input cannot make it backtrack.
 JSON_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
 _JSON_STRING = re.compile(JSON_STRING, re.DOTALL)
-_COLONS_APART = (b" :", b"\t:", b"\r:", b"\n:")
+_COLON_APART = re.compile(rb'"[ \t\r\n]+:')
+_FLAT = frozenset((str, int, bool, type(None)))
 _NOT_PLAIN = -(1 << 60)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -40,6 +41,8 @@ def reparse_row(raw: bytes) -> dict[str, Any]:
         value: dict[str, Any] = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return _parse_any(raw)
+    if _FLAT.issuperset(map(type, value.values())):
+        return value
     return value if _count_keys(value) >= 0 else _parse_any(raw)
 
 
@@ -59,8 +62,11 @@ def _parse_plain(raw: bytes) -> dict[str, Any] | None:
     keys = _count_keys(value)
     if keys == raw.count(b":"):
         return value
-    is_plain = keys == raw.count(b'":') and not any(colon in raw for colon in _COLONS_APART)
-    return value if is_plain else None
+    if _COLON_APART.search(raw):
+        return None
+    # A quote after a single backslash is part of a text, and ends no key.
+    in_texts = 0 if b'\\\\":' in raw else raw.count(b'\\":')
+    return value if keys == raw.count(b'":') - in_texts else None
 
 
 def _count_keys(value: dict[str, Any] | list[Any], depth: int = 1) -> int:

@@ -14,6 +14,7 @@ from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith_data.accounting import UnusableRows
+from tunesmith_data.copied_rows import CopiedRows
 from tunesmith_data.files import DataFile, find_files, open_data_file
 from tunesmith_data.record_reader import RecordReader
 from tunesmith_data.row import ReadRows, Row, RowError, Span
@@ -227,14 +228,16 @@ class _Part:
         self, rows: Iterator[Row], reader: RecordReader, stored: Stored | None
     ) -> None:
         in_spool = StoredInSpool(self._store.spool, 0)
-        started = False
+        copies: CopiedRows | None = None
         for row, record in reader.records(rows, lambda row: _row_text(row, stored)):
             span = row.span or self._copy(row)
-            if not started:
+            if copies is None:
                 place = stored if row.span and stored else in_spool
-                self._stored.start(Segment(place, span.parse, reader))
-                started = True
-            self._stored.append(span.offset, span.size, row.line)
+                copies = CopiedRows(reader.name, reader.copied_columns)
+                self._stored.start(Segment(place, span.parse, reader, copies))
+            assert not isinstance(row.fields, RowError), "rows with a record are usable"
+            kind = copies.kind(record, row.fields)
+            self._stored.append(span.offset, span.size, row.line, kind)
             self._memory -= span.size
             if self._in_memory is not None:
                 self._in_memory.append(record)

@@ -108,6 +108,11 @@ def split_answer(message: Message) -> Message:
     )
 
 
+def is_plain_answer(text: str) -> bool:
+    """Return True if an answer has no marks of reasoning or tool calls: it is nothing but text."""
+    return "<tool_call>" not in text and not ("<think>" in text and _INLINE_REASONING.match(text))
+
+
 def _has_role(item: Mapping[str, object]) -> bool:
     return any(key in item for key in ROLE_KEYS)
 

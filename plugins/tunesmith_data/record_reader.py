@@ -67,6 +67,11 @@ class RecordReader:
             except RowError as error:
                 self.unusable_rows.add(f"{self.name}:{row.line}", error, content(row))
 
+    @property
+    def copied_columns(self) -> tuple[str, ...]:
+        """The columns that a record may hold as they are; none if they are inside of others."""
+        return () if self._paths or self.match is None else (*self.match.required_columns.values(),)
+
     def build_again(self, line: int, fields: Fields) -> Record:
         """Return the record of a row that was read once more."""
         return self.build(line, add_paths(fields, self._paths) if self._paths else fields)

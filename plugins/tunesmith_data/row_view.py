@@ -12,6 +12,7 @@ from tunesmith_data.row import Fields, RowError, json_type
 from tunesmith_data.text import require_text
 from tunesmith_data.tools import parse_tools
 
+_TEXTS = frozenset(("prompt", "completion", "instruction", "input", "output"))
 _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -25,6 +26,11 @@ class RowView:
     default_system: str | None
     rivals: tuple[str, ...] = ()
     """Columns that are not read although their names are those of a format's fields."""
+
+    @property
+    def has_texts_only(self) -> bool:
+        """Return True if the row has nothing beside the texts of a question and an answer."""
+        return self.default_system is None and self.columns.keys() <= _TEXTS
 
     def value(self, name: str) -> object:
         """Return the value of a field; None if the column or its value is missing."""

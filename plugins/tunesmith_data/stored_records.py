@@ -7,17 +7,20 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import NamedTuple, overload
 
 from tunesmith.data.subset import Subset
 from tunesmith.errors import DataError
 from tunesmith.records import Record
+from tunesmith_data.copied_rows import CHANGED, CopiedRows
 from tunesmith_data.record_reader import RecordReader
 from tunesmith_data.row import Parse, RowError
 from tunesmith_data.stored import Stored
 
 BLOCK_BYTES = 1 << 20
 """Bytes that are read at a time when records are read in order."""
+NEAR = 8
+"""A row that follows the last one at up to this distance is read in order."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Segment:
     stored: Stored
     parse: Parse
     reader: RecordReader
+    copies: CopiedRows
 
 
 class LazyRecords(Sequence[Record], ABC):
@@ -47,7 +51,7 @@ class LazyRecords(Sequence[Record], ABC):
 
 
 class StoredRecords(LazyRecords):
-    """The records of files, in order; 16 bytes of memory for each."""
+    """The records of files, in order; 17 bytes of memory for each."""
 
     def __init__(self) -> None:
         self._segments: list[Segment] = []
@@ -55,54 +59,70 @@ class StoredRecords(LazyRecords):
         self._offsets = array("Q")
         self._sizes = array("I")
         self._lines = array("I")
+        self._kinds = bytearray()
+        self._last = -NEAR - 1
+        self._block = _Block(-1, 0, b"")
 
     def start(self, segment: Segment) -> None:
         """Begin with the rows of the next file."""
         self._segments.append(segment)
         self._starts.append(len(self))
 
-    def append(self, offset: int, size: int, line: int) -> None:
+    def append(self, offset: int, size: int, line: int, kind: int = CHANGED) -> None:
         """Add a row of the file that was begun last."""
         self._offsets.append(offset)
         self._sizes.append(size)
         self._lines.append(line)
+        self._kinds.append(kind)
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def make(self, row: int) -> Record:
-        segment = self._segments[bisect_right(self._starts, row) - 1]
-        data = segment.stored.read(self._offsets[row], self._sizes[row])
-        return self._build(segment, row, data)
+        number = bisect_right(self._starts, row) - 1
+        segment = self._segments[number]
+        offset, size = self._offsets[row], self._sizes[row]
+        block, last, self._last = self._block, self._last, row
+        begin = offset - block.offset
+        if block.segment != number or begin < 0 or begin + size > len(block.data):
+            if not 0 < row - last <= NEAR:
+                return self._build(segment, row, segment.stored.read(offset, size))
+            block = self._block = _Block(number, offset, self._read_block(number, row))
+            begin = 0
+        return self._build(segment, row, block.data[begin : begin + size])
 
     def __iter__(self) -> Iterator[Record]:
-        ends = [*self._starts[1:], len(self)]
-        for segment, start, end in zip(self._segments, self._starts, ends, strict=True):
-            row = start
-            while row < end:
-                stop = self._end_of_block(row, end)
-                first = self._offsets[row]
-                size = self._offsets[stop - 1] + self._sizes[stop - 1] - first
-                block = segment.stored.read(first, size)
-                for n in range(row, stop):
-                    begin = self._offsets[n] - first
-                    yield self._build(segment, n, block[begin : begin + self._sizes[n]])
-                row = stop
+        return map(self.make, range(len(self)))
 
-    def _end_of_block(self, row: int, end: int) -> int:
-        """Return the end of the rows from ``row`` on that are read at once, at least one."""
+    def _read_block(self, number: int, row: int) -> bytes:
+        """Return the bytes of rows from ``row`` on, of at least one."""
+        starts = self._starts
+        end = starts[number + 1] if number + 1 < len(starts) else len(self)
         limit = self._offsets[row] + BLOCK_BYTES
         stop = row + 1
         while stop < end and self._offsets[stop - 1] <= self._offsets[stop]:
             if self._offsets[stop] + self._sizes[stop] > limit:
                 break
             stop += 1
-        return stop
+        first = self._offsets[row]
+        size = self._offsets[stop - 1] + self._sizes[stop - 1] - first
+        return self._segments[number].stored.read(first, size)
 
     def _build(self, segment: Segment, row: int, data: bytes) -> Record:
-        line = self._lines[row]
+        line, kind = self._lines[row], self._kinds[row]
         try:
-            return segment.reader.build_again(line, segment.parse(data))
+            fields = segment.parse(data)
+            if kind != CHANGED:
+                return segment.copies.build(kind, line, fields)
+            return segment.reader.build_again(line, fields)
         except RowError as error:  # the size and the time of the file are those of the first pass
             where = f"{segment.reader.name}:{line}"
             raise DataError(where, f"changed after it was loaded: {error}") from error
+
+
+class _Block(NamedTuple):
+    """The bytes of consecutive rows of a segment, from an offset on."""
+
+    segment: int
+    offset: int
+    data: bytes
