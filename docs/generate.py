@@ -303,7 +303,7 @@ def contrib() -> Iterator[str]:
     )
 
 
-TOOLKITS = ("tunesmith_torch", "tunesmith_data")
+TOOLKITS = ("tunesmith_torch", "tunesmith_data", "tunesmith_evidence")
 
 
 def toolkit() -> Iterator[str]:
@@ -313,10 +313,10 @@ def toolkit() -> Iterator[str]:
     """
     yield "# Toolkit\n"
     yield (
-        "The functions and classes that plugins may use to build techniques (`tunesmith_torch`) "
-        "and data loaders and checks of data (`tunesmith_data`). The layers are in order: a "
-        "module imports from its "
-        "own layer and from those further down. A module's public names are those in its "
+        "The functions and classes that plugins may use to build techniques (`tunesmith_torch`), "
+        "data loaders and checks of data (`tunesmith_data`), and verdicts and rivals "
+        "(`tunesmith_evidence`). The layers are in order: a module imports from its own layer "
+        "and from those further down. A module's public names are those in its "
         "`__all__`; without one, the functions and classes that it defines and whose names do not "
         "begin with an underscore.\n"
     )

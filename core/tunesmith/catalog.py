@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError, TunesmithError
@@ -21,6 +21,7 @@ from tunesmith.plugins import Plugins, attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
 
+R = TypeVar("R")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _COMMAND_NAME = re.compile(rf"{_NAME.pattern}( {_NAME.pattern})?")
 
@@ -102,14 +103,25 @@ class Catalog:
     def find_model(self, reference: str, revision: str | None) -> FoundModel | None:
         """Return the model that the first plugin, third parties first, finds for the reference."""
         arguments = {"reference": reference, "revision": revision}
-        for plugin, function in self.plugins.implementations("tunesmith_find_model"):
-            found = self.plugins.call(plugin, function, arguments)
-            if found is None:
-                continue
-            if not isinstance(found, FoundModel):
-                raise _wrong_type(plugin, "tunesmith_find_model", found)
+        for plugin, found in self._results("tunesmith_find_model", FoundModel, arguments):
             return replace(found, fetch=_attributed(plugin, found.fetch))
         return None
+
+    def judge(self, evidence: Any) -> dict[str, Any]:
+        """Return the verdict of the first plugin, third parties first; {} if there is none."""
+        results = self._results("tunesmith_verdict", dict, {"evidence": evidence})
+        return next((verdict for _, verdict in results), {})
+
+    def _results(
+        self, hook: str, kind: type[R], arguments: dict[str, Any]
+    ) -> Iterator[tuple[Plugin, R]]:
+        """Yield the results of a hook that are not None, third parties first."""
+        for plugin, function in self.plugins.implementations(hook):
+            result = self.plugins.call(plugin, function, arguments)
+            if result is not None:
+                if not isinstance(result, kind):
+                    raise _wrong_type(plugin, hook, result)
+                yield plugin, result
 
     def review_plan(self, plan: Any) -> list[tuple[Plugin, Finding]]:
         """Return the findings of all plugins about a plan."""

@@ -347,6 +347,10 @@ class GateChecked(Event, kind="gate-checked"):
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+TUNED = "tuned"
+"""The model name of the trained model, as it was read back from disk."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RivalChosen(Event, kind="rival-chosen"):
     """A variant of a rival was chosen by its score on the dev rows, or the rival was skipped."""

@@ -1,8 +1,8 @@
 """The hooks: the functions that a plugin can implement.
 
 Eight hooks return *offers*, descriptions of the components of the plugin. One finds the base model
-for a reference. Three review a run before any weight is read. No hook changes a plan, patches a
-library or runs inside the training loop.
+for a reference. Three review a run before any weight is read. One judges the results of a run. No
+hook changes a plan, patches a library or runs inside the training loop.
 
 A plugin is a module named in the entry-point group ``tunesmith``::
 
@@ -31,6 +31,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
+    from tunesmith.events import JSON
     from tunesmith.offers import (
         CommandOffer,
         DataLoaderOffer,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
         TableOffer,
         TechniqueOffer,
     )
-    from tunesmith.plan import ModelReview, Plan
+    from tunesmith.plan import Evidence, ModelReview, Plan
     from tunesmith.records import Record
 
 PROJECT = "tunesmith"
@@ -180,4 +181,19 @@ def tunesmith_review_model(review: ModelReview) -> ReviewResult:  # type: ignore
     download, and always before any weight is read. The result has findings and can have a forecast,
     which becomes an event. An error stops the run with exit code 4; with ``tunesmith run --force``
     its ``if_forced`` takes its place. A resumed run is reviewed again only if it was refused.
+    """
+
+
+@hookspec(firstresult=True)
+def tunesmith_verdict(evidence: Evidence) -> JSON | None:
+    """Judge from the results of a run if tuning was worth it.
+
+    The first result that is not None counts; built-in plugins are called last. So a plugin can
+    replace the built-in rule by a house rule, such as non-inferiority with a margin of its own, or
+    return None for runs that are not its concern.
+
+    The verdict is a JSON object. ``sentence`` is printed, ``word`` before it; ``comparisons`` has
+    an object for each rival, whose ``outcome`` (``better``, ``worse`` or ``unclear``) decides
+    ``[gate] must_beat``. An exception ends the run with an error; ``tunesmith resume`` repeats the
+    verdict alone.
     """

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from tunesmith.contracts import FoundModel
+from tunesmith.events import DataLoaded, Measured, Notice, RivalChosen
 from tunesmith.offers import (
     ConfiguredOffer,
     DataLoaderOffer,
@@ -133,6 +135,19 @@ class ModelReview:
     heldout: Sequence[Record]
     techniques: Sequence[Offered[TechniqueOffer[Any]]]
     """All installed techniques, to propose another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The results of a run, for plugins to judge if tuning was worth it."""
+
+    plan: Plan
+    folder: Path
+    """The run folder: the files of values per record in ``measured`` are below it."""
+    measured: Sequence[Measured]
+    rivals: Sequence[RivalChosen]
+    notices: Sequence[Notice]
+    data: DataLoaded | None
 
 
 def _without_none(value: Any) -> Any:

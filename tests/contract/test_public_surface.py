@@ -19,6 +19,7 @@ TESTS = ROOT / "tests"
 SOURCE_ROOTS = {
     "tunesmith": ROOT / "core",
     "tunesmith_data": ROOT / "plugins",
+    "tunesmith_evidence": ROOT / "plugins",
     "tunesmith_torch": ROOT / "plugins",
     "tunesmith_plugins": ROOT / "plugins",
     **{path.name: path.parent for path in sorted(ROOT.glob("contrib/*/src/*"))},
@@ -192,9 +193,9 @@ def test_private_names_stay_in_their_package() -> None:
 def test_a_foreign_private_name_is_detected() -> None:
     """Imports at the top, in functions and under TYPE_CHECKING; modules, names and attributes."""
     sources = [
-        "from tunesmith.statistics._sample import sample_of",
-        "import tunesmith.statistics._sample",
-        "from tunesmith.statistics import _sample",
+        "from tunesmith.storage._files import file_of",
+        "import tunesmith.storage._files",
+        "from tunesmith.storage import _files",
         "from tunesmith.storage.atomic import _anything",
         "def f():\n    from tunesmith_data.row import _anything",
         "if TYPE_CHECKING:\n    from tunesmith_torch.training.loop import _anything",
@@ -203,8 +204,8 @@ def test_a_foreign_private_name_is_detected() -> None:
     ]
     for source in sources:
         assert len(foreign_private_names(ast.parse(source), "tunesmith_plugins.x")) == 1, source
-    own = ast.parse("from tunesmith.statistics._sample import sample_of")
-    assert not foreign_private_names(own, "tunesmith.statistics")
+    own = ast.parse("from tunesmith.storage._files import file_of")
+    assert not foreign_private_names(own, "tunesmith.storage")
     assert foreign_private_names(own, "tunesmith.execution")
     fine = "from tunesmith import __version__\nfrom torch import _anything\nself._x = other._x"
     assert not foreign_private_names(ast.parse(fine), "tunesmith_plugins.x")

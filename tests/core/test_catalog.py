@@ -245,3 +245,20 @@ def test_the_loader_that_knows_all_files_is_recognized() -> None:
     assert catalog.recognize(["a.two"]) == "file:two:same"
     for names in (["a.one", "a.two"], ["rows.txt"], []):
         assert catalog.recognize(names) is None
+
+
+def test_the_first_verdict_counts_and_third_parties_come_first() -> None:
+    def house_rule(evidence: object) -> dict[str, object] | None:
+        return {"word": "SHIP"} if evidence == "ours" else None
+
+    builtin = plugin(verdict=lambda: {"word": "FINE-TUNE"})
+    catalog = Catalog(load_modules({"builtin": builtin, "house": plugin(verdict=house_rule)}))
+    assert catalog.judge("ours") == {"word": "SHIP"}
+    assert catalog.judge("other") == {"word": "FINE-TUNE"}
+    assert Catalog(load_modules({})).judge("ours") == {}
+
+
+def test_a_verdict_of_another_type_is_refused() -> None:
+    catalog = Catalog(load_modules({"one": plugin(verdict=lambda: "worth it")}))
+    with pytest.raises(PluginError, match="returned str from tunesmith_verdict"):
+        catalog.judge("x")

@@ -23,20 +23,20 @@ from tunesmith.config.evaluators import Evaluators, choose_evaluators
 from tunesmith.config.trust import trust_code
 from tunesmith.contracts import Artifact, Dataset, Job, RunContext, Technique, TextModel
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
-from tunesmith.events import JSON, Event, Notice, RunFinished, RunStarted
+from tunesmith.events import JSON, TUNED, Event, Notice, RunFinished, RunStarted
 from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import PromptedModel, choose_shots
 from tunesmith.execution.emitter import Emitter, Reporters
 from tunesmith.execution.evaluate import evaluate_model
+from tunesmith.execution.gate import check_gate
 from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
-from tunesmith.execution.verdict import TUNED, check_gate, compute_verdict
 from tunesmith.execution.versions import collect_versions
 from tunesmith.offers import EvaluatorOffer
-from tunesmith.plan import Component, Plan
+from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Message
 from tunesmith.signals import StopSignalHandler
@@ -93,8 +93,8 @@ def run(
             reviewer = ModelReviewer(plan, catalog, emit, force)
             resume_check = ResumeCheck(emit, accept_changes, lost)
             _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
-            verdict = _compute_verdict(emit.report, folder)
             report = emit.report
+            verdict = catalog.judge(_collect_evidence(plan, folder, report))
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
             error = caught
@@ -355,13 +355,15 @@ def build_job(
     )
 
 
-def _compute_verdict(report: Report, folder: RunFolder) -> JSON:
-    """Compute the verdict by the first metric that was measured on the tuned model."""
-    measured = list(report.measured.values())
-    first = next((event for event in measured if event.model == TUNED), None)
-    if first is None:
-        return {}
-    return compute_verdict(measured, first.metric, folder.path, evaluator=first.evaluator)
+def _collect_evidence(plan: Plan, folder: RunFolder, report: Report) -> Evidence:
+    return Evidence(
+        plan=plan,
+        folder=folder.path,
+        measured=tuple(report.measured.values()),
+        rivals=tuple(report.rivals.values()),
+        notices=tuple(report.notices),
+        data=report.data,
+    )
 
 
 def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:

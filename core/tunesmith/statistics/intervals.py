@@ -1,4 +1,4 @@
-"""Confidence intervals of a mean and of a paired difference."""
+"""Confidence intervals of a mean."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tunesmith.statistics._distributions import NORMAL, bisect, student_quantile
-from tunesmith.statistics._sample import (
+from tunesmith.statistics.distributions import NORMAL, student_quantile
+from tunesmith.statistics.sample import (
     Bounds,
     Sample,
     build_sample,
     check_options,
-    compute_share,
     effective_size,
     is_binary,
-    paired_differences,
     standard_error,
 )
 
@@ -60,35 +58,7 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
     if is_binary(bounds, values):
         low, high = _wilson(sample.value, effective_size(sample), confidence)
     else:
-        low, high = _general(sample, confidence, resamples, seed, bounds or _UNBOUNDED)
-    return Interval(sample.value, min(low, sample.value), max(high, sample.value), sample.n)
-
-
-def paired_difference(  # noqa: PLR0913
-    base: Sequence[float],
-    tuned: Sequence[float],
-    weights: Sequence[float] | None = None,
-    *,
-    groups: Sequence[Hashable | None] | None = None,
-    confidence: float = 0.95,
-    resamples: int = 2_000,
-    seed: int = 0,
-    bounds: Bounds | None = None,
-) -> Interval:
-    """Average tuned minus base over the same records, with a confidence interval.
-
-    `base[i]` and `tuned[i]` are the same record's values; `bounds` are those of the metric, not
-    of the difference. The other parameters are those of `mean_interval`.
-    """
-    check_options(confidence, resamples)
-    differences = paired_differences(base, tuned)
-    sample = build_sample(differences, weights, groups)
-    if is_binary(bounds, base, tuned):
-        share_up = compute_share(differences, weights, 1.0)
-        low, high = _tango(share_up, share_up - sample.value, effective_size(sample), confidence)
-    else:
-        span = bounds[1] - bounds[0] if bounds else math.inf
-        low, high = _general(sample, confidence, resamples, seed, (-span, span))
+        low, high = interval_of_sample(sample, confidence, resamples, seed, bounds or _UNBOUNDED)
     return Interval(sample.value, min(low, sample.value), max(high, sample.value), sample.n)
 
 
@@ -100,31 +70,7 @@ def _wilson(share: float, n: float, confidence: float) -> Bounds:
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def _tango(up: float, down: float, n: float, confidence: float) -> Bounds:
-    """Compute Tango's score interval of a paired difference of shares; never of zero width.
-
-    `up` is the share of records that only the tuned model got right, `down` the share that only
-    the base model got right.
-    """
-    z = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
-    b, c = up * n, max(down, 0.0) * n
-    observed = (b - c) / n
-
-    def score(delta: float) -> float:
-        half = (2 * n - b + c) * delta - b - c
-        root = math.sqrt(max(0.0, half * half + 8 * n * c * delta * (1 - delta)))
-        variance = n * ((root - half) / (2 * n) + delta * (1 - delta))
-        distance = b - c - n * delta
-        if variance <= 0:
-            return math.copysign(math.inf, distance) if distance else 0.0
-        return distance / math.sqrt(variance)
-
-    low = bisect(lambda delta: score(delta) <= z, -1.0, observed)
-    high = bisect(lambda delta: score(delta) < -z, observed, 1.0)
-    return low, high
-
-
-def _general(
+def interval_of_sample(
     sample: Sample, confidence: float, resamples: int, seed: int, bounds: Bounds
 ) -> Bounds:
     """Compute the interval of a mean of arbitrary numbers, kept inside `bounds`."""

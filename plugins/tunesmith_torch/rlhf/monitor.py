@@ -24,7 +24,8 @@ from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError
 from tunesmith.events import JSON, CompletionSampled, Event, GateChecked, Monitored
 from tunesmith.records import Prompt
-from tunesmith.statistics import Interval, paired_difference
+from tunesmith.statistics import Interval
+from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.prefix.completion_groups import CompletionGroup, score_groups
 from tunesmith_torch.rlhf.policy_objective import PolicyObjective

@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith.statistics import Interval, mean_interval, paired_p_value
+from tunesmith.statistics import Interval, mean_interval
+from tunesmith_evidence.statistics import paired_p_value
 
 MAX_LENGTH_DIFFERENCE = 0.1
 """Completions are equally long if their tokens differ by at most this share of the longer one."""

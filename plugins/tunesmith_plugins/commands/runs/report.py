@@ -9,10 +9,10 @@ import click
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.execution import execute
-from tunesmith.execution.regressions import find_regressions
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
+from tunesmith_evidence.regressions import find_regressions
 from tunesmith_plugins.commands.runs import training_view, view
 from tunesmith_plugins.commands.runs.replay import replay_events
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from tunesmith.cli import render
-from tunesmith.execution.regressions import Regression
+from tunesmith.events import TUNED
 from tunesmith.execution.report import Report
-from tunesmith.execution.verdict import TUNED
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import format_bytes, format_count, format_duration, one_line
+from tunesmith_evidence.regressions import Regression
 from tunesmith_plugins.commands.runs.curve import plot
 
 

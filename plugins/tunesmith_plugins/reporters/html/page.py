@@ -12,11 +12,10 @@ import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from tunesmith.events import CompletionSampled, Measured
-from tunesmith.execution.regressions import find_regressions
+from tunesmith.events import TUNED, CompletionSampled, Measured
 from tunesmith.execution.report import Report
-from tunesmith.execution.verdict import TUNED
 from tunesmith.text import format_bytes, format_count, format_duration, one_line, redact, safe_text
+from tunesmith_evidence.regressions import find_regressions
 from tunesmith_plugins.reporters.html.charts import (
     HALF_WIDTH,
     WIDTH,

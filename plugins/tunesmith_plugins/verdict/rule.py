@@ -1,19 +1,31 @@
-"""Compare the tuned model with the baselines on the same held-out records, and check the gate."""
+"""Compare the tuned model with the baselines on the same held-out records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from tunesmith.errors import GateError
-from tunesmith.events import JSON, GateChecked, Measured
+from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.evaluate import read_metric_values
 from tunesmith.execution.report import metric_label
-from tunesmith.options import GateOptions
-from tunesmith.statistics import compare
+from tunesmith.plan import Evidence
+from tunesmith_evidence.statistics import compare
 
-TUNED = "tuned"
 BASELINE_NAMES = {"base": "the base model", "few-shot": "few-shot prompting"}
+
+
+def judge(evidence: Evidence) -> JSON:
+    """Compute the verdict by the first metric that was measured on the tuned model.
+
+    Returns:
+        The verdict as JSON; empty if the tuned model was not measured.
+    """
+    first = next((event for event in evidence.measured if event.model == TUNED), None)
+    if first is None:
+        return {}
+    return compute_verdict(
+        evidence.measured, first.metric, evidence.folder, evaluator=first.evaluator
+    )
 
 
 def compute_verdict(
@@ -76,48 +88,6 @@ def compute_verdict(
         "comparisons": comparisons,
         "sentence": _sentence(tuned, label, best, comparisons[best]),
     }
-
-
-def check_gate(
-    gate: GateOptions,
-    measured: Iterable[Measured],
-    verdict: JSON,
-    inner: Iterable[GateChecked] = (),
-) -> None:
-    """Check the conditions of ``[gate]``, and the gates that the technique itself checked.
-
-    Raises:
-        GateError: naming every condition that was not met.
-    """
-    failures = []
-    for baseline in gate.must_beat:
-        outcome = verdict.get("comparisons", {}).get(baseline, {}).get("outcome", "not measured")
-        if outcome != "better":
-            failures.append(
-                f'gate.must_beat: tuned must be better than {baseline}, but is "{outcome}"'
-            )
-    failures += _missed_bounds(gate, [event for event in measured if event.model == TUNED])
-    failures += [
-        f"{event.stage}: {event.message}"
-        for event in inner
-        if not event.passed and not event.accepted
-    ]
-    if failures:
-        hint = "the trained model is kept; `tunesmith report RUN` shows all scores"
-        raise GateError("\n".join(failures), hint=hint)
-
-
-def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str]:
-    """Yield a message for each bound of ``at_least`` that the tuned model misses."""
-    for where, evaluator, metric, bound in gate.bounds():
-        events = [e for e in tuned if e.metric == metric and evaluator in ("", e.evaluator)]
-        if not events:
-            yield f"{where}: the metric was not measured"
-        for event in events:
-            met = event.value >= bound if event.higher_is_better else event.value <= bound
-            limit = "at least" if event.higher_is_better else "at most"
-            if not met:
-                yield f"{where}: must be {limit} {bound:g}, got {event.value:.4g}"
 
 
 def _sentence(tuned: Measured, label: str, baseline: str, comparison: JSON) -> str:

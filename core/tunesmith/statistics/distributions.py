@@ -1,23 +1,11 @@
-"""Quantiles and root finding that the standard library does not have."""
+"""Quantiles that the standard library does not have."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from statistics import NormalDist
 
 NORMAL = NormalDist()
-
-
-def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Find the point in [low, high] from which on `holds` is true."""
-    for _ in range(60):
-        middle = (low + high) / 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle
-    return high
 
 
 def student_quantile(p: float, df: int) -> float:

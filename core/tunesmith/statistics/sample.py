@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from tunesmith.statistics._distributions import NORMAL, student_quantile
+from tunesmith.statistics.distributions import NORMAL, student_quantile
 
 Bounds = tuple[float, float]
 
@@ -34,40 +34,29 @@ class Sample:
 
 
 def check_options(confidence: float, resamples: int) -> None:
+    """Raise ValueError if an option of an interval is out of range."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: must be in (0, 1), got {confidence}")
     if resamples < 100:
         raise ValueError(f"resamples: must be at least 100, got {resamples}")
 
 
-def _check_finite(name: str, numbers: Sequence[float]) -> None:
+def check_finite(name: str, numbers: Sequence[float]) -> None:
+    """Raise ValueError with the index of the first number that is not finite."""
     for index, number in enumerate(numbers):
         if not math.isfinite(number):
             raise ValueError(f"{name}[{index}]: must be a finite number, got {number}")
 
 
-def _check_length(name: str, given: int, expected: int) -> None:
+def check_length(name: str, given: int, expected: int) -> None:
+    """Raise ValueError if there is not one entry per value."""
     if given != expected:
         raise ValueError(f"{name}: must have one entry per value ({expected}), got {given}")
 
 
-def paired_differences(base: Sequence[float], tuned: Sequence[float]) -> list[float]:
-    _check_length("tuned", len(tuned), len(base))
-    _check_finite("base", base)
-    _check_finite("tuned", tuned)
-    return [t - b for b, t in zip(base, tuned, strict=True)]
-
-
 def is_binary(bounds: Bounds | None, *values: Sequence[float]) -> bool:
+    """Return True if all values are 0 or 1, and the bounds of the metric allow no others."""
     return bounds in (None, (0, 1)) and all(v in (0, 1) for part in values for v in part)
-
-
-def compute_share(values: Sequence[float], weights: Sequence[float] | None, target: float) -> float:
-    """Compute the weighted share of the values that equal `target`."""
-    if weights is None:
-        return sum(1 for v in values if v == target) / len(values)
-    hits = math.fsum(w for v, w in zip(values, weights, strict=True) if v == target)
-    return hits / math.fsum(weights)
 
 
 def build_sample(
@@ -82,16 +71,16 @@ def build_sample(
     """
     if not values:
         raise ValueError("values: at least one is needed, got none")
-    _check_finite("values", values)
+    check_finite("values", values)
     if weights is None:
         weights = [1.0] * len(values)
-    _check_length("weights", len(weights), len(values))
-    _check_finite("weights", weights)
+    check_length("weights", len(weights), len(values))
+    check_finite("weights", weights)
     for index, weight in enumerate(weights):
         if weight < 0:
             raise ValueError(f"weights[{index}]: must not be negative, got {weight}")
     if groups is not None:
-        _check_length("groups", len(groups), len(values))
+        check_length("groups", len(groups), len(values))
     used = [i for i, w in enumerate(weights) if w > 0]
     if not used:
         raise ValueError("weights: at least one must be above zero, got only zeros")

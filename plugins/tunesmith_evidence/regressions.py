@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.events import JSON
+from tunesmith.events import JSON, TUNED
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith.execution.verdict import TUNED
 
 
 @dataclass(frozen=True)

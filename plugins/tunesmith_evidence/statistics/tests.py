@@ -8,7 +8,8 @@ from itertools import product
 from operator import getitem
 from random import Random
 
-from tunesmith.statistics._sample import build_sample, is_binary, paired_differences
+from tunesmith.statistics.sample import build_sample, is_binary
+from tunesmith_evidence.statistics.differences import paired_differences
 
 _EXACT = 16  # the sign flips of up to this number of units are enumerated instead of sampled
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunesmith.events import Measured
-from tunesmith.execution.regressions import Regression, find_regressions
 from tunesmith.execution.report import Report, build_report
+from tunesmith_evidence.regressions import Regression, find_regressions
 
 VERDICT = {"metric": "score", "baseline_model": "few-shot"}
 

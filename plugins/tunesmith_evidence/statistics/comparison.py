@@ -7,18 +7,18 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.statistics._sample import (
+from tunesmith.statistics import Interval
+from tunesmith.statistics.sample import (
     Bounds,
     build_sample,
-    compute_share,
     effective_size,
     is_binary,
-    paired_differences,
     standard_error,
 )
-from tunesmith.statistics.intervals import Interval, paired_difference
-from tunesmith.statistics.power import minimum_detectable
-from tunesmith.statistics.tests import paired_p_value
+from tunesmith_evidence.statistics.differences import compute_share, paired_differences
+from tunesmith_evidence.statistics.paired import paired_difference
+from tunesmith_evidence.statistics.power import minimum_detectable
+from tunesmith_evidence.statistics.tests import paired_p_value
 
 ComparisonOutcome = Literal["better", "worse", "unclear"]
 

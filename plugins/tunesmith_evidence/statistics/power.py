@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from tunesmith.statistics._distributions import NORMAL, bisect, student_quantile
+from tunesmith.statistics.distributions import NORMAL, student_quantile
+from tunesmith_evidence.statistics.bisection import bisect
 
 
 def minimum_detectable(

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.errors import GateError
 from tunesmith.events import Measured
-from tunesmith.execution.verdict import check_gate, compute_verdict
-from tunesmith.options import GateOptions
+from tunesmith_plugins.verdict.rule import compute_verdict
 
 
 def measured(
@@ -113,53 +111,3 @@ def test_a_metric_of_two_evaluators_is_compared_within_one(tmp_path: Path) -> No
     lenient = compute_verdict(events, "m", tmp_path, evaluator="lenient")
     assert (lenient["evaluator"], lenient["outcome"]) == ("lenient", "worse")
     assert "lenient: m 0.900 -> 0.100" in lenient["sentence"]
-
-
-def gate(folder: Path, **options: object) -> None:
-    higher = measured(folder, "tuned", [1.0] * 8 + [0.0] * 2)
-    lower = measured(folder, "tuned", [0.5, 0.7], higher=False, metric="loss")
-    verdict = {"comparisons": {"base": {"outcome": "better"}, "few-shot": {"outcome": "unclear"}}}
-    check_gate(GateOptions(**options), [higher, lower], verdict)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"must_beat": ["base"]},
-        {"at_least": {"m": 0.8}},
-        {"at_least": {"m": 0.1, "loss": 0.7}},
-    ],
-)
-def test_a_gate_that_is_met(tmp_path: Path, options: dict[str, object]) -> None:
-    gate(tmp_path, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"must_beat": ["few-shot"]},
-            'gate.must_beat: tuned must be better than few-shot, but is "unclear"',
-        ),
-        ({"at_least": {"m": 0.81}}, "gate.at_least.m: must be at least 0.81, got 0.8"),
-        ({"at_least": {"loss": 0.59}}, "gate.at_least.loss: must be at most 0.59, got 0.6"),
-        ({"at_least": {"bleu": 0.1}}, "gate.at_least.bleu: the metric was not measured"),
-    ],
-)
-def test_a_gate_that_is_not_met(tmp_path: Path, options: dict[str, object], message: str) -> None:
-    with pytest.raises(GateError) as caught:
-        gate(tmp_path, **options)
-    assert caught.value.message == message
-
-
-def test_everything_that_was_not_met_is_named(tmp_path: Path) -> None:
-    with pytest.raises(GateError) as caught:
-        gate(tmp_path, must_beat=["few-shot"], at_least={"m": 0.9, "loss": 0.1})
-    assert len(caught.value.message.splitlines()) == 3
-
-
-def test_must_beat_fails_for_a_baseline_without_evaluation(tmp_path: Path) -> None:
-    tuned = measured(tmp_path, "tuned", [1.0])
-    with pytest.raises(GateError, match='better than base, but is "not measured"'):
-        check_gate(GateOptions(must_beat=["base"]), [tuned], {})

@@ -1,0 +1,51 @@
+"""Check the conditions of ``[gate]`` after a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from tunesmith.errors import GateError
+from tunesmith.events import JSON, TUNED, GateChecked, Measured
+from tunesmith.options import GateOptions
+
+
+def check_gate(
+    gate: GateOptions,
+    measured: Iterable[Measured],
+    verdict: JSON,
+    inner: Iterable[GateChecked] = (),
+) -> None:
+    """Check the conditions of ``[gate]``, and the gates that the technique itself checked.
+
+    Raises:
+        GateError: naming every condition that was not met.
+    """
+    failures = []
+    for baseline in gate.must_beat:
+        outcome = verdict.get("comparisons", {}).get(baseline, {}).get("outcome", "not measured")
+        if outcome != "better":
+            failures.append(
+                f'gate.must_beat: tuned must be better than {baseline}, but is "{outcome}"'
+            )
+    failures += _missed_bounds(gate, [event for event in measured if event.model == TUNED])
+    failures += [
+        f"{event.stage}: {event.message}"
+        for event in inner
+        if not event.passed and not event.accepted
+    ]
+    if failures:
+        hint = "the trained model is kept; `tunesmith report RUN` shows all scores"
+        raise GateError("\n".join(failures), hint=hint)
+
+
+def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str]:
+    """Yield a message for each bound of ``at_least`` that the tuned model misses."""
+    for where, evaluator, metric, bound in gate.bounds():
+        events = [e for e in tuned if e.metric == metric and evaluator in ("", e.evaluator)]
+        if not events:
+            yield f"{where}: the metric was not measured"
+        for event in events:
+            met = event.value >= bound if event.higher_is_better else event.value <= bound
+            limit = "at least" if event.higher_is_better else "at most"
+            if not met:
+                yield f"{where}: must be {limit} {bound:g}, got {event.value:.4g}"

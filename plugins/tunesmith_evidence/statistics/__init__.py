@@ -1,0 +1,33 @@
+"""Compare two models on the same records: paired intervals, significance tests and power.
+
+It has only pure functions. The order of the records does not change a result. The methods:
+
+=====================  ================================
+values                 difference of two models
+=====================  ================================
+right/wrong            Tango score, exact McNemar
+  weighted or grouped  the same on the effective n, sign flips
+anything else          percentile bootstrap, sign flips
+  below 10 units       Student's t, sign flips
+  a single unit        unknown, p = 1
+=====================  ================================
+
+Units, and the intervals of one mean, are those of ``tunesmith.statistics``.
+
+Sources: Tango, Statist. Med. 17 (1998) 891; McNemar, Psychometrika 12 (1947) 153; Connor,
+Biometrics 43 (1987) 207 (power of paired proportions).
+"""
+
+from tunesmith_evidence.statistics.comparison import Comparison, ComparisonOutcome, compare
+from tunesmith_evidence.statistics.paired import paired_difference
+from tunesmith_evidence.statistics.power import minimum_detectable
+from tunesmith_evidence.statistics.tests import paired_p_value
+
+__all__ = [
+    "Comparison",
+    "ComparisonOutcome",
+    "compare",
+    "minimum_detectable",
+    "paired_difference",
+    "paired_p_value",
+]

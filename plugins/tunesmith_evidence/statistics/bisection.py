@@ -1,0 +1,16 @@
+"""Root finding by bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Find the point in [low, high] from which on `holds` is true."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high

@@ -1,0 +1,67 @@
+"""The conditions of ``[gate]`` are checked, and everything that was not met is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.errors import GateError
+from tunesmith.events import TUNED, Measured
+from tunesmith.execution.gate import check_gate
+from tunesmith.options import GateOptions
+
+
+def measured(metric: str, value: float, *, higher: bool = True) -> Measured:
+    return Measured(
+        model=TUNED, evaluator="e", metric=metric, value=value, low=value, high=value, n=10,
+        higher_is_better=higher, seconds=0.0, records="",
+    )  # fmt: skip
+
+
+def gate(**options: object) -> None:
+    higher = measured("score", 0.8)
+    lower = measured("loss", 0.6, higher=False)
+    verdict = {"comparisons": {"base": {"outcome": "better"}, "few-shot": {"outcome": "unclear"}}}
+    check_gate(GateOptions(**options), [higher, lower], verdict)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"must_beat": ["base"]},
+        {"at_least": {"score": 0.8}},
+        {"at_least": {"score": 0.1, "loss": 0.7}},
+    ],
+)
+def test_a_gate_that_is_met(options: dict[str, object]) -> None:
+    gate(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"must_beat": ["few-shot"]},
+            'gate.must_beat: tuned must be better than few-shot, but is "unclear"',
+        ),
+        ({"at_least": {"score": 0.81}}, "gate.at_least.score: must be at least 0.81, got 0.8"),
+        ({"at_least": {"loss": 0.59}}, "gate.at_least.loss: must be at most 0.59, got 0.6"),
+        ({"at_least": {"bleu": 0.1}}, "gate.at_least.bleu: the metric was not measured"),
+    ],
+)
+def test_a_gate_that_is_not_met(options: dict[str, object], message: str) -> None:
+    with pytest.raises(GateError) as caught:
+        gate(**options)
+    assert caught.value.message == message
+
+
+def test_everything_that_was_not_met_is_named() -> None:
+    with pytest.raises(GateError) as caught:
+        gate(must_beat=["few-shot"], at_least={"score": 0.9, "loss": 0.1})
+    assert len(caught.value.message.splitlines()) == 3
+
+
+def test_must_beat_fails_for_a_baseline_without_evaluation() -> None:
+    tuned = measured("score", 1.0)
+    with pytest.raises(GateError, match='better than base, but is "not measured"'):
+        check_gate(GateOptions(must_beat=["base"]), [tuned], {})
