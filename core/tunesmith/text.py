@@ -243,6 +243,9 @@ _RULES: tuple[_Rule, ...] = (
     ),
 )
 
+SECRET_MARKS = tuple(mark for _, marks, _ in _RULES for mark in marks)
+"""Texts of which one is in every text that `redact` changes."""
+
 
 def redact(s: str) -> str:
     """Replace secrets by `[redacted:KIND]`, in text that is logged, stored or shown.

@@ -14,12 +14,11 @@ from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith_data.accounting import UnusableRows
-from tunesmith_data.copied_rows import CopiedRows
 from tunesmith_data.files import DataFile, find_files, open_data_file
 from tunesmith_data.record_reader import RecordReader
 from tunesmith_data.row import ReadRows, Row, RowError, Span
 from tunesmith_data.stored import OpenFiles, Spool, Stored, StoredInSpool
-from tunesmith_data.stored_records import Segment, StoredRecords
+from tunesmith_data.stored_records import CopiedRows, Segment, StoredRecords
 
 if TYPE_CHECKING:
     from tunesmith_data.options import FieldOptions, RowOptions

@@ -7,20 +7,74 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 from tunesmith.data.subset import Subset
 from tunesmith.errors import DataError
-from tunesmith.records import Record
-from tunesmith_data.copied_rows import CHANGED, CopiedRows
+from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith_data.record_reader import RecordReader
-from tunesmith_data.row import Parse, RowError
+from tunesmith_data.row import Fields, Parse, RowError
 from tunesmith_data.stored import Stored
 
 BLOCK_BYTES = 1 << 20
 """Bytes that are read at a time when records are read in order."""
 NEAR = 8
 """A row that follows the last one at up to this distance is read in order."""
+
+
+CHANGED, COMPLETION, TEXT, CHAT = range(4)
+"""The kinds of rows: those that are not copied, and what the copies of the others are."""
+
+
+_MESSAGE_KEYS = {"role", "content"}
+
+
+class CopiedRows:
+    """The rows of one file whose record holds their columns as they are, which most rows do.
+
+    They passed all checks when they were first read, and nothing of them was changed. When they are
+    read again, their records are built from the same columns, several times faster than by their
+    format.
+
+    ``columns`` are those of the texts, or of the conversation, in the order of the format.
+    """
+
+    def __init__(self, name: str, columns: Sequence[str]) -> None:
+        self._name = name
+        self._columns = tuple(columns)
+
+    def kind(self, record: Record, fields: Fields) -> int:
+        """Return the kind of a row, of which this is the record."""
+        if record.group is not None or record.slices:
+            return CHANGED
+        values = [fields.get(column) for column in self._columns]
+        match record:
+            case Completion() if len(values) == 2:
+                is_copy = record.prompt is values[0] and record.completion is values[1]
+                return COMPLETION if is_copy else CHANGED
+            case Text() if len(values) == 1:
+                return TEXT if record.text is values[0] else CHANGED
+            case Chat() if len(values) == 1 and isinstance(values[0], list):
+                return CHAT if record.messages == _messages(values[0]) else CHANGED
+        return CHANGED
+
+    def build(self, kind: int, line: int, fields: Any) -> Record:
+        """Return the record of a row that was read once more."""
+        source = f"{self._name}:{line}"
+        if kind == COMPLETION:
+            prompt, completion = self._columns
+            return Completion(source=source, prompt=fields[prompt], completion=fields[completion])
+        (column,) = self._columns
+        if kind == TEXT:
+            return Text(source=source, text=fields[column])
+        return Chat(source=source, messages=_messages(fields[column]))
+
+
+def _messages(items: Sequence[Any]) -> tuple[Message, ...]:
+    """Return the messages of JSON objects if these have a role and a content only, else none."""
+    if any(type(item) is not dict or item.keys() != _MESSAGE_KEYS for item in items):
+        return ()
+    return tuple([Message(item["role"], item["content"]) for item in items])
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,14 @@ import pytest
 
 from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith_data import RowError, RowLoader, parse_row
-from tunesmith_data.copied_rows import CHANGED, CHAT, COMPLETION, TEXT, CopiedRows
-from tunesmith_data.stored_records import StoredRecords
+from tunesmith_data.stored_records import (
+    CHANGED,
+    CHAT,
+    COMPLETION,
+    TEXT,
+    CopiedRows,
+    StoredRecords,
+)
 from tunesmith_plugins.loaders.jsonl.offer import JSONL, JsonlOptions
 
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import one_line, redact
+from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.row import Row, read_row
 
 MOST_EXAMPLES = 3
@@ -17,13 +18,13 @@ INPUT_LIMIT = 4_000
 
 
 class Check(Protocol):
-    """Sees each row once, in order, and returns its findings at the end.
+    """Sees each row once, in order and some at a time, and returns its findings at the end.
 
     It keeps numbers, not texts: data may be larger than memory.
     """
 
-    def add(self, row: Row) -> None:
-        """Look at one row."""
+    def add(self, block: Block) -> None:
+        """Look at the next rows."""
         ...
 
     def findings(self, train: Sequence[Record]) -> Iterable[Finding]:

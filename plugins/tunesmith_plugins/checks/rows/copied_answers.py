@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunesmith_plugins.checks.rows.detectors import Detector, Detectors
+from tunesmith_plugins.checks.rows.detectors import Detector
 from tunesmith_plugins.checks.rows.row import Row
 
 SHORTEST = 30
@@ -33,8 +33,3 @@ COPIES = (
         "remove them from the prompt, or the model learns to copy",
     ),
 )
-
-
-def copied_answers() -> Detectors:
-    """Create the check."""
-    return Detectors("copies", COPIES)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
+from tunesmith_plugins.checks.rows.block import Block, Marks
 from tunesmith_plugins.checks.rows.check import Tally, build_finding, share
 from tunesmith_plugins.checks.rows.row import Row
 
@@ -19,11 +20,20 @@ CONTEXT = 20
 
 Find = Callable[[Row], str | None]
 """Return the text to show if a row has the fault, else None."""
+Select = Callable[[Block], Sequence[Row]]
+"""Return the rows of a block that may have the fault."""
+
+
+def _all_rows(block: Block) -> Sequence[Row]:
+    return block.rows
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A fault that a row can have on its own."""
+    """A fault that a row can have on its own.
+
+    Only rows with one of the ``marks`` are looked at; without marks, those that ``select`` returns.
+    """
 
     what: str
     """The end of the sentence about such rows, after their number: ``rows have ...``."""
@@ -32,32 +42,36 @@ class Detector:
     level: Literal["info", "warning"] = "warning"
     can_be_intended: bool = True
     """True if the fault is part of the task where many rows have it; then it is an info."""
+    marks: Sequence[str] = ()
+    select: Select = _all_rows
 
 
 class Detectors:
-    """Counts the rows that each detector of a table finds."""
+    """Counts the rows that each detector of some tables finds; a table has the name of a check."""
 
-    def __init__(self, check: str, table: Sequence[Detector]) -> None:
-        self._check = check
-        self._tallies = [(detector, detector.find, Tally()) for detector in table]
+    def __init__(self, tables: Mapping[str, Sequence[Detector]]) -> None:
+        self._tallies = [(name, one, Tally()) for name, table in tables.items() for one in table]
+        self._marks = Marks([detector.marks for _, detector, _ in self._tallies])
         self._rows = 0
 
-    def add(self, row: Row) -> None:
-        """Ask each detector about a row."""
-        self._rows += 1
-        for _, find, tally in self._tallies:
-            text = find(row)
-            if text is not None:
-                tally.add(row, text)
+    def add(self, block: Block) -> None:
+        """Ask each detector about the rows that may have its fault."""
+        self._rows += len(block.rows)
+        with_marks = self._marks.find(block)
+        for (_, detector, tally), marked in zip(self._tallies, with_marks, strict=True):
+            for row in marked if detector.marks else detector.select(block):
+                text = detector.find(row)
+                if text is not None:
+                    tally.add(row, text)
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
         """Return one finding for each detector that found rows."""
-        for detector, _, tally in self._tallies:
+        for name, detector, tally in self._tallies:
             if not tally.count:
                 continue
             is_intended = detector.can_be_intended and tally.count >= BY_DESIGN * self._rows
             yield build_finding(
-                self._check,
+                name,
                 "info" if is_intended else detector.level,
                 f"{share(tally.count, self._rows)} {detector.what}",
                 tally.count,
@@ -66,20 +80,12 @@ class Detectors:
             )
 
 
-def search(
-    pattern: str, *marks: str, in_answer: bool = False, flags: re.RegexFlag = re.NOFLAG
-) -> Find:
-    """Return a function that searches a row for a pattern.
-
-    The pattern is tried only if the text contains one of the ``marks``, which is much faster;
-    without marks it is always tried.
-    """
+def search(pattern: str, *, in_answer: bool = False, flags: re.RegexFlag = re.NOFLAG) -> Find:
+    """Return a function that searches a row for a pattern."""
     compiled = re.compile(pattern, flags)
 
     def find(row: Row) -> str | None:
         text = row.answer if in_answer else row.text
-        if marks and not any(mark in text for mark in marks):
-            return None
         match = compiled.search(text)
         return around(text, match) if match else None
 

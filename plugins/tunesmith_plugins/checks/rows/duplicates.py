@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record, UnpairedPreference
+from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import (
     MOST_EXAMPLES,
     build_finding,
@@ -18,7 +19,7 @@ from tunesmith_plugins.checks.rows.check import (
     share,
     show_row,
 )
-from tunesmith_plugins.checks.rows.row import Row, letters, read_row, words
+from tunesmith_plugins.checks.rows.row import Row, read_row, words
 
 WARNED_SHARE = 0.01
 """Share of repeated rows from which on they are a warning."""
@@ -65,7 +66,11 @@ class Duplicates:
         self._with_answer = array("q")
         self._answer_characters = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, block: Block) -> None:
+        for row in block.rows:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
         """Keep the hashes of a training row."""
         if row.part != "train":
             return
@@ -145,7 +150,7 @@ def _hash_row(row: Row) -> int:
     Symbols of an answer count: two commands that differ in one are two answers.
     """
     label = row.record.label if isinstance(row.record, UnpairedPreference) else None
-    return hash((letters(row.text), words(row.answer), label))
+    return hash((row.text_letters, words(row.answer), label))
 
 
 def _show_answers(train: Sequence[Record], first: int, second: int) -> str:

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
+from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import build_finding
 from tunesmith_plugins.checks.rows.row import Row
 
 FEWEST_ROWS = 100
 SHORT = 2
+PREFIX = 32
+"""Characters that are looked at first: most texts have a letter in them."""
 NEGATIONS = (" not ", "n't ", "n’t ", " never ", " no ", " without ", " cannot ", " nothing ")
 
 
@@ -26,21 +29,27 @@ class EdgeCases:
             "have no letter": 0,
         }
 
-    def add(self, row: Row) -> None:
+    def add(self, block: Block) -> None:
+        for row in block.rows:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
         """Count the prompt of a training row."""
         if row.part != "train" or not row.question:
             return
         self._rows += 1
         text = row.question
-        lower = f" {text.lower()} "
+        start = text[:PREFIX]
+        asked = f" {row.question_words} "
         values = (
             len(text) < 80 and len(text.split()) <= SHORT,
-            any(word in lower for word in NEGATIONS),
+            any(word in asked for word in NEGATIONS),
             text.isupper(),
-            text.lower() == text.upper(),
+            start.lower() == start.upper() and text.lower() == text.upper(),
         )
-        for name, value in zip(self._counts, values, strict=True):
-            self._counts[name] += value
+        if any(values):
+            for name, value in zip(self._counts, values, strict=True):
+                self._counts[name] += value
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
         """Return the counts."""

@@ -9,6 +9,7 @@ import orjson
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import one_line
+from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import (
     EXCERPT,
     MOST_EXAMPLES,
@@ -34,7 +35,11 @@ class JsonAnswers:
         self._other = Tally()
         self._rows = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, block: Block) -> None:
+        for row in block.rows:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
         """Count an answer."""
         if not row.has_right_answer:
             return

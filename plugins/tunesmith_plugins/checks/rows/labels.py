@@ -11,6 +11,7 @@ from statistics import median
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import format_count
+from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import MOST_EXAMPLES, build_finding, quote, share
 from tunesmith_plugins.checks.rows.row import Row
 
@@ -46,7 +47,11 @@ class Labels:
         self._rows = 0
         self._are_labels = True
 
-    def add(self, row: Row) -> None:
+    def add(self, block: Block) -> None:
+        for row in block.rows:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
         """Count the answer of a row."""
         if not self._are_labels or not row.has_right_answer:
             return

@@ -9,6 +9,7 @@ import numpy as np
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
+from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import MOST_EXAMPLES, Tally, build_finding, share, show_row
 from tunesmith_plugins.checks.rows.row import Row
 
@@ -35,7 +36,11 @@ class Lengths:
         self._empty = Tally()
         self._answers = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, block: Block) -> None:
+        for row in block.rows:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
         """Keep the lengths of a row."""
         if row.answer:
             self._answers += 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from tunesmith.text import redact
-from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, Detectors, Find
+from tunesmith.text import SECRET_MARKS, redact
+from tunesmith_plugins.checks.rows.block import Block
+from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, Find
 from tunesmith_plugins.checks.rows.row import Row
 
 # Each begins with a set of characters, so that the search skips others; what must not stand before
@@ -66,8 +67,6 @@ def _number(pattern: str, is_valid: Callable[[str], bool] = bool) -> Find:
     compiled = re.compile(pattern)
 
     def find(row: Row) -> str | None:
-        if not row.has_long_number:
-            return None
         numbers = (match.group() for match in compiled.finditer(row.text))
         return next((mask(number) for number in numbers if is_valid(number)), None)
 
@@ -78,7 +77,7 @@ _EMAIL = re.compile(EMAIL)
 
 
 def _find_email(row: Row) -> str | None:
-    match = _EMAIL.search(row.text) if "@" in row.text else None
+    match = _EMAIL.search(row.text)
     return mask_address(match.group()) if match else None
 
 
@@ -90,43 +89,51 @@ def _find_secret(row: Row) -> str | None:
     return clean[max(0, start - CONTEXT) : start + 2 * CONTEXT]
 
 
+def _with_long_number(block: Block) -> Sequence[Row]:
+    return block.with_long_number
+
+
 PERSONAL_DATA = (
     Detector(
         "rows have a key, a token or a password",
         _find_secret,
         "remove it and revoke it: a model can repeat what it was trained on",
         can_be_intended=False,
+        marks=SECRET_MARKS,
     ),
     Detector(
         "rows have the number of a payment card",
         _number(CARD, is_card_number),
         "replace it: a model can repeat what it was trained on",
         can_be_intended=False,
+        select=_with_long_number,
     ),
     Detector(
         "rows have the number of a bank account",
         _number(IBAN, is_iban),
         "replace it: a model can repeat what it was trained on",
         can_be_intended=False,
+        select=_with_long_number,
     ),
     Detector(
         "rows have a social security number",
         _number(SOCIAL_SECURITY),
         "replace it: a model can repeat what it was trained on",
         can_be_intended=False,
+        select=_with_long_number,
     ),
     Detector(
         "rows have an e-mail address",
         _find_email,
         "replace those of persons",
         level="info",
+        marks=("@",),
     ),
     Detector(
-        "rows have a telephone number", _number(PHONE), "replace those of persons", level="info"
+        "rows have a telephone number",
+        _number(PHONE),
+        "replace those of persons",
+        level="info",
+        select=_with_long_number,
     ),
 )
-
-
-def personal_data() -> Detectors:
-    """Create the check."""
-    return Detectors("personal data", PERSONAL_DATA)

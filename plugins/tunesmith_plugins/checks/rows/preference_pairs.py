@@ -10,6 +10,7 @@ import numpy as np
 from tunesmith.contracts import Finding
 from tunesmith.records import Preference, Record
 from tunesmith.statistics import mean_interval
+from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import (
     MOST_EXAMPLES,
     Tally,
@@ -35,7 +36,11 @@ class PreferencePairs:
         self._equal = Tally()
         self._longer = self._shorter = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, block: Block) -> None:
+        for row in block.rows:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
         """Compare the answers of a training pair."""
         record = row.record
         if row.part != "train" or not isinstance(record, Preference):

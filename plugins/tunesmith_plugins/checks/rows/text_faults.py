@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 
 from tunesmith.text import safe_text
-from tunesmith_plugins.checks.rows.detectors import Detector, Detectors, Find, around, search
+from tunesmith_plugins.checks.rows.detectors import Detector, Find, around, search
 from tunesmith_plugins.checks.rows.row import Row
 
+# Patterns begin with a set of characters where they can, so that the search skips others.
 CONTROL_TOKENS = (
-    r"<[|｜][A-Za-z][^<>|｜\n]{1,40}[|｜]>|\[/?INST\]|<</?SYS>>"
-    r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|^<s>|</s>$"
+    r"[<\[](?:(?<=<)(?:[|｜][A-Za-z][^<>|｜\n]{1,40}[|｜]>|</?SYS>>|(?:start|end)_of_turn>"
+    r"|(?:bos|eos|pad|unk)>|s>(?<=^<s>)|/s>$)|(?<=\[)/?INST\])"
 )
 NEXT_TURN = r"^(?:Human|User|Assistant|AI|### ?(?:Instruction|Response|Input)) ?:"
-NEXT_TURN_MARKS = ("Human", "User", "Assistant", "AI", "###")
+NEXT_TURN_MARKS = ("Human", "User", "Assistant", "AI:", "AI :", "###")
 SLOTS = (
-    r"\{\{ ?[A-Za-z][\w .-]{0,40} ?\}\}"
+    r"[{\[](?:(?<=\{)(?:\{ ?[A-Za-z][\w .-]{0,40} ?\}\}"
     # Not in code: ${name}, \name{...}, {"a": ...}, f"{name}", {a}{b}, and paths.
-    r"|(?<![\w$\\{}\"'(\[=:%/])\{[a-z]+(?:_[a-z]+)*\}(?![}\"'\])/])"
-    r"|\[(?!INST\])[A-Z]{3,}(?:[_ ][A-Z]+)*\]"
-    r"|\[(?:Your|Insert|Company|Customer|Recipient)\b[^\]\n]{0,40}\]"
+    r"|(?<![\w$\\{}\"'(\[=:%/]\{)[a-z]+(?:_[a-z]+)*\}(?![}\"'\])/]))"
+    r"|(?<=\[)(?:(?!INST\])[A-Z]{3,}(?:[_ ][A-Z]+)*\]"
+    r"|(?:Your|Insert|Company|Customer|Recipient)\b[^\]\n]{0,40}\]))"
 )
 REFUSAL = (
     r"\bas an? (?:ai|artificial intelligence)(?: language)? (?:model|assistant)\b"
@@ -28,22 +29,27 @@ REFUSAL = (
     r"(?:assist|help|fulfill|comply|provide|do that)\b"
     r"|\bi (?:cannot|can['’]t) fulfill (?:this|that|your) request\b"
 )
-REFUSAL_MARKS = ("AI", "anguage model", "sorry", "ulfill")
+REFUSAL_MARKS = (" AI", " ai ", "anguage model", "sorry", "ulfill")
 
 
-def _hidden() -> Find:
-    """Return a function that finds characters that are not shown, or change the order of others.
+# Marks of direction are usual in Hebrew and Arabic; joiners in Indic scripts and emoji.
+_HIDDEN_RANGES = (
+    *((0x00, 0x08), (0x0B, 0x0C), (0x0E, 0x1F), (0x7F, 0x7F), (0xAD, 0xAD), (0x200B, 0x200B)),
+    *((0x2028, 0x2029), (0x202A, 0x202E), (0x2060, 0x2064), (0x2066, 0x2069), (0xFEFF, 0xFEFF)),
+    *((0xFFF9, 0xFFFB), (0xE0000, 0xE007F)),
+)
+HIDDEN = tuple(chr(code) for first, last in _HIDDEN_RANGES for code in range(first, last + 1))
+"""Characters that are not shown, or change the order of others."""
+MISREAD = tuple("ÂÃÄÅâÐÑ\x80\x81\x82\x83\x84\ufffd") + tuple(map(chr, range(0x86, 0xA0)))
+"""First characters of UTF-8 that was read as Latin-1 or Windows-1252."""
 
-    Marks of direction are usual in Hebrew and Arabic; joiners in Indic scripts and emoji.
-    """
-    ascii_only = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
-    every = re.compile(
-        "[\0-\x08\x0b\x0c\x0e-\x1f\x7f\xad\u200b\u2028\u2029"
-        "\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-    )
+
+def _find_hidden() -> Find:
+    """Return a function that finds the first hidden character."""
+    pattern = re.compile(f"[{re.escape(''.join(HIDDEN))}]")
 
     def find(row: Row) -> str | None:
-        match = (ascii_only if row.text.isascii() else every).search(row.text)
+        match = pattern.search(row.text)
         return safe_text(around(row.text, match)) if match else None
 
     return find
@@ -63,8 +69,6 @@ def _misread_utf8() -> Find:
     )
 
     def find(row: Row) -> str | None:
-        if row.text.isascii():
-            return None
         match = pattern.search(row.text)
         return around(row.text, match) if match else None
 
@@ -74,44 +78,46 @@ def _misread_utf8() -> Find:
 TEXT_FAULTS = (
     Detector(
         "rows have control tokens of a chat template in their text",
-        search(CONTROL_TOKENS, "<", "INST]", flags=re.MULTILINE),
+        search(CONTROL_TOKENS, flags=re.MULTILINE),
         "remove them; the chat template writes its own",
         can_be_intended=False,
+        marks=("<", "INST]"),
     ),
     Detector(
         "answers go on with the next turn of a conversation",
-        search(NEXT_TURN, *NEXT_TURN_MARKS, in_answer=True, flags=re.MULTILINE),
+        search(NEXT_TURN, in_answer=True, flags=re.MULTILINE),
         "make a message of each turn",
+        marks=NEXT_TURN_MARKS,
     ),
     Detector(
         "rows have invisible or control characters",
-        _hidden(),
+        _find_hidden(),
         "remove them; nobody sees them, and the model reads them",
+        marks=HIDDEN,
     ),
     Detector(
         "rows have characters that were read in the wrong encoding",
         _misread_utf8(),
         "read the original as UTF-8",
         can_be_intended=False,
+        marks=MISREAD,
     ),
     Detector(
         "rows have placeholders that nothing replaced",
-        search(SLOTS, "{", "["),
+        search(SLOTS),
         "fill them in, or leave the rows out",
+        marks=("{", "["),
     ),
     Detector(
         "rows have HTML comments or entities",
-        search(r"<!--|&(?:amp|lt|gt|quot|nbsp|#39|#x27);", "<!--", ";"),
+        search(r"[<&](?:(?<=<)!--|(?<=&)(?:amp|lt|gt|quot|nbsp|#39|#x27);)"),
         "convert them to text",
+        marks=("<!--", "&"),
     ),
     Detector(
         "answers speak as an AI or refuse with a stock phrase",
-        search(REFUSAL, *REFUSAL_MARKS, in_answer=True, flags=re.IGNORECASE),
+        search(REFUSAL, in_answer=True, flags=re.IGNORECASE),
         "leave them out, unless the model shall refuse",
+        marks=REFUSAL_MARKS,
     ),
 )
-
-
-def text_faults() -> Detectors:
-    """Create the check."""
-    return Detectors("text", TEXT_FAULTS)

@@ -227,7 +227,7 @@ def test_all_checks_read_each_row_once() -> None:
     findings = review(Counted())
     assert [finding.where for finding in findings] == []
     assert reads == list(range(800))
-    assert len(CHECKS) == 9
+    assert len(CHECKS) == 7
 
 
 def test_the_example_of_the_project_has_no_warning() -> None:

@@ -10,11 +10,8 @@ from clean_rows import clean_rows, show
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Completion
-from tunesmith_plugins.checks.rows.copied_answers import copied_answers
-from tunesmith_plugins.checks.rows.detectors import BY_DESIGN, Detectors
-from tunesmith_plugins.checks.rows.personal_data import personal_data
-from tunesmith_plugins.checks.rows.review import review
-from tunesmith_plugins.checks.rows.text_faults import text_faults
+from tunesmith_plugins.checks.rows.detectors import BY_DESIGN
+from tunesmith_plugins.checks.rows.review import review, row_faults
 
 Plant = Callable[[Completion, int], Completion]
 PLANTED = 50
@@ -62,21 +59,21 @@ def account_number(n: int) -> str:
     return " ".join(number[i : i + 4] for i in range(0, len(number), 4)) if n % 2 else number
 
 
-FAULTS: dict[str, tuple[Callable[[], Detectors], str, str, Plant]] = {
+FAULTS: dict[str, tuple[str, str, str, Plant]] = {
     "control tokens": (
-        text_faults,
+        "text",
         "warning",
         "rows have control tokens of a chat template in their text",
         after_answer("<|im_end|>", "</s>", " [INST]", "<end_of_turn>", "<｜end▁of▁sentence｜>"),
     ),
     "next turn": (
-        text_faults,
+        "text",
         "warning",
         "answers go on with the next turn of a conversation",
         after_answer("\n\nHuman: Thanks", "\nUser: And now?", "\n### Instruction: Next"),
     ),
     "hidden characters": (
-        text_faults,
+        "text",
         "warning",
         "rows have invisible or control characters",
         within_answer(
@@ -84,25 +81,25 @@ FAULTS: dict[str, tuple[Callable[[], Detectors], str, str, Plant]] = {
         ),
     ),
     "encoding": (
-        text_faults,
+        "text",
         "warning",
         "rows have characters that were read in the wrong encoding",
         misread,
     ),
     "placeholders": (
-        text_faults,
+        "text",
         "warning",
         "rows have placeholders that nothing replaced",
         after_answer(" {{ name }}", " {order_id}", " [NAME]", " [Your Name]", " {{Order Number}}"),
     ),
     "HTML": (
-        text_faults,
+        "text",
         "warning",
         "rows have HTML comments or entities",
         after_answer("<!-- to do -->", " &amp; more", "&nbsp;"),
     ),
     "refusals": (
-        text_faults,
+        "text",
         "warning",
         "answers speak as an AI or refuse with a stock phrase",
         after_answer(
@@ -112,7 +109,7 @@ FAULTS: dict[str, tuple[Callable[[], Detectors], str, str, Plant]] = {
         ),
     ),
     "secrets": (
-        personal_data,
+        "personal data",
         "warning",
         "rows have a key, a token or a password",
         after_prompt(
@@ -124,43 +121,43 @@ FAULTS: dict[str, tuple[Callable[[], Detectors], str, str, Plant]] = {
         ),
     ),
     "cards": (
-        personal_data,
+        "personal data",
         "warning",
         "rows have the number of a payment card",
         lambda row, n: after_prompt(card_number(n))(row, n),
     ),
     "accounts": (
-        personal_data,
+        "personal data",
         "warning",
         "rows have the number of a bank account",
         lambda row, n: after_prompt(account_number(n))(row, n),
     ),
     "social security": (
-        personal_data,
+        "personal data",
         "warning",
         "rows have a social security number",
         lambda row, n: after_prompt(f"mine is {n + 101}-45-6789")(row, n),
     ),
     "e-mail": (
-        personal_data,
+        "personal data",
         "info",
         "rows have an e-mail address",
         after_prompt("jo.smith@post.co.uk", "(mail a@b-c.org)"),
     ),
     "telephone": (
-        personal_data,
+        "personal data",
         "info",
         "rows have a telephone number",
         after_prompt("+49 151 23456789", "call (555) 010-2345", "+1-202-555-0143", "020.555.0143"),
     ),
     "the prompt": (
-        copied_answers,
+        "copies",
         "warning",
         "answers are the prompt itself",
         lambda row, n: replace(row, completion=row.prompt),
     ),
     "a part of the prompt": (
-        copied_answers,
+        "copies",
         "warning",
         "answers are part of their prompt",
         lambda row, n: replace(row, prompt=f"{row.prompt} (Answer: {row.completion.upper()})"),
@@ -176,36 +173,35 @@ def plant(change: Plant, count: int = PLANTED) -> list[Completion]:
     return rows
 
 
-def found(rows: list[Completion], check: Callable[[], Detectors]) -> list[Finding]:
-    return review(rows, checks=[check])
+def found(rows: list[Completion]) -> list[Finding]:
+    return review(rows, checks=[row_faults])
 
 
-@pytest.mark.parametrize("check", [text_faults, personal_data, copied_answers])
-def test_clean_rows_have_no_finding(check: Callable[[], Detectors]) -> None:
-    assert found(clean_rows(), check) == []
+def test_clean_rows_have_no_finding() -> None:
+    assert found(clean_rows()) == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_all_fifty_are_found(fault: str) -> None:
     check, level, what, change = FAULTS[fault]
-    (finding,) = found(plant(change), check)
-    assert finding.level == level
+    (finding,) = found(plant(change))
+    assert (finding.where, finding.level) == (f"data {check}", level)
     assert show(finding).startswith(f"50 of 800 (6.2 %) {what}: rows.jsonl:1 "), show(finding)
 
 
-@pytest.mark.parametrize("fault", [name for name, case in FAULTS.items() if case[0] is text_faults])
+@pytest.mark.parametrize("fault", [name for name, case in FAULTS.items() if case[0] == "text"])
 def test_what_many_rows_have_may_be_the_task(fault: str) -> None:
-    check, _, _, change = FAULTS[fault]
-    (finding,) = found(plant(change, count=round(BY_DESIGN * 800)), check)
+    *_, change = FAULTS[fault]
+    (finding,) = found(plant(change, count=round(BY_DESIGN * 800)))
     is_always_wrong = fault in ("control tokens", "encoding")
     assert finding.level == ("warning" if is_always_wrong else "info")
 
 
 @pytest.mark.parametrize("fault", ["secrets", "cards", "accounts", "social security", "e-mail"])
 def test_personal_data_is_never_printed(fault: str) -> None:
-    check, _, _, change = FAULTS[fault]
+    *_, change = FAULTS[fault]
     planted = change(clean_rows()[0], 0)
-    (finding,) = found([planted], check)
+    (finding,) = found([planted])
     secret = planted.prompt.rsplit(" ", 1)[1].removesuffix("@post.co.uk")
     assert secret not in show(finding)
     assert secret.replace(" ", "")[4:12] not in show(finding)
@@ -231,10 +227,9 @@ HARMLESS = (
 @pytest.mark.parametrize("text", HARMLESS)
 def test_harmless_text_is_no_finding(text: str) -> None:
     rows = [replace(clean_rows()[0], prompt=text), replace(clean_rows()[1], completion=text)]
-    for check in (text_faults, personal_data, copied_answers):
-        assert found(rows, check) == []
+    assert found(rows) == []
 
 
 def test_a_short_answer_may_be_in_the_prompt() -> None:
     rows = [replace(row, prompt=f"{row.prompt} Yes?", completion="Yes") for row in clean_rows()]
-    assert found(rows, copied_answers) == []
+    assert found(rows) == []

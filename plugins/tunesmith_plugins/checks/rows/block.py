@@ -1,0 +1,152 @@
+"""Some rows at a time: find those that may have a fault, without a look at each.
+
+Nearly all rows have none of the texts by which a fault is recognized. They are searched together,
+as arrays, so that a row costs a few nanoseconds for each character, however many faults there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.records import Completion, Record
+from tunesmith_plugins.checks.rows.row import Part, Row, letters_of, read_row
+
+Codes = npt.NDArray[np.uint32]
+Bits = npt.NDArray[np.uint16]
+Positions = npt.NDArray[np.int64]
+
+BLOCK_CHARACTERS = 1 << 18
+_SLICE = 1 << 18
+"""Characters that are looked up at a time, of which a single row may have more."""
+_GRAM = 3
+_LONG_NUMBER = re.compile(rb"[0-9](?:[ .()-]{0,2}[0-9]){6}")
+_FREQUENT = "etaoinshrdlucmfwypvbgkqjxz"
+"""The letters of English texts, the most frequent first."""
+
+
+class Block:
+    """Consecutive rows with their texts as one, a line break after each."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self._compute_letters()
+        self._text = "".join([f"{row.text}\n" for row in rows])
+        self._ends = np.cumsum([len(row.text) + 1 for row in rows])
+
+    @cached_property
+    def codes(self) -> Codes:
+        """The code points of all texts."""
+        return np.frombuffer(self._text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+    @cached_property
+    def ascii(self) -> bytes:
+        """All texts, with a question mark for each character that is not ASCII."""
+        return self._text.encode("ascii", "replace")
+
+    @cached_property
+    def with_long_number(self) -> list[Row]:
+        """The rows with a number of seven digits, with or without separators."""
+        starts = [match.start() for match in _LONG_NUMBER.finditer(self.ascii)]
+        return self.rows_at(np.array(starts, dtype=np.int64))
+
+    def rows_at(self, positions: Positions) -> list[Row]:
+        """Return the rows of these characters, each once, in order."""
+        numbers = np.unique(np.searchsorted(self._ends, positions, side="right"))
+        return [self.rows[number] for number in numbers.tolist()]
+
+    def _compute_letters(self) -> None:
+        """Compute the letters and digits of all rows together, which is faster."""
+        parts = [text for row in self.rows for text in (row.prompt, row.answer)]
+        others = [row.text for row in self.rows if not isinstance(row.record, Completion)]
+        found_parts, found_others = iter(letters_of(parts)), iter(letters_of(others))
+        for row in self.rows:
+            row.prompt_letters, row.answer_letters = next(found_parts), next(found_parts)
+            is_two_parts = isinstance(row.record, Completion)
+            both = row.prompt_letters + row.answer_letters
+            row.text_letters = both if is_two_parts else next(found_others)
+
+
+class Marks:
+    """Finds the rows with one of several texts, for up to 16 faults in one pass.
+
+    A mark is one character, or an ASCII text of at least three. The rows that are found may be too
+    many, and never too few.
+    """
+
+    def __init__(self, faults: Sequence[Sequence[str]]) -> None:
+        self._faults = len(faults)
+        self._characters = np.zeros(0x110000, dtype=np.uint16)
+        self._grams = np.zeros(1 << (7 * _GRAM), dtype=np.uint16)
+        for fault, marks in enumerate(faults):
+            for mark in marks:
+                if len(mark) == 1:
+                    self._characters[ord(mark)] |= np.uint16(1 << fault)
+                else:
+                    gram = np.frombuffer(rarest_gram(mark).encode("ascii"), np.uint8)
+                    self._grams[_gram_codes(gram)] |= np.uint16(1 << fault)
+
+    def find(self, block: Block) -> list[list[Row]]:
+        """Return the rows that may have a mark of each fault."""
+        characters = self._look_up_characters(block.codes)
+        grams = self._look_up_grams(np.frombuffer(block.ascii, np.uint8))
+        positions = np.concatenate([characters[0], grams[0]])
+        bits = np.concatenate([characters[1], grams[1]])
+        return [
+            block.rows_at(positions[(bits & np.uint16(1 << fault)) > 0])
+            for fault in range(self._faults)
+        ]
+
+    def _look_up_characters(self, codes: Codes) -> tuple[Positions, Bits]:
+        found = self._characters[codes]
+        positions = np.flatnonzero(found)
+        return positions, found[positions]
+
+    def _look_up_grams(self, codes: npt.NDArray[np.uint8]) -> tuple[Positions, Bits]:
+        parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint16))]
+        for start in range(0, len(codes), _SLICE):
+            found = self._grams[_gram_codes(codes[start : start + _SLICE + _GRAM - 1])]
+            positions = np.flatnonzero(found)
+            parts.append((positions + start, found[positions]))
+        positions, bits = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return positions, bits
+
+
+def rarest_gram(mark: str) -> str:
+    """Return the three characters of a mark that are rarest in a text."""
+    if not mark.isascii() or len(mark) < _GRAM:
+        raise ValueError(f"a mark has one character, or three of ASCII, got {mark!r}")
+    grams = [mark[i : i + _GRAM] for i in range(len(mark) - _GRAM + 1)]
+    return max(grams, key=lambda gram: sum(map(_rarity, gram)))
+
+
+def _rarity(character: str) -> int:
+    place = _FREQUENT.find(character)
+    return place if place >= 0 else -1 if character == " " else 2 * len(_FREQUENT)
+
+
+def _gram_codes(codes: npt.NDArray[np.uint8]) -> Codes:
+    """Return one number for each three consecutive ASCII characters."""
+    wide = codes.astype(np.uint32)
+    numbers: Codes = (wide[:-2] << np.uint32(14)) | (wide[1:-1] << np.uint32(7)) | wide[2:]
+    return numbers
+
+
+def read_blocks(records: Iterable[Record], part: Part) -> Iterator[Block]:
+    """Yield the rows of records in blocks; kinds of records that a plugin defines are left out."""
+    rows: list[Row] = []
+    size = 0
+    for number, record in enumerate(records):
+        row = read_row(record, part, number)
+        if row is not None:
+            rows.append(row)
+            size += len(row.text) + 1
+        if size >= BLOCK_CHARACTERS:
+            yield Block(rows)
+            rows, size = [], 0
+    if rows:
+        yield Block(rows)
