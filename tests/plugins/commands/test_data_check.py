@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from clean_rows import clean_rows, label_rows
+from clean_rows import clean_rows, item_rows, label_rows, plant_wrong_labels
 from click.testing import Result
 
 from tunesmith.records import Completion
@@ -103,3 +103,22 @@ def test_nothing_controls_the_terminal(tunesmith: Tunesmith, tmp_path: Path, tex
         done = tunesmith("data", "check", "rows.jsonl", *options)
         assert done.exit_code == 3
         assert text not in done.output
+
+
+def test_label_errors_are_looked_for_on_request(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    rows, planted = plant_wrong_labels(item_rows(), 32)
+    write(tmp_path / "rows.jsonl", rows)
+    usual = json.loads(tunesmith("data", "check", "rows.jsonl", "--json").stdout)
+    assert "label_errors" not in usual
+    done = tunesmith("data", "check", "rows.jsonl", "--label-errors", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    (finding,) = (f for f in found["findings"] if f["where"] == "data label errors")
+    assert finding["level"] == "warning" and 25 <= finding["count"] <= 32
+    assert 'has the label "' in finding["examples"][0]
+    suspects = found["label_errors"]["suspects"]
+    first = {row["source"] for row in suspects[:32]}
+    assert len(first & {f"rows.jsonl:{number + 1}" for number in planted}) >= 30
+    write(tmp_path / "text.jsonl", clean_rows()[:50])
+    done = tunesmith("data", "check", "text.jsonl", "--label-errors")
+    assert done.exit_code == 3 and "the answers are no labels" in done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,22 @@ EXAMPLE = 300
     type=click.Path(path_type=Path),
     help="File with held-out rows, to look for training rows among them.",
 )
+@click.option(
+    "--label-errors",
+    is_flag=True,
+    help="Look for training rows with a wrong label too: some minutes for 10,000 rows.",
+)
 @set_option
 @json_option
 @common_options
 @pass_state
 def command(
-    state: CliState, data: Path, heldout: Path | None, sets: tuple[str, ...], as_json: bool
+    state: CliState,
+    data: Path,
+    heldout: Path | None,
+    label_errors: bool,
+    sets: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Look for faults in the rows of a run file, or of a data file without one.
 
@@ -50,8 +60,17 @@ def command(
     if heldout is not None:
         opened.parts["heldout"] = open_data(heldout, state).parts["train"]
     findings = collect_findings(opened)
+    suspects = {}
+    if label_errors:
+        from tunesmith_data.label_errors import find_label_errors
+        from tunesmith_plugins.commands.data import label_errors as report
+
+        train = opened.parts["train"]
+        found = find_label_errors(train)
+        findings = sort([*findings, report.to_finding(found, train)])
+        suspects = {"label_errors": report.to_json(found, train)}
     if as_json:
-        render.print_json(to_json(opened, findings))
+        render.print_json({**to_json(opened, findings), **suspects})
     else:
         show(opened, findings)
     return FOUND_ERRORS if any(finding.level == "error" for finding in findings) else 0
@@ -61,7 +80,11 @@ def collect_findings(opened: OpenedData) -> list[Finding]:
     """Return the findings of the installed checks, errors first."""
     parts = {"dev": (), "heldout": (), **opened.parts}
     found = opened.catalog.review_data(opened.dataset, opened.plan, **parts)
-    findings = [replace(finding, where=finding.where or plugin.name) for plugin, finding in found]
+    return sort(replace(finding, where=finding.where or plugin.name) for plugin, finding in found)
+
+
+def sort(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings, errors first."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 

@@ -1,0 +1,66 @@
+"""Label errors as a finding, and as JSON with all rows that are suspect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Record
+from tunesmith.text import one_line, redact
+from tunesmith_data.label_errors import LabelError, LabelErrors
+from tunesmith_data.splits import prompt_text
+
+EXAMPLES = 3
+PROMPT = 60
+WARNING_SHARE = 0.03
+"""Estimated share of wrong labels from which on the finding is a warning."""
+
+
+def to_finding(found: LabelErrors, records: Sequence[Record]) -> Finding:
+    """Return what was found as a finding of the check ``label errors``."""
+    message = (
+        f"about {100 * found.share:.2g} to {100 * found.highest_share:.2g} % of the labels are "
+        f"wrong, by a classifier that agrees with {100 * found.agreement:.0f} % of {found.rows:,}"
+    )
+    return Finding(
+        level="warning" if found.share >= WARNING_SHARE else "info",
+        where="data label errors",
+        message=message,
+        count=found.count,
+        examples=tuple(
+            f"{records[suspect.row].source} {_quote(records[suspect.row])} has the label "
+            f'"{_short(suspect.label)}", perhaps "{_short(suspect.suggested)}"'
+            for suspect in found.suspects[: min(EXAMPLES, found.count)]
+        ),
+        hint="read the rows that --json lists and correct them; never remove held-out rows",
+    )
+
+
+def to_json(found: LabelErrors, records: Sequence[Record]) -> dict[str, Any]:
+    """Return what was found as JSON, with the rows that are suspect, the most suspect first."""
+
+    def row(suspect: LabelError) -> dict[str, Any]:
+        return {
+            "source": records[suspect.row].source,
+            "label": suspect.label,
+            "suggested": suspect.suggested,
+            "probability": suspect.probability,
+        }
+
+    return {
+        "rows": found.rows,
+        "labels": found.labels,
+        "agreement": found.agreement,
+        "share": found.share,
+        "highest_share": found.highest_share,
+        "suspects": [row(suspect) for suspect in found.suspects],
+    }
+
+
+def _quote(record: Record) -> str:
+    return f'"{_short(prompt_text(record))}"'
+
+
+def _short(text: str) -> str:
+    return one_line(redact(text), PROMPT)
