@@ -62,7 +62,7 @@ def command(
     findings = collect_findings(opened)
     suspects = {}
     if label_errors:
-        from tunesmith_data.label_errors import find_label_errors
+        from tunesmith_data.analysis.label_errors import find_label_errors
         from tunesmith_plugins.commands.data import label_errors as report
 
         train = opened.parts["train"]

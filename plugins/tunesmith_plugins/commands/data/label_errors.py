@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import one_line, redact
-from tunesmith_data.label_errors import LabelError, LabelErrors
+from tunesmith_data.analysis.label_errors import LabelError, LabelErrors
 from tunesmith_data.splits import prompt_text
 
 EXAMPLES = 3

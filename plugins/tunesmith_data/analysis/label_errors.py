@@ -2,7 +2,7 @@
 
 ::
 
-    from tunesmith_data.label_errors import find_label_errors
+    from tunesmith_data.analysis.label_errors import find_label_errors
 
     found = find_label_errors(records)
     found.share, found.highest_share  # of wrong labels

@@ -10,7 +10,7 @@ from clean_rows import clean_rows, item_rows, plant_wrong_labels
 
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
-from tunesmith_data.label_errors import find_label_errors
+from tunesmith_data.analysis.label_errors import find_label_errors
 
 
 @pytest.mark.parametrize("count", [8, 32, 64])

@@ -1,0 +1,1 @@
+"""Analyses of rows by their texts: wrong labels, languages, topics, and a selection of rows."""
