@@ -20,6 +20,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith_data.near_duplicates.character_map import CharacterMap
+
 Numbers: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -174,7 +176,7 @@ def _characters(texts: list[str]) -> _Characters:
     if joined.isascii():
         joined = joined.lower()
     else:
-        texts = [_fold(text) for text in texts]
+        texts = _fold_texts(texts)
         joined = "\n".join([*texts, ""])
     codes, classes = _classified(joined)
     ends = np.cumsum([len(text) + 1 for text in texts], dtype=np.int64)
@@ -190,11 +192,17 @@ def _characters(texts: list[str]) -> _Characters:
     )
 
 
+def _fold_texts(texts: Sequence[str]) -> list[str]:
+    others = iter(_FOLDED.apply([text for text in texts if not text.isascii()]))
+    return [text.lower() if text.isascii() else next(others) for text in texts]
+
+
 def _fold(text: str) -> str:
-    if text.isascii():
-        return text.lower()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", text).casefold())
     return unicodedata.normalize("NFKC", folded.casefold())
+
+
+_FOLDED = CharacterMap(_fold)
 
 
 def _keys(characters: _Characters, hashes: _Substrings) -> Hashes:

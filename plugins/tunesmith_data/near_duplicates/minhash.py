@@ -11,6 +11,7 @@ sketches differ too much are left out. What is proposed must be compared exactly
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from math import ceil, sqrt
 from typing import TypeAlias
 
@@ -158,20 +159,24 @@ def _least(count: int, similarity: float) -> int:
 
 def _sketch_sets(sets: Sets, sketches: Sketches, first_minimum: int, first_row: int) -> None:
     """Write one byte of each minimum of these sets."""
-    nonempty = np.flatnonzero(sets.sizes())
+    sizes = sets.sizes()
+    nonempty, empty = np.flatnonzero(sizes), np.flatnonzero(sizes == 0)
     starts = sets.offsets[nonempty]
     hashed = np.empty_like(sets.values)
     # Texts without a set must not be proposed with each other: each gets bytes of its own.
-    numbers = np.arange(first_row, first_row + len(sets), dtype=np.uint64)
+    numbers = (first_row + empty).astype(np.uint64)
     for column in range(sketches.shape[1]):
         mask, multiplier = _permutation(first_minimum + column)
-        sketches[:, column] = (_mix(numbers + multiplier) >> np.uint64(32)).astype(np.uint8)
+        if len(empty):
+            mixed = _mix(numbers + multiplier) >> np.uint64(32)
+            sketches[empty, column] = mixed.astype(np.uint8)
         if len(nonempty):
             np.bitwise_xor(sets.values, mask, out=hashed)
             np.multiply(hashed, multiplier, out=hashed)
             sketches[nonempty, column] = np.minimum.reduceat(hashed, starts).astype(np.uint8)
 
 
+@cache
 def _permutation(number: int) -> tuple[np.uint32, np.uint32]:
     """Return the numbers of a permutation of 32-bit integers, x -> (x ^ mask) * multiplier."""
     seeds = _mix(np.array([2 * number + 1, 2 * number + 2], dtype=np.uint64))

@@ -15,8 +15,7 @@ from tunesmith.records import (
     content_key,
     last_exchange,
 )
-
-_ASCII_SPACES = {ord(space): " " for space in "\t\n\v\f\r\x1c\x1d\x1e\x1f"}
+from tunesmith_data.near_duplicates.character_map import CharacterMap
 
 
 def normalize_text(text: str) -> str:
@@ -24,12 +23,27 @@ def normalize_text(text: str) -> str:
 
     Idempotent. The folding follows Unicode's rule for caseless identifiers (section 3.13, D146).
     """
-    if text.isascii():
-        folded = text.lower().translate(_ASCII_SPACES)
-        return " ".join(folded.split()) if "  " in folded else folded.strip(" ")
+    return normalize_texts([text])[0]
+
+
+def normalize_texts(texts: Sequence[str]) -> list[str]:
+    """Return :func:`normalize_text` of many texts, which is faster than one after the other."""
+    others = iter(_FOLDED.apply([text for text in texts if not text.isascii()]))
+    folded = (text.lower() if text.isascii() else next(others) for text in texts)
+    return [
+        # All other spaces are not printable.
+        text.strip(" ") if text.isprintable() and "  " not in text else " ".join(text.split())
+        for text in folded
+    ]
+
+
+def _fold(text: str) -> str:
     folded = unicodedata.normalize("NFD", text).casefold()
     folded = unicodedata.normalize("NFKC", folded).casefold()
-    return " ".join(unicodedata.normalize("NFKC", folded).split())
+    return unicodedata.normalize("NFKC", folded)
+
+
+_FOLDED = CharacterMap(_fold)
 
 
 def prompt_text(record: Record) -> str:

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from tunesmith.contracts import Finding, LeftOut
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
-from tunesmith.records import Record, Text, exchanges
+from tunesmith.records import Completion, Record, Text, exchanges
 from tunesmith.text import format_count
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
@@ -84,13 +84,12 @@ def _find_problems(
         for where, options in stages.items()
         if options.chat_template.source is None and options.initial_model is None
     ]
-    needs = list(_parts_that_need_a_template(plan, train, heldout)) if lacking else []
     folder = plan.found_model.tokenizer() if stages and not findings else None
     if folder is None:
         return findings
     if has_chat_template(folder) or not lacking:
         return list(_find_rendering_problems(folder, stages, train, heldout))
-    for where, what, other_remedy in needs:
+    for where, what, other_remedy in _parts_that_need_a_template(plan, train, heldout):
         key = where or f"{lacking[0]}.chat_template"
         message = f"the base model has no chat template, and {what}: {other_remedy}, {_REMEDY}"
         findings.append(Finding(level="error", where=key, message=message))
@@ -205,7 +204,7 @@ def _parts_that_need_a_template(
 
 def _is_conversation(record: Record) -> bool:
     """Return True if the model is asked with more than one user message, or with another role."""
-    return any(
+    return not isinstance(record, Completion | Text) and any(
         not isinstance(prompt, str) and [message.role for message in prompt] != ["user"]
         for prompt, _ in exchanges(record)
     )
