@@ -136,6 +136,8 @@ class Metric:
     unit: str = ""
     is_descriptive: bool = False
     """True if it describes a model (a length, a distance) and does not rate it."""
+    bounds: tuple[float, float] | None = None
+    """Smallest and largest value that it can have, which intervals stay within; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from tunesmith.statistics.distributions import NORMAL, student_quantile
 
 Bounds = tuple[float, float]
+PRIOR_GROUPS = 0.1
+"""Weight of the largest design effect, in groups. Without it, intervals of shares near 1 in 40 to
+100 groups of very different sizes covered 90 %."""
 
 
 @dataclass(frozen=True)
@@ -123,16 +126,29 @@ def standard_error(sample: Sample) -> float:
 def effective_size(sample: Sample) -> float:
     """Compute the effective sample size of Korn and Graubard: independent records of equal weight.
 
-    It is the variance of single values over the variance that weights and groups lead to, and
-    never above Kish's effective size. Where the data show no variance at all, it is the smaller
-    of Kish's sizes over units and records, which is the conservative choice.
+    That is Kish's effective size over the design effect: how much larger the variance of the mean
+    is than that of independent records. In a few groups it is estimated badly, in particular if
+    only few of them have another value than the rest. So it is averaged with the largest design
+    effect, that of groups whose records are all alike, which counts as a tenth of a group; and the
+    quantile is Student's, with Satterthwaite's degrees of freedom for the sizes of the groups.
+    Without any variance it is the largest design effect.
     """
     if sample.is_simple:
         return float(sample.n)
-    smallest = min(sample.effective_units, sample.effective_records)
+    largest = max(sample.effective_records / sample.effective_units, 1.0)
     if sample.units == 1 or sample.variance == 0:
-        return smallest
-    error = standard_error(sample)
-    raw = sample.variance / error**2 if error > 0 else math.inf
-    few_units = (NORMAL.inv_cdf(0.975) / student_quantile(0.975, sample.units - 1)) ** 2
-    return max(min(raw, sample.effective_records) * few_units, 1.0)
+        return sample.effective_records / largest
+    most = max(map(abs, sample.deviations)) or 1.0
+    squares = [(d / most) ** 2 for d in sample.deviations]
+    informative = math.fsum(squares) ** 2 / (math.fsum(s * s for s in squares) or 1.0)
+    measured = standard_error(sample) ** 2 * sample.effective_records / sample.variance
+    effect = (informative * max(measured, 1.0) + PRIOR_GROUPS * largest) / (
+        informative + PRIOR_GROUPS
+    )
+    correlation = min((effect - 1) / (largest - 1), 1.0) if largest > 1 else 0.0
+    record = math.fsum(sample.weights) / sample.effective_records
+    variances = [w * (record + (w - record) * correlation) for w in sample.weights]
+    units = math.fsum(variances) ** 2 / math.fsum(v * v for v in variances)
+    freedom = max(1, math.floor(units * (sample.units - 1) / sample.units + 1e-9))
+    few_units = (NORMAL.inv_cdf(0.975) / student_quantile(0.975, freedom)) ** 2
+    return max(sample.effective_records / effect * few_units, 1.0)

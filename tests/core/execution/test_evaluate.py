@@ -85,7 +85,7 @@ def run(
         name="odd", summary="s", config=NoOptions, build=lambda options: Evaluator(),
         metrics=(
             Metric(name="right", higher_is_better=True),
-            Metric(name="loss", higher_is_better=False, unit="nats/token"),
+            Metric(name="loss", higher_is_better=False, unit="nats/token", bounds=(0, math.inf)),
         ),
     )  # fmt: skip
     recorder = EventRecorder()
@@ -132,6 +132,13 @@ def test_a_quantity_with_a_unit_is_no_share(tmp_path: Path) -> None:
     (right, loss_event), _ = run(tmp_path, measurement(zeros), loss)
     assert (right.low, right.high) == (0, pytest.approx(0.49, abs=0.01))
     assert (loss_event.low, loss_event.high) == (0, 0)
+
+
+def test_the_interval_of_a_loss_is_not_negative(tmp_path: Path) -> None:
+    """Student's interval of so few values would begin at -1.6."""
+    loss = Measurement(metric="loss", values=(0.1, 0.2, 0.1, 4.0))
+    (_, event), _ = run(tmp_path, measurement([0.0] * 4), loss)
+    assert event.low == 0 and event.high == pytest.approx(4.2, abs=0.1)
 
 
 def test_metrics_are_measured_without_twins_too(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ EXACT_MATCH = EvaluatorOffer(
     summary="share of answers that equal the reference answer, white space ignored",
     config=ExactMatchOptions,
     build=build,
-    metrics=(Metric(name=METRIC_NAME, higher_is_better=True),),
+    metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
     accepts=frozenset({Chat, Completion, Preference, Text}),
     default_for=have_short_answers,
 )

@@ -10,7 +10,7 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.records import Record, UnpairedPreference, exchanges, to_answer
 
-METRIC = Metric(name="loss", higher_is_better=False, unit="nats/token")
+METRIC = Metric(name="loss", higher_is_better=False, unit="nats/token", bounds=(0, math.inf))
 
 
 class LossOptions(Options):

@@ -14,7 +14,7 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.records import Preference, Record
 
-METRIC = Metric(name="preference_accuracy", higher_is_better=True)
+METRIC = Metric(name="preference_accuracy", higher_is_better=True, bounds=(0, 1))
 
 
 class PreferenceAccuracyOptions(Options):

@@ -19,7 +19,7 @@ from tunesmith_torch.compare.other_model import (
     open_other_model,
 )
 
-METRIC = Metric(name="win_rate", higher_is_better=True)
+METRIC = Metric(name="win_rate", higher_is_better=True, bounds=(0, 1))
 
 
 class WinRateOptions(ComparisonOptions):
