@@ -135,7 +135,7 @@ def test_a_quantity_with_a_unit_is_no_share(tmp_path: Path) -> None:
 
 
 def test_the_interval_of_a_loss_is_not_negative(tmp_path: Path) -> None:
-    """Student's interval of so few values would begin at -1.6."""
+    """Student's interval of so few values would begin at -2.0."""
     loss = Measurement(metric="loss", values=(0.1, 0.2, 0.1, 4.0))
     (_, event), _ = run(tmp_path, measurement([0.0] * 4), loss)
     assert event.low == 0 and event.high == pytest.approx(4.2, abs=0.1)
