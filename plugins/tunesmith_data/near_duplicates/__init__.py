@@ -14,7 +14,8 @@ proposes pairs, 99 % of those above the threshold, and each is compared exactly.
 depend on the order of the texts, nor on a seed. Texts without any character match nothing.
 
 What many rows share, such as an instruction, is left out of the comparison: see
-:mod:`tunesmith_data.near_duplicates.boilerplate`.
+:mod:`tunesmith_data.near_duplicates.boilerplate`. Texts from one template may be less similar than
+near duplicates, as their values differ; :mod:`tunesmith_data.near_duplicates.templates` finds them.
 """
 
 from tunesmith_data.near_duplicates.features import Texts
@@ -25,6 +26,11 @@ from tunesmith_data.near_duplicates.search import (
     find_nearest,
     find_pairs,
 )
+from tunesmith_data.near_duplicates.templates import (
+    WordDifference,
+    compare_words,
+    find_template_twins,
+)
 from tunesmith_data.near_duplicates.threshold import DEFAULT_THRESHOLD, Threshold
 
 __all__ = [
@@ -33,7 +39,10 @@ __all__ = [
     "Pair",
     "Texts",
     "Threshold",
+    "WordDifference",
     "cluster_texts",
+    "compare_words",
     "find_nearest",
     "find_pairs",
+    "find_template_twins",
 ]

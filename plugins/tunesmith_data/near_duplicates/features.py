@@ -129,6 +129,32 @@ def read_grams(texts: Iterable[str], lengths: Sequence[int]) -> Iterator[list[Se
         yield [_select(*_gram_sets(hashes, characters.offsets, length)) for length in lengths]
 
 
+def read_words(texts: Iterable[str]) -> Iterator[tuple[Sets, Bits]]:
+    """Yield the words of texts in their order, and which of them are names by their form.
+
+    A name is a word with a capital ASCII letter and small ones that is not the first of a sentence.
+    """
+    for block in _read_text_blocks(texts):
+        characters = _characters(block)
+        starts = np.flatnonzero(_word_starts(characters.all_classes, characters.counted))
+        names = _find_names(block, starts)
+        yield _word_sets(_Substrings(characters.codes), characters), names
+
+
+def _find_names(texts: list[str], starts: Indices) -> Bits:
+    """Return which of the words that begin at these positions of the joined texts are names."""
+    if not all(map(str.isascii, texts)):
+        folded = zip(texts, map(_fold, texts), strict=True)
+        # Where folding changes the length of a text, its names cannot be told.
+        texts = [text if len(text) == len(other) else other for text, other in folded]
+    joined = "\n".join([*texts, "", "", ""])
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+    is_small, is_capital = (codes >= 97) & (codes <= 122), (codes >= 65) & (codes <= 90)
+    follows = (codes[starts - 1] == 32) & (is_small | (codes == 44))[starts - 2] & (starts > 1)
+    names: Bits = is_capital[starts] & is_small[starts + 1] & follows
+    return names
+
+
 def distinct(sets: Sets) -> Sets:
     """Return the sets with each number once per set, ascending."""
     rows = np.repeat(np.arange(len(sets), dtype=np.uint64), sets.sizes())
@@ -159,16 +185,20 @@ class _Characters:
 
 
 def _read_characters(texts: Iterable[str]) -> Iterator[_Characters]:
+    return map(_characters, _read_text_blocks(texts))
+
+
+def _read_text_blocks(texts: Iterable[str]) -> Iterator[list[str]]:
     block: list[str] = []
     size = 0
     for text in texts:
         block.append(text[:MAX_CHARACTERS])
         size += len(block[-1]) + 1
         if size >= _BLOCK_CHARACTERS:
-            yield _characters(block)
+            yield block
             block, size = [], 0
     if block:
-        yield _characters(block)
+        yield block
 
 
 def _characters(texts: list[str]) -> _Characters:
@@ -270,13 +300,13 @@ class _Substrings:
     """Hashes of substrings of a sequence of code points."""
 
     def __init__(self, codes: Numbers) -> None:
-        self._powers, self._inverses = _powers(1 << max(18, len(codes).bit_length()))
+        self._powers, self._inverses = powers_of_base(1 << max(18, len(codes).bit_length()))
         self._sums = np.zeros(len(codes) + 1, dtype=np.uint64)
         np.cumsum(codes * self._powers[: len(codes)], out=self._sums[1:])
 
     def between(self, starts: Indices, ends: Indices) -> Hashes:
         """Return the hashes of the substrings between these positions."""
-        return _mixed((self._sums[ends] - self._sums[starts]) * self._inverses[starts])
+        return mixed((self._sums[ends] - self._sums[starts]) * self._inverses[starts])
 
     def of_length(self, length: int) -> Hashes:
         """Return the hash of the substring of this length at each position, 0 near the end."""
@@ -284,10 +314,11 @@ class _Substrings:
         count = max(0, len(hashes) - length + 1)
         np.subtract(self._sums[length:], self._sums[:-length][:count], out=hashes[:count])
         hashes *= self._inverses[: len(hashes)]
-        return _mixed(hashes)
+        return mixed(hashes)
 
 
-def _mixed(hashes: Hashes) -> Hashes:
+def mixed(hashes: Hashes) -> Hashes:
+    """Mix the bits of hashes in place, so that their first bits depend on all of them."""
     for _ in range(2):
         hashes ^= hashes >> np.uint64(32)
         hashes *= _MIX
@@ -295,7 +326,7 @@ def _mixed(hashes: Hashes) -> Hashes:
 
 
 @lru_cache(maxsize=1)
-def _powers(count: int) -> tuple[Hashes, Hashes]:
+def powers_of_base(count: int) -> tuple[Hashes, Hashes]:
     """Return the powers of the base and of its inverse, from the first on."""
     powers, inverses = (
         np.cumprod(np.full(count, base, dtype=np.uint64), dtype=np.uint64)

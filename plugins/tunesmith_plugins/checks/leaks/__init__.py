@@ -1,4 +1,4 @@
-"""Check ``leaks``: warn of held-out rows that equal, or nearly equal, a training row."""
+"""Check ``leaks``: find held-out and dev rows that training rows, or their prompts, give away."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from tunesmith.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from tunesmith.contracts import Finding
+    from tunesmith.contracts import Dataset, Finding
     from tunesmith.records import Record
 
 
 @hookimpl
-def tunesmith_review_data(train: Sequence[Record], heldout: Sequence[Record]) -> Sequence[Finding]:
-    """Compare the held-out rows with the training rows."""
+def tunesmith_review_data(
+    dataset: Dataset, train: Sequence[Record], dev: Sequence[Record], heldout: Sequence[Record]
+) -> Sequence[Finding]:
+    """Compare the parts of the data with each other."""
     from tunesmith_plugins.checks.leaks.review import review
 
-    return review(train, heldout)
+    are_given = len(train) + len(dev) + len(heldout) != len(dataset.train)
+    return review(train, dev, heldout, are_given=are_given)

@@ -1,39 +1,127 @@
-"""Find leaks: held-out records that equal, or nearly equal, a training record.
+"""Find leaks: rows of one part that another part gives away.
 
 A held-out score is meaningful only if the model was not trained on the same task: records are
-compared by their prompts. The default split keeps similar prompts together; parts that the user
-split can still leak.
+compared by their prompts. The default split keeps similar prompts and groups together; parts that
+the user split can still leak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from tunesmith.records import Record
-from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, Match, Threshold, find_nearest
+from tunesmith.records import Record, Text, last_exchange
+from tunesmith_data.near_duplicates import (
+    Match,
+    Texts,
+    WordDifference,
+    compare_words,
+    find_nearest,
+    find_template_twins,
+)
 from tunesmith_data.splits import PromptTexts
 
+Kind = Literal["exact", "near", "template", "group", "answer"]
+KINDS: tuple[Kind, ...] = ("exact", "near", "template", "group", "answer")
+SAMPLE_ROWS = 1_000
+LABEL_LENGTH = 100
+SIMILAR_SHARE, EQUAL_SHARE = 0.75, 0.85
+"""Share of common words from which on one, or several, of the other words need not be values."""
+COMMON_WORDS = 5
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Leak:
-    """A held-out record, by its position, and the training record most similar to it."""
+    """A row that another row gives away, or its own prompt."""
 
-    heldout: int
-    train: Match
+    kind: Kind
+    row: int
+    known: int = -1
+    """The row of the other part, if there is one."""
+    match: Match | None = None
 
 
-def find_leaks(
-    train: Sequence[Record],
-    heldout: Sequence[Record],
-    threshold: Threshold = DEFAULT_THRESHOLD,
-) -> list[Leak]:
-    """Find the held-out records with a duplicate or near duplicate among the training records.
+def find_twins(known: Sequence[Record], probes: Sequence[Record]) -> Iterator[Leak]:
+    """Yield a leak for each probe with the prompt of a known record, or nearly so.
 
-    The records are not copied; their texts are made when they are read.
-
-    Returns:
-        One leak for each such held-out record, with the most similar training record.
+    Exact: the same letters and digits. Near: similar 5-grams and words. Template: the same words
+    in the same order but for values. If the answers are labels, rows with different ones are only
+    exact twins: who has learned the one is wrong about the other. The records are not copied; their
+    texts are made when they are read.
     """
-    matches = find_nearest(PromptTexts(train), PromptTexts(heldout), threshold=threshold)
-    return [Leak(row, match) for row, match in enumerate(matches) if match is not None]
+    texts, asked = PromptTexts(known), PromptTexts(probes)
+    has_labels = _has_labels(known)
+    others = []
+    for row, match in enumerate(find_nearest(texts, asked)):
+        if match is not None and match.identical:
+            yield Leak("exact", row, match.known, match)
+        elif match is None or (has_labels and _differ(known[match.known], probes[row])):
+            others.append(row)
+        else:
+            words = compare_words(texts[match.known], asked[row])
+            yield Leak("near" if words.other_words else "template", row, match.known, match)
+    found = set()
+    for number, other in find_template_twins(texts, _Chosen(asked, others)):
+        row = others[number]
+        if row in found or (has_labels and _differ(known[other], probes[row])):
+            continue
+        if _is_one_template(compare_words(texts[other], asked[row]), has_labels):
+            found.add(row)
+            yield Leak("template", row, other)
+
+
+def find_shared_groups(known: Sequence[Record], probes: Sequence[Record]) -> Iterator[Leak]:
+    """Yield a leak for each probe of a group that a known record has."""
+    groups = {record.group for record in probes} - {None}
+    if groups:
+        first: dict[str, int] = {}
+        for row, record in enumerate(known):
+            if record.group in groups:
+                first.setdefault(str(record.group), row)
+        for row, record in enumerate(probes):
+            if record.group in first:
+                yield Leak("group", row, first[record.group])
+
+
+def _is_one_template(words: WordDifference, same_label: bool) -> bool:
+    """Return True if two texts differ in values, or hardly in anything else.
+
+    Of texts with the same label, any words may differ that leave the skeleton.
+    """
+    if not words.other_words or same_label:
+        return True
+    least = SIMILAR_SHARE if words.other_words == 1 else EQUAL_SHARE
+    return words.common >= COMMON_WORDS and words.share >= least
+
+
+def _has_labels(records: Sequence[Record]) -> bool:
+    """Return True if answers are short and recur, three times each on average."""
+    step = max(1, len(records) // SAMPLE_ROWS)
+    answers = [_answer(records[row]) for row in range(0, len(records), step)]
+    return all(0 < len(a) <= LABEL_LENGTH for a in answers) and 3 * len({*answers}) <= len(answers)
+
+
+def _differ(one: Record, other: Record) -> bool:
+    return _answer(one) != _answer(other)
+
+
+def _answer(record: Record) -> str:
+    return "" if isinstance(record, Text) else last_exchange(record)[1].text.strip()
+
+
+class _Chosen:
+    """Some of the texts, without a copy."""
+
+    def __init__(self, texts: Texts, rows: Sequence[int]) -> None:
+        self._texts = texts
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> str:
+        return self._texts[self._rows[index]]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._texts[row] for row in self._rows)

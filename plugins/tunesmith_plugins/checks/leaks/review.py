@@ -1,45 +1,142 @@
-"""Review both parts of the data for leaks."""
+"""Review all parts of the data for leaks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
+from tunesmith.text import mask_personal_data, one_line
 from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, Match
-from tunesmith_plugins.checks.leaks.find_leaks import find_leaks
+from tunesmith_data.splits import prompt_text
+from tunesmith_plugins.checks.leaks.find_answers import find_contained_answers, is_by_design
+from tunesmith_plugins.checks.leaks.find_leaks import (
+    KINDS,
+    Kind,
+    Leak,
+    find_shared_groups,
+    find_twins,
+)
 
 MOST_EXAMPLES = 3
+EXCERPT = 60
+INPUT_LIMIT = 4_000
+TOLERATED = 0.02
+"""Share of the held-out rows above which leaks make the scores worthless."""
+BY_DESIGN = 0.2
+"""Share of the rows from which on templates are how the data was made, and not an accident."""
+CERTAIN: tuple[Kind, ...] = ("exact", "group", "answer")
+"""Kinds that are no coincidence; rows that merely resemble each other may be one."""
+
+MESSAGES: dict[Kind, str] = {
+    "exact": "have the prompt of a {other} row: the same letters and digits",
+    "near": f"are near duplicates of a {{other}} row ({DEFAULT_THRESHOLD})",
+    "template": "have the words of a {other} row, with other values in between",
+    "group": "are of a group that {other} rows are of, too",
+    "answer": "have their answer in their prompt",
+}
+HINTS: dict[Kind, str] = {
+    "exact": "remove them from one part",
+    "near": "look if they ask the same; scores are also reported without them",
+    "template": "look if the values matter; scores are also reported without them",
+    "group": "put all rows of a group into one part",
+    "answer": "remove it from the prompt, or the model is asked to copy",
+}
 
 
-def review(train: Sequence[Record], heldout: Sequence[Record]) -> list[Finding]:
-    """Return a warning if there are leaks, with their number and the first of them."""
-    leaks = find_leaks(train, heldout)
-    if not leaks:
-        return []
-    identical = sum(leak.train.identical for leak in leaks)
-    message = (
-        f"{len(leaks):,} of {len(heldout):,} held-out rows are duplicates or near duplicates of a "
-        f"training row: {identical:,} have the same letters and digits, "
-        f"{len(leaks) - identical:,} are similar ({DEFAULT_THRESHOLD})"
+@dataclass(frozen=True)
+class Parts:
+    """Two parts of the data, the second of which must not know the first, and their names."""
+
+    known: Sequence[Record]
+    probes: Sequence[Record]
+    names: tuple[str, str]
+
+    @property
+    def is_decisive(self) -> bool:
+        """Return True for the parts that the score depends on."""
+        return self.names == ("training", "held-out")
+
+
+def review(
+    train: Sequence[Record],
+    dev: Sequence[Record],
+    heldout: Sequence[Record],
+    *,
+    are_given: bool = True,
+) -> list[Finding]:
+    """Return a finding for each kind of leak between two parts.
+
+    ``are_given``: the user or the data loader made the parts. The leaks that a split of tunesmith
+    leaves are limits of it that are known, and no errors: rows of one time, or of one template.
+    """
+    pairs = (
+        Parts(train, heldout, ("training", "held-out")),
+        Parts(train, dev, ("training", "dev")),
+        Parts(dev, heldout, ("dev", "held-out")),
     )
-    return [
-        Finding(
-            level="warning",
-            where="data leaks",
-            message=message,
-            count=len(leaks),
-            examples=tuple(
-                f"{heldout[leak.heldout].source} (held out) and "
-                f"{train[leak.train.known].source} (training), {_describe(leak.train)}"
-                for leak in leaks[:MOST_EXAMPLES]
-            ),
-            hint="remove them from one part: the scores of rows that were trained are too good",
-        )
-    ]
+    found = (_review_parts(parts, are_given) for parts in pairs if parts.known and parts.probes)
+    return [*chain.from_iterable(found), *_review_answers(train, heldout, are_given)]
 
 
-def _describe(match: Match) -> str:
-    if match.identical:
-        return "identical"
+def _review_parts(parts: Parts, are_given: bool) -> Iterator[Finding]:
+    leaks = [*find_twins(parts.known, parts.probes), *find_shared_groups(parts.known, parts.probes)]
+    for kind in KINDS:
+        chosen = sorted((leak for leak in leaks if leak.kind == kind), key=lambda leak: leak.row)
+        if chosen:
+            yield _build_finding(chosen, parts, are_given)
+
+
+def _review_answers(
+    train: Sequence[Record], heldout: Sequence[Record], are_given: bool
+) -> Iterator[Finding]:
+    leaks = list(find_contained_answers(heldout))
+    if leaks and not is_by_design(train):
+        yield _build_finding(leaks, Parts(train, heldout, ("training", "held-out")), are_given)
+
+
+def _build_finding(leaks: Sequence[Leak], parts: Parts, are_given: bool) -> Finding:
+    kind, share = leaks[0].kind, len(leaks) / len(parts.probes)
+    other, name = parts.names
+    is_design = kind == "template" and (share >= BY_DESIGN or not are_given)
+    level: Literal["info", "warning", "error"] = "info" if is_design else "warning"
+    if kind in CERTAIN and share > TOLERATED and parts.is_decisive and are_given:
+        level = "error"
+    percent = f"{100 * share:{'.0f' if share >= 0.1 else '.2g'}} %"
+    message = MESSAGES[kind].format(other=other)
+    return Finding(
+        level=level,
+        where="data leaks",
+        message=f"{len(leaks):,} of {len(parts.probes):,} ({percent}) {name} rows {message}",
+        count=len(leaks),
+        examples=tuple(_describe(leak, parts) for leak in leaks[:MOST_EXAMPLES]),
+        hint="leave them if the values are the task" if is_design else HINTS[kind],
+        heldout_rows=tuple(leak.row for leak in leaks)
+        if parts.is_decisive and not is_design
+        else (),
+    )
+
+
+def _describe(leak: Leak, parts: Parts) -> str:
+    """Return the sources and the beginnings of both rows, the more similar the rows the shorter."""
+    other, name = parts.names
+    row = parts.probes[leak.row]
+    text = f"{row.source} ({name}) {_quote(row)}"
+    if leak.known < 0:
+        return text
+    twin = parts.known[leak.known]
+    equal = leak.match is not None and leak.match.identical
+    similarity = "" if leak.match is None or equal else f", {_similarity(leak.match)}"
+    return f"{text} and {twin.source} ({other}){'' if equal else f' {_quote(twin)}'}{similarity}"
+
+
+def _similarity(match: Match) -> str:
     return f"5-grams {match.characters:.2f}, words {match.words:.2f}"
+
+
+def _quote(record: Record) -> str:
+    # Masked before it is cut: half of an address or a number is not recognised.
+    return f'"{one_line(mask_personal_data(prompt_text(record)[:INPUT_LIMIT]), EXCERPT)}"'

@@ -1,0 +1,180 @@
+"""Find texts that were made from one template: the same words in the same order, but for values.
+
+A template has slots, ``Cancel order [number] of [date]``. What stands in a slot is recognised by
+its form (numbers, quotes, paths, addresses, placeholders, capitalised names), or because few texts
+have it. The words that are left are the text's skeleton. Two texts are from one template if their
+skeletons are equal, or if they are equal without one word of each, so that a slot may also hold a
+word that many texts have.
+
+Skeletons are compared by hashes; the memory grows with the probes only. The pairs that are found
+must be compared word by word, which is what :func:`compare_words` is for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import numpy as np
+
+from tunesmith_data.near_duplicates.features import (
+    MAX_CHARACTERS,
+    Bits,
+    Hashes,
+    Indices,
+    Numbers,
+    Texts,
+    bit_table,
+    mixed,
+    powers_of_base,
+    read_words,
+)
+
+SAMPLE_ROWS = 4_096
+FREQUENT_SHARE = 0.002
+FREQUENT_ROWS = 3
+"""More texts of the sample than these have the words of skeletons, not as names."""
+LEAST_WORDS = 4
+LEAST_SHARE = 0.5
+"""The fewest words, and the smallest share of the words, that are not in slots."""
+MAX_CANDIDATES = 16
+
+_SLOT = np.uint64(0x9E3779B97F4A7C15)
+_NO_WORD = np.uint64(1 << 33)  # so that no word is a slot, and none is 0
+_TABLE_SHIFT = np.uint64(42)
+_MARKS = '{<["`/\\@_*$~'
+_OTHER_MARKS = re.compile(r"\.\w|(?<!\w)'")
+_VALUES = re.compile(
+    r"""(?<!\w)(["'`])[^"'`\n]{1,80}\1(?!\w)"""
+    r"|\{\{?[^{}\n]{1,40}\}\}?|<[^<>\n]{1,40}>|\[[^\[\]\n]{1,40}\]"
+    r"|(?<!\S)[^\s/\\@_*$~.]*(?:[/\\@_*$~]|\.\w)\S*"
+)
+_WORD = re.compile(r"[^\W_]+")
+_NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z][^\W_]*")
+
+
+def find_template_twins(known: Texts, probes: Texts) -> Iterator[tuple[int, int]]:
+    """Yield pairs of a probe and a known text that may be from one template, by their positions.
+
+    There are at most 16 for each probe, the first ones.
+    """
+    step = max(1, len(known) // SAMPLE_ROWS)
+    sample = [known[row] for row in range(0, len(known), step)]
+    frequent = _find_frequent(sample)
+    parts = [(np.zeros(0, np.uint64), np.zeros(0, np.int64)), *_read_keys(probes, frequent)]
+    keys, rows = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(keys, kind="stable")
+    keys, rows = keys[order], rows[order]
+    table = np.zeros(1 << (64 - int(_TABLE_SHIFT)), dtype=np.bool_)
+    table[keys >> _TABLE_SHIFT] = True
+    found: dict[int, set[int]] = {}
+    for their_keys, their_rows in _read_keys(known, frequent):
+        likely = np.flatnonzero(table[their_keys >> _TABLE_SHIFT])
+        first = np.searchsorted(keys, their_keys[likely])
+        last = np.searchsorted(keys, their_keys[likely], side="right")
+        for place in np.flatnonzero(last > first).tolist():
+            row = int(their_rows[likely[place]])
+            for probe in rows[first[place] : last[place]].tolist():
+                twins = found.setdefault(probe, set())
+                if len(twins) < MAX_CANDIDATES and row not in twins:
+                    twins.add(row)
+                    yield probe, row
+
+
+@dataclass(frozen=True, slots=True)
+class WordDifference:
+    """The comparison of two texts, word by word."""
+
+    words: int
+    """The words of the longer text; a value in quotes is one."""
+    common: int
+    """The words that both have, in the same order, but for values."""
+    other_words: int
+    """The places at which words differ that are no values by their form."""
+
+    @property
+    def share(self) -> float:
+        """The share of the words that both have."""
+        return self.common / max(1, self.words)
+
+
+def compare_words(one: str, other: str) -> WordDifference:
+    """Compare two texts word by word; values are told from other words by their form."""
+    first, second = _split_words(one), _split_words(other)
+    common = other_words = 0
+    for code, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        if code == "equal":
+            common += (b - a) - first[a:b].count("0")
+        elif code != "replace" or {*first[a:b], *second[c:d]} != {"0"}:
+            other_words += 1
+    return WordDifference(max(len(first), len(second)), common, other_words)
+
+
+def _split_words(text: str) -> list[str]:
+    """Return the words of a text, with 0 in place of each value."""
+    text = _mask_values(text)
+    names = {name.casefold() for name in _NAME.findall(text)}
+    words = [word.casefold() for word in _WORD.findall(text)]
+    return ["0" if word in names or not word.isalpha() else word for word in words]
+
+
+def _mask_values(text: str) -> str:
+    text = text[:MAX_CHARACTERS]
+    if any(mark in text for mark in _MARKS) or _OTHER_MARKS.search(text):
+        return _VALUES.sub(" 0 ", text)
+    return text
+
+
+def _find_frequent(sample: list[str]) -> Bits:
+    """Return the table of the words that many texts have."""
+    parts = [np.zeros(0, dtype=np.uint32)]
+    for words, is_name in read_words(map(_mask_values, sample)):
+        rows = np.repeat(np.arange(len(words), dtype=np.uint64), words.sizes())
+        different = np.unique((rows << np.uint64(32) | words.values)[~is_name])
+        parts.append(different.astype(np.uint32))
+    values, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return bit_table(values[counts > max(FREQUENT_ROWS, FREQUENT_SHARE * len(sample))])
+
+
+def _read_keys(texts: Iterable[str], frequent: Bits) -> Iterator[tuple[Hashes, Indices]]:
+    """Yield keys of consecutive texts, several for each, and the texts that they are of."""
+    start = 0
+    for words, is_name in read_words(map(_mask_values, texts)):
+        is_slot = is_name | ~frequent[words.values >> np.uint32(12)]
+        keys, rows = _skeleton_keys(words.values, words.sizes(), is_slot)
+        yield keys, rows + start
+        start += len(words)
+
+
+def _skeleton_keys(values: Numbers, sizes: Indices, is_slot: Bits) -> tuple[Hashes, Indices]:
+    """Return the key of each skeleton, and those without one of its words, with their rows.
+
+    A key is a polynomial of the words. Without a word, there is a slot in its place.
+    """
+    rows = np.repeat(np.arange(len(sizes)), sizes)
+    fixed = np.bincount(rows[~is_slot], minlength=len(sizes))
+    is_long = (fixed >= LEAST_WORDS) & (fixed >= LEAST_SHARE * sizes)
+    # Neighbouring slots are one, so that a value may have any number of words.
+    follows = np.append(False, is_slot[1:] & is_slot[:-1] & (rows[1:] == rows[:-1]))
+    kept = np.flatnonzero(~follows[: len(rows)] & is_long[rows])
+    rows, is_slot = rows[kept], is_slot[kept]
+    numbers = np.where(is_slot, _SLOT, values[kept] | _NO_WORD)
+    firsts = np.searchsorted(rows, rows)
+    ends = np.searchsorted(rows, rows, side="right")
+    places = np.arange(len(rows)) - firsts
+    powers, inverses = powers_of_base(int(places.max(initial=0)) + 2)
+    sums = np.concatenate(([np.uint64(0)], np.cumsum(numbers * powers[places], dtype=np.uint64)))
+    before, after = sums[:-1] - sums[firsts], sums[ends] - sums[1:]
+    same = rows[1:] == rows[:-1]
+    left = np.append(False, is_slot[:-1] & same)[: len(rows)]
+    right = np.append(is_slot[1:] & same, False)[: len(rows)]
+    after = after - np.where(right, _SLOT * powers[places + 1], np.uint64(0))
+    back = np.append(np.uint64(1), inverses)[left.astype(np.int64) + right]
+    without = before + np.where(left, np.uint64(0), _SLOT * powers[places]) + after * back
+    rest = fixed[rows] - 1
+    usable = ~is_slot & (rest >= LEAST_WORDS) & (rest >= LEAST_SHARE * sizes[rows])
+    whole = (sums[ends] - sums[firsts])[places == 0]
+    keys = mixed(np.concatenate([whole, without[usable]]))
+    return keys, np.concatenate([rows[places == 0], rows[usable]])

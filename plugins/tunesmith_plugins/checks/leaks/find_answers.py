@@ -1,0 +1,69 @@
+"""Find rows whose prompt contains their answer."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from tunesmith.records import Preference, Record, Text, UnpairedPreference, last_exchange
+from tunesmith_data.splits import prompt_text
+from tunesmith_plugins.checks.leaks.find_leaks import Leak
+
+LONG = 30
+"""Letters and digits of an answer from which on it is no accident that the prompt contains it."""
+CODE_LENGTH = 6
+FINAL_LENGTH = 60
+SAMPLE_ROWS = 1_000
+BY_DESIGN = 0.2
+"""Share of the training rows from which on answers in the prompt are the task itself."""
+_MARKER = (
+    r"(?i:\b(?:answer|label|category|class|intent|output|result|solution|target|completion)s?\b"
+    r"\s*(?:(?:is|are|was)\W{1,4}|[:=>-]+\W{0,4}))"
+)
+_NOT_LISTED = r"(?!\w|\s*(?:[,/|]|or\b))"
+_CODE = re.compile(r"[^\W\d][\d_]|[^\w\s,.;:!?'\"()-]|\s-\w")
+_FINAL_MARK = re.compile(r"^\W*(?:(?:the )?(?:final )?answer(?: is)?\W+)?", re.IGNORECASE)
+
+
+def find_contained_answers(records: Sequence[Record]) -> Iterator[Leak]:
+    """Yield a leak for each record whose prompt contains its answer."""
+    for row, record in enumerate(records):
+        if has_answer_in_prompt(record):
+            yield Leak("answer", row)
+
+
+def is_by_design(train: Sequence[Record]) -> bool:
+    """Return True if a fifth of the training rows have their answer in the prompt."""
+    step = max(1, len(train) // SAMPLE_ROWS)
+    found = [has_answer_in_prompt(train[row]) for row in range(0, len(train), step)]
+    return sum(found) >= BY_DESIGN * len(found)
+
+
+def has_answer_in_prompt(record: Record) -> bool:
+    """Return True if the prompt of a record gives its answer away.
+
+    A long answer does if the prompt has its letters and digits; a short one like ``lost_card`` or
+    ``ls -l``, which is no word, if the prompt has it as it is; any other, and the last line of a
+    long one, if a word such as ``answer`` stands before it.
+    """
+    if isinstance(record, Text | Preference | UnpairedPreference):
+        return False
+    prompt, answer = prompt_text(record), last_exchange(record)[1].text.strip()
+    if not answer or answer == prompt.strip():
+        return False
+    letters = _letters(answer)
+    if len(letters) >= LONG and letters in _letters(prompt):
+        return True
+    final = _FINAL_MARK.sub("", answer.rpartition("\n")[2]).strip()
+    patterns = []
+    if CODE_LENGTH <= len(answer) <= FINAL_LENGTH and _CODE.search(answer):
+        patterns.append(rf"(?<!\w){re.escape(answer)}(?!\w)")
+    if 0 < len(final) <= FINAL_LENGTH:
+        patterns.append(f"{_MARKER}{re.escape(final)}{_NOT_LISTED}")
+    return any(re.search(pattern, prompt) for pattern in patterns)
+
+
+def _letters(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(filter(str.isalnum, folded))

@@ -1,0 +1,140 @@
+"""Held-out records that a training record gives away are found, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+from splitting import split_prompts
+
+from tunesmith.records import Completion, Record, Text
+from tunesmith_plugins.checks.leaks.find_leaks import find_shared_groups, find_twins
+
+WORDS = [f"{first}{second}" for first in "abcdefghij" for second in ("ler", "mont", "stic", "urn")]
+
+
+def records(texts: Sequence[str], name: str = "a") -> list[Record]:
+    return [
+        Completion(source=f"{name}:{line}", prompt=text, completion="yes")
+        for line, text in enumerate(texts, start=1)
+    ]
+
+
+def sentence(rng: Random, words: int = 20) -> str:
+    return " ".join(rng.choices(WORDS, k=words))
+
+
+def leaks(train: Sequence[str], heldout: Sequence[str]) -> list[tuple[int, int, str]]:
+    found = find_twins(records(train), records(heldout))
+    return sorted((leak.row, leak.known, leak.kind) for leak in found)
+
+
+def test_copies_and_near_copies_are_found() -> None:
+    rng = Random(1)
+    train = [sentence(rng) for _ in range(200)]
+    heldout = [sentence(rng) for _ in range(50)]
+    assert leaks(train, heldout) == []
+    heldout[3] = "  " + train[7].upper().replace(" ", ", ") + "!"
+    changed = train[9].split()
+    changed[5] = "different"
+    heldout[4] = " ".join(changed)
+    assert leaks(train, heldout) == [(3, 7, "exact"), (4, 9, "near")]
+
+
+def test_a_clean_split_has_no_leaks() -> None:
+    rng = Random(6)
+    rows = [sentence(rng, 12) for _ in range(100)]
+    rows += [row.title() for row in rows[:40]]
+    result = split_prompts(rows, holdout=0.3, seed=0)
+    assert leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
+
+
+class LazyRecords(Sequence[Any]):
+    """Records that are made when they are read, as those of a file on disk are."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: Any) -> Any:
+        assert isinstance(index, int), "a slice would copy records"
+        if index >= len(self):
+            raise IndexError
+        return records([self.texts[index]])[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in range(len(self)):
+            yield self[index]
+
+
+def test_records_may_be_made_when_they_are_read() -> None:
+    rng = Random(2)
+    texts = [sentence(rng) for _ in range(30)]
+    found = find_twins(LazyRecords(texts), LazyRecords([texts[4]]))
+    assert [leak.known for leak in found] == [4]
+
+
+NAMES = ("Karla", "Petros", "Ingrid", "Malik", "Yuna", "Olaf", "Bela", "Noor")
+
+
+def problem(rng: Random, words: str) -> str:
+    """Return a task with two names and three numbers; the words decide what it is about."""
+    one, other = rng.sample(NAMES, 2)
+    first, second, *_ = words.split()
+    return (
+        f"{one} has {rng.randrange(90)} {first} and gives {rng.randrange(90)} of them to {other}, "
+        f"who {words} each day for {rng.randrange(90)} weeks. How many {second} has {one}?"
+    )
+
+
+def test_rows_that_differ_in_values_are_of_one_template() -> None:
+    """Names and numbers are up to a third of the words, so few of them are near duplicates."""
+    rng = Random(3)
+    topics = [" ".join(rng.sample(WORDS, 9)) for _ in range(400)]
+    train = [problem(rng, topic) for topic in topics[:300]]
+    heldout = [problem(rng, topic) for topic in (*topics[300:], *topics[:60])]
+    found = leaks(train, heldout)
+    assert [(row, known) for row, known, _ in found] == [(100 + n, n) for n in range(60)]
+    assert {kind for _, _, kind in found} == {"template"}
+
+
+def labelled(texts: Sequence[tuple[str, str]]) -> list[Record]:
+    return [Completion(source="a:1", prompt=text, completion=label) for text, label in texts]
+
+
+def test_rows_with_labels_are_twins_if_their_labels_are_equal() -> None:
+    verbs = {"close": "close_account", "open": "open_account", "freeze": "freeze_account"}
+    train = [
+        (f"how do I {verb} my account in {city}", label)
+        for verb, label in verbs.items()
+        for city in ("Berlin", "Paris", "Rome", "Oslo")
+    ] + [("the old bicycle was stolen behind the main station yesterday", "theft")]
+    heldout = labelled(
+        [
+            ("how do I freeze my account in Tirana", "freeze_account"),
+            ("how do I rename my account in Berlin", "rename_account"),
+            ("How do I close my account in Berlin?", "complaint"),
+            ("the old bicycle was sold behind the main station yesterday", "sale"),
+        ]
+    )
+    found = {leak.row: leak.kind for leak in find_twins(labelled(train), heldout)}
+    assert found == {0: "template", 2: "exact"}
+
+
+def test_groups_are_shared() -> None:
+    def grouped(*groups: str | None) -> list[Record]:
+        return [Text(source="a:1", text=f"t{n}", group=g) for n, g in enumerate(groups)]
+
+    train, heldout = grouped("x", None, "y", "x"), grouped(None, "y", "z", "x")
+    found = [(leak.row, leak.known) for leak in find_shared_groups(train, heldout)]
+    assert found == [(1, 2), (3, 0)]
+    assert not list(find_shared_groups(train, grouped(None, None)))
+
+
+@pytest.mark.parametrize("heldout", [[], ["one row"]])
+def test_empty_parts_have_no_leaks(heldout: list[str]) -> None:
+    assert leaks([], heldout) == leaks(["another"], heldout) == []

@@ -1,0 +1,141 @@
+"""Each kind of leak between two parts is a finding, with the rows that it makes worthless."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+
+from tunesmith.contracts import Dataset
+from tunesmith.records import Completion, Record
+from tunesmith_plugins.checks import leaks
+from tunesmith_plugins.checks.leaks.review import review
+
+CLEAN = [
+    "why does the lamp in the hall flicker at night",
+    "an entirely different question about trains",
+    "tell me how bread is baked without any yeast",
+]
+
+
+def rows(texts: Sequence[str], name: str, group: str | None = None) -> list[Record]:
+    return [
+        Completion(source=f"{name}:{line}", prompt=text, completion=f"{name} {line}", group=group)
+        for line, text in enumerate(texts, start=1)
+    ]
+
+
+def distinct(rng: Random, count: int) -> list[str]:
+    """Return texts of random letters, none like another."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return [" ".join("".join(rng.choices(letters, k=6)) for _ in range(8)) for _ in range(count)]
+
+
+def test_exact_and_near_leaks_are_findings_of_their_own() -> None:
+    train = rows(["how do I reset my password", "where is my parcel", "cancel the order"], "a")
+    heldout = rows([CLEAN[0], "Where is my parcel?", "how do I reset my passwort"], "b")
+    exact, near = review(train, [], heldout)
+    assert (exact.level, exact.where, exact.count) == ("error", "data leaks", 1)
+    assert exact.message == (
+        "1 of 3 (33 %) held-out rows have the prompt of a training row: the same letters and digits"
+    )
+    assert exact.examples == ('b:2 (held-out) "Where is my parcel?" and a:2 (training)',)
+    assert (near.level, near.heldout_rows, exact.heldout_rows) == ("warning", (2,), (1,))
+    assert near.message.endswith(
+        "near duplicates of a training row (Jaccard similarity of character 5-grams at least 0.7, "
+        "or 0.5 with that of words at least 0.75)"
+    )
+    assert near.examples == (
+        'b:3 (held-out) "how do I reset my passwort" and a:1 (training) '
+        '"how do I reset my password", 5-grams 0.89, words 0.71',
+    )
+    assert review(train, [], heldout[:1]) == []
+
+
+def test_dev_rows_are_compared_with_both_parts() -> None:
+    train, dev = rows(CLEAN[:2], "a"), rows([CLEAN[1], CLEAN[2]], "b")
+    heldout = rows([CLEAN[2].upper(), "nothing of the kind was seen before"], "c")
+    found = review(train, dev, heldout)
+    assert [(f.level, f.count, f.heldout_rows) for f in found] == [("warning", 1, ())] * 2
+    assert "dev rows have the prompt of a training row" in found[0].message
+    assert "held-out rows have the prompt of a dev row" in found[1].message
+
+
+def test_a_few_leaks_are_no_reason_against_the_score() -> None:
+    texts = distinct(Random(4), 200)
+    heldout = rows([*texts[100:], *texts[:2]], "b")
+    (finding,) = review(rows(texts[:100], "a"), [], heldout)
+    assert (finding.level, finding.count) == ("warning", 2)
+    (finding,) = review(rows(texts[:100], "a"), [], [*heldout, *rows(texts[2:3], "c")])
+    assert (finding.level, finding.count) == ("error", 3)
+    assert len(finding.examples) == 3 and finding.heldout_rows == (100, 101, 102)
+
+
+def test_leaks_of_our_own_split_are_no_errors() -> None:
+    """A prompt that returns over time is in several parts of a split by time."""
+    records = rows([*CLEAN, CLEAN[0]], "a")
+    for given, level in (([*records], "warning"), (records[:3], "error")):
+        (finding,) = leaks.tunesmith_review_data(Dataset(train=given), records[:3], (), records[3:])
+        assert finding.level == level
+
+
+def test_a_group_in_both_parts_is_an_error() -> None:
+    train = [*rows(CLEAN[:1], "a", "ann"), *rows(CLEAN[1:2], "a", "bob")]
+    (finding,) = review(train, [], rows(CLEAN[2:], "b", "bob"))
+    assert (finding.level, finding.heldout_rows) == ("error", (0,))
+    assert "are of a group that training rows are of, too" in finding.message
+    assert "a:1 (training)" in finding.examples[0]
+
+
+def test_answers_in_prompts_are_an_error_unless_that_is_the_task() -> None:
+    def asked(count: int, answered: int) -> list[Record]:
+        texts = distinct(Random(count), count)
+        return [
+            Completion(
+                source=f"a:{n}",
+                prompt=f"{text} answer: {n}x" if n < answered else text,
+                completion=f"{n}x",
+            )
+            for n, text in enumerate(texts)
+        ]
+
+    (finding,) = review(asked(90, 3), [], asked(50, 2))
+    assert (finding.level, finding.heldout_rows) == ("error", (0, 1))
+    assert review(asked(90, 30), [], asked(50, 2)) == []
+
+
+def test_templates_of_many_rows_are_the_task() -> None:
+    def orders(first: int, last: int, name: str) -> list[Record]:
+        rng = Random(first)
+        words = ("parcel", "letter", "refund", "voucher", "receipt", "invoice")
+        return rows(
+            [
+                f"what is the state of my {rng.choice(words)} number {n} of {rng.randrange(99)}"
+                for n in range(first, last)
+            ],
+            name,
+        )
+
+    found = review(orders(0, 60, "a"), [], orders(60, 90, "b"))
+    template = next(f for f in found if "other values" in f.message)
+    assert (template.level, template.heldout_rows) == ("info", ())
+    assert "values are the task" in template.hint
+    few = rows([*CLEAN, "what is the state of my parcel number 70 of 3"], "b")
+    for are_given, level, known in ((True, "warning", (3,)), (False, "info", ())):
+        found = review(orders(0, 60, "a"), [], [*few, *few[:3]], are_given=are_given)
+        template = next(f for f in found if "other values" in f.message)
+        assert (template.level, template.heldout_rows) == (level, known)
+
+
+@pytest.mark.parametrize("heldout", [[], CLEAN])
+def test_empty_parts_have_no_leaks(heldout: list[str]) -> None:
+    assert review([], [], rows(heldout, "b")) == []
+
+
+def test_personal_data_in_examples_is_masked() -> None:
+    text = "please send it to jane.doe@example.com or charge 4111 1111 1111 1111"
+    (finding,) = review(rows([text], "a"), [], rows([text], "b"))
+    assert finding.examples == (
+        'b:1 (held-out) "please send it to j…@example.com or charge 41…11" and a:1 (training)',
+    )
