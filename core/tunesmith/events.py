@@ -305,10 +305,10 @@ class TrainingFinished(Event, kind="training-finished"):
 
 @dataclass(frozen=True, kw_only=True)
 class Monitored(Event, kind="monitored"):
-    """The model was evaluated during training, on held-out records.
+    """The model was evaluated during training, on dev records.
 
-    ``metrics`` holds the reward that is optimized (``reward``) beside the one that it stands for
-    (``gold_reward``), if there is one.
+    ``metrics`` holds ``dev_loss``, with ``train_loss`` on training records; of a policy the reward
+    that is optimized (``reward``) beside the one that it stands for (``gold_reward``).
     """
 
     stage: str = ""

@@ -157,6 +157,8 @@ class EvaluatorOffer(ComponentOffer[C]):
     """Returns the number of models in memory at the same time, the measured one included."""
     generates: bool = False
     """True if it measures generated answers alone, so that it can measure a classifier too."""
+    on_training_rows: bool = False
+    """True if it also measures the tuned model on a sample of training rows, to compare both."""
 
 
 @dataclass(frozen=True, kw_only=True)

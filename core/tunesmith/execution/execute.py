@@ -31,7 +31,7 @@ from tunesmith.execution.evaluate import evaluate_model
 from tunesmith.execution.gate import check_gate
 from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
-from tunesmith.execution.report import Report, build_report
+from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.versions import collect_versions
@@ -291,9 +291,11 @@ class _ModelPhases:
     def evaluate_tuned(self, artifact: Artifact) -> None:
         """Evaluate the final artifact, after reading it back from disk."""
         trained = self.emit.report.training_finished.get("")
-        is_text_model = trained is None or trained.is_text_model
-        if is_text_model and self._pending_evaluators(TUNED):
-            self._evaluate(TUNED, self._open_model("tuned model", artifact.path))
+        pending = [label for label in (TUNED, TRAINING_ROWS) if self._pending_evaluators(label)]
+        if pending and (trained is None or trained.is_text_model):
+            model = self._open_model("tuned model", artifact.path)
+            for label in pending:
+                self._evaluate(label, model)
 
     def _open_model(self, phase: str, artifact: Path | None) -> TextModel:
         gc.collect()
@@ -303,6 +305,8 @@ class _ModelPhases:
     def _evaluate(self, label: str, model: TextModel) -> None:
         run = self._run_so_far()
         records, folder = self.parts.heldout, self.folder.path
+        if label == TRAINING_ROWS:
+            records = self.parts.sample_training(self.plan.run.seed)
         plugin = self.plan.technique.offered.plugin
         for evaluator in self._pending_evaluators(label):
             evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin)
@@ -322,11 +326,12 @@ class _ModelPhases:
 
     def _pending_evaluators(self, label: str) -> list[Component[EvaluatorOffer[Any]]]:
         """Return the evaluators that have not evaluated the model ``label`` in this run yet."""
-        measured = self.emit.report.measured.values()
+        measured = (self.emit.report.measured | self.emit.report.training_rows).values()
         done = {
             (e.model, e.evaluator) for e in measured if (self.folder.path / e.records).is_file()
         }
-        return [e for e in self.evaluators if (label, e.id) not in done]
+        wanted = [e for e in self.evaluators if label != TRAINING_ROWS or e.offer.on_training_rows]
+        return [e for e in wanted if (label, e.id) not in done]
 
     def _report_checkpoint_problem(self, text: str) -> None:
         self.emit(Notice(level="warning", source="checkpoints", message=text))

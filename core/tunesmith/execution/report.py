@@ -27,6 +27,8 @@ from tunesmith.events import (
 )
 
 SCHEMA = "tunesmith.report/1"
+TRAINING_ROWS = "training-rows"
+"""Label of the tuned model where it is evaluated on rows that it was trained on."""
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Report:
     training_finished: dict[str, TrainingFinished] = field(default_factory=dict)
     rivals: dict[str, RivalChosen] = field(default_factory=dict)
     measured: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
+    training_rows: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
+    """Like ``measured``, of the tuned model on training rows; no score, so it is kept apart."""
     monitored: dict[tuple[str, int], Monitored] = field(default_factory=dict)
     """By stage and step."""
     samples: dict[tuple[str, int, str], CompletionSampled] = field(default_factory=dict)
@@ -88,7 +92,8 @@ class Report:
             case RivalChosen():
                 self.rivals[event.rival] = event
             case Measured():
-                self.measured[event.model, event.evaluator, event.metric] = event
+                measured = self.training_rows if event.model == TRAINING_ROWS else self.measured
+                measured[event.model, event.evaluator, event.metric] = event
             case Monitored():
                 self.monitored[event.stage, event.step] = event
             case CompletionSampled():
@@ -126,6 +131,7 @@ class Report:
             "stages": {stage: self._training(stage) for stage in self.training_started if stage},
             "rivals": [asdict(rival) for rival in self.rivals.values()],
             "evaluations": [_evaluation(event) for event in self.measured.values()],
+            "training_rows": [_evaluation(event) for event in self.training_rows.values()],
             "gates": [asdict(gate) for gate in self.gates.values()],
             "verdict": finished.verdict if finished else {},
             "notices": [asdict(notice) for notice in self.notices],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,12 @@ class DataParts:
     heldout: Sequence[Record]
     fingerprint: str
     findings: Sequence[Finding] = ()
+
+    def sample_training(self, seed: int) -> Sequence[Record]:
+        """Return as many training records as are held out, or all; always the same for a seed."""
+        count = min(len(self.train), len(self.heldout))
+        rows = random.Random(f"{seed}/training-rows").sample(range(len(self.train)), count)
+        return Subset(self.train, sorted(rows))
 
 
 def load_data(plan: Plan) -> tuple[Dataset, DataParts]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tunesmith.options import Options
 from tunesmith_torch.options.chosen_adaptation import ChosenAdaptationOptions
+from tunesmith_torch.options.training import VALIDATION_HELP, ValidationOptions
 
 PreferenceLossType = Literal["dpo", "ipo", "kto", "orpo", "simpo"]
 DEFAULT_BETA: dict[str, float] = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "orpo": 0.1, "simpo": 2.0}
@@ -115,4 +116,7 @@ class PairOptions(ChosenAdaptationOptions):
             "Compute a prompt once for both of its completions, if device and model support "
             "it. Faster, with the same result. Needs packing."
         ),
+    )
+    validation: ValidationOptions = Field(
+        default_factory=ValidationOptions, description=VALIDATION_HELP
     )

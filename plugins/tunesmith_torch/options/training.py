@@ -7,6 +7,7 @@ A table of the run file is an options class; a table within it is a field with a
     [technique.optimizer]      OptimizerOptions
     [technique.schedule]       ScheduleOptions
     [technique.checkpoints]    CheckpointOptions
+    [technique.validation]     ValidationOptions, of techniques with a loss on dev rows
     [technique.adapter]        AdapterOptions         } see tunesmith_torch.options.adaptation
     [technique.quantization]   QuantizationOptions    }
 """
@@ -26,6 +27,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
 from tunesmith.options import Options
@@ -155,6 +157,45 @@ class CheckpointOptions(Options):
         le=1000,
         description="Newest checkpoints that are kept; the best one is kept besides.",
     )
+
+
+class ValidationOptions(Options):
+    """Table ``validation``: the loss on dev rows during training, and what follows from it."""
+
+    every: int | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "Optimizer steps between evaluations of the dev loss. Unset: ten in a run and one at "
+            "the end of each epoch, or fewer, so that they take less than a tenth of the training "
+            "time. 0: none."
+        ),
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Evaluations in a row without a lower dev loss after which training stops (early "
+            "stopping). Unset: it goes on to the last step."
+        ),
+    )
+    keep_best: bool = Field(
+        default=True,
+        description=(
+            "Save the checkpoint with the lowest dev loss as the artifact. false: the last step."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check_patience(self) -> ValidationOptions:
+        if self.patience is not None and not self.keep_best:
+            raise ValueError("`patience` needs keep_best = true: it ends with the best checkpoint")
+        if self.patience is not None and self.every == 0:
+            raise ValueError("`patience` needs evaluations: `every` must not be 0")
+        return self
+
+
+VALIDATION_HELP = "The loss on dev rows during training, and the checkpoint that is kept."
 
 
 class ChatTemplateOptions(Options):
@@ -346,4 +387,7 @@ class SupervisedOptions(TrainingOptions):
             "Share of rows above which the run stops because they are too long, or refused by the "
             "chat template."
         ),
+    )
+    validation: ValidationOptions = Field(
+        default_factory=ValidationOptions, description=VALIDATION_HELP
     )

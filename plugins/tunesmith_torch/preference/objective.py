@@ -152,6 +152,17 @@ class PreferenceObjective:
 
     def loss(self, micro_batch: CompletionBatch) -> Tensor:
         """Return the loss summed over the pairs, or for KTO over the completions."""
+        return self._losses(micro_batch).sum()
+
+    def row_losses(self, micro_batch: CompletionBatch) -> list[tuple[int, float]]:
+        """Return each row of the micro-batch with its loss, for KTO summed over its completions."""
+        rows, are_pairs = micro_batch.group_indices, self._options.type != "kto"
+        counts = [1 if are_pairs else len(self._groups[row].completions) for row in rows]
+        parts = torch.split(self._losses(micro_batch).double().cpu(), counts)
+        return [(row, float(part.sum())) for row, part in zip(rows, parts, strict=True)]
+
+    def _losses(self, micro_batch: CompletionBatch) -> Tensor:
+        """Return the loss of each pair, or for KTO of each completion."""
         scores = self.score_completions(micro_batch)
         labels = [label for row in micro_batch.group_indices for label in self._groups[row].labels]
         good_C = torch.tensor(labels, device=self._device)
@@ -170,7 +181,7 @@ class PreferenceObjective:
                 losses = preference.simpo(scores.pairs, beta, options.margin)
         rewards_C = beta * (scores.ratios_C if options.needs_reference else scores.means_C)
         self._metrics.add(rewards_C.detach(), good_C, are_pairs=self._are_pairs)
-        return losses.sum()
+        return losses
 
     def score_completions(self, micro_batch: CompletionBatch) -> CompletionScores:
         """Return the log-probabilities of the completions under the policy and the reference."""

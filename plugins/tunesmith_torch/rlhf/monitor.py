@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.contracts import Job
-from tunesmith.errors import IntegrityError
 from tunesmith.events import JSON, CompletionSampled, Event, GateChecked, Monitored
 from tunesmith.records import Prompt
 from tunesmith.statistics import Interval
@@ -32,6 +31,7 @@ from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.training.loop import BatchCounts, MonitorDecision
+from tunesmith_torch.training.validation import require_state
 
 GATE = "divergence"
 """The gate's name in events and reports."""
@@ -137,6 +137,8 @@ class PolicyMonitor:
     """Number of evaluations with which a new one is compared."""
     steps: int | None = None
     """The last step; it is always evaluated, because its weights become the artifact."""
+    stopped_at: int | None = None
+    """The step after which the policy was stopped."""
     reward_spread: float | None = None
     """Largest mean range of the rewards of one prompt over all rollouts; None if unknown."""
 
@@ -159,14 +161,14 @@ class PolicyMonitor:
     def evaluate(self, step: int) -> MonitorDecision:
         """Evaluate the policy if it is due, and compare it with its best evaluation."""
         if self.stop_reason:
-            return "stop"
+            return self._stop(step)
         if self._exceeds_max_kl():
             mean_kl = math.fsum(self.recent_kl) / len(self.recent_kl)
             self.stop_reason = (
                 f"stopped at step {step}: {mean_kl:.1f} nats "
                 f"from the reference for each completion, max_kl is {self.options.monitor.max_kl:g}"
             )
-            return "stop"
+            return self._stop(step)
         is_due = step % self.options.monitor.every == 0 or step == self.steps
         if step == self.last_step or not is_due:
             return "continue"
@@ -175,7 +177,7 @@ class PolicyMonitor:
         self.first = self.first or evaluation
         if self._has_diverged(evaluation):
             self._emit(evaluation, best=False)
-            return "stop"
+            return self._stop(step)
         self.evaluations += 1
         is_best = (
             self.best is None
@@ -186,6 +188,14 @@ class PolicyMonitor:
             self.best = evaluation
         self._emit(evaluation, best=is_best)
         return "save_best" if is_best else "continue"
+
+    def _stop(self, step: int) -> MonitorDecision:
+        self.stopped_at = step
+        return "stop"
+
+    def count_steps(self, planned: int) -> int:
+        """Return the number of steps that were taken."""
+        return planned if self.stopped_at is None else self.stopped_at
 
     def state_dict(self) -> JSON:
         """Return the evaluations so far, and the KL coefficient."""
@@ -208,13 +218,7 @@ class PolicyMonitor:
         Raises:
             IntegrityError: a required part is missing.
         """
-        missing = [name for name in _REQUIRED_STATE if name not in state]
-        if missing:
-            raise IntegrityError(
-                f"{self.job.checkpoints.folder}: the newest checkpoint lacks the monitor's "
-                f"{', '.join(missing)}; it cannot be resumed",
-                hint="train this stage anew, in a fresh run folder",
-            )
+        require_state(self.job, state, _REQUIRED_STATE)
         self.first = Evaluation(**state["first"]) if state["first"] else None
         self.best = Evaluation(**state["best"]) if state["best"] else None
         self.last_step, self.stop_reason = state["last_step"], state["stop_reason"]

@@ -145,12 +145,21 @@ class BradleyTerryObjective:
 
     def loss(self, micro_batch: CompletionBatch) -> Tensor:
         """Return the loss summed over the pairs of the micro-batch."""
+        return self._losses(micro_batch).sum()
+
+    def row_losses(self, micro_batch: CompletionBatch) -> list[tuple[int, float]]:
+        """Return each pair of the micro-batch with its loss."""
+        losses = self._losses(micro_batch).tolist()
+        return list(zip(micro_batch.group_indices, losses, strict=True))
+
+    def _losses(self, micro_batch: CompletionBatch) -> Tensor:
+        """Return the loss of each pair of the micro-batch."""
         rewards_C = self._net.rewards(micro_batch.to(self._device))
         self._rewards.append(rewards_C.detach().view(-1, 2))
         options = self._options
         terms = options.margin, options.center_rewards_coefficient
         # Chosen and rejected completions alternate.
-        return bradley_terry(rewards_C[0::2], rewards_C[1::2], *terms).sum()
+        return bradley_terry(rewards_C[0::2], rewards_C[1::2], *terms)
 
     def metrics(self) -> dict[str, float]:
         """Return accuracy and rewards of the last batch, means over its pairs."""

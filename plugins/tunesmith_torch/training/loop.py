@@ -142,6 +142,10 @@ class TrainingMonitor(Protocol):
         """Restore what :meth:`state_dict` returned."""
         ...
 
+    def count_steps(self, planned: int) -> int:
+        """Return the number of steps that were taken, fewer than planned if it stopped training."""
+        ...
+
     def results(self) -> Sequence[Event]:
         """Return the events to emit when training is over, such as the result of a gate."""
         ...
@@ -161,6 +165,9 @@ class NoMonitor:
 
     def load_state_dict(self, state: JSON) -> None:
         return None
+
+    def count_steps(self, planned: int) -> int:
+        return planned
 
     def results(self) -> Sequence[Event]:
         return ()

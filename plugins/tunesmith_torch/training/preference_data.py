@@ -27,7 +27,7 @@ import numpy as np
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
 from tunesmith.events import JSON, Notice
-from tunesmith.records import Preference
+from tunesmith.records import Preference, Record
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.preference import PairOptions
@@ -100,23 +100,31 @@ def group_rows(groups: Sequence[CompletionGroup]) -> Iterator[Sequence[int]]:
         yield from group.completions
 
 
+def tokenize_fitting(
+    records: Sequence[Record], template: Template, limit: int
+) -> list[LabelledGroup]:
+    """Return the preferences of at most ``limit`` tokens."""
+    groups = tokenize_preferences(records, template)
+    return [group for group in groups if group.longest_sequence <= limit]
+
+
 def fitting_groups(job: Job[Any], template: Template, limit: int) -> list[LabelledGroup]:
     """Tokenize all preferences and keep those of at most ``limit`` tokens; report the others.
 
     Raises:
         DataError: a record is neither a pair nor a labelled answer, or none fits.
     """
-    groups = tokenize_preferences(job.train, template)
-    fitting = [group for group in groups if group.longest_sequence <= limit]
+    fitting = tokenize_fitting(job.train, template, limit)
+    total = len(job.train)
     kind = "pair" if all(isinstance(r, Preference) for r in job.train) else "row"
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",
-            f"no {kind} can be learned from: none of {len(groups)} has at most {limit} tokens",
+            f"no {kind} can be learned from: none of {total} has at most {limit} tokens",
             hint="raise technique.max_length, or shorten the rows",
         )
-    if len(fitting) < len(groups):
-        left_out = f"{len(groups) - len(fitting)} of {len(groups)} {kind}s are left out of training"
+    if len(fitting) < total:
+        left_out = f"{total - len(fitting)} of {total} {kind}s are left out of training"
         text = f"{left_out}: longer than {limit} tokens"
         job.emit(Notice(level="warning", source="data", message=text))
     return fitting

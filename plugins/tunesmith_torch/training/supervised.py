@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
 from tunesmith.events import Notice
+from tunesmith.records import Record
 from tunesmith_torch.data.large_data import is_large, sample_evenly
 from tunesmith_torch.data.packing import (
     Example,
@@ -27,7 +29,7 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenization_cache import tokenize_cached
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.kernels.tree_attention import TreeLayout
-from tunesmith_torch.losses.rows_alone import loss_of_rows
+from tunesmith_torch.losses.rows_alone import logprobs_of_rows, loss_of_rows
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.optim.schedule import BatchOrder
@@ -151,9 +153,26 @@ class NextTokenObjective:
         batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
         if self._rows_alone:
             return loss_of_rows(self._model, batch)
-        attention_kwargs = {} if tree_layout is None else {"tree_layout": tree_layout}
-        hidden_ND = hidden_at_targets(self._model, batch, attention_kwargs=attention_kwargs)
+        hidden_ND = self._hidden_at_targets(batch, tree_layout)
         return get_lm_head(self._model).loss(hidden_ND, batch)
+
+    def row_losses(self, micro_batch: Layout) -> list[tuple[int, float]]:
+        """Return each row of the micro-batch with nats summed over its trained tokens."""
+        batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
+        if self._rows_alone:
+            logprobs_N = logprobs_of_rows(self._model, batch)
+        else:
+            hidden_ND = self._hidden_at_targets(batch, tree_layout)
+            logprobs_N = get_lm_head(self._model).logprobs(hidden_ND, batch)
+        losses_N = -logprobs_N if batch.weights_N is None else -logprobs_N * batch.weights_N
+        # Summed here, because sums on a GPU differ in their last bits from call to call.
+        row_N = _rows_of_targets(batch, tree_layout)
+        losses_R = np.bincount(row_N, losses_N.double().cpu().numpy(), len(batch.rows))
+        return list(zip(batch.rows, losses_R.tolist(), strict=True))
+
+    def _hidden_at_targets(self, batch: MicroBatch, tree_layout: TreeLayout | None) -> Tensor:
+        attention_kwargs = {} if tree_layout is None else {"tree_layout": tree_layout}
+        return hidden_at_targets(self._model, batch, attention_kwargs=attention_kwargs)
 
     def _layout(self, rows: Sequence[int], prefix: int) -> Layout:
         if prefix:
@@ -163,6 +182,18 @@ class NextTokenObjective:
     def metrics(self) -> dict[str, float]:
         """Return nothing: the loss is the only metric."""
         return {}
+
+
+def _rows_of_targets(batch: MicroBatch, tree_layout: TreeLayout | None) -> NDArray[np.int64]:
+    """Return for each trained position the index of its row in the micro-batch."""
+    if tree_layout is not None:
+        starts = [branch.start for branch in tree_layout.branches]
+    elif batch.boundaries is not None:
+        starts = batch.boundaries[: len(batch.rows)].tolist()
+    else:
+        B, T = batch.ids_BT.shape
+        starts = list(range(0, B * T, T))
+    return np.searchsorted(starts, batch.trained_N.cpu().numpy(), side="right") - 1
 
 
 def _longest_row(examples: Sequence[Example]) -> int:
@@ -183,6 +214,7 @@ class SupervisedTask(TrainingTask[SupervisedData]):
     """Train on the next tokens of conversations, completions and texts."""
 
     can_compute_rows_alone = True
+    has_row_losses = True
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> SupervisedData:
         options: SupervisedOptions = job.config
@@ -228,6 +260,16 @@ class SupervisedTask(TrainingTask[SupervisedData]):
             details=details,
             affected_rows=lambda: count_affected(data),
         )
+
+    def objective_over(
+        self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
+    ) -> NextTokenObjective | None:
+        """Return the objective over the examples of these records; None if they give none."""
+        options: SupervisedOptions = session.options
+        tokenized = session.template.tokenize_records(
+            records, session.limit, truncate_prompts=options.truncate_prompts
+        )
+        return _objective(session, tokenized.examples) if len(tokenized.examples) else None
 
 
 def _objective(

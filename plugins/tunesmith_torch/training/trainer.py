@@ -11,6 +11,7 @@
       adapters, or all weights         task.adapt, by options.adaptation
       the layout of rows                choose_row_layout
       objective                        task.prepare
+      the loss on dev rows             task.objective_over, tunesmith_torch.training.validation
       the training loop                tunesmith_torch.training.loop
       the artifact, committed          task.finalize, save_artifact
 
@@ -23,15 +24,17 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from tunesmith.contracts import Artifact, Job
-from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.events import JSON, Event, Notice, TrainingFinished, TrainingStarted
+from tunesmith.records import Record
 from tunesmith.storage import write_atomic
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
@@ -64,7 +67,9 @@ from tunesmith_torch.training.loop import (
     TrainingMonitor,
     run_training_loop,
 )
+from tunesmith_torch.training.row_losses import RowObjective
 from tunesmith_torch.training.token_digest import Row, check_tokens
+from tunesmith_torch.training.validation import VALIDATION, ValidationMonitor, sample_parts
 
 DataT = TypeVar("DataT")
 
@@ -98,6 +103,8 @@ class Session:
     """Folder of the base weights: the base model, or an initial model that is a full one."""
     layout: RowLayout
     """The way rows are laid out in micro-batches."""
+    limit: int
+    """Most tokens of a row."""
 
     @property
     def options(self) -> Any:
@@ -140,6 +147,9 @@ class TrainingTask(ABC, Generic[DataT]):
 
     can_compute_rows_alone: ClassVar[bool] = False
     """True if the objective can use the model's own forward, one row at a time."""
+    has_row_losses: ClassVar[bool] = False
+    """True if the task has a loss on dev rows (:meth:`objective_over`) and no own monitor; its
+    options have the table ``validation``."""
 
     def grouping(self, options: Any, device: str) -> Grouping:
         """Return which parts of a record are computed together, for ``auto`` options."""
@@ -184,6 +194,16 @@ class TrainingTask(ABC, Generic[DataT]):
     def prepare(self, session: Session, data: DataT) -> Prepared:
         """Return the objective over the data, with the models that it needs besides."""
 
+    def objective_over(
+        self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
+    ) -> RowObjective | None:
+        """Return the objective over other records, to evaluate it; None if they give no row.
+
+        It is called before the first step, also when training is resumed. ``name`` tells its files
+        below the job's folder from those of the training data.
+        """
+        return None
+
     def finalize(self, session: Session) -> AdaptedModel:
         """Return the trained model as it is saved: one adapter, or all weights."""
         return combine_adapters(session.adapted)
@@ -206,6 +226,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         prepared = task.prepare(session, data)
         objective = prepared.objective
         order = BatchOrder.from_options(len(objective), job.config, job.seed)
+        prepared = _add_validation(task, session, prepared, order)
         job.emit(_training_started_event(session, prepared, order))
         prepared.run_loop(job, prepared.adapted, objective, seed=job.seed, monitor=prepared.monitor)
         seconds = time.perf_counter() - started
@@ -262,7 +283,32 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     job = _apply_layout(job, layout)
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(base.model)
-    return Session(job, template, adapted, initial, lineage, folder, layout), data
+    return Session(job, template, adapted, initial, lineage, folder, layout, limit), data
+
+
+def _add_validation(
+    task: TrainingTask[Any], session: Session, prepared: Prepared, order: BatchOrder
+) -> Prepared:
+    """Return the task with a monitor that evaluates the loss on dev rows, if there are any."""
+    job = session.job
+    if not task.has_row_losses or job.config.validation.every == 0:
+        return prepared
+    dev_records, train_records = sample_parts(job)
+    problem, dev, train = "no dev rows", None, None
+    try:
+        if dev_records:
+            problem = "no dev row can be used"
+            dev = task.objective_over(session, prepared, dev_records, "dev")
+            train = task.objective_over(session, prepared, train_records, "train")
+    except DataError as error:
+        problem = error.message
+    if dev is None or train is None:
+        text = f"{problem}: the dev loss is not evaluated, and the last step is the artifact"
+        job.emit(Notice(level="info", source=VALIDATION, message=text))
+        return prepared
+    monitor = ValidationMonitor.create(job, prepared.adapted, order, dev, train)
+    details = {"dev_rows": len(dev), "dev_evaluations": len(monitor.steps.steps)}
+    return replace(prepared, monitor=monitor, details={**prepared.details, **details})
 
 
 def _apply_layout(job: Job[Any], layout: RowLayout) -> Job[Any]:
@@ -336,11 +382,12 @@ def _training_started_event(
 def _training_finished_event(
     session: Session, prepared: Prepared, order: BatchOrder, artifact: Artifact, seconds: float
 ) -> TrainingFinished:
-    tokens, trained_tokens = _count_tokens(prepared, order)
+    steps = prepared.monitor.count_steps(order.steps)
+    tokens, trained_tokens = _count_tokens(prepared, order, steps)
     return TrainingFinished(
         stage=session.job.stage,
         technique=session.job.technique,
-        steps=order.steps,
+        steps=steps,
         tokens=tokens,
         trained_tokens=trained_tokens,
         seconds=seconds,
@@ -352,9 +399,11 @@ def _training_finished_event(
     )
 
 
-def _count_tokens(prepared: Prepared, order: BatchOrder) -> tuple[int | None, int | None]:
+def _count_tokens(
+    prepared: Prepared, order: BatchOrder, steps: int
+) -> tuple[int | None, int | None]:
     """Return the tokens of all steps, and those with a loss; None if they are not known."""
     if prepared.count_tokens is not None:
         return prepared.count_tokens() or (None, None)
-    counts = [prepared.objective.counts(rows) for _, rows in order.batches()]
+    counts = [prepared.objective.counts(rows) for _, rows in islice(order.batches(), steps)]
     return sum(count.tokens for count in counts), sum(count.trained_tokens for count in counts)

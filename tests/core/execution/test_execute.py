@@ -21,6 +21,7 @@ from bench import (
     LISTENERS,
     RECORDER,
     RECORDERS,
+    RIGHT,
     ROWS,
     Bench,
     Rows,
@@ -155,6 +156,31 @@ def test_two_evaluators_of_one_name_are_both_reported(bench: Bench) -> None:
     assert verdict["outcome"] == "worse" and "right: right" in verdict["sentence"]
     names = sorted(path.name for path in (bench.root / "out" / "evaluations").iterdir())
     assert names[-2:] == ["tuned.right.jsonl", "tuned.usual.jsonl"]
+
+
+def test_the_tuned_model_is_measured_on_training_rows_apart_from_the_scores(bench: Bench) -> None:
+    """As many as are held out, none of them held out, and always the same ones."""
+    fit = replace(RIGHT, name="fit", on_training_rows=True)
+    bench.catalog = catalog_of(fit=offering("evaluators", fit))
+    report = bench.run()
+    ((key, event),) = report.training_rows.items()
+    assert key == ("training-rows", "fit", "right") and event.n == 12
+    assert "training-rows" not in {e.model for e in report.measured.values()}
+    assert "training-rows" not in str(bench.report()["verdict"])
+    (shown,) = bench.report()["training_rows"]
+    assert shown["records"] == "evaluations/training-rows.fit.jsonl"
+    folder = bench.root / "out" / "evaluations"
+    sources = {
+        name: {json.loads(line)["source"] for line in (folder / name).read_text().splitlines()}
+        for name in ("tuned.right.jsonl", "training-rows.fit.jsonl")
+    }
+    assert all(len(found) == 12 for found in sources.values())
+    assert not set.intersection(*sources.values())
+    other = bench.run(folder="again")
+    again = bench.root / "again" / event.records
+    assert (
+        other.training_rows and again.read_bytes() == (folder.parent / event.records).read_bytes()
+    )
 
 
 def test_the_gate_reads_the_evaluator_that_it_names(bench: Bench) -> None:

@@ -64,6 +64,11 @@ def test_the_loss_curve_as_lines() -> None:
     assert plot([math.nan]) == []
 
 
+def test_other_points_are_in_the_same_curve() -> None:
+    lines = plot([3.0, 2.0, 2.0], height=3, others=[(0.5, 1.0), (1.0, 3.0), (0.0, math.nan)])
+    assert [line.rstrip() for line in lines] == ["3 |• o", "  | ••", "1 | o"]
+
+
 def test_a_lost_evaluation_is_named(tunesmith: Tunesmith, finished: Path) -> None:
     (finished / "evaluations" / "tuned.same.jsonl").unlink()
     done = tunesmith("report", finished)

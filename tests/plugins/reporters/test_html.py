@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith.errors import UsageError
-from tunesmith.events import CompletionSampled, Event, Measured, Notice, StepFinished
+from tunesmith.events import CompletionSampled, Event, Measured, Monitored, Notice, StepFinished
 from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
@@ -170,6 +170,30 @@ def test_missing_values_are_left_out() -> None:
     positions = points(draw_curve([1, 2, 3], [1.0, None, 2.0], "t"))
     assert len(positions) == 2
     assert draw_curve([1, 2], [1.0, math.nan], "t") == ""
+
+
+def test_the_dev_loss_is_in_the_chart_of_the_loss() -> None:
+    """On the same scales, with a mark for each evaluation, from step 0 on."""
+    svg = ET.fromstring(draw_curve([1, 2, 3], [3.0, 2.0, 1.0], "t", dev=([0, 3], [3.0, 2.0])))
+    line, dev = svg.findall("polyline")
+    (x1, y1), (_, y2), (x3, _) = points(ET.tostring(svg, encoding="unicode"))
+    marks = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in svg.findall("circle")]
+    assert dev.attrib["class"] == "curve second" and line.attrib["class"] == "curve"
+    assert marks[0][0] < x1 and marks[1] == (x3, y2) and marks[0][1] == y1
+    titles = [c[0].text for c in svg.findall("circle")]
+    assert titles == ["step 0: 3", "step 3: 2"]
+
+
+def test_training_and_dev_loss_of_a_run_share_a_chart(tmp_path: Path) -> None:
+    *reported, finished = sample_run(steps=3)
+    evaluations = [
+        Monitored(step=step, metrics={"dev_loss": 3.0 - step, "train_loss": 2.0}, best=True)
+        for step in (0, 2)
+    ]
+    found = page(tmp_path, [*reported, *evaluations, finished])
+    assert found.count("<h3>loss") == 1
+    assert "<h3>loss; with marks: on dev rows</h3>" in found and 'class="mark"' in found
+    assert "<h3>train loss</h3>" in found and "<h3>dev loss</h3>" not in found
 
 
 def test_intervals_share_one_scale() -> None:

@@ -243,7 +243,7 @@ def test_out_of_memory_halves_the_micro_batches(
     plain, _ = train(tmp_path / "plain", tiny_folder, options())
     inject_fault(monkeypatch, fault, at=2)
     same, events = train(tmp_path / "tight", tiny_folder, options())
-    notices = [event for event in events if isinstance(event, Notice)]
+    notices = [e for e in events if isinstance(e, Notice) and e.source == "memory"]
     assert ["2048 tokens" in notice.message for notice in notices] == [True]
     assert_close(plain, same, 2e-5)
 

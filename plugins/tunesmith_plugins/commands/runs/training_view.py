@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from tunesmith.cli import render
-from tunesmith.events import TUNED
+from tunesmith.events import TUNED, StepFinished
 from tunesmith.execution.report import Report
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import format_bytes, format_count, format_duration, one_line
@@ -31,16 +32,28 @@ def show_training(report: Report) -> None:
         render.print_text()
         render.print_text(", ".join(filter(None, parts)))
         if len(steps) > 1:
-            render.print_text(f"loss, steps {steps[0].step} to {steps[-1].step}")
-            for line in plot(
-                [step.loss for step in steps], mark="•" if supports_unicode(sys.stdout) else "*"
-            ):
-                render.print_text(f"  {line}", style="dim")
+            _show_curve(report, stage, steps)
         _show_monitored(report, stage)
 
 
+def _show_curve(report: Report, stage: str, steps: Sequence[StepFinished]) -> None:
+    """Print the loss of the steps, and in the same curve the loss on dev rows."""
+    first, last = steps[0].step, steps[-1].step
+    mark, dev_mark = ("•", "○") if supports_unicode(sys.stdout) else ("*", "o")
+    dev = [
+        ((step - first) / (last - first), event.metrics["dev_loss"])
+        for (name, step), event in sorted(report.monitored.items())
+        if name == stage and "dev_loss" in event.metrics and first <= step <= last
+    ]
+    legend = f"; {dev_mark} on dev rows" if dev else ""
+    render.print_text(f"loss, steps {first} to {last}{legend}")
+    losses = [step.loss for step in steps]
+    for line in plot(losses, mark=mark, others=dev, other_mark=dev_mark):
+        render.print_text(f"  {line}", style="dim")
+
+
 def _show_monitored(report: Report, stage: str) -> None:
-    """Print a table of the evaluations on held-out records during the training of a stage."""
+    """Print a table of the evaluations on dev records during the training of a stage."""
     events = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
     if not events:
         return

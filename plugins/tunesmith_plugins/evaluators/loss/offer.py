@@ -38,6 +38,8 @@ class Loss:
         logprobs: list[list[float]] = [[] for _ in records]
         for (index, _, _), score in zip(scored, scores, strict=True):
             logprobs[index].extend(score.logprobs)
+        if records and not scored:
+            return []  # all answers are labelled as bad
         return [
             Measurement(
                 metric=METRIC.name,
@@ -74,4 +76,5 @@ LOSS = EvaluatorOffer(
     build=build,
     metrics=(METRIC,),
     default_for=have_good_answers,
+    on_training_rows=True,
 )

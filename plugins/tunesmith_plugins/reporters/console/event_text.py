@@ -190,7 +190,10 @@ def format_notice(event: Notice) -> str:
 
 def format_monitor(event: Monitored) -> str:
     """Format the metrics of an evaluation during training."""
-    metrics = [f"{one_line(name, 24)} {value:.3g}" for name, value in event.metrics.items()]
+    metrics = [
+        f"{one_line(name.replace('_', ' '), 24)} {value:.3g}"
+        for name, value in event.metrics.items()
+    ]
     parts = [f"step {event.step}", *metrics, *(["best so far"] if event.best else [])]
     return f"{format_label('monitor', event.stage)}: {'  '.join(parts)}"
 

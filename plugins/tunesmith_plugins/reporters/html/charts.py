@@ -62,34 +62,73 @@ def format_number(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+Series = tuple[Sequence[int], Sequence[float | None]]
+"""Steps, and a value for each."""
+NO_POINTS: Series = ((), ())
+Points = Sequence[tuple[int, float]]
+"""Steps and values, all of them finite."""
+
+
 def draw_curve(
-    steps: Sequence[int], values: Sequence[float | None], title: str, width: int = WIDTH
+    steps: Sequence[int],
+    values: Sequence[float | None],
+    title: str,
+    width: int = WIDTH,
+    *,
+    dev: Series = NO_POINTS,
 ) -> Markup:
     """Draw values over steps; missing and non-finite values are left out.
 
+    ``dev``: the steps and values of the same quantity on dev rows, as a second line with marks.
+
     Returns empty markup if fewer than two values are left.
     """
-    points = [
+    points, dev_points = _finite_points(steps, values), _finite_points(*dev)
+    if len(points) < 2:
+        return Markup("")
+    everything = [*points, *dev_points]
+    low, high = min(v for _, v in everything), max(v for _, v in everything)
+    padding = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    x = Scale(min(everything)[0], max(everything)[0], LEFT, width - RIGHT)
+    y = Scale(low - padding, high + padding, HEIGHT - BOTTOM, TOP)
+    line = Markup('<polyline class="curve" points="{}"/>').format(_draw_path(points, x, y))
+    description = f"{title}: from {format_number(points[0][1])} to {format_number(points[-1][1])}"
+    if dev_points:
+        description += f"; on dev rows to {format_number(dev_points[-1][1])}"
+    marks = _draw_marks(dev_points, x, y)
+    parts = [*_draw_grid(y, width), *_label_steps(x), line, *marks]
+    return _draw_svg(width, HEIGHT, description, parts)
+
+
+def _finite_points(steps: Sequence[int], values: Sequence[float | None]) -> Points:
+    return [
         (step, value)
         for step, value in zip(steps, values, strict=True)
         if value is not None and math.isfinite(value)
     ]
-    if len(points) < 2:
-        return Markup("")
-    low, high = min(v for _, v in points), max(v for _, v in points)
-    padding = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    x = Scale(points[0][0], points[-1][0], LEFT, width - RIGHT)
-    y = Scale(low - padding, high + padding, HEIGHT - BOTTOM, TOP)
-    path = " ".join(
+
+
+def _draw_path(points: Points, x: Scale, y: Scale) -> str:
+    return " ".join(
         f"{x.position_of(step):.1f},{y.position_of(value):.1f}"
         for step, value in thin_points(points)
     )
-    line = Markup('<polyline class="curve" points="{}"/>').format(path)
-    description = f"{title}: from {format_number(points[0][1])} to {format_number(points[-1][1])}"
-    return _draw_svg(width, HEIGHT, description, [*_draw_grid(y, width), *_label_steps(x), line])
 
 
-def thin_points(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def _draw_marks(points: Points, x: Scale, y: Scale) -> Iterator[Markup]:
+    """Draw a second line, with a mark that shows the value at each point."""
+    if len(points) > 1:
+        path = _draw_path(points, x, y)
+        yield Markup('<polyline class="curve second" points="{}"/>').format(path)
+    for step, value in points:
+        yield Markup(
+            '<circle class="mark" cx="{:.1f}" cy="{:.1f}" r="3"><title>{}</title></circle>'
+        ).format(
+            x.position_of(step), y.position_of(value), f"step {step:,}: {format_number(value)}"
+        )
+
+
+def thin_points(points: Points) -> list[tuple[int, float]]:
     """Return about ``MAX_POINTS`` of the points: the minimum and the maximum of each chunk."""
     if len(points) <= MAX_POINTS:
         return list(points)

@@ -18,8 +18,10 @@ from tunesmith.text import format_bytes, format_count, format_duration, one_line
 from tunesmith_evidence.regressions import find_regressions
 from tunesmith_plugins.reporters.html.charts import (
     HALF_WIDTH,
+    NO_POINTS,
     WIDTH,
     IntervalBar,
+    Series,
     draw_curve,
     draw_intervals,
     format_number,
@@ -27,6 +29,8 @@ from tunesmith_plugins.reporters.html.charts import (
 
 MAX_TEXT_CHARACTERS = 2_000
 """Characters of an answer that the page shows."""
+DEV_LOSS = "dev_loss"
+"""Name of the metric that is drawn beside the loss of the steps."""
 MAX_SAMPLES = 12
 """Completions from training that the page shows, the last ones."""
 
@@ -50,7 +54,8 @@ class StageSection:
     curves: dict[str, Markup]
     details: dict[str, str]
     monitored: dict[str, Markup]
-    """Curves of the metrics that were evaluated on held-out rows during training."""
+    """Curves of the metrics that were evaluated on dev rows during training; ``train_loss`` is the
+    loss on as many training rows. The dev loss is in the same chart as the loss of the steps."""
     samples: list[CompletionSampled]
     """The last completions that were sampled during training."""
 
@@ -149,8 +154,11 @@ def _stage_sections(report: Report) -> Iterator[StageSection]:
     for name, started in report.training_started.items():
         training = content["stages"][name] if name else content["training"]
         steps = sorted(step for stage, step in report.steps if stage == name)
+        monitored = _monitored_series(training["monitored"])
+        dev = monitored.pop(DEV_LOSS, NO_POINTS)
+        loss = "loss; with marks: on dev rows" if dev[0] else "loss"
         series = {
-            "loss": training["losses"],
+            loss: training["losses"],
             "learning rate": training["learning_rates"],
             "gradient norm before clipping": training["gradient_norms"],
             **{key.replace("_", " "): values for key, values in training["metrics"].items()},
@@ -177,7 +185,7 @@ def _stage_sections(report: Report) -> Iterator[StageSection]:
         }
         widths = [WIDTH] + [HALF_WIDTH] * (len(series) - 1)
         curves = {
-            title: draw_curve(steps, values, title, width)
+            title: draw_curve(steps, values, title, width, dev=dev if title == loss else NO_POINTS)
             for (title, values), width in zip(series.items(), widths, strict=True)
         }
         yield StageSection(
@@ -185,25 +193,27 @@ def _stage_sections(report: Report) -> Iterator[StageSection]:
             {key: value for key, value in facts.items() if value},
             {title: chart for title, chart in curves.items() if chart},
             {key: _detail_text(value) for key, value in started.details.items()},
-            _monitored_curves(training["monitored"]),
+            _monitored_curves(monitored),
             [event for (stage, _, _), event in report.samples.items() if stage == name][
                 -MAX_SAMPLES:
             ],
         )
 
 
-def _monitored_curves(evaluations: list[dict[str, Any]]) -> dict[str, Markup]:
-    """Draw a curve for each metric; evaluations without the metric are left out."""
+def _monitored_series(evaluations: list[dict[str, Any]]) -> dict[str, Series]:
+    """Return steps and values of each metric; evaluations without the metric have None."""
     steps = [evaluation["step"] for evaluation in evaluations]
     names = dict.fromkeys(
         key for evaluation in evaluations for key in evaluation if key not in ("step", "best")
     )
-    series = {
-        name.replace("_", " "): [evaluation.get(name) for evaluation in evaluations]
-        for name in names
-    }
-    curves = {name: draw_curve(steps, values, name, HALF_WIDTH) for name, values in series.items()}
-    return {name: chart for name, chart in curves.items() if chart}
+    return {name: (steps, [each.get(name) for each in evaluations]) for name in names}
+
+
+def _monitored_curves(series: Mapping[str, Series]) -> dict[str, Markup]:
+    """Draw a curve for each metric."""
+    titles = {name.replace("_", " "): values for name, values in series.items()}
+    curves = {title: draw_curve(*values, title, HALF_WIDTH) for title, values in titles.items()}
+    return {title: chart for title, chart in curves.items() if chart}
 
 
 def _forecast_rows(report: Report) -> dict[str, tuple[str, str]]:

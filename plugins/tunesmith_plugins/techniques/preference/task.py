@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
+from tunesmith.records import Record
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.policies import pair_grouping
@@ -14,12 +16,19 @@ from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.preference.labels import LabelCounts, find_label_problem
 from tunesmith_torch.preference.objective import PreferenceObjective
 from tunesmith_torch.prefix.completion_groups import LabelledGroup
-from tunesmith_torch.training.preference_data import PreferenceData, fitting_groups, group_rows
+from tunesmith_torch.training.preference_data import (
+    PreferenceData,
+    fitting_groups,
+    group_rows,
+    tokenize_fitting,
+)
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
 class PreferenceTask(TrainingTask[list[LabelledGroup]]):
     """Train on pairs by DPO, IPO, KTO, ORPO or SimPO, and on labelled answers by KTO."""
+
+    has_row_losses = True
 
     def grouping(self, options: PreferenceOptions, device: str) -> Grouping:
         """Return the grouping of pairs."""
@@ -56,3 +65,18 @@ class PreferenceTask(TrainingTask[list[LabelledGroup]]):
             "bad_answers": counts.bad,
         }
         return Prepared(objective, session.adapted, groups.totals, {**details, **groups.details})
+
+    def objective_over(
+        self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
+    ) -> PreferenceObjective | None:
+        """Return the loss over the records that fit, with the reference's log-probabilities."""
+        options: PreferenceOptions = session.options
+        groups = tokenize_fitting(records, session.template, session.limit)
+        if not groups:
+            return None
+        data = PreferenceData.for_model(groups, session.adapted, options)
+        objective = PreferenceObjective(session.adapted, data, options.loss)
+        if options.loss.needs_reference:
+            job = replace(session.job, out=session.job.out / "validation" / name)
+            objective.load_or_compute_reference(job, options.micro_batch_tokens)
+        return objective

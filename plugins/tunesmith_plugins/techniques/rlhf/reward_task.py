@@ -7,18 +7,26 @@ from dataclasses import replace
 from typing import Any, cast
 
 from tunesmith.contracts import Job
+from tunesmith.records import Record
 from tunesmith_plugins.techniques.rlhf.options import RewardStage
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.policies import pair_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
-from tunesmith_torch.prefix.completion_groups import LabelledGroup
+from tunesmith_torch.prefix.completion_groups import LabelledGroup, require_pairs
 from tunesmith_torch.rlhf.reward_model import BradleyTerryObjective, ModelWithRewardHead
-from tunesmith_torch.training.preference_data import PreferenceData, fitting_pairs, group_rows
+from tunesmith_torch.training.preference_data import (
+    PreferenceData,
+    fitting_pairs,
+    group_rows,
+    tokenize_fitting,
+)
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
 class RewardTask(TrainingTask[list[LabelledGroup]]):
     """Train a model with a reward head by the Bradley-Terry loss."""
+
+    has_row_losses = True
 
     def grouping(self, options: RewardStage, device: str) -> Grouping:
         """Return the grouping of pairs, of which only the last token counts."""
@@ -44,3 +52,15 @@ class RewardTask(TrainingTask[list[LabelledGroup]]):
             write_extra=net.save_head,
             is_text_model=False,
         )
+
+    def objective_over(
+        self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
+    ) -> BradleyTerryObjective | None:
+        """Return the loss over the pairs that fit, with the head that is trained."""
+        options: RewardStage = session.options
+        require_pairs(records)
+        groups = tokenize_fitting(records, session.template, session.limit)
+        if not groups:
+            return None
+        pairs = PreferenceData.for_model(groups, session.adapted, options)
+        return BradleyTerryObjective(cast(Any, prepared.adapted.model), pairs, options.loss)

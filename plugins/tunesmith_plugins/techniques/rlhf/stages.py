@@ -86,6 +86,7 @@ class StageData:
     """Conversations and completions; the chosen completions of the pairs if there are none."""
     pairs: Sequence[Preference]
     dev: Sequence[Record]
+    dev_demonstrations: Sequence[Record]
     dev_pairs: Sequence[Preference]
 
     @classmethod
@@ -104,7 +105,12 @@ class StageData:
         pairs = [r for r in job.train if isinstance(r, Preference)]
         demonstrations = [r for r in job.train if not isinstance(r, Preference)]
         dev_pairs = [r for r in job.dev if isinstance(r, Preference)]
-        return cls(job.train, demonstrations or pairs, pairs, job.dev, dev_pairs)
+        dev_demonstrations: Sequence[Record] = dev_pairs
+        if demonstrations:
+            dev_demonstrations = [r for r in job.dev if not isinstance(r, Preference)]
+        return cls(
+            job.train, demonstrations or pairs, pairs, job.dev, dev_demonstrations, dev_pairs
+        )
 
 
 @dataclass
@@ -126,7 +132,11 @@ class Stages:
         if options.skip:
             return InitialModel.from_options(options, "supervised")
         artifact = self._run_stage(
-            "supervised", options, self.data.demonstrations, SupervisedTask()
+            "supervised",
+            options,
+            self.data.demonstrations,
+            SupervisedTask(),
+            dev=self.data.dev_demonstrations,
         )
         return InitialModel(artifact.path, artifact.format)
 
@@ -141,7 +151,8 @@ class Stages:
             path = initial.path
         else:
             options = _with_initial_model(options, fine_tuned)
-            path = self._run_stage("reward", options, self.data.pairs, RewardTask()).path
+            pairs, dev_pairs = self.data.pairs, self.data.dev_pairs
+            path = self._run_stage("reward", options, pairs, RewardTask(), dev=dev_pairs).path
         reward_source = RewardModelSource(path, quantization)
         if not self.options.policy.skip and not self.options.policy.needs_reward_model:
             return None
@@ -153,7 +164,8 @@ class Stages:
     ) -> None:
         """Train the policy, from the model that ``from`` names or from the fine-tuned one."""
         options = _with_initial_model(self.options.policy, fine_tuned)
-        self._run_stage("policy", options, self.data.train, PolicyTask(reward_source))
+        task = PolicyTask(reward_source)
+        self._run_stage("policy", options, self.data.train, task, dev=self.data.dev)
 
     def finish(self) -> Artifact:
         """Emit the totals of all stages; return the artifact of the last one.
@@ -183,9 +195,11 @@ class Stages:
         options: TrainingOptions,
         train_records: Sequence[Record],
         task: TrainingTask[Any],
+        *,
+        dev: Sequence[Record],
     ) -> Artifact:
         """Train a stage, unless an earlier process of this run has finished it."""
-        stage = self.job.for_stage(name, options, train=train_records)
+        stage = self.job.for_stage(name, options, train=train_records, dev=dev)
         finished = distributed.rank_0_first(lambda: load_finished(stage.out))
         if finished is None:
             finished_events: list[TrainingFinished] = []

@@ -1,0 +1,75 @@
+"""The loss of each row of a part of the data, without a gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from tunesmith.events import JSON
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.runtime import distributed
+from tunesmith_torch.runtime.eval_mode import eval_mode
+from tunesmith_torch.training.loop import Objective
+
+T = TypeVar("T")
+
+
+class RowObjective(Objective, Protocol):
+    """An objective that knows the loss of each row."""
+
+    def row_losses(self, micro_batch: Any) -> list[tuple[int, float]]:
+        """Return each row of the micro-batch with its loss, summed over the row."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowLosses:
+    """The losses of some rows at one step of the training."""
+
+    step: int
+    losses: Sequence[float]
+    """The loss of each row per unit of its weight, such as nats per token."""
+    weights: Sequence[float]
+    """The divisor of each row's summed loss: its trained tokens, its pairs or its completions."""
+
+    @property
+    def mean(self) -> float:
+        """The loss of all rows together, as the training loop computes it for a batch."""
+        total = math.fsum(self.weights)
+        pairs = zip(self.losses, self.weights, strict=True)
+        return math.fsum(loss * weight for loss, weight in pairs) / total if total else math.nan
+
+    def to_json(self) -> JSON:
+        return {"step": self.step, "losses": [*self.losses], "weights": [*self.weights]}
+
+
+def measure_row_losses(
+    adapted: AdaptedModel, objective: RowObjective, step: int, budget: int
+) -> tuple[RowLosses, dict[str, float]]:
+    """Return the loss of each of the objective's rows, and its metrics over all of them.
+
+    The model is in eval mode meanwhile, and no random number is used, so that a training goes on as
+    it would without this. ``budget``: tokens of a micro-batch. Each rank computes its share.
+    """
+
+    def run(compute: Callable[[int], T], /) -> T:
+        return compute(budget)
+
+    def measure(rows: Sequence[int]) -> list[float]:
+        prepared = objective.prepare(rows, run)
+        losses: dict[int, float] = {}
+        for micro_batch in objective.micro_batches(prepared, budget):
+            losses.update(objective.row_losses(micro_batch))
+        return [losses.get(row, 0.0) for row in rows]
+
+    objective.start_update()
+    with torch.no_grad(), eval_mode(adapted.model), adapted.autocast():
+        sums = distributed.map_rows(len(objective), measure)
+    weights = [objective.counts([row]).loss_divisor for row in range(len(objective))]
+    pairs = zip(sums, weights, strict=True)
+    losses = [total / weight if weight else 0.0 for total, weight in pairs]
+    return RowLosses(step, losses, weights), objective.metrics()

@@ -1,0 +1,232 @@
+"""Validation: the loss on dev rows during training, and the checkpoint that has the best one.
+
+At the steps that :mod:`tunesmith_torch.training.evaluation_steps` chooses::
+
+    dev rows                    their loss, and the objective's metrics     -> Monitored event
+    sample of training rows     their loss, if it fits into the budget
+    lower dev loss than before  the checkpoint is saved as the best
+    last step, or no patience   the weights of the best checkpoint are restored
+
+Dev rows choose, so held-out rows take no part. Everything is a function of the step, so a resumed
+run makes the same decisions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.contracts import Job
+from tunesmith.errors import IntegrityError
+from tunesmith.events import JSON, Event, Monitored, Notice
+from tunesmith.records import Record
+from tunesmith.statistics import Interval
+from tunesmith.storage import write_atomic
+from tunesmith_evidence.statistics import paired_difference
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.optim.schedule import BatchOrder
+from tunesmith_torch.options.training import ValidationOptions
+from tunesmith_torch.runtime import distributed
+from tunesmith_torch.training.evaluation_steps import EvaluationCosts, EvaluationSteps
+from tunesmith_torch.training.loop import MonitorDecision
+from tunesmith_torch.training.row_losses import RowLosses, RowObjective, measure_row_losses
+
+VALIDATION = "technique.validation"
+"""Source of the notices."""
+VALIDATION_FILE = "validation.json"
+"""File in a job's folder with the dev loss of each row, at the best step and at the last one."""
+MAX_ROWS = 500
+"""Dev rows that are evaluated, a random sample of more."""
+_STATE = ("best", "last", "last_step", "without_gain")
+"""Keys without which a validation cannot be resumed."""
+
+
+def sample_parts(job: Job[Any]) -> tuple[list[Record], list[Record]]:
+    """Return the dev records to evaluate, and as many training records; always the same ones."""
+    dev = _sample(job.dev, MAX_ROWS, f"{job.seed}/validation/dev")
+    return dev, _sample(job.train, len(dev), f"{job.seed}/validation/train")
+
+
+def _sample(records: Sequence[Record], limit: int, seed: str) -> list[Record]:
+    if len(records) <= limit:
+        return list(records)
+    rows = random.Random(seed).sample(range(len(records)), limit)
+    return [records[row] for row in sorted(rows)]
+
+
+@dataclass
+class ValidationMonitor:
+    """Evaluates the loss on dev rows and chooses the best checkpoint by it.
+
+    A :class:`tunesmith_torch.training.loop.TrainingMonitor`.
+    """
+
+    job: Job[Any]
+    adapted: AdaptedModel
+    dev: RowObjective
+    sample: RowObjective
+    """Training rows, as many as dev rows."""
+    steps: EvaluationSteps
+    options: ValidationOptions
+    final_step: int
+    best: RowLosses | None = None
+    """The evaluation with the lowest dev loss; that before the first step does not count."""
+    last: RowLosses | None = None
+    last_step: int = -1
+    without_gain: int = 0
+    """Evaluations since the best one."""
+    stopped_at: int | None = None
+
+    @classmethod
+    def create(
+        cls,
+        job: Job[Any],
+        adapted: AdaptedModel,
+        order: BatchOrder,
+        dev: RowObjective,
+        sample: RowObjective,
+    ) -> ValidationMonitor:
+        """Return the monitor, with the steps that the options ask for or the costs permit."""
+        options: ValidationOptions = job.config.validation
+        costs = EvaluationCosts.predict(
+            order,
+            dev_tokens=dev.counts(range(len(dev))).tokens,
+            sample_tokens=sample.counts(range(len(sample))).tokens,
+            sample_rows=len(sample),
+            trainable_share=adapted.num_trainable_parameters / adapted.num_parameters,
+            device=adapted.base.model.device.type,
+        )
+        steps = EvaluationSteps.choose(order, costs, options.every)
+        return cls(job, adapted, dev, sample, steps, options, order.steps)
+
+    def is_batch_finished(self) -> bool:
+        return True
+
+    def evaluate(self, step: int) -> MonitorDecision:
+        """Evaluate the dev loss if it is due; end with the best weights if training is over."""
+        if step == self.last_step or step not in self.steps.steps:
+            return "continue"
+        self.last_step = step
+        dev, metrics = self._measure(self.dev, step, "dev")
+        if self.steps.with_sample:
+            metrics |= self._measure(self.sample, step, "train")[1]
+        is_best = self._update_best(dev)
+        event = Monitored(stage=self.job.stage, step=step, metrics=metrics, best=is_best)
+        self.job.emit(event)
+        return self._decide(step, is_best)
+
+    def state_dict(self) -> JSON:
+        """Return the evaluations that later ones are compared with."""
+        return {
+            "best": self.best.to_json() if self.best else None,
+            "last": self.last.to_json() if self.last else None,
+            "last_step": self.last_step,
+            "without_gain": self.without_gain,
+        }
+
+    def load_state_dict(self, state: JSON) -> None:
+        """Restore the state of a checkpoint.
+
+        A training without validation so far, or with other dev rows, starts it here.
+
+        Raises:
+            IntegrityError: a part is missing.
+        """
+        if not state:
+            return
+        require_state(self.job, state, _STATE)
+        if state["last"] and len(state["last"]["losses"]) != len(self.dev):
+            return
+        self.best = RowLosses(**state["best"]) if state["best"] else None
+        self.last = RowLosses(**state["last"]) if state["last"] else None
+        self.last_step, self.without_gain = state["last_step"], state["without_gain"]
+
+    def count_steps(self, planned: int) -> int:
+        """Return the number of steps that were taken."""
+        return planned if self.stopped_at is None else self.stopped_at
+
+    def results(self) -> Sequence[Event]:
+        """Write the losses of the rows, and report which checkpoint is the artifact."""
+        best, last = self.best, self.last
+        if best is None or last is None:
+            return []
+        if distributed.is_rank_0():
+            content = {"best": best.to_json(), "last": last.to_json()}
+            write_atomic(self.job.out / VALIDATION_FILE, json.dumps(content) + "\n")
+        return [Notice(level="info", source=VALIDATION, message=self._describe(best, last))]
+
+    # ----------------------------------------------------------------- one evaluation
+
+    def _measure(
+        self, objective: RowObjective, step: int, part: str
+    ) -> tuple[RowLosses, dict[str, float]]:
+        budget = self.job.config.micro_batch_tokens
+        losses, found = measure_row_losses(self.adapted, objective, step, budget)
+        metrics = {"loss": losses.mean, **found}
+        return losses, {f"{part}_{name}": x for name, x in metrics.items() if math.isfinite(x)}
+
+    def _update_best(self, dev: RowLosses) -> bool:
+        is_finite = math.isfinite(dev.mean)
+        self.last = dev if is_finite else self.last
+        if dev.step == 0:
+            return False
+        is_best = is_finite and (self.best is None or dev.mean < self.best.mean)
+        self.best = dev if is_best else self.best
+        self.without_gain = 0 if is_best else self.without_gain + 1
+        return is_best
+
+    def _decide(self, step: int, is_best: bool) -> MonitorDecision:
+        if not self.options.keep_best or self.best is None:
+            return "continue"
+        if is_best:
+            # The last step's weights are in memory, where the artifact is made of them.
+            return "continue" if step == self.final_step else "save_best"
+        patience = self.options.patience
+        is_over = patience is not None and self.without_gain >= patience
+        if step != self.final_step and not is_over:
+            return "continue"
+        if self.best.step not in self.job.checkpoints.steps():
+            return self._replace_lost_best(step)
+        self.stopped_at = step
+        return "stop"
+
+    def _replace_lost_best(self, step: int) -> MonitorDecision:
+        """Take the present weights as the best ones; losing all work would be worse."""
+        text = f"step {step}: the best checkpoint is gone; the weights of this step take its place"
+        self.job.emit(Notice(level="warning", source=VALIDATION, message=text))
+        self.best, self.without_gain = self.last, 0
+        return "continue" if step == self.final_step else "save_best"
+
+    def _describe(self, best: RowLosses, last: RowLosses) -> str:
+        loss = f"lowest dev loss, {best.mean:.4g} on {len(best.losses)} rows"
+        if best.step == last.step:
+            return f"the artifact is the last step, {last.step}: {loss}"
+        rise = dev_loss_rise(best, last)
+        now = f"step {last.step}: higher by {rise.value:.3g} [{rise.low:.3g}, {rise.high:.3g}]"
+        if self.options.keep_best:
+            return f"the artifact is the checkpoint of step {best.step}: {loss}; {now}"
+        return f"the artifact is the last step; step {best.step}: {loss}; {now}"
+
+
+def dev_loss_rise(best: RowLosses, last: RowLosses) -> Interval:
+    """Return the difference of the dev losses, last minus best, row by row, with its interval."""
+    return paired_difference(best.losses, last.losses, best.weights)
+
+
+def require_state(job: Job[Any], state: JSON, keys: Sequence[str]) -> None:
+    """Check that a checkpoint has what a monitor needs to go on.
+
+    Raises:
+        IntegrityError: a part is missing.
+    """
+    missing = [name for name in keys if name not in state]
+    if missing:
+        raise IntegrityError(
+            f"{job.checkpoints.folder}: the newest checkpoint lacks the monitor's "
+            f"{', '.join(missing)}; it cannot be resumed",
+            hint="train this stage anew, in a fresh run folder",
+        )

@@ -1,0 +1,364 @@
+"""The loss on dev rows during training: its value, what it chooses, and that it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tables import build
+
+from tunesmith.contracts import Job
+from tunesmith.errors import IntegrityError, RunStopped, TunesmithWarning
+from tunesmith.events import Event, Monitored, Notice, StepFinished, TrainingFinished
+from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
+from tunesmith.storage import Checkpoints
+from tunesmith_plugins.techniques.full.options import FullOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_plugins.techniques.preference.options import PreferenceOptions
+from tunesmith_plugins.techniques.preference.task import PreferenceTask
+from tunesmith_plugins.techniques.rlhf.options import RewardStage
+from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.runtime.device import pick_precision
+from tunesmith_torch.training import trainer
+from tunesmith_torch.training.supervised import SupervisedTask
+
+CPU = torch.device("cpu")
+
+
+def rows(part: str, count: int, answer: str) -> tuple[Record, ...]:
+    return tuple(
+        Completion(
+            source=f"{part}:{n}",
+            prompt=f"What is {n}?" * (1 + n % 3),
+            completion=f"{answer} " * (1 + n % 4),
+        )
+        for n in range(count)
+    )
+
+
+TRAIN = rows("train", 24, "ten")
+SAME, OTHER = rows("dev", 6, "ten"), rows("dev", 6, "card refund")
+"""Dev rows that training makes likelier, and dev rows that it makes less likely in the end."""
+
+
+def options(kind: Any = LoraOptions, **changes: Any) -> Any:
+    base = {
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "precision": "fp32",
+        "validation__every": 1,
+        "checkpoints__every": 1000,
+    }
+    return build(kind, **{**base, **changes})
+
+
+def train(
+    folder: Path,
+    model: Path,
+    config: Any,
+    dev: Sequence[Record] = SAME,
+    *,
+    task: Any = None,
+    records: Sequence[Record] = TRAIN,
+    emit: Callable[[Event], None] = lambda event: None,
+) -> tuple[dict[str, torch.Tensor], list[Event]]:
+    """Train; return the artifact's tensors and the events."""
+    folder.mkdir(parents=True, exist_ok=True)
+    events: list[Event] = []
+
+    def record(event: Event) -> None:
+        events.append(event)
+        emit(event)
+
+    job: Job[Any] = Job(
+        config=config,
+        model=model,
+        train=records,
+        dev=dev,
+        out=folder,
+        seed=3,
+        device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        emit=record,
+        technique="test",
+    )
+    artifact = trainer.train(job, task or SupervisedTask())
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(artifact.path.glob("*.safetensors")):
+        tensors |= load_file(file)
+    return tensors, events
+
+
+def monitored(events: Sequence[Event]) -> list[Monitored]:
+    return [event for event in events if isinstance(event, Monitored)]
+
+
+def stop_at(step: int) -> Callable[[Event], None]:
+    def stop(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.step == step:
+            raise RunStopped("enough")
+
+    return stop
+
+
+def plain_loss(folder: Path, records: Sequence[Record]) -> float:
+    """Return the mean loss of the records' tokens by transformers' own logits, row by row."""
+    base = load_model(folder, CPU, pick_precision(CPU, "fp32"), packing=False)
+    template = Template.from_tokenizer(base.tokenizer)
+    total, count = 0.0, 0
+    for record in records:
+        (example,) = template.tokenize_record(record, 512)
+        ids = torch.tensor(list(example.ids), dtype=torch.long)[None]
+        labels = torch.where(torch.tensor(list(example.trained)).bool(), ids[0], -100)
+        with torch.no_grad():
+            logits_TV = base.model(ids).logits[0]
+        total += float(F.cross_entropy(logits_TV[:-1], labels[1:], reduction="sum"))
+        count += int((labels[1:] != -100).sum())
+    return total / count
+
+
+@pytest.mark.parametrize("layout", [{}, {"packing": False}, {"micro_batch_tokens": 40}], ids=str)
+def test_the_losses_are_those_of_plain_torch_code(
+    tmp_path: Path, tiny_folder: Path, layout: dict[str, Any]
+) -> None:
+    """Before the first step, and of the artifact after the last one."""
+    config = options(FullOptions, learning_rate=1e-3, **layout)
+    _, events = train(tmp_path, tiny_folder, config)
+    first, last = monitored(events)[0], monitored(events)[-1]
+    assert (first.step, last.step) == (0, 6)
+    assert first.metrics["dev_loss"] == pytest.approx(plain_loss(tiny_folder, SAME), rel=1e-5)
+    assert last.best
+    saved = tmp_path / "model"
+    assert last.metrics["dev_loss"] == pytest.approx(plain_loss(saved, SAME), rel=1e-5)
+    sample = json.loads((tmp_path / "validation.json").read_text())["last"]
+    assert len(sample["losses"]) == len(SAME)
+    assert first.metrics["train_loss"] > last.metrics["train_loss"]
+
+
+def test_a_common_prefix_and_weights_change_no_loss(tmp_path: Path, tiny_folder: Path) -> None:
+    system = "You answer card questions with one word, and never with more than one word. " * 3
+    records = tuple(
+        Completion(source=f"s:{n}", prompt=f"{system}{n}?", completion="ten " * (1 + n % 3))
+        for n in range(12)
+    )
+    _, events = train(tmp_path, tiny_folder, options(), records[:4], records=records[4:])
+    assert monitored(events)[0].metrics["dev_loss"] == pytest.approx(
+        plain_loss(tiny_folder, records[:4]), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", [LoraOptions, FullOptions])
+def test_evaluating_does_not_change_the_training(
+    tmp_path: Path, tiny_folder: Path, kind: Any
+) -> None:
+    dropout = {"adapter__dropout": 0.1} if kind is LoraOptions else {}
+    off = {"validation__every": 0}
+    without, events = train(tmp_path / "off", tiny_folder, options(kind, **dropout, **off))
+    assert not monitored(events)
+    last = {"validation__keep_best": False}
+    evaluated, events = train(tmp_path / "on", tiny_folder, options(kind, **dropout, **last))
+    assert len(monitored(events)) == 7
+    assert all(torch.equal(without[name], evaluated[name]) for name in without)
+
+
+def test_the_artifact_is_the_checkpoint_with_the_lowest_dev_loss(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    """The weights are those that a training of so many steps has: the last step's are others."""
+    config = options(epochs=4, schedule__type="constant")
+    best_weights, events = train(tmp_path / "best", tiny_folder, config, OTHER)
+    found = monitored(events)
+    dev = {event.step: event.metrics["dev_loss"] for event in found if event.step}
+    step = min(dev, key=dev.__getitem__)
+    assert 0 < step < 12
+    assert [event.step for event in found if event.best][-1] == step
+    plain = options(epochs=4, schedule__type="constant", validation__keep_best=False)
+    at_step, _ = train(
+        tmp_path / "short", tiny_folder, plain.model_copy(update={"max_steps": step}), OTHER
+    )
+    last_weights, _ = train(tmp_path / "last", tiny_folder, plain, OTHER)
+    assert all(torch.equal(best_weights[name], at_step[name]) for name in at_step)
+    assert not all(torch.equal(best_weights[name], last_weights[name]) for name in at_step)
+    (notice,) = [e for e in events if isinstance(e, Notice) and e.source == "technique.validation"]
+    assert f"the artifact is the checkpoint of step {step}: " in notice.message
+    assert "step 12: higher by" in notice.message
+    (finished,) = [event for event in events if isinstance(event, TrainingFinished)]
+    assert finished.steps == 12
+
+
+def test_patience_stops_training(tmp_path: Path, tiny_folder: Path) -> None:
+    config = options(epochs=4, schedule__type="constant", validation__patience=2)
+    _, events = train(tmp_path, tiny_folder, config, OTHER)
+    best = [event.step for event in monitored(events) if event.best][-1]
+    steps = [event for event in events if isinstance(event, StepFinished)]
+    (finished,) = [event for event in events if isinstance(event, TrainingFinished)]
+    assert len(steps) == finished.steps == best + 2 < 12
+    assert finished.tokens == sum(step.tokens for step in steps)
+
+
+OVERTRAINED = {"epochs": 4, "schedule__type": "constant", "adapter__dropout": 0.1}
+"""The dev loss of OTHER is lowest at step 4 of 12."""
+
+
+@pytest.fixture(scope="module")
+def complete(
+    tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path
+) -> tuple[dict[str, torch.Tensor], list[Event], str]:
+    """An uninterrupted training: artifact, events and the losses that it leaves in a file."""
+    folder = tmp_path_factory.mktemp("complete")
+    weights, events = train(folder, tiny_folder, options(**OVERTRAINED), OTHER)
+    return weights, events, (folder / "validation.json").read_text()
+
+
+@pytest.mark.parametrize(("stop", "every"), [(2, 1000), (4, 1), (9, 3), (12, 1000)])
+def test_a_resumed_run_makes_the_same_choice(
+    tmp_path: Path, tiny_folder: Path, complete: Any, stop: int, every: int
+) -> None:
+    """Stopped before, at and after the best step; checkpoints at each step, at some, at none."""
+    config = options(**OVERTRAINED, checkpoints__every=every)
+    with pytest.raises(RunStopped):
+        train(tmp_path, tiny_folder, config, OTHER, emit=stop_at(stop))
+    resumed, later = train(tmp_path, tiny_folder, config, OTHER)
+    weights, events, losses = complete
+    assert [event.step for event in monitored(events) if event.best][-1] == 4
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert monitored(later) == [event for event in monitored(events) if event.step >= stop]
+    assert (tmp_path / "validation.json").read_text() == losses
+
+
+def test_the_best_checkpoint_is_kept_besides_the_newest_ones(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    config = options(epochs=4, schedule__type="constant", checkpoints__every=1, checkpoints__keep=1)
+    _, events = train(tmp_path, tiny_folder, config, OTHER)
+    best = [event.step for event in monitored(events) if event.best][-1]
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.steps() == [best, 11]
+    kept = checkpoints.best()
+    assert kept is not None and kept.step == best
+
+
+def test_a_best_checkpoint_that_is_gone_does_not_end_the_run(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    def delete(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.step == 12:
+            shutil.rmtree(tmp_path / "run" / "checkpoints")
+
+    plain = options(epochs=4, schedule__type="constant", validation__keep_best=False)
+    last, _ = train(tmp_path / "last", tiny_folder, plain, OTHER)
+    config = options(epochs=4, schedule__type="constant")
+    weights, events = train(tmp_path / "run", tiny_folder, config, OTHER, emit=delete)
+    warnings = [e.message for e in events if isinstance(e, Notice) and e.level == "warning"]
+    assert warnings == [
+        "step 12: the best checkpoint is gone; the weights of this step take its place"
+    ]
+    assert all(torch.equal(weights[name], last[name]) for name in last)
+
+
+def test_a_damaged_best_checkpoint_is_an_error(tmp_path: Path, tiny_folder: Path) -> None:
+    def damage(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.step == 12:
+            for file in (tmp_path / "checkpoints").glob("*/*.safetensors"):
+                file.write_bytes(file.read_bytes()[:-1] + b"x")
+
+    config = options(epochs=4, schedule__type="constant")
+    with (
+        pytest.raises(IntegrityError, match="the best checkpoint is gone"),
+        pytest.warns(TunesmithWarning, match="checkpoint is damaged"),
+    ):
+        train(tmp_path, tiny_folder, config, OTHER, emit=damage)
+
+
+def test_without_dev_rows_there_is_one_line(tmp_path: Path, tiny_folder: Path) -> None:
+    _, events = train(tmp_path, tiny_folder, options(), ())
+    assert not monitored(events)
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    text = "no dev rows: the dev loss is not evaluated, and the last step is the artifact"
+    assert (notice.level, notice.message) == ("info", text)
+
+
+def test_dev_rows_that_are_too_long_are_left_out(tmp_path: Path, tiny_folder: Path) -> None:
+    long = Completion(source="dev:9", prompt="card " * 90, completion="ten")
+    config = options(max_length=60)
+    _, events = train(tmp_path / "some", tiny_folder, config, (*SAME, long))
+    assert len(json.loads((tmp_path / "some/validation.json").read_text())["best"]["losses"]) == 6
+    _, events = train(tmp_path / "none", tiny_folder, config, (long,))
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert notice.message.startswith("no dev row can be used: ")
+
+
+def pairs(part: str, count: int, *, swapped: bool = False) -> tuple[Preference, ...]:
+    answers = ("ten", "no never") if not swapped else ("no never", "ten")
+    return tuple(
+        Preference(
+            source=f"{part}:{n}",
+            prompt=(Message("user", f"{part} {n}?"),),
+            chosen=answers[0],
+            rejected=answers[1],
+        )
+        for n in range(count)
+    )
+
+
+LABELLED: tuple[Record, ...] = tuple(
+    UnpairedPreference(
+        source=f"l:{n}",
+        prompt=(Message("user", f"{n}?"),),
+        completion="ten" if n % 2 else "no never",
+        label=bool(n % 2),
+    )
+    for n in range(16)
+)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "orpo", "simpo", "kto", "reward"])
+def test_losses_on_pairs(tmp_path: Path, tiny_folder: Path, loss: str) -> None:
+    """Of the untrained model DPO's loss is log 2; accuracy and margin rise on like pairs."""
+    reward = loss == "reward"
+    changes = {} if reward else {"loss__type": loss}
+    config = options(RewardStage if reward else PreferenceOptions, epochs=3, **changes)
+    task = RewardTask() if reward else PreferenceTask()
+    records, dev = (
+        (LABELLED[:12], LABELLED[12:]) if loss == "kto" else (pairs("t", 12), pairs("d", 4))
+    )
+    _, events = train(tmp_path / "a", tiny_folder, config, dev, task=task, records=records)
+    first, last = monitored(events)[0].metrics, monitored(events)[-1].metrics
+    if loss == "dpo":
+        assert first["dev_loss"] == pytest.approx(0.6931, abs=1e-4)
+    if loss == "kto":
+        assert first["dev_loss"] == pytest.approx(0.5, abs=1e-4)
+    else:
+        assert last["dev_accuracy"] == 1.0
+    assert last["dev_loss"] < first["dev_loss"]
+    assert last["dev_reward_margin"] > first["dev_reward_margin"]
+
+
+def test_a_resumed_preference_run_has_the_reference_of_the_start(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    config = options(PreferenceOptions, epochs=4)
+    parts = {"task": PreferenceTask(), "records": pairs("t", 12)}
+    dev = pairs("d", 4, swapped=True)
+    complete, events = train(tmp_path / "complete", tiny_folder, config, dev, **parts)
+    with pytest.raises(RunStopped):
+        train(tmp_path / "resumed", tiny_folder, config, dev, **parts, emit=stop_at(4))
+    resumed, later = train(tmp_path / "resumed", tiny_folder, config, dev, **parts)
+    assert monitored(later) == [event for event in monitored(events) if event.step >= 4]
+    assert all(torch.equal(complete[name], resumed[name]) for name in complete)
+
+
+def test_options_that_contradict_each_other() -> None:
+    for changes in ({"validation__keep_best": False}, {"validation__every": 0}):
+        with pytest.raises(ValueError, match="`patience` needs"):
+            options(validation__patience=2, **changes)
