@@ -544,7 +544,7 @@ def test_a_rising_reward_with_a_falling_gold_reward_stops_training(
     )
     steps = run.events_of(StepFinished, "policy")
     assert steps[-1].step < steps[-1].steps
-    evaluations = run.events_of(Monitored)
+    evaluations = run.events_of(Monitored, "policy")
     best = max(evaluations, key=lambda evaluation: evaluation.metrics["gold_reward"])
     assert evaluations[-1].metrics["reward"] > best.metrics["reward"]
     assert f"checkpoint of step {best.step}" in gate.message

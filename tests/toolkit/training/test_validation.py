@@ -30,6 +30,7 @@ from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.supervised import SupervisedTask
+from tunesmith_torch.training.validation import VALIDATION
 
 CPU = torch.device("cpu")
 
@@ -189,7 +190,7 @@ def test_the_artifact_is_the_checkpoint_with_the_lowest_dev_loss(
     last_weights, _ = train(tmp_path / "last", tiny_folder, plain, OTHER)
     assert all(torch.equal(best_weights[name], at_step[name]) for name in at_step)
     assert not all(torch.equal(best_weights[name], last_weights[name]) for name in at_step)
-    (notice,) = [e for e in events if isinstance(e, Notice) and e.source == "technique.validation"]
+    (notice,) = [e for e in events if isinstance(e, Notice) and e.source == VALIDATION]
     assert f"the artifact is the checkpoint of step {step}: " in notice.message
     assert "step 12: higher by" in notice.message
     (finished,) = [event for event in events if isinstance(event, TrainingFinished)]
