@@ -1,0 +1,107 @@
+"""Classifiers of texts: they learn labels of rows, and answer with one of these labels.
+
+Each takes the rows of :class:`~tunesmith_evidence.classify.vectors.Vectorizer` and one label for each. A row
+that shares no term with them gets the most frequent label. The answer to a row does not depend on
+the other rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import normalize
+
+from tunesmith_evidence.tasks.kinds import list_labels
+
+Rows = sparse.csr_matrix
+BATCH = 1_000
+"""Rows whose similarities are in memory at the same time."""
+
+
+class Classifier(Protocol):
+    """A classifier that has learned."""
+
+    labels: Sequence[str]
+
+    def scores(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the score of each label for each row: (rows, labels)."""
+        ...
+
+
+class NearestRows:
+    """The labels of the k most similar training rows vote, each with its similarity."""
+
+    def __init__(self, rows: Rows, labels: Sequence[str], k: int) -> None:
+        self.labels = list_labels(labels)
+        self._rows = rows
+        self._codes = encode_labels(labels, self.labels)
+        self._k = min(k, len(labels))
+
+    def scores(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the sum of the similarities of the k nearest rows, by label."""
+        votes = np.zeros((rows.shape[0], len(self.labels)))
+        for start in range(0, rows.shape[0], BATCH):
+            similarities = (rows[start : start + BATCH] @ self._rows.T).toarray()
+            nearest = np.argsort(-similarities, axis=1, kind="stable")[:, : self._k]
+            for row, found in enumerate(nearest, start):
+                np.add.at(votes[row], self._codes[found], similarities[row - start, found])
+        return votes
+
+
+class NearestCentroid:
+    """The label whose training rows are the most similar on average."""
+
+    def __init__(self, rows: Rows, labels: Sequence[str]) -> None:
+        self.labels = list_labels(labels)
+        codes = encode_labels(labels, self.labels)
+        members = sparse.csr_matrix(
+            (np.ones(len(codes)), (codes, np.arange(len(codes)))), (len(self.labels), len(codes))
+        )
+        self._centroids = normalize(members @ rows)
+
+    def scores(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the cosine to each centroid."""
+        return np.asarray((rows @ self._centroids.T).toarray())
+
+
+class Linear:
+    """Multinomial logistic regression, with classes in proportion to their rows."""
+
+    def __init__(self, rows: Rows, labels: Sequence[str], c: float) -> None:
+        self.labels = list_labels(labels)
+        codes = encode_labels(labels, self.labels)
+        if len(self.labels) == 1:
+            self._weights, self._bias = np.zeros((rows.shape[1], 1)), np.zeros(1)
+            return
+        model = LogisticRegression(C=c, max_iter=300, tol=1e-3).fit(rows, codes)
+        if len(self.labels) == 2:
+            coef = np.vstack([-model.coef_, model.coef_]) / 2
+            bias = np.concatenate([-model.intercept_, model.intercept_]) / 2
+        else:
+            coef, bias = model.coef_, model.intercept_
+        self._weights, self._bias = np.ascontiguousarray(coef.T), bias
+
+    def scores(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the logit of each label."""
+        return np.asarray(rows @ self._weights) + self._bias
+
+
+def encode_labels(values: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of each value's label."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    return np.array([numbers[value.strip()] for value in values], dtype=np.int64)
+
+
+def predict(classifier: Classifier, rows: Rows) -> list[str]:
+    """Return the label with the highest score for each row; of equal ones the most frequent."""
+    scores = classifier.scores(rows).round(12)
+    empty = np.diff(rows.indptr) == 0
+    return [
+        classifier.labels[0 if is_empty else int(best)]
+        for best, is_empty in zip(scores.argmax(axis=1), empty, strict=True)
+    ]

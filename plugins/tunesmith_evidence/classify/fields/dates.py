@@ -1,0 +1,63 @@
+"""Dates and times of day in texts, and the forms in which answers have them."""
+
+from __future__ import annotations
+
+import datetime
+import re
+
+MONTHS = (
+    "january", "february", "march", "april", "may", "june", "july", "august", "september",
+    "october", "november", "december",
+)  # fmt: skip
+_NAME = "|".join(f"{m[:3]}(?:{m[3:]})?" if len(m) > 3 else m for m in MONTHS).replace(
+    "sep(?:tember)?", "sept?(?:ember)?"
+)
+_DAY, _YEAR = r"(?P<d>\d{1,2})(?:st|nd|rd|th)?", r"(?P<y>\d{4}|(?<=['’])\d{2})"
+PATTERNS = (
+    r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})",
+    r"(?P<a>\d{1,2})[-/.](?P<b>\d{1,2})[-/.](?P<y>\d{4}|\d{2})",
+    rf"{_DAY}\.?\s+(?:of\s+)?(?P<name>{_NAME})\b\.?(?:,?\s+{_YEAR})?",
+    rf"\b(?P<name>{_NAME})\.?\s+{_DAY}(?:,?\s+{_YEAR})?",
+    r"(?P<a>\d{1,2})[/.](?P<b>\d{1,2})\b\.?",
+)
+DATE = re.compile(
+    "|".join(rf"(?<![\d/.-]){re.sub(r'[?]P<[a-z]+>', '?:', p)}(?!\d)" for p in PATTERNS), re.I
+)
+"""Any date in a text."""
+TIME = re.compile(r"(?<![\d:.])\d{1,2}(?:[:.]\d{2})?\s*(?:[ap]\.?m\b\.?)?(?![\d:])", re.I)
+"""Any time of day in a text; plain numbers up to two digits match too."""
+FORMATS = ("%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y%m%d", "%Y/%m/%d", "%d %B %Y", "%m-%d")
+"""The forms of dates in answers."""
+_COMPILED = tuple(re.compile(pattern, re.I) for pattern in PATTERNS)
+_TIME_PARTS = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*(?:([ap])\.?m\b\.?)?", re.I)
+
+
+def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
+    """Return the date that a text is; ``year`` is that of dates without one."""
+    for pattern in _COMPILED:
+        match = pattern.fullmatch(text.strip())
+        if match is None:
+            continue
+        parts = match.groupdict()
+        day, month = parts.get("d"), parts.get("m")
+        if parts.get("name"):
+            month = str(1 + [m[:3] for m in MONTHS].index(parts["name"][:3].lower()))
+        if parts.get("a"):
+            day, month = (parts["a"], parts["b"]) if day_first else (parts["b"], parts["a"])
+        number = int(parts.get("y") or year)
+        try:
+            return datetime.date(number + 2000 * (number < 100), int(month or 0), int(day or 0))
+        except ValueError:
+            return None
+    return None
+
+
+def read_time(text: str) -> str | None:
+    """Return the time of day that a text is, as ``HH:MM``."""
+    match = _TIME_PARTS.fullmatch(text.strip())
+    if match is None:
+        return None
+    hour, minute, half = int(match[1]), int(match[2] or 0), (match[3] or "").lower()
+    if half:
+        hour = hour % 12 + 12 * (half == "p")
+    return f"{hour:02d}:{minute:02d}" if hour < 24 and minute < 60 else None

@@ -1,0 +1,197 @@
+"""Predict each field of JSON answers by the way that is right most often on unseen rows.
+
+The ways are a constant, a classifier, and copying with one of them where nothing is copied. Which
+one a field gets is decided by its accuracy out of fold: on training rows that the way in question
+has not learned from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunesmith_evidence.classify.classifiers import Linear, Rows, predict
+from tunesmith_evidence.classify.fields.copying import CandidateRows, Copier, Patterns, content_of
+from tunesmith_evidence.tasks.json_answers import Path, find_order, find_style, parse_object
+from tunesmith_evidence.classify.vectors import Vectorizer
+
+ABSENT = ""
+"""In place of the value of a field that an object does not have."""
+FOLDS = 5
+MAX_LABELS = 100
+"""Of more values than this, the most frequent are classes and the others are not."""
+MIN_CLASSIFIED = 0.2
+"""Share of rows with values that recur; below it, values are no classes."""
+FEW_VALUES = 20
+"""As many values as this are classes, also those that occur once."""
+C = 30.0
+THRESHOLDS = (0.1, 0.3, 0.5)
+"""Probabilities above which the best candidate is copied."""
+
+
+@dataclass(frozen=True)
+class FieldReport:
+    """The way in which a field is predicted, and its share of right values out of fold."""
+
+    field: str
+    way: str
+    accuracy: float
+
+
+class FieldPredictor:
+    """Predicts the values of one field, which are JSON texts."""
+
+    def __init__(self, texts: Sequence[str], rows: Rows, values: Sequence[str]) -> None:
+        self._values = values
+        self._contents = [None if v == ABSENT else content_of(v) for v in values]
+        self._is_text = Counter(v[:1] == '"' for v, c in zip(values, self._contents, strict=True) if c)
+        self._patterns = Patterns(texts, self._contents)
+        self._candidates = CandidateRows(self._patterns, texts)
+        # A value that is not among the candidates of its text is learned by the classifier.
+        self._is_copied = [
+            content in found
+            for content, found in zip(self._contents, self._candidates.contents, strict=True)
+        ]
+        self.accuracies = self._measure_ways(texts, rows)
+        self.way = max(self.accuracies, key=lambda way: self.accuracies[way])
+        everything = [*range(len(texts))]
+        self._learned = self._learn(rows, everything)
+
+    def predict(self, texts: Sequence[str], rows: Rows) -> list[str]:
+        """Return the value for each text."""
+        candidates = CandidateRows(self._patterns, texts)
+        return self._predict_ways(self._learned, candidates, rows, [*range(len(texts))])[self.way]
+
+    def _measure_ways(self, texts: Sequence[str], rows: Rows) -> dict[str, float]:
+        folds = np.array([_fold_of(text) for text in texts])
+        right: Counter[str] = Counter()
+        for fold in range(FOLDS):
+            inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            if not len(inside) or not len(outside):
+                continue
+            learned = self._learn(rows, inside.tolist())
+            chosen = outside.tolist()
+            predicted = self._predict_ways(learned, self._candidates, rows[outside], chosen)
+            for way, values in predicted.items():
+                pairs = zip(values, chosen, strict=True)
+                right[way] += sum(value == self._values[i] for value, i in pairs)
+        ways = ["constant", "classifier", *(f"copy {t}" for t in THRESHOLDS)]
+        return {way: right[way] / len(texts) for way in ways}
+
+    def _learn(self, rows: Rows, chosen: list[int]) -> _Learned:
+        """Learn from chosen rows: the classifier of all values, that of the others, the copier."""
+        left = [i for i in chosen if not self._is_copied[i]] or chosen
+        classifiers = [
+            Classified(rows[part], [self._values[i] for i in part]) for part in (chosen, left)
+        ]
+        contents = [
+            None if value == ABSENT else content or "\0"
+            for value, content in zip(self._values, self._contents, strict=True)
+        ]
+        copier = Copier(self._candidates, contents, chosen) if self._patterns.pairs else None
+        return _Learned(classifiers[0], classifiers[1], copier)
+
+    def _predict_ways(
+        self, learned: _Learned, candidates: CandidateRows, rows: Rows, chosen: list[int]
+    ) -> dict[str, list[str]]:
+        """Return the values that each way predicts for chosen texts, whose rows are ``rows``."""
+        classified = learned.everything.predict(rows)
+        ways = {
+            "constant": [learned.everything.constant] * len(chosen),
+            "classifier": classified,
+        }
+        if learned.copier is None:
+            return ways
+        others = learned.others.predict(rows)
+        copied = learned.copier.copy(candidates, chosen)
+        for threshold in THRESHOLDS:
+            ways[f"copy {threshold}"] = [
+                self._write(content) if probability > threshold else other
+                for (content, probability), other in zip(copied, others, strict=True)
+            ]
+        return ways
+
+    def _write(self, content: str) -> str:
+        """Return a copied content as JSON text."""
+        if self._is_text[True] >= self._is_text[False]:
+            return json.dumps(content, ensure_ascii=False)
+        try:
+            json.loads(content)
+        except ValueError:
+            return json.dumps(content, ensure_ascii=False)
+        return content
+
+
+class Classified:
+    """A classifier of the frequent values of a field."""
+
+    def __init__(self, rows: Rows, values: Sequence[str]) -> None:
+        counts = Counter(values)
+        ranked = sorted(counts, key=lambda value: (-counts[value], value))
+        self.constant = ranked[0]
+        recurs = 1 if len(ranked) <= FEW_VALUES else 2
+        kept = {value for value in ranked[:MAX_LABELS] if counts[value] >= recurs}
+        members = [i for i, value in enumerate(values) if value in kept]
+        self._linear: Linear | None = None
+        if len(members) >= MIN_CLASSIFIED * len(values):
+            self._linear = Linear(rows[members], [values[i] for i in members], C)
+
+    def predict(self, rows: Rows) -> list[str]:
+        """Return a value for each row."""
+        if self._linear is None:
+            return [self.constant] * rows.shape[0]
+        return predict(self._linear, rows)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    everything: Classified
+    others: Classified
+    """Learned from the rows whose value is not copied."""
+    copier: Copier | None
+
+
+class FieldsModel:
+    """Predicts JSON objects field by field."""
+
+    def __init__(self, texts: Sequence[str], answers: Sequence[str]) -> None:
+        parsed = [parse_object(answer) for answer in answers]
+        members = [i for i, fields in enumerate(parsed) if fields is not None]
+        objects = [fields for fields in parsed if fields is not None]
+        texts = [texts[i] for i in members]
+        self._vectorizer = Vectorizer(texts)
+        rows = self._vectorizer.transform(texts)
+        self._style = find_style(answers)
+        self._predictors: dict[Path, FieldPredictor] = {
+            path: FieldPredictor(texts, rows, [fields.get(path, ABSENT) for fields in objects])
+            for path in find_order(objects)
+        }
+
+    def report(self) -> list[FieldReport]:
+        """Return how each field is predicted."""
+        return [
+            FieldReport(".".join(path), p.way, p.accuracies[p.way])
+            for path, p in self._predictors.items()
+        ]
+
+    def answer(self, texts: Sequence[str]) -> list[str]:
+        """Return the JSON object for each text."""
+        rows = self._vectorizer.transform(texts)
+        columns = {path: p.predict(texts, rows) for path, p in self._predictors.items()}
+        return [
+            self._style.write_fields(
+                {path: values[i] for path, values in columns.items() if values[i] != ABSENT}
+            )
+            for i in range(len(texts))
+        ]
+
+
+def _fold_of(text: str) -> int:
+    """Return the fold of a text: equal texts are in the same one."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
+    return int.from_bytes(digest, "big") % FOLDS

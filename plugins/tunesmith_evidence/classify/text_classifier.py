@@ -1,0 +1,33 @@
+"""Classifiers of texts as text models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict
+from tunesmith_evidence.classify.function_model import FunctionModel
+from tunesmith_evidence.classify.vectors import Vectorizer
+from tunesmith_evidence.tasks.examples import Example
+
+
+class TextRows:
+    """The rows of examples, from which classifiers learn the answers."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        texts = [example.text for example in examples]
+        self._vectorizer = Vectorizer(texts)
+        self.rows: Rows = self._vectorizer.transform(texts)
+        self.answers = [example.answer.strip() for example in examples]
+
+    @property
+    def learned(self) -> tuple[Rows, Sequence[str]]:
+        """The rows, and the answer to each."""
+        return self.rows, self.answers
+
+    def model(self, classifier: Classifier) -> FunctionModel:
+        """Return a text model that answers with the labels of a classifier of these rows."""
+
+        def answer(texts: Sequence[str]) -> list[str]:
+            return predict(classifier, self._vectorizer.transform(texts))
+
+        return FunctionModel(answer)

@@ -1,0 +1,78 @@
+"""Instructions that say which answers are expected: the labels, the keys, or the length."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from tunesmith_evidence.tasks.json_answers import Fields, Path, find_order, parse_object
+from tunesmith_evidence.tasks.kinds import TaskKind, list_labels
+
+MAX_LISTED_CHARACTERS = 8_000
+"""Longer lists of labels are left out."""
+MAX_LISTED_VALUES = 30
+MAX_SHORT_WORDS = 30
+"""Answers up to this length are called short."""
+
+
+def describe_answers(kind: TaskKind, answers: Sequence[str]) -> str:
+    """Return an instruction for answers like these; empty if there is nothing to say."""
+    if kind == "classes":
+        return describe_labels(list_labels(answers))
+    if kind == "objects":
+        return describe_objects(answers)
+    return describe_length(answers)
+
+
+def describe_labels(labels: Sequence[str]) -> str:
+    """Return an instruction with the list of labels; empty if it is too long."""
+    listed = "\n".join(f"- {label}" for label in sorted(labels))
+    if len(listed) > MAX_LISTED_CHARACTERS:
+        return ""
+    return f"Answer with exactly one of these labels, and with nothing else:\n{listed}"
+
+
+def describe_objects(answers: Sequence[str]) -> str:
+    """Return an instruction with the keys of JSON objects, their values, and one example."""
+    parsed = {answer: fields for answer in answers if (fields := parse_object(answer))}
+    if not parsed:
+        return ""
+    objects = [parsed[answer] for answer in answers if answer in parsed]
+    keys = [_describe_key(path, objects) for path in find_order(objects)]
+    typical = sorted(parsed, key=lambda a: (-len(parsed[a]), len(a), a))[0]
+    return (
+        "Answer with one JSON object, and with nothing else. It has these keys, in this order:\n"
+        + "\n".join(keys)
+        + f"\nWrite it in the form of this example:\n{typical}"
+    )
+
+
+def _describe_key(path: Path, objects: Sequence[Fields]) -> str:
+    counts = Counter(fields[path] for fields in objects if path in fields)
+    values = sorted(counts, key=lambda value: (-counts[value], value))
+    recurring = [value for value in values if counts[value] > 1]
+    share = sum(counts[value] for value in recurring) / counts.total()
+    if len(values) <= MAX_LISTED_VALUES and share >= 0.9:
+        kind = f"one of {', '.join(sorted(values))}"
+    else:
+        kind = f"{_name_type(values[0])}, such as {values[0]}"
+    where = " inside ".join(json.dumps(key, ensure_ascii=False) for key in reversed(path))
+    optional = "; left out if there is none" if counts.total() < len(objects) else ""
+    return f"- {where}: {kind}{optional}"
+
+
+def _name_type(value: str) -> str:
+    names = {'"': "a text", "[": "a list", "{": "an object", "t": "true or false", "f": "true or false"}
+    return names.get(value[:1], "null" if value == "null" else "a number")
+
+
+def describe_length(answers: Sequence[str]) -> str:
+    """Return an instruction with the length of short answers in one line; empty for others."""
+    if not answers or any("\n" in answer.strip() for answer in answers):
+        return ""
+    longest = sorted(len(answer.split()) for answer in answers)[int(0.95 * (len(answers) - 1))]
+    if longest > MAX_SHORT_WORDS:
+        return ""
+    words = "word" if longest == 1 else "words"
+    return f"Answer in one line with at most {longest} {words}, and without an explanation."

@@ -1,0 +1,92 @@
+"""Prompts in files of the user."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.contracts import TextModel
+from tunesmith.errors import DataError
+from tunesmith_evidence.prompting.prompted_model import QUESTION, PromptedModel
+from tunesmith_evidence.tasks.examples import Example
+
+KEYS = {"system", "user", "shots"}
+_HINT = (
+    "a prompt is a text file with the system prompt, or a TOML file with `system`, `user` (with "
+    "{prompt} in the place of the question) and `shots`"
+)
+
+
+@dataclass(frozen=True)
+class UserPrompt:
+    """A prompt that a user wrote."""
+
+    system: str | None = None
+    user: str = QUESTION
+    shots: tuple[Example, ...] = ()
+
+    def apply_to(self, model: TextModel) -> PromptedModel:
+        """Return the model behind this prompt."""
+        shots = self.shots[::-1]
+        return PromptedModel(model, self.system, lambda text: shots, self.user)
+
+
+def read_prompts(files: Sequence[str]) -> dict[str, UserPrompt]:
+    """Read prompts; their names are those of the files, as far up as they differ.
+
+    Raises:
+        DataError: a file cannot be read, or is no prompt; naming the file.
+    """
+    paths = [Path(file) for file in dict.fromkeys(files)]
+    short = [path.name for path in paths]
+    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    return {name: read_prompt(path) for name, path in zip(names, paths, strict=True)}
+
+
+def read_prompt(path: Path) -> UserPrompt:
+    """Read the prompt of a file.
+
+    Raises:
+        DataError: the file cannot be read, or is no prompt.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text) if path.suffix == ".toml" else {"system": text.strip()}
+    except (OSError, ValueError) as error:
+        raise DataError(str(path), f"the prompt cannot be read: {error}", hint=_HINT) from None
+    if path.suffix != ".toml" and not text.strip():
+        raise DataError(str(path), "the prompt is empty", hint=_HINT)
+    problem = _find_problem(table)
+    if problem:
+        raise DataError(str(path), problem, hint=_HINT)
+    shots = [
+        Example(text=shot["user"], answer=shot["assistant"], question=shot["user"])
+        for shot in table.get("shots", [])
+    ]
+    return UserPrompt(table.get("system"), table.get("user", QUESTION), tuple(shots))
+
+
+def _find_problem(table: dict[str, Any]) -> str:
+    """Return what is wrong with the table of a prompt; empty if nothing is."""
+    unknown = sorted(set(table) - KEYS)
+    if unknown:
+        return f"unknown key `{unknown[0]}`, expected `system`, `user` or `shots`"
+    if not table:
+        return "the prompt is empty"
+    for key in ("system", "user"):
+        if not isinstance(table.get(key, ""), str):
+            return f"`{key}`: expected a text, got {table[key]!r}"
+    if QUESTION not in table.get("user", QUESTION):
+        return f"`user` has no {QUESTION} in the place of the question"
+    shots = table.get("shots", [])
+    if not isinstance(shots, list):
+        return f"`shots`: expected a list of tables, got {shots!r}"
+    for number, shot in enumerate(shots, 1):
+        if not isinstance(shot, dict) or set(shot) != {"user", "assistant"}:
+            return f"`shots`, number {number}: expected a table with `user` and `assistant`"
+        if not all(isinstance(value, str) for value in shot.values()):
+            return f"`shots`, number {number}: `user` and `assistant` are texts"
+    return ""

@@ -1,0 +1,130 @@
+"""A language model behind a prompt of ours: instructions and worked examples before the question.
+
+The chat template, the stop tokens and the decoding are those of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from tunesmith.contracts import Generation, Progress, TextModel, TokenScores
+from tunesmith.execution.wrapped_model import WrappedModel
+from tunesmith.records import Answer, Message, Prompt
+from tunesmith_evidence.tasks.examples import Example, prompt_text
+
+CHARACTERS_PER_TOKEN = 3
+"""A careful estimate for models that do not say how many tokens a prompt has."""
+UNKNOWN_CONTEXT = 2_048
+"""Tokens for prompt and answer in a model that does not say how many it has room for."""
+END_OF_TURN_TOKENS = 8
+QUESTION = "{prompt}"
+"""The place of the question in the template of a user's message."""
+
+
+@runtime_checkable
+class LimitedModel(Protocol):
+    """A model that knows if a prompt leaves room for an answer."""
+
+    def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
+        """Return True if the prompt leaves room for that many more tokens."""
+        ...
+
+
+def find_limit(model: TextModel) -> Callable[[Prompt, int], bool]:
+    """Return the function that says if a prompt leaves room for an answer of so many tokens."""
+    inner: object = model
+    while isinstance(inner, WrappedModel):
+        inner = inner.model
+    return inner.fits if isinstance(inner, LimitedModel) else _fits_by_length
+
+
+def _fits_by_length(prompt: Prompt, extra_tokens: int) -> bool:
+    return len(prompt_text(prompt)) // CHARACTERS_PER_TOKEN + extra_tokens <= UNKNOWN_CONTEXT
+
+
+def to_messages(examples: Sequence[Example]) -> tuple[Message, ...]:
+    """Return worked examples as turns of the user and of the assistant."""
+    turns = [(Message("user", e.question), Message("assistant", e.answer)) for e in examples]
+    return tuple(message for turn in turns for message in turn)
+
+
+def join_texts(*texts: str | None) -> str | None:
+    """Return the texts with an empty line between them; None if there is none."""
+    return "\n\n".join(filter(None, texts)) or None
+
+
+@dataclass(frozen=True)
+class PromptedModel(WrappedModel):
+    """A text model that puts instructions and worked examples before every prompt.
+
+    Of more examples than leave room for the answer, the last found ones are left out.
+    """
+
+    system: str | None = None
+    """Instructions in front of the system messages of a prompt."""
+    find: Callable[[str], Sequence[Example]] = lambda text: ()
+    """Returns worked examples for a text, the most useful first; the first one comes last in the
+    prompt, next to the question."""
+    template: str = QUESTION
+    """Text of the user's last message, with ``{prompt}`` in the place of the question."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Generate answers."""
+        built = [self.build_prompt(prompt, max_new_tokens) for prompt in prompts]
+        return self.model.generate(built, max_new_tokens, progress=progress)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Answer],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """Score completions. All completions of a prompt get the same examples."""
+        room: dict[Prompt, int] = {}
+        for prompt, answer in zip(prompts, completions, strict=True):
+            room[prompt] = max(room.get(prompt, 0), _most_tokens(answer))
+        built = {prompt: self.build_prompt(prompt, tokens) for prompt, tokens in room.items()}
+        return self.model.score([built[p] for p in prompts], completions, progress=progress)
+
+    def _prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        return [self.build_prompt(prompt, 0) for prompt in prompts]
+
+    def build_prompt(self, prompt: Prompt, extra_tokens: int) -> Prompt:
+        """Return a prompt with instructions and examples.
+
+        A text to be continued stays as it is: it has no turns.
+        """
+        if isinstance(prompt, str):
+            return prompt
+        found = list(self.find(prompt_text(prompt)))
+        fits = find_limit(self.model)
+        while True:
+            built = self._add(prompt, to_messages(found[::-1]))
+            if not found or fits(built, extra_tokens):
+                return built
+            found.pop()
+
+    def _add(self, prompt: tuple[Message, ...], shots: tuple[Message, ...]) -> Prompt:
+        system = [message for message in prompt if message.role == "system"]
+        if self.system is not None:
+            system.insert(0, Message("system", self.system))
+        # Chat templates accept one system message only, at the start: join them.
+        joined = [Message("system", "\n\n".join(m.text for m in system))] if system else []
+        rest = [replace(m, tools=()) for m in prompt if m.role != "system"]
+        last = next((i for i in reversed(range(len(rest))) if rest[i].role == "user"), None)
+        if last is not None and self.template != QUESTION:
+            text = self.template.replace(QUESTION, rest[last].text)
+            rest[last] = replace(rest[last], content=text)
+        first, *others = (*joined, *shots, *rest)
+        return (replace(first, tools=prompt[0].tools), *others)
+
+
+def _most_tokens(answer: Answer) -> int:
+    """Return a number of tokens that an answer does not exceed."""
+    text = answer if isinstance(answer, str) else answer.text
+    return len(text.encode("utf-8", "surrogatepass")) + END_OF_TURN_TOKENS

@@ -1,0 +1,89 @@
+"""Worked examples for a prompt: chosen at random, or retrieved for each question."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from tunesmith.contracts import TextModel
+from tunesmith.records import Message
+from tunesmith_evidence.prompting.bm25 import BM25
+from tunesmith_evidence.prompting.prompted_model import PromptedModel
+from tunesmith_evidence.tasks.examples import Example, random_order
+
+MAX_PER_LABEL = 4
+"""Retrieved examples with the same answer: more of them show nothing else."""
+MAX_EXAMINED = 200
+"""Retrieved rows that are examined for each example that is wanted."""
+MAX_ANSWER = 512
+"""Tokens that are kept free for an answer."""
+_SIGNS = re.compile(r"[\W_]+")
+
+
+def choose_shots(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """Choose worked examples at random.
+
+    Recurring answers are class labels: each label is used once before any is used twice, so that
+    as many classes as possible are shown. Long examples are avoided, because every prompt includes
+    them: the longer half is used only for labels that the shorter half lacks, or when the shorter
+    half is used up.
+    """
+    by_length = sorted(examples, key=lambda e: (len(e.question) + len(e.answer), e))
+    half = (len(by_length) + 1) // 2
+    ordered = [
+        example
+        for part in (by_length[:half], by_length[half:])
+        for example in sorted(part, key=lambda e: random_order(e, seed))
+    ]
+    uses: Counter[str] = Counter()
+    ranked = []
+    for position, example in enumerate(ordered):
+        label = example.answer.strip()
+        ranked.append((uses[label], position))
+        uses[label] += 1
+    return [ordered[position] for _, position in sorted(ranked)[:count]]
+
+
+class Retriever:
+    """Finds the training rows whose prompts are the most similar to a text."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        self._keys = [_letters_of(example.text) for example in examples]
+        self._index = BM25([example.text for example in examples])
+
+    def find(self, text: str, count: int) -> list[Example]:
+        """Return up to ``count`` examples, the most similar first, at most four with one answer.
+
+        An example with the same prompt is no example for it, but its answer: it is left out. So a
+        training row is never shown for itself.
+        """
+        key, uses = _letters_of(text), Counter[str]()
+        found: list[Example] = []
+        for row in self._index.ranked(text)[: count * MAX_EXAMINED].tolist():
+            example = self._examples[row]
+            label = example.answer.strip()
+            if self._keys[row] != key and uses[label] < MAX_PER_LABEL:
+                uses[label] += 1
+                found.append(example)
+            if len(found) == count:
+                break
+        return found
+
+
+def _letters_of(text: str) -> str:
+    """Return a text without case, spaces and punctuation."""
+    return _SIGNS.sub("", text.casefold()) or text
+
+
+def count_fitting(
+    model: TextModel, system: str | None, examples: Sequence[Example], most: int
+) -> int:
+    """Return how many of ``most`` average examples leave room for a question; at least 1."""
+    ordered = sorted(examples, key=lambda e: (len(e.question) + len(e.answer), e))
+    typical = ordered[len(ordered) // 2]
+    answer = max(len(e.answer.encode("utf-8", "surrogatepass")) for e in examples)
+    prompted = PromptedModel(model, system, lambda text: [typical] * most)
+    built = prompted.build_prompt((Message("user", typical.question),), min(answer, MAX_ANSWER))
+    return max(1, sum(message.role == "assistant" for message in built))

@@ -1,0 +1,1 @@
+"""Tasks: what training rows ask for, and the examples that they give."""

@@ -1,0 +1,138 @@
+"""Answers that are JSON objects: their fields, and the way in which they are written.
+
+A field is a path of keys, such as ``("order", "id")``; its value is JSON text as it stands in the
+answer, so that ``12.50`` stays ``12.50``. Lists and empty objects are values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Path = tuple[str, ...]
+Fields = dict[Path, str]
+_FENCE = re.compile(r"\A(\s*```\w*\s*)(.*?)(\s*```\s*)\Z", re.DOTALL)
+
+
+class _Number(str):
+    """A number as it is written."""
+
+
+def parse_object(answer: str) -> Fields | None:
+    """Return the fields of an answer that is one JSON object, fenced or not; None for others."""
+    value = _load(_split_fence(answer)[1])
+    return dict(_flatten((), value)) if isinstance(value, dict) else None
+
+
+def _load(text: str) -> Any:
+    try:
+        return json.loads(
+            text, parse_float=_Number, parse_int=_Number, object_pairs_hook=_unique_keys
+        )
+    except (ValueError, RecursionError):
+        return None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return fields
+
+
+def _split_fence(answer: str) -> tuple[str, str, str]:
+    match = _FENCE.match(answer)
+    return (match[1], match[2], match[3]) if match else ("", answer, "")
+
+
+def _flatten(path: Path, value: Any) -> list[tuple[Path, str]]:
+    if isinstance(value, dict) and (value or not path):
+        return [item for key, below in value.items() for item in _flatten((*path, key), below)]
+    return [(path, Style().write(value))]
+
+
+@dataclass(frozen=True)
+class Style:
+    """The way in which a JSON text is written."""
+
+    comma: str = ", "
+    colon: str = ": "
+    indent: int = 0
+    """Spaces by level; 0: all in one line."""
+    ascii_only: bool = False
+    opening: str = ""
+    """Text before the object, such as a fence of Markdown."""
+    closing: str = ""
+
+    def write(self, value: Any, level: int = 1) -> str:
+        """Return a value as JSON text."""
+        if isinstance(value, _Number):
+            return str(value)
+        if isinstance(value, dict):
+            items = [
+                f"{self.write(key)}{self.colon}{self.write(below, level + 1)}"
+                for key, below in value.items()
+            ]
+            return self._enclose("{", items, "}", level)
+        if isinstance(value, list):
+            return self._enclose("[", [self.write(v, level + 1) for v in value], "]", level)
+        return json.dumps(value, ensure_ascii=self.ascii_only)
+
+    def _enclose(self, opening: str, items: Sequence[str], closing: str, level: int) -> str:
+        if not self.indent or not items:
+            return f"{opening}{self.comma.join(items)}{closing}"
+        line = "\n" + " " * (self.indent * level)
+        end = "\n" + " " * (self.indent * (level - 1))
+        return f"{opening}{line}{(self.comma.rstrip() + line).join(items)}{end}{closing}"
+
+    def write_fields(self, fields: Mapping[Path, str]) -> str:
+        """Return an answer with these fields, whose values are JSON text."""
+        root: dict[str, Any] = {}
+        for path, value in fields.items():
+            below = root
+            for key in path[:-1]:
+                inner = below.setdefault(key, {})
+                if not isinstance(inner, dict):
+                    inner = below[key] = {}
+                below = inner
+            below[path[-1]] = _load(value)
+        return f"{self.opening}{self.write(root)}{self.closing}"
+
+
+def find_style(answers: Sequence[str]) -> Style:
+    """Return the style that writes most of the answers exactly as they are."""
+    fences: Counter[tuple[str, str]] = Counter()
+    bodies = []
+    for answer in answers:
+        opening, body, closing = _split_fence(answer)
+        value = _load(body)
+        if isinstance(value, dict):
+            fences[opening, closing] += 1
+            bodies.append((body.strip(), value))
+    opening, closing = min(fences, key=lambda f: (-fences[f], f)) if fences else ("", "")
+    styles = [
+        Style(comma, colon, indent, ascii_only, opening, closing)
+        for comma, colon, indent in (
+            (", ", ": ", 0), (",", ":", 0), (",", ": ", 0), (", ", ":", 0),
+            (",", ": ", 2), (",", ": ", 4), (",", ": ", 1),
+        )
+        for ascii_only in (False, True)
+    ]  # fmt: skip
+    return max(styles, key=lambda style: sum(style.write(v) == body for body, v in bodies))
+
+
+def find_order(answers: Sequence[Fields]) -> list[Path]:
+    """Return all paths of fields, in the order in which answers have them.
+
+    A field stands behind those that precede it in most of the answers that have both.
+    """
+    counts = Counter(path for fields in answers for path in fields)
+    places: dict[Path, float] = dict.fromkeys(counts, 0.0)
+    for fields in answers:
+        for place, path in enumerate(fields):
+            places[path] += place / len(fields) / counts[path]
+    return sorted(counts, key=lambda path: (places[path], path))

@@ -1,0 +1,64 @@
+"""Kinds of tasks, recognised by the answers of training rows.
+
+``classes``: a few short answers that recur. ``objects``: JSON objects with common keys. ``text``:
+anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from tunesmith.records import Record
+from tunesmith_evidence.tasks.examples import read_examples
+from tunesmith_evidence.tasks.json_answers import parse_object
+
+TaskKind = Literal["classes", "objects", "text"]
+MAX_LABEL_CHARACTERS = 200
+MAX_NEW_ANSWERS = 0.15
+"""Share of rows whose answer occurs once: the chance that the next row has a new answer (Good)."""
+MIN_ROWS_PER_LABEL = 2
+MAX_NUMBERS = 20
+"""More different answers than this that are numbers are quantities and not classes."""
+MIN_OBJECTS = 0.9
+_NUMBER = re.compile(r"\W*\d[\d.,\s]*\W*")
+
+
+def task_kind(answers: Sequence[str]) -> TaskKind:
+    """Return the kind of the task that has these answers."""
+    if not answers:
+        return "text"
+    objects = [set(fields) for fields in map(parse_object, answers) if fields]
+    if len(objects) >= MIN_OBJECTS * len(answers):
+        keys = Counter(key for fields in objects for key in fields)
+        if max(keys.values()) >= len(answers) / 2:
+            return "objects"
+    return "classes" if _are_classes(Counter(map(str.strip, answers))) else "text"
+
+
+def task_of(records: Sequence[Record]) -> TaskKind:
+    """Return the kind of the task that records have."""
+    return task_kind([example.answer for example in read_examples(records)])
+
+
+def _are_classes(counts: Counter[str]) -> bool:
+    rows = counts.total()
+    if rows < MIN_ROWS_PER_LABEL * len(counts) or max(map(len, counts)) > MAX_LABEL_CHARACTERS:
+        return False
+    numbers = sum(_NUMBER.fullmatch(label) is not None for label in counts)
+    if numbers > MAX_NUMBERS and 2 * numbers > len(counts):
+        return False
+    return sum(count == 1 for count in counts.values()) <= MAX_NEW_ANSWERS * rows
+
+
+def list_labels(answers: Sequence[str]) -> list[str]:
+    """Return the different answers, the most frequent first, then in alphabetical order."""
+    counts = Counter(map(str.strip, answers))
+    return sorted(counts, key=lambda label: (-counts[label], label))
+
+
+def has_fixed_answers(records: Sequence[Record]) -> bool:
+    """Return True if answers are classes or objects, so that a classifier could give them."""
+    return task_of(records) != "text"

@@ -1,0 +1,19 @@
+"""Rival ``fields``: JSON answers field by field, classified or copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tunesmith.offers import RivalOffer
+
+
+@hookimpl
+def tunesmith_rivals() -> Sequence[RivalOffer[Any]]:
+    """Offer ``[baselines] use = ["fields"]``."""
+    from tunesmith_plugins.rivals.fields.offer import FIELDS
+
+    return [FIELDS]

@@ -1,0 +1,19 @@
+"""Rival ``majority``: the most frequent answer, always."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tunesmith.offers import RivalOffer
+
+
+@hookimpl
+def tunesmith_rivals() -> Sequence[RivalOffer[Any]]:
+    """Offer ``[baselines] use = ["majority"]``."""
+    from tunesmith_plugins.rivals.majority.offer import MAJORITY
+
+    return [MAJORITY]

@@ -1,0 +1,19 @@
+"""Rival ``prompt``: the untouched model with prompts of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tunesmith.offers import RivalOffer
+
+
+@hookimpl
+def tunesmith_rivals() -> Sequence[RivalOffer[Any]]:
+    """Offer ``[baselines] use = ["prompt"]``."""
+    from tunesmith_plugins.rivals.prompt.offer import PROMPT
+
+    return [PROMPT]

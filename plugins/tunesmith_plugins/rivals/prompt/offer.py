@@ -1,0 +1,63 @@
+"""Offer and rival of ``prompt``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from tunesmith.contracts import Rival, RivalTask, RivalVariant
+from tunesmith.offers import RivalOffer
+from tunesmith.options import Options
+
+
+class PromptOptions(Options):
+    """Options of ``prompt``."""
+
+    files: list[str] = Field(
+        [],
+        description=(
+            "Prompts to try, one in each file: a text file has the system prompt; a TOML file has "
+            "`system`, `user` with {prompt} in the place of the question, and `shots`, a list of "
+            "tables with `user` and `assistant`."
+        ),
+        json_schema_extra={"path": True},
+    )
+
+
+@dataclass(frozen=True)
+class PromptRival:
+    """The untouched model with prompts that the user wrote."""
+
+    options: PromptOptions
+
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        """Yield one for each file."""
+        from tunesmith_evidence.prompting.prompt_file import read_prompts
+
+        for name, prompt in read_prompts(self.options.files).items():
+            yield RivalVariant(name=name, model=prompt.apply_to(task.base()))
+
+
+def build(options: PromptOptions) -> Rival:
+    """Build the rival.
+
+    Raises:
+        DataError: a file is missing, or is no prompt.
+    """
+    from tunesmith_evidence.prompting.prompt_file import read_prompts
+
+    read_prompts(options.files)
+    return PromptRival(options)
+
+
+PROMPT = RivalOffer(
+    name="prompt",
+    summary="the untouched model with the prompts that you wrote",
+    config=PromptOptions,
+    build=build,
+    solution="prompt",
+    cost=110,
+    needs_model=True,
+)

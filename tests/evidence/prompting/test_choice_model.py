@@ -1,0 +1,33 @@
+"""Constrained answers: the label of the highest probability."""
+
+from __future__ import annotations
+
+from tunesmith.records import Message
+from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_evidence.prompting.choice_model import ChoiceModel, constrain_to_labels
+
+PROMPT = (Message("user", "Which?"),)
+
+
+def test_the_most_probable_label_is_the_answer() -> None:
+    model = FakeTextModel(logprobs={"b": [-0.5, -0.1], "a": [-0.7], "c": [-0.1, -0.2]})
+    done: list[int] = []
+    chosen = ChoiceModel(model, ("a", "b", "c")).generate([PROMPT] * 2, 1, progress=done.append)
+    assert [(g.text, g.finish_reason) for g in chosen] == [("c", "stop")] * 2
+    assert done == [1, 2]
+    assert model.calls == [("score", 3)] * 2
+
+
+def test_of_equal_labels_the_first_is_the_answer() -> None:
+    chosen = ChoiceModel(FakeTextModel(), ("b", "a")).generate([PROMPT], 1)
+    assert chosen[0].text == "b"
+
+
+def test_only_tasks_of_several_classes_can_be_constrained() -> None:
+    model = FakeTextModel()
+    chosen = constrain_to_labels(model, "classes", ["a", "b", "b"])
+    assert chosen is not None
+    assert chosen.labels == ("b", "a")
+    assert constrain_to_labels(model, "classes", ["a", "a"]) is None
+    assert constrain_to_labels(model, "text", ["a", "b"]) is None
+    assert constrain_to_labels(model, "classes", [str(n // 2) for n in range(500)]) is None

@@ -1,0 +1,72 @@
+"""Worked examples: chosen at random, and retrieved."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_evidence.prompting.shots import (
+    MAX_PER_LABEL,
+    Retriever,
+    choose_shots,
+    count_fitting,
+)
+from tunesmith_evidence.tasks.examples import Example
+
+
+def example(text: str, answer: str) -> Example:
+    return Example(text, answer, text)
+
+
+CLASSES = [example(f"q{n} {'card' if n % 3 else 'loan'} {n}", f"label {n % 6}") for n in range(60)]
+
+
+def test_each_label_is_shown_before_any_is_shown_twice() -> None:
+    assert set(Counter(e.answer for e in choose_shots(CLASSES, 6, 1)).values()) == {1}
+    assert set(Counter(e.answer for e in choose_shots(CLASSES, 12, 1)).values()) == {2}
+
+
+def test_a_choice_depends_on_the_seed_and_not_on_the_order_of_rows() -> None:
+    shuffled = random.Random(3).sample(CLASSES, len(CLASSES))
+    assert choose_shots(shuffled, 8, 1) == choose_shots(CLASSES, 8, 1)
+    assert choose_shots(CLASSES, 8, 1) != choose_shots(CLASSES, 8, 2)
+
+
+def test_long_examples_are_avoided_except_for_labels_that_need_them() -> None:
+    long = [example("x" * 500 + str(n), "rare" if n == 0 else "frequent") for n in range(5)]
+    short = [example(f"q{n}", "frequent") for n in range(9)]
+    chosen = choose_shots([*long, *short], 5, 0)
+    assert [e.text for e in chosen if len(e.text) > 500] == [long[0].text]
+
+
+def test_fewer_examples_than_asked_for() -> None:
+    assert len(choose_shots(CLASSES[:3], 8, 0)) == 3
+    assert choose_shots([], 8, 0) == []
+
+
+def test_the_most_similar_rows_are_found_first() -> None:
+    found = Retriever(CLASSES).find("my loan 9", 3)
+    assert found[0].text == "q9 loan 9"
+    assert all("loan" in e.text for e in found)
+
+
+def test_at_most_four_have_one_answer() -> None:
+    rows = [example(f"card {n}", "a") for n in range(20)] + [example("other", "b")]
+    found = Retriever(sorted(rows)).find("card", 10)
+    assert Counter(e.answer for e in found) == {"a": MAX_PER_LABEL, "b": 1}
+
+
+@pytest.mark.parametrize("text", ["q9 loan 9", "Q9 LOAN: 9!"])
+def test_a_row_is_not_shown_for_itself(text: str) -> None:
+    assert "q9 loan 9" not in [e.text for e in Retriever(CLASSES).find(text, 50)]
+
+
+def test_as_many_examples_as_the_context_has_room_for() -> None:
+    examples = [example("word " * 100, "yes")] * 3 + [example("word " * 99, "no")]
+    model = FakeTextModel()  # room for 2,048 tokens of three characters: 12 examples of 500
+    assert count_fitting(model, None, examples, 5) == 5
+    assert count_fitting(model, None, examples, 40) == 11
+    assert count_fitting(model, "long " * 2000, examples, 40) == 1

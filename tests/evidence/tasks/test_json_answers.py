@@ -1,0 +1,66 @@
+"""Answers that are JSON objects: read into fields, and written as they were."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tunesmith_evidence.tasks.json_answers import Style, find_order, find_style, parse_object
+
+VALUE = {
+    "name": "Zoë \"Z\" O'Neil",
+    "total": 12,
+    "order": {"id": "A-1", "lines": [1, {"x": None}], "none": {}},
+    "ok": True,
+}
+WRITERS = {
+    "plain": json.dumps,
+    "unicode": lambda v: json.dumps(v, ensure_ascii=False),
+    "compact": lambda v: json.dumps(v, separators=(",", ":")),
+    "indented": lambda v: json.dumps(v, indent=2),
+    "indented by four": lambda v: json.dumps(v, indent=4, ensure_ascii=False),
+    "fenced": lambda v: f"```json\n{json.dumps(v, indent=2)}\n```",
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_style_writes_fields_as_they_were(name: str) -> None:
+    answers = [WRITERS[name]({**VALUE, "total": n}) for n in range(3)]
+    fields = [parse_object(answer) for answer in answers]
+    style = find_style(answers)
+    assert [style.write_fields(f) for f in fields if f is not None] == answers
+
+
+def test_fields_are_paths_with_json_texts() -> None:
+    assert parse_object('{"a": {"b": "x", "c": []}, "d": 12.50, "e": {}, "f": null}') == {
+        ("a", "b"): '"x"',
+        ("a", "c"): "[]",
+        ("d",): "12.50",
+        ("e",): "{}",
+        ("f",): "null",
+    }
+
+
+def test_numbers_stay_as_they_are_written() -> None:
+    for number in ("12.50", "1e3", "-0", "1" * 30):
+        fields = parse_object(f'{{"n": {number}}}')
+        assert fields == {("n",): number}
+        assert Style().write_fields(fields) == f'{{"n": {number}}}'
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "no", "[1]", "12", '{"a": 1} and more', '{"a": 1, "a": 2}', "{" * 5000]
+)
+def test_other_answers_are_no_objects(answer: str) -> None:
+    assert parse_object(answer) is None
+
+
+def test_the_order_of_fields_is_that_of_most_answers() -> None:
+    answers = ['{"a": 1, "c": 3}', '{"a": 1, "b": 2, "c": 3}', '{"a": 1, "b": 2}']
+    objects = [fields for fields in map(parse_object, answers) if fields is not None]
+    assert find_order(objects) == [("a",), ("b",), ("c",)]
+
+
+def test_a_value_and_an_object_at_one_path() -> None:
+    assert Style().write_fields({("a",): "1", ("a", "b"): "2"}) == '{"a": {"b": 2}}'

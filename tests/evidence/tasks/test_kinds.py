@@ -1,0 +1,51 @@
+"""Kinds of tasks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tunesmith.records import Completion
+from tunesmith_evidence.tasks.kinds import (
+    TaskKind,
+    has_fixed_answers,
+    list_labels,
+    task_kind,
+    task_of,
+)
+
+OBJECTS = [json.dumps({"id": n, "kind": "ab"[n % 2]}) for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers"),
+    [
+        ("classes", ["yes", "no"] * 10),
+        ("classes", [f"intent {n % 77}" for n in range(154)]),
+        ("classes", ["yes"] * 20 + ["no "] * 18 + ["maybe"]),
+        ("classes", [str(n % 5) for n in range(50)]),
+        ("objects", OBJECTS),
+        ("objects", [f"```json\n{answer}\n```" for answer in OBJECTS]),
+        ("objects", [*OBJECTS, "I cannot say."]),
+        ("text", [*OBJECTS, *["I cannot say."] * 5]),
+        ("text", [json.dumps({str(n): n}) for n in range(20)]),
+        ("text", [f"an answer {n}" for n in range(20)]),
+        ("text", ["a"] * 10 + [f"b{n}" for n in range(9)]),
+        ("text", [f"{n % 60}" for n in range(240)]),
+        ("text", ["x" * 201] * 10),
+        ("text", []),
+    ],
+)
+def test_kind(kind: TaskKind, answers: list[str]) -> None:
+    assert task_kind(answers) == kind
+    rows = [
+        Completion(source=str(n), prompt=str(n), completion=answer)
+        for n, answer in enumerate(answers)
+    ]
+    assert task_of(rows) == kind
+    assert has_fixed_answers(rows) == (kind != "text")
+
+
+def test_labels_are_listed_by_frequency_then_by_name() -> None:
+    assert list_labels(["b", "c", "a ", "c"]) == ["c", "a", "b"]
