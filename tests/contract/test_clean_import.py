@@ -18,7 +18,7 @@ import importlib, json, logging, os, pkgutil, random, signal, sys, warnings
 LIBRARIES = ("torch", "transformers", "peft", "numpy", "accelerate", "safetensors", "tokenizers")
 for name in ("bitsandbytes", "kernels"):  # their imports have effects of their own
     sys.modules[name] = None
-for name in (*LIBRARIES, "datasets", "trl"):
+for name in (*LIBRARIES, "datasets", "trl", "sklearn.linear_model"):
     try:
         importlib.import_module(name)
     except ImportError:

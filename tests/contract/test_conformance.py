@@ -97,6 +97,7 @@ def samples() -> dict[str, dict[str, Any]]:
             "reward": f"{write('reward.py', REWARD_FUNCTION)}:right",
             "max_new_tokens": 16,
         },
+        "prompt": {"files": [write("prompt.txt", "Answer with one word.")]},
         "reward-margin": {"run": str(tiny_model())},
         "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
         "length": {"run": str(tiny_model()), "max_new_tokens": 16},

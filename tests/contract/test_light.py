@@ -21,7 +21,16 @@ except SystemExit as end:
     code = end.code
 print("\\x1d" + json.dumps([code, sorted(sys.modules)]))
 """
-HEAVY = {"torch", "transformers", "numpy", "peft", "trl", "datasets", "safetensors", "bitsandbytes"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "numpy",
+    "peft",
+    "trl",
+    "datasets",
+    "safetensors",
+    "bitsandbytes",
+} | {"scipy", "sklearn"}
 
 
 def imported_modules(*arguments: str, cwd: Path) -> set[str]:

@@ -92,6 +92,7 @@ CheckKind = Literal[
     "data loader",
     "splitter",
     "evaluator",
+    "rival",
     "reporter",
     "reporter of every run",
     "table",

@@ -24,7 +24,18 @@ from tunesmith.global_state import READ_AT_LOAD
 from tunesmith.options import from_table, nested_options
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
-HEAVY = ("torch", "numpy", "transformers", "peft", "datasets", "pandas", "pyarrow", "pydantic")
+HEAVY = (
+    "torch",
+    "numpy",
+    "transformers",
+    "peft",
+    "datasets",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "scipy",
+    "sklearn",
+)
 MAX_SUMMARY_LENGTH = 100
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _UNKNOWN_REFERENCE = "conformance-kit://an unknown reference"

@@ -27,6 +27,7 @@ from tunesmith.testing import (
     everyone,
     loaders,
     reporters,
+    rivals,
     splitters,
     techniques,
 )
@@ -39,7 +40,7 @@ from tunesmith.testing.checks import (
     collect_subjects,
 )
 
-CHECK_MODULES = (everyone, techniques, estimates, loaders, splitters, evaluators, reporters)
+CHECK_MODULES = (everyone, techniques, estimates, loaders, splitters, evaluators, rivals, reporters)
 """The modules with the checks; importing them registers the checks."""
 
 Options = Mapping[str, Mapping[str, Any]]

@@ -1,1 +1,1 @@
-"""Answers without a language model: classifiers of texts, and of the fields of JSON answers."""
+"""Answers without a language model: classifiers of texts."""

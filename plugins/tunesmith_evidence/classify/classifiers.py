@@ -1,14 +1,14 @@
 """Classifiers of texts: they learn labels of rows, and answer with one of these labels.
 
-Each takes the rows of :class:`~tunesmith_evidence.classify.vectors.Vectorizer` and one label for each. A row
-that shares no term with them gets the most frequent label. The answer to a row does not depend on
-the other rows.
+Each takes the rows of a :class:`~tunesmith_evidence.classify.vectors.Vectorizer` and one label for
+each. A row that shares no term with them gets the most frequent label. The answer to a row does not
+depend on the other rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from sklearn.preprocessing import normalize
 
 from tunesmith_evidence.tasks.kinds import list_labels
 
-Rows = sparse.csr_matrix
+Rows: TypeAlias = "sparse.csr_matrix"
 BATCH = 1_000
 """Rows whose similarities are in memory at the same time."""
 
@@ -26,7 +26,10 @@ BATCH = 1_000
 class Classifier(Protocol):
     """A classifier that has learned."""
 
-    labels: Sequence[str]
+    @property
+    def labels(self) -> Sequence[str]:
+        """The labels, the most frequent first."""
+        ...
 
     def scores(self, rows: Rows) -> NDArray[np.float64]:
         """Return the score of each label for each row: (rows, labels)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ MANY_TEXTS = 2_000
 MAX_TERMS = 200_000
 MAX_CHARACTERS = 20_000
 """Longer texts count with their beginning."""
+_WORD = re.compile(r"\w+")
 
 
 class Vectorizer:
@@ -29,9 +31,10 @@ class Vectorizer:
             "min_df": 1 if len(texts) <= MANY_TEXTS else 2,
             "max_features": MAX_TERMS,
             "dtype": np.float64,
+            "token_pattern": None,
         }
         self._counters = [
-            CountVectorizer(ngram_range=(1, 2), token_pattern=r"\w+", **limits),
+            CountVectorizer(ngram_range=(1, 2), tokenizer=_WORD.findall, **limits),
             CountVectorizer(analyzer="char_wb", ngram_range=(1, 4), **limits),
         ]
         self._idf = []
@@ -40,8 +43,10 @@ class Vectorizer:
                 counts = counter.fit_transform(_shortened(texts))
             except ValueError:  # no text has a term
                 counts = None
-            found = np.zeros(0) if counts is None else np.bincount(
-                counts.indices, minlength=counts.shape[1]
+            found = (
+                np.zeros(0)
+                if counts is None
+                else np.bincount(counts.indices, minlength=counts.shape[1])
             )
             self._idf.append(np.log((1 + len(texts)) / (1 + found)))
 
@@ -57,6 +62,31 @@ class Vectorizer:
         if not blocks:
             return sparse.csr_matrix((len(texts), 1))
         return normalize(sparse.hstack(blocks, format="csr"))
+
+
+class WordVectorizer:
+    """Turns texts into sparse rows of ones, for the words and word pairs that they have."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._counter = CountVectorizer(
+            ngram_range=(1, 2),
+            tokenizer=_WORD.findall,
+            token_pattern=None,
+            binary=True,
+            min_df=1 if len(texts) <= MANY_TEXTS else 2,
+            max_features=MAX_TERMS,
+            dtype=np.float64,
+        )
+        try:
+            self._counter.fit(_shortened(texts))
+        except ValueError:  # no text has a word
+            self._counter = None
+
+    def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """Return a row for each text."""
+        if self._counter is None:
+            return sparse.csr_matrix((len(texts), 1))
+        return self._counter.transform(_shortened(texts))
 
 
 def _shortened(texts: Sequence[str]) -> list[str]:

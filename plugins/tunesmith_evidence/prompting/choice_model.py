@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith.contracts import Generation, Progress, TextModel
+from tunesmith.contracts import Generation, Progress
 from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.records import Prompt
-from tunesmith_evidence.tasks.kinds import TaskKind, list_labels
-
-MAX_LABELS = 200
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,3 @@ class ChoiceModel(WrappedModel):
             if progress is not None:
                 progress(done)
         return answers
-
-
-def constrain_to_labels(
-    model: TextModel, kind: TaskKind, answers: Sequence[str]
-) -> ChoiceModel | None:
-    """Return the model, constrained to the labels of a task of classes.
-
-    None for other tasks, for a single label, and for more labels than can be tried.
-    """
-    labels = list_labels(answers)
-    if kind != "classes" or not 1 < len(labels) <= MAX_LABELS:
-        return None
-    return ChoiceModel(model, tuple(labels))

@@ -63,8 +63,9 @@ def _describe_key(path: Path, objects: Sequence[Fields]) -> str:
 
 
 def _name_type(value: str) -> str:
-    names = {'"': "a text", "[": "a list", "{": "an object", "t": "true or false", "f": "true or false"}
-    return names.get(value[:1], "null" if value == "null" else "a number")
+    truth = "true or false"
+    names = {'"': "a text", "[": "a list", "{": "an object", "t": truth, "f": truth, "n": "null"}
+    return names.get(value[:1], "a number")
 
 
 def describe_length(answers: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,9 @@ def read_prompt(path: Path) -> UserPrompt:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text) if path.suffix == ".toml" else {"system": text.strip()}
+        table: dict[str, Any] = {"system": text.strip()}
+        if path.suffix == ".toml":
+            table = tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise DataError(str(path), f"the prompt cannot be read: {error}", hint=_HINT) from None
     if path.suffix != ".toml" and not text.strip():
@@ -69,7 +71,7 @@ def read_prompt(path: Path) -> UserPrompt:
     return UserPrompt(table.get("system"), table.get("user", QUESTION), tuple(shots))
 
 
-def _find_problem(table: dict[str, Any]) -> str:
+def _find_problem(table: Mapping[str, Any]) -> str:
     """Return what is wrong with the table of a prompt; empty if nothing is."""
     unknown = sorted(set(table) - KEYS)
     if unknown:

@@ -50,11 +50,6 @@ def to_messages(examples: Sequence[Example]) -> tuple[Message, ...]:
     return tuple(message for turn in turns for message in turn)
 
 
-def join_texts(*texts: str | None) -> str | None:
-    """Return the texts with an empty line between them; None if there is none."""
-    return "\n\n".join(filter(None, texts)) or None
-
-
 @dataclass(frozen=True)
 class PromptedModel(WrappedModel):
     """A text model that puts instructions and worked examples before every prompt.

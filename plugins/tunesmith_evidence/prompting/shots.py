@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
-from tunesmith.contracts import TextModel
 from tunesmith.records import Message
 from tunesmith_evidence.prompting.bm25 import BM25
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
@@ -77,13 +77,11 @@ def _letters_of(text: str) -> str:
     return _SIGNS.sub("", text.casefold()) or text
 
 
-def count_fitting(
-    model: TextModel, system: str | None, examples: Sequence[Example], most: int
-) -> int:
+def count_fitting(model: PromptedModel, examples: Sequence[Example], most: int) -> int:
     """Return how many of ``most`` average examples leave room for a question; at least 1."""
     ordered = sorted(examples, key=lambda e: (len(e.question) + len(e.answer), e))
     typical = ordered[len(ordered) // 2]
     answer = max(len(e.answer.encode("utf-8", "surrogatepass")) for e in examples)
-    prompted = PromptedModel(model, system, lambda text: [typical] * most)
+    prompted = replace(model, find=lambda text: [typical] * most)
     built = prompted.build_prompt((Message("user", typical.question),), min(answer, MAX_ANSWER))
-    return max(1, sum(message.role == "assistant" for message in built))
+    return max(1, sum(isinstance(m, Message) and m.role == "assistant" for m in built))

@@ -49,7 +49,9 @@ def random_order(example: Example, seed: int) -> bytes:
 
 def _all_examples(records: Iterable[Record]) -> Iterator[Example]:
     for record in records:
-        if isinstance(record, Text) or (isinstance(record, UnpairedPreference) and not record.label):
+        if isinstance(record, Text):
+            continue
+        if isinstance(record, UnpairedPreference) and not record.label:
             continue
         prompt, answer = last_exchange(record)
         if not answer.tool_calls:

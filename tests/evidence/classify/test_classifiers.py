@@ -22,7 +22,7 @@ from tunesmith_evidence.classify.classifiers import (
 )
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.classify.text_classifier import TextRows
-from tunesmith_evidence.classify.vectors import Vectorizer
+from tunesmith_evidence.classify.vectors import Vectorizer, WordVectorizer
 from tunesmith_evidence.tasks.examples import Example
 
 WORDS = {
@@ -61,6 +61,12 @@ def test_rows_have_unit_length_and_common_words_count_nothing() -> None:
     assert np.allclose((changed @ changed.T).toarray(), (ROWS @ ROWS.T).toarray(), atol=0.05)
 
 
+def test_rows_of_words() -> None:
+    vectorizer = WordVectorizer(["a b", "b c"])
+    assert vectorizer.transform(["b b c", "", "x"]).sum(axis=1).tolist() == [[3.0], [0.0], [0.0]]
+    assert WordVectorizer([""]).transform(["x"]).nnz == 0
+
+
 def test_texts_without_terms() -> None:
     assert Vectorizer(["", " "]).transform(["x"]).nnz == 0
     assert VECTORIZER.transform(["", "αβγ"])[0].nnz == 0
@@ -94,9 +100,9 @@ def test_the_linear_classifier_is_that_of_scikit_learn() -> None:
         probabilities = np.exp(mine.scores(NEW_ROWS))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         order = encode_labels(list(model.classes_), mine.labels)
-        assert np.allclose(
-            probabilities[:, order], model.predict_proba(NEW_ROWS), atol=2e-3
-        ), labels
+        assert np.allclose(probabilities[:, order], model.predict_proba(NEW_ROWS), atol=2e-3), (
+            labels
+        )
 
 
 def test_one_label_is_the_answer_to_everything() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tunesmith_evidence.prompting.bm25 import BM25, B, K1, split_words
+from tunesmith_evidence.prompting.bm25 import BM25, K1, B, split_words
 
 TEXTS = ["the lost card", "the card the card", "a loan", "", "The Transfer, of money: abroad"]
 

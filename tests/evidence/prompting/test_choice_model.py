@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunesmith.records import Message
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_evidence.prompting.choice_model import ChoiceModel, constrain_to_labels
+from tunesmith_evidence.prompting.choice_model import ChoiceModel
 
 PROMPT = (Message("user", "Which?"),)
 
@@ -21,13 +21,3 @@ def test_the_most_probable_label_is_the_answer() -> None:
 def test_of_equal_labels_the_first_is_the_answer() -> None:
     chosen = ChoiceModel(FakeTextModel(), ("b", "a")).generate([PROMPT], 1)
     assert chosen[0].text == "b"
-
-
-def test_only_tasks_of_several_classes_can_be_constrained() -> None:
-    model = FakeTextModel()
-    chosen = constrain_to_labels(model, "classes", ["a", "b", "b"])
-    assert chosen is not None
-    assert chosen.labels == ("b", "a")
-    assert constrain_to_labels(model, "classes", ["a", "a"]) is None
-    assert constrain_to_labels(model, "text", ["a", "b"]) is None
-    assert constrain_to_labels(model, "classes", [str(n // 2) for n in range(500)]) is None

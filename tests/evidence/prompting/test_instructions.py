@@ -24,7 +24,9 @@ def test_keys_are_described_in_their_order() -> None:
         json.dumps({"id": f"A-{n}", "kind": "ab"[n % 2], "price": n + 0.5, "by": {"name": f"N{n}"}})
         for n in range(20)
     ]
-    answers[3] = json.dumps({"id": "A-3", "kind": "b", "price": 1.5, "by": {"name": "N"}, "x": True})
+    answers[3] = json.dumps(
+        {"id": "A-3", "kind": "b", "price": 1.5, "by": {"name": "N"}, "x": True}
+    )
     text = describe_answers("objects", answers)
     lines = text.splitlines()
     assert lines[1] == '- "id": a text, such as "A-0"'

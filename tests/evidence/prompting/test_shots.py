@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.prompting.shots import (
     MAX_PER_LABEL,
     Retriever,
@@ -66,7 +68,7 @@ def test_a_row_is_not_shown_for_itself(text: str) -> None:
 
 def test_as_many_examples_as_the_context_has_room_for() -> None:
     examples = [example("word " * 100, "yes")] * 3 + [example("word " * 99, "no")]
-    model = FakeTextModel()  # room for 2,048 tokens of three characters: 12 examples of 500
-    assert count_fitting(model, None, examples, 5) == 5
-    assert count_fitting(model, None, examples, 40) == 11
-    assert count_fitting(model, "long " * 2000, examples, 40) == 1
+    model = PromptedModel(FakeTextModel())  # room for 2,048 tokens of three characters
+    assert count_fitting(model, examples, 5) == 5
+    assert count_fitting(model, examples, 40) == 11
+    assert count_fitting(replace(model, system="long " * 2000), examples, 40) == 1

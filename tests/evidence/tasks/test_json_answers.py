@@ -9,7 +9,7 @@ import pytest
 from tunesmith_evidence.tasks.json_answers import Style, find_order, find_style, parse_object
 
 VALUE = {
-    "name": "Zoë \"Z\" O'Neil",
+    "name": 'Zoë "Z" O\'Neil',
     "total": 12,
     "order": {"id": "A-1", "lines": [1, {"x": None}], "none": {}},
     "ok": True,

@@ -20,8 +20,8 @@ class FieldsRival:
 
     def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
         """Yield the only one, if answers are JSON objects: it chooses on training rows."""
-        from tunesmith_evidence.classify.fields.predict import FieldsModel
         from tunesmith_evidence.classify.function_model import FunctionModel
+        from tunesmith_evidence.fields.predict import FieldsModel
         from tunesmith_evidence.tasks.examples import read_examples
         from tunesmith_evidence.tasks.json_answers import parse_object
 

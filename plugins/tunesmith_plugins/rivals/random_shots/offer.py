@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tunesmith.contracts import Rival, RivalTask, RivalVariant
+from tunesmith.contracts import Rival, RivalTask, RivalVariant, TextModel
 from tunesmith.offers import RivalOffer
 from tunesmith.options import Options
 from tunesmith_evidence.tasks.examples import has_examples
@@ -20,8 +20,8 @@ class RandomShotsOptions(Options):
     k: list[Annotated[int, Field(ge=1, le=64)]] = Field(
         [8],
         description=(
-            "Numbers of worked examples in the prompt. Where answers are classes, there is at least "
-            "one of each, as far as the model's context has room."
+            "Numbers of worked examples in the prompt. Where answers are classes, there is at "
+            "least one of each, as far as the model's context has room."
         ),
     )
     draws: int = Field(
@@ -43,31 +43,23 @@ class RandomShots:
 
     def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
         """Yield one for each number of examples and each draw, and one constrained to labels."""
-        from tunesmith_evidence.prompting.choice_model import constrain_to_labels
-        from tunesmith_evidence.prompting.instructions import describe_answers
-        from tunesmith_evidence.prompting.prompted_model import PromptedModel, join_texts
         from tunesmith_evidence.prompting.shots import choose_shots
-        from tunesmith_evidence.tasks.examples import read_examples
-        from tunesmith_evidence.tasks.kinds import list_labels, task_kind
+        from tunesmith_evidence.prompting.task_prompt import read_task
 
-        examples = read_examples(task.train, task.seed)
-        if not examples:
+        prompt = read_task(task)
+        if not prompt.examples:
             return
-        answers = [example.answer for example in examples]
-        kind = task_kind(answers)
-        labels = len(list_labels(answers)) if kind == "classes" else 0
-        text = describe_answers(kind, answers) if self.options.describe else ""
-        system = join_texts(task.system_prompt, text)
-        first: PromptedModel | None = None
-        for k in dict.fromkeys(max(k, labels) for k in self.options.k):
+        counts = [*dict.fromkeys(max(k, len(prompt.labels)) for k in self.options.k)]
+
+        def prompted(k: int, draw: int) -> TextModel:
+            shots = choose_shots(prompt.examples, k, task.seed + draw)
+            return prompt.prompted(lambda text: shots, describe=self.options.describe)
+
+        for k in counts:
             for draw in range(self.options.draws):
-                shots = choose_shots(examples, k, task.seed + draw)
-                model = PromptedModel(task.base(), system, lambda text, shots=shots: shots)
-                first = first or model
-                yield RivalVariant(name=f"k={k}, draw {draw + 1}", model=model)
-        if self.options.constrain and first is not None:
-            if chosen := constrain_to_labels(first, kind, answers):
-                yield RivalVariant(name=f"k={max(self.options.k[0], labels)}, constrained", model=chosen)
+                yield RivalVariant(name=f"k={k}, draw {draw + 1}", model=prompted(k, draw))
+        if self.options.constrain:
+            yield from prompt.constrained(prompted(counts[0], 0), f"k={counts[0]}, constrained")
 
 
 def build(options: RandomShotsOptions) -> Rival:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tunesmith.contracts import Rival, RivalTask, RivalVariant
+from tunesmith.contracts import Rival, RivalTask, RivalVariant, TextModel
 from tunesmith.offers import RivalOffer
 from tunesmith.options import Options
 from tunesmith_evidence.tasks.examples import has_examples
@@ -40,30 +40,26 @@ class RetrievedShots:
 
     def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
         """Yield one for each number of examples that fits, and one constrained to labels."""
-        from tunesmith_evidence.prompting.choice_model import constrain_to_labels
-        from tunesmith_evidence.prompting.instructions import describe_answers
-        from tunesmith_evidence.prompting.prompted_model import PromptedModel, join_texts
         from tunesmith_evidence.prompting.shots import Retriever, count_fitting
-        from tunesmith_evidence.tasks.examples import read_examples
-        from tunesmith_evidence.tasks.kinds import task_kind
+        from tunesmith_evidence.prompting.task_prompt import read_task
 
-        examples = read_examples(task.train, task.seed)
-        if not examples:
+        prompt = read_task(task)
+        if not prompt.examples:
             return
-        answers = [example.answer for example in examples]
-        kind = task_kind(answers)
-        text = describe_answers(kind, answers) if self.options.describe else ""
-        system = join_texts(task.system_prompt, text)
-        retriever = Retriever(examples)
-        first: PromptedModel | None = None
-        most = count_fitting(task.base(), system, examples, max(self.options.k))
-        for k in dict.fromkeys(min(k, most) for k in self.options.k):
-            model = PromptedModel(task.base(), system, lambda text, k=k: retriever.find(text, k))
-            first = first or model
-            yield RivalVariant(name=f"k={k}", model=model)
-        if self.options.constrain and first is not None:
-            if chosen := constrain_to_labels(first, kind, answers):
-                yield RivalVariant(name=f"k={min(self.options.k[0], most)}, constrained", model=chosen)
+        retriever = Retriever(prompt.examples)
+        alone = prompt.prompted(describe=self.options.describe)
+        most = count_fitting(alone, prompt.examples, max(self.options.k))
+        counts = [*dict.fromkeys(min(k, most) for k in self.options.k)]
+
+        def prompted(k: int) -> TextModel:
+            return prompt.prompted(
+                lambda text: retriever.find(text, k), describe=self.options.describe
+            )
+
+        for k in counts:
+            yield RivalVariant(name=f"k={k}", model=prompted(k))
+        if self.options.constrain:
+            yield from prompt.constrained(prompted(counts[0]), f"k={counts[0]}, constrained")
 
 
 def build(options: RetrievedShotsOptions) -> Rival:

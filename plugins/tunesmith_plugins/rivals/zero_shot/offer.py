@@ -35,23 +35,17 @@ class ZeroShot:
 
     def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
         """Yield the system prompt alone, with a description, and constrained to the labels."""
-        from tunesmith_evidence.prompting.choice_model import constrain_to_labels
-        from tunesmith_evidence.prompting.instructions import describe_answers
-        from tunesmith_evidence.prompting.prompted_model import PromptedModel, join_texts
-        from tunesmith_evidence.tasks.examples import read_examples
-        from tunesmith_evidence.tasks.kinds import task_kind
+        from tunesmith_evidence.prompting.task_prompt import read_task
 
-        answers = [example.answer for example in read_examples(task.train, task.seed)]
-        kind = task_kind(answers)
-        plain = PromptedModel(task.base(), task.system_prompt)
-        yield RivalVariant(name="system prompt" if task.system_prompt else "plain", model=plain)
-        described = plain
-        if self.options.describe and (text := describe_answers(kind, answers)):
-            described = PromptedModel(task.base(), join_texts(task.system_prompt, text))
-            what = {"classes": "labels", "objects": "keys", "text": "length"}[kind]
-            yield RivalVariant(name=f"with {what}", model=described)
-        if self.options.constrain and (chosen := constrain_to_labels(described, kind, answers)):
-            yield RivalVariant(name="constrained", model=chosen)
+        prompt = read_task(task)
+        model = prompt.prompted(describe=False)
+        yield RivalVariant(name="system prompt" if task.system_prompt else "plain", model=model)
+        if self.options.describe and prompt.description:
+            model = prompt.prompted(describe=True)
+            what = {"classes": "labels", "objects": "keys", "text": "length"}[prompt.kind]
+            yield RivalVariant(name=f"with {what}", model=model)
+        if self.options.constrain:
+            yield from prompt.constrained(model, "constrained")
 
 
 def build(options: ZeroShotOptions) -> Rival:

@@ -12,14 +12,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from tunesmith_evidence.classify.classifiers import Linear, Rows, predict
-from tunesmith_evidence.classify.fields.copying import CandidateRows, Copier, Patterns, content_of
+from tunesmith_evidence.classify.vectors import Vectorizer, WordVectorizer
+from tunesmith_evidence.fields.copying import CandidateRows, Copier, Patterns, content_of
 from tunesmith_evidence.tasks.json_answers import Path, find_order, find_style, parse_object
-from tunesmith_evidence.classify.vectors import Vectorizer
 
+RowsByKind: TypeAlias = dict[str, Rows]
 ABSENT = ""
 """In place of the value of a field that an object does not have."""
 FOLDS = 5
@@ -29,7 +31,9 @@ MIN_CLASSIFIED = 0.2
 """Share of rows with values that recur; below it, values are no classes."""
 FEW_VALUES = 20
 """As many values as this are classes, also those that occur once."""
-C = 30.0
+STRENGTHS = {"terms": 30.0, "words": 1.0}
+"""The kinds of rows that classifiers learn from, each with its inverse regularization: TF-IDF of
+words and character n-grams, and the plain presence of words, which finds single words sooner."""
 THRESHOLDS = (0.1, 0.3, 0.5)
 """Probabilities above which the best candidate is copied."""
 
@@ -46,10 +50,12 @@ class FieldReport:
 class FieldPredictor:
     """Predicts the values of one field, which are JSON texts."""
 
-    def __init__(self, texts: Sequence[str], rows: Rows, values: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], rows: RowsByKind, values: Sequence[str]) -> None:
         self._values = values
         self._contents = [None if v == ABSENT else content_of(v) for v in values]
-        self._is_text = Counter(v[:1] == '"' for v, c in zip(values, self._contents, strict=True) if c)
+        self._is_text = Counter(
+            v[:1] == '"' for v, c in zip(values, self._contents, strict=True) if c
+        )
         self._patterns = Patterns(texts, self._contents)
         self._candidates = CandidateRows(self._patterns, texts)
         # A value that is not among the candidates of its text is learned by the classifier.
@@ -62,12 +68,12 @@ class FieldPredictor:
         everything = [*range(len(texts))]
         self._learned = self._learn(rows, everything)
 
-    def predict(self, texts: Sequence[str], rows: Rows) -> list[str]:
+    def predict(self, texts: Sequence[str], rows: RowsByKind) -> list[str]:
         """Return the value for each text."""
         candidates = CandidateRows(self._patterns, texts)
         return self._predict_ways(self._learned, candidates, rows, [*range(len(texts))])[self.way]
 
-    def _measure_ways(self, texts: Sequence[str], rows: Rows) -> dict[str, float]:
+    def _measure_ways(self, texts: Sequence[str], rows: RowsByKind) -> dict[str, float]:
         folds = np.array([_fold_of(text) for text in texts])
         right: Counter[str] = Counter()
         for fold in range(FOLDS):
@@ -76,44 +82,48 @@ class FieldPredictor:
                 continue
             learned = self._learn(rows, inside.tolist())
             chosen = outside.tolist()
-            predicted = self._predict_ways(learned, self._candidates, rows[outside], chosen)
+            others = {kind: matrix[outside] for kind, matrix in rows.items()}
+            predicted = self._predict_ways(learned, self._candidates, others, chosen)
             for way, values in predicted.items():
                 pairs = zip(values, chosen, strict=True)
                 right[way] += sum(value == self._values[i] for value, i in pairs)
-        ways = ["constant", "classifier", *(f"copy {t}" for t in THRESHOLDS)]
-        return {way: right[way] / len(texts) for way in ways}
+        # In the order of ways, the simplest first: of equally good ones the first is taken.
+        return {way: right[way] / len(texts) for way in list_ways()}
 
-    def _learn(self, rows: Rows, chosen: list[int]) -> _Learned:
-        """Learn from chosen rows: the classifier of all values, that of the others, the copier."""
+    def _learn(self, rows: RowsByKind, chosen: list[int]) -> _Learned:
+        """Learn from chosen rows: classifiers of all values, those of the others, the copier."""
         left = [i for i in chosen if not self._is_copied[i]] or chosen
-        classifiers = [
-            Classified(rows[part], [self._values[i] for i in part]) for part in (chosen, left)
-        ]
+        everything, others = (
+            {
+                kind: Classified(rows[kind][part], [self._values[i] for i in part], c)
+                for kind, c in STRENGTHS.items()
+            }
+            for part in (chosen, left)
+        )
         contents = [
             None if value == ABSENT else content or "\0"
             for value, content in zip(self._values, self._contents, strict=True)
         ]
         copier = Copier(self._candidates, contents, chosen) if self._patterns.pairs else None
-        return _Learned(classifiers[0], classifiers[1], copier)
+        return _Learned(everything, others, copier)
 
     def _predict_ways(
-        self, learned: _Learned, candidates: CandidateRows, rows: Rows, chosen: list[int]
+        self, learned: _Learned, candidates: CandidateRows, rows: RowsByKind, chosen: list[int]
     ) -> dict[str, list[str]]:
         """Return the values that each way predicts for chosen texts, whose rows are ``rows``."""
-        classified = learned.everything.predict(rows)
-        ways = {
-            "constant": [learned.everything.constant] * len(chosen),
-            "classifier": classified,
-        }
+        ways = {"constant": [learned.everything["terms"].constant] * len(chosen)}
+        for kind, classifier in learned.everything.items():
+            ways[f"classify {kind}"] = classifier.predict(rows[kind])
         if learned.copier is None:
             return ways
-        others = learned.others.predict(rows)
         copied = learned.copier.copy(candidates, chosen)
-        for threshold in THRESHOLDS:
-            ways[f"copy {threshold}"] = [
-                self._write(content) if probability > threshold else other
-                for (content, probability), other in zip(copied, others, strict=True)
-            ]
+        for kind, classifier in learned.others.items():
+            others = classifier.predict(rows[kind])
+            for threshold in THRESHOLDS:
+                ways[f"copy {threshold}, classify {kind}"] = [
+                    self._write(content) if probability > threshold else other
+                    for (content, probability), other in zip(copied, others, strict=True)
+                ]
         return ways
 
     def _write(self, content: str) -> str:
@@ -130,7 +140,7 @@ class FieldPredictor:
 class Classified:
     """A classifier of the frequent values of a field."""
 
-    def __init__(self, rows: Rows, values: Sequence[str]) -> None:
+    def __init__(self, rows: Rows, values: Sequence[str], c: float) -> None:
         counts = Counter(values)
         ranked = sorted(counts, key=lambda value: (-counts[value], value))
         self.constant = ranked[0]
@@ -139,7 +149,7 @@ class Classified:
         members = [i for i, value in enumerate(values) if value in kept]
         self._linear: Linear | None = None
         if len(members) >= MIN_CLASSIFIED * len(values):
-            self._linear = Linear(rows[members], [values[i] for i in members], C)
+            self._linear = Linear(rows[members], [values[i] for i in members], c)
 
     def predict(self, rows: Rows) -> list[str]:
         """Return a value for each row."""
@@ -150,8 +160,8 @@ class Classified:
 
 @dataclass(frozen=True)
 class _Learned:
-    everything: Classified
-    others: Classified
+    everything: dict[str, Classified]
+    others: dict[str, Classified]
     """Learned from the rows whose value is not copied."""
     copier: Copier | None
 
@@ -164,13 +174,16 @@ class FieldsModel:
         members = [i for i, fields in enumerate(parsed) if fields is not None]
         objects = [fields for fields in parsed if fields is not None]
         texts = [texts[i] for i in members]
-        self._vectorizer = Vectorizer(texts)
-        rows = self._vectorizer.transform(texts)
+        self._terms, self._words = Vectorizer(texts), WordVectorizer(texts)
+        rows = self._rows_of(texts)
         self._style = find_style(answers)
         self._predictors: dict[Path, FieldPredictor] = {
             path: FieldPredictor(texts, rows, [fields.get(path, ABSENT) for fields in objects])
             for path in find_order(objects)
         }
+
+    def _rows_of(self, texts: Sequence[str]) -> RowsByKind:
+        return {"terms": self._terms.transform(texts), "words": self._words.transform(texts)}
 
     def report(self) -> list[FieldReport]:
         """Return how each field is predicted."""
@@ -181,7 +194,9 @@ class FieldsModel:
 
     def answer(self, texts: Sequence[str]) -> list[str]:
         """Return the JSON object for each text."""
-        rows = self._vectorizer.transform(texts)
+        if not texts:
+            return []
+        rows = self._rows_of(texts)
         columns = {path: p.predict(texts, rows) for path, p in self._predictors.items()}
         return [
             self._style.write_fields(
@@ -189,6 +204,13 @@ class FieldsModel:
             )
             for i in range(len(texts))
         ]
+
+
+def list_ways() -> list[str]:
+    """Return the names of all ways, the simplest first."""
+    classified = [f"classify {kind}" for kind in STRENGTHS]
+    copied = [f"copy {threshold}, {way}" for way in classified for threshold in THRESHOLDS]
+    return ["constant", *classified, *copied]
 
 
 def _fold_of(text: str) -> int:

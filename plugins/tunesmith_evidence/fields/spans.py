@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tunesmith_evidence.classify.fields.dates import DATE, TIME
-from tunesmith_evidence.classify.fields.numbers import NUMBER
+from tunesmith_evidence.fields.dates import DATE, TIME
+from tunesmith_evidence.fields.numbers import NUMBER
 
 MAX_TEXT = 8_000
 """Characters of a text in which spans are looked for."""

@@ -24,9 +24,18 @@ DATE = re.compile(
     "|".join(rf"(?<![\d/.-]){re.sub(r'[?]P<[a-z]+>', '?:', p)}(?!\d)" for p in PATTERNS), re.I
 )
 """Any date in a text."""
-TIME = re.compile(r"(?<![\d:.])\d{1,2}(?:[:.]\d{2})?\s*(?:[ap]\.?m\b\.?)?(?![\d:])", re.I)
+TIME = re.compile(r"(?<![\w:.])\d{1,2}(?:[:.]\d{2})?\s*(?:[ap]\.?m\b\.?)?(?![\d:])", re.I)
 """Any time of day in a text; plain numbers up to two digits match too."""
-FORMATS = ("%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y%m%d", "%Y/%m/%d", "%d %B %Y", "%m-%d")
+FORMATS = (
+    "%Y-%m-%d",
+    "%d.%m.%Y",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%Y%m%d",
+    "%Y/%m/%d",
+    "%d %B %Y",
+    "%m-%d",
+)
 """The forms of dates in answers."""
 _COMPILED = tuple(re.compile(pattern, re.I) for pattern in PATTERNS)
 _TIME_PARTS = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*(?:([ap])\.?m\b\.?)?", re.I)

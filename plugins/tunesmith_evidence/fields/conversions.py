@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tunesmith_evidence.classify.fields.dates import FORMATS, read_date, read_time
-from tunesmith_evidence.classify.fields.numbers import read_number
+from tunesmith_evidence.fields.dates import FORMATS, read_date, read_time
+from tunesmith_evidence.fields.numbers import read_number
 
 Convert = Callable[[str], str | None]
 MIN_TEMPLATE_VALUES = 3

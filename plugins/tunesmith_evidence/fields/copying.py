@@ -17,8 +17,8 @@ from scipy import sparse
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
 
-from tunesmith_evidence.classify.fields.conversions import TEXT, Conversion, list_conversions
-from tunesmith_evidence.classify.fields.spans import KINDS, Span, describe_spans, find_spans
+from tunesmith_evidence.fields.conversions import TEXT, Conversion, list_conversions
+from tunesmith_evidence.fields.spans import KINDS, Span, describe_spans, find_spans
 
 MIN_GAIN = 0.04
 """Share of the rows that a pair of kind and conversion must explain beyond those before it."""
@@ -26,7 +26,7 @@ MAX_WORDS = 8
 MAX_MINED_ROWS = 600
 MAX_NEGATIVES = 40
 """Candidates of a training row that are not the value, besides those of rare kinds."""
-HASHED_FEATURES = 2**18
+HASHED_FEATURES = 2**16
 
 
 def content_of(value: str) -> str | None:
@@ -43,6 +43,7 @@ class Candidate:
     """A value that could be copied, with its features."""
 
     content: str
+    """Empty if the conversion does not apply to the span: it shows only what is not the value."""
     features: list[str]
 
 
@@ -101,10 +102,9 @@ def _convert_all(
 ) -> list[Candidate]:
     found = []
     for span, features in zip(spans, described, strict=True):
-        content = conversion.convert(span.text)
-        if content:
-            how = f"{span.kind}, {conversion.name}"
-            found.append(Candidate(content, [*features, how, f"{how} {features[11]}"]))
+        content = conversion.convert(span.text) or ""
+        how = f"{span.kind}, {conversion.name}"
+        found.append(Candidate(content, [*features, how, f"{how} {features[11]}"]))
     return found
 
 
@@ -117,7 +117,9 @@ class CandidateRows:
         self.starts = np.cumsum([0, *map(len, found)])
         hasher = FeatureHasher(HASHED_FEATURES, input_type="string", alternate_sign=False)
         features = [c.features for candidates in found for c in candidates]
-        self.rows = hasher.transform(features) if features else sparse.csr_matrix((0, HASHED_FEATURES))
+        self.rows = (
+            hasher.transform(features) if features else sparse.csr_matrix((0, HASHED_FEATURES))
+        )
 
 
 class Copier:
@@ -153,6 +155,7 @@ class Copier:
                 found.append(("", 0.0))
                 continue
             probabilities = self._probabilities(rows.rows[start:end]).round(9)
+            probabilities[[not content for content in rows.contents[i]]] = 0
             best = int(probabilities.argmax())
             found.append((rows.contents[i][best], float(probabilities[best])))
         return found

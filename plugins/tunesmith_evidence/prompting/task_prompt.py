@@ -1,0 +1,63 @@
+"""The prompt of a task: its examples, and the instructions that describe its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tunesmith.contracts import RivalTask, RivalVariant, TextModel
+from tunesmith_evidence.prompting.choice_model import ChoiceModel
+from tunesmith_evidence.prompting.instructions import describe_answers
+from tunesmith_evidence.prompting.prompted_model import PromptedModel
+from tunesmith_evidence.tasks.examples import Example, read_examples
+from tunesmith_evidence.tasks.kinds import TaskKind, list_labels, task_kind
+
+MAX_LABELS = 200
+"""More labels than this are not tried one by one."""
+
+
+@dataclass(frozen=True)
+class TaskPrompt:
+    """What a prompt can say and show about a task."""
+
+    examples: Sequence[Example]
+    kind: TaskKind
+    labels: tuple[str, ...]
+    """The labels of a task of classes, the most frequent first; empty for others."""
+    system: str | None
+    """The user's system prompt."""
+    description: str
+    """An instruction that describes the answers; empty if there is nothing to say."""
+    base: Callable[[], TextModel]
+
+    def prompted(
+        self, find: Callable[[str], Sequence[Example]] | None = None, *, describe: bool
+    ) -> PromptedModel:
+        """Return the base model with the system prompt, a description if wanted, and examples."""
+        texts = (self.system, self.description if describe else "")
+        system = "\n\n".join(filter(None, texts)) or None
+        return PromptedModel(self.base(), system, find or _find_nothing)
+
+    def constrained(self, model: TextModel, name: str) -> Iterator[RivalVariant]:
+        """Yield the model constrained to the labels, if there are some and they can be tried."""
+        if 1 < len(self.labels) <= MAX_LABELS:
+            yield RivalVariant(name=name, model=ChoiceModel(model, self.labels))
+
+
+def read_task(task: RivalTask) -> TaskPrompt:
+    """Return what can be said and shown about a task, by its training rows."""
+    examples = read_examples(task.train, task.seed)
+    answers = [example.answer for example in examples]
+    kind = task_kind(answers)
+    return TaskPrompt(
+        examples=examples,
+        kind=kind,
+        labels=tuple(list_labels(answers)) if kind == "classes" else (),
+        system=task.system_prompt,
+        description=describe_answers(kind, answers),
+        base=task.base,
+    )
+
+
+def _find_nothing(text: str) -> Sequence[Example]:
+    return ()

@@ -1,0 +1,100 @@
+"""Fields of JSON answers, predicted without a model: each by the way that suits it."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from tunesmith_evidence.fields.copying import Patterns, content_of
+from tunesmith_evidence.fields.predict import FieldsModel
+
+FIRST = ("Ivo", "Jane", "Kurt", "Lena", "Nina", "Omar", "Pia", "Rosa", "Sam", "Tess")
+LAST = ("Abel", "Berg", "Conti", "Diaz", "Evans", "Frey", "Gold", "Hart", "Ito", "Klein")
+TOPICS = {
+    "refund": ["I want my money back", "please refund it", "return the payment"],
+    "delivery": ["the parcel never came", "where is my package", "the shipment is late"],
+    "damage": ["it came broken", "the screen is cracked", "the box was crushed"],
+}
+MONTHS = ("January", "February", "March", "April", "May", "June")
+
+
+def ticket(rng: random.Random) -> tuple[str, str]:
+    """Return a message, and the ticket that belongs to it."""
+    name, number = f"{rng.choice(FIRST)} {rng.choice(LAST)}", rng.randint(10000, 99999)
+    topic, day, month = rng.choice([*TOPICS]), rng.randint(1, 28), rng.randint(1, 6)
+    parts = [
+        f"I bought it on {day} {MONTHS[month - 1]}",
+        rng.choice([f"order {number}", f"my order number is {number}", f"ord {number}"]),
+        rng.choice(TOPICS[topic]),
+    ]
+    rng.shuffle(parts)
+    text = ". ".join(parts)
+    text = rng.choice([f"Hello, this is {name}. {text}.", f"{text}. Regards, {name}"])
+    fields = {
+        "customer": name,
+        "order": {"id": f"ORD-{number}", "date": f"2025-{month:02d}-{day:02d}"},
+        "topic": topic,
+        "version": 2,
+    }
+    if rng.random() < 0.4:
+        text += " This is urgent!"
+        fields["urgent"] = True
+    return text, json.dumps(fields)
+
+
+def tickets(count: int, seed: int) -> tuple[list[str], list[str]]:
+    rng = random.Random(seed)
+    rows = sorted(ticket(rng) for _ in range(count))
+    return [text for text, _ in rows], [answer for _, answer in rows]
+
+
+@pytest.fixture(scope="module")
+def model() -> FieldsModel:
+    return FieldsModel(*tickets(90, 1))
+
+
+def test_each_field_gets_the_way_that_suits_it(model: FieldsModel) -> None:
+    report = {field.field: field for field in model.report()}
+    assert [*report] == ["customer", "order.id", "order.date", "topic", "version", "urgent"]
+    ways = {field: entry.way.partition(" ")[0] for field, entry in report.items()}
+    assert ways == {
+        "customer": "copy",
+        "order.id": "copy",
+        "order.date": "copy",
+        "topic": "classify",
+        "version": "constant",
+        "urgent": "classify",
+    }
+    assert min(entry.accuracy for entry in report.values()) > 0.9
+
+
+def test_new_tickets_are_right_as_they_are_written(model: FieldsModel) -> None:
+    texts, answers = tickets(60, 2)
+    predicted = model.answer(texts)
+    right = sum(p == a for p, a in zip(predicted, answers, strict=True))
+    assert right >= 54
+    assert [model.answer([text])[0] for text in texts[:8]] == predicted[:8]
+    assert model.answer([""])[0].startswith('{"customer":')
+    assert model.answer([]) == []
+
+
+def test_patterns_explain_only_what_recurs() -> None:
+    texts = [f"my code is K{n} and {n * 7 % 13} more" for n in range(20)]
+    patterns = Patterns(texts, [f"K{n}" for n in range(20)])
+    assert {kind for kind, _ in patterns.pairs} == {"id"}
+    assert len(patterns.explained) == 20
+    assert Patterns(texts, ["elsewhere"] * 20).pairs == []
+    assert Patterns(texts, [None] * 20).pairs == []
+
+
+def test_contents_of_values() -> None:
+    values = ['"a"', "12.50", "true", "null", "[1]", "{}"]
+    assert [*map(content_of, values)] == ["a", "12.50", None, None, None, None]
+
+
+def test_one_row_and_answers_that_are_no_objects() -> None:
+    assert FieldsModel(["a"], ['{"x": 1}']).answer(["b"]) == ['{"x": 1}']
+    mixed = FieldsModel(["a", "b", "c"], ['{"x": 1}', "no idea", '{"x": 1}'])
+    assert mixed.answer(["b"]) == ['{"x": 1}']

@@ -1,0 +1,108 @@
+"""A model behind instructions and worked examples, as many as fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from tunesmith.contracts import RivalTask
+from tunesmith.execution.wrapped_model import WrappedModel
+from tunesmith.records import Completion, Message, Prompt
+from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_evidence.prompting.choice_model import ChoiceModel
+from tunesmith_evidence.prompting.prompted_model import PromptedModel, find_limit
+from tunesmith_evidence.prompting.task_prompt import read_task
+from tunesmith_evidence.tasks.examples import Example
+
+
+def example(n: int) -> Example:
+    return Example(f"q{n}", f"a{n}", f"q{n}")
+
+
+@dataclass
+class SmallModel(FakeTextModel):
+    """A model with room for a number of messages, that keeps its prompts."""
+
+    room: int = 100
+    prompts: list[Prompt] = field(default_factory=list)
+
+    def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
+        return len(prompt) + extra_tokens // 10 <= self.room
+
+    def generate(self, prompts: Sequence[Prompt], *args: object, **options: object) -> list[object]:  # type: ignore[override]
+        self.prompts += prompts
+        return []
+
+    def score(self, prompts: Sequence[Prompt], *args: object, **options: object) -> list[object]:  # type: ignore[override]
+        self.prompts += prompts
+        return []
+
+
+def texts(prompt: Prompt) -> list[str]:
+    return [m.text for m in prompt if isinstance(m, Message)]
+
+
+QUESTION = (Message("user", "now"),)
+
+
+def test_the_most_useful_example_is_next_to_the_question() -> None:
+    model = PromptedModel(FakeTextModel(), "Be brief.", lambda text: [example(1), example(2)])
+    built = model.build_prompt(QUESTION, 8)
+    assert texts(built) == ["Be brief.", "q2", "a2", "q1", "a1", "now"]
+
+
+def test_examples_that_do_not_fit_are_left_out() -> None:
+    small = SmallModel(room=6)
+    model = PromptedModel(WrappedModel(small), None, lambda text: [example(n) for n in range(9)])
+    model.generate([QUESTION], 10)
+    model.score([QUESTION, QUESTION], ["x", "x" * 30])
+    assert [texts(prompt) for prompt in small.prompts] == [
+        ["q1", "a1", "q0", "a0", "now"],
+        *[["q0", "a0", "now"]] * 2,
+    ]
+    assert texts(PromptedModel(SmallModel(room=0)).build_prompt(QUESTION, 10)) == ["now"]
+
+
+def test_a_model_without_a_limit_is_limited_by_length() -> None:
+    fits = find_limit(WrappedModel(FakeTextModel()))
+    assert fits((Message("user", "x" * 3000),), 1000)
+    assert not fits((Message("user", "x" * 3000),), 1100)
+
+
+def test_system_messages_are_joined_and_tools_stay_in_front() -> None:
+    prompt = (
+        Message("system", "You sort mail.", tools=('{"name": "x"}',)),
+        Message("user", "one"),
+        Message("assistant", "1"),
+        Message("user", "two"),
+    )
+    model = PromptedModel(FakeTextModel(), "Be brief.", lambda text: [example(1)], "<{prompt}>")
+    built = model.build_prompt(prompt, 8)
+    assert texts(built) == ["Be brief.\n\nYou sort mail.", "q1", "a1", "one", "1", "<two>"]
+    assert [m.tools for m in built if isinstance(m, Message)] == [prompt[0].tools, *[()] * 5]
+
+
+def test_a_text_to_be_continued_stays() -> None:
+    model = PromptedModel(FakeTextModel(), "Be brief.", lambda text: [example(1)])
+    assert model.build_prompt("once upon", 8) == "once upon"
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"), [(["yes", "no"] * 9, "classes"), ([f"a{n}" for n in range(18)], "text")]
+)
+def test_the_prompt_of_a_task(answers: list[str], kind: str) -> None:
+    rows = [
+        Completion(source=str(n), prompt=f"q{n}", completion=answer)
+        for n, answer in enumerate(answers)
+    ]
+    task = RivalTask(train=rows, base=FakeTextModel, seed=1, system_prompt="Sort it.")
+    prompt = read_task(task)
+    assert (prompt.kind, len(prompt.examples)) == (kind, 18)
+    described = prompt.prompted(describe=True)
+    assert described.system == f"Sort it.\n\n{prompt.description}"
+    assert prompt.prompted(describe=False).system == "Sort it."
+    models = [variant.model for variant in prompt.constrained(described, "constrained")]
+    expected = [ChoiceModel(described, ("no", "yes"))] if kind == "classes" else []
+    assert models == expected
