@@ -76,6 +76,42 @@ def outline(text: str) -> Outline:
     return parsed
 
 
+def test_findings_have_examples_rows_and_what_to_do(tmp_path: Path) -> None:
+    evaluation = tmp_path / "evaluations" / "tuned.jsonl"
+    evaluation.parent.mkdir()
+    lines = ({"source": f"test.csv:{n}", "right": {"value": 1, "weight": 1}} for n in range(120))
+    evaluation.write_text("".join(encode_json(line) + "\n" for line in lines))
+    leak = sample_event(
+        Notice,
+        level="error",
+        message="2 of 120 held-out rows have the prompt of a training row",
+        count=2,
+        examples=[f"test.csv:4 {EVIL}"],
+        hint="remove them from one part",
+        heldout_rows=[4, 17, 999],
+    )
+    quiet = sample_event(Notice, level="info", message="nothing to look at")
+    counted = sample_event(Notice, level="info", message="83 prompts have a negation", count=83)
+    measured = sample_event(
+        Measured,
+        metric="right",
+        n=120,
+        records="evaluations/tuned.jsonl",
+        twin_free={"value": 0.4375, "low": 0.3, "high": 0.6, "n": 118},
+    )
+    events = [e for e in sample_run() if not isinstance(e, Measured)]
+    read = outline(page(tmp_path, [*events[:5], counted, quiet, leak, measured, *events[5:]]))
+    text = " ".join(read.text.split())
+    assert text.index("have the prompt of a training row") < text.index("83 prompts have")
+    assert "To do: remove them from one part" in text and "nothing to look at" not in text
+    assert "1 of 2 rows test.csv:4 <script>" in text
+    assert "2 held-out rows of 3 test.csv:4, test.csv:17" in text
+    assert "tuned, twin-free0.4375[0.3, 0.6]118" in text
+    evaluation.write_text("damaged")
+    text = outline(page(tmp_path, [*events[:5], leak, measured, *events[5:]])).text
+    assert "have the prompt of a training row" in text and "test.csv:17" not in text
+
+
 def test_page_has_no_secret_in_any_field(tmp_path: Path) -> None:
     secret = "hf_" + "a1B2" * 8
     long = "x" * 1_990 + " " + secret  # cut within the secret

@@ -26,6 +26,7 @@ from tunesmith_plugins.reporters.html.charts import (
     draw_intervals,
     format_number,
 )
+from tunesmith_plugins.reporters.html.findings import list_findings
 
 MAX_TEXT_CHARACTERS = 2_000
 """Characters of an answer that the page shows."""
@@ -98,7 +99,7 @@ def render_page(report: Report, folder: Path, max_regressions: int) -> str:
         stages=list(_stage_sections(report)),
         regressions=regressions[:max_regressions],
         regression_count=len(regressions),
-        notices=[notice for notice in report.notices if notice.level != "info"],
+        findings=list_findings(report, folder),
         plan=_plan_text(report),
         folder=folder,
     )
