@@ -106,8 +106,7 @@ def require_all_texts(conversation: RenderedConversation, length: int, text: str
         answer = conversation.answers.get(turn)
         content = (answer.content if answer else message.text).strip()
         # Templates write results of tools as JSON.
-        escaped = json.dumps(content, ensure_ascii=False)[1:-1]
-        if content not in text and escaped not in text:
+        if content not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text:
             raise DataError(
                 "conversation",
                 f"{DROPS_MESSAGE}, the text of a {message.role} turn",

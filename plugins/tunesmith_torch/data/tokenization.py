@@ -145,6 +145,9 @@ def _encode_texts(
     return ids
 
 
+_NOTHING = re.compile(r"(?!)")
+
+
 class ControlTokenMarks:
     """Placeholders for control tokens that occur in text which people wrote.
 
@@ -161,7 +164,7 @@ class ControlTokenMarks:
         self._mark_of = dict(zip(control_tokens, unused_characters, strict=False))
         self._text_of = {mark: text for text, mark in self._mark_of.items()}
         self._control_pattern = control_pattern
-        self._marks = _any_of(self._text_of)
+        self._marks = _any_of(self._text_of) if self._text_of else _NOTHING
 
     def mask(self, text: str) -> str:
         """Return the text with every control token replaced by its mark."""
@@ -199,4 +202,4 @@ class ControlTokenMarks:
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern that matches any of the texts, the longest first; without texts, nothing."""
     longest_first = sorted((text for text in texts if text), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    return re.compile("|".join(map(re.escape, longest_first)) or _NOTHING.pattern)
