@@ -8,6 +8,7 @@ place of a candidate learns which of them is the value.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,8 +104,7 @@ def _convert_all(
     found = []
     for span, features in zip(spans, described, strict=True):
         content = conversion.convert(span.text) or ""
-        how = f"{span.kind}, {conversion.name}"
-        found.append(Candidate(content, [*features, how, f"{how} {features[11]}"]))
+        found.append(Candidate(content, [*features, f"{span.kind}, {conversion.name}"]))
     return found
 
 
@@ -129,7 +129,8 @@ class Copier:
         self, rows: CandidateRows, contents: Sequence[str | None], chosen: Sequence[int]
     ) -> None:
         """Learn from the texts ``chosen``; ``contents`` are the values of all, None: not copied."""
-        members, targets = [], []
+        self._known = Counter(content for i in chosen if (content := contents[i]) is not None)
+        members, targets, known = [], [], []
         for i in chosen:
             right = [content == contents[i] for content in rows.contents[i]]
             if contents[i] is not None and not any(right):
@@ -140,10 +141,12 @@ class Copier:
                 if is_right or n in kept:
                     members.append(int(rows.starts[i]) + n)
                     targets.append(is_right)
+                    # A value is known if another row has it: a new row has no value yet.
+                    known.append(self._known[rows.contents[i][n]] > is_right)
         self._model: LogisticRegression | None = None
         if len(set(targets)) == 2:
             model = LogisticRegression(C=3.0, solver="liblinear", max_iter=200, random_state=0)
-            self._model = model.fit(rows.rows[members], targets)
+            self._model = model.fit(_with_column(rows.rows[members], known), targets)
         self._only = any(targets)
 
     def copy(self, rows: CandidateRows, chosen: Sequence[int]) -> list[tuple[str, float]]:
@@ -154,13 +157,20 @@ class Copier:
             if start == end:
                 found.append(("", 0.0))
                 continue
-            probabilities = self._probabilities(rows.rows[start:end]).round(9)
-            probabilities[[not content for content in rows.contents[i]]] = 0
+            contents = rows.contents[i]
+            known = [self._known[content] > 0 for content in contents]
+            probabilities = self._probabilities(rows.rows[start:end], known).round(9)
+            probabilities[[not content for content in contents]] = 0
             best = int(probabilities.argmax())
-            found.append((rows.contents[i][best], float(probabilities[best])))
+            found.append((contents[best], float(probabilities[best])))
         return found
 
-    def _probabilities(self, rows: sparse.csr_matrix) -> NDArray[np.float64]:
+    def _probabilities(self, rows: sparse.csr_matrix, known: Sequence[bool]) -> NDArray[np.float64]:
         if self._model is None:
             return np.full(rows.shape[0], float(self._only))
-        return np.asarray(self._model.predict_proba(rows)[:, 1])
+        return np.asarray(self._model.predict_proba(_with_column(rows, known))[:, 1])
+
+
+def _with_column(rows: sparse.csr_matrix, values: Sequence[bool]) -> sparse.csr_matrix:
+    column = sparse.csr_matrix(np.array(values, dtype=float)[:, None])
+    return sparse.hstack([rows, column], format="csr")

@@ -1,8 +1,8 @@
 """Predict each field of JSON answers by the way that is right most often on unseen rows.
 
-The ways are a constant, a classifier, and copying with one of them where nothing is copied. Which
-one a field gets is decided by its accuracy out of fold: on training rows that the way in question
-has not learned from.
+The ways are a constant, classifiers, and copying: where a classifier says so, or where a candidate
+is likely. Which one a field gets is decided by its accuracy out of fold: on training rows that the
+way in question has not learned from.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from tunesmith_evidence.tasks.json_answers import Path, find_order, find_style, 
 RowsByKind: TypeAlias = dict[str, Rows]
 ABSENT = ""
 """In place of the value of a field that an object does not have."""
+COPIED = "\0copied"
+"""In place of a value that is among the candidates of its text."""
 FOLDS = 5
 MAX_LABELS = 100
 """Of more values than this, the most frequent are classes and the others are not."""
@@ -34,8 +36,8 @@ FEW_VALUES = 20
 STRENGTHS = {"terms": 30.0, "words": 1.0}
 """The kinds of rows that classifiers learn from, each with its inverse regularization: TF-IDF of
 words and character n-grams, and the plain presence of words, which finds single words sooner."""
-THRESHOLDS = (0.1, 0.3, 0.5)
-"""Probabilities above which the best candidate is copied."""
+LIKELY = 0.5
+"""Probability above which the best candidate is copied."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +93,20 @@ class FieldPredictor:
         return {way: right[way] / len(texts) for way in list_ways()}
 
     def _learn(self, rows: RowsByKind, chosen: list[int]) -> _Learned:
-        """Learn from chosen rows: classifiers of all values, those of the others, the copier."""
-        left = [i for i in chosen if not self._is_copied[i]] or chosen
-        everything, others = (
+        """Learn from chosen rows: classifiers of values, of what is not copied, and the copier."""
+        marked = [
+            COPIED if is_copied else value
+            for value, is_copied in zip(self._values, self._is_copied, strict=True)
+        ]
+        everything, unless_copied = (
             {
-                kind: Classified(rows[kind][part], [self._values[i] for i in part], c)
+                kind: Classified(rows[kind][chosen], [values[i] for i in chosen], c)
                 for kind, c in STRENGTHS.items()
             }
-            for part in (chosen, left)
+            for values in (self._values, marked)
         )
-        contents = [
-            None if value == ABSENT else content or "\0"
-            for value, content in zip(self._values, self._contents, strict=True)
-        ]
-        copier = Copier(self._candidates, contents, chosen) if self._patterns.pairs else None
-        return _Learned(everything, others, copier)
+        copier = Copier(self._candidates, self._contents, chosen) if self._patterns.pairs else None
+        return _Learned(everything, unless_copied, copier)
 
     def _predict_ways(
         self, learned: _Learned, candidates: CandidateRows, rows: RowsByKind, chosen: list[int]
@@ -117,13 +118,16 @@ class FieldPredictor:
         if learned.copier is None:
             return ways
         copied = learned.copier.copy(candidates, chosen)
-        for kind, classifier in learned.others.items():
-            others = classifier.predict(rows[kind])
-            for threshold in THRESHOLDS:
-                ways[f"copy {threshold}, classify {kind}"] = [
-                    self._write(content) if probability > threshold else other
-                    for (content, probability), other in zip(copied, others, strict=True)
-                ]
+        for kind, classifier in learned.unless_copied.items():
+            classified, marked = ways[f"classify {kind}"], classifier.predict(rows[kind])
+            ways[f"copy if {kind} say so"] = [
+                (self._write(content) if content else value) if mark == COPIED else mark
+                for (content, _), value, mark in zip(copied, classified, marked, strict=True)
+            ]
+            ways[f"copy if likely, else classify {kind}"] = [
+                self._write(content) if probability > LIKELY else value
+                for (content, probability), value in zip(copied, classified, strict=True)
+            ]
         return ways
 
     def _write(self, content: str) -> str:
@@ -161,8 +165,8 @@ class Classified:
 @dataclass(frozen=True)
 class _Learned:
     everything: dict[str, Classified]
-    others: dict[str, Classified]
-    """Learned from the rows whose value is not copied."""
+    unless_copied: dict[str, Classified]
+    """Learned from the same rows, with a mark in the place of values that can be copied."""
     copier: Copier | None
 
 
@@ -209,8 +213,9 @@ class FieldsModel:
 def list_ways() -> list[str]:
     """Return the names of all ways, the simplest first."""
     classified = [f"classify {kind}" for kind in STRENGTHS]
-    copied = [f"copy {threshold}, {way}" for way in classified for threshold in THRESHOLDS]
-    return ["constant", *classified, *copied]
+    copied = [f"copy if {kind} say so" for kind in STRENGTHS]
+    likely = [f"copy if likely, else {way}" for way in classified]
+    return ["constant", *classified, *copied, *likely]
 
 
 def _fold_of(text: str) -> int:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tunesmith_evidence.fields.copying import Patterns, content_of
+from tunesmith_evidence.fields.copying import CandidateRows, Copier, Patterns, content_of
 from tunesmith_evidence.fields.predict import FieldsModel
 
 FIRST = ("Ivo", "Jane", "Kurt", "Lena", "Nina", "Omar", "Pia", "Rosa", "Sam", "Tess")
@@ -52,7 +52,7 @@ def tickets(count: int, seed: int) -> tuple[list[str], list[str]]:
 
 @pytest.fixture(scope="module")
 def model() -> FieldsModel:
-    return FieldsModel(*tickets(90, 1))
+    return FieldsModel(*tickets(70, 1))
 
 
 def test_each_field_gets_the_way_that_suits_it(model: FieldsModel) -> None:
@@ -78,6 +78,17 @@ def test_new_tickets_are_right_as_they_are_written(model: FieldsModel) -> None:
     assert [model.answer([text])[0] for text in texts[:8]] == predicted[:8]
     assert model.answer([""])[0].startswith('{"customer":')
     assert model.answer([]) == []
+
+
+def test_of_two_conversions_the_one_with_a_known_value_is_right() -> None:
+    forms = {"gold": "Gold", "free": "free", "pro": "Pro", "basic": "basic"}
+    texts = [f"switch me to the {word} plan, case {n}" for n in range(12) for word in forms]
+    contents = [form for _ in range(12) for form in forms.values()]
+    patterns = Patterns(texts, contents)
+    assert len(patterns.pairs) == 2
+    rows = CandidateRows(patterns, texts)
+    copier = Copier(rows, contents, range(40))
+    assert [content for content, _ in copier.copy(rows, range(40, 48))] == contents[40:]
 
 
 def test_patterns_explain_only_what_recurs() -> None:
