@@ -24,7 +24,14 @@ from tunesmith import api, errors, events, hookspecs, plugins
 from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.estimates import Assumptions
-from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, ReporterOffer, TechniqueOffer
+from tunesmith.offers import (
+    DataLoaderOffer,
+    EvaluatorOffer,
+    ReporterOffer,
+    RivalOffer,
+    TableOffer,
+    TechniqueOffer,
+)
 from tunesmith.options import DataOptions, EvaluatorKeys, fields_by_key, table_options
 from tunesmith.plugins import Selection
 from tunesmith_plugins.estimate import hardware, view
@@ -76,18 +83,20 @@ def run_file() -> Iterator[str]:
         ("Data loaders", "[data]", DataLoaderOffer),
         ("Techniques", "[technique]", TechniqueOffer),
         ("Evaluators", "[[evaluators]]", EvaluatorOffer),
+        ("Rivals", "[baselines]", RivalOffer),
         ("Reporters", "[[reporters]]", ReporterOffer),
     ]
     for title, where, kind in parts:
         yield f"## {title}: `{where}`\n"
         for offered in catalog.offers(kind):
             offer = offered.offer
-            yield f'### `use = "{offer.name}"`\n'
+            own = f"[baselines.{offer.name}]" if kind is RivalOffer else f'use = "{offer.name}"'
+            yield f"### `{own}`\n"
             yield f"{offer.summary[:1].upper()}{offer.summary[1:]}.\n"
             yield from table(offer.config)
             yield from inner_tables(offer.config, where.strip("[]"))
     yield "## Tables of plugins\n"
-    for name, offered in catalog.tables().items():
+    for name, offered in catalog.by_key(TableOffer).items():
         yield f"### `[{name}]`\n"
         yield f"{offered.offer.summary[:1].upper()}{offered.offer.summary[1:]}.\n"
         yield from table(offered.offer.config)

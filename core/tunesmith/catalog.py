@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError, TunesmithError
 from tunesmith.global_state import preserve_global_state
-from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin, TableOffer
+from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin
 from tunesmith.plugins import Plugins, attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
@@ -52,12 +52,12 @@ class Catalog:
             self._gathered[kind] = gathered
         return self._gathered[kind]
 
-    def tables(self) -> dict[str, Offered[TableOffer[Any]]]:
-        """Return the tables of plugins by their names in a run file.
+    def by_key(self, kind: type[O]) -> dict[str, Offered[O]]:
+        """Return the offers of a kind by their names as keys of a run file.
 
         That is the short name, or the full name if two plugins offer the same one.
         """
-        offers = self.offers(TableOffer)
+        offers = self.offers(kind)
         short = [offered.offer.name for offered in offers]
         return {o.offer.name if short.count(o.offer.name) == 1 else o.full_name: o for o in offers}
 

@@ -167,6 +167,7 @@ class RivalOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "rival"
     hook: ClassVar[str] = "tunesmith_rivals"
+    reserved: ClassVar[frozenset[str]] = frozenset({"tuned", "use", "rows", "budget"})
     build: Callable[[C], Rival]
     solution: Literal["prompt", "classifier"]
     """What a team would use instead of a tuned model."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -135,37 +135,61 @@ class EvaluatorKeys(Options):
 
 
 class BaselineOptions(Options):
-    """Table ``[baselines]``: the models that the tuned model is compared with."""
+    """Table ``[baselines]``: the rivals that the tuned model is compared with.
 
-    EARLIER: ClassVar[Mapping[str, str]] = {"instruction": "system_prompt"}
+    A further key that is the name of a rival is the table of its options.
+    """
 
-    zero_shot: bool = Field(True, description="Measure the untouched model with the prompt alone.")
-    shots: int = Field(
-        5,
-        ge=0,
-        le=64,
+    EARLIER: ClassVar[Mapping[str, str]] = {
+        "instruction": "system_prompt",
+        "zero_shot": "use",
+        "shots": "use",
+    }
+
+    use: list[str] | None = Field(
+        None,
         description=(
-            "Worked examples in the few-shot prompt, taken from the training part; 0 leaves the "
-            "few-shot baseline out."
+            "Rivals: ways to solve the task without tuning, by name; `[]` for none. Unset: all "
+            "that suit the training rows."
+        ),
+    )
+    rows: int = Field(
+        60,
+        ge=0,
+        description=(
+            "Held-out rows, chosen at random, on which the rivals that ask the base model are "
+            "scored; 0: all. The others are scored on all rows."
+        ),
+    )
+    budget: str = Field(
+        "3m",
+        pattern=r"^\d+(\.\d+)?[smh]$",
+        description=(
+            "Time to choose among variants of the rivals that ask the base model: `90s`, `3m`, "
+            "`2h`. What is left out then is reported."
         ),
     )
     system_prompt: str | None = Field(
         None,
         description=(
-            "System prompt of both baselines: the best one you would write without fine-tuning. "
-            "The tuned model does not get it."
+            "System prompt of the rivals that ask the base model: the best one you would write "
+            "without fine-tuning. The tuned model does not get it."
         ),
     )
+
+    @property
+    def budget_seconds(self) -> float:
+        return float(self.budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[self.budget[-1]]
 
 
 class GateOptions(Options):
     """Table ``[gate]``: conditions for the run to end with exit code 0 instead of 6."""
 
-    must_beat: list[Literal["base", "few-shot"]] = Field(
+    must_beat: list[str] = Field(
         [],
         description=(
-            "Baselines that the tuned model must beat on the first evaluator's metric, with a "
-            "paired 95 % interval that excludes zero."
+            "Rivals, by name, that the tuned model must beat on the first evaluator's metric, "
+            "with a paired 95 % interval that excludes zero."
         ),
     )
     at_least: dict[str, float | dict[str, float]] = Field(

@@ -17,6 +17,7 @@ from tunesmith.offers import (
     EvaluatorOffer,
     Offered,
     ReporterOffer,
+    RivalOffer,
     SplitterOffer,
     TableOffer,
     TechniqueOffer,
@@ -76,6 +77,8 @@ class Plan:
     """Empty: the default evaluators for the held-out records, chosen when those are read."""
     reporters: tuple[Component[ReporterOffer[Any]], ...]
     baselines: BaselineOptions
+    rivals: tuple[Component[RivalOffer[Any]], ...]
+    """Those to choose from when the records are read, unless ``baselines.use`` names them."""
     gate: GateOptions
     tables: tuple[Component[TableOffer[Any]], ...]
     """The tables that belong to plugins, those with defaults included."""
@@ -96,7 +99,10 @@ class Plan:
             "technique": self.technique.to_json(),
             "evaluators": [evaluator.to_json() for evaluator in self.evaluators],
             "reporters": [r.to_json() for r in self.reporters if r.use or not r.offer.always],
-            "baselines": self.baselines.model_dump(mode="json"),
+            "baselines": {
+                **self.baselines.model_dump(mode="json"),
+                **{rival.use: rival.config.model_dump(mode="json") for rival in self.rivals},
+            },
             "gate": self.gate.model_dump(mode="json"),
             **{
                 table.use: table.config.model_dump(mode="json", by_alias=True)

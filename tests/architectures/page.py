@@ -24,7 +24,7 @@ def summarize(result: Result) -> Summary:
     """Return what is stored of a result."""
     numbers = result.numbers
     evaluations = [
-        run[name] for run in numbers.values() for name in ("base", "tuned") if name in run
+        run[name] for run in numbers.values() for name in ("zero-shot", "tuned") if name in run
     ]
     summary: Summary = {
         "name": result.name,

@@ -52,7 +52,7 @@ class RunFile:
             "model": {"base": str(model)},
             "data": dict(data),
             "technique": technique,
-            "baselines": {"zero_shot": self.baseline, "shots": 0},
+            "baselines": {"use": ["zero-shot"] if self.baseline else []},
             "evaluators": [
                 {"use": "loss"},
                 {"use": "exact-match", "max_new_tokens": MAX_NEW_TOKENS},

@@ -31,7 +31,7 @@ def test_results_equal_the_independent_computation(case: Case, tmp_path: Path) -
     assert (result.verdict, result.reason, result.trace) == ("exact", "", "")
     (numbers,) = result.numbers.values()
     assert len(numbers["steps"]) == 3
-    assert {numbers[name]["answers"] for name in ("base", "tuned")} == {3}
+    assert {numbers[name]["answers"] for name in ("zero-shot", "tuned")} == {3}
 
 
 @pytest.fixture(scope="module", params=FAST)

@@ -84,8 +84,7 @@ use = "jsonl"
 train = "{train}"
 heldout = "{heldout}"
 [baselines]
-zero_shot = false
-shots = 0
+use = []
 [[evaluators]]
 use = "loss"
 [[reporters]]

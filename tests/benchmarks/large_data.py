@@ -29,8 +29,7 @@ use = "jsonl"
 train = {rows}
 holdout = 20
 [baselines]
-zero_shot = false
-shots = 0
+use = []
 [technique]
 use = "{technique}"
 batch_size = 8

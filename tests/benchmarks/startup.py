@@ -18,8 +18,7 @@ base = {model}
 use = "jsonl"
 train = "rows.jsonl"
 [baselines]
-zero_shot = false
-shots = 0
+use = []
 [technique]
 use = "lora"
 max_steps = 1

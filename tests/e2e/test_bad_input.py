@@ -155,14 +155,14 @@ def test_adapters_on_tied_embeddings_are_refused_with_a_hint(
     folder: Path, tunesmith: Tunesmith, target: str
 ) -> None:
     edit(folder, "max_steps = 1", f'max_steps = 1\nadapter.target_modules = ["{target}"]')
-    outcome = tunesmith("run", folder / "run.toml", "--set", "baselines.shots=0")
+    outcome = tunesmith("run", folder / "run.toml", "--set", 'baselines.use=["zero-shot"]')
     assert outcome.code == 2
     assert "modules_to_save" in outcome.err
 
 
 def test_target_modules_that_match_nothing_are_reported(folder: Path, tunesmith: Tunesmith) -> None:
     edit(folder, "max_steps = 1", 'max_steps = 1\nadapter.target_modules = ["query_proj"]')
-    outcome = tunesmith("run", folder / "run.toml", "--set", "baselines.shots=0")
+    outcome = tunesmith("run", folder / "run.toml", "--set", 'baselines.use=["zero-shot"]')
     assert outcome.code == 2
     assert "query_proj" in outcome.err
     assert "q_proj" in outcome.err

@@ -38,8 +38,7 @@ FROM
 [[evaluators]]
 use = "loss"
 [baselines]
-zero_shot = false
-shots = 0
+use = []
 """
 
 

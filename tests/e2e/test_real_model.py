@@ -30,7 +30,7 @@ epochs = 3
 precision = "fp32"
 
 [baselines]
-shots = 2
+random-shots = { shots = 2 }
 """
 
 # Colours that a made-up company gives to words: no model can know them before training.
@@ -70,8 +70,8 @@ def test_the_tuned_model_beats_prompting(finished: Path) -> None:
     assert report["run"]["status"] == "ok"
     values = {(e["model"], e["metric"]): e for e in report["evaluations"]}
     assert values["tuned", "exact-match"]["value"] >= 0.8
-    assert values["base", "exact-match"]["value"] <= 0.2
-    assert values["tuned", "loss"]["value"] < values["few-shot", "loss"]["value"]
+    assert values["zero-shot", "exact-match"]["value"] <= 0.2
+    assert values["tuned", "loss"]["value"] < values["random-shots", "loss"]["value"]
     training = report["training"]
     assert training["steps"] == 15
     assert training["losses"][-1] < training["losses"][0] / 4
@@ -165,7 +165,10 @@ def test_labelled_answers_from_init_to_the_verdict(
         f'data.heldout="{tmp_path / "heldout.jsonl"}"',
         *("technique.batch_size=8", "technique.max_steps=2", "technique.learning_rate=2e-3"),
         *('technique.precision="fp32"', 'technique.schedule.type="constant"'),
-        *("baselines.shots=0", 'gate={must_beat=["base"], at_least={reward_margin=2.0}}'),
+        *(
+            'baselines.use=["zero-shot"]',
+            'gate={must_beat=["zero-shot"], at_least={reward_margin=2.0}}',
+        ),
     ]
     sets = [text for setting in settings for text in ("--set", setting)]
     checked = tunesmith("check", run_file, *sets)
@@ -177,7 +180,7 @@ def test_labelled_answers_from_init_to_the_verdict(
     assert done.code == 0, done.err
     report = tunesmith("report", tmp_path / "out", "--json").data
     values = {(e["model"], e["metric"]): e for e in report["evaluations"]}
-    assert values["base", "reward_margin"]["value"] == pytest.approx(0, abs=1e-3)
+    assert values["zero-shot", "reward_margin"]["value"] == pytest.approx(0, abs=1e-3)
     assert values["tuned", "reward_margin"]["low"] > 1
     assert values["tuned", "loss"]["n"] == 4  # good answers
     assert report["verdict"]["outcome"] == "better"

@@ -61,7 +61,7 @@ def write_run(here: Path, model: Path, name: str) -> None:
         },
         "technique": {"use": name, **(STAGES if name == "rlhf" else QUICK)},
         "evaluators": [{"use": "preference-accuracy" if is_paired else "loss"}],
-        "baselines": {"shots": 0},
+        "baselines": {"use": ["zero-shot"]},
     }
     (here / "run.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
 

@@ -10,12 +10,12 @@ from tunesmith.events import Measured
 from tunesmith.execution.report import Report, build_report
 from tunesmith_evidence.regressions import Regression, find_regressions
 
-VERDICT = {"metric": "score", "baseline_model": "few-shot"}
+VERDICT = {"metric": "score", "baseline_model": "random-shots"}
 
 
 def report(folder: Path, higher_is_better: bool = True, outputs: bool = True) -> Report:
     """A report with values of four rows from a baseline and from the tuned model."""
-    values = {"few-shot": (1.0, 0.5, 0.0, 1.0), "tuned": (1.0, 0.25, 1.0, 0.0)}
+    values = {"random-shots": (1.0, 0.5, 0.0, 1.0), "tuned": (1.0, 0.25, 1.0, 0.0)}
     events = []
     for model, scores in values.items():
         lines = []
@@ -70,4 +70,6 @@ def test_rows_are_those_of_the_evaluator_of_the_verdict(tmp_path: Path) -> None:
 
 def test_without_a_baseline_there_is_nothing_to_find(tmp_path: Path) -> None:
     assert not find_regressions(tmp_path, {}, report(tmp_path))
-    assert not find_regressions(tmp_path, {**VERDICT, "baseline_model": "base"}, report(tmp_path))
+    assert not find_regressions(
+        tmp_path, {**VERDICT, "baseline_model": "zero-shot"}, report(tmp_path)
+    )

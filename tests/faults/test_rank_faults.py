@@ -366,7 +366,7 @@ def stages(workshop: Any) -> Path:
             "policy": {**quick, **policy},
         },
         "evaluators": [{"use": "loss"}],
-        "baselines": {"zero_shot": False, "shots": 0},
+        "baselines": {"use": []},
     }
     file: Path = workshop.folder / "stages.toml"
     file.write_text(tomli_w.dumps(tables))

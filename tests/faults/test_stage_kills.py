@@ -79,7 +79,7 @@ class StagedRun:
                 },
             },
             "evaluators": [{"use": "loss"}],
-            "baselines": {"zero_shot": True, "shots": 0},
+            "baselines": {"use": ["zero-shot"]},
         }
 
     def collect_results(self, run: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ the table. The owner's options class validates it. All problems are reported tog
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ from tunesmith.offers import (
     EvaluatorOffer,
     Offered,
     ReporterOffer,
+    RivalOffer,
     SplitterOffer,
     TableOffer,
     TechniqueOffer,
@@ -188,12 +189,14 @@ class _Reader:
         tables = self._plugin_tables()
         run = self._core_table("run", RunOptions)
         model = self._core_table("model", ModelOptions)
-        baselines = self._core_table("baselines", BaselineOptions)
+        baselines, rivals = self._baselines()
         gate = self._core_table("gate", GateOptions)
         plugins = self._core_table("plugins", PluginsOptions)
         data_options, data = self._data()
         split = self._component(SplitterOffer, "split", self._split_table())
         technique = self._component(TechniqueOffer, "technique", self._table("technique"))
+        if gate is not None:
+            self._check_must_beat(gate, rivals)
         evaluators = self._evaluators(gate)
         reporters = self._reporters()
         found = None
@@ -216,6 +219,7 @@ class _Reader:
             evaluators=evaluators,
             reporters=tuple(reporters),
             baselines=baselines,
+            rivals=tuple(rivals),
             gate=gate,
             tables=tuple(tables),
             plugins=plugins,
@@ -224,7 +228,7 @@ class _Reader:
 
     def _plugin_tables(self) -> list[Component[TableOffer[Any]]]:
         """Read the tables of plugins, and refuse tables that have no owner."""
-        owned = self.catalog.tables()
+        owned = self.catalog.by_key(TableOffer)
         for name in self.runfile.tables:
             if name not in RUN_FILE_TABLES and name not in owned:
                 self.problems.append(self._unknown_table(name, owned))
@@ -331,6 +335,41 @@ class _Reader:
             self.problems += check_gate_metrics(gate, evaluators)
         return evaluators
 
+    def _baselines(self) -> tuple[BaselineOptions | None, list[Component[RivalOffer[Any]]]]:
+        """Read the core's keys of ``[baselines]``, and the options of the rivals in it."""
+        table = self._table("baselines")
+        offers = self.catalog.by_key(RivalOffer)
+        own = {key: value for key, value in table.items() if key not in offers}
+        options = self._validate("baselines", BaselineOptions, own)
+        named = options.use if options else None
+        rivals = []
+        for name in offers if named is None else named:
+            config = table.get(name, {})
+            if not isinstance(config, dict):
+                what = f"must be a table, got {config!r}"[:200]
+                self.problems.append(Problem(f"baselines.{name}", what))
+                continue
+            where = f"baselines.{name}" if name in offers else "baselines"
+            rivals.append(self._component(RivalOffer, where, {**config, "use": name}))
+        self.problems += [
+            Problem(f"baselines.{name}", "is not used", f'add "{name}" to baselines.use')
+            for name in table
+            if named is not None and name in offers and name not in named
+        ]
+        return options, [rival for rival in rivals if rival is not None]
+
+    def _check_must_beat(
+        self, gate: GateOptions, rivals: Iterable[Component[RivalOffer[Any]]]
+    ) -> None:
+        known = [rival.use for rival in rivals]
+        for name in gate.must_beat:
+            if name not in known:
+                guess = {"base": "zero-shot", "few-shot": "random-shots"}.get(name)
+                guess = guess or suggest_name(name, known)
+                hint = f'did you mean "{guess}"?' if guess else f"rivals: {', '.join(known)}"
+                what = f'no rival of this run is called "{name}"'
+                self.problems.append(Problem("gate.must_beat", what, hint))
+
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
         """Return the named or the default reporters, and those of every run."""
         tables = enumerate(self._tables("reporters"))
@@ -416,6 +455,8 @@ class _Reader:
 def _offers(plan: Plan) -> Iterator[ComponentOffer[Any]]:
     yield plan.data.offer
     yield plan.technique.offer
+    if plan.baselines.use is not None:
+        yield from (component.offer for component in plan.rivals)
     yield from (component.offer for component in plan.evaluators)
     yield from (component.offer for component in plan.reporters)
 

@@ -29,7 +29,7 @@ from tunesmith.text import one_line
 TRUST_VARIABLE = "TUNESMITH_TRUST_PLUGINS"
 """``1``: the code that a run folder names is executed without a question."""
 
-_DATA_TABLES = ("run", "model", "data", "baselines", "gate")
+_DATA_TABLES = ("run", "model", "data", "gate")
 """Tables that name models and files, but no function of a package."""
 _PACKAGE_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
@@ -146,7 +146,7 @@ def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _may_be_function(table: str, key: str) -> bool:
-    return table not in _DATA_TABLES and not key.endswith(".use")
+    return table not in _DATA_TABLES and not key.endswith((".use", ".system_prompt"))
 
 
 def _absolute(text: str, folder: Path) -> Path:

@@ -53,29 +53,27 @@ class ProgressTextModel(WrappedModel):
         )
 
 
-def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where results go
+def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where progress goes
     label: str,
     model: TextModel,
     evaluator: Component[EvaluatorOffer[Any]],
     records: Sequence[Record],
     emit: Emitter,
     run: RunContext,
-    folder: Path,
     technique: Plugin,
-) -> list[Measured]:
-    """Run one evaluator on one model, store the values per record, and emit each metric.
+) -> list[Measurement]:
+    """Run one evaluator on one model and return its checked measurements, with values as floats.
 
     ``technique`` is the plugin that the models come from, which their errors are attributed to.
 
     Returns:
-        The emitted events; none for an evaluator that had no other model to compare with.
+        The measurements; none for an evaluator that had no other model to compare with.
 
     Raises:
         PluginError: the evaluator returned metrics it does not declare, too few values, or values
             of another type, or changed a record; or a plugin raised.
         TrainingError: the model's scores are not finite.
     """
-    started = time.perf_counter()
     plugin, hashes = evaluator.offered.plugin, [*map(hash, records)]
     not_finite: list[float] = []
 
@@ -84,7 +82,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             return CheckedModel(run.open(artifact), technique, not_finite)
 
     with (
-        emit.phase(f"{label}: {evaluator.id}", len(records)) as report_progress,
+        emit.phase(label, len(records)) as report_progress,
         attribute_errors_to(plugin),
         preserve_global_state() as changes,
     ):
@@ -104,13 +102,35 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     except ValueError as error:
         raise PluginError(f'plugin "{plugin.full_name}" returned {error}') from None
     _check_finite(label, measured, records, not_finite, plugin)
+    return measured
+
+
+def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where results go
+    label: str,
+    model: TextModel,
+    evaluator: Component[EvaluatorOffer[Any]],
+    records: Sequence[Record],
+    emit: Emitter,
+    run: RunContext,
+    folder: Path,
+    technique: Plugin,
+    rows: Sequence[int] | None = None,
+) -> list[Measured]:
+    """Measure a model as :func:`measure_model` does, store the values per record, and emit them.
+
+    ``rows`` are the numbers of the records in the held-out part; None: all of them.
+    """
+    started = time.perf_counter()
+    phase = f"{label}: {evaluator.id}"
+    measured = measure_model(phase, model, evaluator, records, emit, run, technique)
     if not measured:
         return []
     path = f"{EVALUATIONS_FOLDER}/{label}.{evaluator.id}.jsonl"
     (folder / EVALUATIONS_FOLDER).mkdir(exist_ok=True)
-    write_atomic(folder / path, _to_json_lines(measured, records))
+    row_numbers = rows or range(len(records))
+    write_atomic(folder / path, _to_json_lines(measured, records, row_numbers))
     twins = {row for notice in emit.report.notices for row in notice.heldout_rows}
-    others = [row for row in range(len(records)) if row not in twins]
+    others = [index for index, row in enumerate(row_numbers) if row not in twins]
     events = []
     for measurement in measured:
         metric = next(m for m in evaluator.offer.metrics if m.name == measurement.metric)
@@ -137,6 +157,8 @@ class MetricValues:
     """The values of one metric of one model, one per record."""
 
     values: list[float]
+    rows: list[int]
+    """Number of each record in the held-out part: a model may be measured on some of it."""
     weights: list[float] | None
     """None: all records have the same weight."""
     groups: list[str | None] | None
@@ -154,6 +176,7 @@ def read_metric_values(path: Path, metric: str) -> MetricValues:
     groups = [row.get("group") for row in rows]
     return MetricValues(
         values=[row[metric]["value"] for row in rows],
+        rows=[row.get("row", number) for number, row in enumerate(rows)],
         weights=weights if len(set(weights)) > 1 else None,
         groups=groups if any(group is not None for group in groups) else None,
     )
@@ -258,7 +281,7 @@ def _check_finite(
         PluginError: naming the record and the plugin; only the evaluator's values are not finite.
     """
     found = (
-        f"{label} model: {m.metric} of {record.source} is {value}, not finite"
+        f"{label}: {m.metric} of {record.source} is {value}, not finite"
         for m in measured
         for value, record in zip(m.values, records, strict=True)
         if not math.isfinite(value)
@@ -277,10 +300,13 @@ def _check_finite(
         )
 
 
-def _to_json_lines(measurements: Sequence[Measurement], records: Sequence[Record]) -> str:
+def _to_json_lines(
+    measurements: Sequence[Measurement], records: Sequence[Record], rows: Sequence[int]
+) -> str:
     lines = []
     for index, record in enumerate(records):
-        line: dict[str, Any] = {"source": record.source, "expected": last_exchange(record)[1].text}
+        line: dict[str, Any] = {"row": rows[index], "source": record.source}
+        line["expected"] = last_exchange(record)[1].text
         if record.group is not None:
             line["group"] = record.group
         if record.slices:

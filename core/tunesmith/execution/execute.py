@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,11 +23,19 @@ from tunesmith import distributed
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import Evaluators, choose_evaluators
 from tunesmith.config.trust import trust_code
-from tunesmith.contracts import Artifact, Dataset, Job, RunContext, Technique, TextModel
+from tunesmith.contracts import (
+    Artifact,
+    Dataset,
+    Job,
+    RivalTask,
+    RunContext,
+    Technique,
+    TextModel,
+)
+from tunesmith.data.subset import Subset
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
 from tunesmith.events import JSON, TUNED, Event, Notice, RunFinished, RunStarted
 from tunesmith.execution import resume_checks
-from tunesmith.execution.baselines import PromptedModel, choose_shots
 from tunesmith.execution.emitter import Emitter, Reporters
 from tunesmith.execution.evaluate import evaluate_model
 from tunesmith.execution.gate import check_gate
@@ -33,13 +43,16 @@ from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
+from tunesmith.execution.rivals import RivalChoice, can_measure, choose_rivals, select_rows
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.versions import collect_versions
-from tunesmith.offers import EvaluatorOffer
+from tunesmith.execution.wrapped_model import CachedModel
+from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Message
+from tunesmith.records import Record
 from tunesmith.signals import StopSignalHandler
+from tunesmith.statistics import mean_interval
 from tunesmith.storage import (
     Checkpoints,
     EventLog,
@@ -137,7 +150,7 @@ def _execute_phases(
     with attribute_errors_to(plan.technique.offered.plugin):
         technique = plan.technique.offer.build(plan.technique.config)
         phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
-        phases.evaluate_baselines()
+        phases.evaluate_rivals()
         artifact = phases.train()
         phases.evaluate_stages(artifact)
         phases.evaluate_tuned(artifact)
@@ -249,19 +262,38 @@ class _ModelPhases:
     emit: Emitter
     folder: RunFolder
 
-    def evaluate_baselines(self) -> None:
-        """Evaluate the base model with prompts alone; one copy of it serves all baselines."""
-        options = self.plan.baselines
-        shots = choose_shots(self.parts.train, options.shots, self.plan.run.seed)
-        baselines: dict[str, tuple[Message, ...]] = {"base": ()} if options.zero_shot else {}
-        if shots:
-            baselines["few-shot"] = shots
-        pending = [label for label in baselines if self._pending_evaluators(label)]
-        if not pending:
+    def evaluate_rivals(self) -> None:
+        """Evaluate each rival: the variant that is best on the dev rows, on held-out rows."""
+        first = next(iter(self.evaluators), None)
+        rivals = choose_rivals(self.plan, self.parts.train, first)
+        pending = [rival for rival in rivals if self._pending_evaluators(rival.offer.name, rival)]
+        if not pending or first is None:
             return
-        base = self._open_model("base model", None)
-        for label in pending:
-            self._evaluate(label, PromptedModel(base, options.system_prompt, baselines[label]))
+        base = cache(lambda: self._open_model("base model", None))
+        options, run = self.plan.baselines, self._run_so_far()
+
+        def measure(phase: str, model: TextModel, records: Sequence[Record]) -> float:
+            plugin = self.plan.technique.offered.plugin
+            found = measure_model(phase, model, first, records, self.emit, run, plugin)
+            chosen = next(m for m in found if m.metric == first.offer.metrics[0].name)
+            return mean_interval(chosen.values, chosen.weights, resamples=100).value
+
+        task = RivalTask(
+            train=self.parts.train,
+            base=base,
+            seed=self.plan.run.seed,
+            system_prompt=options.system_prompt,
+        )
+        choice = RivalChoice(self.plan, task, self.parts.dev, first, measure, self.emit)
+        spent = 0.0
+        for rival in pending:
+            costly = rival.offer.needs_model
+            started = time.perf_counter()
+            model = choice.choose(rival, options.budget_seconds - spent if costly else math.inf)
+            spent += time.perf_counter() - started if costly else 0.0
+            rows = select_rows(self.plan, len(self.parts.heldout)) if costly else None
+            if model is not None:
+                self._evaluate(rival.offer.name, model, rival, rows)
 
     def train(self) -> Artifact:
         """Train, unless an earlier process of this run has finished the training."""
@@ -302,14 +334,21 @@ class _ModelPhases:
         with self.emit.phase(phase):
             return self.technique.open(self.model, artifact, device=self.plan.run.device)
 
-    def _evaluate(self, label: str, model: TextModel) -> None:
-        run = self._run_so_far()
-        records, folder = self.parts.heldout, self.folder.path
+    def _evaluate(
+        self,
+        label: str,
+        model: TextModel,
+        rival: Component[RivalOffer[Any]] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        run, folder = self._run_so_far(), self.folder.path
+        records = self.parts.heldout if rows is None else Subset(self.parts.heldout, rows)
         if label == TRAINING_ROWS:
             records = self.parts.sample_training(self.plan.run.seed)
-        plugin = self.plan.technique.offered.plugin
-        for evaluator in self._pending_evaluators(label):
-            evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin)
+        plugin = rival.offered.plugin if rival else self.plan.technique.offered.plugin
+        model = CachedModel(model)
+        for evaluator in self._pending_evaluators(label, rival):
+            evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin, rows)
 
     def _run_so_far(self) -> RunContext:
         trained = self.emit.report.training_finished.items()
@@ -324,14 +363,21 @@ class _ModelPhases:
             ),
         )
 
-    def _pending_evaluators(self, label: str) -> list[Component[EvaluatorOffer[Any]]]:
+    def _pending_evaluators(
+        self, label: str, rival: Component[RivalOffer[Any]] | None = None
+    ) -> list[Component[EvaluatorOffer[Any]]]:
         """Return the evaluators that have not evaluated the model ``label`` in this run yet."""
         measured = (self.emit.report.measured | self.emit.report.training_rows).values()
         done = {
             (e.model, e.evaluator) for e in measured if (self.folder.path / e.records).is_file()
         }
-        wanted = [e for e in self.evaluators if label != TRAINING_ROWS or e.offer.on_training_rows]
-        return [e for e in wanted if (label, e.id) not in done]
+        return [
+            evaluator
+            for evaluator in self.evaluators
+            if (label, evaluator.id) not in done
+            and (rival is None or can_measure(evaluator, rival))
+            and (label != TRAINING_ROWS or evaluator.offer.on_training_rows)
+        ]
 
     def _report_checkpoint_problem(self, text: str) -> None:
         self.emit(Notice(level="warning", source="checkpoints", message=text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, require_sampling
@@ -90,6 +90,43 @@ class WrappedModel:
         """
         method = require_sampling(self.model).score_generations
         return self._call(method, prompts, generations, progress=progress)
+
+
+@dataclass(frozen=True)
+class CachedModel(WrappedModel):
+    """A text model that scores and generates only once what several evaluators request."""
+
+    results: dict[object, Any] = field(default_factory=dict)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Answer],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """Score the completions that were not scored before."""
+        pairs = [*zip(prompts, completions, strict=True)]
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self.results]
+        if new:
+            scores = self.model.score([p for p, _ in new], [c for _, c in new], progress=progress)
+            if len(scores) != len(new):
+                return scores  # the caller checks the number
+            self.results.update(zip(new, scores, strict=True))
+        return [self.results[pair] for pair in pairs]
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Generate the answers that were not generated before with this limit."""
+        keys = [(prompt, max_new_tokens) for prompt in prompts]
+        new = [key for key in dict.fromkeys(keys) if key not in self.results]
+        if new:
+            answers = self.model.generate([p for p, _ in new], max_new_tokens, progress=progress)
+            if len(answers) != len(new):
+                return answers
+            self.results.update(zip(new, answers, strict=True))
+        return [self.results[key] for key in keys]
 
 
 @dataclass(frozen=True)

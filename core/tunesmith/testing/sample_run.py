@@ -62,7 +62,7 @@ def sample_run(
     yield sample(PhaseStarted, total=total)
     yield sample(PhaseAdvanced)
     yield sample(PhaseEnded)
-    yield sample(Measured, model="base", value=0.03, low=0.01, high=0.07)
+    yield sample(Measured, model="zero-shot", value=0.03, low=0.01, high=0.07)
     yield sample(TrainingStarted, steps=steps)
     for step in range(1, steps + 1):
         yield sample(StepFinished, step=step, steps=steps, loss=2.0 / step)
@@ -71,7 +71,7 @@ def sample_run(
     yield sample(CheckpointSaved, step=steps)
     yield sample(TrainingFinished, steps=steps)
     yield sample(GateChecked)
-    for model in ("few-shot", "tuned"):
+    for model in ("random-shots", "tuned"):
         yield sample(Measured, model=model)
     failure = {"exit_code": 5, "verdict": {}, "error": text}
     yield sample(RunFinished, status=status, **({} if status == "ok" else failure))
@@ -93,9 +93,9 @@ def _run_fields(text: str) -> dict[type[Event], dict[str, Any]]:
             "versions": {"torch": text},
             "plugins": [{"name": text, "distribution": text, "version": "1"}],
         },
-        PhaseStarted: {"phase": f"base: {text}", "total": 120},
-        PhaseAdvanced: {"phase": f"base: {text}", "done": 60},
-        PhaseEnded: {"phase": f"base: {text}", "seconds": 12.0},
+        PhaseStarted: {"phase": f"zero-shot: {text}", "total": 120},
+        PhaseAdvanced: {"phase": f"zero-shot: {text}", "done": 60},
+        PhaseEnded: {"phase": f"zero-shot: {text}", "seconds": 12.0},
         Notice: {"level": "warning", "source": "data", "message": text},
         RunFinished: {
             "status": "ok",
@@ -190,7 +190,7 @@ def _training_fields(text: str) -> dict[type[Event], dict[str, Any]]:
 def _evaluation_fields(text: str) -> dict[type[Event], dict[str, Any]]:
     return {
         RivalChosen: {
-            "rival": "few-shot",
+            "rival": "random-shots",
             "variant": text,
             "solution": "prompt",
             "cost": 100,

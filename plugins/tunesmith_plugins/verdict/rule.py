@@ -11,7 +11,7 @@ from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
 from tunesmith_evidence.statistics import compare
 
-BASELINE_NAMES = {"base": "the base model", "few-shot": "few-shot prompting"}
+BASELINE_NAMES = {"zero-shot": "the untouched model", "random-shots": "few-shot prompting"}
 
 
 def judge(evidence: Evidence) -> JSON:

@@ -209,8 +209,8 @@ SHAPES = TechniqueOffer(
         {"data": {"holdout": 0.25}},
         {"evaluators": [{"use": "right", "limit": 3}], "reporters": []},
         {"evaluators": [{"use": "right"}, {"use": "right"}, {"use": "right", "id": "a"}]},
-        {"gate": {"must_beat": ["base"], "at_least": {"right": 0.5}}},
-        {"baselines": {"shots": 0, "zero_shot": False, "system_prompt": 'say "ü"\n\\x'}},
+        {"gate": {"must_beat": ["zero-shot"], "at_least": {"right": 0.5}}},
+        {"baselines": {"use": [], "system_prompt": 'say "ü"\n\\x'}},
     ],
 )
 def test_the_stored_plan_gives_an_equal_plan_in_any_folder(bench: Bench, changes: dict) -> None:

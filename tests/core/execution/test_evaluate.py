@@ -165,11 +165,13 @@ def test_values_are_stored_per_record(tmp_path: Path) -> None:
     path = tmp_path / event.records
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert lines[1] == {
-        "source": "f:1", "expected": "a1", "slices": {"lang": "de"},
+        "row": 1, "source": "f:1", "expected": "a1", "slices": {"lang": "de"},
         "loss": {"value": 2.0, "weight": 2.0}, "output": "ü",
     }  # fmt: skip
     assert path.read_bytes().isascii()
-    assert read_metric_values(path, "loss") == MetricValues([1.0, 2.0, 3.0, 4.0], [*weights], None)
+    assert read_metric_values(path, "loss") == MetricValues(
+        [1.0, 2.0, 3.0, 4.0], [0, 1, 2, 3], [*weights], None
+    )
 
 
 def test_equal_weights_are_read_as_no_weights(tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_a_value_that_is_not_finite_names_its_record(
 ) -> None:
     """The measured model, or another one of the run, gives scores that are not finite."""
     measurement = Measurement(metric="loss", values=(1.0, value, 1.0, 1.0))
-    with pytest.raises(TrainingError, match="tuned model: loss of f:1 is") as caught:
+    with pytest.raises(TrainingError, match="tuned: odd: loss of f:1 is") as caught:
         run(tmp_path, measurement, asks=True, opened=opened, model=FakeTextModel(unknown=math.nan))
     assert "learning rate" in (caught.value.hint or "")
 

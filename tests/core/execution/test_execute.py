@@ -84,9 +84,9 @@ def test_a_complete_run(bench: Bench) -> None:
     order = ["data-loaded", "training-started", "step-finished", "training-finished", "measured"]
     firsts = [seen.index(kind) for kind in order[:-1]]
     assert firsts == sorted(firsts)
-    assert [m.model for m in report.measured.values()] == ["base", "few-shot", "tuned"]
+    assert [m.model for m in report.measured.values()] == ["zero-shot", "random-shots", "tuned"]
     by_model = {m.model: m.value for m in report.measured.values()}
-    assert by_model["base"] == 0.0 and by_model["tuned"] == 1.0
+    assert by_model["zero-shot"] == 0.0 and by_model["tuned"] == 1.0
     assert report.finished is not None
     assert report.finished.verdict["outcome"] == "better"
     assert "worth it" in report.finished.verdict["sentence"]
@@ -475,7 +475,7 @@ def test_a_gate_that_is_not_met(bench: Bench) -> None:
     with pytest.raises(
         GateError, match=r"gate.at_least.right: must be at least 1.5, got 1"
     ) as caught:
-        bench.run(gate={"at_least": {"right": 1.5}, "must_beat": ["base"]})
+        bench.run(gate={"at_least": {"right": 1.5}, "must_beat": ["zero-shot"]})
     assert caught.value.exit_code == 6
     report = bench.report()
     assert (report["run"]["status"], report["run"]["exit_code"]) == ("failed", 6)
@@ -484,7 +484,7 @@ def test_a_gate_that_is_not_met(bench: Bench) -> None:
 
 
 def test_a_gate_that_is_met(bench: Bench) -> None:
-    gate = {"at_least": {"right": 0.9}, "must_beat": ["base", "few-shot"]}
+    gate = {"at_least": {"right": 0.9}, "must_beat": ["zero-shot", "random-shots"]}
     assert bench.run(gate=gate).status == "ok"
 
 
@@ -575,7 +575,7 @@ def test_divergence_ends_the_run_as_a_training_error(bench: Bench) -> None:
 
     bench.catalog = catalog_of(echo=echo_plugin(train=train))
     with pytest.raises(TrainingError, match="diverged"):
-        bench.run(technique={"batch_size": 1}, baselines={"shots": 0, "zero_shot": False})
+        bench.run(technique={"batch_size": 1}, baselines={"use": []})
     assert bench.report()["run"]["exit_code"] == 5
 
 
@@ -639,7 +639,7 @@ def test_an_evaluator_that_breaks_its_contract_is_named(
 
 
 def test_baselines_can_be_left_out(bench: Bench) -> None:
-    report = bench.run(baselines={"zero_shot": False, "shots": 0})
+    report = bench.run(baselines={"use": []})
     assert [m.model for m in report.measured.values()] == ["tuned"]
     assert report.finished is not None
     assert report.finished.verdict["outcome"] == "unclear"

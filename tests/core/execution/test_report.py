@@ -56,11 +56,11 @@ def test_every_event_is_read_back_from_its_line() -> None:
 
 
 def test_the_verdict_of_an_earlier_version_is_read() -> None:
-    earlier = {**finished().to_json(), "verdict": {"rival": "base", "outcome": "better"}}
+    earlier = {**finished().to_json(), "verdict": {"rival": "zero-shot", "outcome": "better"}}
     event = from_json(earlier)
     assert event is not None
     verdict = build_report([event]).to_json()["verdict"]
-    assert verdict == {"baseline_model": "base", "outcome": "better"}
+    assert verdict == {"baseline_model": "zero-shot", "outcome": "better"}
 
 
 def test_a_report_from_lines_equals_the_report_from_events() -> None:
@@ -113,9 +113,9 @@ def test_a_repeated_evaluation_replaces_the_first() -> None:
     def measured(value: float, model: str) -> Measured:
         return sample_event(Measured, model=model, value=value)
 
-    events = [measured(0.1, "base"), measured(0.2, "tuned"), measured(0.3, "base")]
+    events = [measured(0.1, "zero-shot"), measured(0.2, "tuned"), measured(0.3, "zero-shot")]
     found = [(e["model"], e["value"]) for e in build_report(events).to_json()["evaluations"]]
-    assert found == [("base", 0.3), ("tuned", 0.2)]
+    assert found == [("zero-shot", 0.3), ("tuned", 0.2)]
 
 
 def test_the_same_notice_is_listed_once() -> None:

@@ -40,7 +40,7 @@ def test_fields_of_the_sample_can_be_replaced() -> None:
     with pytest.raises(TypeError):
         sample_event(StepFinished, stpe=7)
     phases = {e.phase for e in sample_run() if isinstance(e, PhaseStarted | PhaseAdvanced)}
-    assert phases == {"data", "base: sample"} >= {sample_event(PhaseEnded).phase}
+    assert phases == {"data", "zero-shot: sample"} >= {sample_event(PhaseEnded).phase}
 
 
 def test_a_failed_run_has_its_error_and_no_verdict() -> None:

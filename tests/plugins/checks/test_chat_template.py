@@ -42,7 +42,7 @@ def plan(model: Path, technique: dict[str, Any] | None = None, **baselines: Any)
         "model": {"base": str(model)},
         "data": {"use": "jsonl", "train": "rows.jsonl"},
         "technique": {"use": "lora", **(technique or {})},
-        "baselines": {"shots": 0, **baselines},
+        "baselines": {**baselines},
     }
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     return make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
@@ -68,7 +68,7 @@ def test_rows_with_one_question_need_no_template(tmp_path: Path, rows: list[Reco
 
 @pytest.mark.parametrize(
     ("baselines", "where"),
-    [({"shots": 5}, "baselines.shots"), ({"system_prompt": "Hi."}, "baselines.system_prompt")],
+    [({"system_prompt": "Hi."}, "baselines.system_prompt")],
 )
 def test_baselines_that_need_a_template_are_refused(
     tmp_path: Path, baselines: dict[str, Any], where: str
@@ -81,11 +81,11 @@ def test_baselines_that_need_a_template_are_refused(
 
 def test_a_template_of_the_model_or_of_the_run_file_is_enough(tmp_path: Path) -> None:
     with_template = model_folder(tmp_path / "chat", "{{ messages }}")
-    assert review(plan(with_template, shots=5), TURNS, TURNS) == []
+    assert review(plan(with_template), TURNS, TURNS) == []
     bare = model_folder(tmp_path / "bare")
     (tmp_path / "template.jinja").write_text("{{ messages }}")
     technique = {"chat_template": {"source": str(tmp_path / "template.jinja")}}
-    assert review(plan(bare, technique, shots=5), TURNS, TURNS) == []
+    assert review(plan(bare, technique), TURNS, TURNS) == []
 
 
 @pytest.mark.parametrize(("text", "problem"), [(None, "cannot be read"), (" \n", "is empty")])
@@ -212,7 +212,7 @@ def test_each_template_of_a_run_is_checked_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [WITH_SYSTEM, TURNS, CHOICE])
 def test_a_template_by_name_is_enough_and_is_shown(tmp_path: Path, rows: list[Record]) -> None:
-    checked = plan(model_folder(tmp_path), {"chat_template": {"source": "chatml"}}, shots=2)
+    checked = plan(model_folder(tmp_path), {"chat_template": {"source": "chatml"}})
     findings = review(checked, rows, rows)
     assert [(f.level, f.where) for f in findings] == [("info", "technique.chat_template")]
     assert 'the template "chatml"' in findings[0].message

@@ -168,7 +168,7 @@ def test_stats_compare_the_parts(tunesmith: Tunesmith, tmp_path: Path, rows: Pat
     rows.with_name("heldout.jsonl").write_text(ROWS)
     run_file = (tmp_path / "run.toml").read_text().replace('"lines"', '"jsonl"')
     run_file = run_file.replace('"data.tsv"', '"rows.jsonl"\nheldout = "heldout.jsonl"')
-    (tmp_path / "both.toml").write_text(run_file + "[baselines]\nshots = 0\n")
+    (tmp_path / "both.toml").write_text(run_file + "[baselines]\nuse = []\n")
     options = ("--set", "data.max_left_out=0.5")
     done = tunesmith("data", "stats", "both.toml", *options)
     assert done.exit_code == 0, done.output

@@ -19,7 +19,7 @@ VALID: dict[str, Any] = {
     "data": {"use": "lines", "train": "data.tsv", "holdout": 0.2},
     "technique": {"use": "file:fake_plugin:by-heart", "steps": 3, "mode": "raise"},
     "evaluators": [{"use": "same"}, {"use": "same", "id": "again"}],
-    "gate": {"must_beat": ["base"], "at_least": {"other": 0.5, "again": {"same": 0.5}}},
+    "gate": {"must_beat": ["zero-shot"], "at_least": {"other": 0.5, "again": {"same": 0.5}}},
 }
 
 

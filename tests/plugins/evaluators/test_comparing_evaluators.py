@@ -140,8 +140,8 @@ def test_comparing_evaluators_in_a_run_of_three_stages(tmp_path: Path) -> None:
     report = tunesmith.run(tmp_path / "run.toml", out=tmp_path / "out")
     found = {(e.model, e.metric): e for e in report.measured.values()}
     models = {name for name, _ in found}
-    assert {"base", "supervised", "tuned"} <= models
-    assert ("base", "win_rate") not in found, "there was no reward model then"
+    assert {"zero-shot", "supervised", "tuned"} <= models
+    assert ("zero-shot", "win_rate") not in found, "there was no reward model then"
     assert found["supervised", "win_rate"].value == 0.5
     assert found["supervised", "kl"].value == pytest.approx(0, abs=1e-3)
     assert found["supervised", "length_change"].value == 0
@@ -177,7 +177,7 @@ learning_rate = 2e-2
 loss.mask_truncated_completions = false
 monitor.rows = 4
 [baselines]
-shots = 0
+use = ["zero-shot"]
 [[evaluators]]
 use = "win-rate"
 stage = "supervised"

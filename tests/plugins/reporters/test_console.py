@@ -56,7 +56,7 @@ def run_events(steps: int = 100) -> Iterator[Event]:
         yield event
         if isinstance(event, Notice):
             yield sample_event(Notice, level="error", message="printed by the command line")
-        elif isinstance(event, Measured) and event.model == "base":
+        elif isinstance(event, Measured) and event.model == "zero-shot":
             yield replace(event, metric="loss")
 
 
@@ -94,7 +94,7 @@ def test_plain_lines_of_a_run() -> None:
     assert lines[0] == "starting run-1"
     assert "data: 240 training rows, 120 held out for evaluation, 2 unusable rows left out" in lines
     assert "warning: data: exact-match" in lines
-    assert "base: exact-match 0.030 [0.010, 0.070]" in lines
+    assert "zero-shot: exact-match 0.030 [0.010, 0.070]" in lines
     assert not any("command line" in line for line in lines)
     assert lines[-1] == "run finished: ok after 1 min 02 s"
 
@@ -155,7 +155,7 @@ def test_finished_phase_is_one_line_with_its_metrics(terminal: Terminal) -> None
         for event in run_events():
             live.report(event)
     shown = terminal.getvalue()
-    line = next(x for x in shown.splitlines() if "base: exact-match" in x and "0.030" in x)
+    line = next(x for x in shown.splitlines() if "zero-shot: exact-match" in x and "0.030" in x)
     assert "exact-match 0.030 [0.010, 0.070], loss 0.030 [0.010, 0.070]" in line
     assert "12 s" in line and "✓" in line
     assert any("training" in x and "loss 2.000 ->" in x for x in shown.splitlines())

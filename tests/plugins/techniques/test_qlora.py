@@ -47,7 +47,7 @@ learning_rate = 1e-2
 precision = "fp32"
 
 [baselines]
-shots = 0
+use = ["zero-shot"]
 
 [[evaluators]]
 use = "exact-match"

@@ -72,7 +72,7 @@ def run_file(project: Path, name: str, **stages: dict[str, Any]) -> Path:
         "model": {"base": "model"},
         "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 20},
         "technique": {"use": "rlhf", **table},
-        "baselines": {"shots": 0},
+        "baselines": {"use": ["zero-shot"]},
     }
     path = project / f"{name}.toml"
     path.write_text(tomli_w.dumps(content), encoding="utf-8")
@@ -96,9 +96,9 @@ def test_run_file_with_three_stages(project: Path) -> None:
         content["stages"]["policy"]["metrics"]
     )
     models = list(dict.fromkeys(event["model"] for event in content["evaluations"]))
-    assert models == ["base", "reward", "supervised", "tuned"]
-    assert set(content["verdict"]["comparisons"]) == {"base", "supervised"}
-    assert content["verdict"]["baseline_model"] == "base"
+    assert models == ["reward", "supervised", "tuned", "zero-shot"]
+    assert set(content["verdict"]["comparisons"]) == {"zero-shot", "supervised"}
+    assert content["verdict"]["baseline_model"] == "zero-shot"
     assert [(gate["stage"], gate["passed"]) for gate in content["gates"]] == [
         ("reward", True),
         ("policy", True),
@@ -145,7 +145,11 @@ def test_reward_hacking_ends_with_exit_code_6(project: Path) -> None:
     assert caught.value.exit_code == 6
     report = tunesmith.api.read_report(project / "hacked")
     assert report.status == "failed"
-    assert {event.model for event in report.measured.values()} == {"base", "supervised", "tuned"}
+    assert {event.model for event in report.measured.values()} == {
+        "zero-shot",
+        "supervised",
+        "tuned",
+    }
     assert report.to_json()["verdict"]
     assert (RunFolder.open(project / "hacked").path / "policy" / "adapter").is_dir()
     shown = CliRunner().invoke(app, ["report", str(project / "hacked")])

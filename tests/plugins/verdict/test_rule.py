@@ -33,15 +33,15 @@ def measured(
 
 def test_better_than_the_best_baseline(tmp_path: Path) -> None:
     events = [
-        measured(tmp_path, "base", [0.0] * 100),
-        measured(tmp_path, "few-shot", [1.0] * 30 + [0.0] * 70),
+        measured(tmp_path, "zero-shot", [0.0] * 100),
+        measured(tmp_path, "random-shots", [1.0] * 30 + [0.0] * 70),
         measured(tmp_path, "tuned", [1.0] * 90 + [0.0] * 10),
     ]
     verdict = compute_verdict(events, "m", tmp_path)
-    assert (verdict["baseline_model"], verdict["outcome"]) == ("few-shot", "better")
+    assert (verdict["baseline_model"], verdict["outcome"]) == ("random-shots", "better")
     assert verdict["difference"] == pytest.approx(0.6)
     assert verdict["low"] > 0
-    assert set(verdict["comparisons"]) == {"base", "few-shot"}
+    assert set(verdict["comparisons"]) == {"zero-shot", "random-shots"}
     assert verdict["sentence"].startswith(
         "fine-tuning was worth it: better than few-shot prompting"
     )
@@ -49,17 +49,19 @@ def test_better_than_the_best_baseline(tmp_path: Path) -> None:
 
 def test_worse_is_stated(tmp_path: Path) -> None:
     events = [
-        measured(tmp_path, "base", [1.0] * 90 + [0.0] * 10),
+        measured(tmp_path, "zero-shot", [1.0] * 90 + [0.0] * 10),
         measured(tmp_path, "tuned", [1.0] * 20 + [0.0] * 80),
     ]
     verdict = compute_verdict(events, "m", tmp_path)
     assert verdict["outcome"] == "worse"
-    assert verdict["sentence"].startswith("fine-tuning was not worth it: worse than the base model")
+    assert verdict["sentence"].startswith(
+        "fine-tuning was not worth it: worse than the untouched model"
+    )
 
 
 def test_unclear_states_the_detectable_difference(tmp_path: Path) -> None:
     events = [
-        measured(tmp_path, "base", [1.0, 0.0] * 10),
+        measured(tmp_path, "zero-shot", [1.0, 0.0] * 10),
         measured(tmp_path, "tuned", [0.0, 1.0] * 10),
     ]
     verdict = compute_verdict(events, "m", tmp_path)
@@ -70,12 +72,12 @@ def test_unclear_states_the_detectable_difference(tmp_path: Path) -> None:
 
 def test_where_lower_is_better(tmp_path: Path) -> None:
     events = [
-        measured(tmp_path, "base", [2.0 + n / 100 for n in range(50)], higher=False),
-        measured(tmp_path, "few-shot", [1.5 + n / 100 for n in range(50)], higher=False),
+        measured(tmp_path, "zero-shot", [2.0 + n / 100 for n in range(50)], higher=False),
+        measured(tmp_path, "random-shots", [1.5 + n / 100 for n in range(50)], higher=False),
         measured(tmp_path, "tuned", [1.0 + n / 90 for n in range(50)], higher=False),
     ]
     verdict = compute_verdict(events, "m", tmp_path)
-    assert (verdict["baseline_model"], verdict["outcome"]) == ("few-shot", "better")
+    assert (verdict["baseline_model"], verdict["outcome"]) == ("random-shots", "better")
     assert verdict["difference"] < 0
 
 
@@ -83,7 +85,7 @@ def test_paired_differences_decide_not_overlapping_intervals(tmp_path: Path) -> 
     """Records differ far more from each other than the models do on any of them."""
     hard = [float(n % 10) for n in range(60)]
     events = [
-        measured(tmp_path, "base", hard, higher=False),
+        measured(tmp_path, "zero-shot", hard, higher=False),
         measured(
             tmp_path, "tuned", [v - 0.1 - n % 3 / 50 for n, v in enumerate(hard)], higher=False
         ),
@@ -95,7 +97,7 @@ def test_without_a_baseline_or_without_the_tuned_model(tmp_path: Path) -> None:
     tuned = measured(tmp_path, "tuned", [1.0, 0.0])
     verdict = compute_verdict([tuned], "m", tmp_path)
     assert verdict["outcome"] == "unclear" and "no baseline" in verdict["sentence"]
-    assert compute_verdict([measured(tmp_path, "base", [1.0])], "m", tmp_path) == {}
+    assert compute_verdict([measured(tmp_path, "zero-shot", [1.0])], "m", tmp_path) == {}
     assert compute_verdict([], "m", tmp_path) == {}
 
 
@@ -103,7 +105,7 @@ def test_a_metric_of_two_evaluators_is_compared_within_one(tmp_path: Path) -> No
     scores = {"strict": (0.2, 0.8), "lenient": (0.9, 0.1)}
     events = [
         measured(tmp_path, model, [share] * 50, evaluator=evaluator)
-        for index, model in enumerate(("base", "tuned"))
+        for index, model in enumerate(("zero-shot", "tuned"))
         for evaluator, share in ((name, pair[index]) for name, pair in scores.items())
     ]
     strict = compute_verdict(events, "m", tmp_path)

@@ -24,8 +24,7 @@ use = "lora"
 max_steps = 2
 learning_rate = 1e-2
 [baselines]
-zero_shot = false
-shots = 0
+use = []
 """
 
 

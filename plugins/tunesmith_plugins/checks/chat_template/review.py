@@ -194,11 +194,8 @@ def _parts_that_need_a_template(
         yield "", what, "write rows with `prompt` and `completion`"
     if all(isinstance(record, Text) for record in train):
         return
-    if plan.baselines.shots:
-        what = "the few-shot baseline is a conversation"
-        yield "baselines.shots", what, "set baselines.shots = 0"
-    if plan.baselines.zero_shot and plan.baselines.system_prompt is not None:
-        what = "the baseline has a system prompt"
+    if plan.baselines.system_prompt is not None and plan.rivals:
+        what = "the rivals have a system prompt"
         yield "baselines.system_prompt", what, "leave it out"
 
 

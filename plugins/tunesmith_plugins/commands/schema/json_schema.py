@@ -16,7 +16,9 @@ from tunesmith.offers import (
     EvaluatorOffer,
     Offered,
     ReporterOffer,
+    RivalOffer,
     SplitterOffer,
+    TableOffer,
     TechniqueOffer,
 )
 from tunesmith.options import DataOptions, EvaluatorKeys
@@ -36,9 +38,13 @@ def run_file_schema(catalog: Catalog) -> JSON:
     """Return the schema of a run file, given the installed plugins."""
     definitions: JSON = {}
     properties: JSON = {}
-    tables = {name: o.offer.config for name, o in catalog.tables().items()}
+    tables = {name: o.offer.config for name, o in catalog.by_key(TableOffer).items()}
     for name, options in {**CORE_TABLES, **tables}.items():
         properties[name] = _add_definition(options, name.replace(":", "."), definitions)
+    for name, rival in catalog.by_key(RivalOffer).items():
+        key = f"baselines.{name.replace(':', '.')}"
+        own = _add_definition(rival.offer.config, key, definitions)
+        definitions["baselines"]["properties"][name] = own
     for table, (kind, is_list) in COMPONENT_TABLES.items():
         offers: list[Offered[Any]] = catalog.offers(kind)
         schema = _component_schema(table, offers, definitions)

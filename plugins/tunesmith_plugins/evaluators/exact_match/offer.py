@@ -95,4 +95,5 @@ EXACT_MATCH = EvaluatorOffer(
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
     accepts=frozenset({Chat, Completion, Preference, Text}),
     default_for=have_short_answers,
+    generates=True,
 )

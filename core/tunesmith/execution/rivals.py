@@ -1,0 +1,155 @@
+"""Measure rivals: solve the task without tuning, from the same training rows.
+
+What chooses sees dev rows only: the variants of a rival are compared on them, and the best one is
+scored once on the held-out rows. Rivals that ask the base model are scored on the same random rows,
+within a budget of time, so that they cost less than the training they are compared with.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.contracts import RivalTask, RivalVariant, TextModel
+from tunesmith.data.subset import Subset
+from tunesmith.errors import ConfigError, DataError, UsageError
+from tunesmith.events import JSON, RivalChosen
+from tunesmith.execution.emitter import Emitter
+from tunesmith.offers import EvaluatorOffer, RivalOffer
+from tunesmith.plan import Component, Plan
+from tunesmith.plugins import attribute_errors_to, missing_requirements
+from tunesmith.records import Record
+
+Rivals = Sequence[Component[RivalOffer[Any]]]
+SAMPLE = 2_000
+"""Number of training rows by which default rivals are chosen."""
+DEV_ROWS = 30
+"""Number of dev rows on which variants that ask the base model are compared."""
+
+
+def choose_rivals(
+    plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]] | None
+) -> Rivals:
+    """Return the rivals of a run, the cheapest first: the named ones, or those that suit the rows.
+
+    A rival whose libraries are missing, or whose answers ``evaluator`` cannot measure, is left out
+    unless it is named.
+    """
+    rivals = sorted(plan.rivals, key=lambda rival: (rival.offer.cost, rival.offer.name))
+    if plan.baselines.use is not None or evaluator is None:
+        return rivals
+    sample = [train[row] for row in range(0, len(train), -(-len(train) // SAMPLE) or 1)]
+    return [
+        rival
+        for rival in rivals
+        if can_measure(evaluator, rival)
+        and rival.offer.suits(sample)
+        and not [*missing_requirements(rival.offer.needs)]
+    ]
+
+
+def can_measure(
+    evaluator: Component[EvaluatorOffer[Any]], rival: Component[RivalOffer[Any]]
+) -> bool:
+    """Return True if an evaluator can measure a rival: a classifier has no probabilities."""
+    return evaluator.offer.generates or rival.offer.solution != "classifier"
+
+
+def select_rows(plan: Plan, count: int) -> Sequence[int]:
+    """Return the numbers of the ``count`` held-out rows on which costly rivals are scored."""
+    rows = plan.baselines.rows
+    if not rows or rows >= count:
+        return range(count)
+    return sorted(random.Random(plan.run.seed).sample(range(count), rows))
+
+
+@dataclass(frozen=True)
+class RivalChoice:
+    """Chooses one variant of each rival on the dev rows, within the budget of the run."""
+
+    plan: Plan
+    task: RivalTask
+    dev: Sequence[Record]
+    evaluator: Component[EvaluatorOffer[Any]]
+    """The evaluator whose first metric decides."""
+    measure: Callable[[str, TextModel, Sequence[Record]], float]
+    """Returns that metric's mean over records; the text names the phase."""
+    emit: Emitter
+
+    def choose(
+        self, rival: Component[RivalOffer[Any]], seconds_left: float = float("inf")
+    ) -> TextModel | None:
+        """Return the model of the best variant, or None if the time is up before the first one.
+
+        A resumed run takes the variant that was chosen before.
+        """
+        plugin = rival.offered.plugin
+        earlier = self.emit.report.rivals.get(rival.offer.name)
+        try:
+            with attribute_errors_to(plugin):
+                variants = rival.offer.build(rival.config).variants(self.task)
+                if earlier is not None and not earlier.skipped:
+                    return next((v.model for v in variants if v.name == earlier.variant), None)
+                best, event = self._compare(rival, variants, seconds_left)
+        except (ConfigError, DataError, UsageError) as error:
+            if self.plan.baselines.use is not None:
+                raise
+            best, event = None, _describe(rival.offer, skipped=error.message)
+        self.emit(event)
+        return best.model if best else None
+
+    def _compare(
+        self,
+        rival: Component[RivalOffer[Any]],
+        variants: Iterable[RivalVariant],
+        seconds_left: float,
+    ) -> tuple[RivalVariant | None, RivalChosen]:
+        """Score variants until the time is up; return the best one and the event about it."""
+        offer, metric = rival.offer, self.evaluator.offer.metrics[0]
+        dev = self._dev_rows(offer)
+        best, best_score, tried = None, None, list[JSON]()
+        started = time.perf_counter()
+        skipped = "it has no variant for these rows"
+        for variant in variants:
+            elapsed = time.perf_counter() - started
+            slowest = max((row["seconds"] for row in tried), default=0.0)
+            if elapsed + slowest > seconds_left:
+                skipped = skipped and "[baselines] budget is used up"
+                break
+            best, skipped = best or variant, ""
+            if not dev:
+                break
+            name = " ".join(filter(None, [offer.name, variant.name]))
+            score = self.measure(f"choosing: {name}", variant.model, dev)
+            seconds = time.perf_counter() - started - elapsed
+            tried.append({"name": variant.name, "score": score, "seconds": seconds})
+            sign = 1 if metric.higher_is_better else -1
+            if best_score is None or sign * score > sign * best_score:
+                best, best_score = variant, score
+        return best, _describe(
+            offer,
+            variant=best.name if best else "",
+            evaluator=self.evaluator.id,
+            metric=metric.name,
+            higher_is_better=metric.higher_is_better,
+            dev_score=best_score,
+            dev_rows=len(dev) if tried else 0,
+            variants=tried,
+            seconds=time.perf_counter() - started,
+            skipped=skipped,
+        )
+
+    def _dev_rows(self, offer: RivalOffer[Any]) -> Sequence[Record]:
+        count = len(self.dev)
+        if not offer.needs_model or count <= DEV_ROWS:
+            return self.dev
+        return Subset(
+            self.dev, sorted(random.Random(self.plan.run.seed).sample(range(count), DEV_ROWS))
+        )
+
+
+def _describe(offer: RivalOffer[Any], **fields: Any) -> RivalChosen:
+    return RivalChosen(rival=offer.name, solution=offer.solution, cost=offer.cost, **fields)
