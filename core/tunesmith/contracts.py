@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="BaseModel")
 
 
-# --------------------------------------------------------------------------- data
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftOut:
     """A row of the data that could not be used, with the cause."""
@@ -216,9 +213,6 @@ def require_sampling(model: TextModel) -> SamplingModel:
     return model
 
 
-# --------------------------------------------------------------------------- techniques
-
-
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
     """The result of training: an adapter or model folder that transformers and peft can load."""
@@ -284,9 +278,6 @@ class Technique(Protocol):
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Load the saved artifact from disk, or the untouched base model if it is None."""
         ...
-
-
-# --------------------------------------------------------------------------- evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,9 +361,6 @@ class Rival(Protocol):
         ...
 
 
-# --------------------------------------------------------------------------- reporting
-
-
 class Reporter(Protocol):
     """Shows or sends events. It is closed even when the run fails."""
 
@@ -388,9 +376,6 @@ class Reporter(Protocol):
     def report(self, event: Event) -> None:
         """Process one event. After three exceptions the reporter gets no more events."""
         ...
-
-
-# --------------------------------------------------------------------------- advice and models
 
 
 @dataclass(frozen=True, kw_only=True)

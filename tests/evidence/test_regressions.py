@@ -42,8 +42,8 @@ def report(folder: Path, higher_is_better: bool = True, outputs: bool = True) ->
 
 def test_the_worst_row_comes_first_with_both_outputs(tmp_path: Path) -> None:
     assert find_regressions(tmp_path, VERDICT, report(tmp_path)) == [
-        Regression("rows:3", "yes", "few-shot 3", "tuned 3"),
-        Regression("rows:1", "yes", "few-shot 1", "tuned 1"),
+        Regression("rows:3", "yes", "random-shots 3", "tuned 3"),
+        Regression("rows:1", "yes", "random-shots 1", "tuned 1"),
     ]
 
 

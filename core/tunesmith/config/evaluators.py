@@ -81,3 +81,14 @@ def check_gate_metrics(gate: GateOptions, evaluators: Evaluators) -> Iterator[Pr
             guess = suggest_name(metric, known)
             hint = f'did you mean "{guess}"?' if guess else f"measured: {', '.join(known)}"
             yield Problem(where, "no evaluator of this run measures this metric", hint)
+
+
+def check_must_beat(gate: GateOptions, rivals: Sequence[str]) -> Iterator[Problem]:
+    """Yield a problem for each rival of the gate that the run does not have."""
+    earlier = {"base": "zero-shot", "few-shot": "random-shots"}
+    for name in gate.must_beat:
+        if name not in rivals:
+            guess = earlier.get(name) or suggest_name(name, rivals)
+            hint = f'did you mean "{guess}"?' if guess else f"rivals: {', '.join(rivals)}"
+            what = f'no rival of this run is called "{name}"'
+            yield Problem("gate.must_beat", what, hint)

@@ -8,15 +8,21 @@ the table. The owner's options class validates it. All problems are reported tog
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.catalog import Catalog, OfferNotFound
-from tunesmith.config.evaluators import Evaluators, assign_ids, check_gate_metrics
+from tunesmith.config.evaluators import (
+    Evaluators,
+    assign_ids,
+    check_gate_metrics,
+    check_must_beat,
+)
 from tunesmith.config.paths import with_absolute_paths
+from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import RunFile, dotted_items
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import (
@@ -48,11 +54,7 @@ from tunesmith.options import (
     ModelOptions,
     PluginsOptions,
     RunOptions,
-    earlier_keys,
-    fields_by_key,
     from_table,
-    nested_options,
-    table_options,
 )
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import missing_requirements
@@ -69,7 +71,6 @@ CORE_TABLES: dict[str, type[BaseModel]] = {
     "plugins": PluginsOptions,
 }
 """The tables of the core, except the keys of ``data`` and ``evaluators`` that it owns."""
-_UNION_BRANCHES = {"float", "int", "str", "bool", "constrained-float", "constrained-int"}
 
 
 def make_plan(runfile: RunFile, catalog: Catalog, *, stored: bool = False) -> Plan:
@@ -97,83 +98,6 @@ def make_plan(runfile: RunFile, catalog: Catalog, *, stored: bool = False) -> Pl
     return plan
 
 
-def convert_problems(
-    error: ValidationError, table: str, model: type[BaseModel]
-) -> Iterator[Problem]:
-    """Convert the errors of a pydantic validation to problems of a run file."""
-    seen = set()
-    for item in error.errors(include_url=False):
-        unknown = item["type"] == "extra_forbidden"
-        # The last part of the location of an unknown key is the key that the user wrote.
-        path, options = _follow_location(model, item["loc"][:-1] if unknown else item["loc"])
-        if unknown:
-            path.append(str(item["loc"][-1]))
-        where = ".".join([table, *path]) if table else ".".join(path)
-        if unknown:
-            problem = _unknown_key(where, path[-1], options)
-        elif item["type"] == "missing":
-            problem = Problem(where, "must be given")
-        elif item["type"] in ("model_type", "model_attributes_type"):
-            problem = _not_a_table(where, item["input"], options)
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            message = message[:1].lower() + message[1:]
-            message = message.removeprefix("input ")
-            problem = Problem(where, f"{message}, got {item['input']!r}"[:300])
-        if problem.where not in seen or unknown:
-            seen.add(problem.where)
-            yield problem
-
-
-def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
-    """Return the problem of an unknown key, with its present or its probable name."""
-    present = earlier_keys(options).get(key)
-    if present is not None:
-        return RenamedKey(where, f'was renamed to "{present}"')
-    guess = suggest_name(key, fields_by_key(options))
-    if guess is None:  # perhaps the key of a table in this table
-        inner = _keys_of_inner_tables(options)
-        guess = inner.get(suggest_name(key, inner) or "")
-    return Problem(where, "unknown key", f'did you mean "{guess}"?' if guess else None)
-
-
-def _not_a_table(where: str, value: object, options: type[BaseModel]) -> Problem:
-    """Return the problem of a value in the place of a table with options of its own."""
-    key = next(iter(fields_by_key(options)), None)
-    hint = f"write {where.rpartition('.')[2]}.{key} = ..." if key else None
-    return Problem(where, f"must be a table, got {value!r}"[:300], hint)
-
-
-def _follow_location(
-    options: type[BaseModel], location: Sequence[str | int]
-) -> tuple[list[str], type[BaseModel]]:
-    """Return the keys in pydantic's location, and the options class of the table they lead to.
-
-    A location also names the branches of unions, which are no keys.
-    """
-    path: list[str] = []
-    for part in location:
-        field = fields_by_key(options).get(str(part))
-        if field is None and _is_union_branch(part):
-            continue
-        path.append(str(part))
-        if field is not None:
-            options = nested_options(field.annotation) or options
-    return path, options
-
-
-def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
-    """Return the dotted key by its last part, over all tables within a table."""
-    keys: dict[str, str] = {}
-    for name, field in fields_by_key(options).items():
-        inner = table_options(field)
-        if inner is not None:
-            deeper = _keys_of_inner_tables(inner)
-            own = {key: key for key in fields_by_key(inner)}
-            keys |= {key: f"{name}.{dotted}" for key, dotted in {**deeper, **own}.items()}
-    return keys
-
-
 class _Reader:
     """Reads the tables of one run file and collects problems."""
 
@@ -196,7 +120,7 @@ class _Reader:
         split = self._component(SplitterOffer, "split", self._split_table())
         technique = self._component(TechniqueOffer, "technique", self._table("technique"))
         if gate is not None:
-            self._check_must_beat(gate, rivals)
+            self.problems += check_must_beat(gate, [rival.use for rival in rivals])
         evaluators = self._evaluators(gate)
         reporters = self._reporters()
         found = None
@@ -358,18 +282,6 @@ class _Reader:
         ]
         return options, [rival for rival in rivals if rival is not None]
 
-    def _check_must_beat(
-        self, gate: GateOptions, rivals: Iterable[Component[RivalOffer[Any]]]
-    ) -> None:
-        known = [rival.use for rival in rivals]
-        for name in gate.must_beat:
-            if name not in known:
-                guess = {"base": "zero-shot", "few-shot": "random-shots"}.get(name)
-                guess = guess or suggest_name(name, known)
-                hint = f'did you mean "{guess}"?' if guess else f"rivals: {', '.join(known)}"
-                what = f'no rival of this run is called "{name}"'
-                self.problems.append(Problem("gate.must_beat", what, hint))
-
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
         """Return the named or the default reporters, and those of every run."""
         tables = enumerate(self._tables("reporters"))
@@ -459,12 +371,6 @@ def _offers(plan: Plan) -> Iterator[ComponentOffer[Any]]:
         yield from (component.offer for component in plan.rivals)
     yield from (component.offer for component in plan.evaluators)
     yield from (component.offer for component in plan.reporters)
-
-
-def _is_union_branch(part: str | int) -> bool:
-    """Return True if a part of pydantic's location, which is no key, is a branch of a union."""
-    text = str(part)
-    return "[" in text or text in _UNION_BRANCHES
 
 
 def _run_name(stem: str) -> str:

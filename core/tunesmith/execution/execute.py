@@ -50,9 +50,7 @@ from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Record
 from tunesmith.signals import StopSignalHandler
-from tunesmith.statistics import mean_interval
 from tunesmith.storage import (
     Checkpoints,
     EventLog,
@@ -270,21 +268,15 @@ class _ModelPhases:
         if not pending or first is None:
             return
         base = cache(lambda: self._open_model("base model", None))
-        options, run = self.plan.baselines, self._run_so_far()
-
-        def measure(phase: str, model: TextModel, records: Sequence[Record]) -> float:
-            plugin = self.plan.technique.offered.plugin
-            found = measure_model(phase, model, first, records, self.emit, run, plugin)
-            chosen = next(m for m in found if m.metric == first.offer.metrics[0].name)
-            return mean_interval(chosen.values, chosen.weights, resamples=100).value
-
+        options = self.plan.baselines
         task = RivalTask(
             train=self.parts.train,
             base=base,
             seed=self.plan.run.seed,
             system_prompt=options.system_prompt,
         )
-        choice = RivalChoice(self.plan, task, self.parts.dev, first, measure, self.emit)
+        run, dev = self._run_so_far(), self.parts.dev
+        choice = RivalChoice(self.plan, task, dev, first, run, self.emit)
         spent = 0.0
         for rival in pending:
             costly = rival.offer.needs_model

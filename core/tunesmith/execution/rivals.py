@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.contracts import RivalTask, RivalVariant, TextModel
+from tunesmith.contracts import RivalTask, RivalVariant, RunContext, TextModel
 from tunesmith.data.subset import Subset
 from tunesmith.errors import ConfigError, DataError, UsageError
 from tunesmith.events import JSON, RivalChosen
 from tunesmith.execution.emitter import Emitter
+from tunesmith.execution.evaluate import measure_model
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import attribute_errors_to, missing_requirements
 from tunesmith.records import Record
+from tunesmith.statistics import mean_interval
 
 Rivals = Sequence[Component[RivalOffer[Any]]]
 SAMPLE = 2_000
@@ -75,8 +77,7 @@ class RivalChoice:
     dev: Sequence[Record]
     evaluator: Component[EvaluatorOffer[Any]]
     """The evaluator whose first metric decides."""
-    measure: Callable[[str, TextModel, Sequence[Record]], float]
-    """Returns that metric's mean over records; the text names the phase."""
+    run: RunContext
     emit: Emitter
 
     def choose(
@@ -123,7 +124,9 @@ class RivalChoice:
             if not dev:
                 break
             name = " ".join(filter(None, [offer.name, variant.name]))
-            score = self.measure(f"choosing: {name}", variant.model, dev)
+            score = self._measure(f"choosing: {name}", variant.model, dev)
+            if score is None:
+                break
             seconds = time.perf_counter() - started - elapsed
             tried.append({"name": variant.name, "score": score, "seconds": seconds})
             sign = 1 if metric.higher_is_better else -1
@@ -141,6 +144,16 @@ class RivalChoice:
             seconds=time.perf_counter() - started,
             skipped=skipped,
         )
+
+    def _measure(self, phase: str, model: TextModel, records: Sequence[Record]) -> float | None:
+        """Return the metric's mean over records; None if it cannot be measured yet."""
+        plugin = self.plan.technique.offered.plugin
+        args = (phase, model, self.evaluator, records, self.emit, self.run, plugin)
+        metric = self.evaluator.offer.metrics[0].name
+        for found in measure_model(*args):
+            if found.metric == metric:
+                return mean_interval(found.values, found.weights, resamples=100).value
+        return None
 
     def _dev_rows(self, offer: RivalOffer[Any]) -> Sequence[Record]:
         count = len(self.dev)

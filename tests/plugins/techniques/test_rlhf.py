@@ -96,7 +96,7 @@ def test_run_file_with_three_stages(project: Path) -> None:
         content["stages"]["policy"]["metrics"]
     )
     models = list(dict.fromkeys(event["model"] for event in content["evaluations"]))
-    assert models == ["reward", "supervised", "tuned", "zero-shot"]
+    assert models == ["zero-shot", "reward", "supervised", "tuned"]
     assert set(content["verdict"]["comparisons"]) == {"zero-shot", "supervised"}
     assert content["verdict"]["baseline_model"] == "zero-shot"
     assert [(gate["stage"], gate["passed"]) for gate in content["gates"]] == [

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tunesmith import api
 from tunesmith.catalog import Catalog
 from tunesmith.cli.common import CliState
-from tunesmith.config.read_plan import convert_problems
+from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, UsageError
 from tunesmith.execution.run_data import load_data

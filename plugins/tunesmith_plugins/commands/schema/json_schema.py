@@ -41,10 +41,13 @@ def run_file_schema(catalog: Catalog) -> JSON:
     tables = {name: o.offer.config for name, o in catalog.by_key(TableOffer).items()}
     for name, options in {**CORE_TABLES, **tables}.items():
         properties[name] = _add_definition(options, name.replace(":", "."), definitions)
-    for name, rival in catalog.by_key(RivalOffer).items():
+    rivals = catalog.by_key(RivalOffer)
+    for name, rival in rivals.items():
         key = f"baselines.{name.replace(':', '.')}"
         own = _add_definition(rival.offer.config, key, definitions)
         definitions["baselines"]["properties"][name] = own
+    for table, option in ("gate", "must_beat"), ("baselines", "use"):
+        _enumerate(definitions[table]["properties"][option], list(rivals))
     for table, (kind, is_list) in COMPONENT_TABLES.items():
         offers: list[Offered[Any]] = catalog.offers(kind)
         schema = _component_schema(table, offers, definitions)
@@ -91,6 +94,13 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
         "required": _required(table),
         "allOf": branches,
     }
+
+
+def _enumerate(schema: JSON, names: list[str]) -> None:
+    """Let a list, which may be null, have these names only."""
+    for branch in schema.get("anyOf", [schema]):
+        if branch.get("type") == "array":
+            branch["items"]["enum"] = names
 
 
 def _required(table: str) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.evaluators import default_evaluators
-from tunesmith.config.read_plan import convert_problems
+from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import DataLoader
 from tunesmith.errors import DataError, UsageError
 from tunesmith.offers import DataLoaderOffer, TechniqueOffer

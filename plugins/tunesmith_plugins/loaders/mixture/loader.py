@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from tunesmith.catalog import Catalog, OfferNotFound
-from tunesmith.config.read_plan import convert_problems
+from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import DataLoader, Dataset
 from tunesmith.data.subset import Subset
 from tunesmith.errors import ConfigError, DataError, Problem

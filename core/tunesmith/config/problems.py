@@ -1,0 +1,96 @@
+"""Convert the errors of validated options to problems of a run file, with a hint for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel, ValidationError
+
+from tunesmith.errors import Problem, RenamedKey
+from tunesmith.options import earlier_keys, fields_by_key, nested_options, table_options
+from tunesmith.text import suggest_name
+
+_UNION_BRANCHES = {"float", "int", "str", "bool", "constrained-float", "constrained-int"}
+
+
+def convert_problems(
+    error: ValidationError, table: str, model: type[BaseModel]
+) -> Iterator[Problem]:
+    """Convert the errors of a pydantic validation to problems of a run file."""
+    seen = set()
+    for item in error.errors(include_url=False):
+        unknown = item["type"] == "extra_forbidden"
+        # The last part of the location of an unknown key is the key that the user wrote.
+        path, options = _follow_location(model, item["loc"][:-1] if unknown else item["loc"])
+        if unknown:
+            path.append(str(item["loc"][-1]))
+        where = ".".join([table, *path]) if table else ".".join(path)
+        if unknown:
+            problem = _unknown_key(where, path[-1], options)
+        elif item["type"] == "missing":
+            problem = Problem(where, "must be given")
+        elif item["type"] in ("model_type", "model_attributes_type"):
+            problem = _not_a_table(where, item["input"], options)
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            message = message.removeprefix("input ")
+            problem = Problem(where, f"{message}, got {item['input']!r}"[:300])
+        if problem.where not in seen or unknown:
+            seen.add(problem.where)
+            yield problem
+
+
+def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
+    """Return the problem of an unknown key, with its present or its probable name."""
+    present = earlier_keys(options).get(key)
+    if present is not None:
+        return RenamedKey(where, f'was renamed to "{present}"')
+    guess = suggest_name(key, fields_by_key(options))
+    if guess is None:  # perhaps the key of a table in this table
+        inner = _keys_of_inner_tables(options)
+        guess = inner.get(suggest_name(key, inner) or "")
+    return Problem(where, "unknown key", f'did you mean "{guess}"?' if guess else None)
+
+
+def _not_a_table(where: str, value: object, options: type[BaseModel]) -> Problem:
+    """Return the problem of a value in the place of a table with options of its own."""
+    key = next(iter(fields_by_key(options)), None)
+    hint = f"write {where.rpartition('.')[2]}.{key} = ..." if key else None
+    return Problem(where, f"must be a table, got {value!r}"[:300], hint)
+
+
+def _follow_location(
+    options: type[BaseModel], location: Sequence[str | int]
+) -> tuple[list[str], type[BaseModel]]:
+    """Return the keys in pydantic's location, and the options class of the table they lead to.
+
+    A location also names the branches of unions, which are no keys.
+    """
+    path: list[str] = []
+    for part in location:
+        field = fields_by_key(options).get(str(part))
+        if field is None and _is_union_branch(part):
+            continue
+        path.append(str(part))
+        if field is not None:
+            options = nested_options(field.annotation) or options
+    return path, options
+
+
+def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
+    """Return the dotted key by its last part, over all tables within a table."""
+    keys: dict[str, str] = {}
+    for name, field in fields_by_key(options).items():
+        inner = table_options(field)
+        if inner is not None:
+            deeper = _keys_of_inner_tables(inner)
+            own = {key: key for key in fields_by_key(inner)}
+            keys |= {key: f"{name}.{dotted}" for key, dotted in {**deeper, **own}.items()}
+    return keys
+
+
+def _is_union_branch(part: str | int) -> bool:
+    """Return True if a part of pydantic's location, which is no key, is a branch of a union."""
+    text = str(part)
+    return "[" in text or text in _UNION_BRANCHES

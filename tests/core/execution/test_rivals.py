@@ -1,0 +1,181 @@
+"""Tests of choosing and measuring rivals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from pydantic import Field
+
+from tests.fixtures.python.bench import ZERO_SHOT, Bench, catalog_of, offering
+from tunesmith.contracts import RivalTask, RivalVariant
+from tunesmith.errors import ConfigError, PluginError, UsageError
+from tunesmith.execution.rivals import SAMPLE, choose_rivals, select_rows
+from tunesmith.options import Options
+from tunesmith.testing.fakes import FakeTextModel
+
+
+class TableOptions(Options):
+    """Options of a rival that looks answers up."""
+
+    sizes: list[int] = Field([2, 6], description="Number of cities that each variant knows.")
+    fault: str = Field("", description="An error that the rival raises.")
+
+
+@dataclass
+class Table:
+    """Answers by the number at the beginning of the prompt, as a training row does."""
+
+    options: TableOptions
+
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        if self.options.fault:
+            raise UsageError(self.options.fault)
+        SEEN.append(task)
+        answers = {r.prompt[0]: r.completion for r in task.train}  # type: ignore[attr-defined]
+        for size in self.options.sizes:
+            known = {key: answers[key] for key in sorted(answers)[:size]}
+            yield RivalVariant(name=f"size={size}", model=FakeTextModel(answers=ByNumber(known)))
+
+
+class ByNumber(dict[str, str]):
+    """Answers by the first character of a prompt."""
+
+    def get(self, prompt: Any, default: Any = "") -> Any:
+        return super().get(str(prompt)[0], default)
+
+
+SEEN: list[RivalTask] = []
+TABLE = replace(
+    ZERO_SHOT,
+    name="table",
+    config=TableOptions,
+    build=Table,
+    solution="classifier",
+    cost=10,
+    needs_model=False,
+    suits=lambda records: len(records) > 3,
+)
+
+
+@pytest.fixture
+def table_bench(tmp_path: Any) -> Bench:
+    SEEN.clear()
+    return Bench(tmp_path, catalog_of(table=offering("rivals", TABLE)))
+
+
+def test_the_variant_is_chosen_on_dev_rows_and_scored_once(table_bench: Bench) -> None:
+    report = table_bench.run(baselines={"use": ["table"]}, split={"dev": 12})
+    chosen = report.rivals["table"]
+    assert (chosen.variant, chosen.dev_score, chosen.dev_rows) == ("size=6", 1.0, 12)
+    assert [v["name"] for v in chosen.variants] == ["size=2", "size=6"]
+    assert chosen.variants[0]["score"] < 1.0
+    measured = report.measured["table", "right", "right"]
+    assert (measured.value, measured.n) == (1.0, report.data.heldout)  # type: ignore[union-attr]
+    (task,) = SEEN
+    sources = {record.source for record in task.train}
+    assert len(sources) == report.data.train  # type: ignore[union-attr]
+    rows = (table_bench.root / "out" / measured.records).read_text().splitlines()
+    assert not sources & {json.loads(line)["source"] for line in rows}
+
+
+def test_costly_rivals_are_scored_on_the_same_random_rows(table_bench: Bench) -> None:
+    use = ["table", "zero-shot", "random-shots"]
+    table_bench.run(baselines={"use": use, "rows": 5}, data={"holdout": 20})
+    rows = {}
+    for name in [*use, "tuned"]:
+        path = table_bench.root / "out" / "evaluations" / f"{name}.right.jsonl"
+        rows[name] = [json.loads(line)["row"] for line in path.read_text().splitlines()]
+    assert rows["zero-shot"] == rows["random-shots"] and len(rows["zero-shot"]) == 5
+    assert rows["table"] == rows["tuned"] == [*range(20)]
+    plan = table_bench.plan(baselines={"rows": 5})
+    assert rows["zero-shot"] == select_rows(plan, 20)
+    assert [*select_rows(plan, 4)] == [0, 1, 2, 3]
+    assert [*select_rows(table_bench.plan(baselines={"rows": 0}), 7)] == [*range(7)]
+
+
+def test_default_rivals_suit_the_rows_and_can_be_measured(table_bench: Bench) -> None:
+    plan = table_bench.plan()
+    (evaluator,) = [c for c in table_bench.plan(evaluators=[{"use": "right"}]).evaluators]
+    scoring = replace(
+        evaluator,
+        offered=replace(evaluator.offered, offer=replace(evaluator.offer, generates=False)),
+    )
+
+    def names(train: Any, evaluator: Any) -> list[str]:
+        return [rival.offer.name for rival in choose_rivals(plan, train, evaluator)]
+
+    assert names([*range(9)], evaluator) == ["table", "zero-shot", "random-shots"]
+    assert names([*range(3)], evaluator) == ["zero-shot", "random-shots"]
+    assert names([*range(9)], scoring) == ["zero-shot", "random-shots"]
+    assert names([*range(3 * SAMPLE)], evaluator)[0] == "table"
+    named = table_bench.plan(baselines={"use": ["table"]})
+    assert [r.offer.name for r in choose_rivals(named, [], evaluator)] == ["table"]
+
+
+def test_a_rival_without_time_or_variants_is_skipped_with_the_reason(table_bench: Bench) -> None:
+    report = table_bench.run(baselines={"use": ["table"], "table": {"sizes": []}})
+    assert "no variant" in report.rivals["table"].skipped
+    assert "table" not in {name for name, _, _ in report.measured}
+
+
+def test_a_default_rival_that_fails_is_skipped_and_a_named_one_is_an_error(tmp_path: Any) -> None:
+    always = replace(TABLE, solution="prompt", suits=bool)
+    bench = Bench(tmp_path, catalog_of(table=offering("rivals", always)))
+    report = bench.run(baselines={"table": {"fault": "no luck"}})
+    assert report.rivals["table"].skipped == "no luck"
+    with pytest.raises(UsageError, match="no luck"):
+        bench.run(folder="two", baselines={"use": ["table"], "table": {"fault": "no luck"}})
+
+
+def test_a_fault_of_a_rival_names_its_plugin(tmp_path: Any) -> None:
+    broken = replace(TABLE, build=lambda options: None)
+    bench = Bench(tmp_path, catalog_of(table=offering("rivals", broken)))
+    with pytest.raises(PluginError, match='"test:table"|table'):
+        bench.run(baselines={"use": ["table"]})
+
+
+def test_a_resumed_run_takes_the_variant_that_was_chosen(table_bench: Bench) -> None:
+    table_bench.run(baselines={"use": ["table"]}, split={"dev": 12})
+    (table_bench.root / "out" / "evaluations" / "table.right.jsonl").unlink()
+    report = table_bench.run(resume=True, baselines={"use": ["table"]}, split={"dev": 12})
+    chosen = [e for e in table_bench.events() if e["event"] == "rival-chosen"]
+    assert len(chosen) == 1, "nothing is chosen twice"
+    assert report.measured["table", "right", "right"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("baselines", "where", "what"),
+    [
+        ({"use": ["tabel"]}, "baselines.use", "tabel"),
+        ({"use": ["zero-shot"], "table": {"sizes": [3]}}, "baselines.table", "not used"),
+        ({"table": {"size": 3}}, "baselines.table.size", "unknown key"),
+        ({"table": 3}, "baselines.table", "must be a table"),
+        ({"tabel": {}}, "baselines.tabel", "unknown key"),
+        ({"budget": "soon"}, "baselines.budget", "soon"),
+    ],
+)
+def test_faults_in_the_table(
+    table_bench: Bench, baselines: dict[str, Any], where: str, what: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        table_bench.plan(baselines=baselines)
+    (problem,) = caught.value.problems
+    assert problem.where == where and what in f"{problem.what} {problem.hint}"
+
+
+def test_the_gate_names_rivals_of_the_run(table_bench: Bench) -> None:
+    assert table_bench.plan(gate={"must_beat": ["table"]}).gate.must_beat == ["table"]
+    with pytest.raises(ConfigError, match='did you mean "zero-shot"'):
+        table_bench.plan(gate={"must_beat": ["base"]})
+    with pytest.raises(ConfigError, match='"table"'):
+        table_bench.plan(gate={"must_beat": ["table"]}, baselines={"use": []})
+
+
+def test_the_stored_plan_has_the_options_of_rivals(table_bench: Bench) -> None:
+    plan = table_bench.plan(baselines={"table": {"sizes": [4]}})
+    assert plan.to_json()["baselines"]["table"]["sizes"] == [4]
+    assert plan.baselines.budget_seconds == 180
