@@ -60,12 +60,15 @@ def compute_verdict(
     for name, event in events.items():
         baseline_values = read_metric_values(folder / event.records, metric)
         # The weights are token counts of the expected answers, which all models share.
+        # A rival may have been measured on some of the rows.
+        both = [tuned_values.rows.index(row) for row in baseline_values.rows]
+        weights, groups = tuned_values.weights, tuned_values.groups
         comparison = compare(
             baseline_values.values,
-            tuned_values.values,
+            [tuned_values.values[i] for i in both],
             tuned.higher_is_better,
-            weights=tuned_values.weights,
-            groups=tuned_values.groups,
+            weights=weights and [weights[i] for i in both],
+            groups=groups and [groups[i] for i in both],
         )
         comparisons[name] = {
             "baseline": event.value,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from pydantic import Field
-
 from tests.fixtures.python.bench import ZERO_SHOT, Bench, catalog_of, offering
+
 from tunesmith.contracts import RivalTask, RivalVariant
 from tunesmith.errors import ConfigError, PluginError, UsageError
 from tunesmith.execution.rivals import SAMPLE, choose_rivals, select_rows
@@ -134,7 +134,7 @@ def test_a_default_rival_that_fails_is_skipped_and_a_named_one_is_an_error(tmp_p
 def test_a_fault_of_a_rival_names_its_plugin(tmp_path: Any) -> None:
     broken = replace(TABLE, build=lambda options: None)
     bench = Bench(tmp_path, catalog_of(table=offering("rivals", broken)))
-    with pytest.raises(PluginError, match='"test:table"|table'):
+    with pytest.raises(PluginError, match="rival table|table"):
         bench.run(baselines={"use": ["table"]})
 
 
