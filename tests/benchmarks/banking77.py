@@ -36,7 +36,7 @@ batch_size = 8
 epochs = 4
 
 [baselines]
-random-shots = { shots = 10 }
+random-shots = { k = [10] }
 system_prompt = \"\"\"
 Classify the customer's message. Answer with one of these intents and nothing else:
 INTENT_LIST\"\"\"

@@ -30,7 +30,8 @@ epochs = 3
 precision = "fp32"
 
 [baselines]
-random-shots = { shots = 2 }
+random-shots = { k = [2], draws = 1 }
+use = ["zero-shot", "random-shots"]
 """
 
 # Colours that a made-up company gives to words: no model can know them before training.

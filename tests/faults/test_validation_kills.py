@@ -53,7 +53,7 @@ class OvertrainedRun:
             "split": {"dev": 8},
             "technique": technique,
             "evaluators": [{"use": "loss"}],
-            "baselines": {"zero_shot": False, "shots": 0},
+            "baselines": {"use": []},
         }
         self.file = folder / "run.toml"
         self.file.write_text(tomli_w.dumps(tables), encoding="utf-8")

@@ -20,6 +20,7 @@ from tunesmith.errors import IntegrityError, PluginError, TrainingError
 from tunesmith.events import JSON, Measured, Notice
 from tunesmith.execution.check_records import check_unchanged
 from tunesmith.execution.emitter import Emitter
+from tunesmith.execution.report import TRAINING_ROWS
 from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.global_state import preserve_global_state
 from tunesmith.offers import Plugin
@@ -129,7 +130,8 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     (folder / EVALUATIONS_FOLDER).mkdir(exist_ok=True)
     row_numbers = rows or range(len(records))
     write_atomic(folder / path, _to_json_lines(measured, records, row_numbers))
-    twins = {row for notice in emit.report.notices for row in notice.heldout_rows}
+    notices = [] if label == TRAINING_ROWS else emit.report.notices
+    twins = {row for notice in notices for row in notice.heldout_rows}
     others = [index for index, row in enumerate(row_numbers) if row not in twins]
     events = []
     for measurement in measured:

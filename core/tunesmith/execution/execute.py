@@ -270,11 +270,9 @@ class _ModelPhases:
         base = cache(lambda: self._open_model("base model", None))
         options = self.plan.baselines
         task = RivalTask(
-            train=self.parts.train,
-            base=base,
-            seed=self.plan.run.seed,
+            train=self.parts.train, base=base, seed=self.plan.run.seed,
             system_prompt=options.system_prompt,
-        )
+        )  # fmt: skip
         run, dev = self._run_so_far(), self.parts.dev
         choice = RivalChoice(self.plan, task, dev, first, run, self.emit)
         spent = 0.0

@@ -90,7 +90,7 @@ def test_a_run_prints_results_on_stdout_and_progress_on_stderr(
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["model", "metric", "value", "95", "%", "interval", "n"]
-    assert [line.split()[0] for line in lines[2:5]] == ["zero-shot", "random-shots", "tuned"]
+    assert [line.split()[0] for line in lines[2:5]] == ["zero-shot", "random-shots", "retrieved-shots"]
     assert "fine-tuning was worth it" in done.stdout
     assert "step 6/6" in done.stderr and "step 6/6" not in done.stdout
     assert f"run folder: {only_run(here)}" in lines
@@ -106,11 +106,11 @@ def test_metrics_of_two_evaluators_of_one_name_are_distinguished(
     assert "evaluators: same, again" in tunesmith("check", "run.toml").stdout
     done = tunesmith("run", "run.toml")
     assert done.exit_code == 0, done.output
-    lines = [line.split()[:3] for line in done.stdout.splitlines()[2:8]]
+    lines = [line.split()[:3] for line in done.stdout.splitlines()[2:10]]
     assert lines == [
         [model, f"{evaluator}:", "same"]
         for evaluator in ("same", "again")
-        for model in ("zero-shot", "random-shots", "tuned")
+        for model in ("zero-shot", "random-shots", "retrieved-shots", "tuned")
     ]
 
 

@@ -15,9 +15,9 @@ from tunesmith import api
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.contracts import Generation, TextModel
-from tunesmith.execution.baselines import PromptedModel
 from tunesmith.records import Message
 from tunesmith.text import one_line
+from tunesmith_evidence.prompting.prompted_model import PromptedModel
 
 EMPTY_ANSWER = "(nothing)"
 HELP = "/reset starts a new conversation, /quit (or Ctrl-D) ends the chat"
