@@ -90,7 +90,11 @@ def test_a_run_prints_results_on_stdout_and_progress_on_stderr(
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["model", "metric", "value", "95", "%", "interval", "n"]
-    assert [line.split()[0] for line in lines[2:5]] == ["zero-shot", "random-shots", "retrieved-shots"]
+    assert [line.split()[0] for line in lines[2:5]] == [
+        "zero-shot",
+        "random-shots",
+        "retrieved-shots",
+    ]
     assert "fine-tuning was worth it" in done.stdout
     assert "step 6/6" in done.stderr and "step 6/6" not in done.stdout
     assert f"run folder: {only_run(here)}" in lines
