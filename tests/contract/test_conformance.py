@@ -18,7 +18,9 @@ import pytest
 from tunesmith.catalog import Catalog
 from tunesmith.offers import BUILTIN_DISTRIBUTION, TechniqueOffer
 from tunesmith.plugins import ENTRY_POINT_GROUP, Selection, find_plugins
+from tunesmith.records import last_exchange
 from tunesmith.testing.checks import NotApplicable
+from tunesmith.testing.examples import CHATS, COMPLETIONS
 from tunesmith.testing.kit import BoundCheck, collect_checks
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +99,7 @@ def samples() -> dict[str, dict[str, Any]]:
             "reward": f"{write('reward.py', REWARD_FUNCTION)}:right",
             "max_new_tokens": 16,
         },
+        "constrained-match": {"labels": kit_answers()},
         "prompt": {"files": [write("prompt.txt", "Answer with one word.")]},
         "reward-margin": {"run": str(tiny_model())},
         "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
@@ -104,6 +107,11 @@ def samples() -> dict[str, dict[str, Any]]:
         **{name: quick_options(offer) for name, offer in techniques().items()},
         "rlhf": STAGES,
     }
+
+
+def kit_answers() -> list[str]:
+    """Return the answers of the kit's sample records."""
+    return [last_exchange(record)[1].text for record in (*COMPLETIONS, *CHATS)]
 
 
 def database() -> str:
@@ -137,8 +145,13 @@ def broken() -> dict[str, dict[str, Any]]:
 
 _NO_TOKENS = "it compares models with the same tokenizer, and the kit's fake model has no tokens"
 EXPECTED_FAILURES: dict[str, str] = {
-    f"kl: {check}[kl]": _NO_TOKENS
-    for check in ("metrics_are_declared", "same_result_twice", "does_not_depend_on_batching")
+    **{
+        f"kl: {check}[kl]": _NO_TOKENS
+        for check in ("metrics_are_declared", "same_result_twice", "does_not_depend_on_batching")
+    },
+    "constrained_match: perfect_model_scores_best[constrained-match]": (
+        "the kit's fake model finds all right answers equally probable, whatever the prompt"
+    ),
 }
 """Reasons of checks that a built-in plugin fails, by ``entry point: check[offer]``."""
 

@@ -42,7 +42,6 @@ TESTED_THROUGH = {
     "tests/core/testing/test_kit.py": (
         "tunesmith.testing.estimates",
         "tunesmith.testing.evaluators",
-        "tunesmith.testing.examples",
         "tunesmith.testing.loaders",
         "tunesmith.testing.splitters",
         "tunesmith.testing.reporters",
