@@ -35,7 +35,7 @@ class Block:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
         self._compute_letters()
-        self._text = "".join([f"{row.text}\n" for row in rows])
+        self._text = "\n".join([*(row.text for row in rows), ""])
         self._ends = np.cumsum([len(row.text) + 1 for row in rows])
 
     @cached_property
