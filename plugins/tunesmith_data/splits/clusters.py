@@ -20,7 +20,7 @@ MAX_SHARE = 0.2
 SMALL_CLUSTER = 10
 """Number of rows that are kept together however few rows there are."""
 MAX_COMPARED_ROWS = 100_000
-"""Rows up to which prompts are compared for near duplicates, which takes up to half a minute."""
+"""Rows up to which prompts are compared for near duplicates by default: some seconds."""
 
 Rows = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint64]
@@ -42,11 +42,14 @@ class Clusters:
         return max(self.sizes.values(), default=0)
 
 
-def find_clusters(table: RowTable, records: Sequence[Record], *, near_duplicates: bool) -> Clusters:
+def find_clusters(
+    table: RowTable, records: Sequence[Record], *, near_duplicates: bool | None
+) -> Clusters:
     """Join the rows that share a prompt, or a group, or have prompts that nearly equal each other.
 
     A cluster with more than a fifth of the rows is not made: an instruction that all rows share is
-    no reason to keep them together, only equal rows are. A group is always kept together.
+    no reason to keep them together, only equal rows are. A group is always kept together. If
+    ``near_duplicates`` is None, prompts are compared up to 100,000 rows.
     """
     forest = Forest(len(table))
     limit = max(SMALL_CLUSTER, int(MAX_SHARE * len(table)))
@@ -58,16 +61,17 @@ def find_clusters(table: RowTable, records: Sequence[Record], *, near_duplicates
     if shared.any():
         findings.append(_note(f"{shared.sum():,} rows share their prompt with a fifth of the data"))
     _join_equal(forest, identities)
-    if near_duplicates and len(table) <= MAX_COMPARED_ROWS:
+    if near_duplicates or (near_duplicates is None and len(table) <= MAX_COMPARED_ROWS):
         labels = cluster_texts(PromptTexts(records))
         loose = _in_large_sets(labels, limit)
         _join_equal(forest, np.where(loose, np.arange(len(table)), labels))
         if (loose & ~shared).any():
             text = f"{(loose & ~shared).sum():,} rows resemble a fifth of the data"
             findings.append(_note(text))
-    elif near_duplicates:
+    elif near_duplicates is None:
         text = (
-            f"more than {MAX_COMPARED_ROWS:,} rows are split by equal prompts, not by similar ones"
+            f"more than {MAX_COMPARED_ROWS:,} rows are split by equal prompts, not by similar "
+            "ones; split.near_duplicates = true compares all, a million rows in a minute"
         )
         findings.append(Finding(level="info", where="split.near_duplicates", message=text))
     groups = np.frombuffer(table.groups, dtype=np.uint64)

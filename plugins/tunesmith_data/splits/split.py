@@ -32,7 +32,7 @@ def split_records(
     request: SplitRequest,
     *,
     dev: float | int | None = None,
-    near_duplicates: bool = True,
+    near_duplicates: bool | None = None,
     file: Path | None = None,
 ) -> Split:
     """Return the parts of the records.
@@ -41,7 +41,8 @@ def split_records(
         records: the records of the request, read once.
         dev: share or number of the dev rows; None: a tenth of the rows that are not held out, from
             100 rows on.
-        near_duplicates: keep rows together whose prompts nearly equal each other.
+        near_duplicates: keep rows together whose prompts nearly equal each other; None: up to
+            100,000 rows.
         file: assignments of rows to parts. Rows in it keep their part, and new rows are added.
 
     Raises:

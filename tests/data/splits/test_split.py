@@ -20,6 +20,7 @@ from tunesmith.contracts import Split
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Preference, Text
 from tunesmith_data.near_duplicates import find_nearest
+from tunesmith_data.splits import clusters as clusters_module
 from tunesmith_data.splits import normalize_text, prompt_text, split_records
 from tunesmith_data.splits.assignments import PARTS, Assignments
 from tunesmith_data.splits.choose import choose_clusters
@@ -236,6 +237,26 @@ def test_nearly_equal_prompts_stay_together() -> None:
     alone = split_prompts(prompts, holdout=0.2, seed=1)
     trained = [prompts[i] for i in alone.train]
     assert any(find_nearest(trained, [prompts[i] for i in alone.heldout]))
+
+
+def test_many_rows_are_compared_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters_module, "MAX_COMPARED_ROWS", 100)
+    rng = Random(3)
+    texts = [sentence(rng, 12) for _ in range(60)]
+    records = [
+        Completion(source=f"r:{i}", prompt=text, completion=f"{i}")
+        for i, text in enumerate([*texts, *(f"{text}, please!" for text in texts)])
+    ]
+    default = split_records(records, request_for(records))
+    assert [f.where for f in default.findings] == ["split.near_duplicates"]
+    assert "near_duplicates = true" in default.findings[0].message
+    compared = split_records(records, request_for(records), near_duplicates=True)
+    assert not compared.findings
+    found = [
+        sum((i + 60) % 120 in {*split.train} for i in split.heldout)
+        for split in (default, compared)
+    ]
+    assert found[0] > 5 and found[1] == 0
 
 
 def test_a_prompt_that_most_rows_share_keeps_nothing_together() -> None:
