@@ -51,7 +51,7 @@ def command(state: CliState, run: Path, failures: int, reporter: str | None, as_
         # After a crash, report.json may be missing or belong to an earlier attempt.
         execute.write_report(folder, report)
     if as_json:
-        render.print_json({**report.to_json(), "folder": str(folder.path)})
+        render.print_json(view.to_json(folder.path, report))
         return
     show(report, folder, failures)
 
@@ -71,6 +71,7 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
     if report.measured:
         render.print_text()
         view.show_scores(report)
+    view.show_fit(folder.path, report)
     view.show_verdict(report)
     verdict = finished.verdict if finished else {}
     if failures and verdict:

@@ -89,10 +89,11 @@ def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
 def show(report: Report, folder: RunFolder, as_json: bool) -> None:
     """Print the result on stdout, as a table or as JSON."""
     if as_json:
-        render.print_json({**report.to_json(), "folder": str(folder.path)})
+        render.print_json(view.to_json(folder.path, report))
         return
     view.show_gates(report)
     view.show_scores(report)
+    view.show_fit(folder.path, report)
     view.show_verdict(report)
     view.show_paths(folder.path, report)
     view.show_next_commands(folder.path, report)

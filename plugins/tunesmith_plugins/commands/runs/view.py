@@ -9,6 +9,7 @@ from tunesmith.cli import render
 from tunesmith.events import Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import format_count, one_line
+from tunesmith_evidence.fit import diagnose_fit
 
 TWIN_FREE = ", twin-free"
 """After the name of a metric: without the held-out rows that have a twin in training."""
@@ -42,6 +43,21 @@ def show_verdict(report: Report) -> None:
         render.print_text()
         style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "warning")
         render.print_paragraph(str(verdict.get("sentence", "")), style=style)
+
+
+def show_fit(folder: Path, report: Report) -> None:
+    """Print how well the training fits the data, and what that follows from."""
+    fit = diagnose_fit(folder, report)
+    if fit is not None:
+        render.print_text()
+        style = "good" if fit.state == "fitted" else "warning"
+        render.print_paragraph(f"fit: {fit.state}; {fit.sentence}", style=style)
+
+
+def to_json(folder: Path, report: Report) -> dict[str, Any]:
+    """Return the report with the diagnosis of the fit, and the run folder."""
+    fit = diagnose_fit(folder, report)
+    return {**report.to_json(), "fit": fit.to_json() if fit else {}, "folder": str(folder)}
 
 
 def show_gates(report: Report) -> None:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from tunesmith.events import TUNED, CompletionSampled, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import format_bytes, format_count, format_duration, one_line, redact, safe_text
+from tunesmith_evidence.fit import diagnose_fit
 from tunesmith_evidence.regressions import find_regressions
 from tunesmith_plugins.reporters.html.charts import (
     HALF_WIDTH,
@@ -95,6 +96,7 @@ def render_page(report: Report, folder: Path, max_regressions: int) -> str:
         comparisons=verdict.get("comparisons", {}),
         metrics=list(_metric_sections(report)),
         gates=list(report.gates.values()),
+        fit=diagnose_fit(folder, report),
         forecast=_forecast_rows(report),
         stages=list(_stage_sections(report)),
         regressions=regressions[:max_regressions],

@@ -1,0 +1,194 @@
+"""Diagnose the fit of a training: memorised, overfitted, underfitted or fitted, in this order.
+
+=============  ===================================================================================
+memorised      the tuned model's loss tells a training row from a held-out row: the probability that
+               a training row has the lower one (AUC) is at least :data:`MEMORISED_AUC`
+overfitted     training went on for too long: the dev loss after the last step is above the lowest
+               one by more than its interval
+underfitted    the loss on held-out rows is not below that of the base model by more than its
+               interval, or the training loss still falls by a tenth in the last third of the steps
+fitted         none of these
+=============  ===================================================================================
+
+Held-out rows are used by their losses only, after everything has been chosen. The threshold of the
+AUC was chosen on tiny runs, and measured on others: ``tests/benchmarks/memorised.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tunesmith.events import JSON, TUNED, Measured
+from tunesmith.execution.evaluate import read_metric_values
+from tunesmith.execution.report import Report
+from tunesmith.statistics.distributions import student_quantile
+from tunesmith_evidence.statistics import paired_difference
+from tunesmith_evidence.statistics.ranks import probability_below
+
+FitState = Literal["memorised", "overfitted", "underfitted", "fitted"]
+
+MEMORISED_AUC = 0.8
+"""AUC from which on training rows are said to be memorised."""
+MIN_ROWS = 10
+"""Rows of each kind below which an AUC says nothing."""
+TAIL = 1 / 3
+"""Share of the steps, the last ones, in which the training loss should no longer fall."""
+MIN_TAIL_STEPS = 6
+FALL = 0.1
+"""Fall of the training loss in these steps, as a share of it, that counts as falling."""
+VALIDATION_FILE = "validation.json"
+"""File of a training with the dev loss of each row, at the best step and at the last one."""
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The diagnosis, and what it follows from."""
+
+    state: FitState
+    sentence: str
+    values: dict[str, float] = field(default_factory=dict)
+    """``auc``; ``dev_rise`` with its ``dev_rise_low``; ``gain`` over the base model with its
+    ``gain_low``; ``fall`` of the training loss: those that could be computed."""
+
+    def to_json(self) -> JSON:
+        return asdict(self)
+
+
+def diagnose_fit(folder: Path, report: Report) -> Fit | None:
+    """Return the diagnosis of a finished training; None if it left nothing to tell it from.
+
+    Args:
+        folder: the run folder.
+        report: the report of the run.
+
+    Raises:
+        IntegrityError: an evaluation's file is damaged.
+    """
+    if "" not in report.training_finished:
+        return None
+    stage = list(report.training_started)[-1] if report.training_started else ""
+    values: dict[str, float] = {}
+    findings = [
+        _find_memorised(folder, report, values),
+        _find_overfitted(folder / stage / VALIDATION_FILE, values),
+        _find_underfitted(folder, report, stage, values),
+    ]
+    found = next((finding for finding in findings if finding is not None), None)
+    if found is not None:
+        return Fit(*found, values)
+    return Fit("fitted", _describe_fitted(values), values) if values else None
+
+
+Finding = tuple[FitState, str]
+
+
+def _find_memorised(folder: Path, report: Report, values: dict[str, float]) -> Finding | None:
+    """Compare the losses of training rows with those of held-out rows, for each such metric."""
+    for trained in report.training_rows.values():
+        heldout = report.measured.get((TUNED, trained.evaluator, trained.metric))
+        if heldout is None or trained.higher_is_better:
+            continue
+        losses = [_row_values(folder, event) for event in (trained, heldout)]
+        if min(map(len, losses)) < MIN_ROWS:
+            continue
+        values["auc"] = auc = probability_below(*losses)
+        if auc >= MEMORISED_AUC:
+            return "memorised", (
+                f"in {auc:.0%} of all pairs of a training and a held-out row, the training row has "
+                f"the lower {trained.metric} (a model that generalises: about 50 %); train for "
+                "fewer epochs, with a lower learning rate, or with more rows"
+            )
+    return None
+
+
+def _find_overfitted(path: Path, values: dict[str, float]) -> Finding | None:
+    """Compare the dev loss after the last step with the lowest one, row by row."""
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    best, last = content["best"], content["last"]
+    if best["step"] == last["step"]:
+        return None
+    rise = paired_difference(best["losses"], last["losses"], best["weights"])
+    values |= {"dev_rise": rise.value, "dev_rise_low": rise.low}
+    if rise.low <= 0:
+        return None
+    return "overfitted", (
+        f"the dev loss at step {last['step']} is above that of step {best['step']} by "
+        f"{rise.value:.3g} [{rise.low:.3g}, {rise.high:.3g}]; with fewer epochs the result is the "
+        "same, or better where the last step is the artifact"
+    )
+
+
+def _find_underfitted(
+    folder: Path, report: Report, stage: str, values: dict[str, float]
+) -> Finding | None:
+    """Compare the tuned model with the base model, and the last steps with each other."""
+    hint = "train for more epochs, or with a higher learning rate"
+    for trained in report.training_rows.values():
+        key = trained.evaluator, trained.metric
+        base, tuned = (report.measured.get((model, *key)) for model in (BASE, TUNED))
+        if base is None or tuned is None or trained.higher_is_better:
+            continue
+        before, after = (read_metric_values(folder / e.records, e.metric) for e in (base, tuned))
+        gain = paired_difference(after.values, before.values, after.weights, groups=after.groups)
+        values |= {"gain": gain.value, "gain_low": gain.low}
+        if gain.low <= 0:
+            return "underfitted", (
+                f"the {trained.metric} on held-out rows is not clearly below that of the base "
+                f"model: by {gain.value:.3g} [{gain.low:.3g}, {gain.high:.3g}]; {hint}"
+            )
+    losses = [step.loss for (name, _), step in sorted(report.steps.items()) if name == stage]
+    fall = falling_share(losses)
+    if fall is not None:
+        values["fall"] = fall
+    if fall is None or fall < FALL:
+        return None
+    return "underfitted", (
+        f"the training loss still fell by {fall:.0%} in the last third of the steps; {hint}"
+    )
+
+
+def _describe_fitted(values: dict[str, float]) -> str:
+    parts = []
+    if "auc" in values:
+        parts.append(f"a training row has the lower loss in {values['auc']:.0%} of all pairs")
+    if "dev_rise" in values:
+        parts.append("the dev loss did not rise clearly")
+    if "gain" in values:
+        parts.append("the loss is clearly below that of the base model")
+    if "fall" in values:
+        parts.append("the training loss has levelled off")
+    return "; ".join(parts)
+
+
+def _row_values(folder: Path, event: Measured) -> list[float]:
+    """Return the values of the rows that have tokens."""
+    found = read_metric_values(folder / event.records, event.metric)
+    weights = found.weights or [1.0] * len(found.values)
+    return [value for value, weight in zip(found.values, weights, strict=True) if weight]
+
+
+def falling_share(losses: Sequence[float]) -> float | None:
+    """Return by which share of their mean the last losses fall; 0 if that may be chance.
+
+    A line is fitted to the last third of the losses (least squares); its slope counts if the 95 %
+    interval is below 0. None: too few steps.
+    """
+    tail = [loss for loss in losses[-round(TAIL * len(losses)) :] if math.isfinite(loss)]
+    n = len(tail)
+    if n < MIN_TAIL_STEPS:
+        return None
+    x_mean, mean = (n - 1) / 2, math.fsum(tail) / n
+    spread = math.fsum((x - x_mean) ** 2 for x in range(n))
+    slope = math.fsum((x - x_mean) * loss for x, loss in enumerate(tail)) / spread
+    residuals = (loss - mean - slope * (x - x_mean) for x, loss in enumerate(tail))
+    error = math.sqrt(math.fsum(r * r for r in residuals) / (n - 2) / spread)
+    is_falling = slope + student_quantile(0.975, n - 2) * error < 0
+    return -slope * (n - 1) / mean if is_falling and mean > 0 else 0.0

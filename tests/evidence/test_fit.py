@@ -1,0 +1,163 @@
+"""The fit of a training: one diagnosis, by stated rules, the first that applies."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tunesmith.errors import IntegrityError
+from tunesmith.events import Measured, StepFinished, TrainingFinished, TrainingStarted
+from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
+from tunesmith.testing import sample_event
+from tunesmith_evidence import fit
+from tunesmith_evidence.fit import diagnose_fit, falling_share
+
+RNG = random.Random(5)
+LEVEL = [1.0 + RNG.gauss(0, 0.05) for _ in range(60)]
+"""Losses of rows, or of steps, that do not change."""
+LOW = [value - 0.6 for value in LEVEL]
+
+
+def measure(folder: Path, model: str, losses: Sequence[float], weight: float = 1.0) -> Measured:
+    path = f"{model}.loss.jsonl"
+    lines = [
+        {"source": f"r:{n}", "expected": "", "loss": {"value": value, "weight": weight}}
+        for n, value in enumerate(losses)
+    ]
+    (folder / path).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return sample_event(
+        Measured,
+        model=model,
+        evaluator="loss",
+        metric="loss",
+        higher_is_better=False,
+        records=path,
+        n=len(losses),
+    )
+
+
+def write_validation(folder: Path, best: Sequence[float], last: Sequence[float]) -> None:
+    steps = {"best": (3, best), "last": (9 if best is not last else 3, last)}
+    content = {
+        name: {"step": step, "losses": list(losses), "weights": [1.0] * len(losses)}
+        for name, (step, losses) in steps.items()
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "validation.json").write_text(json.dumps(content))
+
+
+def report(
+    folder: Path,
+    *,
+    train: Sequence[float] = LEVEL,
+    tuned: Sequence[float] = LEVEL,
+    base: Sequence[float] | None = [value + 1 for value in LEVEL],
+    steps: Sequence[float] = LEVEL,
+    stage: str = "",
+) -> Report:
+    events = [
+        sample_event(TrainingStarted, stage=stage, steps=len(steps)),
+        *(sample_event(StepFinished, stage=stage, step=n, loss=x) for n, x in enumerate(steps, 1)),
+        sample_event(TrainingFinished, stage=""),
+        measure(folder, "tuned", tuned),
+        measure(folder, TRAINING_ROWS, train),
+    ]
+    if base is not None:
+        events.append(measure(folder, "base", base))
+    return build_report(events)
+
+
+def state(folder: Path, found: Report) -> str:
+    diagnosis = diagnose_fit(folder, found)
+    assert diagnosis is not None
+    return diagnosis.state
+
+
+def test_a_fitted_model(tmp_path: Path) -> None:
+    write_validation(tmp_path, LEVEL, LEVEL)
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path))
+    assert diagnosis is not None and diagnosis.state == "fitted"
+    assert diagnosis.values["auc"] == pytest.approx(0.5)
+    assert diagnosis.values["gain"] == pytest.approx(1.0)
+    assert "in 50% of all pairs" in diagnosis.sentence
+    assert diagnosis.to_json()["state"] == "fitted"
+
+
+def test_training_rows_with_lower_losses_are_memorised(tmp_path: Path) -> None:
+    """Whatever the other rules would say."""
+    write_validation(tmp_path, LEVEL, [value + 1 for value in LEVEL])
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW, base=LEVEL))
+    assert diagnosis is not None and diagnosis.state == "memorised"
+    assert "in 100% of all pairs" in diagnosis.sentence
+
+
+def test_the_threshold(tmp_path: Path) -> None:
+    heldout = [float(n) for n in range(100)]
+    for share, expected in ((fit.MEMORISED_AUC, "memorised"), (0.7, "fitted")):
+        train = [100 * (1 - share) - 0.5] * 20  # below this share of the held-out losses
+        found = report(tmp_path, train=train, tuned=heldout, base=[x + 9 for x in heldout])
+        assert state(tmp_path, found) == expected
+
+
+def test_few_rows_say_nothing(tmp_path: Path) -> None:
+    found = report(tmp_path, train=LOW[:9])
+    diagnosis = diagnose_fit(tmp_path, found)
+    assert diagnosis is not None and "auc" not in diagnosis.values
+
+
+def test_a_dev_loss_that_has_risen(tmp_path: Path) -> None:
+    """By more than its interval; in the folder of the last stage."""
+    noise = [value + RNG.gauss(0, 0.3) for value in LEVEL]
+    write_validation(tmp_path / "policy", LEVEL, noise)
+    found = report(tmp_path, stage="policy")
+    assert state(tmp_path, found) == "fitted"
+    write_validation(tmp_path / "policy", LEVEL, [value + 0.3 for value in noise])
+    diagnosis = diagnose_fit(tmp_path, found)
+    assert diagnosis is not None and diagnosis.state == "overfitted"
+    assert "at step 9 is above that of step 3 by" in diagnosis.sentence
+
+
+def test_a_model_that_is_as_good_as_the_base(tmp_path: Path) -> None:
+    noise = [value + RNG.gauss(0, 0.3) for value in LEVEL]
+    assert state(tmp_path, report(tmp_path, base=noise)) == "underfitted"
+    assert state(tmp_path, report(tmp_path, base=None)) == "fitted"
+
+
+def test_a_training_loss_that_still_falls(tmp_path: Path) -> None:
+    falling = [3 - 2 * n / 60 + RNG.gauss(0, 0.02) for n in range(60)]
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=falling))
+    assert diagnosis is not None and diagnosis.state == "underfitted"
+    assert "still fell by" in diagnosis.sentence
+
+
+def test_the_fall_of_losses() -> None:
+    line = [4 - n / 20 for n in range(40)]  # the last 13: from 2.65 to 2.05
+    assert falling_share(line) == pytest.approx(0.6 / 2.35)
+    assert falling_share(LEVEL) == 0.0
+    assert falling_share(LEVEL[:12]) is None
+    assert falling_share([*LEVEL, float("nan")]) == 0.0
+    assert falling_share([0.0] * 30) == 0.0
+
+
+def test_noise_seldom_looks_like_a_fall() -> None:
+    """At most 5 % by the interval; the size of the fall makes it fewer."""
+    rng = random.Random(1)
+    falls = [falling_share([1 + rng.gauss(0, 0.3) for _ in range(30)]) for _ in range(400)]
+    assert sum(fall is not None and fall >= fit.FALL for fall in falls) / len(falls) < 0.05
+
+
+def test_a_run_without_training_has_no_fit(tmp_path: Path) -> None:
+    assert diagnose_fit(tmp_path, Report()) is None
+    only_trained = build_report([sample_event(TrainingFinished, stage="")])
+    assert diagnose_fit(tmp_path, only_trained) is None
+
+
+def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    (tmp_path / f"{TRAINING_ROWS}.loss.jsonl").write_text("{\n")
+    with pytest.raises(IntegrityError, match=r"training-rows\.loss\.jsonl:1"):
+        diagnose_fit(tmp_path, found)
