@@ -32,7 +32,7 @@ from tunesmith_evidence.statistics.ranks import probability_below
 
 FitState = Literal["memorised", "overfitted", "underfitted", "fitted"]
 
-MEMORISED_AUC = 0.8
+MEMORISED_AUC = 0.75
 """AUC from which on training rows are said to be memorised."""
 MIN_ROWS = 10
 """Rows of each kind below which an AUC says nothing."""

@@ -28,6 +28,19 @@ def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
     assert line.split()[0] == rows[2]["source"] and "it knew" in line
 
 
+def test_the_fit_of_the_training_is_shown(tunesmith: Tunesmith, finished: Path) -> None:
+    steps = {"best": (1, 1.0), "last": (2, 1.5)}
+    losses = {
+        name: {"step": step, "losses": [x, x + 0.1, x + 0.2] * 5, "weights": [1.0] * 15}
+        for name, (step, x) in steps.items()
+    }
+    (finished / "validation.json").write_text(json.dumps(losses))
+    done = tunesmith("report", finished)
+    assert "fit: overfitted; the dev loss at step 2 is above that of step 1 by 0.5" in done.stdout
+    shown = json.loads(tunesmith("report", finished, "--json").stdout)
+    assert shown["fit"]["state"] == "overfitted" and shown["fit"]["values"]["dev_rise"] == 0.5
+
+
 def test_report_is_rebuilt_if_it_is_missing(tunesmith: Tunesmith, finished: Path) -> None:
     before = (finished / "report.json").read_bytes()
     (finished / "report.json").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -230,6 +231,17 @@ def test_training_and_dev_loss_of_a_run_share_a_chart(tmp_path: Path) -> None:
     assert found.count("<h3>loss") == 1
     assert "<h3>loss; with marks: on dev rows</h3>" in found and 'class="mark"' in found
     assert "<h3>train loss</h3>" in found and "<h3>dev loss</h3>" not in found
+
+
+def test_the_fit_of_the_training_is_shown(tmp_path: Path) -> None:
+    losses = {
+        name: {"step": step, "losses": [float(step)] * 12, "weights": [1.0] * 12}
+        for name, step in (("best", 1), ("last", 2))
+    }
+    (tmp_path / "validation.json").write_text(json.dumps(losses))
+    found = page(tmp_path, list(sample_run(steps=3)))
+    assert '<h2>Fit: <span class="warning">overfitted</span></h2>' in found
+    assert "at step 2 is above that of step 1 by 1" in found
 
 
 def test_intervals_share_one_scale() -> None:

@@ -17,8 +17,10 @@ from tables import build
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError, RunStopped, TunesmithWarning
 from tunesmith.events import Event, Monitored, Notice, StepFinished, TrainingFinished
+from tunesmith.execution.report import build_report
 from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith.storage import Checkpoints
+from tunesmith_evidence import fit
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
@@ -30,7 +32,7 @@ from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.supervised import SupervisedTask
-from tunesmith_torch.training.validation import VALIDATION
+from tunesmith_torch.training.validation import VALIDATION, VALIDATION_FILE
 
 CPU = torch.device("cpu")
 
@@ -357,6 +359,18 @@ def test_a_resumed_preference_run_has_the_reference_of_the_start(
     resumed, later = train(tmp_path / "resumed", tiny_folder, config, dev, **parts)
     assert monitored(later) == [event for event in monitored(events) if event.step >= 4]
     assert all(torch.equal(complete[name], resumed[name]) for name in complete)
+
+
+def test_the_diagnosis_of_the_fit_reads_the_losses(tmp_path: Path, complete: Any) -> None:
+    """The dev loss of OTHER has risen since its lowest value, if not clearly on six rows."""
+    _, events, losses = complete
+    (tmp_path / fit.VALIDATION_FILE).write_text(losses)
+    assert fit.VALIDATION_FILE == VALIDATION_FILE
+    finished = [event for event in events if isinstance(event, TrainingFinished)]
+    diagnosis = fit.diagnose_fit(tmp_path, build_report(finished))
+    assert diagnosis is not None
+    dev = {event.step: event.metrics["dev_loss"] for event in monitored(events)}
+    assert diagnosis.values["dev_rise"] == pytest.approx(dev[12] - dev[4])
 
 
 def test_options_that_contradict_each_other() -> None:
