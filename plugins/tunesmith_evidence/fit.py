@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Literal
 
 from tunesmith.events import JSON, TUNED, Measured
-from tunesmith.execution.evaluate import read_metric_values
+from tunesmith.execution.evaluate import MetricValues, read_metric_values
 from tunesmith.execution.report import Report
+from tunesmith.statistics import Interval
 from tunesmith.statistics.distributions import student_quantile
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_evidence.statistics.ranks import probability_below
@@ -43,7 +44,8 @@ FALL = 0.1
 """Fall of the training loss in these steps, as a share of it, that counts as falling."""
 VALIDATION_FILE = "validation.json"
 """File of a training with the dev loss of each row, at the best step and at the last one."""
-BASE = "base"
+BASE = "zero-shot"
+"""The rival that is the untouched base model, with the run's system prompt."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,7 @@ def _find_underfitted(
         base, tuned = (report.measured.get((model, *key)) for model in (BASE, TUNED))
         if base is None or tuned is None or trained.higher_is_better:
             continue
-        before, after = (read_metric_values(folder / e.records, e.metric) for e in (base, tuned))
-        gain = paired_difference(after.values, before.values, after.weights, groups=after.groups)
+        gain = _gain(*(read_metric_values(folder / e.records, e.metric) for e in (base, tuned)))
         values |= {"gain": gain.value, "gain_low": gain.low}
         if gain.low <= 0:
             return "underfitted", (
@@ -152,6 +153,19 @@ def _find_underfitted(
         return None
     return "underfitted", (
         f"the training loss still fell by {fall:.0%} in the last third of the steps; {hint}"
+    )
+
+
+def _gain(base: MetricValues, tuned: MetricValues) -> Interval:
+    """Return base minus tuned over the rows of the base, which may have been asked for fewer."""
+    index = {row: number for number, row in enumerate(tuned.rows)}
+    rows = [index[row] for row in base.rows]
+    weights, groups = tuned.weights, tuned.groups
+    return paired_difference(
+        [tuned.values[row] for row in rows],
+        base.values,
+        [weights[row] for row in rows] if weights else None,
+        groups=[groups[row] for row in rows] if groups else None,
     )
 
 

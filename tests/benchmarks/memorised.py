@@ -89,7 +89,7 @@ def run_trial(folder: Path, seed: int, *, overtrained: bool) -> Trial:
         "split": {"near_duplicates": False},
         "technique": settings,
         "evaluators": [{"use": "loss"}],
-        "baselines": {"zero_shot": False, "shots": 0},
+        "baselines": {"use": []},
     }
     (folder / "run.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     report = api.run(folder / "run.toml", out=folder / "run")

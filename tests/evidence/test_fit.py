@@ -22,11 +22,12 @@ LEVEL = [1.0 + RNG.gauss(0, 0.05) for _ in range(60)]
 LOW = [value - 0.6 for value in LEVEL]
 
 
-def measure(folder: Path, model: str, losses: Sequence[float], weight: float = 1.0) -> Measured:
+def measure(folder: Path, model: str, losses: Sequence[float], first: int = 0) -> Measured:
+    """Write the losses of rows, of which the first has the number ``first``."""
     path = f"{model}.loss.jsonl"
     lines = [
-        {"source": f"r:{n}", "expected": "", "loss": {"value": value, "weight": weight}}
-        for n, value in enumerate(losses)
+        {"row": n, "source": f"r:{n}", "loss": {"value": value, "weight": 1.0 + n % 2}}
+        for n, value in enumerate(losses, first)
     ]
     (folder / path).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return sample_event(
@@ -67,7 +68,7 @@ def report(
         measure(folder, TRAINING_ROWS, train),
     ]
     if base is not None:
-        events.append(measure(folder, "base", base))
+        events.append(measure(folder, fit.BASE, base))
     return build_report(events)
 
 
@@ -125,6 +126,16 @@ def test_a_model_that_is_as_good_as_the_base(tmp_path: Path) -> None:
     noise = [value + RNG.gauss(0, 0.3) for value in LEVEL]
     assert state(tmp_path, report(tmp_path, base=noise)) == "underfitted"
     assert state(tmp_path, report(tmp_path, base=None)) == "fitted"
+
+
+def test_the_base_model_may_have_been_asked_for_some_rows_only(tmp_path: Path) -> None:
+    """Row by row: the losses grow with the row's number, and the base has the last rows."""
+    tuned = [float(n) for n in range(60)]
+    found = report(tmp_path, train=tuned, tuned=tuned, base=None)
+    found.add_event(measure(tmp_path, fit.BASE, [n + 0.5 for n in range(40, 60)], first=40))
+    diagnosis = diagnose_fit(tmp_path, found)
+    assert diagnosis is not None and diagnosis.state == "fitted"
+    assert diagnosis.values["gain"] == pytest.approx(0.5)
 
 
 def test_a_training_loss_that_still_falls(tmp_path: Path) -> None:
