@@ -27,7 +27,7 @@ import numpy as np
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
 from tunesmith.events import JSON, Notice
-from tunesmith.records import Preference, Record
+from tunesmith.records import Preference
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.preference import PairOptions
@@ -36,8 +36,8 @@ from tunesmith_torch.prefix.completion_groups import (
     GroupLayout,
     LabelledGroup,
     require_pairs,
-    tokenize_preferences,
 )
+from tunesmith_torch.prefix.group_store import GroupStore, store_groups
 from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
 from tunesmith_torch.training.loop import BatchCounts
 
@@ -100,22 +100,16 @@ def group_rows(groups: Sequence[CompletionGroup]) -> Iterator[Sequence[int]]:
         yield from group.completions
 
 
-def tokenize_fitting(
-    records: Sequence[Record], template: Template, limit: int
-) -> list[LabelledGroup]:
-    """Return the preferences of at most ``limit`` tokens."""
-    groups = tokenize_preferences(records, template)
-    return [group for group in groups if group.longest_sequence <= limit]
-
-
-def fitting_groups(job: Job[Any], template: Template, limit: int) -> list[LabelledGroup]:
+def fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
     """Tokenize all preferences and keep those of at most ``limit`` tokens; report the others.
 
     Raises:
         DataError: a record is neither a pair nor a labelled answer, or none fits.
     """
-    fitting = tokenize_fitting(job.train, template, limit)
+    fitting = store_groups(job.train, template, limit)
     total = len(job.train)
+    if fitting and len(fitting) == total:
+        return fitting
     kind = "pair" if all(isinstance(r, Preference) for r in job.train) else "row"
     if not fitting:
         raise DataError(
@@ -123,14 +117,13 @@ def fitting_groups(job: Job[Any], template: Template, limit: int) -> list[Labell
             f"no {kind} can be learned from: none of {total} has at most {limit} tokens",
             hint="raise technique.max_length, or shorten the rows",
         )
-    if len(fitting) < total:
-        left_out = f"{total - len(fitting)} of {total} {kind}s are left out of training"
-        text = f"{left_out}: longer than {limit} tokens"
-        job.emit(Notice(level="warning", source="data", message=text))
+    left_out = f"{total - len(fitting)} of {total} {kind}s are left out of training"
+    text = f"{left_out}: longer than {limit} tokens"
+    job.emit(Notice(level="warning", source="data", message=text))
     return fitting
 
 
-def fitting_pairs(job: Job[Any], template: Template, limit: int) -> list[LabelledGroup]:
+def fitting_pairs(job: Job[Any], template: Template, limit: int) -> GroupStore:
     """Return the preference pairs that fit, like :func:`fitting_groups`.
 
     Raises:

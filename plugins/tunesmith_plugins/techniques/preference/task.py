@@ -15,17 +15,16 @@ from tunesmith_torch.memory_estimate.policies import pair_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.preference.labels import LabelCounts, find_label_problem
 from tunesmith_torch.preference.objective import PreferenceObjective
-from tunesmith_torch.prefix.completion_groups import LabelledGroup
+from tunesmith_torch.prefix.group_store import GroupStore, store_groups
 from tunesmith_torch.training.preference_data import (
     PreferenceData,
     fitting_groups,
     group_rows,
-    tokenize_fitting,
 )
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
-class PreferenceTask(TrainingTask[list[LabelledGroup]]):
+class PreferenceTask(TrainingTask[GroupStore]):
     """Train on pairs by DPO, IPO, KTO, ORPO or SimPO, and on labelled answers by KTO."""
 
     has_row_losses = True
@@ -34,7 +33,7 @@ class PreferenceTask(TrainingTask[list[LabelledGroup]]):
         """Return the grouping of pairs."""
         return pair_grouping(options, device)
 
-    def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[LabelledGroup]:
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> GroupStore:
         """Return the rows that fit; report the others.
 
         Raises:
@@ -47,10 +46,10 @@ class PreferenceTask(TrainingTask[list[LabelledGroup]]):
             raise DataError("data", problem)
         return groups
 
-    def token_rows(self, data: list[LabelledGroup], template: Template) -> Iterator[Sequence[int]]:
+    def token_rows(self, data: GroupStore, template: Template) -> Iterator[Sequence[int]]:
         return group_rows(data)
 
-    def prepare(self, session: Session, data: list[LabelledGroup]) -> Prepared:
+    def prepare(self, session: Session, data: GroupStore) -> Prepared:
         """Set up the loss, and compute the log-probabilities of the reference if it needs them."""
         options: PreferenceOptions = session.options
         groups = PreferenceData.for_model(data, session.adapted, options, session.report)
@@ -71,7 +70,7 @@ class PreferenceTask(TrainingTask[list[LabelledGroup]]):
     ) -> PreferenceObjective | None:
         """Return the loss over the records that fit, with the reference's log-probabilities."""
         options: PreferenceOptions = session.options
-        groups = tokenize_fitting(records, session.template, session.limit)
+        groups = store_groups(records, session.template, session.limit)
         if not groups:
             return None
         data = PreferenceData.for_model(groups, session.adapted, options)

@@ -12,18 +12,18 @@ from tunesmith_plugins.techniques.rlhf.options import RewardStage
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.policies import pair_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
-from tunesmith_torch.prefix.completion_groups import LabelledGroup, require_pairs
+from tunesmith_torch.prefix.completion_groups import require_pairs
+from tunesmith_torch.prefix.group_store import GroupStore, store_groups
 from tunesmith_torch.rlhf.reward_model import BradleyTerryObjective, ModelWithRewardHead
 from tunesmith_torch.training.preference_data import (
     PreferenceData,
     fitting_pairs,
     group_rows,
-    tokenize_fitting,
 )
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
-class RewardTask(TrainingTask[list[LabelledGroup]]):
+class RewardTask(TrainingTask[GroupStore]):
     """Train a model with a reward head by the Bradley-Terry loss."""
 
     has_row_losses = True
@@ -32,14 +32,14 @@ class RewardTask(TrainingTask[list[LabelledGroup]]):
         """Return the grouping of pairs, of which only the last token counts."""
         return pair_grouping(options, device, scores_last_token=True)
 
-    def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[LabelledGroup]:
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> GroupStore:
         """Return the pairs that fit; report the others."""
         return fitting_pairs(job, template, limit)
 
-    def token_rows(self, data: list[LabelledGroup], template: Template) -> Iterator[Sequence[int]]:
+    def token_rows(self, data: GroupStore, template: Template) -> Iterator[Sequence[int]]:
         return group_rows(data)
 
-    def prepare(self, session: Session, data: list[LabelledGroup]) -> Prepared:
+    def prepare(self, session: Session, data: GroupStore) -> Prepared:
         """Put a fresh head on the model, and set up the loss over the pairs."""
         options: RewardStage = session.options
         pairs = PreferenceData.for_model(data, session.adapted, options, session.report)
@@ -59,7 +59,7 @@ class RewardTask(TrainingTask[list[LabelledGroup]]):
         """Return the loss over the pairs that fit, with the head that is trained."""
         options: RewardStage = session.options
         require_pairs(records)
-        groups = tokenize_fitting(records, session.template, session.limit)
+        groups = store_groups(records, session.template, session.limit)
         if not groups:
             return None
         pairs = PreferenceData.for_model(groups, session.adapted, options)

@@ -1,0 +1,83 @@
+"""Tokenized preferences in flat arrays, in memory or mapped from files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.records import Record
+from tunesmith_torch.data.example_store import ExampleStore, ExampleStoreBuilder
+from tunesmith_torch.data.large_data import is_large
+from tunesmith_torch.data.packing import Example
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.prefix.completion_groups import LabelledGroup, tokenize_preferences
+
+RECORDS_PER_CALL = 1000
+_LABELS = ((True, False), (True,), (False,))
+"""The labels of a pair, of a good and of a bad answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupStore(Sequence[LabelledGroup]):
+    """Groups that are made when they are taken out: five bytes of memory for each token."""
+
+    parts: ExampleStore
+    """The prompt of each group and then its completions; the record is the number of the group."""
+    labels: bytearray
+    """For each group, the position of its labels in the list of all that are possible."""
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """The first part of each group, and the end."""
+        return np.searchsorted(self.parts.records, np.arange(len(self) + 1))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> LabelledGroup: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[LabelledGroup]: ...
+    def __getitem__(self, index: int | slice) -> LabelledGroup | list[LabelledGroup]:
+        rows = range(len(self))[index]
+        return self._make(rows) if isinstance(rows, int) else [self._make(row) for row in rows]
+
+    def _make(self, row: int) -> LabelledGroup:
+        parts = self.parts[int(self._starts[row]) : int(self._starts[row + 1])]
+        prompt, *completions = (np.asarray(part.ids).tolist() for part in parts)
+        return LabelledGroup(prompt, tuple(completions), _LABELS[self.labels[row]])
+
+
+def store_groups(records: Sequence[Record], template: Template, limit: int) -> GroupStore:
+    """Return the preferences of at most ``limit`` tokens; those of large data are in files.
+
+    Raises:
+        DataError: a record is neither a pair nor a labelled answer.
+    """
+    folder: AbstractContextManager[str | None] = nullcontext()
+    if is_large(records):
+        folder = TemporaryDirectory(prefix="tunesmith-")
+    with folder as path:  # mapped files may be deleted
+        builder = ExampleStoreBuilder(None if path is None else Path(path))
+        labels = bytearray()
+        for group in _tokenize(records, template):
+            if group.longest_sequence <= limit:
+                for number, ids in enumerate((group.prompt, *group.completions)):
+                    builder.append(len(labels), Example(ids, np.full(len(ids), number > 0)))
+                labels.append(_LABELS.index(group.labels))
+        return GroupStore(builder.build(), labels)
+
+
+def _tokenize(records: Sequence[Record], template: Template) -> Iterator[LabelledGroup]:
+    rows = iter(records)
+    while batch := list(islice(rows, RECORDS_PER_CALL)):
+        yield from tokenize_preferences(batch, template)
