@@ -25,6 +25,8 @@ from tunesmith_data.near_duplicates.features import Floats, Indices
 MAX_REFERENCE = 2_000
 MAX_PROBES = 4_000
 """Rows that are compared with the training rows; of more rows, a random sample is."""
+LEAST_ALONE = 0.2
+"""Share of the clusters below which rows without near duplicates stand for too few rows."""
 MAX_CHOSEN = 20
 LEAST_GAP = 0.5
 """Rows that are nearer to a chosen one than this are not chosen too."""
@@ -75,7 +77,7 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     """
     rng = np.random.default_rng(seed)
     clusters = cluster_texts(train).astype(np.int64)
-    sample = _sample(rng, np.unique(clusters), MAX_REFERENCE)
+    sample = _sample(rng, _choose_reference(clusters), MAX_REFERENCE)
     probes = _sample(rng, np.arange(len(production)), MAX_PROBES)
     if len(sample) < LEAST_REFERENCE:
         hint = f"coverage needs {LEAST_REFERENCE} training rows that are no near duplicates"
@@ -112,6 +114,16 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
         is_blind=1 - limit < _chance_similarity(len(train)),
         chosen=rows,
     )
+
+
+def _choose_reference(clusters: Indices) -> Indices:
+    """Return the training rows without a near duplicate, like production rows not covered.
+
+    If nearly all rows have one, as copies do, one row of each cluster is returned.
+    """
+    firsts, counts = np.unique(clusters, return_counts=True)
+    alone = firsts[counts == 1]
+    return alone if len(alone) >= max(LEAST_REFERENCE, LEAST_ALONE * len(firsts)) else firsts
 
 
 class _Search:

@@ -36,10 +36,11 @@ class Vectorizer:
     """
 
     def __init__(self, train: Iterable[str], probes: Iterable[str]) -> None:
-        self._train, self._rows = _count_rows(train)
+        self._train, train_rows = _count_rows(train)
         self._probes, probe_rows = _count_rows(probes)
+        self._all_rows = train_rows + probe_rows
         self._limits = (
-            max(LEAST_ROWS, GRAM_SHARE * self._rows),
+            max(LEAST_ROWS, GRAM_SHARE * train_rows),
             max(LEAST_ROWS, PROBE_SHARE * probe_rows),
         )
 
@@ -72,11 +73,11 @@ class Vectorizer:
 
     def _weights(self, grams: npt.NDArray[np.uint32]) -> Floats:
         places = _table_index(grams)
-        counts = self._train[places]
-        # One more than the count: a gram that no training text has weighs nearly as much as one
-        # of a single text. Otherwise probes would look farther away than training texts do.
-        weights = np.log((self._rows + 1) / (counts + 1))
-        weights[(counts > self._limits[0]) | (self._probes[places] > self._limits[1])] = 0
+        counts, probe_counts = self._train[places], self._probes[places]
+        # Probes are counted too: if only training texts were, what a single text has would weigh
+        # less in these than in a probe, and probes would look farther away than they are.
+        weights = np.log((self._all_rows + 1) / (counts + probe_counts + 1))
+        weights[(counts > self._limits[0]) | (probe_counts > self._limits[1])] = 0
         return weights
 
 

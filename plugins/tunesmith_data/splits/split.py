@@ -26,6 +26,8 @@ from tunesmith_data.splits.clusters import Clusters, find_clusters
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.splits.sizes import dev_rows, holdout_rows
 
+MAX_EXAMPLES = 3
+
 
 def split_records(
     records: Iterable[Record],
@@ -66,7 +68,7 @@ def split_records(
     ]
     findings = [*clusters.findings]
     if file is not None and keys is not None:
-        findings += _bridge_findings(bridges, clusters, known, request.records)
+        findings += _bridge_findings(bridges, clusters, known, names, request.records)
         assignments = assignments or Assignments(table.seed, settings)
         findings += [*assignments.compare(settings, file), *assignments.extend(file, keys, names)]
     return Split(**_rows_by_part(names), clusters=clusters.of_row.tolist(), findings=findings)
@@ -143,18 +145,31 @@ def _bridge_findings(
     bridges: Sequence[int],
     clusters: Clusters,
     known: Mapping[int, str],
+    names: Sequence[str],
     records: Sequence[Record],
 ) -> list[Finding]:
     """Return a warning if rows of several parts have become similar through new rows."""
     if not bridges:
         return []
     joined = set(bridges)
-    rows = [r for r, part in known.items() if part != "train" and clusters.of_row[r] in joined]
+    rows = [
+        row for row in sorted(known) if clusters.of_row[row] in joined and names[row] != "train"
+    ]
     message = (
         f"{len(rows):,} held-out or dev rows now resemble a training row through rows that were "
-        f"added, so their scores may be too good; the first: {records[min(rows)].source}"
+        "added, so their scores may be too good"
     )
-    return [Finding(level="warning", where="split.file", message=message)]
+    heldout = (row for row, name in enumerate(names) if name == "heldout")
+    finding = Finding(
+        level="warning",
+        where="split.file",
+        message=message,
+        count=len(rows),
+        examples=tuple(records[row].source for row in rows[:MAX_EXAMPLES]),
+        hint="scores are also reported without them; keep it so, or delete the file to split anew",
+        heldout_rows=tuple(n for n, row in enumerate(heldout) if clusters.of_row[row] in joined),
+    )
+    return [finding]
 
 
 def _rows_by_part(names: Iterable[str]) -> dict[str, array[int]]:

@@ -383,7 +383,7 @@ def test_a_row_that_joins_two_parts_is_trained_on_and_its_twins_are_reported(
     assert first.heldout[0] in result.heldout
     warning = next(f for f in result.findings if f.level == "warning")
     assert warning.message.startswith("1 held-out or dev rows now resemble a training row")
-    assert other.source in warning.message
+    assert warning.examples == (other.source,) and warning.heldout_rows == (0,)
 
 
 def test_a_file_of_a_split_holds_hashes_only_and_is_refused_when_damaged(tmp_path: Path) -> None:

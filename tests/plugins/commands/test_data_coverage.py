@@ -54,6 +54,28 @@ def test_rows_outside_are_named(tunesmith: Tunesmith, files: Path) -> None:
         assert "zygote" in row["text"] and row["nearest"].startswith("train.jsonl:")
 
 
+def test_data_check_measures_the_coverage_as_well(tunesmith: Tunesmith, files: Path) -> None:
+    arguments = ("train.jsonl", "--against", "asked.jsonl")
+    alone = json.loads(tunesmith("data", "coverage", *arguments, "--json").stdout)
+    done = tunesmith("data", "check", *arguments, "--json")
+    assert done.exit_code == 3, "all answers are the same"
+    found = json.loads(done.stdout)
+    assert {"schema": alone["schema"], **found["coverage"]} == alone and found["findings"]
+    shown = tunesmith("data", "check", *arguments).stdout
+    assert "findings in 200 train rows" in shown
+    assert "] of traffic lies outside what you train on; label these" in shown
+
+
+def test_personal_data_of_the_rows_to_label_is_masked(tunesmith: Tunesmith, files: Path) -> None:
+    secret = "xylem zygote jane.doe@example.com 4111 1111 1111 1111 photosynthesis"
+    with (files / "asked.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": secret}) + "\n")
+    for options in ((), ("--json",)):
+        done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.jsonl", *options)
+        assert "j\\u2026@example.com 41\\u202611" in done.stdout or "41…11" in done.stdout
+        assert "4111" not in done.stdout and "jane" not in done.stdout
+
+
 def test_the_result_is_in_words(tunesmith: Tunesmith, files: Path) -> None:
     with (files / "asked.txt").open("ab") as file:
         file.write(b"\n\xff\n")

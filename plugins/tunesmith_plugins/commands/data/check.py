@@ -15,6 +15,7 @@ from tunesmith.cli.common import CliState, common_options, json_option, pass_sta
 from tunesmith.contracts import Finding
 from tunesmith.errors import UsageError
 from tunesmith.text import one_line
+from tunesmith_plugins.commands.data.coverage import against_option, measure_traffic
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data
 
 FOUND_ERRORS = 3
@@ -37,22 +38,25 @@ EXAMPLE = 300
     is_flag=True,
     help="Look for training rows with a wrong label too: some minutes for 10,000 rows.",
 )
+@against_option(required=False)
 @set_option
 @json_option
 @common_options
 @pass_state
-def command(
+def command(  # noqa: PLR0913 - one parameter for each option
     state: CliState,
     data: Path,
     heldout: Path | None,
     label_errors: bool,
+    production_file: Path | None,
     sets: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Look for faults in the rows of a run file, or of a data file without one.
 
-    Runs all installed checks of data; without a run file, those that need none. Loads no model. The
-    exit code is 3 if there are errors.
+    Runs all installed checks of data; without a run file, those that need none. With --against,
+    the share of production traffic that the training rows do not cover is estimated, too. Loads no
+    model. The exit code is 3 if there are errors.
     """
     opened = open_data(data, state, sets)
     if heldout is not None and opened.plan is not None:
@@ -69,10 +73,17 @@ def command(
         found = find_label_errors(train)
         findings = sort([*findings, report.to_finding(found, train)])
         suspects = {"label_errors": report.to_json(found, train)}
+    traffic = None
+    if production_file is not None:
+        traffic = measure_traffic(opened.parts["train"], production_file, state)
     if as_json:
-        render.print_json({**to_json(opened, findings), **suspects})
+        coverage = {"coverage": traffic.to_json()} if traffic else {}
+        render.print_json({**to_json(opened, findings), **suspects, **coverage})
     else:
         show(opened, findings)
+        if traffic is not None:
+            render.print_text("\ncoverage of production:\n")
+            traffic.show()
     return FOUND_ERRORS if any(finding.level == "error" for finding in findings) else 0
 
 

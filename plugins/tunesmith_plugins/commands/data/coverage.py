@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.records import Record
-from tunesmith.text import one_line, redact
+from tunesmith.text import mask_personal_data, one_line
 from tunesmith_data.coverage import (
     Coverage,
     is_prompt_file,
@@ -22,20 +22,26 @@ from tunesmith_data.coverage import (
 from tunesmith_data.splits import PromptTexts
 from tunesmith_plugins.commands.data.open_data import load_file, open_data
 
+FC = TypeVar("FC", bound=Callable[..., Any])
 SHOWN_CHARACTERS = 120
 JSON_CHARACTERS = 2_000
 
 
+def against_option(*, required: bool) -> Callable[[FC], FC]:
+    """Return the option with the file of production rows."""
+    return click.option(
+        "--against",
+        "production_file",
+        metavar="FILE",
+        required=required,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="What production asks: JSON Lines or lines of text; rows need no answer.",
+    )
+
+
 @click.command("coverage")
 @click.argument("train", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
-@click.option(
-    "--against",
-    "production_file",
-    metavar="FILE",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="What production asks: JSON Lines or lines of text; rows need no answer.",
-)
+@against_option(required=True)
 @set_option
 @json_option
 @common_options
@@ -48,25 +54,52 @@ def command(
     Prompts are compared by their character 3- to 5-grams. Rows are outside if they are farther
     from the training rows than these are from each other.
     """
-    train_rows = _load_train(train, state, sets)
-    production, left_out = _load_production(production_file, state)
-    found = measure_coverage(PromptTexts(train_rows), PromptTexts(production))
+    traffic = measure_traffic(_load_train(train, state, sets), production_file, state)
+    if as_json:
+        render.print_json({"schema": "tunesmith.data-coverage/1", **traffic.to_json()})
+    else:
+        traffic.show()
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Production rows, compared with training rows."""
+
+    found: Coverage
+    rows: list[dict[str, Any]]
+    """The rows to label: their sources and texts, and what is known of each."""
+    left_out: int
+    """Production rows that cannot be read."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON."""
+        return {**asdict(self.found), "chosen": self.rows, "left_out": self.left_out}
+
+    def show(self) -> None:
+        """Print the share of the traffic outside, and the rows to label."""
+        _print(self.found, self.rows, self.left_out)
+
+
+def measure_traffic(train: Sequence[Record], file: Path, state: CliState) -> Traffic:
+    """Compare the rows of a file with training rows.
+
+    Raises:
+        DataError: the rows cannot be compared, or the file cannot be read.
+    """
+    production, left_out = _load_production(file, state)
+    found = measure_coverage(PromptTexts(train), PromptTexts(production))
     rows = [
         {
             "source": production[row.row].source,
-            "text": PromptTexts(production)[row.row][:JSON_CHARACTERS],
+            "text": mask_personal_data(PromptTexts(production)[row.row])[:JSON_CHARACTERS],
             "similarity": row.similarity,
             "p_value": row.p_value,
             "similar_rows": row.similar_rows,
-            "nearest": train_rows[row.nearest].source,
+            "nearest": train[row.nearest].source,
         }
         for row in found.chosen
     ]
-    if as_json:
-        value = {**asdict(found), "chosen": rows, "left_out": left_out}
-        render.print_json({"schema": "tunesmith.data-coverage/1", **value})
-    else:
-        _print(found, rows, left_out)
+    return Traffic(found, rows, left_out)
 
 
 def _load_train(path: Path, state: CliState, sets: Sequence[str]) -> Sequence[Record]:
@@ -113,7 +146,7 @@ def _print(found: Coverage, rows: Sequence[dict[str, Any]], left_out: int) -> No
             f"{row['similarity']:.2f}",
             f"{row['similar_rows']:,}",
             one_line(row["source"]),
-            one_line(redact(row["text"]), SHOWN_CHARACTERS),
+            one_line(row["text"], SHOWN_CHARACTERS),
         ]
         for row in rows
     ]
