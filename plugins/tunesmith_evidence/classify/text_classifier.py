@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict
+from tunesmith_evidence.classify.folds import Learn, assign_folds, choose_out_of_fold
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.classify.vectors import Vectorizer
 from tunesmith_evidence.tasks.examples import Example
@@ -16,6 +17,7 @@ class TextRows:
     def __init__(self, examples: Sequence[Example]) -> None:
         texts = [example.text for example in examples]
         self._vectorizer = Vectorizer(texts)
+        self._folds = assign_folds(texts)
         self.rows: Rows = self._vectorizer.transform(texts)
         self.answers = [example.answer.strip() for example in examples]
 
@@ -23,6 +25,11 @@ class TextRows:
     def learned(self) -> tuple[Rows, Sequence[str]]:
         """The rows, and the answer to each."""
         return self.rows, self.answers
+
+    def learn_best(self, ways: Mapping[str, Learn]) -> tuple[str, FunctionModel]:
+        """Learn in the way that is right most often out of fold; return its name and the model."""
+        name = choose_out_of_fold(ways, self.rows, self.answers, self._folds)
+        return name, self.model(ways[name](self.rows, self.answers))
 
     def model(self, classifier: Classifier) -> FunctionModel:
         """Return a text model that answers with the labels of a classifier of these rows."""

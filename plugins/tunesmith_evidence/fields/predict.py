@@ -7,7 +7,6 @@ way in question has not learned from.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from tunesmith_evidence.classify.classifiers import Linear, Rows, predict
+from tunesmith_evidence.classify.folds import FOLDS, assign_folds
 from tunesmith_evidence.classify.vectors import Vectorizer, WordVectorizer
 from tunesmith_evidence.fields.copying import CandidateRows, Copier, Patterns, content_of
 from tunesmith_evidence.tasks.json_answers import Path, find_order, find_style, parse_object
@@ -26,7 +26,6 @@ ABSENT = ""
 """In place of the value of a field that an object does not have."""
 COPIED = "\0copied"
 """In place of a value that is among the candidates of its text."""
-FOLDS = 5
 MAX_LABELS = 100
 """Of more values than this, the most frequent are classes and the others are not."""
 MIN_CLASSIFIED = 0.2
@@ -76,7 +75,7 @@ class FieldPredictor:
         return self._predict_ways(self._learned, candidates, rows, [*range(len(texts))])[self.way]
 
     def _measure_ways(self, texts: Sequence[str], rows: RowsByKind) -> dict[str, float]:
-        folds = np.array([_fold_of(text) for text in texts])
+        folds = assign_folds(texts)
         right: Counter[str] = Counter()
         for fold in range(FOLDS):
             inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -216,9 +215,3 @@ def list_ways() -> list[str]:
     copied = [f"copy if {kind} say so" for kind in STRENGTHS]
     likely = [f"copy if likely, else {way}" for way in classified]
     return ["constant", *classified, *copied, *likely]
-
-
-def _fold_of(text: str) -> int:
-    """Return the fold of a text: equal texts are in the same one."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
-    return int.from_bytes(digest, "big") % FOLDS

@@ -111,7 +111,8 @@ def test_one_label_is_the_answer_to_everything() -> None:
 
 def test_a_classifier_as_a_text_model() -> None:
     rows = TextRows([Example(t, f" {a}", t) for t, a in zip(TEXTS, LABELS, strict=True)])
-    model = rows.model(NearestCentroid(*rows.learned))
+    name, model = rows.learn_best({"centroid": NearestCentroid})
+    assert name == "centroid"
     done: list[int] = []
     prompts = [(Message("user", text),) for text in NEW_TEXTS[:3]]
     generations = model.generate(prompts, 1, progress=done.append)

@@ -20,6 +20,7 @@ class LinearOptions(Options):
 
     c: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
         [10.0, 1.0, 100.0],
+        min_length=1,
         description=(
             "Inverse strengths of the regularization, as in scikit-learn; the best on the dev rows "
             "is used."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
@@ -19,7 +20,11 @@ class NearestOptions(Options):
 
     k: list[Annotated[int, Field(ge=1, le=1000)]] = Field(
         [5, 1, 10, 20],
-        description="Numbers of similar training rows that vote; the best on the dev rows is used.",
+        min_length=1,
+        description=(
+            "Numbers of similar training rows that vote; the one is used that is right most often "
+            "out of fold, on training rows that it has not learned from."
+        ),
     )
     centroid: bool = Field(
         True, description="Also try the answer whose rows are the most similar on average."
@@ -33,19 +38,20 @@ class Nearest:
     options: NearestOptions
 
     def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
-        """Yield one for each k, and the centroids."""
+        """Yield the one that is right most often out of fold: dev rows are few, and misjudge."""
         from tunesmith_evidence.classify.classifiers import NearestCentroid, NearestRows
+        from tunesmith_evidence.classify.folds import Learn
         from tunesmith_evidence.classify.text_classifier import TextRows
         from tunesmith_evidence.tasks.examples import read_examples
 
         examples = read_examples(task.train, task.seed)
         if not examples:
             return
-        rows = TextRows(examples)
-        for k in dict.fromkeys(self.options.k):
-            yield RivalVariant(name=f"k={k}", model=rows.model(NearestRows(*rows.learned, k)))
+        ways: dict[str, Learn] = {f"k={k}": partial(NearestRows, k=k) for k in self.options.k}
         if self.options.centroid:
-            yield RivalVariant(name="centroid", model=rows.model(NearestCentroid(*rows.learned)))
+            ways["centroid"] = NearestCentroid
+        name, model = TextRows(examples).learn_best(ways)
+        yield RivalVariant(name=name, model=model)
 
 
 def build(options: NearestOptions) -> Rival:

@@ -19,6 +19,7 @@ class RandomShotsOptions(Options):
 
     k: list[Annotated[int, Field(ge=1, le=64)]] = Field(
         [8],
+        min_length=1,
         description=(
             "Numbers of worked examples in the prompt. Where answers are classes, there is at "
             "least one of each, as far as the model's context has room."

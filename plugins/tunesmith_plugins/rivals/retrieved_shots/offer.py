@@ -19,6 +19,7 @@ class RetrievedShotsOptions(Options):
 
     k: list[Annotated[int, Field(ge=1, le=64)]] = Field(
         [5, 10, 20],
+        min_length=1,
         description=(
             "Numbers of similar training rows in a prompt, as far as the model's context has room; "
             "at most four have the same answer."
