@@ -5,8 +5,8 @@ customer support set of Bitext (CDLA-Sharing 1.0) from the folders of these name
 help desk example. It prints a table. ``--all`` adds banking77 with all of its 10,003 rows.
 
 A fifth of the training rows are dev rows, at random. Each rival learns from the others, its variant
-is chosen out of fold or on the dev rows, and the held-out rows are scored once. The plain classifiers learn from
-the same rows, with the settings that scikit-learn has by default.
+is chosen out of fold or on the dev rows, and the held-out rows are scored once. The plain
+classifiers learn from the same rows, with the settings that scikit-learn has by default.
 """
 
 from __future__ import annotations
