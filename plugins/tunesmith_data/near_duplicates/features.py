@@ -144,7 +144,7 @@ def read_words(texts: Iterable[str]) -> Iterator[tuple[Sets, Bits]]:
 def _find_names(texts: list[str], starts: Indices) -> Bits:
     """Return which of the words that begin at these positions of the joined texts are names."""
     if not all(map(str.isascii, texts)):
-        folded = zip(texts, map(_fold, texts), strict=True)
+        folded = zip(texts, _fold_texts(texts), strict=True)
         # Where folding changes the length of a text, its names cannot be told.
         texts = [text if len(text) == len(other) else other for text, other in folded]
     joined = "\n".join([*texts, "", "", ""])

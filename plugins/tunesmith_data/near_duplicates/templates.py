@@ -46,10 +46,11 @@ _NO_WORD = np.uint64(1 << 33)  # so that no word is a slot, and none is 0
 _TABLE_SHIFT = np.uint64(42)
 _MARKS = '{<["`/\\@_*$~'
 _OTHER_MARKS = re.compile(r"\.\w|(?<!\w)'")
+# Each begins with a character, so that most places need one comparison; nothing is tried twice.
+_QUOTED = "|".join(rf"{mark}(?<!\w{mark})[^\"'`\n]{{1,80}}+{mark}(?!\w)" for mark in "\"'`")
 _VALUES = re.compile(
-    r"""(?<!\w)(["'`])[^"'`\n]{1,80}\1(?!\w)"""
-    r"|\{\{?[^{}\n]{1,40}\}\}?|<[^<>\n]{1,40}>|\[[^\[\]\n]{1,40}\]"
-    r"|(?<!\S)[^\s/\\@_*$~.]*(?:[/\\@_*$~]|\.\w)\S*"
+    rf"{_QUOTED}|\{{\{{?[^{{}}\n]{{1,40}}+\}}\}}?|<[^<>\n]{{1,40}}+>|\[[^\[\]\n]{{1,40}}+\]"
+    r"|(?<!\S)[^\s/\\@_*$~.]*+(?:[/\\@_*$~]|\.\w)\S*"
 )
 _WORD = re.compile(r"[^\W_]+")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z][^\W_]*")

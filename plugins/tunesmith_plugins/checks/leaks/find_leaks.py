@@ -7,9 +7,11 @@ the user split can still leak.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import accumulate, chain
+from typing import Literal, overload
 
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith_data.near_duplicates import (
@@ -125,3 +127,29 @@ class _Chosen:
 
     def __iter__(self) -> Iterator[str]:
         return (self._texts[row] for row in self._rows)
+
+
+class Joined(Sequence[Record]):
+    """The records of several parts as one, without a copy."""
+
+    def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
+        self._parts = parts
+        self._ends = [*accumulate(map(len, parts))]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        rows = range(len(self))[index]
+        return self._get(rows) if isinstance(rows, int) else [self._get(row) for row in rows]
+
+    def __iter__(self) -> Iterator[Record]:
+        return chain.from_iterable(self._parts)
+
+    def _get(self, row: int) -> Record:
+        part = bisect_right(self._ends, row)
+        return self._parts[part][row - (self._ends[part - 1] if part else 0)]

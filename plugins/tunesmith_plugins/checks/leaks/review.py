@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunesmith.contracts import Finding
@@ -15,6 +14,7 @@ from tunesmith_data.splits import prompt_text
 from tunesmith_plugins.checks.leaks.find_answers import find_contained_answers, is_by_design
 from tunesmith_plugins.checks.leaks.find_leaks import (
     KINDS,
+    Joined,
     Kind,
     Leak,
     find_shared_groups,
@@ -73,17 +73,30 @@ def review(
     ``are_given``: the user or the data loader made the parts. The leaks that a split of tunesmith
     leaves are limits of it that are known, and no errors: rows of one time, or of one template.
     """
-    pairs = (
-        Parts(train, heldout, ("training", "held-out")),
-        Parts(train, dev, ("training", "dev")),
-        Parts(dev, heldout, ("dev", "held-out")),
+    found = (
+        *_review_parts(train, {"held-out": heldout, "dev": dev}, "training", are_given),
+        *_review_parts(dev, {"held-out": heldout}, "dev", are_given),
     )
-    found = (_review_parts(parts, are_given) for parts in pairs if parts.known and parts.probes)
-    return [*chain.from_iterable(found), *_review_answers(train, heldout, are_given)]
+    return [*found, *_review_answers(train, heldout, are_given)]
 
 
-def _review_parts(parts: Parts, are_given: bool) -> Iterator[Finding]:
-    leaks = [*find_twins(parts.known, parts.probes), *find_shared_groups(parts.known, parts.probes)]
+def _review_parts(
+    known: Sequence[Record], probes: Mapping[str, Sequence[Record]], name: str, are_given: bool
+) -> Iterator[Finding]:
+    """Yield the findings about each part of the probes; the known records are read once for all."""
+    joined = Joined([*probes.values()])
+    if not known or not joined:
+        return
+    leaks = [*find_twins(known, joined), *find_shared_groups(known, joined)]
+    start = 0
+    for other, records in probes.items():
+        rows = range(start, start + len(records))
+        own = [replace(leak, row=leak.row - start) for leak in leaks if leak.row in rows]
+        yield from _describe_leaks(own, Parts(known, records, (name, other)), are_given)
+        start += len(records)
+
+
+def _describe_leaks(leaks: Sequence[Leak], parts: Parts, are_given: bool) -> Iterator[Finding]:
     for kind in KINDS:
         chosen = sorted((leak for leak in leaks if leak.kind == kind), key=lambda leak: leak.row)
         if chosen:

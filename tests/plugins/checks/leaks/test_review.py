@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import pytest
@@ -60,6 +60,36 @@ def test_dev_rows_are_compared_with_both_parts() -> None:
     assert [(f.level, f.count, f.heldout_rows) for f in found] == [("warning", 1, ())] * 2
     assert "dev rows have the prompt of a training row" in found[0].message
     assert "held-out rows have the prompt of a dev row" in found[1].message
+
+
+class Counted(list[Record]):
+    """Records that count how often they are read."""
+
+    reads = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        self.reads += 1
+        return super().__iter__()
+
+
+def test_training_rows_are_read_once_for_dev_and_held_out_rows() -> None:
+    texts = distinct(Random(4), 40)
+    train, dev, heldout = (
+        Counted(rows(part, name))
+        for part, name in (
+            (texts[:20], "a"),
+            ([*texts[20:30], *texts[:2]], "b"),
+            ([*texts[30:], texts[3]], "c"),
+        )
+    )
+    found = review(train, dev, heldout)
+    assert [(f.message[:7], f.examples[-1]) for f in found] == [
+        ("1 of 11", f'c:11 (held-out) "{texts[3]}" and a:4 (training)'),
+        ("2 of 12", f'b:12 (dev) "{texts[1]}" and a:2 (training)'),
+    ]
+    reads, train.reads = train.reads, 0
+    review(train, [], heldout)
+    assert train.reads == reads
 
 
 def test_a_few_leaks_are_no_reason_against_the_score() -> None:
