@@ -1,0 +1,43 @@
+"""Vectors of texts with few dimensions: the main axes of their TF-IDF weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+
+DIMENSIONS = 128
+MAX_GRAMS = 50_000
+READ_CHARACTERS = 4_000
+"""Characters at the start of a text that are read."""
+
+
+def embed(texts: Sequence[str]) -> Vectors:
+    """Return a vector of length 1 for each text; the same texts give the same vectors.
+
+    Of more than 128 texts, the TF-IDF weights are reduced to 128 dimensions (latent semantic
+    analysis: Deerwester and others, 1990). A text without a letter has a vector of zeros.
+    """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.preprocessing import normalize
+
+    vectorizer = TfidfVectorizer(
+        analyzer="char_wb",
+        ngram_range=(3, 5),
+        sublinear_tf=True,
+        max_features=MAX_GRAMS,
+        dtype=np.float32,
+    )
+    try:
+        weights = vectorizer.fit_transform([text[:READ_CHARACTERS] for text in texts])
+    except ValueError:  # no text has a gram
+        return np.zeros((len(texts), 1), np.float32)
+    if min(weights.shape) <= DIMENSIONS:
+        return np.asarray(weights.toarray(), np.float32)
+    vectors: Vectors = normalize(TruncatedSVD(DIMENSIONS, random_state=0).fit_transform(weights))
+    return vectors

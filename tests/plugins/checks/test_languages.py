@@ -1,0 +1,78 @@
+"""Languages: prompts in another one than most, and answers in another one than their prompt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from clean_rows import clean_rows, label_rows, show
+
+from tunesmith.records import Completion, Text
+from tunesmith_data.analysis.languages import identify_language
+from tunesmith_plugins.checks.languages import review as module
+from tunesmith_plugins.checks.languages.review import review
+
+GERMAN = "Wo ist das Paket, das ich am Montag in München bestellt habe?"
+FRENCH = "Votre colis est parti lundi matin et il arrivera dans deux jours ouvrables."
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        (GERMAN, "de"),
+        (FRENCH, "fr"),
+        ("Where is the parcel that I ordered in Leeds on Monday?", "en"),
+        ("她周一去了学校但是却发现没有其他的同学", "zh"),
+        ("Где находится посылка, которую я заказал в понедельник?", "ru"),
+        ("Wo?", ""),
+        ("", ""),
+        ("4532 1245 7785 1123 5527 9942 1 2 3", ""),
+        ("find . -name '*.tmp' -exec rm {} +", ""),
+        ("\ud800" * 30, ""),
+    ],
+)
+def test_the_language_of_a_text(text: str, language: str) -> None:
+    assert identify_language(text) == language
+
+
+@pytest.mark.parametrize("rows", [[], clean_rows(), label_rows()])
+def test_rows_of_one_language_have_no_findings(rows: list[Completion]) -> None:
+    assert review(rows) == []
+
+
+def test_prompts_in_rare_languages_are_listed() -> None:
+    rows = clean_rows()[:100]
+    foreign = [replace(row, prompt=GERMAN) for row in label_rows()[:3]]
+    (finding,) = review([*rows, *foreign])
+    assert (finding.level, finding.count) == ("info", 3)
+    assert finding.message == (
+        "3 of 103 (2.9 %) training prompts are not in the language of most, en: 3 de"
+    )
+    assert finding.examples[0] == f'rows.jsonl:1 "{GERMAN[:59]}…" is de'
+
+
+def test_answers_in_another_language_are_found() -> None:
+    rows = clean_rows()[:100]
+    rows[10] = replace(rows[10], completion=FRENCH)
+    (finding,) = review(rows)
+    assert (finding.level, finding.count) == ("warning", 1)
+    assert "1 of 100 (1 %) answers are in another language than their prompt" in show(finding)
+    assert finding.examples[0].endswith("is en, answer fr")
+    (finding,) = review([replace(row, completion=FRENCH) for row in rows])
+    assert finding.level == "info", "a translation is the task"
+
+
+def test_of_many_rows_some_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "READ_ROWS", 100)
+    rows: list[Completion | Text] = [*clean_rows()]
+    rows[400] = Text(source="rows.jsonl:401", text=FRENCH)
+    (finding,) = review(rows)
+    assert finding.message.endswith("en: 1 fr, in a sample of 100 rows")
+
+
+def test_without_the_library_a_line_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    (finding,) = review(clean_rows())
+    assert finding.level == "info" and finding.hint == "pip install 'tunesmith[data]'"
