@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tunesmith.records import Completion, Message, Preference, Record, Text
+from tunesmith_plugins.checks.languages.review import review as review_languages
 from tunesmith_plugins.checks.rows.check import share
 from tunesmith_plugins.checks.rows.review import review
 
@@ -160,7 +161,7 @@ def find(sets: Mapping[str, Sequence[Record]]) -> dict[str, Result]:
     """Return the results by check and message."""
     found: defaultdict[str, Result] = defaultdict(Result)
     for name, records in sets.items():
-        for finding in review(records):
+        for finding in [*review(records), *review_languages(records)]:
             if finding.where != "data edge cases":
                 message = re.sub(r"[\d,]*\d (of [\d,]+ \([^)]*\) )?", "", finding.message)
                 result = found[f"{finding.where.removeprefix('data ')}: {message}"]

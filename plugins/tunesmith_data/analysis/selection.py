@@ -81,7 +81,7 @@ def _cover(
     """Return the positions of the vectors to which those that they represent are similar."""
     left = rng.permutation(len(vectors))
     if count >= len(left):
-        return left.tolist()
+        return [*map(int, left)]
     looked_at = min(len(left), math.ceil(len(left) / count * math.log(1 / MISS)))
     best = np.zeros(len(represented), np.float32)
     chosen: list[int] = []

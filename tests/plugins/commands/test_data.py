@@ -144,6 +144,24 @@ def test_stats_count_rows_duplicates_and_labels(tunesmith: Tunesmith, tmp_path: 
     assert "train: 12 rows (12 Completion)" in text and "labels: yes 8, no 4" in text
 
 
+def test_stats_group_prompts_on_request(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"prompt": f"{topic} {n}?", "completion": "yes"})
+        for topic, count in (("Where is my parcel", 30), ("Who wins the tennis match", 10))
+        for n in range(count)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    usual = json.loads(tunesmith("data", "stats", "rows.jsonl", "--json").stdout)
+    assert "topics" not in usual["parts"]["train"]
+    found = json.loads(tunesmith("data", "stats", "rows.jsonl", "--topics", "--json").stdout)
+    topics = found["parts"]["train"]["topics"]
+    tennis = [topic for topic in topics if "tennis" in topic["words"]]
+    assert len(topics) == 4 and sum(topic["share"] for topic in tennis) == 0.25
+    assert int(tennis[0]["example"].rpartition(":")[2]) > 30
+    text = tunesmith("data", "stats", "rows.jsonl", "--topics").stdout
+    assert "  topic: " in text and "match tennis" in text
+
+
 def test_stats_count_good_and_bad_answers(tunesmith: Tunesmith, tmp_path: Path) -> None:
     lines = [{"prompt": f"q{n}", "completion": "a", "label": n % 3 > 0} for n in range(9)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))

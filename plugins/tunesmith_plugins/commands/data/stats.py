@@ -15,7 +15,8 @@ from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.errors import DataError
 from tunesmith.records import Record, content_key, last_exchange
-from tunesmith_data.splits import MAX_CLASS_LABELS, normalize_text
+from tunesmith.text import one_line
+from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts
 from tunesmith_plugins.commands.data.tokens import create_tokenize
 
@@ -28,25 +29,26 @@ LABELS_OF_ANSWERS = ("good", "bad")
 @click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
 @set_option
 @click.option("--tokens", is_flag=True, help="Count tokens too, with the model of the run file.")
+@click.option("--topics", is_flag=True, help="Group prompts by their words: some seconds.")
 @json_option
 @common_options
 @pass_state
 def command(
-    state: CliState, data: Path, sets: tuple[str, ...], tokens: bool, as_json: bool
+    state: CliState, data: Path, sets: tuple[str, ...], tokens: bool, topics: bool, as_json: bool
 ) -> None:
     """Count rows, lengths, duplicates and labels of each part of the data.
 
     Duplicates are rows with the same text, apart from case and white space.
     """
     opened = open_data(data, state, sets)
-    found = measure(opened, tokens=tokens)
+    found = measure(opened, tokens=tokens, topics=topics)
     if as_json:
         render.print_json({"schema": "tunesmith.data-stats/1", **found})
     else:
         _print(found)
 
 
-def measure(opened: OpenedData, *, tokens: bool = False) -> dict[str, Any]:
+def measure(opened: OpenedData, *, tokens: bool = False, topics: bool = False) -> dict[str, Any]:
     """Return the statistics of data as JSON."""
     seen: set[bytes] = set()
     parts = {}
@@ -54,6 +56,8 @@ def measure(opened: OpenedData, *, tokens: bool = False) -> dict[str, Any]:
         parts[name] = _measure_part(records, seen)
         if tokens:
             parts[name]["tokens"] = _count_tokens(opened, records)
+        if topics:
+            parts[name]["topics"] = _group_prompts(records)
     return {
         "description": opened.dataset.description,
         "left_out": dict(Counter(row.cause for row in opened.dataset.left_out)),
@@ -118,6 +122,15 @@ def _count_tokens(opened: OpenedData, records: Sequence[Record]) -> dict[str, An
     }
 
 
+def _group_prompts(records: Sequence[Record]) -> list[dict[str, Any]]:
+    from tunesmith_data.analysis.topics import find_topics
+
+    return [
+        {"share": topic.share, "words": topic.words, "example": records[topic.row].source}
+        for topic in find_topics(PromptTexts(records))
+    ]
+
+
 def _quantiles(values: array[int]) -> dict[str, int]:
     ordered = sorted(values)
     if not ordered:
@@ -153,6 +166,9 @@ def _print(found: dict[str, Any]) -> None:
                 render.print_text(f"  {count:,} rows give no tokens: {cause}", style="warning")
         render.print_table(["", *QUANTILES], rows, right=range(1, len(QUANTILES) + 1))
         _print_labels(part["labels"])
+        for topic in part.get("topics", ()):
+            words = one_line(" ".join(topic["words"])) or "no common words"
+            render.print_text(f"  topic: {100 * topic['share']:.0f} % {words}")
 
 
 def _print_labels(labels: dict[str, int]) -> None:
