@@ -1,4 +1,4 @@
-"""Find regressions: held-out rows on which the best baseline scored better than the tuned model."""
+"""Find regressions: held-out rows on which the strongest rival is better than the tuned model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.events import JSON, TUNED
-from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
+from tunesmith_evidence.pairs import read_pairs
 
 
 @dataclass(frozen=True)
@@ -16,26 +16,26 @@ class Regression:
 
     source: str
     expected: str
-    baseline: str
+    rival: str
     tuned: str
 
 
 def find_regressions(folder: Path, verdict: JSON, report: Report) -> list[Regression]:
-    """Find the rows that the best baseline scored better on, by the verdict's metric.
+    """Find the rows that the verdict's rival scored better on, by the verdict's metric.
 
     The largest difference comes first.
     """
-    metric, baseline = str(verdict.get("metric")), str(verdict.get("baseline_model"))
+    metric, rival = str(verdict.get("metric")), str(verdict.get("rival"))
     measured = [e for e in report.measured.values() if e.metric == metric]
     # Verdicts of earlier versions do not name the evaluator: take the first of the metric.
     evaluator = verdict.get("evaluator") or next((e.evaluator for e in measured), None)
     events = {e.model: e for e in measured if e.evaluator == evaluator}
-    if baseline not in events or TUNED not in events:
+    if rival not in events or TUNED not in events:
         return []
     sign = 1 if events[TUNED].higher_is_better else -1
-    files = (read_rows(folder / events[name].records, metric) for name in (baseline, TUNED))
+    pairs = read_pairs(folder, events[rival], events[TUNED])
     worse = []
-    for before, after in zip(*files, strict=False):
+    for before, after in zip(pairs.rival, pairs.tuned, strict=True):
         loss = sign * (float(before[metric]["value"]) - float(after[metric]["value"]))
         if loss > 0:
             outputs = (_output_text(before, metric), _output_text(after, metric))

@@ -10,7 +10,7 @@ from tunesmith.events import Measured
 from tunesmith.execution.report import Report, build_report
 from tunesmith_evidence.regressions import Regression, find_regressions
 
-VERDICT = {"metric": "score", "baseline_model": "random-shots"}
+VERDICT = {"metric": "score", "rival": "random-shots"}
 
 
 def report(folder: Path, higher_is_better: bool = True, outputs: bool = True) -> Report:
@@ -54,7 +54,7 @@ def test_a_metric_where_lower_is_better(tmp_path: Path) -> None:
 
 def test_without_outputs_the_values_are_shown(tmp_path: Path) -> None:
     first = find_regressions(tmp_path, VERDICT, report(tmp_path, outputs=False))[0]
-    assert (first.baseline, first.tuned) == ("score 1", "score 0")
+    assert (first.rival, first.tuned) == ("score 1", "score 0")
 
 
 def test_rows_are_those_of_the_evaluator_of_the_verdict(tmp_path: Path) -> None:
@@ -70,6 +70,4 @@ def test_rows_are_those_of_the_evaluator_of_the_verdict(tmp_path: Path) -> None:
 
 def test_without_a_baseline_there_is_nothing_to_find(tmp_path: Path) -> None:
     assert not find_regressions(tmp_path, {}, report(tmp_path))
-    assert not find_regressions(
-        tmp_path, {**VERDICT, "baseline_model": "zero-shot"}, report(tmp_path)
-    )
+    assert not find_regressions(tmp_path, {**VERDICT, "rival": "zero-shot"}, report(tmp_path))

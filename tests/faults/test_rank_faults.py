@@ -72,7 +72,7 @@ def test_one_run_one_log_one_report(
         ]
     reports = [json.loads((run / "report.json").read_text()) for run in (complete_run, single)]
     verdicts = [report["verdict"] for report in reports]
-    assert verdicts[0]["baseline_model"] == verdicts[1]["baseline_model"]
+    assert verdicts[0]["rival"] == verdicts[1]["rival"]
     assert verdicts[0]["tuned"] == pytest.approx(verdicts[1]["tuned"], rel=0.02)
 
 

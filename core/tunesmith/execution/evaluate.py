@@ -154,38 +154,8 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     return events
 
 
-@dataclass(frozen=True)
-class MetricValues:
-    """The values of one metric of one model, one per record."""
-
-    values: list[float]
-    rows: list[int]
-    """Number of each record in the held-out part: a model may be measured on some of it."""
-    weights: list[float] | None
-    """None: all records have the same weight."""
-    groups: list[str | None] | None
-    """None: all records are independent of each other."""
-
-
-def read_metric_values(path: Path, metric: str) -> MetricValues:
-    """Read back the values of one metric that :func:`evaluate_model` wrote.
-
-    Raises:
-        IntegrityError: see :func:`read_rows`.
-    """
-    rows = read_rows(path, metric)
-    weights = [row[metric]["weight"] for row in rows]
-    groups = [row.get("group") for row in rows]
-    return MetricValues(
-        values=[row[metric]["value"] for row in rows],
-        rows=[row.get("row", number) for number, row in enumerate(rows)],
-        weights=weights if len(set(weights)) > 1 else None,
-        groups=groups if any(group is not None for group in groups) else None,
-    )
-
-
 def read_rows(path: Path, metric: str) -> list[JSON]:
-    """Read the rows of an evaluation, each with the value of the metric and its weight.
+    """Read the rows that :func:`evaluate_model` wrote, each with the metric's value and weight.
 
     Raises:
         IntegrityError: the file is lost or damaged.

@@ -239,7 +239,7 @@ def metric_label(measured: Iterable[Measured], evaluator: str, metric: str) -> s
 
 def _current_verdict(verdict: JSON) -> JSON:
     """Return the verdict with its present keys: earlier versions wrote another name for one."""
-    return {"baseline_model" if key == "rival" else key: value for key, value in verdict.items()}
+    return {"rival" if key == "baseline_model" else key: value for key, value in verdict.items()}
 
 
 def _evaluation(event: Measured) -> dict[str, Any]:

@@ -19,15 +19,18 @@ Biometrics 43 (1987) 207 (power of paired proportions).
 """
 
 from tunesmith_evidence.statistics.comparison import Comparison, ComparisonOutcome, compare
+from tunesmith_evidence.statistics.holm import adjust_p_values
 from tunesmith_evidence.statistics.paired import paired_difference
-from tunesmith_evidence.statistics.power import minimum_detectable
+from tunesmith_evidence.statistics.power import minimum_detectable, rows_needed
 from tunesmith_evidence.statistics.tests import paired_p_value
 
 __all__ = [
     "Comparison",
     "ComparisonOutcome",
+    "adjust_p_values",
     "compare",
     "minimum_detectable",
     "paired_difference",
     "paired_p_value",
+    "rows_needed",
 ]

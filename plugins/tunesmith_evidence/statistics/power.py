@@ -73,3 +73,22 @@ def _connor(n: int, discordant: float, confidence: float, power: float) -> float
         return delta * n - 1 >= math.sqrt(n) * noise
 
     return bisect(is_detected, 0.0, 1.0)
+
+
+def rows_needed(
+    n: int, error: float, distance: float, *, confidence: float = 0.95, power: float = 0.8
+) -> int:
+    """Compute the rows with which a difference is told from a limit, if both stay as measured.
+
+    Args:
+        n: the rows on which it was measured.
+        error: the standard error of the difference on these rows.
+        distance: how far the measured difference is from the limit, above 0.
+
+    Raises:
+        ValueError: a parameter is out of range.
+    """
+    if n < 1 or not (0 <= error < math.inf and 0 < distance < math.inf):
+        raise ValueError(f"n, error or distance: out of range, got {n}, {error} and {distance}")
+    reach = NORMAL.inv_cdf(1 - (1 - confidence) / 2) + NORMAL.inv_cdf(power)
+    return math.ceil(n * (reach * error / distance) ** 2)

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from tunesmith.contracts import Finding
     from tunesmith.events import JSON
-    from tunesmith.plan import Evidence
+    from tunesmith.offers import TableOffer
+    from tunesmith.plan import Evidence, Plan
+    from tunesmith.records import Record
 
 
 @hookimpl
-def tunesmith_verdict(evidence: Evidence) -> JSON | None:
-    """Compute the verdict by the first metric that was measured on the tuned model."""
+def tunesmith_tables() -> Sequence[TableOffer[Any]]:
+    """Offer the table ``[verdict]``."""
+    from tunesmith_plugins.verdict.offer import VERDICT
+
+    return [VERDICT]
+
+
+@hookimpl
+def tunesmith_review_data(plan: Plan, train: Sequence[Record]) -> Sequence[Finding]:
+    """Estimate the label noise, which the verdict will ask for."""
+    from tunesmith_plugins.verdict.label_noise import estimate_label_noise
+    from tunesmith_plugins.verdict.offer import VerdictOptions
+
+    limit = plan.table(VerdictOptions).max_label_noise
+    return estimate_label_noise(train, limit, plan.run.seed)
+
+
+@hookimpl
+def tunesmith_verdict(evidence: Evidence) -> JSON:
+    """Judge if tuning was worth it."""
     from tunesmith_plugins.verdict.rule import judge
 
     return judge(evidence)

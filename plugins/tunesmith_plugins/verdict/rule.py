@@ -1,17 +1,80 @@
-"""Compare the tuned model with the baselines on the same held-out records."""
+"""The rule of the verdict: the first sentence that is true decides.
+
+The rule compares with what a team would otherwise do. Its sentences are those of
+``docs/explanation/verdict.md``, in this order:
+
+1. FIX DATA FIRST: the held-out rows prove nothing, or too many labels are wrong.
+2. NOTHING WORKS YET: no model is good enough to be used.
+3. FINE-TUNE: the tuned model is better than the rival that was strongest on the dev rows by the
+   margin, and clearly better than every rival: few dev rows may choose a weak one.
+4. PROMPT or SMALL CLASSIFIER: the tuned model is hardly better than a rival.
+5. NOT ENOUGH EVIDENCE: there are too few held-out rows to tell.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tunesmith.events import JSON, TUNED, Measured
-from tunesmith.execution.evaluate import read_metric_values
 from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
-from tunesmith_evidence.statistics import compare
+from tunesmith_evidence.pairs import read_pairs
+from tunesmith_plugins.verdict.contests import (
+    Contest,
+    comparisons_to_json,
+    find_contests,
+    find_strongest,
+    find_sufficient,
+)
+from tunesmith_plugins.verdict.data_faults import describe_data_faults
+from tunesmith_plugins.verdict.offer import VerdictOptions
+from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
+from tunesmith_plugins.verdict.text import Numbers
 
-BASELINE_NAMES = {"zero-shot": "the untouched model", "random-shots": "few-shot prompting"}
+FIX_DATA = "FIX DATA FIRST"
+NOTHING = "NOTHING WORKS YET"
+FINE_TUNE = "FINE-TUNE"
+PROMPT = "PROMPT"
+CLASSIFIER = "SMALL CLASSIFIER"
+NO_EVIDENCE = "NOT ENOUGH EVIDENCE"
+SEED_NOISE = 0.02
+"""Difference of shares below which the seed of a training may be the cause."""
+SEEDS = "a difference below two points can be the seed's: repeat the run with three seeds"
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """The sentence of the rule that is true, with what it says about this run."""
+
+    word: str
+    rule: str
+    sentence: str
+    would_change: str
+    contest: Contest | None = None
+    """The contest that the ruling is about; None: that with the strongest rival."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The measurements of a run by its deciding metric, and the contests with its rivals."""
+
+    evidence: Evidence
+    options: VerdictOptions
+    tuned: Measured
+    numbers: Numbers
+    contests: Sequence[Contest]
+    """All of them, with those of the technique's stages."""
+
+    @property
+    def rivals(self) -> list[Contest]:
+        """The contests with what could be used in place of the tuned model."""
+        return [contest for contest in self.contests if contest.rival is not None]
+
+    @property
+    def solutions(self) -> list[Contest]:
+        """The rivals that solve the task: not those that give one answer to everything."""
+        return [contest for contest in self.rivals if not contest.is_trivial]
 
 
 def judge(evidence: Evidence) -> JSON:
@@ -20,101 +83,210 @@ def judge(evidence: Evidence) -> JSON:
     Returns:
         The verdict as JSON; empty if the tuned model was not measured.
     """
-    first = next((event for event in evidence.measured if event.model == TUNED), None)
-    if first is None:
-        return {}
-    return compute_verdict(
-        evidence.measured, first.metric, evidence.folder, evaluator=first.evaluator
-    )
-
-
-def compute_verdict(
-    measured: Iterable[Measured], metric: str, folder: Path, *, evaluator: str | None = None
-) -> JSON:
-    """Compare the tuned model with every baseline on one metric, record by record.
-
-    ``evaluator`` is the id of the evaluator that measured the metric; None: the first that did.
-
-    The verdict is about the best baseline, ``baseline_model``. Its ``outcome`` is better, worse or
-    unclear, and is decided by the 95 % interval of the paired difference: the intervals of the two
-    models may overlap although the difference is clear.
-
-    Returns:
-        The verdict as JSON; empty if the tuned model was not measured.
-    """
-    measured = list(measured)
-    chosen = [event for event in measured if event.metric == metric]
-    if evaluator is None:
-        evaluator = chosen[0].evaluator if chosen else ""
-    events = {event.model: event for event in chosen if event.evaluator == evaluator}
-    tuned = events.pop(TUNED, None)
+    tuned = next((event for event in evidence.measured if event.model == TUNED), None)
     if tuned is None:
         return {}
-    label = metric_label(measured, evaluator, metric)
-    result = {"metric": metric, "evaluator": evaluator, "tuned": tuned.value}
-    if not events:
-        text = f"tuned model: {_interval_text(tuned, label)}; no baseline to compare with"
-        return {**result, "outcome": "unclear", "sentence": text}
-    tuned_values = read_metric_values(folder / tuned.records, metric)
-    comparisons = {}
-    for name, event in events.items():
-        baseline_values = read_metric_values(folder / event.records, metric)
-        # The weights are token counts of the expected answers, which all models share.
-        # A rival may have been measured on some of the rows.
-        both = [tuned_values.rows.index(row) for row in baseline_values.rows]
-        weights, groups = tuned_values.weights, tuned_values.groups
-        comparison = compare(
-            baseline_values.values,
-            [tuned_values.values[i] for i in both],
-            tuned.higher_is_better,
-            weights=weights and [weights[i] for i in both],
-            groups=groups and [groups[i] for i in both],
-        )
-        comparisons[name] = {
-            "baseline": event.value,
-            "difference": comparison.difference.value,
-            "low": comparison.difference.low,
-            "high": comparison.difference.high,
-            "p_value": comparison.p_value,
-            "outcome": comparison.outcome,
-            "detectable": comparison.detectable,
-        }
-    sign = 1 if tuned.higher_is_better else -1
-    # The stages of a technique are compared too, but decide only if there is no prompt baseline.
-    # Of equal baselines the last one, few-shot, is chosen.
-    baselines = [name for name in events if name in BASELINE_NAMES] or list(events)
-    best = max(reversed(baselines), key=lambda name: sign * events[name].value)
-    return {
-        **result,
-        "baseline_model": best,
-        **comparisons[best],
-        "comparisons": comparisons,
-        "sentence": _sentence(tuned, label, best, comparisons[best]),
-    }
-
-
-def _sentence(tuned: Measured, label: str, baseline: str, comparison: JSON) -> str:
-    numbers = (
-        f"{label} {comparison['baseline']:.3f} -> {tuned.value:.3f} on {tuned.n} held-out "
-        f"rows, difference {comparison['difference']:+.3f} "
-        f"[{comparison['low']:+.3f}, {comparison['high']:+.3f}]"
+    options = evidence.plan.table(VerdictOptions)
+    contests = find_contests(evidence, tuned, options.confidence)
+    label = metric_label(evidence.measured, tuned.evaluator, tuned.metric)
+    case = Case(evidence, options, tuned, Numbers(label, tuned.unit), contests)
+    strongest, chosen_on_dev = None, True
+    if case.rivals:
+        strongest, chosen_on_dev = find_strongest(case.rivals)
+    if strongest is not None and not chosen_on_dev:
+        # Chosen by the rows that judge it: widened, so that it holds for each rival at once.
+        level = 1 - (1 - options.confidence) / len(case.rivals)
+        strongest = replace(strongest, confidence=level)
+    ruling = (
+        _find_data_faults(case)
+        or _find_nothing_works(case)
+        or _find_fine_tune(case, strongest)
+        or _find_sufficient_rival(case)
+        or _find_no_evidence(case, strongest)
     )
-    match comparison["outcome"]:
-        case "better":
-            return f"fine-tuning was worth it: better than {_baseline_name(baseline)}, {numbers}"
-        case "worse":
-            return f"fine-tuning was not worth it: worse than {_baseline_name(baseline)}, {numbers}"
-        case _:
-            return (
-                f"no clear difference from {_baseline_name(baseline)}: {numbers}; with {tuned.n} "
-                f"rows only a difference of {comparison['detectable']:.3f} or more can be shown: "
-                "hold out more rows"
-            )
+    return _to_json(case, ruling, strongest, chosen_on_dev)
 
 
-def _baseline_name(baseline: str) -> str:
-    return BASELINE_NAMES.get(baseline, f"the {baseline} stage")
+def _to_json(case: Case, ruling: Ruling, strongest: Contest | None, chosen_on_dev: bool) -> JSON:
+    shown = ruling.contest or strongest
+    verdict: JSON = {
+        "word": ruling.word,
+        "rule": ruling.rule,
+        "sentence": ruling.sentence,
+        "would_change": ruling.would_change,
+        "metric": case.tuned.metric,
+        "evaluator": case.tuned.evaluator,
+        "tuned": case.tuned.value,
+        "margin": case.options.margin,
+        "confidence": case.options.confidence,
+        "outcome": "unclear",
+        "rival": "",
+        "comparisons": comparisons_to_json(case.contests),
+    }
+    if shown is not None:
+        verdict |= shown.to_json()
+        verdict["rival"] = shown.name
+        verdict["confidence"] = shown.confidence
+        verdict["rows_needed"] = count_rows_needed(shown, case.options.margin)
+    if strongest is not None:
+        verdict["strongest"] = strongest.name
+        verdict["chosen_on"] = "dev" if chosen_on_dev else "held-out"
+    if _may_be_the_seed(ruling, shown):
+        verdict["sentence"] += f"; {SEEDS}"
+    return verdict
 
 
-def _interval_text(event: Measured, label: str) -> str:
-    return f"{label} {event.value:.3f} [{event.low:.3f}, {event.high:.3f}]"
+def _may_be_the_seed(ruling: Ruling, contest: Contest | None) -> bool:
+    if contest is None or ruling.word not in (FINE_TUNE, PROMPT, CLASSIFIER):
+        return False
+    return contest.is_share and 0 < abs(contest.advantage().value) < SEED_NOISE
+
+
+def _find_data_faults(case: Case) -> Ruling | None:
+    best = max([case.tuned.value, *(c.measured.value for c in case.contests)])
+    shares = not case.tuned.unit and case.tuned.higher_is_better
+    faults = describe_data_faults(
+        case.evidence, case.options.max_label_noise, best if shares else None
+    )
+    if not faults:
+        return None
+    return Ruling(
+        FIX_DATA,
+        "an error touches more than 2 % of the held-out rows, or more than "
+        f"{100 * case.options.max_label_noise:g} % of the labels are wrong",
+        f"fix the data first: {'; '.join(faults)}",
+        "other data: with it, run again",
+    )
+
+
+def _find_nothing_works(case: Case) -> Ruling | None:
+    """Return a ruling if no model reaches the gate's minimum, or none beats a constant answer."""
+    sign = 1 if case.tuned.higher_is_better else -1
+    models = [(case.tuned.value, "the tuned model")]
+    models += [(c.measured.value, c.name) for c in case.solutions]
+    value, best = max(models, key=lambda model: sign * model[0])
+    minimum = _minimum_of_gate(case)
+    if minimum is not None:
+        if sign * value >= sign * minimum:
+            return None
+        text = f"no model reaches {case.numbers.value(minimum)}"
+        change = f"a model that reaches {case.numbers.plain(minimum)}, the minimum in [gate]"
+        rule = "no model reaches the minimum in [gate]"
+    elif sign > 0 and case.numbers.is_share and value <= 0:
+        rule = "no model gets a row right"
+        change = "a model that gets rows right"
+        text = "no model gets a single held-out row right"
+    else:
+        trivial = next((c for c in case.rivals if c.is_trivial), None)
+        if trivial is None or _beats_constant_answer(case, trivial):
+            return None
+        text = (
+            f"no model is clearly better than one answer to everything "
+            f"({trivial.name}, {case.numbers.value(trivial.measured.value)})"
+        )
+        rule = "no model is clearly better than one answer to everything"
+        change = f"a model that is clearly better than {trivial.name}, or more held-out rows"
+    sentence = f"nothing works yet: {text}; the best is {best} with {case.numbers.plain(value)}"
+    return Ruling(NOTHING, rule, sentence, change)
+
+
+def _minimum_of_gate(case: Case) -> float | None:
+    bounds = [
+        bound
+        for _, evaluator, metric, bound in case.evidence.plan.gate.bounds()
+        if metric == case.tuned.metric and evaluator in ("", case.tuned.evaluator)
+    ]
+    return bounds[-1] if bounds else None
+
+
+def _beats_constant_answer(case: Case, trivial: Contest) -> bool:
+    """Return True if the tuned model or a rival is clearly better than the constant answer.
+
+    Each is tested at a level at which noise makes one of all seem better in 5 % of runs at most.
+    """
+    folder = case.evidence.folder
+    level = 1 - (1 - case.options.confidence) / (1 + len(case.solutions))
+    models = [case.tuned, *(contest.measured for contest in case.solutions)]
+    for model in models:
+        pairs = read_pairs(folder, trivial.measured, model)
+        contest = Contest(trivial.measured, trivial.rival, pairs, level)
+        if len(pairs) and contest.comparison.outcome == "better":
+            return True
+    return False
+
+
+def _find_fine_tune(case: Case, strongest: Contest | None) -> Ruling | None:
+    if strongest is None:
+        return None
+    advantage, margin = strongest.advantage(), case.options.margin
+    if advantage.value < margin or _find_unbeaten(case, strongest) is not None:
+        return None
+    changes = count_changes(strongest, margin)
+    rows = f" ({changes} of the {advantage.n} rows for {strongest.name} instead)" if changes else ""
+    return Ruling(
+        FINE_TUNE,
+        "the tuned model is better than the strongest rival by the margin or more, and clearly "
+        "better than every rival",
+        f"fine-tuning was worth it: better than {strongest.name}, the strongest rival, "
+        f"{case.numbers.compare(strongest)}",
+        f"a difference below {case.numbers.plain(margin)}, or one whose interval includes 0{rows}",
+    )
+
+
+def _find_unbeaten(case: Case, strongest: Contest) -> Contest | None:
+    """Return a rival that the tuned model is not clearly better than, the strongest first.
+
+    All rivals must be beaten, so each is tested at the full level (intersection-union test).
+    """
+    others = [contest for contest in case.rivals if contest.name != strongest.name]
+    ranked = [strongest, *sorted(others, key=lambda contest: contest.advantage().value)]
+    return next((c for c in ranked if c.comparison.outcome != "better"), None)
+
+
+def _find_sufficient_rival(case: Case) -> Ruling | None:
+    """Return a ruling for the cheapest rival that the tuned model is hardly better than."""
+    margin = case.options.margin
+    sufficient = find_sufficient(case.solutions, margin, case.options.confidence)
+    if not sufficient:
+        return None
+    cheapest = min(sufficient, key=lambda c: c.rival.cost if c.rival else 0)
+    is_prompt = cheapest.rival is not None and cheapest.rival.solution == "prompt"
+    what = "a prompt" if is_prompt else "a small classifier"
+    return Ruling(
+        PROMPT if is_prompt else CLASSIFIER,
+        f"{what} is enough: the interval of the difference is below the margin",
+        f"fine-tuning was not worth it: {what} is enough ({cheapest.name}), "
+        f"{case.numbers.compare(cheapest)}; the margin is {case.numbers.plain(margin)}",
+        f"a margin of {case.numbers.plain(max(cheapest.advantage().high, 0.0))} or less in "
+        "[verdict], or a better tuned model",
+        cheapest,
+    )
+
+
+def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:
+    rule = "none of the other sentences is true"
+    if strongest is None:
+        text = f"tuned model: {case.numbers.interval(case.tuned)}; no rival was measured"
+        change = "rivals: [baselines] in the run file"
+        return Ruling(NO_EVIDENCE, rule, f"not enough evidence: {text}", change)
+    margin = case.options.margin
+    contest = _find_unbeaten(case, strongest) or strongest
+    which = ", the strongest rival" if contest is strongest else ""
+    needed = count_rows_needed(contest, margin)
+    rows = "more held-out rows"
+    if needed:
+        rows = f"about {needed:,} held-out rows, if difference and disagreement stay as they are"
+    return Ruling(
+        NO_EVIDENCE,
+        rule,
+        f"not enough evidence: no clear difference from {contest.name}{which}, "
+        f"{case.numbers.compare(contest)}; {rows} would show {_claim(contest, margin)}",
+        rows,
+        contest,
+    )
+
+
+def _claim(contest: Contest, margin: float) -> str:
+    if contest.advantage().value >= margin:
+        return "that tuning is better"
+    return f"that it is not worth {margin:g}"

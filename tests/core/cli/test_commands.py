@@ -27,7 +27,7 @@ base = "fake:one"
 [data]
 use = "lines"
 train = "data.tsv"
-holdout = 6
+holdout = 8
 [technique]
 use = "by-heart"
 [[evaluators]]

@@ -18,10 +18,9 @@ from tunesmith.errors import IntegrityError, PluginError, TrainingError
 from tunesmith.events import Event, Measured, Notice, PhaseAdvanced
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import (
-    MetricValues,
     ProgressTextModel,
     evaluate_model,
-    read_metric_values,
+    read_rows,
 )
 from tunesmith.offers import EvaluatorOffer, Metric, Offered, Plugin
 from tunesmith.options import Options
@@ -169,15 +168,7 @@ def test_values_are_stored_per_record(tmp_path: Path) -> None:
         "loss": {"value": 2.0, "weight": 2.0}, "output": "ü",
     }  # fmt: skip
     assert path.read_bytes().isascii()
-    assert read_metric_values(path, "loss") == MetricValues(
-        [1.0, 2.0, 3.0, 4.0], [0, 1, 2, 3], [*weights], None
-    )
-
-
-def test_equal_weights_are_read_as_no_weights(tmp_path: Path) -> None:
-    ((event,), _) = run(tmp_path, Measurement(metric="right", values=(1.0,) * 4))
-    kept = read_metric_values(tmp_path / event.records, "right")
-    assert (kept.values, kept.weights) == ([1.0] * 4, None)
+    assert read_rows(path, "loss") == lines
 
 
 def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
@@ -185,7 +176,8 @@ def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
     ((ungrouped,), _) = run(tmp_path, Measurement(metric="right", values=values))
     grouped = [replace(record, group=f"g{n // 2}") for n, record in enumerate(RECORDS)]
     ((event,), _) = run(tmp_path, Measurement(metric="right", values=values), records=grouped)
-    assert read_metric_values(tmp_path / event.records, "right").groups == ["g0", "g0", "g1", "g1"]
+    rows = read_rows(tmp_path / event.records, "right")
+    assert [row["group"] for row in rows] == ["g0", "g0", "g1", "g1"]
     assert event.high - event.low > ungrouped.high - ungrouped.low
 
 
@@ -248,8 +240,8 @@ def test_numbers_of_other_libraries_are_stored(tmp_path: Path) -> None:
     values: Any = numpy.array([1, 0, 1, 1], dtype=numpy.float32)
     ((event,), _) = run(tmp_path, Measurement(metric="right", values=values))
     assert event.value == 0.75
-    values = read_metric_values(tmp_path / event.records, "right").values
-    assert values == [1.0, 0.0, 1.0, 1.0]
+    rows = read_rows(tmp_path / event.records, "right")
+    assert [row["right"]["value"] for row in rows] == [1.0, 0.0, 1.0, 1.0]
 
 
 def test_errors_of_the_model_are_those_of_the_technique(tmp_path: Path) -> None:
@@ -289,7 +281,7 @@ def test_a_lost_or_damaged_evaluation_is_named(tmp_path: Path, text: str, where:
     if text:
         (tmp_path / "tuned.m.jsonl").write_text(text)
     with pytest.raises(IntegrityError, match=rf"tuned\.m\.jsonl:{where}") as caught:
-        read_metric_values(tmp_path / "tuned.m.jsonl", "m")
+        read_rows(tmp_path / "tuned.m.jsonl", "m")
     assert "tunesmith resume" in (caught.value.hint or "")
 
 

@@ -56,11 +56,14 @@ def test_every_event_is_read_back_from_its_line() -> None:
 
 
 def test_the_verdict_of_an_earlier_version_is_read() -> None:
-    earlier = {**finished().to_json(), "verdict": {"rival": "zero-shot", "outcome": "better"}}
+    earlier = {
+        **finished().to_json(),
+        "verdict": {"baseline_model": "zero-shot", "outcome": "better"},
+    }
     event = from_json(earlier)
     assert event is not None
     verdict = build_report([event]).to_json()["verdict"]
-    assert verdict == {"baseline_model": "zero-shot", "outcome": "better"}
+    assert verdict == {"rival": "zero-shot", "outcome": "better"}
 
 
 def test_a_report_from_lines_equals_the_report_from_events() -> None:

@@ -18,6 +18,7 @@ from tunesmith_evidence.statistics import (
     minimum_detectable,
     paired_difference,
     paired_p_value,
+    rows_needed,
 )
 
 numbers = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False).map(lambda x: round(x, 4))
@@ -45,6 +46,9 @@ def test_arguments_out_of_range_are_refused() -> None:
         ("power", lambda: minimum_detectable(9, power=1.0)),
         ("out of range", lambda: minimum_detectable(9, spread=-1.0)),
         ("out of range", lambda: minimum_detectable(9, discordant=1.5)),
+        ("out of range", lambda: rows_needed(0, 1.0, 1.0)),
+        ("out of range", lambda: rows_needed(9, math.inf, 1.0)),
+        ("out of range", lambda: rows_needed(9, 1.0, 0.0)),
     ]
     for message, call in cases:
         with pytest.raises(ValueError, match=message):
@@ -227,6 +231,20 @@ def test_the_detectable_mean_is_detected_in_four_of_five() -> None:
         tuned = [rng.gauss(delta, 1.0) for _ in range(40)]
         hits += paired_p_value([0.0] * 40, tuned, resamples=399) < 0.05
     assert 0.74 <= hits / 300 <= 0.87
+
+
+@pytest.mark.parametrize(("up", "down"), [(0.15, 0.05), (0.3, 0.2)])
+def test_the_needed_rows_decide_in_four_of_five(up: float, down: float) -> None:
+    delta, spread = up - down, math.sqrt(up + down - (up - down) ** 2)
+    needed = rows_needed(100, spread / 10, delta)
+    # Connor 1987, for 80 % power: 7.85 (d - delta^2) / delta^2
+    assert needed == pytest.approx(7.85 * spread**2 / delta**2, rel=0.01)
+    rng, hits = Random(needed), 0
+    for _ in range(300):
+        draws = [rng.random() for _ in range(needed)]
+        tuned = [float(x < up) for x in draws]
+        hits += paired_difference([float(up <= x < up + down) for x in draws], tuned).low > 0
+    assert 0.74 <= hits / 300 <= 0.86
 
 
 def test_compare_returns_the_detectable_difference() -> None:

@@ -12,7 +12,7 @@ from tunesmith_plugins.commands.runs.curve import plot
 
 
 def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
-    baseline = json.loads((finished / "report.json").read_text())["verdict"]["baseline_model"]
+    baseline = json.loads((finished / "report.json").read_text())["verdict"]["rival"]
     path = finished / "evaluations" / f"{baseline}.same.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     after = finished / "evaluations" / "tuned.same.jsonl"

@@ -149,7 +149,7 @@ def test_a_metric_of_two_evaluators_has_two_sections(tmp_path: Path) -> None:
 
 def test_text_from_users_is_escaped(tmp_path: Path) -> None:
     *reported, end = sample_run(EVIL)
-    verdict = {"sentence": EVIL, "outcome": EVIL, "metric": EVIL, "baseline_model": EVIL}
+    verdict = {"sentence": EVIL, "outcome": EVIL, "metric": EVIL, "rival": EVIL}
     raw = page(tmp_path, [*reported, replace(end, verdict=verdict)])
     parsed = outline(raw)
     assert "script" not in parsed.tags and "onerror" not in parsed.attributes

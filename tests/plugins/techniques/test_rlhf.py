@@ -98,7 +98,7 @@ def test_run_file_with_three_stages(project: Path) -> None:
     models = list(dict.fromkeys(event["model"] for event in content["evaluations"]))
     assert models == ["zero-shot", "reward", "supervised", "tuned"]
     assert set(content["verdict"]["comparisons"]) == {"zero-shot", "supervised"}
-    assert content["verdict"]["baseline_model"] == "zero-shot"
+    assert content["verdict"]["rival"] == "zero-shot"
     assert [(gate["stage"], gate["passed"]) for gate in content["gates"]] == [
         ("reward", True),
         ("policy", True),

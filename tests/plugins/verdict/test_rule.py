@@ -1,115 +1,295 @@
-"""The verdict compares with the best baseline, record by record."""
+"""The first sentence of the rule that is true decides, and says what would change it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from verdict_cases import Case, right
 
-from tunesmith.events import Measured
-from tunesmith_plugins.verdict.rule import compute_verdict
-
-
-def measured(
-    folder: Path,
-    model: str,
-    values: Sequence[float],
-    *,
-    higher: bool = True,
-    metric: str = "m",
-    evaluator: str = "e",
-) -> Measured:
-    path = f"{model}.{evaluator}.{metric}.jsonl"
-    lines = [json.dumps({metric: {"value": v, "weight": 1.0}}) + "\n" for v in values]
-    (folder / path).write_text("".join(lines), encoding="utf-8")
-    mean = sum(values) / len(values)
-    return Measured(
-        model=model, evaluator=evaluator, metric=metric, value=mean, low=mean, high=mean,
-        n=len(values), higher_is_better=higher, seconds=0.0, records=path,
-    )  # fmt: skip
+from tunesmith.events import Measured, Notice
+from tunesmith_plugins.verdict.label_noise import WHERE
 
 
-def test_better_than_the_best_baseline(tmp_path: Path) -> None:
-    events = [
-        measured(tmp_path, "zero-shot", [0.0] * 100),
-        measured(tmp_path, "random-shots", [1.0] * 30 + [0.0] * 70),
-        measured(tmp_path, "tuned", [1.0] * 90 + [0.0] * 10),
-    ]
-    verdict = compute_verdict(events, "m", tmp_path)
-    assert (verdict["baseline_model"], verdict["outcome"]) == ("random-shots", "better")
-    assert verdict["difference"] == pytest.approx(0.6)
-    assert verdict["low"] > 0
-    assert set(verdict["comparisons"]) == {"zero-shot", "random-shots"}
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def test_fine_tune(case: Case) -> None:
+    case.rival("majority", right(0.2), 0.2)
+    case.rival("linear", right(0.6), 0.6)
+    case.rival("zero-shot", right(0.3), 0.3)
+    case.model("tuned", right(0.9))
+    verdict = case.judge()
+    assert (verdict["word"], verdict["rival"], verdict["outcome"]) == (
+        "FINE-TUNE",
+        "linear",
+        "better",
+    )
+    assert verdict["difference"] == pytest.approx(0.3) and verdict["low"] > 0
     assert verdict["sentence"].startswith(
-        "fine-tuning was worth it: better than few-shot prompting"
+        "fine-tuning was worth it: better than linear, the strongest rival, right 0.600 -> 0.900"
+    )
+    assert set(verdict["comparisons"]) == {"majority", "linear", "zero-shot"}
+    assert json.dumps(verdict)
+
+
+def test_what_would_change_it_is_true(case: Case) -> None:
+    """With as many rows for the rival as it says the word is another one, with fewer it is not."""
+    tuned, linear = right(0.9), right(0.78)
+
+    def word(changes: int) -> str:
+        changed = Case(case.folder)
+        changed.rival("linear", [float(row < 78 + changes) for row in range(100)])
+        changed.model("tuned", [*tuned[:78], *([0.0] * changes), *tuned[78 + changes :]])
+        return str(changed.judge()["word"])
+
+    case.rival("linear", linear)
+    case.model("tuned", tuned)
+    verdict = case.judge()
+    assert verdict["word"] == "FINE-TUNE" and "(3 of the 100 rows" in verdict["would_change"]
+    assert (word(2), word(3)) == ("FINE-TUNE", "NOT ENOUGH EVIDENCE")
+
+
+def test_small_classifier_and_prompt(case: Case) -> None:
+    """Of two that are enough, the cheaper one: the classifier."""
+    case.rival("zero-shot", right(0.95, 400), 0.9)
+    case.rival("majority", right(0.2, 400), 0.2)
+    case.model("tuned", right(0.85, 400))
+    verdict = case.judge()
+    assert (verdict["word"], verdict["rival"], verdict["outcome"]) == (
+        "PROMPT",
+        "zero-shot",
+        "worse",
+    )
+    assert "a prompt is enough (zero-shot)" in verdict["sentence"]
+    case.rival("linear", right(0.94, 400), 0.8)
+    verdict = case.judge()
+    assert (verdict["word"], verdict["rival"]) == ("SMALL CLASSIFIER", "linear")
+    assert verdict["strongest"] == "zero-shot"
+    assert verdict["sentence"].startswith("fine-tuning was not worth it: a small classifier is")
+
+
+def test_a_clear_advantage_below_the_margin_is_not_worth_it(case: Case) -> None:
+    """100 of 10,000 rows better and none worse: clear, and less than 0.02."""
+    case.rival("linear", right(0.90, 10_000))
+    case.model("tuned", right(0.91, 10_000))
+    verdict = case.judge()
+    assert (verdict["word"], verdict["outcome"]) == ("SMALL CLASSIFIER", "better")
+    assert "three seeds" in verdict["sentence"]
+    assert case.judge(margin=0.005)["word"] == "FINE-TUNE"
+    assert "three seeds" in case.judge(margin=0.005)["sentence"]
+
+
+def test_nothing_works_below_the_minimum_of_the_gate(case: Case) -> None:
+    case.rival("linear", right(0.5))
+    case.model("tuned", right(0.7))
+    verdict = case.judge(gate={"right": 0.8})
+    assert verdict["word"] == "NOTHING WORKS YET"
+    assert verdict["sentence"] == (
+        "nothing works yet: no model reaches right 0.8; the best is the tuned model with 0.7"
+    )
+    assert case.judge(gate={"right": 0.7})["word"] == "FINE-TUNE"
+    assert case.judge(gate={"other": 0.8})["word"] == "FINE-TUNE"
+
+
+def test_nothing_works_if_one_answer_to_everything_is_as_good(case: Case) -> None:
+    case.rival("majority", right(0.5), 0.5)
+    case.rival("linear", right(0.5, first=30), 0.5)
+    case.model("tuned", right(0.54, first=20))
+    verdict = case.judge()
+    assert verdict["word"] == "NOTHING WORKS YET"
+    assert "no model is clearly better than one answer to everything" in verdict["sentence"]
+    case.rival("nearest", right(0.8), 0.8)
+    assert case.judge()["word"] != "NOTHING WORKS YET"
+
+
+def test_nothing_works_if_no_row_is_right(case: Case) -> None:
+    case.rival("zero-shot", right(0.0))
+    case.model("tuned", right(0.0))
+    assert "no model gets a single held-out row right" in case.judge()["sentence"]
+
+
+def notice(count: int, level: str = "error", **fields: object) -> Notice:
+    rows = list(range(count))
+    return Notice(level=level, source="leaks", message="copies", heldout_rows=rows)  # type: ignore
+
+
+def test_data_come_first_if_an_error_touches_enough_heldout_rows(case: Case) -> None:
+    case.rival("linear", right(0.6))
+    case.model("tuned", right(0.9))
+    case.notices = [notice(2)]
+    assert case.judge()["word"] == "FINE-TUNE"
+    case.notices = [notice(9, "warning")]
+    assert case.judge()["word"] == "FINE-TUNE"
+    case.notices = [notice(2), notice(3)]
+    verdict = case.judge()
+    assert verdict["word"] == "FIX DATA FIRST"
+    assert "3 of 100 held-out rows (3 %) prove nothing: copies" in verdict["sentence"]
+    assert verdict["outcome"] == "better", "the comparison is shown all the same"
+
+
+def test_data_come_first_if_labels_are_wrong(case: Case) -> None:
+    """A model that gets 95 % of the labels right shows that at most 5 % are wrong."""
+    text = "about 20 % of the labels of the training rows are wrong"
+    case.notices = [Notice(level="warning", source=WHERE, message=text, count=200)]
+    case.rival("linear", right(0.6))
+    case.model("tuned", right(0.8))
+    assert text in case.judge()["sentence"]
+    assert case.judge(max_label_noise=0.25)["word"] == "FINE-TUNE"
+    case.measured.pop()
+    case.model("tuned", right(0.95))
+    assert case.judge()["word"] == "FINE-TUNE"
+
+
+def test_too_few_rows(case: Case) -> None:
+    case.rival("linear", [1.0, 0.0] * 10)
+    case.model("tuned", [1.0, 0.0, 1.0, 1.0] * 4 + [1.0, 0.0, 1.0, 0.0])
+    verdict = case.judge()
+    assert (verdict["word"], verdict["outcome"]) == ("NOT ENOUGH EVIDENCE", "unclear")
+    assert verdict["rows_needed"] == 34
+    assert "about 34 held-out rows" in verdict["sentence"]
+    assert "would show that tuning is better" in verdict["sentence"]
+
+
+def test_rows_to_show_that_it_is_not_worth_it(case: Case) -> None:
+    """60 rows on which both answer alike cannot show a difference below 0.02; 190 can."""
+    case.rival("zero-shot", right(0.8, 60))
+    case.model("tuned", right(0.8, 60))
+    verdict = case.judge()
+    assert (verdict["word"], verdict["rows_needed"]) == ("NOT ENOUGH EVIDENCE", 190)
+    assert "that it is not worth 0.02" in verdict["sentence"]
+    enough = Case(case.folder)
+    enough.rival("zero-shot", right(0.8, 190))
+    enough.model("tuned", right(0.8, 190))
+    assert enough.judge()["word"] == "PROMPT"
+
+
+def test_the_strongest_is_chosen_by_dev_rows_alone(case: Case) -> None:
+    """``nearest`` is better on the held-out rows, but was not on the dev rows."""
+    case.rival("nearest", right(0.75), 0.5)
+    case.rival("linear", right(0.7), 0.7)
+    case.model("tuned", right(0.86))
+    verdict = case.judge()
+    assert (verdict["word"], verdict["rival"], verdict["chosen_on"]) == (
+        "FINE-TUNE",
+        "linear",
+        "dev",
     )
 
 
-def test_worse_is_stated(tmp_path: Path) -> None:
-    events = [
-        measured(tmp_path, "zero-shot", [1.0] * 90 + [0.0] * 10),
-        measured(tmp_path, "tuned", [1.0] * 20 + [0.0] * 80),
-    ]
-    verdict = compute_verdict(events, "m", tmp_path)
-    assert verdict["outcome"] == "worse"
-    assert verdict["sentence"].startswith(
-        "fine-tuning was not worth it: worse than the untouched model"
-    )
+def test_every_rival_must_be_beaten(case: Case) -> None:
+    """Few dev rows chose ``linear``, but ``nearest`` is as good as the tuned model."""
+    case.rival("nearest", right(0.85), 0.5)
+    case.rival("linear", right(0.7), 0.7)
+    case.model("tuned", right(0.86))
+    verdict = case.judge()
+    assert (verdict["word"], verdict["rival"]) == ("NOT ENOUGH EVIDENCE", "nearest")
+    assert verdict["strongest"] == "linear"
+    assert "no clear difference from nearest, right 0.850 -> 0.860" in verdict["sentence"]
 
 
-def test_unclear_states_the_detectable_difference(tmp_path: Path) -> None:
-    events = [
-        measured(tmp_path, "zero-shot", [1.0, 0.0] * 10),
-        measured(tmp_path, "tuned", [0.0, 1.0] * 10),
-    ]
-    verdict = compute_verdict(events, "m", tmp_path)
-    assert verdict["outcome"] == "unclear"
-    assert "no clear difference" in verdict["sentence"]
-    assert f"{verdict['detectable']:.3f} or more" in verdict["sentence"]
+def test_without_scores_on_dev_rows_the_interval_is_wider(case: Case) -> None:
+    case.rival("linear", right(0.7), None)
+    case.model("tuned", right(0.82))
+    alone = case.judge()
+    assert (alone["chosen_on"], alone["confidence"]) == ("held-out", 0.95)
+    case.rival("nearest", right(0.6), 0.6)
+    case.rival("zero-shot", right(0.5), 0.5)
+    verdict = case.judge()
+    assert (verdict["rival"], verdict["chosen_on"]) == ("linear", "held-out")
+    assert verdict["confidence"] == pytest.approx(1 - 0.05 / 3)
+    assert verdict["high"] - verdict["low"] > 1.1 * (alone["high"] - alone["low"])
+    assert "98.3 % [" in verdict["sentence"]
+
+
+def test_a_costly_rival_is_compared_on_its_rows(case: Case) -> None:
+    """On its ten rows the tuned model is no better, whatever it scores on the others."""
+    case.rival("zero-shot", dict.fromkeys(range(10), 1.0))
+    case.model("tuned", right(0.9))
+    verdict = case.judge()
+    assert (verdict["word"], verdict["n"], verdict["difference"]) == ("NOT ENOUGH EVIDENCE", 10, 0)
+    assert (verdict["tuned"], verdict["comparisons"]["zero-shot"]["tuned"]) == (1.0, 1.0)
 
 
 def test_where_lower_is_better(tmp_path: Path) -> None:
-    events = [
-        measured(tmp_path, "zero-shot", [2.0 + n / 100 for n in range(50)], higher=False),
-        measured(tmp_path, "random-shots", [1.5 + n / 100 for n in range(50)], higher=False),
-        measured(tmp_path, "tuned", [1.0 + n / 90 for n in range(50)], higher=False),
-    ]
-    verdict = compute_verdict(events, "m", tmp_path)
-    assert (verdict["baseline_model"], verdict["outcome"]) == ("random-shots", "better")
-    assert verdict["difference"] < 0
+    case = Case(tmp_path, higher=False, unit="nats")
+    case.rival("zero-shot", [2.0 + n / 100 for n in range(50)], 2.0)
+    case.rival("retrieved-shots", [1.5 + n / 100 for n in range(50)], 1.5)
+    case.model("tuned", [1.0 + n / 90 for n in range(50)])
+    verdict = case.judge()
+    assert (verdict["word"], verdict["rival"]) == ("FINE-TUNE", "retrieved-shots")
+    assert verdict["difference"] < 0 and verdict["high"] < 0
+    assert "nats on 50 held-out rows" in verdict["sentence"]
+    assert case.judge(margin=0.6)["word"] == "PROMPT"
+    assert case.judge(gate={"right": 0.5})["word"] == "NOTHING WORKS YET"
 
 
 def test_paired_differences_decide_not_overlapping_intervals(tmp_path: Path) -> None:
-    """Records differ far more from each other than the models do on any of them."""
+    """Rows differ far more from each other than the models do on any of them."""
+    case = Case(tmp_path, higher=False, unit="nats")
     hard = [float(n % 10) for n in range(60)]
-    events = [
-        measured(tmp_path, "zero-shot", hard, higher=False),
-        measured(
-            tmp_path, "tuned", [v - 0.1 - n % 3 / 50 for n, v in enumerate(hard)], higher=False
-        ),
+    case.rival("zero-shot", hard)
+    case.model("tuned", [v - 0.1 - n % 3 / 50 for n, v in enumerate(hard)])
+    assert case.judge()["word"] == "FINE-TUNE"
+
+
+def test_groups_widen_the_interval(case: Case) -> None:
+    """Thirty rows better in three groups are three observations."""
+    groups = [f"patient {row // 10}" for row in range(100)]
+    case.rival("linear", right(0.5))
+    case.model("tuned", right(0.8), groups)
+    verdict = case.judge()
+    assert verdict["word"] == "NOT ENOUGH EVIDENCE" and verdict["low"] < 0
+
+
+def test_stages_are_compared_but_do_not_decide(case: Case) -> None:
+    case.model("supervised", right(0.9))
+    case.model("tuned", right(0.9))
+    verdict = case.judge()
+    assert verdict["word"] == "NOT ENOUGH EVIDENCE" and "no rival" in verdict["sentence"]
+    case.rival("linear", right(0.5))
+    verdict = case.judge()
+    assert (verdict["word"], verdict["rival"]) == ("FINE-TUNE", "linear")
+    assert verdict["comparisons"]["supervised"]["solution"] == "stage"
+
+
+def test_p_values_are_adjusted_for_the_number_of_rivals(case: Case) -> None:
+    for name, share in (("linear", 0.85), ("nearest", 0.86), ("zero-shot", 0.87)):
+        case.rival(name, right(share), share)
+    case.model("tuned", right(0.92))
+    found = {n: (c["p_value"], c["p_value_holm"]) for n, c in case.judge()["comparisons"].items()}
+    assert found["linear"][1] == pytest.approx(3 * found["linear"][0])
+    assert found["zero-shot"][1] >= found["zero-shot"][0]
+
+
+def test_only_the_rival_on_which_the_proof_fails_is_left_out(case: Case) -> None:
+    """Holm: one clearly better rival, and one whose interval is only just below the margin."""
+    tuned = [1.0] * 300 + [0.0] * 100
+    case.rival("nearest", [1.0] * 300 + [1.0] * 5 + [0.0] * 95, 0.7)
+    case.model("tuned", tuned)
+    alone = case.judge()
+    assert alone["word"] == "SMALL CLASSIFIER"
+    case.rival("retrieved-shots", [*right(0.5, 400)], 0.5)
+    case.rival("zero-shot", [*right(0.4, 400)], 0.4)
+    assert case.judge()["word"] == "SMALL CLASSIFIER"
+
+
+def test_a_metric_of_two_evaluators_is_compared_within_one(case: Case) -> None:
+    case.rival("linear", right(0.5))
+    case.model("tuned", right(0.9))
+    other = [
+        Measured(**{**event.__dict__, "evaluator": "lenient", "value": 0.0})
+        for event in case.measured
     ]
-    assert compute_verdict(events, "m", tmp_path)["outcome"] == "better"
+    case.measured += other
+    verdict = case.judge()
+    assert (verdict["evaluator"], verdict["word"]) == ("e", "FINE-TUNE")
+    assert "e: right 0.500 -> 0.900" in verdict["sentence"]
 
 
-def test_without_a_baseline_or_without_the_tuned_model(tmp_path: Path) -> None:
-    tuned = measured(tmp_path, "tuned", [1.0, 0.0])
-    verdict = compute_verdict([tuned], "m", tmp_path)
-    assert verdict["outcome"] == "unclear" and "no baseline" in verdict["sentence"]
-    assert compute_verdict([measured(tmp_path, "zero-shot", [1.0])], "m", tmp_path) == {}
-    assert compute_verdict([], "m", tmp_path) == {}
-
-
-def test_a_metric_of_two_evaluators_is_compared_within_one(tmp_path: Path) -> None:
-    scores = {"strict": (0.2, 0.8), "lenient": (0.9, 0.1)}
-    events = [
-        measured(tmp_path, model, [share] * 50, evaluator=evaluator)
-        for index, model in enumerate(("zero-shot", "tuned"))
-        for evaluator, share in ((name, pair[index]) for name, pair in scores.items())
-    ]
-    strict = compute_verdict(events, "m", tmp_path)
-    assert (strict["evaluator"], strict["outcome"]) == ("strict", "better")
-    lenient = compute_verdict(events, "m", tmp_path, evaluator="lenient")
-    assert (lenient["evaluator"], lenient["outcome"]) == ("lenient", "worse")
-    assert "lenient: m 0.900 -> 0.100" in lenient["sentence"]
+def test_without_the_tuned_model_there_is_no_verdict(case: Case) -> None:
+    case.rival("linear", right(0.5))
+    assert case.judge() == {}

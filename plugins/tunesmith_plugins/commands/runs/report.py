@@ -76,7 +76,7 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
     verdict = finished.verdict if finished else {}
     if failures and verdict:
         regressions = find_regressions(folder.path, verdict, report)
-        baseline = str(verdict.get("baseline_model", ""))
-        training_view.show_regressions(regressions, baseline, failures)
+        rival = str(verdict.get("rival", ""))
+        training_view.show_regressions(regressions, rival, failures)
     view.show_paths(folder.path, report)
     view.show_next_commands(folder.path, report)

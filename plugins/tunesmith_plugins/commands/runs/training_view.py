@@ -84,18 +84,18 @@ def show_forecast(report: Report) -> None:
     render.print_text(text, style="dim")
 
 
-def show_regressions(regressions: list[Regression], baseline: str, limit: int) -> None:
-    """Print a table of the first rows that the baseline scored better on."""
+def show_regressions(regressions: list[Regression], rival: str, limit: int) -> None:
+    """Print a table of the first rows that the rival scored better on."""
     if not regressions:
         return
     render.print_text()
-    title = f"regressions: {format_count(len(regressions), 'row')} that {baseline} did better on"
+    title = f"regressions: {format_count(len(regressions), 'row')} that {rival} did better on"
     render.print_text(title, style="strong")
     rows = [
-        [one_line(r.source), one_line(r.expected), one_line(r.baseline), one_line(r.tuned)]
+        [one_line(r.source), one_line(r.expected), one_line(r.rival), one_line(r.tuned)]
         for r in regressions[:limit]
     ]
-    render.print_table(["row", "expected", baseline, TUNED], rows)
+    render.print_table(["row", "expected", rival, TUNED], rows)
     if len(regressions) > limit:
         count = len(regressions)
         render.print_text(f"{count - limit} more rows: --failures {count} shows all")

@@ -1,0 +1,20 @@
+"""Correction of p-values for multiple tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def adjust_p_values(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted by Holm (Scand. J. Statist. 6, 1979, 65), in the same order.
+
+    If all hypotheses with an adjusted value below alpha are rejected, the probability of one wrong
+    rejection or more is at most alpha, whatever the dependence of the tests.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = highest
+    return adjusted

@@ -1,0 +1,195 @@
+"""Compare the tuned model with each rival on the held-out rows that both answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tunesmith.events import JSON, TUNED, Measured, RivalChosen
+from tunesmith.plan import Evidence
+from tunesmith.statistics import Interval, mean_interval
+from tunesmith.statistics.sample import Bounds, build_sample, standard_error
+from tunesmith_evidence.pairs import PairedRows, read_pairs
+from tunesmith_evidence.statistics import (
+    Comparison,
+    adjust_p_values,
+    compare,
+    paired_difference,
+)
+from tunesmith_evidence.statistics.differences import paired_differences
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The tuned model against one other model, by one metric on the rows that both answered.
+
+    An advantage is a difference whose sign is turned if lower is better: above 0, the tuned model
+    is better.
+    """
+
+    measured: Measured
+    rival: RivalChosen | None
+    """None: a stage of the technique, which is compared but is no alternative to tuning."""
+    pairs: PairedRows
+    confidence: float
+
+    @property
+    def name(self) -> str:
+        return self.measured.model
+
+    @property
+    def is_trivial(self) -> bool:
+        """True if the rival gives one answer to everything, which solves no task."""
+        return self.rival is not None and self.rival.cost == 0
+
+    @property
+    def is_share(self) -> bool:
+        """True if the metric has no unit, as shares of right answers."""
+        return not self.measured.unit
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.measured.higher_is_better else -1
+
+    @property
+    def dev_score(self) -> float | None:
+        return None if self.rival is None else self.rival.dev_score
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The comparison at the confidence of the verdict."""
+        return compare(
+            self.pairs.rival_values,
+            self.pairs.tuned_values,
+            self.measured.higher_is_better,
+            weights=self.pairs.weights,
+            groups=self.pairs.groups,
+            confidence=self.confidence,
+            bounds=self._bounds,
+        )
+
+    @cached_property
+    def values(self) -> tuple[float, float]:
+        """The means of the rival and of the tuned model on these rows."""
+        rival, tuned = (
+            mean_interval(values, self.pairs.weights, bounds=self._bounds).value
+            for values in (self.pairs.rival_values, self.pairs.tuned_values)
+        )
+        return rival, tuned
+
+    def advantage(self, confidence: float | None = None) -> Interval:
+        """Return the advantage of the tuned model with its interval."""
+        difference = self.comparison.difference
+        if confidence is not None and confidence != self.confidence:
+            difference = paired_difference(
+                self.pairs.rival_values,
+                self.pairs.tuned_values,
+                self.pairs.weights,
+                groups=self.pairs.groups,
+                confidence=confidence,
+                bounds=self._bounds,
+            )
+        low, high = sorted((self.sign * difference.low, self.sign * difference.high))
+        return Interval(self.sign * difference.value, low, high, difference.n)
+
+    @cached_property
+    def error(self) -> float:
+        """The standard error of the difference; infinite for a single row or group."""
+        differences = paired_differences(self.pairs.rival_values, self.pairs.tuned_values)
+        sample = build_sample(differences, self.pairs.weights, self.pairs.groups)
+        return standard_error(sample) if sample.units > 1 else math.inf
+
+    @property
+    def _bounds(self) -> Bounds | None:
+        # A quantity with a unit is no share, even where all its values are 0.
+        return None if self.is_share else (-math.inf, math.inf)
+
+    def to_json(self) -> JSON:
+        """Return the comparison as a part of the verdict."""
+        difference = self.comparison.difference
+        rival, tuned = self.values
+        chosen, detectable = self.rival, self.comparison.detectable
+        return {
+            "solution": chosen.solution if chosen else "stage",
+            "variant": chosen.variant if chosen else "",
+            "cost": chosen.cost if chosen else None,
+            "dev_score": self.dev_score,
+            "value": rival,
+            "tuned": tuned,
+            "n": len(self.pairs),
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            "p_value": self.comparison.p_value,
+            "outcome": self.comparison.outcome,
+            "detectable": detectable if math.isfinite(detectable) else None,
+        }
+
+
+def find_contests(evidence: Evidence, tuned: Measured, confidence: float) -> list[Contest]:
+    """Return a contest for each model that was measured by the metric of ``tuned``."""
+    chosen = {event.rival: event for event in evidence.rivals}
+    contests = [
+        Contest(
+            event,
+            chosen.get(event.model),
+            read_pairs(evidence.folder, event, tuned),
+            confidence,
+        )
+        for event in _measured_alike(evidence.measured, tuned)
+    ]
+    return [contest for contest in contests if len(contest.pairs)]
+
+
+def _measured_alike(measured: Sequence[Measured], tuned: Measured) -> Iterator[Measured]:
+    for event in measured:
+        same = (event.metric, event.evaluator) == (tuned.metric, tuned.evaluator)
+        if same and event.model != TUNED:
+            yield event
+
+
+def find_strongest(contests: Sequence[Contest]) -> tuple[Contest, bool]:
+    """Return the strongest rival, and True if it was chosen by its score on dev rows.
+
+    The score on the held-out rows would be partly luck of the rows by which it is judged. It
+    decides only if a rival has no score on dev rows. Of equal rivals the cheapest is chosen.
+    """
+
+    def key(score: float, contest: Contest) -> tuple[float, int]:
+        return contest.sign * score, -(contest.rival.cost if contest.rival else 0)
+
+    scored = [(c.dev_score, c) for c in contests if c.dev_score is not None]
+    if len(scored) == len(contests):
+        return max(scored, key=lambda item: key(*item))[1], True
+    return max(contests, key=lambda contest: key(contest.measured.value, contest)), False
+
+
+def find_sufficient(contests: Sequence[Contest], margin: float, confidence: float) -> list[Contest]:
+    """Return the rivals that the tuned model is proven to be less than ``margin`` better than.
+
+    Holm's procedure over all rivals: the probability of one false proof or more is at most half
+    of ``1 - confidence``, as for a single rival.
+    """
+    proven: list[Contest] = []
+    others = [contest for contest in contests if contest.advantage().high < margin]
+    left = len(contests)
+    while left:
+        level = 1 - (1 - confidence) / left
+        found = [contest for contest in others if contest.advantage(level).high < margin]
+        if not found:
+            break
+        proven += found
+        others = [contest for contest in others if contest not in found]
+        left -= len(found)
+    return proven
+
+
+def comparisons_to_json(contests: Sequence[Contest]) -> dict[str, JSON]:
+    """Return all comparisons by model, with p-values that Holm adjusted."""
+    adjusted = adjust_p_values([contest.comparison.p_value for contest in contests])
+    return {
+        contest.name: {**contest.to_json(), "p_value_holm": p_value}
+        for contest, p_value in zip(contests, adjusted, strict=True)
+    }
