@@ -73,7 +73,7 @@ def test_a_run_uses_a_third_party_technique(third_party: Environment, project: P
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["plan"]["technique"]["use"] == "echo"
-    assert report["verdict"]["outcome"] == "better"
+    assert report["verdict"]["comparisons"]["zero-shot"]["outcome"] == "better"
     assert {p["distribution"] for p in report["plugins"]} >= {"tunesmith", "tunesmith-echo"}
     assert (project / "out" / "model" / "echo.json").is_file()
 

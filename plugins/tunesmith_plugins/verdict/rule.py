@@ -273,15 +273,14 @@ def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:
     contest = _find_unbeaten(case, strongest) or strongest
     which = ", the strongest rival" if contest is strongest else ""
     needed = count_rows_needed(contest, margin)
-    rows = "more held-out rows"
-    if needed:
-        rows = f"about {needed:,} held-out rows, if difference and disagreement stay as they are"
+    rows = f"about {needed:,} held-out rows" if needed else "more held-out rows"
+    would = f"{rows} would show {_claim(contest, margin)}, if both models stay as different"
     return Ruling(
         NO_EVIDENCE,
         rule,
         f"not enough evidence: no clear difference from {contest.name}{which}, "
-        f"{case.numbers.compare(contest)}; {rows} would show {_claim(contest, margin)}",
-        rows,
+        f"{case.numbers.compare(contest)}; {would}",
+        would,
         contest,
     )
 
@@ -289,4 +288,4 @@ def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:
 def _claim(contest: Contest, margin: float) -> str:
     if contest.advantage().value >= margin:
         return "that tuning is better"
-    return f"that it is not worth {margin:g}"
+    return f"that tuning is less than {margin:g} better"

@@ -160,7 +160,7 @@ def test_rows_to_show_that_it_is_not_worth_it(case: Case) -> None:
     case.model("tuned", right(0.8, 60))
     verdict = case.judge()
     assert (verdict["word"], verdict["rows_needed"]) == ("NOT ENOUGH EVIDENCE", 190)
-    assert "that it is not worth 0.02" in verdict["sentence"]
+    assert "would show that tuning is less than 0.02 better" in verdict["sentence"]
     enough = Case(case.folder)
     enough.rival("zero-shot", right(0.8, 190))
     enough.model("tuned", right(0.8, 190))
