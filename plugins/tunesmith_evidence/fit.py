@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Literal
 
 from tunesmith.events import JSON, TUNED, Measured
-from tunesmith.execution.evaluate import MetricValues, read_metric_values
+from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.statistics import Interval
 from tunesmith.statistics.distributions import student_quantile
+from tunesmith_evidence.pairs import PairedRows, read_pairs
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_evidence.statistics.ranks import probability_below
 
@@ -138,7 +139,7 @@ def _find_underfitted(
         base, tuned = (report.measured.get((model, *key)) for model in (BASE, TUNED))
         if base is None or tuned is None or trained.higher_is_better:
             continue
-        gain = _gain(*(read_metric_values(folder / e.records, e.metric) for e in (base, tuned)))
+        gain = _gain(read_pairs(folder, base, tuned))
         values |= {"gain": gain.value, "gain_low": gain.low}
         if gain.low <= 0:
             return "underfitted", (
@@ -156,16 +157,10 @@ def _find_underfitted(
     )
 
 
-def _gain(base: MetricValues, tuned: MetricValues) -> Interval:
+def _gain(pairs: PairedRows) -> Interval:
     """Return base minus tuned over the rows of the base, which may have been asked for fewer."""
-    index = {row: number for number, row in enumerate(tuned.rows)}
-    rows = [index[row] for row in base.rows]
-    weights, groups = tuned.weights, tuned.groups
     return paired_difference(
-        [tuned.values[row] for row in rows],
-        base.values,
-        [weights[row] for row in rows] if weights else None,
-        groups=[groups[row] for row in rows] if groups else None,
+        pairs.tuned_values, pairs.rival_values, pairs.weights, groups=pairs.groups
     )
 
 
@@ -184,9 +179,8 @@ def _describe_fitted(values: dict[str, float]) -> str:
 
 def _row_values(folder: Path, event: Measured) -> list[float]:
     """Return the values of the rows that have tokens."""
-    found = read_metric_values(folder / event.records, event.metric)
-    weights = found.weights or [1.0] * len(found.values)
-    return [value for value, weight in zip(found.values, weights, strict=True) if weight]
+    columns = [row[event.metric] for row in read_rows(folder / event.records, event.metric)]
+    return [column["value"] for column in columns if column["weight"]]
 
 
 def falling_share(losses: Sequence[float]) -> float | None:
