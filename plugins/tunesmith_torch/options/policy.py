@@ -99,12 +99,12 @@ class MonitorOptions(Options):
         ge=1,
         description=("Optimizer steps between evaluations of reward and gold reward on dev rows."),
     )
-    rows: int = Field(default=64, ge=2, description="Held-out rows per evaluation.")
+    rows: int = Field(default=64, ge=2, description="Dev rows per evaluation.")
     log_completions: int = Field(
         default=1,
         ge=0,
         le=100,
-        description="Held-out completions that each evaluation reports in full.",
+        description="Completions of dev rows that each evaluation reports in full.",
     )
     max_kl: float = Field(
         default=30.0,

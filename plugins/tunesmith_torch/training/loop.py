@@ -414,7 +414,8 @@ class CheckpointWriter:
         """
         weights_bytes = sum(4 * master.numel() for master in self.masters.masters)
         existing = len(self.job.checkpoints.steps())
-        new = max(1, self.job.checkpoints.keep + 1 - existing)
+        best = self.monitor is not NO_MONITOR  # kept besides the newest ones
+        new = max(1, self.job.checkpoints.keep + 1 + best - existing)
         # A checkpoint holds the fp32 masters and AdamW's two moments: three times the weights.
         require_space(self.job.out, 3 * weights_bytes * new + weights_bytes)
 
