@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores
+from tunesmith.errors import DataError
 from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.records import Answer, Message, Prompt
 from tunesmith_evidence.tasks.examples import Example, prompt_text
@@ -50,6 +51,14 @@ def to_messages(examples: Sequence[Example]) -> tuple[Message, ...]:
     return tuple(message for turn in turns for message in turn)
 
 
+class _Built(NamedTuple):
+    prompt: Prompt
+    shown: int
+    """Number of worked examples."""
+    is_text: bool
+    """True if all is one text, to be continued."""
+
+
 @dataclass(frozen=True)
 class PromptedModel(WrappedModel):
     """A text model that puts instructions and worked examples before every prompt.
@@ -69,8 +78,13 @@ class PromptedModel(WrappedModel):
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
         """Generate answers."""
-        built = [self.build_prompt(prompt, max_new_tokens) for prompt in prompts]
-        return self.model.generate(built, max_new_tokens, progress=progress)
+        built = [self._build(prompt, max_new_tokens) for prompt in prompts]
+        prompts = [each.prompt for each in built]
+        answers = self.model.generate(prompts, max_new_tokens, progress=progress)
+        return [
+            _until_empty_line(answer) if each.is_text and each.shown else answer
+            for answer, each in zip(answers, built, strict=True)
+        ]
 
     def score(
         self,
@@ -92,19 +106,34 @@ class PromptedModel(WrappedModel):
     def build_prompt(self, prompt: Prompt, extra_tokens: int) -> Prompt:
         """Return a prompt with instructions and examples.
 
-        A text to be continued stays as it is: it has no turns.
+        A text to be continued stays as it is: it has no turns. For a model whose chat template has
+        no form for instructions or examples, or that has no template, all is one text.
         """
+        return self._build(prompt, extra_tokens).prompt
+
+    def count_shown(self, prompt: Prompt, extra_tokens: int) -> int:
+        """Return the number of examples in the prompt that :meth:`build_prompt` returns."""
+        return self._build(prompt, extra_tokens).shown
+
+    def _build(self, prompt: Prompt, extra_tokens: int) -> _Built:
         if isinstance(prompt, str):
-            return prompt
+            return _Built(prompt, 0, False)
         found = list(self.find(prompt_text(prompt)))
         fits = find_limit(self.model)
         while True:
-            built = self._add(prompt, to_messages(found[::-1]))
-            if not found or fits(built, extra_tokens):
-                return built
+            built, is_text = self._add(prompt, to_messages(found[::-1])), False
+            try:
+                has_room = fits(built, extra_tokens)
+            except DataError:
+                if built == prompt or any(m.tools or m.tool_calls for m in built):
+                    raise
+                built, is_text = (Message("user", _write_as_text(built)),), True
+                has_room = fits(built, extra_tokens)
+            if has_room or not found:
+                return _Built(built, len(found), is_text)
             found.pop()
 
-    def _add(self, prompt: tuple[Message, ...], shots: tuple[Message, ...]) -> Prompt:
+    def _add(self, prompt: tuple[Message, ...], shots: tuple[Message, ...]) -> tuple[Message, ...]:
         system = [message for message in prompt if message.role == "system"]
         if self.system is not None:
             system.insert(0, Message("system", self.system))
@@ -117,6 +146,18 @@ class PromptedModel(WrappedModel):
             rest[last] = replace(rest[last], content=text)
         first, *others = (*joined, *shots, *rest)
         return (replace(first, tools=prompt[0].tools), *others)
+
+
+def _write_as_text(messages: Sequence[Message]) -> str:
+    """Return a conversation as a text: an empty line stands behind instructions and answers."""
+    parts = [f"{m.text}\n" if m.role == "user" else f"{m.text}\n\n" for m in messages]
+    return "".join(parts)
+
+
+def _until_empty_line(answer: Generation) -> Generation:
+    """Return an answer without what follows an empty line: the next question, by the examples."""
+    text, line, _ = answer.text.strip().partition("\n\n")
+    return Generation(text, answer.tokens, "stop") if line else answer
 
 
 def _most_tokens(answer: Answer) -> int:

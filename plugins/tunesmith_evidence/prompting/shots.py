@@ -83,5 +83,5 @@ def count_fitting(model: PromptedModel, examples: Sequence[Example], most: int) 
     typical = ordered[len(ordered) // 2]
     answer = max(len(e.answer.encode("utf-8", "surrogatepass")) for e in examples)
     prompted = replace(model, find=lambda text: [typical] * most)
-    built = prompted.build_prompt((Message("user", typical.question),), min(answer, MAX_ANSWER))
-    return max(1, sum(isinstance(m, Message) and m.role == "assistant" for m in built))
+    question = (Message("user", typical.question),)
+    return max(1, prompted.count_shown(question, min(answer, MAX_ANSWER)))

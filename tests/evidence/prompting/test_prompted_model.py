@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tunesmith.contracts import RivalTask
+from tunesmith.contracts import Generation, RivalTask
+from tunesmith.errors import DataError
 from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.records import Completion, Message, Prompt
 from tunesmith.testing.fakes import FakeTextModel
@@ -33,7 +34,7 @@ class SmallModel(FakeTextModel):
 
     def generate(self, prompts: Sequence[Prompt], *args: object, **options: object) -> list[object]:  # type: ignore[override]
         self.prompts += prompts
-        return []
+        return [Generation("an answer", 3, "stop") for _ in prompts]
 
     def score(self, prompts: Sequence[Prompt], *args: object, **options: object) -> list[object]:  # type: ignore[override]
         self.prompts += prompts
@@ -82,6 +83,51 @@ def test_system_messages_are_joined_and_tools_stay_in_front() -> None:
     built = model.build_prompt(prompt, 8)
     assert texts(built) == ["Be brief.\n\nYou sort mail.", "q1", "a1", "one", "1", "<two>"]
     assert [m.tools for m in built if isinstance(m, Message)] == [prompt[0].tools, *[()] * 5]
+
+
+@dataclass
+class PlainModel(SmallModel):
+    """A model without a chat template, that goes on with another question."""
+
+    def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
+        if len(prompt) > 1:
+            raise DataError("conversation", "the model has no chat template")
+        return len(texts(prompt)[0]) <= self.room
+
+    def generate(self, prompts: Sequence[Prompt], *args: object, **options: object) -> list[object]:  # type: ignore[override]
+        self.prompts += prompts
+        return [Generation(" a3\n\nq4\na4", 9, "length") for _ in prompts]
+
+
+def test_without_a_chat_template_all_is_one_text() -> None:
+    plain = PlainModel()
+    found = [example(1), example(2)]
+    [answer] = PromptedModel(plain, "Be brief.", lambda text: found).generate([QUESTION], 8)
+    assert texts(plain.prompts[0]) == ["Be brief.\n\nq2\na2\n\nq1\na1\n\nnow\n"]
+    assert (answer.text, answer.finish_reason) == ("a3", "stop")
+
+
+def test_examples_of_a_text_that_do_not_fit_are_left_out() -> None:
+    plain = PlainModel(room=15)
+    model = PromptedModel(plain, None, lambda text: [example(n) for n in range(9)])
+    assert texts(model.build_prompt(QUESTION, 8)) == ["q0\na0\n\nnow\n"]
+    assert model.count_shown(QUESTION, 8) == 1
+
+
+def test_instructions_alone_do_not_end_an_answer_at_an_empty_line() -> None:
+    plain = PlainModel()
+    [answer] = PromptedModel(plain, "Be brief.").generate([QUESTION], 8)
+    assert texts(plain.prompts[0]) == ["Be brief.\n\nnow\n"]
+    assert answer.text == " a3\n\nq4\na4"
+
+
+def test_a_prompt_that_cannot_be_written_anyway_is_refused() -> None:
+    turns = (Message("user", "one"), Message("assistant", "1"), Message("user", "two"))
+    with pytest.raises(DataError, match="no chat template"):
+        PromptedModel(PlainModel()).build_prompt(turns, 8)
+    tools = (Message("user", "one", tools=('{"name": "x"}',)),)
+    with pytest.raises(DataError, match="no chat template"):
+        PromptedModel(PlainModel(), "Be brief.").build_prompt(tools, 8)
 
 
 def test_a_text_to_be_continued_stays() -> None:
