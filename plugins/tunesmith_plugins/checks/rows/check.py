@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
-from tunesmith.text import one_line, redact
+from tunesmith.text import mask_personal_data, one_line
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.row import Row, read_row
 
@@ -54,8 +54,8 @@ class Tally:
 
 
 def quote(text: str) -> str:
-    """Return the beginning of a text in quotation marks, without secrets, safe to print."""
-    return f'"{one_line(redact(text[:INPUT_LIMIT]), EXCERPT)}"'
+    """Return the beginning of a text in quotation marks, without personal data, safe to print."""
+    return f'"{one_line(mask_personal_data(text[:INPUT_LIMIT]), EXCERPT)}"'
 
 
 def show_row(train: Sequence[Record], number: int) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
+from tunesmith.text import mask_personal_data
 from tunesmith_plugins.checks.rows.block import Block, Marks
 from tunesmith_plugins.checks.rows.check import Tally, build_finding, share
 from tunesmith_plugins.checks.rows.row import Row
@@ -17,6 +18,8 @@ BY_DESIGN = 0.2
 """Share of the rows from which on something is no accident, and perhaps part of the task."""
 CONTEXT = 20
 """Number of characters that are shown before a match."""
+MASKED = 200
+"""Number of characters around a match in which personal data is masked."""
 
 Find = Callable[[Row], str | None]
 """Return the text to show if a row has the fault, else None."""
@@ -93,6 +96,9 @@ def search(pattern: str, *, in_answer: bool = False, flags: re.RegexFlag = re.NO
 
 
 def around(text: str, match: re.Match[str]) -> str:
-    """Return the text from a few characters before a match on."""
-    start = max(0, match.start() - CONTEXT)
-    return ("…" if start else "") + text[start : match.end() + 2 * CONTEXT]
+    """Return the text from a few characters before a match on, without personal data."""
+    start, end = match.span()
+    # Masked before it is cut: half of an address or a number is not recognised.
+    before = mask_personal_data(text[max(0, start - MASKED) : start])[-CONTEXT:]
+    after = mask_personal_data(text[end : end + MASKED])[: 2 * CONTEXT]
+    return ("…" if start > CONTEXT else "") + before + match.group() + after

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from tunesmith.text import SECRET_MARKS, redact
+from tunesmith.text import SECRET_MARKS, mask_personal_data, redact
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, Find
 from tunesmith_plugins.checks.rows.row import Row
@@ -82,9 +82,9 @@ def _find_email(row: Row) -> str | None:
 
 
 def _find_secret(row: Row) -> str | None:
-    clean = redact(row.text)
-    if clean == row.text:
+    if redact(row.text) == row.text:
         return None
+    clean = mask_personal_data(row.text)
     start = clean.find("[redacted:")
     return clean[max(0, start - CONTEXT) : start + 2 * CONTEXT]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
-from tunesmith.text import one_line, redact
+from tunesmith.text import mask_personal_data, one_line
 from tunesmith_data.analysis.label_errors import LabelError, LabelErrors
 from tunesmith_data.splits import prompt_text
 
@@ -63,4 +63,4 @@ def _quote(record: Record) -> str:
 
 
 def _short(text: str) -> str:
-    return one_line(redact(text), PROMPT)
+    return one_line(mask_personal_data(text), PROMPT)

@@ -233,3 +233,17 @@ def test_harmless_text_is_no_finding(text: str) -> None:
 def test_a_short_answer_may_be_in_the_prompt() -> None:
     rows = [replace(row, prompt=f"{row.prompt} Yes?", completion="Yes") for row in clean_rows()]
     assert found(rows) == []
+
+
+@pytest.mark.parametrize(
+    "fault", ["<|im_start|>", "{{name}}", "GrÃ¶ÃŸe", "&nbsp;", "hf_" + "a1" * 14]
+)
+@pytest.mark.parametrize("gap", range(0, 70, 9))
+def test_examples_have_no_personal_data_beside_a_fault(fault: str, gap: int) -> None:
+    """Also where the address or the number is cut."""
+    filler = ("so " * 40)[:gap]
+    data = "jane.doe@example.com 4111 1111 1111 1111"
+    for text in (f"{data} {filler}{fault} and", f"and {fault} {filler}{data}"):
+        rows = [Completion(source="a:1", prompt=text, completion=text)]
+        shown = " ".join(example for finding in review(rows) for example in finding.examples)
+        assert "doe" not in shown and "11 1" not in shown, shown
