@@ -44,13 +44,15 @@ class Leak:
     match: Match | None = None
 
 
-def find_twins(known: Sequence[Record], probes: Sequence[Record]) -> Iterator[Leak]:
+def find_twins(
+    known: Sequence[Record], probes: Sequence[Record], *, templates: bool = True
+) -> Iterator[Leak]:
     """Yield a leak for each probe with the prompt of a known record, or nearly so.
 
     Exact: the same letters and digits. Near: similar 5-grams and words. Template: the same words
     in the same order but for values. If the answers are labels, rows with different ones are only
     exact twins: who has learned the one is wrong about the other. The records are not copied; their
-    texts are made when they are read.
+    texts are made when they are read. Without ``templates``, only similar prompts are compared.
     """
     texts, asked = PromptTexts(known), PromptTexts(probes)
     has_labels = _has_labels(known)
@@ -63,6 +65,8 @@ def find_twins(known: Sequence[Record], probes: Sequence[Record]) -> Iterator[Le
         else:
             words = compare_words(texts[match.known], asked[row])
             yield Leak("near" if words.other_words else "template", row, match.known, match)
+    if not templates:
+        return
     found = set()
     for number, other in find_template_twins(texts, _Chosen(asked, others)):
         row = others[number]

@@ -31,6 +31,16 @@ BY_DESIGN = 0.2
 CERTAIN: tuple[Kind, ...] = ("exact", "group", "answer")
 """Kinds that are no coincidence; rows that merely resemble each other may be one."""
 
+MOST_ROWS = 200_000
+"""Training rows up to which those of a template are looked for if tunesmith has split them."""
+NO_TEMPLATES = Finding(
+    level="info",
+    where="data leaks",
+    message=f"rows of one template are not looked for among more than {MOST_ROWS:,} training rows "
+    "that were split by tunesmith",
+    hint="`tunesmith data split` writes the parts; `data check TRAIN --heldout FILE` looks at all",
+)
+
 MESSAGES: dict[Kind, str] = {
     "exact": "have the prompt of a {other} row: the same letters and digits",
     "near": f"are near duplicates of a {{other}} row ({DEFAULT_THRESHOLD})",
@@ -73,21 +83,31 @@ def review(
     ``are_given``: the user or the data loader made the parts. The leaks that a split of tunesmith
     leaves are limits of it that are known, and no errors: rows of one time, or of one template.
     """
+    templates = are_given or len(train) <= MOST_ROWS
     found = (
-        *_review_parts(train, {"held-out": heldout, "dev": dev}, "training", are_given),
+        *(() if templates else (NO_TEMPLATES,)),
+        *_review_parts(
+            train, {"held-out": heldout, "dev": dev}, "training", are_given, templates=templates
+        ),
         *_review_parts(dev, {"held-out": heldout}, "dev", are_given),
     )
     return [*found, *_review_answers(train, heldout, are_given)]
 
 
 def _review_parts(
-    known: Sequence[Record], probes: Mapping[str, Sequence[Record]], name: str, are_given: bool
+    known: Sequence[Record],
+    probes: Mapping[str, Sequence[Record]],
+    name: str,
+    are_given: bool,
+    *,
+    templates: bool = True,
 ) -> Iterator[Finding]:
     """Yield the findings about each part of the probes; the known records are read once for all."""
     joined = Joined([*probes.values()])
     if not known or not joined:
         return
-    leaks = [*find_twins(known, joined), *find_shared_groups(known, joined)]
+    twins = find_twins(known, joined, templates=templates)
+    leaks = [*twins, *find_shared_groups(known, joined)]
     start = 0
     for other, records in probes.items():
         rows = range(start, start + len(records))

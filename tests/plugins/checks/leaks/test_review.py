@@ -10,6 +10,7 @@ import pytest
 from tunesmith.contracts import Dataset
 from tunesmith.records import Completion, Record
 from tunesmith_plugins.checks import leaks
+from tunesmith_plugins.checks.leaks import review as review_module
 from tunesmith_plugins.checks.leaks.review import review
 
 CLEAN = [
@@ -90,6 +91,18 @@ def test_training_rows_are_read_once_for_dev_and_held_out_rows() -> None:
     reads, train.reads = train.reads, 0
     review(train, [], heldout)
     assert train.reads == reads
+
+
+def test_templates_of_many_rows_that_were_split_are_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(review_module, "MOST_ROWS", 19)
+    texts = distinct(Random(4), 30)
+    train, heldout = rows(texts[:20], "a"), rows([*texts[20:], texts[3].upper()], "b")
+    note, exact = review(train, [], heldout, are_given=False)
+    assert note == review_module.NO_TEMPLATES and exact.count == 1
+    assert note not in review(train, [], heldout)
+    assert note not in review(train[1:], [], heldout, are_given=False)
 
 
 def test_a_few_leaks_are_no_reason_against_the_score() -> None:
