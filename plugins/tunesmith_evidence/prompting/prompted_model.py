@@ -63,7 +63,8 @@ class _Built(NamedTuple):
 class PromptedModel(WrappedModel):
     """A text model that puts instructions and worked examples before every prompt.
 
-    Of more examples than leave room for the answer, the last found ones are left out.
+    Of more examples than leave room for the answer, the last found ones are left out. If there is
+    no room without examples either, the description is left out instead.
     """
 
     system: str | None = None
@@ -73,6 +74,8 @@ class PromptedModel(WrappedModel):
     prompt, next to the question."""
     template: str = QUESTION
     """Text of the user's last message, with ``{prompt}`` in the place of the question."""
+    description: str = ""
+    """Description of the answers, behind the instructions."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
@@ -129,14 +132,17 @@ class PromptedModel(WrappedModel):
                     raise
                 built, is_text = (Message("user", _write_as_text(built)),), True
                 has_room = fits(built, extra_tokens)
-            if has_room or not found:
+            if has_room or not (found or self.description):
                 return _Built(built, len(found), is_text)
+            if not found:
+                return replace(self, description="")._build(prompt, extra_tokens)
             found.pop()
 
     def _add(self, prompt: tuple[Message, ...], shots: tuple[Message, ...]) -> tuple[Message, ...]:
         system = [message for message in prompt if message.role == "system"]
-        if self.system is not None:
-            system.insert(0, Message("system", self.system))
+        own = "\n\n".join(filter(None, (self.system, self.description)))
+        if own:
+            system.insert(0, Message("system", own))
         # Chat templates accept one system message only, at the start: join them.
         joined = [Message("system", "\n\n".join(m.text for m in system))] if system else []
         rest = [replace(m, tools=()) for m in prompt if m.role != "system"]

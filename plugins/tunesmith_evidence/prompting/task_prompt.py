@@ -34,9 +34,12 @@ class TaskPrompt:
         self, find: Callable[[str], Sequence[Example]] | None = None, *, describe: bool
     ) -> PromptedModel:
         """Return the base model with the system prompt, a description if wanted, and examples."""
-        texts = (self.system, self.description if describe else "")
-        system = "\n\n".join(filter(None, texts)) or None
-        return PromptedModel(self.base(), system, find or _find_nothing)
+        return PromptedModel(
+            self.base(),
+            self.system,
+            find or _find_nothing,
+            description=self.description if describe else "",
+        )
 
     def constrained(self, model: TextModel, name: str) -> Iterator[RivalVariant]:
         """Yield the model constrained to the labels, if there are some and they can be tried."""

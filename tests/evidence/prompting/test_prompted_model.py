@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -64,6 +64,18 @@ def test_examples_that_do_not_fit_are_left_out() -> None:
         *[["q0", "a0", "now"]] * 2,
     ]
     assert texts(PromptedModel(SmallModel(room=0)).build_prompt(QUESTION, 10)) == ["now"]
+
+
+def test_a_description_that_leaves_no_room_is_left_out() -> None:
+    class Short(SmallModel):
+        def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
+            return sum(map(len, texts(prompt))) <= 20
+
+    model = PromptedModel(Short(), "Be brief.", lambda text: [example(1)], description="x" * 30)
+    assert texts(model.build_prompt(QUESTION, 8)) == ["Be brief.", "q1", "a1", "now"]
+    assert texts(replace(model, description="x").build_prompt(QUESTION, 8)) == [
+        "Be brief.\n\nx", "q1", "a1", "now",
+    ]  # fmt: skip
 
 
 def test_a_model_without_a_limit_is_limited_by_length() -> None:
@@ -147,8 +159,9 @@ def test_the_prompt_of_a_task(answers: list[str], kind: str) -> None:
     prompt = read_task(task)
     assert (prompt.kind, len(prompt.examples)) == (kind, 18)
     described = prompt.prompted(describe=True)
-    assert described.system == f"Sort it.\n\n{prompt.description}"
-    assert prompt.prompted(describe=False).system == "Sort it."
+    system = texts(described.build_prompt(QUESTION, 8))[0]
+    assert system == f"Sort it.\n\n{prompt.description}"
+    assert texts(prompt.prompted(describe=False).build_prompt(QUESTION, 8))[0] == "Sort it."
     models = [variant.model for variant in prompt.constrained(described, "constrained")]
     expected = [ChoiceModel(described, ("no", "yes"))] if kind == "classes" else []
     assert models == expected
