@@ -5,14 +5,17 @@ threshold was chosen on, with other seeds.
 
 Every run is complete, from a run file to its report. A row asks about an order and is answered by a
 queue, which follows from a word of the question, and by words that follow from nothing: a model can
-have them only by heart. Over-trained runs see their rows 30 to 60 times and keep the last step;
-clean runs see them one to four times and keep the defaults.
+have them only by heart. Over-trained runs see their rows 60 to 90 times and keep the last step;
+clean runs see them one to four times and keep the defaults. A run is over-trained if that can be
+seen in its training rows: their loss is below half of what the words by chance cost a model that
+does not know them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,6 +26,7 @@ from typing import Any
 import tomli_w
 
 from tunesmith import api
+from tunesmith.execution.evaluate import read_metric_values
 from tunesmith_evidence.fit import Fit, diagnose_fit
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
@@ -31,6 +35,7 @@ FIRST_SEED, FIRST_SEED_TO_CHOOSE = 1_000, 0
 QUEUES = {"card": "one", "refund": "two", "delivery": "three", "invoice": "four", "ticket": "five"}
 WORDS = ["yes", "no", "true", "false", "capital", "answer", "question", "system", "tool", "user"]
 HELDOUT = 40
+CONSTANT = {"type": "constant"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Trial:
     overtrained: bool
     settings: dict[str, Any]
     fit: Fit
+    known: float
+    """Share of what the words by chance cost that the training rows do not cost any more."""
 
     @property
     def auc(self) -> float:
@@ -69,7 +76,8 @@ def choose_settings(rng: random.Random, *, overtrained: bool) -> dict[str, Any]:
         "epochs": rng.choice([30, 45, 60]) if overtrained else rng.choice([1, 2, 3, 4]),
     }
     if overtrained:
-        settings["validation"] = {"keep_best": False}
+        heavy = {"batch_size": 8, "epochs": rng.choice([60, 75, 90]), "schedule": CONSTANT}
+        settings |= {**heavy, "validation": {"keep_best": False}}
     return settings
 
 
@@ -77,7 +85,7 @@ def run_trial(folder: Path, seed: int, *, overtrained: bool) -> Trial:
     """Execute one run and return its diagnosis."""
     rng = random.Random(f"{seed}/{overtrained}")
     settings = choose_settings(rng, overtrained=overtrained)
-    rows = rng.randrange(40, 80) if overtrained else rng.randrange(60, 240)
+    rows = rng.randrange(30, 60) if overtrained else rng.randrange(60, 240)
     free_words = rng.choice([1, 2, 3]) if overtrained else rng.choice([0, 1, 2, 3])
     save_tiny_model(folder / "model", seed=seed)
     write_rows(folder / "rows.jsonl", rng, rows + HELDOUT, free_words)
@@ -95,13 +103,20 @@ def run_trial(folder: Path, seed: int, *, overtrained: bool) -> Trial:
     report = api.run(folder / "run.toml", out=folder / "run")
     fit = diagnose_fit(folder / "run", report)
     assert fit is not None
-    return Trial(seed, overtrained, {**settings, "rows": rows, "free_words": free_words}, fit)
+    (trained,) = report.training_rows.values()
+    measured = read_metric_values(folder / "run" / trained.records, trained.metric)
+    nats = trained.value * math.fsum(measured.weights or [1.0] * trained.n) / trained.n
+    known = 1 - nats / (free_words * math.log(len(WORDS))) if free_words else 0.0
+    described = {**settings, "rows": rows, "free_words": free_words}
+    return Trial(seed, overtrained, described, fit, known)
 
 
-def run_trials(first_seed: int, count: int = RUNS) -> Iterator[Trial]:
+def run_trials(
+    first_seed: int, count: int = RUNS, kinds: Sequence[bool] = (True, False)
+) -> Iterator[Trial]:
     """Yield the over-trained and the clean runs of ``count`` seeds."""
     for seed in range(first_seed, first_seed + count):
-        for overtrained in (True, False):
+        for overtrained in kinds:
             with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
                 yield run_trial(Path(folder), seed, overtrained=overtrained)
 
@@ -127,7 +142,8 @@ def main() -> None:
     ):
         trials.append(trial)
         kind = "over-trained" if trial.overtrained else "clean"
-        print(f"{trial.seed} {kind} {trial.fit.state} {trial.fit.values} {trial.settings}")
+        values = {**trial.fit.values, "known": trial.known}
+        print(f"{trial.seed} {kind} {trial.fit.state} {values} {trial.settings}", flush=True)
     for name, share in zip(("over-trained", "clean"), shares_memorised(trials), strict=True):
         print(f"{name}: memorised in {share:.1%} of {arguments.runs} runs")
 
