@@ -31,7 +31,9 @@ from tunesmith_evidence.fit import Fit, diagnose_fit
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RUNS = 40
-FIRST_SEED, FIRST_SEED_TO_CHOOSE = 1_000, 0
+FIRST_SEED, FIRST_SEED_TO_CHOOSE = 2_000, 0
+KNOWN = 0.5
+"""Share of the words by chance that an over-trained run knows at least."""
 QUEUES = {"card": "one", "refund": "two", "delivery": "three", "invoice": "four", "ticket": "five"}
 WORDS = ["yes", "no", "true", "false", "capital", "answer", "question", "system", "tool", "user"]
 HELDOUT = 40
@@ -121,6 +123,11 @@ def run_trials(
                 yield run_trial(Path(folder), seed, overtrained=overtrained)
 
 
+def are_overtrained(trials: Sequence[Trial]) -> bool:
+    """Return True if the over-trained runs know their rows by heart, and no clean run does."""
+    return all((trial.known >= KNOWN) == trial.overtrained for trial in trials)
+
+
 def shares_memorised(trials: Sequence[Trial]) -> tuple[float, float]:
     """Return the share of over-trained runs, and of clean ones, that are said to be memorised."""
     shares = []
@@ -144,6 +151,9 @@ def main() -> None:
         kind = "over-trained" if trial.overtrained else "clean"
         values = {**trial.fit.values, "known": trial.known}
         print(f"{trial.seed} {kind} {trial.fit.state} {values} {trial.settings}", flush=True)
+    print(
+        f"over-trained runs know their rows by heart, clean ones do not: {are_overtrained(trials)}"
+    )
     for name, share in zip(("over-trained", "clean"), shares_memorised(trials), strict=True):
         print(f"{name}: memorised in {share:.1%} of {arguments.runs} runs")
 
