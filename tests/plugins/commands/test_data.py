@@ -225,6 +225,9 @@ def test_fix_repairs_what_keeps_its_meaning(tunesmith: Tunesmith, tmp_path: Path
     report = json.loads(tunesmith("data", "fix", "rows.jsonl", "--json").stdout)
     assert [item["line"] for item in report["unusable"]] == [5, 6]
     assert tunesmith("data", "fix", "rows.jsonl", "--out", "new.jsonl").exit_code == 2
+    done = tunesmith("data", "fix", "new.jsonl", "--out", "again.jsonl")
+    assert done.exit_code == 3 and "repaired" not in done.stdout
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "new.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
@@ -232,6 +235,9 @@ def test_fix_converts_tables_too(tunesmith: Tunesmith, tmp_path: Path, encoding:
     (tmp_path / "rows.csv").write_bytes("prompt,completion\rpé,c\r".encode(encoding))
     assert tunesmith("data", "fix", "rows.csv", "--out", "new.csv").exit_code == 0
     assert (tmp_path / "new.csv").read_text(encoding="utf-8") == "prompt,completion\npé,c\n"
+    done = tunesmith("data", "fix", "new.csv", "--out", "again.csv")
+    assert done.stdout == "nothing to repair\n"
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "new.csv").read_bytes()
 
 
 def test_fix_leaves_a_clean_file_as_it_is(tunesmith: Tunesmith, tmp_path: Path) -> None:
@@ -260,6 +266,8 @@ def test_repairs_keep_the_meaning_of_every_row(row: dict[str, object], write: ob
     data = text.encode("utf-8", "surrogatepass")
     repairer = Repairer()
     repaired = b"".join(repairer.json_lines(data))
+    again = Repairer()
+    assert b"".join(again.json_lines(repaired)) == repaired and not again.repairs
     if repairer.unusable:
         assert repaired == data
     else:
