@@ -63,6 +63,7 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
     render.print_text(f"{one_line(folder.id)}: {report.status}{when}", style="strong")
     if finished is not None and finished.error:
         render.print_text(f"{finished.status}: {finished.error}", style="bad")
+    view.show_verdict(report)
     view.show_data(report)
     view.show_notices(report)
     training_view.show_training(report)
@@ -72,7 +73,6 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
         render.print_text()
         view.show_scores(report)
     view.show_fit(folder.path, report)
-    view.show_verdict(report)
     verdict = finished.verdict if finished else {}
     if failures and verdict:
         regressions = find_regressions(folder.path, verdict, report)

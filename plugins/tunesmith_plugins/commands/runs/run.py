@@ -91,9 +91,9 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
     if as_json:
         render.print_json(view.to_json(folder.path, report))
         return
+    view.show_verdict(report)
     view.show_gates(report)
     view.show_scores(report)
     view.show_fit(folder.path, report)
-    view.show_verdict(report)
     view.show_paths(folder.path, report)
     view.show_next_commands(folder.path, report)

@@ -37,12 +37,43 @@ def show_scores(report: Report) -> None:
 
 
 def show_verdict(report: Report) -> None:
-    """Print the verdict's sentence."""
+    """Print the verdict: its word, its sentence, what would change it, and the rivals."""
     verdict = report.finished.verdict if report.finished else {}
-    if verdict:
+    if not verdict:
+        return
+    style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "warning")
+    if verdict.get("word"):
+        render.print_text(one_line(str(verdict["word"])), style="strong")
+    render.print_paragraph(str(verdict.get("sentence", "")), style=style)
+    if verdict.get("would_change"):
+        text = f"it would change with: {verdict['would_change']}"
+        render.print_paragraph(text, style="dim")
+    rows = [
+        _comparison_cells(name, comparison)
+        for name, comparison in verdict.get("comparisons", {}).items()
+        if "value" in comparison  # earlier versions wrote other keys
+    ]
+    if rows:
         render.print_text()
-        style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "warning")
-        render.print_paragraph(str(verdict.get("sentence", "")), style=style)
+        render.print_table(
+            ["compared with", "it", "tuned", "difference", "n", "tuned is"],
+            rows,
+            right=(1, 2, 3, 4),
+        )
+    render.print_text()
+
+
+def _comparison_cells(name: str, comparison: dict[str, Any]) -> list[str]:
+    low, high = comparison["low"], comparison["high"]
+    variant = one_line(str(comparison.get("variant", "")))
+    return [
+        f"{one_line(name)}{f' ({variant})' if variant else ''}",
+        f"{comparison['value']:.3f}",
+        f"{comparison['tuned']:.3f}",
+        f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
+        str(comparison["n"]),
+        one_line(str(comparison["outcome"])),
+    ]
 
 
 def show_fit(folder: Path, report: Report) -> None:

@@ -87,13 +87,19 @@ def render_page(report: Report, folder: Path, max_regressions: int) -> str:
     )
     verdict = report.finished.verdict if report.finished else {}
     regressions = find_regressions(folder, verdict, report) if verdict else []
-    return environment.get_template("page.html").render(
+    return environment.get_template(
+        "page.html"
+    ).render(
         report=report,
         verdict=verdict,
         verdict_metric=report.metric_label(
             str(verdict.get("evaluator", "")), str(verdict.get("metric", ""))
         ),
-        comparisons=verdict.get("comparisons", {}),
+        comparisons={  # earlier versions wrote other keys
+            name: comparison
+            for name, comparison in verdict.get("comparisons", {}).items()
+            if "p_value_holm" in comparison
+        },
         metrics=list(_metric_sections(report)),
         gates=list(report.gates.values()),
         fit=diagnose_fit(folder, report),
