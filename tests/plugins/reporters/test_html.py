@@ -140,6 +140,33 @@ def test_page_shows_all_measurements(tmp_path: Path) -> None:
         assert words in text, words
 
 
+VERDICT = {
+    "word": "FINE-TUNE", "sentence": "better than linear", "would_change": "3 rows for linear",
+    "outcome": "better", "rival": "linear", "metric": "m", "evaluator": "e",
+    "comparisons": {
+        "linear": {
+            "variant": "C=10", "value": 0.781, "tuned": 0.904, "difference": 0.123, "low": 0.045,
+            "high": 0.201, "p_value_holm": 0.0123, "n": 104, "outcome": "better",
+        },
+    },
+}  # fmt: skip
+
+
+def test_the_verdict_begins_with_its_word(tmp_path: Path) -> None:
+    *reported, end = sample_run(steps=3)
+    text = outline(page(tmp_path, [*reported, replace(end, verdict=VERDICT)])).text
+    words = ("FINE-TUNE", "better than linear", "3 rows for linear", "C=10", "0.781", "+0.123")
+    assert [text.index(word) for word in words] == sorted(text.index(word) for word in words)
+    assert text.index("FINE-TUNE") < text.index("Held-out results")
+
+
+def test_the_comparisons_of_an_earlier_version_are_left_out(tmp_path: Path) -> None:
+    *reported, end = sample_run(steps=3)
+    verdict = {"sentence": "worth it", "outcome": "better", "comparisons": {"base": {"low": 0.1}}}
+    text = outline(page(tmp_path, [*reported, replace(end, verdict=verdict)])).text
+    assert "worth it" in text and "compared with" not in text
+
+
 def test_a_metric_of_two_evaluators_has_two_sections(tmp_path: Path) -> None:
     reported = list(sample_run("accuracy"))
     again = [replace(e, evaluator="again") for e in reported if isinstance(e, Measured)]

@@ -65,9 +65,8 @@ def show_verdict(report: Report) -> None:
 
 def _comparison_cells(name: str, comparison: dict[str, Any]) -> list[str]:
     low, high = comparison["low"], comparison["high"]
-    variant = one_line(str(comparison.get("variant", "")))
     return [
-        f"{one_line(name)}{f' ({variant})' if variant else ''}",
+        one_line(name),
         f"{comparison['value']:.3f}",
         f"{comparison['tuned']:.3f}",
         f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
