@@ -20,6 +20,7 @@ than the labels are: :attr:`LabelErrors.agreement` is low then, and the suspects
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -95,7 +96,8 @@ def find_label_errors(records: Sequence[Record]) -> LabelErrors:
         DataError: the answers are no labels that recur, or cleanlab is not installed.
     """
     require_library("cleanlab", "label errors", extra="data")
-    from cleanlab import count
+    with warnings.catch_warnings():  # importing it switches all warnings off
+        from cleanlab import count
 
     rows, names, texts = _labelled(records)
     labels = np.array(names)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from clean_rows import clean_rows, item_rows, plant_wrong_labels
@@ -60,3 +63,21 @@ def test_rare_labels_are_left_out() -> None:
 def test_answers_that_are_no_labels_are_refused(rows: list[Completion]) -> None:
     with pytest.raises(DataError, match="no labels"):
         find_label_errors(rows)
+
+
+def test_warnings_stay_on(tmp_path: Path) -> None:
+    """Importing cleanlab switches all warnings off."""
+    code = (
+        "import warnings\n"
+        "before = [*warnings.filters]\n"
+        "from tunesmith.records import Completion\n"
+        "from tunesmith_data.analysis.label_errors import find_label_errors\n"
+        "rows = [Completion(source=str(n), prompt=f'{n} {n % 2}', completion='ab'[n % 2])\n"
+        "        for n in range(80)]\n"
+        "find_label_errors(rows)\n"
+        "print([f for f in warnings.filters if f == ('ignore', None, Warning, None, 0)])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == "[]\n"
