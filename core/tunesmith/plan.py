@@ -154,6 +154,8 @@ class Evidence:
     rivals: Sequence[RivalChosen]
     notices: Sequence[Notice]
     data: DataLoaded | None
+    train: Sequence[Record] = ()
+    """The training records, from which the rivals have learned."""
 
 
 def _without_none(value: Any) -> Any:

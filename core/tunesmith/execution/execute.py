@@ -50,6 +50,7 @@ from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.plugins import attribute_errors_to
+from tunesmith.records import Record
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
     Checkpoints,
@@ -103,9 +104,9 @@ def run(
         try:
             reviewer = ModelReviewer(plan, catalog, emit, force)
             resume_check = ResumeCheck(emit, accept_changes, lost)
-            _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
+            train = _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             report = emit.report
-            verdict = catalog.judge(_collect_evidence(plan, folder, report))
+            verdict = catalog.judge(_collect_evidence(plan, folder, report, train))
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
             error = caught
@@ -139,8 +140,8 @@ def _execute_phases(
     emit: Emitter,
     reviewer: ModelReviewer,
     resume_check: ResumeCheck,
-) -> None:
-    """Run the phases from the first event to the evaluation of the tuned model."""
+) -> Sequence[Record]:
+    """Run the phases to the evaluation of the tuned model; return the training records."""
     _record_start(plan, folder, emit, resume_check)
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
     evaluators = choose_evaluators(plan, catalog, parts.heldout)
@@ -152,6 +153,7 @@ def _execute_phases(
         artifact = phases.train()
         phases.evaluate_stages(artifact)
         phases.evaluate_tuned(artifact)
+    return parts.train
 
 
 def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: ResumeCheck) -> None:
@@ -396,7 +398,9 @@ def build_job(
     )
 
 
-def _collect_evidence(plan: Plan, folder: RunFolder, report: Report) -> Evidence:
+def _collect_evidence(
+    plan: Plan, folder: RunFolder, report: Report, train: Sequence[Record]
+) -> Evidence:
     return Evidence(
         plan=plan,
         folder=folder.path,
@@ -404,6 +408,7 @@ def _collect_evidence(plan: Plan, folder: RunFolder, report: Report) -> Evidence
         rivals=tuple(report.rivals.values()),
         notices=tuple(report.notices),
         data=report.data,
+        train=train,
     )
 
 

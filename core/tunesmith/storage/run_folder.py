@@ -16,7 +16,7 @@ from tunesmith.storage.atomic import DISK, Disk
 
 RUN_FILES = frozenset(
     {"artifact", "checkpoints", "evaluations", "events.jsonl", "lock", "postmortem.json"}
-    | {"report.json", "run.toml"}
+    | {"report.json", "run.toml", "winner"}
 )
 """Files and folders that belong to the run itself; a reporter must not write there."""
 

@@ -35,7 +35,12 @@ def tunesmith_review_data(plan: Plan, train: Sequence[Record]) -> Sequence[Findi
 
 @hookimpl
 def tunesmith_verdict(evidence: Evidence) -> JSON:
-    """Judge if tuning was worth it."""
-    from tunesmith_plugins.verdict.rule import judge
+    """Judge if tuning was worth it; a rival that is enough is saved as the winner of the run."""
+    from tunesmith_evidence.winner import discard_winner, save_winner
+    from tunesmith_plugins.verdict.rule import CLASSIFIER, PROMPT, judge
 
-    return judge(evidence)
+    verdict = judge(evidence)
+    if verdict.get("word") not in (PROMPT, CLASSIFIER):
+        discard_winner(evidence.folder)
+        return verdict
+    return {**verdict, "winner": save_winner(evidence, verdict["rival"])}

@@ -15,9 +15,13 @@ from tunesmith import api
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.contracts import Generation, TextModel
+from tunesmith.errors import UsageError
+from tunesmith.plan import Plan
 from tunesmith.records import Message
+from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
+from tunesmith_evidence.winner import FOLDER, open_winner
 
 EMPTY_ANSWER = "(nothing)"
 HELP = "/reset starts a new conversation, /quit (or Ctrl-D) ends the chat"
@@ -57,6 +61,11 @@ class Conversation:
     "--compare", type=click.Choice(["base"]), help="Also show the answers of the base model."
 )
 @click.option("--base-only", is_flag=True, help="Chat with the base model only.")
+@click.option(
+    "--winner",
+    is_flag=True,
+    help="Chat with the prompt or classifier that the verdict found to be enough.",
+)
 @click.option("--prompt", "prompts", multiple=True, help="Answer this prompt and exit. Repeatable.")
 @click.option("--system", help="System prompt, if the training data has one.")
 @click.option(
@@ -75,6 +84,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     run: Path,
     compare: str | None,
     base_only: bool,
+    winner: bool,
     prompts: tuple[str, ...],
     system: str | None,
     tokens: int,
@@ -84,10 +94,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
     RUN is the run folder. Answers are generated without sampling, as in the evaluation. With
     --prompt, or with prompts as lines on stdin, each prompt starts a new conversation. The base
-    model gets the system prompt of [baselines], as in the evaluation.
+    model gets the system prompt of [baselines], as in the evaluation. The winner needs no training
+    data: it is below the run folder.
     """
     folder, plan, _ = api.open_run(run, files=state.files, disabled=state.disabled)
-    opened = api.open_models(folder, plan, tuned=not base_only, base=base_only or bool(compare))
+    opened = _open_models(folder, plan, compare, base_only, winner)
     if "base" in opened:
         opened["base"] = PromptedModel(opened["base"], plan.baselines.system_prompt)
     conversation = Conversation(opened, system, tokens)
@@ -99,6 +110,27 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     render.print_note(f"{one_line(folder.id)}; {HELP}")
     for text in _read_typed_lines(conversation):
         show(text, conversation.ask(text), as_json, one_shot=False)
+
+
+def _open_models(
+    folder: RunFolder, plan: Plan, compare: str | None, base_only: bool, winner: bool
+) -> dict[str, TextModel]:
+    if winner and base_only:
+        raise UsageError("--winner and --base-only: only one of them is possible")
+    opened = {}
+    if winner:
+        name, opened["winner"] = open_winner(folder, plan)
+        render.print_note(f"the winner of the run: {one_line(name)}")
+    tuned, base = not (base_only or winner), base_only or bool(compare)
+    if tuned or base:
+        opened |= api.open_models(folder, plan, tuned=tuned, base=base)
+    if tuned and (folder.path / FOLDER).is_dir():
+        run = render.shell_path(folder.path)
+        render.print_note(
+            "by the verdict of this run a solution without tuning is enough: "
+            f"tunesmith chat {run} --winner"
+        )
+    return opened
 
 
 def show(text: str, answers: Mapping[str, Generation], as_json: bool, *, one_shot: bool) -> None:

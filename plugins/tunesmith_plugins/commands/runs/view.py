@@ -144,6 +144,8 @@ def show_next_commands(folder: Path, report: Report) -> None:
     commands = []
     if report.training_finished.get("") is not None:
         commands += [f"tunesmith chat {run} --compare base", f"tunesmith report {run}"]
+        if report.finished and report.finished.verdict.get("winner"):
+            commands.insert(0, f"tunesmith chat {run} --winner")
     elif report.status in ("failed", "unfinished"):
         commands.append(f"tunesmith resume {run}")
     if commands:

@@ -1,0 +1,204 @@
+"""The winner of a run that was not worth its training: a rival, saved so that it can be used.
+
+The folder ``winner`` below the run has what the rival is built from, and no pickle::
+
+    winner/
+      winner.json      the rival, its options and its variant
+      train.jsonl      the training rows that it learned from, or shows in its prompts
+      files/           the files that its options name, such as prompts
+      MANIFEST.json    the checksums of these files
+
+It is opened by building the rival again. A rival is the same for the same rows and seed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tunesmith import api
+from tunesmith.contracts import RivalTask, TextModel
+from tunesmith.errors import IntegrityError, UsageError
+from tunesmith.events import RivalChosen
+from tunesmith.offers import RivalOffer
+from tunesmith.plan import Component, Evidence, Plan
+from tunesmith.plugins import attribute_errors_to
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Record,
+    Text,
+    TextPart,
+    ToolCall,
+    UnpairedPreference,
+)
+from tunesmith.storage import RunFolder, commit_folder, verify_folder
+
+SCHEMA = "tunesmith.winner/1"
+FOLDER = "winner"
+"""Name of the winner's folder below the run folder."""
+_KINDS: Mapping[str, Any] = {
+    kind.__name__: kind for kind in (Text, Completion, Chat, Preference, UnpairedPreference)
+}
+
+
+def save_winner(evidence: Evidence, name: str) -> str:
+    """Save the rival ``name`` below the run folder, in place of an earlier one.
+
+    Returns:
+        The folder, relative to the run folder. It is empty, and nothing is saved, if the training
+        rows are of a kind that only their plugin can read.
+    """
+    chosen = next(event for event in evidence.rivals if event.rival == name)
+    if not evidence.train or any(type(r).__name__ not in _KINDS for r in evidence.train):
+        return ""
+    rival = _find_rival(evidence.plan, name)
+    commit_folder(evidence.folder / FOLDER, lambda folder: _write(folder, evidence, rival, chosen))
+    return FOLDER
+
+
+def discard_winner(folder: Path) -> None:
+    """Remove the winner of an earlier verdict, if there is one."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
+    """Return the name of the rival that won a run, with its variant, and the rival as a model.
+
+    Raises:
+        UsageError: the run has no winner besides the tuned model.
+        IntegrityError: a file of the winner is missing or damaged.
+    """
+    folder = run.path / FOLDER
+    if not (folder / "winner.json").is_file():
+        raise UsageError(
+            f"{run.path}: the run has no winner: no prompt or small classifier was enough",
+            hint=f"tunesmith report {run.path} shows the verdict",
+        )
+    problems = verify_folder(folder)
+    if problems:
+        raise IntegrityError(
+            f"{folder}: {problems[0]}", hint=f"tunesmith verify {run.path} lists all problems"
+        )
+    saved = json.loads((folder / "winner.json").read_text(encoding="utf-8"))
+    rival = _find_rival(plan, saved["rival"])
+    task = RivalTask(
+        train=read_records(folder / "train.jsonl"),
+        base=cache(lambda: api.open_models(run, plan, tuned=False, base=True)["base"]),
+        seed=saved["seed"],
+        system_prompt=saved["system_prompt"],
+    )
+    with attribute_errors_to(rival.offered.plugin):
+        config = _read_options(rival.offer, saved["options"], saved["files"], folder)
+        for variant in rival.offer.build(config).variants(task):
+            if variant.name in (saved["variant"], str(folder / saved["variant"])):
+                return " ".join(filter(None, [saved["rival"], saved["variant"]])), variant.model
+    raise UsageError(
+        f"{folder}: the installed rival {saved['rival']} has no variant {saved['variant']!r}",
+        hint="install the versions of the plugins that report.json names",
+    )
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write records as JSON lines, each with its kind; only this user can read the file."""
+    path.touch(mode=0o600)
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps({"kind": type(record).__name__, **asdict(record)}) + "\n")
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read the records that :func:`write_records` has written."""
+    with path.open(encoding="utf-8") as file:
+        return [_read_record(json.loads(line)) for line in file]
+
+
+def _read_record(row: dict[str, Any]) -> Record:
+    kind = _KINDS[row.pop("kind")]
+    for name in ("messages", "prompt"):
+        if isinstance(row.get(name), list):
+            row[name] = tuple(map(_read_message, row[name]))
+    record: Record = kind(**row)
+    return record
+
+
+def _read_message(row: dict[str, Any]) -> Message:
+    if isinstance(row["content"], list):
+        row["content"] = tuple(TextPart(**part) for part in row["content"])
+    row["tool_calls"] = tuple(ToolCall(**call) for call in row["tool_calls"])
+    row["tools"] = tuple(row["tools"])
+    return Message(**row)
+
+
+def _write(
+    folder: Path, evidence: Evidence, rival: Component[RivalOffer[Any]], chosen: RivalChosen
+) -> None:
+    plan, files = evidence.plan, _copy_files(rival.config, folder)
+    copies = {path: copy for copied in files.values() for path, copy in copied.items()}
+    write_records(folder / "train.jsonl", evidence.train)
+    saved = {
+        "schema": SCHEMA,
+        "rival": chosen.rival,
+        "solution": chosen.solution,
+        "variant": copies.get(chosen.variant, chosen.variant),
+        "options": rival.config.model_dump(mode="json"),
+        "files": files,
+        "model": plan.model.model_dump(mode="json"),
+        "seed": plan.run.seed,
+        "system_prompt": plan.baselines.system_prompt,
+    }
+    text = json.dumps(saved, indent=2, ensure_ascii=True) + "\n"
+    (folder / "winner.json").write_text(text, encoding="utf-8")
+
+
+def _copy_files(config: BaseModel, folder: Path) -> dict[str, dict[str, str]]:
+    """Copy the files that options name; return the copies by option and by path."""
+    files: dict[str, dict[str, str]] = {}
+    for name, info in type(config).model_fields.items():
+        extra = info.json_schema_extra
+        if not (isinstance(extra, dict) and extra.get("path")):
+            continue
+        value = getattr(config, name) or ()
+        copied = files.setdefault(name, {})
+        for path in [value] if isinstance(value, str) else value:
+            if path not in copied and Path(path).is_file():
+                copy = f"files/{name}/{len(copied)}/{Path(path).name}"
+                (folder / copy).parent.mkdir(parents=True)
+                shutil.copyfile(path, folder / copy)
+                copied[path] = copy
+    return files
+
+
+def _read_options(
+    offer: RivalOffer[Any], options: dict[str, Any], files: dict[str, dict[str, str]], folder: Path
+) -> BaseModel:
+    for name, copied in files.items():
+        copies = {path: str(folder / copy) for path, copy in copied.items()}
+        value = options[name]
+        is_text = isinstance(value, str)
+        options[name] = copies.get(value) if is_text else [copies.get(p, p) for p in value]
+    try:
+        config: BaseModel = offer.config(**options)
+    except ValidationError as error:
+        raise UsageError(
+            f"{folder}: the options of the winner do not suit the installed rival {offer.name}: "
+            f"{error.errors()[0]['msg']}",
+            hint="install the versions of the plugins that report.json names",
+        ) from None
+    return config
+
+
+def _find_rival(plan: Plan, name: str) -> Component[RivalOffer[Any]]:
+    rival = next((rival for rival in plan.rivals if rival.offer.name == name), None)
+    if rival is None:
+        raise UsageError(f"{name}: no installed plugin offers this rival")
+    return rival

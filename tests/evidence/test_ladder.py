@@ -1,0 +1,68 @@
+"""The ladder: rivals are measured, nothing is trained, and a resumed run measures them no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.python.bench import LISTENERS, ZERO_SHOT, Bench, catalog_of, offering
+
+from tunesmith.errors import RunStopped
+from tunesmith.events import Event, RivalChosen, TrainingStarted
+from tunesmith.execution import execute
+from tunesmith_evidence.ladder import list_overrides, list_rungs, measure_ladder
+
+CLASSIFIER = replace(ZERO_SHOT, name="cheap", solution="classifier", cost=5, needs_model=False)
+CHANGES: dict[str, Any] = {"baselines": {"use": ["zero-shot", "cheap"], "rows": 0}}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, catalog_of(cheap=offering("rivals", CLASSIFIER)))
+
+
+def test_the_run_is_continued_by_its_training(bench: Bench) -> None:
+    plan, folder = bench.plan(**CHANGES), bench.folder()
+    report = measure_ladder(plan, bench.catalog, folder)
+    assert (report.status, report.training_started) == ("stopped", {})
+    rungs = list_rungs(report)
+    assert [rung.chosen.rival for rung in rungs] == ["cheap", "zero-shot"]
+    heldout = report.data.heldout  # type: ignore[union-attr]
+    assert [rung.measured and rung.measured.n for rung in rungs] == [heldout, heldout]
+    assert rungs[0].to_json()["n"] == heldout and rungs[0].seconds >= 0
+
+    seen: list[Event] = []
+    LISTENERS.append(seen.append)
+    try:
+        finished = execute.run(plan, bench.catalog, folder, resume=True)
+    finally:
+        LISTENERS.remove(seen.append)
+    assert finished.status == "ok"
+    assert [event for event in seen if isinstance(event, TrainingStarted)]
+    assert not [event for event in seen if isinstance(event, RivalChosen)]
+    assert {model for model, _, _ in finished.measured} == {"cheap", "zero-shot", "tuned"}
+
+
+def test_a_ladder_that_was_stopped_is_no_finished_ladder(bench: Bench) -> None:
+    offer = replace(CLASSIFIER, build=_Stopping)
+    catalog = catalog_of(cheap=offering("rivals", offer))
+    bench.catalog = catalog
+    with pytest.raises(RunStopped, match="a signal"):
+        measure_ladder(bench.plan(**CHANGES), catalog, bench.folder())
+
+
+class _Stopping:
+    def __init__(self, options: Any) -> None:
+        pass
+
+    def variants(self, task: Any) -> Any:
+        raise RunStopped("a signal")
+
+
+def test_overrides() -> None:
+    assert list_overrides(60, "2m", ["linear", "nearest"]) == [
+        "baselines.rows=60", 'baselines.budget="2m"', 'baselines.use=["linear", "nearest"]',
+    ]  # fmt: skip
+    assert list_overrides(0, None, []) == ["baselines.rows=0", 'baselines.budget="100000h"']
