@@ -402,14 +402,9 @@ def _collect_evidence(
     plan: Plan, folder: RunFolder, report: Report, train: Sequence[Record]
 ) -> Evidence:
     return Evidence(
-        plan=plan,
-        folder=folder.path,
-        measured=tuple(report.measured.values()),
-        rivals=tuple(report.rivals.values()),
-        notices=tuple(report.notices),
-        data=report.data,
-        train=train,
-    )
+        plan=plan, folder=folder.path, data=report.data, train=train, notices=tuple(report.notices),
+        measured=tuple(report.measured.values()), rivals=tuple(report.rivals.values()),
+    )  # fmt: skip
 
 
 def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:
