@@ -1,0 +1,258 @@
+"""Measure how often intervals cover the truth, and how often the verdict raises a false alarm.
+
+``python -m tests.benchmarks.intervals`` prints the tables of ``docs/explanation/verdict.md``.
+Shares and pairs of right/wrong values are enumerated: every possible result, weighted by its
+probability. Rows in groups, and whole verdicts, are simulated. ``--runs`` is the number of
+simulations of a cell; ``--only`` names tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fixtures.python.verdict_cases import Case
+
+from tunesmith.statistics import Interval, mean_interval
+from tunesmith_evidence.statistics import paired_difference
+
+SIZES = (60, 124, 500)
+SHARES = (0.5, 0.9, 0.97, 1.0)
+DISCORDANT = (0.05, 0.1, 0.2, 0.4)
+DELTAS = (0.0, 0.02, 0.05)
+GROUPS = (20, 40, 100)
+NEGLIGIBLE = 1e-9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.benchmarks.intervals")
+    parser.add_argument("--runs", type=int, default=1_000)
+    parser.add_argument("--only", nargs="*", choices=sorted(TABLES), default=sorted(TABLES))
+    options = parser.parse_args()
+    for name in options.only:
+        print(f"\n{name}\n")
+        for line in TABLES[name](options.runs):
+            print(f"| {' | '.join(line)} |", flush=True)
+
+
+def _rule(count: int) -> list[str]:
+    return ["---"] * count
+
+
+def share_table(runs: int) -> Iterator[list[str]]:
+    """Yield the exact coverage of the interval of a share, for every size and true share."""
+    yield ["rows", *(f"p = {share}" for share in SHARES)]
+    yield _rule(1 + len(SHARES))
+    for n in SIZES:
+        intervals = [mean_interval([1.0] * k + [0.0] * (n - k)) for k in range(n + 1)]
+        yield [str(n), *(f"{100 * _covered(n, share, intervals):.1f}" for share in SHARES)]
+
+
+def _covered(n: int, share: float, intervals: Sequence[Interval]) -> float:
+    return math.fsum(
+        math.comb(n, k) * share**k * (1 - share) ** (n - k)
+        for k, interval in enumerate(intervals)
+        if interval.low <= share <= interval.high
+    )
+
+
+def pair_table(runs: int) -> Iterator[list[str]]:
+    """Yield the exact coverage of the interval of a paired difference of shares."""
+    yield ["rows", "true difference", *(f"{100 * d:g} % differ" for d in DISCORDANT)]
+    yield _rule(2 + len(DISCORDANT))
+    for n in SIZES:
+        known: dict[tuple[int, int], Interval] = {}
+        for delta in DELTAS:
+            cells = (_covered_pairs(n, d, delta, known) for d in DISCORDANT)
+            yield [str(n), f"{delta:g}", *(f"{100 * cell:.1f}" for cell in cells)]
+
+
+def _covered_pairs(
+    n: int, discordant: float, delta: float, known: dict[tuple[int, int], Interval]
+) -> float:
+    up, down = (discordant + delta) / 2, (discordant - delta) / 2
+    covered = 0.0
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            chance = _trinomial(n, b, c, up, down)
+            if chance < NEGLIGIBLE:
+                continue
+            if (b, c) not in known:
+                rival = [0.0] * b + [1.0] * c + [1.0] * (n - b - c)
+                tuned = [1.0] * b + [0.0] * c + [1.0] * (n - b - c)
+                known[b, c] = paired_difference(rival, tuned)
+            # The ends are found by bisection, and the truth may be one of them.
+            if known[b, c].low - 1e-9 <= delta <= known[b, c].high + 1e-9:
+                covered += chance
+    return covered
+
+
+def _trinomial(n: int, b: int, c: int, up: float, down: float) -> float:
+    if (up == 0 and b) or (down == 0 and c):
+        return 0.0
+    log = math.lgamma(n + 1) - math.lgamma(b + 1) - math.lgamma(c + 1) - math.lgamma(n - b - c + 1)
+    log += b * math.log(up) if b else 0.0
+    log += c * math.log(down) if c else 0.0
+    return math.exp(log + (n - b - c) * math.log(1 - up - down))
+
+
+def group_table(runs: int) -> Iterator[list[str]]:
+    """Yield the simulated coverage for rows in groups, of equal and of very different sizes."""
+    yield ["values", "groups", *(f"{m} of {s}" for s in ("6 rows", "1 to 50 rows") for m in GROUPS)]
+    yield _rule(2 + 2 * len(GROUPS))
+    draws: dict[str, tuple[Draw, float]] = {
+        "share 0.5": (lambda rng, sizes, alike: _draw_share(rng, sizes, alike, 0.5), 0.5),
+        "share 0.9": (lambda rng, sizes, alike: _draw_share(rng, sizes, alike, 0.9), 0.9),
+        "paired shares": (_draw_pairs, 0.04),
+        "numbers": (_draw_numbers, 0.0),
+        "skewed losses": (_draw_losses, math.exp(0.32)),
+    }
+    for name, (draw, truth) in draws.items():
+        for alike in (0.1, 0.5):
+            cells = []
+            for equal in (True, False):
+                for count in GROUPS:
+                    rng, hits = random.Random(count), 0
+                    for _ in range(runs):
+                        interval = draw(rng, _sizes(rng, count, equal), alike)
+                        hits += interval.low <= truth <= interval.high
+                    cells.append(f"{100 * hits / runs:.1f}")
+            yield [name, f"correlation {alike:g}", *cells]
+
+
+Draw = Callable[[random.Random, Sequence[int], float], Interval]
+
+
+def _sizes(rng: random.Random, count: int, equal: bool) -> list[int]:
+    if equal:
+        return [6] * count
+    return [min(50, max(1, round(rng.lognormvariate(1.3, 1.0)))) for _ in range(count)]
+
+
+def _groups(sizes: Sequence[int]) -> list[int]:
+    return [group for group, size in enumerate(sizes) for _ in range(size)]
+
+
+def _beta(rng: random.Random, mean: float, alike: float) -> float:
+    scale = (1 - alike) / alike
+    return rng.betavariate(mean * scale, (1 - mean) * scale)
+
+
+def _draw_share(rng: random.Random, sizes: Sequence[int], alike: float, share: float) -> Interval:
+    values: list[float] = []
+    for size in sizes:
+        mean = _beta(rng, share, alike)
+        values += [float(rng.random() < mean) for _ in range(size)]
+    return mean_interval(values, groups=_groups(sizes))
+
+
+def _draw_pairs(rng: random.Random, sizes: Sequence[int], alike: float) -> Interval:
+    """A fifth of the rows differ; the tuned model is right in 60 % of them."""
+    rival: list[float] = []
+    tuned: list[float] = []
+    for size in sizes:
+        differ, better = _beta(rng, 0.2, alike), _beta(rng, 0.6, alike)
+        for _ in range(size):
+            is_better = float(rng.random() < better)
+            is_different = rng.random() < differ
+            tuned.append(is_better if is_different else 1.0)
+            rival.append(1.0 - is_better if is_different else 1.0)
+    return paired_difference(rival, tuned, groups=_groups(sizes))
+
+
+def _normals(rng: random.Random, sizes: Sequence[int], alike: float) -> Iterator[float]:
+    for size in sizes:
+        mean = rng.gauss(0, math.sqrt(alike))
+        yield from (mean + rng.gauss(0, math.sqrt(1 - alike)) for _ in range(size))
+
+
+def _draw_numbers(rng: random.Random, sizes: Sequence[int], alike: float) -> Interval:
+    return mean_interval([*_normals(rng, sizes, alike)], groups=_groups(sizes), resamples=500)
+
+
+def _draw_losses(rng: random.Random, sizes: Sequence[int], alike: float) -> Interval:
+    values = [math.exp(0.8 * x) for x in _normals(rng, sizes, alike)]
+    bounds = (0.0, math.inf)
+    return mean_interval(values, groups=_groups(sizes), resamples=500, bounds=bounds)
+
+
+@dataclass(frozen=True)
+class World:
+    """True shares of right answers, from which runs are simulated."""
+
+    name: str
+    tuned: float
+    rivals: dict[str, float]
+    dev: bool = True
+
+
+NAMES = ("nearest", "linear", "zero-shot", "retrieved-shots")
+WORLDS = (
+    World("one rival, as good", 0.85, {"linear": 0.85}),
+    World("four rivals, all as good", 0.85, dict.fromkeys(NAMES, 0.85)),
+    World("four rivals, one as good, others 3 points worse", 0.85,
+          dict(zip(NAMES, (0.82, 0.85, 0.82, 0.82), strict=True))),
+    World("the same without dev rows", 0.85,
+          dict(zip(NAMES, (0.82, 0.85, 0.82, 0.82), strict=True)), dev=False),
+    World("tuned exactly the margin better than four", 0.87, dict.fromkeys(NAMES, 0.85)),
+    World("tuned 10 points better", 0.95, dict.fromkeys(NAMES, 0.85)),
+    World("tuned 10 points worse than one", 0.75,
+          dict(zip(NAMES, (0.7, 0.85, 0.7, 0.7), strict=True))),
+)  # fmt: skip
+DEV_ROWS = 50
+
+
+def verdict_table(runs: int) -> Iterator[list[str]]:
+    """Yield the share of each word in simulated runs; models err on the same hard rows partly."""
+    words = ("FINE-TUNE", "SMALL CLASSIFIER or PROMPT", "NOT ENOUGH EVIDENCE")
+    yield ["true scores", "held-out rows", *words]
+    yield _rule(2 + len(words))
+    for world in WORLDS:
+        for n in (100, 500):
+            rng, counts = random.Random(n), Counter[str]()
+            with tempfile.TemporaryDirectory() as folder:
+                for _ in range(runs):
+                    counts[_simulate(world, n, rng, Path(folder))] += 1
+            cells = (
+                counts["FINE-TUNE"],
+                counts["SMALL CLASSIFIER"] + counts["PROMPT"],
+                counts["NOT ENOUGH EVIDENCE"],
+            )
+            yield [world.name, str(n), *(f"{100 * cell / runs:.1f} %" for cell in cells)]
+
+
+def _simulate(world: World, n: int, rng: random.Random, folder: Path) -> str:
+    case = Case(folder, heldout=n)
+    dev = [rng.gauss(0, 1) for _ in range(DEV_ROWS)]
+    hard = [rng.gauss(0, 1) for _ in range(n)]
+    for name, share in world.rivals.items():
+        score = sum(_answer(rng, dev, share)) / DEV_ROWS if world.dev else None
+        case.rival(name, _answer(rng, hard, share), score)
+    case.model("tuned", _answer(rng, hard, world.tuned))
+    return str(case.judge()["word"])
+
+
+def _answer(rng: random.Random, hard: Sequence[float], share: float) -> list[float]:
+    """Return right/wrong values: half of the variance is the row's, which all models share."""
+    from statistics import NormalDist
+
+    limit = NormalDist().inv_cdf(share)
+    root = math.sqrt(0.5)
+    return [float(root * row + root * rng.gauss(0, 1) < limit) for row in hard]
+
+
+TABLES: dict[str, Callable[[int], Iterator[list[str]]]] = {
+    "shares": share_table,
+    "pairs": pair_table,
+    "groups": group_table,
+    "verdicts": verdict_table,
+}
+
+if __name__ == "__main__":
+    main()
