@@ -175,6 +175,8 @@ class RivalOffer(ComponentOffer[C]):
     """Order of the costs of an answer in production: of equally good rivals the cheapest counts."""
     needs_model: bool = False
     """True if it asks the base model. It is scored on ``[baselines] rows`` within the budget."""
+    is_reference: bool = False
+    """True if all evaluators measure it although it needs the model: what tuning starts from."""
     suits: Callable[[Sequence[Record]], bool] = lambda records: False
     """Returns True for training records on which it is used if the run file names no rivals; it
     gets a sample."""

@@ -43,7 +43,7 @@ from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
-from tunesmith.execution.rivals import RivalChoice, can_measure, choose_rivals, select_rows
+from tunesmith.execution.rivals import RivalChoice, choose_rivals, list_evaluators, select_rows
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.versions import collect_versions
 from tunesmith.execution.wrapped_model import CachedModel
@@ -365,9 +365,8 @@ class _ModelPhases:
         }
         return [
             evaluator
-            for evaluator in self.evaluators
+            for evaluator in (list_evaluators(self.evaluators, rival) if rival else self.evaluators)
             if (label, evaluator.id) not in done
-            and (rival is None or can_measure(evaluator, rival))
             and (label != TRAINING_ROWS or evaluator.offer.on_training_rows)
         ]
 

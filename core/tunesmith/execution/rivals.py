@@ -28,7 +28,7 @@ from tunesmith.statistics import mean_interval
 Rivals = Sequence[Component[RivalOffer[Any]]]
 SAMPLE = 2_000
 """Number of training rows by which default rivals are chosen."""
-DEV_ROWS = 30
+DEV_ROWS = 20
 """Number of dev rows on which variants that ask the base model are compared."""
 
 
@@ -58,6 +58,19 @@ def can_measure(
 ) -> bool:
     """Return True if an evaluator can measure a rival: a classifier has no probabilities."""
     return evaluator.offer.generates or rival.offer.solution != "classifier"
+
+
+def list_evaluators(
+    evaluators: Sequence[Component[EvaluatorOffer[Any]]], rival: Component[RivalOffer[Any]]
+) -> Sequence[Component[EvaluatorOffer[Any]]]:
+    """Return the evaluators that measure a rival.
+
+    A prompt with examples is costly. The first evaluator decides, so only those measure it, unless
+    it is the reference, that ask for answers or for probabilities as the first one does.
+    """
+    if rival.offer.is_reference or not rival.offer.needs_model:
+        return [evaluator for evaluator in evaluators if can_measure(evaluator, rival)]
+    return [e for e in evaluators if e.offer.generates == evaluators[0].offer.generates]
 
 
 def select_rows(plan: Plan, count: int) -> Sequence[int]:

@@ -169,14 +169,14 @@ def find_strongest(contests: Sequence[Contest]) -> tuple[Contest, bool]:
 def find_sufficient(contests: Sequence[Contest], margin: float, confidence: float) -> list[Contest]:
     """Return the rivals that the tuned model is proven to be less than ``margin`` better than.
 
-    Holm's procedure over all rivals: the probability of one false proof or more is at most half
-    of ``1 - confidence``, as for a single rival.
+    Each interval, at ``confidence``, lies below the margin. Holm's procedure over all rivals also
+    keeps the probability of one false proof or more at most at ``1 - confidence``.
     """
     proven: list[Contest] = []
     others = [contest for contest in contests if contest.advantage().high < margin]
     left = len(contests)
     while left:
-        level = 1 - (1 - confidence) / left
+        level = 1 - 2 * (1 - confidence) / left  # only the upper bound counts
         found = [contest for contest in others if contest.advantage(level).high < margin]
         if not found:
             break

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import Field
-from tests.fixtures.python.bench import ZERO_SHOT, Bench, catalog_of, offering
+from tests.fixtures.python.bench import RIGHT, ZERO_SHOT, Bench, catalog_of, offering
 
 from tunesmith.contracts import RivalTask, RivalVariant
 from tunesmith.errors import ConfigError, PluginError, UsageError
@@ -179,3 +179,24 @@ def test_the_stored_plan_has_the_options_of_rivals(table_bench: Bench) -> None:
     plan = table_bench.plan(baselines={"table": {"sizes": [4]}})
     assert plan.to_json()["baselines"]["table"]["sizes"] == [4]
     assert plan.baselines.budget_seconds == 180
+
+
+def test_all_evaluators_measure_the_reference_and_the_first_kind_the_other_costly_ones(
+    tmp_path: Any,
+) -> None:
+    scoring = replace(RIGHT, name="scoring", generates=False, default_for=lambda records: False)
+    shots = replace(ZERO_SHOT, name="shots", is_reference=False)
+    bench = Bench(
+        tmp_path,
+        catalog_of(more=offering("evaluators", scoring), shots=offering("rivals", shots, TABLE)),
+    )
+    report = bench.run(
+        evaluators=[{"use": "right"}, {"use": "scoring"}],
+        baselines={"use": ["table", "zero-shot", "shots"]},
+    )
+    measured = {(model, evaluator) for model, evaluator, _ in report.measured}
+    assert {model for model, evaluator in measured if evaluator == "scoring"} == {
+        "zero-shot",
+        "tuned",
+    }
+    assert {"table", "zero-shot", "shots", "tuned"} == {m for m, e in measured if e == "right"}

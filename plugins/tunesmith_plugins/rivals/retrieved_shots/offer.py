@@ -29,7 +29,11 @@ class RetrievedShotsOptions(Options):
         True, description="Also describe the answers in the prompt, as zero-shot does."
     )
     constrain: bool = Field(
-        True, description="Where answers are classes, also try to take the most probable label."
+        False,
+        description=(
+            "Where answers are classes, also try to take the most probable label, which is slow: "
+            "each label is scored."
+        ),
     )
 
 

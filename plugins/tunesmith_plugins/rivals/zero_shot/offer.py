@@ -61,5 +61,6 @@ ZERO_SHOT = RivalOffer(
     solution="prompt",
     cost=100,
     needs_model=True,
+    is_reference=True,
     suits=lambda records: True,
 )
