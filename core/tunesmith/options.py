@@ -158,15 +158,16 @@ class BaselineOptions(Options):
         ge=0,
         description=(
             "Held-out rows, chosen at random, on which the rivals that ask the base model are "
-            "scored; 0: all. The others are scored on all rows."
+            "scored; 0: all. The one that is strongest on the dev rows is scored on all if the "
+            "budget allows, and so are rivals without a model."
         ),
     )
     budget: str = Field(
         "3m",
         pattern=r"^\d+(\.\d+)?[smh]$",
         description=(
-            "Time to choose among variants of the rivals that ask the base model: `90s`, `3m`, "
-            "`2h`. What is left out then is reported."
+            "Time for the rivals that ask the base model, besides the scores on `rows`: `90s`, "
+            "`3m`, `2h`. What is left out then is reported."
         ),
     )
     system_prompt: str | None = Field(

@@ -43,7 +43,7 @@ from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
-from tunesmith.execution.rivals import RivalChoice, choose_rivals, list_evaluators, select_rows
+from tunesmith.execution.rivals import RivalChoice, choose_rivals, list_evaluators
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.versions import collect_versions
 from tunesmith.execution.wrapped_model import CachedModel
@@ -277,13 +277,14 @@ class _ModelPhases:
         )  # fmt: skip
         run, dev = self._run_so_far(), self.parts.dev
         choice = RivalChoice(self.plan, task, dev, first, run, self.emit)
-        spent = 0.0
+        left, chosen = options.budget_seconds, []
         for rival in pending:
             costly = rival.offer.needs_model
             started = time.perf_counter()
-            model = choice.choose(rival, options.budget_seconds - spent if costly else math.inf)
-            spent += time.perf_counter() - started if costly else 0.0
-            rows = select_rows(self.plan, len(self.parts.heldout)) if costly else None
+            chosen.append((rival, choice.choose(rival, left if costly else math.inf)))
+            left -= time.perf_counter() - started if costly else 0.0
+        for rival, model in chosen:
+            rows = choice.select_rows(rival, len(self.parts.heldout), left)
             if model is not None:
                 self._evaluate(rival.offer.name, model, rival, rows)
 

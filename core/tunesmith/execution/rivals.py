@@ -73,14 +73,6 @@ def list_evaluators(
     return [e for e in evaluators if e.offer.generates == evaluators[0].offer.generates]
 
 
-def select_rows(plan: Plan, count: int) -> Sequence[int]:
-    """Return the numbers of the ``count`` held-out rows on which costly rivals are scored."""
-    rows = plan.baselines.rows
-    if not rows or rows >= count:
-        return range(count)
-    return sorted(random.Random(plan.run.seed).sample(range(count), rows))
-
-
 @dataclass(frozen=True)
 class RivalChoice:
     """Chooses one variant of each rival on the dev rows, within the budget of the run."""
@@ -114,6 +106,28 @@ class RivalChoice:
             best, event = None, _describe(rival.offer, skipped=error.message)
         self.emit(event)
         return best.model if best else None
+
+    def select_rows(
+        self, rival: Component[RivalOffer[Any]], count: int, seconds_left: float
+    ) -> Sequence[int]:
+        """Return the numbers of the ``count`` held-out rows on which a rival is scored.
+
+        Costly rivals are scored on the same random rows. The one that is strongest on the dev rows
+        is scored on all if the time is enough: with few rows it cannot be shown to be good enough.
+        """
+        rows = self.plan.baselines.rows
+        if not rival.offer.needs_model or not rows or rows >= count:
+            return range(count)
+        costly = {r.offer.name for r in self.plan.rivals if r.offer.needs_model}
+        scored = [c for c in self.emit.report.rivals.values() if c.dev_score is not None]
+        scored = [c for c in scored if c.rival in costly]
+        sign = 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
+        best = max(scored, key=lambda c: sign * (c.dev_score or 0.0), default=None)
+        if best is not None and best.rival == rival.offer.name:
+            seconds = next(v["seconds"] for v in best.variants if v["name"] == best.variant)
+            if seconds * count / best.dev_rows <= seconds_left:
+                return range(count)
+        return sorted(random.Random(self.plan.run.seed).sample(range(count), rows))
 
     def _compare(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from tests.fixtures.python.bench import RIGHT, ZERO_SHOT, Bench, catalog_of, off
 
 from tunesmith.contracts import RivalTask, RivalVariant
 from tunesmith.errors import ConfigError, PluginError, UsageError
-from tunesmith.execution.rivals import SAMPLE, choose_rivals, select_rows
+from tunesmith.execution.execute import load_report
+from tunesmith.execution.rivals import SAMPLE, RivalChoice, choose_rivals
 from tunesmith.options import Options
 from tunesmith.testing.fakes import FakeTextModel
 
@@ -84,17 +86,29 @@ def test_the_variant_is_chosen_on_dev_rows_and_scored_once(table_bench: Bench) -
 
 def test_costly_rivals_are_scored_on_the_same_random_rows(table_bench: Bench) -> None:
     use = ["table", "zero-shot", "random-shots"]
-    table_bench.run(baselines={"use": use, "rows": 5}, data={"holdout": 20})
+    table_bench.run(baselines={"use": use, "rows": 5}, data={"holdout": 20}, split={"dev": 0})
     rows = {}
     for name in [*use, "tuned"]:
         path = table_bench.root / "out" / "evaluations" / f"{name}.right.jsonl"
         rows[name] = [json.loads(line)["row"] for line in path.read_text().splitlines()]
     assert rows["zero-shot"] == rows["random-shots"] and len(rows["zero-shot"]) == 5
     assert rows["table"] == rows["tuned"] == [*range(20)]
-    plan = table_bench.plan(baselines={"rows": 5})
-    assert rows["zero-shot"] == select_rows(plan, 20)
-    assert [*select_rows(plan, 4)] == [0, 1, 2, 3]
-    assert [*select_rows(table_bench.plan(baselines={"rows": 0}), 7)] == [*range(7)]
+
+
+def test_the_strongest_costly_rival_is_scored_on_all_rows_if_there_is_time(tmp_path: Any) -> None:
+    strong = replace(TABLE, name="strong", needs_model=True, is_reference=True, solution="prompt")
+    bench = Bench(tmp_path, catalog_of(strong=offering("rivals", strong)))
+    baselines: dict[str, Any] = {"use": ["strong", "zero-shot"], "rows": 5}
+    split, data = {"dev": 12}, {"holdout": 20}
+    measured = bench.run(baselines=baselines, split=split, data=data).measured
+    assert measured["strong", "right", "right"].n == 20
+    assert measured["zero-shot", "right", "right"].n == 5
+    plan = bench.plan(baselines=baselines, evaluators=[{"use": "right"}])
+    (strongest, _), emit = plan.rivals, SimpleNamespace(report=load_report(bench.folder()))
+    nothing: Any = None
+    choice = RivalChoice(plan, nothing, [], plan.evaluators[0], nothing, emit)  # type: ignore[arg-type]
+    assert choice.select_rows(strongest, 20, 1e6) == range(20)
+    assert len(choice.select_rows(strongest, 20, 0.0)) == 5
 
 
 def test_default_rivals_suit_the_rows_and_can_be_measured(table_bench: Bench) -> None:

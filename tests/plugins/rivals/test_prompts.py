@@ -66,7 +66,7 @@ def test_what_can_be_described(rows: list[Record], expected: list[str]) -> None:
 
 
 def test_random_shots_show_every_label() -> None:
-    variants = list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6])
+    variants = list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6], constrain=True)
     assert names(variants) == [
         "k=3, draw 1", "k=3, draw 2", "k=3, draw 3", "k=6, draw 1", "k=6, draw 2", "k=6, draw 3",
         "k=3, constrained",
@@ -78,7 +78,7 @@ def test_random_shots_show_every_label() -> None:
 
 
 def test_retrieved_shots_are_similar_to_the_question() -> None:
-    variants = list_variants(RETRIEVED_SHOTS, TRAIN, k=[2, 6])
+    variants = list_variants(RETRIEVED_SHOTS, TRAIN, k=[2, 6], constrain=True)
     assert names(variants) == ["k=2", "k=6", "k=2, constrained"]
     assert shown(variants[0]) == ["loan", "loan"]
     assert "mortgage" in built(variants[0])[-3].text
