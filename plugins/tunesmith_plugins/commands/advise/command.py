@@ -1,0 +1,188 @@
+"""``tunesmith advise``: rivals, trainings on few rows, learning curve and costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith import api, distributed
+from tunesmith.catalog import Catalog
+from tunesmith.cli import render
+from tunesmith.cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    set_option,
+    trust_option,
+)
+from tunesmith.errors import UsageError
+from tunesmith.events import TUNED
+from tunesmith.execution.run_data import load_data
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+from tunesmith_evidence.ladder import list_overrides, list_rungs, measure_ladder
+from tunesmith_evidence.probes import read_values, run_probe
+from tunesmith_plugins.commands.advise import advice
+from tunesmith_plugins.commands.advise.offer import AdviseOptions
+
+SHARES = (10, 20, 40)
+"""Percentages of the training rows that the probes learn from."""
+FEWEST_ROWS = 8
+
+
+@click.command("advise")
+@click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
+@set_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to create.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, min_open=True),
+    default=0.02,
+    show_default=True,
+    help="Smallest advantage over a rival that is worth tuning.",
+)
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState,
+    run_file: Path,
+    sets: tuple[str, ...],
+    out: Path | None,
+    margin: float,
+    as_json: bool,
+) -> None:
+    """Advise whether to tune, by rivals and by trainings on 10, 20 and 40 % of the rows.
+
+    The ladder of rivals is measured first. The scores of the three trainings are extrapolated to
+    all training rows, and compared with each rival on all held-out rows. [advise] in the run file
+    says how the model will be used.
+    """
+    if distributed.world_size() > 1:
+        raise UsageError("advise: runs in one process", hint="start it without torchrun")
+    overrides = [*sets, *list_overrides(0, None, [])[:2]]
+    plan, catalog = api.load_plan(
+        run_file, sets=overrides, files=state.files, disabled=state.disabled
+    )
+    api.refuse_unrunnable(plan)
+    if state.quiet:
+        plan = replace(plan, reporters=tuple(r for r in plan.reporters if r.offer.always))
+    named = None if out is None else api.create_run_folder(plan, out)
+    root = named or RunFolder.create(Path(plan.run.folder), f"{plan.name}-advice")
+    found = advise(plan, catalog, root.path, margin)
+    if as_json:
+        render.print_json(found)
+    else:
+        show(found)
+
+
+def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str, Any]:
+    """Measure rivals and probes below ``root``; return the advice as JSON."""
+    ladder = api.create_run_folder(plan, root / "ladder")
+    rungs = [r for r in list_rungs(measure_ladder(plan, catalog, ladder)) if r.measured]
+    _, parts = load_data(plan)
+    total = len(parts.train)
+    probes = []
+    for share in SHARES:
+        if total * share // 100 >= FEWEST_ROWS:
+            folder = api.create_run_folder(plan, root / f"probe-{share}")
+            report = run_probe(plan, catalog, parts, total * share // 100, folder)
+            measured = next(e for e in report.measured.values() if e.model == TUNED)
+            values = read_values(folder.path, measured)
+            probes.append(
+                advice.Probe(total * share // 100, measured, values, report.training_seconds)
+            )
+    if not probes:
+        raise UsageError(
+            f"{total} training rows are too few for probes", hint="train: tunesmith run"
+        )
+    expected = advice.extrapolate_probes(probes, total)
+    found = []
+    for rung in rungs:
+        if rung.measured and rung.measured.metric == probes[0].measured.metric:
+            values = read_values(ladder.path, rung.measured)
+            found.append(advice.compare(rung, values, expected, probes[-1]))
+    differences = [difference for difference in found if difference is not None]
+    solutions = [d for d in differences if d.rung.chosen.cost]
+    word, sentence = advice.decide(solutions, margin, not expected.reason)
+    options = plan.table(AdviseOptions)
+    costs, arguments = None, []
+    if solutions:
+        strongest = min(solutions, key=lambda d: d.value).rung
+        costs = advice.compute_costs(strongest, probes, total, options.price_per_hour)
+        arguments = advice.list_arguments(options, costs)
+    first = probes[0].measured
+    return {
+        "schema": "tunesmith.advice/1",
+        "word": word,
+        "sentence": sentence,
+        "metric": first.metric,
+        "rungs": [rung.to_json() for rung in rungs],
+        "probes": [
+            {"rows": p.rows, "value": p.measured.value, "low": p.measured.low,
+             "high": p.measured.high, "training_seconds": p.training_seconds}
+            for p in probes
+        ],
+        "expected": _expected_to_json(first, expected),
+        "costs": None if costs is None else {
+            **asdict(costs), "break_even": costs.break_even,
+            "rival_per_thousand": costs.per_thousand(costs.rival_seconds),
+            "tuned_per_thousand": costs.per_thousand(costs.tuned_seconds),
+        },
+        "arguments": [{"side": side, "reason": reason} for side, reason in arguments],
+        "folder": str(root),
+    }  # fmt: skip
+
+
+def _expected_to_json(measured: Any, expected: Any) -> dict[str, Any]:
+    if expected.reason:
+        return {"rows": expected.rows, "reason": expected.reason}
+    ends = sorted(advice.to_score(measured, error) for error in expected.interval())
+    value = advice.to_score(measured, expected.error)
+    return {"rows": expected.rows, "value": value, "low": ends[0], "high": ends[1], "reason": ""}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the advice."""
+    lines = [
+        (f"{r['rival']} {r['variant']}".strip(), r["value"], r["low"], r["high"])
+        for r in found["rungs"]
+    ]
+    lines += [
+        (f"tuned, {p['rows']:,} rows", p["value"], p["low"], p["high"]) for p in found["probes"]
+    ]
+    expected = found["expected"]
+    if not expected["reason"]:
+        name = f"expected, {expected['rows']:,} rows"
+        lines.append((name, expected["value"], expected["low"], expected["high"]))
+    render.print_table(
+        ["model", found["metric"], "95 % interval"],
+        [[name, f"{v:.3f}", f"[{low:.3f}, {high:.3f}]"] for name, v, low, high in lines],
+        right=(1, 2),
+    )
+    if expected["reason"]:
+        reason = f"the learning curve cannot be extrapolated: {expected['reason']}"
+        render.print_paragraph(reason, style="warning")
+    render.print_text()
+    render.print_paragraph(f"{found['word']}: {found['sentence']}")
+    costs = found["costs"]
+    if costs:
+        rival, tuned = costs["rival_seconds"] * 1000, costs["tuned_seconds"] * 1000
+        text = (
+            f"a thousand requests, on this machine: {rival:.3g} s with the rival, {tuned:.3g} s "
+            f"tuned; training on all rows takes about {costs['training_seconds']:.3g} s"
+        )
+        if costs["rival_per_thousand"] is not None:
+            text += f"; price {costs['rival_per_thousand']:.3g} and "
+            text += f"{costs['tuned_per_thousand']:.3g}"
+        even = costs["break_even"]
+        text += f"; break-even after {even:,} requests" if even else "; tuning saves no time"
+        render.print_paragraph(text)
+    for argument in found["arguments"]:
+        render.print_paragraph(f"{argument['side']}: {argument['reason']}")
+    render.print_text(f"\nfolder: {found['folder']}")
