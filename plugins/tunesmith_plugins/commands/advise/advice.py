@@ -94,7 +94,7 @@ def decide(differences: Sequence[Difference], margin: float, extrapolated: bool)
             f"{cheapest.rung.chosen.rival} is enough: difference {what} {cheapest.value:+.3f} "
             f"[{cheapest.low:+.3f}, {cheapest.high:+.3f}], the margin is {margin:g}"
         )
-    return "NOT ENOUGH EVIDENCE", f"no clear difference from {name}, {numbers}"
+    return "NOT ENOUGH EVIDENCE", f"no clear advantage over {name}, {numbers}"
 
 
 @dataclass(frozen=True)
