@@ -23,9 +23,8 @@ Summary = dict[str, Any]
 def summarize(result: Result) -> Summary:
     """Return what is stored of a result."""
     numbers = result.numbers
-    evaluations = [
-        run[name] for run in numbers.values() for name in ("zero-shot", "tuned") if name in run
-    ]
+    names = ("base", "zero-shot", "tuned")
+    evaluations = [run[name] for run in numbers.values() for name in names if name in run]
     summary: Summary = {
         "name": result.name,
         "verdict": result.verdict,

@@ -47,12 +47,14 @@ class RunFile:
         }
         if self.packing is not None:
             technique |= {"packing": self.packing, "micro_batch_tokens": 320}
+        plain = {"describe": False, "constrain": False}
+        baselines = {"use": ["zero-shot"], "zero-shot": plain} if self.baseline else {"use": []}
         table = {
             "run": {"device": "cpu", "seed": SEED},
             "model": {"base": str(model)},
             "data": dict(data),
             "technique": technique,
-            "baselines": {"use": ["zero-shot"] if self.baseline else []},
+            "baselines": baselines,
             "evaluators": [
                 {"use": "loss"},
                 {"use": "exact-match", "max_new_tokens": MAX_NEW_TOKENS},
@@ -130,7 +132,7 @@ def read_events(outcome: Outcome, out: Path) -> None:
                 outcome.notices.append(event["message"])
             case "training-finished":
                 outcome.artifact = out / event["artifact"]
-            case "measured":
+            case "measured" if event["model"] != "training-rows":
                 lines = (out / event["records"]).read_text().splitlines()
                 if event["evaluator"] == "loss":
                     outcome.losses[event["model"]] = event["value"]

@@ -26,7 +26,7 @@ from typing import Any
 import tomli_w
 
 from tunesmith import api
-from tunesmith.execution.evaluate import read_metric_values
+from tunesmith.execution.evaluate import read_rows
 from tunesmith_evidence.fit import Fit, diagnose_fit
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
@@ -106,8 +106,9 @@ def run_trial(folder: Path, seed: int, *, overtrained: bool) -> Trial:
     fit = diagnose_fit(folder / "run", report)
     assert fit is not None
     (trained,) = report.training_rows.values()
-    measured = read_metric_values(folder / "run" / trained.records, trained.metric)
-    nats = trained.value * math.fsum(measured.weights or [1.0] * trained.n) / trained.n
+    measured = read_rows(folder / "run" / trained.records, trained.metric)
+    tokens = math.fsum(row[trained.metric]["weight"] for row in measured)
+    nats = trained.value * tokens / trained.n
     known = 1 - nats / (free_words * math.log(len(WORDS))) if free_words else 0.0
     described = {**settings, "rows": rows, "free_words": free_words}
     return Trial(seed, overtrained, described, fit, known)
