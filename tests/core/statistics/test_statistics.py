@@ -276,3 +276,12 @@ def test_exact_coverage_of_shares() -> None:
                 if interval.low <= share <= interval.high
             )
             assert 0.93 <= covered <= (0.98 if share < 1 else 1.0), (n, share)
+
+
+def test_few_losses_have_an_interval_that_is_symmetric_on_the_log_scale() -> None:
+    interval = mean_interval([2.1, 3.4, 1.9, 2.8], bounds=(0.0, math.inf))
+    plain = mean_interval([2.1, 3.4, 1.9, 2.8])
+    half = (plain.high - plain.low) / 2
+    assert interval.low * interval.high == pytest.approx(interval.value**2)
+    assert math.log(interval.high / interval.value) == pytest.approx(half / interval.value)
+    assert mean_interval([1e-9, 5.0], bounds=(0.0, math.inf)).low > 0

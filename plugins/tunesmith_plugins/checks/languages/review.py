@@ -14,7 +14,7 @@ from tunesmith.text import one_line, redact
 from tunesmith_data.analysis.languages import identify_language
 from tunesmith_data.splits import prompt_text
 
-READ_ROWS = 4_000
+READ_ROWS = 2_000
 """Rows of which about so many are read, at equal distances; all others look the same on average."""
 MOST_EXAMPLES = 3
 EXCERPT = 60
