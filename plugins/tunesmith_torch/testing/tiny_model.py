@@ -6,7 +6,11 @@ model's. Tests use them, and so does the conformance kit, for built-in and third
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -122,3 +126,11 @@ def save_tiny_model(
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@cache
+def tiny_model_folder() -> Path:
+    """Return the folder of a tiny Llama, which is saved once and deleted when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tunesmith-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return save_tiny_model(folder / "llama")

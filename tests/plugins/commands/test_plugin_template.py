@@ -1,51 +1,191 @@
-"""A plugin from the template passes its contract test."""
+"""A plugin from the template passes its own tests, whatever its name."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
+from environment import Environment
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunesmith.cli.app import app
 from tunesmith.errors import UsageError
-from tunesmith_plugins.commands.plugin_template.write_plugin import HOOKS, write_plugin
+from tunesmith.plugins import load_modules
+from tunesmith.testing.checks import NotApplicable
+from tunesmith.testing.kit import collect_checks
+from tunesmith_plugins.commands.plugin_template.kinds import EARLIER_NAMES, KINDS
+from tunesmith_plugins.commands.plugin_template.write_plugin import (
+    MAX_NAME_LENGTH,
+    write_file,
+    write_plugin,
+)
+
+AWKWARD = (
+    "f1", "class", "none", "import", "list", "type", "print", "test", "tests", "tunesmith", "torch",
+    "data", "plugins", "evidence", "testing", "json", "re", "pathlib", "click", "pydantic",
+    "offer", "options", "lines", "first-word", "first-word-options", "loss-file", "hashed",
+    "word-votes", "top-layers", "train", "nn", "command", "review", "record", "path", "build",
+    "3d", "42", "0", "a-1-b", "x" * MAX_NAME_LENGTH, "-".join("a" * 32),
+)  # fmt: skip
+"""Keywords, built-ins, modules, words of the templates, digits, and the longest."""
+legal_names = st.one_of(
+    st.sampled_from(AWKWARD),
+    st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,5}", fullmatch=True),
+)
+SLOW = {"import_is_light", "leaves_libraries_untouched", "leaves_environment_untouched"}
+"""Checks that take a process, or look at all modules; a test below runs them."""
 
 
-@pytest.mark.parametrize("kind", HOOKS)
-def test_a_new_plugin_passes_its_contract_test(kind: str, tmp_path: Path) -> None:
-    folder = tmp_path / "tunesmith-first-word"
-    written = write_plugin(folder, "first-word", kind)
-    assert len(written) == 5
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", "tests"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+@contextmanager
+def importing(folder: Path) -> Iterator[ModuleType]:
+    """Import the package below ``src``, and forget it afterwards."""
+    source = folder / "src"
+    (package,) = (path.name for path in source.iterdir())
+    before = set(sys.modules)
+    sys.path.insert(0, str(source))
+    try:
+        yield import_module(package)
+    finally:
+        sys.path.remove(str(source))
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == package:
+                del sys.modules[name]
+
+
+def keep_promises(module: ModuleType) -> int:
+    """Run the quick checks of a plugin; return the number of those that were applicable."""
+    kept = 0
+    for check in collect_checks(module):
+        if check.check.name not in SLOW:
+            try:
+                check()
+                kept += 1
+            except NotApplicable:
+                continue
+    return kept
+
+
+@given(name=legal_names, kind=st.sampled_from([*KINDS]))
+@settings(max_examples=40)
+def test_any_legal_name_gives_a_working_plugin(name: str, kind: str) -> None:
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "project"
+        files = write_plugin(folder, name, kind)
+        for path in files:
+            if path.suffix == ".py":
+                compile(path.read_text(encoding="utf-8"), str(path), "exec")
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        assert project["project"]["name"] == f"tunesmith-{name}"
+        with importing(folder) as module:
+            assert project["project"]["entry-points"]["tunesmith"] == {name: module.__name__}
+            assert keep_promises(module) >= (0 if kind == "check" else 2)
+
+
+@given(name=legal_names, kind=st.sampled_from([*KINDS]))
+@settings(max_examples=25)
+def test_any_legal_name_gives_a_working_file(name: str, kind: str) -> None:
+    with TemporaryDirectory() as temporary:
+        path = write_file(Path(temporary) / f"{name}.py", name, kind)
+        spec = spec_from_file_location(f"tunesmith_file_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        sys.modules[module.__name__] = module
+        try:
+            spec.loader.exec_module(module)
+            (plugin,) = load_modules({name: module}).found
+            assert (plugin.state, plugin.hooks) == ("active", (KINDS[kind].hook,)), plugin.reason
+            assert keep_promises(module) >= (0 if kind == "check" else 2)
+        finally:
+            del sys.modules[module.__name__]
+
+
+def run_own_tests(*folders: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    return subprocess.run(
+        [*command, "-rs", "--import-mode=importlib", *(str(f / "tests") for f in folders)],
+        cwd=folders[0],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(str(folder / "src") for folder in folders),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
-    assert result.returncode == 0, result.stdout
-    unexpected = [
-        line
-        for line in result.stdout.splitlines()
-        if line.startswith("SKIPPED") and "finds no models" not in line and "held-out" not in line
-    ]
-    assert not unexpected
 
 
-def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+def test_new_plugins_pass_their_own_tests(tmp_path: Path) -> None:
+    """One of each kind but the technique, in one process, with names that are in the code too."""
+    names = ("f1", "class", "test", "3d", "json", "list", "offer")
+    kinds = [kind for kind in KINDS if kind != "technique"]
+    folders = [tmp_path / kind for kind in kinds]
+    for folder, name, kind in zip(folders, names, kinds, strict=True):
+        write_plugin(folder, name, kind)
+    assert_all_pass(run_own_tests(*folders))
+
+
+@pytest.mark.environment
+def test_a_new_technique_is_installed_and_passes_its_own_tests(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    project = tmp_path / "project"
+    write_plugin(project, "torch", "technique")
+    environment = Environment.create(tmp_path / "venv")
+    environment.install(project)
+    shown = environment.tunesmith("plugins", "show", "torch", cwd=tmp_path)
+    assert "torch (technique): low-rank adapters in the last layers" in shown.stdout, shown.stderr
+    tests = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(project / "tests")]
+    assert_all_pass(environment.run(tests, cwd=tmp_path))
+
+
+def assert_all_pass(result: subprocess.CompletedProcess[str]) -> None:
+    """Assert that all tests pass, and that none is skipped without a reason in the plugin."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    expected = ("finds no models", "held-out", "no estimates", "no memory savings")
+    lines = [line for line in result.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert lines
+    assert [line for line in lines if not any(text in line for text in expected)] == []
+
+
+def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
     write_plugin(tmp_path / "x", "mine", "evaluator")
     with pytest.raises(UsageError, match="not empty"):
         write_plugin(tmp_path / "x", "mine", "evaluator")
-    with pytest.raises(UsageError, match="no such kind"):
-        write_plugin(tmp_path / "y", "mine", "optimizer")
-    for name in ("Mine", "1st", "a_b", "", "a/b", "../x"):
-        with pytest.raises(UsageError, match="names are"):
-            write_plugin(tmp_path / "z", name, "evaluator")
+    (tmp_path / "file").touch()
+    for write in (write_plugin, write_file):
+        with pytest.raises(UsageError, match="exists"):
+            write(tmp_path / "file", "mine", "evaluator")
+        with pytest.raises(UsageError, match="no such kind") as caught:
+            write(tmp_path / "y", "mine", "evaluatr")
+        assert caught.value.hint == "did you mean evaluator?"
+        for name in ("Mine", "a_b", "", "a/b", "../x", "-a", "a--b", "a-", "é", "a\n"):
+            with pytest.raises(UsageError, match="names are"):
+                write(tmp_path / "z", name, "evaluator")
+        with pytest.raises(UsageError, match="at most 64 characters"):
+            write(tmp_path / "z", "a" * 65, "evaluator")
+        with pytest.raises(UsageError, match="is a key of"):
+            write(tmp_path / "z", "budget", "rival")
+
+
+def test_earlier_names_of_kinds_still_work(tmp_path: Path) -> None:
+    for earlier, kind in EARLIER_NAMES.items():
+        names = [
+            [path.read_text(encoding="utf-8") for path in write_plugin(tmp_path / k, "mine", k)]
+            for k in (earlier, kind)
+        ]
+        assert names[0] == names[1]
 
 
 def test_the_command_writes_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +195,28 @@ def test_the_command_writes_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyP
     written = done.stdout.splitlines()
     assert "tunesmith-mine/src/tunesmith_mine/offer.py" in written
     assert all(Path(path).is_file() for path in written)
-    assert "tunesmith plugins check mine" in done.stderr
+    assert "cd tunesmith-mine && pip install -e '.[dev]' && pytest" in done.stderr
     again = CliRunner().invoke(app, ["plugins", "new", "mine", "--kind", "reporter"])
     assert again.exit_code == 2 and "not empty" in again.stderr
     elsewhere = ["plugins", "new", "mine", "--kind", "reporter", "--out", "other", "-q"]
     done = CliRunner().invoke(app, elsewhere)
     assert done.exit_code == 0 and done.stderr == ""
     assert (tmp_path / "other" / "pyproject.toml").is_file()
+
+
+def test_the_command_writes_a_file_that_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["plugins", "new", "count-it", "--kind", "command", "--file"])
+    assert (done.exit_code, done.stdout) == (0, "count-it.py\n"), done.output
+    assert "tunesmith --plugin count-it.py plugins check count-it" in done.stderr
+    done = CliRunner().invoke(app, ["--plugin", "count-it.py", "count-it", "count-it.py"])
+    assert done.exit_code == 0 and "words" in done.stdout, done.output
+
+
+def test_the_name_of_a_command_must_be_free() -> None:
+    for name in ("run", "data", "plugins"):
+        done = CliRunner().invoke(app, ["plugins", "new", name, "--kind", "command", "--file"])
+        assert done.exit_code == 2
+        assert "has a command of this name" in done.stderr

@@ -1,4 +1,4 @@
-"""``tunesmith plugins new``: create a plugin project."""
+"""``tunesmith plugins new``: create a plugin."""
 
 from __future__ import annotations
 
@@ -8,19 +8,46 @@ import click
 
 from tunesmith.cli import render
 from tunesmith.cli.common import common_options
-from tunesmith_plugins.commands.plugin_template.write_plugin import write_plugin
+from tunesmith.cli.groups import find_commands
+from tunesmith.errors import UsageError
+from tunesmith_plugins.commands.plugin_template.kinds import KINDS
+from tunesmith_plugins.commands.plugin_template.write_plugin import write_file, write_plugin
 
 
 @click.command("new")
 @click.argument("name")
-@click.option("--kind", required=True, help="Kind of component: evaluator, data-loader, reporter.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: tunesmith-NAME.")
+@click.option(
+    "--kind", required=True, metavar="KIND", help=f"Kind of component: {', '.join(KINDS)}."
+)
+@click.option("--file", "as_file", is_flag=True, help="Write one file, NAME.py, without tests.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder or file to write; default: tunesmith-NAME, or NAME.py with --file.",
+)
 @common_options
-def command(name: str, kind: str, out: Path | None) -> None:
-    """Create a plugin project with a working component and a contract test."""
+@click.pass_context
+def command(ctx: click.Context, name: str, kind: str, as_file: bool, out: Path | None) -> None:
+    """Create a plugin with a working component, and with tests that pass.
+
+    NAME has lower case letters, digits and hyphens, such as first-word. The distribution is called
+    tunesmith-NAME.
+    """
+    if kind == "command":
+        _refuse_taken(ctx, name)
+    if as_file:
+        path = write_file(out or Path(f"{name}.py"), name, kind)
+        render.print_text(str(path))
+        render.print_note(f"test it: tunesmith --plugin {path} plugins check {path.stem}")
+        return
     folder = out or Path(f"tunesmith-{name}")
     for path in write_plugin(folder, name, kind):
         render.print_text(str(path))
-    render.print_note(
-        f"install and test it: pip install -e {folder} && tunesmith plugins check {name}"
-    )
+    render.print_note(f"install and test it: cd {folder} && pip install -e '.[dev]' && pytest")
+
+
+def _refuse_taken(ctx: click.Context, name: str) -> None:
+    """Raise an error if there is a command, or a group of commands, of this name."""
+    used = {known.partition(" ")[0] for known in find_commands(ctx)[0]}
+    if name in used | {"plugins"}:
+        raise UsageError(f"{name}: tunesmith has a command of this name, choose another")

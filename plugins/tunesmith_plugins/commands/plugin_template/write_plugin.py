@@ -1,70 +1,120 @@
-"""Write a plugin project from the template: a working plugin with its contract test.
+"""Write a plugin from the templates: a distribution with its tests, or a single file.
 
-The template files are in the folder ``files``; placeholders such as ``$name`` are filled in.
+The template files are in the folder ``files``; placeholders such as ``$name`` are filled in. The
+name of a plugin occurs in strings and in the name of its package only, so that no name, be it a
+keyword or the name of a module, can collide with the code.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
 
 from tunesmith import __version__
 from tunesmith.errors import UsageError
+from tunesmith.offers import RivalOffer
 from tunesmith.storage import write_atomic
+from tunesmith.text import suggest_name
+from tunesmith_plugins.commands.plugin_template.kinds import EARLIER_NAMES, KINDS, Kind
 
-HOOKS = {
-    "data-loader": "tunesmith_data_loaders",
-    "evaluator": "tunesmith_evaluators",
-    "reporter": "tunesmith_reporters",
-}
-"""Hook by kind of plugin, for the kinds that have a template."""
-OFFERS = {
-    "data-loader": "DataLoaderOffer",
-    "evaluator": "EvaluatorOffer",
-    "reporter": "ReporterOffer",
-}
-TEMPLATES = {
-    "pyproject.toml": "pyproject.toml",
-    "README.md": "README.md",
-    "src/$package/__init__.py": "init.py",
-    "src/$package/offer.py": "offer-$kind.py",
-    "tests/test_contract.py": "contract-$kind.py",
-}
-"""Template by file of a new plugin."""
+MAX_NAME_LENGTH = 64
+OWN_PACKAGES = frozenset(
+    {"tunesmith_data", "tunesmith_evidence", "tunesmith_plugins", "tunesmith_torch"}
+)
+"""Packages of tunesmith itself, which the package of a plugin must not hide."""
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_HOOK = """
+
+@hookimpl
+def {hook}({arguments}) -> {result}:
+    \"\"\"{docstring}\"\"\"
+    return {returned}
+"""
 
 
 def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
-    """Write a plugin called ``tunesmith-NAME`` into a new or empty folder.
+    """Write a distribution called ``tunesmith-NAME`` into a new or empty folder.
 
     Raises:
         UsageError: the name is not well formed, there is no such kind, or the folder holds files.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise UsageError(f"{name}: names are lower case letters, digits and hyphens")
-    if kind not in HOOKS:
-        raise UsageError(f"{kind}: no such kind of plugin", hint=f"kinds: {', '.join(HOOKS)}")
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder}: exists and is not empty", hint="name a new folder")
-    identifier = name.replace("-", "_")
-    values = {
-        "name": name,
-        "package": f"tunesmith_{identifier}",
-        "kind": kind,
-        "hook": HOOKS[kind],
-        "offer": OFFERS[kind],
-        "constant": identifier.upper(),
-        "title": "".join(word.capitalize() for word in name.split("-")),
-        "minor": ".".join(__version__.split(".")[:2]),
+    chosen, values = _prepare(name, kind)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder}: exists and is not empty", hint="name a new folder with --out")
+    package = f"src/{values['package']}"
+    templates = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        **{f"{package}/{file}": source for file, source in chosen.files.items()},
+        "tests/test_contract.py": "contract-$kind.py",
     }
-    written = []
-    for target, source in TEMPLATES.items():
-        path = folder / Template(target).substitute(values)
-        template = resources.files("tunesmith_plugins.commands.plugin_template").joinpath(
-            "files", f"{Template(source).substitute(values)}.template"
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, Template(template.read_text(encoding="utf-8")).substitute(values))
-        written.append(path)
-    return written
+    return [_write(folder / file, _fill(source, values)) for file, source in templates.items()]
+
+
+def write_file(path: Path, name: str, kind: str) -> Path:
+    """Write the plugin as a single Python file, without tests.
+
+    Raises:
+        UsageError: the name is not well formed, there is no such kind, or the file exists.
+    """
+    chosen, values = _prepare(name, kind)
+    if path.exists():
+        raise UsageError(f"{path}: exists", hint="name a new file with --out")
+    imports = "from tunesmith.hookspecs import hookimpl\n"
+    if kind == "command":
+        imports += "from tunesmith.offers import CommandOffer\n"
+    text = _fill(chosen.single_file, {**values, "hookimpl_import": imports})
+    hook = _HOOK.format(
+        hook=chosen.hook,
+        arguments=chosen.arguments,
+        result=chosen.result,
+        docstring="Review the training rows." if kind == "check" else f"Offer ``{name}``.",
+        returned=Template(chosen.returned).substitute(values),
+    )
+    return _write(path, text + hook)
+
+
+def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
+    """Return the kind, and the values of the placeholders."""
+    kind = EARLIER_NAMES.get(kind, kind)
+    if kind not in KINDS:
+        guess = suggest_name(kind, KINDS)
+        hint = f"did you mean {guess}?" if guess else f"kinds: {', '.join(KINDS)}"
+        raise UsageError(f"{kind}: no such kind of plugin", hint=hint)
+    if not _NAME.fullmatch(name):
+        hint = "such as first-word"
+        raise UsageError(f"{name}: names are lower case letters, digits and hyphens", hint=hint)
+    if len(name) > MAX_NAME_LENGTH:
+        raise UsageError(f"{name:.20}...: a name has at most {MAX_NAME_LENGTH} characters")
+    if kind == "rival" and name in RivalOffer.reserved:
+        raise UsageError(f"{name}: is a key of [baselines] and cannot be the name of a rival")
+    package = f"tunesmith_{name.replace('-', '_')}"
+    chosen = KINDS[kind]
+    return chosen, {
+        "name": name,
+        "package": f"{package}_plugin" if package in OWN_PACKAGES else package,
+        "kind": kind,
+        "article": "an" if kind == "evaluator" else "a",
+        "hook": chosen.hook,
+        "offer": chosen.offer,
+        "usage": Template(chosen.usage).substitute(name=name),
+        "minor": ".".join(__version__.split(".")[:2]),
+        "hookimpl_import": "",
+    }
+
+
+def _fill(source: str, values: Mapping[str, str]) -> str:
+    """Return a template with its placeholders filled in."""
+    template = resources.files("tunesmith_plugins.commands.plugin_template").joinpath(
+        "files", f"{Template(source).substitute(values)}.template"
+    )
+    return Template(template.read_text(encoding="utf-8")).substitute(values)
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text)
+    return path

@@ -1,0 +1,89 @@
+"""The kinds of plugins that have a template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_OFFER_FILES = {"__init__.py": "init-offer.py", "offer.py": "offer-$kind.py"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of plugin: its hook, and the templates of its files."""
+
+    usage: str
+    """How to use the plugin, for its README."""
+    hook: str
+    arguments: str = ""
+    offer: str = ""
+    """Class of the offer that the hook returns; empty: a package has a template of its own."""
+    files: Mapping[str, str] = field(default_factory=lambda: _OFFER_FILES)
+    """Template by file of the package."""
+    single_file: str = "offer-$kind.py"
+    """Template of the plugin as a single file, without the hook."""
+    result: str
+    """Type of what the hook returns, in the single file."""
+    returned: str = "[OFFER]"
+    """What the hook returns there."""
+
+
+KINDS: dict[str, Kind] = {
+    "loader": Kind(
+        usage='Use it with `[data] use = "$name"` in a run file.',
+        hook="tunesmith_data_loaders",
+        offer="DataLoaderOffer",
+        result="list[DataLoaderOffer[LinesOptions]]",
+    ),
+    "technique": Kind(
+        usage='Use it with `[technique] use = "$name"` in a run file.',
+        hook="tunesmith_techniques",
+        offer="TechniqueOffer",
+        files={**_OFFER_FILES, "technique.py": "technique.py"},
+        single_file="file-technique.py",
+        result="list[TechniqueOffer[TopLayersOptions]]",
+    ),
+    "evaluator": Kind(
+        usage='Use it with `[[evaluators]]` and `use = "$name"` in a run file.',
+        hook="tunesmith_evaluators",
+        offer="EvaluatorOffer",
+        result="list[EvaluatorOffer[FirstWordOptions]]",
+    ),
+    "reporter": Kind(
+        usage='Use it with `[[reporters]]` and `use = "$name"` in a run file.',
+        hook="tunesmith_reporters",
+        offer="ReporterOffer",
+        result="list[ReporterOffer[LossFileOptions]]",
+    ),
+    "check": Kind(
+        usage="`tunesmith check run.toml`, `tunesmith data check FILE` and every run use it.",
+        hook="tunesmith_review_data",
+        arguments="train: Sequence[Record]",
+        files={"__init__.py": "init-check.py", "review.py": "review.py"},
+        single_file="review.py",
+        result="list[Finding]",
+        returned="find_links(train)",
+    ),
+    "command": Kind(
+        usage="Run `tunesmith $name FILE`.",
+        hook="tunesmith_commands",
+        files={"__init__.py": "init-command.py", "command.py": "command.py"},
+        single_file="command.py",
+        result="list[CommandOffer]",
+        returned='[CommandOffer(name="$name", summary=SUMMARY, load=lambda: command)]',
+    ),
+    "rival": Kind(
+        usage='Use it with `[baselines]` and `use = ["$name"]` in a run file.',
+        hook="tunesmith_rivals",
+        offer="RivalOffer",
+        result="list[RivalOffer[WordVotesOptions]]",
+    ),
+    "splitter": Kind(
+        usage='Use it with `[split] use = "$name"` in a run file.',
+        hook="tunesmith_splitters",
+        offer="SplitterOffer",
+        result="list[SplitterOffer[HashedOptions]]",
+    ),
+}
+"""The kinds, by the value of ``--kind``."""
+EARLIER_NAMES = {"data-loader": "loader"}
