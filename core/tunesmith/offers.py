@@ -177,9 +177,13 @@ class RivalOffer(ComponentOffer[C]):
     """True if it asks the base model. It is scored on ``[baselines] rows`` within the budget."""
     is_reference: bool = False
     """True if all evaluators measure it although it needs the model: what tuning starts from."""
+    can_score: bool = True
+    """False if its answers have no probabilities, so that only evaluators of answers measure it."""
     suits: Callable[[Sequence[Record]], bool] = lambda records: False
     """Returns True for training records on which it is used if the run file names no rivals; it
     gets a sample."""
+    is_configured: Callable[[C], bool] = lambda config: False
+    """Returns True for options with which it is used on any records if no rivals are named."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -276,9 +276,9 @@ class SeedExperiment:
 
     def _measure_reward_model(self) -> dict[str, float]:
         """Return the accuracy of reward model and rule on the same pairs, which no run has seen."""
-        from tunesmith_torch.compare.other_model import load_scorer
+        from tunesmith_torch.compare.other_model import RewardOptions, load_scorer
 
-        reward_model = load_scorer(str(self.out / "reward"), None)
+        reward_model = load_scorer(RewardOptions(reward=str(self.out / "reward")), None)
         assert reward_model is not None
         rows = self._read_rows("fresh")
         prompts = [(Message("user", row["prompt"]),) for row in rows]

@@ -48,7 +48,7 @@ def choose_rivals(
         rival
         for rival in rivals
         if can_measure(evaluator, rival)
-        and rival.offer.suits(sample)
+        and (rival.offer.suits(sample) or rival.offer.is_configured(rival.config))
         and not [*missing_requirements(rival.offer.needs)]
     ]
 
@@ -57,7 +57,8 @@ def can_measure(
     evaluator: Component[EvaluatorOffer[Any]], rival: Component[RivalOffer[Any]]
 ) -> bool:
     """Return True if an evaluator can measure a rival: a classifier has no probabilities."""
-    return evaluator.offer.generates or rival.offer.solution != "classifier"
+    has_scores = rival.offer.can_score and rival.offer.solution != "classifier"
+    return evaluator.offer.generates or has_scores
 
 
 def list_evaluators(

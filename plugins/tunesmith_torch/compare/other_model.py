@@ -8,9 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunesmith.contracts import Measurement, RunContext, TextModel
 from tunesmith.errors import UsageError
@@ -37,6 +37,33 @@ class ComparisonOptions(Options):
             "Run folder, artifact or model folder to compare with, instead of a model of this run."
         ),
     )
+
+
+class RewardOptions(Options):
+    """Options of a reward: a function, or a reward model."""
+
+    reward: DataPath | None = Field(
+        None,
+        description=(
+            'A Python function as "file.py:function" that takes a prompt and an answer, both text, '
+            "and returns a number, or the folder of a reward model."
+        ),
+    )
+    plugin: str | None = Field(
+        None,
+        description='Such a function in an installed package, as "package.module:function".',
+    )
+
+    @model_validator(mode="after")
+    def _check_one_source(self) -> Self:
+        if self.reward is not None and self.plugin is not None:
+            raise ValueError("`reward` and `plugin` cannot both be given")
+        return self
+
+    @property
+    def uses_reward_model(self) -> bool:
+        """True if the reward is that of a model, False if it is a function's."""
+        return self.plugin is None and not (self.reward and is_function_reference(self.reward))
 
 
 def open_other_model(options: ComparisonOptions, run: RunContext | None) -> TextModel | None:
@@ -106,29 +133,37 @@ def is_function_reference(reference: str) -> bool:
     return Path(reference.rpartition(":")[0]).suffix == ".py"
 
 
-def load_scorer(reference: str | None, run: RunContext | None) -> RewardScorer | None:
-    """Return the reward model or function of this name; with None, the run's own reward model.
+def load_scorer(
+    options: RewardOptions, run: RunContext | None, option: str = "evaluators"
+) -> RewardScorer | None:
+    """Return the reward model or function of the options; with none, the run's own reward model.
 
-    None is returned if that one has not been trained yet.
+    None is returned if that one has not been trained yet. ``option``: the table of the options, for
+    error messages.
 
     Raises:
         UsageError: there is no such reward model or function.
     """
     from tunesmith_torch.rlhf.reward_functions import FunctionReward
 
-    if reference is not None and is_function_reference(reference):
-        return FunctionReward.from_file(reference)
-    if reference is None:
+    if options.plugin is not None:
+        return FunctionReward.from_package(options.plugin, f"{option}.plugin")
+    if options.reward is None:
         if run is None:
-            raise UsageError("evaluators.reward: must be set outside of a run")
-        artifact = _stage_artifact(REWARD_STAGE, run, "evaluators.reward")
+            raise UsageError(f"{option}.reward: must be set outside of a run")
+        artifact = _stage_artifact(REWARD_STAGE, run, f"{option}.reward")
         return None if artifact is None else _load_reward_model(artifact, run.model, run.device)
-    folder = Path(reference)
+    if is_function_reference(options.reward):
+        return FunctionReward.from_file(options.reward, f"{option}.reward")
+    return _find_reward_model(Path(options.reward), run, f"{option}.reward")
+
+
+def _find_reward_model(folder: Path, run: RunContext | None, option: str) -> RewardScorer:
     artifact = next((f for f in (folder, folder / REWARD_STAGE) if _has_reward_head(f)), None)
     artifact = artifact or next(filter(_has_reward_head, sorted(folder.glob("*/*"))), None)
     if artifact is None:
         raise UsageError(
-            f"evaluators.reward: no reward model found in {folder}",
+            f"{option}: no reward model found in {folder}",
             hint='name the folder of a reward model, or a function as "file.py:function"',
         )
     from tunesmith_torch.compare.open_by_name import find_enclosing_run
@@ -138,7 +173,7 @@ def load_scorer(reference: str | None, run: RunContext | None) -> RewardScorer |
         return _load_reward_model(artifact, plan.found_model.fetch(), device)
     if run is None:
         raise UsageError(
-            f"evaluators.reward: {artifact} is not in a run folder, so its base model is unknown"
+            f"{option}: {artifact} is not in a run folder, so its base model is unknown"
         )
     return _load_reward_model(artifact, run.model, device)
 

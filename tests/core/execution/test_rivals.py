@@ -60,6 +60,7 @@ TABLE = replace(
     cost=10,
     needs_model=False,
     suits=lambda records: len(records) > 3,
+    is_configured=lambda options: options.sizes == [3],
 )
 
 
@@ -126,6 +127,8 @@ def test_default_rivals_suit_the_rows_and_can_be_measured(table_bench: Bench) ->
     assert names([*range(3)], evaluator) == ["zero-shot", "random-shots"]
     assert names([*range(9)], scoring) == ["zero-shot", "random-shots"]
     assert names([*range(3 * SAMPLE)], evaluator)[0] == "table"
+    plan = table_bench.plan(baselines={"table": {"sizes": [3]}})
+    assert names([*range(3)], evaluator) == ["table", "zero-shot", "random-shots"], "configured"
     named = table_bench.plan(baselines={"use": ["table"]})
     assert [r.offer.name for r in choose_rivals(named, [], evaluator)] == ["table"]
 

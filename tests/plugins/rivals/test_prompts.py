@@ -132,7 +132,8 @@ def test_prompts_of_the_user(tmp_path: Path) -> None:
     assert [m.text for m in built(variants[0])] == ["Be brief.", "my mortgage is gone"]
     assert [m.text for m in built(variants[1])] == ["Sort: my mortgage is gone"]
     assert list_variants(PROMPT, TRAIN) == []
-    assert not PROMPT.suits(TRAIN)
+    assert not PROMPT.suits(TRAIN) and not PROMPT.is_configured(PromptOptions())
+    assert PROMPT.is_configured(PromptOptions(files=files))
 
 
 def test_a_prompt_that_is_missing_is_an_error_before_the_run(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from tunesmith.contracts import Finding
     from tunesmith.offers import EvaluatorOffer
+    from tunesmith.plan import Plan
+    from tunesmith.records import Record
 
 
 @hookimpl
@@ -17,3 +20,11 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
     from tunesmith_plugins.evaluators.win_rate.offer import WIN_RATE
 
     return [WIN_RATE]
+
+
+@hookimpl
+def tunesmith_review_data(plan: Plan, heldout: Sequence[Record]) -> Sequence[Finding]:
+    """Check that the judge is none that the run trains on."""
+    from tunesmith_plugins.evaluators.win_rate.review import review
+
+    return list(review(plan, heldout))

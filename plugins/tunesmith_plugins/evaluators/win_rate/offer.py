@@ -14,7 +14,7 @@ from tunesmith.records import Record, last_exchange
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
-    is_function_reference,
+    RewardOptions,
     load_scorer,
     open_other_model,
 )
@@ -22,7 +22,7 @@ from tunesmith_torch.compare.other_model import (
 METRIC = Metric(name="win_rate", higher_is_better=True, bounds=(0, 1))
 
 
-class WinRateOptions(ComparisonOptions):
+class WinRateOptions(ComparisonOptions, RewardOptions):
     """Options: the other model, the judge, and how long an answer may be."""
 
     EARLIER: ClassVar[Mapping[str, str]] = {"tokens": "max_new_tokens"}
@@ -30,19 +30,14 @@ class WinRateOptions(ComparisonOptions):
     reward: DataPath | None = Field(
         None,
         description=(
-            'The judge: a Python function as "file.py:function" that takes a prompt and an answer '
-            "and returns a number, or the folder of a reward model. Unset: the reward model of "
-            "this run."
+            'The judge: a Python function as "file.py:function" that takes a prompt and an answer, '
+            "both text, and returns a number, or the folder of a reward model. If `plugin` is "
+            "unset too: the reward model of this run, which the policy learns to please."
         ),
     )
     max_new_tokens: int = Field(
         128, ge=1, description="Most tokens that either model generates for an answer."
     )
-
-    @property
-    def uses_reward_model(self) -> bool:
-        """True if the judge is a reward model, False if it is a function."""
-        return self.reward is None or not is_function_reference(self.reward)
 
 
 class WinRate(ComparingEvaluator):
@@ -55,7 +50,7 @@ class WinRate(ComparingEvaluator):
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
         """Return one value per record; nothing while the other model or the judge is untrained."""
-        other, scorer = open_other_model(self.options, run), load_scorer(self.options.reward, run)
+        other, scorer = open_other_model(self.options, run), load_scorer(self.options, run)
         if other is None or scorer is None:
             return []
         prompts = [last_exchange(record)[0] for record in records]
@@ -89,5 +84,6 @@ WIN_RATE = EvaluatorOffer(
     build=build,
     metrics=(METRIC,),
     needs=("torch>=2.11", "transformers>=5.17"),
+    generates=True,
     model_count=lambda options: 2 + options.uses_reward_model,
 )

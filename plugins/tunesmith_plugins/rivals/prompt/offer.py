@@ -60,4 +60,5 @@ PROMPT = RivalOffer(
     solution="prompt",
     cost=110,
     needs_model=True,
+    is_configured=lambda options: bool(options.files),
 )

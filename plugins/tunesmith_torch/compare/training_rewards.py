@@ -1,0 +1,55 @@
+"""The rewards that a technique trains on, as its options name them.
+
+A judge must not be one of them: a policy learns to please what it is trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from tunesmith_torch.compare.other_model import RewardOptions
+from tunesmith_torch.options.policy import PolicyOptions
+
+
+@dataclass(frozen=True)
+class TrainingRewards:
+    """The rewards that a policy is trained on, and the one that only monitors it."""
+
+    functions: tuple[str, ...]
+    """Functions: ``file.py:function`` or ``package.module:function``."""
+    has_reward_model: bool
+    model: str | None
+    """Folder of the reward model if it is not trained in the run."""
+    gold: str | None
+    """Function that nothing is trained on; None: none is named."""
+
+    def includes(self, judge: RewardOptions) -> bool:
+        """Return True if a judge is one of the rewards; without a name it is the run's own."""
+        name = judge.plugin or judge.reward
+        if name is None:
+            return self.has_reward_model
+        return name in self.functions or self._is_the_model(Path(name))
+
+    def _is_the_model(self, folder: Path) -> bool:
+        if not (self.has_reward_model and self.model):
+            return False
+        model = Path(self.model).resolve()
+        return folder.resolve() in (model, *model.parents)
+
+
+def find_training_rewards(config: BaseModel) -> TrainingRewards | None:
+    """Return the rewards in the options of a technique; None if it does not train on rewards."""
+    tables = [config, *(getattr(config, name) for name in type(config).model_fields)]
+    policy = next((table for table in tables if isinstance(table, PolicyOptions)), None)
+    if policy is None or getattr(policy, "skip", False):
+        return None
+    named = [term.function or term.plugin for term in policy.rewards]
+    return TrainingRewards(
+        functions=tuple(filter(None, named)),
+        has_reward_model=policy.needs_reward_model,
+        model=getattr(getattr(config, "reward", None), "initial_model", None),
+        gold=policy.monitor.gold,
+    )
