@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,11 @@ from tunesmith_plugins.estimate.memory_peak import compute_peak
 from tunesmith_torch.runtime.machine import Device, Machine
 
 HERE = Path(__file__).parent
-PLUGINS = HERE.parent / "plugins"
+sys.path.insert(0, str(HERE))
+
+from generator.python_api import python_api  # noqa: E402 - found there
+from generator.toolkit import toolkit  # noqa: E402
+
 NOTE = "<!-- Written by docs/generate.py from the code. Change the code, then run it again. -->\n"
 
 
@@ -53,6 +55,7 @@ def pages() -> dict[str, str]:
         "reference/events.md": NOTE + "\n".join(event_kinds()),
         "reference/exit-codes.md": NOTE + "\n".join(exit_codes()),
         "reference/toolkit.md": NOTE + "\n".join(toolkit()),
+        "reference/python.md": NOTE + "\n".join(python_api()),
         "how-to/plan.md": planning(),
         "../contrib/README.md": NOTE + "\n".join(contrib()),
     }
@@ -310,185 +313,6 @@ def contrib() -> Iterator[str]:
         "`src/`, tests that run the conformance kit, and a README.md with a run file that a test "
         "runs.\n"
     )
-
-
-TOOLKITS = ("tunesmith_torch", "tunesmith_data", "tunesmith_evidence")
-
-
-def toolkit() -> Iterator[str]:
-    """Yield the page on the toolkits: the public functions and classes of every module, by layer.
-
-    Signatures and docstrings are read from the source, so that torch is not imported.
-    """
-    yield "# Toolkit\n"
-    yield (
-        "The functions and classes that plugins may use to build techniques (`tunesmith_torch`), "
-        "data loaders and checks of data (`tunesmith_data`), and verdicts and rivals "
-        "(`tunesmith_evidence`). The layers are in order: a module imports from its own layer "
-        "and from those further down. A module's public names are those in its "
-        "`__all__`; without one, the functions and classes that it defines and whose names do not "
-        "begin with an underscore.\n"
-    )
-    for package in TOOLKITS:
-        home = PLUGINS / package
-        yield f"## `{package}`\n"
-        yield docstring(parsed(home / "__init__.py")) + "\n"
-        yield from exports(parsed(home / "__init__.py"))
-        for layer in layers_of(package):
-            path = home / layer
-            if not path.is_dir():
-                yield from module_section(path.with_suffix(".py"), level=3)
-                continue
-            yield f"### `{package}.{layer}`\n"
-            yield docstring(parsed(path / "__init__.py")) + "\n"
-            for module in sorted(path.glob("[!_]*.py")):
-                yield from module_section(module, level=4)
-
-
-def layers_of(package: str) -> list[str]:
-    """Return the rooms or modules of a toolkit, the highest layer first.
-
-    Raises:
-        ValueError: a room or module of the package is in no layer of pyproject.toml.
-    """
-    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = project["tool"]["importlinter"]["contracts"]
-    (layers,) = (c["layers"] for c in contracts if c.get("containers") == [package])
-    names = [name.strip() for layer in layers for name in layer.split("|")]
-    home = PLUGINS / package
-    found = {p.stem for p in home.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
-    if missing := {name for name in found if not name.startswith("_")} - set(names):
-        raise ValueError(f"{package}: in no layer of pyproject.toml: {', '.join(sorted(missing))}")
-    return names
-
-
-@cache
-def parsed(path: Path) -> ast.Module:
-    """Return the syntax tree of a source file."""
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-def public_names(module: ast.Module) -> list[str]:
-    """Return the public names of a module.
-
-    Those are the names in its ``__all__`` or, without one, the functions and classes that the
-    module defines and whose names do not begin with an underscore.
-    """
-    for node in module.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return [str(name) for name in ast.literal_eval(node.value)]
-    defined = (ast.FunctionDef, ast.ClassDef)
-    return [
-        node.name
-        for node in module.body
-        if isinstance(node, defined) and not node.name.startswith("_")
-    ]
-
-
-def exports(package: ast.Module) -> Iterator[str]:
-    """Yield the names that a package re-exports, each with the module that defines it."""
-    homes = {
-        alias.name: node.module
-        for node in package.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    names = [name for name in public_names(package) if name in homes]
-    if names:
-        yield "Importable from the package itself:\n"
-        yield from (f"- `{name}`, from `{homes[name]}`" for name in names)
-        yield ""
-
-
-def module_section(path: Path, *, level: int) -> Iterator[str]:
-    """Yield the section of one module; nothing if it has no public function or class."""
-    module = parsed(path)
-    nodes = {n.name: n for n in module.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-    shown = [nodes[name] for name in public_names(module) if name in nodes]
-    if not shown:
-        return
-    name = ".".join(path.relative_to(PLUGINS).with_suffix("").parts)
-    yield f"{'#' * level} `{name}`\n"
-    yield docstring(module) + "\n"
-    for node in shown:
-        yield from item(signature_of(node), docstring(node))
-        for method in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-                yield from item(signature_of(method, node.name), docstring(method), "  ")
-    yield ""
-
-
-def item(signature: str, text: str, indent: str = "") -> Iterator[str]:
-    """Yield a list item: a signature and, on the next line, what it does."""
-    yield f"{indent}- `{signature}`" + ("\\" if text else "")
-    if text:
-        yield f"{indent}  {text}"
-
-
-def signature_of(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> str:
-    """Return a function's signature, or a class with the arguments that make an instance."""
-    if isinstance(node, ast.ClassDef):
-        return f"class {node.name}{constructor(node)}"
-    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
-    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    name = f"{owner}.{node.name}" if owner else node.name
-    if decorators & {"property", "cached_property"}:
-        return f"{name}: {ast.unparse(node.returns)}" if node.returns else name
-    bound = bool(owner) and "staticmethod" not in decorators
-    return f"{name}({arguments_of(node, bound=bound)}){result}"
-
-
-def constructor(node: ast.ClassDef) -> str:
-    """Return the arguments in brackets that make an instance; empty if that is not for callers."""
-    for method in node.body:
-        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-            return f"({arguments_of(method, bound=True)})"
-    if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        return ""
-    fields = [
-        argument(node.target.id, node.annotation, node.value)
-        for node in node.body
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and not node.target.id.startswith("_")
-        and "ClassVar" not in ast.unparse(node.annotation)
-    ]
-    return f"({', '.join(fields)})" if fields else ""
-
-
-def arguments_of(node: ast.FunctionDef, *, bound: bool) -> str:
-    """Return the arguments of a function, without ``self`` or ``cls`` if it is bound."""
-    args = node.args
-    positional = [*args.posonlyargs, *args.args]
-    defaults = [None] * (len(positional) - len(args.defaults)) + args.defaults
-    pairs = list(zip(positional, defaults, strict=True))[1 if bound else 0 :]
-    parts = [argument(arg.arg, arg.annotation, value) for arg, value in pairs]
-    if args.vararg:
-        parts.append("*" + argument(args.vararg.arg, args.vararg.annotation))
-    elif args.kwonlyargs:
-        parts.append("*")
-    named = zip(args.kwonlyargs, args.kw_defaults, strict=True)
-    parts += [argument(arg.arg, arg.annotation, value) for arg, value in named]
-    if args.kwarg:
-        parts.append("**" + argument(args.kwarg.arg, args.kwarg.annotation))
-    return ", ".join(parts)
-
-
-def argument(name: str, annotation: ast.expr | None, default: ast.expr | None = None) -> str:
-    """Return one argument or dataclass field as a signature shows it."""
-    text = name if annotation is None else f"{name}: {ast.unparse(annotation)}"
-    if default is None:
-        return text
-    value = ast.unparse(default)
-    return f"{text} = {'...' if value.startswith('field(') else value}"
-
-
-def docstring(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
-    """Return the first paragraph of a docstring as one line of Markdown."""
-    paragraph = (ast.get_docstring(node) or "").partition("\n\n")[0]
-    text = " ".join(paragraph.split())
-    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"``\1``", text)
-    return text.replace("``", "`")
 
 
 def main() -> None:

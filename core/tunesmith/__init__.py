@@ -6,33 +6,28 @@ The package imports nothing heavy. The names below are imported when they are fi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tunesmith._version import __version__
 
-if TYPE_CHECKING:
-    from tunesmith.api import read_report, resume, run
-    from tunesmith.errors import TunesmithError
-    from tunesmith.hookspecs import hookimpl
+_NAMES = {"TunesmithError": "errors", "hookimpl": "hookspecs", "read_report": "api"}
+_FUNCTIONS = ("Run", "check", "estimate", "evaluate", "make_plan", "open_run", "resume", "run")
+"""The Python API, which is above the core: entry points of this distribution."""
 
-__all__ = ["TunesmithError", "__version__", "hookimpl", "read_report", "resume", "run"]
-
-_MODULES = {
-    "TunesmithError": "errors",
-    "hookimpl": "hookspecs",
-    "read_report": "api",
-    "resume": "api",
-    "run": "api",
-}
+__all__ = [*_NAMES, *_FUNCTIONS, "__version__"]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used."""
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from importlib import import_module, metadata
 
-    value: object = vars(import_module(f"{__name__}.{module}"))[name]
+    if name in _NAMES:
+        value: object = vars(import_module(f"{__name__}.{_NAMES[name]}"))[name]
+    elif name in _FUNCTIONS:
+        points = metadata.distribution(__name__).entry_points
+        found = [*points.select(group="tunesmith.python", name=name)]
+        if not found:
+            raise AttributeError(f"{__name__}.{name} is not in the installed package: reinstall it")
+        value = found[0].load()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value

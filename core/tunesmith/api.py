@@ -1,19 +1,12 @@
-"""The Python API: functions for what the command line does, executed along the same path.
-
-::
-
-    import tunesmith
-
-    report = tunesmith.run("run.toml", sets=["technique.adapter.rank=8"])
-    print(report.finished.verdict["sentence"])
-"""
+"""The functions behind both the command line and the Python API."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tunesmith import distributed
 from tunesmith.catalog import Catalog
@@ -30,57 +23,15 @@ from tunesmith.plugins import Selection, attribute_errors_to, find_plugins
 from tunesmith.storage import RunFolder, atomic, read_events
 
 PathLike = str | os.PathLike[str]
+RunFileLike = PathLike | Mapping[str, Any]
+"""The path of a run file, or its tables."""
 
 
-def run(
-    run_file: PathLike,
-    *,
-    sets: Sequence[str] = (),
-    out: PathLike | None = None,
-    force: bool = False,
-) -> Report:
-    """Execute a run file and return the report.
-
-    Args:
-        sets: overrides, each as ``technique.epochs=1``.
-        out: the run folder; without it, a new one is created below ``[run] folder``.
-        force: run although the predicted memory exceeds the available memory.
-
-    Raises:
-        TunesmithError: the run ended early; its folder holds a report nevertheless.
-    """
-    if distributed.rank() > 0:
-        return run_worker_rank()
-    plan, catalog = load_plan(run_file, sets=sets)
-    refuse_unrunnable(plan)
-    folder = create_run_folder(plan, None if out is None else Path(out))
-    return execute.run(plan, catalog, folder, force=force)
-
-
-def resume(
-    folder: PathLike, *, accept_changes: bool = False, trust_plugins: bool = False
-) -> Report:
-    """Continue a run that was stopped, was killed or failed.
-
-    Args:
-        accept_changes: continue although data, options, base model or plugins have changed.
-        trust_plugins: see :func:`open_run`.
-
-    Raises:
-        UsageError: the run is finished, is of an earlier version, names code that is not trusted,
-            or its data, options, base model or plugins have changed without ``accept_changes``.
-    """
-    if distributed.rank() > 0:
-        return run_worker_rank()
-    run_folder, plan, catalog = open_run(folder, trust_plugins=trust_plugins)
-    return continue_run(run_folder, plan, catalog, accept_changes=accept_changes)
-
-
-def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) -> Report:
+def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) -> Path:
     """Train with rank 0, as a worker rank (above 0) does in place of a run.
 
     Returns:
-        The report of rank 0, also if its run failed: rank 0 reports the error.
+        The run folder of rank 0, also if its run failed: rank 0 reports the error.
 
     Raises:
         TunesmithError: this rank could not take part.
@@ -89,12 +40,12 @@ def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) 
     with rank_zero.exit_with_rank_zero():
         if rank_zero.wait_for_training():
             # Rank 0 has started the run, or asked about its code.
-            run_folder, plan, _ = open_run(
+            run_folder, plan, _ = load_run(
                 rank_zero.folder, files=files, disabled=disabled, trust_plugins=True
             )
             worker_rank.run_worker_rank(plan, run_folder)
         rank_zero.wait_for_end()
-    return execute.load_report(RunFolder.open(rank_zero.folder))
+    return rank_zero.folder
 
 
 def read_report(folder: PathLike) -> Report:
@@ -103,9 +54,9 @@ def read_report(folder: PathLike) -> Report:
 
 
 def load_plan(
-    run_file: PathLike,
+    run_file: RunFileLike,
     *,
-    sets: Sequence[str] = (),
+    sets: Sequence[str] | Mapping[str, Any] = (),
     files: Sequence[str] = (),
     disabled: Sequence[str] = (),
 ) -> tuple[Plan, Catalog]:
@@ -114,10 +65,11 @@ def load_plan(
     ``files`` and ``disabled`` are added to ``[plugins]`` of the run file and become part of the
     plan: a resumed run needs the same plugins.
     """
-    return _make_plan(read_run_file(Path(run_file), sets=sets), files, disabled)
+    source = run_file if isinstance(run_file, Mapping) else Path(run_file)
+    return _make_plan(read_run_file(source, sets=sets), files, disabled)
 
 
-def open_run(
+def load_run(
     folder: PathLike,
     *,
     files: Sequence[str] = (),

@@ -25,7 +25,7 @@ from typing import Any
 
 import tomli_w
 
-from tunesmith import api
+import tunesmith
 from tunesmith.execution.evaluate import read_rows
 from tunesmith_evidence.fit import Fit, diagnose_fit
 from tunesmith_torch.testing.tiny_model import save_tiny_model
@@ -102,7 +102,7 @@ def run_trial(folder: Path, seed: int, *, overtrained: bool) -> Trial:
         "baselines": {"use": []},
     }
     (folder / "run.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
-    report = api.run(folder / "run.toml", out=folder / "run")
+    report = tunesmith.run(folder / "run.toml", out=folder / "run").report
     fit = diagnose_fit(folder / "run", report)
     assert fit is not None
     (trained,) = report.training_rows.values()

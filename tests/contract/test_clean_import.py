@@ -99,7 +99,13 @@ by_imports = changes()
 exec(extra)
 print("\\x1d" + json.dumps([names, by_imports, changes()]))
 '''
-PACKAGES = ("tunesmith_torch", "tunesmith_data", "tunesmith_evidence", "tunesmith_plugins")
+PACKAGES = (
+    "tunesmith_torch",
+    "tunesmith_data",
+    "tunesmith_evidence",
+    "tunesmith_plugins",
+    "tunesmith_python",
+)
 
 
 CHANGES = {

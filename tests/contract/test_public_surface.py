@@ -22,6 +22,7 @@ SOURCE_ROOTS = {
     "tunesmith_evidence": ROOT / "plugins",
     "tunesmith_torch": ROOT / "plugins",
     "tunesmith_plugins": ROOT / "plugins",
+    "tunesmith_python": ROOT / "plugins",
     **{path.name: path.parent for path in sorted(ROOT.glob("contrib/*/src/*"))},
 }
 PLUGINS = "tunesmith_plugins"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tunesmith
 from tunesmith import api
 from tunesmith.errors import ConfigError, PluginError, UsageError
 from tunesmith.execution import execute
@@ -38,7 +39,7 @@ def failed(tmp_path: Path) -> RunFolder:
     lines = "".join(f"question {n}\tanswer {n}\n" for n in range(20))
     (tmp_path / "data.tsv").write_text(lines, encoding="utf-8")
     with pytest.raises(PluginError, match="is not on the device"):
-        api.run(tmp_path / "run.toml", out=tmp_path / "out")
+        tunesmith.run(tmp_path / "run.toml", out=tmp_path / "out")
     return RunFolder(tmp_path / "out")
 
 
@@ -52,7 +53,7 @@ def test_a_run_with_an_earlier_log_is_not_resumed(failed: RunFolder) -> None:
     replace_in(failed.events, '"step-finished"', '"stepped"')
     before = failed.events.read_bytes()
     with pytest.raises(UsageError, match=EARLIER_VERSION) as caught:
-        api.resume(failed.path)
+        tunesmith.resume(failed.path)
     assert "\n" not in caught.value.message and str(failed.path) in caught.value.message
     assert failed.events.read_bytes() == before
     assert api.read_report(failed.path).steps
@@ -65,12 +66,12 @@ def test_a_run_with_an_earlier_field_in_its_log_is_not_resumed(failed: RunFolder
             line["extras"] = line.pop("metrics")
     failed.events.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     with pytest.raises(UsageError, match=EARLIER_VERSION):
-        api.resume(failed.path)
+        tunesmith.resume(failed.path)
 
 
 def test_a_run_with_an_earlier_key_in_its_run_file_is_not_opened(failed: RunFolder) -> None:
     replace_in(failed.run_file, "[baselines]\n", '[baselines]\ninstruction = "Be brief."\n')
-    for use in (api.resume, api.open_run):
+    for use in (tunesmith.resume, api.load_run):
         with pytest.raises(UsageError, match=EARLIER_VERSION) as caught:
             use(failed.path)
         assert not isinstance(caught.value, ConfigError)
@@ -81,7 +82,7 @@ def test_a_run_with_an_earlier_key_in_its_run_file_is_not_opened(failed: RunFold
 def test_an_unknown_key_in_a_stored_run_file_is_named(failed: RunFolder) -> None:
     replace_in(failed.run_file, "[baselines]\n", '[baselines]\nno_such_key = "x"\n')
     with pytest.raises(ConfigError, match=r"baselines\.no_such_key: unknown key"):
-        api.resume(failed.path)
+        tunesmith.resume(failed.path)
 
 
 def test_two_processes_with_one_out_folder(
@@ -98,7 +99,7 @@ def test_two_processes_with_one_out_folder(
 
 def test_a_run_of_this_version_is_resumed(failed: RunFolder) -> None:
     replace_in(failed.run_file, '"raise"', '"well"')
-    report = api.resume(failed.path, accept_changes=True)
-    assert report.status == "ok"
+    run = tunesmith.resume(failed.path, accept_changes=True)
+    assert run.report.status == "ok"
     with pytest.raises(UsageError, match="the run is finished"):
-        api.resume(failed.path)
+        tunesmith.resume(failed.path)

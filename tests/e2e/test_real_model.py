@@ -84,7 +84,7 @@ def test_plain_peft_loads_the_adapter_with_equal_scores(finished: Path) -> None:
     from tunesmith import api
     from tunesmith.records import Message
 
-    place, plan, _ = api.open_run(finished)
+    place, plan, _ = api.load_run(finished)
     model = api.open_models(place, plan)["tuned"]
     prompts = [(Message("user", f"colour of {word}?"),) for word in COLOURS]
     ours = [sum(s.logprobs) for s in model.score(prompts, list(COLOURS.values()))]

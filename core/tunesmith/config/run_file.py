@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,18 +32,26 @@ class RunFile:
 
 
 def read_run_file(
-    path: Path, *, sets: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    source: Path | Mapping[str, Any],
+    *,
+    sets: Sequence[str] | Mapping[str, Any] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> RunFile:
     """Read a run file and apply overrides: the command line over the environment over the file.
 
     Args:
-        sets: ``key=value`` as for ``--set``; the value is TOML, or else a plain string.
+        source: the file, or its tables; their relative paths start at the working folder.
+        sets: values by dotted key; or ``key=value`` as for ``--set``, where the value is TOML or
+            else a plain string.
 
     Raises:
         UsageError: no such file.
         ConfigError: the file is not TOML, or the key of an override does not exist.
     """
-    tables = parse(_read_text(path), str(path))
+    if isinstance(source, Path):
+        path, tables = source, parse(_read_text(source), str(source))
+    else:
+        path, tables = Path.cwd() / "run", deepcopy(dict(source))
     origins = {key: path.name for key in _dotted_keys(tables)}
     variables = os.environ if environment is None else environment
     for name in sorted(variables):
@@ -51,14 +60,17 @@ def read_run_file(
             value = parse_value(variables[name])
             set_value(tables, key, value, where=name)
             _set_origin(origins, key, value, f"environment variable {name}")
-    for item in sets:
-        key, separator, text = item.partition("=")
-        if not separator:
-            raise UsageError(f"--set {item}: expected key=value", hint="--set technique.epochs=1")
-        value = parse_value(text)
-        set_value(tables, key.strip(), value, where="--set")
-        _set_origin(origins, key.strip(), value, "--set")
+    for key, value in sets.items() if isinstance(sets, Mapping) else map(_parse_set, sets):
+        set_value(tables, key, value, where="--set")
+        _set_origin(origins, key, value, "--set")
     return RunFile(tables=tables, folder=path.resolve().parent, stem=path.stem, origins=origins)
+
+
+def _parse_set(item: str) -> tuple[str, Any]:
+    key, separator, text = item.partition("=")
+    if not separator:
+        raise UsageError(f"--set {item}: expected key=value", hint="--set technique.epochs=1")
+    return key.strip(), parse_value(text)
 
 
 def parse(text: str, name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def open_by_name(reference: str, *, device: str = "auto", option: str = "model")
     """
     folder = Path(reference)
     if _is_run_folder(folder):
-        run_folder, plan, _ = api.open_run(folder)
+        run_folder, plan, _ = api.load_run(folder)
         return api.open_models(run_folder, plan)["tuned"]
     if (enclosing_plan := find_enclosing_run(folder)) and any(
         (folder / name).is_file() for name in _ARTIFACT_CONFIGS
@@ -66,7 +66,7 @@ def find_enclosing_run(folder: Path) -> Plan | None:
     """Return the plan of the run whose folder contains ``folder``; None if there is no such run."""
     for parent in folder.absolute().parents:
         if _is_run_folder(parent):
-            return api.open_run(parent)[1]
+            return api.load_run(parent)[1]
     return None
 
 

@@ -146,12 +146,13 @@ def test_out_is_the_run_folder_and_never_overwritten(tunesmith: Tunesmith, finis
 
 def test_the_python_api_gives_the_same_run(here: Path) -> None:
     import tunesmith as package
+    from tunesmith import api
 
     (here / "run.toml").write_text(RUN_FILE + f"[plugins]\nfiles = [{json.dumps(str(FAKE))}]\n")
-    report = package.run("run.toml", sets=["technique.steps=4"], out="python")
+    report = package.run("run.toml", set={"technique.steps": 4}, out="python").report
     assert report.status == "ok"
     assert [event.steps for event in report.training_finished.values()] == [4]
-    assert package.read_report("python").to_json() == report.to_json()
+    assert api.read_report("python").to_json() == report.to_json()
     with pytest.raises(package.TunesmithError, match="is finished"):
         package.resume("python")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith import api
+from tunesmith import api, resume
 from tunesmith.cli.app import app
 from tunesmith.config import trust
 from tunesmith.config.run_file import read_run_file
@@ -135,13 +135,13 @@ def test_an_own_run_is_opened_without_a_question(own: Path, tmp_path: Path) -> N
 
 
 def test_the_api_refuses_too(foreign: Path) -> None:
-    for use in (api.open_run, api.resume):
+    for use in (api.load_run, resume):
         with pytest.raises(UsageError, match="names code"):
             use(foreign)
     with pytest.raises(UsageError, match="names code"):
         replay_events(foreign, "jsonlines")
     assert not was_run(foreign)
-    api.open_run(foreign, trust_plugins=True)
+    api.load_run(foreign, trust_plugins=True)
     assert was_run(foreign)
 
 

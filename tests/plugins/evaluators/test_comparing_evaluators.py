@@ -137,7 +137,7 @@ def test_comparing_evaluators_in_a_run_of_three_stages(tmp_path: Path) -> None:
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "run.toml").write_text(RUN)
-    report = tunesmith.run(tmp_path / "run.toml", out=tmp_path / "out")
+    report = tunesmith.run(tmp_path / "run.toml", out=tmp_path / "out").report
     found = {(e.model, e.metric): e for e in report.measured.values()}
     models = {name for name, _ in found}
     assert {"zero-shot", "supervised", "tuned"} <= models

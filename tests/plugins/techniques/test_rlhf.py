@@ -80,7 +80,7 @@ def run_file(project: Path, name: str, **stages: dict[str, Any]) -> Path:
 
 
 def test_run_file_with_three_stages(project: Path) -> None:
-    report = tunesmith.run(run_file(project, "three-stages"), out=project / "three-stages")
+    report = tunesmith.run(run_file(project, "three-stages"), out=project / "three-stages").report
     assert report.status == "ok"
     content = report.to_json()
     assert list(content["stages"]) == ["supervised", "reward", "policy"]
@@ -160,7 +160,7 @@ def test_reward_hacking_ends_with_exit_code_6(project: Path) -> None:
         reward={"skip": True},
         policy={**policy, "monitor__accept_divergence": True},
     )
-    assert tunesmith.run(accepting, out=project / "accepted").status == "ok"
+    assert tunesmith.run(accepting, out=project / "accepted").report.status == "ok"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def read_run_prompts(folder: Path) -> list[Conversation]:
     Raises:
         UsageError: the data of the run has no prompts.
     """
-    _, plan, _ = api.open_run(folder)
+    _, plan, _ = api.load_run(folder)
     _, parts = load_data(plan)
     prompts = (last_exchange(record)[0] for record in parts.train)
     unique = list(dict.fromkeys(prompt for prompt in prompts if isinstance(prompt, tuple)))

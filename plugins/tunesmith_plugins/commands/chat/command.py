@@ -97,7 +97,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     model gets the system prompt of [baselines], as in the evaluation. The winner needs no training
     data: it is below the run folder.
     """
-    folder, plan, _ = api.open_run(run, files=state.files, disabled=state.disabled)
+    folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
     opened = _open_models(folder, plan, compare, base_only, winner)
     if "base" in opened:
         opened["base"] = PromptedModel(opened["base"], plan.baselines.system_prompt)

@@ -57,7 +57,7 @@ def command(
     The merged model is loaded again and compared with the trained model on held-out prompts. If
     they differ by more than --max-kl, the exit code is 6 and nothing is written.
     """
-    folder, plan, _ = api.open_run(run)
+    folder, plan, _ = api.load_run(run)
     adapter = _find_adapter(folder, plan)
     options = _merge_options(plan, into, max_kl)
     _, parts = load_data(plan)

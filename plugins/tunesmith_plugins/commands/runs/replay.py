@@ -20,9 +20,9 @@ def replay_events(folder: Path, reporter: str) -> None:
     it. So a run that was killed can be reported, also with a reporter that was installed later.
 
     Raises:
-        UsageError: no such reporter is installed, or see :func:`tunesmith.api.open_run`.
+        UsageError: no such reporter is installed, or see :func:`tunesmith.api.load_run`.
     """
-    run_folder, plan, catalog = api.open_run(folder)
+    run_folder, plan, catalog = api.load_run(folder)
     component = next((c for c in plan.reporters if reporter in (c.use, c.offer.name)), None)
     if component is None:
         try:

@@ -41,7 +41,7 @@ def command(state: CliState, run: Path, accept_changes: bool, as_json: bool) -> 
     if distributed.rank() > 0:
         api.run_worker_rank(files=state.files, disabled=state.disabled)
         return
-    folder, plan, catalog = api.open_run(run, files=state.files, disabled=state.disabled)
+    folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     with show_failed_run(folder, as_json):
         report = api.continue_run(
             folder, without_reporters_if_quiet(plan, state), catalog, accept_changes=accept_changes

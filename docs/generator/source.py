@@ -1,0 +1,195 @@
+"""Read names, signatures and docstrings from source files, without importing them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a source file."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def public_names(module: ast.Module) -> list[str]:
+    """Return the public names of a module.
+
+    Those are the names in its ``__all__`` or, without one, the functions and classes that the
+    module defines and whose names do not begin with an underscore.
+    """
+    for node in module.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return [str(name) for name in ast.literal_eval(node.value)]
+    defined = (ast.FunctionDef, ast.ClassDef)
+    return [
+        node.name
+        for node in module.body
+        if isinstance(node, defined) and not node.name.startswith("_")
+    ]
+
+
+def signature_of(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> str:
+    """Return a function's signature, or a class with the arguments that make an instance."""
+    if isinstance(node, ast.ClassDef):
+        return f"class {node.name}{constructor(node)}"
+    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    name = f"{owner}.{node.name}" if owner else node.name
+    if decorators & {"property", "cached_property"}:
+        return f"{name}: {ast.unparse(node.returns)}" if node.returns else name
+    bound = bool(owner) and "staticmethod" not in decorators
+    return f"{name}({arguments_of(node, bound=bound)}){result}"
+
+
+def constructor(node: ast.ClassDef) -> str:
+    """Return the arguments in brackets that make an instance; empty if that is not for callers."""
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+            return f"({arguments_of(method, bound=True)})"
+    if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return ""
+    fields = [
+        argument(node.target.id, node.annotation, node.value)
+        for node in node.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and not node.target.id.startswith("_")
+        and "ClassVar" not in ast.unparse(node.annotation)
+    ]
+    return f"({', '.join(fields)})" if fields else ""
+
+
+def arguments_of(node: ast.FunctionDef, *, bound: bool) -> str:
+    """Return the arguments of a function, without ``self`` or ``cls`` if it is bound."""
+    args = node.args
+    positional = [*args.posonlyargs, *args.args]
+    defaults = [None] * (len(positional) - len(args.defaults)) + args.defaults
+    pairs = list(zip(positional, defaults, strict=True))[1 if bound else 0 :]
+    parts = [argument(arg.arg, arg.annotation, value) for arg, value in pairs]
+    if args.vararg:
+        parts.append("*" + argument(args.vararg.arg, args.vararg.annotation))
+    elif args.kwonlyargs:
+        parts.append("*")
+    named = zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    parts += [argument(arg.arg, arg.annotation, value) for arg, value in named]
+    if args.kwarg:
+        parts.append("**" + argument(args.kwarg.arg, args.kwarg.annotation))
+    return ", ".join(parts)
+
+
+def argument(name: str, annotation: ast.expr | None, default: ast.expr | None = None) -> str:
+    """Return one argument or dataclass field as a signature shows it."""
+    text = name if annotation is None else f"{name}: {ast.unparse(annotation)}"
+    if default is None:
+        return text
+    value = ast.unparse(default)
+    return f"{text} = {'...' if value.startswith('field(') else value}"
+
+
+def docstring(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
+    """Return the first paragraph of a docstring as one line of Markdown."""
+    paragraph = (ast.get_docstring(node) or "").partition("\n\n")[0]
+    return to_markdown(" ".join(paragraph.split()))
+
+
+def to_markdown(text: str) -> str:
+    """Return a docstring's text with names in backticks instead of reStructuredText roles."""
+    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"``\1``", text)
+    return text.replace("``", "`")
+
+
+def describe(node: ast.FunctionDef | ast.ClassDef, *, level: int, owner: str = "") -> Iterator[str]:
+    """Yield the section of a function or a class: signature, docstring, fields and methods."""
+    name = f"{owner}.{node.name}" if owner else node.name
+    yield f"{'#' * level} `{name}`\n"
+    if not (isinstance(node, ast.ClassDef) and is_protocol(node)):
+        yield f"```text\n{wrap_signature(signature_of(node, owner))}\n```\n"
+    yield from render_docstring(ast.get_docstring(node) or "")
+    if isinstance(node, ast.ClassDef):
+        yield from fields_of(node)
+        for method in node.body:
+            if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                yield from describe(method, level=level + 1, owner=node.name)
+
+
+def is_protocol(node: ast.ClassDef) -> bool:
+    """Return True for a class that others implement: it has no constructor to show."""
+    return any("Protocol" in ast.unparse(base) for base in node.bases)
+
+
+def wrap_signature(signature: str, width: int = 88) -> str:
+    """Return a signature with one argument a line if it is wider than ``width``."""
+    if len(signature) <= width:
+        return signature
+    head, _, rest = signature.partition("(")
+    inner, _, tail = rest.rpartition(")")
+    depth, parts, start = 0, [], 0
+    for index, letter in enumerate(inner):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append(inner[start:index].strip())
+            start = index + 1
+    parts.append(inner[start:].strip())
+    lines = "".join(f"    {part},\n" for part in parts)
+    return f"{head}(\n{lines}){tail}"
+
+
+def fields_of(node: ast.ClassDef) -> Iterator[str]:
+    """Yield the fields of a dataclass as a list: type, default, and the text below each."""
+    shown = list[str]()
+    for index, statement in enumerate(node.body):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if statement.target.id.startswith("_") or "ClassVar" in ast.unparse(statement.annotation):
+            continue
+        after = node.body[index + 1] if index + 1 < len(node.body) else None
+        text = ""
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            text = " ".join(str(after.value.value).split())
+        value = "" if statement.value is None else f" = {field_default(statement.value)}"
+        label = f"- `{statement.target.id}: {ast.unparse(statement.annotation)}{value}`"
+        shown.append(f"{label}\\\n  {to_markdown(text)}" if text else label)
+    if shown:
+        yield "Fields:\n"
+        yield from shown
+        yield ""
+
+
+def field_default(value: ast.expr) -> str:
+    """Return the default of a dataclass field; that of a factory as a call of it."""
+    text = ast.unparse(value)
+    match = re.fullmatch(r"field\(default_factory=(\w+)\)", text)
+    return f"{match[1]}()" if match else text
+
+
+def render_docstring(text: str) -> Iterator[str]:
+    """Yield a docstring as Markdown: paragraphs, and the sections of arguments and errors."""
+    section = ""
+    for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
+        title, _, rest = paragraph.partition("\n")
+        if title in ("Args:", "Raises:", "Returns:", "Yields:"):
+            section = title
+            yield f"**{'Arguments' if title == 'Args:' else title[:-1]}**\n"
+            paragraph = textwrap.dedent(rest)
+            if title in ("Args:", "Raises:"):
+                yield from (f"- {line}" for line in entries(paragraph))
+                yield ""
+                continue
+        elif section:
+            paragraph = textwrap.dedent(paragraph)
+        if paragraph.endswith("::") or paragraph.startswith("    ") or "=====" in paragraph:
+            yield f"```text\n{textwrap.dedent(paragraph)}\n```\n"
+        else:
+            yield to_markdown(paragraph) + "\n"
+
+
+def entries(text: str) -> Iterator[str]:
+    """Yield the entries of a section as ``name: text``, the name in backticks."""
+    for entry in re.split(r"\n(?=\S)", text):
+        name, _, what = " ".join(entry.split()).partition(": ")
+        yield f"`{name}`: {to_markdown(what)}"

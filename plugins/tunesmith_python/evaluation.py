@@ -1,0 +1,69 @@
+"""Measure a model on rows of one's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from tunesmith import plugins
+from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.config.problems import convert_problems
+from tunesmith.contracts import Measurement, TextModel
+from tunesmith.errors import ConfigError, UsageError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.options import from_table
+from tunesmith.plugins import attribute_errors_to
+from tunesmith.records import Record
+from tunesmith.statistics import Interval, mean_interval
+
+
+def evaluate(
+    model: TextModel,
+    records: Sequence[Record],
+    evaluator: str = "exact-match",
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Interval]:
+    """Measure a model with an installed evaluator.
+
+    Args:
+        model: any text model, such as ``run.model()``.
+        records: at least one row, such as ``Completion(source="mine:1", prompt="Hello?",
+            completion="Hi.")`` of :mod:`tunesmith.records`.
+        evaluator: the name of an evaluator, as in ``[[evaluators]] use``.
+        options: the options of its table.
+
+    Returns:
+        By metric: the mean, its 95 % interval, and the number of rows.
+
+    Raises:
+        UsageError: there is no such evaluator, or no row.
+        ConfigError: the options are wrong.
+        PluginError: the evaluator raised.
+    """
+    catalog = Catalog(plugins.find_plugins(plugins.Selection.from_environment()))
+    try:
+        offered = catalog.find(EvaluatorOffer, evaluator)
+    except OfferNotFound as error:
+        raise UsageError(error.what, hint=error.hint) from None
+    if not records:
+        raise UsageError("records: there is no row to measure")
+    try:
+        config = from_table(offered.offer.config, options or {})
+    except ValidationError as error:
+        problems = convert_problems(error, f"evaluator {evaluator}", offered.offer.config)
+        raise ConfigError([*problems]) from None
+    metrics = {metric.name: metric for metric in offered.offer.metrics}
+    with attribute_errors_to(offered.plugin):
+        measured = [*offered.offer.build(config).measure(model, records)]
+    return {m.metric: _average(m, metrics[m.metric], records) for m in measured}
+
+
+def _average(measurement: Measurement, metric: Metric, records: Sequence[Record]) -> Interval:
+    # A quantity with a unit is no share, even where all its values are 0.
+    bounds = metric.bounds or ((-math.inf, math.inf) if metric.unit else None)
+    groups = [record.group for record in records]
+    return mean_interval(measurement.values, measurement.weights, groups=groups, bounds=bounds)

@@ -1,0 +1,84 @@
+"""Check a run file and estimate its costs, before anything is trained."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from tunesmith import api
+from tunesmith.estimates import Assumptions
+from tunesmith.events import JSON, Notice
+from tunesmith.execution import execute
+from tunesmith.execution.run_data import load_data
+from tunesmith.plan import Plan
+
+
+def check(run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None) -> list[Notice]:
+    """Check a run file and its data without a model, as ``tunesmith check`` does.
+
+    Args:
+        run_file: its path, or its tables.
+        set: overrides by dotted key.
+
+    Returns:
+        The findings. One with the level ``error`` stops a run, unless it is about held-out rows.
+
+    Raises:
+        ConfigError: the run file is wrong; it lists every problem.
+        DataError: no row is usable, or more rows are unusable than the options allow.
+    """
+    plan, catalog = api.load_plan(run_file, sets=set or {})
+    return list(execute.collect_notices(plan, catalog, *load_data(plan)))
+
+
+def make_plan(run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None) -> Plan:
+    """Return a run file as a checked value, with every default; no data is read.
+
+    ``plan.to_toml()`` is what ``tunesmith plan --resolved`` prints.
+
+    Args:
+        run_file: its path, or its tables.
+        set: overrides by dotted key.
+
+    Raises:
+        ConfigError: the run file is wrong; it lists every problem.
+    """
+    return api.load_plan(run_file, sets=set or {})[0]
+
+
+def estimate(
+    run_file: api.RunFileLike,
+    *,
+    set: Mapping[str, Any] | None = None,
+    assume: Assumptions | None = None,
+    quick: bool = False,
+) -> JSON:
+    """Estimate memory (bytes), time (seconds) and cost (US dollars), as ``tunesmith plan`` does.
+
+    Args:
+        run_file: its path, or its tables.
+        set: overrides by dotted key.
+        assume: sizes to plan with instead of the data.
+        quick: only the analytic estimate; no training step is traced.
+
+    Returns:
+        The object that ``tunesmith plan --json`` prints, ``tunesmith.plan/1``.
+
+    Raises:
+        ConfigError: the run file is wrong.
+        DataError: the data is unusable.
+        EnvironmentProblem: the base model's ``config.json`` is not on this machine.
+    """
+    from tunesmith_plugins.estimate import command, hardware, view
+    from tunesmith_plugins.estimate.compare_techniques import compare_techniques
+    from tunesmith_plugins.estimate.offer import EstimateOptions
+    from tunesmith_torch.runtime.machine import detect_machine
+
+    plan, catalog = api.load_plan(run_file, sets=set or {})
+    data = command.load_records(plan) if assume is None else ((), ())
+    prices = hardware.load_hardware(plan.table(EstimateOptions).prices)
+    estimates = compare_techniques(plan, catalog, data, assume, detect_machine(), prices)
+    first = next(estimates)
+    last = first if quick else (deque(estimates, maxlen=1) or [first])[-1]
+    return view.to_json(last)

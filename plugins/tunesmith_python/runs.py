@@ -1,0 +1,138 @@
+"""Start, continue and open runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith import api, distributed
+from tunesmith.contracts import TextModel
+from tunesmith.errors import UsageError
+from tunesmith.execution import execute
+from tunesmith.execution.report import Report
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+from tunesmith_python.comparison import RunComparison, compare_runs
+from tunesmith_python.html import report_to_html
+
+MODELS = ("tuned", "base")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been started: its results and its models. It is as good after a restart."""
+
+    path: Path
+    """The run folder."""
+    trust_plugins: bool = False
+    """True: :meth:`model` executes the plugin files that the folder names without a question."""
+
+    @property
+    def report(self) -> Report:
+        """The report, built from the events whenever it is read, also while the run goes on."""
+        return api.read_report(self.path)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the run was started with.
+
+        Raises:
+            UsageError: the run ended before it began, or names code that is not trusted.
+        """
+        return api.load_run(self.path, trust_plugins=self.trust_plugins)[1]
+
+    def model(self, name: str = "tuned") -> TextModel:
+        """Load a model of the run from disk: ``tuned``, or ``base`` for the untouched base model.
+
+        ``model.generate(["a prompt"], 64)`` returns a greedy answer of at most 64 tokens for each
+        prompt; a prompt is a text, or a tuple of messages. Each call loads the weights again.
+
+        Raises:
+            UsageError: there is no such model, or the run has not trained it yet.
+        """
+        if name not in MODELS:
+            raise UsageError(f'a run has the models {" and ".join(MODELS)}, got "{name}"')
+        folder, plan, _ = api.load_run(self.path, trust_plugins=self.trust_plugins)
+        models = api.open_models(folder, plan, tuned=name == "tuned", base=name == "base")
+        return models[name]
+
+    def compare(self, other: Run, *, confidence: float = 0.95) -> RunComparison:
+        """Compare the tuned model of this run with that of another one.
+
+        It is a paired comparison on the rows that were held out in both runs: each difference is
+        this run minus ``other``, with its interval.
+
+        Raises:
+            UsageError: the runs share no metric, or no held-out row.
+        """
+        return compare_runs(other.path, self.path, confidence=confidence)
+
+    def _repr_html_(self) -> str:
+        """Return the verdict and the scores, for notebooks."""
+        return report_to_html(self.path.name, self.report)
+
+
+def run(
+    run_file: api.RunFileLike,
+    *,
+    set: Mapping[str, Any] | None = None,
+    out: api.PathLike | None = None,
+    force: bool = False,
+) -> Run:
+    """Execute a run file, as ``tunesmith run`` does, and return the run.
+
+    Args:
+        run_file: its path, or its tables; relative paths in tables start at the working folder.
+        set: overrides by dotted key, such as ``{"technique.adapter.rank": 8}``.
+        out: the run folder; without it, a new one is created below ``[run] folder``.
+        force: run although the predicted memory exceeds the available memory.
+
+    Raises:
+        TunesmithError: the run ended early; its folder holds a report nevertheless.
+    """
+    if distributed.rank() > 0:
+        return Run(api.run_worker_rank())
+    plan, catalog = api.load_plan(run_file, sets=set or {})
+    api.refuse_unrunnable(plan)
+    folder = api.create_run_folder(plan, None if out is None else Path(out))
+    execute.run(plan, catalog, folder, force=force)
+    return Run(folder.path)
+
+
+def resume(
+    folder: api.PathLike, *, accept_changes: bool = False, trust_plugins: bool = False
+) -> Run:
+    """Continue a run that was stopped, was killed or failed, as ``tunesmith resume`` does.
+
+    Args:
+        folder: the run folder.
+        accept_changes: continue although data, options, base model or plugins have changed.
+        trust_plugins: execute the plugin files and functions that the run names, also if this user
+            has not run them before.
+
+    Raises:
+        UsageError: the run is finished, is of an earlier version, names code that is not trusted,
+            or its data, options, base model or plugins have changed without ``accept_changes``.
+    """
+    if distributed.rank() > 0:
+        return Run(api.run_worker_rank())
+    run_folder, plan, catalog = api.load_run(folder, trust_plugins=trust_plugins)
+    api.continue_run(run_folder, plan, catalog, accept_changes=accept_changes)
+    return Run(run_folder.path, trust_plugins)
+
+
+def open_run(folder: api.PathLike, *, trust_plugins: bool = False) -> Run:
+    """Return the run of a run folder, in whatever state it is.
+
+    Nothing that the folder names is executed before a model is loaded.
+
+    Args:
+        folder: the run folder.
+        trust_plugins: see :class:`Run`.
+
+    Raises:
+        UsageError: it is not the folder of a run.
+    """
+    return Run(RunFolder.open(Path(folder)).path, trust_plugins)
