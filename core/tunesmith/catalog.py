@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError, TunesmithError
 from tunesmith.global_state import preserve_global_state
 from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin
 from tunesmith.plugins import Plugins, attribute_errors_to
-from tunesmith.records import Record
 from tunesmith.text import suggest_name
+
+if TYPE_CHECKING:
+    from tunesmith.records import Record
 
 R = TypeVar("R")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")

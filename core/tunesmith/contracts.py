@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from tunesmith.errors import UsageError
-from tunesmith.events import Event, Forecast, Notice
-from tunesmith.records import Answer, Prompt, Record
 from tunesmith.text import mask_personal_data
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from tunesmith.events import Event, Forecast, Notice
+    from tunesmith.records import Answer, Prompt, Record
     from tunesmith.storage import Checkpoints
 
 C = TypeVar("C", bound="BaseModel")
@@ -406,6 +406,8 @@ class Finding:
 
     def to_notice(self, plugin: str) -> Notice:
         """Return the event for the finding; its source is ``plugin`` if it names no position."""
+        from tunesmith.events import Notice
+
         return Notice(
             level=self.level,
             source=self.where or plugin,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from tunesmith.records import Record
-
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from tunesmith.records import Record
 
 C = TypeVar("C", bound="BaseModel")
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from tunesmith.contracts import DataLoader, Evaluator, Reporter, Rival, Splitter, Technique
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
-from tunesmith.records import Feature, Record
 
 if TYPE_CHECKING:
     import click
     from pydantic import BaseModel
+
+    from tunesmith.records import Feature, Record
 
 C = TypeVar("C", bound="BaseModel")
 RUN_FILE_TABLES = (
@@ -257,7 +258,7 @@ class Plugin:
     distribution: str
     version: str
     module: str
-    state: Literal["active", "broken", "blocked"] = "active"
+    state: Literal["active", "broken", "blocked", "new"] = "active"
     reason: str = ""
     seconds: float = 0.0
     hooks: tuple[str, ...] = ()

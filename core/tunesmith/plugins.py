@@ -15,17 +15,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from tunesmith import hookspecs
 from tunesmith.errors import PluginError, TunesmithError
-from tunesmith.offers import FILE_DISTRIBUTION, Plugin
+from tunesmith.inspections import Installed, read_commands
+from tunesmith.offers import FILE_DISTRIBUTION, CommandOffer, Plugin
+
+if TYPE_CHECKING:
+    import click
 
 ENTRY_POINT_GROUP = "tunesmith"
+Loader = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -109,39 +117,86 @@ class Plugins:
         self.found[self.found.index(plugin)] = replace(plugin, state="broken", reason=reason)
 
 
-def find_plugins(selection: Selection | None = None) -> Plugins:
-    """Load every installed plugin that the selection allows, built-in ones first.
+def find_installed() -> Installed:
+    """Return the installed plugins with their entry points, without importing them.
 
     Entry-point order is an accident of the file system, so plugins are sorted: built-in, then by
     distribution, then by name.
     """
+    found: dict[tuple[str, str], tuple[Plugin, metadata.EntryPoint]] = {}
+    # Each access to name or version parses the metadata file of the distribution.
+    known: dict[int, tuple[str, str]] = {}
+    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        if id(entry.dist) not in known:
+            known[id(entry.dist)] = (
+                (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
+            )
+        distribution, version = known[id(entry.dist)]
+        plugin = Plugin(
+            name=entry.name, distribution=distribution, version=version, module=entry.value
+        )
+        # An editable install next to a wheel lists the entry twice; the first one is imported.
+        found.setdefault((distribution, entry.name), (plugin, entry))
+    return sorted(
+        found.values(),
+        key=lambda pair: (not pair[0].is_builtin, pair[0].distribution, pair[0].name),
+    )
+
+
+def find_plugins(selection: Selection | None = None, *, commands_only: bool = False) -> Plugins:
+    """Load every installed plugin that the selection allows, built-in ones first.
+
+    With ``commands_only``, a plugin that was inspected is imported when one of its commands is
+    used, and a third-party one that was not inspected is not loaded: its state is "new".
+    """
     selection = selection or Selection.from_environment()
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    plugins = Plugins(manager)
-    for plugin, load in [*_find_installed(), *_find_files(selection.files)]:
-        reason = selection.block_reason(plugin)
-        if reason:
+    installed = find_installed()
+    known = read_commands(installed) if commands_only else {}
+    plugins = Plugins(create_manager())
+    for plugin, entry in installed:
+        commands = known.get(plugin.full_name)
+        if reason := selection.block_reason(plugin):
+            plugins.found.append(replace(plugin, state="blocked", reason=reason))
+        elif commands_only and commands is None and not plugin.is_builtin:
+            plugins.found.append(replace(plugin, state="new", reason="not inspected yet"))
+        elif commands is not None:
+            plugins.found.append(plugin)
+            if commands:
+                plugins.manager.register(_stand_in(plugin, entry.load, commands), plugin.full_name)
+        else:
+            plugins.found.append(load_plugin(plugins.manager, plugin, entry.load))
+    for plugin, load in _find_files(selection.files):
+        if reason := selection.block_reason(plugin):
             plugins.found.append(replace(plugin, state="blocked", reason=reason))
         else:
-            plugins.found.append(_load(manager, plugin, load))
+            plugins.found.append(load_plugin(plugins.manager, plugin, load))
     return plugins
 
 
-def load_modules(modules: Mapping[str, object]) -> Plugins:
-    """Load these modules, by plugin name, and no installed plugins: for tests."""
+def load_plugin(manager: pluggy.PluginManager, plugin: Plugin, load: Loader) -> Plugin:
+    """Load and register a plugin; return it as active, or as broken with the reason."""
+    if manager.has_plugin(plugin.full_name):
+        reason = f"a plugin already has the name {plugin.full_name}; give the file another one"
+        return replace(plugin, state="broken", reason=reason)
+    started = time.perf_counter()
+    try:
+        module = load()
+        manager.register(module, plugin.full_name)
+        hooks = _check_hooks(manager, module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # code that is being imported may raise anything
+        if manager.has_plugin(plugin.full_name):
+            manager.unregister(name=plugin.full_name)
+        return replace(plugin, state="broken", reason=describe_error(error))
+    return replace(plugin, hooks=hooks, seconds=time.perf_counter() - started)
+
+
+def create_manager() -> pluggy.PluginManager:
+    """Create a manager with the hooks of tunesmith and no plugin."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    plugins = Plugins(manager)
-    for name, module in modules.items():
-        module_name = str(vars(module).get("__name__", name))
-        plugin = Plugin(name=name, distribution=FILE_DISTRIBUTION, version="", module=module_name)
-
-        def load(module: object = module) -> object:
-            return module
-
-        plugins.found.append(_load(manager, plugin, load))
-    return plugins
+    return manager
 
 
 def missing_requirements(requirements: Sequence[str]) -> list[str]:
@@ -191,28 +246,30 @@ def attribute_errors_to(plugin: Plugin) -> Iterator[None]:
         ) from error
 
 
-Loader = Callable[[], object]
+def _stand_in(plugin: Plugin, load: Loader, commands: Mapping[str, str]) -> object:
+    """Return a plugin with the same commands, which imports the plugin when one is used."""
 
-
-def _find_installed() -> list[tuple[Plugin, Loader]]:
-    found: dict[tuple[str, str], tuple[Plugin, Loader]] = {}
-    # Each access to name or version parses the metadata file of the distribution.
-    known: dict[int, tuple[str, str]] = {}
-    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        if id(entry.dist) not in known:
-            known[id(entry.dist)] = (
-                (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
-            )
-        distribution, version = known[id(entry.dist)]
-        plugin = Plugin(
-            name=entry.name, distribution=distribution, version=version, module=entry.value
+    def load_command(name: str) -> click.Command:
+        manager = create_manager()
+        loaded = load_plugin(manager, plugin, load)
+        offers: Iterable[CommandOffer] = chain(*manager.hook.tunesmith_commands())
+        for offer in offers:
+            if offer.name == name:
+                return offer.load()
+        reason = loaded.reason or f'it no longer offers the command "{name}"'
+        raise PluginError(
+            f'plugin "{plugin.full_name}" {plugin.version} cannot be used: {reason}',
+            hint="`tunesmith plugins list --refresh` inspects all plugins again",
         )
-        # An editable install next to a wheel lists the entry twice; the first one is imported.
-        found.setdefault((distribution, entry.name), (plugin, entry.load))
-    return sorted(
-        found.values(),
-        key=lambda pair: (not pair[0].is_builtin, pair[0].distribution, pair[0].name),
-    )
+
+    @hookspecs.hookimpl
+    def tunesmith_commands() -> list[CommandOffer]:
+        return [
+            CommandOffer(name=name, summary=str(summary), load=partial(load_command, name))
+            for name, summary in commands.items()
+        ]
+
+    return SimpleNamespace(tunesmith_commands=tunesmith_commands)
 
 
 def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
@@ -236,24 +293,6 @@ def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
             Plugin(name=path.stem, distribution=FILE_DISTRIBUTION, version="", module=str(path)),
             load,
         )
-
-
-def _load(manager: pluggy.PluginManager, plugin: Plugin, load: Loader) -> Plugin:
-    if manager.has_plugin(plugin.full_name):
-        reason = f"a plugin already has the name {plugin.full_name}; give the file another one"
-        return replace(plugin, state="broken", reason=reason)
-    started = time.perf_counter()
-    try:
-        module = load()
-        manager.register(module, plugin.full_name)
-        hooks = _check_hooks(manager, module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # code that is being imported may raise anything
-        if manager.has_plugin(plugin.full_name):
-            manager.unregister(name=plugin.full_name)
-        return replace(plugin, state="broken", reason=describe_error(error))
-    return replace(plugin, hooks=hooks, seconds=time.perf_counter() - started)
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: object) -> tuple[str, ...]:

@@ -191,57 +191,46 @@ def _is_transposition(one: str, other: str) -> bool:
 
 # --- secrets --------------------------------------------------------------------------------
 
-_Rule = tuple[str, tuple[str, ...], re.Pattern[str]]
-
-
-def _rule(kind: str, marks: str, pattern: str, flags: int = 0) -> _Rule:
-    """Return a rule: a kind of secret, literals of which one must occur, and a pattern.
-
-    The group "keep" of the pattern stays in the text; the rest of the match is replaced.
-    """
-    return kind, tuple(marks.split()), re.compile(pattern, flags)
-
-
 # Not inside a longer word; an escape (`\n`, the end of a colour code, `%3D`) is no word.
 _START = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=[0-9]m)|(?<=%[0-9A-Fa-f]{2}))"
-_RULES: tuple[_Rule, ...] = (
-    _rule(
+_RULES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    (
         "private_key",
-        "PRIVATE",
+        ("PRIVATE",),
         r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
         r"(?s:.*?)(?:-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
     ),
-    _rule("hf_token", "hf_ api_org_", _START + r"(?:hf_|api_org_)[A-Za-z0-9]{20,}"),
-    _rule("anthropic_key", "sk-ant-", _START + r"sk-ant-[A-Za-z0-9_-]{16,}"),
-    _rule(
+    ("hf_token", ("hf_", "api_org_"), _START + r"(?:hf_|api_org_)[A-Za-z0-9]{20,}"),
+    ("anthropic_key", ("sk-ant-",), _START + r"sk-ant-[A-Za-z0-9_-]{16,}"),
+    (
         "openai_key",
-        "sk-",
+        ("sk-",),
         _START + r"sk-(?:(?:proj|svcacct|admin|or)-[A-Za-z0-9_-]{20,}|[A-Za-z0-9]{20,})",
     ),
-    _rule("stripe_key", "k_live_ k_test_", _START + r"[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"),
-    _rule("aws_key", "AKIA ASIA", _START + r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
-    _rule("gcp_key", "AIza", _START + r"AIza[A-Za-z0-9_-]{35}"),
-    _rule(
+    ("stripe_key", ("k_live_", "k_test_"), _START + r"[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"),
+    ("aws_key", ("AKIA", "ASIA"), _START + r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
+    ("gcp_key", ("AIza",), _START + r"AIza[A-Za-z0-9_-]{35}"),
+    (
         "github_token",
-        "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
         _START + r"(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,})",
     ),
-    _rule("gitlab_token", "glpat-", _START + r"glpat-[A-Za-z0-9_-]{20,}"),
-    _rule("slack_token", "xox xapp-", _START + r"(?:xox[abeoprs]|xapp)-[A-Za-z0-9-]{10,}"),
-    _rule("npm_token", "npm_", _START + r"npm_[A-Za-z0-9]{36}"),
-    _rule("pypi_token", "pypi-", _START + r"pypi-[A-Za-z0-9_-]{50,}"),
-    _rule("jwt", "eyJ", _START + r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]{4,}"),
-    _rule("bearer", "earer", r"(?P<keep>\b[Bb]earer )(?!\[redacted:)[A-Za-z0-9._~+/=-]{20,}"),
-    _rule(
-        "password", "://", r"(?P<keep>://[^\s/:@]{0,256}:)(?!\[redacted:)[^\s/\"'<>]{1,256}(?=@)"
-    ),
-    _rule(
+    ("gitlab_token", ("glpat-",), _START + r"glpat-[A-Za-z0-9_-]{20,}"),
+    ("slack_token", ("xox", "xapp-"), _START + r"(?:xox[abeoprs]|xapp)-[A-Za-z0-9-]{10,}"),
+    ("npm_token", ("npm_",), _START + r"npm_[A-Za-z0-9]{36}"),
+    ("pypi_token", ("pypi-",), _START + r"pypi-[A-Za-z0-9_-]{50,}"),
+    ("jwt", ("eyJ",), _START + r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]{4,}"),
+    ("bearer", ("earer",), r"(?P<keep>\b[Bb]earer )(?!\[redacted:)[A-Za-z0-9._~+/=-]{20,}"),
+    ("password", ("://",), r"(?P<keep>://[^\s/:@]{0,256}:)(?!\[redacted:)[^\s/\"'<>]{1,256}(?=@)"),
+    (
         "secret",
-        "TOKEN SECRET PASSWORD PASSWD _KEY secret_access_key",
+        ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "_KEY", "secret_access_key"),
         r"(?P<keep>(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|secret_access_key)"
         r"(?:\s{0,3}=|[\"']\s{0,3}:)\s{0,3}[\"']?)(?!\[redacted:)[^\s\"',;<>]{8,}",
     ),
 )
+"""Kind of secret, literals of which one must occur, and pattern: what its group "keep" matches
+stays in the text, and the rest of the match is replaced."""
 
 SECRET_MARKS = tuple(mark for _, marks, _ in _RULES for mark in marks)
 """Texts of which one is in every text that `redact` changes."""
@@ -256,7 +245,7 @@ def redact(s: str) -> str:
     """
     for kind, marks, pattern in _RULES:
         if any(mark in s for mark in marks):
-            s = pattern.sub(_replacement(kind), s)
+            s = re.sub(pattern, _replacement(kind), s)
     return s
 
 

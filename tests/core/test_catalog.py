@@ -23,8 +23,8 @@ from tunesmith.offers import (
     TableOffer,
     TechniqueOffer,
 )
-from tunesmith.plugins import load_modules
 from tunesmith.records import Text
+from tunesmith.testing.modules import load_modules
 
 
 def states(catalog: Catalog) -> dict[str, str]:

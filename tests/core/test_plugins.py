@@ -12,6 +12,7 @@ from tunesmith import plugins
 from tunesmith.errors import DataError, PluginError
 from tunesmith.offers import FILE_DISTRIBUTION, Plugin
 from tunesmith.plugins import Selection
+from tunesmith.testing.modules import load_modules
 
 GOOD = """
 from tunesmith.hookspecs import hookimpl
@@ -189,7 +190,7 @@ def test_hooks_of_third_parties_are_called_before_built_ins(
     from bench import offering
 
     modules = {"built-in": offering("techniques"), "third-party": offering("techniques")}
-    found = plugins.load_modules(modules)
+    found = load_modules(modules)
     called = [p.name for p, _ in found.implementations("tunesmith_techniques")]
     assert called == ["third-party", "built-in"]
 

@@ -27,9 +27,18 @@ class CliState:
     quiet: bool = False
     files: list[str] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
-    _catalogs: dict[Selection, Catalog] = field(default_factory=dict)
+    imports_all: bool = False
+    """True once a command was not among the known ones, so that all plugins are imported."""
+    _catalogs: dict[tuple[Selection, bool], Catalog] = field(default_factory=dict)
 
-    def catalog(self) -> Catalog:
+    def selection(self) -> Selection:
+        """Return the plugins that the common options and the environment choose."""
+        from tunesmith.plugins import Selection
+
+        files = [str(Path(file).resolve()) for file in self.files]
+        return Selection.from_environment(disabled=self.disabled, files=files)
+
+    def catalog(self, *, commands_only: bool = False) -> Catalog:
         """Return the catalog of installed plugins, for commands without a run file.
 
         The options after the name of a plugin's command are read once that command was found in a
@@ -37,11 +46,11 @@ class CliState:
         """
         from tunesmith import catalog, plugins
 
-        files = [str(Path(file).resolve()) for file in self.files]
-        chosen = plugins.Selection.from_environment(disabled=self.disabled, files=files)
-        if chosen not in self._catalogs:
-            self._catalogs[chosen] = catalog.Catalog(plugins.find_plugins(chosen))
-        return self._catalogs[chosen]
+        key = self.selection(), commands_only and not self.imports_all
+        if key not in self._catalogs:
+            found = plugins.find_plugins(key[0], commands_only=key[1])
+            self._catalogs[key] = catalog.Catalog(found)
+        return self._catalogs[key]
 
 
 pass_state = click.make_pass_decorator(CliState, ensure=True)
@@ -107,37 +116,14 @@ def _eager_option(*names: str, callback: Callable[..., None], **settings: Any) -
 
 
 _OPTIONS = (
-    _eager_option(
-        "--plugin",
-        "files",
-        callback=_collect,
-        multiple=True,
-        metavar="FILE",
-        help="Load a plugin from a Python file. Repeatable.",
-    ),
-    _eager_option(
-        "--no-plugin",
-        "disabled",
-        callback=_collect,
-        multiple=True,
-        metavar="NAME",
-        help="Do not load this plugin. Repeatable.",
-    ),
-    _eager_option(
-        "-q",
-        "--quiet",
-        callback=_collect,
-        is_flag=True,
-        help="Print only results and errors, no progress.",
-    ),
-    _eager_option(
-        "-v",
-        "--verbose",
-        callback=_verbose,
-        is_flag=True,
-        help="Print every call of a plugin hook.",
-    ),
-    _eager_option(
-        "--debug", callback=_collect, is_flag=True, help="Print the traceback of an error."
-    ),
-)
+    _eager_option("--plugin", "files", callback=_collect, multiple=True, metavar="FILE",
+                  help="Load a plugin from a Python file. Repeatable."),
+    _eager_option("--no-plugin", "disabled", callback=_collect, multiple=True, metavar="NAME",
+                  help="Do not load this plugin. Repeatable."),
+    _eager_option("-q", "--quiet", callback=_collect, is_flag=True,
+                  help="Print only results and errors, no progress."),
+    _eager_option("-v", "--verbose", callback=_verbose, is_flag=True,
+                  help="Print every call of a plugin hook."),
+    _eager_option("--debug", callback=_collect, is_flag=True,
+                  help="Print the traceback of an error."),
+)  # fmt: skip

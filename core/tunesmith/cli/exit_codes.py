@@ -10,7 +10,6 @@ import click
 
 from tunesmith.cli.common import CliState
 from tunesmith.errors import ConfigError, RunStopped, TunesmithError
-from tunesmith.plugins import describe_error
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, safe_text
 
@@ -32,6 +31,8 @@ def exit_code_of(work: Callable[[], object], state: CliState) -> int:
         _print_error(error)
         return error.exit_code
     except Exception as error:  # a bug: print a message instead of a traceback
+        from tunesmith.plugins import describe_error
+
         _print_traceback(error, state)
         _print_label("error", describe_error(error))
         _print_hint("this is a bug in tunesmith or a plugin; --debug prints the traceback")

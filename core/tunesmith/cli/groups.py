@@ -10,7 +10,7 @@ import click
 
 from tunesmith.cli.common import CliState, common_options
 from tunesmith.errors import UsageError
-from tunesmith.text import one_line, suggest_name
+from tunesmith.text import format_count, one_line, suggest_name
 
 if TYPE_CHECKING:
     from tunesmith.offers import CommandOffer, Offered
@@ -64,7 +64,8 @@ def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[Con
     """Return the commands that the installed plugins offer, and the conflicts among them."""
     from tunesmith.offers import CommandOffer
 
-    return arrange_commands(ctx.ensure_object(CliState).catalog().offers(CommandOffer))
+    catalog = ctx.ensure_object(CliState).catalog(commands_only=True)
+    return arrange_commands(catalog.offers(CommandOffer))
 
 
 class OfferGroup(click.Group):
@@ -108,8 +109,10 @@ class OfferGroup(click.Group):
                 one plugin offers it.
         """
         checked = not args[0].startswith("-") and not ctx.resilient_parsing
-        if checked and self.get_command(ctx, args[0]) is None:
-            raise self._not_found(ctx, args[0])
+        if checked and args[0] not in self.help_lines(ctx):
+            ctx.ensure_object(CliState).imports_all = True
+            if args[0] not in self.help_lines(ctx):
+                raise self._not_found(ctx, args[0])
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -124,6 +127,11 @@ class OfferGroup(click.Group):
         if lines:
             with formatter.section("Commands"):
                 formatter.write_dl(sorted(lines.items()))
+        found = ctx.ensure_object(CliState).catalog(commands_only=True).plugins.found
+        if new := sum(plugin.state == "new" for plugin in found):
+            formatter.write_paragraph()
+            text = f"{format_count(new, 'plugin')} not inspected yet: see `tunesmith plugins list`"
+            formatter.write_text(text)
 
     def _not_found(self, ctx: click.Context, name: str) -> UsageError:
         full = f"{self.prefix}{name}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from tunesmith.plugins import describe_error, load_modules
+from tunesmith.plugins import describe_error
 from tunesmith.testing import (
     estimates,
     evaluators,
@@ -39,6 +39,7 @@ from tunesmith.testing.checks import (
     applicable_checks,
     collect_subjects,
 )
+from tunesmith.testing.modules import load_modules
 
 CHECK_MODULES = (everyone, techniques, estimates, loaders, splitters, evaluators, rivals, reporters)
 """The modules with the checks; importing them registers the checks."""

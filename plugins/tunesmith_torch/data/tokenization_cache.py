@@ -22,12 +22,12 @@ from transformers import PreTrainedTokenizerFast
 
 from tunesmith.contracts import LeftOut
 from tunesmith.errors import TunesmithError
+from tunesmith.inspections import cache_folder
 from tunesmith.records import Record, content_key
 from tunesmith.storage import commit_folder, verify_folder
 from tunesmith_torch.data.example_store import ExampleStore
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
-from tunesmith_torch.runtime.cache_folder import cache_folder
 
 MIN_CHARACTERS = 1_000_000
 """Text below this size is tokenized in half a second, and not kept."""

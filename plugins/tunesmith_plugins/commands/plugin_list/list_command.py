@@ -8,41 +8,66 @@ import click
 
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
-from tunesmith.cli.groups import find_commands
+from tunesmith.cli.groups import Conflict, arrange_commands
+from tunesmith.offers import KINDS, CommandOffer
 from tunesmith.text import one_line
-from tunesmith_plugins.commands.plugin_list.describe import (
-    distribution_text,
-    list_offers,
-    plugin_to_json,
-)
+from tunesmith_plugins.commands.plugin_list.inspect_distribution import Inspection
+from tunesmith_plugins.commands.plugin_list.inspect_installed import inspect_installed
 
 
 @click.command("list")
+@click.option("--refresh", is_flag=True, help="Inspect all plugins again.")
 @json_option
 @common_options
 @pass_state
-@click.pass_context
-def command(ctx: click.Context, state: CliState, as_json: bool) -> None:
+def command(state: CliState, refresh: bool, as_json: bool) -> None:
     """List the components of all plugins.
 
-    Broken and disabled plugins, and commands that cannot be used, are listed with the reason.
+    Plugins that are new or have changed are imported once, in another process. Broken and disabled
+    plugins, and commands that cannot be used, are listed with the reason.
     """
-    catalog = state.catalog()
-    offered = list(list_offers(catalog))
-    conflicts = find_commands(ctx)[1]
+
+    def report(text: str) -> None:
+        render.print_note(one_line(text))
+
+    listed, catalog = inspect_installed(state.selection(), refresh=refresh, report=report)
+    conflicts = arrange_commands(catalog.offers(CommandOffer))[1]
     if as_json:
-        plugins = [plugin_to_json(plugin, offered) for plugin in catalog.plugins.found]
+        plugins = [to_json(inspection) for inspection in listed]
         unusable = [asdict(conflict) for conflict in conflicts]
         render.print_json(
             {"schema": "tunesmith.plugins/1", "plugins": plugins, "unusable_commands": unusable}
         )
         return
-    rows = [
-        [o.offer.name, o.offer.kind, one_line(o.offer.summary, 200), distribution_text(o.plugin)]
-        for o in offered
-    ]
-    render.print_table(["name", "kind", "what it does", "from"], rows)
-    for plugin in catalog.plugins.found:
+    print_components(listed)
+    print_problems(listed, conflicts)
+
+
+def to_json(inspection: Inspection) -> dict[str, object]:
+    """Return a plugin with its offers as JSON."""
+    plugin = inspection.plugin
+    offers = [asdict(offer) for offer in inspection.offers]
+    return {**asdict(plugin), "full_name": plugin.full_name, "offers": offers}
+
+
+def print_components(listed: list[Inspection]) -> None:
+    """Print the components of all plugins as a table, kind by kind."""
+    kinds = [kind.kind for kind in KINDS]
+    rows = []
+    for inspection in listed:
+        plugin = inspection.plugin
+        source = one_line(f"{plugin.distribution} {plugin.version}".strip())
+        for offer in inspection.offers:
+            order = kinds.index(offer.kind) if offer.kind in kinds else len(kinds)
+            row = [one_line(offer.name), one_line(offer.kind), one_line(offer.summary, 200), source]
+            rows.append((order, not plugin.is_builtin, plugin.distribution, row))
+    rows.sort(key=lambda row: (*row[:3], row[3][0]))
+    render.print_table(["name", "kind", "what it does", "from"], [row for *_, row in rows])
+
+
+def print_problems(listed: list[Inspection], conflicts: list[Conflict]) -> None:
+    """Print the plugins that cannot be used, and those that offer no component."""
+    for plugin in (inspection.plugin for inspection in listed):
         if plugin.state != "active":
             reason = one_line(plugin.reason, 500)
             text = f"{plugin.state}: {plugin.full_name} {plugin.version}: {reason}"
@@ -51,8 +76,7 @@ def command(ctx: click.Context, state: CliState, as_json: bool) -> None:
         names = one_line(", ".join(conflict.plugins), 500)
         text = f'not usable: command "{conflict.command}" of {names}: {conflict.reason}'
         render.print_text(text, style="bad")
-    active = {o.plugin.full_name for o in offered}
-    others = [p.name for p in catalog.plugins.active() if p.full_name not in active]
+    others = [i.plugin.name for i in listed if i.plugin.state == "active" and not i.offers]
     if others:
         render.print_note(
             f"plugins that only find models or review data and plans: "

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.inspections import cache_folder
 from tunesmith_plugins.models.gguf.header import config_from_header, read_header
 from tunesmith_torch.models.model_folder import check_sizes
-from tunesmith_torch.runtime.cache_folder import cache_folder
 
 MAX_QUICK_HASH_BYTES = 500_000_000
 """Largest file that is hashed only to see if its conversion is cached (under a second)."""

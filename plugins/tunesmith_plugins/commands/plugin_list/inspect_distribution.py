@@ -1,0 +1,154 @@
+"""Inspect the plugins of a distribution in another process, with a time limit.
+
+Importing is executing: a module may take long, hang, end the process or change it. Another process
+does it once for each version of a distribution, and what it found is kept in the cache folder
+(:mod:`tunesmith.inspections`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tunesmith.catalog import Catalog
+from tunesmith.errors import TunesmithError
+from tunesmith.inspections import LARGEST_FILE, Installed
+from tunesmith.offers import KINDS, Plugin
+from tunesmith.plugins import Plugins, create_manager, load_plugin
+from tunesmith.storage import write_atomic
+
+SECONDS = 30.0
+"""Time that importing the plugins of one distribution may take."""
+
+
+@dataclass(frozen=True)
+class OfferSummary:
+    """An offer as it is listed."""
+
+    kind: str
+    name: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A plugin, as it was loaded, and its offers."""
+
+    plugin: Plugin
+    offers: tuple[OfferSummary, ...] = ()
+
+
+def inspect_here(installed: Installed) -> list[Inspection]:
+    """Import plugins in this process."""
+    plugins = Plugins(create_manager())
+    for plugin, entry in installed:
+        plugins.found.append(load_plugin(plugins.manager, plugin, entry.load))
+    return list_inspections(Catalog(plugins))
+
+
+def list_inspections(catalog: Catalog) -> list[Inspection]:
+    """Return the plugins of a catalog with their offers."""
+    offers: dict[str, list[OfferSummary]] = {}
+    for kind in KINDS:
+        for offered in catalog.offers(kind):
+            summary = OfferSummary(kind.kind, offered.offer.name, str(offered.offer.summary))
+            offers.setdefault(offered.plugin.full_name, []).append(summary)
+    found = catalog.plugins.found  # complete only now: a plugin may fail to offer
+    return [Inspection(plugin, tuple(offers.get(plugin.full_name, ()))) for plugin in found]
+
+
+def inspect_elsewhere(installed: Installed, seconds: float = SECONDS) -> list[Inspection]:
+    """Import the plugins of one distribution in another process.
+
+    If that process takes longer, or ends without a result, all of them are broken.
+    """
+    import multiprocessing  # not above: it is slow, and needed for new plugins only
+
+    context = multiprocessing.get_context("fork")
+    started = time.perf_counter()
+    with TemporaryDirectory(prefix="tunesmith-") as folder:
+        result = Path(folder) / "result.json"
+        process = context.Process(target=_inspect_and_write, args=(installed, result))
+        process.start()
+        process.join(seconds)
+        took = time.perf_counter() - started
+        reason = f"its process ended with code {process.exitcode} when it was imported"
+        if process.is_alive():
+            reason = f"importing it took longer than {seconds:g} seconds"
+        with suppress(ProcessLookupError, PermissionError):  # also what it has started
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+        found = read_inspection(result, [plugin for plugin, _ in installed])
+    missing = [
+        plugin for plugin, _ in installed if plugin.name not in {f.plugin.name for f in found}
+    ]
+    broken = [replace(p, state="broken", reason=reason, seconds=took) for p in missing]
+    return [*found, *(Inspection(plugin) for plugin in broken)]
+
+
+def read_inspection(path: Path, plugins: Sequence[Plugin]) -> list[Inspection]:
+    """Return what a file says about these plugins of a distribution.
+
+    Plugins that it lacks or describes badly, and all if it cannot be read, are left out.
+    """
+    stored: Any = None
+    with suppress(OSError, ValueError, RecursionError):
+        if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+            stored = json.loads(path.read_bytes())
+    found = []
+    for plugin in plugins:
+        with suppress(TypeError, ValueError, LookupError, AttributeError):
+            found.append(_parse(plugin, stored[plugin.name]))
+    return found
+
+
+def write_inspection(path: Path, inspections: Sequence[Inspection]) -> None:
+    """Write what is known about the plugins of a distribution; without effect if it cannot be."""
+    content = {
+        found.plugin.name: {
+            "state": found.plugin.state,
+            "reason": found.plugin.reason,
+            "seconds": found.plugin.seconds,
+            "hooks": list(found.plugin.hooks),
+            "offers": [[offer.kind, offer.name, offer.summary] for offer in found.offers],
+            "commands": {o.name: o.summary for o in found.offers if o.kind == "command"},
+        }
+        for found in inspections
+    }
+    with suppress(OSError, TunesmithError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(content).encode())
+
+
+def _parse(plugin: Plugin, about: Any) -> Inspection:
+    if about["state"] not in ("active", "broken"):
+        raise ValueError(about["state"])
+    loaded = replace(
+        plugin,
+        state=about["state"],
+        reason=str(about["reason"]),
+        seconds=float(about["seconds"]),
+        hooks=tuple(map(str, about["hooks"])),
+    )
+    offers = (OfferSummary(*map(str, offer)) for offer in about["offers"])
+    dict(about["commands"])
+    return Inspection(loaded, tuple(offers))
+
+
+def _inspect_and_write(installed: Installed, path: Path) -> None:
+    os.setsid()
+    silent = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(silent, stream)
+    sys.stdout = sys.stderr = open(silent, "w")  # noqa: SIM115 - until the end of the process
+    write_inspection(path, inspect_here(installed))
+    os._exit(0)  # not even what the plugin registered for the end

@@ -1,0 +1,207 @@
+"""New distributions are inspected in another process, once, with a time limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from distributions import Site
+
+from tunesmith.inspections import inspection_files
+from tunesmith.plugins import Selection, find_installed
+from tunesmith_plugins.commands.plugin_list import inspect_installed as module
+from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
+    Inspection,
+    inspect_elsewhere,
+    read_inspection,
+    write_inspection,
+)
+
+PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
+ONLY = Selection(allowed=frozenset({"tunesmith-greet", "tunesmith-wave"}))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    (tmp_path / "site").mkdir()
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield Site(tmp_path / "site")
+
+
+@dataclass
+class Listing:
+    """Lists all plugins, and keeps the texts that it reports."""
+
+    reported: list[str] = field(default_factory=list)
+
+    def __call__(self, selection: Selection = ONLY, refresh: bool = False) -> dict[str, Inspection]:
+        listed, _ = module.inspect_installed(
+            selection, refresh=refresh, report=self.reported.append
+        )
+        return {found.plugin.name: found for found in listed}
+
+
+def inspect(name: str, seconds: float = 20) -> Inspection:
+    pairs = [pair for pair in find_installed() if pair[0].name == name]
+    (found,) = inspect_elsewhere(pairs, seconds)
+    return found
+
+
+def test_a_new_distribution_is_imported_once_elsewhere(site: Site) -> None:
+    site.add("greet")
+    listing = Listing()
+    first = listing()
+    assert first["greet"].plugin.hooks == ("tunesmith_commands",)
+    assert [(o.kind, o.name) for o in first["greet"].offers] == [("command", "greet")]
+    assert "tunesmith_greet" not in sys.modules
+    assert listing() == first
+    assert (site.imported(), listing.reported) == (["greet"], ["inspecting tunesmith-greet 1.0"])
+    site.add("greet", version="1.1")
+    assert listing()["greet"].plugin.version == "1.1"
+    listing(refresh=True)
+    assert site.imported() == ["greet"] * 3
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import os; os._exit(3)", "its process ended with code 3"),
+        ("raise SystemExit(4)", "SystemExit: 4"),
+        ("raise KeyboardInterrupt", "its process ended with code 1"),
+        ("import os; os.kill(os.getpid(), 9)", "its process ended with code -9"),
+        ("import a_library_that_does_not_exist", "ModuleNotFoundError"),
+        ("print('\\x1b[2J' * 100)\n1 / 0", "ZeroDivisionError"),
+        ("input()", "EOFError"),
+        ("x = 1", "implements no hook"),
+        (
+            "from tunesmith.hookspecs import hookimpl\n"
+            "@hookimpl\n"
+            "def tunesmith_commands(): return 5\n",
+            "returned int from tunesmith_commands",
+        ),
+    ],
+)
+def test_a_plugin_that_fails_is_broken_and_nothing_else(
+    site: Site, source: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    site.add("greet", source)
+    found = inspect("greet")
+    assert found.plugin.state == "broken"
+    assert reason in found.plugin.reason
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_plugin_that_hangs_is_ended_with_what_it_started(site: Site) -> None:
+    pid = site.folder / "pid"
+    site.add(
+        "greet",
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(pid)!r}, 'w').write(str(child.pid))\n"
+        "time.sleep(60)\n",
+    )
+    started = time.monotonic()
+    found = inspect("greet", 1.0)
+    assert time.monotonic() - started < 10
+    assert found.plugin.reason == "importing it took longer than 1 seconds"
+    assert not is_running(int(pid.read_text()))
+
+
+def is_running(pid: int) -> bool:
+    """Return True if a process runs, within a second after it was killed."""
+    for _ in range(20):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return False
+        if state == "Z":
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_a_plugin_that_failed_quickly_is_inspected_again(site: Site) -> None:
+    """What it lacks may have been installed since. One that took long is not."""
+    site.add("greet", "import tunesmith_wave")
+    listing = Listing()
+    assert listing()["greet"].plugin.state == "broken"
+    assert listing()["greet"].plugin.state == "broken"
+    assert site.imported() == ["greet", "greet"]
+    (pair,) = (pair for pair in find_installed() if pair[0].name == "greet")
+    path = inspection_files([pair])["tunesmith-greet"]
+    slow = json.loads(path.read_text())
+    slow["greet"]["seconds"] = 30.0
+    path.write_text(json.dumps(slow))
+    assert listing()["greet"].plugin.seconds == 30.0
+    assert site.imported() == ["greet", "greet"]
+
+
+def test_blocked_plugins_are_not_imported(site: Site) -> None:
+    site.add("greet")
+    found = Listing()(Selection(allowed=frozenset()))["greet"]
+    assert (found.plugin.state, found.plugin.reason) == ("blocked", "not in TUNESMITH_PLUGINS")
+    assert site.imported() == []
+    assert Listing()()["greet"].plugin.state == "active"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": "active\x1b"},
+        {"offers": [["command", "greet"]]},
+        {"offers": 5},
+        {"seconds": "long"},
+        {"hooks": None},
+        {"commands": [1]},
+        {"reason": ...},
+    ],
+)
+def test_a_damaged_description_is_replaced(site: Site, change: dict[str, object]) -> None:
+    site.add("greet")
+    good = Listing()()["greet"]
+    (pair,) = (pair for pair in find_installed() if pair[0].name == "greet")
+    path = inspection_files([pair])["tunesmith-greet"]
+    about = json.loads(path.read_text())
+    ((key, value),) = change.items()
+    if value is ...:
+        del about["greet"][key]
+    else:
+        about["greet"][key] = value
+    path.write_text(json.dumps(about))
+    again = Listing()()["greet"]
+    assert (again.offers, again.plugin.state) == (good.offers, "active")
+    assert read_inspection(path, [pair[0]]) == [again]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(site: Site, tmp_path: Path) -> None:
+    site.add("greet")
+    (tmp_path / "cache").write_text("no folder")
+    assert Listing()()["greet"].plugin.state == "active"
+    write_inspection(tmp_path / "cache" / "plugins" / "x.json", [])
+
+
+def test_two_processes_at_once_leave_a_whole_file(site: Site, tmp_path: Path) -> None:
+    site.add("greet")
+    variables = {**os.environ, "PYTHONPATH": str(site.folder), "TUNESMITH_PLUGINS": "greet"}
+    command = [sys.executable, "-c", PROGRAM, "plugins", "list", "--json"]
+    running = [
+        subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in running:
+        out, _ = process.communicate()
+        plugins = {plugin["name"]: plugin for plugin in json.loads(out)["plugins"]}
+        assert plugins["greet"]["offers"][0]["name"] == "greet"
+    names = [path.name for path in (tmp_path / "cache" / "plugins").iterdir()]
+    assert len(names) == 2 and all(name.startswith("tunesmith") for name in names)
+    assert Listing()()["greet"].plugin.state == "active"
+    assert set(site.imported()) == {"greet"}
