@@ -395,8 +395,7 @@ class Finding:
     long numbers in it are masked."""
     heldout_rows: Sequence[int] = ()
     """Numbers of the held-out rows that prove nothing, such as copies of training rows: scores are
-    also reported without them. An error about such rows does not stop the run, but is a reason
-    against its verdict."""
+    also reported without them. An error about such rows lets the run go on, against its verdict."""
     if_forced: Finding | None = None
     """The finding that replaces an error of ``tunesmith_review_model`` with ``tunesmith run
     --force``; None: the run cannot be forced."""

@@ -138,21 +138,6 @@ def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[N
         os.close(fd)
 
 
-@contextmanager
-def ignore_stop_signals_after_error() -> Iterator[None]:
-    """Keep signals ignored if the block raises, so that rank 0 can print the error and exit.
-
-    For a command line: where another rank fails, torchrun ends rank 0 with a signal. The run itself
-    obeys it. After an error the process only prints the error, so the signals stay ignored.
-    """
-    if world_size() == 1:
-        yield
-        return
-    handlers = set_stop_handlers(signal.SIG_IGN)
-    yield
-    restore_handlers(handlers)
-
-
 def signal_training_start(launch: Launch | None = None) -> None:
     """Signal to the worker ranks that training begins; does nothing without torchrun."""
     if world_size() > 1:

@@ -18,8 +18,8 @@ and implements any of the functions below with the marker from this module::
         from tunesmith_shouting.offer import SHOUTING
         return [SHOUTING]
 
-Import inside the function, as above: the module is imported for every command, also for
-``tunesmith --help``, which must stay fast.
+Import inside the function, as above: every run imports the modules of all plugins. Help and
+``tunesmith plugins list`` import a module only when its distribution has changed.
 """
 
 from __future__ import annotations

@@ -258,6 +258,8 @@ class Plugin:
     distribution: str
     version: str
     module: str
+    api: str = ""
+    """Declared version of the plugin API; empty: none declared."""
     state: Literal["active", "broken", "blocked", "new"] = "active"
     reason: str = ""
     seconds: float = 0.0

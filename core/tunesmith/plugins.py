@@ -3,20 +3,26 @@
 The loader of pluggy stops at the first plugin that cannot be imported and silently drops a second
 plugin of the same name. Here a broken plugin does not affect the others: it is listed with its
 reason, and it is an error only if a run needs it.
+
+Importing takes time, so ``tunesmith plugins list`` inspects a new distribution in another process
+and writes what it offers into a file of the cache folder. Commands come from there until the
+distribution changes. A run never reads it: a run imports its plugins.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import inspect
+import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import metadata
+from importlib import metadata, util
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,15 +31,21 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from tunesmith import hookspecs
+from tunesmith._version import __version__
 from tunesmith.errors import PluginError, TunesmithError
-from tunesmith.inspections import Installed, read_commands
-from tunesmith.offers import FILE_DISTRIBUTION, CommandOffer, Plugin
+from tunesmith.offers import BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION, CommandOffer, Plugin
 
 if TYPE_CHECKING:
     import click
 
 ENTRY_POINT_GROUP = "tunesmith"
+API_GROUP = "tunesmith.api"
+"""Entry points by which a distribution declares its version of the plugin API, as their name."""
+API_VERSION = 1
+LARGEST_FILE = 4_000_000
+"""Size in bytes of the largest file that is read about a distribution."""
 Loader = Callable[[], object]
+Installed = list[tuple[Plugin, metadata.EntryPoint]]
 
 
 @dataclass(frozen=True)
@@ -123,24 +135,25 @@ def find_installed() -> Installed:
     Entry-point order is an accident of the file system, so plugins are sorted: built-in, then by
     distribution, then by name.
     """
-    found: dict[tuple[str, str], tuple[Plugin, metadata.EntryPoint]] = {}
+    everything = metadata.entry_points()
+    entries = everything.select(group=ENTRY_POINT_GROUP)
+    apis = {id(entry.dist): entry.name for entry in everything.select(group=API_GROUP)}
     # Each access to name or version parses the metadata file of the distribution.
-    known: dict[int, tuple[str, str]] = {}
-    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        if id(entry.dist) not in known:
-            known[id(entry.dist)] = (
-                (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
-            )
-        distribution, version = known[id(entry.dist)]
+    distributions = {id(entry.dist): entry.dist for entry in entries}
+    about = {key: (d.name, d.version) if d else ("", "") for key, d in distributions.items()}
+    found: dict[str, tuple[Plugin, metadata.EntryPoint]] = {}
+    for entry in entries:
+        distribution, version = about[id(entry.dist)]
         plugin = Plugin(
-            name=entry.name, distribution=distribution, version=version, module=entry.value
+            name=entry.name,
+            distribution=distribution,
+            version=version,
+            module=entry.value,
+            api=apis.get(id(entry.dist), ""),
         )
         # An editable install next to a wheel lists the entry twice; the first one is imported.
-        found.setdefault((distribution, entry.name), (plugin, entry))
-    return sorted(
-        found.values(),
-        key=lambda pair: (not pair[0].is_builtin, pair[0].distribution, pair[0].name),
-    )
+        found.setdefault(plugin.full_name, (plugin, entry))
+    return sorted(found.values(), key=lambda pair: (not pair[0].is_builtin, pair[0].full_name))
 
 
 def find_plugins(selection: Selection | None = None, *, commands_only: bool = False) -> Plugins:
@@ -153,30 +166,67 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
     installed = find_installed()
     known = read_commands(installed) if commands_only else {}
     plugins = Plugins(create_manager())
-    for plugin, entry in installed:
-        commands = known.get(plugin.full_name)
+    loaders = [(plugin, entry.load) for plugin, entry in installed]
+    for plugin, load in [*loaders, *_find_files(selection.files)]:
         if reason := selection.block_reason(plugin):
             plugins.found.append(replace(plugin, state="blocked", reason=reason))
-        elif commands_only and commands is None and not plugin.is_builtin:
-            plugins.found.append(replace(plugin, state="new", reason="not inspected yet"))
-        elif commands is not None:
+        elif commands := known.get(plugin.full_name):
+            plugins.manager.register(_stand_in(plugin, load, commands), plugin.full_name)
             plugins.found.append(plugin)
-            if commands:
-                plugins.manager.register(_stand_in(plugin, entry.load, commands), plugin.full_name)
-        else:
-            plugins.found.append(load_plugin(plugins.manager, plugin, entry.load))
-    for plugin, load in _find_files(selection.files):
-        if reason := selection.block_reason(plugin):
-            plugins.found.append(replace(plugin, state="blocked", reason=reason))
+        elif plugin.full_name in known:
+            plugins.found.append(plugin)
+        elif commands_only and plugin.distribution not in (BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION):
+            plugins.found.append(replace(plugin, state="new", reason="not inspected yet"))
         else:
             plugins.found.append(load_plugin(plugins.manager, plugin, load))
     return plugins
+
+
+def cache_folder() -> Path:
+    """Return ``TUNESMITH_CACHE``, else the cache folder of the platform."""
+    if named := os.environ.get("TUNESMITH_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path("~/Library/Caches/tunesmith").expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "tunesmith"
+
+
+def inspection_files(installed: Installed) -> dict[str, Path]:
+    """Return the file, which may not exist, for what each distribution offers.
+
+    Its name changes with the environment, with tunesmith, and with the distribution: with its
+    checksums (RECORD), or with its sources if it is editable or has none.
+    """
+    entries: dict[str, list[metadata.EntryPoint]] = {}
+    for plugin, entry in installed:
+        entries.setdefault(re.sub(r"[^\w.-]", "_", plugin.distribution), []).append(entry)
+    folder = cache_folder() / "plugins"
+    return {name: folder / f"{name}-{_checksum(same)}.json" for name, same in entries.items()}
+
+
+def read_commands(installed: Installed) -> dict[str, Mapping[str, str]]:
+    """Return the help lines of the commands of each inspected plugin, by its full name.
+
+    A file that cannot be read, or is not as it should be, counts as none.
+    """
+    known: dict[str, Mapping[str, str]] = {}
+    for distribution, path in inspection_files(installed).items():
+        with suppress(OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
+            if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+                for name, about in json.loads(path.read_bytes()).items():
+                    known[f"{distribution}:{name}"] = dict(about["commands"])
+    return known
 
 
 def load_plugin(manager: pluggy.PluginManager, plugin: Plugin, load: Loader) -> Plugin:
     """Load and register a plugin; return it as active, or as broken with the reason."""
     if manager.has_plugin(plugin.full_name):
         reason = f"a plugin already has the name {plugin.full_name}; give the file another one"
+        return replace(plugin, state="broken", reason=reason)
+    if plugin.api not in ("", str(API_VERSION)):
+        reason = f"it needs version {plugin.api} of the plugin API, and this tunesmith has "
+        reason += f"{API_VERSION}: install versions of both that fit"
         return replace(plugin, state="broken", reason=reason)
     started = time.perf_counter()
     try:
@@ -246,6 +296,20 @@ def attribute_errors_to(plugin: Plugin) -> Iterator[None]:
         ) from error
 
 
+def _checksum(entries: list[metadata.EntryPoint]) -> str:
+    read = entries[0].dist.read_text if entries[0].dist else lambda name: None
+    record, origin = read("RECORD") or "", read("direct_url.json") or ""
+    digest = hashlib.sha256(f"{__version__} {sys.version} {sys.prefix} {record}".encode())
+    if not record or re.search(r'"editable":\s*true', origin):
+        for package in sorted({re.split(r"[.:\s]", entry.value)[0] for entry in entries}):
+            with suppress(OSError, ValueError, ImportError):
+                spec = util.find_spec(package)
+                for folder in (spec and spec.submodule_search_locations) or []:
+                    for path in sorted(Path(folder).rglob("*.py")):
+                        digest.update(path.read_bytes())
+    return digest.hexdigest()[:40]
+
+
 def _stand_in(plugin: Plugin, load: Loader, commands: Mapping[str, str]) -> object:
     """Return a plugin with the same commands, which imports the plugin when one is used."""
 
@@ -276,10 +340,10 @@ def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
     for path in dict.fromkeys(Path(file).resolve() for file in files):
 
         def load(path: Path = path) -> object:
-            spec = importlib.util.spec_from_file_location(f"tunesmith_file_{path.stem}", path)
+            spec = util.spec_from_file_location(f"tunesmith_file_{path.stem}", path)
             if spec is None or spec.loader is None or not path.is_file():
                 raise FileNotFoundError(f"no Python file at {path}")
-            module = importlib.util.module_from_spec(spec)
+            module = util.module_from_spec(spec)
             # pydantic and dataclasses resolve annotations in the module of this name.
             sys.modules[spec.name] = module
             try:

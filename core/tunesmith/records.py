@@ -7,7 +7,7 @@ are the content, not its rendering for a family of models.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -241,33 +241,3 @@ def last_exchange(record: Record) -> tuple[Prompt, Message]:
     """Return the last exchange of a record, whose answer evaluators ask the model for."""
     *_, last = exchanges(record)
     return last
-
-
-def content_key(record: Record) -> str:
-    """Return the text by which splits and leak checks compare records."""
-    match record:
-        case Text():
-            return record.text
-        case Completion():
-            return f"{record.prompt}\n{record.completion}"
-        case Chat():
-            return _messages_key(record.messages)
-        case Preference():
-            return f"{_messages_key(record.prompt)}\n{record.chosen}\n{record.rejected}"
-        case UnpairedPreference():
-            return f"{_messages_key(record.prompt)}\n{record.completion}\n{record.label}"
-        case _:
-            raise TypeError(f"no content is known for {type(record).__name__}")
-
-
-def _messages_key(messages: Iterable[Message]) -> str:
-    return "\n".join(
-        text
-        for message in messages
-        for text in (
-            *message.tools,
-            *filter(None, (message.reasoning,)),
-            message.text,
-            *(f"{call.name} {call.arguments}" for call in message.tool_calls),
-        )
-    )

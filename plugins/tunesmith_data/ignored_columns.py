@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tunesmith.records import Chat, Record, content_key
+from tunesmith.records import Chat, Record
 from tunesmith_data.conversation import without_system
 from tunesmith_data.row import RowError
 from tunesmith_data.row_view import RowView
+from tunesmith_data.text import content_key
 
 _MEDIA = "only text can be trained: remove these rows"
 _INSIDE = "write it into the messages it belongs to"

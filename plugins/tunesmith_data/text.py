@@ -1,9 +1,19 @@
-"""Text in rows: checks that every text of a record has passed."""
+"""Text in rows: checks that every text of a record has passed, and text to compare records by."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Record,
+    Text,
+    UnpairedPreference,
+)
 from tunesmith_data.row import RowError, json_type
 
 UNUSABLE_CHARACTERS = re.compile("[\0\ud800-\udfff]")
@@ -38,3 +48,33 @@ def require_not_blank(text: str, name: str) -> str:
     if not text or text.isspace():
         raise RowError(f"{name} is empty")
     return text
+
+
+def content_key(record: Record) -> str:
+    """Return the text by which splits and leak checks compare records."""
+    match record:
+        case Text():
+            return record.text
+        case Completion():
+            return f"{record.prompt}\n{record.completion}"
+        case Chat():
+            return _messages_key(record.messages)
+        case Preference():
+            return f"{_messages_key(record.prompt)}\n{record.chosen}\n{record.rejected}"
+        case UnpairedPreference():
+            return f"{_messages_key(record.prompt)}\n{record.completion}\n{record.label}"
+        case _:
+            raise TypeError(f"no content is known for {type(record).__name__}")
+
+
+def _messages_key(messages: Iterable[Message]) -> str:
+    return "\n".join(
+        text
+        for message in messages
+        for text in (
+            *message.tools,
+            *filter(None, (message.reasoning,)),
+            message.text,
+            *(f"{call.name} {call.arguments}" for call in message.tool_calls),
+        )
+    )

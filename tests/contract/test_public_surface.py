@@ -53,7 +53,6 @@ TESTED_THROUGH = {
     "tests/data/test_demo_files.py": (
         "tunesmith_data.build_records",
         "tunesmith_data.message",
-        "tunesmith_data.text",
         "tunesmith_data.tools",
     ),
     "tests/plugins/loaders/test_arrow.py": ("tunesmith_data.typed_row",),

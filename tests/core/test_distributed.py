@@ -161,22 +161,6 @@ def test_signal_handlers_are_restored_after_an_error(launch: Launch, tmp_path: P
     assert [signal.getsignal(number) for number in signals.STOP_SIGNALS] == before
 
 
-def test_a_failed_command_ignores_signals_until_it_has_printed_the_error(
-    launch: Launch,
-) -> None:
-    before = {number: signal.getsignal(number) for number in signals.STOP_SIGNALS}
-    try:
-        with distributed.ignore_stop_signals_after_error():
-            pass
-        assert {number: signal.getsignal(number) for number in signals.STOP_SIGNALS} == before
-        with pytest.raises(KeyError), distributed.ignore_stop_signals_after_error():
-            raise KeyError
-        assert {signal.getsignal(number) for number in signals.STOP_SIGNALS} == {signal.SIG_IGN}
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 FAILING_WORKER = """
 import os, threading
 from tunesmith import distributed

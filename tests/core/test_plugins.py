@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -177,7 +178,9 @@ def test_plugins_are_sorted_built_in_first_then_by_distribution_and_name(
 
     shuffled = [("tunesmith-b", "x"), ("tunesmith", "z"), ("tunesmith-a", "y"), ("tunesmith", "a"),
                 ("tunesmith", "z")]  # fmt: skip
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry(*e) for e in shuffled])
+    entries = {"tunesmith": [Entry(*e) for e in shuffled], "tunesmith.api": []}
+    everything = SimpleNamespace(select=lambda group: entries[group])
+    monkeypatch.setattr(metadata, "entry_points", lambda: everything)
     found = plugins.find_plugins(Selection()).found
     assert [p.full_name for p in found] == [
         "tunesmith:a", "tunesmith:z", "tunesmith-a:y", "tunesmith-b:x",

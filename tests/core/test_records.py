@@ -18,13 +18,13 @@ from tunesmith.records import (
     TextPart,
     ToolCall,
     UnpairedPreference,
-    content_key,
     exchanges,
     find_features,
     is_immutable,
     last_exchange,
     to_answer,
 )
+from tunesmith_data.text import content_key
 
 TURNS = [Message("user", "q"), Message("assistant", "a")]
 SLICES: Any = {"language": "de", "length": "short"}

@@ -7,11 +7,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.records import Chat, Record, UnpairedPreference, content_key
+from tunesmith.records import Chat, Record, UnpairedPreference
 from tunesmith_data.formats import FORMATS, TEXT_COLUMNS, match_format
 from tunesmith_data.ignored_columns import CHANGES_TRAINING
 from tunesmith_data.row import RowError
 from tunesmith_data.row_view import RowView
+from tunesmith_data.text import content_key
 
 OTHER = ("id", "source", "lang")
 NAMES = sorted({*TEXT_COLUMNS, *CHANGES_TRAINING, "system", "history"})

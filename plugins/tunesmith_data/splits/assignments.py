@@ -20,10 +20,11 @@ from typing import Any, Final, TypeAlias
 from tunesmith import distributed
 from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
-from tunesmith.records import Record, content_key
+from tunesmith.records import Record
 from tunesmith.storage import write_atomic
 from tunesmith_data.splits.normalize import normalize_text
 from tunesmith_data.splits.rows import RowTable
+from tunesmith_data.text import content_key
 
 PARTS: Final = ("train", "dev", "heldout")
 VERSION = 1

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.contracts import Finding
-from tunesmith.records import Record, content_key
+from tunesmith.records import Record
 from tunesmith_data.near_duplicates import cluster_texts
 from tunesmith_data.near_duplicates.forest import Forest
 from tunesmith_data.splits.normalize import PromptTexts, normalize_text
 from tunesmith_data.splits.rows import RowTable
+from tunesmith_data.text import content_key
 
 MAX_SHARE = 0.2
 """Largest share of the rows in a cluster: more would be a whole part, or leave none to train on."""

@@ -12,10 +12,10 @@ from tunesmith.records import (
     Record,
     Text,
     UnpairedPreference,
-    content_key,
     last_exchange,
 )
 from tunesmith_data.near_duplicates.character_map import CharacterMap
+from tunesmith_data.text import content_key
 
 
 def normalize_text(text: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from tunesmith.records import Record, content_key
+from tunesmith.records import Record
+from tunesmith_data.text import content_key
 
 T = TypeVar("T")
 

@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.contracts import LeftOut
-from tunesmith.records import Chat, Record, Text, content_key
+from tunesmith.records import Chat, Record, Text
+from tunesmith_data.text import content_key
 from tunesmith_torch.data.example_store import Examples
 from tunesmith_torch.data.large_data import LARGE_CHARACTERS
 from tunesmith_torch.data.packing import Example

@@ -35,8 +35,8 @@ from tunesmith.records import (
     Prompt,
     Record,
     Text,
-    content_key,
 )
+from tunesmith_data.text import content_key
 from tunesmith_torch.data.chat_format import ChatFormat
 from tunesmith_torch.data.conversation import RenderedConversation, TemplateLimitError
 from tunesmith_torch.data.example_store import ExampleStoreBuilder

@@ -22,9 +22,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tunesmith.contracts import LeftOut
 from tunesmith.errors import TunesmithError
-from tunesmith.inspections import cache_folder
-from tunesmith.records import Record, content_key
+from tunesmith.plugins import cache_folder
+from tunesmith.records import Record
 from tunesmith.storage import commit_folder, verify_folder
+from tunesmith_data.text import content_key
 from tunesmith_torch.data.example_store import ExampleStore
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import TokenizedRecords

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from distributions import Site
 
-from tunesmith.inspections import inspection_files
-from tunesmith.plugins import Selection, find_installed
+from tunesmith.plugins import Selection, find_installed, inspection_files
 from tunesmith_plugins.commands.plugin_list import inspect_installed as module
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     Inspection,

@@ -17,10 +17,10 @@ from tunesmith.records import (
     Record,
     Text,
     UnpairedPreference,
-    content_key,
     exchanges,
 )
 from tunesmith_data.near_duplicates.character_map import CharacterMap
+from tunesmith_data.text import content_key
 
 Part = Literal["train", "dev", "heldout"]
 

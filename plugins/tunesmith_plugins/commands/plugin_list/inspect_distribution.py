@@ -2,7 +2,7 @@
 
 Importing is executing: a module may take long, hang, end the process or change it. Another process
 does it once for each version of a distribution, and what it found is kept in the cache folder
-(:mod:`tunesmith.inspections`).
+(:mod:`tunesmith.plugins`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from typing import Any
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import TunesmithError
-from tunesmith.inspections import LARGEST_FILE, Installed
 from tunesmith.offers import KINDS, Plugin
-from tunesmith.plugins import Plugins, create_manager, load_plugin
+from tunesmith.plugins import LARGEST_FILE, Installed, Plugins, create_manager, load_plugin
 from tunesmith.storage import write_atomic
 
 SECONDS = 30.0

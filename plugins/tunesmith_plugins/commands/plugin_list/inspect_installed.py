@@ -7,9 +7,8 @@ from dataclasses import replace
 from itertools import groupby
 
 from tunesmith.catalog import Catalog
-from tunesmith.inspections import Installed, inspection_files
 from tunesmith.offers import FILE_DISTRIBUTION
-from tunesmith.plugins import Selection, find_installed, find_plugins
+from tunesmith.plugins import Installed, Selection, find_installed, find_plugins, inspection_files
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     Inspection,
     inspect_elsewhere,

@@ -17,9 +17,9 @@ from tunesmith.records import (
     Record,
     Text,
     UnpairedPreference,
-    content_key,
 )
 from tunesmith.text import format_count
+from tunesmith_data.text import content_key
 
 
 class Part(NamedTuple):

@@ -25,6 +25,7 @@ from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_plugins.commands.runs import view
+from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_after_error
 
 
 @click.command("run")
@@ -75,7 +76,7 @@ def without_reporters_if_quiet(plan: Plan, state: CliState) -> Plan:
 @contextmanager
 def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
     """Print the results so far if the run fails in the block, and a hint at how to resume it."""
-    with distributed.ignore_stop_signals_after_error():
+    with ignore_stop_signals_after_error():
         try:
             yield
         except TunesmithError as error:

@@ -13,8 +13,13 @@ from click.testing import CliRunner, Result
 from distributions import COMMAND, Site
 
 from tunesmith.cli.app import app
-from tunesmith.inspections import cache_folder, inspection_files, read_commands
-from tunesmith.plugins import find_installed, find_plugins
+from tunesmith.plugins import (
+    cache_folder,
+    find_installed,
+    find_plugins,
+    inspection_files,
+    read_commands,
+)
 
 
 @pytest.fixture
@@ -171,3 +176,11 @@ def test_a_run_imports_its_plugins_whatever_is_remembered(site: Site) -> None:
     found = {plugin.name: plugin for plugin in find_plugins().found}
     assert found["greet"].hooks == ("tunesmith_commands",)
     assert site.imported() == ["greet"]
+
+
+def test_a_plugin_of_another_api_version_is_not_imported(site: Site) -> None:
+    site.add("greet", api="2")
+    found = {plugin.name: plugin for plugin in find_plugins().found}["greet"]
+    assert found.state == "broken"
+    assert found.reason.startswith("it needs version 2 of the plugin API, and this tunesmith has 1")
+    assert site.imported() == []
