@@ -167,7 +167,7 @@ def write_data(path: Path, row: dict[str, Any]) -> None:
 
 
 def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:
-    assert tunesmith("example").stdout.split() == list(find_examples()) == ["helpdesk"]
+    assert tunesmith("example").stdout.split() == list(find_examples()) == ["helpdesk", "repairs"]
     done = tunesmith("example", "helpdesk")
     assert done.exit_code == 0, done.output
     assert "tunesmith run helpdesk/run.toml" in done.stderr

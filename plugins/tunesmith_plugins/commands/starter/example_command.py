@@ -38,7 +38,8 @@ def copy_example(name: str, target: Path, *, force: bool) -> None:
         guess = suggest_name(name, known)
         hint = f"did you mean {guess}?" if guess else f"known examples: {', '.join(known)}"
         raise UsageError(f'no example is named "{name}"', hint=hint)
-    files = {target / file.name: file.read_bytes() for file in known[name].iterdir()}
+    entries = (entry for entry in known[name].iterdir() if entry.is_file())  # no __pycache__
+    files = {target / file.name: file.read_bytes() for file in entries}
     present = sorted(str(path) for path in files if path.exists())
     if present and not force:
         raise UsageError(f"{present[0]}: exists already", hint="--force replaces it")
