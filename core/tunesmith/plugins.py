@@ -46,6 +46,8 @@ LARGEST_FILE = 4_000_000
 """Size in bytes of the largest file that is read about a distribution."""
 Loader = Callable[[], object]
 Installed = list[tuple[Plugin, metadata.EntryPoint]]
+FILE_MODULE_PREFIX = "tunesmith_file_"
+"""Beginning of the names of modules that are single files."""
 
 
 @dataclass(frozen=True)
@@ -340,7 +342,7 @@ def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
     for path in dict.fromkeys(Path(file).resolve() for file in files):
 
         def load(path: Path = path) -> object:
-            spec = util.spec_from_file_location(f"tunesmith_file_{path.stem}", path)
+            spec = util.spec_from_file_location(f"{FILE_MODULE_PREFIX}{path.stem}", path)
             if spec is None or spec.loader is None or not path.is_file():
                 raise FileNotFoundError(f"no Python file at {path}")
             module = util.module_from_spec(spec)

@@ -41,12 +41,16 @@ TESTED_THROUGH = {
     "tests/plugins/commands/test_check.py": ("tunesmith.cli.render",),
     # Each check of the conformance kit runs on a plugin that keeps it and on one that breaks it.
     "tests/core/testing/test_kit.py": (
-        "tunesmith.testing.estimates",
         "tunesmith.testing.evaluators",
         "tunesmith.testing.loaders",
         "tunesmith.testing.splitters",
         "tunesmith.testing.reporters",
-        "tunesmith.testing.techniques",
+        "tunesmith.testing.reviews",
+        "tunesmith.testing.techniques.contract",
+        "tunesmith.testing.techniques.correctness",
+        "tunesmith.testing.techniques.estimates",
+        "tunesmith.testing.techniques.setup",
+        "tunesmith.testing.techniques.written_files",
     ),
     # Row files are read through the loader that uses all of these.
     "tests/data/test_formats.py": ("tunesmith_data.conversation",),

@@ -13,10 +13,14 @@
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
 from tunesmith.testing.kit import Result, parametrize_checks, run_checks
 from tunesmith.testing.sample_run import sample_event, sample_run
+from tunesmith.testing.worked_examples import EvaluatorExample, LoaderExample, ReviewExample
 
 __all__ = [
+    "EvaluatorExample",
     "FakeTextModel",
+    "LoaderExample",
     "Result",
+    "ReviewExample",
     "parametrize_checks",
     "perfect_model",
     "run_checks",

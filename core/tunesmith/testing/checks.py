@@ -19,6 +19,7 @@ from tunesmith.errors import PluginError
 from tunesmith.offers import KINDS, ComponentOffer, ConfiguredOffer, ReporterOffer
 from tunesmith.options import from_table
 from tunesmith.plugins import Plugins
+from tunesmith.testing.worked_examples import Examples
 
 
 class NotApplicable(Exception):
@@ -46,6 +47,8 @@ class Samples:
     learns eight examples in seconds. Other options keep their defaults."""
     broken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options by data loader, of data that it must refuse."""
+    examples: Examples = field(default_factory=dict)
+    """Worked examples by offer: what it must return for given data."""
 
     def model_folder(self) -> Path:
         """Return the model folder; it is created when it is first needed."""
@@ -85,6 +88,7 @@ class Subject:
 
 CheckKind = Literal[
     "plugin",
+    "review of data",
     "any offer",
     "offer",
     "component",
@@ -97,8 +101,8 @@ CheckKind = Literal[
     "reporter of every run",
     "table",
 ]
-"""The subject of a check: the plugin, any offer, an offer with options, one with ``build``, a kind
-of offer, or a reporter that is used in every run."""
+"""The subject of a check: the plugin, a plugin that reviews data, any offer, an offer with options,
+one with ``build``, a kind of offer, or a reporter that is used in every run."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ def applicable_checks(subject: Subject) -> Iterator[Check]:
     """Return the checks for a subject."""
     offer = subject.offer
     kinds = {"plugin"} if offer is None else {"any offer", offer.kind}
+    if offer is None and any(subject.plugins.implementations("tunesmith_review_data")):
+        kinds.add("review of data")
     if isinstance(offer, ConfiguredOffer):
         kinds.add("offer")
     if isinstance(offer, ComponentOffer):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tunesmith.contracts import Measurement, TextModel
+from tunesmith.options import from_table
 from tunesmith.records import Record
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.examples import (
@@ -16,6 +17,7 @@ from tunesmith.testing.examples import (
     UNPAIRED_PREFERENCES,
 )
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
+from tunesmith.testing.worked_examples import EvaluatorExample
 
 RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     (*COMPLETIONS, *CHATS),
@@ -116,3 +118,25 @@ def handles_empty(subject: Subject) -> None:
     """Without records there are no values, and no exception."""
     for name, m in measure(subject, partly_right_model(subject), []).items():
         require(len(m.values) == 0, f"{name} has values where there are no records")
+
+
+@check("evaluator")
+def measures_its_examples(subject: Subject) -> None:
+    """The worked examples of the evaluator: for given answers, each record has the given value."""
+    examples = subject.samples.examples.get(subject.offer.name, ())
+    chosen = [example for example in examples if isinstance(example, EvaluatorExample)]
+    if not chosen:
+        raise NotApplicable(f"needs examples for {subject.offer.name}")
+    for number, example in enumerate(chosen, 1):
+        evaluator = subject.offer.build(from_table(subject.offer.config, example.options))
+        model = FakeTextModel(answers=example.answers, logprobs=example.logprobs)
+        measured = {m.metric: m.values for m in evaluator.measure(model, example.records)}
+        for metric, expected in example.values.items():
+            values = measured.get(metric, ())
+            close = len(values) == len(expected) and all(
+                math.isclose(value, right, rel_tol=1e-6, abs_tol=1e-9)
+                for value, right in zip(values, expected, strict=True)
+            )
+            require(
+                close, f"example {number}: {metric} is {list(values)}, expected {list(expected)}"
+            )

@@ -20,8 +20,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.execution.versions import LIBRARIES
-from tunesmith.global_state import READ_AT_LOAD
+from tunesmith.global_state import SET_BY_LIBRARIES
 from tunesmith.options import from_table, nested_options
+from tunesmith.plugins import FILE_MODULE_PREFIX
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
 HEAVY = (
@@ -43,7 +44,10 @@ _UNKNOWN_REFERENCE = "conformance-kit://an unknown reference"
 
 @check("plugin")
 def import_is_light(subject: Subject) -> None:
-    """Importing the plugin loads no heavy library: ``tunesmith --help`` imports it too."""
+    """Importing the plugin loads no heavy library: ``tunesmith --help`` imports it too.
+
+    A single file, which is imported only where it is named, may import pydantic.
+    """
     name, file = subject.module.__name__, subject.module.__file__
     program = (
         "import importlib, importlib.util, json, sys\n"
@@ -64,6 +68,8 @@ def import_is_light(subject: Subject) -> None:
     )
     require(result.returncode == 0, f"importing {name} alone fails: {result.stderr[-500:]}")
     loaded = json.loads(result.stdout.splitlines()[-1])
+    if name.startswith(FILE_MODULE_PREFIX):
+        loaded = [library for library in loaded if library != "pydantic"]
     require(not loaded, f"importing {name} also imports {', '.join(loaded)}")
 
 
@@ -183,7 +189,8 @@ def needs_are_requirements(subject: Subject) -> None:
 def leaves_environment_untouched(subject: Subject) -> None:
     """Building changes no environment variable, folder, signal handler, generator or default.
 
-    Variables of :data:`READ_AT_LOAD` may be set if they are unset.
+    Variables that libraries set when they are loaded, and those that torch reads then, may be set
+    if they are unset (:data:`SET_BY_LIBRARIES`).
     """
     _import_needs(subject)
     before = dict(global_state())
@@ -203,9 +210,12 @@ def leaves_libraries_untouched(subject: Subject) -> None:
 # --------------------------------------------------------------------------- global state
 
 
+_VARIABLES = "environment variables"
+
+
 def global_state(*, generators: bool = True) -> Iterator[tuple[str, Any]]:
     """Yield the global state that a plugin could change, by name."""
-    yield "environment variables", dict(os.environ)
+    yield _VARIABLES, dict(os.environ)
     yield "current folder", os.getcwd()
     yield "signal handlers", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     root = logging.getLogger()
@@ -225,14 +235,23 @@ def global_state(*, generators: bool = True) -> Iterator[tuple[str, Any]]:
             yield "torch's random generator", torch.get_rng_state().tolist()
 
 
-def require_same_state(before: dict[str, Any]) -> None:
-    """Require that the global state is the same as before."""
-    after = dict(global_state())
-    variables = after["environment variables"]
-    for name in READ_AT_LOAD - before["environment variables"].keys():
-        variables.pop(name, None)
+def require_same_state(before: dict[str, Any], *, generators: bool = True) -> None:
+    """Require that the global state is the same as before; the message names what changed."""
+    after = dict(global_state(generators=generators))
     changed = [name for name, value in before.items() if after.get(name) != value]
+    if _VARIABLES in changed:
+        changed.remove(_VARIABLES)
+        names = _changed_variables(before[_VARIABLES], after[_VARIABLES])
+        changed += [f"the environment variable {name}" for name in names]
     require(not changed, f"it changes: {', '.join(changed)}")
+
+
+def _changed_variables(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
+    """Yield the variables that changed, but for those that libraries set when they are loaded."""
+    for name in sorted(before.keys() | after.keys()):
+        is_of_library = name not in before and name.startswith(SET_BY_LIBRARIES)
+        if before.get(name) != after.get(name) and not is_of_library:
+            yield name
 
 
 Attributes = dict[tuple[str, int], dict[str, Any]]

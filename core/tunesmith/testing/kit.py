@@ -22,14 +22,14 @@ from typing import Any, Literal
 
 from tunesmith.plugins import describe_error
 from tunesmith.testing import (
-    estimates,
     evaluators,
     everyone,
+    known_answers,
     loaders,
     reporters,
+    reviews,
     rivals,
     splitters,
-    techniques,
 )
 from tunesmith.testing.checks import (
     Check,
@@ -39,9 +39,24 @@ from tunesmith.testing.checks import (
     applicable_checks,
     collect_subjects,
 )
+from tunesmith.testing.locate import locate_fault
 from tunesmith.testing.modules import load_modules
+from tunesmith.testing.techniques import contract, correctness, estimates
+from tunesmith.testing.worked_examples import Examples
 
-CHECK_MODULES = (everyone, techniques, estimates, loaders, splitters, evaluators, rivals, reporters)
+CHECK_MODULES = (
+    everyone,
+    reviews,
+    contract,
+    correctness,
+    estimates,
+    loaders,
+    splitters,
+    evaluators,
+    known_answers,
+    rivals,
+    reporters,
+)
 """The modules with the checks; importing them registers the checks."""
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -54,8 +69,11 @@ class Result:
     check: str
     offer: str
     """Name of the offer; empty if the subject is the plugin itself."""
-    state: Literal["kept", "broken", "not applicable"]
+    state: Literal["passed", "failed", "skipped"]
+    """Skipped: there is nothing to check; ``detail`` is the reason."""
     detail: str = ""
+    where: str = ""
+    """``file:line`` of the plugin's code to look at, if the check failed."""
     promise: str = ""
     """The first line of the check's docstring, which describes the promise."""
 
@@ -87,18 +105,27 @@ class BoundCheck:
         try:
             self()
         except NotApplicable as error:
-            return self._result("not applicable", str(error))
+            return self._result("skipped", str(error))
         except AssertionError as error:
-            return self._result("broken", str(error))
+            return self._result("failed", str(error), error)
         except Exception as error:
-            return self._result("broken", describe_error(error))
-        return self._result("kept", "")
+            return self._result("failed", describe_error(error), error)
+        return self._result("passed")
 
-    def _result(self, state: Literal["kept", "broken", "not applicable"], detail: str) -> Result:
+    def _result(
+        self,
+        state: Literal["passed", "failed", "skipped"],
+        detail: str = "",
+        error: Exception | None = None,
+    ) -> Result:
         offer = "" if self.subject.offer is None else self.subject.offer.name
-        promise = (self.check.function.__doc__ or "").partition("\n")[0]
         return Result(
-            check=self.check.name, offer=offer, state=state, detail=detail, promise=promise
+            check=self.check.name,
+            offer=offer,
+            state=state,
+            detail=detail,
+            where="" if error is None else locate_fault(self.subject, self.check.kind, error),
+            promise=(self.check.function.__doc__ or "").partition("\n")[0],
         )
 
 
@@ -108,6 +135,7 @@ def collect_checks(
     model: Path | Callable[[], Path] | None = None,
     samples: Options | None = None,
     broken: Options | None = None,
+    examples: Examples | None = None,
 ) -> Iterator[BoundCheck]:
     """Yield every check of the plugin and of each of its offers.
 
@@ -115,11 +143,14 @@ def collect_checks(
         model: folder of a small model, or a function that creates it; techniques need it.
         samples: options by offer, such as the required file of a data loader.
         broken: options by data loader, of data that it must refuse.
+        examples: worked examples by offer, see :mod:`tunesmith.testing.worked_examples`.
 
     Raises:
         PluginError: the module is not a working plugin.
     """
-    all_samples = Samples(model=model, options=samples or {}, broken=broken or {})
+    all_samples = Samples(
+        model=model, options=samples or {}, broken=broken or {}, examples=examples or {}
+    )
     name = module.__name__.rpartition(".")[2].replace("_", "-")
     for subject in collect_subjects(module, load_modules({name: module}), all_samples):
         for check in applicable_checks(subject):
@@ -132,11 +163,14 @@ def run_checks(
     model: Path | Callable[[], Path] | None = None,
     samples: Options | None = None,
     broken: Options | None = None,
+    examples: Examples | None = None,
 ) -> list[Result]:
     """Run all checks of a plugin; see :func:`collect_checks` for the arguments."""
     return [
         check.result()
-        for check in collect_checks(module, model=model, samples=samples, broken=broken)
+        for check in collect_checks(
+            module, model=model, samples=samples, broken=broken, examples=examples
+        )
     ]
 
 
@@ -146,6 +180,7 @@ def parametrize_checks(
     model: Path | Callable[[], Path] | None = None,
     samples: Options | None = None,
     broken: Options | None = None,
+    examples: Examples | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Parametrize a pytest test with the checks; the test gets each as ``check`` and calls it.
@@ -153,13 +188,15 @@ def parametrize_checks(
     Args:
         expected_failures: reasons by check, ``name`` or ``name[offer]``. A listed check that
             passes or does not exist is an error.
-        model, samples, broken: see :func:`collect_checks`.
+        model, samples, broken, examples: see :func:`collect_checks`.
     """
     import pytest
 
     reasons = dict(expected_failures or {})
     cases = []
-    for check in collect_checks(module, model=model, samples=samples, broken=broken):
+    for check in collect_checks(
+        module, model=model, samples=samples, broken=broken, examples=examples
+    ):
         reason = reasons.get(check.name, reasons.get(check.check.name))
         marks = (
             [] if reason is None else [pytest.mark.xfail(reason=_check_reason(reason), strict=True)]

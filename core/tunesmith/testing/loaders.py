@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from tunesmith.contracts import Dataset, LeftOut
 from tunesmith.errors import DataError
 from tunesmith.options import from_table
 from tunesmith.records import Record
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.worked_examples import LoaderExample
 
 FILE_AND_LINE = re.compile(r"[^\s:]:\d+\b")
 
@@ -85,3 +91,78 @@ def names_file_and_line_in_errors(subject: Subject) -> None:
     except Exception as error:
         raise AssertionError(f"broken data raises {type(error).__name__}: {error}") from None
     raise AssertionError("broken data is loaded without an error")
+
+
+@check("data loader")
+def accounts_for_every_row(subject: Subject) -> None:
+    """Rows in are records plus rows left out: no line of the sample is missing, none is twice.
+
+    It is checked where the sample is a text file in which most lines are a row of their own. The
+    first line may be a header.
+    """
+    dataset = load_samples(subject)
+    records = [*dataset.train, *(dataset.dev or ()), *(dataset.heldout or ())]
+    positions = [str(getattr(record, "source", "")) for record in records]  # or no record at all
+    positions += [row.where for row in dataset.left_out]
+    checked = False
+    for path in _text_files(subject.samples.options.get(subject.offer.name, {})):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        filled = {n for n, line in enumerate(lines, 1) if line.strip()}
+        found = Counter(_lines_of(path, positions))
+        if len(filled & found.keys()) < 2 or len(filled & found.keys()) <= len(filled) / 2:
+            continue
+        checked = True
+        missing = sorted(filled - found.keys())
+        if missing[:1] == [1] and path.suffix in (".csv", ".tsv"):
+            del missing[0]
+        lines_text = ", ".join(f"{path.name}:{n}" for n in missing[:3])
+        require(not missing, f"neither a record nor left out: {lines_text}")
+        twice = [f"{path.name}:{n}" for n, count in found.items() if count > 1]
+        require(not twice, f"more than one record, or also left out: {', '.join(twice[:3])}")
+    if not checked:
+        raise NotApplicable("the sample is no text file with a row on each line; give examples")
+
+
+@check("data loader")
+def loads_its_examples(subject: Subject) -> None:
+    """The worked examples of the loader: the same records in the same order, and rows left out."""
+    examples = subject.samples.examples.get(subject.offer.name, ())
+    chosen = [example for example in examples if isinstance(example, LoaderExample)]
+    if not chosen:
+        raise NotApplicable(f"needs examples for {subject.offer.name}")
+    for number, example in enumerate(chosen, 1):
+        loader = subject.offer.build(from_table(subject.offer.config, example.options))
+        dataset: Dataset = loader.load()
+        for name, records, expected in (
+            ("train", dataset.train, example.train),
+            ("heldout", dataset.heldout or (), example.heldout),
+        ):
+            _require_equal(f"example {number}, {name}", records, expected)
+        count = len(dataset.left_out)
+        require(
+            count == example.left_out,
+            f"example {number}: {count} rows are left out, expected {example.left_out}",
+        )
+
+
+def _require_equal(what: str, records: Sequence[Record], expected: Sequence[Record]) -> None:
+    require(len(records) == len(expected), f"{what}: {len(records)} records, not {len(expected)}")
+    for n, (record, other) in enumerate(zip(records, expected, strict=True), 1):
+        found, wanted = replace(record, source=""), replace(other, source="")
+        require(found == wanted, f"{what}, record {n}: {found!r:.200}, expected {wanted!r:.200}")
+
+
+def _text_files(options: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the files that the sample options name directly."""
+    for value in options.values():
+        path = Path(value) if isinstance(value, str) and len(value) < 4096 else None
+        if path is not None and path.is_file() and b"\0" not in path.read_bytes()[:4096]:
+            yield path
+
+
+def _lines_of(path: Path, positions: Sequence[str]) -> Iterator[int]:
+    """Yield the line numbers of the positions in a file, ``file:line``."""
+    for position in positions:
+        file, _, line = position.rpartition(":")
+        if line.isdigit() and Path(file).name == path.name:
+            yield int(line)

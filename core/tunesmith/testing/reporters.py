@@ -75,6 +75,17 @@ def closes_after_failure(subject: Subject) -> None:
     require(not leaked, f"it leaves open: {', '.join(sorted(leaked)[:3])}")
 
 
+@check("reporter")
+def leaves_events_unchanged(subject: Subject) -> None:
+    """A reporter changes no event: the next reporter sees it as it was."""
+    with open_reporter(subject) as reporter:
+        for event in sample_run(HOSTILE):
+            before = repr(event)
+            with contextlib.suppress(Exception):  # checked by accepts_every_event
+                reporter.report(event)
+            require(repr(event) == before, f"it changes {event.kind}")
+
+
 @check("reporter of every run")
 def reporters_of_every_run_are_silent(subject: Subject) -> None:
     """A reporter of every run prints nothing and requires no option."""

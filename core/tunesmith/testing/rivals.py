@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 from tunesmith.contracts import (
@@ -159,6 +160,28 @@ def does_not_depend_on_other_prompts(subject: Subject) -> None:
                 f"{variant.name or 'it'} answers {record.source} with {alone} alone and with "
                 f"{answer!r} among others",
             )
+
+
+@check("rival")
+def knows_only_its_training_rows(subject: Subject) -> None:
+    """What a rival was built from before, with rows that are held out now, has no effect."""
+    # Other checks have shown it their records, so these are new.
+    records = [
+        replace(record, prompt=f"{record.prompt}, once more")
+        for record in choose_records(subject)
+        if isinstance(record, Completion)
+    ]
+    half = len(records) // 2
+    seen, unseen = records[:half], records[half:]
+    if not seen:
+        raise NotApplicable("it is not used for prompts with completions")
+
+    def solve(rows: Sequence[Record]) -> list[list[str]]:
+        return [answers(variant, unseen) for variant in list_variants(subject, list(rows))]
+
+    first = solve(seen)
+    solve(records)
+    require(solve(seen) == first, "after it was built from other rows too, it knows their answers")
 
 
 @check("rival")

@@ -69,3 +69,16 @@ def leaves_out_parts_that_are_not_asked_for(subject: Subject) -> None:
     split = split_samples(subject, records, all_parts=False)
     require(not (split.dev or split.heldout), "dev or held-out rows were not asked for")
     require(len(split.train) == len(records), "a row is in no part")
+
+
+@check("splitter")
+def keeps_groups_together(subject: Subject) -> None:
+    """The rows of a group, such as those of one patient, are in one part."""
+    records = sample_records()
+    split = split_samples(subject, records)
+    part_of: dict[str | None, str] = {}
+    for name in ("train", "dev", "heldout"):
+        for row in getattr(split, name):
+            group = records[row].group
+            other = part_of.setdefault(group, name)
+            require(other == name, f"rows of {group} are in {other} and in {name}")

@@ -50,7 +50,7 @@ def plugin_module(**offers: object) -> ModuleType:
 
 def broken(results: list[Result]) -> dict[str, str]:
     """Return the details of the broken promises, by check."""
-    return {r.check: r.detail for r in results if r.state == "broken"}
+    return {r.check: r.detail for r in results if r.state == "failed"}
 
 
 @pytest.fixture
@@ -67,12 +67,17 @@ def base(tmp_path: Path) -> Path:
 def test_a_correct_plugin_passes_all_checks(base: Path) -> None:
     results = run_checks(tunesmith_echo, model=base)
     assert broken(results) == {}
-    assert {r.check for r in results if r.state == "not applicable"} == {
+    assert {r.check for r in results if r.state == "skipped"} == {
         "base_weights_unchanged",
         "estimates_are_intervals",
         "estimates_follow_the_work",
         "estimates_follow_the_options",
         "memory_savings_save_memory",
+        "uses_the_seed",
+        "saves_what_it_trained",
+        "micro_batches_change_nothing",
+        "measures_its_examples",
+        "known_metrics_have_their_values",
     }
     assert {r.offer for r in results} == {"", "echo", "brevity"}
     assert len(results) > 30
@@ -87,7 +92,7 @@ def test_every_check_has_a_docstring_and_a_unique_name() -> None:
 
 def test_a_check_that_is_not_applicable_names_the_reason() -> None:
     results = {r.check: r for r in run_checks(tunesmith_echo)}
-    assert results["learns_eight_examples"].state == "not applicable"
+    assert results["learns_eight_examples"].state == "skipped"
     assert "model folder" in results["learns_eight_examples"].detail
     loader = {r.check: r for r in run_checks(plugin_module(data_loaders=ROWS))}
     assert loader["same_order_twice"].detail == "needs sample options for rows: ['file']"
@@ -263,6 +268,25 @@ def test_building_may_set_what_torch_reads_at_load_and_keeps_what_the_user_set(
     found = broken(run_checks(reporter_module(build=set_capacity)))
     found.pop("import_is_light")  # the module has no file
     assert list(found) == failed
+
+
+def test_variables_that_a_build_changes_are_named_but_for_those_of_libraries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MINE", "0")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+    def import_torch(options: object, folder: object) -> RecordingReporter:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/nowhere")
+        return RecordingReporter()
+
+    def set_mine(options: object, folder: object) -> RecordingReporter:
+        monkeypatch.setenv("MINE", "1")
+        return RecordingReporter()
+
+    assert PROMISE not in broken(run_checks(reporter_module(build=import_torch)))
+    found = broken(run_checks(reporter_module(build=set_mine)))
+    assert found[PROMISE] == "it changes: the environment variable MINE"
 
 
 def test_an_invalid_default_fails() -> None:
@@ -567,7 +591,7 @@ def as_dictionary(record: Completion) -> dict[str, str]:
         ("shuffled", ["same_order_twice"]),
         ("dictionaries", ["yields_valid_dataset"]),
         ("anonymous", ["yields_valid_dataset"]),
-        ("leaky", ["splits_are_disjoint"]),
+        ("leaky", ["splits_are_disjoint", "accounts_for_every_row"]),
     ],
 )
 def test_a_faulty_loader_fails_the_right_checks(
@@ -612,7 +636,7 @@ def test_an_error_with_file_and_line_passes(tmp_path: Path) -> None:
 
     specimen = plugin_module(data_loaders=replace(ROWS, build=Careful))
     results = {r.check: r for r in run_checks(specimen, broken={"rows": _sample(tmp_path)})}
-    assert results["names_file_and_line_in_errors"].state == "kept"
+    assert results["names_file_and_line_in_errors"].state == "passed"
 
 
 # --------------------------------------------------------------------------- evaluators

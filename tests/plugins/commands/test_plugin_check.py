@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,14 +44,14 @@ def test_a_plugin_that_keeps_the_contract_passes() -> None:
     done = CliRunner().invoke(app, ["plugins", "check", "exact-match"])
     assert done.exit_code == 0, done.output
     assert done.stdout.split()[:3] == ["check", "offer", "what"]
-    assert "checks passed, 0 failed" in done.stderr
+    assert " 0 failed" in done.stderr
     done = CliRunner().invoke(app, ["plugins", "check", "exact-match", "--json"])
     found = json.loads(done.stdout)
     assert (found["schema"], found["plugin"]) == (
-        "tunesmith.check-plugin/1",
+        "tunesmith.check-plugin/2",
         "tunesmith:exact-match",
     )
-    assert {result["state"] for result in found["results"]} >= {"kept"}
+    assert {result["state"] for result in found["results"]} >= {"passed"}
 
 
 @pytest.mark.parametrize("is_last", [False, True])
@@ -61,7 +63,33 @@ def test_a_plugin_that_breaks_the_contract_fails(tmp_path: Path, is_last: bool) 
     done = CliRunner().invoke(app, [*command, *option] if is_last else [*option, *command])
     assert done.exit_code == 8, done.output
     assert 'plugin "file:quiet"' in done.stderr and "fails: " in done.stderr
-    assert [line for line in done.stdout.splitlines() if line.startswith("broken")]
+    assert [line for line in done.stdout.splitlines() if line.startswith("failed")]
+
+
+def test_a_failed_check_names_the_line_to_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("quiet.py").write_text(BROKEN)
+    arguments = ["--plugin", "quiet.py", "plugins", "check", "quiet"]
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    results = {result["check"]: result for result in found["results"]}
+    assert results["every_option_has_help"]["where"] == "quiet.py:6"
+    assert results["accepts_every_event"]["where"] == "quiet.py:17"
+    states = Counter(result["state"] for result in found["results"])
+    assert {state: found[state] for state in ("passed", "skipped", "failed")} == states
+    table = CliRunner().invoke(app, arguments).stdout
+    assert "look at quiet.py:17" in table
+    assert table.splitlines()[-1].startswith("failed")
+
+
+def test_the_plugin_of_the_readme_passes(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n([^`]*hookimpl[^`]*)```", readme)
+    (tmp_path / "brief.py").write_text(code, encoding="utf-8")
+    arguments = ["--plugin", str(tmp_path / "brief.py"), "plugins", "check", "brief"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
 
 
 def test_a_plugin_that_is_not_installed_is_named() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,13 @@ from tunesmith.errors import PluginError, UsageError
 from tunesmith.offers import Plugin
 from tunesmith.plugins import Plugins
 from tunesmith.text import one_line
+
+if TYPE_CHECKING:
+    from tunesmith.testing import Result
+
+ORDER = ("passed", "skipped", "failed")
+"""The states of results, as they are listed: the last lines stay on the screen."""
+STYLES = {"passed": "good", "skipped": "dim", "failed": "bad"}
 
 
 @click.command("check")
@@ -41,24 +48,43 @@ def command(
     """Test a plugin with the conformance kit and print the results as a table.
 
     A technique is trained on eight examples and needs a small model (--model). Checks that need
-    something that is not given are listed as not applicable, with the reason.
+    something that is not given are skipped, with the reason. For a check that failed, the file and
+    line to look at are printed.
     """
     from tunesmith.testing.kit import run_checks
 
     plugin, module = find_module(state.catalog().plugins, name)
     results = run_checks(module, model=model, samples=parse_samples(sets))
-    kept = [result for result in results if result.state == "kept"]
-    broken = [result for result in results if result.state == "broken"]
+    failed = [result for result in results if result.state == "failed"]
     if as_json:
-        about = {"schema": "tunesmith.check-plugin/1", "plugin": plugin.full_name}
+        about = {
+            "schema": "tunesmith.check-plugin/2",
+            "plugin": plugin.full_name,
+            "version": plugin.version,
+            **{state: count_state(results, state) for state in ORDER},
+        }
         render.print_json({**about, "results": [asdict(result) for result in results]})
     else:
-        rows = [[r.state, r.check, r.offer, one_line(r.detail or r.promise, 200)] for r in results]
-        render.print_table(["", "check", "offer", "what"], rows)
-    render.print_note(f"{len(kept)} of {len(results)} checks passed, {len(broken)} failed")
-    if broken:
-        names = ", ".join(result.check for result in broken)
-        raise PluginError(f'plugin "{plugin.full_name}" {plugin.version} fails: {names}')
+        rows = sorted(results, key=lambda result: ORDER.index(result.state))
+        render.print_table(["", "check", "offer", "what"], [to_row(result) for result in rows])
+    render.print_note(", ".join(f"{count_state(results, state)} {state}" for state in ORDER))
+    if failed:
+        names = ", ".join(dict.fromkeys(result.check for result in failed))
+        name = f'"{plugin.full_name}" {plugin.version}'.rstrip()
+        raise PluginError(f"plugin {name} fails: {names}")
+
+
+def count_state(results: Sequence[Result], state: str) -> int:
+    """Return the number of results with this state."""
+    return sum(result.state == state for result in results)
+
+
+def to_row(result: Result) -> list[str | tuple[str, str]]:
+    """Return a row of the table: the promise, why it was skipped, or how it failed and where."""
+    text = one_line(result.detail or result.promise, 300)
+    if result.where:
+        text += f": look at {result.where}"
+    return [(result.state, STYLES[result.state]), result.check, result.offer, text]
 
 
 def find_module(plugins: Plugins, name: str) -> tuple[Plugin, Any]:

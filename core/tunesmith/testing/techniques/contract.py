@@ -6,159 +6,47 @@ middle and continued.
 
 from __future__ import annotations
 
-import atexit
-import hashlib
 import math
-import os
+import random
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from tunesmith.contracts import Artifact, Job, TextModel
-from tunesmith.errors import DataError, RunStopped, TunesmithError
+from tunesmith.contracts import Job
+from tunesmith.errors import RunStopped, TunesmithError
 from tunesmith.events import Event, Notice, StepFinished, TrainingFinished
-from tunesmith.records import Preference, Prompt, Record, exchanges, to_answer
-from tunesmith.storage import Checkpoints
+from tunesmith.records import Record
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
-from tunesmith.testing.everyone import global_state, library_attributes, require_unpatched
-from tunesmith.testing.examples import EXAMPLES_BY_KIND
+from tunesmith.testing.everyone import (
+    global_state,
+    library_attributes,
+    require_same_state,
+    require_unpatched,
+)
+from tunesmith.testing.techniques.setup import TrainingRun, TrainingSetup, train_once
+from tunesmith.testing.techniques.written_files import folder_hash
 
-SEED = 7
 MIN_LOSS_DECREASE = 0.1
 """Nats per token by which the loss must decrease when eight examples are memorized."""
 SCORE_TOLERANCE = 1e-5
 """Nats by which equal scores may differ."""
-
-
-@dataclass
-class TrainingRun:
-    """A training on eight examples, with its events, artifact and written files."""
-
-    out: Path
-    events: list[Event] = field(default_factory=list)
-    artifact: Artifact | None = None
-    written: list[str] = field(default_factory=list)
-    """Files outside ``out`` that were opened for writing."""
-
-    def steps(self, stage: str | None = None) -> list[StepFinished]:
-        steps = [event for event in self.events if isinstance(event, StepFinished)]
-        return [event for event in steps if stage is None or event.stage == stage]
-
-    def losses(self) -> list[float]:
-        return [event.loss for event in self.steps()]
-
-    def stages(self) -> list[str]:
-        """Return the stages that took steps, in order; ``""`` without stages."""
-        return list(dict.fromkeys(event.stage for event in self.steps()))
-
-
-@dataclass
-class TrainingSetup:
-    """The temporary folder, model and records for the trainings of one offer."""
-
-    subject: Subject
-    model: Path
-    folder: Path
-    """Temporary folder, deleted when the process ends."""
-    kinds: list[type[Record]]
-    """Kinds of records that the technique accepts, the simplest first."""
-    base_hash: str
-
-    @property
-    def examples(self) -> tuple[Record, ...]:
-        """Eight records of the simplest kind that the technique can train on."""
-        return EXAMPLES_BY_KIND[self.kinds[0]]
-
-    @classmethod
-    def of(cls, subject: Subject) -> TrainingSetup:
-        """Return the setup of the offer, created once."""
-        if "setup" not in subject.cache:
-            model = subject.samples.model_folder()
-            kinds = [kind for kind in EXAMPLES_BY_KIND if kind in subject.offer.accepts]
-            require(bool(kinds), "it accepts no kind of records that the kit has examples of")
-            folder = Path(tempfile.mkdtemp(prefix="tunesmith-kit-"))
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            subject.cache["setup"] = cls(subject, model, folder, kinds, folder_hash(model))
-        return cast(TrainingSetup, subject.cache["setup"])
-
-    def job(self, training: TrainingRun, emit: Callable[[Event], None]) -> Job[Any]:
-        training.out.mkdir(exist_ok=True)
-        return Job(
-            config=self.subject.options(),
-            model=self.model,
-            train=self.examples,
-            dev=self.examples[:2],
-            out=training.out,
-            seed=SEED,
-            device="cpu",
-            checkpoints=Checkpoints(training.out / "checkpoints"),
-            emit=emit,
-            technique=self.subject.offer.name,
-        )
-
-    def train(self, name: str) -> TrainingRun:
-        """Train without interruption, once for each name."""
-        if name not in self.subject.cache:
-            training = TrainingRun(self.folder / name)
-            with record_writes(training.out, training.written):
-                self._train(training)
-            self.subject.cache[name] = training
-        return cast(TrainingRun, self.subject.cache[name])
-
-    def _train(self, training: TrainingRun) -> None:
-        """Train; if records of one kind are not enough, with those of the next kind."""
-        try:
-            job = self.job(training, training.events.append)
-            training.artifact = self.subject.build().train(job)
-        except DataError:
-            if len(self.kinds) == 1:
-                raise
-            del self.kinds[0]
-            shutil.rmtree(training.out, ignore_errors=True)
-            training.events.clear()
-            self._train(training)
-
-    def open(self, artifact: Path | None) -> TextModel:
-        """Open the model with a new instance of the technique."""
-        model: TextModel = self.subject.build().open(self.model, artifact, device="cpu")
-        return model
-
-    def scores(self, artifact: Path | None) -> list[float]:
-        """Return the log-probabilities of the completions, in nats, one for each token."""
-        pairs = [exchange for record in self.examples for exchange in exchanges(record)]
-        scored = self.open(artifact).score([p for p, _ in pairs], [to_answer(c) for _, c in pairs])
-        return [value for tokens in scored for value in tokens.logprobs]
-
-    def margin(self, artifact: Path | None) -> float | None:
-        """Return the mean log-probability of chosen minus rejected, in nats; None without pairs."""
-        pairs = [record for record in self.examples if isinstance(record, Preference)]
-        if not pairs:
-            return None
-        prompts: list[Prompt] = [pair.prompt for pair in pairs]
-        model = self.open(artifact)
-        chosen = model.score(prompts, [pair.chosen for pair in pairs])
-        rejected = model.score(prompts, [pair.rejected for pair in pairs])
-        total = sum(math.fsum(s.logprobs) for s in chosen) - sum(
-            math.fsum(s.logprobs) for s in rejected
-        )
-        return total / len(pairs)
-
-
-def train_once(subject: Subject) -> tuple[TrainingSetup, TrainingRun, Path]:
-    """Return the setup, the training that checks share, and the path of its artifact."""
-    setup = TrainingSetup.of(subject)
-    training = setup.train("first")
-    artifact = training.artifact
-    require(
-        isinstance(artifact, Artifact), f"train returns {type(artifact).__name__}, not an Artifact"
-    )
-    assert artifact is not None
-    return setup, training, artifact.path
+KNOWN_FOLDERS = frozenset(
+    {
+        "first",
+        "second",
+        "stopped",
+        "refused",
+        "copy",
+        "unchanged",
+        "seed",
+        "micro",
+        "dated",
+        "backwards",
+    }
+)
+"""Folders that the checks themselves create next to each other."""
 
 
 @check("technique")
@@ -228,8 +116,9 @@ def writes_only_below_out(subject: Subject) -> None:
     require(not training.written, f"it writes {', '.join(training.written[:3])}")
     require(folder_hash(setup.model) == setup.base_hash, "it changes the base model's folder")
     folders = {path.name for path in setup.folder.iterdir() if path.is_dir()}
-    known = {"first", "second", "stopped", "refused", "copy", "unchanged"}
-    require(folders <= known, f"it writes next to its folder: {sorted(folders - known)}")
+    require(
+        folders <= KNOWN_FOLDERS, f"it writes next to its folder: {sorted(folders - KNOWN_FOLDERS)}"
+    )
 
 
 @check("technique")
@@ -245,11 +134,13 @@ def artifact_reopens(subject: Subject) -> None:
 
 @check("technique")
 def same_seed_same_losses(subject: Subject) -> None:
-    """The same seed gives exactly the same losses."""
+    """The same seed gives exactly the same losses, whatever random numbers were drawn before."""
     if not subject.offer.promises.deterministic:
         raise NotApplicable("does not promise to be deterministic")
     setup = TrainingSetup.of(subject)
-    first, second = setup.train("first").losses(), setup.train("second").losses()
+    first = setup.train("first").losses()
+    draw_random_numbers()
+    second = setup.train("second").losses()
     require(first == second, f"losses differ: {first[:3]} and {second[:3]}")
 
 
@@ -330,72 +221,16 @@ def training_leaves_no_global_changes(subject: Subject) -> None:
     training = TrainingRun(setup.folder / "unchanged")
     shutil.rmtree(training.out, ignore_errors=True)
     subject.build().train(setup.job(training, training.events.append))
-    after = dict(global_state(generators=False))
-    changed = [name for name, value in before.items() if after.get(name) != value]
-    require(not changed, f"training changes: {', '.join(changed)}")
+    require_same_state(before, generators=False)
     require_unpatched(attributes, subject)
 
 
-# --------------------------------------------------------------------------- files written
-
-
-def folder_hash(folder: Path) -> str:
-    """Return the SHA-256 over the names and contents of the files in a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-_watchers: list[Callable[[str, tuple[Any, ...]], None]] = []
-"""Functions that get audit events now: an audit hook can never be removed."""
-
-
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    for watcher in _watchers:
-        watcher(event, arguments)
-
-
-_hooked: list[bool] = []
-
-
-@contextmanager
-def record_writes(allowed: Path, written: list[str]) -> Iterator[None]:
-    """Append files that are written, renamed or created outside ``allowed`` to ``written``.
-
-    Files in ``__pycache__`` and devices are ignored.
-    """
-    if not _hooked:
-        sys.addaudithook(_audit)
-        _hooked.append(True)
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        for path in _written_paths(event, arguments):
-            absolute = os.path.abspath(path)
-            if absolute.startswith((f"{allowed}{os.sep}", "/dev/", "/proc/")):
-                continue
-            if "__pycache__" not in absolute and absolute != str(allowed):
-                written.append(absolute)
-
-    _watchers.append(watch)
-    try:
-        yield
-    finally:
-        _watchers.remove(watch)
-
-
-def _written_paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
-    """Return the paths that an audit event is about to write."""
-    if event == "open":
-        path, mode, flags = arguments
-        writes = bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        writes = writes or any(letter in (mode or "") for letter in "wax+")
-        return [os.fsdecode(path)] if writes and isinstance(path, (str, bytes)) else []
-    if event in ("os.mkdir", "os.remove", "os.rename", "os.truncate"):
-        number = 2 if event == "os.rename" else 1
-        return [os.fsdecode(p) for p in arguments[:number] if isinstance(p, (str, bytes, Path))]
-    return []
+def draw_random_numbers() -> None:
+    """Advance the global random generators, as other code in the process may have done."""
+    random.random()
+    for name in ("numpy", "torch"):
+        if (library := sys.modules.get(name)) is not None:
+            library.random.rand(3) if name == "numpy" else library.rand(3)
 
 
 def _stop_after(setup: TrainingSetup, training: TrainingRun, steps: int) -> None:

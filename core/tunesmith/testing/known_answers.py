@@ -1,0 +1,121 @@
+"""Known answers of well-known metrics, by which an evaluator with a metric of that name is checked.
+
+The answers are chosen so that the usual variants of a metric agree: texts in lower case, without
+articles and punctuation; for BLEU no order of n-grams without a match. Where variants differ, each
+of their values is accepted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tunesmith.records import Chat, Completion, Message, Record
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.evaluators import measure
+from tunesmith.testing.fakes import FakeTextModel
+
+TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True)
+class Known:
+    """A reference, an answer, and the values of a metric that are right for them."""
+
+    reference: str
+    answer: str
+    values: tuple[float, ...]
+
+
+def _mean(*precisions: float) -> float:
+    """Return the geometric mean."""
+    return math.prod(precisions) ** (1 / len(precisions))
+
+
+_WORDS = "red green blue white black brown pink grey"
+_RIGHT = Known("red green blue white", "red green blue white", (1.0,))
+_WRONG = Known("red green blue white", "one two three four", (0.0,))
+_EXACT = (_RIGHT, _WRONG)
+KNOWN: Mapping[str, Sequence[Known]] = {
+    "accuracy": _EXACT,
+    "exact-match": (
+        *_EXACT,
+        Known("red green", "red green blue", (0.0,)),
+        Known("red green", "red", (0.0,)),
+    ),
+    "f1": (
+        *_EXACT,
+        Known("red green blue", "red green", (0.8,)),
+        Known("red green", "red blue", (0.5,)),
+        Known("red", "red green blue", (0.5,)),
+    ),
+    "bleu": (
+        _RIGHT,
+        _WRONG,
+        # All n-grams match, and the answer is shorter: the brevity penalty alone.
+        Known(_WORDS, _WORDS.rsplit(" ", 2)[0], (math.exp(1 - 8 / 6),)),
+        # One word of eight is wrong; without smoothing, or with one added to counts from n = 2.
+        Known(
+            _WORDS,
+            _WORDS.replace("white", "seven"),
+            (_mean(7 / 8, 5 / 7, 3 / 6, 1 / 5), _mean(7 / 8, 6 / 8, 4 / 7, 2 / 6)),
+        ),
+    ),
+}
+"""Known answers by the name of the metric, in lower case with hyphens."""
+ALIASES = {
+    "em": "exact-match",
+    "token-f1": "f1",
+    "squad-f1": "f1",
+    "bleu-4": "bleu",
+    "sentence-bleu": "bleu",
+}
+
+
+@check("evaluator")
+def known_metrics_have_their_values(subject: Subject) -> None:
+    """Accuracy, exact match, F1 and BLEU, by the name of the metric, have their known values.
+
+    Between 0 and 1, or 0 and 100 if the perfect answer has 100.
+    """
+    known = dict(_find_known(subject))
+    if not known:
+        raise NotApplicable("none of its metrics has the name of a well-known one")
+    for name, cases in known.items():
+        records = _records(subject, cases)
+        model = FakeTextModel(answers={f"{n}?": case.answer for n, case in enumerate(cases)})
+        values = measure(subject, model, records)[name].values
+        scale = 100.0 if math.isclose(values[0], 100.0) else 1.0
+        for case, value in zip(cases, values, strict=True):
+            require(
+                any(math.isclose(value / scale, v, abs_tol=TOLERANCE) for v in case.values),
+                f"{name} of {case.answer!r} for {case.reference!r} is {value:.4g}, expected "
+                + " or ".join(f"{v * scale:.4g}" for v in case.values),
+            )
+
+
+def _find_known(subject: Subject) -> Iterator[tuple[str, Sequence[Known]]]:
+    for metric in subject.offer.metrics:
+        name = metric.name.lower().replace("_", "-")
+        if (cases := KNOWN.get(ALIASES.get(name, name))) is not None:
+            yield metric.name, cases
+
+
+def _records(subject: Subject, cases: Sequence[Known]) -> list[Record]:
+    """Return a record for each case, of a kind that the evaluator accepts."""
+    accepts = subject.offer.accepts
+    if accepts is None or Completion in accepts:
+        return [
+            Completion(source=f"kit:{n}", prompt=f"{n}?", completion=case.reference)
+            for n, case in enumerate(cases)
+        ]
+    if Chat in accepts:
+        return [
+            Chat(
+                source=f"kit:{n}",
+                messages=(Message("user", f"{n}?"), Message("assistant", case.reference)),
+            )
+            for n, case in enumerate(cases)
+        ]
+    raise NotApplicable("it measures neither completions nor conversations")

@@ -1,0 +1,67 @@
+"""Find the line of a plugin's code that a failed check is about."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tunesmith.testing.checks import CheckKind, Subject
+
+METHODS = {
+    "data loader": "load",
+    "splitter": "split",
+    "technique": "train",
+    "evaluator": "measure",
+    "rival": "variants",
+    "reporter": "report",
+}
+"""Method of a component that the checks of its kind are about."""
+
+
+def locate_fault(subject: Subject, kind: CheckKind, error: Exception) -> str:
+    """Return ``file:line``: where the plugin raised, or where what was checked is defined."""
+    folder = _plugin_folder(subject)
+    raised: BaseException | None = error
+    while raised is not None and folder is not None:
+        for frame in reversed(traceback.extract_tb(raised.__traceback__)):
+            if Path(frame.filename).is_relative_to(folder):
+                return f"{_shorten(frame.filename)}:{frame.lineno}"
+        raised = raised.__context__  # a check may describe what the plugin raised
+    for candidate in _definitions(subject, kind):
+        with suppress(TypeError, OSError):
+            file = inspect.getsourcefile(inspect.unwrap(candidate))
+            line = inspect.getsourcelines(inspect.unwrap(candidate))[1]
+            return f"{_shorten(file or '')}:{line or 1}"
+    return ""
+
+
+def _plugin_folder(subject: Subject) -> Path | None:
+    """Return the folder of a package, or the file of a plugin that is a module."""
+    file = getattr(subject.module, "__file__", None)
+    if file is None:
+        return None
+    path = Path(file)
+    return path.parent if path.name == "__init__.py" else path
+
+
+def _definitions(subject: Subject, kind: CheckKind) -> list[Any]:
+    """Return what a check of this kind is about, the most precise first."""
+    offer = subject.offer
+    found: list[Any] = []
+    if offer is not None:
+        if (method := METHODS.get(kind)) is not None and offer.kind != "reporter":
+            with suppress(Exception):  # it may be what failed
+                found.append(getattr(type(subject.build()), method))
+        names = ("config", "build", "load") if kind == "offer" else ("build", "load", "config")
+        found += [getattr(offer, name) for name in names if hasattr(offer, name)]
+    return [*found, subject.module]
+
+
+def _shorten(file: str) -> str:
+    """Return the path relative to the current folder, if it is below."""
+    path = os.path.relpath(file)
+    return file if path.startswith("..") else path

@@ -1,0 +1,285 @@
+"""A real technique without tensors: an n-gram model of characters, trained in milliseconds.
+
+For tests of evaluators, loaders, reporters and commands in complete runs, and as an example of a
+technique with its own loop. It keeps every promise of a technique. Its base model is a folder that
+:func:`save_ngram_model` writes; as a plugin it is this file, ``--plugin``.
+
+The probability of a character is that of the longest known context, mixed with shorter ones down to
+a uniform distribution; only answers are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tunesmith.contracts import Artifact, FoundModel, Generation, Job, Progress, TokenScores
+from tunesmith.errors import DataError, RunStopped
+from tunesmith.events import CheckpointSaved, StepFinished, TrainingFinished, TrainingStarted
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import TechniqueOffer
+from tunesmith.options import Options
+from tunesmith.records import Answer, Chat, Completion, Prompt, exchanges
+from tunesmith.storage import commit_folder
+
+FILE = "ngram.json"
+END = "\x03"
+"""The character that ends an answer."""
+ORDER = 6
+"""Characters of the longest n-gram: five of context, and the next one."""
+SYMBOLS = 1000
+"""Number of characters that the uniform distribution is over."""
+WEIGHT = 0.5
+"""Weight of the shorter context, as a number of characters that were seen."""
+
+
+@dataclass
+class NgramModel:
+    """Counts of the characters that follow each context; a text model."""
+
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> NgramModel:
+        """Read the counts from a folder."""
+        return cls(json.loads((folder / FILE).read_text(encoding="utf-8")))
+
+    def write(self, folder: Path) -> None:
+        """Write the counts into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.counts, sort_keys=True)
+        (folder / FILE).write_text(text, encoding="utf-8")
+
+    def learn(self, prompt: Prompt, answer: Answer) -> None:
+        """Count the characters of an answer after its prompt."""
+        for context, character in _steps(prompt, answer):
+            for length in range(ORDER):
+                if length <= len(context):
+                    following = self.counts.setdefault(context[len(context) - length :], {})
+                    following[character] = following.get(character, 0) + 1
+
+    def probability(self, context: str, character: str) -> float:
+        """Return the probability of a character after a context."""
+        share = 1 / SYMBOLS
+        for length in range(min(ORDER - 1, len(context)) + 1):
+            following = self.counts.get(context[len(context) - length :])
+            if following is None:
+                break
+            total = sum(following.values())
+            share = (following.get(character, 0) + WEIGHT * share) / (total + WEIGHT)
+        return share
+
+    def logprobs(self, prompt: Prompt, answer: Answer) -> tuple[float, ...]:
+        """Return the log-probability of each character of an answer, and of its end, in nats."""
+        return tuple(math.log(self.probability(c, x)) for c, x in _steps(prompt, answer))
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Answer],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """Return the log-probabilities of each completion; a character is a token."""
+        pairs = zip(prompts, completions, strict=True)
+        scores = [TokenScores(self.logprobs(prompt, answer)) for prompt, answer in pairs]
+        if progress is not None:
+            progress(len(prompts))
+        return scores
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Generate the most probable character again and again, to the end of the answer."""
+        generations = [self._generate(_text(prompt), max_new_tokens) for prompt in prompts]
+        if progress is not None:
+            progress(len(prompts))
+        return generations
+
+    def _generate(self, prompt: str, limit: int) -> Generation:
+        answer = ""
+        for tokens in range(1, limit + 1):
+            context = (prompt + answer)[-(ORDER - 1) :]
+            while context and context not in self.counts:
+                context = context[1:]
+            following = self.counts.get(context, {END: 1})
+            character = min(following, key=lambda c: (-following[c], c))
+            if character == END:
+                return Generation(answer, tokens, "stop")
+            answer += character
+        return Generation(answer, limit, "length")
+
+
+def _text(prompt: Prompt) -> str:
+    """Return the text before the answer; one message is below the other."""
+    text = prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)
+    return f"{text}\n"
+
+
+def _steps(prompt: Prompt, answer: Answer) -> Iterable[tuple[str, str]]:
+    """Yield each character of an answer, and its end, with the context before it."""
+    text = _text(prompt)
+    completion = (answer if isinstance(answer, str) else answer.text) + END
+    whole = text + completion
+    for position in range(len(text), len(whole)):
+        yield whole[max(0, position - ORDER + 1) : position], whole[position]
+
+
+def save_ngram_model(folder: Path) -> Path:
+    """Save a base model that has counted nothing: each character has the same probability."""
+    NgramModel().write(folder)
+    return folder
+
+
+class NgramOptions(Options):
+    """Options of ``[technique] use = "ngram"``."""
+
+    epochs: int = Field(2, ge=1, le=1000, description="Passes over the training rows.")
+    batch_size: int = Field(4, ge=1, description="Rows that are counted in one step.")
+    save_every: int = Field(2, ge=1, description="Steps from one checkpoint to the next.")
+
+
+class Ngram:
+    """Counts the characters of answers, batch by batch."""
+
+    def __init__(self, options: NgramOptions) -> None:
+        self.options = options
+
+    def train(self, job: Job[Any]) -> Artifact:
+        """Count the answers; continue from the newest checkpoint.
+
+        Raises:
+            DataError: there is no answer to count.
+        """
+        pairs = [
+            (prompt, answer.text) for record in job.train for prompt, answer in exchanges(record)
+        ]
+        if not pairs:
+            raise DataError("data", "there is no row to train on")
+        batches = list(self._batches(len(pairs), job.seed))
+        newest = job.checkpoints.newest()
+        model = NgramModel.read(newest.path if newest else job.model)
+        started = _Counts(len(batches), sum(len(answer) + 1 for _, answer in pairs))
+        job.emit(started.training_started(job, self.options, newest.step if newest else 0))
+        for step in range((newest.step if newest else 0) + 1, len(batches) + 1):
+            rows = [pairs[row] for row in batches[step - 1]]
+            event = started.step_finished(step, model, rows)
+            for prompt, answer in rows:
+                model.learn(prompt, answer)
+            self._report(job, event, model)
+        commit_folder(job.out / "model", model.write, {"format": "model"})
+        job.emit(started.training_finished(job))
+        return Artifact(path=job.out / "model", format="model")
+
+    def open(self, model: Path, artifact: Path | None, *, device: str) -> NgramModel:
+        """Read the counts of the artifact, or those of the base model."""
+        return NgramModel.read(artifact or model)
+
+    def _batches(self, rows: int, seed: int) -> Iterable[list[int]]:
+        for epoch in range(self.options.epochs):
+            order = list(range(rows))
+            random.Random(f"{seed}:{epoch}").shuffle(order)
+            for start in range(0, rows, self.options.batch_size):
+                yield order[start : start + self.options.batch_size]
+
+    def _report(self, job: Job[Any], event: StepFinished, model: NgramModel) -> None:
+        """Emit a step, and save a checkpoint if it is time, or if the run is stopped."""
+        try:
+            job.emit(event)
+        except RunStopped:
+            job.checkpoints.save(event.step, model.write)
+            raise
+        if event.step % self.options.save_every == 0:
+            path = job.checkpoints.save(event.step, model.write)
+            size = (path / FILE).stat().st_size
+            where = str(path.relative_to(job.out))
+            job.emit(CheckpointSaved(step=event.step, path=where, bytes=size, seconds=0.0))
+
+
+@dataclass
+class _Counts:
+    """The events of a training, with the numbers that they have in common."""
+
+    steps: int
+    characters: int
+    started: float = field(default_factory=time.perf_counter)
+
+    def training_started(
+        self, job: Job[Any], options: NgramOptions, first_step: int
+    ) -> TrainingStarted:
+        return TrainingStarted(
+            technique=job.technique,
+            steps=self.steps,
+            epochs=options.epochs,
+            rows=len(job.train),
+            tokens=self.characters,
+            trained_tokens=self.characters,
+            trainable_parameters=self.characters,
+            parameters=self.characters,
+            device="cpu",
+            precision="counts",
+            first_step=first_step,
+        )
+
+    def step_finished(
+        self, step: int, model: NgramModel, rows: Sequence[tuple[Prompt, str]]
+    ) -> StepFinished:
+        logprobs = [value for row in rows for value in model.logprobs(*row)]
+        loss = -math.fsum(logprobs) / len(logprobs)
+        return StepFinished(
+            step=step,
+            steps=self.steps,
+            loss=loss,
+            learning_rate=1.0,
+            gradient_norm=loss,
+            rows=len(rows),
+            tokens=len(logprobs),
+            trained_tokens=len(logprobs),
+            seconds=time.perf_counter() - self.started,
+            memory_bytes=0,
+        )
+
+    def training_finished(self, job: Job[Any]) -> TrainingFinished:
+        return TrainingFinished(
+            technique=job.technique,
+            steps=self.steps,
+            tokens=self.characters,
+            trained_tokens=self.characters,
+            seconds=time.perf_counter() - self.started,
+            peak_memory_bytes=0,
+            artifact="model",
+            format="model",
+        )
+
+
+NGRAM = TechniqueOffer(
+    name="ngram",
+    summary="an n-gram model of characters, for tests: it needs no tensors",
+    config=NgramOptions,
+    build=Ngram,
+    accepts=frozenset({Chat, Completion}),
+)
+
+
+@hookimpl
+def tunesmith_techniques() -> list[TechniqueOffer[NgramOptions]]:
+    """Offer ``[technique] use = "ngram"``."""
+    return [NGRAM]
+
+
+@hookimpl
+def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | None:
+    """Find a folder that :func:`save_ngram_model` wrote."""
+    folder = Path(reference)
+    if not (folder / FILE).is_file():
+        return None
+    description = f"an n-gram model in {folder.name}"
+    return FoundModel(reference=reference, description=description, fetch=lambda: folder)

@@ -1,0 +1,104 @@
+"""Checks of ``tunesmith_review_data``, for plugins that review data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tunesmith.contracts import Dataset, Finding
+from tunesmith.records import Record
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.examples import EXAMPLES_BY_KIND
+from tunesmith.testing.worked_examples import ReviewExample
+
+HOOK = "tunesmith_review_data"
+
+
+def list_reviews(subject: Subject) -> list[Callable[..., Any]]:
+    """Return the implementations that can be called without a plan.
+
+    Raises:
+        NotApplicable: there is none.
+    """
+    found = [function for _, function in subject.plugins.implementations(HOOK)]
+    callable_without_plan = [f for f in found if "plan" not in _argument_names(f)]
+    if not callable_without_plan:
+        raise NotApplicable("its review of data needs a plan")
+    return callable_without_plan
+
+
+def review(
+    function: Callable[..., Any],
+    train: Sequence[Record],
+    dev: Sequence[Record] = (),
+    heldout: Sequence[Record] = (),
+) -> Sequence[Finding]:
+    """Call an implementation with these parts of the data; return its findings."""
+    given = {
+        "dataset": Dataset(train=train, dev=dev or None, heldout=heldout or None),
+        "train": train,
+        "dev": dev,
+        "heldout": heldout,
+    }
+    names = _argument_names(function)
+    found = function(**{name: value for name, value in given.items() if name in names})
+    require(
+        isinstance(found, Sequence) and all(isinstance(finding, Finding) for finding in found),
+        f"it returns {found!r:.80}, not a list of findings",
+    )
+    findings: Sequence[Finding] = found
+    return findings
+
+
+def _argument_names(function: Callable[..., Any]) -> Sequence[str]:
+    return function.__code__.co_varnames[: function.__code__.co_argcount]
+
+
+def _parts() -> Iterator[tuple[list[Record], list[Record], list[Record]]]:
+    """Yield parts of data: of each kind of records, and empty ones."""
+    for records in EXAMPLES_BY_KIND.values():
+        yield [*records[:4]], [*records[4:6]], [*records[6:]]
+    yield [], [], []
+
+
+@check("review of data")
+def reviews_return_findings(subject: Subject) -> None:
+    """A review of data accepts every kind of records, and no records, and returns findings."""
+    for function in list_reviews(subject):
+        for parts in _parts():
+            review(function, *parts)
+
+
+@check("review of data")
+def reviews_are_the_same_twice(subject: Subject) -> None:
+    """A second review of the same data has the same findings, and the data is not changed."""
+    for function in list_reviews(subject):
+        for parts in _parts():
+            before = [list(part) for part in parts]
+            first, second = review(function, *parts), review(function, *parts)
+            require(list(first) == list(second), "the second review has other findings")
+            require([list(part) for part in parts] == before, "it changes the records")
+
+
+@check("review of data")
+def reviews_find_what_their_examples_say(subject: Subject) -> None:
+    """The worked examples of the review: what must be found is found, and nothing else."""
+    functions = list_reviews(subject)
+    examples = [e for e in subject.samples.examples.get(HOOK, ()) if isinstance(e, ReviewExample)]
+    if not examples:
+        raise NotApplicable(f"needs examples for {HOOK}")
+    for number, example in enumerate(examples, 1):
+        found = [
+            finding
+            for function in functions
+            for finding in review(function, example.train, example.dev, example.heldout)
+        ]
+        messages = [finding.message for finding in found]
+        if example.finds:
+            require(
+                any(example.finds in message for message in messages),
+                f"example {number}: no finding has {example.finds!r}, there are {messages!r:.200}",
+            )
+        else:
+            alarms = [finding.message for finding in found if finding.level != "info"]
+            require(not alarms, f"example {number}: a false alarm, {alarms!r:.200}")

@@ -1,0 +1,1 @@
+"""Checks of techniques: their contract, silent errors, and estimates."""

@@ -1,0 +1,199 @@
+"""Checks of what goes wrong in fine-tuning without an error and with a loss that looks fine.
+
+They hold for any technique, because they need its contract only: scores do not depend on what else
+is scored, nor on the day; the seed is used; prompts are not trained; what is saved is what was
+trained; the split of a batch into micro-batches changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tunesmith.contracts import TextModel
+from tunesmith.records import Answer, Prompt, Record, exchanges, to_answer
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.techniques.setup import SEED, TrainingSetup, train_once
+
+BATCH_TOLERANCE = 1e-3
+"""Nats by which a token's score may differ between batches: the order of sums differs."""
+LOSS_TOLERANCE = 1e-3
+"""Share by which losses may differ if a batch is computed in other parts."""
+ZONES = ("Etc/GMT+12", "Etc/GMT-14")
+"""Two time zones in which it is never the same day."""
+MICRO_OPTION = "micro_batch_tokens"
+
+
+@check("technique")
+def scores_do_not_depend_on_batching(subject: Subject) -> None:
+    """The scores of an answer, and what is generated, do not depend on the other prompts."""
+    setup, _, path = train_once(subject)
+    model = setup.open(path)
+    pairs = _pairs(setup.examples)
+    together = _scores(model, pairs)
+    backwards = _scores(model, pairs[::-1])[::-1]
+    alone = [_scores(model, [pair])[0] for pair in pairs]
+    for name, others in (("in another order", backwards), ("alone", alone)):
+        for (prompt, _), first, second in zip(pairs, together, others, strict=True):
+            require(
+                len(first) == len(second)
+                and all(abs(a - b) <= BATCH_TOLERANCE for a, b in zip(first, second, strict=True)),
+                f"the answer to {prompt!r:.60} has other scores {name}",
+            )
+    prompts = [prompt for prompt, _ in pairs]
+    texts = [generation.text for generation in model.generate(prompts, 8)]
+    again = [model.generate([prompt], 8)[0].text for prompt in prompts]
+    require(texts == again, f"it generates {again!r:.80} alone and {texts!r:.80} together")
+
+
+@check("technique")
+def scores_do_not_depend_on_the_day(subject: Subject) -> None:
+    """Scores are the same tomorrow, also if the chat template asks for the date."""
+    if not hasattr(time, "tzset"):
+        raise NotApplicable("this system cannot change the time zone of a process")
+    setup = TrainingSetup.of(subject)
+    folder = setup.folder / "dated"
+    if not folder.exists():
+        shutil.copytree(setup.model, folder)
+        _add_date(folder)
+    days = []
+    for zone in ZONES:
+        with _time_zone(zone):
+            model: TextModel = subject.build().open(folder, None, device="cpu")
+            days.append(_scores(model, _pairs(setup.examples)))
+    require(days[0] == days[1], "the scores differ from one day to the next")
+
+
+@check("technique")
+def uses_the_seed(subject: Subject) -> None:
+    """Another seed gives another training: other orders of rows, or other initial weights."""
+    setup, first, _ = train_once(subject)
+    if first.losses() != setup.train("seed", seed=SEED + 1).losses():
+        return
+    backwards = setup.train("backwards", train=setup.examples[::-1])
+    if first.losses() == backwards.losses():
+        raise NotApplicable("its losses do not depend on the order of rows")
+    require(False, "another seed gives exactly the same losses, and another order of rows does not")
+
+
+@check("technique")
+def does_not_train_prompts(subject: Subject) -> None:
+    """Only answers are trained: prompts do not become likely answers themselves."""
+    setup, _, path = train_once(subject)
+    pairs = _pairs(setup.examples)
+    prompts = [(prompt, _last_text(prompt)) for prompt, _ in pairs]
+    if setup.margin(None) is not None or not any(text for _, text in prompts):
+        raise NotApplicable("it is trained on preferences, or on texts without prompts")
+    before, after = setup.open(None), setup.open(path)
+
+    def gain(answered: Sequence[Pair]) -> float:
+        return _mean(_scores(after, answered)) - _mean(_scores(before, answered))
+
+    others = [prompts[n - 1][0] for n in range(len(prompts))]
+    texts = [text for _, text in prompts]
+    # Training makes any text of letters likelier. The same letters backwards show how much.
+    backwards = gain([(p, text[::-1]) for p, text in zip(others, texts, strict=True)])
+    learned = gain(list(zip(others, texts, strict=True))) - backwards
+    answers = gain(pairs) - backwards
+    require(
+        learned <= max(0.015, 0.5 * answers),
+        f"prompts became likelier as answers, by {learned:.2f} nats per token more than other "
+        f"texts; the answers themselves by {answers:.2f}",
+    )
+
+
+@check("technique")
+def saves_what_it_trained(subject: Subject) -> None:
+    """The saved model is the one of the last steps: its loss is not above those reported there."""
+    setup, training, path = train_once(subject)
+    losses = training.losses()
+    base = -_mean(_scores(setup.open(None), _pairs(setup.examples)))
+    has_stages = len(training.stages()) > 1
+    if has_stages or not losses or abs(losses[0] - base) > 0.25 * base:
+        raise NotApplicable("the loss that it reports is not that of the answers")
+    last = losses[-max(1, len(losses) // 3) :]
+    saved = -_mean(_scores(setup.open(path), _pairs(setup.examples)))
+    require(
+        saved <= max(last) * 1.05 + 0.05,
+        f"the saved model has the loss {saved:.4f}, the last steps reported {max(last):.4f}",
+    )
+
+
+@check("technique")
+def micro_batches_change_nothing(subject: Subject) -> None:
+    """A batch that is computed in small parts gives the same loss, gradient and update."""
+    if MICRO_OPTION not in subject.offer.config.model_fields:
+        raise NotApplicable(f"it has no option {MICRO_OPTION}")
+    setup, first, _ = train_once(subject)
+    parts = setup.train("micro", changes={MICRO_OPTION: 16})
+    one, other = first.steps()[:2], parts.steps()[:2]
+    # The second step shows the update. Later ones amplify differences of rounding.
+    for what, pair, tolerance in (
+        ("loss", (one[0].loss, other[0].loss), LOSS_TOLERANCE),
+        ("gradient norm", (one[0].gradient_norm, other[0].gradient_norm), LOSS_TOLERANCE),
+        ("loss after one update", (one[-1].loss, other[-1].loss), 10 * LOSS_TOLERANCE),
+    ):
+        require(
+            math.isclose(*pair, rel_tol=tolerance, abs_tol=tolerance),
+            f"{what}: {pair[1]} with {MICRO_OPTION} = 16, and {pair[0]} without",
+        )
+
+
+Pair = tuple[Prompt, Answer]
+
+
+def _pairs(records: Sequence[Record]) -> list[Pair]:
+    return [
+        (prompt, to_answer(answer)) for record in records for prompt, answer in exchanges(record)
+    ]
+
+
+def _scores(model: TextModel, pairs: Sequence[Pair]) -> list[tuple[float, ...]]:
+    scored = model.score([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+    return [scores.logprobs for scores in scored]
+
+
+def _mean(scores: Sequence[Sequence[float]]) -> float:
+    """Return the mean over all tokens, in nats."""
+    values = [value for tokens in scores for value in tokens]
+    return math.fsum(values) / max(1, len(values))
+
+
+def _last_text(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1].text
+
+
+def _add_date(folder: Path) -> None:
+    """Let the chat template of a model folder begin with the date, if it has a template."""
+    date = "{{ strftime_now('%d %B %Y') }}"
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        template.write_text(date + template.read_text(encoding="utf-8"), encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    if config.is_file():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        if isinstance(values.get("chat_template"), str):
+            values["chat_template"] = date + values["chat_template"]
+            config.write_text(json.dumps(values), encoding="utf-8")
+
+
+@contextmanager
+def _time_zone(name: str) -> Iterator[None]:
+    """Let the process be in a time zone inside the block."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = name
+    time.tzset()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TZ"]
+        else:
+            os.environ["TZ"] = before
+        time.tzset()

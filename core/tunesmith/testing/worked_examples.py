@@ -1,0 +1,62 @@
+"""Worked examples: what a component must return for given data, as its author says.
+
+Checks of the kit that need none find many faults; only an example finds a loader that loses a
+weight, or an evaluator that is wrong by a factor. Examples are passed to the kit by offer::
+
+    examples={
+        "lines": [LoaderExample(options={"train": "good.txt"}, train=[...], left_out=1)],
+        "shouting": [EvaluatorExample(records=[...], answers={...}, values={"shouting": [1, 0]})],
+        "tunesmith_review_data": [ReviewExample(train=[...], finds="have a link")],
+    }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderExample:
+    """The records that a data loader must return for some data, in order."""
+
+    options: Mapping[str, Any]
+    """Options that name the data."""
+    train: Sequence[Record]
+    """Expected training records; their ``source`` is not compared."""
+    heldout: Sequence[Record] = ()
+    left_out: int = 0
+    """Expected number of rows that are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatorExample:
+    """The values that an evaluator must measure for a model's answers."""
+
+    records: Sequence[Record]
+    answers: Mapping[str, str] = field(default_factory=dict)
+    """Answer of the model by the last message of the prompt, or by the plain prompt."""
+    logprobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Log-probabilities of tokens by completion, in nats."""
+    values: Mapping[str, Sequence[float]]
+    """Expected value of each record, by metric."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewExample:
+    """The findings that ``tunesmith_review_data`` must have about some records."""
+
+    train: Sequence[Record]
+    dev: Sequence[Record] = ()
+    heldout: Sequence[Record] = ()
+    finds: str = ""
+    """Text that is in the message of one finding; empty: there must be no warning and no error."""
+
+
+Example = LoaderExample | EvaluatorExample | ReviewExample
+Examples = Mapping[str, Sequence[Example]]
+"""Examples by offer; those of a review hook by the name of the hook."""

@@ -1,0 +1,280 @@
+"""Silent bugs of reporters, checks, rivals and splitters, each with the check that finds it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from bench import RECORDER, RecordingReporter
+from mutations import find_failed, module_of, specimen
+
+from tunesmith.contracts import Finding, RivalTask, RivalVariant, Split, SplitRequest
+from tunesmith.events import RunFinished, RunStarted
+from tunesmith.offers import RivalOffer
+from tunesmith.options import Options
+from tunesmith.records import Completion, Record, last_exchange
+from tunesmith.testing import ReviewExample
+from tunesmith_evidence.classify.function_model import FunctionModel
+from tunesmith_evidence.tasks.examples import prompt_text, read_examples
+from tunesmith_plugins.splitters.grouped.offer import GROUPED, Grouped
+
+# --------------------------------------------------------------------------- reporters
+
+
+class ChangesEvents(RecordingReporter):
+    def report(self, event: Any) -> None:
+        if isinstance(event, RunStarted):
+            event.plan["seen"] = True
+        super().report(event)
+
+
+class Swallows(RecordingReporter):
+    def __exit__(self, *error: object) -> Any:
+        return True
+
+
+class KeepsOpen(RecordingReporter):
+    files: list[Any] = []  # noqa: RUF012 - closed by the test
+
+    def __enter__(self) -> KeepsOpen:
+        self.files.append(open(__file__, encoding="utf-8"))
+        return self
+
+
+class NeedsTotal(RecordingReporter):
+    def report(self, event: Any) -> None:
+        if event.kind == "phase-started":
+            assert event.total > 0
+
+
+class FailsAtFailures(RecordingReporter):
+    def report(self, event: Any) -> None:
+        if isinstance(event, RunFinished) and event.status == "failed":
+            raise KeyError(event.status)
+
+
+REPORTERS: dict[str, tuple[type[RecordingReporter], str]] = {
+    "changes events": (ChangesEvents, "leaves_events_unchanged"),
+    "swallows the error of a run": (Swallows, "closes_after_failure"),
+    "leaves files open": (KeepsOpen, "closes_after_failure"),
+    "needs totals": (NeedsTotal, "accepts_every_event"),
+    "raises at failed runs": (FailsAtFailures, "accepts_every_event"),
+}
+
+
+def report(reporter: type[RecordingReporter]) -> set[str]:
+    offer = replace(RECORDER, build=lambda options, folder: reporter())
+    return find_failed(specimen("reporters", offer))
+
+
+def test_an_honest_reporter_passes() -> None:
+    assert report(RecordingReporter) == set()
+
+
+@pytest.mark.parametrize("bug", REPORTERS)
+def test_a_bug_of_a_reporter_is_found(bug: str) -> None:
+    reporter, check = REPORTERS[bug]
+    try:
+        assert check in report(reporter)
+    finally:
+        while KeepsOpen.files:
+            KeepsOpen.files.pop().close()
+
+
+# --------------------------------------------------------------------------- checks of data
+
+
+def find_dots(train: Sequence[Record]) -> list[Finding]:
+    """Return a finding about answers of three dots."""
+    found = [r for r in train if isinstance(r, Completion) and r.completion == "..."]
+    message = f"{len(found)} answers are three dots"
+    return [Finding(level="warning", where="data", message=message)] if found else []
+
+
+def find_always(train: Sequence[Record]) -> list[Finding]:
+    return [Finding(level="warning", where="data", message=f"{len(train)} answers are three dots")]
+
+
+def find_once(train: Sequence[Record]) -> list[Finding]:
+    found = find_dots(train)
+    if isinstance(train, list):
+        train[:] = [r for r in train if getattr(r, "completion", "") == "Paris"]
+    return found
+
+
+REVIEWS: dict[str, tuple[Callable[..., Any], str]] = {
+    "never finds anything": (lambda train: [], "reviews_find_what_their_examples_say"),
+    "always finds something": (find_always, "reviews_find_what_their_examples_say"),
+    "changes the records": (find_once, "reviews_are_the_same_twice"),
+    "returns nothing": (lambda train: None, "reviews_return_findings"),
+    "yields texts": (lambda train: ["three dots"], "reviews_return_findings"),
+    "fails without rows": (lambda train: find_dots([train[0], *train]), "reviews_return_findings"),
+}
+
+
+def look(review: Callable[..., Any]) -> set[str]:
+    good = Completion(source="rows:1", prompt="a", completion="b")
+    bad = replace(good, completion="...")
+    examples = [ReviewExample(train=[good, bad], finds="1 answers"), ReviewExample(train=[good])]
+    module = module_of(review_data=lambda train: review(train))
+    return find_failed(module, examples={"tunesmith_review_data": examples})
+
+
+def test_an_honest_check_passes() -> None:
+    assert look(find_dots) == set()
+
+
+@pytest.mark.parametrize("bug", REVIEWS)
+def test_a_bug_of_a_check_is_found(bug: str) -> None:
+    review, check = REVIEWS[bug]
+    assert check in look(review)
+
+
+# --------------------------------------------------------------------------- rivals
+
+
+class NoOptions(Options):
+    """No options."""
+
+
+class Table:
+    """Answers with the answer of the training row with the same prompt."""
+
+    def __init__(self, options: NoOptions) -> None:
+        self.answers: dict[str, str] = {}
+
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        self.answers |= {e.text: e.answer for e in read_examples(task.train, task.seed)}
+        yield RivalVariant(name="", model=FunctionModel(self.solve))
+
+    def solve(self, texts: Sequence[str]) -> list[str]:
+        return [self.answers.get(text, "none") for text in texts]
+
+
+class Peeks(Table):
+    """Knows the rows of all tasks that there ever were, with those that are held out now."""
+
+    seen: dict[str, str] = {}  # noqa: RUF012 - that is the bug
+
+    def __init__(self, options: NoOptions) -> None:
+        self.answers = self.seen
+
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        for record in task.train:
+            prompt, answer = last_exchange(record)
+            self.seen[prompt_text(prompt)] = answer.text
+        yield RivalVariant(name="", model=FunctionModel(self.solve))
+
+
+class Crowd(Table):
+    def solve(self, texts: Sequence[str]) -> list[str]:
+        return [f"{answer}{len(texts) // 20}" for answer in super().solve(texts)]
+
+
+class Drawn(Table):
+    def solve(self, texts: Sequence[str]) -> list[str]:
+        return [f"{answer} {random.random()}" for answer in super().solve(texts)]
+
+
+class Greedy(Table):
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        yield from super().variants(task)
+        if isinstance(task.train, list):
+            task.train.clear()
+
+
+class AsksSecretly(Table):
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        yield RivalVariant(name="", model=task.base())
+
+
+RIVALS: dict[str, tuple[type[Table], str]] = {
+    "peeks at held-out rows": (Peeks, "knows_only_its_training_rows"),
+    "depends on other prompts": (Crowd, "does_not_depend_on_other_prompts"),
+    "answers at random": (Drawn, "solves_the_same_way_twice"),
+    "changes the training rows": (Greedy, "leaves_training_rows_unchanged"),
+    "asks the model secretly": (AsksSecretly, "answers_every_prompt"),
+}
+
+
+def solve(rival: type[Table]) -> set[str]:
+    offer = RivalOffer(
+        name="table",
+        summary="a table",
+        config=NoOptions,
+        build=rival,
+        solution="classifier",
+        cost=1,
+        suits=bool,
+    )
+    return find_failed(specimen("rivals", offer))
+
+
+def test_an_honest_rival_passes() -> None:
+    assert solve(Table) == set()
+
+
+@pytest.mark.parametrize("bug", RIVALS)
+def test_a_bug_of_a_rival_is_found(bug: str) -> None:
+    rival, check = RIVALS[bug]
+    Peeks.seen.clear()
+    assert check in solve(rival)
+
+
+# --------------------------------------------------------------------------- splitters
+
+
+class TearsGroups(Grouped):
+    def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
+        alone = [replace(record, group=None) for record in records]
+        return super().split(alone, replace(request, records=alone))
+
+
+class Random(Grouped):
+    def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
+        return super().split(records, replace(request, seed=random.randrange(2**30)))
+
+
+def change_split(change: Callable[[Split], Split]) -> type[Grouped]:
+    class Changed(Grouped):
+        def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
+            return change(super().split(records, request))
+
+    return Changed
+
+
+SPLITTERS: dict[str, tuple[type[Grouped], str]] = {
+    "tears groups": (TearsGroups, "keeps_groups_together"),
+    "draws without a seed": (Random, "splits_the_same_way_twice"),
+    "loses a row": (
+        change_split(lambda s: replace(s, train=s.train[1:])), "puts_each_row_into_one_part",
+    ),
+    "holds training rows out": (
+        change_split(lambda s: replace(s, heldout=sorted([*s.heldout, s.train[0]]))),
+        "puts_each_row_into_one_part",
+    ),
+    "has no dev rows": (
+        change_split(lambda s: replace(s, train=sorted([*s.train, *s.dev]), dev=())),
+        "puts_each_row_into_one_part",
+    ),
+    "mixes the order": (
+        change_split(lambda s: replace(s, train=s.train[::-1])), "puts_each_row_into_one_part",
+    ),
+}  # fmt: skip
+
+
+def split(splitter: type[Grouped]) -> set[str]:
+    return find_failed(specimen("splitters", replace(GROUPED, build=splitter)))
+
+
+def test_an_honest_splitter_passes() -> None:
+    assert split(Grouped) == set()
+
+
+@pytest.mark.parametrize("bug", SPLITTERS)
+def test_a_bug_of_a_splitter_is_found(bug: str) -> None:
+    splitter, check = SPLITTERS[bug]
+    assert check in split(splitter)
