@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from tunesmith.cli.app import app
 from tunesmith.errors import UsageError
+from tunesmith.plugins import API_GROUP, API_VERSION
 from tunesmith.testing.checks import NotApplicable
 from tunesmith.testing.kit import collect_checks
 from tunesmith.testing.modules import load_modules
@@ -89,7 +90,10 @@ def test_any_legal_name_gives_a_working_plugin(name: str, kind: str) -> None:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
         assert project["project"]["name"] == f"tunesmith-{name}"
         with importing(folder) as module:
-            assert project["project"]["entry-points"]["tunesmith"] == {name: module.__name__}
+            assert project["project"]["entry-points"] == {
+                "tunesmith": {name: module.__name__},
+                API_GROUP: {str(API_VERSION): module.__name__},
+            }
             assert keep_promises(module) >= (0 if kind == "check" else 2)
 
 
