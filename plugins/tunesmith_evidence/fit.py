@@ -6,7 +6,8 @@ memorised      the tuned model's loss tells a training row from a held-out row: 
 overfitted     training went on for too long: the dev loss after the last step is above the lowest
                one by more than its interval
 underfitted    the loss on held-out rows is not below that of the base model by more than its
-               interval, or the training loss still falls by a tenth in the last third of the steps
+               interval, or the training loss still falls by a tenth, and by 0.01 nats, in the last
+               third of the steps
 fitted         none of these
 =============  ===================================================================================
 
@@ -43,6 +44,8 @@ TAIL = 1 / 3
 MIN_TAIL_STEPS = 6
 FALL = 0.1
 """Fall of the training loss in these steps, as a share of it, that counts as falling."""
+LEAST_FALL = 0.01
+"""Fall of the training loss, in nats per token, below which there is nothing left to learn."""
 VALIDATION_FILE = "validation.json"
 """File of a training with the dev loss of each row, at the best step and at the last one."""
 BASE = "zero-shot"
@@ -186,8 +189,8 @@ def _row_values(folder: Path, event: Measured) -> list[float]:
 def falling_share(losses: Sequence[float]) -> float | None:
     """Return by which share of their mean the last losses fall; 0 if that may be chance.
 
-    A line is fitted to the last third of the losses (least squares); its slope counts if the 95 %
-    interval is below 0. None: too few steps.
+    A fall below :data:`LEAST_FALL` is 0, too. A line is fitted to the last third of the losses
+    (least squares); its slope counts if the 95 % interval is below 0. None: too few steps.
     """
     tail = [loss for loss in losses[-round(TAIL * len(losses)) :] if math.isfinite(loss)]
     n = len(tail)
@@ -198,5 +201,6 @@ def falling_share(losses: Sequence[float]) -> float | None:
     slope = math.fsum((x - x_mean) * loss for x, loss in enumerate(tail)) / spread
     residuals = (loss - mean - slope * (x - x_mean) for x, loss in enumerate(tail))
     error = math.sqrt(math.fsum(r * r for r in residuals) / (n - 2) / spread)
-    is_falling = slope + student_quantile(0.975, n - 2) * error < 0
-    return -slope * (n - 1) / mean if is_falling and mean > 0 else 0.0
+    fall = -slope * (n - 1)
+    is_falling = slope + student_quantile(0.975, n - 2) * error < 0 and fall >= LEAST_FALL
+    return fall / mean if is_falling and mean > 0 else 0.0

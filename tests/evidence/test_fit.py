@@ -152,6 +152,7 @@ def test_the_fall_of_losses() -> None:
     assert falling_share(LEVEL[:12]) is None
     assert falling_share([*LEVEL, float("nan")]) == 0.0
     assert falling_share([0.0] * 30) == 0.0
+    assert falling_share([0.0009 - 0.00002 * n for n in range(30)]) == 0.0, "nothing to learn"
 
 
 def test_noise_seldom_looks_like_a_fall() -> None:
