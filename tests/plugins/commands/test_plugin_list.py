@@ -30,6 +30,21 @@ def test_show_prints_options_promises_and_source(tunesmith: Tunesmith) -> None:
 def test_show_names_nested_options_as_set_takes_them(tunesmith: Tunesmith) -> None:
     done = tunesmith("plugins", "show", "lora")
     assert "adapter.rank = 16 (int, >= 1, <= 1024)\n    Rank of each adapter" in done.stdout
-    assert "schedule.type = 'cosine' ('cosine' | 'linear' | 'constant')\n" in done.stdout
+    assert 'schedule.type = "cosine" ("cosine" | "linear" | "constant")\n' in done.stdout
     assert "checkpoints.every unset (int, >= 1)\n" in done.stdout
     assert "\nfrom unset (str)\n" in done.stdout
+
+
+def test_show_writes_values_as_toml_does_and_short_lines(tunesmith: Tunesmith) -> None:
+    shown = tunesmith("plugins", "show", "jsonl").stdout
+    assert "columns = {} (table of str)\n" in shown
+    assert "    Keys: prompt, completion, messages" in shown
+    assert "Literal" not in shown and "dict[" not in shown
+    assert "chat_template.today = 2024-07-26 (date)" in tunesmith("plugins", "show", "lora").stdout
+    rlhf = tunesmith("plugins", "show", "rlhf").stdout
+    assert "rewards = [{ weight = 1.0 }] (list[RewardTerm], length >= 1)" in rlhf
+    heads = [line for line in (shown + rlhf).splitlines() if not line.startswith(" ")]
+    assert max(map(len, heads)) <= 120
+    options = json.loads(tunesmith("plugins", "show", "text", "--json").stdout)["offers"][0]
+    (suffixes,) = (o for o in options["options"] if o["name"] == "suffixes")
+    assert suffixes["default"].endswith('".docx"]')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from types import NoneType, UnionType
@@ -77,6 +78,7 @@ def list_options(config: type[BaseModel], prefix: str = "") -> Iterator[dict[str
         yield {
             "name": prefix + key,
             "type": _type_name(info.annotation),
+            "keys": ", ".join(_fixed_keys(info.annotation)),
             "default": _default_text(info),
             "bounds": ", ".join(filter(None, map(_bound_text, info.metadata))),
             "help": info.description or "",
@@ -121,14 +123,42 @@ def _default_text(info: FieldInfo) -> str:
     default = None if info.is_required() else info.get_default(call_default_factory=True)
     if info.is_required() or default is PydanticUndefined:
         return REQUIRED
-    return UNSET if default is None else repr(default)
+    return UNSET if default is None else toml_value(default)
+
+
+def toml_value(value: Any) -> str:
+    """Return a value as TOML writes it, on one line."""
+    match value:
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case bool():
+            return str(value).lower()
+        case BaseModel():
+            return toml_value(value.model_dump(exclude_none=True, mode="json"))
+        case list() | tuple() | set() | frozenset():
+            return f"[{', '.join(map(toml_value, value))}]"
+        case dict():
+            pairs = ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items())
+            return f"{{ {pairs} }}" if pairs else "{}"
+        case _:
+            return str(value)  # numbers and dates
+
+
+def _fixed_keys(kind: Any) -> tuple[str, ...]:
+    """Return the keys that a table may have, if they are fixed."""
+    arguments = get_args(kind)
+    if get_origin(kind) is dict and get_origin(arguments[0]) is Literal:
+        return tuple(map(str, get_args(arguments[0])))
+    return next((keys for keys in map(_fixed_keys, arguments) if keys), ())
 
 
 def _type_name(kind: Any) -> str:
-    """Return a type as ``int | list[str]``; an option with named values as ``'a' | 'b'``."""
+    """Return a type as ``int | list[str]``; an option with named values as ``"a" | "b"``."""
     arguments = get_args(kind)
     if get_origin(kind) is Literal:
-        return " | ".join(map(repr, arguments))
+        return " | ".join(map(toml_value, arguments))
+    if get_origin(kind) is dict:
+        return f"table of {_type_name(arguments[1])}"
     if get_origin(kind) in (Union, UnionType):
         return " | ".join(_type_name(a) for a in arguments if a is not NoneType)
     if get_origin(kind) is Annotated:

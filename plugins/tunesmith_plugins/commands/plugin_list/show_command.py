@@ -20,6 +20,9 @@ from tunesmith_plugins.commands.plugin_list.describe import (
     plugin_to_json,
 )
 
+LONGEST_DEFAULT = 60
+"""Characters of a default that are shown; ``--json`` has all."""
+
 
 @click.command("show")
 @click.argument("name")
@@ -72,6 +75,10 @@ def show_offer(offered: Offered[Any]) -> None:
     for option in about["options"]:
         kind = ", ".join(filter(None, [option["type"], option["bounds"]]))
         default = option["default"]
-        value = default if default in (REQUIRED, UNSET) else f"= {default}"
+        value = (
+            default if default in (REQUIRED, UNSET) else f"= {one_line(default, LONGEST_DEFAULT)}"
+        )
         render.print_paragraph(f"{option['name']} {value} ({kind})", style="strong")
-        render.print_paragraph(option["help"], indent="    ")
+        for text in option["help"], f"Keys: {option['keys']}." if option["keys"] else "":
+            if text:
+                render.print_paragraph(text, indent="    ")
