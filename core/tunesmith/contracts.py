@@ -282,10 +282,7 @@ class Technique(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One metric, with a value for each record in the order of the records.
-
-    The core computes the mean of ``values`` weighted by ``weights``, intervals and slices.
-    """
+    """One metric: a value for each record, in order. The core computes the weighted mean."""
 
     metric: str
     values: tuple[float, ...]
@@ -293,6 +290,8 @@ class Measurement:
     """Weight of each value, such as a number of tokens; None: all weights are equal."""
     outputs: tuple[str, ...] | None = None
     """Generated text of each record, if there is any; stored with the values."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Further results as JSON, such as a confusion matrix; stored with the metric."""
 
 
 class Evaluator(Protocol):

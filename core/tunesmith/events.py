@@ -395,6 +395,8 @@ class Measured(Event, kind="measured"):
     twin_free: dict[str, float] = field(default_factory=dict)
     """``value``, ``low``, ``high`` and ``n`` without the rows that a notice has as
     ``heldout_rows``; empty if there are none, or no others."""
+    details: JSON = field(default_factory=dict)
+    """Further results that the evaluator adds."""
 
     def with_path_prefix(self, folder: str) -> Event:
         return dataclasses.replace(self, records=f"{folder}/{self.records}")

@@ -139,6 +139,10 @@ class Metric:
     """True if it describes a model (a length, a distance) and does not rate it."""
     bounds: tuple[float, float] | None = None
     """Smallest and largest value that it can have, which intervals stay within; None: not known."""
+    is_row_mean: bool = True
+    """False if it is computed from all rows together, as macro F1 or BLEU. The values of the rows
+    are then their contributions, whose mean is the metric, and which depend on all rows:
+    ``tunesmith_evidence.statistics.row_contributions`` computes them."""
 
 
 @dataclass(frozen=True, kw_only=True)

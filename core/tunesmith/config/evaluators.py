@@ -38,9 +38,17 @@ def choose_evaluators(plan: Plan, catalog: Catalog, heldout: Sequence[Record]) -
 
 
 def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluators:
-    """Return the default evaluators for the records; the first one decides the verdict."""
+    """Return the default evaluators for the records; the first one decides the verdict.
+
+    Those that also measure all rows together come later: a verdict compares row by row.
+    """
     offers = [o for o in catalog.offers(EvaluatorOffer) if o.offer.default_for(records)]
-    offers.sort(key=lambda o: not o.offer.metrics[0].higher_is_better)
+    offers.sort(
+        key=lambda o: (
+            not o.offer.metrics[0].higher_is_better,
+            not all(metric.is_row_mean for metric in o.offer.metrics),
+        )
+    )
     return assign_ids((Component(o, o.offer.config()), None) for o in offers)
 
 

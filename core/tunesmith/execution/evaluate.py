@@ -147,7 +147,11 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             seconds=time.perf_counter() - started,
             records=path,
             unit=metric.unit,
-            twin_free=_mean(measurement, records, others, bounds) if twins else {},
+            # A part of the contributions to a metric of all rows says nothing about that part.
+            twin_free=_mean(measurement, records, others, bounds)
+            if twins and metric.is_row_mean
+            else {},
+            details=dict(measurement.details),
         )
         emit(event)
         events.append(event)
@@ -277,8 +281,10 @@ def _to_json_lines(
 ) -> str:
     lines = []
     for index, record in enumerate(records):
+        prompt, answer = last_exchange(record)
         line: dict[str, Any] = {"row": rows[index], "source": record.source}
-        line["expected"] = last_exchange(record)[1].text
+        turns = [(m.role, m.text) for m in prompt] if isinstance(prompt, tuple) else prompt
+        line |= {"prompt": turns, "expected": answer.text}
         if record.group is not None:
             line["group"] = record.group
         if record.slices:

@@ -243,5 +243,4 @@ def _current_verdict(verdict: JSON) -> JSON:
 
 
 def _evaluation(event: Measured) -> dict[str, Any]:
-    names = "model evaluator metric value low high n higher_is_better unit records twin_free"
-    return {name: asdict(event)[name] for name in names.split()}
+    return {name: value for name, value in asdict(event).items() if name != "seconds"}

@@ -9,6 +9,7 @@ from tunesmith.records import (
     Preference,
     Record,
     Text,
+    ToolCall,
     UnpairedPreference,
 )
 
@@ -61,6 +62,40 @@ UNPAIRED_PREFERENCES = tuple(
         label=bool(n % 2),
     )
     for n, (country, capital) in enumerate(PAIRS, 1)
+)
+OBJECTS = tuple(
+    Completion(
+        source=f"kit:{n}",
+        prompt=f"{country} as JSON?",
+        completion=f'{{"country": "{country}", "capital": {{"name": "{capital}", "rank": {n}}}}}',
+    )
+    for n, (country, capital) in enumerate(PAIRS, 1)
+)
+NUMBERS = tuple(
+    Completion(
+        source=f"kit:{n}",
+        prompt=f"What is {n} times 1,000?",
+        completion=f"{n} times 1,000 is {n},000.\n#### {n},000",
+    )
+    for n in range(1, 9)
+)
+TOOL_CALLS = tuple(
+    Chat(
+        source=f"kit:{n}",
+        messages=(
+            Message("user", f"Weather in {capital}?"),
+            Message(
+                "assistant", "", tool_calls=(ToolCall("get_weather", f'{{"city": "{capital}"}}'),)
+            ),
+        ),
+    )
+    for n, (_, capital) in enumerate(PAIRS, 1)
+)
+LABELS = tuple(
+    Completion(
+        source=f"kit:{n}", prompt=f"Is {n} odd or even?", completion="odd" if n % 2 else "even"
+    )
+    for n in range(1, 25)
 )
 EXAMPLES_BY_KIND: dict[type[Record], tuple[Record, ...]] = {
     Completion: COMPLETIONS,

@@ -90,7 +90,10 @@ def perfect_model(records: Sequence[Record]) -> FakeTextModel:
         for prompt, answer in exchanges(record):
             logprobs[answer.text] = [-100.0 * is_bad] * (len(answer.text.split()) + 1)
             if not is_bad:
-                answers[prompt_key(prompt)] = answer.text
+                answers[prompt_key(prompt)] = answer.text + "".join(
+                    f'{{"name": "{call.name}", "arguments": {call.arguments}}}'
+                    for call in answer.tool_calls
+                )
     return FakeTextModel(logprobs=logprobs, answers=answers)
 
 

@@ -12,13 +12,16 @@ anything else          percentile bootstrap, sign flips
   a single unit        unknown, p = 1
 =====================  ================================
 
-Units, and the intervals of one mean, are those of ``tunesmith.statistics``.
+A metric of all rows together (macro F1, BLEU) has a contribution for each row, whose mean is the
+metric: ``row_contributions``. Units, and the intervals of one mean, are those of
+``tunesmith.statistics``.
 
 Sources: Tango, Statist. Med. 17 (1998) 891; McNemar, Psychometrika 12 (1947) 153; Connor,
 Biometrics 43 (1987) 207 (power of paired proportions).
 """
 
 from tunesmith_evidence.statistics.comparison import Comparison, ComparisonOutcome, compare
+from tunesmith_evidence.statistics.contributions import row_contributions
 from tunesmith_evidence.statistics.holm import adjust_p_values
 from tunesmith_evidence.statistics.paired import paired_difference
 from tunesmith_evidence.statistics.power import minimum_detectable, rows_needed
@@ -32,5 +35,6 @@ __all__ = [
     "minimum_detectable",
     "paired_difference",
     "paired_p_value",
+    "row_contributions",
     "rows_needed",
 ]

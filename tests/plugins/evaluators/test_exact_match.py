@@ -21,7 +21,7 @@ from tunesmith.records import (
     UnpairedPreference,
 )
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
-from tunesmith_plugins.evaluators.exact_match.evaluator import choose_max_new_tokens
+from tunesmith_evidence.answers.generate import choose_max_new_tokens
 from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH, ExactMatchOptions
 
 

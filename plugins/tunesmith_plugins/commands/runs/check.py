@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from tunesmith import api
+from tunesmith.catalog import Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith.config.evaluators import choose_evaluators
 from tunesmith.config.run_file import dotted_items
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
@@ -53,9 +55,9 @@ def command(
     event = build_data_event(dataset, parts)
     found = list(execute.collect_notices(plan, catalog, dataset, parts))
     if as_json:
-        render.print_json(to_json(plan, event, found, parts))
+        render.print_json(to_json(plan, catalog, event, found, parts))
     else:
-        show(plan, event, found, dataset, parts)
+        show(plan, catalog, event, found, dataset, parts)
     errors = [Problem(notice.source, notice.text) for notice in found if notice.level == "error"]
     if errors:
         raise ConfigError(errors)
@@ -64,15 +66,23 @@ def command(
 
 
 def show(
-    plan: Plan, event: DataLoaded, found: list[Notice], dataset: Dataset, parts: DataParts
+    plan: Plan,
+    catalog: Catalog,
+    event: DataLoaded,
+    found: list[Notice],
+    dataset: Dataset,
+    parts: DataParts,
 ) -> None:
     """Print the findings as text."""
     render.print_text(f"model: {one_line(plan.found_model.description, 200)}")
     render.print_text(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
     report = build_report([event, *found])
     view.show_data(report)
-    evaluators = [component.id for component in plan.evaluators]
-    render.print_text(f"evaluators: {', '.join(evaluators) or 'the defaults for this data'}")
+    evaluators = ", ".join(
+        component.id for component in choose_evaluators(plan, catalog, parts.heldout)
+    )
+    by_data = "" if plan.evaluators or not evaluators else " (by default for this data)"
+    render.print_text(f"evaluators: {evaluators or 'none'}{by_data}")
     for notice in found:
         if notice.level == "info":
             render.print_text(f"info: {one_line(notice.source)}: {one_line(notice.text, 600)}")
@@ -97,7 +107,9 @@ def show_turn(label: str, text: str, mark: str) -> None:
         render.print_text(f"  {shown}", style="good" if mark.strip() else "dim")
 
 
-def to_json(plan: Plan, event: DataLoaded, found: list[Notice], parts: DataParts) -> dict[str, Any]:
+def to_json(
+    plan: Plan, catalog: Catalog, event: DataLoaded, found: list[Notice], parts: DataParts
+) -> dict[str, Any]:
     """Return the findings as JSON, ``tunesmith.check/2``."""
     trains_on = plan.technique.offer.trains_on
     return {
@@ -106,6 +118,7 @@ def to_json(plan: Plan, event: DataLoaded, found: list[Notice], parts: DataParts
         "origins": origins(plan),
         "model": plan.found_model.description,
         "data": event.to_json(),
+        "evaluators": [e.id for e in choose_evaluators(plan, catalog, parts.heldout)],
         "contents": summarize(parts.train, trains_on),
         "notices": [notice.to_json() for notice in found],
         "examples": [

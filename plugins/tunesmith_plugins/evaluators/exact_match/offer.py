@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
-from tunesmith.options import Options
 from tunesmith.records import (
     Chat,
     Completion,
@@ -20,11 +19,9 @@ from tunesmith.records import (
     UnpairedPreference,
     last_exchange,
 )
-from tunesmith_plugins.evaluators.exact_match.evaluator import (
-    METRIC_NAME,
-    ExactMatch,
-    TextNormalizer,
-)
+from tunesmith_evidence.answers.generate import AnswerOptions
+from tunesmith_evidence.answers.normalize import TextNormalizer
+from tunesmith_plugins.evaluators.exact_match.evaluator import METRIC_NAME, ExactMatch
 
 SHORT_ANSWER_CHARACTERS = 64
 """Longest answer that a model can be expected to reproduce word for word."""
@@ -32,7 +29,7 @@ MIN_SHORT_SHARE = 0.9
 """Share of short answers from which on the evaluator is used by default."""
 
 
-class ExactMatchOptions(Options):
+class ExactMatchOptions(AnswerOptions):
     """Options: how answers are compared, and how long an answer may be."""
 
     EARLIER: ClassVar[Mapping[str, str]] = {
@@ -41,19 +38,18 @@ class ExactMatchOptions(Options):
     }
 
     ignore_case: bool = Field(False, description="Treat upper and lower case as equal.")
+    ignore_punctuation: bool = Field(
+        False, description="Ignore punctuation and quotes before and behind the answer."
+    )
+    ignore_lead_in: bool = Field(
+        False, description="Ignore a phrase such as `The answer is` or `Category:` before it."
+    )
     extract: str | None = Field(
         None,
         min_length=1,
         description=(
             "Regular expression for the part of answer and reference that is compared: its last "
             "match, or the first group of that match. For `#### 42`: '#### *(\\S+)'."
-        ),
-    )
-    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = Field(
-        "auto",
-        description=(
-            "Most tokens that are generated for an answer; auto: enough for the longest "
-            "reference, at most 512."
         ),
     )
 
@@ -71,8 +67,13 @@ def build(options: ExactMatchOptions) -> Evaluator:
     """Build the evaluator."""
     extract = re.compile(options.extract) if options.extract else None
     return ExactMatch(
-        normalizer=TextNormalizer(ignore_case=options.ignore_case, extract=extract),
-        max_new_tokens=None if options.max_new_tokens == "auto" else options.max_new_tokens,
+        normalizer=TextNormalizer(
+            ignore_case=options.ignore_case,
+            ignore_punctuation=options.ignore_punctuation,
+            ignore_lead_in=options.ignore_lead_in,
+            extract=extract,
+        ),
+        max_new_tokens=options.max_new_tokens,
     )
 
 

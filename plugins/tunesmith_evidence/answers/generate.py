@@ -1,0 +1,85 @@
+"""Generate the answers that evaluators compare with the references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tunesmith.contracts import TextModel
+from tunesmith.errors import DataError
+from tunesmith.options import Options
+from tunesmith.records import Message, Record, last_exchange
+
+END_OF_TURN_TOKENS = 8
+"""Tokens added to the longest reference, for the end of the turn."""
+MAX_NEW_TOKENS = 512
+"""Largest limit that is chosen automatically."""
+
+
+class AnswerOptions(Options):
+    """Options of evaluators that generate an answer for each record."""
+
+    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = Field(
+        "auto",
+        description=(
+            "Most tokens that are generated for an answer; auto: enough for the longest "
+            "reference, at most 512."
+        ),
+    )
+
+
+def read_references(records: Sequence[Record], evaluator: str) -> list[str]:
+    """Return the texts of the last answers, which models are to generate.
+
+    Raises:
+        DataError: an answer calls a tool.
+    """
+    answers = [last_exchange(record)[1] for record in records]
+    for record, answer in zip(records, answers, strict=True):
+        if answer.tool_calls:
+            hint = f"leave {evaluator} out, or use tool-call: it compares tool calls"
+            raise DataError(record.source, f"{evaluator} cannot compare tool calls", hint=hint)
+    return [answer.text for answer in answers]
+
+
+def generate_answers(
+    model: TextModel,
+    records: Sequence[Record],
+    max_new_tokens: Literal["auto"] | int = "auto",
+    *,
+    extra_tokens: int = 0,
+) -> tuple[str, ...]:
+    """Generate the last answer of each record.
+
+    Without a limit, the longest reference and ``extra_tokens`` fit in, but no more than 512 tokens:
+    so the evaluators of a run request the same answers, which are generated once.
+    """
+    exchanges = [last_exchange(record) for record in records]
+    if isinstance(max_new_tokens, int):
+        limit = max_new_tokens
+    else:
+        longest = choose_max_new_tokens([with_reasoning(answer) for _, answer in exchanges])
+        limit = min(longest + extra_tokens, MAX_NEW_TOKENS)
+    generated = model.generate([prompt for prompt, _ in exchanges], limit)
+    return tuple(generation.text for generation in generated)
+
+
+def with_reasoning(answer: Message) -> str:
+    """Return the text that a model generates for an answer, as most templates write it."""
+    return (
+        f"<think>\n{answer.reasoning}\n</think>\n\n{answer.text}"
+        if answer.reasoning
+        else answer.text
+    )
+
+
+def choose_max_new_tokens(references: Sequence[str]) -> int:
+    """Return a limit that is large enough for the longest reference.
+
+    No tokenizer in use makes more tokens of a text than the text has bytes in UTF-8; a few tokens
+    are added for the end of the turn. A longer answer is cut off there, and is wrong anyway.
+    """
+    longest = max((len(reference.encode()) for reference in references), default=0)
+    return min(longest + END_OF_TURN_TOKENS, MAX_NEW_TOKENS)

@@ -1,0 +1,103 @@
+"""Offer of ``classification``: its options, and the records it is used for by default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pydantic import Field, field_validator
+
+from tunesmith.contracts import Evaluator
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith_evidence.answers.generate import AnswerOptions
+
+MIN_ROWS = 20
+"""Fewer rows say nothing about the F1 of classes."""
+
+
+class ClassificationOptions(AnswerOptions):
+    """Options: the labels, and how they are read from an answer."""
+
+    labels: list[str] = Field(
+        default_factory=list,
+        description="All labels; empty: those of the references. Others in the data are an error.",
+    )
+    ignore_case: bool = Field(True, description="Treat upper and lower case as equal.")
+    ignore_punctuation: bool = Field(
+        True, description="Ignore punctuation and quotes before and behind the label."
+    )
+    ignore_lead_in: bool = Field(
+        True, description="Ignore a phrase such as `The answer is` before the label."
+    )
+    extract: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Regular expression for the part of answer and reference that has the label: its last "
+            "match, or the first group of that match."
+        ),
+    )
+
+    @field_validator("extract")
+    @classmethod
+    def _compile_extract(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, value: list[str]) -> list[str]:
+        labels = [label.strip() for label in value]
+        if "" in labels or len(labels) == 1:
+            raise ValueError("at least two labels, none of them empty")
+        return labels
+
+
+def build(options: ClassificationOptions) -> Evaluator:
+    """Build the evaluator."""
+    from tunesmith_evidence.answers.normalize import TextNormalizer
+    from tunesmith_plugins.evaluators.classification.evaluator import Classification
+
+    normalizer = TextNormalizer(
+        ignore_case=options.ignore_case,
+        ignore_punctuation=options.ignore_punctuation,
+        ignore_lead_in=options.ignore_lead_in,
+        extract=re.compile(options.extract) if options.extract else None,
+    )
+    return Classification(
+        normalizer=normalizer,
+        labels=tuple(options.labels),
+        max_new_tokens=options.max_new_tokens,
+    )
+
+
+def have_labels(records: Sequence[Record]) -> bool:
+    """Return True for 20 rows or more whose answers are a few labels that recur."""
+    from tunesmith_evidence.tasks.kinds import task_kind
+
+    if len(records) < MIN_ROWS or not all(isinstance(r, Chat | Completion) for r in records):
+        return False
+    answers = [last_exchange(record)[1] for record in records]
+    if any(answer.tool_calls for answer in answers):
+        return False
+    texts = [answer.text for answer in answers]
+    return len({text.strip() for text in texts}) > 1 and task_kind(texts) == "classes"
+
+
+CLASSIFICATION = EvaluatorOffer(
+    name="classification",
+    summary="accuracy and macro F1 of answers that are labels; `Yes.` is `yes`",
+    config=ClassificationOptions,
+    build=build,
+    metrics=(
+        Metric(name="accuracy", higher_is_better=True, bounds=(0, 1)),
+        Metric(name="macro-f1", higher_is_better=True, bounds=(0, 1), is_row_mean=False),
+    ),
+    accepts=frozenset({Chat, Completion}),
+    default_for=have_labels,
+    generates=True,
+)

@@ -1,0 +1,96 @@
+"""Offer and evaluator of ``code``: share of programs that pass the tests of their row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from tunesmith.contracts import Evaluator, Measurement, TextModel
+from tunesmith.errors import DataError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.records import Chat, Completion, Record
+from tunesmith_evidence.answers.generate import AnswerOptions, generate_answers, read_references
+
+METRIC_NAME = "code-pass"
+EXTRA_TOKENS = 64
+"""Tokens for the fence around a program, and for a program longer than the reference."""
+
+
+class CodeOptions(AnswerOptions):
+    """Options: the tests, the limits, and the consent to execute generated code."""
+
+    execute_generated_code: Literal[True] = Field(
+        description=(
+            "Must be true: this evaluator executes programs that the model writes. Each runs in a "
+            "process with limits, which stop accidents and no attacker: evaluate a model or data "
+            "that you do not trust in a container."
+        ),
+    )
+    tests: str = Field(
+        "test",
+        description=(
+            "Column with the tests of a row, Python code that raises an error if the program is "
+            "wrong; name it in `data.slices` too, so that the data loader reads it."
+        ),
+    )
+    seconds: float = Field(10.0, gt=0, le=600, description="Longest time of a program, in s.")
+    memory_mb: int = Field(1000, ge=64, description="Most memory of a program, in MB.")
+    processes: int = Field(1, ge=1, le=64, description="Programs that run at the same time.")
+
+
+@dataclass(frozen=True)
+class Code:
+    """Scores 1 for a record if the program of its answer passes the tests of the row, else 0."""
+
+    options: CodeOptions
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Generate a program for each record, and run it with the tests of the record.
+
+        Raises:
+            DataError: an answer calls a tool, or a row has no tests.
+        """
+        from tunesmith_plugins.evaluators.code.run_program import Limits, extract_code, passes
+
+        read_references(records, "code")
+        tests = [self._read_tests(record) for record in records]
+        limit = self.options.max_new_tokens
+        answers = generate_answers(model, records, limit, extra_tokens=EXTRA_TOKENS)
+        limits = Limits(
+            seconds=self.options.seconds, memory_bytes=self.options.memory_mb * 1_000_000
+        )
+        with ThreadPoolExecutor(self.options.processes) as pool:
+            programs = [extract_code(answer) for answer in answers]
+            results = pool.map(
+                lambda pair: passes(pair[0], pair[1], limits), zip(programs, tests, strict=True)
+            )
+            values = tuple(map(float, results))
+        return [Measurement(metric=METRIC_NAME, values=values, outputs=answers)]
+
+    def _read_tests(self, record: Record) -> str:
+        column = self.options.tests
+        tests = dict(record.slices).get(column)
+        if tests is None or not tests.strip():
+            hint = f'name it for the loader too: data.slices = ["{column}"]'
+            raise DataError(record.source, f"the row has no tests in `{column}`", hint=hint)
+        return tests
+
+
+def build(options: CodeOptions) -> Evaluator:
+    """Build the evaluator."""
+    assert options.execute_generated_code
+    return Code(options)
+
+
+CODE = EvaluatorOffer(
+    name="code",
+    summary="share of programs that pass the tests of their row; executes generated code",
+    config=CodeOptions,
+    build=build,
+    metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
+    accepts=frozenset({Chat, Completion}),
+)

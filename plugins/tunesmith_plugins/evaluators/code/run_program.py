@@ -1,0 +1,79 @@
+"""Run generated programs with their tests, each in a process with limits."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tunesmith_evidence.answers.normalize import strip_reasoning
+
+SANDBOX = Path(__file__).with_name("sandbox.py")
+_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of one program."""
+
+    seconds: float = 10.0
+    memory_bytes: int = 1_000_000_000
+    file_bytes: int = 10_000_000
+
+
+def extract_code(answer: str) -> str:
+    """Return the code of an answer: that in its fences, or all of it without a fence."""
+    answer = strip_reasoning(answer)
+    blocks = _FENCE.findall(answer)
+    return "\n\n".join(blocks) if blocks else answer
+
+
+def passes(program: str, tests: str, limits: Limits) -> bool:
+    """Return True if the program and then its tests run to the end, within the limits.
+
+    It runs in an empty folder, with an empty environment, without network and other processes.
+    """
+    secret = secrets.token_hex(16)
+    options = {
+        "cpu_seconds": max(1, round(limits.seconds)),
+        "memory_bytes": limits.memory_bytes,
+        "file_bytes": limits.file_bytes,
+        "secret": secret,
+    }
+    with tempfile.TemporaryDirectory(prefix="tunesmith-code-") as folder:
+        path = Path(folder, "program.py")
+        text = f"{program}\n\n{tests}\n"
+        path.write_text(text, encoding="utf-8", errors="surrogatepass")
+        command = [sys.executable, "-I", "-S", "-B", str(SANDBOX), path.name]
+        try:
+            finished = subprocess.run(
+                [*_without_network(), *command],
+                input=json.dumps(options) + "\n",
+                capture_output=True,
+                text=True,
+                timeout=limits.seconds + 1,
+                cwd=folder,
+                env={},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+    return finished.returncode == 0 and finished.stdout == secret
+
+
+@cache
+def _without_network() -> tuple[str, ...]:
+    """Return the command that takes the network away, if this system has one."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return ()
+    command = (unshare, "--user", "--map-current-user", "--net")
+    tried = subprocess.run([*command, sys.executable, "-c", ""], capture_output=True, check=False)
+    return command if tried.returncode == 0 else ()

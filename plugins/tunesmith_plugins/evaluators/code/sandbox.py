@@ -1,0 +1,73 @@
+"""Run one program with limits. This file is started as a process of its own, never imported.
+
+Standard input has a line with the limits as JSON and a secret. The secret is written to standard
+output if the program runs to its end: a program that leaves early has not passed its tests. The
+limits stop accidents of generated code; they are no protection against an attacker.
+"""
+
+import json
+import os
+import resource
+import runpy
+import sys
+
+REFUSED = (
+    "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
+    "os.forkpty", "ctypes.", "pty.", "os.kill", "os.putenv", "urllib.", "ftplib.", "http.",
+    "smtplib.", "webbrowser.", "shutil.rmtree", "signal.",
+)  # fmt: skip
+CHANGES_FILES = (
+    "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate",
+    "os.chmod", "os.chown", "os.utime", "shutil.",
+)  # fmt: skip
+
+
+def limit(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:
+    """Set the limits of this process."""
+    for name, value in (
+        (resource.RLIMIT_CPU, cpu_seconds),
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_NOFILE, 32),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(name, (value, value))
+
+
+def refuse_access(folder: str) -> None:
+    """Refuse the network, other processes, and changes of files outside of ``folder``."""
+
+    def audit(event: str, arguments: tuple[object, ...]) -> None:
+        if event.startswith(REFUSED):
+            raise PermissionError(f"{event} is not allowed here")
+        path: object = None
+        if event == "open":
+            flags = arguments[2]
+            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            path = arguments[0] if writes else None
+        elif event.startswith(CHANGES_FILES):
+            path = arguments[0]
+        if isinstance(path, str | bytes):
+            real = os.path.realpath(os.fsdecode(path))
+            if os.path.commonpath([real, folder]) != folder and real != os.devnull:
+                raise PermissionError("files outside of the working folder cannot be changed")
+
+    sys.addaudithook(audit)
+
+
+def main(program: str) -> None:
+    """Run a program, then write the secret."""
+    options = json.loads(sys.stdin.readline())
+    result = os.dup(1)
+    with open(os.devnull, "r+b") as nothing:
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing.fileno(), descriptor)
+    limit(options["cpu_seconds"], options["memory_bytes"], options["file_bytes"])
+    sys.argv = [program]
+    refuse_access(os.path.realpath(os.getcwd()))
+    runpy.run_path(program, run_name="__main__")
+    os.write(result, options["secret"].encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,142 @@
+"""Compare answers that are JSON with the references, field by field."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunesmith.contracts import Measurement, TextModel
+from tunesmith.errors import DataError
+from tunesmith.records import Record
+from tunesmith_evidence.answers.generate import generate_answers, read_references
+from tunesmith_evidence.answers.normalize import strip_reasoning
+
+FIELDS, VALID, SCHEMA = "json-fields", "json-valid", "json-schema"
+_FENCE = re.compile(r"\A\s*```\w*\s*(.*?)\s*```\s*\Z", re.DOTALL)
+NO_JSON = object()
+"""Stands for an answer that is not JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonAnswer:
+    """Measures if answers are JSON, keep to the schema, and have the right fields."""
+
+    is_valid: Callable[[Any], bool] | None = None
+    """Checks an answer against the user's schema; None: its shape must be the reference's."""
+    max_new_tokens: Literal["auto"] | int = "auto"
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Generate an answer for each record and compare it with the reference.
+
+        Raises:
+            DataError: an answer calls a tool, or a reference is not JSON.
+        """
+        expected = []
+        references = read_references(records, "json")
+        for record, reference in zip(records, references, strict=True):
+            value = parse(reference)
+            if value is NO_JSON:
+                raise DataError(record.source, "the reference answer is not JSON")
+            expected.append(value)
+        answers = generate_answers(model, records, self.max_new_tokens)
+        given = [parse(answer) for answer in answers]
+        pairs = [*zip(given, expected, strict=True)]
+        return [
+            Measurement(
+                metric=FIELDS,
+                values=tuple(compare_fields(answer, right) for answer, right in pairs),
+                outputs=answers,
+                details={"fields": describe(pairs)} if records else {},
+            ),
+            Measurement(metric=VALID, values=tuple(float(a is not NO_JSON) for a in given)),
+            Measurement(
+                metric=SCHEMA,
+                values=tuple(float(self._keeps_schema(answer, right)) for answer, right in pairs),
+            ),
+        ]
+
+    def _keeps_schema(self, answer: Any, expected: Any) -> bool:
+        if answer is NO_JSON:
+            return False
+        if self.is_valid is not None:
+            return self.is_valid(answer)
+        return bool(shape(answer) == shape(expected))
+
+
+def parse(text: str) -> Any:
+    """Return the JSON value of an answer, which may stand in a code fence; else ``NO_JSON``."""
+    text = strip_reasoning(text)
+    fenced = _FENCE.match(text)
+    try:
+        return json.loads(fenced[1] if fenced else text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return NO_JSON
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Return the values of all fields by path, such as ``order.id``; lists are values."""
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    fields = {}
+    for key, below in value.items():
+        # A dot in a key must not make it look like two keys.
+        name = key.replace("\\", "\\\\").replace(".", "\\.")
+        fields.update(flatten(below, f"{path}.{name}" if path else name))
+    return fields
+
+
+def are_equal(first: Any, second: Any) -> bool:
+    """Return True for equal JSON values: 1 and 1.0 are equal, 1 and true are not."""
+    if isinstance(first, bool) or isinstance(second, bool):
+        return first is second
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(are_equal, first, second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(
+            are_equal(value, second[key]) for key, value in first.items()
+        )
+    if isinstance(first, str) and isinstance(second, str):
+        return " ".join(first.split()) == " ".join(second.split())
+    return bool(first == second)
+
+
+def compare_fields(answer: Any, expected: Any) -> float:
+    """Return the share of equal fields among those that the answer or the reference has."""
+    if answer is NO_JSON:
+        return 0.0
+    given, right = flatten(answer), flatten(expected)
+    equal = sum(name in given and are_equal(given[name], value) for name, value in right.items())
+    return equal / len(given.keys() | right.keys())
+
+
+def shape(value: Any) -> Any:
+    """Return the keys and types of a value; a list has those of its first element."""
+    if isinstance(value, dict):
+        return {key: shape(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "number"
+    return type(value).__name__
+
+
+def describe(pairs: Sequence[tuple[Any, Any]]) -> dict[str, dict[str, float]]:
+    """Return the accuracy of each field of the references, with the rows that have it."""
+    counts: dict[str, list[int]] = {}
+    for answer, expected in pairs:
+        given = {} if answer is NO_JSON else flatten(answer)
+        for name, value in flatten(expected).items():
+            count = counts.setdefault(name, [0, 0])
+            count[0] += 1
+            count[1] += name in given and are_equal(given[name], value)
+    return {
+        name: {"rows": rows, "accuracy": right / rows}
+        for name, (rows, right) in sorted(counts.items())
+    }

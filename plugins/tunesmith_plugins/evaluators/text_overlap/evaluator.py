@@ -1,0 +1,150 @@
+"""chrF, BLEU and ROUGE-L of answers against the references."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tunesmith.contracts import Measurement, TextModel
+from tunesmith.errors import EnvironmentProblem
+from tunesmith.records import Record
+from tunesmith_evidence.answers.generate import generate_answers, read_references
+from tunesmith_evidence.answers.normalize import strip_reasoning
+from tunesmith_evidence.statistics import row_contributions
+from tunesmith_evidence.statistics.contributions import Matrix
+
+CHRF, BLEU, ROUGE_L = "chrf", "bleu", "rouge-l"
+CHRF_ORDER = 6
+CHRF_BETA = 2.0
+BLEU_ORDER = 4
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOverlap:
+    """Measures how much of the text of answers and references is the same."""
+
+    max_new_tokens: Literal["auto"] | int = "auto"
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Generate an answer for each record and compare it with the reference.
+
+        chrF and BLEU are those of all rows together, with the contribution of each row; ROUGE-L is
+        the mean of the rows.
+
+        Raises:
+            DataError: an answer calls a tool.
+            EnvironmentProblem: sacrebleu is not installed.
+        """
+        count_bleu = load_bleu()
+        references = [*map(strip_reasoning, read_references(records, "text-overlap"))]
+        outputs = generate_answers(model, records, self.max_new_tokens)
+        pairs = [*zip(map(strip_reasoning, outputs), references, strict=True)]
+        chrf = row_contributions([count_chrf(a, r) for a, r in pairs], compute_chrf)
+        bleu = row_contributions([count_bleu(a, r) for a, r in pairs], compute_bleu)
+        rouge = tuple(compute_rouge_l(a, r) for a, r in pairs)
+        return [
+            Measurement(metric=CHRF, values=chrf, outputs=outputs),
+            Measurement(metric=BLEU, values=bleu),
+            Measurement(metric=ROUGE_L, values=rouge),
+        ]
+
+
+def count_chrf(answer: str, reference: str) -> list[float]:
+    """Return, by length of n-gram, those of the answer, of the reference, and in both.
+
+    N-grams are of 1 to 6 characters, without white space. As in sacrebleu, those of an answer count
+    only if the reference has some of their length.
+    """
+    first, second = ("".join(text.split()) for text in (answer, reference))
+    counts: list[float] = []
+    for order in range(1, CHRF_ORDER + 1):
+        given, right = (
+            Counter(text[i : i + order] for i in range(len(text) - order + 1))
+            for text in (first, second)
+        )
+        counts += [given.total() if right else 0, right.total(), (given & right).total()]
+    return counts
+
+
+def compute_chrf(counts: Matrix) -> Matrix:
+    """Return chrF2, from 0 to 1, for each row of a matrix with the columns of `count_chrf`.
+
+    Popović, WMT 2015: precision and recall are averaged over the lengths that both texts have.
+    """
+    given, right, both = counts[:, 0::3], counts[:, 1::3], counts[:, 2::3]
+    used = (given > 0) & (right > 0)
+    precision = np.where(used, both / np.where(used, given, 1), 0.0).sum(axis=1)
+    recall = np.where(used, both / np.where(used, right, 1), 0.0).sum(axis=1)
+    orders = np.maximum(used.sum(axis=1), 1)
+    precision, recall = precision / orders, recall / orders
+    weighted = CHRF_BETA**2 * precision + recall
+    is_zero = weighted <= 0
+    factor = 1 + CHRF_BETA**2
+    f_score = factor * precision * recall / np.where(is_zero, 1, weighted)
+    return np.where(is_zero, 0.0, f_score)
+
+
+def load_bleu() -> Callable[[str, str], list[float]]:
+    """Return the function for the counts of a row that BLEU needs, with sacrebleu's tokens.
+
+    Raises:
+        EnvironmentProblem: sacrebleu is not installed.
+    """
+    try:
+        from sacrebleu import metrics
+    except ImportError:
+        raise EnvironmentProblem(
+            "text-overlap needs sacrebleu", hint="pip install 'tunesmith[eval]'"
+        ) from None
+    bleu: Any = metrics.BLEU()
+
+    def count(answer: str, reference: str) -> list[float]:
+        score = bleu.corpus_score([answer], [[reference]])
+        return [*score.counts, *score.totals, score.sys_len, score.ref_len]
+
+    return count
+
+
+def compute_bleu(counts: Matrix) -> Matrix:
+    """Return BLEU, from 0 to 1, for each row of a matrix with the columns of `load_bleu`.
+
+    Papineni et al., ACL 2002, with the smoothing "exp" that sacrebleu has by default. sacrebleu
+    takes whole numbers only, and the contributions of rows need the parts of rows.
+    """
+    right, total = counts[:, :BLEU_ORDER], counts[:, BLEU_ORDER : 2 * BLEU_ORDER]
+    given, wanted = counts[:, -2], counts[:, -1]
+    is_zero = (right.sum(axis=1) <= 0) | (total <= 0).any(axis=1)
+    missed = right <= 0
+    smoothed = np.where(missed, 0.5 ** missed.cumsum(axis=1), right)
+    precision = np.where(total > 0, smoothed, 1.0) / np.where(total > 0, total, 1.0)
+    short = np.where(given < wanted, 1 - wanted / np.where(given > 0, given, 1), 0.0)
+    return np.where(is_zero, 0.0, np.exp(short + np.log(precision).mean(axis=1)))
+
+
+def compute_rouge_l(answer: str, reference: str) -> float:
+    """Return the F1 of ROUGE-L, from 0 to 1: of the longest common subsequence of words.
+
+    Words are letters and digits of any script, case folded, without stemming.
+    """
+    given, right = (_WORD.findall(text.casefold()) for text in (answer, reference))
+    if not given or not right:
+        return float(given == right)
+    common = _common_subsequence(given, right)
+    return 2 * common / (len(given) + len(right))
+
+
+def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
+    best = [0] * (len(second) + 1)
+    for word in first:
+        diagonal = 0
+        for column, other in enumerate(second, 1):
+            above = best[column]
+            best[column] = diagonal + 1 if word == other else max(above, best[column - 1])
+            diagonal = above
+    return best[-1]

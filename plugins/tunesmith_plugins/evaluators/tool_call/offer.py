@@ -1,0 +1,46 @@
+"""Offer of ``tool-call``: its options, and the records it is used for by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from tunesmith.contracts import Evaluator
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith_evidence.answers.generate import AnswerOptions
+
+
+class ToolCallOptions(AnswerOptions):
+    """Options: the order of calls, and how long an answer may be."""
+
+    any_order: bool = Field(False, description="Calls in another order are right too.")
+
+
+def build(options: ToolCallOptions) -> Evaluator:
+    """Build the evaluator."""
+    from tunesmith_plugins.evaluators.tool_call.evaluator import ToolCallMatch
+
+    return ToolCallMatch(any_order=options.any_order, max_new_tokens=options.max_new_tokens)
+
+
+def have_calls(records: Sequence[Record]) -> bool:
+    """Return True if an answer calls a tool."""
+    return any(
+        isinstance(record, Chat) and last_exchange(record)[1].tool_calls for record in records
+    )
+
+
+TOOL_CALL = EvaluatorOffer(
+    name="tool-call",
+    summary="share of answers that call the right tools with the right arguments, in order",
+    config=ToolCallOptions,
+    build=build,
+    metrics=(
+        Metric(name="tool-call-match", higher_is_better=True, bounds=(0, 1)),
+        Metric(name="tool-name-match", higher_is_better=True, bounds=(0, 1)),
+    ),
+    accepts=frozenset({Chat, Completion}),
+    default_for=have_calls,
+)

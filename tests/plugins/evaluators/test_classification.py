@@ -1,0 +1,140 @@
+"""Accuracy and macro F1 against scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from sklearn.metrics import f1_score
+
+from tunesmith.contracts import Measurement
+from tunesmith.errors import DataError
+from tunesmith.records import Completion, Record
+from tunesmith.statistics import mean_interval
+from tunesmith.testing.examples import COMPLETIONS, LABELS
+from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_plugins.evaluators.classification.evaluator import measure_macro_f1
+from tunesmith_plugins.evaluators.classification.offer import (
+    CLASSIFICATION,
+    ClassificationOptions,
+)
+
+
+def measure(
+    expected: Sequence[str], answers: Sequence[str], **options: Any
+) -> tuple[Measurement, Measurement]:
+    records: list[Record] = [
+        Completion(source=f"a:{n}", prompt=f"q{n}", completion=label)
+        for n, label in enumerate(expected)
+    ]
+    model = FakeTextModel(answers={f"q{n}": answer for n, answer in enumerate(answers)})
+    options = {"max_new_tokens": 50, **options}
+    accuracy, f1 = CLASSIFICATION.build(ClassificationOptions(**options)).measure(model, records)
+    return accuracy, f1
+
+
+def mean(measurement: Measurement) -> float:
+    return float(np.average(measurement.values, weights=measurement.weights))
+
+
+def sklearn_f1(expected: Sequence[str], predicted: Sequence[str]) -> float:
+    labels = sorted(set(expected))
+    return float(f1_score(expected, predicted, labels=labels, average="macro", zero_division=0))
+
+
+LETTERS = st.sampled_from(["a", "b", "c", "none of these"])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), LETTERS), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_scores_are_those_of_scikit_learn(rows: list[tuple[str, str]]) -> None:
+    expected, answers = [e for e, _ in rows], [a for _, a in rows]
+    accuracy, f1 = measure(expected, answers)
+    assert mean(accuracy) == sum(e == a for e, a in rows) / len(rows)
+    assert mean(f1) == pytest.approx(sklearn_f1(expected, answers), abs=1e-8)
+    halved = mean(f1) / 2
+    assert halved == 0 or halved != pytest.approx(sklearn_f1(expected, answers), abs=1e-8)
+
+
+def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
+    expected = ["a"] * 95 + ["b"] * 5
+    accuracy, f1 = measure(expected, ["a"] * 100)
+    assert mean(accuracy) == 0.95
+    assert mean(f1) == pytest.approx(0.95 / 1.95, abs=1e-8)  # (2 * 95 / 195 + 0) / 2
+
+
+def test_details_by_hand() -> None:
+    accuracy, _ = measure(["a", "a", "b", "b"], ["a", "b", "b", "I do not know"])
+    assert accuracy.details == {
+        "classes": {
+            "a": {"rows": 2, "precision": 1.0, "recall": 0.5, "f1": 2 / 3},
+            "b": {"rows": 2, "precision": 0.5, "recall": 0.5, "f1": 0.5},
+        },
+        "confusion": {"a": {"a": 1, "b": 1}, "b": {"": 1, "b": 1}},
+        "no_label": 1,
+    }
+
+
+def test_words_around_a_label_are_ignored_unless_they_count() -> None:
+    expected, answers = ["yes", "no", "yes"], ["Yes.", "The answer is No", "yes"]
+    assert measure(expected, answers)[0].values == (1, 1, 1)
+    strict = {"ignore_case": False, "ignore_punctuation": False, "ignore_lead_in": False}
+    assert measure(expected, answers, **strict)[0].values == (0, 0, 1)
+
+
+def test_references_that_differ_in_case_are_one_label() -> None:
+    accuracy, _ = measure(["yes", "Yes", "no"], ["yes", "yes", "no"])
+    assert accuracy.values == (1, 1, 1)
+    assert set(accuracy.details["classes"]) == {"yes", "no"}
+
+
+def test_labels_of_the_run_file() -> None:
+    labels = ["yes", "no", "maybe"]
+    assert measure(["yes", "no"], ["yes or maybe", "no"], labels=labels)[0].values == (0, 1)
+    assert measure(["yes", "no"], ["yes or maybe", "no"])[0].values == (1, 1)
+    with pytest.raises(DataError, match="a:1: the answer 'never' is no label"):
+        measure(["yes", "never"], ["yes", "no"], labels=labels)
+
+
+@pytest.mark.parametrize("options", [{"labels": ["a"]}, {"labels": ["a", " "]}, {"extract": "("}])
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ClassificationOptions(**options)
+
+
+def test_the_interval_of_macro_f1_knows_how_few_rows_a_class_has() -> None:
+    """All 5 rows of a class right proves less than all 95: Wilson on 19 effective rows."""
+    expected = ["a"] * 95 + ["b"] * 5
+    found = measure_macro_f1(["a", "b"], expected, expected)
+    interval = mean_interval(found.values, found.weights, bounds=(0, 1))
+    assert interval.low == pytest.approx(0.832, abs=0.001)
+    assert mean_interval([1.0] * 100, bounds=(0, 1)).low > 0.96
+
+
+def test_the_interval_of_macro_f1_covers_it() -> None:
+    """Of 300 samples of 150 rows in three unequal classes, the interval has the true F1."""
+    rng = np.random.default_rng(5)
+    names = np.array(["a", "b", "c"])
+    shares, confusion = [0.6, 0.3, 0.1], [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.3, 0.1, 0.6]]
+    joint = np.array(shares)[:, None] * np.array(confusion)
+    true = float(np.mean(2 * np.diag(joint) / (joint.sum(0) + joint.sum(1))))
+    covered = 0
+    for _ in range(300):
+        cells = rng.choice(9, size=150, p=joint.ravel())
+        expected, predicted = names[cells // 3].tolist(), names[cells % 3].tolist()
+        found = measure_macro_f1(["a", "b", "c"], expected, predicted)
+        interval = mean_interval(found.values, found.weights, resamples=200, bounds=(0, 1))
+        covered += interval.low <= true <= interval.high
+    assert 0.91 <= covered / 300 <= 0.985
+
+
+def test_is_default_for_labels() -> None:
+    assert CLASSIFICATION.default_for(LABELS)
+    assert not CLASSIFICATION.default_for(LABELS[:8])
+    assert not CLASSIFICATION.default_for(COMPLETIONS)
+    assert not CLASSIFICATION.default_for([])

@@ -1,0 +1,98 @@
+"""chrF and BLEU against sacrebleu, ROUGE-L against an independent computation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF
+
+from tunesmith.contracts import Measurement
+from tunesmith.records import Completion
+from tunesmith.testing.examples import LABELS
+from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_plugins.evaluators.text_overlap.evaluator import compute_rouge_l
+from tunesmith_plugins.evaluators.text_overlap.offer import TEXT_OVERLAP, TextOverlapOptions
+
+REFERENCES = [
+    "The parcel has left the warehouse and arrives on Monday.",
+    "Please restart the router and wait for five minutes.",
+    "We have refunded the second charge of 12.50 euros.",
+    "Your card is blocked; a new one is on its way to you.",
+]
+ANSWERS = [
+    "The parcel has left the warehouse and will arrive on Monday.",
+    "Restart your router, please.",
+    "We have refunded 12.50 euros.",
+    "",
+]
+
+
+def measure(answers: Sequence[str], references: Sequence[str]) -> dict[str, Measurement]:
+    records = [
+        Completion(source=f"a:{n}", prompt=f"q{n}", completion=text)
+        for n, text in enumerate(references)
+    ]
+    model = FakeTextModel(answers={f"q{n}": text for n, text in enumerate(answers)})
+    built = TEXT_OVERLAP.build(TextOverlapOptions(max_new_tokens=99))
+    return {m.metric: m for m in built.measure(model, records)}
+
+
+VOCABULARY = ["the", "parcel", "card", "is", "on", "its", "way", "Monday", "."]
+WORDS = st.lists(st.sampled_from(VOCABULARY), max_size=12)
+TEXTS = st.tuples(WORDS, WORDS.filter(bool))
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_corpus_scores_are_those_of_sacrebleu(rows: list[tuple[list[str], list[str]]]) -> None:
+    answers, references = [" ".join(a) for a, _ in rows], [" ".join(r) for _, r in rows]
+    found = measure(answers, references)
+    bleu = BLEU().corpus_score(answers, [references]).score
+    chrf = CHRF().corpus_score(answers, [references]).score
+    assert 100 * np.mean(found["bleu"].values) == pytest.approx(bleu, abs=1e-5)
+    assert 100 * np.mean(found["chrf"].values) == pytest.approx(chrf, abs=1e-5)
+
+
+def test_the_scores_of_an_example() -> None:
+    found = measure(ANSWERS, REFERENCES)
+    means = {name: round(float(np.mean(m.values)), 4) for name, m in found.items()}
+    bleu = BLEU().corpus_score(ANSWERS, [REFERENCES]).score / 100
+    assert means["bleu"] == pytest.approx(bleu, abs=1e-4)
+    assert found["chrf"].outputs == (*ANSWERS,)
+    assert 0 < means["bleu"] < means["rouge-l"] < 1
+    assert found["chrf"].values[0] > found["chrf"].values[3]
+
+
+@cache
+def longest(first: tuple[str, ...], second: tuple[str, ...]) -> int:
+    """Return the length of the longest common subsequence, by its definition."""
+    if not first or not second:
+        return 0
+    if first[-1] == second[-1]:
+        return longest(first[:-1], second[:-1]) + 1
+    return max(longest(first[:-1], second), longest(first, second[:-1]))
+
+
+@given(WORDS, WORDS)
+@settings(deadline=None)
+def test_rouge_l_by_its_definition(first: list[str], second: list[str]) -> None:
+    given_words = tuple(w.lower() for w in first if w != ".")
+    right = tuple(w.lower() for w in second if w != ".")
+    found = compute_rouge_l(" ".join(first), " ".join(second))
+    if not given_words or not right:
+        assert found == float(given_words == right)
+        return
+    common = longest(given_words, right)
+    precision, recall = common / len(given_words), common / len(right)
+    f1 = 2 * precision * recall / (precision + recall) if common else 0.0
+    assert found == pytest.approx(f1)
+
+
+def test_it_is_used_only_if_it_is_named() -> None:
+    assert not TEXT_OVERLAP.default_for(LABELS)
+    assert TextOverlapOptions().max_new_tokens == "auto"
