@@ -41,10 +41,13 @@ from tunesmith_torch.runtime.machine import Device, Machine
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from generator.python_api import python_api  # noqa: E402 - found there
+from generator.directory import directory  # noqa: E402 - found there
+from generator.python_api import python_api  # noqa: E402
 from generator.toolkit import toolkit  # noqa: E402
 
 NOTE = "<!-- Written by docs/generate.py from the code. Change the code, then run it again. -->\n"
+
+DIRECTORY = "plugins/tunesmith_plugins/commands/plugin_install/directory.json"
 
 
 def pages() -> dict[str, str]:
@@ -57,6 +60,7 @@ def pages() -> dict[str, str]:
         "reference/toolkit.md": NOTE + "\n".join(toolkit()),
         "reference/python.md": NOTE + "\n".join(python_api()),
         "how-to/plan.md": planning(),
+        f"../{DIRECTORY}": directory(HERE.parent / "contrib"),
         "../contrib/README.md": NOTE + "\n".join(contrib()),
     }
 

@@ -52,9 +52,11 @@ def command(
     line to look at are printed.
     """
     from tunesmith.testing.kit import run_checks
+    from tunesmith.testing.remember import remember_results
 
     plugin, module = find_module(state.catalog().plugins, name)
     results = run_checks(module, model=model, samples=parse_samples(sets))
+    remember_results(plugin, results)
     failed = [result for result in results if result.state == "failed"]
     if as_json:
         about = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import click
@@ -10,9 +11,11 @@ from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.cli.groups import Conflict, arrange_commands
 from tunesmith.offers import KINDS, CommandOffer
+from tunesmith.plugins import find_installed, inspection_files
 from tunesmith.text import one_line
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import Inspection
 from tunesmith_plugins.commands.plugin_list.inspect_installed import inspect_installed
+from tunesmith_plugins.commands.plugin_list.tiers import tier_of
 
 
 @click.command("list")
@@ -32,14 +35,18 @@ def command(state: CliState, refresh: bool, as_json: bool) -> None:
 
     listed, catalog = inspect_installed(state.selection(), refresh=refresh, report=report)
     conflicts = arrange_commands(catalog.offers(CommandOffer))[1]
+    files = inspection_files(find_installed())
+    tiers = {
+        i.plugin.full_name: tier_of(i.plugin, files.get(i.plugin.distribution)) for i in listed
+    }
     if as_json:
-        plugins = [to_json(inspection) for inspection in listed]
+        plugins = [to_json(i) | {"tier": tiers[i.plugin.full_name]} for i in listed]
         unusable = [asdict(conflict) for conflict in conflicts]
         render.print_json(
             {"schema": "tunesmith.plugins/1", "plugins": plugins, "unusable_commands": unusable}
         )
         return
-    print_components(listed)
+    print_components(listed, tiers)
     print_problems(listed, conflicts)
 
 
@@ -50,19 +57,20 @@ def to_json(inspection: Inspection) -> dict[str, object]:
     return {**asdict(plugin), "full_name": plugin.full_name, "offers": offers}
 
 
-def print_components(listed: list[Inspection]) -> None:
-    """Print the components of all plugins as a table, kind by kind."""
+def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None:
+    """Print the components of all plugins as a table, kind by kind, with their tiers."""
     kinds = [kind.kind for kind in KINDS]
     rows = []
     for inspection in listed:
         plugin = inspection.plugin
-        source = one_line(f"{plugin.distribution} {plugin.version}".strip())
+        source = f"{plugin.distribution} {plugin.version}".strip()
         for offer in inspection.offers:
             order = kinds.index(offer.kind) if offer.kind in kinds else len(kinds)
-            row = [one_line(offer.name), one_line(offer.kind), one_line(offer.summary, 200), source]
+            texts = (offer.name, offer.kind, offer.summary, source, tiers[plugin.full_name])
+            row = [one_line(text, 200) for text in texts]
             rows.append((order, not plugin.is_builtin, plugin.distribution, row))
     rows.sort(key=lambda row: (*row[:3], row[3][0]))
-    render.print_table(["name", "kind", "what it does", "from"], [row for *_, row in rows])
+    render.print_table(["name", "kind", "what it does", "from", "tier"], [row for *_, row in rows])
 
 
 def print_problems(listed: list[Inspection], conflicts: list[Conflict]) -> None:

@@ -1,0 +1,39 @@
+"""Remember which plugins passed the conformance kit, for exactly the files they have."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import TunesmithError
+from tunesmith.offers import Plugin
+from tunesmith.plugins import find_installed, inspection_files
+from tunesmith.storage import write_atomic
+from tunesmith.testing.kit import Result
+
+
+def remember_results(plugin: Plugin, results: Sequence[Result]) -> None:
+    """Count the results of an installed plugin in the cache folder, for ``plugins list``.
+
+    A change of the distribution makes them void. Without effect if nothing can be written.
+    """
+    installed = [pair for pair in find_installed() if pair[0].distribution == plugin.distribution]
+    for path in map(kit_file, inspection_files(installed).values()):
+        stored: Any = None
+        with suppress(OSError, ValueError, RecursionError):
+            stored = json.loads(path.read_bytes())
+        counts = Counter(result.state for result in results)
+        content = stored if isinstance(stored, dict) else {}
+        content[plugin.name] = {state: counts[state] for state in ("kept", "broken")}
+        with suppress(OSError, TunesmithError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, json.dumps(content).encode())
+
+
+def kit_file(inspection_file: Path) -> Path:
+    """Return the file for the results of the kit, beside that for the inspection."""
+    return inspection_file.with_suffix(".kit.json")

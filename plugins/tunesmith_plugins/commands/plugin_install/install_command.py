@@ -1,0 +1,115 @@
+"""``tunesmith plugins install``: install plugins, check them, and undo it if a check fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import invalidate_caches
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+from packaging.utils import canonicalize_name
+
+from tunesmith.cli import render
+from tunesmith.cli.common import common_options
+from tunesmith.errors import EnvironmentProblem, PluginError
+from tunesmith.offers import Plugin
+from tunesmith.plugins import find_installed
+from tunesmith.text import one_line
+from tunesmith_plugins.commands.plugin_install.pip import Change, moved, plan_install, run_pip
+from tunesmith_plugins.commands.plugin_install.restore import FormerVersions
+
+CHECK_SECONDS = 600
+PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
+
+
+@click.command("install")
+@click.argument("requirements", metavar="REQUIREMENT...", nargs=-1, required=True)
+@click.option(
+    "--allow-moves",
+    is_flag=True,
+    help="Install although it changes the version of torch, transformers or peft.",
+)
+@click.option("--no-check", is_flag=True, help="Do not run the conformance kit.")
+@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+@common_options
+def command(
+    requirements: tuple[str, ...], allow_moves: bool, no_check: bool, dry_run: bool
+) -> None:
+    """Install plugins with pip, run the conformance kit, and undo it all if a check fails.
+
+    REQUIREMENT is a name, a name with versions, or a path, as for pip, whose variables and
+    configuration count. What would change is computed first: versions of torch, transformers and
+    peft are not moved without --allow-moves. Installing a plugin executes its code.
+    """
+    changes = plan_install(requirements)
+    for change in changes:
+        render.print_text(one_line(str(change), 200))
+    if found := moved(changes):
+        texts = ", ".join(map(str, found))
+        if not allow_moves:
+            raise EnvironmentProblem(
+                f"not installed, because it would change {texts}",
+                hint="install it in an environment of its own, or allow it with --allow-moves",
+            )
+    if not changes:
+        render.print_note("all of it is installed already")
+    if dry_run or not changes:
+        return
+    with TemporaryDirectory(prefix="tunesmith-") as folder:
+        former = FormerVersions(Path(folder), changes)
+        former.keep()
+        try:
+            run_pip(["install", *requirements])
+            check_plugins(changes, run_kit=not no_check)
+        except BaseException:
+            former.restore()
+            render.print_note("undone: the former versions are restored", style="bad")
+            raise
+    render.print_note("`tunesmith plugins list` lists what it offers")
+
+
+def check_plugins(changes: Sequence[Change], *, run_kit: bool) -> None:
+    """Check the plugins of the distributions that were installed.
+
+    Raises:
+        PluginError: there is none, or one does not keep a promise.
+    """
+    invalidate_caches()
+    names = {change.name for change in changes}
+    plugins = [p for p, _ in find_installed() if canonicalize_name(p.distribution) in names]
+    if not plugins:
+        raise PluginError(f"no plugin of tunesmith is in {', '.join(sorted(names))}")
+    for plugin in plugins if run_kit else ():
+        render.print_note(f"checking {one_line(plugin.full_name)} {one_line(plugin.version)}")
+        check_plugin(plugin)
+
+
+def check_plugin(plugin: Plugin) -> None:
+    """Run the conformance kit in another process.
+
+    Raises:
+        PluginError: a promise is broken, or the kit did not end in time.
+    """
+    arguments = ["plugins", "check", plugin.full_name]
+    what = f'plugin "{plugin.full_name}" {plugin.version}'
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=CHECK_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise PluginError(f"{what}: its check took longer than {CHECK_SECONDS} seconds") from None
+    if done.returncode:
+        for line in done.stdout.splitlines():
+            if line.startswith("broken"):
+                render.print_note(line)
+        reasons = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        reason = one_line(reasons[-1].removeprefix("error: ") if reasons else done.stderr, 500)
+        raise PluginError(f"{what} was refused: {reason}")

@@ -1,0 +1,88 @@
+"""Call pip in this environment. Its own variables and configuration files count as always."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from tunesmith.errors import EnvironmentProblem
+from tunesmith.text import one_line
+
+PROTECTED = ("torch", "transformers", "peft")
+"""Distributions that decide the results of all runs: a plugin must not move them silently."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A distribution that pip installs: its version before (None: not installed) and after."""
+
+    name: str
+    before: str | None
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.before or 'not installed'} -> {self.after}"
+
+
+def plan_install(requirements: Sequence[str], *, upgrade: bool = False) -> list[Change]:
+    """Return the changes that pip would make, without making any.
+
+    Raises:
+        EnvironmentProblem: pip is missing, or finds no versions that fit.
+    """
+    with TemporaryDirectory(prefix="tunesmith-") as folder:
+        report = Path(folder) / "report.json"
+        options = ["--upgrade", "--no-deps"] if upgrade else []
+        run_pip(["install", "--dry-run", "--report", str(report), *options, *requirements])
+        planned: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
+    changes = []
+    for item in planned:
+        name, after = item["metadata"]["name"], item["metadata"]["version"]
+        changes.append(Change(canonicalize_name(name), version_of(name), after))
+    return sorted(changes, key=lambda change: change.name)
+
+
+def version_of(name: str) -> str | None:
+    """Return the installed version of a distribution; None if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def moved(changes: Sequence[Change]) -> list[Change]:
+    """Return the changes of protected distributions."""
+    return [c for c in changes if c.name in PROTECTED and c.before != c.after]
+
+
+def run_pip(arguments: Sequence[str]) -> None:
+    """Run pip.
+
+    Raises:
+        EnvironmentProblem: it is missing or failed; the message is its last error.
+    """
+    if util.find_spec("pip") is None:
+        raise EnvironmentProblem(
+            f"{sys.executable} has no pip", hint=f"{sys.executable} -m ensurepip installs it"
+        )
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    done = subprocess.run(
+        [*command, *arguments, "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        reasons = [one_line(line.removeprefix("ERROR: "), 300) for line in lines]
+        raise EnvironmentProblem("pip: " + ("; ".join(reasons) or one_line(done.stderr, 500)))

@@ -1,0 +1,36 @@
+"""``tunesmith plugins search``: search the directory of plugins."""
+
+from __future__ import annotations
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import common_options, json_option
+from tunesmith_plugins.commands.plugin_install.directory import search
+from tunesmith_plugins.commands.plugin_install.pip import version_of
+
+
+@click.command("search")
+@click.argument("words", metavar="[WORD]...", nargs=-1)
+@json_option
+@common_options
+def command(words: tuple[str, ...], as_json: bool) -> None:
+    """Search the directory of plugins, without network; without WORD, list all.
+
+    Each WORD must occur in the name, the summary, a keyword or the name of a component.
+    """
+    found = search([*words])
+    if as_json:
+        items = [item.model_dump() | {"installed": version_of(item.name)} for item in found]
+        render.print_json({"schema": "tunesmith.plugin-directory/1", "distributions": items})
+        return
+    if found:
+        headers = ["distribution", "version", "installed", "plugins", "what it is"]
+        rows = [
+            [i.name, i.version, version_of(i.name) or "", ", ".join(i.plugins), i.summary]
+            for i in found
+        ]
+        render.print_table(headers, rows)
+    render.print_note(
+        "`tunesmith plugins install NAME` installs one" if found else "nothing was found"
+    )
