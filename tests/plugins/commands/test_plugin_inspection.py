@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from distributions import Site
 
 from tunesmith.plugins import Selection, find_installed, inspection_files
+from tunesmith.testing.kit import Result
+from tunesmith.testing.remember import kit_file, remember_results
 from tunesmith_plugins.commands.plugin_list import inspect_installed as module
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     Inspection,
@@ -22,6 +24,7 @@ from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     read_inspection,
     write_inspection,
 )
+from tunesmith_plugins.commands.plugin_list.tiers import tier_of
 
 PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
 ONLY = Selection(allowed=frozenset({"tunesmith-greet", "tunesmith-wave"}))
@@ -204,3 +207,56 @@ def test_two_processes_at_once_leave_a_whole_file(site: Site, tmp_path: Path) ->
     assert len(names) == 2 and all(name.startswith("tunesmith") for name in names)
     assert Listing()()["greet"].plugin.state == "active"
     assert set(site.imported()) == {"greet"}
+
+
+# --------------------------------------------------------------------------- tiers
+
+
+GOOD = {"metric": "loss", "value": 1.0, "low": 0.9, "high": 1.2}
+
+
+@pytest.mark.parametrize(
+    ("kit", "results", "tier"),
+    [
+        (None, None, "loads"),
+        ({"kept": 9, "broken": 1}, None, "loads"),
+        ({"kept": 0, "broken": 0}, None, "loads"),
+        ({"kept": "9", "broken": 0}, None, "loads"),
+        ([], None, "loads"),
+        ({"kept": 9, "broken": 0}, None, "conforms"),
+        ({"kept": 9, "broken": 0}, {"command": "make bench", "results": []}, "conforms"),
+        ({"kept": 9, "broken": 0}, {"command": " ", "results": [GOOD]}, "conforms"),
+        ({"kept": 9, "broken": 0}, {"command": "x", "results": [{**GOOD, "low": 2}]}, "conforms"),
+        ({"kept": 9, "broken": 0}, {"command": "x", "results": [5]}, "conforms"),
+        ({"kept": 9, "broken": 0}, {"command": "x", "results": [GOOD]}, "measured"),
+        ({"kept": 9, "broken": 1}, {"command": "x", "results": [GOOD]}, "loads"),
+    ],
+)
+def test_the_tier_follows_from_what_is_known(
+    site: Site, kit: object, results: object, tier: str
+) -> None:
+    module = site.add("greet")
+    (pair,) = (pair for pair in find_installed() if pair[0].name == "greet")
+    path = inspection_files([pair])["tunesmith-greet"]
+    path.parent.mkdir(parents=True)
+    if kit is not None:
+        kit_file(path).write_text(json.dumps({"greet": kit}))
+    if results is not None:
+        module.with_name("tunesmith-results.json").write_text(json.dumps(results))
+    assert tier_of(pair[0], path) == tier
+    assert tier_of(replace(pair[0], state="broken"), path) == ""
+
+
+def test_results_of_the_kit_are_void_after_a_change(site: Site) -> None:
+    site.add("greet")
+    (pair,) = (pair for pair in find_installed() if pair[0].name == "greet")
+    kept = Result(check="one", offer="", state="kept")
+    remember_results(pair[0], [kept])
+    files = inspection_files([pair])
+    assert tier_of(pair[0], files["tunesmith-greet"]) == "conforms"
+    remember_results(pair[0], [kept, replace(kept, state="broken")])
+    assert tier_of(pair[0], files["tunesmith-greet"]) == "loads"
+    remember_results(pair[0], [kept])
+    site.add("greet", "x = 1")
+    (pair,) = (pair for pair in find_installed() if pair[0].name == "greet")
+    assert tier_of(pair[0], inspection_files([pair])["tunesmith-greet"]) == "loads"

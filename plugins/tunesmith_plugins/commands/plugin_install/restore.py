@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,8 +39,9 @@ class FormerVersions:
         if present:
             run_pip(["uninstall", "--yes", *present])
         for path, copy in self._copies.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(copy, path)
+            if not (path.is_file() and filecmp.cmp(path, copy, shallow=False)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(copy, path)
         invalidate_caches()
 
 

@@ -1,0 +1,181 @@
+"""Plugins are installed with pip, checked, and undone if they fail; never moved silently."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from environment import Environment
+from wheels import COMMAND, write_wheel
+
+from tunesmith_plugins.commands.plugin_install.directory import read_directory, search
+from tunesmith_plugins.commands.plugin_install.pip import Change, moved, version_of
+from tunesmith_plugins.commands.plugin_install.uninstall_command import find_dependents
+
+Tunesmith = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_only_some_distributions_are_protected() -> None:
+    same, new, other = Change("peft", "1", "1"), Change("torch", None, "3"), Change("x", "1", "2")
+    assert moved([same, new, other, Change("transformers", "5.0", "5.1")]) == [
+        new,
+        Change("transformers", "5.0", "5.1"),
+    ]
+
+
+def test_installed_versions_and_dependents_are_known() -> None:
+    assert version_of("pluggy") == metadata.version("pluggy")
+    assert version_of("a-distribution-that-does-not-exist") is None
+    assert "tunesmith" in find_dependents("pluggy")
+    assert find_dependents("tunesmith") == []
+
+
+def test_the_directory_is_searched_without_network() -> None:
+    assert {listed.name for listed in read_directory()} >= {"tunesmith-trl"}
+    (found,) = search(["TRL", "rloo"])
+    assert (found.name, found.api) == ("tunesmith-trl", "1")
+    assert search(["trl", "quokka"]) == []
+
+
+# --------------------------------------------------------------------------- with pip
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment.create(tmp_path_factory.mktemp("install") / "venv")
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    return tmp_path / "wheels"
+
+
+@pytest.fixture
+def tunesmith(environment: Environment, tmp_path: Path, wheels: Path) -> Tunesmith:
+    """The command line of the environment, with pip that knows the wheels of the test alone."""
+    wheels.mkdir()
+    variables = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": "/dev/null"}
+    variables["TUNESMITH_CACHE"] = str(tmp_path / "cache")
+
+    def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return environment.tunesmith(*arguments, cwd=tmp_path, **variables)
+
+    return call
+
+
+def contents(environment: Environment) -> dict[str, str]:
+    """Return the checksum of each installed file of tests' plugins."""
+    (site,) = environment.folder.glob("lib/python*/site-packages")
+    return {
+        str(path.relative_to(site)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in site.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+@pytest.mark.environment
+def test_a_plugin_is_installed_checked_listed_and_uninstalled(
+    tunesmith: Tunesmith, wheels: Path, environment: Environment
+) -> None:
+    before = contents(environment)
+    write_wheel(wheels, "tunesmith-greet")
+    dry = tunesmith("plugins", "install", "--dry-run", "tunesmith-greet")
+    assert dry.stdout == "tunesmith-greet not installed -> 1.0\n"
+    assert contents(environment) == before
+    done = tunesmith("plugins", "install", "tunesmith-greet")
+    assert done.returncode == 0, done.stderr
+    assert "checking tunesmith-greet:greet 1.0" in done.stderr
+    listed = json.loads(tunesmith("plugins", "list", "--json").stdout)["plugins"]
+    (greet,) = (plugin for plugin in listed if plugin["name"] == "greet")
+    assert (greet["state"], greet["tier"], greet["api"]) == ("active", "conforms", "1")
+    assert tunesmith("greet").stdout == "hi from greet 1.0\n"
+    write_wheel(wheels, "tunesmith-greet", "1.1")
+    outdated = json.loads(tunesmith("plugins", "outdated", "--json").stdout)["outdated"]
+    assert outdated == [{"name": "tunesmith-greet", "before": "1.0", "after": "1.1"}]
+    assert "already" in tunesmith("plugins", "install", "tunesmith-greet").stderr
+    assert tunesmith("plugins", "uninstall", "gret").returncode == 2
+    assert "is a part of tunesmith" in tunesmith("plugins", "uninstall", "lora").stderr
+    assert tunesmith("plugins", "uninstall", "greet").returncode == 0
+    assert contents(environment) == before
+
+
+@pytest.mark.environment
+def test_what_fails_is_undone_and_the_former_version_is_back(
+    tunesmith: Tunesmith, wheels: Path, environment: Environment
+) -> None:
+    write_wheel(wheels, "helper", files={"helper.py": "VERSION = 1\n"})
+    source = COMMAND.format(name="greet", version="1.0")
+    write_wheel(
+        wheels,
+        "tunesmith-greet",
+        files={"tunesmith_greet/__init__.py": source, "tunesmith_greet/old.py": "x = 1\n"},
+        plugins={"greet": "tunesmith_greet"},
+        requires=["helper"],
+    )
+    assert tunesmith("plugins", "install", "tunesmith-greet").returncode == 0
+    before = contents(environment)
+    assert "helper.py" in before
+    write_wheel(wheels, "helper", "2.0", files={"helper.py": "VERSION = 2\n"})
+    write_wheel(
+        wheels,
+        "tunesmith-greet",
+        "2.0",
+        files={"tunesmith_greet/__init__.py": "import a_library_that_does_not_exist\n"},
+        plugins={"greet": "tunesmith_greet"},
+        requires=["helper>=2", "extra-helper"],
+    )
+    write_wheel(wheels, "extra-helper", files={"extra_helper.py": "x = 1\n"})
+    done = tunesmith("plugins", "install", "tunesmith-greet==2.0")
+    assert done.returncode == 8
+    assert "a_library_that_does_not_exist" in done.stderr
+    assert "undone: the former versions are restored" in done.stderr
+    assert contents(environment) == before
+    assert tunesmith("greet").stdout == "hi from greet 1.0\n"
+    done = tunesmith("plugins", "install", "tunesmith-greet==2.0", "--no-check", "--dry-run")
+    assert done.stdout.splitlines() == [
+        "extra-helper not installed -> 1.0",
+        "helper 1.0 -> 2.0",
+        "tunesmith-greet 1.0 -> 2.0",
+    ]
+    assert tunesmith("plugins", "uninstall", "tunesmith-greet").returncode == 0
+
+
+@pytest.mark.environment
+def test_what_is_no_plugin_is_undone(
+    tunesmith: Tunesmith, wheels: Path, environment: Environment
+) -> None:
+    before = contents(environment)
+    write_wheel(wheels, "no-plugin", files={"no_plugin.py": "x = 1\n"})
+    done = tunesmith("plugins", "install", "no-plugin")
+    assert done.returncode == 8
+    assert "no plugin of tunesmith is in no-plugin" in done.stderr
+    assert contents(environment) == before
+    missing = tunesmith("plugins", "install", "a-distribution-that-does-not-exist")
+    assert missing.returncode == 4
+    assert "No matching distribution found" in missing.stderr
+
+
+@pytest.mark.environment
+def test_what_moves_peft_is_refused_unless_allowed(
+    tunesmith: Tunesmith, wheels: Path, environment: Environment
+) -> None:
+    before = contents(environment)
+    write_wheel(wheels, "peft", "99.0", files={"moved.py": "x = 1\n"})
+    source = "import a_library_that_does_not_exist\n"
+    write_wheel(
+        wheels,
+        "tunesmith-greet",
+        files={"tunesmith_greet/__init__.py": source},
+        plugins={"greet": "tunesmith_greet"},
+        requires=["peft>=99"],
+    )
+    done = tunesmith("plugins", "install", "tunesmith-greet")
+    assert done.returncode == 4
+    now = metadata.version("peft")
+    assert f"not installed, because it would change peft {now} -> 99.0" in done.stderr
+    assert contents(environment) == before
