@@ -36,6 +36,6 @@ def describe(path: Path) -> dict[str, Any]:
         "plugins": sorted(groups["tunesmith"]),
         "requires": project["dependencies"],
         "api": next(iter(groups.get(API_GROUP, {})), ""),
-        "kit": states and {state: states[state] for state in ("kept", "broken")},
+        "kit": states and {state: states[state] for state in ("passed", "failed")},
         "keywords": project.get("keywords", []),
     }

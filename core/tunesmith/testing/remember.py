@@ -28,7 +28,7 @@ def remember_results(plugin: Plugin, results: Sequence[Result]) -> None:
             stored = json.loads(path.read_bytes())
         counts = Counter(result.state for result in results)
         content = stored if isinstance(stored, dict) else {}
-        content[plugin.name] = {state: counts[state] for state in ("kept", "broken")}
+        content[plugin.name] = {state: counts[state] for state in ("passed", "failed")}
         with suppress(OSError, TunesmithError):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps(content).encode())

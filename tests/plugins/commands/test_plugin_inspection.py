@@ -219,17 +219,17 @@ GOOD = {"metric": "loss", "value": 1.0, "low": 0.9, "high": 1.2}
     ("kit", "results", "tier"),
     [
         (None, None, "loads"),
-        ({"kept": 9, "broken": 1}, None, "loads"),
-        ({"kept": 0, "broken": 0}, None, "loads"),
-        ({"kept": "9", "broken": 0}, None, "loads"),
+        ({"passed": 9, "failed": 1}, None, "loads"),
+        ({"passed": 0, "failed": 0}, None, "loads"),
+        ({"passed": "9", "failed": 0}, None, "loads"),
         ([], None, "loads"),
-        ({"kept": 9, "broken": 0}, None, "conforms"),
-        ({"kept": 9, "broken": 0}, {"command": "make bench", "results": []}, "conforms"),
-        ({"kept": 9, "broken": 0}, {"command": " ", "results": [GOOD]}, "conforms"),
-        ({"kept": 9, "broken": 0}, {"command": "x", "results": [{**GOOD, "low": 2}]}, "conforms"),
-        ({"kept": 9, "broken": 0}, {"command": "x", "results": [5]}, "conforms"),
-        ({"kept": 9, "broken": 0}, {"command": "x", "results": [GOOD]}, "measured"),
-        ({"kept": 9, "broken": 1}, {"command": "x", "results": [GOOD]}, "loads"),
+        ({"passed": 9, "failed": 0}, None, "conforms"),
+        ({"passed": 9, "failed": 0}, {"command": "make bench", "results": []}, "conforms"),
+        ({"passed": 9, "failed": 0}, {"command": " ", "results": [GOOD]}, "conforms"),
+        ({"passed": 9, "failed": 0}, {"command": "x", "results": [{**GOOD, "low": 2}]}, "conforms"),
+        ({"passed": 9, "failed": 0}, {"command": "x", "results": [5]}, "conforms"),
+        ({"passed": 9, "failed": 0}, {"command": "x", "results": [GOOD]}, "measured"),
+        ({"passed": 9, "failed": 1}, {"command": "x", "results": [GOOD]}, "loads"),
     ],
 )
 def test_the_tier_follows_from_what_is_known(
@@ -250,13 +250,13 @@ def test_the_tier_follows_from_what_is_known(
 def test_results_of_the_kit_are_void_after_a_change(site: Site) -> None:
     site.add("greet")
     (pair,) = (pair for pair in find_installed() if pair[0].name == "greet")
-    kept = Result(check="one", offer="", state="kept")
-    remember_results(pair[0], [kept])
+    passed = Result(check="one", offer="", state="passed")
+    remember_results(pair[0], [passed])
     files = inspection_files([pair])
     assert tier_of(pair[0], files["tunesmith-greet"]) == "conforms"
-    remember_results(pair[0], [kept, replace(kept, state="broken")])
+    remember_results(pair[0], [passed, replace(passed, state="failed")])
     assert tier_of(pair[0], files["tunesmith-greet"]) == "loads"
-    remember_results(pair[0], [kept])
+    remember_results(pair[0], [passed])
     site.add("greet", "x = 1")
     (pair,) = (pair for pair in find_installed() if pair[0].name == "greet")
     assert tier_of(pair[0], inspection_files([pair])["tunesmith-greet"]) == "loads"

@@ -108,7 +108,7 @@ def check_plugin(plugin: Plugin) -> None:
         raise PluginError(f"{what}: its check took longer than {CHECK_SECONDS} seconds") from None
     if done.returncode:
         for line in done.stdout.splitlines():
-            if line.startswith("broken"):
+            if line.startswith("failed"):
                 render.print_note(line)
         reasons = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         reason = one_line(reasons[-1].removeprefix("error: ") if reasons else done.stderr, 500)

@@ -30,7 +30,7 @@ def tier_of(plugin: Plugin, inspection_file: Path | None) -> str:
         return "loads"
     kit = _read(inspection_file.with_suffix(".kit.json"))
     with suppress(TypeError, LookupError):
-        if kit[plugin.name]["broken"] == 0 < kit[plugin.name]["kept"]:
+        if kit[plugin.name]["failed"] == 0 < kit[plugin.name]["passed"]:
             return "measured" if is_measured(plugin) else "conforms"
     return "loads"
 
