@@ -57,7 +57,7 @@ class Dataset:
     description: str = ""
     """One line for the user: the files and the detected format."""
     warnings: Sequence[str] = ()
-    """Facts that the user should know before training, such as columns that are not used."""
+    """Facts to know before training, such as columns that are not used."""
 
 
 class DataLoader(Protocol):
@@ -98,6 +98,8 @@ class Split:
     dev: Sequence[int] = ()
     clusters: Sequence[int] = ()
     """The cluster of each record, which is in one part as a whole; empty: not known."""
+    folds: Sequence[Sequence[int]] = ()
+    """Training records that are left out in turn, to choose by where there are no dev records."""
     findings: Sequence[Finding] = ()
 
 
@@ -133,8 +135,7 @@ class Generation:
     ids: tuple[int, ...] = ()
     """The generated token ids, with the end token; empty if the model does not return them.
 
-    The text may tokenize to other ids than the generated ones, so the log-probability of exactly
-    this completion can be computed from the ids only.
+    The text may tokenize to other ids, so that these alone give the completion's log-probability.
     """
 
 

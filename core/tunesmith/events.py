@@ -353,7 +353,7 @@ TUNED = "tuned"
 
 @dataclass(frozen=True, kw_only=True)
 class RivalChosen(Event, kind="rival-chosen"):
-    """A variant of a rival was chosen by its score on the dev rows, or the rival was skipped."""
+    """A variant of a rival was chosen on the dev rows or out of fold, or the rival was skipped."""
 
     rival: str
     variant: str = ""
@@ -363,8 +363,10 @@ class RivalChosen(Event, kind="rival-chosen"):
     metric: str = ""
     higher_is_better: bool = True
     dev_score: float | None = None
-    """None if there were no dev rows, or nothing to choose."""
+    """None if there were no rows to choose by."""
     dev_rows: int = 0
+    folds: int = 0
+    """Folds of training rows that took the place of dev rows: the score is out of fold."""
     variants: list[JSON] = field(default_factory=list)
     """The variants that were tried, each with ``name``, ``score`` and ``seconds``."""
     seconds: float = 0.0

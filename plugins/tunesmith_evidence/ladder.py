@@ -61,6 +61,7 @@ class Rung:
             "variant": chosen.variant,
             "dev": chosen.dev_score,
             "dev_rows": chosen.dev_rows,
+            "folds": chosen.folds,
             "variants": chosen.variants,
             "value": measured.value if measured else None,
             "low": measured.low if measured else None,

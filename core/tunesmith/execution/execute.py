@@ -275,8 +275,8 @@ class _ModelPhases:
             train=self.parts.train, base=base, seed=self.plan.run.seed,
             system_prompt=options.system_prompt,
         )  # fmt: skip
-        run, dev = self._run_so_far(), self.parts.dev
-        choice = RivalChoice(self.plan, task, dev, first, run, self.emit)
+        run = self._run_so_far()
+        choice = RivalChoice(self.plan, task, self.parts, first, run, self.emit)
         left, chosen = options.budget_seconds, []
         for rival in pending:
             costly = rival.offer.needs_model

@@ -1,8 +1,10 @@
 """Measure rivals: solve the task without tuning, from the same training rows.
 
 What chooses sees dev rows only: the variants of a rival are compared on them, and the best one is
-scored once on the held-out rows. Rivals that ask the base model are scored on the same random rows,
-within a budget of time, so that they cost less than the training they are compared with.
+scored once on the held-out rows. Where few rows leave none for dev, folds of training rows take
+their place, each scored by what was built from the others. Rivals that ask the base model are
+scored on the same random rows, within a budget of time, so that they cost less than the training
+they are compared with.
 """
 
 from __future__ import annotations
@@ -10,15 +12,16 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tunesmith.contracts import RivalTask, RivalVariant, RunContext, TextModel
+from tunesmith.contracts import Rival, RivalTask, RivalVariant, RunContext, TextModel
 from tunesmith.data.subset import Subset
 from tunesmith.errors import ConfigError, DataError, UsageError
 from tunesmith.events import JSON, RivalChosen
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
+from tunesmith.execution.run_data import DataParts
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import attribute_errors_to, missing_requirements
@@ -29,7 +32,7 @@ Rivals = Sequence[Component[RivalOffer[Any]]]
 SAMPLE = 2_000
 """Number of training rows by which default rivals are chosen."""
 DEV_ROWS = 20
-"""Number of dev rows on which variants that ask the base model are compared."""
+"""Number of rows by which variants that ask the base model are compared."""
 
 
 def choose_rivals(
@@ -80,7 +83,7 @@ class RivalChoice:
 
     plan: Plan
     task: RivalTask
-    dev: Sequence[Record]
+    parts: DataParts
     evaluator: Component[EvaluatorOffer[Any]]
     """The evaluator whose first metric decides."""
     run: RunContext
@@ -97,10 +100,11 @@ class RivalChoice:
         earlier = self.emit.report.rivals.get(rival.offer.name)
         try:
             with attribute_errors_to(plugin):
-                variants = rival.offer.build(rival.config).variants(self.task)
+                built = rival.offer.build(rival.config)
+                variants = built.variants(self.task)
                 if earlier is not None and not earlier.skipped:
                     return next((v.model for v in variants if v.name == earlier.variant), None)
-                best, event = self._compare(rival, variants, seconds_left)
+                best, event = self._compare(rival.offer, built, variants, seconds_left)
         except (ConfigError, DataError, UsageError) as error:
             if self.plan.baselines.use is not None:
                 raise
@@ -132,27 +136,29 @@ class RivalChoice:
 
     def _compare(
         self,
-        rival: Component[RivalOffer[Any]],
+        offer: RivalOffer[Any],
+        rival: Rival,
         variants: Iterable[RivalVariant],
         seconds_left: float,
     ) -> tuple[RivalVariant | None, RivalChosen]:
         """Score variants until the time is up; return the best one and the event about it."""
-        offer, metric = rival.offer, self.evaluator.offer.metrics[0]
-        dev = self._dev_rows(offer)
+        metric = self.evaluator.offer.metrics[0]
+        scored = self._list_scored(offer, rival)
         best, best_score, tried = None, None, list[JSON]()
         started = time.perf_counter()
         skipped = "it has no variant for these rows"
-        for variant in variants:
+        for place, variant in enumerate(variants):
             elapsed = time.perf_counter() - started
             slowest = max((row["seconds"] for row in tried), default=0.0)
             if elapsed + slowest > seconds_left:
                 skipped = skipped and "[baselines] budget is used up"
                 break
             best, skipped = best or variant, ""
-            if not dev:
+            if not scored:
                 break
             name = " ".join(filter(None, [offer.name, variant.name]))
-            score = self._measure(f"choosing: {name}", variant.model, dev)
+            pairs = [(_find_alike(variant, place, alike), rows) for alike, rows in scored]
+            score = self._measure(f"choosing: {name}", pairs)
             if score is None:
                 break
             seconds = time.perf_counter() - started - elapsed
@@ -167,29 +173,51 @@ class RivalChoice:
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
             dev_score=best_score,
-            dev_rows=len(dev) if tried else 0,
+            dev_rows=sum(len(rows) for _, rows in scored) if tried else 0,
+            folds=0 if len(self.parts.dev) else len(scored),
             variants=tried,
             seconds=time.perf_counter() - started,
             skipped=skipped,
         )
 
-    def _measure(self, phase: str, model: TextModel, records: Sequence[Record]) -> float | None:
-        """Return the metric's mean over records; None if it cannot be measured yet."""
-        plugin = self.plan.technique.offered.plugin
-        args = (phase, model, self.evaluator, records, self.emit, self.run, plugin)
-        metric = self.evaluator.offer.metrics[0].name
-        for found in measure_model(*args):
-            if found.metric == metric:
-                return mean_interval(found.values, found.weights, resamples=100).value
-        return None
+    def _measure(
+        self, phase: str, pairs: Iterable[tuple[TextModel, Sequence[Record]]]
+    ) -> float | None:
+        """Return the metric's mean over all records; None if it cannot be measured yet."""
+        plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
+        values, weights = list[float](), list[float]()
+        for model, records in pairs:
+            args = (phase, model, self.evaluator, records, self.emit, self.run, plugin)
+            for found in (m for m in measure_model(*args) if m.metric == metric):
+                values += found.values
+                weights += found.weights or [1.0] * len(records)
+        return mean_interval(values, weights, resamples=100).value if values else None
 
-    def _dev_rows(self, offer: RivalOffer[Any]) -> Sequence[Record]:
-        count = len(self.dev)
-        if not offer.needs_model or count <= DEV_ROWS:
-            return self.dev
-        return Subset(
-            self.dev, sorted(random.Random(self.plan.run.seed).sample(range(count), DEV_ROWS))
-        )
+    def _list_scored(
+        self, offer: RivalOffer[Any], rival: Rival
+    ) -> list[tuple[Sequence[RivalVariant], Sequence[Record]]]:
+        """Return the rows that choose, with the variants built for them; none: those of the task.
+
+        They are the dev rows, or each fold of training rows. Of a costly rival few are scored.
+        """
+        train, dev = self.task.train, self.parts.dev
+        rows: Sequence[int] = range(len(dev) or len(train))
+        if offer.needs_model and len(rows) > DEV_ROWS:
+            rows = sorted(random.Random(self.plan.run.seed).sample(rows, DEV_ROWS))
+        if len(dev):
+            return [((), Subset(dev, rows))]
+        folds = []
+        for left_out in map(set, self.parts.folds):
+            others = [row for row in range(len(train)) if row not in left_out]
+            variants = [*rival.variants(replace(self.task, train=Subset(train, others)))]
+            folds.append((variants, Subset(train, sorted(left_out.intersection(rows)))))
+        return [fold for fold in folds if all(map(len, fold))]
+
+
+def _find_alike(variant: RivalVariant, place: int, alike: Sequence[RivalVariant]) -> TextModel:
+    """Return the model of the variant with the same name, or else in the same place."""
+    named = [other for other in alike if other.name == variant.name]
+    return [*named, *alike[place:], *alike[-1:], variant][0].model
 
 
 def _describe(offer: RivalOffer[Any], **fields: Any) -> RivalChosen:

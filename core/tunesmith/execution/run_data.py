@@ -35,6 +35,8 @@ class DataParts:
     heldout: Sequence[Record]
     fingerprint: str
     findings: Sequence[Finding] = ()
+    folds: Sequence[Sequence[int]] = ()
+    """Numbers of the training records that are left out in turn, where there are no dev records."""
 
     def sample_training(self, seed: int) -> Sequence[Record]:
         """Return as many training records as are held out, or all; always the same for a seed."""
@@ -73,6 +75,7 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
                 parts[name] = part
                 deque(read(part, name), maxlen=0)
         split = _split(plan, dataset, read(dataset.train, "training"))
+    places = {row: place for place, row in enumerate(split.train)} if split.folds else {}
     for rows in (split.train, split.dev, split.heldout):
         digest.update(array("q", rows).tobytes() + b"\n")
     return dataset, DataParts(
@@ -81,6 +84,7 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
         parts.get("held-out", Subset(dataset.train, split.heldout)),
         digest.hexdigest(),
         split.findings,
+        [[places[row] for row in fold] for fold in split.folds],
     )
 
 

@@ -23,6 +23,7 @@ from tunesmith.records import Record
 from tunesmith_data.splits.assignments import PARTS, Assignments, RowKeys, Settings
 from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import Clusters, find_clusters
+from tunesmith_data.splits.folds import MAX_FOLDED, make_folds
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.splits.sizes import dev_rows, holdout_rows
 
@@ -56,7 +57,8 @@ def split_records(
     for record in records:
         table.add(record)
     table.finish()
-    if file is None and not _is_anything_split_off(request, len(table), dev):
+    needs_folds = request.dev and len(table) <= MAX_FOLDED  # if no row is for choices
+    if not (file or needs_folds or _is_anything_split_off(request, len(table), dev)):
         return Split(train=range(len(table)))
     clusters = find_clusters(table, request.records, near_duplicates=near_duplicates)
     keys = RowKeys.of(table, request.records) if file is not None else None
@@ -71,7 +73,10 @@ def split_records(
         findings += _bridge_findings(bridges, clusters, known, names, request.records)
         assignments = assignments or Assignments(table.seed, settings)
         findings += [*assignments.compare(settings, file), *assignments.extend(file, keys, names)]
-    return Split(**_rows_by_part(names), clusters=clusters.of_row.tolist(), findings=findings)
+    rows, of_row = _rows_by_part(names), clusters.of_row.tolist()
+    has_dev = bool(rows["dev"]) or not request.dev
+    folds = [] if has_dev else make_folds(rows["train"], of_row, table.seed)
+    return Split(**rows, clusters=of_row, folds=folds, findings=findings)
 
 
 def _is_anything_split_off(request: SplitRequest, total: int, dev: float | int | None) -> bool:

@@ -130,7 +130,9 @@ def _to_json(case: Case, ruling: Ruling, strongest: Contest | None, chosen_on_de
         verdict["rows_needed"] = count_rows_needed(shown, case.options.margin)
     if strongest is not None:
         verdict["strongest"] = strongest.name
-        verdict["chosen_on"] = "dev" if chosen_on_dev else "held-out"
+        folds = strongest.rival.folds if strongest.rival else 0
+        on_dev = "out-of-fold" if folds else "dev"
+        verdict["chosen_on"] = on_dev if chosen_on_dev else "held-out"
     if _may_be_the_seed(ruling, shown):
         verdict["sentence"] += f"; {SEEDS}"
     return verdict

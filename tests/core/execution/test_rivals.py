@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import Field
-from tests.fixtures.python.bench import RIGHT, ZERO_SHOT, Bench, catalog_of, offering
+from tests.fixtures.python.bench import RIGHT, ZERO_SHOT, Bench, catalog_of, offering, rows
 
 from tunesmith.contracts import RivalTask, RivalVariant
 from tunesmith.errors import ConfigError, PluginError, UsageError
@@ -85,15 +85,44 @@ def test_the_variant_is_chosen_on_dev_rows_and_scored_once(table_bench: Bench) -
     assert not sources & {json.loads(line)["source"] for line in rows}
 
 
+def test_without_dev_rows_the_variant_is_chosen_out_of_fold(table_bench: Bench) -> None:
+    report = table_bench.run(baselines={"use": ["table"]})
+    data, chosen = report.data, report.rivals["table"]
+    assert data is not None and data.dev == 0 and data.train < 100
+    assert chosen.variant == "size=6", "the first variant knows two cities only"
+    assert (chosen.dev_score, chosen.dev_rows, chosen.folds) == (1.0, data.train, 5)
+    assert [v["score"] < 1.0 for v in chosen.variants] == [True, False]
+    *folds, everything = sorted(({r.source for r in task.train} for task in SEEN), key=len)
+    left_out = [everything - seen for seen in folds]
+    assert len(left_out) == 5 and min(map(len, left_out)) > 0
+    assert sum(map(len, left_out)) == data.train == len(set().union(*left_out))
+
+
+def test_a_costly_rival_is_scored_out_of_fold_on_twenty_rows(tmp_path: Any) -> None:
+    strong = replace(TABLE, name="strong", needs_model=True, solution="prompt")
+    bench = Bench(tmp_path, catalog_of(strong=offering("rivals", strong)))
+    chosen = bench.run(baselines={"use": ["strong"]}).rivals["strong"]
+    assert (chosen.variant, chosen.dev_score, chosen.dev_rows) == ("size=6", 1.0, 20)
+
+
+def test_many_rows_without_dev_rows_have_no_folds(table_bench: Bench) -> None:
+    table_bench.write_rows(rows(1300))
+    report = table_bench.run(baselines={"use": ["table"]}, split={"dev": 0})
+    assert report.data is not None and report.data.train > 1_000
+    chosen = report.rivals["table"]
+    assert (chosen.variant, chosen.dev_score, chosen.folds) == ("size=2", None, 0)
+
+
 def test_costly_rivals_are_scored_on_the_same_random_rows(table_bench: Bench) -> None:
     use = ["table", "zero-shot", "random-shots"]
+    table_bench.write_rows(rows(1300))
     table_bench.run(baselines={"use": use, "rows": 5}, data={"holdout": 20}, split={"dev": 0})
-    rows = {}
+    scored = {}
     for name in [*use, "tuned"]:
         path = table_bench.root / "out" / "evaluations" / f"{name}.right.jsonl"
-        rows[name] = [json.loads(line)["row"] for line in path.read_text().splitlines()]
-    assert rows["zero-shot"] == rows["random-shots"] and len(rows["zero-shot"]) == 5
-    assert rows["table"] == rows["tuned"] == [*range(20)]
+        scored[name] = [json.loads(line)["row"] for line in path.read_text().splitlines()]
+    assert scored["zero-shot"] == scored["random-shots"] and len(scored["zero-shot"]) == 5
+    assert scored["table"] == scored["tuned"] == [*range(20)]
 
 
 def test_the_strongest_costly_rival_is_scored_on_all_rows_if_there_is_time(tmp_path: Any) -> None:
@@ -107,7 +136,7 @@ def test_the_strongest_costly_rival_is_scored_on_all_rows_if_there_is_time(tmp_p
     plan = bench.plan(baselines=baselines, evaluators=[{"use": "right"}])
     (strongest, _), emit = plan.rivals, SimpleNamespace(report=load_report(bench.folder()))
     nothing: Any = None
-    choice = RivalChoice(plan, nothing, [], plan.evaluators[0], nothing, emit)  # type: ignore[arg-type]
+    choice = RivalChoice(plan, nothing, nothing, plan.evaluators[0], nothing, emit)  # type: ignore[arg-type]
     assert choice.select_rows(strongest, 20, 1e6) == range(20)
     assert len(choice.select_rows(strongest, 20, 0.0)) == 5
 

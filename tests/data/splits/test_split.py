@@ -25,6 +25,7 @@ from tunesmith_data.splits import normalize_text, prompt_text, split_records
 from tunesmith_data.splits.assignments import PARTS, Assignments
 from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import find_clusters
+from tunesmith_data.splits.folds import MAX_FOLDED
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.splits.sizes import dev_rows
 
@@ -323,13 +324,11 @@ def test_rows_are_not_compared_if_no_part_is_split_off() -> None:
         def __iter__(self) -> Iterator[Completion]:
             raise AssertionError("the rows are read again")
 
-    records = completions([f"question {i} about thing {i * 7}" for i in range(120)])
-    for dev, request in (
-        (0, request_for(ReadOnce(records), heldout=False)),
-        (None, request_for(ReadOnce(records), heldout=False, dev=False)),
-    ):
+    for count, dev, has_dev in ((MAX_FOLDED + 1, 0, True), (120, None, False)):
+        records = completions([f"question {i} about thing {i * 7}" for i in range(count)])
+        request = request_for(ReadOnce(records), heldout=False, dev=has_dev)
         split = split_records(iter(records), request, dev=dev)
-        assert (list(split.train), [*split.dev, *split.heldout]) == (list(range(120)), [])
+        assert (list(split.train), [*split.dev, *split.heldout]) == (list(range(count)), [])
 
 
 # --- rows that are added --------------------------------------------------------------------

@@ -37,6 +37,14 @@ def test_the_newest_rows_are_held_out_and_those_before_are_for_choices() -> None
     assert sorted(order[row] for row in result.train) == list(range(21))
 
 
+def test_without_dev_rows_the_newest_training_rows_are_a_fold() -> None:
+    result = split([str(n) for n in range(40)], holdout=10)
+    assert (len(result.train), [*map(list, result.folds)]) == (30, [[*range(24, 30)]])
+    assert split(["1", "2", "3"], holdout=1).folds == [], "no row can be left out of two"
+    assert split([str(n) for n in range(200)]).folds == [], "there are dev rows"
+    assert split([str(n) for n in range(1500)], dev=0).folds == []
+
+
 def test_numbers_and_times_of_day_are_ordered_by_their_value() -> None:
     assert list(split(["9", "10", "-1", "1e3"], holdout=1).heldout) == [3]
     assert list(

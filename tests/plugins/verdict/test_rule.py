@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,13 @@ def test_every_rival_must_be_beaten(case: Case) -> None:
     assert (verdict["word"], verdict["rival"]) == ("NOT ENOUGH EVIDENCE", "nearest")
     assert verdict["strongest"] == "linear"
     assert "no clear difference from nearest, right 0.850 -> 0.860" in verdict["sentence"]
+
+
+def test_the_strongest_may_be_chosen_out_of_fold(case: Case) -> None:
+    case.rival("linear", right(0.7), 0.7)
+    case.rivals[-1] = replace(case.rivals[-1], folds=5)
+    case.model("tuned", right(0.86))
+    assert case.judge()["chosen_on"] == "out-of-fold"
 
 
 def test_without_scores_on_dev_rows_the_interval_is_wider(case: Case) -> None:

@@ -170,7 +170,7 @@ def ends_run(event: Notice) -> bool:
 
 
 def format_choice(event: RivalChosen) -> str:
-    """Format the variant of a rival that was chosen on the dev rows."""
+    """Format the variant of a rival that was chosen on the dev rows, or out of fold."""
     name = one_line(event.rival, 40)
     if event.skipped:
         return f"{name}: not measured: {one_line(event.skipped, 300)}"
@@ -178,7 +178,8 @@ def format_choice(event: RivalChosen) -> str:
         return ""
     variant = f"{one_line(event.variant, 60)}, " if event.variant else ""
     metric = one_line(event.metric, 40)
-    return f"{name}: {variant}{metric} {event.dev_score:.3f} on {event.dev_rows} dev rows"
+    rows = "training rows, out of fold" if event.folds else "dev rows"
+    return f"{name}: {variant}{metric} {event.dev_score:.3f} on {event.dev_rows} {rows}"
 
 
 def format_notice(event: Notice) -> str:

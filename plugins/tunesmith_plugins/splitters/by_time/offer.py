@@ -45,6 +45,7 @@ class ByTime:
         Raises:
             DataError: a row has no time, or the parts would be empty.
         """
+        from tunesmith_data.splits.folds import MAX_FOLDED
         from tunesmith_data.splits.sizes import dev_rows, holdout_rows
 
         times = [self._time(record) for record in records]
@@ -59,7 +60,14 @@ class ByTime:
                 raise ValueError("leaves nothing to train on: too many rows have the same time")
         except ValueError as error:
             raise DataError("data.holdout", str(error)) from None
-        return Split(train=sorted(train), dev=sorted(dev), heldout=sorted(heldout))
+        newest = _cut(train, times, len(train) // 5)[1]
+        needs_fold = request.dev and not dev and newest and len(train) <= MAX_FOLDED
+        return Split(
+            train=sorted(train),
+            dev=sorted(dev),
+            heldout=sorted(heldout),
+            folds=[sorted(newest)] if needs_fold else [],
+        )
 
     def _time(self, record: Record) -> float:
         column = self.options.column
