@@ -391,8 +391,7 @@ class Finding:
     count: int = 0
     """The number of rows that the finding is about; 0 if it is not about rows."""
     examples: tuple[str, ...] = ()
-    """Up to three of these rows: ``file:line``, and a short text. Secrets, e-mail addresses and
-    long numbers in it are masked."""
+    """Up to three of these rows, ``file:line`` and a short text; personal data in it is masked."""
     heldout_rows: Sequence[int] = ()
     """Numbers of the held-out rows that prove nothing, such as copies of training rows: scores are
     also reported without them. An error about such rows lets the run go on, against its verdict."""

@@ -181,13 +181,14 @@ class RivalChoice:
         )
 
     def _measure(
-        self, phase: str, pairs: Iterable[tuple[TextModel, Sequence[Record]]]
+        self, phase: str, pairs: Sequence[tuple[TextModel, Sequence[Record]]]
     ) -> float | None:
         """Return the metric's mean over all records; None if it cannot be measured yet."""
         plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
         values, weights = list[float](), list[float]()
-        for model, records in pairs:
-            args = (phase, model, self.evaluator, records, self.emit, self.run, plugin)
+        for fold, (model, records) in enumerate(pairs, 1):
+            label = f"{phase}, fold {fold}" if len(pairs) > 1 else phase
+            args = (label, model, self.evaluator, records, self.emit, self.run, plugin)
             for found in (m for m in measure_model(*args) if m.metric == metric):
                 values += found.values
                 weights += found.weights or [1.0] * len(records)

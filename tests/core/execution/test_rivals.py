@@ -98,6 +98,24 @@ def test_without_dev_rows_the_variant_is_chosen_out_of_fold(table_bench: Bench) 
     assert sum(map(len, left_out)) == data.train == len(set().union(*left_out))
 
 
+class Memory:
+    """Knows the training rows by heart. Its variants are named by what they have learned."""
+
+    def __init__(self, options: TableOptions) -> None:
+        self.sizes = options.sizes
+
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        known = {r.prompt: r.completion for r in task.train}  # type: ignore[attr-defined]
+        for size in self.sizes[: 1 if len(known) < 48 else 2]:
+            yield RivalVariant(name=f"{size} of {len(known)}", model=FakeTextModel(answers=known))
+
+
+def test_a_row_is_never_scored_by_what_has_learned_from_it(tmp_path: Any) -> None:
+    bench = Bench(tmp_path, catalog_of(memory=offering("rivals", replace(TABLE, build=Memory))))
+    chosen = bench.run(baselines={"use": ["table"]}).rivals["table"]
+    assert [variant["score"] for variant in chosen.variants] == [0.0, 0.0]
+
+
 def test_a_costly_rival_is_scored_out_of_fold_on_twenty_rows(tmp_path: Any) -> None:
     strong = replace(TABLE, name="strong", needs_model=True, solution="prompt")
     bench = Bench(tmp_path, catalog_of(strong=offering("rivals", strong)))
