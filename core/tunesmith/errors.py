@@ -21,6 +21,7 @@ A message is one lower-case sentence, ``where: what is wrong, got what``, withou
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,3 +128,17 @@ class RunStopped(TunesmithError):
 
 class TunesmithWarning(UserWarning):
     """A warning of tunesmith; the project's tests turn it into an error."""
+
+
+def warn_deprecated(what: str, instead: str, *, since: str, stacklevel: int = 2) -> None:
+    """Warn that a plugin uses a part of the plugin API that goes in two minor releases.
+
+    Args:
+        since: the release of tunesmith that deprecates it, such as ``0.2``.
+        stacklevel: 2 is the line that calls the caller of this function.
+    """
+    major, minor = map(int, since.split(".")[:2])
+    text = (
+        f"{what} is deprecated since tunesmith {since}, and goes in {major}.{minor + 2}: {instead}"
+    )
+    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel + 1)

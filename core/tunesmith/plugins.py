@@ -32,7 +32,7 @@ import pluggy
 
 from tunesmith import hookspecs
 from tunesmith._version import __version__
-from tunesmith.errors import PluginError, TunesmithError
+from tunesmith.errors import PluginError, TunesmithError, warn_deprecated
 from tunesmith.offers import BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION, CommandOffer, Plugin
 
 if TYPE_CHECKING:
@@ -230,6 +230,9 @@ def load_plugin(manager: pluggy.PluginManager, plugin: Plugin, load: Loader) -> 
         reason = f"it needs version {plugin.api} of the plugin API, and this tunesmith has "
         reason += f"{API_VERSION}: install versions of both that fit"
         return replace(plugin, state="broken", reason=reason)
+    if not plugin.api and plugin.distribution not in (BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION):
+        what = f'plugin "{plugin.full_name}", which declares no version of the plugin API,'
+        warn_deprecated(what, f"declare it in the group {API_GROUP} of entry points", since="0.1")
     started = time.perf_counter()
     try:
         module = load()
