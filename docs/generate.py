@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tunesmith import api, errors, events, hookspecs, plugins
+from tunesmith import api, hookspecs, plugins
 from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.estimates import Assumptions
@@ -41,7 +41,15 @@ from tunesmith_torch.runtime.machine import Device, Machine
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from generator.directory import directory  # noqa: E402 - found there
+from generator.commands import command_page  # noqa: E402 - found there
+from generator.contracts import (  # noqa: E402
+    check_page,
+    contract_page,
+    error_page,
+    event_page,
+    offer_page,
+)
+from generator.directory import directory  # noqa: E402
 from generator.python_api import python_api  # noqa: E402
 from generator.toolkit import toolkit  # noqa: E402
 
@@ -55,8 +63,12 @@ def pages() -> dict[str, str]:
     return {
         "reference/run-file.md": NOTE + "\n".join(run_file()),
         "reference/hooks.md": NOTE + "\n".join(hooks()),
-        "reference/events.md": NOTE + "\n".join(event_kinds()),
-        "reference/exit-codes.md": NOTE + "\n".join(exit_codes()),
+        "reference/commands.md": NOTE + "\n".join(command_page()),
+        "reference/contracts.md": NOTE + "\n".join(contract_page()),
+        "reference/offers.md": NOTE + "\n".join(offer_page()),
+        "reference/conformance.md": NOTE + "\n".join(check_page()),
+        "reference/events.md": NOTE + "\n".join(event_page()),
+        "reference/exit-codes.md": NOTE + "\n".join(error_page()),
         "reference/toolkit.md": NOTE + "\n".join(toolkit()),
         "reference/python.md": NOTE + "\n".join(python_api()),
         "how-to/plan.md": planning(),
@@ -270,24 +282,6 @@ def rule_row(
         view.format_cost_range(comparison.costs(row)[gpu.name]),
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def event_kinds() -> Iterator[str]:
-    """Yield the page on events: every event with its fields."""
-    yield "# Events\n"
-    yield inspect.cleandoc(events.__doc__ or "") + "\n"
-    for name, cls in events.EVENT_TYPES.items():
-        if cls.__module__ != events.__name__:
-            continue
-        yield f"## `{name}`\n"
-        yield inspect.cleandoc(cls.__doc__ or "") + "\n"
-        yield f"Fields: {', '.join(f'`{field}`' for field in cls.__dataclass_fields__)}.\n"
-
-
-def exit_codes() -> Iterator[str]:
-    """Yield the page on exit codes: the errors that tunesmith raises."""
-    yield "# Exit codes\n"
-    yield inspect.cleandoc(errors.__doc__ or "").replace("::", "", 1) + "\n"
 
 
 def contrib() -> Iterator[str]:

@@ -9,6 +9,14 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+SECTIONS = {
+    "Args:": "Arguments",
+    "Returns:": "Returns",
+    "Yields:": "Yields",
+    "Raises:": "Raises",
+}
+"""Heading by the line that begins a section of a docstring."""
+
 
 @cache
 def parsed(path: Path) -> ast.Module:
@@ -104,22 +112,23 @@ def to_markdown(text: str) -> str:
 
 
 def describe(node: ast.FunctionDef | ast.ClassDef, *, level: int, owner: str = "") -> Iterator[str]:
-    """Yield the section of a function or a class: signature, docstring, fields and methods."""
+    """Yield the section of a function or a class: signature, docstring, fields and methods.
+
+    With the level 0 there is no heading, and methods are left out.
+    """
     name = f"{owner}.{node.name}" if owner else node.name
-    yield f"{'#' * level} `{name}`\n"
-    if not (isinstance(node, ast.ClassDef) and is_protocol(node)):
+    if level:
+        yield f"{'#' * level} `{name}`\n"
+    if isinstance(node, ast.FunctionDef):
         yield f"```text\n{wrap_signature(signature_of(node, owner))}\n```\n"
+    elif bases := [ast.unparse(base) for base in node.bases]:
+        yield f"```text\nclass {node.name}({', '.join(bases)})\n```\n"
     yield from render_docstring(ast.get_docstring(node) or "")
     if isinstance(node, ast.ClassDef):
         yield from fields_of(node)
-        for method in node.body:
+        for method in node.body if level else ():
             if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
                 yield from describe(method, level=level + 1, owner=node.name)
-
-
-def is_protocol(node: ast.ClassDef) -> bool:
-    """Return True for a class that others implement: it has no constructor to show."""
-    return any("Protocol" in ast.unparse(base) for base in node.bases)
 
 
 def wrap_signature(signature: str, width: int = 88) -> str:
@@ -168,24 +177,35 @@ def field_default(value: ast.expr) -> str:
 
 
 def render_docstring(text: str) -> Iterator[str]:
-    """Yield a docstring as Markdown: paragraphs, and the sections of arguments and errors."""
-    section = ""
+    """Yield a docstring as Markdown: paragraphs, code, and the sections of arguments and errors."""
+    section, code = "", list[str]()
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         title, _, rest = paragraph.partition("\n")
-        if title in ("Args:", "Raises:", "Returns:", "Yields:"):
-            section = title
-            yield f"**{'Arguments' if title == 'Args:' else title[:-1]}**\n"
-            paragraph = textwrap.dedent(rest)
-            if title in ("Args:", "Raises:"):
-                yield from (f"- {line}" for line in entries(paragraph))
-                yield ""
-                continue
+        if title in SECTIONS:
+            section, paragraph = title, textwrap.dedent(rest)
         elif section:
             paragraph = textwrap.dedent(paragraph)
-        if paragraph.endswith("::") or paragraph.startswith("    ") or "=====" in paragraph:
-            yield f"```text\n{textwrap.dedent(paragraph)}\n```\n"
-        else:
-            yield to_markdown(paragraph) + "\n"
+        if paragraph.startswith("    "):
+            code.append(textwrap.dedent(paragraph))
+            continue
+        yield from code_block(code)
+        code = []
+        if title in SECTIONS:
+            yield f"**{SECTIONS[title]}**\n"
+        if title in ("Args:", "Raises:"):
+            yield from (f"- {line}" for line in entries(paragraph))
+            yield ""
+        elif "=====" in paragraph:
+            yield from code_block([paragraph])
+        elif paragraph != "::":
+            yield re.sub("::$", ":", to_markdown(paragraph)) + "\n"
+    yield from code_block(code)
+
+
+def code_block(parts: list[str]) -> Iterator[str]:
+    """Yield paragraphs as one block of code; nothing if there is none."""
+    if parts:
+        yield "```text\n" + "\n\n".join(parts) + "\n```\n"
 
 
 def entries(text: str) -> Iterator[str]:
@@ -193,3 +213,27 @@ def entries(text: str) -> Iterator[str]:
     for entry in re.split(r"\n(?=\S)", text):
         name, _, what = " ".join(entry.split()).partition(": ")
         yield f"`{name}`: {to_markdown(what)}"
+
+
+def type_aliases(tree: ast.Module) -> Iterator[str]:
+    """Yield the public aliases and constants of a module that have a text below them."""
+    shown = list[str]()
+    for statement, after in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign):
+            name, value = ast.unparse(statement.target), statement.value
+        elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            name, value = ast.unparse(statement.targets[0]), statement.value
+        else:
+            continue
+        documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if name.startswith("_") or value is None or not documented:
+            continue
+        text = to_markdown(" ".join(str(after.value.value).split()))  # type: ignore[attr-defined]
+        shown.append(f"- `{name} = {shorten(ast.unparse(value))}`\\\n  {text}")
+    if shown:
+        yield from [*shown, ""]
+
+
+def shorten(text: str, width: int = 100) -> str:
+    """Return a text, cut where it is long."""
+    return text if len(text) <= width else text[: width - 3] + "..."

@@ -1,0 +1,66 @@
+"""The page on the command line: the help of every command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from tunesmith import plugins
+from tunesmith.catalog import Catalog
+from tunesmith.cli.app import app
+from tunesmith.cli.common import common_options
+from tunesmith.cli.groups import arrange_commands
+from tunesmith.offers import CommandOffer
+from tunesmith.plugins import Selection
+
+WIDTH = 88
+
+
+def command_page() -> Iterator[str]:
+    """Yield the page: each built-in command with its help, and the options that all have."""
+    yield "# Commands\n"
+    yield (
+        "`tunesmith COMMAND --help` prints what is here. Results are printed on stdout, progress "
+        "and messages on stderr; the number that a command ends with is one of the "
+        "[exit codes](exit-codes.md). Installed plugins can add commands; these are built in.\n"
+    )
+    catalog = Catalog(plugins.find_plugins(Selection(allowed=frozenset())))
+    usable, _ = arrange_commands(catalog.offers(CommandOffer))
+    common = {option.name for option in shared_options()}
+    yield "## Options of every command\n"
+    yield f"```text\n{help_of(shared_command(), 'COMMAND', set())}\n```\n"
+    for name in sorted(usable):
+        yield f"## `tunesmith {name}`\n"
+        yield f"```text\n{help_of(usable[name].load(), name, common)}\n```\n"
+
+
+def shared_command() -> click.Command:
+    """Return a command that has the common options alone."""
+
+    @click.command(context_settings=app.context_settings)
+    @common_options
+    def command() -> None: ...
+
+    return command
+
+
+def shared_options() -> list[click.Parameter]:
+    """Return the options that all commands have."""
+    return list(shared_command().params)
+
+
+def help_of(command: click.Command, name: str, hidden: set[str | None]) -> str:
+    """Return the help of a command without the options in ``hidden``."""
+    own = [option for option in command.params if option.name not in hidden]
+    shown = click.Command(
+        name, params=own, help=command.help, context_settings=app.context_settings
+    )
+    with click.Context(
+        shown,
+        info_name=f"tunesmith {name}",
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        help_option_names=["-h", "--help"],
+    ) as context:
+        return shown.get_help(context)

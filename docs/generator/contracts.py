@@ -1,0 +1,146 @@
+"""The pages on what a plugin author implements and receives: contracts, offers, checks, errors."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from generator.source import (
+    describe,
+    parsed,
+    render_docstring,
+    to_markdown,
+    type_aliases,
+)
+from tunesmith import contracts, errors, estimates, events, offers, options, plan, records, testing
+from tunesmith.testing.checks import REGISTERED_CHECKS
+
+CONTRACTS = {
+    "Records": records,
+    "Components and what they exchange": contracts,
+    "Estimates": estimates,
+    "Plans and evidence": plan,
+}
+"""The modules of the page on contracts, by title."""
+KIT = ("kit", "fakes", "sample_run")
+"""The modules of the conformance kit that tests import from."""
+SUBJECTS = {
+    "plugin": "Every plugin",
+    "any offer": "Every offer",
+    "offer": "Every offer with options",
+    "component": "Every component: loaders, splitters, techniques, evaluators, rivals, reporters",
+    "technique": "Techniques",
+    "data loader": "Data loaders",
+    "splitter": "Splitters",
+    "evaluator": "Evaluators",
+    "rival": "Rivals",
+    "reporter": "Reporters",
+    "reporter of every run": "Reporters that every run uses",
+    "table": "Tables of the run file",
+}
+"""Heading by the subject of a check."""
+
+
+def contract_page() -> Iterator[str]:
+    """Yield the page on contracts: every class and function, in the order of the modules."""
+    yield "# Contracts\n"
+    yield (
+        "The data that plugins receive and return, and the protocols that they implement. "
+        "They are plain data: tensors exist inside techniques only. All classes are immutable "
+        "unless they say otherwise. How a component is described to tunesmith is on the page on "
+        "[offers](offers.md), how it is found on the one on [hooks](hooks.md).\n"
+    )
+    for title, module in CONTRACTS.items():
+        yield f"## {title}: `{module.__name__}`\n"
+        yield from render_docstring(inspect.cleandoc(module.__doc__ or ""))
+        yield from type_aliases(parsed(Path(inspect.getfile(module))))
+        for node in public_nodes(module):
+            yield from describe(node, level=3)
+
+
+def offer_page() -> Iterator[str]:
+    """Yield the page on offers and the base class of options."""
+    yield "# Offers\n"
+    yield from render_docstring(inspect.cleandoc(offers.__doc__ or ""))
+    yield (
+        "A hook of the [same kind](hooks.md) returns a list of them. `tunesmith plugins new` "
+        "writes an example of each kind.\n"
+    )
+    yield from type_aliases(parsed(Path(inspect.getfile(offers))))
+    for node in public_nodes(offers):
+        yield from describe(node, level=2)
+    yield f"## Options: `{options.__name__}`\n"
+    yield from render_docstring(inspect.cleandoc(options.__doc__ or ""))
+    for node in public_nodes(options):
+        if isinstance(node, ast.ClassDef) and node.name == "Options":
+            yield from describe(node, level=3)
+    yield (
+        "An option of the type `DataPath` is a path that is resolved against the folder of the "
+        "run file. Other types are those of pydantic; each option has a `Field` with a "
+        "`description` and bounds.\n"
+    )
+
+
+def check_page() -> Iterator[str]:
+    """Yield the page on the conformance kit: its functions and every check."""
+    yield "# Conformance kit\n"
+    yield from render_docstring(inspect.cleandoc(testing.__doc__ or ""))
+    public = set(testing.__all__)
+    for name in KIT:
+        module = importlib.import_module(f"{testing.__name__}.{name}")
+        for node in public_nodes(module):
+            if node.name in public:
+                yield from describe(node, level=2)
+    yield "## Checks\n"
+    yield (
+        "`tunesmith plugins check NAME` runs the checks that apply to a plugin, and prints for "
+        "each if its promise is kept.\n"
+    )
+    known = [subject for subject in SUBJECTS if any(c.kind == subject for c in REGISTERED_CHECKS)]
+    assert {check.kind for check in REGISTERED_CHECKS} == {*known}
+    for subject in known:
+        yield f"### {SUBJECTS[subject]}\n"
+        yield "| check | promise |"
+        yield "|---|---|"
+        for check in REGISTERED_CHECKS:
+            if check.kind == subject:
+                text = (inspect.getdoc(check.function) or "").partition("\n\n")[0]
+                yield f"| `{check.name}` | {to_markdown(' '.join(text.split()))} |"
+        yield ""
+
+
+def event_page() -> Iterator[str]:
+    """Yield the page on events: every event with its fields."""
+    yield "# Events\n"
+    yield from render_docstring(inspect.cleandoc(events.__doc__ or ""))
+    nodes = {n.name: n for n in public_nodes(events) if isinstance(n, ast.ClassDef)}
+    yield (
+        "Each line of `events.jsonl` has the name of the event under `event`, and its fields. A "
+        "reporter gets the object.\n"
+    )
+    for name, cls in events.EVENT_TYPES.items():
+        if cls.__module__ == events.__name__:
+            yield f"## `{name}`\n"
+            yield from describe(nodes[cls.__name__], level=0)
+
+
+def error_page() -> Iterator[str]:
+    """Yield the page on exit codes and the errors behind them."""
+    yield "# Exit codes\n"
+    yield from render_docstring(inspect.cleandoc(errors.__doc__ or ""))
+    yield "## The classes\n"
+    for node in public_nodes(errors):
+        yield from describe(node, level=3)
+
+
+def public_nodes(module: ModuleType) -> list[ast.FunctionDef | ast.ClassDef]:
+    """Return the public functions and classes that a module defines, in their order."""
+    return [
+        node
+        for node in parsed(Path(inspect.getfile(module))).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    ]
