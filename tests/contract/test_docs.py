@@ -67,6 +67,14 @@ def test_links_have_existing_targets(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_page_is_in_the_list_of_pages() -> None:
+    listed = re.findall(r"\]\(([^)#]+)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
+    pages = {
+        str(path.relative_to(DOCS)) for kind in ("*.md", "*.ipynb") for path in DOCS.rglob(kind)
+    }
+    assert set(listed) == pages - {"index.md"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_toml_blocks_are_valid_toml(page: Path) -> None:
     for block in blocks(page, "toml"):
