@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from tunesmith.cli.common import CliState, common_options
 from tunesmith.errors import UsageError
@@ -98,6 +99,13 @@ class OfferGroup(click.Group):
             return None
         offer = find_commands(ctx)[0].get(f"{self.prefix}{name}")
         return offer.load() if offer else create_group(name)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands by their help lines, without importing them, and options."""
+        lines = self.help_lines(ctx).items()
+        found = [CompletionItem(word, help=line) for word, line in lines]
+        found = [item for item in found if item.value.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -1,4 +1,4 @@
-"""Commands ``plugins list`` and ``plugins show``: list plugins and their options."""
+"""Commands ``plugins list``, ``plugins show`` and ``explain``: list plugins and their options."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer ``tunesmith plugins list`` and ``tunesmith plugins show``."""
+    """Offer ``tunesmith plugins list``, ``tunesmith plugins show`` and ``tunesmith explain``."""
     return [
         CommandOffer(
             name="plugins list", summary="List all components and broken plugins.", load=_load_list
         ),
         CommandOffer(
             name="plugins show", summary="Show the options of a component.", load=_load_show
+        ),
+        CommandOffer(
+            name="explain",
+            summary="Explain a key of the run file, an exit code or an error.",
+            load=_load_explain,
         ),
     ]
 
@@ -33,5 +38,11 @@ def _load_list() -> click.Command:
 
 def _load_show() -> click.Command:
     from tunesmith_plugins.commands.plugin_list.show_command import command
+
+    return command
+
+
+def _load_explain() -> click.Command:
+    from tunesmith_plugins.commands.plugin_list.explain_command import command
 
     return command

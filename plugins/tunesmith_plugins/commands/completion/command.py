@@ -1,0 +1,30 @@
+"""``tunesmith completion``: print the script by which a shell completes commands and options."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from tunesmith.cli.common import common_options
+
+VARIABLE = "_TUNESMITH_COMPLETE"
+"""Variable by which the script asks for completions, as click names it."""
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@common_options
+@click.pass_context
+def command(ctx: click.Context, shell: str) -> None:
+    """Print the completion script for bash, zsh or fish.
+
+    \b
+    bash: tunesmith completion bash > ~/.local/share/bash-completion/completions/tunesmith
+    zsh:  tunesmith completion zsh > ~/.zfunc/_tunesmith, with ~/.zfunc in fpath before compinit
+    fish: tunesmith completion fish > ~/.config/fish/completions/tunesmith.fish
+    """
+    completion = get_completion_class(shell)
+    assert completion is not None
+    script = completion(ctx.find_root().command, {}, "tunesmith", VARIABLE)
+    variables = script.source_vars()
+    click.echo(script.source_template % variables)

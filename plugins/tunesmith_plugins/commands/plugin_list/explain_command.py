@@ -1,0 +1,85 @@
+"""``tunesmith explain``: explain a key of the run file, an exit code or an error."""
+
+from __future__ import annotations
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.errors import UsageError
+from tunesmith.text import one_line, suggest_name
+from tunesmith_plugins.commands.plugin_list.describe import REQUIRED, UNSET
+from tunesmith_plugins.commands.plugin_list.explain import (
+    Key,
+    error_classes,
+    explain_error,
+    explain_exit_code,
+    find_keys,
+    list_keys,
+)
+
+MOST_FORMS = 3
+"""Forms of keys that are explained; more of them are listed by name."""
+
+
+@click.command("explain")
+@click.argument("word", metavar="KEY|CODE|ERROR")
+@json_option
+@common_options
+@pass_state
+def command(state: CliState, word: str, as_json: bool) -> None:
+    """Explain a key of the run file, an exit code of tunesmith or an error.
+
+    A key is explained with its type, default, bounds, help, owner and an example. Its end is
+    enough: rank, adapter.rank and technique.adapter.rank are the same.
+    """
+    text = explain_exit_code(int(word)) if word.isdecimal() and len(word) < 4 else None
+    keys = list_keys(state.catalog()) if text is None else []
+    found = find_keys(keys, word.strip("[]"))
+    text = text or (None if found else explain_error(word))
+    if text is None and not found:
+        raise UsageError(
+            f'"{word}": no key of a run file, exit code or error', hint=_hint(keys, word)
+        )
+    if as_json:
+        explained = [
+            {**key.option, "name": key.key, "owners": list(key.owners), "example": key.example}
+            for key in found
+        ]
+        render.print_json({"schema": "tunesmith.explain/1", "text": text, "keys": explained})
+    elif text is not None:
+        render.print_paragraph(text)
+    elif len(found) <= MOST_FORMS:
+        for key in found:
+            show_key(key)
+    else:
+        rows = [[key.key, _shorten(key.owners), one_line(key.option["help"], 200)] for key in found]
+        render.print_table(["key", "of", "what it is"], rows)
+        render.print_note(f"{len(found)} keys: name one in full for all about it")
+
+
+def show_key(key: Key) -> None:
+    """Print everything about a key."""
+    default = key.option["default"]
+    value = default if default in (REQUIRED, UNSET) else f"= {default}"
+    kind = ", ".join(filter(None, [key.option["type"], key.option["bounds"]]))
+    render.print_paragraph(f"{key.key} {one_line(value, 200)} ({kind})", style="strong")
+    render.print_paragraph(key.option["help"], indent="  ")
+    if key.option["keys"]:
+        render.print_paragraph(f"keys: {key.option['keys']}", indent="  ")
+    render.print_paragraph(f"of: {', '.join(key.owners)}", indent="  ")
+    render.print_paragraph(f"example: {one_line(key.example, 200)}", indent="  ")
+
+
+def _shorten(owners: tuple[str, ...]) -> str:
+    return owners[0] if len(owners) == 1 else f"{owners[0]} and {len(owners) - 1} more"
+
+
+def _hint(keys: list[Key], word: str) -> str:
+    known = {key.key for key in keys} | {key.key.rpartition(".")[2] for key in keys}
+    guess = suggest_name(word, known | error_classes().keys())
+    return (
+        f"did you mean {guess}?"
+        if guess
+        else "`tunesmith plugins show NAME` lists the keys of a component"
+    )
