@@ -17,10 +17,8 @@ PARTS = {
     "Before a run": ("tunesmith_python/plans.py", ("check", "make_plan", "estimate")),
     "Runs": ("tunesmith_python/runs.py", ("run", "resume", "open_run", "Run")),
     "Measure and compare": ("tunesmith_python/evaluation.py", ("evaluate",)),
-    "Results of a comparison": (
-        "tunesmith_python/comparison.py",
-        ("RunComparison", "MetricDifference"),
-    ),
+    "Results of a comparison": ("tunesmith_python/comparison.py", ("RunComparison",)),
+    "The difference by one metric": ("tunesmith_evidence/comparison.py", ("MetricDifference",)),
 }
 """By title: the module below ``plugins/`` and the names in it that are shown."""
 

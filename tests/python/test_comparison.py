@@ -87,7 +87,7 @@ def test_equal_rows_are_paired_in_their_order(good: Run, tmp_path: Path) -> None
 
 def test_runs_without_a_common_row_or_metric_are_refused(good: Run, tmp_path: Path) -> None:
     def rename(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-        return [{**row, "source": f"other.tsv:{number}"} for number, row in enumerate(rows)]
+        return [{**row, "prompt": f"other {number}"} for number, row in enumerate(rows)]
 
     other = rewrite(good, tmp_path / "other", rename)
     with pytest.raises(UsageError, match="no row was held out in both"):

@@ -1,0 +1,283 @@
+"""Compare runs row by row: first if they can be compared, then by how much they differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import UsageError
+from tunesmith.events import JSON, TUNED, Measured
+from tunesmith.execution.evaluate import read_rows
+from tunesmith.execution.report import Report
+from tunesmith.statistics import mean_interval
+from tunesmith_evidence.pairs import PairedRows
+from tunesmith_evidence.statistics import (
+    Comparison,
+    ComparisonOutcome,
+    adjust_p_values,
+    compare,
+)
+
+IGNORED = ("run.name", "run.folder", "reporters", "plugins.files")
+"""Keys of a plan that change no result."""
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """The results of a run: its folder and its report."""
+
+    folder: Path
+    report: Report
+
+    @property
+    def measured(self) -> dict[tuple[str, str], Measured]:
+        """The measurements of the tuned model, by evaluator and metric."""
+        events = self.report.measured.values()
+        return {(e.evaluator, e.metric): e for e in events if e.model == TUNED}
+
+    @property
+    def plan(self) -> JSON:
+        """The plan that the run was started with; empty if it ended before it began."""
+        return self.report.started.plan if self.report.started else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricDifference:
+    """The paired difference of two runs by one metric, second minus first, in the metric's unit."""
+
+    evaluator: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    first: float
+    """Mean of the first run's tuned model over the shared rows."""
+    second: float
+    difference: float
+    low: float
+    """Lower bound of the difference's interval."""
+    high: float
+    n: int
+    """Number of held-out rows that both runs evaluated."""
+    p_value: float
+    """Of the hypothesis that there is no difference; not adjusted for several metrics."""
+    outcome: ComparisonOutcome
+    """``better`` if the second run is better; ``unclear`` if the interval includes zero."""
+    p_value_holm: float | None = None
+    """Adjusted for the number of comparisons, if :func:`adjust` was called."""
+    won: int = 0
+    """Rows on which the second run is better."""
+    lost: int = 0
+    detectable: float | None = None
+    """Smallest difference that these rows show in four of five cases, at the measured spread; None
+    if they are too few for any."""
+
+    @property
+    def is_clear(self) -> bool:
+        """True if the difference is clear beside all others that were tested."""
+        p_value = self.p_value if self.p_value_holm is None else self.p_value_holm
+        return self.outcome != "unclear" and p_value < 0.05
+
+
+def find_obstacles(first: RunResults, second: RunResults) -> list[str]:
+    """Return the reasons why the scores of two runs must not be compared; none if they may.
+
+    The held-out rows, the options and versions of evaluators, and so the decoding, must be equal.
+    """
+    shared = [key for key in second.measured if key in first.measured]
+    if not shared:
+        return ["the tuned models were not measured by a common metric"]
+    reasons = []
+    name, metric = shared[0]
+    keys = [
+        [row_key(row) for row in read_rows(r.folder / r.measured[name, metric].records, metric)]
+        for r in (first, second)
+    ]
+    if Counter(keys[0]) != Counter(keys[1]):
+        common = (Counter(keys[0]) & Counter(keys[1])).total()
+        reasons.append(
+            f"the held-out rows differ: {len(keys[0])} and {len(keys[1])} rows, {common} in both"
+        )
+    options = [_evaluator_options(run.plan) for run in (first, second)]
+    for evaluator in dict.fromkeys(name for name, _ in shared):
+        given = [known.get(evaluator) for known in options]
+        if given[0] != given[1]:
+            changed = ", ".join(_changed_keys(*given)) or "options"
+            reasons.append(f"the scorer {evaluator} has other options: {changed}")
+    versions = [_scorer_versions(run.report) for run in (first, second)]
+    for plugin in sorted(versions[0].keys() & versions[1].keys()):
+        if versions[0][plugin] != versions[1][plugin]:
+            reasons.append(
+                f"the plugin {plugin} has another version: {versions[0][plugin]} and "
+                f"{versions[1][plugin]}"
+            )
+    return reasons
+
+
+def _evaluator_options(plan: JSON) -> dict[str, JSON]:
+    """Return the options of the evaluators that the run file names, by id."""
+    return {str(e.get("id") or e.get("use")): e for e in plan.get("evaluators", [])}
+
+
+def _changed_keys(first: JSON | None, second: JSON | None) -> list[str]:
+    if first is None or second is None:
+        return ["one run file names it, the other one leaves it to the defaults"]
+    return sorted(k for k in first.keys() | second.keys() if first.get(k) != second.get(k))
+
+
+def _scorer_versions(report: Report) -> dict[str, str]:
+    plugins = report.started.plugins if report.started else []
+    return {str(p.get("name")): str(p.get("version")) for p in plugins}
+
+
+def row_key(row: JSON) -> str:
+    """Return what makes a row of two runs the same: prompt and expected answer, else the source."""
+    identity = row["prompt"] if "prompt" in row else row.get("source")
+    return json.dumps([identity, row.get("expected")])
+
+
+def pair_rows(first: Path, second: Path, metric: str) -> PairedRows:
+    """Return the rows that are in both files of values; equal rows are paired in their order.
+
+    Rows whose weights differ are left out: a loss per token is compared only where both models
+    count the same tokens.
+    """
+    befores, afters = (_by_content(read_rows(path, metric), metric) for path in (first, second))
+    shared = [key for key in afters if key in befores]
+    return PairedRows(metric, [befores[key] for key in shared], [afters[key] for key in shared])
+
+
+def _by_content(rows: Sequence[JSON], metric: str) -> dict[tuple[object, ...], JSON]:
+    seen: Counter[tuple[object, ...]] = Counter()
+    keyed: dict[tuple[object, ...], JSON] = {}
+    for row in rows:
+        key = (row_key(row), row[metric]["weight"])
+        keyed[*key, seen[key]] = row
+        seen[key] += 1
+    return keyed
+
+
+def compare_metrics(
+    first: RunResults, second: RunResults, *, confidence: float = 0.95
+) -> dict[str, MetricDifference]:
+    """Compare the tuned models of two runs by every metric that both measured, on shared rows.
+
+    Raises:
+        UsageError: the runs share no metric, or no held-out row.
+        IntegrityError: a file of values is lost or damaged.
+    """
+    measured = first.measured, second.measured
+    shared = [key for key in measured[1] if key in measured[0]]
+    names = f"{first.folder} and {second.folder}"
+    if not shared:
+        raise UsageError(
+            f"{names}: the tuned models were not measured by a common metric",
+            hint="name the same [[evaluators]] in both run files; unfinished runs have no metrics",
+        )
+    differences = {}
+    for key in shared:
+        before, after = measured[0][key], measured[1][key]
+        pairs = pair_rows(
+            first.folder / before.records, second.folder / after.records, before.metric
+        )
+        if len(pairs):
+            name = second.report.metric_label(after.evaluator, after.metric)
+            differences[name] = compare_pairs(after, pairs, confidence)
+    if not differences:
+        raise UsageError(
+            f"{names}: no row was held out in both runs",
+            hint="use the same data, [split] and [run] seed, or a file of held-out rows",
+        )
+    return differences
+
+
+def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> MetricDifference:
+    """Return the paired difference of one metric."""
+    # A quantity with a unit is no share, even where all its values are 0.
+    bounds = (-math.inf, math.inf) if measured.unit else None
+    values = pairs.rival_values, pairs.tuned_values
+    first, second = (mean_interval(v, pairs.weights, bounds=bounds).value for v in values)
+    found: Comparison = compare(
+        *values,
+        measured.higher_is_better,
+        weights=pairs.weights,
+        groups=pairs.groups,
+        confidence=confidence,
+        bounds=bounds,
+    )
+    sign = 1 if measured.higher_is_better else -1
+    gains = [sign * (after - before) for before, after in zip(*values, strict=True)]
+    return MetricDifference(
+        evaluator=measured.evaluator,
+        metric=measured.metric,
+        unit=measured.unit,
+        higher_is_better=measured.higher_is_better,
+        first=first,
+        second=second,
+        difference=found.difference.value,
+        low=found.difference.low,
+        high=found.difference.high,
+        n=found.difference.n,
+        p_value=found.p_value,
+        outcome=found.outcome,
+        won=sum(gain > 0 for gain in gains),
+        lost=sum(gain < 0 for gain in gains),
+        detectable=found.detectable if math.isfinite(found.detectable) else None,
+    )
+
+
+def adjust(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
+    """Return differences that are tested together, with p-values adjusted by Holm."""
+    adjusted = adjust_p_values([found.p_value for found in differences])
+    return [replace(found, p_value_holm=p) for found, p in zip(differences, adjusted, strict=True)]
+
+
+@dataclass(frozen=True)
+class ChangedRow:
+    """A held-out row on which one of two runs is better, with both answers."""
+
+    gain: float
+    """Above 0 if the second run is better."""
+    first: JSON
+    second: JSON
+
+
+def list_changed_rows(
+    first: RunResults, second: RunResults, key: tuple[str, str]
+) -> list[ChangedRow]:
+    """Return the rows on which two runs differ by a metric, the largest difference first."""
+    before, after = first.measured[key], second.measured[key]
+    pairs = pair_rows(first.folder / before.records, second.folder / after.records, key[1])
+    sign = 1 if after.higher_is_better else -1
+    changed = [
+        ChangedRow(sign * (later - earlier), old, new)
+        for earlier, later, old, new in zip(
+            pairs.rival_values, pairs.tuned_values, pairs.rival, pairs.tuned, strict=True
+        )
+        if later != earlier
+    ]
+    return sorted(changed, key=lambda row: -abs(row.gain))
+
+
+def list_differences(first: JSON, second: JSON) -> dict[str, tuple[Any, Any]]:
+    """Return the keys of two plans whose values differ, with both; None stands for no such key."""
+    plans = dict(_leaves(first)), dict(_leaves(second))
+    keys = dict.fromkeys([*plans[0], *plans[1]])
+    return {
+        key: (plans[0].get(key), plans[1].get(key))
+        for key in keys
+        if plans[0].get(key) != plans[1].get(key) and not key.startswith(IGNORED)
+    }
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, below in value.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(below, Mapping) and below:
+            yield from _leaves(below, name)
+        else:
+            yield name, below

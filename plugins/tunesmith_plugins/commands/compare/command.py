@@ -1,0 +1,220 @@
+"""``tunesmith compare``: compare the tuned models of runs row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.errors import UsageError
+from tunesmith.events import JSON
+from tunesmith.execution.execute import load_report
+from tunesmith.storage import RunFolder
+from tunesmith.text import format_count, one_line
+from tunesmith_evidence.comparison import (
+    ChangedRow,
+    MetricDifference,
+    RunResults,
+    adjust,
+    compare_metrics,
+    find_obstacles,
+    list_changed_rows,
+    list_differences,
+)
+
+STYLES = {"better": "good", "worse": "bad"}
+
+
+@dataclass(frozen=True)
+class RunDifference:
+    """The comparison of one run with the first one."""
+
+    run: RunResults
+    metrics: dict[str, MetricDifference]
+    options: dict[str, tuple[Any, Any]]
+    """The keys of the plans that differ, with both values."""
+    changed: Sequence[ChangedRow]
+    """Rows on which the runs differ by the first metric."""
+
+
+@click.command("compare")
+@click.argument("runs", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--shared-rows",
+    is_flag=True,
+    help="Compare on the rows that are in both, also if the runs hold out different ones.",
+)
+@click.option(
+    "--items",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Rows to show that were won, and rows that were lost.",
+)
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState, runs: tuple[Path, ...], shared_rows: bool, items: int, as_json: bool
+) -> None:
+    """Compare the tuned models of runs with that of the first run.
+
+    Runs are compared only if they were scored alike: on the same held-out rows, by the same
+    evaluators with the same options. Differences are paired by row; p-values are adjusted by Holm
+    for the number of comparisons.
+    """
+    if len(runs) < 2:
+        raise UsageError("compare: at least two runs are needed")
+    first, *others = [read_results(path) for path in runs]
+    for other in others:
+        refuse_incomparable(first, other, shared_rows)
+    found = compare_all(first, others)
+    if as_json:
+        render.print_json(to_json(first, found))
+        return
+    for difference in found:
+        show(first, difference, items)
+
+
+def read_results(path: Path) -> RunResults:
+    """Return the results of a run.
+
+    Raises:
+        UsageError: it has not been evaluated.
+    """
+    folder = RunFolder.open(path)
+    results = RunResults(folder.path, load_report(folder))
+    if not results.measured:
+        raise UsageError(
+            f"{path}: the tuned model has not been evaluated",
+            hint=f"tunesmith resume {render.shell_path(path)} continues the run",
+        )
+    return results
+
+
+def refuse_incomparable(first: RunResults, other: RunResults, shared_rows: bool) -> None:
+    """Refuse to compare scores that were not measured alike.
+
+    Raises:
+        UsageError: with all reasons.
+    """
+    reasons = find_obstacles(first, other)
+    if shared_rows:
+        reasons = [reason for reason in reasons if not reason.startswith("the held-out rows")]
+    if reasons:
+        raise UsageError(
+            f"{first.folder} and {other.folder} cannot be compared: {'; '.join(reasons)}",
+            hint="run both with the same data, [split], [run] seed and [[evaluators]]; "
+            "--shared-rows compares on the rows that are in both",
+        )
+
+
+def compare_all(first: RunResults, others: Sequence[RunResults]) -> list[RunDifference]:
+    """Return the comparison of each run with the first one, adjusted for all of them."""
+    metrics = [compare_metrics(first, other) for other in others]
+    adjusted = iter(adjust([found for by_name in metrics for found in by_name.values()]))
+    found = []
+    for other, by_name in zip(others, metrics, strict=True):
+        differences = {name: next(adjusted) for name in by_name}
+        main = next(iter(differences.values()))
+        changed = list_changed_rows(first, other, (main.evaluator, main.metric))
+        options = list_differences(first.plan, other.plan)
+        found.append(RunDifference(other, differences, options, changed))
+    return found
+
+
+def to_json(first: RunResults, found: Sequence[RunDifference]) -> JSON:
+    """Return the comparisons as JSON, ``tunesmith.compare/2``."""
+    return {
+        "schema": "tunesmith.compare/2",
+        "first": str(first.folder),
+        "comparisons": [
+            {
+                "run": str(difference.run.folder),
+                "metrics": {name: asdict(metric) for name, metric in difference.metrics.items()},
+                "options": {
+                    key: {"first": old, "second": new}
+                    for key, (old, new) in difference.options.items()
+                },
+                "rows": [
+                    {"gain": row.gain, "first": row.first, "second": row.second}
+                    for row in difference.changed
+                ],
+            }
+            for difference in found
+        ],
+    }
+
+
+def show(first: RunResults, difference: RunDifference, items: int) -> None:
+    """Print the comparison of a run with the first one."""
+    names = one_line(difference.run.folder.name, 60), one_line(first.folder.name, 60)
+    render.print_text(f"{names[0]} minus {names[1]}", style="strong")
+    render.print_table(
+        ["metric", "first", "this", "difference", "95 % interval", "p (Holm)", "n", ""],
+        [_to_row(name, metric) for name, metric in difference.metrics.items()],
+        right=(1, 2, 3, 4, 5, 6),
+    )
+    for name, metric in difference.metrics.items():
+        render.print_text(f"{one_line(name)}: {describe_power(metric)}")
+    render.print_text()
+    render.print_text("what differs in the run files:" if difference.options else "same run files")
+    for key, (old, new) in difference.options.items():
+        values = " -> ".join("(none)" if v is None else one_line(str(v), 60) for v in (old, new))
+        render.print_text(f"  {one_line(key)}: {values}")
+    won = [row for row in difference.changed if row.gain > 0]
+    lost = [row for row in difference.changed if row.gain < 0]
+    for title, rows in (("won", won), ("lost", lost)):
+        render.print_text()
+        render.print_text(f"{format_count(len(rows), 'row')} {title}")
+        for row in rows[:items]:
+            _show_row(row)
+    render.print_text()
+
+
+def describe_power(metric: MetricDifference) -> str:
+    """Return the rows won and lost, and which difference these rows could show."""
+    change = f"{metric.won} won, {metric.lost} lost of {format_count(metric.n, 'row')}"
+    if metric.detectable is None:
+        return f"{change}; so few rows show no difference"
+    unit = f" {metric.unit}" if metric.unit else ""
+    return (
+        f"{change}; with runs that disagree as much, these rows show a difference of "
+        f"{metric.detectable:.3f}{unit} in four of five cases"
+    )
+
+
+def _to_row(name: str, metric: MetricDifference) -> list[render.Cell]:
+    word = metric.outcome if metric.is_clear else "unclear"
+    return [
+        one_line(name),
+        f"{metric.first:.3f}",
+        f"{metric.second:.3f}",
+        f"{metric.difference:+.3f}",
+        f"[{metric.low:+.3f}, {metric.high:+.3f}]",
+        "" if metric.p_value_holm is None else f"{metric.p_value_holm:.2g}",
+        f"{metric.n}",
+        (word, STYLES.get(word, "dim")),
+    ]
+
+
+def _show_row(row: ChangedRow) -> None:
+    render.print_text(f"  {one_line(str(row.second.get('source')))}")
+    prompt = last_turn(row.second)
+    if prompt:
+        render.print_text(f"    prompt:   {one_line(prompt, 300)}")
+    render.print_text(f"    expected: {one_line(str(row.second.get('expected')), 300)}")
+    for name, side in (("first", row.first), ("this", row.second)):
+        if "output" in side:
+            render.print_text(f"    {name + ':':<9} {one_line(str(side['output']), 300)}")
+
+
+def last_turn(row: JSON) -> str:
+    """Return the last turn of a row's prompt; empty in files of earlier versions."""
+    prompt = row.get("prompt", "")
+    return str(prompt[-1][1]) if isinstance(prompt, list) and prompt else str(prompt or "")

@@ -1,0 +1,142 @@
+"""``tunesmith runs``: list, find and delete runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.errors import UsageError
+from tunesmith.storage import RunFolder, lock
+from tunesmith.text import format_bytes, format_count, one_line
+from tunesmith_plugins.commands.run_list.read_runs import RunSummary, measure_size, read_runs
+
+STATUSES = ("ok", "failed", "stopped", "running", "unfinished", "damaged")
+STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
+
+
+@click.command("runs")
+@click.argument("folder", metavar="[FOLDER]", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option(
+    "--status", type=click.Choice(STATUSES), multiple=True, help="Only these. Repeatable."
+)
+@click.option("--resumable", is_flag=True, help="Only runs that `tunesmith resume` can continue.")
+@click.option(
+    "--grep",
+    metavar="TEXT",
+    help="Only runs with this text in folder, name, model, technique or verdict.",
+)
+@click.option("--limit", type=click.IntRange(0), default=0, help="Only the newest; 0: all.")
+@click.option(
+    "--delete",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="RUN",
+    help="Delete this run folder, after a question. Repeatable.",
+)
+@click.option("--yes", is_flag=True, help="Delete without a question.")
+@json_option
+@common_options
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    folder: Path,
+    status: tuple[str, ...],
+    resumable: bool,
+    grep: str | None,
+    limit: int,
+    delete: tuple[Path, ...],
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """List the runs in FOLDER, the newest first; without it, those in runs/.
+
+    A run that starts from the result of another one is shown with that one.
+    """
+    if delete:
+        delete_runs(delete, yes)
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder", hint="name the folder with the run folders")
+    runs = [
+        run
+        for run in read_runs(folder)
+        if (not status or run.status in status)
+        and (run.is_resumable or not resumable)
+        and (grep is None or matches(run, grep))
+    ]
+    runs = runs[:limit] if limit else runs
+    if as_json:
+        render.print_json({"schema": "tunesmith.runs/1", "runs": [run.to_json() for run in runs]})
+    else:
+        show(runs)
+
+
+def matches(run: RunSummary, text: str) -> bool:
+    """Return True if a run has the text, in any case of letters."""
+    fields = (str(run.path), run.name, run.model, run.technique, run.word, run.error)
+    return any(text.casefold() in field.casefold() for field in fields)
+
+
+def show(runs: Sequence[RunSummary]) -> None:
+    """Print the list as a table."""
+    if not runs:
+        render.print_text("no runs")
+        return
+    render.print_table(
+        ["run", "status", "technique", "tuned", "verdict", "size"],
+        [_to_row(run) for run in runs],
+        right=(3, 5),
+    )
+    for run in runs:
+        if run.parent:
+            render.print_text(
+                f"{one_line(run.path.name)} starts from {one_line(Path(run.parent).name)}"
+            )
+    total = format_bytes(sum(run.bytes for run in runs))
+    render.print_note(f"\n{format_count(len(runs), 'run')}, {total}")
+    resumable = next((run for run in runs if run.is_resumable), None)
+    if resumable is not None:
+        render.print_note(f"continue one:\n  tunesmith resume {render.shell_path(resumable.path)}")
+
+
+def _to_row(run: RunSummary) -> list[render.Cell]:
+    value = "" if run.value is None else f"{one_line(run.metric, 20)} {run.value:.3f}"
+    said = one_line(run.word or run.error, 40)
+    status = f"{run.status}*" if run.is_resumable else run.status
+    return [
+        one_line(run.path.name, 60),
+        (status, STYLES.get(run.status, "warning")),
+        one_line(run.technique, 20),
+        value,
+        said,
+        format_bytes(run.bytes),
+    ]
+
+
+def delete_runs(paths: Sequence[Path], yes: bool) -> None:
+    """Delete run folders after a question that says what is lost.
+
+    Raises:
+        UsageError: a folder is no run, or is in use, or there is no terminal to ask on.
+    """
+    folders = [RunFolder.open(path) for path in paths]  # all of them, before one is deleted
+    size = format_bytes(sum(measure_size(folder.path) for folder in folders))
+    what = f"{format_count(len(folders), 'run')} with {size}"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("--delete: there is no terminal to ask on", hint="add --yes")
+        for folder in folders:
+            render.print_text(str(folder.path))
+        if not click.confirm(f"delete {what}, the models included?"):
+            render.print_text("nothing was deleted")
+            return
+    for folder in folders:
+        with lock(folder.path):  # not while a run writes there
+            shutil.rmtree(folder.path)
+        render.print_text(f"deleted {folder.path}")

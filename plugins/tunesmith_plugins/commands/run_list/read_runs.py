@@ -1,0 +1,198 @@
+"""Read what a list of runs shows: of each run only the first and the last line of its log."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tunesmith.events import JSON
+from tunesmith.storage import LockHolder
+
+TAIL_BYTES = 1 << 16
+"""Read at the end of a log; a longer last line is read as a whole."""
+Status = Literal["ok", "failed", "stopped", "running", "unfinished", "damaged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """One run of a list."""
+
+    path: Path
+    status: Status
+    name: str = ""
+    started: str = ""
+    """UTC, ISO 8601; empty if it is not known."""
+    model: str = ""
+    technique: str = ""
+    word: str = ""
+    """Word of the verdict."""
+    metric: str = ""
+    value: float | None = None
+    """Value of the tuned model by the verdict's metric."""
+    error: str = ""
+    parent: str = ""
+    """Folder of the listed run whose result this one starts from or trains on."""
+    inputs: tuple[str, ...] = ()
+    """Paths that the plan names: the base model and the data."""
+    bytes: int = 0
+
+    @property
+    def is_resumable(self) -> bool:
+        """True if ``tunesmith resume`` can continue the run."""
+        return (
+            self.status in ("failed", "stopped", "unfinished")
+            and (self.path / "run.toml").is_file()
+        )
+
+    def to_json(self) -> JSON:
+        """Return the run as JSON."""
+        fields = {**asdict(self), "path": str(self.path), "resumable": self.is_resumable}
+        return {name: value for name, value in fields.items() if name != "inputs"}
+
+
+def read_runs(root: Path) -> list[RunSummary]:
+    """Return the runs in a folder, the newest first, each with the run that it starts from."""
+    runs = [read_run(path) for path in find_runs(root)]
+    runs.sort(key=lambda run: (run.started, run.path.name), reverse=True)
+    return [replace(run, parent=_find_parent(run, runs)) for run in runs]
+
+
+def find_runs(root: Path) -> Iterator[Path]:
+    """Yield the run folders below a folder: in it, and one level further down."""
+    try:
+        entries = [*os.scandir(root)]
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        path = Path(entry.path)
+        if is_run(path):
+            yield path
+            continue
+        try:
+            below = [e.path for e in os.scandir(path) if e.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+        yield from (folder for folder in map(Path, below) if is_run(folder))
+
+
+def is_run(path: Path) -> bool:
+    """Return True for the folder of a run."""
+    return (path / "lock").is_file() and (
+        (path / "events.jsonl").is_file() or (path / "run.toml").is_file()
+    )
+
+
+def read_run(path: Path) -> RunSummary:
+    """Return the summary of one run."""
+    size = measure_size(path)
+    try:
+        first, last = read_ends(path / "events.jsonl")
+        if not first:
+            status: Status = "running" if _is_locked(path) else "unfinished"
+            return RunSummary(path=path, status=status, bytes=size)
+        return _summarize(path, first, last, size)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return RunSummary(path=path, status="damaged", bytes=size)
+
+
+def _summarize(path: Path, first: JSON, last: JSON, size: int) -> RunSummary:
+    plan = first["plan"]
+    is_finished = last.get("event") == "run-finished"
+    verdict = last.get("verdict", {}) if is_finished else {}
+    status: Status = last["status"] if is_finished else "unfinished"
+    value = verdict.get("tuned")
+    return RunSummary(
+        path=path,
+        status="running" if not is_finished and _is_locked(path) else status,
+        name=str(first["name"]),
+        started=str(first["started"]),
+        model=str(plan["model"]["base"]),
+        technique=str(plan["technique"]["use"]),
+        word=str(verdict.get("word", "")),
+        metric=str(verdict.get("metric", "")),
+        value=float(value) if isinstance(value, int | float) else None,
+        error=str(last.get("error", "")) if is_finished else "",
+        inputs=tuple(_paths([plan["model"]["base"], plan["data"]])),
+        bytes=size,
+    )
+
+
+def read_ends(path: Path) -> tuple[JSON, JSON]:
+    """Return the first and the last complete line of a log; empty if there is none.
+
+    Raises:
+        ValueError: a line is not a JSON object.
+    """
+    if not path.is_file():
+        return {}, {}
+    with path.open("rb") as file:
+        first = file.readline()
+        if not first.endswith(b"\n"):
+            return {}, {}
+        size = file.seek(0, os.SEEK_END)
+        length = min(TAIL_BYTES, size)
+        while True:
+            file.seek(size - length)
+            tail = file.read(length)
+            lines = tail[: tail.rfind(b"\n") + 1].splitlines()
+            if len(lines) > 1 or length == size:
+                break
+            length = min(2 * length, size)
+    return _decode(first), _decode(lines[-1])
+
+
+def _decode(line: bytes) -> JSON:
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def _is_locked(path: Path) -> bool:
+    """Return True if the process that locked the run may be alive."""
+    try:
+        holder = LockHolder(**json.loads((path / "lock").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
+    return holder.may_be_alive()
+
+
+def measure_size(path: Path) -> int:
+    """Return the bytes of all files below a folder; links are not followed."""
+    total, pending = 0, [str(path)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_size
+        except OSError:
+            continue  # deleted meanwhile
+    return total
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Yield the absolute paths in a part of a plan."""
+    if isinstance(value, str) and os.path.isabs(value):
+        yield os.path.normpath(value)
+    elif isinstance(value, dict):
+        yield from _paths([*value.values()])
+    elif isinstance(value, list):
+        for item in value:
+            yield from _paths(item)
+
+
+def _find_parent(run: RunSummary, runs: Sequence[RunSummary]) -> str:
+    for other in runs:
+        folder = os.path.abspath(other.path) + os.sep
+        if other is not run and any(path.startswith(folder) for path in run.inputs):
+            return str(other.path)
+    return ""

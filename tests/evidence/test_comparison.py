@@ -1,0 +1,112 @@
+"""Comparisons of runs: whether they may be compared, and their paired differences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.errors import UsageError
+from tunesmith.events import Measured, RunStarted
+from tunesmith.execution.report import build_report
+from tunesmith_evidence.comparison import (
+    RunResults,
+    adjust,
+    compare_metrics,
+    find_obstacles,
+    list_changed_rows,
+    list_differences,
+    pair_rows,
+    row_key,
+)
+
+
+def results(
+    folder: Path,
+    values: list[float],
+    *,
+    prompts: list[str] | None = None,
+    version: str = "1",
+    options: dict[str, Any] | None = None,
+) -> RunResults:
+    """Return a run whose tuned model has these values, as the core writes them."""
+    folder.mkdir()
+    prompts = prompts or [f"q{n}" for n in range(len(values))]
+    lines = [
+        {
+            "row": n,
+            "source": f"a:{n}",
+            "prompt": [["user", prompt]],
+            "expected": "yes",
+            "exact": {"value": value, "weight": 1.0},
+        }
+        for n, (prompt, value) in enumerate(zip(prompts, values, strict=True))
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "tuned.jsonl").write_text(text, encoding="utf-8")
+    started = RunStarted(
+        run="r",
+        name="r",
+        started="2026-01-01",
+        plan={"evaluators": [{"use": "exact", **(options or {})}]},
+        versions={},
+        plugins=[{"name": "exact", "version": version}],
+    )
+    mean = sum(values) / len(values)
+    measured = Measured(
+        model="tuned", evaluator="exact", metric="exact", value=mean, low=0, high=1,
+        n=len(values), higher_is_better=True, seconds=0, records="tuned.jsonl",
+    )  # fmt: skip
+    return RunResults(folder, build_report([started, measured]))
+
+
+def test_runs_that_were_scored_alike(tmp_path: Path) -> None:
+    first = results(tmp_path / "a", [0.0] * 10)
+    second = results(tmp_path / "b", [1.0] * 8 + [0.0] * 2)
+    assert find_obstacles(first, second) == []
+    (found,) = compare_metrics(first, second).values()
+    assert (found.difference, found.won, found.lost, found.n) == (0.8, 8, 0, 10)
+    assert found.p_value == pytest.approx(2 / 2**8)  # exact McNemar, 8 to 0
+    assert found.outcome == "better" and found.is_clear
+    assert [round(d.p_value_holm or 0, 6) for d in adjust([found] * 8)] == [8 * 2 / 2**8] * 8
+    assert not adjust([found] * 8)[0].is_clear
+    assert len(list_changed_rows(first, second, ("exact", "exact"))) == 8
+
+
+def test_each_obstacle_is_named(tmp_path: Path) -> None:
+    first = results(tmp_path / "a", [0.0, 1.0])
+    rows = results(tmp_path / "rows", [0.0, 1.0], prompts=["q0", "new"])
+    assert find_obstacles(first, rows) == ["the held-out rows differ: 2 and 2 rows, 1 in both"]
+    options = results(tmp_path / "options", [0.0, 1.0], options={"ignore_case": True})
+    assert find_obstacles(first, options) == ["the scorer exact has other options: ignore_case"]
+    version = results(tmp_path / "version", [0.0, 1.0], version="2")
+    assert find_obstacles(first, version) == ["the plugin exact has another version: 1 and 2"]
+    nothing = RunResults(tmp_path, build_report([]))
+    assert find_obstacles(first, nothing) == [
+        "the tuned models were not measured by a common metric"
+    ]
+    with pytest.raises(UsageError, match="common metric"):
+        compare_metrics(first, nothing)
+
+
+def test_rows_are_paired_by_content_wherever_they_stand(tmp_path: Path) -> None:
+    first = results(tmp_path / "a", [1.0, 0.0, 0.0], prompts=["q", "r", "q"])
+    second = results(tmp_path / "b", [0.0, 1.0, 1.0], prompts=["r", "q", "q"])
+    pairs = pair_rows(first.folder / "tuned.jsonl", second.folder / "tuned.jsonl", "exact")
+    assert pairs.rival_values == [0.0, 1.0, 0.0] and pairs.tuned_values == [0.0, 1.0, 1.0]
+    assert find_obstacles(first, second) == []
+
+
+def test_rows_of_earlier_versions_are_known_by_their_source() -> None:
+    assert row_key({"source": "a:1", "expected": "x"}) == '["a:1", "x"]'
+
+
+def test_plans() -> None:
+    first = {"run": {"name": "a", "seed": 1}, "technique": {"rank": 8, "old": 1}}
+    second = {"run": {"name": "b", "seed": 1}, "technique": {"rank": 16}}
+    assert list_differences(first, second) == {
+        "technique.rank": (8, 16),
+        "technique.old": (1, None),
+    }

@@ -1,0 +1,89 @@
+"""``tunesmith compare``: runs that were scored alike, row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from tunesmith_plugins.commands.compare.command import last_turn
+
+Tunesmith = Callable[..., Result]
+
+
+@pytest.fixture
+def two(tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch) -> Tunesmith:
+    """The command, with a good run and one that learned nothing, of the same data."""
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,compare,runs")
+    sets = ["--set", "technique.generalises=false", "--set", "run.name=other"]
+    assert tunesmith("run", "run.toml", "--out", "good").exit_code == 0
+    assert tunesmith("run", "run.toml", "--out", "bad", *sets).exit_code == 0
+    return tunesmith
+
+
+def test_runs_are_compared_row_by_row(two: Tunesmith) -> None:
+    done = two("compare", "bad", "good", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["schema"] == "tunesmith.compare/2"
+    (comparison,) = found["comparisons"]
+    same = comparison["metrics"]["same"]
+    assert (same["first"], same["second"], same["difference"]) == (0, 1, 1)
+    assert (same["won"], same["lost"], same["n"]) == (4, 0, 4)
+    assert same["p_value"] == same["p_value_holm"] == 0.125
+    assert comparison["options"] == {"technique.generalises": {"first": False, "second": True}}
+    assert len(comparison["rows"]) == 4 and comparison["rows"][0]["gain"] == 1
+
+
+def test_text(two: Tunesmith) -> None:
+    done = two("compare", "bad", "good", "--items", "1")
+    assert done.exit_code == 0, done.output
+    for text in (
+        "good minus bad", "+1.000", "unclear", "4 won, 0 lost of 4 rows",
+        "technique.generalises: False -> True", "4 rows won", "0 rows lost", "prompt:   say",
+        "expected: SAY",
+    ):  # fmt: skip
+        assert text in done.stdout
+    assert done.stdout.count("prompt:") == 1
+
+
+def test_p_values_are_adjusted_for_all_runs(two: Tunesmith) -> None:
+    assert two("run", "run.toml", "--out", "third").exit_code == 0
+    found = json.loads(two("compare", "bad", "good", "third", "--json").stdout)
+    p_values = [c["metrics"]["same"]["p_value_holm"] for c in found["comparisons"]]
+    assert p_values == [0.25, 0.25]
+
+
+def test_other_rows_are_refused(two: Tunesmith) -> None:
+    assert two("run", "run.toml", "--out", "rows", "--set", "data.holdout=5").exit_code == 0
+    refused = two("compare", "good", "rows")
+    assert refused.exit_code == 2 and "the held-out rows differ: 4 and 5 rows" in refused.stderr
+    shared = two("compare", "good", "rows", "--shared-rows", "--json")
+    assert shared.exit_code == 0, shared.output
+    (comparison,) = json.loads(shared.stdout)["comparisons"]
+    assert 0 < comparison["metrics"]["same"]["n"] <= 4
+
+
+def test_another_scorer_is_refused(two: Tunesmith, tmp_path: Path) -> None:
+    text = (tmp_path / "run.toml").read_text() + "other_models = 1\n"
+    (tmp_path / "strict.toml").write_text(text)
+    assert two("run", "strict.toml", "--out", "strict").exit_code == 0
+    refused = two("compare", "good", "strict", "--shared-rows")
+    assert refused.exit_code == 2
+    assert "the scorer same has other options: other_models" in refused.stderr
+
+
+def test_what_cannot_be_compared(two: Tunesmith) -> None:
+    assert two("compare", "good").exit_code == 2
+    assert two("run", "run.toml", "--out", "failed", "--set", "run.seed=666").exit_code == 2
+    refused = two("compare", "good", "failed")
+    assert refused.exit_code == 2 and "has not been evaluated" in refused.stderr
+
+
+def test_the_last_turn_of_a_prompt() -> None:
+    assert last_turn({"prompt": [["system", "s"], ["user", "u"]]}) == "u"
+    assert last_turn({"prompt": "p"}) == "p"
+    assert last_turn({}) == ""
