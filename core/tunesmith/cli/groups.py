@@ -102,9 +102,8 @@ class OfferGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete commands by their help lines, without importing them, and options."""
-        lines = self.help_lines(ctx).items()
+        lines = [item for item in self.help_lines(ctx).items() if item[0].startswith(incomplete)]
         found = [CompletionItem(word, help=line) for word, line in lines]
-        found = [item for item in found if item.value.startswith(incomplete)]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
@@ -137,9 +136,8 @@ class OfferGroup(click.Group):
                 formatter.write_dl(sorted(lines.items()))
         found = ctx.ensure_object(CliState).catalog(commands_only=True).plugins.found
         if new := sum(plugin.state == "new" for plugin in found):
-            formatter.write_paragraph()
             text = f"{format_count(new, 'plugin')} not inspected yet: see `tunesmith plugins list`"
-            formatter.write_text(text)
+            formatter.write(f"\n{text}\n")
 
     def _not_found(self, ctx: click.Context, name: str) -> UsageError:
         full = f"{self.prefix}{name}"

@@ -99,10 +99,11 @@ def _option_use(catalog: Catalog, kind: type[Any]) -> dict[str, str]:
 
 
 def find_keys(keys: list[Key], word: str) -> list[Key]:
-    """Return the keys of that name: the whole key, else its end, else those of that table."""
+    """Return the keys of that name: a whole key, else a table, the end of a key, or a part."""
     exact = [key for key in keys if key.key == word]
+    table = [key for key in keys if key.key.startswith(f"{word}.")]
     ends = [key for key in keys if key.key.endswith(f".{word}")]
-    return exact or ends or [key for key in keys if f".{word}." in f".{key.key}"]
+    return exact or table or ends or [key for key in keys if f".{word}." in f".{key.key}"]
 
 
 def explain_exit_code(code: int) -> str | None:
