@@ -1,0 +1,177 @@
+"""``tunesmith evaluate``: measure a model on rows, without training."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    set_option,
+    trust_option,
+)
+from tunesmith.errors import UsageError
+from tunesmith.events import JSON, Measured
+from tunesmith.execution.emitter import Emitter, Reporters
+from tunesmith.execution.evaluate import evaluate_model
+from tunesmith.execution.execute import list_used_plugins, now
+from tunesmith.execution.versions import collect_versions
+from tunesmith.execution.wrapped_model import CachedModel
+from tunesmith.records import Record
+from tunesmith.signals import StopSignalHandler
+from tunesmith.storage import EventLog, RunFolder, write_atomic
+from tunesmith.storage.atomic import encode_json
+from tunesmith.text import one_line, redact_all
+from tunesmith_plugins.commands.evaluate.target import Choice, Target, Which, open_target
+
+SCHEMA = "tunesmith.evaluation/1"
+
+
+@click.command("evaluate")
+@click.argument("target", metavar="MODEL")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File with the rows; without it, the held-out rows of the run.",
+)
+@click.option("--base-only", is_flag=True, help="Evaluate the base model of the run.")
+@click.option("--winner", is_flag=True, help="Evaluate the winner that the run saved.")
+@click.option("--base", metavar="MODEL", help="Base model of an adapter, if it names another one.")
+@click.option(
+    "--evaluator", "evaluators", multiple=True, metavar="NAME",
+    help="Evaluator; default: those of the run, or those that suit the rows. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to create for the results; default: "
+    "a new folder below evaluations/.",
+)  # fmt: skip
+@set_option
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    target: str,
+    data: Path | None,
+    base_only: bool,
+    winner: bool,
+    base: str | None,
+    evaluators: tuple[str, ...],
+    out: Path | None,
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure a model on rows, without training.
+
+    MODEL is the folder of a run, an adapter folder, or a base model: a hub id, a folder, a GGUF
+    file. The results, and the prompt, answer and value of each row, are written to a folder of
+    their own.
+    """
+    if winner and base_only:
+        raise UsageError("--winner and --base-only: only one of them is possible")
+    which: Which = "winner" if winner else "base" if base_only else "tuned"
+    choice = Choice(target, data, which, base, evaluators, sets, state.files, state.disabled)
+    opened = open_target(choice)
+    folder = create_folder(out, opened.label)
+    measured = measure(opened, folder, state.quiet)
+    report = to_json(choice, opened, folder, measured)
+    write_atomic(folder / "evaluation.json", encode_json(redact_all(report), indent=2) + "\n")
+    if as_json:
+        render.print_json(report)
+        return
+    show(measured)
+    render.print_text(f"\nevaluation: {folder}")
+
+
+def create_folder(out: Path | None, label: str) -> Path:
+    """Create the folder of the results.
+
+    Raises:
+        UsageError: it exists and is not empty.
+    """
+    name = f"{datetime.now():%Y-%m-%d_%H%M}_{label}_{secrets.token_hex(2)}"
+    folder = out or Path("evaluations", name)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: is not empty", hint="name a new folder with --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be created: {error.strerror}") from None
+    return folder
+
+
+def measure(target: Target, folder: Path, quiet: bool) -> list[Measured]:
+    """Evaluate the target with each of its evaluators; the values per row go to the folder."""
+    console = () if quiet else tuple(r for r in target.plan.reporters if r.id == "console")
+    plan = replace(target.plan, reporters=console)
+    measured: list[Measured] = []
+    with (
+        EventLog(folder / "events.jsonl") as log,
+        StopSignalHandler() as interrupts,
+        Reporters(plan, RunFolder(folder)) as reporters,
+    ):
+        emit = Emitter(log, reporters, (), interrupts)
+        with emit.phase(f"{target.label} model"):
+            loaded, run = target.open()
+        model, plugin = CachedModel(loaded), plan.technique.offered.plugin
+        for evaluator in target.evaluators:
+            measured += evaluate_model(
+                target.label, model, evaluator, target.records, emit, run, folder, plugin
+            )
+    return measured
+
+
+def to_json(choice: Choice, target: Target, folder: Path, measured: Sequence[Measured]) -> JSON:
+    """Return the evaluation as JSON, ``tunesmith.evaluation/1``."""
+    plan = replace(target.plan, evaluators=target.evaluators)
+    return {
+        "schema": SCHEMA,
+        "finished": now(),
+        "target": choice.target,
+        "which": target.label,
+        "model": plan.found_model.reference,
+        "data": str(choice.data) if choice.data else "the held-out rows of the run",
+        "rows": len(target.records),
+        "sources": _first_and_last(target.records),
+        "evaluators": [
+            {"id": e.id, "options": e.config.model_dump(mode="json")} for e in target.evaluators
+        ],
+        "measured": [asdict(event) for event in measured],
+        "plugins": list_used_plugins(plan),
+        "versions": collect_versions(),
+        "folder": str(folder),
+    }
+
+
+def _first_and_last(records: Sequence[Record]) -> list[str]:
+    return [records[0].source, records[-1].source]
+
+
+def show(measured: Sequence[Measured]) -> None:
+    """Print the results as a table."""
+    rows: list[list[Any]] = []
+    for event in measured:
+        better = "higher" if event.higher_is_better else "lower"
+        unit = f"{event.unit}, " if event.unit else ""
+        rows.append(
+            [
+                one_line(event.evaluator),
+                f"{one_line(event.metric)} ({unit}{better} is better)",
+                f"{event.value:.3f}",
+                f"[{event.low:.3f}, {event.high:.3f}]",
+                f"{event.n}",
+            ]
+        )
+    headers = ["evaluator", "metric", "value", "95 % interval", "n"]
+    render.print_table(headers, rows, right=(2, 3, 4))

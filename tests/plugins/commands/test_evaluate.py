@@ -1,0 +1,88 @@
+"""``tunesmith evaluate`` measures runs, adapters and models on any rows, without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from tunesmith.errors import UsageError
+from tunesmith_plugins.commands.evaluate.target import Choice, open_target
+
+Tunesmith = Callable[..., Result]
+
+
+@pytest.fixture
+def ready(tunesmith: Tunesmith, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tunesmith:
+    """The command, with a finished run and a file with two rows, one of which is answered right."""
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,evaluate,runs")
+    assert tunesmith("run", "run.toml", "--out", "done").exit_code == 0
+    (tmp_path / "new.tsv").write_text("say lion\tSAY LION\nsay bear\tGrrr\n")
+    return tunesmith
+
+
+def evaluate(tunesmith: Tunesmith, *args: str | Path) -> dict[str, object]:
+    done = tunesmith("evaluate", *args, "--json")
+    assert done.exit_code == 0, done.output
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_a_run_on_other_rows(ready: Tunesmith, tmp_path: Path) -> None:
+    found = evaluate(ready, "done", "--data", "new.tsv", "--out", "results")
+    assert found["schema"] == "tunesmith.evaluation/1"
+    assert (found["which"], found["rows"]) == ("tuned", 2)
+    (same,) = found["measured"]  # type: ignore[misc]
+    assert (same["value"], same["n"], same["metric"]) == (0.5, 2, "same")
+    assert json.loads((tmp_path / "results" / "evaluation.json").read_text()) == found
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "results" / same["records"]).read_text().splitlines()
+    ]
+    assert [row["prompt"] for row in rows] == [[["user", "say lion"]], [["user", "say bear"]]]
+    assert [row["same"]["value"] for row in rows] == [1, 0]
+    assert not (tmp_path / "done" / "evaluations" / "tuned.same.jsonl").samefile(
+        tmp_path / "results" / same["records"]
+    )
+
+
+def test_the_held_out_rows_of_the_run(ready: Tunesmith, tmp_path: Path) -> None:
+    (same,) = evaluate(ready, "done")["measured"]  # type: ignore[misc]
+    assert (same["value"], same["n"]) == (1.0, 4)
+    assert len([*(tmp_path / "evaluations").iterdir()]) == 1
+    (same,) = evaluate(ready, "done", "--base-only")["measured"]  # type: ignore[misc]
+    assert (same["value"], same["n"]) == (0.0, 4)
+
+
+def test_text(ready: Tunesmith) -> None:
+    done = ready("evaluate", "done", "--data", "new.tsv")
+    assert done.exit_code == 0, done.output
+    assert "same (higher is better)" in done.stdout and "0.500" in done.stdout
+    assert "evaluation: evaluations/" in done.stdout
+
+
+def test_mistakes(ready: Tunesmith, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    for arguments, message in (
+        (["done", "--data", "nothing.tsv"], "does not exist"),
+        (["done", "--out", "full"], "is not empty"),
+        (["done", "--winner", "--base-only"], "only one"),
+        (["done", "--winner"], "winner"),
+        (["fake:one", "--winner"], "not the folder of a run"),
+        (["fake:one"], "--data"),
+        (["done", "--evaluator", "nothing"], "nothing"),
+    ):
+        done = ready("evaluate", *arguments)
+        assert done.exit_code == 2 and message in done.stderr, done.output
+
+
+def test_an_adapter_needs_a_base_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text("{}")
+    choice = Choice(str(tmp_path), tmp_path / "rows.jsonl", "tuned", None, (), (), (), ())
+    with pytest.raises(UsageError, match="names no base model"):
+        open_target(choice)
