@@ -204,11 +204,7 @@ class SamplingModel(TextModel, Protocol):
 
 
 def require_sampling(model: TextModel) -> SamplingModel:
-    """Return the model, typed as one that can sample.
-
-    Raises:
-        UsageError: it cannot sample.
-    """
+    """Return the model, typed as one that can sample; raise UsageError if it cannot."""
     if not isinstance(model, SamplingModel):
         raise UsageError(f"{type(model).__name__}: this model cannot sample completions at random")
     return model
@@ -314,6 +310,8 @@ class RunContext:
     """Artifacts of the finished stages, by stage; ``""`` is the result of the run itself."""
     open: Callable[[Path | None], TextModel]
     """Load an artifact of the run as a text model, or the untouched base model if it is None."""
+    train: Sequence[Record] = ()
+    """The training records, for what an evaluator derives from answers, such as their labels."""
 
 
 @runtime_checkable

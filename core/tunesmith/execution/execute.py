@@ -345,12 +345,12 @@ class _ModelPhases:
 
     def _run_so_far(self) -> RunContext:
         trained = self.emit.report.training_finished.items()
+        paths = {stage: self.folder.path / event.artifact for stage, event in trained}
         return RunContext(
             model=self.model,
+            train=self.parts.train,
             device=self.plan.run.device,
-            artifacts=MappingProxyType(
-                {stage: self.folder.path / event.artifact for stage, event in trained}
-            ),
+            artifacts=MappingProxyType(paths),
             open=lambda artifact: self.technique.open(
                 self.model, artifact, device=self.plan.run.device
             ),

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from tunesmith.contracts import RivalTask, RivalVariant, TextModel
 from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_evidence.prompting.instructions import describe_answers
+from tunesmith_evidence.prompting.json_model import can_constrain, constrain_to_schema
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.tasks.examples import Example, read_examples
+from tunesmith_evidence.tasks.json_answers import find_style
+from tunesmith_evidence.tasks.json_schema import derive_schema
 from tunesmith_evidence.tasks.kinds import TaskKind, list_labels, task_kind
 
 MAX_LABELS = 200
@@ -42,9 +45,15 @@ class TaskPrompt:
         )
 
     def constrained(self, model: TextModel, name: str) -> Iterator[RivalVariant]:
-        """Yield the model constrained to the labels, if there are some and they can be tried."""
+        """Yield the model constrained to the labels, or to JSON objects, if that is possible."""
         if 1 < len(self.labels) <= MAX_LABELS:
             yield RivalVariant(name=name, model=ChoiceModel(model, self.labels))
+        if self.kind == "objects" and can_constrain(model):
+            answers = [example.answer for example in self.examples]
+            schema = derive_schema(answers)
+            if schema is not None:
+                constrained = constrain_to_schema(model, schema, find_style(answers))
+                yield RivalVariant(name=name, model=constrained)
 
 
 def read_task(task: RivalTask) -> TaskPrompt:

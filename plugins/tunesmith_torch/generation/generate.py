@@ -33,6 +33,7 @@ from transformers import PreTrainedModel
 
 from tunesmith_torch.generation import prefix_attention, prefix_cache
 from tunesmith_torch.generation.cache_check import can_use_cached_attention
+from tunesmith_torch.generation.constraints import TokenConstraint
 from tunesmith_torch.generation.kv_cache import DecodingCache
 from tunesmith_torch.generation.merged_lora import merged_adapters
 from tunesmith_torch.generation.prefill import decode_next, prefill
@@ -62,11 +63,12 @@ def generate(  # noqa: PLR0913 - independent choices, all but two by keyword
     token_budget: int = TOKEN_BUDGET,
     progress: Callable[[int], None] | None = None,
     sampler: Sampler | None = None,
+    constrain: Callable[[], TokenConstraint] | None = None,
 ) -> list[GeneratedSequence]:
     """Continue every prompt by at most ``max_new_tokens`` tokens, or until one of ``end_ids``.
 
     The model's ``generation_config`` is ignored: without a sampler the most likely token is taken,
-    and there are no penalties.
+    and there are no penalties. ``constrain`` returns the constraint of one completion.
 
     Returns:
         The completions in the order of the prompts.
@@ -82,7 +84,10 @@ def generate(  # noqa: PLR0913 - independent choices, all but two by keyword
         raise ValueError("a prompt needs at least one token")
     rows = [
         PartialSequence(
-            index, prompt, [] if sampler is None else sampler.uniforms(index, max_new_tokens)
+            index,
+            prompt,
+            [] if sampler is None else sampler.uniforms(index, max_new_tokens),
+            None if constrain is None else constrain(),
         )
         for index, prompt in enumerate(prompts_ids)
     ]

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from tunesmith_torch.generation.constraints import TokenConstraint, mask_logits
 from tunesmith_torch.generation.sampling import Sampler
 
 
@@ -36,6 +37,7 @@ class PartialSequence:
     """Token ids of the prompt; the decoding loop removes the common prefix."""
     uniforms: list[float]
     """One random number in [0, 1) per token to generate; empty if greedy."""
+    constraint: TokenConstraint | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -68,6 +70,7 @@ def append_next_tokens(
     Returns:
         The chosen ids, shape N.
     """
+    logits_NV = mask_logits(logits_NV, [row.constraint for row in rows], [row.ids for row in rows])
     if sampler is None:
         next_N = logits_NV.argmax(-1)
     else:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import replace
 from itertools import groupby, islice
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from tunesmith_torch.data.packing import Example, MicroBatch, collate, padded_ba
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_attention, prefix_cache
 from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_attention
+from tunesmith_torch.generation.constraints import TokenConstraint
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.kernels.rotary_lengths import length_classes
@@ -81,6 +83,33 @@ class TorchTextModel:
         self.template = template
         self.device = device
         self.token_budget = token_budget or self._default_token_budget()
+        self._constrain: Callable[[], TokenConstraint] | None = None
+
+    def constrained_to(
+        self,
+        schema: Mapping[str, Any],
+        *,
+        item_separator: str = ", ",
+        key_separator: str = ": ",
+        is_indented: bool = False,
+    ) -> TorchTextModel:
+        """Return this model whose answers are JSON of a schema, unless they are cut off.
+
+        Raises:
+            UsageError: the tokenizer or the schema does not allow it.
+        """
+        from tunesmith_torch.generation.json_constraint import compile_schema
+
+        constrained = copy(self)
+        constrained._constrain = compile_schema(
+            self.template.tokenizer,
+            self.template.end_ids,
+            schema,
+            item_separator=item_separator,
+            key_separator=key_separator,
+            is_indented=is_indented,
+        )
+        return constrained
 
     @property
     def context(self) -> int | None:
@@ -223,6 +252,7 @@ class TorchTextModel:
             token_budget=self.token_budget,
             progress=progress,
             sampler=sampler,
+            constrain=self._constrain,
         )
         return [
             Generation(

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from tunesmith.contracts import Finding
     from tunesmith.offers import RivalOffer
+    from tunesmith.plan import Plan
+    from tunesmith.records import Record
 
 
 @hookimpl
@@ -17,3 +20,11 @@ def tunesmith_rivals() -> Sequence[RivalOffer[Any]]:
     from tunesmith_plugins.rivals.zero_shot.offer import ZERO_SHOT
 
     return [ZERO_SHOT]
+
+
+@hookimpl
+def tunesmith_review_data(plan: Plan, train: Sequence[Record]) -> Sequence[Finding]:
+    """Note that JSON answers are not constrained if the library for it is missing."""
+    from tunesmith_plugins.rivals.zero_shot.review import review
+
+    return list(review(plan, train))

@@ -23,7 +23,12 @@ class ZeroShotOptions(Options):
         ),
     )
     constrain: bool = Field(
-        True, description="Where answers are classes, also try to take the most probable label."
+        True,
+        description=(
+            "Where answers are classes, also try to take the most probable label; where they are "
+            "JSON objects, also constrain them to a schema, which needs `pip install "
+            '"tunesmith[json]"`.'
+        ),
     )
 
 
@@ -34,7 +39,7 @@ class ZeroShot:
     options: ZeroShotOptions
 
     def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
-        """Yield the system prompt alone, with a description, and constrained to the labels."""
+        """Yield the system prompt alone, with a description, and constrained."""
         from tunesmith_evidence.prompting.task_prompt import read_task
 
         prompt = read_task(task)

@@ -1,0 +1,82 @@
+"""Constrained answers: JSON objects of a schema, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Protocol, runtime_checkable
+
+from tunesmith.contracts import Generation, Progress, TextModel
+from tunesmith.errors import UsageError
+from tunesmith.execution.wrapped_model import CachedModel, WrappedModel
+from tunesmith.records import Prompt
+from tunesmith_evidence.tasks.json_answers import Style
+from tunesmith_evidence.tasks.json_schema import Schema
+
+HINT = 'pip install "tunesmith[json]"'
+
+
+@runtime_checkable
+class ConstrainableModel(Protocol):
+    """A model whose answers can be constrained while they are generated."""
+
+    def constrained_to(
+        self, schema: Schema, *, item_separator: str, key_separator: str, is_indented: bool
+    ) -> TextModel:
+        """Return the model whose answers are JSON of the schema, unless they are cut off."""
+        ...
+
+
+def is_installed() -> bool:
+    """Return True if the library is installed."""
+    return find_spec("llguidance") is not None
+
+
+def can_constrain(model: TextModel) -> bool:
+    """Return True if the answers of a model can be constrained, and the library is installed."""
+    inner: object = model
+    while isinstance(inner, WrappedModel):
+        inner = inner.model
+    return is_installed() and isinstance(inner, ConstrainableModel)
+
+
+def constrain_to_schema(model: TextModel, schema: Schema, style: Style) -> TextModel:
+    """Return a model, behind the same prompts, that answers with JSON of the schema.
+
+    Raises:
+        UsageError: the model cannot be constrained, or the library is not installed.
+    """
+    if isinstance(model, CachedModel):  # its answers are not constrained
+        return constrain_to_schema(model.model, schema, style)
+    if isinstance(model, WrappedModel):
+        return replace(model, model=constrain_to_schema(model.model, schema, style))
+    if not is_installed():
+        text = "constrained JSON answers need llguidance, which is not installed"
+        raise UsageError(text, hint=HINT)
+    if not isinstance(model, ConstrainableModel):
+        raise UsageError(f"{type(model).__name__}: the answers of this model cannot be constrained")
+    constrained = model.constrained_to(
+        schema,
+        item_separator=style.comma,
+        key_separator=style.colon,
+        is_indented=style.indent > 0,
+    )
+    return FencedModel(constrained, style.opening, style.closing)
+
+
+@dataclass(frozen=True)
+class FencedModel(WrappedModel):
+    """A text model whose answers are put between two texts, such as a fence of Markdown."""
+
+    opening: str
+    closing: str
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Generate answers."""
+        answers = self.model.generate(prompts, max_new_tokens, progress=progress)
+        return [
+            replace(answer, text=f"{self.opening}{answer.text}{self.closing}") for answer in answers
+        ]

@@ -1,0 +1,110 @@
+"""The JSON schema of answers: keys, types, and the values of fields that have few.
+
+It is for constrained decoding, so everything has an end: texts and lists are at most twice as long
+as those of the answers, and whole numbers have at most one more digit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from tunesmith_evidence.tasks.json_answers import find_style
+
+Schema = dict[str, Any]
+MAX_ENUM = 40
+"""Different texts of a field up to which the field can have these only."""
+MAX_NEW_VALUES = 0.15
+"""Share of texts that occur once: with more of them, the next answer may have a new one."""
+
+
+def derive_schema(answers: Sequence[str]) -> Schema | None:
+    """Return the schema of the answers that are JSON objects; None if there is none.
+
+    Keys have the order in which most answers have them. Those that all answers have are required.
+    """
+    objects = [value for value in map(_load, answers) if isinstance(value, dict) and value]
+    return _describe_objects(objects) if objects else None
+
+
+def _load(answer: str) -> Any:
+    style = find_style([answer])
+    text = answer.removeprefix(style.opening).removesuffix(style.closing)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _describe_objects(objects: Sequence[dict[str, Any]]) -> Schema:
+    counts = Counter(key for value in objects for key in value)
+    places = {key: 0.0 for key in counts}
+    for value in objects:
+        for place, key in enumerate(value):
+            places[key] += place / len(value) / counts[key]
+    keys = sorted(counts, key=lambda key: (places[key], key))
+    return {
+        "type": "object",
+        "properties": {key: _describe([v[key] for v in objects if key in v]) for key in keys},
+        "required": [key for key in keys if counts[key] == len(objects)],
+        "additionalProperties": False,
+    }
+
+
+def _describe(values: Sequence[Any]) -> Schema:
+    """Return the schema of a field that has these values, one of several kinds if need be."""
+    kinds: dict[str, list[Any]] = {}
+    for value in values:
+        kinds.setdefault(_kind_of(value), []).append(value)
+    schemas = [_SCHEMAS[kind](found) for kind, found in sorted(kinds.items())]
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+def _kind_of(value: Any) -> str:
+    match value:
+        case None | bool():
+            return "constant"
+        case int() | float():
+            return "number"
+        case str():
+            return "text"
+        case dict():
+            return "object" if value else "constant"
+        case _:
+            return "list"
+
+
+def _describe_constants(values: Sequence[Any]) -> Schema:
+    return {"enum": [json.loads(text) for text in sorted(set(map(json.dumps, values)))]}
+
+
+def _describe_numbers(values: Sequence[float]) -> Schema:
+    kind = "integer" if all(isinstance(value, int) for value in values) else "number"
+    largest = 10 ** (len(str(int(max(map(abs, values))))) + 1) - 1
+    return {"type": kind, "minimum": -largest if min(values) < 0 else 0, "maximum": largest}
+
+
+def _describe_texts(values: Sequence[str]) -> Schema:
+    counts = Counter(values)
+    single = sum(count == 1 for count in counts.values())
+    if len(counts) <= MAX_ENUM and single <= MAX_NEW_VALUES * len(values):
+        return {"enum": sorted(counts)}
+    lengths = [*map(len, counts)]
+    return {"type": "string", "minLength": min(1, min(lengths)), "maxLength": 2 * max(lengths) or 1}
+
+
+def _describe_lists(values: Sequence[list[Any]]) -> Schema:
+    items = [item for value in values for item in value]
+    longest = 2 * max(map(len, values))
+    return {"type": "array", "maxItems": longest, **({"items": _describe(items)} if items else {})}
+
+
+_SCHEMAS: dict[str, Any] = {
+    "constant": _describe_constants,
+    "number": _describe_numbers,
+    "text": _describe_texts,
+    "list": _describe_lists,
+    "object": _describe_objects,
+}

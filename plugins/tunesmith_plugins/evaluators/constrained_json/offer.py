@@ -1,0 +1,91 @@
+"""Offer and evaluator of ``constrained-json``: answers constrained to the schema of the data.
+
+Beside ``exact-match`` it separates two reasons for wrong answers: a model that does not know the
+task gives wrong values here too; one that only does not keep to the format gives right ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from tunesmith.contracts import Evaluator, Measurement, RunContext, TextModel
+from tunesmith.errors import UsageError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.options import Options
+from tunesmith.records import Chat, Completion, Record, last_exchange
+
+METRIC_NAME = "constrained-json"
+
+
+class ConstrainedJsonOptions(Options):
+    """Options of ``constrained-json``."""
+
+    max_new_tokens: int = Field(
+        256, ge=1, description="Most tokens of an answer; one that is cut off is wrong."
+    )
+
+
+class ConstrainedJson:
+    """Scores 1 for a record if the answer has the right keys and values, else 0.
+
+    The answers are constrained to the JSON schema of the training answers: their keys, types, and
+    values where a field has few.
+    """
+
+    def __init__(self, options: ConstrainedJsonOptions) -> None:
+        self.options = options
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Refuse: there are no training rows outside of a run.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("constrained-json: there is no run whose training rows give the schema")
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext
+    ) -> Sequence[Measurement]:
+        """Generate an answer for each record, and compare its fields with the reference.
+
+        Raises:
+            UsageError: the training answers are not JSON objects, or the model cannot be
+                constrained.
+        """
+        from tunesmith_evidence.prompting.json_model import constrain_to_schema
+        from tunesmith_evidence.tasks.examples import read_examples
+        from tunesmith_evidence.tasks.json_answers import find_style, parse_object
+        from tunesmith_evidence.tasks.json_schema import derive_schema
+
+        answers = [example.answer for example in read_examples(run.train)]
+        schema = derive_schema(answers)
+        if schema is None:
+            raise UsageError("constrained-json: no answer of the training rows is a JSON object")
+        exchanges = [last_exchange(record) for record in records]
+        constrained = constrain_to_schema(model, schema, find_style(answers))
+        generated = constrained.generate([p for p, _ in exchanges], self.options.max_new_tokens)
+        outputs = tuple(generation.text for generation in generated)
+        expected = [parse_object(answer.text) for _, answer in exchanges]
+        values = tuple(
+            float(right is not None and parse_object(output) == right)
+            for output, right in zip(outputs, expected, strict=True)
+        )
+        return [Measurement(metric=METRIC_NAME, values=values, outputs=outputs)]
+
+
+def build(options: ConstrainedJsonOptions) -> Evaluator:
+    """Build the evaluator."""
+    return ConstrainedJson(options)
+
+
+CONSTRAINED_JSON = EvaluatorOffer(
+    name="constrained-json",
+    summary="share of JSON answers with the right values if they are constrained to a schema",
+    config=ConstrainedJsonOptions,
+    build=build,
+    metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
+    accepts=frozenset({Chat, Completion}),
+    needs=("llguidance>=1.3",),
+)

@@ -1,0 +1,66 @@
+"""Constraint on generated tokens: JSON of a schema, by the library llguidance.
+
+Shape: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunesmith.errors import UsageError
+
+
+@dataclass(frozen=True)
+class JsonConstraint:
+    """Allows the tokens that continue a JSON text of a schema, and then the end of the answer."""
+
+    matcher: Any
+    """An ``llguidance.LLMatcher`` of one completion."""
+
+    def allow(self, ids: Sequence[int]) -> Tensor:
+        """Return True for each token that may follow."""
+        if ids:
+            self.matcher.consume_token(ids[-1])
+        else:
+            self.matcher.reset()
+        bits = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
+        return torch.from_numpy(np.unpackbits(bits, bitorder="little")).bool()
+
+
+def compile_schema(
+    tokenizer: Any,
+    end_ids: frozenset[int],
+    schema: Mapping[str, Any],
+    *,
+    item_separator: str,
+    key_separator: str,
+    is_indented: bool,
+) -> Callable[[], JsonConstraint]:
+    """Return a function that returns the constraint of one more completion.
+
+    Raises:
+        UsageError: the tokenizer or the schema is of a kind that llguidance does not know.
+    """
+    from llguidance import LLMatcher
+    from llguidance.hf import from_tokenizer
+
+    options: Any = {
+        "item_separator": item_separator.rstrip() if is_indented else item_separator,
+        "key_separator": key_separator,
+        "whitespace_flexible": is_indented,
+    }
+    try:
+        known = from_tokenizer(tokenizer, eos_token=sorted(end_ids))
+        grammar = LLMatcher.grammar_from_json_schema(dict(schema), options)
+    except ValueError as error:
+        raise UsageError(f"answers cannot be constrained: {error}") from None
+    first = LLMatcher(known, grammar)
+    if first.is_error():
+        raise UsageError(f"answers cannot be constrained to the schema: {first.get_error()}")
+    return lambda: JsonConstraint(first.deep_copy())
