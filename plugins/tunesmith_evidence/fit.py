@@ -87,7 +87,10 @@ def diagnose_fit(folder: Path, report: Report) -> Fit | None:
     ]
     found = next((finding for finding in findings if finding is not None), None)
     if found is not None:
-        return Fit(*found, values)
+        state, sentence = found
+        if state == "memorised" and values.get("gain_low", 0.0) > 0:
+            sentence += "; it has learned the task too: " + _describe_gain(values)
+        return Fit(state, sentence, values)
     return Fit("fitted", _describe_fitted(values), values) if values else None
 
 
@@ -174,10 +177,14 @@ def _describe_fitted(values: dict[str, float]) -> str:
     if "dev_rise" in values:
         parts.append("the dev loss did not rise clearly")
     if "gain" in values:
-        parts.append("the loss is clearly below that of the base model")
+        parts.append(_describe_gain(values))
     if "fall" in values:
         parts.append("the training loss has levelled off")
     return "; ".join(parts)
+
+
+def _describe_gain(values: dict[str, float]) -> str:
+    return f"the loss on held-out rows is {values['gain']:.3g} below that of the base model"
 
 
 def _row_values(folder: Path, event: Measured) -> list[float]:

@@ -94,6 +94,15 @@ def test_training_rows_with_lower_losses_are_memorised(tmp_path: Path) -> None:
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW, base=LEVEL))
     assert diagnosis is not None and diagnosis.state == "memorised"
     assert "in 100% of all pairs" in diagnosis.sentence
+    assert "it has learned the task too" not in diagnosis.sentence
+
+
+def test_a_model_may_memorise_rows_and_learn_the_task(tmp_path: Path) -> None:
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW))
+    assert diagnosis is not None and diagnosis.state == "memorised"
+    assert diagnosis.sentence.endswith(
+        "the loss on held-out rows is 1 below that of the base model"
+    )
 
 
 def test_the_threshold(tmp_path: Path) -> None:
