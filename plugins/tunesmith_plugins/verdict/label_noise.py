@@ -22,13 +22,21 @@ LEARNED = 0.1
 """The classifier agrees with the labels this much more often than the most frequent label is
 right. Otherwise the words of a prompt do not tell its label, and nothing is known about noise."""
 
+MISSING = Finding(
+    level="info",
+    where="verdict.max_label_noise",
+    message="the share of wrong labels is not estimated: cleanlab is not installed",
+    hint='pip install "tunesmith[data]"',
+)
+
 
 def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> list[Finding]:
     """Return a finding if more than ``limit`` of the labels are probably wrong.
 
-    Its count is the estimated number of wrong labels among all training rows.
+    Its count is the estimated number of wrong labels among all training rows. Where the library for
+    it is missing, the finding is a note without a count.
     """
-    if limit >= 1 or len(train) < FEWEST_ROWS or find_spec("cleanlab") is None:
+    if limit >= 1 or len(train) < FEWEST_ROWS:
         return []
     numbers = range(len(train))
     if len(train) > MOST_ROWS:
@@ -39,6 +47,8 @@ def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> li
     answers = Counter(last_exchange(record)[1].text.strip() for record in sample)
     if not 2 <= len(answers) <= MOST_LABELS * len(sample):
         return []
+    if find_spec("cleanlab") is None:
+        return [MISSING]
     from tunesmith_data.analysis.label_errors import find_label_errors
 
     try:

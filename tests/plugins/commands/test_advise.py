@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from click.testing import Result
 from tunesmith.events import RivalChosen
 from tunesmith_evidence.ladder import Rung
 from tunesmith_plugins.commands.advise.advice import Costs, Difference, decide, list_arguments
-from tunesmith_plugins.commands.advise.offer import AdviseOptions
+from tunesmith_plugins.commands.advise.command import find_margin
+from tunesmith_plugins.commands.advise.offer import ADVISE, AdviseOptions
+from tunesmith_plugins.verdict.offer import VERDICT, VerdictOptions
 
 Tunesmith = Callable[..., Result]
 
@@ -37,6 +40,16 @@ def test_advise_measures_rivals_and_probes(
     assert "weekly" in found["arguments"][0]["reason"]
     shown = tunesmith("advise", "run.toml", "--out", "again", "-q")
     assert "FINE-TUNE" in shown.stdout and "cannot be extrapolated" in shown.stdout
+
+
+def test_the_margin_is_that_of_the_verdict() -> None:
+    def plan(*tables: Any) -> Any:
+        return SimpleNamespace(tables=tables)
+
+    verdict = SimpleNamespace(offer=VERDICT, config=VerdictOptions(margin=0.05))
+    advice = SimpleNamespace(offer=ADVISE, config=AdviseOptions())
+    assert find_margin(plan(advice, verdict)) == 0.05
+    assert find_margin(plan(advice)) == 0.02
 
 
 def difference(name: str, cost: int, value: float, low: float, high: float) -> Difference:

@@ -32,6 +32,8 @@ from tunesmith_plugins.commands.advise.offer import AdviseOptions
 SHARES = (10, 20, 40)
 """Percentages of the training rows that the probes learn from."""
 FEWEST_ROWS = 8
+MARGIN = 0.02
+"""Margin if no verdict is installed."""
 
 
 @click.command("advise")
@@ -41,9 +43,7 @@ FEWEST_ROWS = 8
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
-    default=0.02,
-    show_default=True,
-    help="Smallest advantage over a rival that is worth tuning.",
+    help="Smallest advantage over a rival that is worth tuning; default: [verdict] margin.",
 )
 @trust_option
 @json_option
@@ -54,7 +54,7 @@ def command(
     run_file: Path,
     sets: tuple[str, ...],
     out: Path | None,
-    margin: float,
+    margin: float | None,
     as_json: bool,
 ) -> None:
     """Advise whether to tune, by rivals and by trainings on 10, 20 and 40 % of the rows.
@@ -74,11 +74,17 @@ def command(
         plan = replace(plan, reporters=tuple(r for r in plan.reporters if r.offer.always))
     named = None if out is None else api.create_run_folder(plan, out)
     root = named or RunFolder.create(Path(plan.run.folder), f"{plan.name}-advice")
-    found = advise(plan, catalog, root.path, margin)
+    found = advise(plan, catalog, root.path, margin or find_margin(plan))
     if as_json:
         render.print_json(found)
     else:
         show(found)
+
+
+def find_margin(plan: Plan) -> float:
+    """Return the margin of the verdict, whose table belongs to another plugin; else two points."""
+    tables = (table.config for table in plan.tables if table.offer.name == "verdict")
+    return float(getattr(next(tables, None), "margin", MARGIN))
 
 
 def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str, Any]:
