@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import locale
+import logging
 import os
 import random
 import signal
@@ -107,6 +108,17 @@ def _restore_filters(filters: _Filters) -> None:
         pass  # leaving it makes the module forget decisions that it made by other filters
 
 
+def _read_root_logger() -> tuple[int, list[logging.Handler]]:
+    root = logging.getLogger()
+    return root.level, [*root.handlers]
+
+
+def _restore_root_logger(state: tuple[int, list[logging.Handler]]) -> None:
+    root = logging.getLogger()
+    root.setLevel(state[0])
+    root.handlers[:] = state[1]
+
+
 add_global_state(
     GlobalState("the current folder", _current_folder, lambda folder: os.chdir(folder or ".")),
     GlobalState("the filters of warnings", _read_filters, _restore_filters),
@@ -122,5 +134,6 @@ add_global_state(
         lambda: locale.setlocale(locale.LC_ALL),
         lambda name: locale.setlocale(locale.LC_ALL, name),
     ),
+    GlobalState("the root logger", _read_root_logger, _restore_root_logger),
     GlobalState("Python's random generator", random.getstate, random.setstate, is_reported=False),
 )

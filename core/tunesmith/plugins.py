@@ -25,6 +25,7 @@ from functools import partial
 from importlib import metadata, util
 from itertools import chain
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,7 @@ LARGEST_FILE = 4_000_000
 """Size in bytes of the largest file that is read about a distribution."""
 Loader = Callable[[], object]
 Installed = list[tuple[Plugin, metadata.EntryPoint]]
-FILE_MODULE_PREFIX = "tunesmith_file_"
-"""Beginning of the names of modules that are single files."""
+SLOW_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class Plugins:
         names = inspect.signature(function).parameters
         started = time.perf_counter()
         try:
-            result = function(**{name: arguments[name] for name in names if name in arguments})
+            with note_if_slow(plugin, function.__name__):
+                result = function(**{name: arguments[name] for name in names if name in arguments})
         except TunesmithError:
             raise
         except (Exception, SystemExit) as error:
@@ -142,7 +143,7 @@ def find_installed() -> Installed:
     apis = {id(entry.dist): entry.name for entry in everything.select(group=API_GROUP)}
     # Each access to name or version parses the metadata file of the distribution.
     distributions = {id(entry.dist): entry.dist for entry in entries}
-    about = {key: (d.name, d.version) if d else ("", "") for key, d in distributions.items()}
+    about = {key: _name_and_version(found) for key, found in distributions.items()}
     found: dict[str, tuple[Plugin, metadata.EntryPoint]] = {}
     for entry in entries:
         distribution, version = about[id(entry.dist)]
@@ -151,6 +152,14 @@ def find_installed() -> Installed:
         # An editable install next to a wheel lists the entry twice; the first one is imported.
         found.setdefault(plugin.full_name, (plugin, entry))
     return sorted(found.values(), key=lambda pair: (not pair[0].is_builtin, pair[0].full_name))
+
+
+def _name_and_version(distribution: Any) -> tuple[str, str]:
+    """Return name and version of a distribution; ``unknown`` if its metadata is damaged."""
+    try:
+        return str(distribution.name or "unknown"), str(distribution.version or "")
+    except Exception:  # whatever the parsers of metadata raise
+        return "unknown", ""
 
 
 def find_plugins(selection: Selection | None = None, *, commands_only: bool = False) -> Plugins:
@@ -277,6 +286,19 @@ def describe_error(error: BaseException) -> str:
 
 
 @contextmanager
+def note_if_slow(plugin: Plugin, what: str) -> Iterator[None]:
+    """Print a note on stderr if the block takes longer than a minute: the plugin may hang."""
+    text = f"plugin {plugin.full_name!a} is still busy in {what} after {SLOW_SECONDS:g} s"
+    timer = Timer(SLOW_SECONDS, print, [text], {"file": sys.stderr})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
 def attribute_errors_to(plugin: Plugin) -> Iterator[None]:
     """Turn an unexpected exception of the plugin's code into an error that names the plugin.
 
@@ -340,7 +362,7 @@ def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
     for path in dict.fromkeys(Path(file).resolve() for file in files):
 
         def load(path: Path = path) -> object:
-            spec = util.spec_from_file_location(f"{FILE_MODULE_PREFIX}{path.stem}", path)
+            spec = util.spec_from_file_location(f"tunesmith_file_{path.stem}", path)
             if spec is None or spec.loader is None or not path.is_file():
                 raise FileNotFoundError(f"no Python file at {path}")
             module = util.module_from_spec(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import locale
+import logging
 import os
 import random
 import signal
@@ -33,6 +34,7 @@ def state() -> dict[str, Any]:
         "garbage": gc.isenabled(),
         "limit": sys.getrecursionlimit(),
         "locale": locale.setlocale(locale.LC_ALL),
+        "log": (logging.getLogger().level, [*logging.getLogger().handlers]),
         "random": random.getstate(),
     }
 
@@ -53,6 +55,11 @@ CHANGES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "garbage": (gc.disable, ["the garbage collector"]),
     "recursion": (lambda: sys.setrecursionlimit(5_000), ["the recursion limit"]),
     "locale": (change_locale, ["the locale"]),
+    "log level": (lambda: logging.getLogger().setLevel(7), ["the root logger"]),
+    "log handler": (
+        lambda: logging.getLogger().addHandler(logging.NullHandler()),
+        ["the root logger"],
+    ),
     "random": (random.random, []),
     "added": (lambda: os.environ.update(ADDED="1"), ["the environment variable ADDED"]),
     "changed": (lambda: os.environ.update(KEPT="2"), ["the environment variable KEPT"]),

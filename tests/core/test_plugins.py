@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -224,6 +225,18 @@ def test_an_error_names_plugin_version_and_line() -> None:
         raise DataError("f:1", "odd")
     with pytest.raises(KeyboardInterrupt), plugins.attribute_errors_to(plugin):
         raise KeyboardInterrupt
+
+
+def test_a_plugin_that_is_slow_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plugins, "SLOW_SECONDS", 0.05)
+    for seconds in (0.0, 0.3):
+        with plugins.note_if_slow(entry("tunesmith-odd", "odd\x1b[31m"), "tunesmith_review_data"):
+            time.sleep(seconds)
+        printed = capsys.readouterr().err
+        assert ("still busy in tunesmith_review_data after 0.05 s" in printed) is bool(seconds)
+    assert r"'tunesmith-odd:odd\x1b[31m'" in printed
 
 
 def test_tracing_prints_every_call(

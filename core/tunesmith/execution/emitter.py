@@ -10,7 +10,7 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -30,7 +30,7 @@ from tunesmith.execution.guards import Guard
 from tunesmith.execution.report import Report
 from tunesmith.global_state import preserve_global_state
 from tunesmith.offers import Plugin
-from tunesmith.plugins import attribute_errors_to, describe_error
+from tunesmith.plugins import attribute_errors_to, describe_error, note_if_slow
 from tunesmith.signals import StopSignalHandler
 from tunesmith.text import redact_all
 
@@ -110,6 +110,15 @@ class Reporters:
         notices, self._notices = self._notices, []
         return notices
 
+    def report_failure(self, notice: Notice) -> None:
+        """Pass a warning about a reporter to those of other plugins."""
+        for state in self._reporters:
+            if state.plugin.full_name == notice.source or state.failures >= MUTED_AFTER:
+                continue
+            # Its next failure at an event of the run itself is reported.
+            with suppress(Exception, SystemExit), self._isolated(state.name, state.plugin):
+                state.reporter.report(deepcopy(notice))
+
     @contextmanager
     def _isolated(self, name: str, plugin: Plugin) -> Iterator[None]:
         """Run the block with the reporters' random numbers, and restore what it changes.
@@ -119,7 +128,10 @@ class Reporters:
         if plugin.is_builtin:
             yield
             return
-        with preserve_global_state(keep_new_variables=True) as changes:
+        with (
+            note_if_slow(plugin, f"reporter {name}"),
+            preserve_global_state(keep_new_variables=True) as changes,
+        ):
             random.setstate(self._random_state)
             try:
                 yield
@@ -156,6 +168,7 @@ class Emitter:
         self._record(event)
         for notice in self.reporters.report(event):
             self._record(notice)
+            self.reporters.report_failure(notice)
         if isinstance(event, (StepFinished, PhaseStarted, PhaseAdvanced)):
             for guard in self.guards:
                 problem = guard.check(event)

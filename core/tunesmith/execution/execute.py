@@ -300,9 +300,11 @@ class _ModelPhases:
         checkpoints = Checkpoints(
             self.folder.checkpoints, on_problem=self._report_checkpoint_problem
         )
-        return self.technique.train(
-            build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
-        )
+        job = build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
+        artifact = self.technique.train(job)
+        if not isinstance(artifact, Artifact):
+            raise TypeError(f"train returned {type(artifact).__name__} in place of an Artifact")
+        return artifact
 
     def evaluate_stages(self, artifact: Artifact) -> None:
         """Evaluate the artifacts of earlier stages that are text models."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from operator import is_
 from pathlib import Path
 from types import FunctionType
@@ -22,7 +23,6 @@ from pydantic import BaseModel, ValidationError
 from tunesmith.execution.versions import LIBRARIES
 from tunesmith.global_state import SET_BY_LIBRARIES
 from tunesmith.options import from_table, nested_options
-from tunesmith.plugins import FILE_MODULE_PREFIX
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
 HEAVY = (
@@ -68,7 +68,7 @@ def import_is_light(subject: Subject) -> None:
     )
     require(result.returncode == 0, f"importing {name} alone fails: {result.stderr[-500:]}")
     loaded = json.loads(result.stdout.splitlines()[-1])
-    if name.startswith(FILE_MODULE_PREFIX):
+    if name.startswith("tunesmith_file_"):  # the name that plugins.py gives to single files
         loaded = [library for library in loaded if library != "pydantic"]
     require(not loaded, f"importing {name} also imports {', '.join(loaded)}")
 
@@ -311,7 +311,6 @@ def _replaced(before: dict[str, Any], after: dict[str, Any], folder: str) -> Ite
 def _import_needs(subject: Subject) -> None:
     """Import the libraries in ``needs``, whose own side effects are not those of the plugin."""
     from importlib import import_module
-    from importlib.util import find_spec
 
     from packaging.requirements import Requirement
 
