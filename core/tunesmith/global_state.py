@@ -108,15 +108,9 @@ def _restore_filters(filters: _Filters) -> None:
         pass  # leaving it makes the module forget decisions that it made by other filters
 
 
-def _read_root_logger() -> tuple[int, list[logging.Handler]]:
-    root = logging.getLogger()
-    return root.level, [*root.handlers]
-
-
 def _restore_root_logger(state: tuple[int, list[logging.Handler]]) -> None:
-    root = logging.getLogger()
-    root.setLevel(state[0])
-    root.handlers[:] = state[1]
+    logging.root.setLevel(state[0])
+    logging.root.handlers[:] = state[1]
 
 
 add_global_state(
@@ -134,6 +128,10 @@ add_global_state(
         lambda: locale.setlocale(locale.LC_ALL),
         lambda name: locale.setlocale(locale.LC_ALL, name),
     ),
-    GlobalState("the root logger", _read_root_logger, _restore_root_logger),
+    GlobalState(
+        "the root logger",
+        lambda: (logging.root.level, [*logging.root.handlers]),
+        _restore_root_logger,
+    ),
     GlobalState("Python's random generator", random.getstate, random.setstate, is_reported=False),
 )

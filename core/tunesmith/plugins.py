@@ -47,7 +47,6 @@ LARGEST_FILE = 4_000_000
 """Size in bytes of the largest file that is read about a distribution."""
 Loader = Callable[[], object]
 Installed = list[tuple[Plugin, metadata.EntryPoint]]
-SLOW_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,8 @@ class Selection:
     ) -> Selection:
         """Read the allowed plugins from ``TUNESMITH_PLUGINS``, comma-separated; empty: none."""
         names = os.environ.get("TUNESMITH_PLUGINS")
-        allowed = None
-        if names is not None:
-            allowed = frozenset(name.strip() for name in names.split(",") if name.strip())
+        listed = frozenset(filter(None, map(str.strip, (names or "").split(","))))
+        allowed = None if names is None else listed
         return cls(allowed=allowed, disabled=frozenset(disabled), files=tuple(files))
 
     def block_reason(self, plugin: Plugin) -> str:
@@ -109,16 +107,9 @@ class Plugins:
         """
         names = inspect.signature(function).parameters
         started = time.perf_counter()
-        try:
-            with note_if_slow(plugin, function.__name__):
-                result = function(**{name: arguments[name] for name in names if name in arguments})
-        except TunesmithError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise PluginError(
-                f'plugin "{plugin.full_name}" {plugin.version} failed in '
-                f"{function.__name__}: {describe_error(error)}"
-            ) from error
+        where = f" in {function.__name__}"
+        with note_if_slow(plugin, function.__name__), attribute_errors_to(plugin, where):
+            result = function(**{name: arguments[name] for name in names if name in arguments})
         if os.environ.get("TUNESMITH_TRACE"):
             milliseconds = (time.perf_counter() - started) * 1000
             line = (
@@ -155,10 +146,9 @@ def find_installed() -> Installed:
 
 
 def _name_and_version(distribution: Any) -> tuple[str, str]:
-    """Return name and version of a distribution; ``unknown`` if its metadata is damaged."""
     try:
         return str(distribution.name or "unknown"), str(distribution.version or "")
-    except Exception:  # whatever the parsers of metadata raise
+    except Exception:  # there is none, or its metadata is damaged
         return "unknown", ""
 
 
@@ -286,10 +276,10 @@ def describe_error(error: BaseException) -> str:
 
 
 @contextmanager
-def note_if_slow(plugin: Plugin, what: str) -> Iterator[None]:
+def note_if_slow(plugin: Plugin, what: str, seconds: float = 60.0) -> Iterator[None]:
     """Print a note on stderr if the block takes longer than a minute: the plugin may hang."""
-    text = f"plugin {plugin.full_name!a} is still busy in {what} after {SLOW_SECONDS:g} s"
-    timer = Timer(SLOW_SECONDS, print, [text], {"file": sys.stderr})
+    text = f"plugin {plugin.full_name!a} is still busy in {what} after {seconds:g} s"
+    timer = Timer(seconds, print, [text], {"file": sys.stderr})
     timer.daemon = True
     timer.start()
     try:
@@ -299,7 +289,7 @@ def note_if_slow(plugin: Plugin, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def attribute_errors_to(plugin: Plugin) -> Iterator[None]:
+def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
     """Turn an unexpected exception of the plugin's code into an error that names the plugin.
 
     Exceptions that tunesmith defines (a data error, a stopped run) pass unchanged.
@@ -313,7 +303,7 @@ def attribute_errors_to(plugin: Plugin) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise PluginError(
-            f'plugin "{plugin.full_name}" {plugin.version} failed: {describe_error(error)}',
+            f'plugin "{plugin.full_name}" {plugin.version} failed{where}: {describe_error(error)}',
             hint="run again with --debug for the traceback",
         ) from error
 

@@ -1,11 +1,8 @@
-"""Capabilities of a terminal (colour, live display, Unicode), and the points of curves in it."""
+"""Capabilities of a terminal: colour, live display, Unicode."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import TextIO
 
 
@@ -28,14 +25,6 @@ def supports_live_display(stream: TextIO) -> bool:
 def supports_unicode(stream: TextIO) -> bool:
     """Return True if the encoding of the stream has block characters."""
     return (stream.encoding or "").lower().replace("-", "").startswith("utf")
-
-
-def downsample(values: Sequence[float], width: int) -> list[float]:
-    """Return at most ``width`` values: the means of equal sections."""
-    if len(values) <= width:
-        return list(values)
-    edges = [round(n * len(values) / width) for n in range(width + 1)]
-    return [math.fsum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
 
 
 def _is_interactive(stream: TextIO) -> bool:

@@ -227,12 +227,10 @@ def test_an_error_names_plugin_version_and_line() -> None:
         raise KeyboardInterrupt
 
 
-def test_a_plugin_that_is_slow_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(plugins, "SLOW_SECONDS", 0.05)
+def test_a_plugin_that_is_slow_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    slow = entry("tunesmith-odd", "odd\x1b[31m")
     for seconds in (0.0, 0.3):
-        with plugins.note_if_slow(entry("tunesmith-odd", "odd\x1b[31m"), "tunesmith_review_data"):
+        with plugins.note_if_slow(slow, "tunesmith_review_data", 0.05):
             time.sleep(seconds)
         printed = capsys.readouterr().err
         assert ("still busy in tunesmith_review_data after 0.05 s" in printed) is bool(seconds)

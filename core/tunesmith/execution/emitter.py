@@ -10,7 +10,7 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -110,15 +110,6 @@ class Reporters:
         notices, self._notices = self._notices, []
         return notices
 
-    def report_failure(self, notice: Notice) -> None:
-        """Pass a warning about a reporter to those of other plugins."""
-        for state in self._reporters:
-            if state.plugin.full_name == notice.source or state.failures >= MUTED_AFTER:
-                continue
-            # Its next failure at an event of the run itself is reported.
-            with suppress(Exception, SystemExit), self._isolated(state.name, state.plugin):
-                state.reporter.report(deepcopy(notice))
-
     @contextmanager
     def _isolated(self, name: str, plugin: Plugin) -> Iterator[None]:
         """Run the block with the reporters' random numbers, and restore what it changes.
@@ -165,10 +156,10 @@ class Emitter:
     report: Report = field(default_factory=Report)
 
     def __call__(self, event: Event) -> None:
-        self._record(event)
-        for notice in self.reporters.report(event):
-            self._record(notice)
-            self.reporters.report_failure(notice)
+        events = [event]
+        for recorded in events:  # the list grows: failures of reporters are events for the others
+            self._record(recorded)
+            events += self.reporters.report(recorded)
         if isinstance(event, (StepFinished, PhaseStarted, PhaseAdvanced)):
             for guard in self.guards:
                 problem = guard.check(event)

@@ -297,13 +297,11 @@ class _ModelPhases:
         # A model is full of reference cycles: without this the base model of the baselines would
         # still be in memory during training.
         gc.collect()
-        checkpoints = Checkpoints(
-            self.folder.checkpoints, on_problem=self._report_checkpoint_problem
-        )
+        on_problem = self._report_checkpoint_problem
+        checkpoints = Checkpoints(self.folder.checkpoints, on_problem=on_problem)
         job = build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
         artifact = self.technique.train(job)
-        if not isinstance(artifact, Artifact):
-            raise TypeError(f"train returned {type(artifact).__name__} in place of an Artifact")
+        assert isinstance(artifact, Artifact), f"train returned {artifact!r:.80}, no Artifact"
         return artifact
 
     def evaluate_stages(self, artifact: Artifact) -> None:

@@ -24,7 +24,7 @@ commits and verifies folders, :mod:`tunesmith.storage.event_log` is the log, and
 :mod:`tunesmith.storage.run_lock` removes what a crash left behind. All public names are here.
 """
 
-from tunesmith.storage.atomic import Disk, free_bytes, require_space, write_atomic
+from tunesmith.storage.atomic import Disk, free_bytes, write_atomic
 from tunesmith.storage.checkpoints import Checkpoint, Checkpoints
 from tunesmith.storage.event_log import EventLog, read_events, read_known_events
 from tunesmith.storage.manifest import (
@@ -58,7 +58,6 @@ __all__ = [
     "read_events",
     "read_known_events",
     "read_manifest",
-    "require_space",
     "verify_folder",
     "write_atomic",
 ]

@@ -91,22 +91,6 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(here).free
 
 
-def require_space(path: Path, needed: int) -> None:
-    """Check that ``needed`` bytes fit on the disk, before the work that produces them.
-
-    Raises:
-        EnvironmentProblem: they do not; the message has both numbers.
-    """
-    free = free_bytes(path)
-    if free < needed:
-        raise EnvironmentProblem(
-            f"{path}: not enough disk space, {format_bytes(needed)} needed, "
-            f"{format_bytes(free)} free",
-            hint="free some disk space, keep fewer checkpoints (checkpoints.keep), or choose a "
-            "run folder on another disk (--out)",
-        )
-
-
 _SPACE_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _DEVICE_ERRORS = {
     errno.EIO: "the disk reported an error",

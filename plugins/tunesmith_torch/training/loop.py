@@ -35,7 +35,7 @@ from torch import Tensor
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError, RunStopped, TrainingError
 from tunesmith.events import JSON, CheckpointSaved, Event, StepFinished
-from tunesmith.storage import require_space, write_atomic
+from tunesmith.storage import write_atomic
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.fingerprint import fingerprint
 from tunesmith_torch.optim import adamw
@@ -43,6 +43,7 @@ from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.optim.schedule import BatchOrder, LearningRateSchedule
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import distributed
+from tunesmith_torch.runtime.disk_space import require_space
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.memory import peak_bytes
 from tunesmith_torch.runtime.seed import seed_all

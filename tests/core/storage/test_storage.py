@@ -34,12 +34,10 @@ from tunesmith.storage import (
     LockHolder,
     RunFolder,
     commit_folder,
-    free_bytes,
     lock,
     manifest,
     read_events,
     read_manifest,
-    require_space,
     verify_folder,
     write_atomic,
 )
@@ -137,14 +135,6 @@ def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path: Path) -> None
 
 
 # --- space -----------------------------------------------------------------------------------
-
-
-def test_require_space_names_both_sizes(tmp_path: Path) -> None:
-    require_space(tmp_path / "not" / "yet", 1)
-    assert free_bytes(tmp_path / "not" / "yet") > 0
-    with pytest.raises(EnvironmentProblem, match=r"1\.0 PB needed, [\d.]+ [kMGT]?B free") as caught:
-        require_space(tmp_path, 10**15)
-    assert caught.value.hint
 
 
 # --- run folders -----------------------------------------------------------------------------
