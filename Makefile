@@ -9,6 +9,7 @@
 #   make test-long    tests that take minutes
 #   make test-contrib each distribution in contrib/, in an environment of its own
 #   make docs         write the generated pages of docs/
+#   make site         build the documentation as a site, in build/site
 #   make bench        measure speed and memory, and write docs/reference/benchmarks.md
 #   make clean        remove the environments, the example and built packages
 
@@ -26,7 +27,7 @@ PYTEST   := $(COMPILED) $(BIN)/python -m pytest -q -n logical --maxprocesses 4 -
 PIP      := $(COMPILED) $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 	--upgrade-strategy only-if-needed
 
-.PHONY: install quickstart lint docs bench clean
+.PHONY: install quickstart lint docs site bench clean
 .PHONY: test test-ci test-heavy test-faults test-long test-contrib
 
 install: $(VENV)/.installed
@@ -68,6 +69,11 @@ bench: install
 
 docs: install
 	@$(BIN)/python docs/generate.py
+
+site: docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the site is in build/site; to read it with its search:" \
+		"$(BIN)/python -m http.server --directory build/site"
 
 lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -90,7 +90,7 @@ def module_section(path: Path, *, level: int) -> Iterator[str]:
         yield from item(signature_of(node), docstring(node))
         for method in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-                yield from item(signature_of(method, node.name), docstring(method), "  ")
+                yield from item(signature_of(method, node.name), docstring(method), "    ")
     yield ""
 
 
