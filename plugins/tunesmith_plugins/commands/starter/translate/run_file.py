@@ -1,0 +1,86 @@
+"""Read a configuration of another tool, and write the run file that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import yaml
+
+from tunesmith.errors import UsageError
+from tunesmith.text import one_line
+from tunesmith_plugins.commands.starter.translate import axolotl, llamafactory
+from tunesmith_plugins.commands.starter.translate.translation import Outcome
+
+LARGEST_FILE = 1_000_000
+TABLES = ("run", "model", "data", "technique")
+"""Tables of the run file, in their order."""
+
+
+def translate_file(path: Path) -> tuple[str, dict[str, Any], list[Outcome]]:
+    """Return the name of the tool, the tables of the run file, and an outcome for each key.
+
+    Raises:
+        UsageError: the file cannot be read, or is of no tool that is known.
+    """
+    source = read_yaml(path)
+    if "model_name_or_path" in source:
+        tool, translate = "LLaMA-Factory", llamafactory.translate
+    elif "base_model" in source:
+        tool, translate = "axolotl", axolotl.translate
+    else:
+        raise UsageError(
+            f"{path}: is no configuration of axolotl (base_model) or LLaMA-Factory "
+            "(model_name_or_path)"
+        )
+    keys, outcomes = translate(source, path.absolute().parent)
+    return tool, nest(keys), outcomes
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top is a mapping with texts as keys.
+
+    Raises:
+        UsageError: it cannot be read; the message has the line.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UsageError(f"{path}: larger than {LARGEST_FILE:,} bytes")
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        what = getattr(error, "problem", None) or "cannot be parsed"
+        raise UsageError(f"{where}: {one_line(str(what), 200)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text in YAML"
+        raise UsageError(f"{path}: {reason}") from None
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise UsageError(f"{path}: the top of the file should be keys with values")
+    return found
+
+
+def nest(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted keys as nested tables, those of the run file in their order."""
+    tables: dict[str, Any] = {name: {} for name in TABLES}
+    for key, value in keys.items():
+        *path, last = key.split(".")
+        table = tables
+        for name in path:
+            table = table.setdefault(name, {})
+        table[last] = value
+    for name in ("data", "technique"):
+        tables[name] = {"use": tables[name].pop("use", ""), **tables[name]}
+    return {name: table for name, table in tables.items() if table}
+
+
+def to_toml(name: str, tool: str, tables: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
+    """Return the text of the run file; comments name what is not translated."""
+    lines = [f"# Translated from {one_line(name)}, a configuration of {tool}."]
+    missing = [outcome for outcome in outcomes if outcome.state == "not translated"]
+    if missing:
+        lines.append("# NOT translated, although it may change what is learned:")
+        lines += [f"#   {one_line(o.key)}: {o.value}: {one_line(o.text, 300)}" for o in missing]
+    return "\n".join(lines) + "\n\n" + tomli_w.dumps(tables)

@@ -1,0 +1,165 @@
+"""The parts that both tools have from transformers and peft: optimizer, schedule, adapter."""
+
+from __future__ import annotations
+
+from tunesmith_plugins.commands.starter.translate.translation import Translation
+
+OPTIMIZERS = {
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_hf": "adamw",
+    "paged_adamw_32bit": "adamw",
+    "adamw_8bit": "adamw-8bit",
+    "adamw_bnb_8bit": "adamw-8bit",
+    "paged_adamw_8bit": "paged-adamw-8bit",
+}
+"""Optimizers by their names in transformers. Pages in memory do not change the updates."""
+SCHEDULES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+}
+WITHOUT_EFFECT = {
+    **dict.fromkeys(
+        ("output_dir", "overwrite_output_dir", "run_name", "logging_dir", "resume_from_checkpoint",
+         "save_only_model", "save_safetensors", "save_strategy"),
+        "every run has a folder of its own below [run] folder",
+    ),
+    **dict.fromkeys(
+        ("logging_steps", "logging_first_step", "report_to", "logging_strategy", "plot_loss",
+         "disable_tqdm"),
+        "reporters are chosen with [[reporters]]",
+    ),
+    **dict.fromkeys(
+        ("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
+         "preprocessing_num_workers", "tokenized_path", "cache_dir"),
+        "it is about speed",
+    ),
+    **dict.fromkeys(
+        ("deepspeed", "fsdp", "fsdp_config", "ddp_timeout", "ddp_find_unused_parameters", "ddp",
+         "local_rank", "world_size"),
+        "it is about several processes; batch_size here counts all of them",
+    ),
+    **dict.fromkeys(
+        ("per_device_eval_batch_size", "eval_batch_size", "eval_strategy", "evaluation_strategy",
+         "eval_accumulation_steps", "metric_for_best_model", "greater_is_better",
+         "eval_on_start"),
+        "[[evaluators]] measure the base model and the result on held-out rows",
+    ),
+    **dict.fromkeys(
+        ("hub_model_id", "hub_strategy", "push_to_hub", "hub_revision"), "nothing is uploaded"
+    ),
+    **dict.fromkeys(
+        ("tf32", "torch_compile", "torch_compile_backend", "low_cpu_mem_usage", "flash_attn",
+         "gradient_checkpointing_kwargs", "include_tokens_per_second",
+         "include_num_input_tokens_seen"),
+        "it is about speed and memory",
+    ),
+}  # fmt: skip
+REFUSED = {
+    "trust_remote_code": "code of a model folder is never executed; a model that needs it cannot "
+    "be used",
+    "neftune_noise_alpha": "noise in the embeddings (NEFTune) is not offered",
+    "label_smoothing_factor": "smoothing of labels is offered for pairs only",
+    "loraplus_lr_ratio": "LoRA+ is not offered",
+    "loraplus_lr_embedding": "LoRA+ is not offered",
+    "group_by_length": "rows are packed; batches are not formed by length",
+    "fp16": "fp16 is not offered; bf16 and fp32 are",
+    "fp8": "fp8 is not offered",
+    "optim_args": "further arguments of optimizers are not offered",
+    "lr_scheduler_kwargs": "further arguments of schedules are not offered",
+    "adam_epsilon": "the epsilon of AdamW is fixed at 1e-8",
+}
+
+
+def translate_optimization(
+    t: Translation, optimizer: str, schedule: str, *, epochs: float, warmup: float
+) -> None:
+    """Translate optimizer, schedule and length of training; names of keys and defaults differ."""
+    t.rename("learning_rate", "technique.learning_rate", float, 5e-5)
+    name = str(t.get(optimizer, "adamw_torch"))
+    if name in OPTIMIZERS:
+        t.set(optimizer, "technique.optimizer.name", OPTIMIZERS[name])
+    else:
+        t.refuse(optimizer, f"the optimizer {name} is not offered; AdamW is used")
+    t.rename("weight_decay", "technique.optimizer.weight_decay", float, 0.0)
+    t.rename("max_grad_norm", "technique.optimizer.max_grad_norm", float, 1.0)
+    betas = [t.number("adam_beta1", 0.9), t.number("adam_beta2", 0.999)]
+    if t.is_on("adam_beta1") or t.is_on("adam_beta2"):
+        for key in ("adam_beta1", "adam_beta2"):
+            t.set(key, "technique.optimizer.betas", betas)
+    if t.number("adam_epsilon", 1e-8) == 1e-8:
+        t.ignore("adam_epsilon", "it is the default")
+    _translate_schedule(t, schedule, warmup)
+    epochs_key = "num_epochs" if "num_epochs" in t.source else "num_train_epochs"
+    t.rename(epochs_key, "technique.epochs", float, epochs)
+    steps = t.number("max_steps")
+    if steps is not None and steps > 0:
+        t.set("max_steps", "technique.max_steps", int(steps))
+    elif steps is not None:
+        t.ignore("max_steps", "it is off")
+    t.rename("seed", "run.seed", int, 42)
+
+
+def _translate_schedule(t: Translation, key: str, warmup: float) -> None:
+    name = str(t.get(key, "cosine" if key == "lr_scheduler" else "linear"))
+    if name in SCHEDULES:
+        t.set(key, "technique.schedule.type", SCHEDULES[name])
+    else:
+        t.refuse(key, f"the schedule {name} is not offered; cosine is used")
+    ratio, steps = t.number("warmup_ratio"), t.number("warmup_steps")
+    most = t.number("max_steps")
+    if steps and most and most > 0:
+        t.set("warmup_steps", "technique.schedule.warmup_ratio", min(steps / most, 0.99))
+        if ratio is not None:
+            t.ignore("warmup_ratio", "warmup_steps counts")
+    elif steps:
+        t.keys["technique.schedule.warmup_ratio"] = ratio or 0.0
+        t.refuse(
+            "warmup_steps",
+            "the number of steps is not known before the run: set schedule.warmup_ratio",
+        )
+    else:
+        if ratio is None:
+            ratio = warmup if steps is None else 0.0
+        t.set("warmup_ratio", "technique.schedule.warmup_ratio", ratio)
+        t.ignore("warmup_steps", "it is off")
+
+
+def translate_batch(t: Translation, size: str, default: int) -> None:
+    """Translate the rows of a step: rows of a pass times passes."""
+    rows, passes = t.number(size, default), t.number("gradient_accumulation_steps", 1)
+    batch = int(rows or default) * int(passes or 1)
+    for key in (size, "gradient_accumulation_steps"):
+        t.set(key, "technique.batch_size", batch)
+
+
+def translate_checkpoints(t: Translation, patience: str) -> None:
+    """Translate when to save, to evaluate and to stop."""
+    for key, target in (
+        ("save_steps", "technique.checkpoints.every"),
+        ("save_total_limit", "technique.checkpoints.keep"),
+        ("eval_steps", "technique.validation.every"),
+        (patience, "technique.validation.patience"),
+    ):
+        number = t.number(key)
+        if number is not None and number >= 1:
+            t.set(key, target, int(number))
+        elif key in t.source:
+            t.ignore(key, "how often is chosen by itself")
+    best = t.is_on("load_best_model_at_end") or t.is_on(patience)
+    t.set("load_best_model_at_end", "technique.validation.keep_best", best)
+
+
+def translate_precision(t: Translation, *, default: str) -> None:
+    """Translate bf16, fp16 and neither."""
+    value = t.get("bf16")
+    if value == "auto":
+        t.set("bf16", "technique.precision", "auto")
+    elif value is not None:
+        t.set("bf16", "technique.precision", "fp32" if not t.is_on("bf16") else "bf16")
+    else:
+        t.set("bf16", "technique.precision", default)
+    if t.is_on("fp16"):
+        t.keys["technique.precision"] = "auto"

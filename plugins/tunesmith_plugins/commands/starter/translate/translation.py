@@ -1,0 +1,127 @@
+"""The translation of one configuration: the keys of the run file, and an outcome of each key."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tunesmith.text import one_line, redact
+
+_SECRET_ENDINGS = ("token", "key", "secret", "password")
+OFF = (None, False, 0, "", "none", "no", "null", "false")
+"""Values by which a key is switched off."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of one key. ``text`` is the new key and value, or the reason."""
+
+    key: str
+    value: str
+    state: Literal["translated", "no effect", "not translated", "default"]
+    text: str
+
+
+@dataclass
+class Translation:
+    """Collects the keys of the run file and an outcome for each key of the source."""
+
+    source: Mapping[str, Any]
+    keys: dict[str, Any] = field(default_factory=dict)
+    """Values of the run file by dotted key."""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value of the source; the default also if it is null."""
+        value = self.source.get(key)
+        return default if value is None else value
+
+    def is_on(self, key: str) -> bool:
+        """Return True if a key is set to something that is not off."""
+        return not is_off(self.source.get(key))
+
+    def number(self, key: str, default: float | None = None) -> float | None:
+        """Return a number of the source, which YAML may read as text: ``1e-5``."""
+        value = self.get(key, default)
+        try:
+            return None if value is None else float(value)
+        except (TypeError, ValueError):
+            self.refuse(key, "should be a number")
+            return default
+
+    def set(self, key: str, target: str, value: Any) -> None:
+        """Write a key of the run file, as the translation of a key or of its default."""
+        self.keys[target] = value
+        state: Literal["translated", "default"] = "translated"
+        if self.source.get(key) is None:
+            state = "default"
+        self._record(key, state, f"{target} = {one_line(reprlib.repr(value))}")
+
+    def accept(self, key: str, reason: str) -> None:
+        """Record that a key is what tunesmith does already; nothing if the source lacks it."""
+        if key in self.source:
+            self._record(key, "translated", reason)
+
+    def ignore(self, key: str, reason: str) -> None:
+        """Record that a key has no effect on what is learned; nothing if the source lacks it."""
+        if key in self.source:
+            self._record(key, "no effect", reason)
+
+    def refuse(self, key: str, reason: str) -> None:
+        """Record that a key is not translated, although it may change what is learned."""
+        self._record(key, "not translated", reason)
+
+    def rename(self, key: str, target: str, kind: type, default: Any) -> None:
+        """Write a number or truth value under another name, with the default of the other tool."""
+        if kind is bool:
+            self.set(key, target, not is_off(self.get(key, default)))
+            return
+        number = self.number(key, default)
+        if number is not None and self.outcomes.get(key) is None:
+            whole = kind is int and number == int(number)
+            self.set(key, target, int(number) if whole else number)
+
+    def finish(
+        self, without_effect: Mapping[str, str], refused: Mapping[str, str]
+    ) -> list[Outcome]:
+        """Give the remaining keys an outcome and return all, those not translated first."""
+        for key, value in self.source.items():
+            if key in self.outcomes:
+                continue
+            if key in without_effect or value is None:
+                self.ignore(key, without_effect.get(key, "it is not set"))
+            elif key in refused and is_off(value):
+                self.ignore(key, "it is off")
+            else:
+                self.refuse(key, refused.get(key, "this translation does not know the key"))
+        order = ("not translated", "translated", "default", "no effect")
+        return sorted(self.outcomes.values(), key=lambda o: (order.index(o.state), o.key))
+
+    def _record(
+        self,
+        key: str,
+        state: Literal["translated", "no effect", "not translated", "default"],
+        text: str,
+    ) -> None:
+        value = one_line(redact(reprlib.repr(self.source.get(key))), 60)
+        if key.casefold().endswith(_SECRET_ENDINGS):
+            value = "..."
+        self.outcomes[key] = Outcome(key, "" if state == "default" else value, state, text)
+
+
+def is_off(value: Any) -> bool:
+    """Return True if a value switches its key off."""
+    if isinstance(value, str):
+        return value.casefold() in OFF
+    if isinstance(value, (list, dict)):
+        return not value
+    return value in OFF
+
+
+def split_names(value: Any) -> list[str]:
+    """Return a list of names that may be written with commas between them."""
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return [str(item) for item in value] if isinstance(value, Sequence) else [str(value)]

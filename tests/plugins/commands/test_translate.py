@@ -1,0 +1,168 @@
+"""``tunesmith init --from``: nothing that changes what is learned is dropped silently."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.plugins.commands.conftest import Tunesmith
+from tests.plugins.commands.peer_configurations import CASES, Case
+
+from tunesmith.catalog import Catalog
+from tunesmith.errors import UsageError
+from tunesmith.offers import DataLoaderOffer, TechniqueOffer
+from tunesmith.options import from_table
+from tunesmith.plugins import Selection, find_plugins
+from tunesmith_plugins.commands.starter.translate import axolotl, llamafactory, shared
+from tunesmith_plugins.commands.starter.translate.run_file import (
+    nest,
+    read_yaml,
+    to_toml,
+    translate_file,
+)
+from tunesmith_plugins.commands.starter.translate.translation import Translation, is_off
+
+by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return Catalog(find_plugins(Selection(allowed=frozenset())))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the data that the configurations name."""
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "data").mkdir()
+    columns = {"prompt": "question", "response": "answer"}
+    info = {"tickets": {"file_name": "tickets.json", "columns": columns}}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
+    return tmp_path
+
+
+def translate(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the keys of the run file, and the state of each key."""
+    path = folder / "configuration.yml"
+    path.write_text(case.text)
+    tool = axolotl if case.name.startswith("ax") else llamafactory
+    keys, outcomes = tool.translate(read_yaml(path), folder)
+    return keys, {outcome.key: outcome.state for outcome in outcomes}
+
+
+@by_name
+def test_the_translation_is_the_expected_one(case: Case, folder: Path) -> None:
+    keys, states = translate(case, folder)
+    assert {key: keys.get(key) for key in case.keys} == case.keys
+    assert {key for key, state in states.items() if state == "not translated"} == case.refused
+
+
+@by_name
+def test_every_key_has_an_outcome(case: Case, folder: Path) -> None:
+    source = yaml.safe_load(case.text)
+    _, states = translate(case, folder)
+    assert set(source) <= set(states)
+    assert {key for key in states if states[key] != "default"} <= set(source)
+
+
+@by_name
+def test_the_run_file_is_valid(case: Case, folder: Path, catalog: Catalog) -> None:
+    path = folder / "configuration.yml"
+    path.write_text(case.text)
+    tool, tables, outcomes = translate_file(path)
+    assert tool == ("axolotl" if case.name.startswith("ax") else "LLaMA-Factory")
+    read = tomllib.loads(to_toml(path.name, tool, tables, outcomes))
+    assert read == tables
+    for table, kind in ("technique", TechniqueOffer), ("data", DataLoaderOffer):
+        use = read[table].pop("use")
+        read[table].pop("holdout", None)
+        from_table(catalog.find(kind, use).offer.config, read[table])  # type: ignore[type-abstract]
+
+
+@by_name
+def test_another_value_changes_the_run_file_or_is_reported(case: Case, folder: Path) -> None:
+    """Each translated number is written: no key is accepted and then read by nobody."""
+    source = yaml.safe_load(case.text)
+    tool = axolotl if case.name.startswith("ax") else llamafactory
+    before, outcomes = tool.translate(source, folder)
+    for outcome in outcomes:
+        value = source.get(outcome.key)
+        if outcome.state == "translated" and isinstance(value, (int, float)):
+            other = not value if isinstance(value, bool) else value * 2 + 1
+            changed, reported = tool.translate({**source, outcome.key: other}, folder)
+            (state,) = (o.state for o in reported if o.key == outcome.key)
+            assert changed != before or state == "not translated", outcome.key
+
+
+@pytest.mark.parametrize("tool", [axolotl, llamafactory])
+def test_no_key_is_both_without_effect_and_refused(tool: Any) -> None:
+    assert not tool.WITHOUT_EFFECT.keys() & tool.REFUSED.keys()
+    base = {"base_model": "m", "model_name_or_path": "m"}
+    for key in tool.REFUSED:
+        _, outcomes = tool.translate({**base, key: 123}, Path())
+        assert {o.key: o.state for o in outcomes}[key] == "not translated", key
+        _, outcomes = tool.translate({**base, key: None}, Path())
+        assert {o.key: o.state for o in outcomes}[key] == "no effect", key
+
+
+def test_values_are_shown_without_secrets_and_control_characters() -> None:
+    source = {"hub_token": "s3cret", "x": "\x1b[31m" + "y" * 500, "api_key": "k3y"}
+    outcomes = Translation(source).finish({}, {})
+    text = " ".join(o.value for o in outcomes)
+    assert "s3cret" not in text and "k3y" not in text
+    assert "\x1b" not in text and max(len(o.value) for o in outcomes) <= 60
+
+
+def test_off_is_off_in_every_spelling() -> None:
+    assert all(map(is_off, (None, False, 0, 0.0, "", "none", "False", [], {})))
+    assert not any(map(is_off, (True, 1, "true", 0.1, [0], "adamw")))
+    assert set(shared.SCHEDULES.values()) == {"cosine", "linear", "constant"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x: 1\na: [1", "bad.yml:2"),
+        ("- 1", "the top of the file should be keys with values"),
+        ("1: 2", "the top of the file should be keys with values"),
+        ("learning_rate: 1", "is no configuration of axolotl"),
+        ("a: !!python/object/apply:os.system ['ls']", "bad.yml:1"),
+        ("base_model: m\ndatasets: &a [*a]", ""),
+        ("base_model: m\ndatasets: 5\nmicro_batch_size: [1]\nseed: x\nval_set_size: {}", ""),
+        ("base_model: {a: 1}\nlora_r: .nan", ""),
+    ],
+)
+def test_bad_files_are_refused_or_translated_but_never_crash(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.yml").write_text(text)
+    if message:
+        with pytest.raises(UsageError, match=message):
+            translate_file(tmp_path / "bad.yml")
+    else:
+        assert translate_file(tmp_path / "bad.yml")[0] == "axolotl"
+
+
+def test_dotted_keys_become_tables_in_order() -> None:
+    nested = nest({"technique.learning_rate": 1, "technique.use": "x", "data.use": "y"})
+    assert nested == {"data": {"use": "y"}, "technique": {"use": "x", "learning_rate": 1}}
+    assert list(nested["technique"]) == ["use", "learning_rate"]
+
+
+def test_the_command_writes_the_file_and_lists_the_outcomes(
+    tunesmith: Tunesmith, tmp_path: Path
+) -> None:
+    (tmp_path / "peer.yaml").write_text(CASES[0].text)
+    done = tunesmith("init", "--from", "peer.yaml", "new")
+    assert done.exit_code == 0, done.output
+    assert "not translated" in done.stdout and "template" in done.stdout
+    assert "keys are NOT translated" in done.stderr
+    text = (tmp_path / "new" / "run.toml").read_text()
+    assert "# NOT translated, although it may change what is learned:" in text
+    assert tomllib.loads(text)["technique"]["adapter"]["rank"] == 16
+    again = tunesmith("init", "--from", "peer.yaml", "new")
+    assert again.exit_code == 2 and "file exists" in again.stderr
