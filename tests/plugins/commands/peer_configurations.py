@@ -336,6 +336,7 @@ datasets:
             "technique.loss.type": "dpo",
             "technique.loss.beta": 0.3,
         },
+        {"lora_target_modules"},
     ),
     Case(
         "ax-orpo",
@@ -347,12 +348,14 @@ datasets:
             "technique.loss.beta": 0.2,
             "technique.quantization.bits": 4,
         },
+        {"lora_target_modules"},
     ),
     Case(
         "ax-kto",
         "base_model: m/m\nadapter: lora\nrl: kto\nkto_undesirable_weight: 0.5\nrl_beta: 0.1\n"
         "datasets:\n  - {path: rows.jsonl}\n",
         {"technique.loss.type": "kto", "technique.loss.undesirable_weight": 0.5},
+        {"lora_target_modules"},
     ),
     Case(
         "ax-custom-columns",
@@ -375,7 +378,7 @@ test_datasets:
             "data.columns.output": "answer",
             "data.system": "Be brief.",
         },
-        {"datasets"},
+        {"datasets", "lora_target_modules"},
     ),
     Case(
         "ax-grpo",
@@ -417,6 +420,7 @@ a_key_of_tomorrow: 1
         },
         {
             "trust_remote_code", "adapter", "load_in_8bit", "neftune_noise_alpha",
+            "lora_target_modules",
             "train_on_inputs", "group_by_length", "cosine_min_lr_ratio", "lr_groups",
             "loraplus_lr_ratio", "unfrozen_parameters", "tokens", "special_tokens",
             "chat_template", "excess_length_strategy", "plugins", "optimizer", "lr_scheduler",

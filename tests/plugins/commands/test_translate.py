@@ -24,7 +24,11 @@ from tunesmith_plugins.commands.starter.translate.run_file import (
     to_toml,
     translate_file,
 )
-from tunesmith_plugins.commands.starter.translate.translation import Translation, is_off
+from tunesmith_plugins.commands.starter.translate.translation import (
+    Outcome,
+    Translation,
+    is_off,
+)
 
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -66,7 +70,9 @@ def test_every_key_has_an_outcome(case: Case, folder: Path) -> None:
     source = yaml.safe_load(case.text)
     _, states = translate(case, folder)
     assert set(source) <= set(states)
-    assert {key for key in states if states[key] != "default"} <= set(source)
+    # Which layers axolotl adapts by default is not translated, although no key says it.
+    named = {key for key in states if states[key] != "default"} - {"lora_target_modules"}
+    assert named <= set(source)
 
 
 @by_name
@@ -94,8 +100,11 @@ def test_another_value_changes_the_run_file_or_is_reported(case: Case, folder: P
         if outcome.state == "translated" and isinstance(value, (int, float)):
             other = not value if isinstance(value, bool) else value * 2 + 1
             changed, reported = tool.translate({**source, outcome.key: other}, folder)
-            (state,) = (o.state for o in reported if o.key == outcome.key)
-            assert changed != before or state == "not translated", outcome.key
+            assert changed != before or refused(reported) - refused(outcomes), outcome.key
+
+
+def refused(outcomes: list[Outcome]) -> set[str]:
+    return {outcome.key for outcome in outcomes if outcome.state == "not translated"}
 
 
 @pytest.mark.parametrize("tool", [axolotl, llamafactory])

@@ -170,15 +170,7 @@ def _translate_adapter(t: Translation) -> None:
     t.set("lora_r", "technique.adapter.rank", rank)
     t.set("lora_alpha", "technique.adapter.alpha", t.number("lora_alpha", 8.0))
     t.rename("lora_dropout", "technique.adapter.dropout", float, 0.0)
-    targets = t.get("lora_target_modules")
-    if t.is_on("lora_target_linear") or targets in (None, "all-linear"):
-        t.set("lora_target_linear", "technique.adapter.target_modules", "all-linear")
-        if targets is not None:
-            t.accept("lora_target_modules", "all linear layers")
-    else:
-        names = split_names(targets)
-        t.set("lora_target_modules", "technique.adapter.target_modules", names)
-        t.ignore("lora_target_linear", "it is off")
+    _translate_targets(t)
     for key, target in (
         ("lora_modules_to_save", "modules_to_save"),
         ("lora_target_parameters", "target_parameters"),
@@ -189,6 +181,23 @@ def _translate_adapter(t: Translation) -> None:
             t.ignore(key, "it is not set")
     t.rename("peft_use_rslora", "technique.adapter.use_rslora", bool, False)
     t.rename("peft_use_dora", "technique.adapter.use_dora", bool, False)
+
+
+def _translate_targets(t: Translation) -> None:
+    targets, target = t.get("lora_target_modules"), "technique.adapter.target_modules"
+    if t.is_on("lora_target_linear") or targets == "all-linear":
+        t.set("lora_target_linear", target, "all-linear")
+        t.accept("lora_target_modules", "all linear layers are adapted")
+    elif targets is not None:
+        t.set("lora_target_modules", target, split_names(targets))
+        t.ignore("lora_target_linear", "it is off")
+    else:
+        t.keys[target] = "all-linear"
+        t.refuse(
+            "lora_target_modules",
+            "peft would choose layers by the type of the model; all linear layers are adapted",
+        )
+        t.ignore("lora_target_linear", "it is off")
 
 
 def _translate_loss(t: Translation, rl: str) -> None:
