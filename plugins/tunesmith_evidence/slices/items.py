@@ -1,0 +1,66 @@
+"""Single rows that are worth reading: the worst, those that got worse, and the near-misses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+
+from tunesmith_evidence.answers.normalize import LENIENT
+from tunesmith_evidence.slices.rows import ScoredRow
+
+NEAR = 0.8
+"""Similarity of an answer to the expected one from which on a wrong answer is a near-miss."""
+MAX_CHARACTERS = 2_000
+"""Longer texts are compared by their beginning: comparing takes the square of their length."""
+
+
+def find_wrong(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[ScoredRow]:
+    """Return the rows with less than the best value among all, the worst first.
+
+    Of a metric where lower is better, such as a loss, the worse half.
+    """
+    if not rows:
+        return []
+    if higher_is_better:
+        best = max(1.0, max(row.value for row in rows))
+        return sorted((r for r in rows if r.value < best), key=lambda r: (r.value, r.number))
+    ordered = sorted(rows, key=lambda r: (-r.value, r.number))
+    return ordered[: len(ordered) // 2]
+
+
+def find_regressed(
+    rows: Sequence[ScoredRow], base: Mapping[int, ScoredRow], higher_is_better: bool
+) -> list[tuple[ScoredRow, ScoredRow]]:
+    """Return the rows on which the base model was better, each with its row.
+
+    The largest difference comes first.
+
+    Args:
+        base: the rows of the base model, by their numbers; there may be fewer.
+    """
+    sign = 1 if higher_is_better else -1
+    pairs = [(row, base[row.number]) for row in rows if row.number in base]
+    worse = [(row, old) for row, old in pairs if sign * (old.value - row.value) > 0]
+    return sorted(worse, key=lambda pair: sign * (pair[0].value - pair[1].value))
+
+
+def find_near_misses(wrong: Sequence[ScoredRow]) -> list[tuple[ScoredRow, str]]:
+    """Return wrong answers that are nearly right, each with what is wrong."""
+    found = []
+    for row in wrong:
+        given, right = LENIENT.normalize(row.output) or "", LENIENT.normalize(row.expected) or ""
+        if not given:
+            continue
+        if given == right:
+            found.append((row, "only case, punctuation or a phrase before the answer differ"))
+        elif right and right in given:
+            found.append((row, "the expected answer is in it, with more around it"))
+        elif _similarity(given, right) >= NEAR:
+            found.append((row, "a few characters differ"))
+    return found
+
+
+def _similarity(first: str, second: str) -> float:
+    first, second = first[:MAX_CHARACTERS], second[:MAX_CHARACTERS]
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    return matcher.ratio() if matcher.quick_ratio() >= NEAR else 0.0

@@ -1,0 +1,58 @@
+"""The evaluated rows that slices are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunesmith.events import JSON
+
+Turns = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRow:
+    """A held-out row with the model's answer and its value by one metric."""
+
+    number: int
+    """Number of the row in the held-out part."""
+    source: str
+    prompt: Turns
+    """Role and text of each turn; empty in files of earlier versions."""
+    expected: str
+    output: str
+    value: float
+    weight: float = 1.0
+    group: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def question(self) -> str:
+        """The last turn of the user; the last turn if there is none."""
+        user = [text for role, text in self.prompt if role == "user"]
+        return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
+
+
+def to_rows(lines: Sequence[JSON], metric: str) -> list[ScoredRow]:
+    """Return the lines of a file of values as rows."""
+    return [
+        ScoredRow(
+            number=int(line.get("row", position)),
+            source=str(line.get("source", "")),
+            prompt=_turns(line.get("prompt", ())),
+            expected=str(line.get("expected", "")),
+            output=str(line.get("output", "")),
+            value=float(line[metric]["value"]),
+            weight=float(line[metric]["weight"]),
+            group=line.get("group"),
+            columns=tuple((str(k), str(v)) for k, v in line.get("slices", {}).items()),
+        )
+        for position, line in enumerate(lines)
+    ]
+
+
+def _turns(prompt: object) -> Turns:
+    if isinstance(prompt, str):
+        return (("user", prompt),) if prompt else ()
+    assert isinstance(prompt, list | tuple)
+    return tuple((str(role), str(text)) for role, text in prompt)

@@ -1,0 +1,173 @@
+"""``tunesmith failures``: find where a tuned model is weak."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.errors import UsageError
+from tunesmith.events import JSON
+from tunesmith.execution.execute import load_report
+from tunesmith.storage import RunFolder
+from tunesmith.text import format_count, one_line, redact_all
+from tunesmith_evidence.slices.discover import WeakSlice
+from tunesmith_evidence.slices.rows import ScoredRow
+from tunesmith_plugins.commands.failures.find import Failures, export_rows, find_failures
+
+
+@click.command("failures")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--metric", help="Metric to go by; default: that of the verdict.")
+@click.option(
+    "--items",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Rows to show of each kind.",
+)
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write all failed rows to a new JSONL file, with the reasons to look at them.",
+)
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState, run: Path, metric: str | None, items: int, export: Path | None, as_json: bool
+) -> None:
+    """Find where the tuned model of a run is weak.
+
+    RUN is the run folder. Weak slices (columns, labels, lengths, files, topics) are discovered on
+    one half of the held-out rows and confirmed on the other. Below are the worst rows, those that
+    the base model answered better, and near-misses.
+    """
+    folder = RunFolder.open(run)
+    failures = find_failures(folder.path, load_report(folder), metric)
+    if export is not None:
+        count = write_rows(failures, export)
+        render.print_note(
+            f"{format_count(count, 'row')} in {export}; they are held out: collect rows like them, "
+            "and do not train on them"
+        )
+    if as_json:
+        render.print_json(to_json(folder.path, failures))
+        return
+    show(failures, items)
+
+
+def write_rows(failures: Failures, path: Path) -> int:
+    """Write the failed rows to a new file; return their number.
+
+    Raises:
+        UsageError: the file exists, or cannot be written.
+    """
+    count = 0
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            for row in export_rows(failures):
+                file.write(json.dumps(redact_all(row), ensure_ascii=False) + "\n")
+                count += 1
+    except FileExistsError:
+        raise UsageError(f"{path}: exists already", hint="name a new file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    return count
+
+
+def to_json(folder: Path, failures: Failures) -> JSON:
+    """Return the failures as JSON, ``tunesmith.failures/1``."""
+    measured = failures.measured
+    return {
+        "schema": "tunesmith.failures/1",
+        "run": str(folder),
+        "evaluator": measured.evaluator,
+        "metric": measured.metric,
+        "value": measured.value,
+        "rows": len(failures.rows),
+        "slices": [
+            {
+                "name": weak.slice.name,
+                "kind": weak.slice.kind,
+                "confirmed": weak.is_confirmed,
+                "value": weak.value,
+                "others": weak.others,
+                "n": weak.n,
+                "p_value_holm": weak.p_value,
+                "rows": [failures.rows[i].number for i in sorted(weak.slice.members)],
+            }
+            for weak in failures.slices
+        ],
+        "wrong": [asdict(row) for row in failures.wrong],
+        "base": failures.base,
+        "regressed": [
+            {**asdict(row), "base_output": old.output, "base_value": old.value}
+            for row, old in failures.regressed
+        ],
+        "near_misses": [{**asdict(row), "what": what} for row, what in failures.near_misses],
+    }
+
+
+def show(failures: Failures, items: int) -> None:
+    """Print the failures as text."""
+    measured, rows = failures.measured, len(failures.rows)
+    better = "higher" if measured.higher_is_better else "lower"
+    render.print_text(
+        f"{one_line(measured.metric)} {measured.value:.3f} on {format_count(rows, 'row')}, "
+        f"{better} is better",
+        style="strong",
+    )
+    show_slices(failures.slices)
+    for title, found in (
+        ("the worst rows", [(row, "") for row in failures.wrong]),
+        ("the base model was better", [(r, f"base: {o.output}") for r, o in failures.regressed]),
+        ("near-misses", [*failures.near_misses]),
+    ):
+        render.print_text()
+        render.print_text(f"{title}: {format_count(len(found), 'row')}", style="strong")
+        for row, note in found[:items]:
+            show_row(row, note)
+    if not failures.base:
+        render.print_note("the base model was not measured by this metric")
+
+
+def show_slices(slices: Sequence[WeakSlice]) -> None:
+    """Print the slices that were tested."""
+    render.print_text()
+    confirmed = [weak for weak in slices if weak.is_confirmed]
+    if not confirmed:
+        render.print_text("no weak slice: none was confirmed on the second half of the rows")
+    if slices:
+        render.print_table(
+            ["slice", "this", "others", "n", "p (Holm)", ""],
+            [
+                [
+                    one_line(weak.slice.name, 70),
+                    f"{weak.value:.3f}",
+                    f"{weak.others:.3f}",
+                    f"{weak.n}",
+                    f"{weak.p_value:.2g}",
+                    ("weak", "bad") if weak.is_confirmed else ("unclear", "dim"),
+                ]
+                for weak in slices
+            ],
+            right=(1, 2, 3, 4),
+        )
+
+
+def show_row(row: ScoredRow, note: str) -> None:
+    """Print a row with its prompt and answers."""
+    render.print_text(f"  {one_line(row.source)}")
+    if row.question:
+        render.print_text(f"    prompt:   {one_line(row.question, 300)}")
+    render.print_text(f"    expected: {one_line(row.expected, 300)}")
+    render.print_text(f"    answer:   {one_line(row.output, 300)}")
+    if note:
+        render.print_text(f"    {one_line(note, 300)}", style="dim")

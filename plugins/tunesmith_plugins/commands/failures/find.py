@@ -1,0 +1,116 @@
+"""Find the failures of a run: weak slices, and rows that are worth reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.errors import UsageError
+from tunesmith.events import JSON, TUNED, Measured
+from tunesmith.execution.evaluate import read_rows
+from tunesmith.execution.report import Report
+from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
+from tunesmith_evidence.slices.items import find_near_misses, find_regressed, find_wrong
+from tunesmith_evidence.slices.rows import ScoredRow, to_rows
+
+BASE_MODELS = ("zero-shot", "base")
+"""Labels of the untouched base model; the second one is that of earlier versions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """The failures of the tuned model of a run, by one metric."""
+
+    measured: Measured
+    rows: Sequence[ScoredRow]
+    slices: Sequence[WeakSlice]
+    """The slices that were tested, confirmed or not."""
+    wrong: Sequence[ScoredRow]
+    regressed: Sequence[tuple[ScoredRow, ScoredRow]]
+    """Rows on which the base model was better, with its rows."""
+    near_misses: Sequence[tuple[ScoredRow, str]]
+    base: str
+    """Label of the base model; empty if it was not measured."""
+
+    @property
+    def confirmed(self) -> list[WeakSlice]:
+        """The slices that are weak."""
+        return [found for found in self.slices if found.is_confirmed]
+
+
+def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
+    """Return the failures of the tuned model by a metric; by default, the one of the verdict.
+
+    Raises:
+        UsageError: the tuned model was not measured by it.
+    """
+    measured = choose_metric(report, metric)
+    rows = to_rows(read_rows(folder / measured.records, measured.metric), measured.metric)
+    higher = measured.higher_is_better
+    wrong = find_wrong(rows, higher)
+    base = next(
+        (
+            report.measured[label, measured.evaluator, measured.metric]
+            for label in BASE_MODELS
+            if (label, measured.evaluator, measured.metric) in report.measured
+        ),
+        None,
+    )
+    of_base = to_rows(read_rows(folder / base.records, base.metric), base.metric) if base else []
+    return Failures(
+        measured=measured,
+        rows=rows,
+        slices=find_weak_slices(rows, higher),
+        wrong=wrong,
+        regressed=find_regressed(rows, {row.number: row for row in of_base}, higher),
+        near_misses=find_near_misses(wrong) if higher else [],
+        base=base.model if base else "",
+    )
+
+
+def choose_metric(report: Report, metric: str | None) -> Measured:
+    """Return the measurement of the tuned model by a metric.
+
+    None stands for the metric of the verdict; without a verdict, for the first one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    events = [event for event in report.measured.values() if event.model == TUNED]
+    if not events:
+        raise UsageError("the tuned model has not been evaluated", hint="resume the run")
+    verdict = report.finished.verdict if report.finished else {}
+    wanted = metric or verdict.get("metric")
+    found = [event for event in events if event.metric == wanted]
+    if not found and metric is not None:
+        names = ", ".join(dict.fromkeys(event.metric for event in events))
+        raise UsageError(f"--metric {metric}: not measured", hint=f"measured: {names}")
+    return (found or events)[0]
+
+
+def export_rows(failures: Failures) -> Iterator[JSON]:
+    """Yield each failed row once, with its prompt, both answers, and the reasons to look at it."""
+    reasons: dict[int, list[str]] = {row.number: [] for row in failures.wrong}
+    places = {row.number: place for place, row in enumerate(failures.rows)}
+    for weak in failures.confirmed:
+        for row in failures.wrong:
+            if places[row.number] in weak.slice.members:
+                reasons[row.number].append(f"weak slice: {weak.slice.name}")
+    for row, _ in failures.regressed:
+        reasons.setdefault(row.number, []).append("the base model was better")
+    for row, what in failures.near_misses:
+        reasons[row.number].append(f"near-miss: {what}")
+    by_number = {row.number: row for row in failures.rows}
+    for number, texts in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
+        row = by_number[number]
+        yield {
+            "source": row.source,
+            "messages": [{"role": role, "content": text} for role, text in row.prompt],
+            "expected": row.expected,
+            "output": row.output,
+            "value": row.value,
+            "reasons": texts or ["wrong"],
+            **({"group": row.group} if row.group is not None else {}),
+            **({"columns": dict(row.columns)} if row.columns else {}),
+        }

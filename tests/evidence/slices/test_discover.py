@@ -1,0 +1,71 @@
+"""Weak slices are discovered on one half of the rows and confirmed on the other."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from scipy.stats import fisher_exact
+from tests.benchmarks.slices import PLANTS, draw, false_alarms, hide_topic, make_rows, recall
+
+from tunesmith_evidence.slices.candidates import Slice
+from tunesmith_evidence.slices.discover import find_weak_slices
+from tunesmith_evidence.slices.rows import ScoredRow
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_planted_slices_are_found(name: str) -> None:
+    assert recall(name, rows=600, simulations=20, seed=11) >= 0.9
+
+
+def test_false_alarms_are_rare() -> None:
+    assert false_alarms(300, simulations=100, seed=5) <= 0.08
+
+
+def test_rows_of_a_group_are_not_independent() -> None:
+    assert false_alarms(400, simulations=60, seed=6, groups=60) <= 0.1
+
+
+def row(number: int, value: float) -> ScoredRow:
+    return ScoredRow(number=number, source="a:1", prompt=(), expected="", output="", value=value)
+
+
+def test_scores_and_p_value_are_those_of_the_second_half() -> None:
+    rows = [row(n, float(n % 4 != 0 if n < 100 else n % 10 != 0)) for n in range(300)]
+    weak = Slice("first", "column", frozenset(range(100)))
+    (found,) = find_weak_slices(rows, True, candidates=[weak], seed=2)
+    assert 30 <= found.n <= 70  # about a half
+    hits, others = round(found.value * found.n), round(found.others * (150 - found.n))
+    table = [[hits, found.n - hits], [others, 150 - found.n - others]]
+    assert found.p_value == pytest.approx(fisher_exact(table, alternative="less").pvalue)
+
+
+def test_of_losses_a_slice_is_weak_if_it_is_higher() -> None:
+    rng = random.Random(1)
+    rows = [row(n, rng.expovariate(1) + (1.5 if n < 60 else 0)) for n in range(300)]
+    slices = [
+        Slice("high", "column", frozenset(range(60))),
+        Slice("low", "column", frozenset(range(60, 300))),
+    ]
+    (found,) = find_weak_slices(rows, False, candidates=slices)
+    assert found.slice.name == "high" and found.is_confirmed
+    assert found.value > found.others
+    assert [w.slice.name for w in find_weak_slices(rows, True, candidates=slices)] == ["low"]
+
+
+def test_slices_that_overlap_are_tested_once() -> None:
+    rng = random.Random(4)
+    name = "column, 20 % of the rows"
+    rows = hide_topic(draw(make_rows(600, rng), rng, PLANTS[name][2], 0.5))
+    members = frozenset(i for i, r in enumerate(rows) if ("channel", "mail") in r.columns)
+    same = [Slice("a", "column", members), Slice("b", "cluster", members - {min(members)})]
+    assert len(find_weak_slices(rows, True, candidates=same)) == 1
+
+
+def test_halves_keep_groups_and_too_few_rows_say_nothing() -> None:
+    rows = [replace(row(n, float(n > 5)), group=f"g{n % 2}") for n in range(40)]
+    assert (
+        find_weak_slices(rows, True, candidates=[Slice("s", "column", frozenset(range(20)))]) == []
+    )
+    assert find_weak_slices([], True) == []

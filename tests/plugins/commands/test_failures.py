@@ -1,0 +1,86 @@
+"""``tunesmith failures``: weak slices and rows to read, with their prompts."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from tests.benchmarks.slices import PLANTS, draw, hide_topic, make_rows
+
+from tunesmith.storage import RunFolder
+from tunesmith_plugins.commands.failures.find import choose_metric, find_failures
+
+Tunesmith = Callable[..., Result]
+
+
+@pytest.fixture
+def failing(tunesmith: Tunesmith, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tunesmith:
+    """The command, with a finished run that has 600 rows and is weak on those of one channel."""
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,failures,zero-shot,runs")
+    assert tunesmith("run", "run.toml", "--out", "done").exit_code == 0
+    rng = random.Random(8)
+    rows = hide_topic(draw(make_rows(600, rng), rng, PLANTS["column, 20 % of the rows"][2], 0.5))
+    for model, values in (("tuned", [r.value for r in rows]), ("zero-shot", [1.0, *[0.0] * 599])):
+        lines = [
+            {
+                "row": row.number,
+                "source": row.source,
+                "prompt": row.prompt,
+                "expected": row.expected,
+                "output": row.expected if value else f"{row.expected}!",
+                "slices": dict(row.columns),
+                "same": {"value": value, "weight": 1.0},
+            }
+            for row, value in zip(rows, values, strict=True)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / "done" / "evaluations" / f"{model}.same.jsonl").write_text(text)
+    return tunesmith
+
+
+def test_the_weak_slice_is_found(failing: Tunesmith) -> None:
+    done = failing("failures", "done", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["schema"] == "tunesmith.failures/1"
+    confirmed = [part for part in found["slices"] if part["confirmed"]]
+    assert "channel = mail" in [part["name"] for part in confirmed]
+    assert all(row["prompt"] for row in found["wrong"]) and found["wrong"]
+    assert len(found["near_misses"]) == len(found["wrong"])
+
+
+def test_text(failing: Tunesmith) -> None:
+    done = failing("failures", "done", "--items", "2")
+    assert done.exit_code == 0, done.output
+    for text in ("channel = mail", "weak", "the worst rows", "near-misses", "only case"):
+        assert text in done.stdout
+    assert done.stdout.count("    prompt:") in (4, 5)  # one row at most got worse
+
+
+def test_rows_are_exported_once_with_their_reasons(failing: Tunesmith, tmp_path: Path) -> None:
+    assert failing("failures", "done", "--export", "rows.jsonl").exit_code == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len({row["source"] for row in rows}) == len(rows) > 60
+    assert any("weak slice: channel = mail" in row["reasons"] for row in rows)
+    assert rows[0]["messages"][0]["role"] == "user" and rows[0]["columns"]
+    again = failing("failures", "done", "--export", "rows.jsonl")
+    assert again.exit_code == 2 and "exists already" in again.stderr
+
+
+def test_metrics(failing: Tunesmith, tmp_path: Path) -> None:
+    refused = failing("failures", "done", "--metric", "loss")
+    assert refused.exit_code == 2 and "measured: same" in refused.stderr
+    assert failing("failures", "done", "--metric", "same").exit_code == 0
+
+
+def test_a_run_without_weak_slices(tunesmith: Tunesmith, finished: Path) -> None:
+    from tunesmith.execution.execute import load_report
+
+    report = load_report(RunFolder.open(finished))
+    assert choose_metric(report, None).metric == "same"
+    found = find_failures(finished, report, None)
+    assert found.confirmed == [] and found.wrong == [] and len(found.rows) == 4
