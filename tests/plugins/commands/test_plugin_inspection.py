@@ -46,10 +46,10 @@ class Listing:
     reported: list[str] = field(default_factory=list)
 
     def __call__(self, selection: Selection = ONLY, refresh: bool = False) -> dict[str, Inspection]:
-        listed, _ = module.inspect_installed(
+        inspected = module.inspect_installed(
             selection, refresh=refresh, report=self.reported.append
         )
-        return {found.plugin.name: found for found in listed}
+        return {found.plugin.name: found for found in inspected.inspections}
 
 
 def inspect(name: str, seconds: float = 20) -> Inspection:

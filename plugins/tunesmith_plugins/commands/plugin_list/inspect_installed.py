@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 
 from tunesmith.catalog import Catalog
 from tunesmith.offers import FILE_DISTRIBUTION
-from tunesmith.plugins import Installed, Selection, find_installed, find_plugins, inspection_files
+from tunesmith.plugins import Installed, Selection, find_installed, inspection_files
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     Inspection,
     inspect_elsewhere,
@@ -23,34 +24,50 @@ QUICK = 1.0
 installed since."""
 
 
+@dataclass
+class Inspected:
+    """All installed plugins as they were inspected."""
+
+    inspections: list[Inspection] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+    """The file for the inspection of each distribution, by name."""
+    is_new: bool = False
+    """True if a distribution was inspected now, and was not before."""
+
+
 def inspect_installed(
     selection: Selection, *, refresh: bool, report: Callable[[str], None]
-) -> tuple[list[Inspection], Catalog]:
-    """Return all plugins as they were inspected, and a catalog of their commands.
+) -> Inspected:
+    """Return all installed plugins as they were inspected; inspect those that were not.
 
     Args:
         refresh: inspect again what was inspected before.
         report: is called with a text before a distribution is imported in another process.
     """
     installed = find_installed()
-    files = inspection_files(installed)
-    listed = []
+    found = Inspected(files=inspection_files(installed))
     for distribution, group in groupby(installed, lambda pair: pair[0].distribution):
         pairs = [*group]
         chosen = [pair for pair in pairs if not selection.block_reason(pair[0])]
-        known = read_inspection(files[distribution], [plugin for plugin, _ in chosen])
+        path = found.files[distribution]
+        known = read_inspection(path, [plugin for plugin, _ in chosen])
         if refresh or _is_outdated(known, chosen):
             known = _inspect(chosen, report)
-            write_inspection(files[distribution], known)
-        by_name = {found.plugin.name: found for found in known}
+            write_inspection(path, known)
+            found.is_new = True
+        by_name = {inspection.plugin.name: inspection for inspection in known}
         for plugin, _ in pairs:
             reason = selection.block_reason(plugin)
             blocked = Inspection(replace(plugin, state="blocked", reason=reason))
-            listed.append(blocked if reason else by_name[plugin.name])
-    catalog = Catalog(find_plugins(selection, commands_only=True))
-    files_only = list_inspections(catalog) if selection.files else []
-    listed += [i for i in files_only if i.plugin.distribution == FILE_DISTRIBUTION]
-    return listed, catalog
+            found.inspections.append(blocked if reason else by_name[plugin.name])
+    return found
+
+
+def inspect_files(catalog: Catalog) -> list[Inspection]:
+    """Return the single files of a catalog, which are imported in each process."""
+    files = [p for p in catalog.plugins.found if p.distribution == FILE_DISTRIBUTION]
+    found = list_inspections(catalog) if files else []
+    return [i for i in found if i.plugin.distribution == FILE_DISTRIBUTION]
 
 
 def _is_outdated(known: list[Inspection], chosen: Installed) -> bool:

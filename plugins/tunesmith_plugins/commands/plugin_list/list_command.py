@@ -7,14 +7,18 @@ from dataclasses import asdict
 
 import click
 
+from tunesmith.catalog import Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.cli.groups import Conflict, arrange_commands
 from tunesmith.offers import KINDS, CommandOffer
-from tunesmith.plugins import find_installed, inspection_files
+from tunesmith.plugins import find_plugins
 from tunesmith.text import one_line
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import Inspection
-from tunesmith_plugins.commands.plugin_list.inspect_installed import inspect_installed
+from tunesmith_plugins.commands.plugin_list.inspect_installed import (
+    inspect_files,
+    inspect_installed,
+)
 from tunesmith_plugins.commands.plugin_list.tiers import tier_of
 
 
@@ -33,11 +37,15 @@ def command(state: CliState, refresh: bool, as_json: bool) -> None:
     def report(text: str) -> None:
         render.print_note(one_line(text))
 
-    listed, catalog = inspect_installed(state.selection(), refresh=refresh, report=report)
+    found = inspect_installed(state.selection(), refresh=refresh, report=report)
+    catalog = state.catalog(commands_only=True)
+    if found.is_new:  # that catalog was made before
+        catalog = Catalog(find_plugins(state.selection(), commands_only=True))
+    listed = [*found.inspections, *inspect_files(catalog)]
     conflicts = arrange_commands(catalog.offers(CommandOffer))[1]
-    files = inspection_files(find_installed())
     tiers = {
-        i.plugin.full_name: tier_of(i.plugin, files.get(i.plugin.distribution)) for i in listed
+        i.plugin.full_name: tier_of(i.plugin, found.files.get(i.plugin.distribution))
+        for i in listed
     }
     if as_json:
         plugins = [to_json(i) | {"tier": tiers[i.plugin.full_name]} for i in listed]

@@ -39,8 +39,6 @@ WITHOUT_EFFECT = {
     "compute_accuracy": "[[evaluators]] measure",
     "eval_on_each_dataset": "[[evaluators]] measure",
     "dataset_dir": "it was used to find the files",
-    "image_max_pixels": "it is about images",
-    "video_max_pixels": "it is about videos",
 }  # fmt: skip
 REFUSED = {
     **shared.REFUSED,
@@ -64,6 +62,8 @@ REFUSED = {
     "add_tokens": "the vocabulary is not changed",
     "add_special_tokens": "the vocabulary is not changed",
     "media_dir": "images, audio and video are not read",
+    "image_max_pixels": "images, audio and video are not read",
+    "video_max_pixels": "images, audio and video are not read",
     "pure_bf16": "weights that are trained are kept in fp32",
 }
 
