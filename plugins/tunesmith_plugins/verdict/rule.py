@@ -40,7 +40,7 @@ CLASSIFIER = "SMALL CLASSIFIER"
 NO_EVIDENCE = "NOT ENOUGH EVIDENCE"
 SEED_NOISE = 0.02
 """Difference of shares below which the seed of a training may be the cause."""
-SEEDS = "a difference below two points can be the seed's: repeat the run with three seeds"
+SEEDS = "a difference below two points can be the seed's: `tunesmith seeds` trains with three seeds"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,153 @@
+"""``tunesmith seeds``: is a small difference that of the training, or of its seed?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith import api, distributed
+from tunesmith.catalog import Catalog
+from tunesmith.cli import render
+from tunesmith.cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    trust_option,
+)
+from tunesmith.errors import UsageError
+from tunesmith.events import Measured
+from tunesmith.execution.execute import load_report
+from tunesmith.execution.report import Report
+from tunesmith.execution.run_data import DataParts, load_data
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+from tunesmith.text import one_line
+from tunesmith_evidence.probes import run_probe
+from tunesmith_evidence.seeds import PooledSeeds, SeedRun, change_seed, find_tuned, pool_seeds
+
+
+@click.command("seeds")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--count",
+    type=click.IntRange(2, 20),
+    default=3,
+    show_default=True,
+    help="Seeds, with that of the run.",
+)
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
+    """Train a finished run again with other seeds, and pool their differences from the rival.
+
+    The data and its parts stay the same, and rivals are not measured again. The runs are beside the
+    first one, in folders that end in the seed; finished ones are not repeated.
+    """
+    if distributed.world_size() > 1:
+        raise UsageError("seeds: runs in one process", hint="start it without torchrun")
+    folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
+    report = load_report(folder)
+    rival, tuned = _find_rival(report, folder), find_tuned(report)
+    assert tuned is not None
+    if state.quiet:
+        plan = replace(plan, reporters=tuple(r for r in plan.reporters if r.offer.always))
+    _, parts = load_data(plan)
+    if report.data is None or report.data.fingerprint != parts.fingerprint:
+        raise UsageError(
+            f"{folder.path}: the data has changed since this run", hint="restore it, or run again"
+        )
+    seeds = [plan.run.seed + number for number in range(count)]
+    runs = [SeedRun(seeds[0], folder.path, tuned)]
+    runs += [_run_seed(plan, catalog, parts, seed, folder.path) for seed in seeds[1:]]
+    pooled = pool_seeds(runs, rival, folder.path, 0.95)
+    if as_json:
+        render.print_json(to_json(runs, rival, pooled))
+    else:
+        show(runs, rival, pooled)
+
+
+def _find_rival(report: Report, folder: RunFolder) -> Measured:
+    """Return the evaluation of the rival that the verdict is about.
+
+    Raises:
+        UsageError: the run has no verdict about a rival.
+    """
+    verdict = report.finished.verdict if report.finished else {}
+    key = (verdict.get("rival"), verdict.get("evaluator"), verdict.get("metric"))
+    found = next((e for k, e in report.measured.items() if k == key), None)
+    if found is None or find_tuned(report) is None:
+        raise UsageError(
+            f"{folder.path}: the run has no verdict about a rival",
+            hint="finish it with tunesmith resume",
+        )
+    return found
+
+
+def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: Path) -> SeedRun:
+    """Train with another seed, unless it was done before.
+
+    Raises:
+        UsageError: an earlier attempt was not finished.
+    """
+    path = first.with_name(f"{first.name}-seed-{seed}")
+    if path.is_dir():
+        report = load_report(RunFolder.open(path))
+    else:
+        folder = api.create_run_folder(plan, path)
+        report = run_probe(change_seed(plan, seed), catalog, parts, len(parts.train), folder)
+    tuned = find_tuned(report)
+    if tuned is None:
+        raise UsageError(f"{path}: this run was not finished", hint="delete the folder")
+    return SeedRun(seed, path, tuned)
+
+
+def to_json(runs: Sequence[SeedRun], rival: Measured, pooled: PooledSeeds) -> dict[str, Any]:
+    """Return the runs and their pooled difference as JSON."""
+    interval = pooled.pooled
+    return {
+        "schema": "tunesmith.seeds/1",
+        "metric": rival.metric,
+        "rival": rival.model,
+        "seeds": [
+            {
+                "seed": run.seed,
+                "value": run.tuned.value,
+                "difference": difference,
+                "folder": str(run.folder),
+            }
+            for run, difference in zip(runs, pooled.by_seed, strict=True)
+        ],
+        "difference": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+        "spread": pooled.spread,
+        "outcome": pooled.outcome,
+    }
+
+
+def show(runs: Sequence[SeedRun], rival: Measured, pooled: PooledSeeds) -> None:
+    """Print a line for each seed, and the pooled difference."""
+    name = one_line(rival.model, 40)
+    render.print_table(
+        ["seed", one_line(rival.metric, 40), f"minus {name}"],
+        [
+            [str(run.seed), f"{run.tuned.value:.3f}", f"{difference:+.3f}"]
+            for run, difference in zip(runs, pooled.by_seed, strict=True)
+        ],
+        right=(0, 1, 2),
+    )
+    interval = pooled.pooled
+    render.print_text()
+    render.print_paragraph(
+        f"{pooled.outcome}: difference from {name} {interval.value:+.3f} "
+        f"[{interval.low:+.3f}, {interval.high:+.3f}] on {interval.n} held-out rows, the mean of "
+        f"{len(runs)} seeds; their standard deviation is {pooled.spread:.3f}"
+    )
