@@ -168,7 +168,11 @@ def test_the_command_writes_the_file_and_lists_the_outcomes(
     (tmp_path / "peer.yaml").write_text(CASES[0].text)
     done = tunesmith("init", "--from", "peer.yaml", "new")
     assert done.exit_code == 0, done.output
-    assert "not translated" in done.stdout and "template" in done.stdout
+    assert "NOT translated, although it may change what is learned:\n  dataset: " in done.stdout
+    assert "\n  template: 'llama3': the chat template of the model is used" in done.stdout
+    assert "  lora_rank: 16 -> technique.adapter.rank = 16\n" in done.stdout
+    assert "  lora_alpha -> technique.adapter.alpha = 32.0\n" in done.stdout
+    assert "  do_train: a run trains and evaluates\n" in done.stdout
     assert "keys are NOT translated" in done.stderr
     text = (tmp_path / "new" / "run.toml").read_text()
     assert "# NOT translated, although it may change what is learned:" in text

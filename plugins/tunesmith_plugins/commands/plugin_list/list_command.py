@@ -71,14 +71,16 @@ def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None
     rows = []
     for inspection in listed:
         plugin = inspection.plugin
+        tier = tiers[plugin.full_name]
         source = f"{plugin.distribution} {plugin.version}".strip()
+        source = tier if plugin.is_builtin else f"{source}, {tier}"
         for offer in inspection.offers:
             order = kinds.index(offer.kind) if offer.kind in kinds else len(kinds)
-            texts = (offer.name, offer.kind, offer.summary, source, tiers[plugin.full_name])
+            texts = (offer.name, offer.kind, offer.summary, source)
             row = [one_line(text, 200) for text in texts]
             rows.append((order, not plugin.is_builtin, plugin.distribution, row))
     rows.sort(key=lambda row: (*row[:3], row[3][0]))
-    render.print_table(["name", "kind", "what it does", "from", "tier"], [row for *_, row in rows])
+    render.print_table(["name", "kind", "what it does", "from, tier"], [row for *_, row in rows])
 
 
 def print_problems(listed: list[Inspection], conflicts: list[Conflict]) -> None:

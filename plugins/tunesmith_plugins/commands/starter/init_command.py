@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,9 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import one_line
 from tunesmith_plugins.commands.starter.choose import Choice, choose
 from tunesmith_plugins.commands.starter.example_command import copy_example
+
+if TYPE_CHECKING:
+    from tunesmith_plugins.commands.starter.translate.translation import Outcome
 
 
 @click.command("init")
@@ -86,19 +90,40 @@ def write_translation(configuration: Path, target: Path) -> None:
     tool, tables, outcomes = translate_file(configuration)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, to_toml(configuration.name, tool, tables, outcomes))
-    styles = {"not translated": "bad", "translated": "good", "default": "dim", "no effect": "dim"}
-    names = {"default": f"default of {tool}"}
-    rows: list[list[render.Cell]] = [
-        [(names.get(o.state, o.state), styles[o.state]), one_line(o.key), o.value, o.text]
-        for o in outcomes
-    ]
-    render.print_table(["outcome", "key", "value", "run file, or reason"], rows)
+    print_outcomes(tool, outcomes)
     render.print_text(str(target))
     missing = sum(outcome.state == "not translated" for outcome in outcomes)
     if missing:
         text = f"{missing} of {len(outcomes)} keys are NOT translated: see the top of the file"
         render.print_note(text, style="bad")
     render.print_note(f"next: tunesmith check {render.shell_path(target.absolute())}")
+
+
+def print_outcomes(tool: str, outcomes: Sequence[Outcome]) -> None:
+    """Print the outcome of each key, those without effect by their reason."""
+    titles = {
+        "not translated": "NOT translated, although it may change what is learned:",
+        "translated": "Translated:",
+        "default": f"Defaults of {tool}, which are written down:",
+        "no effect": "Without effect on what is learned:",
+    }
+    styles = {"not translated": "bad", "translated": "good"}
+    for state, title in titles.items():
+        chosen = [outcome for outcome in outcomes if outcome.state == state]
+        if chosen:
+            render.print_text(title, style=styles.get(state, "strong"))
+        lines = [f"{one_line(o.key)}: {o.value} -> {o.text}" for o in chosen]
+        if state == "default":
+            lines = [f"{one_line(o.key)} -> {o.text}" for o in chosen]
+        elif state == "no effect":
+            reasons: dict[str, list[str]] = {}
+            for outcome in chosen:
+                reasons.setdefault(outcome.text, []).append(one_line(outcome.key))
+            lines = [f"{', '.join(keys)}: {reason}" for reason, keys in reasons.items()]
+        elif state == "not translated":
+            lines = [f"{one_line(o.key)}: {o.value}: {o.text}" for o in chosen]
+        for line in lines:
+            render.print_paragraph(line, indent="  ")
 
 
 def fill_template(choice: Choice, *, model: str, data: str) -> str:
