@@ -43,7 +43,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 quickstart: install
-	@test -e $(DEMO)/run.toml || $(BIN)/tunesmith init --example helpdesk $(DEMO)
+	@test -e $(DEMO)/run.toml || $(BIN)/tunesmith init --example repairs $(DEMO)
 	@$(BIN)/tunesmith run $(DEMO)/run.toml
 
 # Each test is in exactly one lane: tests/contract/test_lanes.py.

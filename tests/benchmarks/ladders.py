@@ -31,7 +31,7 @@ TRAIN_ROWS = 200
 INTENTS = 10
 BANKING_PROMPT = "Answer with the intent of the customer's message and nothing else."
 NUMBER_PROMPT = "Solve the problem. Answer with the final number and nothing else."
-EXAMPLES = ("helpdesk", "dispatch")
+EXAMPLES = ("helpdesk", "repairs")
 
 
 def make_banking(folder: Path) -> Task:
@@ -119,7 +119,7 @@ def print_table(name: str, report: Report, task: Task) -> None:
     print(f"\n## {name}: {report.finished.verdict.get('word', 'no verdict')}\n")
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     for measured in report.measured.values():
-        if measured.metric != "exact_match":
+        if measured.metric != "exact-match":
             continue
         rival = report.rivals.get(measured.model)
         dev = "" if rival is None or rival.dev_score is None else f"{rival.dev_score:.3f}"

@@ -253,7 +253,8 @@ def test_the_commands_of_a_page_run_in_order(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNESMITH__MODEL__BASE", str(tiny))
     monkeypatch.setenv("TUNESMITH__TECHNIQUE__MAX_STEPS", "1")
-    monkeypatch.setenv("TUNESMITH__BASELINES__USE", '["zero-shot"]')
+    prompts = ["zero-shot", "random-shots", "retrieved-shots"]
+    monkeypatch.setenv("TUNESMITH__BASELINES__USE", json.dumps(prompts))
     monkeypatch.setenv("TUNESMITH__BASELINES__SYSTEM_PROMPT", "Name the queue.")
     rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
     (tmp_path / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
