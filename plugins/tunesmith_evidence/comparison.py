@@ -10,10 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import UsageError
+from pydantic import ValidationError
+
+from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.errors import PluginError, UsageError
 from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
+from tunesmith.offers import EvaluatorOffer
+from tunesmith.plugins import Selection, find_plugins
 from tunesmith.statistics import mean_interval
 from tunesmith_evidence.pairs import PairedRows
 from tunesmith_evidence.statistics import (
@@ -102,36 +107,42 @@ def find_obstacles(first: RunResults, second: RunResults) -> list[str]:
         reasons.append(
             f"the held-out rows differ: {len(keys[0])} and {len(keys[1])} rows, {common} in both"
         )
-    options = [_evaluator_options(run.plan) for run in (first, second)]
     for evaluator in dict.fromkeys(name for name, _ in shared):
-        given = [known.get(evaluator) for known in options]
-        if given[0] != given[1]:
-            changed = ", ".join(_changed_keys(*given)) or "options"
-            reasons.append(f"the scorer {evaluator} has other options: {changed}")
-    versions = [_scorer_versions(run.report) for run in (first, second)]
-    for plugin in sorted(versions[0].keys() & versions[1].keys()):
-        if versions[0][plugin] != versions[1][plugin]:
+        given = [_scorer_options(run.plan, evaluator) for run in (first, second)]
+        changed = [
+            k for k in given[0].keys() | given[1].keys() if given[0].get(k) != given[1].get(k)
+        ]
+        if changed:
+            names = ", ".join(sorted(changed))
+            reasons.append(f"the scorer {evaluator} has other options: {names}")
+        versions = [_scorer_version(run.report, evaluator) for run in (first, second)]
+        if versions[0] != versions[1] and None not in versions:
             reasons.append(
-                f"the plugin {plugin} has another version: {versions[0][plugin]} and "
-                f"{versions[1][plugin]}"
+                f"the scorer {evaluator} has another version: {versions[0]} and {versions[1]}"
             )
     return reasons
 
 
-def _evaluator_options(plan: JSON) -> dict[str, JSON]:
-    """Return the options of the evaluators that the run file names, by id."""
-    return {str(e.get("id") or e.get("use")): e for e in plan.get("evaluators", [])}
+def _scorer_options(plan: JSON, evaluator: str) -> JSON:
+    """Return the options of an evaluator: those of the run file, else the defaults.
+
+    A run file without evaluators leaves them to the data, with their default options.
+    """
+    for table in plan.get("evaluators", []):
+        if evaluator in (table.get("id"), table.get("use")):
+            return {key: value for key, value in table.items() if key != "id"}
+    catalog = Catalog(find_plugins(Selection.from_environment()))
+    try:
+        defaults = catalog.find(EvaluatorOffer, evaluator).offer.config()
+    except (OfferNotFound, PluginError, ValidationError):
+        return {}
+    return {"use": evaluator, **defaults.model_dump(mode="json")}
 
 
-def _changed_keys(first: JSON | None, second: JSON | None) -> list[str]:
-    if first is None or second is None:
-        return ["one run file names it, the other one leaves it to the defaults"]
-    return sorted(k for k in first.keys() | second.keys() if first.get(k) != second.get(k))
-
-
-def _scorer_versions(report: Report) -> dict[str, str]:
+def _scorer_version(report: Report, evaluator: str) -> str | None:
+    """Return the version of the plugin with the evaluator; None if the report does not name it."""
     plugins = report.started.plugins if report.started else []
-    return {str(p.get("name")): str(p.get("version")) for p in plugins}
+    return next((str(p.get("version")) for p in plugins if p.get("name") == evaluator), None)
 
 
 def row_key(row: JSON) -> str:

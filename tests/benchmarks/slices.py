@@ -123,20 +123,33 @@ def recall(name: str, rows: int, simulations: int, seed: int) -> float:
     return found / simulations
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--simulations", type=int, default=1_000)
-    count = parser.parse_args().simulations
+def print_false_alarms(simulations: int) -> None:
+    """Print how often a slice is reported where none is weak."""
     print("| rows | no weak slice, one is reported |\n| --- | --- |")
     for rows in SIZES:
-        print(f"| {rows} | {100 * false_alarms(rows, count, 1):.1f} % |", flush=True)
-    grouped = false_alarms(SIZES[-1], count, 2, 100)
-    print(f"| {SIZES[-1]} in 100 groups | {100 * grouped:.1f} % |", flush=True)
+        print(f"| {rows} | {100 * false_alarms(rows, simulations, 1):.1f} % |", flush=True)
+    grouped = false_alarms(SIZES[-1], simulations, 2, 100)
+    print(f"| {SIZES[-1]} in 100 groups | {100 * grouped:.1f} % |\n", flush=True)
+
+
+def print_recall(simulations: int) -> None:
+    """Print how often planted slices are found."""
     columns = " | ".join(f"{rows} rows" for rows in SIZES)
-    print(f"\n| planted slice | {columns} |\n| --- |{' --- |' * len(SIZES)}")
+    print(f"| planted slice | {columns} |\n| --- |{' --- |' * len(SIZES)}")
     for name, (_, share, _) in PLANTS.items():
-        cells = [f"{100 * recall(name, rows, count // 5, 3):.0f} %" for rows in SIZES]
-        print(f"| {name}, {share:.0%} right instead of 90 % | {' | '.join(cells)} |", flush=True)
+        cells = [f"{100 * recall(name, rows, simulations, 3):.0f} %" for rows in SIZES]
+        print(f"| {name}: {share:.0%} right | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--simulations", type=int, default=1_000, help="of clean rows")
+    parser.add_argument("--planted", type=int, default=200, help="simulations of planted slices")
+    options = parser.parse_args()
+    if options.simulations:
+        print_false_alarms(options.simulations)
+    if options.planted:
+        print_recall(options.planted)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tunesmith_evidence.comparison import (
     pair_rows,
     row_key,
 )
+from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH
 
 
 def results(
@@ -82,13 +84,33 @@ def test_each_obstacle_is_named(tmp_path: Path) -> None:
     options = results(tmp_path / "options", [0.0, 1.0], options={"ignore_case": True})
     assert find_obstacles(first, options) == ["the scorer exact has other options: ignore_case"]
     version = results(tmp_path / "version", [0.0, 1.0], version="2")
-    assert find_obstacles(first, version) == ["the plugin exact has another version: 1 and 2"]
+    assert find_obstacles(first, version) == ["the scorer exact has another version: 1 and 2"]
     nothing = RunResults(tmp_path, build_report([]))
     assert find_obstacles(first, nothing) == [
         "the tuned models were not measured by a common metric"
     ]
     with pytest.raises(UsageError, match="common metric"):
         compare_metrics(first, nothing)
+
+
+def test_default_options_are_those_of_a_run_file_that_names_them(tmp_path: Path) -> None:
+    first = results(tmp_path / "a", [0.0, 1.0], options={"use": "exact-match"})
+    defaults = EXACT_MATCH.config().model_dump(mode="json")
+    for name, options in (("same", defaults), ("other", {**defaults, "ignore_case": True})):
+        second = results(tmp_path / name, [0.0, 1.0], options={"use": "exact-match", **options})
+        runs = [as_exact_match(run) for run in (first, second)]
+        assert runs[0].report.started is not None
+        runs[0].report.started.plan["evaluators"] = []
+        expected = [] if name == "same" else ["ignore_case"]
+        assert [reason.rpartition(": ")[2] for reason in find_obstacles(*runs)] == expected
+
+
+def as_exact_match(run: RunResults) -> RunResults:
+    """Return the run as if it had been measured by ``exact-match``."""
+    (measured,) = run.measured.values()
+    renamed = replace(measured, evaluator="exact-match")
+    assert run.report.started is not None
+    return RunResults(run.folder, build_report([run.report.started, renamed]))
 
 
 def test_rows_are_paired_by_content_wherever_they_stand(tmp_path: Path) -> None:

@@ -43,12 +43,8 @@ def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluator
     Those that also measure all rows together come later: a verdict compares row by row.
     """
     offers = [o for o in catalog.offers(EvaluatorOffer) if o.offer.default_for(records)]
-    offers.sort(
-        key=lambda o: (
-            not o.offer.metrics[0].higher_is_better,
-            not all(metric.is_row_mean for metric in o.offer.metrics),
-        )
-    )
+    offers.sort(key=lambda o: not all(metric.is_row_mean for metric in o.offer.metrics))
+    offers.sort(key=lambda o: not o.offer.metrics[0].higher_is_better)
     return assign_ids((Component(o, o.offer.config()), None) for o in offers)
 
 

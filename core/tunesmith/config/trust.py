@@ -137,6 +137,8 @@ def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
     """Yield all strings of a table, at any depth, by their dotted keys."""
     if isinstance(value, str):
         yield key, value
+    elif value is True and key.endswith(".execute_generated_code"):
+        yield key, "generated:code"  # not the consent of the user who opens the folder
     elif isinstance(value, Mapping):
         for name, item in value.items():
             yield from _strings(item, f"{key}.{name}")
