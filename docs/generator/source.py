@@ -105,6 +105,18 @@ def docstring(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
     return to_markdown(" ".join(paragraph.split()))
 
 
+def sections(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
+    """Return what a docstring says about the result and the errors, one line each."""
+    lines = []
+    for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
+        title, _, rest = paragraph.partition("\n")
+        if title == "Returns:":
+            lines.append("Returns: " + to_markdown(" ".join(rest.split())))
+        if title == "Raises:":
+            lines.append("Raises " + "; ".join(entries(textwrap.dedent(rest))))
+    return lines
+
+
 def to_markdown(text: str) -> str:
     """Return a docstring's text with names in backticks instead of reStructuredText roles."""
     text = re.sub(r":[a-z]+:`~?([^`]+)`", r"``\1``", text)

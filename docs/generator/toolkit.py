@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from generator.source import docstring, parsed, public_names, signature_of
+from generator.source import docstring, parsed, public_names, sections, signature_of
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "plugins"
@@ -87,15 +87,23 @@ def module_section(path: Path, *, level: int) -> Iterator[str]:
     yield f"{'#' * level} `{name}`\n"
     yield docstring(module) + "\n"
     for node in shown:
-        yield from item(signature_of(node), docstring(node))
+        yield from item(signature_of(node), docstring(node), notes=sections(node))
         for method in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-                yield from item(signature_of(method, node.name), docstring(method), "    ")
+                text = docstring(method) or inherited(node)
+                yield from item(signature_of(method, node.name), text, "    ", sections(method))
     yield ""
 
 
-def item(signature: str, text: str, indent: str = "") -> Iterator[str]:
-    """Yield a list item: a signature and, on the next line, what it does."""
-    yield f"{indent}- `{signature}`" + ("\\" if text else "")
-    if text:
-        yield f"{indent}  {text}"
+def item(signature: str, text: str, indent: str = "", notes: Sequence[str] = ()) -> Iterator[str]:
+    """Yield a list item: a signature and, on the next lines, what it does, returns and raises."""
+    lines = [line for line in (text, *notes) if line]
+    yield f"{indent}- `{signature}`" + ("\\" if lines else "")
+    for line in lines:
+        yield f"{indent}  {line}" + ("" if line is lines[-1] else "\\")
+
+
+def inherited(node: ast.ClassDef) -> str:
+    """Return a reference to the classes that document a method without a docstring."""
+    bases = [ast.unparse(base).partition("[")[0] for base in node.bases]
+    return f"See {' and '.join(f'`{base}`' for base in bases)}." if bases else ""

@@ -63,6 +63,7 @@ class Fit:
     ``gain_low``; ``fall`` of the training loss: those that could be computed."""
 
     def to_json(self) -> JSON:
+        """Return all fields by name."""
         return asdict(self)
 
 

@@ -122,6 +122,18 @@ def test_the_readme_plugin_is_short_and_works(tmp_path: Path) -> None:
     assert {e["metric"] for e in report["evaluations"]} == {"brief"}
 
 
+def undocumented(page: str) -> list[str]:
+    """Return the functions and methods of a page of signatures that have no text below them."""
+    return re.findall(r"^ *- `(?:class )?(\w[\w.]*)\(.*`$", page, re.MULTILINE)
+
+
+def test_every_public_function_of_the_toolkits_is_documented() -> None:
+    """A method that overrides one refers to the class that documents it."""
+    page = (DOCS / "reference" / "toolkit.md").read_text(encoding="utf-8")
+    assert not undocumented(page)
+    assert undocumented("- `f(x: int) -> int`\n- `g(y)`\\\n  Do it.\n") == ["f"]
+
+
 # --------------------------------------------------------------------------- commands
 
 

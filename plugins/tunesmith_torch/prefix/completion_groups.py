@@ -87,6 +87,7 @@ class CompletionBatch:
         return zeros_C.index_add(0, self.completion_N, values_N)
 
     def to(self, device: torch.device) -> CompletionBatch:
+        """Return the batch with its tensors on this device."""
         layout = self.tree_layout
         if layout is not None:
             layout = replace(layout, prefix_cu_seqlens=layout.prefix_cu_seqlens.to(device))

@@ -64,6 +64,7 @@ class Evaluation:
     """Empty if there is no gold reward."""
 
     def to_json(self) -> JSON:
+        """Return the step, and the rewards and gold rewards of the dev rows."""
         return {
             "step": self.step,
             "rewards": [*self.rewards],

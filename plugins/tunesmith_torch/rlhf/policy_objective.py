@@ -73,6 +73,7 @@ class PolicyWithValueHead(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def values(self, hidden_ND: Tensor) -> Tensor:
+        """Return the expected reward at each position, [N], in fp32."""
         with torch.autocast(hidden_ND.device.type, enabled=False):
             values_N1: Tensor = self.head(hidden_ND.float())
         return values_N1[:, 0]

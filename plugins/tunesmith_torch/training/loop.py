@@ -152,7 +152,7 @@ class TrainingMonitor(Protocol):
         ...
 
 
-class NoMonitor:
+class NoMonitor(TrainingMonitor):
     """No evaluation in between: one update for each batch, up to the last step."""
 
     def is_batch_finished(self) -> bool:

@@ -44,6 +44,7 @@ class RowLosses:
         return math.fsum(loss * weight for loss, weight in pairs) / total if total else math.nan
 
     def to_json(self) -> JSON:
+        """Return the step, and the loss (nats per token) and weight (tokens) of each row."""
         return {"step": self.step, "losses": [*self.losses], "weights": [*self.weights]}
 
 

@@ -104,6 +104,7 @@ class ValidationMonitor:
         return cls(job, adapted, dev, sample, steps, options, order.steps)
 
     def is_batch_finished(self) -> bool:
+        """Return True: each batch is one update."""
         return True
 
     def evaluate(self, step: int) -> MonitorDecision:
