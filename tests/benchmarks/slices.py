@@ -138,7 +138,7 @@ def print_recall(simulations: int) -> None:
     print(f"| planted slice | {columns} |\n| --- |{' --- |' * len(SIZES)}")
     for name, (_, share, _) in PLANTS.items():
         cells = [f"{100 * recall(name, rows, simulations, 3):.0f} %" for rows in SIZES]
-        print(f"| {name}: {share:.0%} right | {' | '.join(cells)} |", flush=True)
+        print(f"| {name}: {100 * share:.0f} % right | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
