@@ -11,8 +11,7 @@ import pytest
 from click.testing import Result
 from tests.benchmarks.slices import PLANTS, draw, hide_topic, make_rows
 
-from tunesmith.storage import RunFolder
-from tunesmith_plugins.commands.failures.find import choose_metric, find_failures
+from tunesmith_plugins.commands.failures.find import choose_metric, find_failures, open_results
 
 Tunesmith = Callable[..., Result]
 
@@ -77,10 +76,23 @@ def test_metrics(failing: Tunesmith, tmp_path: Path) -> None:
     assert failing("failures", "done", "--metric", "same").exit_code == 0
 
 
-def test_a_run_without_weak_slices(tunesmith: Tunesmith, finished: Path) -> None:
-    from tunesmith.execution.execute import load_report
+def test_failures_of_an_evaluation(
+    tunesmith: Tunesmith, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,failures,evaluate")
+    (tmp_path / "new.tsv").write_text("say lion\tSAY LION\nsay bear\tGrrr\n")
+    for arguments, wrong in (([], ["Grrr"]), (["--base-only"], ["SAY LION", "Grrr"])):
+        out = f"results-{len(wrong)}"
+        done = tunesmith("evaluate", finished, "--data", "new.tsv", "--out", out, *arguments)
+        assert done.exit_code == 0, done.output
+        found = json.loads(tunesmith("failures", out, "--json").stdout)
+        assert [row["expected"] for row in found["wrong"]] == wrong
+    assert tunesmith("failures", tmp_path).exit_code == 2
 
-    report = load_report(RunFolder.open(finished))
+
+def test_a_run_without_weak_slices(tunesmith: Tunesmith, finished: Path) -> None:
+    folder, report = open_results(finished)
+    assert folder == finished
     assert choose_metric(report, None).metric == "same"
     found = find_failures(finished, report, None)
     assert found.confirmed == [] and found.wrong == [] and len(found.rows) == 4

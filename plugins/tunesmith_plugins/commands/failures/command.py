@@ -13,12 +13,15 @@ from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
-from tunesmith.execution.execute import load_report
-from tunesmith.storage import RunFolder
 from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_evidence.slices.discover import WeakSlice
 from tunesmith_evidence.slices.rows import ScoredRow
-from tunesmith_plugins.commands.failures.find import Failures, export_rows, find_failures
+from tunesmith_plugins.commands.failures.find import (
+    Failures,
+    export_rows,
+    find_failures,
+    open_results,
+)
 
 
 @click.command("failures")
@@ -45,12 +48,13 @@ def command(
 ) -> None:
     """Find where the tuned model of a run is weak.
 
-    RUN is the run folder. Weak slices (columns, labels, lengths, files, topics) are discovered on
-    one half of the held-out rows and confirmed on the other. Below are the worst rows, those that
-    the base model answered better, and near-misses.
+    RUN is the run folder, or the folder that `tunesmith evaluate` has written. Weak slices
+    (columns, labels, lengths, files, topics) are discovered on one half of the rows and confirmed
+    on the other. Below are the worst rows, those that the base model answered better, and
+    near-misses.
     """
-    folder = RunFolder.open(run)
-    failures = find_failures(folder.path, load_report(folder), metric)
+    folder, report = open_results(run)
+    failures = find_failures(folder, report, metric)
     if export is not None:
         count = write_rows(failures, export)
         render.print_note(
@@ -58,7 +62,7 @@ def command(
             "and do not train on them"
         )
     if as_json:
-        render.print_json(to_json(folder.path, failures))
+        render.print_json(to_json(folder, failures))
         return
     show(failures, items)
 

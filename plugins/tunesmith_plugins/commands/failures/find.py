@@ -9,7 +9,9 @@ from pathlib import Path
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.evaluate import read_rows
-from tunesmith.execution.report import Report
+from tunesmith.execution.execute import load_report
+from tunesmith.execution.report import Report, build_report
+from tunesmith.storage import RunFolder, read_known_events
 from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
 from tunesmith_evidence.slices.items import find_near_misses, find_regressed, find_wrong
 from tunesmith_evidence.slices.rows import ScoredRow, to_rows
@@ -39,8 +41,22 @@ class Failures:
         return [found for found in self.slices if found.is_confirmed]
 
 
+def open_results(path: Path) -> tuple[Path, Report]:
+    """Return the folder and the report of a run, or of an evaluation.
+
+    Raises:
+        UsageError: the folder is neither.
+    """
+    if (path / "evaluation.json").is_file():
+        return path, build_report(read_known_events(path / "events.jsonl"))
+    folder = RunFolder.open(path)
+    return folder.path, load_report(folder)
+
+
 def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
     """Return the failures of the tuned model by a metric; by default, the one of the verdict.
+
+    Of an evaluation they are those of its only model.
 
     Raises:
         UsageError: the tuned model was not measured by it.
@@ -77,7 +93,9 @@ def choose_metric(report: Report, metric: str | None) -> Measured:
     Raises:
         UsageError: there is none.
     """
-    events = [event for event in report.measured.values() if event.model == TUNED]
+    labels = {event.model for event in report.measured.values()}
+    label = labels.pop() if len(labels) == 1 else TUNED
+    events = [event for event in report.measured.values() if event.model == label]
     if not events:
         raise UsageError("the tuned model has not been evaluated", hint="resume the run")
     verdict = report.finished.verdict if report.finished else {}
