@@ -94,6 +94,8 @@ class WordDifference:
     """The words that both have, in the same order, but for values."""
     other_words: int
     """The places at which words differ that are no values by their form."""
+    only_at_end: bool = False
+    """True if they differ in their last words alone."""
 
     @property
     def share(self) -> float:
@@ -105,12 +107,14 @@ def compare_words(one: str, other: str) -> WordDifference:
     """Compare two texts word by word; values are told from other words by their form."""
     first, second = _split_words(one), _split_words(other)
     common = other_words = 0
-    for code, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+    codes = SequenceMatcher(None, first, second, autojunk=False).get_opcodes()
+    for code, a, b, c, d in codes:
         if code == "equal":
             common += (b - a) - first[a:b].count("0")
         elif code != "replace" or {*first[a:b], *second[c:d]} != {"0"}:
             other_words += 1
-    return WordDifference(max(len(first), len(second)), common, other_words)
+    at_end = [code for code, *_ in codes] == ["equal", "replace"]
+    return WordDifference(max(len(first), len(second)), common, other_words, at_end)
 
 
 def _split_words(text: str) -> list[str]:

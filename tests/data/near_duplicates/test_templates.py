@@ -88,3 +88,17 @@ def test_words_are_compared(
     found = compare_words(one, other)
     assert (found.words, found.common, found.other_words) == (words, common, other_words)
     assert found.share == pytest.approx(common / max(1, words))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "at_end"),
+    [
+        ("how do I make a cake", "how do I make a very long kite", True),
+        ("how do I make a cake now", "how do I make a kite now", False),
+        ("how do I make a cake", "how do I make a cake", False),
+        ("how do I make a", "how do I make a kite", False),
+        ("why do I make a cake", "how do I make a kite", False),
+    ],
+)
+def test_a_difference_at_the_end_is_told(one: str, other: str, at_end: bool) -> None:
+    assert compare_words(one, other).only_at_end is at_end

@@ -31,6 +31,8 @@ LABEL_LENGTH = 100
 SIMILAR_SHARE, EQUAL_SHARE = 0.75, 0.85
 """Share of common words from which on one, or several, of the other words need not be values."""
 COMMON_WORDS = 5
+COMMON_BEFORE_END = 7
+"""The same if only the last words differ: a short question names there what it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,11 @@ def _is_one_template(words: WordDifference, same_label: bool) -> bool:
 
     Of texts with the same label, any words may differ that leave the skeleton.
     """
-    if not words.other_words or same_label:
+    if same_label:
+        return True
+    if words.only_at_end and words.common < COMMON_BEFORE_END:
+        return False
+    if not words.other_words:
         return True
     least = SIMILAR_SHARE if words.other_words == 1 else EQUAL_SHARE
     return words.common >= COMMON_WORDS and words.share >= least

@@ -102,6 +102,24 @@ def test_rows_that_differ_in_values_are_of_one_template() -> None:
     assert {kind for _, _, kind in found} == {"template"}
 
 
+def test_short_questions_with_another_end_are_of_no_template() -> None:
+    """They ask for something else; in longer ones, or before the end, it is another value."""
+
+    def found(train: str, heldout: str) -> list[str]:
+        frames = [f"So how do I now make a really nice {word} on my own?" for word in WORDS[:5]]
+        texts = [train, *frames]
+        known = [
+            Completion(source="t", prompt=p, completion=f"{p} {n}") for n, p in enumerate(texts)
+        ]
+        asked = [Completion(source="h", prompt=heldout, completion="something else")]
+        return [leak.kind for leak in find_twins(known, asked) if leak.known == 0]
+
+    assert found("How do I make a cake?", "How do I make a kite?") == []
+    assert found("How do I make a cake now?", "How do I make a kite now?") == ["template"]
+    long = "So how do I now make a {}?"
+    assert found(long.format("cake"), long.format("kite")) != []
+
+
 def labelled(texts: Sequence[tuple[str, str]]) -> list[Record]:
     return [Completion(source="a:1", prompt=text, completion=label) for text, label in texts]
 
