@@ -38,7 +38,8 @@ def imported_modules(*arguments: str, cwd: Path) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=cwd,
-        env={**os.environ, "TUNESMITH_PLUGINS": ""},
+        # Without a cache, built-in plugins are imported to show their commands.
+        env={**os.environ, "TUNESMITH_PLUGINS": "", "TUNESMITH_CACHE": str(cwd / "cache")},
         capture_output=True,
         text=True,
         check=False,
@@ -100,6 +101,17 @@ def test_help_of_a_group_imports_no_command_of_a_plugin(
     modules = {name for name in found if name.startswith("tunesmith_plugins.commands.")}
     assert not {name for name in modules if name.count(".") > 2}
     assert not found & HEAVY
+
+
+def test_help_imports_no_plugin_at_all_once_they_were_listed(tmp_path: Path) -> None:
+    imported_modules("plugins", "list", cwd=tmp_path)
+    found = imported_modules("--help", cwd=tmp_path)
+    assert not {name for name in found if name.startswith("tunesmith_plugins")}
+    found = imported_modules("plugins", "list", cwd=tmp_path)
+    plugins = {name for name in found if name.startswith("tunesmith_plugins.")}
+    package = "tunesmith_plugins.commands"
+    assert {name for name in plugins if not name.startswith(f"{package}.plugin_list")} == {package}
+    assert "pydantic" not in found
 
 
 @pytest.mark.parametrize(
