@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
@@ -34,14 +35,53 @@ from tunesmith.testing import parametrize_checks
 def test_contract(check):
     check()
 """
+TECHNIQUE_CONTRACT = """
+import tunesmith_copied
+from tunesmith.testing import parametrize_checks
+from tunesmith_torch.testing.tiny_model import tiny_model_folder
+
+QUICK = {"epochs": 6.0, "batch_size": 4, "learning_rate": 1e-2}
+
+@parametrize_checks(tunesmith_copied, model=tiny_model_folder, samples={"copied": QUICK})
+def test_contract(check):
+    check()
+"""
+LOADER_CONTRACT = """
+from pathlib import Path
+from tempfile import mkdtemp
+
+import tunesmith_copied
+from tunesmith.records import Completion
+from tunesmith.testing import LoaderExample, parametrize_checks
+
+FOLDER = Path(mkdtemp())
+(FOLDER / "good.jsonl").write_text('{"prompt": "a", "completion": "b"}\\n' * 3)
+(FOLDER / "broken.jsonl").write_text('{"prompt": "a"}\\n')
+GOOD = {"train": str(FOLDER / "good.jsonl")}
+ROWS = [Completion(source="x", prompt="a", completion="b")] * 3
+
+@parametrize_checks(
+    tunesmith_copied,
+    samples={"copied": GOOD},
+    broken={"copied": {"train": str(FOLDER / "broken.jsonl")}},
+    examples={"copied": [LoaderExample(options=GOOD, train=ROWS)]},
+)
+def test_contract(check):
+    check()
+"""
 
 
 @pytest.mark.parametrize(
-    ("built_in", "offer"),
-    [("evaluators/exact_match", "exact-match"), ("reporters/console", "console")],
+    ("built_in", "offer", "contract"),
+    [
+        ("evaluators/exact_match", "exact-match", CONTRACT),
+        ("reporters/console", "console", CONTRACT),
+        ("techniques/lora", "lora", TECHNIQUE_CONTRACT),
+        ("loaders/jsonl", "jsonl", LOADER_CONTRACT),
+    ],
 )
 def test_a_built_in_works_as_a_separate_distribution(
-    built_in: str, offer: str, tmp_path: Path
+    built_in: str, offer: str, contract: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("hatchling")
     project = tmp_path / "project"
@@ -55,7 +95,7 @@ def test_a_built_in_works_as_a_separate_distribution(
         path.write_text(renamed.replace(f'name="{offer}"', 'name="copied"'), encoding="utf-8")
         assert "tunesmith_plugins" not in renamed, f"{path.name} imports another built-in"
     (project / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
-    (project / "test_contract.py").write_text(CONTRACT, encoding="utf-8")
+    (project / "test_contract.py").write_text(contract, encoding="utf-8")
     environment = Environment.create(tmp_path / "venv")
     environment.install(project)
     tests = tmp_path / "tests"
@@ -65,4 +105,5 @@ def test_a_built_in_works_as_a_separate_distribution(
     assert found.returncode == 0 and "tunesmith-copied 0.1" in found.stdout, found.stderr
     done = environment.run(["-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tests)
     assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None and int(passed[1]) > 12, done.stdout
