@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,8 +59,8 @@ def accepts_every_event(subject: Subject) -> None:
 
 @check("reporter")
 def closes_after_failure(subject: Subject) -> None:
-    """The reporter closes all files when a run fails, and lets the exception pass."""
-    before = list_open_files()
+    """The reporter closes all files when a run fails, ends threads, and lets the exception pass."""
+    before, threads = list_open_files(), set(threading.enumerate())
     complete = list(sample_run(HOSTILE))
     for events in ([], complete[:4], complete):
         try:
@@ -73,6 +74,8 @@ def closes_after_failure(subject: Subject) -> None:
         raise AssertionError("it swallows the exception that ended the run")
     leaked = list_open_files() - before
     require(not leaked, f"it leaves open: {', '.join(sorted(leaked)[:3])}")
+    running = sorted(thread.name for thread in set(threading.enumerate()) - threads)
+    require(not running, f"threads go on: {', '.join(running[:3])}")
 
 
 @check("reporter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,10 +57,21 @@ class FailsAtFailures(RecordingReporter):
             raise KeyError(event.status)
 
 
+class KeepsRunning(RecordingReporter):
+    """Starts a thread that ends long after the run."""
+
+    ended = threading.Event()
+
+    def __enter__(self) -> KeepsRunning:
+        threading.Thread(target=self.ended.wait, args=[20.0], daemon=True).start()
+        return self
+
+
 REPORTERS: dict[str, tuple[type[RecordingReporter], str]] = {
     "changes events": (ChangesEvents, "leaves_events_unchanged"),
     "swallows the error of a run": (Swallows, "closes_after_failure"),
     "leaves files open": (KeepsOpen, "closes_after_failure"),
+    "leaves threads running": (KeepsRunning, "closes_after_failure"),
     "needs totals": (NeedsTotal, "accepts_every_event"),
     "raises at failed runs": (FailsAtFailures, "accepts_every_event"),
 }
@@ -77,9 +89,11 @@ def test_an_honest_reporter_passes() -> None:
 @pytest.mark.parametrize("bug", REPORTERS)
 def test_a_bug_of_a_reporter_is_found(bug: str) -> None:
     reporter, check = REPORTERS[bug]
+    KeepsRunning.ended.clear()
     try:
         assert check in report(reporter)
     finally:
+        KeepsRunning.ended.set()
         while KeepsOpen.files:
             KeepsOpen.files.pop().close()
 
