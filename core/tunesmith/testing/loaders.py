@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from tunesmith.records import Record
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.worked_examples import LoaderExample
 
+TABLE_SUFFIXES = (".csv", ".tsv")
 FILE_AND_LINE = re.compile(r"[^\s:]:\d+\b")
 
 
@@ -106,14 +108,13 @@ def accounts_for_every_row(subject: Subject) -> None:
     positions += [row.where for row in dataset.left_out]
     checked = False
     for path in _text_files(subject.samples.options.get(subject.offer.name, {})):
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        filled = {n for n, line in enumerate(lines, 1) if line.strip()}
+        filled = _row_lines(path)
         found = Counter(_lines_of(path, positions))
         if len(filled & found.keys()) < 2 or len(filled & found.keys()) <= len(filled) / 2:
             continue
         checked = True
         missing = sorted(filled - found.keys())
-        if missing[:1] == [1] and path.suffix in (".csv", ".tsv"):
+        if missing[:1] == [1] and path.suffix in TABLE_SUFFIXES:
             del missing[0]
         lines_text = ", ".join(f"{path.name}:{n}" for n in missing[:3])
         require(not missing, f"neither a record nor left out: {lines_text}")
@@ -158,6 +159,22 @@ def _text_files(options: Mapping[str, Any]) -> Iterator[Path]:
         path = Path(value) if isinstance(value, str) and len(value) < 4096 else None
         if path is not None and path.is_file() and b"\0" not in path.read_bytes()[:4096]:
             yield path
+
+
+def _row_lines(path: Path) -> set[int]:
+    """Return the lines on which a row begins: those with text, or, of CSV, those of its rows."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if path.suffix not in TABLE_SUFFIXES:
+        return {n for n, line in enumerate(lines, 1) if line.strip()}
+    reader = csv.reader(
+        (f"{line}\n" for line in lines), delimiter="\t" if path.suffix == ".tsv" else ","
+    )
+    rows, first = set(), 1
+    for row in reader:
+        if any(cell.strip() for cell in row):
+            rows.add(first)
+        first = reader.line_num + 1
+    return rows
 
 
 def _lines_of(path: Path, positions: Sequence[str]) -> Iterator[int]:

@@ -16,7 +16,7 @@ from tunesmith.contracts import Dataset, LeftOut
 from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import DataPath, Options
 from tunesmith.records import Chat, Completion, Message, Record, UnpairedPreference
-from tunesmith.testing import LoaderExample
+from tunesmith.testing import LoaderExample, run_checks
 
 
 class LoaderOptions(Options):
@@ -181,3 +181,13 @@ def test_an_honest_loader_passes(tmp_path: Path) -> None:
 def test_a_bug_of_a_loader_is_found(bug: str, tmp_path: Path) -> None:
     loader, check = LOADERS[bug]
     assert check in load(loader, tmp_path)
+
+
+def test_rows_of_a_table_may_have_several_lines(tmp_path: Path) -> None:
+    from tunesmith_plugins.loaders import table
+
+    path = tmp_path / "rows.csv"
+    rows = [f'q{n},"a\nb"' if n == 3 else f"q{n},a" for n in range(8)]
+    path.write_text("prompt,completion\n" + "\n".join(rows) + "\n\n", encoding="utf-8")
+    results = {r.check: r for r in run_checks(table, samples={"table": {"train": str(path)}})}
+    assert results["accounts_for_every_row"].state == "passed"
