@@ -1,0 +1,78 @@
+"""Offer and evaluator of ``repeatability``: does a model answer alike in another order of batches?
+
+Greedy answers should be the same. Where rounding makes them differ, scores have a noise floor, and
+a difference between models that is as small says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pydantic import Field
+
+from tunesmith.contracts import Evaluator, Measurement, TextModel
+from tunesmith.execution.wrapped_model import CachedModel, WrappedModel
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.options import Options
+from tunesmith.records import Record, last_exchange
+
+METRIC = Metric(name="repeatable", higher_is_better=True, bounds=(0, 1), is_descriptive=True)
+
+
+class RepeatabilityOptions(Options):
+    """Options of ``repeatability``."""
+
+    rows: int = Field(
+        60, ge=1, description="Most rows that are answered twice, spread evenly over all."
+    )
+    max_new_tokens: int = Field(64, ge=1, description="Most tokens of an answer.")
+
+
+class Repeatability:
+    """Scores 1 for a record whose greedy answer is the same in a second pass, else 0.
+
+    The second pass has the rows backwards, in two halves of every other row, so that each row has
+    other neighbours in its batch. Rows that are not answered twice have the weight 0.
+    """
+
+    def __init__(self, options: RepeatabilityOptions) -> None:
+        self.options = options
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Return one value for each record."""
+        model = without_cache(model)
+        step = -(-len(records) // self.options.rows) or 1
+        rows = range(0, len(records), step)
+        prompts = {row: last_exchange(records[row])[0] for row in rows}
+        answers = []
+        for order in (rows, rows[::-2], rows[-2::-2]):
+            found = model.generate([prompts[row] for row in order], self.options.max_new_tokens)
+            answers.append({row: a.text for row, a in zip(order, found, strict=True)})
+        first, second = answers[0], answers[1] | answers[2]
+        values = tuple(float(first.get(row) == second.get(row)) for row in range(len(records)))
+        weights = tuple(float(row in prompts) for row in range(len(records)))
+        return [Measurement(metric=METRIC.name, values=values, weights=weights)]
+
+
+def without_cache(model: TextModel) -> TextModel:
+    """Return a model that computes everything anew."""
+    if isinstance(model, CachedModel):
+        return without_cache(model.model)
+    if isinstance(model, WrappedModel):
+        return replace(model, model=without_cache(model.model))
+    return model
+
+
+def build(options: RepeatabilityOptions) -> Evaluator:
+    """Build the evaluator."""
+    return Repeatability(options)
+
+
+REPEATABILITY = EvaluatorOffer(
+    name="repeatability",
+    summary="share of greedy answers that are the same in another order of batches",
+    config=RepeatabilityOptions,
+    build=build,
+    metrics=(METRIC,),
+)
