@@ -75,7 +75,7 @@ class MetricDifference:
     p_value_holm: float | None = None
     """Adjusted for the number of comparisons, if :func:`adjust` was called."""
     won: int = 0
-    """Rows on which the second run is better."""
+    """Rows on which the second run is better. Without meaning for a metric of all rows together."""
     lost: int = 0
     detectable: float | None = None
     """Smallest difference that these rows show in four of five cases, at the measured spread; None

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tunesmith_plugins.commands.compare.command import last_turn
+from tunesmith.catalog import Catalog
+from tunesmith.plugins import Selection, find_plugins
+from tunesmith_evidence.comparison import MetricDifference
+from tunesmith_plugins.commands.compare.command import (
+    describe_power,
+    last_turn,
+    list_joint_metrics,
+)
 
 Tunesmith = Callable[..., Result]
 
@@ -42,7 +49,7 @@ def test_text(two: Tunesmith) -> None:
     done = two("compare", "bad", "good", "--items", "1")
     assert done.exit_code == 0, done.output
     for text in (
-        "good minus bad", "+1.000", "unclear", "4 won, 0 lost of 4 rows",
+        "good minus bad", "+1.000", "unclear", "4 won, 0 lost of 4 rows, p = 0.12 (Holm)",
         "technique.generalises: False -> True", "4 rows won", "0 rows lost", "prompt:   say",
         "expected: SAY",
     ):  # fmt: skip
@@ -87,3 +94,15 @@ def test_the_last_turn_of_a_prompt() -> None:
     assert last_turn({"prompt": [["system", "s"], ["user", "u"]]}) == "u"
     assert last_turn({"prompt": "p"}) == "p"
     assert last_turn({}) == ""
+
+
+def test_no_row_is_won_by_a_metric_of_all_rows() -> None:
+    catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
+    assert {"macro-f1", "bleu", "chrf"} <= list_joint_metrics(catalog)
+    assert not {"accuracy", "exact-match", "loss"} & list_joint_metrics(catalog)
+    found = MetricDifference(
+        evaluator="e", metric="m", unit="", higher_is_better=True, first=0, second=1,
+        difference=1, low=0, high=1, n=9, p_value=1, outcome="unclear", won=5, lost=4,
+    )  # fmt: skip
+    assert describe_power(found, is_joint=False).startswith("5 won, 4 lost of 9 rows")
+    assert describe_power(found, is_joint=True).startswith("9 rows")

@@ -9,11 +9,13 @@ from typing import Any
 
 import click
 
+from tunesmith.catalog import Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith.execution.execute import load_report
+from tunesmith.offers import EvaluatorOffer
 from tunesmith.storage import RunFolder
 from tunesmith.text import format_count, one_line
 from tunesmith_evidence.comparison import (
@@ -77,8 +79,9 @@ def command(
     if as_json:
         render.print_json(to_json(first, found))
         return
+    joint = list_joint_metrics(state.catalog())
     for difference in found:
-        show(first, difference, items)
+        show(first, difference, items, joint)
 
 
 def read_results(path: Path) -> RunResults:
@@ -151,17 +154,25 @@ def to_json(first: RunResults, found: Sequence[RunDifference]) -> JSON:
     }
 
 
-def show(first: RunResults, difference: RunDifference, items: int) -> None:
+def list_joint_metrics(catalog: Catalog) -> frozenset[str]:
+    """Return the metrics of all rows together, by which no row is won or lost."""
+    offers = [offered.offer for offered in catalog.offers(EvaluatorOffer)]
+    return frozenset(m.name for offer in offers for m in offer.metrics if not m.is_row_mean)
+
+
+def show(first: RunResults, difference: RunDifference, items: int, joint: frozenset[str]) -> None:
     """Print the comparison of a run with the first one."""
     names = one_line(difference.run.folder.name, 60), one_line(first.folder.name, 60)
     render.print_text(f"{names[0]} minus {names[1]}", style="strong")
     render.print_table(
-        ["metric", "first", "this", "difference", "95 % interval", "p (Holm)", "n", ""],
+        ["metric", "first", "this", "difference, 95 % interval", "n", "this is"],
         [_to_row(name, metric) for name, metric in difference.metrics.items()],
-        right=(1, 2, 3, 4, 5, 6),
+        right=(1, 2, 3, 4),
     )
     for name, metric in difference.metrics.items():
-        render.print_text(f"{one_line(name)}: {describe_power(metric)}")
+        render.print_paragraph(
+            f"{one_line(name)}: {describe_power(metric, metric.metric in joint)}"
+        )
     render.print_text()
     render.print_text("what differs in the run files:" if difference.options else "same run files")
     for key, (old, new) in difference.options.items():
@@ -177,9 +188,12 @@ def show(first: RunResults, difference: RunDifference, items: int) -> None:
     render.print_text()
 
 
-def describe_power(metric: MetricDifference) -> str:
-    """Return the rows won and lost, and which difference these rows could show."""
-    change = f"{metric.won} won, {metric.lost} lost of {format_count(metric.n, 'row')}"
+def describe_power(metric: MetricDifference, is_joint: bool) -> str:
+    """Return the rows won and lost, the p-value, and which difference these rows could show."""
+    rows = format_count(metric.n, "row")
+    change = rows if is_joint else f"{metric.won} won, {metric.lost} lost of {rows}"
+    if metric.p_value_holm is not None:
+        change += f", p = {metric.p_value_holm:.2g} (Holm)"
     if metric.detectable is None:
         return f"{change}; so few rows show no difference"
     unit = f" {metric.unit}" if metric.unit else ""
@@ -195,9 +209,7 @@ def _to_row(name: str, metric: MetricDifference) -> list[render.Cell]:
         one_line(name),
         f"{metric.first:.3f}",
         f"{metric.second:.3f}",
-        f"{metric.difference:+.3f}",
-        f"[{metric.low:+.3f}, {metric.high:+.3f}]",
-        "" if metric.p_value_holm is None else f"{metric.p_value_holm:.2g}",
+        f"{metric.difference:+.3f} [{metric.low:+.3f}, {metric.high:+.3f}]",
         f"{metric.n}",
         (word, STYLES.get(word, "dim")),
     ]
