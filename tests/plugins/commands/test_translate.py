@@ -179,3 +179,18 @@ def test_the_command_writes_the_file_and_lists_the_outcomes(
     assert tomllib.loads(text)["technique"]["adapter"]["rank"] == 16
     again = tunesmith("init", "--from", "peer.yaml", "new")
     assert again.exit_code == 2 and "file exists" in again.stderr
+
+
+ODD = (None, True, -1, 0.5, float("nan"), float("inf"), 10**400, "x", "\x1b\n]", "1e-4", [1], [{}],
+       [{"path": 5}], {"a": 1})  # fmt: skip
+
+
+@by_name
+def test_odd_values_have_an_outcome_and_make_valid_toml(case: Case, folder: Path) -> None:
+    source = yaml.safe_load(case.text)
+    tool = axolotl if case.name.startswith("ax") else llamafactory
+    for key in source:
+        for value in ODD:
+            keys, outcomes = tool.translate({**source, key: value}, folder)
+            assert set(source) <= {outcome.key for outcome in outcomes}
+            tomllib.loads(to_toml("x", "x", nest(keys), outcomes))

@@ -9,6 +9,7 @@ from tunesmith_plugins.commands.starter.translate import shared
 from tunesmith_plugins.commands.starter.translate.translation import (
     Outcome,
     Translation,
+    exists,
     is_off,
     split_names,
 )
@@ -267,7 +268,7 @@ def _find_file(item: dict[str, Any], folder: Path) -> tuple[str, bool]:
     files = split_names(item.get("data_files") or [])
     if path in ("json", "csv", "parquet") and files:
         return str(folder / files[0]), True
-    is_local = (folder / path).exists() or path.endswith((".json", ".jsonl", ".parquet", ".csv"))
+    is_local = exists(folder / path) or path.endswith((".json", ".jsonl", ".parquet", ".csv"))
     return (str(folder / path), True) if is_local else (f"hf://{path}", False)
 
 

@@ -10,6 +10,7 @@ from tunesmith_plugins.commands.starter.translate import shared
 from tunesmith_plugins.commands.starter.translate.translation import (
     Outcome,
     Translation,
+    exists,
     split_names,
 )
 
@@ -211,7 +212,7 @@ def _find_files(
         elif isinstance(entry, dict) and isinstance(entry.get("hf_hub_url"), str):
             files.append(f"hf://{entry['hf_hub_url']}")
             problems += _translate_entry(t, name, entry)
-        elif (folder / name).is_file():
+        elif exists(folder / name):
             files.append(str(folder / name))
         else:
             files.append(f"{name}.json")

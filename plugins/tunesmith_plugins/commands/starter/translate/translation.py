@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.text import one_line, redact
@@ -45,11 +48,12 @@ class Translation:
     def number(self, key: str, default: float | None = None) -> float | None:
         """Return a number of the source, which YAML may read as text: ``1e-5``."""
         value = self.get(key, default)
-        try:
-            return None if value is None else float(value)
-        except (TypeError, ValueError):
-            self.refuse(key, "should be a number")
-            return default
+        with suppress(TypeError, ValueError, OverflowError):
+            number = None if value is None else float(value)
+            if number is None or math.isfinite(number):
+                return number
+        self.refuse(key, "should be a number")
+        return default
 
     def set(self, key: str, target: str, value: Any) -> None:
         """Write a key of the run file, as the translation of a key or of its default."""
@@ -118,6 +122,14 @@ def is_off(value: Any) -> bool:
     if isinstance(value, (list, dict)):
         return not value
     return value in OFF
+
+
+def exists(path: Path) -> bool:
+    """Return True if there is such a file or folder; False also for what cannot be a path."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def split_names(value: Any) -> list[str]:
