@@ -1,6 +1,6 @@
 """The hooks: the functions that a plugin can implement.
 
-Eight hooks return *offers*, descriptions of the components of the plugin. One finds the base model
+Nine hooks return *offers*, descriptions of the components of the plugin. One finds the base model
 for a reference. Three review a run before any weight is read. One judges the results of a run. No
 hook changes a plan, patches a library or runs inside the training loop.
 
@@ -32,10 +32,11 @@ import pluggy
 if TYPE_CHECKING:
     from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
     from tunesmith.events import JSON
-    from tunesmith.offers import (
+    from tunesmith.offers import (  # fmt: skip
         CommandOffer,
         DataLoaderOffer,
         EvaluatorOffer,
+        ExporterOffer,
         ReporterOffer,
         RivalOffer,
         SplitterOffer,
@@ -110,6 +111,14 @@ def tunesmith_reporters() -> Sequence[ReporterOffer[Any]]:  # type: ignore[empty
 
 
 @hookspec
+def tunesmith_exporters() -> Sequence[ExporterOffer[Any]]:  # type: ignore[empty-body]
+    """Offer exporters, which write a model for an engine: ``tunesmith export RUN --to NAME``.
+
+    What is built is an :class:`Exporter` of ``tunesmith_torch.export.contract``.
+    """
+
+
+@hookspec
 def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     """Offer commands: ``tunesmith NAME``.
 
@@ -118,9 +127,8 @@ def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     offer, so that ``tunesmith --help`` and ``tunesmith data --help`` import no command.
 
     The names of the core's commands cannot be used, and no name can be both a command and a group:
-    the first of two such offers counts, those of built-in plugins come first. A command that more
-    than one plugin offers is ambiguous and cannot be used. ``tunesmith plugins list`` names the
-    commands that were refused.
+    the first of two such offers counts, built-in ones come first. A command of several plugins is
+    ambiguous and cannot be used. ``tunesmith plugins list`` names the commands that were refused.
     """
 
 
@@ -139,10 +147,9 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
     """Find the base model for a reference.
 
     ``reference`` is the value of ``[model] base``: a folder, a GGUF file, a hub id, or anything
-    else that a plugin recognises. Return None for a reference that the plugin does not know. The
-    first result that is not None counts; built-in plugins are called last. Do nothing slow here:
-    ``fetch`` of the :class:`tunesmith.contracts.FoundModel` is the function for that. Plain
-    functions only: a generator would win every call, so the loader refuses it.
+    else that a plugin recognises. Return None for another. The first result that is not None
+    counts; built-in plugins are called last. Do nothing slow here, but in ``fetch`` of the
+    :class:`tunesmith.contracts.FoundModel`. Plain functions only: a generator is refused.
     """
 
 

@@ -61,7 +61,7 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredOffer(Offer, Generic[C]):
-    """Base of the kinds of offers that have options in a run file."""
+    """Base of the kinds of offers that have options, most of them in a run file."""
 
     config: type[C]
     """Frozen pydantic model that refuses unknown keys; every field has help, bounds and unit."""
@@ -69,7 +69,7 @@ class ConfiguredOffer(Offer, Generic[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentOffer(ConfiguredOffer[C]):
-    """Base of the kinds of offers that ``use`` names in a run file."""
+    """Base of the kinds of offers that build a component, most of them by ``use`` in a run file."""
 
     build: Callable[..., Any]
     """Builds the component; heavy libraries are imported inside this function."""
@@ -207,6 +207,16 @@ class ReporterOffer(ComponentOffer[C]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExporterOffer(ComponentOffer[C]):
+    """An offer of an exporter, which writes a model for an engine: ``tunesmith export --to``."""
+
+    kind: ClassVar[str] = "exporter"
+    hook: ClassVar[str] = "tunesmith_exporters"
+    tolerance: Callable[[C], float | None]
+    """Returns the largest difference of a log-probability, in nats; None: weights are rounded."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CommandOffer(Offer):
     """An offer of a command, ``tunesmith NAME``, whose ``summary`` is its help line.
 
@@ -234,15 +244,9 @@ class TableOffer(ConfiguredOffer[C]):
 
 
 KINDS: tuple[type[Offer], ...] = (
-    DataLoaderOffer,
-    SplitterOffer,
-    TechniqueOffer,
-    EvaluatorOffer,
-    RivalOffer,
-    ReporterOffer,
-    CommandOffer,
-    TableOffer,
-)
+    DataLoaderOffer, SplitterOffer, TechniqueOffer, EvaluatorOffer, RivalOffer, ReporterOffer,
+    ExporterOffer, CommandOffer, TableOffer,
+)  # fmt: skip
 """All kinds of offers, in the order in which they are listed."""
 
 

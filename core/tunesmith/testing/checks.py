@@ -98,6 +98,7 @@ CheckKind = Literal[
     "evaluator",
     "rival",
     "reporter",
+    "exporter",
     "reporter of every run",
     "table",
 ]

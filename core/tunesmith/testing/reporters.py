@@ -1,24 +1,33 @@
-"""Checks of reporters: they accept every event, and close after every run."""
+"""Checks of what sends or writes the results of a run: reporters and exporters.
+
+Reporters accept every event, and close after every run. Exporters write what their engine reads.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import exp, fsum
 from pathlib import Path
+from typing import Any
 
 from tunesmith.contracts import Reporter
 from tunesmith.events import EVENT_TYPES
+from tunesmith.records import Message
 from tunesmith.storage import RunFolder
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.sample_run import sample_run
 
 HOSTILE = "[bold]\x1b[31m日本\u202e{0}%s"
 """Text as models and users may write it: markup, escapes, other scripts, format characters."""
+EXPORT_PROMPT = (Message("user", "What is the capital of Spain? 12345 é"),)
+EXPORT_FACTS = {"end_ids", "rope_theta", "tied", "tokens"}
 
 
 @contextmanager
@@ -117,3 +126,81 @@ def list_open_files() -> set[str]:
         with contextlib.suppress(OSError):
             files.add(f"{entry.name} {os.readlink(entry)}")
     return {text for text in files if "/proc/" not in text}
+
+
+def exported(subject: Subject) -> Path:
+    """Return the folder of an export of the sample model; cached."""
+    if "exported" not in subject.cache:
+        model = subject.samples.model_folder()
+        before = _digests(model)
+        folder = tempfile.TemporaryDirectory(prefix="tunesmith-kit-")
+        out = Path(folder.name) / "out"
+        out.mkdir()
+        subject.build().export(model, out)
+        subject.cache["exported"] = folder, out, before, _digests(model)
+    return subject.cache["exported"][1]  # type: ignore[no-any-return]
+
+
+@check("exporter")
+def writes_only_below_its_folder(subject: Subject) -> None:
+    """An export writes files below its folder, and leaves the model folder as it was."""
+    out = exported(subject)
+    _, _, before, after = subject.cache["exported"]
+    require(before == after, "the model folder has changed")
+    require(any(file.is_file() for file in out.rglob("*")), "it wrote no file")
+    require([*out.parent.iterdir()] == [out], "it wrote beside its folder")
+
+
+@check("exporter")
+def says_what_the_files_hold(subject: Subject) -> None:
+    """Its facts are known ones, and name the tokens at which the engine stops."""
+    facts = subject.build().facts(exported(subject))
+    require(set(facts) <= EXPORT_FACTS, f"unknown facts: {sorted(set(facts) - EXPORT_FACTS)}")
+    require(bool(facts.get("end_ids")), "it names no token that ends an answer")
+
+
+@check("exporter")
+def refuses_an_incomplete_export(subject: Subject) -> None:
+    """The facts of an export whose largest file is cut in half raise an error."""
+    file = max(exported(subject).rglob("*"), key=lambda path: path.stat().st_size)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    try:
+        subject.build().facts(exported(subject))
+    except Exception:
+        return
+    finally:
+        file.write_bytes(content)
+    raise AssertionError(f"{file.name} was cut in half, and nothing was noticed")
+
+
+@check("exporter")
+def the_engine_answers(subject: Subject) -> None:
+    """The engine renders, tokenizes, and generates the same answer twice, within the limit."""
+    with subject.build().open(exported(subject)) as engine:
+        text = engine.render(EXPORT_PROMPT)
+        require("capital of Spain" in text, f"the prompt is rendered as {text!r}")
+        require(len(engine.tokenize(text)) > 1, "a prompt has no tokens")
+        first, second = (list(engine.generate([EXPORT_PROMPT], 4)) for _ in range(2))
+        require(first == second, "the second answer to a prompt differs from the first")
+        require(len(first) == 1 and len(first[0].ids) <= 4, "an answer exceeds the limit")
+
+
+@check("exporter")
+def log_probabilities_are_distributions(subject: Subject) -> None:
+    """The probabilities after each position sum to one."""
+    with subject.build().open(exported(subject)) as engine:
+        ids = list(engine.tokenize(engine.render(EXPORT_PROMPT)))
+        rows: Sequence[Any] = engine.logprobs(ids, len(ids) - 3)
+        require(len(rows) == 3, f"{len(rows)} distributions for 3 positions")
+        for row in rows:
+            total = fsum(exp(float(value)) for value in row)
+            require(abs(total - 1) < 1e-3, f"probabilities sum to {total:.4f}")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.iterdir()
+        if file.is_file()
+    }

@@ -92,13 +92,7 @@ def merge_adapter(
     measured: list[float] = []
 
     def write(folder: Path) -> None:
-        model = _merge(base, adapter, options).to(dtype)
-        _untie_changed_head(model)
-        with no_progress_bars():
-            model.save_pretrained(folder)
-        write_earlier_keys(folder)
-        del model
-        release_memory()
+        save_merged(base, adapter, folder, options, dtype)
         for file in sorted(adapter.iterdir()):
             if file.is_file() and file.name not in _ADAPTER_ONLY_FILES:
                 shutil.copyfile(file, folder / file.name)
@@ -111,6 +105,19 @@ def merge_adapter(
 
     commit_folder(out, write, {"format": "model"})
     return MergedModel(out, measured[0], len(rows), str(dtype).removeprefix("torch."))
+
+
+def save_merged(
+    base: Path, adapter: Path, folder: Path, options: MergeOptions, dtype: torch.dtype
+) -> None:
+    """Write config and weights of the sum of base and adapter, in ``dtype``."""
+    model = _merge(base, adapter, options).to(dtype)
+    _untie_changed_head(model)
+    with no_progress_bars():
+        model.save_pretrained(folder)
+    write_earlier_keys(folder)
+    del model
+    release_memory()
 
 
 @torch.inference_mode()
@@ -133,10 +140,10 @@ def _adapter_logprobs(
     base: Path, adapter: Path, rows: Sequence[Sequence[int]], options: MergeOptions
 ) -> Tensor:
     """Return the adapter's next-token log-probabilities over the base that it was trained on."""
-    return next_token_logprobs(attach_adapter(_load_training_base(base, options), adapter), rows)
+    return next_token_logprobs(attach_adapter(load_training_base(base, options), adapter), rows)
 
 
-def _load_training_base(base: Path, options: MergeOptions) -> LoadedBase:
+def load_training_base(base: Path, options: MergeOptions) -> LoadedBase:
     """Load the base with exactly the weights that were used in training, in float32.
 
     Computing in bfloat16 alone changes distributions by more than a merge may.
@@ -166,7 +173,7 @@ def _merge(base: Path, adapter: Path, options: MergeOptions) -> PreTrainedModel:
 
 def _load_dequantized(base: Path, options: MergeOptions) -> LoadedBase:
     """Return the weights that were used in training, as ordinary matrices."""
-    training_base = _load_training_base(base, options)
+    training_base = load_training_base(base, options)
     if options.quantization is None:
         return training_base
     dequantized_base = load_base(base, device=options.device, dtype=options.dtype)

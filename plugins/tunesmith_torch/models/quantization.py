@@ -112,6 +112,38 @@ def dequantize(layer: Any, dtype: torch.dtype) -> Tensor:
     return matrix_OI.to(dtype)
 
 
+def list_quantized(model: PreTrainedModel, quantization: Quantization) -> frozenset[str]:
+    """Return the names of the layers that :func:`load_quantized` would quantize."""
+    head = model.get_output_embeddings()
+    kept = (_layers_to_keep(model) if quantization.bits == 4 else None) or []
+    return frozenset(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and name not in kept
+    )
+
+
+def quantize_and_dequantize(
+    weight_OI: Tensor, quantization: Quantization, device: torch.device
+) -> Tensor:
+    """Return the matrix, in float32, that a quantized layer with this weight multiplies by."""
+    functional = bitsandbytes.get_checked_package(device).functional
+    on_device_OI = weight_OI.contiguous().to(device)
+    if quantization.bits == 8:
+        rows_OI, scales_O, _ = functional.int8_vectorwise_quant(on_device_OI.half())
+        scaled_OI: Tensor = rows_OI.float() * (scales_O.float()[:, None] / 127)
+        return scaled_OI.cpu()
+    packed, state = functional.quantize_4bit(
+        on_device_OI,
+        blocksize=BLOCK_SIZE,
+        compress_statistics=quantization.double_quantization,
+        quant_type="nf4",
+    )
+    state.dtype = torch.float32
+    matrix_OI: Tensor = functional.dequantize_4bit(packed, state)
+    return matrix_OI.cpu()
+
+
 def compute_in_float32(model: PreTrainedModel) -> None:
     """Make a quantized model compute in float32 with unchanged weights."""
     for layer in quantized_layers(model).values():

@@ -1,0 +1,58 @@
+"""Convert a model folder with llama.cpp's converter: ``python -m`` in a process of its own.
+
+The arguments are the folder, the file to write, its format, and the name of the pre-tokenizer, or
+an empty one. The converter chooses a class by the architecture; it is extended in two places: the
+name of the pre-tokenizer can be given, and every token that ends an answer is written.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Convert; the exit code is 0 if the file is complete."""
+    import gguf
+    import torch
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    folder, out, format_name, pre_tokenizer = sys.argv[1:]
+    ends = list_extra_ends(Path(folder))
+    formats = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
+    hparams = ModelBase.load_hparams(Path(folder), False)
+    architecture = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
+
+    class ExportedModel(architecture):  # type: ignore[misc, valid-type]
+        model_arch = architecture.model_arch
+
+        def get_vocab_base_pre(self, tokenizer: Any) -> str:
+            return pre_tokenizer or str(super().get_vocab_base_pre(tokenizer))
+
+        def set_vocab(self) -> None:
+            super().set_vocab()
+            add = (self.gguf_writer.add_eot_token_id, self.gguf_writer.add_eom_token_id)
+            for add_end, token_id in zip(add, ends, strict=False):
+                add_end(token_id)
+
+    with torch.inference_mode():
+        ExportedModel(Path(folder), formats[format_name], Path(out)).write()
+
+
+def list_extra_ends(folder: Path) -> list[int]:
+    """Return the ids of the tokens that end an answer, without the tokenizer's EOS token."""
+    from transformers import AutoTokenizer
+
+    generation = folder / "generation_config.json"
+    source = generation if generation.is_file() else folder / "config.json"
+    ids = json.loads(source.read_text(encoding="utf-8")).get("eos_token_id")
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
+    return sorted({*(ids if isinstance(ids, list) else [ids])} - {None, tokenizer.eos_token_id})
+
+
+if __name__ == "__main__":
+    main()

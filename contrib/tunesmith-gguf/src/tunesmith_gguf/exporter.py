@@ -1,0 +1,123 @@
+"""Convert model folders to GGUF, quantize, and read back what the file says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import EnvironmentProblem, IntegrityError
+from tunesmith_gguf import libllama
+from tunesmith_gguf.engine import open_engine
+from tunesmith_gguf.options import GgufOptions
+from tunesmith_torch.export.contract import Engine
+
+CONTROL, USER_DEFINED = 3, 4
+"""Types of tokens in a GGUF file that are read as a whole."""
+_UNKNOWN_TOKENIZER = "pre-tokenizer was not recognized"
+
+
+class GgufExporter:
+    """Writes GGUF files with the converter of llama.cpp and opens them in llama.cpp."""
+
+    def __init__(self, options: GgufOptions) -> None:
+        self.options = options
+
+    def export(self, model: Path, out: Path) -> None:
+        """Write the model to a file below ``out``.
+
+        Raises:
+            EnvironmentProblem: the converter does not know the architecture or the tokenizer.
+        """
+        target = out / f"model-{self.options.quantize}.gguf"
+        if self.options.quantize in ("f32", "f16"):
+            convert(model, target, self.options.quantize, self.options.pre_tokenizer)
+            return
+        full = out / "model-f32.gguf"
+        convert(model, full, "f32", self.options.pre_tokenizer)
+        libllama.quantize(full, target, self.options.quantize)
+        full.unlink()
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        """Return what the file says.
+
+        Raises:
+            IntegrityError: it is missing or incomplete.
+        """
+        return read_facts(find_file(out))
+
+    def open(self, out: Path) -> AbstractContextManager[Engine]:
+        """Load the file into llama.cpp."""
+        return open_engine(find_file(out), exact=self.options.quantize == "f32")
+
+
+def convert(folder: Path, target: Path, format_name: str, pre_tokenizer: str | None) -> None:
+    """Run the converter in a process of its own: it changes global state of its libraries.
+
+    Raises:
+        EnvironmentProblem: it fails.
+    """
+    command = [sys.executable, "-m", "tunesmith_gguf.convert_process", str(folder), str(target)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, format_name, pre_tokenizer or ""],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return
+    reason = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
+    hint = "llama.cpp may not know this architecture: export to safetensors instead"
+    if _UNKNOWN_TOKENIZER in done.stderr:
+        reason = "it does not recognize how the tokenizer splits text"
+        hint = "name it as llama.cpp does, such as --set pre_tokenizer=qwen2; a wrong name is found"
+    raise EnvironmentProblem(f"gguf: the converter of llama.cpp failed, {reason:.300}", hint=hint)
+
+
+def find_file(out: Path) -> Path:
+    """Return the GGUF file of an export.
+
+    Raises:
+        IntegrityError: there is none.
+    """
+    files = sorted(out.glob("*.gguf"))
+    if not files:
+        raise IntegrityError(f"{out}: holds no GGUF file")
+    return files[0]
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """Return what a GGUF file says of the model.
+
+    Raises:
+        IntegrityError: it is incomplete.
+    """
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(file)
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise IntegrityError(f"{file}: cannot be read, {error!s:.120}") from error
+    end = max(int(t.data_offset) + int(t.n_bytes) for t in reader.tensors)
+    if end > file.stat().st_size:
+        raise IntegrityError(f"{file}: ends within a tensor")
+    names = {tensor.name for tensor in reader.tensors}
+    architecture = reader.fields["general.architecture"].contents()
+    theta = reader.fields.get(f"{architecture}.rope.freq_base")
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    types = reader.fields["tokenizer.ggml.token_type"].contents()
+    return {
+        "end_ids": libllama.list_end_ids(file),
+        "rope_theta": None if theta is None else float(theta.contents()),
+        "tied": "output.weight" not in names,
+        "tokens": {
+            text: number
+            for number, (text, kind) in enumerate(zip(tokens, types, strict=True))
+            if kind in (CONTROL, USER_DEFINED)
+        },
+    }

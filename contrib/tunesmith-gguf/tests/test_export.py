@@ -1,0 +1,227 @@
+"""GGUF files of trained models, in llama.cpp: correct ones pass, and each fault is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGUFReader
+from transformers import AutoModelForCausalLM
+
+from tunesmith.contracts import Job
+from tunesmith.errors import EnvironmentProblem, GateError
+from tunesmith.options import from_table
+from tunesmith.records import Completion, Record
+from tunesmith.storage import Checkpoints
+from tunesmith_gguf.exporter import GgufExporter, find_file
+from tunesmith_gguf.offer import GGUF
+from tunesmith_gguf.options import GgufOptions
+from tunesmith_torch.export.contract import Engine
+from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
+from tunesmith_torch.models.merging import MergeOptions
+from tunesmith_torch.options.training import SupervisedOptions
+from tunesmith_torch.testing.tiny_model import tiny_config, tiny_tokenizer
+from tunesmith_torch.training import trainer
+from tunesmith_torch.training.supervised import SupervisedTask
+
+RECORDS: tuple[Record, ...] = tuple(
+    Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion="one two three")
+    for n in range(12)
+)
+
+
+def train(folder: Path, model: Path, *, adapter: bool = True, epochs: float = 24.0) -> TrainedModel:
+    """Train until the answer is learned, and return the parts that an export needs."""
+    table: dict[str, Any] = {"epochs": epochs, "batch_size": 4, "precision": "fp32"}
+    table |= {"learning_rate": 1e-2 if adapter else 5e-3}
+    if adapter:
+        from tunesmith_plugins.techniques.lora.options import LoraOptions
+
+        config: SupervisedOptions = from_table(LoraOptions, {**table, "adapter": {"rank": 8}})
+    else:
+        from tunesmith_plugins.techniques.full.options import FullOptions
+
+        config = from_table(FullOptions, table)
+    job: Job[Any] = Job(
+        config=config, model=model, train=RECORDS[:8], dev=(), out=folder, seed=3, device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
+    )  # fmt: skip
+    artifact = trainer.train(job, SupervisedTask())
+    merge = MergeOptions(torch.device("cpu"), torch.float32)
+    return TrainedModel(base=model, artifact=artifact.path, merge=merge, heldout=RECORDS[8:])
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    return train(tmp_path_factory.mktemp("lora"), tiny_folder)
+
+
+def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = None) -> Export:
+    options = GgufOptions(quantize=quantize, pre_tokenizer="smollm")  # type: ignore[arg-type]
+    exporter = GgufExporter(options)
+    return Export(
+        name="gguf",
+        options=options.model_dump(),
+        exporter=exporter if damage is None else Damaged(exporter, damage),
+        tolerance=GGUF.tolerance(options),
+    )
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """An exporter whose file is damaged after it is written."""
+
+    exporter: GgufExporter
+    damage: Callable[[Path], None]
+
+    def export(self, model: Path, out: Path) -> None:
+        self.exporter.export(model, out)
+        self.damage(find_file(out))
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        return self.exporter.facts(out)
+
+    def open(self, out: Path) -> AbstractContextManager[Engine]:
+        return self.exporter.open(out)
+
+
+@pytest.mark.parametrize("quantize", ["f32", "f16", "q8_0", "q4_k_m"])
+def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path, quantize: str) -> None:
+    certificate = export_run(trained, as_export(quantize), tmp_path / "out")
+    assert [f.name for f in (tmp_path / "out").glob("*.gguf")] == [f"model-{quantize}.gguf"]
+    assert json.loads((tmp_path / "out" / "export.json").read_text()) == certificate
+    if quantize == "f32":
+        assert certificate["max_logprob_difference_nats"] < 1e-4
+
+
+def save_model(folder: Path, family: str, **changes: Any) -> Path:
+    """Save a tiny model with another value in its config."""
+    config = tiny_config(family)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    tokenizer = tiny_tokenizer()
+    config.vocab_size = len(tokenizer)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("qwen3", {}),
+        ("gemma3_text", {"query_pre_attn_scalar": 8}),
+        ("phi", {"tie_word_embeddings": False, "num_key_value_heads": 4}),
+        ("qwen3_moe", {"norm_topk_prob": True}),
+    ],
+)
+def test_other_architectures_pass(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", family, **changes)
+    trained = train(tmp_path / "run", model, epochs=2.0)
+    certificate = export_run(trained, as_export(), tmp_path / "out")
+    assert certificate["max_logprob_difference_nats"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("gemma3_text", {"query_pre_attn_scalar": 256}), ("qwen3_moe", {"norm_topk_prob": False})],
+)
+def test_a_config_that_llama_cpp_ignores_is_found(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "model", family, **changes)
+    trained = train(tmp_path / "run", model, epochs=2.0)
+    with pytest.raises(GateError, match="export, log-probabilities: they differ by"):
+        export_run(trained, as_export(), tmp_path / "out")
+
+
+def test_a_full_model_passes(tiny_folder: Path, tmp_path: Path) -> None:
+    trained = train(tmp_path / "run", tiny_folder, adapter=False)
+    certificate = export_run(trained, as_export(), tmp_path / "out")
+    assert certificate["checks"]["stop"] == "3 of 3 answers end alike"
+
+
+def test_an_unknown_tokenizer_is_refused_with_what_to_do(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    exporter = GgufExporter(GgufOptions(quantize="f32"))
+    export = Export(name="gguf", options={}, exporter=exporter, tolerance=1e-4)
+    with pytest.raises(EnvironmentProblem, match="does not recognize how") as caught:
+        export_run(trained, export, tmp_path / "out")
+    assert "pre_tokenizer" in str(caught.value.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def overwrite(key: str, value: Any) -> Callable[[Path], None]:
+    """Overwrite a number in the header of a file, or a text by one of the same length."""
+
+    def damage(file: Path) -> None:
+        reader = GGUFReader(file, "r+")
+        field = reader.fields[key]
+        if isinstance(value, str):
+            old = bytes(field.parts[field.data[0]])
+            new = value.encode()[: len(old)].ljust(len(old))
+            field.parts[field.data[0]][:] = list(new)
+        else:
+            field.parts[field.data[0]][0] = value
+        reader.data.flush()
+
+    return damage
+
+
+def replace_in_template(old: str, new: str) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        content = GGUFReader(file).fields["tokenizer.chat_template"].contents()
+        assert old in content and len(old.encode()) == len(new.encode())
+        overwrite("tokenizer.chat_template", content.replace(old, new))(file)
+
+    return damage
+
+
+def truncate(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[:-200])
+
+
+def change_tensor(file: Path) -> None:
+    reader = GGUFReader(file, "r+")
+    (tensor,) = [t for t in reader.tensors if t.name == "blk.1.ffn_down.weight"]
+    tensor.data[:] = tensor.data * 1.05
+    reader.data.flush()
+
+
+def lose_token(file: Path) -> None:
+    reader = GGUFReader(file, "r+")
+    field = reader.fields["tokenizer.ggml.token_type"]
+    field.parts[field.data[0]][0] = 1
+    reader.data.flush()
+
+
+ROLE, OTHER_ROLE = "+ message['role'] + ", "+messages[-1].role +"
+FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "rope": ("rope", overwrite("llama.rope.freq_base", 5000.0)),
+    "template": (
+        "rendered prompt",
+        replace_in_template("<|im_start|>assistant", "<|im_start|>Assistant"),
+    ),
+    "system prompt": ("rendered system prompt", replace_in_template(ROLE, OTHER_ROLE)),
+    "lost token": ("added tokens", lose_token),
+    "truncated tensor": ("files", truncate),
+    "wrong pre-tokenizer": ("token ids", overwrite("tokenizer.ggml.pre", "falcon")),
+    "weights": ("log-probabilities", change_tensor),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_file_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
+    name, damage = FAULTS[fault]
+    with pytest.raises(GateError, match=f"export, {name}:"):
+        export_run(trained, as_export(damage=damage), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,116 @@
+"""``tunesmith export``: write a trained model for an engine, and prove it there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from tunesmith import api
+from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.cli import render
+from tunesmith.cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    trust_option,
+)
+from tunesmith.config.problems import convert_problems
+from tunesmith.config.run_file import parse_value
+from tunesmith.errors import ConfigError, UsageError
+from tunesmith.offers import ExporterOffer, Offered
+from tunesmith.options import from_table
+from tunesmith.storage import lock
+from tunesmith.text import one_line
+
+
+@click.command("export")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--to", metavar="NAME", required=True, help="Exporter, such as gguf or safetensors.")
+@click.option("--quantize", metavar="FORMAT", help="Format of the weights, such as q8_0.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to write. Default: RUN/export/NAME."
+)
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the exporter: tunesmith plugins show NAME. Repeatable.",
+)
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    run: Path,
+    to: str,
+    quantize: str | None,
+    out: Path | None,
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Export the trained model of RUN for the engine that will serve it.
+
+    An adapter is merged into its base model first. The result is loaded into the engine itself and
+    compared with the trained model: files, rendered prompts, token ids, where answers end, and
+    log-probabilities on held-out rows. If a check fails, the exit code is 6 and nothing is kept;
+    otherwise export.json in the folder says what was measured.
+    """
+    folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
+    offered = _find_exporter(catalog, to)
+    options = _read_options(offered.offer, quantize, sets)
+    from tunesmith_plugins.commands.export.trained import find_trained
+    from tunesmith_torch.export.export_run import Export, export_run
+
+    trained = find_trained(folder, plan, catalog)
+    target = folder.path / "export" / to if out is None else out.expanduser().absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    export = Export(
+        name=offered.offer.name,
+        options=options.model_dump(mode="json", exclude_none=True),
+        exporter=offered.offer.build(options),
+        tolerance=offered.offer.tolerance(options),
+    )
+    with lock(folder.path):
+        certificate = export_run(trained, export, target)
+    if as_json:
+        render.print_json({**certificate, "path": str(target)})
+        return
+    render.print_table(
+        ["check", "result"],
+        [[one_line(name), one_line(text, 200)] for name, text in certificate["checks"].items()],
+    )
+    render.print_text(f"\nexported: {render.shell_path(target)}")
+
+
+def _find_exporter(catalog: Catalog, name: str) -> Offered[ExporterOffer[Any]]:
+    try:
+        return catalog.find(ExporterOffer, name)
+    except OfferNotFound as error:
+        hint = "pip install tunesmith-gguf" if name == "gguf" else error.hint
+        raise UsageError(f"--to: {error.what}", hint=hint) from None
+
+
+def _read_options(offer: ExporterOffer[Any], quantize: str | None, sets: Sequence[str]) -> Any:
+    """Return the exporter's options, with those of the command line.
+
+    Raises:
+        UsageError: an item is not ``KEY=VALUE``.
+        ConfigError: a value is not valid.
+    """
+    table: dict[str, Any] = {} if quantize is None else {"quantize": quantize}
+    for item in sets:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"--set: write KEY=VALUE, got {item!r}")
+        table[key.strip()] = parse_value(value)
+    try:
+        return from_table(offer.config, table)
+    except ValidationError as error:
+        raise ConfigError(list(convert_problems(error, "", offer.config))) from None

@@ -1,0 +1,78 @@
+"""Find what a run has trained, the weights under it, and the metric that it is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from tunesmith.catalog import Catalog
+from tunesmith.config.evaluators import choose_evaluators
+from tunesmith.contracts import Measurement, TextModel
+from tunesmith.errors import UsageError
+from tunesmith.execution import execute
+from tunesmith.execution.run_data import load_data
+from tunesmith.offers import EvaluatorOffer
+from tunesmith.plan import Component, Plan
+from tunesmith.records import Record
+from tunesmith.storage import RunFolder
+from tunesmith_torch.export.export_run import Measure, TrainedModel
+from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.models.initial_model import adapter_base_folder, find_adapter_base
+from tunesmith_torch.models.merging import MergeOptions
+from tunesmith_torch.models.quantization import Quantization
+from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.runtime.device import pick_device, pick_precision
+
+METRIC_ROWS = 32
+"""Held-out rows on which the run's metric is measured after rounding."""
+
+
+def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedModel:
+    """Return the trained model of a run.
+
+    Raises:
+        UsageError: the run has none, or its technique has options of its own.
+    """
+    trained = execute.load_report(folder).training_finished.get("")
+    if trained is None:
+        raise UsageError(
+            f"{folder.path}: the run has no trained model yet",
+            hint=f"tunesmith resume {folder.path} continues it",
+        )
+    artifact = folder.path / trained.artifact
+    base = plan.found_model.fetch()
+    options = plan.technique.config
+    if artifact_format(artifact) == "adapter":
+        base = (
+            adapter_base_folder(base, artifact, options)
+            if isinstance(options, TrainingOptions)
+            else find_adapter_base(artifact, base)
+        )
+    heldout = list(islice(load_data(plan)[1].heldout, METRIC_ROWS))
+    evaluators = choose_evaluators(plan, catalog, heldout)
+    rated = [e for e in evaluators if not e.offer.metrics[0].is_descriptive]
+    return TrainedModel(
+        base=base,
+        artifact=artifact,
+        merge=_merge_options(plan, options),
+        heldout=heldout,
+        measure=_measure(rated[0], heldout) if rated and heldout else None,
+        higher_is_better=rated[0].offer.metrics[0].higher_is_better if rated else True,
+    )
+
+
+def _merge_options(plan: Plan, options: Any) -> MergeOptions:
+    device = pick_device(plan.run.device)
+    policy = getattr(options, "policy", options)  # of a technique with stages, the last one's
+    training = policy if isinstance(policy, TrainingOptions) else options
+    quantization = Quantization.from_options(training.adaptation.quantization)
+    precision = pick_precision(device, training.precision)
+    return MergeOptions(device=device, dtype=precision.dtype, quantization=quantization)
+
+
+def _measure(evaluator: Component[EvaluatorOffer[Any]], records: Sequence[Record]) -> Measure:
+    def measure(model: TextModel) -> Sequence[Measurement]:
+        return evaluator.offer.build(evaluator.config).measure(model, records)  # type: ignore[no-any-return]
+
+    return measure

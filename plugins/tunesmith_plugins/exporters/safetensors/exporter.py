@@ -1,0 +1,134 @@
+"""Copy a model folder in a format of weights, and open the copy with transformers alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from tunesmith.contracts import Generation
+from tunesmith.records import Prompt
+from tunesmith_torch.models.foreign_code import refuse_foreign_code
+from tunesmith_torch.models.model_folder import check_folder, weight_files
+
+INDEX = "model.safetensors.index.json"
+
+
+class SafetensorsExporter:
+    """Writes a plain model folder."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+    def export(self, model: Path, out: Path) -> None:
+        """Copy all files of the model; the weights file by file, in the format."""
+        dtype = getattr(torch, self.dtype)
+        total = 0
+        for file in weight_files(model):
+            with safe_open(file, framework="pt") as stored:
+                tensors = {name: _convert(stored.get_tensor(name), dtype) for name in stored.keys()}  # noqa: SIM118
+            save_file(tensors, out / file.name, metadata={"format": "pt"})
+            total += sum(tensor.nbytes for tensor in tensors.values())
+        for file in sorted(model.iterdir()):
+            if file.is_file() and file.suffix != ".safetensors" and file.name != "README.md":
+                shutil.copyfile(file, out / file.name)
+        _change(out / "config.json", dtype=self.dtype, torch_dtype=self.dtype)
+        if (out / INDEX).is_file():
+            _change(out / INDEX, metadata={"total_size": total})
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        """Return what the folder says."""
+        config = check_folder(out)
+        text_config = config.get("text_config", config)
+        names = {name for file in weight_files(out) for name in _names(file)}
+        generation = out / "generation_config.json"
+        ends = json.loads(generation.read_text("utf-8")) if generation.is_file() else config
+        ids = ends.get("eos_token_id")
+        tokenizer = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
+        return {
+            "end_ids": frozenset(ids if isinstance(ids, list) else [ids]),
+            "rope_theta": text_config.get("rope_theta"),
+            "tied": not any(name.endswith("lm_head.weight") for name in names)
+            and bool(text_config.get("tie_word_embeddings")),
+            "tokens": {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())},
+        }
+
+    @contextmanager
+    def open(self, out: Path) -> Iterator[PlainTransformers]:
+        """Load the folder as the documentation of transformers does, in float32."""
+        refuse_foreign_code(out)
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, **options)
+        yield PlainTransformers(model.eval(), AutoTokenizer.from_pretrained(out, **options))
+
+
+class PlainTransformers:
+    """A model folder in transformers, without any part of this toolkit."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def render(self, prompt: Prompt) -> str:
+        """Return the prompt as its chat template renders it."""
+        if isinstance(prompt, str) or self.tokenizer.chat_template is None:
+            return prompt if isinstance(prompt, str) else prompt[0].text
+        turns = [{"role": message.role, "content": message.text} for message in prompt]
+        return str(
+            self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        )
+
+    def tokenize(self, text: str) -> Sequence[int]:
+        """Return the ids of a rendered prompt; a chat template writes its own BOS."""
+        special = self.tokenizer.chat_template is None
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return ids
+
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> Sequence[Generation]:
+        """Generate greedy answers with the folder's generation config."""
+        return [self._generate(prompt, max_new_tokens) for prompt in prompts]
+
+    @torch.inference_mode()
+    def logprobs(self, ids: Sequence[int], first: int) -> Any:
+        """Return the log-probabilities of all tokens after each of ``ids[first:]``."""
+        logits_TV = self.model(torch.tensor([list(ids)]), use_cache=False).logits[0]
+        return logits_TV[first:].double().log_softmax(-1).numpy()
+
+    @torch.inference_mode()
+    def _generate(self, prompt: Prompt, max_new_tokens: int) -> Generation:
+        ids_1T = torch.tensor([list(self.tokenize(self.render(prompt)))])
+        made_1T = self.model.generate(
+            ids_1T,
+            attention_mask=torch.ones_like(ids_1T),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+        )
+        ids = made_1T[0, ids_1T.shape[1] :].tolist()
+        ends = self.model.generation_config.eos_token_id
+        stopped = bool(ids) and ids[-1] in (ends if isinstance(ends, list) else [ends])
+        text = str(self.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True))
+        return Generation(text, len(ids), "stop" if stopped else "length", tuple(ids))
+
+
+def _convert(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as stored:
+        return list(stored.keys())
+
+
+def _change(path: Path, **values: Any) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.update(values)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

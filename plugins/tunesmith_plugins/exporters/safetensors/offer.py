@@ -1,0 +1,39 @@
+"""The offer of the exporter ``safetensors``, and its options."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunesmith.offers import ExporterOffer
+from tunesmith.options import Options
+from tunesmith_torch.export.contract import Exporter
+
+
+class SafetensorsOptions(Options):
+    """Options of the exporter ``safetensors``."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description=(
+            "Format of the weights. float32 changes nothing; the others halve the folder, and "
+            "round what an adapter has added."
+        ),
+    )
+
+
+def build(options: SafetensorsOptions) -> Exporter:
+    """Return the exporter."""
+    from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
+
+    return SafetensorsExporter(options.dtype)
+
+
+SAFETENSORS = ExporterOffer(
+    name="safetensors",
+    summary="A model folder for transformers, vLLM and others, with adapters merged",
+    config=SafetensorsOptions,
+    build=build,
+    tolerance=lambda options: 1e-4 if options.dtype == "float32" else None,
+)

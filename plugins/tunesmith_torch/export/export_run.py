@@ -1,0 +1,207 @@
+"""Export a trained model: merge it, write it, prove it in its engine, and certify it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunesmith.contracts import Measurement, TextModel
+from tunesmith.errors import IntegrityError
+from tunesmith.records import Record
+from tunesmith.storage import commit_folder, verify_folder
+from tunesmith.storage.manifest import MANIFEST
+from tunesmith_evidence.statistics.paired import paired_difference
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.export.contract import Exporter
+from tunesmith_torch.export.engine_model import EngineModel
+from tunesmith_torch.export.gate import Gate, check_engine, check_files, check_merge, require
+from tunesmith_torch.export.merge_by_tensor import write_merged
+from tunesmith_torch.export.reference import Reference, score_rows
+from tunesmith_torch.generation.text_model import TorchTextModel
+from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, artifact_format, attach_adapter
+from tunesmith_torch.models.loading import load_base, load_tokenizer
+from tunesmith_torch.models.merging import MergeOptions, load_training_base
+from tunesmith_torch.runtime.malloc import release_memory
+
+CERTIFICATE = "export.json"
+SCHEMA = "tunesmith.export/1"
+_NOT_COPIED = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MANIFEST})
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model")
+"""Files of a base model that converters of its tokenizer read; transformers does not save them."""
+
+Merge = Callable[[Path, Path, Path, MergeOptions, torch.dtype], None]
+Measure = Callable[[TextModel], Sequence[Measurement]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """The result of a run, with the weights under it."""
+
+    base: Path
+    artifact: Path
+    merge: MergeOptions
+    heldout: Sequence[Record]
+    measure: Measure | None = None
+    """Measures a text model with the run's own metric; None: it has none."""
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The exporter to use, and what it is called in the certificate."""
+
+    name: str
+    options: dict[str, Any]
+    exporter: Exporter
+    tolerance: float | None
+
+
+def export_run(
+    trained: TrainedModel, export: Export, out: Path, merge: Merge = write_merged
+) -> dict[str, Any]:
+    """Write the model to ``out``, complete and proven or not at all; return the certificate.
+
+    ``merge`` writes config and weights of a merged model.
+
+    Raises:
+        GateError: a check failed; the message names the first.
+        IntegrityError: the files of the artifact have changed.
+    """
+    problems = verify_folder(trained.artifact)
+    if problems:
+        raise IntegrityError(f"{trained.artifact}: {problems[0]}")
+    certificate: dict[str, Any] = {}
+
+    def write(folder: Path) -> None:
+        with TemporaryDirectory(prefix=".export-", dir=folder.parent) as temporary:
+            merged = Path(temporary)
+            certificate.update(_write_and_check(trained, export, merged, folder, merge))
+        text = json.dumps(certificate, indent=2, ensure_ascii=False) + "\n"
+        (folder / CERTIFICATE).write_text(text, encoding="utf-8")
+        (folder / "README.md").write_text(_build_card(out.name, certificate), encoding="utf-8")
+
+    commit_folder(out, write, {"format": "export"})
+    return certificate
+
+
+def _write_and_check(
+    trained: TrainedModel, export: Export, temporary: Path, out: Path, merge: Merge
+) -> dict[str, Any]:
+    gate = Gate()
+    template = Template.from_tokenizer(load_tokenizer(trained.artifact))
+    model = _load_trained(trained)
+    reference = Reference.observe(model, template, trained.heldout)
+    expected = None
+    if export.tolerance is None and trained.measure is not None:
+        expected = trained.measure(TorchTextModel(model, template, trained.merge.device))
+    del model
+    release_memory()
+    if artifact_format(trained.artifact) == "adapter":
+        _write_merged_folder(trained, temporary, merge)
+        merged = load_base(temporary, device=trained.merge.device, dtype=torch.float32).model
+        rows = score_rows(TorchTextModel(merged, template, trained.merge.device), trained.heldout)
+        check_merge(gate, reference, rows)
+        del merged
+        release_memory()
+    else:
+        _link_folder(trained, temporary)
+    export.exporter.export(temporary, out)
+    check_files(gate, export.exporter, out, temporary)
+    metric = None
+    with export.exporter.open(out) as engine:
+        check_engine(gate, engine, reference, export.tolerance)
+        if expected is not None and trained.measure is not None:
+            found = trained.measure(EngineModel(engine, template))
+            metric = _compare_metric(gate, expected, found, trained.higher_is_better)
+    return {
+        "schema": SCHEMA,
+        "exporter": export.name,
+        "options": export.options,
+        "rows": len(reference.rows),
+        "checks": gate.passed,
+        **gate.measured,
+        **({"metric": metric} if metric else {}),
+    }
+
+
+def _load_trained(trained: TrainedModel) -> nn.Module:
+    """Return the trained model as it was saved, computing in float32."""
+    model: nn.Module
+    if artifact_format(trained.artifact) == "adapter":
+        base = load_training_base(trained.base, trained.merge)
+        model = attach_adapter(base, trained.artifact)
+    else:
+        device = trained.merge.device
+        model = load_base(trained.artifact, device=device, dtype=torch.float32).model
+    return model
+
+
+def _write_merged_folder(trained: TrainedModel, folder: Path, merge: Merge) -> None:
+    merge(trained.base, trained.artifact, folder, trained.merge, torch.float32)
+    for file in sorted(trained.artifact.iterdir()):
+        if file.is_file() and file.name not in _NOT_COPIED:
+            shutil.copyfile(file, folder / file.name)
+    _link_tokenizer_files(trained.base, folder)
+
+
+def _link_folder(trained: TrainedModel, folder: Path) -> None:
+    for file in sorted(trained.artifact.iterdir()):
+        if file.is_file() and file.name != MANIFEST:
+            (folder / file.name).symlink_to(file.resolve())
+    _link_tokenizer_files(trained.base, folder)
+
+
+def _link_tokenizer_files(base: Path, folder: Path) -> None:
+    for name in _SENTENCEPIECE:
+        if (base / name).is_file() and not (folder / name).exists():
+            (folder / name).symlink_to((base / name).resolve())
+
+
+def _compare_metric(
+    gate: Gate, expected: Sequence[Measurement], found: Sequence[Measurement], higher: bool
+) -> dict[str, Any]:
+    """Compare the run's metric, row by row; rounding must not make it worse."""
+    before, after = expected[0], found[0]
+    interval = paired_difference(before.values, after.values, before.weights)
+
+    def check() -> str:
+        worse = interval.high < 0 if higher else interval.low > 0
+        text = f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+        require(not worse, f"{before.metric} changes by {text} on {interval.n} held-out rows")
+        return f"{before.metric} {text}, {interval.n} rows"
+
+    gate.check("metric", check)
+    return {
+        "name": before.metric,
+        "difference": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "rows": interval.n,
+    }
+
+
+def _build_card(name: str, certificate: dict[str, Any]) -> str:
+    options = ", ".join(f"{key} = {value}" for key, value in certificate["options"].items())
+    rows = "\n".join(f"| {check} | {text} |" for check, text in certificate["checks"].items())
+    return f"""---
+tags: [tunesmith, {certificate["exporter"]}]
+---
+
+# {name}
+
+Exported with tunesmith by `{certificate["exporter"]}`{f" ({options})" if options else ""}.
+Before it was kept, it was loaded into the engine and compared with the trained model on
+{certificate["rows"]} held-out rows. `{CERTIFICATE}` has the same in JSON.
+
+| check | result |
+|---|---|
+{rows}
+"""

@@ -1,0 +1,236 @@
+"""The gate of an export: checks in the engine itself, in order; the first that fails ends it.
+
+Shapes: N scored positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.errors import GateError, IntegrityError
+from tunesmith_torch.export.contract import Engine, Exporter
+from tunesmith_torch.export.reference import MAX_ANSWER_TOKENS, Reference, RenderedPrompt, ScoredRow
+
+MAX_KL = {"rounded": 0.5, "exact": 1e-3}
+"""Largest mean KL divergence, in nats per token, of rounded weights and of the others."""
+MAX_MERGE_NATS = 1e-4
+"""Largest difference of a log-probability between the merged model and the trained one."""
+
+
+@dataclass
+class Gate:
+    """Runs checks and keeps their results for the certificate."""
+
+    passed: dict[str, str] = field(default_factory=dict)
+    """Name of each check with what was measured."""
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def check(self, name: str, function: Callable[[], str]) -> None:
+        """Run a check, which returns what it measured.
+
+        Raises:
+            GateError: it fails; the message begins with its name.
+        """
+        try:
+            self.passed[name] = function()
+        except (AssertionError, IntegrityError) as error:
+            raise GateError(
+                f"export, {name}: {error}",
+                hint="nothing was written; another format or exporter may serve this model",
+            ) from error
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise an error with the message unless the condition holds."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def check_merge(gate: Gate, reference: Reference, merged: Sequence[ScoredRow]) -> None:
+    """Compare the merged model folder, read back, with the trained model."""
+
+    def compare() -> str:
+        nats = max(
+            _largest_difference(a.logprobs, b.logprobs, a.answer_ids)
+            for a, b in zip(reference.rows, merged, strict=True)
+        )
+        require(
+            nats <= MAX_MERGE_NATS,
+            f"log-probabilities of the merged weights differ by {nats:.2g} nats from those of the "
+            f"trained model, at most {MAX_MERGE_NATS:g} are allowed",
+        )
+        return f"{nats:.1e} nats"
+
+    gate.check("merge", compare)
+
+
+def check_files(gate: Gate, exporter: Exporter, out: Path, model: Path) -> None:
+    """Compare what the exported files say with the model folder."""
+    facts: dict[str, Any] = {}
+
+    def read() -> str:
+        facts.update(exporter.facts(out))
+        files = [file for file in out.rglob("*") if file.is_file()]
+        return f"{len(files)} files, {sum(file.stat().st_size for file in files):,} bytes"
+
+    gate.check("files", read)
+    for name, function in _fact_checks(facts, model):
+        gate.check(name, function)
+
+
+def _fact_checks(facts: dict[str, Any], model: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+    config = _read(model / "config.json")
+    text_config = config.get("text_config", config)
+    generation = _read(model / "generation_config.json")
+
+    def check_rope() -> str:
+        expected, found = text_config.get("rope_theta"), facts.get("rope_theta")
+        if expected is None or found is None:
+            return "not used"
+        require(
+            math.isclose(expected, found, rel_tol=1e-6), f"rope_theta is {found}, not {expected}"
+        )
+        return f"{found:g}"
+
+    def check_tie() -> str:
+        expected = bool(text_config.get("tie_word_embeddings", config.get("tie_word_embeddings")))
+        found = facts.get("tied", expected)
+        require(found == expected, f"embeddings and head are {_tied(found)}, not {_tied(expected)}")
+        return _tied(found)
+
+    def check_ends() -> str:
+        ids = generation.get("eos_token_id")
+        expected = {*(ids if isinstance(ids, list) else [ids])} - {None}
+        missing = expected - set(facts["end_ids"])
+        require(not missing, f"the engine does not stop at {sorted(missing)}")
+        return f"ids {sorted(expected)}"
+
+    yield "rope", check_rope
+    yield "tied weights", check_tie
+    yield "end tokens", check_ends
+    if facts.get("tokens") is not None:
+        yield "added tokens", lambda: _check_added_tokens(facts["tokens"], model)
+
+
+def _check_added_tokens(found: dict[str, int], model: Path) -> str:
+    tokenizer = _read(model / "tokenizer.json")
+    expected = {str(t["content"]): int(t["id"]) for t in tokenizer.get("added_tokens", ())}
+    for text, number in expected.items():
+        require(found.get(text) == number, f"{text!r} is not the token {number}")
+    return f"{len(expected)} tokens"
+
+
+def check_engine(gate: Gate, engine: Engine, reference: Reference, tolerance: float | None) -> None:
+    """Compare what the engine computes with the trained model."""
+    for kind in ("prompt", "system prompt"):
+        chosen = [rendered for rendered in reference.prompts if rendered.kind == kind]
+        if chosen:
+            check = partial(_check_texts, engine, chosen, reference.bos)
+            gate.check(f"rendered {kind}", check)
+    gate.check("BOS", lambda: _check_bos(engine, reference))
+    gate.check("token ids", lambda: _check_ids(engine, reference))
+    gate.check("stop", lambda: _check_stops(engine, reference))
+    gate.check("log-probabilities", lambda: _check_logprobs(gate, engine, reference, tolerance))
+
+
+def _check_texts(engine: Engine, prompts: list[RenderedPrompt], bos: str) -> str:
+    for rendered in prompts:
+        # Some engines leave the BOS to their tokenizer: the tokens are compared after this.
+        expected = rendered.text.removeprefix(bos)
+        found = engine.render(rendered.prompt).removeprefix(bos)
+        require(found == expected, f"the engine renders {_difference(expected, found)}")
+    return f"{len(prompts)} prompts, byte for byte"
+
+
+def _check_bos(engine: Engine, reference: Reference) -> str:
+    if reference.bos_id is None:
+        return "not used"
+    for rendered in reference.prompts:
+        ids = list(engine.tokenize(engine.render(rendered.prompt)))
+        leading = [_count_leading(row, reference.bos_id) for row in (ids, rendered.ids)]
+        require(leading[0] == leading[1], f"{leading[0]} BOS tokens, not {leading[1]}")
+    return f"{leading[1]} at the start"
+
+
+def _count_leading(ids: list[int], token: int) -> int:
+    return next((n for n, i in enumerate(ids) if i != token), len(ids))
+
+
+def _check_ids(engine: Engine, reference: Reference) -> str:
+    for rendered in reference.prompts:
+        ids = list(engine.tokenize(engine.render(rendered.prompt)))
+        if ids != rendered.ids:
+            at = next(
+                (n for n, (a, b) in enumerate(zip(ids, rendered.ids, strict=False)) if a != b),
+                min(len(ids), len(rendered.ids)),
+            )
+            raise AssertionError(
+                f"token {at} of a prompt is {ids[at : at + 1]}, not {rendered.ids[at : at + 1]}"
+            )
+    return f"{len(reference.prompts)} prompts"
+
+
+def _check_stops(engine: Engine, reference: Reference) -> str:
+    stopped = 0
+    asked = [row.prompt for row in reference.rows[: len(reference.answers)]]
+    answers = engine.generate(asked, MAX_ANSWER_TOKENS)
+    for expected, found in zip(reference.answers, answers, strict=True):
+        ids = list(expected.ids)
+        if expected.finish_reason != "stop" or list(found.ids[: len(ids) - 1]) != ids[:-1]:
+            continue
+        stopped += 1
+        require(
+            found.finish_reason == "stop" and len(found.ids) <= len(ids),
+            f"the engine goes on after an answer of {len(ids) - 1} tokens, where the trained model "
+            "stops",
+        )
+    return f"{stopped} of {len(answers)} answers end alike"
+
+
+def _check_logprobs(
+    gate: Gate, engine: Engine, reference: Reference, tolerance: float | None
+) -> str:
+    nats, divergences = 0.0, []
+    for row in reference.rows:
+        found_NV = np.asarray(engine.logprobs(row.ids, row.first))[:, : row.logprobs.shape[1]]
+        true_NV = row.logprobs.astype(np.float64)
+        nats = max(nats, _largest_difference(true_NV, found_NV, row.answer_ids))
+        divergences.append((np.exp(true_NV) * (true_NV - found_NV)).sum(-1))
+    kl = float(np.concatenate(divergences).mean())
+    gate.measured.update(max_logprob_difference_nats=nats, mean_kl_nats=kl)
+    if tolerance is not None:
+        require(
+            nats <= tolerance,
+            f"they differ by {nats:.2g} nats from those of the trained model, at most "
+            f"{tolerance:g} are allowed",
+        )
+    limit = MAX_KL["rounded" if tolerance is None else "exact"]
+    require(kl <= limit, f"mean KL divergence of {kl:.2g} nats, at most {limit:g} is allowed")
+    return f"{nats:.1e} nats at most, KL {kl:.1e} nats, {sum(map(len, divergences))} tokens"
+
+
+def _largest_difference(true_NV: Any, found_NV: Any, answer_ids: list[int]) -> float:
+    positions = np.arange(len(answer_ids))
+    return float(np.abs(true_NV[positions, answer_ids] - found_NV[positions, answer_ids]).max())
+
+
+def _difference(expected: str, found: str) -> str:
+    at = next((n for n, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), 0)
+    return f"{found[at : at + 30]!r}, not {expected[at : at + 30]!r}, from character {at}"
+
+
+def _tied(tied: bool) -> str:
+    return "tied" if tied else "not tied"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content

@@ -1,0 +1,184 @@
+"""Merge an adapter into its base model tensor by tensor, with one shard of it in memory.
+
+Shapes: O outputs, I inputs of a layer.
+
+The model is built without weights; its adapters are read. Then each tensor of the base is read,
+merged by PEFT's own layer, written, and released. So any kind of adapter merges whose layers can,
+such as DoRA and LoHa, and none has a formula here. What is merged are the weights that training
+used: rounded to its precision and, with a quantized base, dequantized.
+
+Adapters that change more than the weights of single layers (completely trained modules, experts in
+one stacked tensor) and checkpoints with other names than the model are merged as a whole instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from tunesmith_torch.runtime import peft_import  # noqa: F401 - must precede peft
+
+# isort: split
+from peft import PeftConfig, PeftModel
+from peft.tuners.lora import ParamWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tunesmith.errors import UsageError
+from tunesmith_torch.models.adapter_config import can_load_on_meta
+from tunesmith_torch.models.artifacts import attach_adapter
+from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.loading import LoadedBase, build_on_meta, load_tokenizer
+from tunesmith_torch.models.merging import MergeOptions, save_merged
+from tunesmith_torch.models.model_folder import weight_files
+from tunesmith_torch.models.quantization import list_quantized, quantize_and_dequantize
+
+INDEX = "model.safetensors.index.json"
+_WEIGHT = ".weight"
+
+
+def write_merged(
+    base: Path, adapter: Path, out: Path, options: MergeOptions, dtype: torch.dtype
+) -> None:
+    """Write config and weights of the merged model into ``out``, its weights in ``dtype``.
+
+    Raises:
+        UsageError: this kind of adapter cannot be merged.
+    """
+    config = PeftConfig.from_pretrained(str(adapter))
+    if config.is_prompt_learning:
+        raise UsageError(
+            f"{adapter}: {config.peft_type.value} adds tokens to each prompt and changes no "
+            "weights, so it cannot be merged",
+            hint="serve the base model with the adapter, with peft",
+        )
+    model = attach_without_weights(base, adapter, config, options)
+    if model is None:
+        save_merged(base, adapter, out, options, dtype)
+        return
+    _write_shards(model, base, out, options, dtype)
+    inner = model.get_base_model()
+    inner.config.dtype, inner.config.architectures = dtype, [type(inner).__name__]
+    inner.config.save_pretrained(out)
+    write_earlier_keys(out)
+
+
+def attach_without_weights(
+    base: Path, adapter: Path, config: PeftConfig, options: MergeOptions
+) -> PeftModel | None:
+    """Return the model without weights, with its adapters; None if it has to be merged whole."""
+    if not can_load_on_meta(config) or getattr(config, "bias", "none") != "none":
+        return None
+    empty = _without_memory(build_on_meta(base))
+    loaded = LoadedBase(empty, load_tokenizer(base), empty.config, base)
+    model = attach_adapter(loaded, adapter, fused_kernels=False)
+    names = {name for file in weight_files(base) for name in _tensor_names(file)}
+    for name, module in model.get_base_model().named_modules():
+        if isinstance(module, (ParamWrapper, AuxiliaryTrainingWrapper)):
+            return None
+        if isinstance(module, Conv1D) and options.quantization is not None:
+            return None  # quantized transposed
+        if isinstance(module, BaseTunerLayer) and name + _WEIGHT not in names:
+            return None
+    return model
+
+
+def _without_memory(model: PreTrainedModel) -> PreTrainedModel:
+    """Replace the weights of a model on the meta device by single numbers, seen as matrices.
+
+    PEFT would move the adapters of a layer on the meta device there too, and lose them.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            number = torch.zeros(1).expand(parameter.shape)
+            setattr(module, name, nn.Parameter(number, requires_grad=False))
+    return model
+
+
+def _write_shards(
+    model: PeftModel, base: Path, out: Path, options: MergeOptions, dtype: torch.dtype
+) -> None:
+    """Write the merged tensors, at most as many bytes in a file as the base has in one."""
+    quantized = frozenset[str]()
+    if options.quantization is not None and options.into == "dequantized":
+        quantized = list_quantized(build_on_meta(base), options.quantization)
+    shards: list[list[str]] = []
+    shard: dict[str, Tensor] = {}
+    files = weight_files(base)
+    limit = max(file.stat().st_size for file in files)
+    total = 0
+
+    def flush() -> None:
+        path = out / f"model-{len(shards) + 1:05d}.safetensors"
+        save_file(shard, path, metadata={"format": "pt"})
+        shards.append([*shard])
+        shard.clear()
+
+    for name, stored in _read_tensors(files):
+        tensor = _merge_tensor(model, name, stored, quantized, options).to(dtype).contiguous()
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > limit:
+            flush()
+        shard[name] = tensor
+        total += tensor.nbytes
+    flush()
+    if len(shards) == 1:
+        (out / "model-00001.safetensors").rename(out / "model.safetensors")
+        return
+    weight_map = {
+        name: f"model-{number:05d}.safetensors"
+        for number, names in enumerate(shards, 1)
+        for name in names
+    }
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def _merge_tensor(
+    model: PeftModel, name: str, stored: Tensor, quantized: frozenset[str], options: MergeOptions
+) -> Tensor:
+    """Return a tensor of the base as training used it, in float32, with its adapter added."""
+    if not stored.is_floating_point():
+        return stored
+    module_name = name.removesuffix(_WEIGHT)
+    used = stored.to(options.dtype)
+    if options.quantization is not None and module_name in quantized:
+        used = quantize_and_dequantize(used, options.quantization, options.device)
+    used = used.float()
+    layer = _find_module(model.get_base_model(), module_name)
+    if not isinstance(layer, BaseTunerLayer):
+        return used
+    linear = layer.get_base_layer()
+    empty = linear.weight
+    linear.weight = nn.Parameter(used.clone(), requires_grad=False)
+    layer.merge(safe_merge=True)
+    merged: Tensor = linear.weight.data
+    linear.weight = empty
+    return merged
+
+
+def _find_module(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no dictionary
+                yield name, tensors.get_tensor(name)
+
+
+def _tensor_names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as tensors:
+        return list(tensors.keys())

@@ -1,0 +1,146 @@
+"""The trained model's own prompts, answers and probabilities, to compare an export with.
+
+Shapes: N scored positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tunesmith.contracts import Generation
+from tunesmith.records import Message, Prompt, Record, last_exchange
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.generation.text_model import TorchTextModel
+
+MAX_ROWS = 8
+"""Held-out rows that are scored."""
+MAX_ANSWERS = 3
+"""Prompts of these rows that are answered."""
+MAX_ROW_TOKENS = 1024
+MAX_ANSWER_TOKENS = 24
+"""Scored tokens of a row, and generated tokens of an answer."""
+HARD_TEXTS = (
+    "Grüße! 12345 3.14 \u00bd \U0001f642 \u4f60\u597d, don't  stop",
+    "a\tb\n\nc   d 007 1,000,000 x==y",
+)
+"""Prompts that tokenizers split differently: digits, other scripts, white space, marks."""
+SYSTEM = Message("system", "Answer in one word.")
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A prompt with its text and its ids in training."""
+
+    kind: str
+    """``prompt``, or ``system prompt`` if it begins with a system message."""
+    prompt: Prompt
+    text: str
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """A row with the log-probabilities of the trained model."""
+
+    prompt: Prompt
+    ids: list[int]
+    """Prompt and answer without the last token."""
+    first: int
+    """Position of the last token of the prompt, which the first scored token follows."""
+    answer_ids: list[int]
+    logprobs: Any
+    """Of all tokens after each position, [N, V]."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an export has to reproduce."""
+
+    prompts: list[RenderedPrompt]
+    rows: list[ScoredRow]
+    answers: list[Generation]
+    """Greedy answers to the prompts of the first rows."""
+    bos_id: int | None
+    bos: str
+    """Text of the BOS token; empty if there is none."""
+
+    @classmethod
+    def observe(cls, model: nn.Module, template: Template, records: Sequence[Record]) -> Reference:
+        """Run the trained model, in its own dtype, on rows that it was not trained on."""
+        device = next(model.parameters()).device
+        text_model = TorchTextModel(model, template, device)
+        rows = score_rows(text_model, records)
+        asked = [row.prompt for row in rows]
+        return cls(
+            prompts=list(_render_prompts(template, asked)),
+            rows=rows,
+            answers=text_model.generate(asked[:MAX_ANSWERS], MAX_ANSWER_TOKENS),
+            bos_id=template.tokenizer.bos_token_id,
+            bos=template.tokenizer.bos_token or "",
+        )
+
+
+def is_plain(prompt: Prompt) -> bool:
+    """Return True if a prompt has text only, which every engine takes."""
+    return isinstance(prompt, str) or all(
+        isinstance(m.content, str) and not m.tools and not m.tool_calls and m.role != "tool"
+        for m in prompt
+    )
+
+
+def score_rows(model: TorchTextModel, records: Sequence[Record]) -> list[ScoredRow]:
+    """Return the first rows that an engine can score, with the probabilities of the model."""
+    return list(islice(_score_rows(model, records), MAX_ROWS))
+
+
+def _score_rows(model: TorchTextModel, records: Sequence[Record]) -> Iterator[ScoredRow]:
+    for record in records:
+        prompt, answer = last_exchange(record)
+        if not prompt or not is_plain(prompt):
+            continue
+        ((before, after),) = model.template.encode_exchanges([prompt], [answer])
+        after = after[:MAX_ANSWER_TOKENS]
+        if not before or not after or len(before) + MAX_ANSWER_TOKENS > MAX_ROW_TOKENS:
+            continue
+        ids, first = [*before, *after[:-1]], len(before) - 1
+        with torch.inference_mode():
+            logits_TV = model.model(torch.tensor([ids], device=model.device), use_cache=False)
+            logprobs_NV = logits_TV.logits[0, first:].double().log_softmax(-1).cpu().numpy()
+        yield ScoredRow(prompt, ids, first, after, logprobs_NV.astype(np.float32))
+
+
+def _render_prompts(template: Template, asked: Sequence[Prompt]) -> Iterator[RenderedPrompt]:
+    hard = [(Message("user", text),) for text in HARD_TEXTS]
+    for prompt in [*asked, *hard]:
+        yield RenderedPrompt(
+            "prompt", prompt, render(template, prompt), template.encode_prompt(prompt)
+        )
+    if template.chat is None:
+        return
+    for prompt in ((SYSTEM, Message("user", text)) for text in HARD_TEXTS):
+        try:
+            text = render(template, prompt)
+        except Exception:  # jinja raises what the template asks for
+            return  # the model takes no system prompt
+        yield RenderedPrompt("system prompt", prompt, text, template.encode_prompt(prompt))
+
+
+def render(template: Template, prompt: Prompt) -> str:
+    """Return a prompt as transformers renders it with the saved template."""
+    if isinstance(prompt, str):
+        return prompt
+    if template.chat is None:
+        return prompt[0].text
+    text: str = template.tokenizer.apply_chat_template(
+        [{"role": message.role, "content": message.text} for message in prompt],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    return text

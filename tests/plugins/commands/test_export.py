@@ -1,0 +1,136 @@
+"""``tunesmith export`` writes a proven model, and says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tunesmith.cli.app import app
+from tunesmith_plugins.commands.export import command, trained
+from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+RUN_FILE = """
+[model]
+base = "{model}"
+[data]
+use = "jsonl"
+train = "{rows}"
+[technique]
+use = "{technique}"
+{options}
+[baselines]
+use = []
+"""
+QUICK = 'epochs = 1\nprecision = "fp32"'
+STAGES = f"""
+[technique.supervised]
+{QUICK}
+adapter.rank = 2
+[technique.reward]
+skip = true
+[technique.policy]
+skip = true
+"""
+Tunesmith = Callable[..., Result]
+
+
+def tunesmith(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["-q", *map(str, arguments)])
+
+
+def run(folder: Path, model: Path, technique: str, options: str = QUICK) -> Path:
+    """Train for an epoch and return the run folder."""
+    key = "chosen" if technique == "preference" else "completion"
+    rows = [{"prompt": f"What is {n}?", key: "one two"} for n in range(16)]
+    if technique == "preference":
+        rows = [{**row, "rejected": "three"} for row in rows]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = RUN_FILE.format(
+        model=model, rows=folder / "rows.jsonl", technique=technique, options=options
+    )
+    (folder / "run.toml").write_text(text)
+    done = tunesmith("run", folder / "run.toml", "--out", folder / "run")
+    assert done.exit_code == 0, done.output
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama as a hub would serve it."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a LoRA adapter."""
+    return run(tmp_path_factory.mktemp("lora"), tiny_folder, "lora")
+
+
+def test_the_folder_is_beside_the_run_and_says_what_was_checked(finished: Path) -> None:
+    done = tunesmith("export", finished, "--to", "safetensors")
+    assert done.exit_code == 0, done.output
+    assert "log-probabilities" in done.stdout and "export/safetensors" in done.stdout
+    out = finished / "export" / "safetensors"
+    certificate = json.loads((out / "export.json").read_text())
+    assert certificate["exporter"] == "safetensors" and certificate["rows"] > 0
+    assert certificate["options"] == {"dtype": "float32"}
+
+
+def test_rounded_weights_are_measured_with_the_metric_of_the_run(
+    finished: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    done = tunesmith(
+        "export", finished, "--to", "safetensors", "--set", 'dtype="bfloat16"', "--out", target,
+        "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    assert printed["path"] == str(target)
+    assert printed["metric"]["name"] == "exact-match"
+    assert printed["metric"]["rows"] <= trained.METRIC_ROWS
+    assert json.loads((target / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("technique", "options"), [("preference", QUICK), ("rlhf", STAGES)])
+def test_runs_of_other_techniques_are_exported(
+    technique: str, options: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    done = tunesmith(
+        "export", run(tmp_path, tiny_folder, technique, options), "--to", "safetensors"
+    )
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--to", "gguff"], 2, 'no exporter "gguff" is installed'),
+        (["--to", "safetensors", "--set", "dtype"], 2, "write KEY=VALUE"),
+        (["--to", "safetensors", "--set", "dtyp=1"], 2, 'did you mean "dtype"?'),
+        (["--to", "safetensors", "--quantize", "q8_0"], 2, "quantize: unknown key"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    arguments: list[str], code: int, message: str, finished: Path
+) -> None:
+    done = tunesmith("export", finished, *arguments)
+    assert (done.exit_code, message in done.stderr) == (code, True), done.stderr
+
+
+def test_a_run_without_a_trained_model_is_refused(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"training-finished"' not in line]
+    (tmp_path / "run" / "events.jsonl").write_text("".join(kept))
+    done = tunesmith("export", tmp_path / "run", "--to", "safetensors")
+    assert done.exit_code == 2 and "no trained model yet" in done.stderr
+
+
+def test_the_command_has_the_name_that_is_documented() -> None:
+    assert command.command.name == "export"

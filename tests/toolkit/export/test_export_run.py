@@ -1,0 +1,228 @@
+"""An export is kept if the engine computes what the trained model does, and only then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from export_cases import (
+    DamagedExporter,
+    as_export,
+    copy_adapter,
+    drop_magnitudes,
+    edit,
+    train_tiny,
+)
+from safetensors.torch import load_file, save_file
+
+from tunesmith.contracts import Measurement
+from tunesmith.errors import GateError, IntegrityError
+from tunesmith.records import Message
+from tunesmith.storage import verify_folder
+from tunesmith_plugins.exporters.safetensors.exporter import (
+    PlainTransformers,
+    SafetensorsExporter,
+)
+from tunesmith_torch.export import engine_model, gate
+from tunesmith_torch.export.export_run import CERTIFICATE, TrainedModel, export_run
+from tunesmith_torch.export.merge_by_tensor import write_merged
+from tunesmith_torch.export.reference import is_plain
+from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
+
+PROMPT = (Message("user", "Who is 3?"),)
+EXPORTER = SafetensorsExporter("float32")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    return train_tiny(tmp_path_factory.mktemp("lora"), tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def dora(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    return train_tiny(tmp_path_factory.mktemp("dora"), tiny_folder, adapter__use_dora=True)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+def test_a_correct_export_passes_every_check(
+    kind: str, trained: TrainedModel, dora: TrainedModel, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = {"lora": trained, "dora": dora}.get(kind) or train_tiny(
+        tmp_path / "full", tiny_folder, full=True
+    )
+    certificate = export_run(model, as_export(EXPORTER), tmp_path / "out")
+    expected = [
+        "files", "rope", "tied weights", "end tokens", "added tokens", "rendered prompt",
+        "rendered system prompt", "BOS", "token ids", "stop", "log-probabilities",
+    ]  # fmt: skip
+    assert list(certificate["checks"]) == [*([] if kind == "full" else ["merge"]), *expected]
+    assert certificate["max_logprob_difference_nats"] < 1e-5
+    if kind == "full":  # it has learned to end its answers
+        assert certificate["checks"]["stop"] == "3 of 3 answers end alike"
+    assert json.loads((tmp_path / "out" / CERTIFICATE).read_text()) == certificate
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "log-probabilities" in card and str(tmp_path) not in card
+    assert verify_folder(tmp_path / "out") == []
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10_000.0
+    assert not list(tmp_path.glob(".export-*"))
+
+
+def edit_template(old: str, new: str) -> Callable[[Path], None]:
+    def damage(out: Path) -> None:
+        path = out / "chat_template.jinja"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return damage
+
+
+def truncate(out: Path) -> None:
+    path = out / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lose_token(out: Path) -> None:
+    path = out / "tokenizer.json"
+    tokens = json.loads(path.read_text())["added_tokens"]
+    edit(path, added_tokens=tokens[:-1])
+
+
+def split_like_gpt2(out: Path) -> None:
+    whole = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    edit(out / "tokenizer.json", pre_tokenizer=whole)
+
+
+def change_weight(out: Path) -> None:
+    path = out / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.down_proj.weight"] *= 1.02
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ 'Be brief. ' }}{% endif %}"
+FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "rope": ("rope", lambda out: edit(out / "config.json", rope_theta=5000.0)),
+    "template": ("rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")),
+    "system prompt": (
+        "rendered system prompt",
+        edit_template("{% for message", SYSTEM + "{% for message"),
+    ),
+    "end": ("end tokens", lambda out: edit(out / "generation_config.json", eos_token_id=0)),
+    "tie": ("tied weights", lambda out: edit(out / "config.json", tie_word_embeddings=False)),
+    "lost token": ("added tokens", lose_token),
+    "truncated": ("files", truncate),
+    "pre-tokenizer": ("token ids", split_like_gpt2),
+    "weights": ("log-probabilities", change_weight),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_check_of_its_name_finds_a_fault_in_the_files(
+    fault: str, trained: TrainedModel, tmp_path: Path
+) -> None:
+    name, damage = FAULTS[fault]
+    export = as_export(DamagedExporter(EXPORTER, damage))
+    with pytest.raises(GateError, match=f"export, {name}:") as caught:
+        export_run(trained, export, tmp_path / "out")
+    assert caught.value.exit_code == 6
+    assert list(tmp_path.iterdir()) == [], "something half-made was kept"
+
+
+def test_a_wrong_scale_is_found(trained: TrainedModel, tmp_path: Path) -> None:
+    def merge(base: Path, adapter: Path, *rest: Any) -> None:
+        wrong = copy_adapter(adapter, tmp_path / "wrong", lora_alpha=1.0)
+        write_merged(base, wrong, *rest)
+
+    with pytest.raises(GateError, match="export, merge: log-probabilities of the merged weights"):
+        export_run(trained, as_export(EXPORTER), tmp_path / "out", merge)
+
+
+def test_dora_that_is_merged_as_lora_is_found(dora: TrainedModel, tmp_path: Path) -> None:
+    def merge(base: Path, adapter: Path, *rest: Any) -> None:
+        wrong = copy_adapter(adapter, tmp_path / "wrong")
+        drop_magnitudes(wrong)
+        write_merged(base, wrong, *rest)
+
+    with pytest.raises(GateError, match="export, merge: "):
+        export_run(dora, as_export(EXPORTER), tmp_path / "out", merge)
+
+
+def test_a_residual_that_is_left_out_is_found(trained: TrainedModel, tmp_path: Path) -> None:
+    """PiSSA trains over the base without its first components, and another base is merged."""
+
+    def merge(base: Path, adapter: Path, out: Path, *rest: Any) -> None:
+        write_merged(base, adapter, out, *rest)
+        path = out / "model.safetensors"
+        tensors = load_file(path)
+        name = "model.layers.0.self_attn.q_proj.weight"
+        u_OR, s_R, v_RI = torch.linalg.svd(tensors[name], full_matrices=False)
+        tensors[name] = tensors[name] + u_OR[:, :8] * s_R[:8] @ v_RI[:8]
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    with pytest.raises(GateError, match="export, merge: "):
+        export_run(trained, as_export(EXPORTER), tmp_path / "out", merge)
+
+
+class DoublesBos(SafetensorsExporter):
+    """An exporter whose engine puts a BOS in front of the template's own."""
+
+    @contextmanager
+    def open(self, out: Path) -> Iterator[PlainTransformers]:
+        with super().open(out) as engine:
+            plain = engine.tokenize
+            bos_id = engine.tokenizer.bos_token_id
+            engine.tokenize = lambda text: [bos_id, *plain(text)]  # type: ignore[method-assign]
+            yield engine
+
+
+def test_prompts_with_tools_are_left_out() -> None:
+    assert is_plain(PROMPT) and is_plain("text")
+    assert not is_plain((*PROMPT, Message("tool", "42")))
+
+
+def test_there_is_exactly_one_bos(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model", template="{{ bos_token }}" + CHATML)
+    edit(model / "tokenizer_config.json", bos_token="<|endoftext|>")
+    trained = train_tiny(tmp_path / "run", model, epochs=1.0)
+    certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
+    assert certificate["checks"]["BOS"] == "1 at the start"
+    with pytest.raises(GateError, match="export, BOS: 2 BOS tokens, not 1"):
+        export_run(trained, as_export(DoublesBos("float32")), tmp_path / "wrong")
+
+
+def test_an_adapter_whose_files_changed_is_not_exported(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    changed = copy_adapter(trained.artifact, tmp_path / "adapter", lora_alpha=1.0)
+    with pytest.raises(IntegrityError, match="adapter_config"):
+        export_run(replace(trained, artifact=changed), as_export(EXPORTER), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("loss", "passes"), [(0.0, True), (0.9, False)])
+def test_rounding_must_not_make_the_metric_worse(
+    trained: TrainedModel, tmp_path: Path, loss: float, passes: bool
+) -> None:
+    def measure(model: Any) -> list[Measurement]:
+        is_engine = isinstance(model, engine_model.EngineModel)
+        values = [1.0 - n / 1000 - (loss if is_engine else 0.0) for n in range(24)]
+        assert len(model.generate([PROMPT], 8)[0].ids) <= 8
+        assert len(model.score([PROMPT], ["one two three"])[0].logprobs) > 3
+        return [Measurement(metric="share", values=tuple(values))]
+
+    rounded = replace(trained, measure=measure)
+    exporter = as_export(SafetensorsExporter("bfloat16"), None)
+    if not passes:
+        with pytest.raises(GateError, match=r"export, metric: share changes by -0\.900"):
+            export_run(rounded, exporter, tmp_path / "out")
+        return
+    certificate = export_run(rounded, exporter, tmp_path / "out")
+    assert certificate["metric"]["difference"] == pytest.approx(0.0)
+    assert 0 < certificate["mean_kl_nats"] < gate.MAX_KL["rounded"]
