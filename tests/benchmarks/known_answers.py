@@ -89,7 +89,7 @@ def list_tasks(banking77: Path | None = None) -> dict[str, Task]:
         Task(
             "format",
             ("PROMPT",),
-            lambda rng: split_rows(generate_formats(rng, 280), 60),
+            lambda rng: split_rows(generate_formats(rng, 360), 60),
             {"baselines": {"rows": 0}},
         ),
         Task(

@@ -176,7 +176,7 @@ def find_sufficient(contests: Sequence[Contest], margin: float, confidence: floa
     others = [contest for contest in contests if contest.advantage().high < margin]
     left = len(contests)
     while left:
-        level = 1 - 2 * (1 - confidence) / left  # only the upper bound counts
+        level = level_of_proof(left, confidence)
         found = [contest for contest in others if contest.advantage(level).high < margin]
         if not found:
             break
@@ -184,6 +184,14 @@ def find_sufficient(contests: Sequence[Contest], margin: float, confidence: floa
         others = [contest for contest in others if contest not in found]
         left -= len(found)
     return proven
+
+
+def level_of_proof(contests: int, confidence: float) -> float:
+    """Return the level of the intervals by which Holm's procedure tests that many contests.
+
+    Only the upper bound counts, so the level of the interval is lower than that of the proof.
+    """
+    return 1 - 2 * (1 - confidence) / contests
 
 
 def comparisons_to_json(contests: Sequence[Contest]) -> dict[str, JSON]:

@@ -11,20 +11,26 @@ from tunesmith_plugins.verdict.contests import Contest
 MOST_ROWS = 1_000_000
 
 
-def count_rows_needed(contest: Contest, margin: float) -> int | None:
+def count_rows_needed(contest: Contest, margin: float, proof: float) -> int | None:
     """Return how many held-out rows would decide, rounded up; None if that cannot be said.
 
     It is the number with which, in four of five runs, the interval of the difference excludes 0
     if the measured advantage is the margin or more, and else is below the margin. It supposes that
     the difference, and how much the two models disagree, stay as measured.
+
+    Args:
+        proof: level of the interval that must be below the margin, beside that of the contest: it
+            is higher if there are many rivals.
     """
     advantage = contest.advantage()
     towards = advantage.value if advantage.value >= margin else margin - advantage.value
     if not math.isfinite(contest.error) or towards <= 0:
         return None
-    needed: int = rows_needed(advantage.n, contest.error, towards, confidence=contest.confidence)
-    if contest.is_share and advantage.value < margin:
-        needed = max(needed, _fewest_rows(margin, contest.confidence))
+    is_below = advantage.value < margin
+    confidence = max(contest.confidence, proof) if is_below else contest.confidence
+    needed: int = rows_needed(advantage.n, contest.error, towards, confidence=confidence)
+    if contest.is_share and is_below:
+        needed = max(needed, _fewest_rows(margin, confidence))
     elif contest.is_share:
         # Even if no row gets worse, so many must get better for McNemar's test.
         fewest = math.floor(1 - math.log2(1 - contest.confidence)) + 1

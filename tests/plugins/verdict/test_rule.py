@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from verdict_cases import Case, right
@@ -166,6 +167,24 @@ def test_rows_to_show_that_it_is_not_worth_it(case: Case) -> None:
     enough.rival("zero-shot", right(0.8, 190))
     enough.model("tuned", right(0.8, 190))
     assert enough.judge()["word"] == "PROMPT"
+
+
+def test_more_rivals_need_more_rows_to_show_that_one_is_enough(case: Case) -> None:
+    """Holm's correction is in the number of rows, too: with four rivals, 190 do not suffice."""
+    names = ("nearest", "linear", "zero-shot", "retrieved-shots")
+
+    def judge(rows: int) -> dict[str, Any]:
+        alike = Case(case.folder)
+        for name in names:
+            alike.rival(name, right(0.8, rows))
+        alike.model("tuned", right(0.8, rows))
+        verdict: dict[str, Any] = alike.judge()
+        return verdict
+
+    undecided = judge(200)
+    assert undecided["word"] == "NOT ENOUGH EVIDENCE"
+    assert undecided["rows_needed"] == 250
+    assert judge(250)["word"] == "SMALL CLASSIFIER"
 
 
 def test_the_strongest_is_chosen_by_dev_rows_alone(case: Case) -> None:
