@@ -71,7 +71,7 @@ docs: install
 	@$(BIN)/python docs/generate.py
 
 site: docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "the site is in build/site; to read it with its search:" \
 		"$(BIN)/python -m http.server --directory build/site"
 

@@ -73,6 +73,8 @@ def test_every_page_is_in_the_list_of_pages() -> None:
         str(path.relative_to(DOCS)) for kind in ("*.md", "*.ipynb") for path in DOCS.rglob(kind)
     }
     assert set(listed) == pages - {"index.md"}
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    assert set(re.findall(r"(\S+\.(?:md|ipynb))$", navigation, re.MULTILINE)) == pages
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
