@@ -218,7 +218,6 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "system prompt": ("rendered system prompt", replace_in_template(ROLE, OTHER_ROLE)),
     "lost token": ("added tokens", lose_token),
     "truncated tensor": ("files", truncate),
-    "wrong pre-tokenizer": ("token ids", overwrite("tokenizer.ggml.pre", "falcon")),
     "weights": ("log-probabilities", change_tensor),
 }
 
@@ -229,3 +228,10 @@ def test_a_fault_in_the_file_is_found(fault: str, trained: TrainedModel, tmp_pat
     with pytest.raises(GateError, match=f"export, {name}:"):
         export_run(trained, as_export(damage=damage), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_pre_tokenizer_is_found(trained: TrainedModel, tmp_path: Path) -> None:
+    exporter = GgufExporter(GgufOptions(quantize="f32", pre_tokenizer="llama-bpe"))
+    export = Export(name="gguf", options={}, exporter=exporter, tolerance=1e-4)
+    with pytest.raises(GateError, match="export, token ids:"):
+        export_run(trained, export, tmp_path / "out")
