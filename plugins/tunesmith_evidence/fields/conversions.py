@@ -29,6 +29,16 @@ def _join_words(separator: str) -> Convert:
     return lambda text: separator.join(re.findall(r"\w+", text.lower()))
 
 
+def _with_initial(form: str) -> Convert:
+    """Return the function that writes a name with ``{last}`` and ``{initial}`` in a form."""
+
+    def convert(text: str) -> str | None:
+        first, _, last = text.strip().rpartition(" ")
+        return form.format(last=last, initial=first[0]) if first else None
+
+    return convert
+
+
 def _plain(text: str) -> str | None:
     number = read_number(text)
     if number is None:
@@ -72,6 +82,8 @@ TEXT: tuple[Conversion, ...] = tuple(
         "joined": _join_words(""),
         "sentence": lambda text: f"{text[:1].upper()}{text[1:].rstrip('.')}.",
         "last name first": lambda text: ", ".join(reversed(text.rsplit(" ", 1))),
+        "last name and initial": _with_initial("{last}, {initial}."),
+        "initial and last name": _with_initial("{initial}. {last}"),
         "last word": lambda text: text.split()[-1],
         "first word": lambda text: text.split()[0],
     }.items()

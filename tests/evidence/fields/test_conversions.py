@@ -16,7 +16,7 @@ from tunesmith_evidence.fields.conversions import find_templates, list_conversio
         ("1,234.50", "1234.5"), ("12", "12.00"), ("12.50", "12.5"), ("12", "12.0"),
         ("12.34", "1234"), ("2", "120"), ("two", "2"), ("+49 (30) 123-456", "4930123456"),
         ("ab-12 3", "AB123"), ("3 April 2024", "2024-04-03"), ("04/03/2024", "03.04.2024"),
-        ("3pm", "15:00"),
+        ("3pm", "15:00"), ("Anna Schmidt", "Schmidt, A."), ("Anna Schmidt", "A. Schmidt"),
     ],
 )  # fmt: skip
 def test_some_conversion_gives_the_value(text: str, value: str) -> None:
