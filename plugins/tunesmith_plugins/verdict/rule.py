@@ -27,6 +27,7 @@ from tunesmith_plugins.verdict.contests import (
     find_strongest,
     find_sufficient,
     level_of_proof,
+    rank_on_dev,
 )
 from tunesmith_plugins.verdict.data_faults import describe_data_faults
 from tunesmith_plugins.verdict.offer import VerdictOptions
@@ -77,10 +78,11 @@ class Case:
         """The rivals that solve the task: not those that give one answer to everything."""
         return [contest for contest in self.rivals if not contest.is_trivial]
 
-    @property
-    def proof(self) -> float:
-        """The level at which the first of the rivals is proven to be enough."""
-        return level_of_proof(max(1, len(self.solutions)), self.options.confidence)
+    def proof(self, contest: Contest) -> float:
+        """Return the level at which a rival is proven to be enough before any other is."""
+        is_first = contest.name in (c.name for c in rank_on_dev(self.solutions)[:1])
+        count = 1 if is_first else max(1, len(self.solutions))
+        return level_of_proof(count, self.options.confidence)
 
 
 def judge(evidence: Evidence) -> JSON:
@@ -133,7 +135,7 @@ def _to_json(case: Case, ruling: Ruling, strongest: Contest | None, chosen_on_de
         verdict |= shown.to_json()
         verdict["rival"] = shown.name
         verdict["confidence"] = shown.confidence
-        verdict["rows_needed"] = count_rows_needed(shown, case.options.margin, case.proof)
+        verdict["rows_needed"] = count_rows_needed(shown, case.options.margin, case.proof(shown))
     if strongest is not None:
         verdict["strongest"] = strongest.name
         folds = strongest.rival.folds if strongest.rival else 0
@@ -280,7 +282,7 @@ def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:
     margin = case.options.margin
     contest = _find_unbeaten(case, strongest) or strongest
     which = ", the strongest rival" if contest is strongest else ""
-    needed = count_rows_needed(contest, margin, case.proof)
+    needed = count_rows_needed(contest, margin, case.proof(contest))
     rows = f"about {needed:,} held-out rows" if needed else "more held-out rows"
     would = f"{rows} would show {_claim(contest, margin)}, if both models stay as different"
     return Ruling(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from verdict_cases import Case, right
 
-from tunesmith.events import Measured, Notice
+from tunesmith.events import JSON, Measured, Notice
 from tunesmith_plugins.verdict.label_noise import WHERE
 
 
@@ -169,22 +169,32 @@ def test_rows_to_show_that_it_is_not_worth_it(case: Case) -> None:
     assert enough.judge()["word"] == "PROMPT"
 
 
-def test_more_rivals_need_more_rows_to_show_that_one_is_enough(case: Case) -> None:
-    """Holm's correction is in the number of rows, too: with four rivals, 190 do not suffice."""
+def judge_alike(folder: Path, rows: int, scores: Sequence[float | None]) -> JSON:
+    """Judge four rivals that answer every row as the tuned model does."""
+    alike = Case(folder)
     names = ("nearest", "linear", "zero-shot", "retrieved-shots")
+    for name, score in zip(names, scores, strict=True):
+        alike.rival(name, right(0.8, rows), score)
+    alike.model("tuned", right(0.8, rows))
+    return alike.judge()
 
-    def judge(rows: int) -> dict[str, Any]:
-        alike = Case(case.folder)
-        for name in names:
-            alike.rival(name, right(0.8, rows))
-        alike.model("tuned", right(0.8, rows))
-        verdict: dict[str, Any] = alike.judge()
-        return verdict
 
-    undecided = judge(200)
+def test_rivals_are_tested_in_the_order_of_their_dev_scores(case: Case) -> None:
+    """The strongest needs no correction for the others, and then each of them needs none."""
+    undecided = judge_alike(case.folder, 150, (0.5, 0.6, 0.7, 0.8))
+    assert (undecided["word"], undecided["rows_needed"]) == ("NOT ENOUGH EVIDENCE", 190)
+    decided = judge_alike(case.folder, 190, (0.5, 0.6, 0.7, 0.8))
+    assert (decided["word"], decided["rival"]) == ("SMALL CLASSIFIER", "nearest")
+
+
+def test_without_an_order_more_rivals_need_more_rows(case: Case) -> None:
+    """Holm: of four rivals, the first must be proven at a level of 98.75 %."""
+    scores = (None, None, None, None)
+    undecided = judge_alike(case.folder, 200, scores)
     assert undecided["word"] == "NOT ENOUGH EVIDENCE"
-    assert undecided["rows_needed"] == 250
-    assert judge(250)["word"] == "SMALL CLASSIFIER"
+    needed = undecided["rows_needed"]
+    assert 300 < needed < 320
+    assert judge_alike(case.folder, needed, scores)["word"] == "SMALL CLASSIFIER"
 
 
 def test_the_strongest_is_chosen_by_dev_rows_alone(case: Case) -> None:
@@ -292,13 +302,14 @@ def test_p_values_are_adjusted_for_the_number_of_rivals(case: Case) -> None:
     assert found["zero-shot"][1] >= found["zero-shot"][0]
 
 
-def test_the_more_rivals_the_harder_is_the_proof_that_one_is_enough(case: Case) -> None:
-    """Holm: of three rivals, the first must be proven at a level of 98.3 %."""
+def test_after_one_that_is_not_proven_the_others_need_a_correction(case: Case) -> None:
+    """The strongest on the dev rows ends the sequence if it is not proven to be enough."""
     case.rival("zero-shot", right(0.8, 190), 0.8)
     case.model("tuned", right(0.8, 190))
     assert case.judge()["word"] == "PROMPT"
-    case.rival("linear", right(0.4, 190), 0.4)
     case.rival("nearest", right(0.3, 190), 0.3)
+    assert case.judge()["word"] == "PROMPT"
+    case.rival("linear", right(0.4, 190), 0.9)
     assert case.judge()["word"] == "NOT ENOUGH EVIDENCE"
 
 
