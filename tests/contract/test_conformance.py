@@ -73,6 +73,10 @@ def write(name: str, text: str) -> str:
     return str(path)
 
 
+RUNS_OF_STAGES = "rlhf: "
+"""Its trainings have three stages, and take as long as those of all other techniques."""
+
+
 def samples() -> dict[str, dict[str, Any]]:
     rows = [json.dumps({"prompt": f"q{n}?", "completion": f"a{n} ü"}) + "\n" for n in range(12)]
     table = "prompt,completion\n" + "".join(f'q{n}?,"a{n}, ü"\n' for n in range(12))
@@ -199,6 +203,8 @@ def cases() -> list[Any]:
             key = f"{name.rpartition('.')[2]}: {check.name}"
             reason = EXPECTED_FAILURES.get(key)
             marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
+            if key.startswith(RUNS_OF_STAGES):
+                marks.append(pytest.mark.processes)
             parameters.append(pytest.param(check, id=key, marks=marks))
     return parameters
 

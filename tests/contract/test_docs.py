@@ -253,6 +253,7 @@ def test_toml_blocks_are_run_files(page: Path, tiny: Path, tmp_path: Path) -> No
 # --------------------------------------------------------------------------- tutorials
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("page", "first"),
     [(DOCS / "tutorials" / "first-run.md", "init"), (ROOT / "README.md", "check")],

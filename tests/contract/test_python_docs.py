@@ -56,6 +56,7 @@ def cells(path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_hold_no_results(path: Path) -> None:
     """Stored results would not be checked by anything; ids are unique, as notebooks need."""
@@ -87,6 +88,7 @@ def test_the_notebook_runs(workplace: Path) -> None:
     assert 0 <= shown["evaluate"]["exact-match"].value <= 1
 
 
+@pytest.mark.processes
 def test_the_recipes_run_in_order(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

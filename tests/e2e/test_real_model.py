@@ -30,7 +30,7 @@ epochs = 3
 precision = "fp32"
 
 [baselines]
-random-shots = { k = [2], draws = 1 }
+random-shots = {{ k = [2], draws = 1 }}
 use = ["zero-shot", "random-shots"]
 """
 
@@ -167,7 +167,7 @@ def test_labelled_answers_from_init_to_the_verdict(
         *("technique.batch_size=8", "technique.max_steps=2", "technique.learning_rate=2e-3"),
         *('technique.precision="fp32"', 'technique.schedule.type="constant"'),
         *(
-            'baselines.use=["zero-shot"]',
+            'baselines={use=["zero-shot"], zero-shot={describe=false, constrain=false}}',
             'gate={must_beat=["zero-shot"], at_least={reward_margin=2.0}}',
         ),
     ]

@@ -21,7 +21,6 @@ from tunesmith.statistics.sample import (
 _UNBOUNDED: Bounds = (-math.inf, math.inf)
 _SMALL = 10  # below this number of units a bootstrap interval is too narrow
 _SMALL_LOSSES = 5  # the same for losses, whose long tail Student's interval misses
-_LARGEST_LOG = 20.0  # a ratio beyond this says nothing more, and its exponential may overflow
 _CELLS = 2_000  # more units than this are merged into this number of cells, to limit the time
 
 
@@ -84,22 +83,11 @@ def interval_of_sample(
     quantile = student_quantile(1 - (1 - confidence) / 2, freedom)
     is_loss = bounds == (0.0, math.inf) and sample.value > 0
     if freedom + 1 < (_SMALL_LOSSES if is_loss else _SMALL):
-        low, high = _student(sample, quantile * standard_error(sample), is_loss)
+        low, high = -quantile * standard_error(sample), quantile * standard_error(sample)
     else:
         tail = NORMAL.cdf(-quantile * math.sqrt((freedom + 1) / freedom))
         low, high = _bootstrap(sample, tail, resamples, seed)
     return max(bounds[0], sample.value + low), min(bounds[1], sample.value + high)
-
-
-def _student(sample: Sample, half: float, is_loss: bool) -> Bounds:
-    """Compute Student's interval of few units, relative to the value.
-
-    A loss has no upper bound and often a long tail: its interval is symmetric on the log scale.
-    """
-    if not is_loss:
-        return -half, half
-    factor = math.exp(min(half / sample.value, _LARGEST_LOG))
-    return sample.value / factor - sample.value, sample.value * factor - sample.value
 
 
 def _constant(sample: Sample, confidence: float, bounds: Bounds) -> Bounds:

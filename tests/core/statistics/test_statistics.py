@@ -278,10 +278,11 @@ def test_exact_coverage_of_shares() -> None:
             assert 0.93 <= covered <= (0.98 if share < 1 else 1.0), (n, share)
 
 
-def test_few_losses_have_an_interval_that_is_symmetric_on_the_log_scale() -> None:
-    interval = mean_interval([2.1, 3.4, 1.9, 2.8], bounds=(0.0, math.inf))
-    plain = mean_interval([2.1, 3.4, 1.9, 2.8])
-    half = (plain.high - plain.low) / 2
-    assert interval.low * interval.high == pytest.approx(interval.value**2)
-    assert math.log(interval.high / interval.value) == pytest.approx(half / interval.value)
-    assert mean_interval([1e-9, 5.0], bounds=(0.0, math.inf)).low > 0
+def test_losses_of_few_groups_have_a_longer_tail_upwards() -> None:
+    """From five units on; Student's symmetric interval misses the large losses."""
+    losses = [0.4, 0.5, 0.6, 0.7, 0.9, 4.0]
+    found, plain = mean_interval(losses, bounds=(0.0, math.inf)), mean_interval(losses)
+    assert found.high - found.value > found.value - found.low
+    assert plain.high - plain.value == pytest.approx(plain.value - plain.low)
+    few = mean_interval([0.4, 4.0], bounds=(0.0, math.inf))
+    assert few.low == 0.0 and few.high < 30
