@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.e2e.conftest import Tunesmith
 
+from tunesmith_plugins.models.gguf.find import find_gguf
+
 pytestmark = pytest.mark.real_model
 
 RUN = """
@@ -72,14 +74,14 @@ def test_the_tuned_model_beats_prompting(finished: Path) -> None:
     values = {(e["model"], e["metric"]): e for e in report["evaluations"]}
     assert values["tuned", "exact-match"]["value"] >= 0.8
     assert values["zero-shot", "exact-match"]["value"] <= 0.2
-    assert values["tuned", "loss"]["value"] < values["random-shots", "loss"]["value"]
+    assert values["tuned", "loss"]["value"] < values["zero-shot", "loss"]["value"]
     training = report["training"]
     assert training["steps"] == 15
     assert training["losses"][-1] < training["losses"][0] / 4
     assert report["verdict"]["metric"] == "exact-match"
 
 
-def test_plain_peft_loads_the_adapter_with_equal_scores(finished: Path) -> None:
+def test_plain_peft_loads_the_adapter_with_equal_scores(finished: Path, smollm2: str) -> None:
     """In a process that does not import tunesmith."""
     from tunesmith import api
     from tunesmith.records import Message
@@ -88,8 +90,7 @@ def test_plain_peft_loads_the_adapter_with_equal_scores(finished: Path) -> None:
     model = api.open_models(place, plan)["tuned"]
     prompts = [(Message("user", f"colour of {word}?"),) for word in COLOURS]
     ours = [sum(s.logprobs) for s in model.score(prompts, list(COLOURS.values()))]
-    card = (finished / "adapter" / "README.md").read_text()
-    base = card.split('AutoModelForCausalLM.from_pretrained("', 1)[1].split('"', 1)[0]
+    base = str(find_gguf(smollm2).fetch())  # the folder that the model in the wheel becomes
     script = f"""
 import json, sys, torch
 from peft import PeftModel
