@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.contracts import TextModel
 from tunesmith.errors import DataError
 from tunesmith.options import Options
 from tunesmith.records import Message, Record, last_exchange
+from tunesmith_evidence.answers.normalize import TextNormalizer
 
 END_OF_TURN_TOKENS = 8
 """Tokens added to the longest reference, for the end of the turn."""
@@ -28,6 +30,44 @@ class AnswerOptions(Options):
             "reference, at most 512."
         ),
     )
+
+
+class ComparedAnswerOptions(AnswerOptions):
+    """Options of evaluators that compare the text of an answer with the reference."""
+
+    ignore_case: bool = Field(False, description="Treat upper and lower case as equal.")
+    ignore_punctuation: bool = Field(
+        False, description="Ignore punctuation and quotes before and behind the answer."
+    )
+    ignore_lead_in: bool = Field(
+        False, description="Ignore a phrase such as `The answer is` or `Category:` before it."
+    )
+    extract: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Regular expression for the part of answer and reference that is compared: its last "
+            "match, or the first group of that match. For `#### 42`: '#### *(\\S+)'."
+        ),
+    )
+
+    @field_validator("extract")
+    @classmethod
+    def _compile_extract(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    def build_normalizer(self) -> TextNormalizer:
+        """Return the normalizer of answers and references."""
+        return TextNormalizer(
+            ignore_case=self.ignore_case,
+            ignore_punctuation=self.ignore_punctuation,
+            ignore_lead_in=self.ignore_lead_in,
+            extract=re.compile(self.extract) if self.extract else None,
+        )
 
 
 def read_references(records: Sequence[Record], evaluator: str) -> list[str]:

@@ -107,14 +107,14 @@ def show(runs: Sequence[RunSummary]) -> None:
 
 def _to_row(run: RunSummary) -> list[render.Cell]:
     value = "" if run.value is None else f"{one_line(run.metric, 20)} {run.value:.3f}"
-    said = one_line(run.word or run.error, 40)
+    outcome = one_line(run.word or run.error, 40)
     status = f"{run.status}*" if run.is_resumable else run.status
     return [
         one_line(run.path.name, 60),
         (status, STYLES.get(run.status, "warning")),
         one_line(run.technique, 20),
         value,
-        said,
+        outcome,
         format_bytes(run.bytes),
     ]
 

@@ -121,17 +121,17 @@ def describe(expected: Sequence[str], predicted: Sequence[str | None]) -> dict[s
     The confusion has the number of rows by expected and predicted label; ``""`` is no label.
     """
     pairs = Counter(zip(expected, predicted, strict=True))
-    said, asked = Counter(predicted), Counter(expected)
+    predictions, references = Counter(predicted), Counter(expected)
     classes: dict[str, Any] = {}
     confusion: dict[str, dict[str, int]] = {}
-    for label in sorted(asked):
+    for label in sorted(references):
         right = pairs[label, label]
         classes[label] = {
-            "rows": asked[label],
-            "precision": right / said[label] if said[label] else 0.0,
-            "recall": right / asked[label],
-            "f1": 2 * right / (asked[label] + said[label]),
+            "rows": references[label],
+            "precision": right / predictions[label] if predictions[label] else 0.0,
+            "recall": right / references[label],
+            "f1": 2 * right / (references[label] + predictions[label]),
         }
         found = {p or "": n for (e, p), n in pairs.items() if e == label}
         confusion[label] = dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-    return {"classes": classes, "confusion": confusion, "no_label": said[None]}
+    return {"classes": classes, "confusion": confusion, "no_label": predictions[None]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from pydantic import Field, field_validator
@@ -10,13 +9,13 @@ from pydantic import Field, field_validator
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
-from tunesmith_evidence.answers.generate import AnswerOptions
+from tunesmith_evidence.answers.generate import ComparedAnswerOptions
 
 MIN_ROWS = 20
 """Fewer rows say nothing about the F1 of classes."""
 
 
-class ClassificationOptions(AnswerOptions):
+class ClassificationOptions(ComparedAnswerOptions):
     """Options: the labels, and how they are read from an answer."""
 
     labels: list[str] = Field(
@@ -30,23 +29,6 @@ class ClassificationOptions(AnswerOptions):
     ignore_lead_in: bool = Field(
         True, description="Ignore a phrase such as `The answer is` before the label."
     )
-    extract: str | None = Field(
-        None,
-        min_length=1,
-        description=(
-            "Regular expression for the part of answer and reference that has the label: its last "
-            "match, or the first group of that match."
-        ),
-    )
-
-    @field_validator("extract")
-    @classmethod
-    def _compile_extract(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        return value
 
     @field_validator("labels")
     @classmethod
@@ -59,17 +41,10 @@ class ClassificationOptions(AnswerOptions):
 
 def build(options: ClassificationOptions) -> Evaluator:
     """Build the evaluator."""
-    from tunesmith_evidence.answers.normalize import TextNormalizer
     from tunesmith_plugins.evaluators.classification.evaluator import Classification
 
-    normalizer = TextNormalizer(
-        ignore_case=options.ignore_case,
-        ignore_punctuation=options.ignore_punctuation,
-        ignore_lead_in=options.ignore_lead_in,
-        extract=re.compile(options.extract) if options.extract else None,
-    )
     return Classification(
-        normalizer=normalizer,
+        normalizer=options.build_normalizer(),
         labels=tuple(options.labels),
         max_new_tokens=options.max_new_tokens,
     )

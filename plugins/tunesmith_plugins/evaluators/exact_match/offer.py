@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
-
-from pydantic import Field, field_validator
 
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
@@ -19,8 +16,7 @@ from tunesmith.records import (
     UnpairedPreference,
     last_exchange,
 )
-from tunesmith_evidence.answers.generate import AnswerOptions
-from tunesmith_evidence.answers.normalize import TextNormalizer
+from tunesmith_evidence.answers.generate import ComparedAnswerOptions
 from tunesmith_plugins.evaluators.exact_match.evaluator import METRIC_NAME, ExactMatch
 
 SHORT_ANSWER_CHARACTERS = 64
@@ -29,7 +25,7 @@ MIN_SHORT_SHARE = 0.9
 """Share of short answers from which on the evaluator is used by default."""
 
 
-class ExactMatchOptions(AnswerOptions):
+class ExactMatchOptions(ComparedAnswerOptions):
     """Options: how answers are compared, and how long an answer may be."""
 
     EARLIER: ClassVar[Mapping[str, str]] = {
@@ -37,42 +33,11 @@ class ExactMatchOptions(AnswerOptions):
         "max_length": "max_new_tokens",
     }
 
-    ignore_case: bool = Field(False, description="Treat upper and lower case as equal.")
-    ignore_punctuation: bool = Field(
-        False, description="Ignore punctuation and quotes before and behind the answer."
-    )
-    ignore_lead_in: bool = Field(
-        False, description="Ignore a phrase such as `The answer is` or `Category:` before it."
-    )
-    extract: str | None = Field(
-        None,
-        min_length=1,
-        description=(
-            "Regular expression for the part of answer and reference that is compared: its last "
-            "match, or the first group of that match. For `#### 42`: '#### *(\\S+)'."
-        ),
-    )
-
-    @field_validator("extract")
-    @classmethod
-    def _compile_extract(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        return value
-
 
 def build(options: ExactMatchOptions) -> Evaluator:
     """Build the evaluator."""
-    extract = re.compile(options.extract) if options.extract else None
     return ExactMatch(
-        normalizer=TextNormalizer(
-            ignore_case=options.ignore_case,
-            ignore_punctuation=options.ignore_punctuation,
-            ignore_lead_in=options.ignore_lead_in,
-            extract=extract,
-        ),
+        normalizer=options.build_normalizer(),
         max_new_tokens=options.max_new_tokens,
     )
 
