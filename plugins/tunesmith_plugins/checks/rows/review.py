@@ -1,13 +1,17 @@
-"""Run all checks of rows in one pass over the records."""
+"""Run all checks of rows in one pass over the records.
+
+Duplicates, labels and lengths are looked for among all rows. Faults that a row has on its own are
+looked for in a part of large data: what hundreds of thousands of rows do not show is rare.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith_plugins.checks.rows.block import read_blocks
-from tunesmith_plugins.checks.rows.check import Check
+from tunesmith_plugins.checks.rows.check import Check, build_finding
 from tunesmith_plugins.checks.rows.copied_answers import COPIES
 from tunesmith_plugins.checks.rows.detectors import Detectors
 from tunesmith_plugins.checks.rows.duplicates import Duplicates
@@ -35,6 +39,10 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     PreferencePairs,
     EdgeCases,
 )
+OF_SINGLE_ROWS = (Detectors, EdgeCases)
+"""The checks that look at each row on its own, and cost the most."""
+MOST_SINGLE_ROWS = 250_000
+"""Rows of which these see about so many: all blocks, every second one, every third and so on."""
 
 
 def review(
@@ -43,12 +51,32 @@ def review(
     heldout: Sequence[Record] = (),
     *,
     checks: Sequence[Callable[[], Check]] = CHECKS,
+    most_single_rows: int = MOST_SINGLE_ROWS,
 ) -> list[Finding]:
     """Return the findings of all checks; each record is read once."""
     running = [create() for create in checks]
+    of_many_rows = [check for check in running if not isinstance(check, OF_SINGLE_ROWS)]
     parts: dict[Part, Sequence[Record]] = {"train": train, "dev": dev, "heldout": heldout}
+    total = sum(map(len, parts.values()))
+    step = max(1, total // most_single_rows)
+    seen = 0
     for part, records in parts.items():
-        for block in read_blocks(records, part):
-            for check in running:
+        for number, block in enumerate(read_blocks(records, part)):
+            is_seen_by_all = number % step == 0  # so is the first block of each part
+            seen += is_seen_by_all * len(block.rows)
+            for check in running if is_seen_by_all else of_many_rows:
                 check.add(block)
-    return [finding for check in running for finding in check.findings(train)]
+    found = [finding for check in running for finding in check.findings(train)]
+    return [*found, *_report_sample(seen, total)] if step > 1 else found
+
+
+def _report_sample(seen: int, total: int) -> Iterator[Finding]:
+    """Report that faults of single rows were not looked for in all rows."""
+    yield build_finding(
+        "rows",
+        "info",
+        f"faults of single rows (text, personal data, copies, edge cases) were looked for in "
+        f"{seen:,} of {total:,} rows, spread evenly",
+        total - seen,
+        hint="for all rows, check the data in parts: tunesmith data check PART.jsonl",
+    )

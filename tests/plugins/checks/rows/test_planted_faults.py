@@ -10,7 +10,9 @@ from clean_rows import clean_rows, show
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Completion
+from tunesmith_plugins.checks.rows.block import BLOCK_CHARACTERS, read_blocks
 from tunesmith_plugins.checks.rows.detectors import BY_DESIGN
+from tunesmith_plugins.checks.rows.duplicates import Duplicates
 from tunesmith_plugins.checks.rows.review import review, row_faults
 
 Plant = Callable[[Completion, int], Completion]
@@ -247,3 +249,19 @@ def test_examples_have_no_personal_data_beside_a_fault(fault: str, gap: int) -> 
         rows = [Completion(source="a:1", prompt=text, completion=text)]
         shown = " ".join(example for finding in review(rows) for example in finding.examples)
         assert "doe" not in shown and "11 1" not in shown, shown
+
+
+def test_single_rows_of_large_data_are_a_part_of_all_and_of_each_file() -> None:
+    long = "many words " * (BLOCK_CHARACTERS // 1000)
+    rows = [replace(row, prompt=f"{row.prompt} {long}#{{{{x}}}}") for row in clean_rows()]
+    blocks = [len(block.rows) for block in read_blocks(rows, "train")]
+    assert len(blocks) > 8
+    checks = (row_faults, Duplicates)
+    faults, duplicates, sample = review(
+        [*rows, rows[0]], heldout=rows[:20], checks=checks, most_single_rows=len(rows) // 2
+    )
+    seen = sum(blocks[::2]) + 20
+    assert faults.count == seen, "every second block, and the held-out rows"
+    assert duplicates.where == "data duplicates" and duplicates.count == 1
+    assert f"in {seen} of 821 rows" in sample.message and sample.count == 821 - seen
+    assert len(review(rows, checks=checks)) == 1, "of fewer rows, all"
