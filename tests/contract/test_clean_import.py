@@ -150,12 +150,14 @@ def imports() -> Imports:
     return Imports(*json.loads(text))
 
 
+@pytest.mark.processes
 def test_importing_every_module_changes_nothing_outside(imports: Imports) -> None:
     assert "tunesmith_torch.training.loop" in imports.names
     assert "tunesmith_plugins.techniques.lora.technique" in imports.names
     assert imports.changes == []
 
 
+@pytest.mark.processes
 def test_changes_are_found(imports: Imports) -> None:
     """The check above is not blind."""
     assert set(CHANGES) <= set(imports.later_changes)

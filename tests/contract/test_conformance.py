@@ -73,8 +73,8 @@ def write(name: str, text: str) -> str:
     return str(path)
 
 
-RUNS_OF_STAGES = "rlhf: "
-"""Its trainings have three stages, and take as long as those of all other techniques."""
+SLOW = tuple(f"{name}: " for name in ("full", "preference", "qlora", "rlhf"))
+"""Their trainings take a minute; of the techniques, ``lora`` alone is in the quick lane."""
 
 
 def samples() -> dict[str, dict[str, Any]]:
@@ -203,7 +203,7 @@ def cases() -> list[Any]:
             key = f"{name.rpartition('.')[2]}: {check.name}"
             reason = EXPECTED_FAILURES.get(key)
             marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-            if key.startswith(RUNS_OF_STAGES):
+            if key.startswith(SLOW):
                 marks.append(pytest.mark.processes)
             parameters.append(pytest.param(check, id=key, marks=marks))
     return parameters

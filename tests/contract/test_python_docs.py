@@ -71,6 +71,7 @@ def test_notebooks_hold_no_results(path: Path) -> None:
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.processes
 def test_the_notebook_runs(workplace: Path) -> None:
     names: dict[str, Any] = {}
     shown = {

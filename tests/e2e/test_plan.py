@@ -47,6 +47,7 @@ def command(*arguments: str) -> dict[str, Any]:
     return parsed
 
 
+@pytest.mark.processes
 def test_plan_forecast_and_run_agree(folder: Path) -> None:
     planned = command("plan", "run.toml")
     assert {"lora", "full"} <= set(planned["memory"])

@@ -29,6 +29,8 @@ HOSTILE = [
     "\u2066isolate\u2069",
     "lone \ud800 surrogate",
 ]
+TEXTS = [" ".join(HOSTILE), *(pytest.param(text, marks=pytest.mark.processes) for text in HOSTILE)]
+"""All at once in the quick lane, each alone in another."""
 FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -61,7 +63,7 @@ def write(here: Path, text: str) -> None:
     )
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", TEXTS)
 def test_data_and_options_are_shown_harmlessly(here: Path, text: str) -> None:
     write(here, text)
     assert tunesmith("check", "run.toml", "--origin").exit_code == 0
@@ -77,7 +79,7 @@ def test_data_and_options_are_shown_harmlessly(here: Path, text: str) -> None:
     assert tunesmith("chat", "done", "--json", "--prompt", asked).exit_code == 0
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", TEXTS)
 def test_names_are_shown_harmlessly(here: Path, text: str) -> None:
     write(here, "fine")
     key = json.dumps(text.encode("utf-8", "replace").decode())
@@ -94,7 +96,7 @@ def test_names_are_shown_harmlessly(here: Path, text: str) -> None:
     assert tunesmith("run", "run.toml", f"--{text}").exit_code == 2
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", TEXTS)
 def test_plugins_are_shown_harmlessly(here: Path, text: str) -> None:
     write(here, "fine")
     (here / "evil.py").write_text(

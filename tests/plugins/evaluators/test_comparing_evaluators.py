@@ -125,6 +125,7 @@ def test_outside_of_a_run_the_other_model_must_be_named() -> None:
         LENGTH.build(LENGTH.config()).measure(model("a"), ROWS)
 
 
+@pytest.mark.processes
 def test_comparing_evaluators_in_a_run_of_three_stages(tmp_path: Path) -> None:
     """Compare, in a real run, every model for which the other model is trained already."""
     import tunesmith

@@ -223,6 +223,7 @@ def _fetch(path: Path) -> str:
     return str(find.fetch_converted(path))
 
 
+@pytest.mark.processes
 def test_two_processes_convert_once(tmp_path: Path, cache: Path) -> None:
     path = tiny_gguf(tmp_path / "m.gguf")
     with multiprocessing.get_context("spawn").Pool(2) as pool:

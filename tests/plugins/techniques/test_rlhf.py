@@ -79,6 +79,7 @@ def run_file(project: Path, name: str, **stages: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.processes
 def test_run_file_with_three_stages(project: Path) -> None:
     report = tunesmith.run(run_file(project, "three-stages"), out=project / "three-stages").report
     assert report.status == "ok"

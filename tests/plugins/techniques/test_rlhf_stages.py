@@ -598,6 +598,7 @@ def test_a_missing_gold_reward_is_reported(tmp_path: Path, model_with_preference
 # --------------------------------------------------------------------------- resuming
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_stopped_in_any_stage_ends_with_identical_weights(
     tmp_path: Path, finished: RlhfRun, model_with_preferences: Path, stage: str
@@ -615,6 +616,7 @@ def test_a_run_stopped_in_any_stage_ends_with_identical_weights(
     assert weights(run.out) == weights(finished.out)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("changes", [{"loss__num_iterations": 2, "loss__kl_target": 2.0}], ids=str)
 def test_kl_coefficient_and_evaluations_are_resumed(
     tmp_path: Path, model_with_preferences: Path, changes: dict[str, Any]

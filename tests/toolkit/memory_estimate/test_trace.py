@@ -128,9 +128,16 @@ GROUPINGS = {
 @pytest.mark.parametrize(
     ("method", "gradient_checkpointing", "kind"),
     [
-        *((method, both, "rows") for method in ("full", "lora") for both in (False, True)),
-        *(("lora", False, kind) for kind in list(GROUPINGS)[1:]),
-        ("lora", False, "rows with a common prefix"),
+        ("full", True, "rows"),
+        ("lora", False, "rows"),
+        ("lora", False, "sampled"),
+        pytest.param("full", False, "rows", marks=pytest.mark.long),
+        pytest.param("lora", True, "rows", marks=pytest.mark.long),
+        *(
+            pytest.param("lora", False, kind, marks=pytest.mark.long)
+            for kind in (*GROUPINGS, "rows with a common prefix")
+            if kind not in ("rows", "sampled")
+        ),
     ],
 )
 def test_a_step_on_real_tensors_allocates_the_same(
@@ -165,8 +172,8 @@ def test_a_step_on_real_tensors_allocates_the_same(
     ("method", "device", "gradient_checkpointing"),
     [
         ("full", "cpu", False),
-        ("lora", "cpu", True),
-        ("lora", "cuda", False),
+        pytest.param("lora", "cpu", True, marks=pytest.mark.long),
+        pytest.param("lora", "cuda", False, marks=pytest.mark.long),
         ("qlora", "cuda", True),
     ],
 )

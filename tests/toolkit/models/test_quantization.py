@@ -219,6 +219,7 @@ print(json.dumps({"peak": peak - before, "stored": stored, "layer": layer}))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's /proc")
 def test_peak_memory_of_loading_is_the_quantized_size_plus_one_layer(
     tiny_folder: Path, tmp_path: Path
@@ -245,6 +246,7 @@ def get_kernel(*names, **options):
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("imported_before", [False, True])
 def test_no_code_is_downloaded_from_a_hub(tmp_path: Path, imported_before: bool) -> None:
     """An installed package ``kernels`` is not called, and nothing is printed."""

@@ -40,6 +40,7 @@ count_faults()
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_a_second_step_has_few_page_faults() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
@@ -67,6 +68,7 @@ print((resident() - before) // 2**20)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads Linux's /proc")
 def test_the_cache_of_compiled_kernels_is_bounded() -> None:
     """In MiB, where products in bf16 are native: 61, and with torch's own limits 409."""

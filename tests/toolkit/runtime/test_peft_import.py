@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 # Forked processes share the imports that take seconds.
@@ -63,6 +65,7 @@ assert peft.helpers.bnb.functional is sys.modules["bitsandbytes"].functional
 """
 
 
+@pytest.mark.processes
 def test_bitsandbytes_is_imported_when_it_is_used(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
     programs = {
