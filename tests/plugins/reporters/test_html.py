@@ -5,28 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tunesmith.errors import UsageError
 from tunesmith.events import CompletionSampled, Event, Measured, Monitored, Notice, StepFinished
 from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
-from tunesmith_plugins.reporters.html.charts import (
-    MAX_POINTS,
-    IntervalBar,
-    choose_ticks,
-    draw_curve,
-    draw_intervals,
-    thin_points,
-)
 from tunesmith_plugins.reporters.html.offer import HTML, HtmlOptions
 
 EVIL = "<script>alert(1)</script>\"'>\x1b[31m{{ 7*7 }}&\u202e"
@@ -47,7 +36,7 @@ def page(path: Path, reported: list[Event]) -> str:
 class Outline(HTMLParser):
     """Collects tags, attributes and text, and checks that every tag is closed."""
 
-    VOID = frozenset({"meta", "br", "line", "circle", "polyline"})
+    VOID = frozenset({"meta", "br", "line", "circle", "polyline", "rect", "input"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +96,7 @@ def test_findings_have_examples_rows_and_what_to_do(tmp_path: Path) -> None:
     assert "To do: remove them from one part" in text and "nothing to look at" not in text
     assert "1 of 2 rows test.csv:4 <script>" in text
     assert "2 held-out rows of 3 test.csv:4, test.csv:17" in text
-    assert "tuned, twin-free0.4375[0.3, 0.6]118" in text
+    assert "tuned, twin-free0.438[0.300, 0.600]118" in text
     evaluation.write_text("damaged")
     text = outline(page(tmp_path, [*events[:5], leak, measured, *events[5:]])).text
     assert "have the prompt of a training row" in text and "test.csv:17" not in text
@@ -131,11 +120,13 @@ def test_page_shows_all_measurements(tmp_path: Path) -> None:
     text = outline(page(tmp_path, [*reported, replace(end, verdict=verdict)])).text
     for words in (
         "fine-tuning was worth it",
-        "0.03",
-        "[0.65, 0.85]",
+        "0.030",
+        "[0.650, 0.850]",
         "3 of 3",
         "2,000 tokens/s",
+        "2.0 GiB",
         "120 rows held out",
+        "1 Jan 2026, 00:01 UTC",
     ):
         assert words in text, words
 
@@ -155,9 +146,10 @@ VERDICT = {
 def test_the_verdict_begins_with_its_word(tmp_path: Path) -> None:
     *reported, end = sample_run(steps=3)
     text = outline(page(tmp_path, [*reported, replace(end, verdict=VERDICT)])).text
-    words = ("FINE-TUNE", "better than linear", "3 rows for linear", "C=10", "0.781", "+0.123")
-    assert [text.index(word) for word in words] == sorted(text.index(word) for word in words)
-    assert text.index("FINE-TUNE") < text.index("Held-out results")
+    words = ("FINE-TUNE", "+0.123", "[+0.045, +0.201]", "better than linear", "3 rows for linear")
+    found = text[text.index("</style>") if "</style>" in text else text.index("started 1 Jan") :]
+    places = [found.index(word) for word in (*words, "C=10", "0.012", "All scores")]
+    assert places == sorted(places)
 
 
 def test_the_comparisons_of_an_earlier_version_are_left_out(tmp_path: Path) -> None:
@@ -212,52 +204,102 @@ def test_is_used_by_default() -> None:
     assert HTML.by_default
 
 
-# --------------------------------------------------------------------------- charts
+def test_a_run_without_a_verdict_begins_with_its_status(tmp_path: Path) -> None:
+    events = list(sample_run("out of memory", status="failed"))
+    text = outline(page(tmp_path, events)).text.partition("started 1 Jan 2026")[2]
+    assert text.index("out of memory") < text.index("FAILED") < text.index("All scores")
 
 
-def points(svg: str) -> list[tuple[float, float]]:
-    line = ET.fromstring(svg).find("polyline")
-    assert line is not None
-    pairs = (pair.split(",") for pair in line.attrib["points"].split())
-    return [(float(x), float(y)) for x, y in pairs]
+def write_answers(folder: Path, values: dict[str, list[int]]) -> list[Measured]:
+    """Write the evaluations of several models, and return their events."""
+    (folder / "evaluations").mkdir()
+    for model, right in values.items():
+        lines = [
+            {
+                "row": n, "source": f"data/test.csv:{n}", "prompt": f"prompt {n} {EVIL}",
+                "expected": f"right {n}", "output": f"{model} says {n}",
+                "m": {"value": value, "weight": 1},
+            }
+            for n, value in enumerate(right)
+        ]  # fmt: skip
+        text = "".join(encode_json(line) + "\n" for line in lines)
+        (folder / "evaluations" / f"{model}.jsonl").write_text(text)
+    return [
+        sample_event(
+            Measured, model=m, evaluator="e", metric="m", n=len(v), records=f"evaluations/{m}.jsonl"
+        )
+        for m, v in values.items()
+    ]
 
 
-def test_curve_follows_its_values() -> None:
-    positions = points(draw_curve([1, 2, 4], [0.0, 1.0, 0.5], "t"))
-    (x1, y1), (x2, y2), (x3, y3) = positions
-    assert x1 < x2 < x3 and x3 - x2 == pytest.approx(2 * (x2 - x1), abs=0.2)
-    assert y2 < y3 < y1, "higher values are drawn higher"
-    assert y3 == pytest.approx((y1 + y2) / 2, abs=0.2)
+def articles(raw: str) -> list[str]:
+    return re.findall(r'<article class="(row[^"]*)">', raw)
 
 
-def test_missing_values_are_left_out() -> None:
-    positions = points(draw_curve([1, 2, 3], [1.0, None, 2.0], "t"))
-    assert len(positions) == 2
-    assert draw_curve([1, 2], [1.0, math.nan], "t") == ""
+def test_answers_are_side_by_side_with_prompts(tmp_path: Path) -> None:
+    values = {"zero-shot": [1, 0, 0, 0], "linear": [0, 1, 0, 1], "tuned": [0, 1, 0, 1]}
+    measured = write_answers(tmp_path, values)
+    *events, end = [e for e in sample_run(steps=3) if not isinstance(e, Measured)]
+    raw = page(tmp_path, [*events, *measured, replace(end, verdict=VERDICT)])
+    assert articles(raw) == ["row wrong regressed", "row wrong", "row", "row"]
+    text = " ".join(outline(raw).text.split())
+    first = text[text.index("test.csv:0") : text.index("test.csv:2")]
+    order = ("prompt 0", "right 0", "zero-shot says 0", "linear says 0", "tuned says 0")
+    assert [first.index(word) for word in order] == sorted(first.index(word) for word in order)
+    assert "all 4 regressed 1 wrong 2 right 2" in text
 
 
-def test_the_dev_loss_is_in_the_chart_of_the_loss() -> None:
-    """On the same scales, with a mark for each evaluation, from step 0 on."""
-    svg = ET.fromstring(draw_curve([1, 2, 3], [3.0, 2.0, 1.0], "t", dev=([0, 3], [3.0, 2.0])))
-    line, dev = svg.findall("polyline")
-    (x1, y1), (_, y2), (x3, _) = points(ET.tostring(svg, encoding="unicode"))
-    marks = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in svg.findall("circle")]
-    assert dev.attrib["class"] == "curve second" and line.attrib["class"] == "curve"
-    assert marks[0][0] < x1 and marks[1] == (x3, y2) and marks[0][1] == y1
-    titles = [c[0].text for c in svg.findall("circle")]
-    assert titles == ["step 0: 3", "step 3: 2"]
+def test_filters_work_without_script(tmp_path: Path) -> None:
+    """A radio button hides rows by the style of its siblings alone."""
+    measured = write_answers(tmp_path, {"linear": [1, 0], "tuned": [0, 1]})
+    *events, end = [e for e in sample_run(steps=3) if not isinstance(e, Measured)]
+    raw = page(tmp_path, [*events, *measured, replace(end, verdict=VERDICT)])
+    for kind, hidden in (("wrong", ":not(.wrong)"), ("regressed", ":not(.regressed)")):
+        assert f".is-{kind}:checked ~ .rows > .row{hidden}" in raw
+        assert raw.index(f'class="choice is-{kind}"') < raw.index('<div class="rows">')
+    assert raw.count('name="answers"') == 4 and raw.count("checked>") == 2
+    assert raw.count('name="scale-1"') == 2 and "<script" not in raw
 
 
-def test_training_and_dev_loss_of_a_run_share_a_chart(tmp_path: Path) -> None:
+def test_the_page_stays_small(tmp_path: Path) -> None:
+    long, rows = "ü" * 5_000, 400
+    (tmp_path / "evaluations").mkdir()
+    line = {"source": "x:1", "prompt": long, "expected": long, "output": long}
+    text = "".join(
+        encode_json({**line, "row": n, "m": {"value": 0, "weight": 1}}) + "\n" for n in range(rows)
+    )
+    (tmp_path / "evaluations" / "sample.jsonl").write_text(text)
+    measured = [
+        sample_event(Measured, model=model, evaluator="e", metric="m", n=rows)
+        for model in ("zero-shot", "linear", "tuned")
+    ]
+    *events, end = [e for e in sample_run(steps=3_000) if not isinstance(e, Measured)]
+    raw = page(tmp_path, [*events, *measured, replace(end, verdict=VERDICT)])
+    assert 60_000 < len(raw.encode()) < 500_000
+    assert 20 < len(articles(raw)) < 100 and "of 400 rows are on this page" in raw
+
+
+def test_a_lost_evaluation_leaves_the_rest_of_the_page(tmp_path: Path) -> None:
+    raw = page(tmp_path, list(sample_run(steps=3)))
+    assert articles(raw) == [] and "All scores" in raw
+
+
+def test_training_and_dev_loss_share_a_chart_in_two_scales(tmp_path: Path) -> None:
     *reported, finished = sample_run(steps=3)
     evaluations = [
         Monitored(step=step, metrics={"dev_loss": 3.0 - step, "train_loss": 2.0}, best=True)
         for step in (0, 2)
     ]
     found = page(tmp_path, [*reported, *evaluations, finished])
-    assert found.count("<h3>loss") == 1
-    assert "<h3>loss; with marks: on dev rows</h3>" in found and 'class="mark"' in found
-    assert "<h3>train loss</h3>" in found and "<h3>dev loss</h3>" not in found
+    assert found.count("loss, log scale</text>") == 1 and found.count('<polyline class="dev"') == 2
+    assert found.count("step 2, dev rows: 1.000") == 2
+    assert "train loss (during training)" in found and "dev loss" not in found
+
+
+def test_the_loss_of_zero_has_no_log_scale(tmp_path: Path) -> None:
+    *reported, finished = sample_run(steps=3)
+    found = page(tmp_path, [*reported, step_finished(2, 0.0), finished])
+    assert "log scale</text>" not in found and 'name="scale-1"' not in found
 
 
 def test_the_fit_of_the_training_is_shown(tmp_path: Path) -> None:
@@ -267,32 +309,5 @@ def test_the_fit_of_the_training_is_shown(tmp_path: Path) -> None:
     }
     (tmp_path / "validation.json").write_text(json.dumps(losses))
     found = page(tmp_path, list(sample_run(steps=3)))
-    assert '<h2>Fit: <span class="warning">overfitted</span></h2>' in found
+    assert '<span class="pill warning">overfitted</span></h2>' in found
     assert "at step 2 is above that of step 1 by 1" in found
-
-
-def test_intervals_share_one_scale() -> None:
-    svg = ET.fromstring(
-        draw_intervals([IntervalBar("a", 0.5, 0.25, 0.75), IntervalBar("b", 0.75, 0.5, 1.0)], "t")
-    )
-    first, second = svg.findall("g")
-    centers = [float(g[2].attrib["cx"]) for g in (first, second)]
-    ends = [float(g[1].attrib[end]) for g in (first, second) for end in ("x1", "x2")]
-    assert ends[1] == pytest.approx(centers[1], abs=0.2) and ends[2] == pytest.approx(
-        centers[0], abs=0.2
-    )
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e9))
-def test_ticks_are_few_and_inside_the_range(low: float, span: float) -> None:
-    found = choose_ticks(low, low + span)
-    assert len(found) <= 6
-    assert all(low - span * 1e-6 <= tick <= low + span * (1 + 1e-6) for tick in found)
-
-
-def test_thinning_keeps_extremes() -> None:
-    series = [(n, math.sin(n)) for n in range(50_000)]
-    series[31_234] = (31_234, 99.0)
-    kept = thin_points(series)
-    assert len(kept) <= MAX_POINTS + 2
-    assert (31_234, 99.0) in kept and kept == sorted(kept)

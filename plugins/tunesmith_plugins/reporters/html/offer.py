@@ -17,20 +17,26 @@ from tunesmith.storage import RunFolder, read_known_events, write_atomic
 
 
 class HtmlOptions(Options):
-    """Options: the path of the page, and the number of regressions on it."""
+    """Options: the path of the page, and the number of rows on it."""
 
-    EARLIER: ClassVar[Mapping[str, str]] = {"changed_rows": "max_regressions"}
+    EARLIER: ClassVar[Mapping[str, str]] = {
+        "changed_rows": "max_answers",
+        "max_regressions": "max_answers",
+    }
 
     path: str = Field(
         "report.html",
         min_length=1,
         description="Path of the page; a relative path is below the run's folder.",
     )
-    max_regressions: int = Field(
-        50,
+    max_answers: int = Field(
+        100,
         ge=0,
         le=10_000,
-        description="Most rows to list on which the best baseline beats the tuned model.",
+        description=(
+            "Most held-out rows whose answers are on the page: those that got worse first, then "
+            "wrong ones."
+        ),
     )
 
 
@@ -59,7 +65,7 @@ class HtmlReporter:
         from tunesmith_plugins.reporters.html.page import render_page
 
         report = build_report(read_known_events(self._folder.events))
-        page = render_page(report, self._folder.path, self._options.max_regressions)
+        page = render_page(report, self._folder.path, self._options.max_answers)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path, page)
 
@@ -74,7 +80,7 @@ def build(options: HtmlOptions, folder: RunFolder) -> Reporter:
 
 HTML = ReporterOffer(
     name="html",
-    summary="the report as one HTML page: verdict, intervals, training curves, regressions",
+    summary="the report as one HTML page: verdict, rivals, answers side by side, curves",
     config=HtmlOptions,
     build=build,
     needs=("jinja2>=3.1",),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,42 @@ import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from tunesmith.errors import IntegrityError
 from tunesmith.events import TUNED, CompletionSampled, Measured
 from tunesmith.execution.report import Report
-from tunesmith.text import format_bytes, format_count, format_duration, one_line, redact, safe_text
+from tunesmith.text import one_line, redact, safe_text
 from tunesmith_evidence.fit import diagnose_fit
-from tunesmith_evidence.regressions import find_regressions
-from tunesmith_plugins.reporters.html.charts import (
-    HALF_WIDTH,
-    NO_POINTS,
-    WIDTH,
-    IntervalBar,
-    Series,
-    draw_curve,
-    draw_intervals,
+from tunesmith_evidence.formats import (
+    format_count,
+    format_date,
+    format_duration,
+    format_interval,
     format_number,
 )
+from tunesmith_evidence.report.answers import AnswerRow, Answers, read_answers
+from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals
+from tunesmith_evidence.report.curves import build_loss_curve, build_other_curves
+from tunesmith_evidence.report.facts import (
+    describe_stage,
+    format_reproduction,
+    list_predictions,
+)
+from tunesmith_evidence.report.headline import find_headline, group_by_metric, list_comparisons
 from tunesmith_plugins.reporters.html.findings import list_findings
 
+PACKAGE = "tunesmith_plugins.reporters.html"
 MAX_TEXT_CHARACTERS = 2_000
-"""Characters of an answer that the page shows."""
-DEV_LOSS = "dev_loss"
-"""Name of the metric that is drawn beside the loss of the steps."""
+"""Characters of a message that the page shows."""
+MAX_CELL_CHARACTERS = 600
+"""Characters of a prompt or an answer that the page shows."""
+MAX_ANSWER_CHARACTERS = 200_000
+"""Characters of all prompts and answers together, for a page below 500 KB."""
 MAX_SAMPLES = 12
 """Completions from training that the page shows, the last ones."""
+LOSS_POINTS, CURVE_POINTS = 500, 160
+"""Points of the loss, and of every other curve."""
+MAX_CURVES = 16
+"""Other curves of a stage that the page shows."""
 
 
 @dataclass(frozen=True)
@@ -49,29 +63,59 @@ class MetricSection:
 
 @dataclass(frozen=True)
 class StageSection:
-    """One stage of training: facts, curves of the steps, and monitored metrics."""
+    """One stage of training: facts, curves, and completions that were sampled."""
 
     name: str
     facts: dict[str, str]
-    curves: dict[str, Markup]
+    loss: Markup
+    log_loss: Markup
+    """Empty if a logarithmic scale shows nothing else."""
+    is_smoothed: bool
+    has_dev: bool
+    curves: list[Markup]
+    """The curves besides that of the loss."""
     details: dict[str, str]
-    monitored: dict[str, Markup]
-    """Curves of the metrics that were evaluated on dev rows during training; ``train_loss`` is the
-    loss on as many training rows. The dev loss is in the same chart as the loss of the steps."""
     samples: list[CompletionSampled]
     """The last completions that were sampled during training."""
 
 
-def render_page(report: Report, folder: Path, max_regressions: int) -> str:
+def render_page(report: Report, folder: Path, max_answers: int) -> str:
     """Return the complete page as text.
 
     Args:
         report: the report of the run.
         folder: the run's folder, which holds the values per record.
-        max_regressions: most rows to list on which the best baseline beats the tuned model.
+        max_answers: most held-out rows whose answers are on the page.
     """
+    verdict = report.finished.verdict if report.finished else {}
+    answers = _read_answers(folder, report)
+    shown = list(_limit_rows(answers.rows[:max_answers])) if answers else []
+    names = dict.fromkeys(answer.model for row in shown for answer in row.answers)
+    template = _build_environment().get_template("page.html")
+    return template.render(
+        css=Markup(files(PACKAGE).joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704
+        report=report,
+        status=report.status,
+        headline=find_headline(report),
+        comparisons=list(list_comparisons(verdict)),
+        metrics=list(_metric_sections(report)),
+        gates=list(report.gates.values()),
+        fit=diagnose_fit(folder, report),
+        predictions=list_predictions(report),
+        stages=list(_stage_sections(report)),
+        answers=answers,
+        models=sorted(names, key=lambda name: name == TUNED),
+        shown_rows=shown,
+        findings=list_findings(report, folder),
+        plan=_plan_text(report),
+        command=format_reproduction(folder),
+        folder=folder,
+    )
+
+
+def _build_environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("tunesmith_plugins.reporters.html", "."),
+        loader=PackageLoader(PACKAGE, "."),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -81,36 +125,14 @@ def render_page(report: Report, folder: Path, max_regressions: int) -> str:
         safe=_refuse_safe,
         line=_line,
         text=_shorten,
-        time=_time_text,
+        cell=_shorten_cell,
+        date=lambda time: one_line(format_date(time)),
+        duration=format_duration,
         number=format_number,
         count=format_count,
     )
-    verdict = report.finished.verdict if report.finished else {}
-    regressions = find_regressions(folder, verdict, report) if verdict else []
-    return environment.get_template(
-        "page.html"
-    ).render(
-        report=report,
-        verdict=verdict,
-        verdict_metric=report.metric_label(
-            str(verdict.get("evaluator", "")), str(verdict.get("metric", ""))
-        ),
-        comparisons={  # earlier versions wrote other keys
-            name: comparison
-            for name, comparison in verdict.get("comparisons", {}).items()
-            if "p_value_holm" in comparison
-        },
-        metrics=list(_metric_sections(report)),
-        gates=list(report.gates.values()),
-        fit=diagnose_fit(folder, report),
-        forecast=_forecast_rows(report),
-        stages=list(_stage_sections(report)),
-        regressions=regressions[:max_regressions],
-        regression_count=len(regressions),
-        findings=list_findings(report, folder),
-        plan=_plan_text(report),
-        folder=folder,
-    )
+    environment.globals["interval"] = format_interval
+    return environment
 
 
 def _refuse_safe(value: object) -> str:
@@ -127,8 +149,28 @@ def _shorten(value: str) -> str:
     return safe_text(redact(value), MAX_TEXT_CHARACTERS)
 
 
-def _time_text(value: str) -> str:
-    return one_line(value.replace("T", " ").replace("+00:00", " UTC"))
+def _shorten_cell(value: str) -> str:
+    return safe_text(redact(value).strip(), MAX_CELL_CHARACTERS)
+
+
+def _read_answers(folder: Path, report: Report) -> Answers | None:
+    """Return the answers; None also if a file is lost: `tunesmith verify` names it."""
+    try:
+        return read_answers(folder, report)
+    except IntegrityError:
+        return None
+
+
+def _limit_rows(rows: Sequence[AnswerRow]) -> Iterator[AnswerRow]:
+    """Yield rows until their texts are as long as the page may be."""
+    room = MAX_ANSWER_CHARACTERS
+    for row in rows:
+        texts = [row.question, row.expected, *(answer.text for answer in row.answers)]
+        # Markup and characters that take several bytes: about 600 and 2 for each.
+        room -= 600 + sum(min(2 * len(text), 2 * MAX_CELL_CHARACTERS) for text in texts)
+        if room < 0:
+            return
+        yield row
 
 
 def _plan_text(report: Report) -> str:
@@ -147,102 +189,39 @@ def _without_none(value: Any) -> Any:
 
 
 def _metric_sections(report: Report) -> Iterator[MetricSection]:
-    measured = report.measured.values()
-    for evaluator, metric in dict.fromkeys((e.evaluator, e.metric) for e in measured):
-        events = [e for e in measured if (e.evaluator, e.metric) == (evaluator, metric)]
-        name = report.metric_label(evaluator, metric)
+    notes = {event.rival: event.variant for event in report.rivals.values()}
+    for events in group_by_metric(report):
+        name = report.metric_label(events[0].evaluator, events[0].metric)
         better = "higher" if events[0].higher_is_better else "lower"
         unit = f"{events[0].unit}, " if events[0].unit else ""
-        bars = [IntervalBar(e.model, e.value, e.low, e.high, e.model == TUNED) for e in events]
-        chart = draw_intervals(bars, f"{name} with 95 % intervals")
-        yield MetricSection(name, f"{unit}{better} is better", chart, events)
+        bars = [
+            IntervalBar(e.model, e.value, e.low, e.high, e.model == TUNED, notes.get(e.model, ""))
+            for e in events
+        ]
+        yield MetricSection(name, f"{unit}{better} is better", draw_intervals(bars, name), events)
 
 
 def _stage_sections(report: Report) -> Iterator[StageSection]:
-    content = report.to_json()
     for name, started in report.training_started.items():
-        training = content["stages"][name] if name else content["training"]
-        steps = sorted(step for stage, step in report.steps if stage == name)
-        monitored = _monitored_series(training["monitored"])
-        dev = monitored.pop(DEV_LOSS, NO_POINTS)
-        loss = "loss; with marks: on dev rows" if dev[0] else "loss"
-        series = {
-            loss: training["losses"],
-            "learning rate": training["learning_rates"],
-            "gradient norm before clipping": training["gradient_norms"],
-            **{key.replace("_", " "): values for key, values in training["metrics"].items()},
-        }
-        speed = training["tokens_per_second"]
-        facts = {
-            "technique": started.technique,
-            "steps": f"{training['steps']:,} of {started.steps:,}",
-            "training rows": f"{started.rows:,}",
-            "epochs": f"{started.epochs:g}",
-            "tokens": f"{training['tokens']:,}, {training['trained_tokens']:,} of them with loss",
-            "rows left out or changed": "; ".join(
-                f"{count:,}: {cause}" for cause, count in training["affected_rows"].items()
-            ),
-            "time": format_duration(training["seconds"]),
-            "speed": f"{speed:,.0f} tokens/s" if speed else "",
-            "peak memory": format_bytes(training["peak_memory_bytes"]),
-            "trainable parameters": (
-                f"{started.trainable_parameters:,} of {started.parameters:,}"
-                f" ({started.trainable_parameters / max(started.parameters, 1):.2%})"
-            ),
-            "device": started.device,
-            "precision": started.precision,
-        }
-        widths = [WIDTH] + [HALF_WIDTH] * (len(series) - 1)
-        curves = {
-            title: draw_curve(steps, values, title, width, dev=dev if title == loss else NO_POINTS)
-            for (title, values), width in zip(series.items(), widths, strict=True)
-        }
+        loss = build_loss_curve(report, name)
+        others = build_other_curves(report, name)[:MAX_CURVES]
+        is_positive = all(value > 0 for _, value in (*loss.points, *loss.dev))
+        samples = [event for (stage, _, _), event in report.samples.items() if stage == name]
         yield StageSection(
-            name,
-            {key: value for key, value in facts.items() if value},
-            {title: chart for title, chart in curves.items() if chart},
-            {key: _detail_text(value) for key, value in started.details.items()},
-            _monitored_curves(monitored),
-            [event for (stage, _, _), event in report.samples.items() if stage == name][
-                -MAX_SAMPLES:
-            ],
+            name=name,
+            facts=describe_stage(report, name),
+            loss=draw_curve(loss, height=280, most_points=LOSS_POINTS),
+            log_loss=(
+                draw_curve(loss, height=280, log=True, most_points=LOSS_POINTS)
+                if is_positive
+                else Markup("")
+            ),
+            is_smoothed=bool(loss.smoothed),
+            has_dev=bool(loss.dev),
+            curves=[draw_curve(curve, height=170, most_points=CURVE_POINTS) for curve in others],
+            details={key: _detail_text(value) for key, value in started.details.items()},
+            samples=samples[-MAX_SAMPLES:],
         )
-
-
-def _monitored_series(evaluations: list[dict[str, Any]]) -> dict[str, Series]:
-    """Return steps and values of each metric; evaluations without the metric have None."""
-    steps = [evaluation["step"] for evaluation in evaluations]
-    names = dict.fromkeys(
-        key for evaluation in evaluations for key in evaluation if key not in ("step", "best")
-    )
-    return {name: (steps, [each.get(name) for each in evaluations]) for name in names}
-
-
-def _monitored_curves(series: Mapping[str, Series]) -> dict[str, Markup]:
-    """Draw a curve for each metric."""
-    titles = {name.replace("_", " "): values for name, values in series.items()}
-    curves = {title: draw_curve(*values, title, HALF_WIDTH) for title, values in titles.items()}
-    return {title: chart for title, chart in curves.items() if chart}
-
-
-def _forecast_rows(report: Report) -> dict[str, tuple[str, str]]:
-    """Return predicted and actual memory and time; actual ones are empty until training ends."""
-    forecast = report.to_json()["forecast"]
-    if not forecast:
-        return {}
-    low, expected, high = (
-        format_bytes(forecast["memory"][key]) for key in ("low", "expected", "high")
-    )
-    actual = forecast["actual"]
-    actual_memory = (
-        format_bytes(actual["peak_memory_bytes"] + forecast["untracked_bytes"]) if actual else ""
-    )
-    rows = {f"peak memory ({forecast['phase']})": (f"{expected} ({low} to {high})", actual_memory)}
-    if forecast["seconds"]:
-        shortest, longest = map(format_duration, forecast["seconds"])
-        actual_time = format_duration(actual["seconds"]) if actual else ""
-        rows["training time"] = (f"{shortest} to {longest}", actual_time)
-    return rows
 
 
 def _detail_text(value: object) -> str:

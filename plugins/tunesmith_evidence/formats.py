@@ -1,0 +1,99 @@
+"""Format numbers, sizes and times: one form in the terminal, in Markdown and in HTML.
+
+A measured number has three decimals, so that numbers of one column can be compared: ``0.970``,
+never ``0.97`` beside ``0.9867``. One that would round to nothing is ``<0.001``. Sizes are in GiB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+
+from tunesmith.text import format_bytes, format_count, format_duration
+
+__all__ = [
+    "format_count",
+    "format_date",
+    "format_difference",
+    "format_duration",
+    "format_interval",
+    "format_number",
+    "format_rate",
+    "format_share",
+    "format_size",
+    "format_ticks",
+]
+
+SMALLEST = 0.0005
+"""Numbers below this round to 0.000."""
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+
+def format_number(value: float) -> str:
+    """Format a measured number: "0.970", "-1.250", "312.5", "1,234"; "<0.001" if it is tiny."""
+    size = abs(value)
+    if not math.isfinite(value):
+        return f"{value:g}"
+    if size >= 1e9:
+        return format_rate(value)
+    if 0 < size < SMALLEST:
+        return "<0.001" if value > 0 else ">-0.001"
+    return f"{value:,.{3 if size < 100 else 1 if size < 1000 else 0}f}"
+
+
+def format_difference(value: float) -> str:
+    """Format a difference with its sign: "+0.890", "-0.083"; "0.000" has none."""
+    text = format_number(value)
+    return f"+{text}" if value >= SMALLEST else text
+
+
+def format_interval(low: float, high: float, *, signed: bool = False) -> str:
+    """Format an interval: "[0.814, 0.937]", ``signed`` "[-0.168, +0.008]"."""
+    ends = map(format_difference if signed else format_number, (low, high))
+    return f"[{', '.join(ends)}]"
+
+
+def format_rate(value: float) -> str:
+    """Format a setting such as a learning rate as people write it: "2e-4", "0.01", "5e-5"."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def format_share(share: float) -> str:
+    """Format a share of a whole: "0.36 %", "12 %", "100 %"; "<0.01 %" if it is tiny."""
+    percent = 100 * share
+    if 0 < percent < 0.005:
+        return "<0.01 %"
+    return f"{percent:.{2 if 0 < percent < 1 else 1 if 0 < percent < 10 else 0}f} %"
+
+
+def format_size(size: int) -> str:
+    """Format a size in bytes: "512 B", "3.5 GiB"."""
+    return format_bytes(size, binary=True)
+
+
+def format_ticks(ticks: Sequence[float]) -> list[str]:
+    """Format the numbers of an axis alike, with as many decimals as tell them apart."""
+    if len(ticks) < 2:
+        return [format_rate(tick) for tick in ticks]
+    step = min(abs(b - a) for a, b in pairwise(ticks)) or 1.0
+    if max(map(abs, ticks)) < 1e6 and step >= 1e-3:
+        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+        return [f"{tick:,.{decimals}f}" for tick in ticks]
+    return [format_rate(tick) for tick in ticks]
+
+
+def format_date(iso: str) -> str:
+    """Format a time in ISO 8601 as UTC: "28 Nov 2026, 03:45 UTC"; other text is returned."""
+    try:
+        time = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    time = time.astimezone(UTC) if time.tzinfo else time
+    return f"{time.day} {MONTHS[time.month - 1]} {time.year}, {time:%H:%M} UTC"

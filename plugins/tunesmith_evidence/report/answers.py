@@ -1,0 +1,145 @@
+"""The held-out rows with the answers of the base model, the strongest rival and the tuned model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.events import TUNED, Measured
+from tunesmith.execution.evaluate import read_rows
+from tunesmith.execution.report import Report
+from tunesmith_evidence.formats import format_number
+from tunesmith_evidence.slices.candidates import MIN_ROWS
+from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
+from tunesmith_evidence.slices.items import find_wrong
+from tunesmith_evidence.slices.rows import ScoredRow, Turns, to_rows
+
+BASE_MODELS = ("zero-shot", "base")
+"""Labels of the untouched base model; the second one is that of earlier versions."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered to a row, and the value of the answer."""
+
+    model: str
+    text: str
+    """The value, if the evaluator kept no answers."""
+    value: float
+    is_right: bool | None
+    """True if no row of this metric has a better value; None if the metric has no best value."""
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """A held-out row with its answers, those of the tuned model last."""
+
+    source: str
+    prompt: Turns
+    expected: str
+    answers: tuple[Answer, ...]
+    is_wrong: bool
+    """True if the tuned model's value is not the best one."""
+    is_regressed: bool
+    """True if another of the models did better than the tuned one."""
+
+    @property
+    def question(self) -> str:
+        """The last turn of the user; empty in files of earlier versions."""
+        user = [text for role, text in self.prompt if role == "user"]
+        return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
+
+    def text_of(self, model: str) -> str:
+        """Return a model's answer; empty if it was not asked."""
+        return next((answer.text for answer in self.answers if answer.model == model), "")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The rows of a run by one metric: regressed ones first, then wrong ones, then the others."""
+
+    label: str
+    rows: Sequence[AnswerRow]
+    slices: Sequence[WeakSlice]
+    """The slices that were tested for weakness."""
+
+    @property
+    def was_sliced(self) -> bool:
+        """True if there are enough rows to look for weak slices."""
+        return len(self.rows) >= 2 * MIN_ROWS
+
+    @property
+    def wrong(self) -> list[AnswerRow]:
+        """The rows that the tuned model did not get right."""
+        return [row for row in self.rows if row.is_wrong]
+
+    @property
+    def regressed(self) -> list[AnswerRow]:
+        """The rows on which another model did better."""
+        return [row for row in self.rows if row.is_regressed]
+
+
+def read_answers(folder: Path, report: Report) -> Answers | None:
+    """Return the rows of the verdict's metric; None if the tuned model was not measured.
+
+    Raises:
+        IntegrityError: a file with the values of the rows is lost or damaged.
+    """
+    tuned = _find_decisive(report)
+    if tuned is None:
+        return None
+    rows = _read(folder, tuned)
+    higher = tuned.higher_is_better
+    others = {
+        event.model: {row.number: row for row in _read(folder, event)}
+        for event in _find_others(report, tuned)
+    }
+    wrong = {row.number for row in find_wrong(rows, higher)}
+    found = [_build_row(row, others, row.number in wrong, tuned) for row in rows]
+    found.sort(key=lambda row: (not row.is_regressed, not row.is_wrong))
+    slices = find_weak_slices(rows, higher) if len(rows) >= 2 * MIN_ROWS else []
+    return Answers(report.metric_label(tuned.evaluator, tuned.metric), found, slices)
+
+
+def _find_decisive(report: Report) -> Measured | None:
+    """Return the measurement of the tuned model by the verdict's metric, or else its first one."""
+    verdict = report.finished.verdict if report.finished else {}
+    key = (verdict.get("evaluator"), verdict.get("metric"))
+    events = [event for event in report.measured.values() if event.model == TUNED]
+    decisive = [event for event in events if (event.evaluator, event.metric) == key]
+    return next(iter(decisive or events), None)
+
+
+def _find_others(report: Report, tuned: Measured) -> list[Measured]:
+    """Return the measurements of the base model and of the verdict's rival by the same metric."""
+    verdict = report.finished.verdict if report.finished else {}
+    names = [*BASE_MODELS, str(verdict.get("rival", ""))]
+    measured = {
+        event.model: event
+        for event in report.measured.values()
+        if (event.evaluator, event.metric) == (tuned.evaluator, tuned.metric)
+    }
+    return [measured[name] for name in dict.fromkeys(names) if name in measured and name != TUNED]
+
+
+def _read(folder: Path, event: Measured) -> list[ScoredRow]:
+    return to_rows(read_rows(folder / event.records, event.metric), event.metric)
+
+
+def _build_row(
+    row: ScoredRow, others: dict[str, dict[int, ScoredRow]], is_wrong: bool, tuned: Measured
+) -> AnswerRow:
+    sign = 1 if tuned.higher_is_better else -1
+    by_model = {name: rows[row.number] for name, rows in others.items() if row.number in rows}
+    answers = [
+        _build_answer(name, answer, tuned) for name, answer in [*by_model.items(), (TUNED, row)]
+    ]
+    is_regressed = any(sign * (other.value - row.value) > 0 for other in by_model.values())
+    return AnswerRow(row.source, row.prompt, row.expected, tuple(answers), is_wrong, is_regressed)
+
+
+def _build_answer(model: str, row: ScoredRow, metric: Measured) -> Answer:
+    is_right = row.value >= 1 if metric.higher_is_better and not metric.unit else None
+    text = row.output or (f"{metric.metric} {format_number(row.value)}" if is_right is None else "")
+    return Answer(model, text, row.value, is_right)

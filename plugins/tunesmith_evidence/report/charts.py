@@ -1,0 +1,239 @@
+"""Charts as SVG that keep the size of their text at any width.
+
+Positions along the width are percentages, so a chart is as wide as the page lets it be, from a
+phone to a large screen, without script. Lines are in an inner SVG that is stretched. Colors come
+from the page by class, so that the light, the dark and the printed page share the charts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from tunesmith.text import one_line
+from tunesmith_evidence.formats import format_interval, format_number, format_rate, format_ticks
+from tunesmith_evidence.report.curves import Curve, Points, thin_points
+
+TOP, BOTTOM = 24, 40
+"""Margins of a curve: for the title of the values, and for the steps and their title."""
+ROW_HEIGHT = 40
+"""Height of one value with its interval: a line of text, and the bar below it."""
+INNER_WIDTH = 1000
+"""Width of the inner SVG in its own units."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Linear map from values to positions on an axis; ``log`` maps their logarithms."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def position_of(self, value: float) -> float:
+        """Return the position of a value."""
+        low, high = self.low, self.high
+        if self.log:
+            value, low, high = math.log10(value), math.log10(low), math.log10(high)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+
+def choose_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return about ``count`` round numbers in a range: 1, 2 or 5 times a power of ten."""
+    span = high - low
+    if not math.isfinite(span) or span <= 0:
+        return [low]
+    rough_step = span / count
+    power = 10.0 ** math.floor(math.log10(rough_step))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough_step)
+    first = math.ceil(low / step - 1e-9)
+    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def choose_log_ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Return powers of ten in a range; with few of them also 2 and 5 times, or every second one."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) <= 3 else (1,)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
+    ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+    return ticks[:: math.ceil(len(ticks) / count)] if ticks else [low]
+
+
+def draw_curve(
+    curve: Curve, *, height: int = 220, log: bool = False, most_points: int = 500
+) -> Markup:
+    """Draw the values of a curve over the steps, smoothed if there are enough, and on dev rows.
+
+    On a logarithmic scale values that are not above 0 are left out.
+
+    Returns:
+        An SVG; empty if fewer than two values are left.
+    """
+    points, dev = _positive(curve.points, log), _positive(curve.dev, log)
+    if len(points) < 2:
+        return Markup("")
+    everything = [*points, *dev]
+    bottom = height - BOTTOM
+    x = Scale(min(everything)[0], max(everything)[0], 0, 100)
+    y = _scale_values([value for _, value in everything], bottom, log=log)
+    smoothed = _positive(curve.smoothed, log)
+    lines = [
+        _draw_line(thin_points(points, most_points), x, y, "raw" if smoothed else "line"),
+        _draw_line(thin_points(smoothed, most_points), x, y, "line"),
+        _draw_line(dev, x, y, "dev"),
+    ]
+    axis = f"{curve.axis}, log scale" if log else curve.axis
+    description = (
+        f"{axis} over steps: from {format_number(points[0][1])} to {format_number(points[-1][1])}"
+    )
+    if dev:
+        description += f"; on dev rows to {format_number(dev[-1][1])}"
+    parts = [
+        _draw_text("0", 12, axis, dx=-52),
+        *_draw_value_ticks(y, log=log),
+        *_draw_steps(x, height),
+        Markup(
+            '<svg x="0" y="0" width="100%" height="{0}" viewBox="0 0 {1} {0}" '
+            'preserveAspectRatio="none" overflow="visible">{2}</svg>'
+        ).format(bottom, INNER_WIDTH, Markup("").join(lines)),
+        *_draw_marks(dev, x, y),
+    ]
+    return _draw_svg("curve", height, description, parts)
+
+
+def _positive(points: Points, log: bool) -> Points:
+    return [point for point in points if point[1] > 0] if log else points
+
+
+def _scale_values(values: Sequence[float], bottom: float, *, log: bool) -> Scale:
+    low, high = min(values), max(values)
+    if log:
+        factor = 1.15 if high > low else 2.0
+        return Scale(low / factor, high * factor, bottom, TOP, log=True)
+    padding = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    # An axis of values that are never negative does not begin below 0.
+    return Scale(
+        max(low - padding, 0.0) if low >= 0 else low - padding, high + padding, bottom, TOP
+    )
+
+
+def _draw_line(points: Points, x: Scale, y: Scale, kind: str) -> Markup:
+    if len(points) < 2:
+        return Markup("")
+    path = " ".join(
+        f"{x.position_of(step) * INNER_WIDTH / 100:.0f},{y.position_of(value):.1f}"
+        for step, value in points
+    )
+    return Markup('<polyline class="{}" points="{}"/>').format(kind, path)
+
+
+def _draw_marks(points: Points, x: Scale, y: Scale) -> Iterator[Markup]:
+    for step, value in points:
+        yield Markup(
+            '<circle class="mark" cx="{:.2f}%" cy="{:.1f}" r="3.5"><title>{}</title></circle>'
+        ).format(
+            x.position_of(step),
+            y.position_of(value),
+            f"step {step:,}, dev rows: {format_number(value)}",
+        )
+
+
+def _draw_value_ticks(y: Scale, *, log: bool) -> Iterator[Markup]:
+    ticks = choose_log_ticks(y.low, y.high) if log else choose_ticks(y.low, y.high, 4)
+    texts = map(format_rate, ticks) if log else format_ticks(ticks)
+    for tick, text in zip(ticks, texts, strict=True):
+        position = f"{y.position_of(tick):.1f}"
+        yield Markup('<line class="rule" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(position)
+        yield _draw_text("0", float(position) + 4, text, anchor="end", dx=-8)
+
+
+def _draw_steps(x: Scale, height: int) -> Iterator[Markup]:
+    steps = dict.fromkeys(round(tick) for tick in choose_ticks(x.low, x.high, 5))
+    for step in (step for step in steps if x.low <= step <= x.high):
+        yield _draw_text(f"{x.position_of(step):.2f}%", height - 22, f"{step:,}", anchor="middle")
+    yield _draw_text("50%", height - 4, "step", anchor="middle")
+
+
+@dataclass(frozen=True)
+class IntervalBar:
+    """A named value with its interval."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    emphasized: bool = False
+    note: str = ""
+    """Added to the label, such as the variant that was chosen."""
+
+
+def draw_intervals(bars: Sequence[IntervalBar], title: str) -> Markup:
+    """Draw values with their intervals below each other on one scale.
+
+    The interval of the emphasized value is shaded behind all others.
+    """
+    bars = [bar for bar in bars if all(map(math.isfinite, (bar.value, bar.low, bar.high)))]
+    if not bars:
+        return Markup("")
+    low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    padding = 0 if (low, high) == (0, 1) else (high - low) * 0.04 or abs(high) * 0.1 or 1.0
+    height = len(bars) * ROW_HEIGHT + BOTTOM
+    x = Scale(low - padding, high + padding, 0, 100)
+    parts: list[Markup] = []
+    for bar in (bar for bar in bars if bar.emphasized):
+        start, end = x.position_of(bar.low), x.position_of(bar.high)
+        parts.append(
+            Markup('<rect class="band" x="{:.2f}%" width="{:.2f}%" y="0" height="{}"/>').format(
+                start, max(end - start, 0.2), height - BOTTOM
+            )
+        )
+    ticks = choose_ticks(x.low, x.high)
+    for tick, text in zip(ticks, format_ticks(ticks), strict=True):
+        position = x.position_of(tick)
+        anchor = "start" if position < 2 else "end" if position > 98 else "middle"
+        parts += [
+            Markup('<line class="rule" x1="{0:.2f}%" x2="{0:.2f}%" y1="0" y2="{1}"/>').format(
+                position, height - BOTTOM
+            ),
+            _draw_text(f"{position:.2f}%", height - 22, text, anchor=anchor),
+        ]
+    parts.append(_draw_text("50%", height - 4, title, anchor="middle"))
+    for row, bar in enumerate(bars):
+        parts += _draw_interval(bar, x, row * ROW_HEIGHT)
+    return _draw_svg("intervals", height, title, parts)
+
+
+def _draw_interval(bar: IntervalBar, x: Scale, top: float) -> Iterator[Markup]:
+    style = "strong" if bar.emphasized else "plain"
+    label, y = one_line(bar.label, 36), top + 28
+    value = f"{format_number(bar.value)} {format_interval(bar.low, bar.high)}"
+    yield Markup('<g class="bar {}"><title>{}</title>').format(style, f"{label}: {value}")
+    yield _draw_text("0", top + 15, label, kind="name")
+    yield _draw_text("100%", top + 15, value, anchor="end", kind="value")
+    yield Markup(
+        '<line x1="{:.2f}%" x2="{:.2f}%" y1="{}" y2="{}"/><circle cx="{:.2f}%" cy="{}" r="5"/></g>'
+    ).format(x.position_of(bar.low), x.position_of(bar.high), y, y, x.position_of(bar.value), y)
+
+
+def _draw_text(
+    x: str, y: float, text: str, *, anchor: str = "start", dx: float = 0, kind: str = ""
+) -> Markup:
+    shift = Markup(' dx="{:g}"').format(dx) if dx else Markup("")
+    style = Markup(' class="{}"').format(kind) if kind else Markup("")
+    return Markup('<text x="{}" y="{:.1f}" text-anchor="{}"{}{}>{}</text>').format(
+        x, y, anchor, shift, style, one_line(text)
+    )
+
+
+def _draw_svg(kind: str, height: int, title: str, parts: Sequence[Markup]) -> Markup:
+    return Markup(
+        '<svg class="{}" width="100%" height="{}" role="img" aria-label="{}" '
+        'overflow="visible">{}</svg>'
+    ).format(kind, height, one_line(title, 200), Markup("").join(parts))

@@ -1,0 +1,97 @@
+"""The series of a training: over its steps, and evaluated on dev rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tunesmith.execution.report import Report
+
+Points = Sequence[tuple[int, float]]
+"""Steps and values, all of them finite."""
+DEV_LOSS = "dev_loss"
+"""Name of the metric that is drawn beside the loss of the steps."""
+FEWEST_TO_SMOOTH = 12
+SHARE_TO_SMOOTH = 1 / 20
+"""Width of the window of the smoothed curve, as a share of the steps."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over the steps of a stage."""
+
+    title: str
+    unit: str
+    points: Points
+    dev: Points = ()
+    """The same quantity on dev rows, for the loss."""
+
+    @property
+    def smoothed(self) -> Points:
+        """The moving average; empty if there are too few steps to smooth."""
+        return smooth(self.points)
+
+    @property
+    def axis(self) -> str:
+        """Title of the axis of values."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+def build_loss_curve(report: Report, stage: str) -> Curve:
+    """Return the loss of a stage, with the loss on dev rows."""
+    steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
+    monitored = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
+    dev = [(e.step, e.metrics[DEV_LOSS]) for e in monitored if DEV_LOSS in e.metrics]
+    # The loss of RLHF and of preferences is no mean over tokens.
+    unit = "nats per token" if all(not step.metrics for step in steps) else ""
+    return Curve("loss", unit, finite((s.step, s.loss) for s in steps), finite(iter(dev)))
+
+
+def build_other_curves(report: Report, stage: str) -> list[Curve]:
+    """Return the other curves of a stage that have two points: of the steps, and monitored."""
+    steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
+    monitored = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
+    curves = [
+        Curve("learning rate", "", finite((s.step, s.learning_rate) for s in steps)),
+        Curve("gradient norm", "before clipping", finite((s.step, s.gradient_norm) for s in steps)),
+    ]
+    for name in dict.fromkeys(name for step in steps for name in step.metrics):
+        points = finite((s.step, s.metrics[name]) for s in steps if name in s.metrics)
+        curves.append(Curve(name.replace("_", " "), "", points))
+    for name in dict.fromkeys(name for event in monitored for name in event.metrics):
+        if name != DEV_LOSS:
+            points = finite((e.step, e.metrics[name]) for e in monitored if name in e.metrics)
+            curves.append(Curve(name.replace("_", " "), "during training", points))
+    return [curve for curve in curves if len(curve.points) > 1]
+
+
+def finite(points: Iterator[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return the points whose value is finite."""
+    return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+def smooth(points: Points) -> Points:
+    """Return the mean of a window around each point, which is narrower at the ends."""
+    if len(points) < FEWEST_TO_SMOOTH:
+        return ()
+    half = max(2, round(len(points) * SHARE_TO_SMOOTH / 2))
+    smoothed = []
+    for place, (step, _) in enumerate(points):
+        reach = min(half, place, len(points) - 1 - place)
+        window = [value for _, value in points[place - reach : place + reach + 1]]
+        smoothed.append((step, math.fsum(window) / len(window)))
+    return smoothed
+
+
+def thin_points(points: Points, limit: int) -> list[tuple[int, float]]:
+    """Return about ``limit`` of the points: the minimum and the maximum of each chunk."""
+    if len(points) <= limit:
+        return list(points)
+    size = math.ceil(len(points) / (limit // 2))
+    kept = []
+    for begin in range(0, len(points), size):
+        chunk = points[begin : begin + size]
+        extremes = {min(chunk, key=lambda p: p[1]), max(chunk, key=lambda p: p[1])}
+        kept += sorted(extremes)
+    return kept

@@ -1,0 +1,111 @@
+"""What was trained, and what was predicted of it, as text."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.execution.report import Report
+from tunesmith_evidence.formats import (
+    format_count,
+    format_duration,
+    format_rate,
+    format_share,
+    format_size,
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted range beside the measured value."""
+
+    quantity: str
+    low: float
+    high: float
+    actual: float | None
+    """None until the training has finished."""
+    unit: str
+    """``bytes`` or ``seconds``."""
+
+    def format(self, value: float) -> str:
+        """Format a value of this quantity."""
+        return format_size(round(value)) if self.unit == "bytes" else format_duration(value)
+
+    @property
+    def predicted(self) -> str:
+        """The range as text."""
+        return f"{self.format(self.low)} to {self.format(self.high)}"
+
+    @property
+    def measured(self) -> str:
+        """The measured value as text; empty if there is none."""
+        return "" if self.actual is None else self.format(self.actual)
+
+    @property
+    def judgement(self) -> str:
+        """Say where the measured value lies."""
+        if self.actual is None:
+            return ""
+        if self.low <= self.actual <= self.high:
+            return "within"
+        return "below" if self.actual < self.low else "above"
+
+
+def list_predictions(report: Report) -> list[Prediction]:
+    """Return predicted and measured memory and time; empty if nothing was predicted."""
+    forecast = report.forecast
+    if forecast is None:
+        return []
+    is_finished = report.training_finished.get("") is not None
+    peak = report.peak_memory + forecast.untracked_bytes if is_finished else None
+    memory = forecast.memory
+    rows = [Prediction("peak memory", memory["low"], memory["high"], peak, "bytes")]
+    if forecast.seconds:
+        seconds = report.training_seconds if is_finished else None
+        shortest, longest = forecast.seconds
+        rows.append(Prediction("training time", shortest, longest, seconds, "seconds"))
+    return rows
+
+
+def describe_stage(report: Report, stage: str) -> dict[str, str]:
+    """Return the facts of a stage by name, those that are known."""
+    started = report.training_started[stage]
+    steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
+    finished = report.training_finished.get(stage)
+    seconds, tokens = sum(s.seconds for s in steps), sum(s.tokens for s in steps)
+    trained = sum(s.trained_tokens for s in steps)
+    peak = max((s.memory_bytes for s in steps), default=0)
+    affected = finished.affected_rows if finished else {}
+    facts = {
+        "technique": started.technique,
+        "steps": f"{len(steps):,} of {started.steps:,}",
+        "rows": f"{format_count(started.rows, 'training row')}, {format_epochs(started.epochs)}",
+        "tokens": f"{tokens:,}, {trained:,} of them with loss" if steps else "",
+        "rows left out or changed": "; ".join(f"{n:,}: {cause}" for cause, n in affected.items()),
+        "learning rate": _peak_rate([step.learning_rate for step in steps]),
+        "time": format_duration(seconds) if steps else "",
+        "speed": f"{tokens / seconds:,.0f} tokens/s" if seconds else "",
+        "peak memory": format_size(peak) if peak else "",
+        "trainable parameters": (
+            f"{started.trainable_parameters:,} of {started.parameters:,}"
+            f" ({format_share(started.trainable_parameters / max(started.parameters, 1))})"
+        ),
+        "device": started.device,
+        "precision": started.precision,
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def format_epochs(epochs: float) -> str:
+    """Format a number of passes over the rows: "1 epoch", "2.5 epochs"."""
+    return "1 epoch" if epochs == 1 else f"{epochs:.3g} epochs"
+
+
+def _peak_rate(rates: list[float]) -> str:
+    return f"{format_rate(max(rates))} at its peak" if rates else ""
+
+
+def format_reproduction(folder: Path) -> str:
+    """Return the command that runs the same again: the run folder has the resolved run file."""
+    return f"tunesmith run {shlex.quote(str(folder.absolute() / 'run.toml'))}"

@@ -1,0 +1,130 @@
+"""The verdict of a run in a word and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunesmith.events import JSON, TUNED, Measured
+from tunesmith.execution.report import Report
+from tunesmith.text import one_line
+from tunesmith_evidence.formats import (
+    format_count,
+    format_difference,
+    format_interval,
+    format_number,
+)
+
+Tone = Literal["good", "bad", "open"]
+TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "failed": "bad"}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What a reader of a report sees first."""
+
+    word: str
+    """The word of the verdict; without a verdict, the status of the run."""
+    tone: Tone
+    figure: str
+    """The difference from the rival, or else the value of the tuned model; empty without both."""
+    interval: str
+    caption: str
+    """What the figure is."""
+    sentence: str
+    would_change: str
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """The tuned model beside one rival, on the rows that both answered; all as text."""
+
+    rival: str
+    variant: str
+    value: str
+    tuned: str
+    difference: str
+    interval: str
+    p_value: str
+    n: int
+    outcome: str
+
+
+def find_headline(report: Report, status: str = "") -> Headline:
+    """Return the headline of a report; ``status`` is known better by who reads the lock."""
+    finished, status = report.finished, status or report.status
+    verdict = finished.verdict if finished else {}
+    if not verdict:
+        tuned = next((e for e in report.measured.values() if e.model == TUNED), None)
+        figure, interval, caption = _describe_measured(report, tuned)
+        word = status.upper() if status != "ok" else "FINISHED"
+        tone = TONES.get(status, "open")
+        return Headline(word, tone, figure, interval, caption, "", "")
+    figure, interval, caption = _describe_difference(report, verdict)
+    return Headline(
+        word=str(verdict.get("word") or verdict.get("outcome", "")).upper(),
+        tone=TONES.get(str(verdict.get("outcome")), "open"),
+        figure=figure,
+        interval=interval,
+        caption=caption,
+        sentence=str(verdict.get("sentence", "")),
+        would_change=str(verdict.get("would_change", "")),
+    )
+
+
+def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
+    """Yield the comparisons of a verdict; those of earlier versions have other keys."""
+    for name, found in verdict.get("comparisons", {}).items():
+        if "value" in found and "p_value_holm" in found:
+            yield ComparisonRow(
+                rival=str(name),
+                variant=str(found.get("variant", "")),
+                value=format_number(found["value"]),
+                tuned=format_number(found["tuned"]),
+                difference=format_difference(found["difference"]),
+                interval=format_interval(found["low"], found["high"], signed=True),
+                p_value=format_number(found["p_value_holm"]),
+                n=int(found["n"]),
+                outcome=str(found["outcome"]),
+            )
+
+
+def group_by_metric(report: Report) -> list[list[Measured]]:
+    """Return the measurements by evaluator and metric, that of the verdict first."""
+    verdict: dict[str, Any] = report.finished.verdict if report.finished else {}
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for event in report.measured.values():
+        groups.setdefault((event.evaluator, event.metric), []).append(event)
+    decisive = (verdict.get("evaluator"), verdict.get("metric"))
+    return sorted(groups.values(), key=lambda g: (g[0].evaluator, g[0].metric) != decisive)
+
+
+def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
+    """Return the difference from the rival, its interval, and a caption."""
+    metric = report.metric_label(str(verdict.get("evaluator", "")), str(verdict.get("metric", "")))
+    rival = str(verdict.get("rival", ""))
+    comparison = verdict.get("comparisons", {}).get(rival, {})
+    if not {"value", "tuned", "difference", "low", "high", "n"} <= comparison.keys():
+        tuned = next((e for e in report.measured.values() if e.model == TUNED), None)
+        return _describe_measured(report, tuned)
+    values = f"{format_number(comparison['value'])} to {format_number(comparison['tuned'])}"
+    rows = format_count(int(comparison["n"]), "held-out row")
+    confidence = 100 * float(verdict.get("confidence", 0.95))
+    interval = format_interval(comparison["low"], comparison["high"], signed=True)
+    return (
+        format_difference(comparison["difference"]),
+        f"{confidence:.3g} % interval {interval}",
+        f"{one_line(metric)}: from {one_line(rival)} to tuned, {values}, on {rows}",
+    )
+
+
+def _describe_measured(report: Report, tuned: Measured | None) -> tuple[str, str, str]:
+    if tuned is None:
+        return "", "", ""
+    label = report.metric_label(tuned.evaluator, tuned.metric)
+    return (
+        format_number(tuned.value),
+        f"95 % interval {format_interval(tuned.low, tuned.high)}",
+        f"{one_line(label)} of the tuned model on {format_count(tuned.n, 'held-out row')}",
+    )

@@ -1,0 +1,91 @@
+"""Held-out rows with the answers of several models, those that got worse first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.errors import IntegrityError
+from tunesmith.events import Measured
+from tunesmith.execution.report import Report, build_report
+from tunesmith.storage.atomic import encode_json
+from tunesmith.testing import sample_event, sample_run
+from tunesmith_evidence.report.answers import read_answers
+
+
+def build(
+    folder: Path, values: Mapping[str, Mapping[int, float]], rival: str = "linear", **fields: Any
+) -> Report:
+    """Write the values of several models by row, and return the report of their run."""
+    events = []
+    for model, rows in values.items():
+        lines = [
+            {
+                "row": n,
+                "source": f"x:{n}",
+                "prompt": [["system", "s"], ["user", f"ask {n}"]],
+                "expected": "yes",
+                "m": {"value": value, "weight": 1},
+                "output": f"{model} {n}",
+            }
+            for n, value in rows.items()
+        ]
+        (folder / f"{model}.jsonl").write_text("".join(encode_json(x) + "\n" for x in lines))
+        records = f"{model}.jsonl"
+        events.append(
+            sample_event(
+                Measured, model=model, evaluator="e", metric="m", records=records, **fields
+            )
+        )
+    *others, end = [e for e in sample_run() if not isinstance(e, Measured)]
+    verdict = {"metric": "m", "evaluator": "e", "rival": rival}
+    return build_report([*others, *events, replace(end, verdict=verdict)])  # type: ignore[type-var]
+
+
+def test_rows_are_joined_by_number_and_ordered(tmp_path: Path) -> None:
+    values = {
+        "zero-shot": {2: 1.0},
+        "majority": {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0},
+        "linear": {0: 1.0, 1: 0.0, 2: 0.0, 3: 1.0},
+        "tuned": {0: 1.0, 1: 0.0, 2: 0.0, 3: 0.0},
+    }
+    found = read_answers(tmp_path, build(tmp_path, values))
+    assert found is not None
+    assert [row.source for row in found.rows] == ["x:2", "x:3", "x:1", "x:0"]
+    assert [row.source for row in found.regressed] == ["x:2", "x:3"]
+    assert [row.source for row in found.wrong] == ["x:2", "x:3", "x:1"]
+    first = found.rows[0]
+    assert [answer.model for answer in first.answers] == ["zero-shot", "linear", "tuned"]
+    assert (first.question, first.text_of("tuned")) == ("ask 2", "tuned 2")
+    assert [answer.is_right for answer in first.answers] == [True, False, False]
+    assert found.rows[1].text_of("zero-shot") == "" and not found.was_sliced
+
+
+def test_a_loss_is_neither_right_nor_wrong_but_can_be_worse(tmp_path: Path) -> None:
+    values = {"linear": {0: 1.0, 1: 3.0}, "tuned": {0: 2.0, 1: 1.0}}
+    report = build(tmp_path, values, higher_is_better=False, unit="nats")
+    found = read_answers(tmp_path, report)
+    assert found is not None
+    assert [row.is_regressed for row in found.rows] == [True, False]
+    assert all(answer.is_right is None for row in found.rows for answer in row.answers)
+
+
+def test_without_a_tuned_model_there_are_no_answers(tmp_path: Path) -> None:
+    assert read_answers(tmp_path, build(tmp_path, {"linear": {0: 1.0}})) is None
+
+
+def test_a_lost_file_is_an_error(tmp_path: Path) -> None:
+    report = build(tmp_path, {"linear": {0: 1.0}, "tuned": {0: 1.0}})
+    (tmp_path / "linear.jsonl").unlink()
+    with pytest.raises(IntegrityError, match=r"linear\.jsonl"):
+        read_answers(tmp_path, report)
+
+
+def test_weak_slices_are_found_among_enough_rows(tmp_path: Path) -> None:
+    values = {"tuned": {n: float(n % 3 > 0) for n in range(60)}}
+    found = read_answers(tmp_path, build(tmp_path, values))
+    assert found is not None and found.was_sliced

@@ -1,0 +1,61 @@
+"""The verdict in a word and a figure, and comparisons as text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tunesmith.events import Measured, RunFinished
+from tunesmith.execution.report import Report, build_report
+from tunesmith.testing import sample_event, sample_run
+from tunesmith_evidence.report.headline import find_headline, group_by_metric, list_comparisons
+
+COMPARISON = {
+    "value": 0.781, "tuned": 0.904, "difference": 0.123, "low": 0.045, "high": 0.201,
+    "p_value_holm": 1e-9, "n": 104, "outcome": "better", "variant": "C=10",
+}  # fmt: skip
+
+
+def report(**verdict: Any) -> Report:
+    *events, end = sample_run("m")
+    assert isinstance(end, RunFinished)
+    return build_report([*events, replace(end, verdict=verdict)])
+
+
+def test_the_figure_is_the_difference_from_the_rival() -> None:
+    found = find_headline(
+        report(
+            word="FINE-TUNE", outcome="better", rival="linear", metric="m", evaluator="m",
+            confidence=0.95, sentence="worth it", comparisons={"linear": COMPARISON},
+        )
+    )  # fmt: skip
+    assert (found.word, found.tone, found.figure) == ("FINE-TUNE", "good", "+0.123")
+    assert found.interval == "95 % interval [+0.045, +0.201]"
+    assert found.caption == "m: from linear to tuned, 0.781 to 0.904, on 104 held-out rows"
+
+
+def test_without_a_rival_the_figure_is_the_value() -> None:
+    found = find_headline(report(word="NOT ENOUGH EVIDENCE", outcome="unclear", comparisons={}))
+    assert (found.tone, found.figure) == ("open", "0.750")
+    assert found.caption == "m of the tuned model on 120 held-out rows"
+
+
+def test_without_a_verdict_the_word_is_the_status() -> None:
+    failed = find_headline(build_report(sample_run(status="failed")))
+    assert (failed.word, failed.tone) == ("FAILED", "bad")
+    assert find_headline(build_report([])).word == "UNFINISHED"
+    assert find_headline(build_report([]), "running").word == "RUNNING"
+
+
+def test_comparisons_as_text() -> None:
+    (row,) = list_comparisons({"comparisons": {"linear": COMPARISON, "old": {"low": 0.1}}})
+    assert (row.value, row.tuned, row.difference) == ("0.781", "0.904", "+0.123")
+    assert (row.interval, row.p_value, row.n) == ("[+0.045, +0.201]", "<0.001", 104)
+
+
+def test_the_metric_of_the_verdict_comes_first() -> None:
+    *events, end = sample_run("m")
+    other = sample_event(Measured, "loss")
+    verdict = {"metric": "loss", "evaluator": "loss"}
+    groups = group_by_metric(build_report([*events, other, replace(end, verdict=verdict)]))
+    assert [(g[0].metric, len(g)) for g in groups] == [("loss", 1), ("m", 3)]

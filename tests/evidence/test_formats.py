@@ -1,0 +1,99 @@
+"""Numbers, sizes and times have one form everywhere."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunesmith_evidence.formats import (
+    format_date,
+    format_difference,
+    format_interval,
+    format_number,
+    format_rate,
+    format_share,
+    format_size,
+    format_ticks,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0.000"),
+        (0.97, "0.970"),
+        (0.9867, "0.987"),
+        (-1.25, "-1.250"),
+        (5.61e-45, "<0.001"),
+        (-4e-4, ">-0.001"),
+        (99.9994, "99.999"),
+        (312.46, "312.5"),
+        (1234.4, "1,234"),
+        (3.2e30, "3.2e30"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+    ],
+)
+def test_measured_numbers(value: float, text: str) -> None:
+    assert format_number(value) == text
+
+
+@given(st.floats(-1e8, 1e8))
+def test_a_number_is_read_back_within_its_precision(value: float) -> None:
+    text = format_number(value)
+    if text[0] in "<>":
+        assert 0 < abs(value) < 0.0005
+    else:
+        assert float(text.replace(",", "")) == pytest.approx(value, rel=2e-3, abs=5e-4)
+        assert "e" not in text
+
+
+def test_differences_and_intervals_have_signs() -> None:
+    assert [format_difference(x) for x in (0.89, -0.0832, 0.0, 1e-9)] == [
+        "+0.890",
+        "-0.083",
+        "0.000",
+        "<0.001",
+    ]
+    assert format_interval(0, 0.036993) == "[0.000, 0.037]"
+    assert format_interval(-0.168, 0.008, signed=True) == "[-0.168, +0.008]"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2e-4, "2e-4"),
+        (0.01, "0.01"),
+        (1.25e-5, "1.25e-5"),
+        (0, "0"),
+        (1500.0, "1,500"),
+        (1e9, "1e9"),
+    ],
+)
+def test_rates_are_short(value: float, text: str) -> None:
+    assert format_rate(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0 %"), (0.00001, "<0.01 %"), (0.0036, "0.36 %"), (0.042, "4.2 %"), (0.12, "12 %")],
+)
+def test_shares(share: float, text: str) -> None:
+    assert format_share(share) == text
+
+
+def test_the_numbers_of_an_axis_have_the_same_decimals() -> None:
+    assert format_ticks([0, 0.2, 0.4]) == ["0.0", "0.2", "0.4"]
+    assert format_ticks([0, 50, 100]) == ["0", "50", "100"]
+    assert format_ticks([0, 1e-4, 2e-4]) == ["0", "1e-4", "2e-4"]
+    assert format_ticks([0.05]) == ["0.05"]
+
+
+def test_sizes_and_dates() -> None:
+    assert format_size(3_774_370_723) == "3.5 GiB"
+    assert format_date("2026-11-28T04:45:24+01:00") == "28 Nov 2026, 03:45 UTC"
+    assert format_date("2026-01-02T00:00:00") == "2 Jan 2026, 00:00 UTC"
+    assert format_date("yesterday") == "yesterday"
