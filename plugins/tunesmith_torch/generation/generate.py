@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ from tunesmith_torch.generation.transformers_generate import generate_with_trans
 from tunesmith_torch.kernels.rotary_lengths import LengthClasses, length_classes
 from tunesmith_torch.options.generation_limits import MAX_ROWS, TOKEN_BUDGET
 from tunesmith_torch.runtime.eval_mode import eval_mode
+
+Row = TypeVar("Row", bound=PartialSequence)
 
 MIN_PREFILL_TOKENS, MAX_PADDING_RATIO = 256, 1.1
 """Prompt tokens that keep a processor busy, and the padding accepted to add more to a pass."""
@@ -174,7 +177,7 @@ def _decode(
                 logits_NV = torch.cat(
                     [
                         prefill(model, [row.prompt for row in group], cache)
-                        for group in _group_by_length(new_rows)
+                        for group in group_by_length(new_rows)
                     ]
                 )
                 active += new_rows
@@ -208,7 +211,7 @@ def _take_new_rows(
     return [waiting.popleft() for _ in range(count)]
 
 
-def _group_by_length(new_rows: Sequence[PartialSequence]) -> Iterator[Sequence[PartialSequence]]:
+def group_by_length(new_rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """Split new rows, longest first, into passes with little padding; equal prompts share one."""
     start, prompt_tokens, distinct = 0, 0, set[tuple[int, ...]]()
     for index, row in enumerate(new_rows):
@@ -235,9 +238,16 @@ def _remove_finished(
 ) -> Tensor:
     """Remove finished rows and return the last tokens of the others, in their new order."""
     finished = [index for index, row in enumerate(active) if settings.is_finished(row)]
-    if not finished:
+    return remove_rows(active, cache, tokens_B, finished)
+
+
+def remove_rows(
+    active: list[Row], cache: DecodingCache, tokens_B: Tensor, indices: Sequence[int]
+) -> Tensor:
+    """Remove rows and return the last tokens of the others, in their new order."""
+    if not indices:
         return tokens_B
-    free_indices, moved_indices = cache.remove_rows(finished)
+    free_indices, moved_indices = cache.remove_rows(indices)
     for free, moved in zip(free_indices, moved_indices, strict=True):
         active[free] = active[moved]
     tokens_B[free_indices] = tokens_B[moved_indices]

@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 import logging
-import random
 import warnings
 from collections.abc import Sequence
 
 import pytest
 import torch
+from generation_cases import END, LIMIT, VOCABULARY, generate_one, make_prompts, varied_model
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
 from tunesmith_torch.generation import prefix_cache
-from tunesmith_torch.generation.generate import _group_by_length, generate
+from tunesmith_torch.generation.generate import generate, group_by_length
 from tunesmith_torch.generation.sampling import VOCABULARY_BLOCK, Sampler, _invert_cdf
 from tunesmith_torch.generation.sequences import GeneratedSequence, PartialSequence
-from tunesmith_torch.testing.tiny_model import tiny_config, tiny_model
-
-END = frozenset(range(5))
-LIMIT = 20
-VOCABULARY = 64
-
-
-def varied_model(family: str = "llama", **changes: object) -> PreTrainedModel:
-    """Return a model with varied completions: random weights ten times as large as usual."""
-    config = tiny_config(family, vocabulary=VOCABULARY)
-    config.initializer_range = 0.3
-    for name, value in changes.items():
-        setattr(config, name, value)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-
-
-def make_prompts(count: int, shared: int = 0, longest: int = 40, seed: int = 0) -> list[list[int]]:
-    rng = random.Random(seed)
-    prefix = [rng.randrange(VOCABULARY) for _ in range(shared)]
-    lengths = [rng.randint(1, longest) for _ in range(count)]
-    return [prefix + [rng.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
-
-
-def generate_one(
-    model: PreTrainedModel, prompt: Sequence[int], limit: int = LIMIT
-) -> tuple[int, ...]:
-    """Generate one completion with plain forward passes: no cache, no batch, no mask."""
-    ids = list(prompt)
-    for _ in range(limit):
-        with torch.no_grad():
-            token = int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
-        ids.append(token)
-        if token in END:
-            break
-    return tuple(ids[len(prompt) :])
+from tunesmith_torch.testing.tiny_model import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +171,7 @@ def test_prefill_groups_prompts_of_similar_length() -> None:
     lengths = [400, 390, 200, 200, 199, 100, 20, 20, 20, 3]
     rows = [PartialSequence(n, [n] * length, []) for n, length in enumerate(lengths)]
     rows[4].prompt = rows[3].prompt  # occurs twice, is computed once
-    runs = [list(run) for run in _group_by_length(rows)]
+    runs = [list(run) for run in group_by_length(rows)]
     assert [row for run in runs for row in run] == rows
     assert [[len(row.prompt) for row in run] for run in runs[:2]] == [[400, 390], [200] * 3]
     for run in runs[:-1]:  # the last group may be short

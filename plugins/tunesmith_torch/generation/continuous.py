@@ -1,0 +1,349 @@
+"""Generate for requests that come and go: one step of a running batch at a time.
+
+Shapes: B rows, T tokens, N rows with new logits, V vocabulary.
+
+:func:`tunesmith_torch.generation.generate.generate` has all its prompts from the start. A server
+has not, so here the caller makes the steps, and adds and cancels sequences between them::
+
+    batch.add(a)    step     step     batch.add(b)    step     step     a.cancel()    step
+                    a a      a                        b b      a b                    b
+
+A step computes either the prompts of sequences that join, or one token of each that runs; they take
+turns, so that neither waits for long. A sequence joins if it fits even when all reach their limits.
+They join in the order in which they came, so none is overtaken for ever.
+
+Each sequence has its own limit, sampler and random numbers, and rows do not attend to each other: a
+completion is the one that the prompt gets alone. Models that cannot use the cache of rows that come
+and go (:mod:`tunesmith_torch.generation.cache_check`) generate one sequence after the other, each
+in one step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith_torch.generation import prefix_attention, prefix_cache
+from tunesmith_torch.generation.cache_check import can_use_cached_attention
+from tunesmith_torch.generation.generate import generate, group_by_length, remove_rows
+from tunesmith_torch.generation.kv_cache import DecodingCache
+from tunesmith_torch.generation.merged_lora import merged_adapters
+from tunesmith_torch.generation.prefill import decode_next, prefill
+from tunesmith_torch.generation.sampling import Sampler
+from tunesmith_torch.generation.sequences import PartialSequence, append_next_tokens
+from tunesmith_torch.kernels.rotary_lengths import length_classes, reset_rotary_state
+from tunesmith_torch.options.generation_limits import MAX_ROWS, TOKEN_BUDGET
+from tunesmith_torch.runtime.eval_mode import eval_mode
+
+MAX_JOINING_TOKENS = 2_048
+"""Prompt tokens of one step, because running sequences wait for it; a longer prompt joins alone."""
+_UNLIMITED = 1 << 62
+
+
+class TokenLogprobs(NamedTuple):
+    """The log-probability of a token in nats, before temperature, and the most likely tokens."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """Ids and log-probabilities of the most likely tokens, best first."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningSequence(PartialSequence):
+    """A sequence with settings of its own; its :attr:`ids` grow with the steps."""
+
+    index: int = 0
+    uniforms: list[float] = field(default_factory=list)
+    max_new_tokens: int
+    sampler: Sampler | None = None
+    """None: the most likely token is taken. Its stream is the row of :attr:`index`."""
+    num_top: int | None = None
+    """Number of most likely tokens to record for each token; None: no log-probabilities."""
+    scores: list[TokenLogprobs] = field(default_factory=list)
+    """Log-probabilities of :attr:`ids`, if they are recorded."""
+    has_ended: bool = False
+    """True once an end token was generated, or the caller has ended the sequence."""
+    is_cancelled: bool = False
+    """True if nobody waits for it: it leaves before the next step."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: must be at least 1, got {self.max_new_tokens}")
+        if not self.prompt:
+            raise ValueError("a prompt needs at least one token")
+        if self.sampler is not None:
+            self.uniforms = self.sampler.uniforms(self.index, self.max_new_tokens)
+
+    @property
+    def is_finished(self) -> bool:
+        """Return True if no further token will be generated."""
+        return self.has_ended or self.is_cancelled or len(self.ids) >= self.max_new_tokens
+
+    @property
+    def most_tokens(self) -> int:
+        """Largest number of tokens of prompt and completion together."""
+        return len(self.prompt) + self.max_new_tokens
+
+    def end(self) -> None:
+        """End the sequence here: its text has a stop word, say."""
+        self.has_ended = True
+
+    def cancel(self) -> None:
+        """Give the sequence up; its row is free from the next step on."""
+        self.is_cancelled = True
+
+
+class ContinuousBatch:
+    """The sequences of one model that are being generated, and those that wait for a row.
+
+    Use it as a context manager, in one thread: the model is in eval mode inside, and on a CPU its
+    adapters are merged meanwhile.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        end_ids: frozenset[int],
+        token_budget: int = TOKEN_BUDGET,
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        self.end_ids, self.token_budget, self.max_rows = end_ids, token_budget, max_rows
+        self._model = model
+        self._waiting: deque[RunningSequence] = deque()
+        self._active: list[RunningSequence] = []
+        self._cache = DecodingCache(None)
+        self._tokens_B = torch.empty(0, dtype=torch.long)
+        self._has_joined = False
+        self._can_batch_length: dict[int, bool] = {}
+        self._is_open = False
+        self._stack, self._attention = ExitStack(), ExitStack()
+
+    def __enter__(self) -> ContinuousBatch:
+        self._stack.enter_context(eval_mode(self._model))
+        self._stack.callback(self._attention.close)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.clear()
+        self._stack.close()
+
+    @property
+    def num_running(self) -> int:
+        """Number of sequences that have a row."""
+        return len(self._active)
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of sequences that wait for a row."""
+        return len(self._waiting)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return True if no sequence runs or waits."""
+        return not (self._active or self._waiting)
+
+    def add(self, sequence: RunningSequence) -> None:
+        """Add a sequence; it joins in a later step."""
+        self._waiting.append(sequence)
+
+    def clear(self) -> list[RunningSequence]:
+        """Give up all sequences, after an error say, and free their memory; return them."""
+        left = [*self._active, *self._waiting]
+        self._active, self._waiting = [], deque()
+        self._reset_cache()
+        self._attention.close()
+        return left
+
+    @torch.inference_mode()
+    def step(self) -> list[RunningSequence]:
+        """Generate the next token of each running sequence, or the first of those that join.
+
+        After an error, call :meth:`clear`: what the other sequences have is not known.
+
+        Returns:
+            The sequences that got a token. A model that cannot batch finishes one of them.
+        """
+        self._drop_finished()
+        if self._waiting and not self._can_batch(self._waiting[0]):
+            if self._active:  # it waits for its turn, and those behind it do so too
+                return self._decode()
+            return self._generate_alone(self._waiting[0])
+        joining = [] if self._has_joined and self._active else self._take_joining()
+        if joining:
+            return self._join(joining)
+        return self._decode() if self._active else []
+
+    # ----------------------------------------------------------------- one step
+
+    def _join(self, joining: list[RunningSequence]) -> list[RunningSequence]:
+        self._active += joining
+        base, groups = self._open(), group_by_length(joining)
+        logits_NV = torch.cat(
+            [prefill(base, [row.prompt for row in group], self._cache) for group in groups]
+        )
+        next_N = self._append(logits_NV, joining)
+        self._tokens_B = torch.cat([self._tokens_B.to(next_N.device), next_N])
+        self._has_joined = True
+        return joining
+
+    def _decode(self) -> list[RunningSequence]:
+        running = list(self._active)
+        logits_BV = decode_next(self._open(), self._tokens_B, self._cache)
+        self._tokens_B = self._append(logits_BV, running)
+        self._has_joined = False
+        return running
+
+    def _append(self, logits_NV: Tensor, rows: Sequence[RunningSequence]) -> Tensor:
+        """Choose the next token of each row; return them, shape N.
+
+        Rows with equal settings are sampled together: the result of a row is the same alone.
+        """
+        found = {_settings_of(row) for row in rows}
+        if len(found) == 1:
+            next_N = append_next_tokens(logits_NV, rows, rows[0].sampler)
+        else:
+            next_N = logits_NV.new_empty(len(rows), dtype=torch.long)
+            for settings in found:
+                indices = [i for i, row in enumerate(rows) if _settings_of(row) == settings]
+                chosen = [rows[i] for i in indices]
+                next_N[indices] = append_next_tokens(logits_NV[indices], chosen, chosen[0].sampler)
+        _record_scores(logits_NV, rows)
+        for row in rows:
+            row.has_ended = row.has_ended or row.ids[-1] in self.end_ids
+        return next_N
+
+    def _drop_finished(self) -> None:
+        """Remove the rows that are finished or given up."""
+        self._waiting = deque(row for row in self._waiting if not row.is_cancelled)
+        finished = [index for index, row in enumerate(self._active) if row.is_finished]
+        self._tokens_B = remove_rows(self._active, self._cache, self._tokens_B, finished)
+        if finished and not self._active:
+            self._reset_cache()
+
+    def _take_joining(self) -> list[RunningSequence]:
+        """Take the sequences that may join now, longest prompt first."""
+        joining: list[RunningSequence] = []
+        longest = max((row.most_tokens for row in self._active), default=0)
+        tokens = 0
+        while self._waiting and self._can_batch(self._waiting[0]):
+            candidate = self._waiting[0]
+            rows = len(self._active) + len(joining) + 1
+            longest = max(longest, candidate.most_tokens)
+            tokens += len(candidate.prompt)
+            if rows > 1 and (rows > self.max_rows or rows * longest > self.token_budget):
+                break
+            if joining and tokens > MAX_JOINING_TOKENS:
+                break
+            joining.append(self._waiting.popleft())
+        return sorted(joining, key=lambda row: -len(row.prompt))
+
+    # ----------------------------------------------------------------- the model
+
+    def _open(self) -> PreTrainedModel:
+        """Return the model inside adapters, ready for the cache of rows that come and go."""
+        base = prefix_cache.unwrap_model(self._model)
+        if not self._is_open:
+            self._attention.enter_context(merged_adapters(self._model, _UNLIMITED))
+            self._attention.enter_context(prefix_attention.use_cached_attention(base))
+            self._attention.callback(self._mark_closed)
+            self._is_open = True
+        return base
+
+    def _mark_closed(self) -> None:
+        self._is_open = False
+
+    def _can_batch(self, row: RunningSequence) -> bool:
+        """Return True if the sequence may share steps with others."""
+        length = row.most_tokens
+        if length not in self._can_batch_length:
+            self._can_batch_length[length] = self._find_can_batch(length)
+        return self._can_batch_length[length]
+
+    def _find_can_batch(self, length: int) -> bool:
+        try:
+            base = prefix_cache.unwrap_model(self._model)
+        except prefix_attention.UnsupportedModel:
+            return False
+        # Rotary factors of longer rows would be those of all rows of the step.
+        is_short = length_classes(self._model).class_of(length) == 0
+        return is_short and can_use_cached_attention(base, length)
+
+    def _generate_alone(self, row: RunningSequence) -> list[RunningSequence]:
+        """Generate a whole sequence, with transformers' own loop if ours cannot."""
+        self._attention.close()
+        constraint = row.constraint
+        (answer,) = generate(
+            self._model,
+            [row.prompt],
+            max_new_tokens=row.max_new_tokens,
+            end_ids=self.end_ids,
+            token_budget=self.token_budget,
+            sampler=_alone_sampler(row),
+            constrain=None if constraint is None else lambda: constraint,
+        )
+        row.ids += answer.ids
+        row.has_ended = answer.finish_reason == "stop"
+        if row.num_top is not None:
+            ids_1T = torch.tensor([[*row.prompt, *row.ids]], device=_device(self._model))
+            logits_TV: Tensor = self._model(input_ids=ids_1T, use_cache=False).logits[0]
+            reset_rotary_state(self._model)
+            row.scores += _scores(logits_TV[-len(row.ids) - 1 : -1], row.ids, row.num_top)
+        self._waiting.popleft()
+        return [row]
+
+    def _reset_cache(self) -> None:
+        """Free the memory of the cache, which grew with the longest row."""
+        self._cache = DecodingCache(None)
+        self._tokens_B = torch.empty(0, dtype=torch.long)
+        self._has_joined = False
+
+
+def _settings_of(row: RunningSequence) -> tuple[float, float] | None:
+    return None if row.sampler is None else (row.sampler.temperature, row.sampler.top_p)
+
+
+def _alone_sampler(row: RunningSequence) -> Sampler | None:
+    """Return a sampler whose first row has the random numbers of the sequence."""
+    sampler = row.sampler
+    if sampler is None:
+        return None
+    stream = row.index if sampler.streams is None else sampler.streams[row.index]
+    return Sampler(
+        temperature=sampler.temperature, top_p=sampler.top_p, seed=sampler.seed, streams=(stream,)
+    )
+
+
+def _record_scores(logits_NV: Tensor, rows: Sequence[RunningSequence]) -> None:
+    """Record the log-probabilities of the last tokens of the rows that want them."""
+    for index, row in enumerate(rows):
+        if row.num_top is not None:
+            row.scores += _scores(logits_NV[index : index + 1], row.ids[-1:], row.num_top)
+
+
+def _scores(logits_NV: Tensor, ids: Sequence[int], num_top: int) -> Iterator[TokenLogprobs]:
+    """Yield the log-probabilities of tokens, each with the ``num_top`` most likely ones."""
+    logp_NV = logits_NV.float().log_softmax(-1)
+    top = logp_NV.topk(num_top, dim=-1)
+    for row, (token, top_ids, top_logprobs) in enumerate(
+        zip(ids, top.indices.tolist(), top.values.tolist(), strict=True)
+    ):
+        pairs = tuple(zip(top_ids, top_logprobs, strict=True))
+        yield TokenLogprobs(float(logp_NV[row, token]), pairs)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
