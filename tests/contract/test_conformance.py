@@ -109,6 +109,10 @@ def samples() -> dict[str, dict[str, Any]]:
         "reward-margin": {"run": str(tiny_model())},
         "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
         "length": {"run": str(tiny_model()), "max_new_tokens": 16},
+        "forgetting": {
+            "run": str(tiny_model()),
+            "texts": write("texts.jsonl", '{"text": "One two three."}\n' * 12),
+        },
         **{name: quick_options(offer) for name, offer in techniques().items()},
         "rlhf": STAGES,
     }

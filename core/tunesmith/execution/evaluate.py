@@ -128,6 +128,8 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
         return []
     path = f"{EVALUATIONS_FOLDER}/{label}.{evaluator.id}.jsonl"
     (folder / EVALUATIONS_FOLDER).mkdir(exist_ok=True)
+    own = measured[0].records
+    records, rows = (records, rows) if own is None else (own, None)
     row_numbers = rows or range(len(records))
     write_atomic(folder / path, _to_json_lines(measured, records, row_numbers))
     notices = [] if label == TRAINING_ROWS else emit.report.notices
@@ -149,7 +151,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             unit=metric.unit,
             # A part of the contributions to a metric of all rows says nothing about that part.
             twin_free=_mean(measurement, records, others, bounds)
-            if twins and metric.is_row_mean
+            if twins and metric.is_row_mean and own is None
             else {},
             details=dict(measurement.details),
         )
@@ -202,6 +204,7 @@ def _check_measurements(
     """
     declared = {metric.name for metric in offer.metrics}
     seen: set[str] = set()
+    measured_records = records
     for measurement in returned:
         if not isinstance(measurement, Measurement):
             raise ValueError(f"{type(measurement).__name__} in place of a Measurement")
@@ -210,15 +213,19 @@ def _check_measurements(
             raise ValueError(f"metric {name}, which its offer does not declare")
         if measurement.metric in seen:
             raise ValueError(f"metric {name} twice")
+        own = records if measurement.records is None else measurement.records
+        measured_records = own if not seen else measured_records
+        if own is not measured_records or (measurement.records is not None and not own):
+            raise ValueError(f"{name} of no records, or of others than those of the first metric")
         seen.add(measurement.metric)
-        values = _check_column(f"values of {name}", measurement.values, records)
+        values = _check_column(f"values of {name}", measurement.values, own)
         weights, outputs = measurement.weights, measurement.outputs
         if weights is not None:
-            weights = _check_column(f"weights of {name}", weights, records)
-            if records and not (all(0 <= w < math.inf for w in weights) and any(weights)):
+            weights = _check_column(f"weights of {name}", weights, own)
+            if own and not (all(0 <= w < math.inf for w in weights) and any(weights)):
                 raise ValueError(f"weights of {name} that are negative, not finite or all zero")
         if outputs is not None:
-            outputs = _check_column(f"outputs of {name}", outputs, records, kind=str)
+            outputs = _check_column(f"outputs of {name}", outputs, own, kind=str)
         yield replace(measurement, values=values, weights=weights, outputs=outputs)
 
 
@@ -259,7 +266,7 @@ def _check_finite(
     found = (
         f"{label}: {m.metric} of {record.source} is {value}, not finite"
         for m in measured
-        for value, record in zip(m.values, records, strict=True)
+        for value, record in zip(m.values, m.records or records, strict=True)
         if not math.isfinite(value)
     )
     text = next(found, None)

@@ -203,6 +203,8 @@ def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
         (measurement((1.0,) * 4, weights=(0.0,) * 4), "weights .* all zero"),
         (measurement((1.0,) * 4, outputs=("a", 1, "a", "a")), "int in outputs .* a text"),
         (None, "NoneType in place of a Measurement"),
+        (measurement((1.0,) * 3, records=RECORDS[:2]), '3 values of "right" for 2 records'),
+        (measurement((), records=[]), '"right" of no records'),
     ],
 )
 def test_an_evaluator_that_breaks_its_contract_is_named(
@@ -210,6 +212,19 @@ def test_an_evaluator_that_breaks_its_contract_is_named(
 ) -> None:
     with pytest.raises(PluginError, match=f'"tunesmith-odd:odd" .*{message}'):
         run(tmp_path, measurement)
+
+
+def test_an_evaluator_can_measure_records_of_its_own(tmp_path: Path) -> None:
+    texts = [Completion(source=f"own:{n}", prompt="p", completion=f"t{n}") for n in range(6)]
+    (event,), _ = run(tmp_path, measurement((1.0, 0.0) * 3, records=texts), twins=[0, 1])
+    assert (event.n, event.value, event.twin_free) == (6, 0.5, {})
+    rows = read_rows(tmp_path / event.records, "right")
+    assert [row["source"] for row in rows] == [f"own:{n}" for n in range(6)]
+    loss = Measurement(metric="loss", values=(1.0,) * 4)
+    with pytest.raises(PluginError, match='"loss" of no records, or of others'):
+        run(tmp_path, measurement((1.0,) * 6, records=texts), loss)
+    with pytest.raises(PluginError, match="right of own:5 is nan"):
+        run(tmp_path, measurement((1.0,) * 5 + (math.nan,), records=texts))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

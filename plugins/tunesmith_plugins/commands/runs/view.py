@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.cli import render
-from tunesmith.events import Measured
+from tunesmith.events import TUNED, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import format_count, one_line
 from tunesmith_evidence.fit import diagnose_fit
@@ -17,7 +17,7 @@ OUTCOME_STYLES = {"better": "good", "worse": "bad"}
 
 
 def show_scores(report: Report) -> None:
-    """Print the table of scores, one line per metric and model."""
+    """Print the table of scores, one line per metric and model, and what evaluators found."""
     rows = [
         [
             event.model,
@@ -34,6 +34,11 @@ def show_scores(report: Report) -> None:
         render.print_table(
             ["model", "metric", "value", "95 % interval", "n"], rows, right=(2, 3, 4)
         )
+    for event in report.measured.values():
+        finding = event.details.get("finding")
+        if event.model == TUNED and isinstance(finding, str):
+            label = report.metric_label(event.evaluator, event.metric)
+            render.print_paragraph(f"{one_line(label)}: {one_line(finding, 1000)}")
 
 
 def show_verdict(report: Report) -> None:

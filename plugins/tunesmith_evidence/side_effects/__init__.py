@@ -1,0 +1,1 @@
+"""Measure what tuning costs elsewhere: texts and prompts of the user, canaries, refusals."""

@@ -1,0 +1,109 @@
+"""Non-inferiority: is what tuning costs elsewhere below a margin?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from tunesmith.events import JSON
+from tunesmith.statistics import Interval, mean_interval
+from tunesmith.statistics.distributions import NORMAL
+from tunesmith.statistics.sample import Bounds, build_sample, standard_error
+from tunesmith_evidence.statistics.differences import paired_differences
+from tunesmith_evidence.statistics.paired import paired_difference
+from tunesmith_evidence.statistics.power import rows_needed
+
+CONFIDENCE = 0.95
+"""Confidence of each of the two bounds; the interval between them has 90 %."""
+POWER = 0.8
+TWO_SIDED = 2 * CONFIDENCE - 1
+REACH = NORMAL.inv_cdf(CONFIDENCE) + NORMAL.inv_cdf(POWER)
+FEWEST_UNITS = 10
+"""With fewer rows or groups, bounds are too narrow to decide by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonInferiority:
+    """A harm, in the metric's unit, with one-sided 95 % bounds and the margin that it may have."""
+
+    value: float
+    low: float
+    high: float
+    margin: float
+    n: int
+    outcome: Literal["harmed", "not harmed", "unclear"]
+    """``harmed``: the lower bound is above the margin; ``not harmed``: the upper one is below."""
+    rows_needed: int | None
+    """Rows that decide in four of five cases if the harm stays as measured; None: not known."""
+    resolved: float | None
+    """Margin below which a harm of zero is found to be in four of five cases; None: not known."""
+
+    def to_json(self) -> JSON:
+        """Return the result as a part of a measurement's details; ``holds`` is for the gate."""
+        return {**asdict(self), "holds": self.outcome == "not harmed"}
+
+
+def compare_with_margin(
+    base: Sequence[float],
+    tuned: Sequence[float],
+    margin: float,
+    *,
+    weights: Sequence[float] | None = None,
+    bounds: Bounds | None = None,
+) -> NonInferiority:
+    """Test if tuned minus base, paired by row, is below or above a margin; higher is worse.
+
+    Each of the two claims is wrong in at most 5 % of cases. ``bounds`` are those of the metric;
+    without them, values of 0 and 1 are shares.
+    """
+    interval = paired_difference(base, tuned, weights, confidence=TWO_SIDED, bounds=bounds)
+    sample = build_sample(paired_differences(base, tuned), weights, None)
+    error = standard_error(sample) if sample.units > 1 else math.inf
+    return decide(interval, margin, units=sample.units, error=error)
+
+
+def compare_shares(
+    treated: Sequence[float], control: Sequence[float], margin: float
+) -> NonInferiority:
+    """Test if the share of ones in ``treated`` exceeds that in ``control`` by a margin.
+
+    The samples are independent. Newcombe's interval of the difference, from Wilson's of each share.
+    """
+    a, b = (mean_interval(values, confidence=TWO_SIDED) for values in (treated, control))
+    difference = a.value - b.value
+    low = difference - math.hypot(a.value - a.low, b.high - b.value)
+    high = difference + math.hypot(a.high - a.value, b.value - b.low)
+    error = math.sqrt(a.value * (1 - a.value) / a.n + b.value * (1 - b.value) / b.n)
+    interval = Interval(difference, low, high, a.n + b.n)
+    return decide(interval, margin, units=min(a.n, b.n), error=error)
+
+
+def decide(interval: Interval, margin: float, *, units: int, error: float) -> NonInferiority:
+    """Return the outcome of an interval whose bounds have 95 % each.
+
+    Args:
+        units: independent rows or groups of the smaller sample.
+        error: standard error of the value.
+    """
+    outcome: Literal["harmed", "not harmed", "unclear"] = "unclear"
+    if units >= FEWEST_UNITS and interval.high < margin:
+        outcome = "not harmed"
+    elif units >= FEWEST_UNITS and interval.low > margin:
+        outcome = "harmed"
+    distance = abs(margin - interval.value)
+    needed = None
+    if math.isfinite(error) and distance > 0:
+        found = rows_needed(interval.n, error, distance, confidence=TWO_SIDED, power=POWER)
+        needed = max(found, FEWEST_UNITS)
+    return NonInferiority(
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        margin=margin,
+        n=interval.n,
+        outcome=outcome,
+        rows_needed=needed,
+        resolved=REACH * error if math.isfinite(error) else None,
+    )
