@@ -24,6 +24,6 @@ def tiny_model() -> Path:
 SAMPLE = {"quantize": "f32", "pre_tokenizer": "smollm"}
 
 
-@parametrize_checks(tunesmith_gguf, model=tiny_model, samples={"gguf": SAMPLE})
+@parametrize_checks(tunesmith_gguf, model=tiny_model, samples={"gguf": SAMPLE, "ollama": SAMPLE})
 def test_contract(check: Any) -> None:
     check()

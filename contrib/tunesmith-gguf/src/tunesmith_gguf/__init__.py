@@ -1,4 +1,4 @@
-"""Exporter ``gguf``: a trained model as a GGUF file for llama.cpp, checked in llama.cpp."""
+"""Exporters ``gguf`` and ``ollama``: a trained model for llama.cpp or Ollama, checked before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.offers import ExporterOffer
 
 @hookimpl
 def tunesmith_exporters() -> Sequence[ExporterOffer[Any]]:
-    """Offer the exporter."""
-    from tunesmith_gguf.offer import GGUF
+    """Offer the exporters."""
+    from tunesmith_gguf.offer import GGUF, OLLAMA
 
-    return [GGUF]
+    return [GGUF, OLLAMA]

@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
 from tunesmith_gguf import libllama
+from tunesmith_gguf.turns import Turns
 
 CONTEXT = 4096
 """Tokens of a prompt and its answer, at most."""
@@ -21,16 +22,19 @@ _SECONDS = 600
 class LlamaCpp:
     """A GGUF file in llama.cpp."""
 
-    def __init__(self, server: Any, model: Any, *, exact: bool) -> None:
+    def __init__(self, server: Any, model: Any, *, exact: bool, turns: Turns | None) -> None:
         self.server = server
         self.model = model
         self.exact = exact
+        self.turns = turns
         self.has_template = libllama.has_chat_template(model)
 
     def render(self, prompt: Prompt) -> str:
-        """Return the prompt as the server renders it with the template in the file."""
+        """Return the prompt as the server renders it, with the template in the file or its own."""
         if isinstance(prompt, str) or not self.has_template:
             return prompt if isinstance(prompt, str) else prompt[0].text
+        if self.turns is not None:
+            return self.turns.render(prompt)
         turns = [{"role": message.role, "content": message.text} for message in prompt]
         return str(self._post("/apply-template", {"messages": turns})["prompt"])
 
@@ -64,8 +68,11 @@ class LlamaCpp:
 
 
 @contextmanager
-def open_engine(file: Path, *, exact: bool) -> Iterator[LlamaCpp]:
-    """Load a file; ``exact`` keeps keys and values in f32."""
+def open_engine(file: Path, *, exact: bool, turns: Turns | None = None) -> Iterator[LlamaCpp]:
+    """Load a file; ``exact`` keeps keys and values in f32.
+
+    ``turns`` render prompts in place of the template in the file, as Ollama does.
+    """
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -80,6 +87,6 @@ def open_engine(file: Path, *, exact: bool) -> Iterator[LlamaCpp]:
     with libllama.load_model(file) as model:
         server = xllamacpp.Server(parameters)
         try:
-            yield LlamaCpp(server, model, exact=exact)
+            yield LlamaCpp(server, model, exact=exact, turns=turns)
         finally:
             del server

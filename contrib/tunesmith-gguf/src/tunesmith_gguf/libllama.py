@@ -70,6 +70,13 @@ def list_end_ids(file: Path) -> frozenset[int]:
         return frozenset(i for i in range(size) if lib.llama_vocab_is_eog(vocabulary, i))
 
 
+def adds_bos(file: Path) -> bool:
+    """Return True if the tokenizer of a file adds a BOS token in front of a prompt."""
+    lib, _, _ = load_library()
+    with load_model(file, vocab_only=True) as model:
+        return bool(lib.llama_vocab_get_add_bos(lib.llama_model_get_vocab(model)))
+
+
 def has_chat_template(model: Any) -> bool:
     """Return True if the file has a chat template."""
     lib, ffi, _ = load_library()

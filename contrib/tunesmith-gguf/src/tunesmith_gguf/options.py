@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.options import Options
 
@@ -33,4 +33,29 @@ class GgufOptions(Options):
             "Name in llama.cpp of the way in which the tokenizer splits text, such as smollm, if "
             "the converter does not recognize it. A wrong name is found by the checks."
         ),
+    )
+
+
+class OllamaOptions(GgufOptions):
+    """Options of the exporter ``ollama``."""
+
+    system: str | None = Field(
+        None,
+        min_length=1,
+        max_length=20_000,
+        description="System prompt of the Modelfile: that of the training rows, if they have one.",
+    )
+
+    @field_validator("system")
+    @classmethod
+    def _refuse_three_quotes(cls, text: str | None) -> str | None:
+        if text is not None and '"""' in text:
+            raise ValueError("three quotation marks in a row end the text in a Modelfile")
+        return text
+
+    temperature: float = Field(
+        0.0, ge=0, le=2, description="Temperature of the Modelfile. 0 answers as it was measured."
+    )
+    num_ctx: int = Field(
+        4096, ge=256, le=10_000_000, description="Tokens of a prompt and its answer, at most."
     )

@@ -30,7 +30,9 @@ from tunesmith.text import one_line
 
 @click.command("export")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--to", metavar="NAME", required=True, help="Exporter, such as gguf or safetensors.")
+@click.option(
+    "--to", metavar="NAME", required=True, help="Exporter, such as gguf, ollama or safetensors."
+)
 @click.option("--quantize", metavar="FORMAT", help="Format of the weights, such as q8_0.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder to write. Default: RUN/export/NAME."
@@ -93,7 +95,8 @@ def _find_exporter(catalog: Catalog, name: str) -> Offered[ExporterOffer[Any]]:
     try:
         return catalog.find(ExporterOffer, name)
     except OfferNotFound as error:
-        hint = "pip install tunesmith-gguf" if name == "gguf" else error.hint
+        is_in_contrib = name in ("gguf", "ollama")
+        hint = "pip install tunesmith-gguf" if is_in_contrib else error.hint
         raise UsageError(f"--to: {error.what}", hint=hint) from None
 
 

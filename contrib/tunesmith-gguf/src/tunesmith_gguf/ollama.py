@@ -1,0 +1,93 @@
+"""A GGUF file with a Modelfile, from which Ollama creates a model."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tunesmith_gguf import libllama
+from tunesmith_gguf.engine import open_engine
+from tunesmith_gguf.exporter import GgufExporter, find_file
+from tunesmith_gguf.options import OllamaOptions
+from tunesmith_gguf.turns import Turns, find_turns
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.export.contract import Engine
+from tunesmith_torch.export.reference import render
+from tunesmith_torch.models.loading import load_tokenizer
+
+MODELFILE = "Modelfile"
+
+
+class OllamaExporter:
+    """Writes a GGUF file and a Modelfile; opens both as Ollama does, in llama.cpp."""
+
+    def __init__(self, options: OllamaOptions) -> None:
+        self.options = options
+        self.gguf = GgufExporter(options)
+        self.turns: Turns | None = None
+
+    def export(self, model: Path, out: Path) -> None:
+        """Write the model and its Modelfile.
+
+        Raises:
+            UsageError: Ollama's templates cannot express the chat template.
+            EnvironmentProblem: the converter does not know the architecture or the tokenizer.
+        """
+        tokenizer = load_tokenizer(model)
+        self.turns = read_turns(tokenizer)
+        self.gguf.export(model, out)
+        file = find_file(out)
+        if self.turns is not None and libllama.adds_bos(file):
+            self.turns = self.turns.without_bos(tokenizer.bos_token or "")
+        stops = [tokenizer.decode([token]) for token in sorted(libllama.list_end_ids(file))]
+        text = build_modelfile(file.name, self.turns, stops, self.options)
+        (out / MODELFILE).write_text(text, encoding="utf-8")
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        """Return what the GGUF file says."""
+        return self.gguf.facts(out)
+
+    def open(self, out: Path) -> AbstractContextManager[Engine]:
+        """Load the file into llama.cpp; prompts are rendered as in the Modelfile."""
+        exact = self.options.quantize == "f32"
+        return open_engine(find_file(out), exact=exact, turns=self.turns)
+
+
+def read_turns(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
+    """Return the chat template of a tokenizer as turns; None if it has none.
+
+    Raises:
+        UsageError: Ollama's templates cannot express it.
+    """
+    template = Template.from_tokenizer(tokenizer)
+    if template.chat is None:
+        return None
+    return find_turns(lambda messages: render(template, tuple(messages)))
+
+
+def build_modelfile(
+    file: str, turns: Turns | None, stops: list[str], options: OllamaOptions
+) -> str:
+    """Return the text of a Modelfile.
+
+    Answers are as they were measured: greedy, without a penalty on words of the prompt. Ollama's
+    own defaults are a temperature of 0.8 and a penalty of 1.1.
+    """
+    template = "{{ .Prompt }}" if turns is None else turns.to_go()
+    lines = [f"FROM ./{file}", f'TEMPLATE """{template}"""']
+    if options.system is not None:
+        lines.append(f'SYSTEM """{options.system}"""')
+    lines += [f"PARAMETER stop {_quote(stop)}" for stop in stops if stop.strip()]
+    lines.append(f"PARAMETER temperature {options.temperature:g}")
+    lines.append("PARAMETER repeat_penalty 1")
+    lines.append(f"PARAMETER num_ctx {options.num_ctx}")
+    return "\n".join(lines) + "\n"
+
+
+def _quote(text: str) -> str:
+    """Return a text as a Modelfile has it, which knows no escapes."""
+    marks = '"""' if '"' in text else '"'
+    return f"{marks}{text}{marks}"
