@@ -29,6 +29,7 @@ from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.statistics import Interval
 from tunesmith.statistics.distributions import student_quantile
+from tunesmith_evidence.formats import format_interval, format_number, format_share
 from tunesmith_evidence.pairs import PairedRows, read_pairs
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_evidence.statistics.ranks import probability_below
@@ -110,9 +111,9 @@ def _find_memorised(folder: Path, report: Report, values: dict[str, float]) -> F
         values["auc"] = auc = probability_below(*losses)
         if auc >= MEMORISED_AUC:
             return "memorised", (
-                f"in {auc:.0%} of all pairs of a training and a held-out row, the training row has "
-                f"the lower {trained.metric} (a model that generalises: about 50 %); train for "
-                "fewer epochs, with a lower learning rate, or with more rows"
+                f"in {format_share(auc)} of all pairs of a training and a held-out row, the "
+                f"training row has the lower {trained.metric} (a model that generalises: about "
+                "50 %); train for fewer epochs, with a lower learning rate, or with more rows"
             )
     return None
 
@@ -131,8 +132,8 @@ def _find_overfitted(path: Path, values: dict[str, float]) -> Finding | None:
         return None
     return "overfitted", (
         f"the dev loss at step {last['step']} is above that of step {best['step']} by "
-        f"{rise.value:.3g} [{rise.low:.3g}, {rise.high:.3g}]; with fewer epochs the result is the "
-        "same, or better where the last step is the artifact"
+        f"{format_number(rise.value)} {format_interval(rise.low, rise.high)}; with fewer epochs "
+        "the result is the same, or better where the last step is the artifact"
     )
 
 
@@ -151,7 +152,8 @@ def _find_underfitted(
         if gain.low <= 0:
             return "underfitted", (
                 f"the {trained.metric} on held-out rows is not clearly below that of the base "
-                f"model: by {gain.value:.3g} [{gain.low:.3g}, {gain.high:.3g}]; {hint}"
+                f"model: by {format_number(gain.value)} "
+                f"{format_interval(gain.low, gain.high)}; {hint}"
             )
     losses = [step.loss for (name, _), step in sorted(report.steps.items()) if name == stage]
     fall = falling_share(losses)
@@ -160,7 +162,8 @@ def _find_underfitted(
     if fall is None or fall < FALL:
         return None
     return "underfitted", (
-        f"the training loss still fell by {fall:.0%} in the last third of the steps; {hint}"
+        f"the training loss still fell by {format_share(fall)} in the last third of the steps; "
+        f"{hint}"
     )
 
 
@@ -174,7 +177,8 @@ def _gain(pairs: PairedRows) -> Interval:
 def _describe_fitted(values: dict[str, float]) -> str:
     parts = []
     if "auc" in values:
-        parts.append(f"a training row has the lower loss in {values['auc']:.0%} of all pairs")
+        share = format_share(values["auc"])
+        parts.append(f"a training row has the lower loss in {share} of all pairs")
     if "dev_rise" in values:
         parts.append("the dev loss did not rise clearly")
     if "gain" in values:
@@ -185,7 +189,8 @@ def _describe_fitted(values: dict[str, float]) -> str:
 
 
 def _describe_gain(values: dict[str, float]) -> str:
-    return f"the loss on held-out rows is {values['gain']:.3g} below that of the base model"
+    gain = format_number(values["gain"])
+    return f"the loss on held-out rows is {gain} below that of the base model"
 
 
 def _row_values(folder: Path, event: Measured) -> list[float]:

@@ -84,7 +84,7 @@ def test_a_fitted_model(tmp_path: Path) -> None:
     assert diagnosis is not None and diagnosis.state == "fitted"
     assert diagnosis.values["auc"] == pytest.approx(0.5)
     assert diagnosis.values["gain"] == pytest.approx(1.0)
-    assert "in 50% of all pairs" in diagnosis.sentence
+    assert "in 50 % of all pairs" in diagnosis.sentence
     assert diagnosis.to_json()["state"] == "fitted"
 
 
@@ -93,7 +93,7 @@ def test_training_rows_with_lower_losses_are_memorised(tmp_path: Path) -> None:
     write_validation(tmp_path, LEVEL, [value + 1 for value in LEVEL])
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW, base=LEVEL))
     assert diagnosis is not None and diagnosis.state == "memorised"
-    assert "in 100% of all pairs" in diagnosis.sentence
+    assert "in 100 % of all pairs" in diagnosis.sentence
     assert "it has learned the task too" not in diagnosis.sentence
 
 
@@ -101,7 +101,7 @@ def test_a_model_may_memorise_rows_and_learn_the_task(tmp_path: Path) -> None:
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW))
     assert diagnosis is not None and diagnosis.state == "memorised"
     assert diagnosis.sentence.endswith(
-        "the loss on held-out rows is 1 below that of the base model"
+        "the loss on held-out rows is 1.000 below that of the base model"
     )
 
 

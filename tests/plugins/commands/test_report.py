@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from tests.plugins.commands.conftest import Tunesmith
 
-from tunesmith_plugins.commands.runs.curve import plot
+from tunesmith.storage import lock
 
 
 def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
@@ -23,9 +22,11 @@ def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
     after.write_text("".join(json.dumps(row) + "\n" for row in worse))
     done = tunesmith("report", finished)
     assert done.exit_code == 0, done.output
-    assert f"1 row that {baseline} did better on" in done.stdout
-    (line,) = (line for line in done.stdout.splitlines() if "it forgot" in line)
-    assert line.split()[0] == rows[2]["source"] and "it knew" in line
+    assert "on which another model did better" in done.stdout
+    found = done.stdout[done.stdout.index(f"{rows[2]['source']}, got worse") :].splitlines()[:5]
+    assert "prompt" in found[1] and found[1].split(maxsplit=1)[1] == rows[2]["prompt"][0][1]
+    assert found[2].split()[0] == "expected"
+    assert any("it knew" in line for line in found) and "it forgot" in found[4]
 
 
 def test_the_fit_of_the_training_is_shown(tunesmith: Tunesmith, finished: Path) -> None:
@@ -71,15 +72,20 @@ def test_report_of_a_run_that_was_killed(tunesmith: Tunesmith, finished: Path) -
     assert "tunesmith resume done" in done.stderr
 
 
-def test_the_loss_curve_as_lines() -> None:
-    lines = plot([3.0, 2.0, 1.0], height=3)
-    assert [line.rstrip() for line in lines] == ["3 |•", "  | •", "1 |  •"]
-    assert plot([math.nan]) == []
+def test_a_run_that_is_running_is_not_unfinished(tunesmith: Tunesmith, finished: Path) -> None:
+    lines = (finished / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (finished / "events.jsonl").write_bytes(b"".join(lines[:12]))
+    with lock(finished):
+        done = tunesmith("report", finished)
+        shown = json.loads(tunesmith("report", finished, "--json").stdout)
+    assert "done: running, started" in done.stdout and shown["run"]["status"] == "running"
+    assert "unfinished" not in done.stdout and "tunesmith resume" not in done.stderr
 
 
-def test_other_points_are_in_the_same_curve() -> None:
-    lines = plot([3.0, 2.0, 2.0], height=3, others=[(0.5, 1.0), (1.0, 3.0), (0.0, math.nan)])
-    assert [line.rstrip() for line in lines] == ["3 |• o", "  | ••", "1 | o"]
+def test_the_report_as_markdown(tunesmith: Tunesmith, finished: Path) -> None:
+    done = tunesmith("report", finished, "--markdown")
+    assert done.exit_code == 0 and done.stdout.startswith("# ")
+    assert "| **tuned** |" in done.stdout and "```text\nloss" in done.stdout
 
 
 def test_a_lost_evaluation_is_named(tunesmith: Tunesmith, finished: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.events import JSON
-from tunesmith.storage import LockHolder
+from tunesmith_evidence.report.status import is_running
 
 TAIL_BYTES = 1 << 16
 """Read at the end of a log; a longer last line is read as a whole."""
@@ -94,7 +94,7 @@ def read_run(path: Path) -> RunSummary:
     try:
         first, last = read_ends(path / "events.jsonl")
         if not first:
-            status: Status = "running" if _is_locked(path) else "unfinished"
+            status: Status = "running" if is_running(path) else "unfinished"
             return RunSummary(path=path, status=status, bytes=size)
         return _summarize(path, first, last, size)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -109,7 +109,7 @@ def _summarize(path: Path, first: JSON, last: JSON, size: int) -> RunSummary:
     value = verdict.get("tuned")
     return RunSummary(
         path=path,
-        status="running" if not is_finished and _is_locked(path) else status,
+        status="running" if not is_finished and is_running(path) else status,
         name=str(first["name"]),
         started=str(first["started"]),
         model=str(plan["model"]["base"]),
@@ -152,15 +152,6 @@ def _decode(line: bytes) -> JSON:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
-
-
-def _is_locked(path: Path) -> bool:
-    """Return True if the process that locked the run may be alive."""
-    try:
-        holder = LockHolder(**json.loads((path / "lock").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return False
-    return holder.may_be_alive()
 
 
 def measure_size(path: Path) -> int:

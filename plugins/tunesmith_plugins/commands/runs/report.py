@@ -12,7 +12,10 @@ from tunesmith.execution import execute
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
-from tunesmith_evidence.regressions import find_regressions
+from tunesmith_evidence.formats import format_date
+from tunesmith_evidence.report.answers import read_answers
+from tunesmith_evidence.report.markdown import render_markdown
+from tunesmith_evidence.report.status import find_status
 from tunesmith_plugins.commands.runs import training_view, view
 from tunesmith_plugins.commands.runs.replay import replay_events
 
@@ -24,8 +27,9 @@ from tunesmith_plugins.commands.runs.replay import replay_events
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Number of held-out rows to show that got worse.",
+    help="Number of wrong held-out rows to show, those that got worse first.",
 )
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the report as Markdown.")
 @click.option(
     "--to",
     "reporter",
@@ -36,8 +40,15 @@ from tunesmith_plugins.commands.runs.replay import replay_events
 @json_option
 @common_options
 @pass_state
-def command(state: CliState, run: Path, failures: int, reporter: str | None, as_json: bool) -> None:
-    """Show the results of a run: scores with intervals, verdict, loss curve, regressions.
+def command(
+    state: CliState,
+    run: Path,
+    failures: int,
+    as_markdown: bool,
+    reporter: str | None,
+    as_json: bool,
+) -> None:
+    """Show the results of a run: verdict, scores with intervals, loss curve, wrong rows.
 
     RUN is the run folder. It works also while the run is in progress and after it was killed,
     because all data comes from its event log.
@@ -53,14 +64,18 @@ def command(state: CliState, run: Path, failures: int, reporter: str | None, as_
     if as_json:
         render.print_json(view.to_json(folder.path, report))
         return
+    if as_markdown:
+        render.print_text(render_markdown(report, folder.path, failures).rstrip())
+        return
     show(report, folder, failures)
 
 
 def show(report: Report, folder: RunFolder, failures: int) -> None:
     """Print the report as text."""
     started, finished = report.started, report.finished
-    when = f", started {started.started}" if started else ""
-    render.print_text(f"{one_line(folder.id)}: {report.status}{when}", style="strong")
+    when = f", started {format_date(started.started)}" if started else ""
+    status = find_status(folder.path, report)
+    render.print_text(f"{one_line(folder.id)}: {status}{when}", style="strong")
     if finished is not None and finished.error:
         render.print_text(f"{finished.status}: {finished.error}", style="bad")
     view.show_verdict(report)
@@ -73,10 +88,8 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
         render.print_text()
         view.show_scores(report)
     view.show_fit(folder.path, report)
-    verdict = finished.verdict if finished else {}
-    if failures and verdict:
-        regressions = find_regressions(folder.path, verdict, report)
-        rival = str(verdict.get("rival", ""))
-        training_view.show_regressions(regressions, rival, failures)
+    answers = read_answers(folder.path, report) if failures else None
+    if answers is not None:
+        training_view.show_answers(answers, failures)
     view.show_paths(folder.path, report)
     view.show_next_commands(folder.path, report)

@@ -10,6 +10,9 @@ from tunesmith.events import TUNED, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import format_count, one_line
 from tunesmith_evidence.fit import diagnose_fit
+from tunesmith_evidence.formats import format_interval, format_number
+from tunesmith_evidence.report.headline import list_comparisons
+from tunesmith_evidence.report.status import find_status
 
 TWIN_FREE = ", twin-free"
 """After the name of a metric: without the held-out rows that have a twin in training."""
@@ -22,8 +25,8 @@ def show_scores(report: Report) -> None:
         [
             event.model,
             _metric_text(event, report.metric_label(event.evaluator, event.metric)) + suffix,
-            f"{values['value']:.3f}",
-            f"[{values['low']:.3f}, {values['high']:.3f}]",
+            format_number(values["value"]),
+            format_interval(values["low"], values["high"]),
             f"{values['n']:.0f}",
         ]
         for event in sorted(report.measured.values(), key=_table_order(report))
@@ -54,9 +57,15 @@ def show_verdict(report: Report) -> None:
         text = f"it would change with: {verdict['would_change']}"
         render.print_paragraph(text, style="dim")
     rows = [
-        _comparison_cells(name, comparison)
-        for name, comparison in verdict.get("comparisons", {}).items()
-        if "value" in comparison  # earlier versions wrote other keys
+        [
+            one_line(row.rival),
+            row.value,
+            row.tuned,
+            f"{row.difference} {row.interval}",
+            f"{row.n:,}",
+            one_line(row.outcome),
+        ]
+        for row in list_comparisons(verdict)
     ]
     if rows:
         render.print_text()
@@ -66,18 +75,6 @@ def show_verdict(report: Report) -> None:
             right=(1, 2, 3, 4),
         )
     render.print_text()
-
-
-def _comparison_cells(name: str, comparison: dict[str, Any]) -> list[str]:
-    low, high = comparison["low"], comparison["high"]
-    return [
-        one_line(name),
-        f"{comparison['value']:.3f}",
-        f"{comparison['tuned']:.3f}",
-        f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
-        str(comparison["n"]),
-        one_line(str(comparison["outcome"])),
-    ]
 
 
 def show_fit(folder: Path, report: Report) -> None:
@@ -92,7 +89,9 @@ def show_fit(folder: Path, report: Report) -> None:
 def to_json(folder: Path, report: Report) -> dict[str, Any]:
     """Return the report with the diagnosis of the fit, and the run folder."""
     fit = diagnose_fit(folder, report)
-    return {**report.to_json(), "fit": fit.to_json() if fit else {}, "folder": str(folder)}
+    content = report.to_json()
+    content["run"]["status"] = find_status(folder, report)
+    return {**content, "fit": fit.to_json() if fit else {}, "folder": str(folder)}
 
 
 def show_gates(report: Report) -> None:
@@ -151,7 +150,7 @@ def show_next_commands(folder: Path, report: Report) -> None:
         commands += [f"tunesmith chat {run} --compare base", f"tunesmith report {run}"]
         if report.finished and report.finished.verdict.get("winner"):
             commands.insert(0, f"tunesmith chat {run} --winner")
-    elif report.status in ("failed", "unfinished"):
+    elif find_status(folder, report) in ("failed", "unfinished"):
         commands.append(f"tunesmith resume {run}")
     if commands:
         render.print_note("\nnext commands:")

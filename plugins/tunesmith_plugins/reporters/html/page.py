@@ -34,6 +34,7 @@ from tunesmith_evidence.report.facts import (
     list_predictions,
 )
 from tunesmith_evidence.report.headline import find_headline, group_by_metric, list_comparisons
+from tunesmith_evidence.report.status import find_status
 from tunesmith_plugins.reporters.html.findings import list_findings
 
 PACKAGE = "tunesmith_plugins.reporters.html"
@@ -88,6 +89,7 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
         max_answers: most held-out rows whose answers are on the page.
     """
     verdict = report.finished.verdict if report.finished else {}
+    status = find_status(folder, report)
     answers = _read_answers(folder, report)
     shown = list(_limit_rows(answers.rows[:max_answers])) if answers else []
     names = dict.fromkeys(answer.model for row in shown for answer in row.answers)
@@ -95,8 +97,8 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
     return template.render(
         css=Markup(files(PACKAGE).joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704
         report=report,
-        status=report.status,
-        headline=find_headline(report),
+        status=status,
+        headline=find_headline(report, status),
         comparisons=list(list_comparisons(verdict)),
         metrics=list(_metric_sections(report)),
         gates=list(report.gates.values()),

@@ -1,0 +1,25 @@
+"""The status of a run, also while it is running."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tunesmith.execution.report import Report
+from tunesmith.storage import LockHolder
+
+
+def find_status(folder: Path, report: Report) -> str:
+    """Return ok, failed or stopped; running or unfinished for a run that has not ended."""
+    if report.finished is None and is_running(folder):
+        return "running"
+    return report.status
+
+
+def is_running(folder: Path) -> bool:
+    """Return True if the process that locked the run folder may be alive."""
+    try:
+        holder = LockHolder(**json.loads((folder / "lock").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
+    return holder.may_be_alive()

@@ -1,0 +1,97 @@
+"""A curve as lines of text, for the terminal and Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunesmith_evidence.formats import format_number, format_rate
+from tunesmith_evidence.report.curves import Curve, Points
+from tunesmith_evidence.statistics.downsample import downsample
+
+LOG_RATIO = 50
+"""Ratio of the highest to the lowest value from which on the scale is logarithmic."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The characters of a plot."""
+
+    point: str = "•"
+    dev: str = "○"
+    axis: str = "│"
+    corner: str = "└"
+    line: str = "─"
+
+
+UNICODE = Marks()
+ASCII = Marks("*", "o", "|", "+", "-")
+
+
+def plot_curve(
+    curve: Curve, *, width: int = 60, height: int = 8, marks: Marks = UNICODE
+) -> list[str]:
+    """Return a title, the curve with its dev values, and the steps; nothing below two points.
+
+    The scale is logarithmic if the values differ much.
+    """
+    if len(curve.points) < 2:
+        return []
+    first, last = curve.points[0][0], curve.points[-1][0]
+    values = [value for _, value in (*curve.points, *curve.dev)]
+    log = min(values) > 0 and max(values) / min(values) > LOG_RATIO
+    scaled = [math.log(value) if log else value for _, value in curve.points]
+    dev = [
+        ((step - first) / (last - first), math.log(value) if log else value)
+        for step, value in _inside(curve.dev, first, last)
+    ]
+    title = f"{curve.axis}{', log scale' if log else ''}"
+    title += f"; {marks.dev} on dev rows" if dev else ""
+    lines = _draw(scaled, dev, width, height, marks)
+    low, high = (_format_end(math.exp(v) if log else v) for v in _range(scaled, dev, width))
+    labels = {0: high, height - 1: low}
+    margin = max(len(low), len(high))
+    columns = min(width, len(scaled))
+    steps = f"{first:,}".ljust(max(columns - len(f"{last:,}"), len(f"{first:,}") + 1)) + f"{last:,}"
+    return [
+        title,
+        *(f"{labels.get(n, ''):>{margin}} {marks.axis}{line}" for n, line in enumerate(lines)),
+        f"{'':>{margin}} {marks.corner}{marks.line * columns}",
+        f"{'step':>{margin}}  {steps}",
+    ]
+
+
+def _format_end(value: float) -> str:
+    text = format_number(value)
+    return format_rate(value) if text[0] in "<>" else text
+
+
+def _inside(points: Points, first: int, last: int) -> Points:
+    return [point for point in points if first <= point[0] <= last]
+
+
+def _range(
+    values: Sequence[float], others: Sequence[tuple[float, float]], width: int
+) -> tuple[float, float]:
+    drawn = [*downsample(values, width), *(value for _, value in others)]
+    return min(drawn), max(drawn)
+
+
+def _draw(
+    values: Sequence[float],
+    others: Sequence[tuple[float, float]],
+    width: int,
+    height: int,
+    marks: Marks,
+) -> list[str]:
+    """Draw values, and others at a position between 0 (left) and 1, into lines of text."""
+    points = downsample(values, width)
+    low, high = _range(values, others, width)
+    rows = [[" "] * len(points) for _ in range(height)]
+    drawn = [(column, point, marks.point) for column, point in enumerate(points)]
+    drawn += [(round(x * (len(points) - 1)), value, marks.dev) for x, value in others]
+    for column, point, character in drawn:
+        level = round((point - low) / (high - low) * (height - 1)) if high > low else 0
+        rows[height - 1 - level][column] = character
+    return ["".join(row).rstrip() for row in rows]
