@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -18,27 +19,32 @@ from hypothesis import strategies as st
 from tunesmith.contracts import Reporter
 from tunesmith.events import (
     Event,
+    GateChecked,
     Measured,
+    Monitored,
     Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
+    RunStarted,
     StepFinished,
     TrainingFinished,
     TrainingStarted,
 )
 from tunesmith.storage import RunFolder
+from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_plugins.reporters.console import offer
 from tunesmith_plugins.reporters.console.event_text import (
-    TrainingProgress,
-    estimate_seconds_left,
     format_time_left,
     format_training_start,
 )
 from tunesmith_plugins.reporters.console.live import LiveReporter
 from tunesmith_plugins.reporters.console.plain import PlainReporter
+from tunesmith_plugins.reporters.console.progress import TrainingProgress
 from tunesmith_plugins.reporters.console.sparkline import sparkline
+
+NO_LOG = Path("/nonexistent/events.jsonl")
 
 
 class Terminal(io.StringIO):
@@ -63,7 +69,7 @@ def run_events(steps: int = 100) -> Iterator[Event]:
 def plain(events: Iterator[Event], **options: bool | int) -> list[str]:
     stream = io.StringIO()
     settings = {"every": None, "warnings_only": False, **options}
-    with PlainReporter(stream, **settings) as reporter:  # type: ignore[arg-type]
+    with PlainReporter(stream, NO_LOG, **settings) as reporter:  # type: ignore[arg-type]
         for event in events:
             reporter.report(event)
     return stream.getvalue().splitlines()
@@ -110,7 +116,7 @@ def test_number_of_step_lines(steps: int, every: int | None, count: int) -> None
 
 def test_step_line_shows_loss_speed_memory_and_time_left() -> None:
     line = next(x for x in plain(run_events()) if x.startswith("step 50/"))
-    for text in ("loss 0.0400", "lr 1.00e-03", "2,000 tokens/s", "2.0 GiB", "25 s left"):
+    for text in ("loss 0.040", "lr 0.001", "2,000 tokens/s", "2.0 GiB", "25 s left"):
         assert text in line
 
 
@@ -144,14 +150,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def render(live: LiveReporter) -> str:
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=100, markup=False, highlight=False)
+    console = Console(file=io.StringIO(), width=live._console.width, markup=False, highlight=False)
     console.print(live._render())
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def test_finished_phase_is_one_line_with_its_metrics(terminal: Terminal) -> None:
-    with LiveReporter(terminal) as live:
+    with LiveReporter(terminal, NO_LOG) as live:
         for event in run_events():
             live.report(event)
     shown = terminal.getvalue()
@@ -161,19 +167,23 @@ def test_finished_phase_is_one_line_with_its_metrics(terminal: Terminal) -> None
     assert any("training" in x and "loss 2.000 ->" in x for x in shown.splitlines())
 
 
-def test_training_is_shown_in_two_lines(terminal: Terminal) -> None:
-    with LiveReporter(terminal) as live:
+def test_training_is_shown_with_the_run_below(terminal: Terminal) -> None:
+    with LiveReporter(terminal, NO_LOG) as live:
         for event in run_events():
             if isinstance(event, TrainingFinished):
                 break
             live.report(event)
-        first, second = render(live).rstrip("\n").splitlines()
+        live.report(sample_event(Monitored, metrics={"dev_loss": 0.5}))
+        live.report(sample_event(Monitored, metrics={"dev_loss": 0.75}))
+        first, second, third, run = render(live).rstrip("\n").splitlines()
     assert "training" in first and "step 100/100" in first
     assert "loss" in second and "█" in second and "2,000 tokens/s" in second and "GiB" in second
+    assert "dev loss 0.750" in third and "▁█" in third and "best 0.500" in third
+    assert "run: training" in run and "%" in run
 
 
 def test_phase_is_shown_in_one_line(terminal: Terminal) -> None:
-    with LiveReporter(terminal) as live:
+    with LiveReporter(terminal, NO_LOG) as live:
         live.report(PhaseStarted(phase="tuned: \x1b[31mexact", total=120))
         live.report(PhaseAdvanced(phase="x", done=400))
         shown = render(live)
@@ -181,8 +191,67 @@ def test_phase_is_shown_in_one_line(terminal: Terminal) -> None:
     assert "\x1b[31mexact" not in terminal.getvalue() + shown
 
 
+def test_nothing_is_cut_at_80_columns(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time left is kept where there is no room for the speed."""
+    monkeypatch.setenv("COLUMNS", "80")
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with LiveReporter(terminal, NO_LOG) as live:
+        live.report(
+            PhaseStarted(phase="retrieved-shots: exact-match", total=100_000, unit="prompts")
+        )
+        for done in (1, 40_000):
+            now[0] += 4_000
+            live.report(PhaseAdvanced(phase="x", done=done))
+        shown = render(live).splitlines()
+    assert "40,000/100,000  1 h 40 min left" in shown[0] and "prompts" not in shown[0]
+    assert all("…" not in line[30:] and len(line) <= 80 for line in shown)
+
+
+def test_a_resumed_run_goes_on_where_it_was(terminal: Terminal, tmp_path: Path) -> None:
+    """First loss and curve are those of the whole training, also of the plain lines."""
+    log = tmp_path / "events.jsonl"
+    earlier = [
+        sample_event(StepFinished, step=n, steps=9, loss=loss)
+        for n, loss in ((1, 8.0), (2, 4.0), (3, 4.0), (4, 99.0), (2, 6.0))
+    ]
+    other = sample_event(StepFinished, stage="reward", step=1, loss=77.0)
+    saved = sample_event(Monitored, step=2, metrics={"dev_loss": 5.0})
+    lines = [encode_json(event.to_json()) + "\n" for event in (*earlier, other, saved)]
+    log.write_text("".join(lines))
+    resumed = [
+        sample_event(TrainingStarted, first_step=3, steps=9),
+        sample_event(StepFinished, step=4, steps=9, loss=2.0),
+    ]
+    stream = io.StringIO()
+    plain = PlainReporter(stream, log, every=None, warnings_only=False)
+    with LiveReporter(terminal, log) as live, plain:
+        for event in resumed:
+            live.report(event)
+            plain.report(event)
+        assert live._training is not None
+        assert live._training.losses == [8.0, 6.0, 4.0, 2.0]
+        assert live._training.dev_losses == [5.0]
+        for reporter in (live, plain):
+            reporter.report(sample_event(TrainingFinished, steps=9))
+    assert "loss 8.000 ->" in stream.getvalue() and "loss 8.000 ->" in terminal.getvalue()
+
+
+def test_stages_are_a_path_with_gates(terminal: Terminal) -> None:
+    plan = {"technique": {name: {"skip": name == "none"} for name in ("a", "none", "b", "c")}}
+    with LiveReporter(terminal, NO_LOG) as live:
+        live.report(sample_event(RunStarted, plan=plan))
+        for stage, passed in (("a", True), ("b", False)):
+            live.report(sample_event(TrainingStarted, stage=stage))
+            live.report(sample_event(TrainingFinished, stage=stage))
+            live.report(sample_event(GateChecked, stage=stage, passed=passed, accepted=False))
+        live.report(sample_event(TrainingStarted, stage="c"))
+        path = render(live).splitlines()[-1]
+    assert path.strip() == "✓ a (gate passed) → ✓ b (gate not passed) → ● c"
+
+
 def test_live_display_stops_when_the_run_fails(terminal: Terminal) -> None:
-    with pytest.raises(RuntimeError), LiveReporter(terminal) as live:
+    with pytest.raises(RuntimeError), LiveReporter(terminal, NO_LOG) as live:
         live.report(PhaseStarted(phase="data"))
         raise RuntimeError
     assert not live._live.is_started
@@ -253,9 +322,9 @@ EVENTS = st.one_of(
 @given(st.lists(EVENTS, max_size=12))
 def test_arbitrary_events_are_displayed(events: list[Event]) -> None:
     stream, terminal = io.StringIO(), Terminal()
-    live = LiveReporter(terminal)
+    live = LiveReporter(terminal, NO_LOG)
     live._live.auto_refresh = False
-    with PlainReporter(stream, every=None, warnings_only=False) as lines, live:
+    with PlainReporter(stream, NO_LOG, every=None, warnings_only=False) as lines, live:
         for event in events:
             lines.report(event)
             live.report(event)
@@ -282,9 +351,6 @@ def test_time_left_is_steady() -> None:
 
 def test_time_left_is_empty_if_unknown() -> None:
     assert format_time_left(TrainingProgress().seconds_left) == ""
-    assert math.isnan(estimate_seconds_left(0, 100, 50.0))
-    assert math.isnan(estimate_seconds_left(5, None, 50.0))
-    assert estimate_seconds_left(25, 100, 50.0) == 150.0
     assert (format_time_left(42.4), format_time_left(192.0)) == ("42 s left", "3 min 10 s left")
 
 

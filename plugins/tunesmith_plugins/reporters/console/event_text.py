@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass, field
 
 from tunesmith.events import (
     CompletionSampled,
@@ -15,73 +13,23 @@ from tunesmith.events import (
     Monitored,
     Notice,
     RivalChosen,
-    StepFinished,
     TrainingFinished,
     TrainingStarted,
 )
-from tunesmith.text import format_bytes, format_count, format_duration, one_line, redact
+from tunesmith.text import one_line, redact
+from tunesmith_evidence.formats import (
+    format_count,
+    format_duration,
+    format_interval,
+    format_number,
+    format_size,
+)
+from tunesmith_plugins.reporters.console.progress import TrainingProgress
 
-SPARKLINE_STEPS = 40
-"""Number of recent steps whose loss is shown as a sparkline."""
-LOSS_DECAY = 0.9
-"""Decay per step of the exponential moving average of the loss."""
-SPEED_DECAY = 0.95
-"""Decay per step of the moving averages of time and tokens; high, for a steady time left."""
 STEP_METRICS = 3
 """Most metrics of a technique that are shown with a step."""
 TRAINING = "training"
 NOTICE_LABELS = {"info": "note", "warning": "warning", "error": "error"}
-
-
-@dataclass
-class TrainingProgress:
-    """Moving averages over the training steps: loss, speed and time left."""
-
-    recent_losses: deque[float] = field(default_factory=lambda: deque(maxlen=SPARKLINE_STEPS))
-    last: StepFinished | None = None
-    first_loss: float = math.nan
-    _loss: float = 0.0
-    _loss_weight: float = 0.0
-    _seconds: float = 0.0
-    _tokens: float = 0.0
-    _speed_weight: float = 0.0
-
-    def add(self, step: StepFinished) -> None:
-        """Update the averages with one step."""
-        self.last = step
-        self.recent_losses.append(step.loss)
-        if math.isnan(self.first_loss):
-            self.first_loss = step.loss
-        if math.isfinite(step.loss):
-            self._loss = LOSS_DECAY * self._loss + (1 - LOSS_DECAY) * step.loss
-            self._loss_weight = LOSS_DECAY * self._loss_weight + (1 - LOSS_DECAY)
-        self._seconds = SPEED_DECAY * self._seconds + (1 - SPEED_DECAY) * max(0.0, step.seconds)
-        self._tokens = SPEED_DECAY * self._tokens + (1 - SPEED_DECAY) * step.tokens
-        self._speed_weight = SPEED_DECAY * self._speed_weight + (1 - SPEED_DECAY)
-
-    @property
-    def loss(self) -> float:
-        """Smoothed loss, corrected for the bias of the first steps; NaN before the first step."""
-        return self._loss / self._loss_weight if self._loss_weight else math.nan
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Smoothed speed; 0 if it is unknown."""
-        return self._tokens / self._seconds if self._seconds else 0.0
-
-    @property
-    def seconds_left(self) -> float:
-        """Time for the remaining steps at the recent speed; NaN if it is unknown."""
-        if self.last is None or not self._speed_weight:
-            return math.nan
-        return (self.last.steps - self.last.step) * self._seconds / self._speed_weight
-
-
-def estimate_seconds_left(done: int, total: int | None, elapsed: float) -> float:
-    """Extrapolate the remaining time of a phase; NaN if too little is known."""
-    if not total or done <= 0 or elapsed < 1:
-        return math.nan
-    return max(0, total - done) * elapsed / done
 
 
 def format_time_left(seconds: float) -> str:
@@ -98,7 +46,7 @@ def format_time_left(seconds: float) -> str:
 def format_forecast(event: Forecast) -> str:
     """Format predicted memory and time with their ranges."""
     sizes = (event.memory[name] for name in ("low", "expected", "high"))
-    low, expected, high = (format_bytes(size, binary=True) for size in sizes)
+    low, expected, high = (format_size(size) for size in sizes)
     parts = [f"peak memory {expected} ({low} to {high})"]
     if event.seconds:
         shortest, longest = (format_duration(seconds) for seconds in event.seconds)
@@ -142,11 +90,11 @@ def format_step_metrics(progress: TrainingProgress) -> list[str]:
     if step is None:
         return []
     metrics = [
-        f"{one_line(name, 24)} {value:.3g}"
+        f"{one_line(name, 24)} {format_number(value)}"
         for name, value in list(step.metrics.items())[:STEP_METRICS]
     ]
     speed = f"{progress.tokens_per_second:,.0f} tokens/s" if progress.tokens_per_second else ""
-    memory = format_bytes(step.memory_bytes, binary=True) if step.memory_bytes > 0 else ""
+    memory = format_size(step.memory_bytes) if step.memory_bytes > 0 else ""
     return [text for text in (*metrics, speed, memory) if text]
 
 
@@ -155,13 +103,16 @@ def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> 
     steps = format_count(event.steps, "step")
     if progress.last is None:
         return steps
-    return f"{steps}, loss {progress.first_loss:.3f} -> {progress.loss:.3f}"
+    return f"{steps}, loss {format_number(progress.first_loss)} -> {format_number(progress.loss)}"
 
 
 def format_measurement(event: Measured) -> str:
     """Format a metric with its 95 % interval, also without rows that have a twin in training."""
-    text = f"{one_line(event.metric, 40)} {event.value:.3f} [{event.low:.3f}, {event.high:.3f}]"
-    return f"{text}, twin-free {event.twin_free['value']:.3f}" if event.twin_free else text
+    text = f"{one_line(event.metric, 40)} {format_number(event.value)} "
+    text += format_interval(event.low, event.high)
+    return (
+        f"{text}, twin-free {format_number(event.twin_free['value'])}" if event.twin_free else text
+    )
 
 
 def ends_run(event: Notice) -> bool:
@@ -179,7 +130,7 @@ def format_choice(event: RivalChosen) -> str:
     variant = f"{one_line(event.variant, 60)}, " if event.variant else ""
     metric = one_line(event.metric, 40)
     rows = "training rows, out of fold" if event.folds else "dev rows"
-    return f"{name}: {variant}{metric} {event.dev_score:.3f} on {event.dev_rows} {rows}"
+    return f"{name}: {variant}{metric} {format_number(event.dev_score)} on {event.dev_rows} {rows}"
 
 
 def format_notice(event: Notice) -> str:
@@ -192,7 +143,7 @@ def format_notice(event: Notice) -> str:
 def format_monitor(event: Monitored) -> str:
     """Format the metrics of an evaluation during training."""
     metrics = [
-        f"{one_line(name.replace('_', ' '), 24)} {value:.3g}"
+        f"{one_line(name.replace('_', ' '), 24)} {format_number(value)}"
         for name, value in event.metrics.items()
     ]
     parts = [f"step {event.step}", *metrics, *(["best so far"] if event.best else [])]
@@ -203,7 +154,7 @@ def format_sample(event: CompletionSampled) -> str:
     """Format a sampled completion with its prompt and reward, on one line."""
     exchange = f"{one_line(redact(event.prompt), 60)} -> {one_line(redact(event.completion), 100)}"
     label = format_label("sample", event.stage)
-    return f"{label}: step {event.step}, reward {event.reward:.3g}: {exchange}"
+    return f"{label}: step {event.step}, reward {format_number(event.reward)}: {exchange}"
 
 
 def format_gate(event: GateChecked) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.events import (
+    CheckpointSaved,
     CompletionSampled,
     DataLoaded,
     Event,
@@ -34,16 +36,25 @@ from tunesmith.events import (
     TrainingStarted,
 )
 from tunesmith.terminal import supports_color, supports_unicode
-from tunesmith.text import format_duration, one_line, redact, safe_text
+from tunesmith.text import one_line, redact, safe_text
+from tunesmith_evidence.formats import format_duration, format_number
 from tunesmith_plugins.reporters.console import event_text
-from tunesmith_plugins.reporters.console.event_text import TRAINING, TrainingProgress
+from tunesmith_plugins.reporters.console.event_text import TRAINING
+from tunesmith_plugins.reporters.console.progress import (
+    DEV_LOSS,
+    PhaseProgress,
+    RunProgress,
+    TrainingProgress,
+    describe_path,
+    restore_progress,
+)
 from tunesmith_plugins.reporters.console.sparkline import ASCII_BLOCKS, BLOCKS, sparkline
 
 LABEL_WIDTH, DURATION_WIDTH = 24, 11
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 28
 COUNT_WIDTH = 36
 """Columns right of the bar that are reserved for count, speed and time left."""
-MIN_SPARKLINE_WIDTH = 10
+MIN_SPARKLINE_WIDTH, MAX_SPARKLINE_WIDTH = 10, 40
 INDENT = 2
 REFRESHES_PER_SECOND = 4
 
@@ -60,10 +71,13 @@ class _FinishedPhase:
 class LiveReporter:
     """The live display. A thread of rich redraws it; events only change its state."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, log: Path) -> None:
+        now = time.monotonic()
+        self._log = log
+        self._run = RunProgress(now)
+        self._stage = ""
         self._phase: PhaseStarted | None = None
-        self._done = 0
-        self._phase_start = 0.0
+        self._progress = PhaseProgress(None, now)
         self._training: TrainingProgress | None = None
         self._finished: _FinishedPhase | None = None
         self._console = Console(
@@ -76,6 +90,7 @@ class LiveReporter:
         )
         unicode = supports_unicode(stream)
         self._check_mark, self._blocks = ("✓", BLOCKS) if unicode else ("ok", ASCII_BLOCKS)
+        self._path_marks = ("✓", "●", "○", "→") if unicode else ("[x]", "[>]", "[ ]", "->")
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -102,6 +117,7 @@ class LiveReporter:
         """Update the display, and print finished phases above it."""
         if not isinstance(event, Measured):
             self._print_finished()
+        self._run.add(event, time.monotonic())
         match event:
             case RunStarted():
                 self._print(f"{'resuming' if event.resumed else 'starting'} {event.run}", "bold")
@@ -115,7 +131,7 @@ class LiveReporter:
                 self._add_measurement(event)
             case PhaseStarted() | PhaseAdvanced() | PhaseEnded():
                 self._update_phase(event)
-            case TrainingStarted() | StepFinished() | TrainingFinished():
+            case TrainingStarted() | StepFinished() | CheckpointSaved() | TrainingFinished():
                 self._update_training(event)
             case Monitored() | CompletionSampled() | GateChecked() | RivalChosen():
                 self._print_evaluation(event)
@@ -130,6 +146,8 @@ class LiveReporter:
                 if text := event_text.format_choice(event):
                     self._print(text, "dim", INDENT)
             case Monitored():
+                if self._training is not None and DEV_LOSS in event.metrics:
+                    self._training.dev_losses.append(event.metrics[DEV_LOSS])
                 self._print(event_text.format_monitor(event), "dim", INDENT)
             case CompletionSampled():
                 self._print(event_text.format_sample(event), "dim", INDENT)
@@ -138,21 +156,27 @@ class LiveReporter:
                 self._print(event_text.format_gate(event), style, INDENT)
 
     def _update_phase(self, event: PhaseStarted | PhaseAdvanced | PhaseEnded) -> None:
+        now = time.monotonic()
         match event:
             case PhaseStarted():
-                self._phase, self._done, self._phase_start = event, 0, time.monotonic()
+                self._phase, self._progress = event, PhaseProgress(event.total, now)
             case PhaseAdvanced():
-                self._done = event.done
+                self._progress.advance(event.done, now)
             case PhaseEnded():
                 self._phase = None
                 # Its metrics follow immediately and are printed on the same line.
                 self._finished = _FinishedPhase(event.phase, event.seconds)
 
-    def _update_training(self, event: TrainingStarted | StepFinished | TrainingFinished) -> None:
+    def _update_training(
+        self, event: TrainingStarted | StepFinished | CheckpointSaved | TrainingFinished
+    ) -> None:
         match event:
+            case CheckpointSaved():
+                if self._training is not None:
+                    self._training.add_overhead(event.seconds)
             case TrainingStarted():
-                self._phase, self._training = None, TrainingProgress()
-                self._phase_start = time.monotonic()
+                self._phase, self._training = None, restore_progress(self._log, event)
+                self._progress, self._stage = PhaseProgress(None, time.monotonic()), event.stage
                 self._print(event_text.format_training_start(event), "dim", INDENT)
             case StepFinished():
                 self._training = self._training or TrainingProgress()
@@ -160,7 +184,7 @@ class LiveReporter:
             case TrainingFinished():
                 text = event_text.format_training_end(event, self._training or TrainingProgress())
                 name = event_text.format_label(TRAINING, event.stage)
-                self._training = None
+                self._training, self._stage = None, ""
                 self._print_phase(_FinishedPhase(name, event.seconds, [text]))
 
     def _add_measurement(self, event: Measured) -> None:
@@ -196,58 +220,95 @@ class LiveReporter:
         self._console.print(Padding(text, (0, 0, 0, indent), expand=False))
 
     def _render(self) -> RenderableType:
-        """Render the current phase. The thread of the display calls this."""
+        """Render the current phase and the run. The thread of the display calls this."""
+        now = time.monotonic()
         training, phase = self._training, self._phase
-        elapsed = time.monotonic() - self._phase_start
+        current = training.seconds_left if training else 0.0
         if training is not None:
-            if training.last is not None:
-                return self._render_training(training, training.last)
-            return self._render_row(
-                TRAINING, None, f"first step, {format_duration(round(elapsed))}"
-            )
-        if phase is None:
-            return Text("")
-        return self._render_phase(phase, self._done, elapsed)
+            rows = self._render_training(training, now)
+        elif phase is not None:
+            rows = [self._render_phase(phase, now)]
+        else:
+            rows = []
+        return Group(*rows, *self._render_run(now, current)) if rows else Text("")
 
-    def _render_training(self, progress: TrainingProgress, step: StepFinished) -> RenderableType:
+    def _render_training(self, progress: TrainingProgress, now: float) -> list[RenderableType]:
+        step = progress.last
+        if step is None:
+            elapsed = format_duration(round(now - self._progress.started))
+            return [self._render_row(TRAINING, None, ["first step", elapsed])]
         time_left = event_text.format_time_left(progress.seconds_left)
-        count = f"step {step.step}/{step.steps}"
         name = event_text.format_label(TRAINING, step.stage)
         bar = self._render_bar(step.step, step.steps)
-        first = self._render_row(name, bar, "  ".join(filter(None, [count, time_left])))
-        loss = f"loss {progress.loss:.3f}" if math.isfinite(progress.loss) else "loss ?"
-        second = self._fit_step_line(loss, progress)
-        return Group(first, Text(safe_text(f"{'':{INDENT}}{second}"), style="dim", no_wrap=True))
-
-    def _fit_step_line(self, loss: str, progress: TrainingProgress) -> str:
-        """Join loss, sparkline and metrics; shorten the sparkline, then drop the last metrics."""
+        rows: list[RenderableType] = [
+            self._render_row(name, bar, [f"step {step.step:,}/{step.steps:,}", time_left])
+        ]
         metrics = event_text.format_step_metrics(progress)
-        room = self._console.width - INDENT - len(loss) - 2
+        rows.append(
+            self._render_curve(f"loss {format_number(progress.loss)}", progress.losses, metrics)
+        )
+        if progress.dev_losses:
+            last, best = progress.dev_losses[-1], min(progress.dev_losses)
+            parts = [f"best {format_number(best)}"]
+            label = f"dev loss {format_number(last)}"
+            rows.append(self._render_curve(label, progress.dev_losses, parts))
+        return rows
+
+    def _render_curve(
+        self, label: str, values: Sequence[float], metrics: Sequence[str]
+    ) -> RenderableType:
+        """Join label, sparkline and metrics; shorten the sparkline, then drop the last metrics."""
+        metrics = list(metrics)
+        room = self._console.width - INDENT - len(label) - 2
         while metrics and sum(len(text) + 2 for text in metrics) > room - MIN_SPARKLINE_WIDTH:
             metrics.pop()
         width = max(MIN_SPARKLINE_WIDTH, room - sum(len(text) + 2 for text in metrics))
-        curve = sparkline(list(progress.recent_losses)[-width:], blocks=self._blocks)
-        return "  ".join([loss, curve, *metrics])
+        curve = sparkline(values, min(width, MAX_SPARKLINE_WIDTH), blocks=self._blocks)
+        line = safe_text("  ".join([label, curve, *metrics]))
+        return Text(f"{'':{INDENT}}{line}", style="dim", no_wrap=True)
 
-    def _render_phase(self, phase: PhaseStarted, done: int, elapsed: float) -> RenderableType:
+    def _render_phase(self, phase: PhaseStarted, now: float) -> RenderableType:
         """Render the bar, count, speed and time left of a phase."""
+        progress, elapsed = self._progress, now - self._progress.started
         if not phase.total:
-            return self._render_row(phase.phase, None, format_duration(round(elapsed)))
-        seconds_left = event_text.estimate_seconds_left(done, phase.total, elapsed)
-        done_so_far = min(done, phase.total)
-        has_speed = done > 0 and elapsed > 1
-        speed = f"{done / elapsed:.1f} {one_line(phase.unit, 12)}/s" if has_speed else ""
-        parts = [f"{done_so_far}/{phase.total}", speed, event_text.format_time_left(seconds_left)]
-        bar = self._render_bar(done_so_far, phase.total)
-        return self._render_row(phase.phase, bar, "  ".join(filter(None, parts)))
+            return self._render_row(phase.phase, None, [format_duration(round(elapsed))])
+        done = min(progress.done, phase.total)
+        seconds = progress.seconds_per_unit(now)
+        speed = f"{1 / seconds:.1f} {one_line(phase.unit, 12)}/s" if seconds > 0.001 else ""
+        time_left = event_text.format_time_left(progress.seconds_left(now))
+        bar = self._render_bar(done, phase.total)
+        return self._render_row(phase.phase, bar, [f"{done:,}/{phase.total:,}", time_left, speed])
 
-    def _render_row(self, name: str, bar: ProgressBar | None, text: str) -> Table:
+    def _render_run(self, now: float, current: float) -> list[RenderableType]:
+        """Render the bar of the whole run, and the path of its stages if it has any."""
+        left = self._run.seconds_left(now, current)
+        share = self._run.share(now, left)
+        time_left = event_text.format_time_left(left)
+        parts = [f"{share:.0%}" if share else "", f"about {time_left}" if time_left else ""]
+        elapsed = format_duration(round(now - self._run.started))
+        bar = self._render_bar(round(1000 * share), 1000)
+        rows: list[RenderableType] = [
+            self._render_row(f"run: {self._run.part}", bar, [*filter(None, parts)] or [elapsed])
+        ]
+        if len(self._run.stages) > 1:
+            path = describe_path(self._run, self._stage, self._path_marks)
+            text = Text(f"{'':{INDENT}}{safe_text(path)}", style="dim", no_wrap=True)
+            text.truncate(self._console.width, overflow="ellipsis")
+            rows.append(text)
+        return rows
+
+    def _render_row(self, name: str, bar: ProgressBar | None, parts: Sequence[str]) -> Table:
+        """Render a label, a bar, and as many of the parts as there is room for."""
+        width = INDENT + LABEL_WIDTH + 1 + (self._bar_width + 1 if bar else 0)
+        shown = [part for part in parts if part]
+        while len(shown) > 1 and len("  ".join(shown)) > self._console.width - width:
+            shown.pop()
         row = Table.grid(padding=(0, 1))
         row.add_column(width=INDENT + LABEL_WIDTH, no_wrap=True)
         row.add_column(width=self._bar_width if bar else 0)
         row.add_column(no_wrap=True, overflow="ellipsis")
         label = Text(f"{'':{INDENT}}{one_line(name, LABEL_WIDTH)}")
-        row.add_row(label, bar or Text(""), Text(safe_text(text)))
+        row.add_row(label, bar or Text(""), Text(safe_text("  ".join(shown))))
         return row
 
     def _render_bar(self, done: int, total: int) -> ProgressBar:

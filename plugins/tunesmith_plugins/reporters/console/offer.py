@@ -37,8 +37,11 @@ def build(options: ConsoleOptions, folder: RunFolder) -> Reporter:
     if options.progress == "bar" or auto_live:
         from tunesmith_plugins.reporters.console.live import LiveReporter
 
-        return LiveReporter(sys.stderr)
-    return PlainReporter(sys.stderr, every=options.every, warnings_only=options.progress == "off")
+        return LiveReporter(sys.stderr, folder.events)
+    warnings_only = options.progress == "off"
+    return PlainReporter(
+        sys.stderr, folder.events, every=options.every, warnings_only=warnings_only
+    )
 
 
 CONSOLE = ReporterOffer(

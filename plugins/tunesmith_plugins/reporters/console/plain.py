@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
@@ -26,9 +27,15 @@ from tunesmith.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from tunesmith.text import format_duration, redact, safe_text
+from tunesmith.text import redact, safe_text
+from tunesmith_evidence.formats import format_duration, format_number, format_rate
 from tunesmith_plugins.reporters.console import event_text
-from tunesmith_plugins.reporters.console.event_text import TRAINING, TrainingProgress
+from tunesmith_plugins.reporters.console.event_text import TRAINING
+from tunesmith_plugins.reporters.console.progress import (
+    PhaseProgress,
+    TrainingProgress,
+    restore_progress,
+)
 
 DEFAULT_STEP_LINES = 20
 """Number of step lines if the options do not set an interval."""
@@ -41,13 +48,17 @@ PROGRESS_INTERVAL = 30.0
 class PlainReporter:
     """Prints one line for each event that a reader of a log needs."""
 
-    def __init__(self, stream: TextIO, *, every: int | None, warnings_only: bool) -> None:
+    def __init__(
+        self, stream: TextIO, log: Path, *, every: int | None, warnings_only: bool
+    ) -> None:
         self._stream = stream
+        self._log = log
         self._every = every
         self._warnings_only = warnings_only
         self._training = TrainingProgress()
         self._phase = PhaseStarted(phase="")
-        self._phase_start = self._last_line = time.monotonic()
+        self._progress = PhaseProgress(None, time.monotonic())
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> PlainReporter:
         return self
@@ -75,7 +86,8 @@ class PlainReporter:
                 return f"{'resuming' if event.resumed else 'starting'} {event.run}"
             case PhaseStarted():
                 self._phase = event
-                self._phase_start = self._last_line = time.monotonic()
+                self._last_line = time.monotonic()
+                self._progress = PhaseProgress(event.total, self._last_line)
             case PhaseAdvanced():
                 return self._progress_line(event)
             case PhaseEnded() if event.seconds >= MIN_PHASE_SECONDS:
@@ -97,12 +109,13 @@ class PlainReporter:
     def _training_line(self, event: Event) -> str:
         match event:
             case TrainingStarted():
-                self._training = TrainingProgress()
+                self._training = restore_progress(self._log, event)
                 return event_text.format_training_start(event)
             case StepFinished():
                 self._training.add(event)
                 return self._step_line(event)
             case CheckpointSaved():
+                self._training.add_overhead(event.seconds)
                 return f"checkpoint saved: step {event.step}"
             case TrainingFinished():
                 text = event_text.format_training_end(event, self._training)
@@ -120,12 +133,14 @@ class PlainReporter:
 
     def _progress_line(self, event: PhaseAdvanced) -> str:
         """Return a progress line if the last line of this phase is long ago."""
-        now = time.monotonic()
-        if event.phase != self._phase.phase or now - self._last_line < PROGRESS_INTERVAL:
+        if event.phase != self._phase.phase:
+            return ""
+        now, total = time.monotonic(), self._phase.total
+        self._progress.advance(event.done, now)
+        if now - self._last_line < PROGRESS_INTERVAL:
             return ""
         self._last_line = now
-        total = self._phase.total
-        seconds = event_text.estimate_seconds_left(event.done, total, now - self._phase_start)
+        seconds = self._progress.seconds_left(now)
         count = f"{event.done:,} of {total:,}" if total else f"{event.done:,}"
         time_left = event_text.format_time_left(seconds)
         return ", ".join(filter(None, [f"{event.phase}: {count}", time_left]))
@@ -137,8 +152,8 @@ class PlainReporter:
         is_last = step.step >= step.steps
         parts = [
             f"step {step.step}/{step.steps}",
-            f"loss {step.loss:.4f}",
-            f"lr {step.learning_rate:.2e}",
+            f"loss {format_number(step.loss)}",
+            f"lr {format_rate(step.learning_rate)}",
             *event_text.format_step_metrics(self._training),
             "" if is_last else event_text.format_time_left(self._training.seconds_left),
         ]

@@ -1,0 +1,274 @@
+"""How far a phase, a training and a run are, and how long they will still take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunesmith.events import (
+    TUNED,
+    DataLoaded,
+    Event,
+    Forecast,
+    GateChecked,
+    Measured,
+    Monitored,
+    RivalChosen,
+    RunStarted,
+    StepFinished,
+    TrainingFinished,
+    TrainingStarted,
+)
+from tunesmith.storage import read_known_events
+
+LOSS_DECAY = 0.9
+"""Decay per step of the exponential moving average of the loss."""
+SPEED_DECAY = 0.95
+"""Decay per step of the moving averages of time and tokens; high, for a steady time left."""
+SETTLED = 0.05
+"""Share of a phase after which its speed is known: before, no time left is shown."""
+DEV_LOSS = "dev_loss"
+
+
+@dataclass
+class PhaseProgress:
+    """How much of a phase is done, and how fast.
+
+    What comes before the first unit is done takes longer than a unit: caches are filled, code is
+    compiled, and other units are begun. It is left out of the speed.
+    """
+
+    total: int | None
+    started: float
+    """Time of the start, in seconds of any clock."""
+    done: int = 0
+    _first: tuple[int, float] | None = None
+
+    def advance(self, done: int, now: float) -> None:
+        """Set the number of units that are done."""
+        self.done = done
+        if self._first is None and done > 0:
+            self._first = done, now
+
+    def seconds_per_unit(self, now: float) -> float:
+        """Return the time of a unit; NaN if too little is known."""
+        if self._first is None or self.done <= self._first[0]:
+            return math.nan
+        return (now - self._first[1]) / (self.done - self._first[0])
+
+    def seconds_left(self, now: float) -> float:
+        """Return the time for the rest; NaN if too little is known."""
+        if not self.total or self.done < SETTLED * self.total:
+            return math.nan
+        return max(0, self.total - self.done) * self.seconds_per_unit(now)
+
+
+@dataclass
+class TrainingProgress:
+    """Moving averages over the training steps: loss, speed and time left."""
+
+    losses: list[float] = field(default_factory=list)
+    """The loss of each step, also of those before the run was resumed."""
+    dev_losses: list[float] = field(default_factory=list)
+    last: StepFinished | None = None
+    _loss: float = 0.0
+    _loss_weight: float = 0.0
+    _seconds: float = 0.0
+    _tokens: float = 0.0
+    _speed_weight: float = 0.0
+    _timed_steps: int = 0
+    _overhead: float = 0.0
+
+    def add(self, step: StepFinished) -> None:
+        """Update the averages with one step."""
+        self.last = step
+        self._add_loss(step.loss)
+        if self._timed_steps == 1:
+            # The first step of a process compiles and allocates: it only counts while it is alone.
+            self._seconds = self._tokens = self._speed_weight = 0.0
+        self._timed_steps += 1
+        self._seconds = SPEED_DECAY * self._seconds + (1 - SPEED_DECAY) * max(0.0, step.seconds)
+        self._tokens = SPEED_DECAY * self._tokens + (1 - SPEED_DECAY) * step.tokens
+        self._speed_weight = SPEED_DECAY * self._speed_weight + (1 - SPEED_DECAY)
+
+    def add_overhead(self, seconds: float) -> None:
+        """Add time between steps, such as that of a checkpoint."""
+        self._overhead += max(0.0, seconds) if math.isfinite(seconds) else 0.0
+
+    def _add_loss(self, loss: float) -> None:
+        self.losses.append(loss)
+        if math.isfinite(loss):
+            self._loss = LOSS_DECAY * self._loss + (1 - LOSS_DECAY) * loss
+            self._loss_weight = LOSS_DECAY * self._loss_weight + (1 - LOSS_DECAY)
+
+    @property
+    def first_loss(self) -> float:
+        """The loss of the first step; NaN before it."""
+        return self.losses[0] if self.losses else math.nan
+
+    @property
+    def loss(self) -> float:
+        """Smoothed loss, corrected for the bias of the first steps; NaN before the first step."""
+        return self._loss / self._loss_weight if self._loss_weight else math.nan
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Smoothed speed; 0 if it is unknown."""
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Time for the remaining steps at the recent speed; NaN if it is unknown."""
+        if self.last is None or not self._speed_weight:
+            return math.nan
+        step = self._seconds / self._speed_weight + self._overhead / self._timed_steps
+        return max(0, self.last.steps - self.last.step) * step
+
+
+def restore_progress(log: Path, started: TrainingStarted) -> TrainingProgress:
+    """Return the progress of a stage before its first step, with the losses of earlier processes.
+
+    Args:
+        log: the events of the run.
+        started: the start of the training; ``first_step`` is the number of steps done before it.
+    """
+    progress = TrainingProgress()
+    if not started.first_step or not log.is_file():
+        return progress
+    losses, dev = dict[int, float](), dict[int, float]()
+    for event in read_known_events(log):
+        if isinstance(event, StepFinished) and event.stage == started.stage:
+            losses[event.step] = event.loss
+        elif isinstance(event, Monitored) and event.stage == started.stage:
+            dev[event.step] = event.metrics.get(DEV_LOSS, math.nan)
+    for step in sorted(step for step in losses if step <= started.first_step):
+        progress._add_loss(losses[step])
+    progress.dev_losses += [
+        dev[step] for step in sorted(dev) if step <= started.first_step and math.isfinite(dev[step])
+    ]
+    return progress
+
+
+@dataclass
+class RunProgress:
+    """The parts of a run: rivals, training with its stages, evaluation of the tuned model.
+
+    Their time is known from the forecast, from the rivals that were measured on the same rows, and
+    from what is running.
+    """
+
+    started: float
+    """Time of the start, in seconds of any clock."""
+    stages: list[str] = field(default_factory=list)
+    gates: dict[str, bool] = field(default_factory=dict)
+    """By stage: False if a gate of it did not pass, and was not accepted."""
+    finished: set[str] = field(default_factory=set)
+    part: str = "data"
+    _training_seconds: float = math.nan
+    _training_started: float = math.nan
+    _rivals: int = 0
+    _measured: int = 0
+    _measuring: float = 0.0
+    _evaluation: dict[str, float] = field(default_factory=dict)
+    """Seconds that the evaluation of the tuned model will take, by evaluator and metric."""
+    _heldout: int = 0
+    _share: float = 0.0
+
+    def add(self, event: Event, now: float) -> None:  # noqa: C901 - one case for each kind of event
+        """Update the parts by the next event."""
+        match event:
+            case RunStarted():
+                self.started = now
+                self.stages = find_stages(event.plan)
+            case DataLoaded():
+                self._heldout, self.part = event.heldout, "rivals"
+            case Forecast() if event.seconds:
+                self._training_seconds = sum(event.seconds) / 2
+            case RivalChosen() if not event.skipped:
+                self._rivals += 1
+            case Measured():
+                self._add_measured(event)
+            case TrainingStarted():
+                if self.part != "training":
+                    self._training_started = now
+                self.part = "training"
+                if event.stage and event.stage not in self.stages:
+                    self.stages.append(event.stage)
+            case TrainingFinished() if event.stage:
+                self.finished.add(event.stage)
+            case TrainingFinished():
+                self.part = "evaluation"
+            case GateChecked():
+                is_fine = event.passed or event.accepted
+                self.gates[event.stage] = self.gates.get(event.stage, True) and is_fine
+            case _:
+                pass
+
+    def _add_measured(self, event: Measured) -> None:
+        key = f"{event.evaluator}\n{event.metric}"
+        if event.model == TUNED:
+            self._evaluation[key] = 0.0
+        elif self.part == "rivals":
+            self._measured += 1
+            self._measuring += event.seconds
+            rows = self._heldout / max(event.n, 1)
+            # The tuned model generates and scores as the base model does; classifiers do not.
+            seconds = event.seconds * rows if event.model == "zero-shot" else 0.0
+            self._evaluation[key] = max(self._evaluation.get(key, 0.0), seconds)
+
+    def seconds_left(self, now: float, current: float) -> float:
+        """Return the time until the end of the run; NaN if too little is known.
+
+        ``current``: seconds that the training of the present stage will still take.
+        """
+        evaluation = sum(self._evaluation.values())
+        match self.part:
+            case "rivals":
+                if not self._rivals or not self._measured:
+                    return math.nan
+                others = max(0, self._rivals - self._measured)
+                left = others * self._measuring / self._measured
+                return left + self._training_seconds + evaluation
+            case "training":
+                if len(self.finished) + 1 < len(self.stages):  # later stages are in the forecast
+                    left = self._training_seconds - (now - self._training_started)
+                    current = max(current, left) if math.isfinite(left) else math.nan
+                return current + evaluation
+            case "evaluation":
+                return evaluation
+            case _:
+                return math.nan
+
+    def share(self, now: float, left: float) -> float:
+        """Return the share of the run that is done, between 0 and 1; it never falls."""
+        elapsed = now - self.started
+        if math.isfinite(left) and elapsed + left > 0:
+            self._share = max(self._share, min(1.0, elapsed / (elapsed + left)))
+        return self._share
+
+
+def find_stages(plan: dict[str, Any]) -> list[str]:
+    """Return the stages of a technique, in order: the tables of its options that can be skipped."""
+    technique = plan.get("technique", {})
+    tables = technique.items() if isinstance(technique, dict) else ()
+    return [
+        name for name, table in tables if isinstance(table, dict) and table.get("skip") is False
+    ]
+
+
+def describe_path(run: RunProgress, current: str, marks: Sequence[str]) -> str:
+    """Return the stages as a path, with the gates that were passed.
+
+    ``marks``: of a stage that is done, of the current one, of one to come, and the arrow.
+    """
+    done, here, later, arrow = marks
+    parts = []
+    for stage in run.stages:
+        mark = done if stage in run.finished else here if stage == current else later
+        gate = run.gates.get(stage)
+        text = "" if gate is None else " (gate passed)" if gate else " (gate not passed)"
+        parts.append(f"{mark} {stage}{text}")
+    return f" {arrow} ".join(parts)
