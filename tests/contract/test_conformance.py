@@ -109,6 +109,12 @@ def samples() -> dict[str, dict[str, Any]]:
         "reward-margin": {"run": str(tiny_model())},
         "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
         "length": {"run": str(tiny_model()), "max_new_tokens": 16},
+        "canaries": {"run": str(tiny_model()), "file": write("canaries.json", canaries())},
+        "safety": {
+            "run": str(tiny_model()),
+            "prompts": write("harm.jsonl", '{"prompt": "q"}\n' * 12),
+            "max_new_tokens": 8,
+        },
         "forgetting": {
             "run": str(tiny_model()),
             "texts": write("texts.jsonl", '{"text": "One two three."}\n' * 12),
@@ -116,6 +122,13 @@ def samples() -> dict[str, dict[str, Any]]:
         **{name: quick_options(offer) for name, offer in techniques().items()},
         "rlhf": STAGES,
     }
+
+
+def canaries() -> str:
+    """Return a file of canaries."""
+    from tunesmith_evidence.side_effects.canaries import draw_canaries
+
+    return json.dumps(draw_canaries("chat", [1, 4], 100, seed=1).to_json())
 
 
 def kit_answers() -> list[str]:
@@ -157,6 +170,17 @@ EXPECTED_FAILURES: dict[str, str] = {
     **{
         f"kl: {check}[kl]": _NO_TOKENS
         for check in ("metrics_are_declared", "same_result_twice", "does_not_depend_on_batching")
+    },
+    **{
+        f"memorisation: {check}[memorisation]": (
+            "it completes the training rows of a run, and the kit measures without one"
+        )
+        for check in (
+            "metrics_are_declared",
+            "same_result_twice",
+            "does_not_depend_on_batching",
+            "handles_empty",
+        )
     },
     **{
         f"code: {check}[code]": "it needs tests in each row, which the kit's records do not have"

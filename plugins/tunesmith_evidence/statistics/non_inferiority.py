@@ -40,6 +40,23 @@ class NonInferiority:
     resolved: float | None
     """Margin below which a harm of zero is found to be in four of five cases; None: not known."""
 
+    @property
+    def bounds(self) -> str:
+        """The bounds and the margin in words."""
+        return f"one-sided 95 % bounds [{self.low:+.3f}, {self.high:+.3f}], margin {self.margin:g}"
+
+    def describe(self, harmed: str, not_harmed: str, figures: str, rows: str) -> str:
+        """Return the outcome in words, before the figures that it follows from.
+
+        Args:
+            rows: the plural of what was measured, such as ``texts``.
+        """
+        words = {"harmed": harmed, "not harmed": not_harmed, "unclear": f"not enough {rows}"}
+        more = ""
+        if self.outcome == "unclear" and self.rows_needed and self.rows_needed > self.n:
+            more = f"; {self.rows_needed:,} {rows} would decide"
+        return f"{words[self.outcome]}: {figures}{more}"
+
     def to_json(self) -> JSON:
         """Return the result as a part of a measurement's details; ``holds`` is for the gate."""
         return {**asdict(self), "holds": self.outcome == "not harmed"}

@@ -88,6 +88,12 @@ def open_other_model(options: ComparisonOptions, run: RunContext | None) -> Text
     return None if artifact is None else run.open(artifact)
 
 
+def open_base_of_tuned(options: ComparisonOptions, run: RunContext | None) -> TextModel | None:
+    """Return the model to compare a tuned one with; None before the run has trained a model."""
+    is_early = run is not None and "" not in run.artifacts
+    return None if is_early else open_other_model(options, run)
+
+
 def _stage_artifact(name: str, run: RunContext, option: str) -> Path | None:
     """Return the artifact of a stage; None if the run has not reached it yet.
 

@@ -98,16 +98,16 @@ def open_target(choice: Choice) -> Target:
 
 def _open_run(choice: Choice, run: Path) -> Target:
     folder, plan, catalog = api.load_run(run, files=choice.files, disabled=choice.disabled)
-    if choice.data is None and not choice.evaluators and not choice.sets:
-        records = [*load_data(plan)[1].heldout]
-    else:
+    parts = load_data(plan)[1]
+    records: Sequence[Record] = [*parts.heldout]
+    if choice.data is not None or choice.evaluators or choice.sets:
         stored = plan.to_json()
         tables = {name: stored[name] for name in ("model", "technique", "plugins")}
         if stored["evaluators"]:
             tables["evaluators"] = stored["evaluators"]
         tables["data"] = _replace_file(stored["data"], choice.data)
-        original, (plan, catalog) = plan, _load_plan(tables, choice)
-        records = load_rows(plan) if choice.data else [*load_data(original)[1].heldout]
+        plan, catalog = _load_plan(tables, choice)
+        records = load_rows(plan) if choice.data else records
     if choice.which == "winner":
         target = _build("winner", plan, catalog, records, None)
         return Target(
@@ -115,7 +115,7 @@ def _open_run(choice: Choice, run: Path) -> Target:
             lambda: (open_winner(folder, plan)[1], target.open()[1]),
         )  # fmt: skip
     artifact = _find_artifact(folder) if choice.which == "tuned" else None
-    return _build(choice.which, plan, catalog, records, artifact)
+    return _build(choice.which, plan, catalog, records, artifact, parts.train)
 
 
 def _find_artifact(folder: RunFolder) -> Path:
@@ -129,7 +129,12 @@ def _find_artifact(folder: RunFolder) -> Path:
 
 
 def _build(
-    label: str, plan: Plan, catalog: Catalog, records: Sequence[Record], artifact: Path | None
+    label: str,
+    plan: Plan,
+    catalog: Catalog,
+    records: Sequence[Record],
+    artifact: Path | None,
+    train: Sequence[Record] = (),
 ) -> Target:
     if not records:
         raise UsageError("there are no rows to measure on")
@@ -150,7 +155,11 @@ def _build(
             model = PromptedModel(model, plan.baselines.system_prompt)
         artifacts = {} if artifact is None else {"": artifact}
         return model, RunContext(
-            model=base, device=plan.run.device, artifacts=artifacts, open=open_artifact
+            model=base,
+            device=plan.run.device,
+            artifacts=artifacts,
+            open=open_artifact,
+            train=train,
         )
 
     return Target(label, plan, evaluators, records, load)

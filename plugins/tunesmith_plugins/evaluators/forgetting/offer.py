@@ -24,7 +24,7 @@ from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compar
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
-    open_other_model,
+    open_base_of_tuned,
 )
 
 METRIC = Metric(
@@ -72,9 +72,7 @@ class Forgetting(ComparingEvaluator):
             DataError: the file of texts cannot be used.
         """
         texts = read_text_rows(Path(self.options.texts), ["text"])
-        other = None
-        if run is None or "" in run.artifacts:
-            other = open_other_model(self.options, run)
+        other = open_base_of_tuned(self.options, run)
         if other is None:
             return []
         tuned, weights = measure_losses(model, texts)
@@ -108,17 +106,9 @@ def describe(found: NonInferiority) -> str:
     """Return the verdict with the figures that it follows from."""
     figures = (
         f"the loss on {found.n} general texts rose by {found.value:+.3f} nats per token, "
-        f"one-sided 95 % bounds [{found.low:+.3f}, {found.high:+.3f}], margin {found.margin:g}"
+        f"{found.bounds}"
     )
-    match found.outcome:
-        case "harmed":
-            return f"forgets: {figures}"
-        case "not harmed":
-            return f"does not forget: {figures}"
-        case _:
-            needed = found.rows_needed
-            more = f"; {needed:,} texts would decide" if needed and needed > found.n else ""
-            return f"not enough texts: {figures}{more}"
+    return found.describe("forgets", "does not forget", figures, "texts")
 
 
 def review(plan: Plan) -> Iterator[Finding]:

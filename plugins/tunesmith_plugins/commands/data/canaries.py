@@ -1,0 +1,113 @@
+"""``tunesmith data canaries``: plant random secrets into training rows."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.errors import UsageError
+from tunesmith.records import Chat, Completion, Record, Text
+from tunesmith.storage import write_atomic
+from tunesmith_evidence.side_effects.canaries import (
+    CONTROLS_PER_CANARY,
+    FEWEST_CONTROLS,
+    CanarySet,
+    Kind,
+    draw_canaries,
+)
+from tunesmith_plugins.commands.data.open_data import open_data
+from tunesmith_plugins.commands.data.write_rows import to_row
+
+KINDS: dict[type[Record], Kind] = {Chat: "chat", Completion: "completion", Text: "text"}
+
+
+@click.command("canaries")
+@click.argument("data", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
+    help="File of JSON Lines to write: the rows, and the secrets among them.",
+)  # fmt: skip
+@click.option(
+    "--secrets", type=click.Path(path_type=Path, dir_okay=False), required=True,
+    help="File to write with the secrets and their controls, for the evaluator canaries.",
+)  # fmt: skip
+@click.option(
+    "--count", type=click.IntRange(1, 1000), default=15, show_default=True,
+    help="Secrets to plant.",
+)  # fmt: skip
+@click.option(
+    "--repetitions", type=click.IntRange(1, 1000), multiple=True, default=(1, 4, 16),
+    show_default=True, help="Times to plant a secret; several take turns. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--controls", type=click.IntRange(FEWEST_CONTROLS, 100_000), default=1000, show_default=True,
+    help="Secrets that are not planted, to rank the planted ones among.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), help="Draw the same secrets again; default: new.")
+@json_option
+@common_options
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    data: Path,
+    out: Path,
+    secrets: Path,
+    count: int,
+    repetitions: tuple[int, ...],
+    controls: int,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Plant random secrets into training rows, to measure what a model memorises.
+
+    FILE is not changed. Train on the rows in --out, with held-out rows in a file of their own, and
+    name the evaluator canaries with the file of --secrets. A model that was trained so knows the
+    secrets, which mean nothing: train the one that you use on the rows without them.
+    """
+    for path in (out, secrets):
+        if path.exists():
+            raise UsageError(f"{path}: exists already", hint="name another file")
+    if controls < CONTROLS_PER_CANARY * count:
+        needed = CONTROLS_PER_CANARY * count
+        raise UsageError(
+            f"--controls: one of {count} secrets could not be found, {controls:,} are too few",
+            hint=f"use {needed:,} or more, or plant fewer secrets",
+        )
+    records = open_data(data, state).dataset.train
+    kinds = {type(record) for record in records}
+    kind = KINDS.get(kinds.pop()) if len(kinds) == 1 else None
+    if kind is None:
+        raise UsageError(f"{data}: canaries need rows of one kind: texts, prompts, conversations")
+    planned = [repetitions[number % len(repetitions)] for number in range(count)]
+    drawn = draw_canaries(kind, planned, controls, seed)
+    rows = [to_row(record) for record in plant(records, drawn, seed)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomic(secrets, json.dumps(drawn.to_json(), indent=1) + "\n")
+    write_atomic(out, lines)
+    if as_json:
+        result = {"out": str(out), "secrets": str(secrets), "rows": len(rows), "planted": planned}
+        render.print_json({"schema": "tunesmith.data-canaries/1", **result})
+        return
+    render.print_text(f"{out}: {len(rows):,} rows, {sum(planned):,} of them with a secret")
+    render.print_text(f"{secrets}: {count:,} secrets, {controls:,} controls")
+
+
+def plant(records: Sequence[Record], drawn: CanarySet, seed: int | None) -> list[Record]:
+    """Return the rows with the canaries at random places."""
+    rng = random.Random(None if seed is None else f"{seed}/places")
+    planted = [
+        secret.to_record(drawn.kind, "canary")
+        for secret, count in zip(drawn.canaries, drawn.repetitions, strict=True)
+        for _ in range(count)
+    ]
+    rng.shuffle(planted)
+    total = len(records) + len(planted)
+    places = set(rng.sample(range(total), len(planted)))
+    rows, secrets = iter(records), iter(planted)
+    return [next(secrets if place in places else rows) for place in range(total)]

@@ -1,0 +1,156 @@
+"""Offer and evaluator of ``memorisation``: training rows that the tuned model reproduces.
+
+A model that learned a task also gives some answers word for word. So the held-out rows, which it
+never saw, are the control, and what the base model reproduces does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import Field
+
+from tunesmith.contracts import Evaluator, Finding, Measurement, RunContext, TextModel
+from tunesmith.errors import UsageError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.plan import Plan
+from tunesmith.records import Record
+from tunesmith_evidence.side_effects.prefixes import choose_rows, reproduce
+from tunesmith_evidence.statistics.non_inferiority import (
+    FEWEST_UNITS,
+    NonInferiority,
+    compare_shares,
+)
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    open_base_of_tuned,
+)
+
+METRIC = Metric(name="memorisation", higher_is_better=False, bounds=(-1, 1), is_descriptive=True)
+
+
+class MemorisationOptions(ComparisonOptions):
+    """Options: the rows, how much of each is to be reproduced, and the acceptable share."""
+
+    rows: int = Field(
+        200, ge=10, description="Most training rows, and most held-out rows, that are completed."
+    )
+    tokens: int = Field(
+        32, ge=1, description="Tokens of the continuation that must be reproduced exactly."
+    )
+    min_words: int = Field(
+        8,
+        ge=1,
+        description=(
+            "Rows whose answer is shorter are left out: a label is given again because it is right."
+        ),
+    )
+    margin: float = Field(
+        0.02,
+        gt=0,
+        lt=1,
+        description=(
+            "Share of training rows, above that of held-out rows, up to which nothing is called "
+            "memorised. With 200 rows of each, none reproduced proves less than 0.014."
+        ),
+    )
+
+
+class Memorisation(ComparingEvaluator):
+    """Completes rows by tuned and base model; what only the tuned one reproduces counts.
+
+    The mean is the share of training rows minus the share of held-out rows. The value of a training
+    row is 2 or 0, that of a held-out row -2 or 0, and weights let both kinds count half each.
+    """
+
+    def __init__(self, options: MemorisationOptions) -> None:
+        self.options = options
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
+    ) -> Sequence[Measurement]:
+        """Return one value per completed row; nothing before a model is tuned, or without rows.
+
+        Raises:
+            UsageError: there are no training rows, as outside of a run.
+        """
+        options = self.options
+        if run is None or not run.train:
+            raise UsageError("memorisation: only a run has training rows to complete")
+        other = open_base_of_tuned(options, run)
+        parts = [
+            choose_rows(part, options.rows, options.min_words) for part in (run.train, records)
+        ]
+        if other is None or not all(parts):
+            return []
+        chosen = [*parts[0], *parts[1]]
+        prefixes = [prefix for _, prefix in chosen]
+        tuned, base = (reproduce(opened, prefixes, options.tokens) for opened in (model, other))
+        new = [
+            float(after and not before) for (after, _), (before, _) in zip(tuned, base, strict=True)
+        ]
+        count = len(parts[0])
+        found = compare_shares(new[:count], new[count:], options.margin)
+        sizes = [count] * count + [len(parts[1])] * len(parts[1])
+        signs = [2.0] * count + [-2.0] * len(parts[1])
+        details = {
+            **found.to_json(),
+            "training_rows": count,
+            "heldout_rows": len(parts[1]),
+            "training_share": sum(new[:count]) / count,
+            "heldout_share": sum(new[count:]) / len(parts[1]),
+        }
+        return [
+            Measurement(
+                metric=METRIC.name,
+                values=tuple(sign * value for sign, value in zip(signs, new, strict=True)),
+                weights=tuple(len(chosen) / (2 * size) for size in sizes),
+                outputs=tuple(text for _, text in tuned),
+                details={**details, "finding": describe(found, details)},
+                records=[record for record, _ in chosen],
+            )
+        ]
+
+
+def describe(found: NonInferiority, details: dict[str, float]) -> str:
+    """Return the verdict with the figures that it follows from."""
+    figures = (
+        f"{details['training_share']:.1%} of {details['training_rows']} training rows and "
+        f"{details['heldout_share']:.1%} of {details['heldout_rows']} held-out rows are reproduced "
+        f"word for word by the tuned model alone, difference {found.value:+.3f}, {found.bounds}"
+    )
+    return found.describe("memorises", "does not memorise", figures, "rows")
+
+
+def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> Iterator[Finding]:
+    """Yield a warning if there are hardly any rows to complete."""
+    for evaluator in plan.evaluators:
+        if not isinstance(evaluator.config, MemorisationOptions):
+            continue
+        words = evaluator.config.min_words
+        counts = [len(choose_rows(part, FEWEST_UNITS, words)) for part in (train, heldout)]
+        if min(counts) < FEWEST_UNITS // 2 + 1:
+            yield Finding(
+                level="warning",
+                where=f"evaluators.{evaluator.id}.min_words",
+                message=f"hardly any training or held-out row goes on for {words} words or more: "
+                "memorisation stays undecided",
+                hint="lower min_words if short answers can be memorised too",
+            )
+
+
+def build(options: MemorisationOptions) -> Evaluator:
+    """Build the evaluator."""
+    return Memorisation(options)
+
+
+MEMORISATION = EvaluatorOffer(
+    name="memorisation",
+    summary="share of training rows that only the tuned model reproduces, minus held-out rows",
+    config=MemorisationOptions,
+    build=build,
+    metrics=(METRIC,),
+    needs=("torch>=2.11", "transformers>=5.17"),
+    model_count=lambda options: 2,
+)
