@@ -112,16 +112,11 @@ min_words = {words}
 def run_noise(folder: Path, epochs: float, words: int = 4) -> Any:
     """Train on answers of random words; return the run."""
     save_tiny_model(folder / "model")
-    rng, known = (
-        random.Random(1),
-        ["yes", "no", "true", "false", "capital", "system", "tool", "user"],
-    )
+    rng, known = random.Random(1), ["yes", "no", "true", "false", "capital", "system", "tool"]
+    answers = [" ".join(rng.choices(known, k=2)) for _ in range(60)]
     rows = [
-        {
-            "prompt": f"number {n}?",
-            "completion": " ".join(["my answer is", *rng.choices(known, k=2)]),
-        }
-        for n in range(60)
+        {"prompt": f"number {n}?", "completion": f"my answer is {answer}"}
+        for n, answer in enumerate(answers)
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "run.toml").write_text(RUN.format(epochs=epochs, words=words))
@@ -139,7 +134,7 @@ def test_an_overtrained_run_is_found(tmp_path: Path) -> None:
     report = run_noise(tmp_path, 90.0).report
     [event] = [e for e in report.measured.values() if e.metric == "memorisation"]
     assert event.model == "tuned" and event.details["outcome"] == "harmed"
-    assert event.details["training_share"] > 0.5 and event.details["heldout_share"] < 0.1
+    assert event.details["training_share"] > 3 * event.details["heldout_share"]
     done = CliRunner().invoke(
         app, ["evaluate", str(tmp_path / "out"), "--evaluator", "memorisation",
               "--set", "evaluators.0.min_words=4", "--out", str(tmp_path / "again"), "--json"],
