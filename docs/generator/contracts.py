@@ -26,7 +26,7 @@ CONTRACTS = {
     "Plans and evidence": plan,
 }
 """The modules of the page on contracts, by title."""
-KIT = ("kit", "fakes", "sample_run")
+KIT = ("kit", "worked_examples", "fakes", "sample_run")
 """The modules of the conformance kit that tests import from."""
 SUBJECTS = {
     "plugin": "Every plugin",

@@ -17,6 +17,9 @@ SECTIONS = {
 }
 """Heading by the line that begins a section of a docstring."""
 
+MOST_LETTERS = 200
+"""Letters of a constant that is shown with its value; of a longer one the name is shown."""
+
 
 @cache
 def parsed(path: Path) -> ast.Module:
@@ -241,11 +244,8 @@ def type_aliases(tree: ast.Module) -> Iterator[str]:
         if name.startswith("_") or value is None or not documented:
             continue
         text = to_markdown(" ".join(str(after.value.value).split()))  # type: ignore[attr-defined]
-        shown.append(f"- `{name} = {shorten(ast.unparse(value))}`\\\n  {text}")
+        code = ast.unparse(value)
+        label = f"{name} = {code}" if len(code) <= MOST_LETTERS else name
+        shown.append(f"- `{label}`\\\n  {text}")
     if shown:
         yield from [*shown, ""]
-
-
-def shorten(text: str, width: int = 100) -> str:
-    """Return a text, cut where it is long."""
-    return text if len(text) <= width else text[: width - 3] + "..."

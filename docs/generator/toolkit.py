@@ -7,7 +7,14 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from generator.source import docstring, parsed, public_names, sections, signature_of
+from generator.source import (
+    docstring,
+    parsed,
+    public_names,
+    sections,
+    signature_of,
+    to_markdown,
+)
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "plugins"
@@ -88,11 +95,24 @@ def module_section(path: Path, *, level: int) -> Iterator[str]:
     yield docstring(module) + "\n"
     for node in shown:
         yield from item(signature_of(node), docstring(node), notes=sections(node))
+        yield from documented_fields(node)
         for method in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
                 text = docstring(method) or inherited(node)
                 yield from item(signature_of(method, node.name), text, "    ", sections(method))
     yield ""
+
+
+def documented_fields(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
+    """Yield the fields of a dataclass that have a text below them; the signature has all."""
+    is_dataclass = any("dataclass" in ast.unparse(found) for found in node.decorator_list)
+    for statement, after in zip(node.body, node.body[1:], strict=False):
+        has_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if is_dataclass and isinstance(statement, ast.AnnAssign) and has_text:
+            name = ast.unparse(statement.target)
+            text = to_markdown(" ".join(str(after.value.value).split()))  # type: ignore[attr-defined]
+            if not name.startswith("_") and "ClassVar" not in ast.unparse(statement.annotation):
+                yield f"    - `{node.name}.{name}`: {text}"
 
 
 def item(signature: str, text: str, indent: str = "", notes: Sequence[str] = ()) -> Iterator[str]:

@@ -63,6 +63,12 @@ def test_a_loader_for_an_in_house_database(workplace: Path) -> None:
     assert "no answer yet" in printed
 
 
+def test_another_adapter_of_peft(workplace: Path) -> None:
+    play(GUIDES / "peft-adapter.md", workplace, LocalShell())
+    (config,) = workplace.glob("runs/*/adapter/adapter_config.json")
+    assert json.loads(config.read_text(encoding="utf-8"))["peft_type"] == "IA3"
+
+
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]]:
     """The company's service: what it was posted."""
@@ -103,7 +109,7 @@ def test_every_page_with_files_is_played() -> None:
     with_files = {
         page for page in DOCS.rglob("*.md") if any(t for _, t, _ in FENCE.findall(page.read_text()))
     }
-    played = {GUIDES / name for name in ("metric.md", "database.md", "reporter.md")}
+    played = {GUIDES / f"{name}.md" for name in ("metric", "database", "reporter", "peft-adapter")}
     assert with_files <= played | INSTALLED
     assert played <= with_files
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from tunesmith.config.trust import TRUST_VARIABLE
 
@@ -75,8 +76,17 @@ def set_option(function: F) -> F:
         "sets",
         multiple=True,
         metavar="KEY=VALUE",
+        shell_complete=_complete_key,
         help="Override a key of the run file, such as technique.epochs=1. Repeatable.",
     )(function)
+
+
+def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> list[CompletionItem]:
+    """Complete keys of the run file as the command ``explain`` does, where that is installed."""
+    root = ctx.find_root().command
+    explain = root.get_command(ctx, "explain") if isinstance(root, click.Group) else None
+    found = explain.params[0].shell_complete(ctx, start) if explain else []
+    return [CompletionItem(f"{item.value}=", help=item.help) for item in found]
 
 
 def trust_option(function: F) -> F:

@@ -116,8 +116,11 @@ class OfferGroup(click.Group):
                 one plugin offers it.
         """
         checked = not args[0].startswith("-") and not ctx.resilient_parsing
-        if checked and args[0] not in self.help_lines(ctx):
-            ctx.ensure_object(CliState).imports_all = True
+        if checked and args[0] not in (known := self.help_lines(ctx)):
+            state = ctx.ensure_object(CliState)
+            found = state.catalog(commands_only=True).plugins.found
+            is_new = any(plugin.state == "new" for plugin in found)
+            state.imports_all = is_new or suggest_name(args[0], known) is None
             if args[0] not in self.help_lines(ctx):
                 raise self._not_found(ctx, args[0])
         return super().resolve_command(ctx, args)

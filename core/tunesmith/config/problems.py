@@ -50,7 +50,8 @@ def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
     if guess is None:  # perhaps the key of a table in this table
         inner = _keys_of_inner_tables(options)
         guess = inner.get(suggest_name(key, inner) or "")
-    return Problem(where, "unknown key", f'did you mean "{guess}"?' if guess else None)
+    known = f"keys: {', '.join(fields_by_key(options))}"
+    return Problem(where, "unknown key", f'did you mean "{guess}"?' if guess else known)
 
 
 def _not_a_table(where: str, value: object, options: type[BaseModel]) -> Problem:

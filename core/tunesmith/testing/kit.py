@@ -67,11 +67,13 @@ class Result:
     """The result of one check."""
 
     check: str
+    """Name of the check."""
     offer: str
     """Name of the offer; empty if the subject is the plugin itself."""
     state: Literal["passed", "failed", "skipped"]
     """Skipped: there is nothing to check; ``detail`` is the reason."""
     detail: str = ""
+    """What is wrong if it failed, the reason if it was skipped; empty if it passed."""
     where: str = ""
     """``file:line`` of the plugin's code to look at, if the check failed."""
     promise: str = ""
@@ -139,11 +141,7 @@ def collect_checks(
 ) -> Iterator[BoundCheck]:
     """Yield every check of the plugin and of each of its offers.
 
-    Args:
-        model: folder of a small model, or a function that creates it; techniques need it.
-        samples: options by offer, such as the required file of a data loader.
-        broken: options by data loader, of data that it must refuse.
-        examples: worked examples by offer, see :mod:`tunesmith.testing.worked_examples`.
+    The arguments are those of :func:`run_checks`.
 
     Raises:
         PluginError: the module is not a working plugin.
@@ -165,7 +163,22 @@ def run_checks(
     broken: Options | None = None,
     examples: Examples | None = None,
 ) -> list[Result]:
-    """Run all checks of a plugin; see :func:`collect_checks` for the arguments."""
+    """Run all checks of a plugin and return their results; a broken promise raises nothing.
+
+    Args:
+        model: folder of a small model, or a function that creates it; techniques and exporters
+            need it.
+        samples: options by offer: the required ones, such as the file of a data loader, or those
+            with which a technique learns eight examples in seconds, such as
+            ``{"late-layers": {"epochs": 40.0}}``. Other options keep their defaults.
+        broken: options by data loader, of data that it must refuse.
+        examples: worked examples by offer; those of a check of data under
+            ``tunesmith_review_data``. See :class:`LoaderExample`, :class:`EvaluatorExample` and
+            :class:`ReviewExample`.
+
+    Raises:
+        PluginError: the module is not a working plugin.
+    """
     return [
         check.result()
         for check in collect_checks(
@@ -188,7 +201,11 @@ def parametrize_checks(
     Args:
         expected_failures: reasons by check, ``name`` or ``name[offer]``. A listed check that
             passes or does not exist is an error.
-        model, samples, broken, examples: see :func:`collect_checks`.
+        model, samples, broken, examples: as for :func:`run_checks`.
+
+    Raises:
+        PluginError: the module is not a working plugin.
+        ValueError: an expected failure has no reason, or its check does not exist.
     """
     import pytest
 

@@ -28,6 +28,7 @@ class LoaderExample:
     train: Sequence[Record]
     """Expected training records; their ``source`` is not compared."""
     heldout: Sequence[Record] = ()
+    """Expected held-out records, of a loader that returns some."""
     left_out: int = 0
     """Expected number of rows that are left out."""
 
@@ -37,6 +38,7 @@ class EvaluatorExample:
     """The values that an evaluator must measure for a model's answers."""
 
     records: Sequence[Record]
+    """The records to measure on."""
     answers: Mapping[str, str] = field(default_factory=dict)
     """Answer of the model by the last message of the prompt, or by the plain prompt."""
     logprobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -44,6 +46,7 @@ class EvaluatorExample:
     values: Mapping[str, Sequence[float]]
     """Expected value of each record, by metric."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the evaluator; others keep their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +54,11 @@ class ReviewExample:
     """The findings that ``tunesmith_review_data`` must have about some records."""
 
     train: Sequence[Record]
+    """Training records, in which the hook looks for faults."""
     dev: Sequence[Record] = ()
+    """Records for choices."""
     heldout: Sequence[Record] = ()
+    """Held-out records."""
     finds: str = ""
     """Text that is in the message of one finding; empty: there must be no warning and no error."""
 

@@ -6,7 +6,7 @@ A technique combines this choice with an objective, which decides what the weigh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ import torch
 from tunesmith_torch.runtime import peft_import  # must precede peft
 
 # isort: split
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import nn
 from transformers import PreTrainedModel
@@ -36,9 +36,13 @@ class AdaptedModel:
     """A model that is ready for training."""
 
     model: PreTrainedModel | PeftModel
+    """The model to train: the parameters that require a gradient are trained, and no others."""
     base: LoadedBase
+    """The base model that it was made from; its modules are parts of ``model``."""
     precision: Precision
+    """The number format in which it computes."""
     format: Literal["adapter", "model"]
+    """What is saved: the adapter alone, or all weights."""
     details: JSON
     """Facts about the adaptation for reports: what was adapted, rank, target modules."""
 
@@ -93,18 +97,32 @@ def adapt_lora(
         UsageError: a name fits no module, or a target shares its weight with another module.
     """
     config = build_lora_config(base.model, options, fused_kernels=fused_kernels)
-    details = adapter_details(base.model, options)
+    adapted = adapt_peft(base, precision, config, seed, adapter_details(base.model, options))
+    assert isinstance(adapted.model, PeftModel)
+    fused_lora.group_by_input(adapted.model)
+    return replace(adapted, details={**adapted.details, **count_adapters(adapted.model, "default")})
+
+
+def adapt_peft(
+    base: LoadedBase, precision: Precision, config: PeftConfig, seed: int, details: JSON
+) -> AdaptedModel:
+    """Add an adapter of any kind that PEFT has, such as IA3, and train only that, in fp32.
+
+    The weights of the base model are frozen. The random seed is set directly before the adapter is
+    initialized. ``details`` are facts about it for reports, such as its kind under ``weights``.
+    Import PEFT after this module: see :mod:`tunesmith_torch.runtime.peft_import`.
+
+    Raises:
+        ValueError: PEFT refuses the config, such as one whose names fit no module.
+    """
     torch.manual_seed(seed)
     base.model.requires_grad_(False)
     with ignore_deprecation(), peft_import.without_unused_bitsandbytes():
         model = get_peft_model(base.model, config, autocast_adapter_dtype=True)
-    fused_lora.group_by_input(model)
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
-            raise AssertionError(f"adapter {name} is {parameter.dtype}, not float32")
-    return AdaptedModel(
-        model, base, precision, "adapter", {**details, **count_adapters(model, "default")}
-    )
+            parameter.data = parameter.data.float()  # PEFT converts most kinds, but not all
+    return AdaptedModel(model, base, precision, "adapter", details)
 
 
 def build_lora_config(

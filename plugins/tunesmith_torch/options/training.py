@@ -335,9 +335,11 @@ class TrainingOptions(Options):
         default_factory=CheckpointOptions, description="When training is saved."
     )
 
-    @field_validator("*", mode="before")
+    # Not "*": pydantic reads the fields of such a validator as Python values, and would refuse an
+    # array for a tuple among the options that a technique adds.
+    @field_validator(*EARLIER_WORDS, mode="before")
     @classmethod
-    def _refuse_earlier_word(cls, value: Any, info: ValidationInfo) -> Any:
+    def refuse_earlier_word(cls, value: Any, info: ValidationInfo) -> Any:
         """Explain the table that has taken the place of an earlier key of the same name."""
         key = cls.EARLIER_WORDS.get(str(info.field_name))
         if key is not None and isinstance(value, str):

@@ -21,6 +21,7 @@ class Precision:
 
     dtype: torch.dtype
     reason: str
+    """Why this format, for reports: ``requested``, or what the device computes in."""
 
     @property
     def name(self) -> str:

@@ -40,6 +40,7 @@ from tunesmith.options import DataPath, Options, earlier_keys, fields_by_key, ta
 from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion
+from tunesmith_plugins.techniques.full.options import FullOptions
 
 
 def problems(bench: Bench, **changes: object) -> dict[str, str]:
@@ -685,7 +686,10 @@ def _problems(technique: dict[str, Any]) -> set[str]:
             {"use": "rlhf", "policy": {"optimizer": {"bettas": []}}},
             'technique.policy.optimizer.bettas: unknown key (did you mean "betas"?)',
         ),
-        ({"use": "full", "adapter": {"rank": 8}}, "technique.adapter: unknown key"),
+        (
+            {"use": "full", "adapter": {"rank": 8}},
+            f"technique.adapter: unknown key (keys: {', '.join(fields_by_key(FullOptions))})",
+        ),
         (
             {"use": "lora", "adapter": 8},
             "technique.adapter: must be a table, got 8 (write adapter.rank = ...)",

@@ -76,6 +76,7 @@ def test_a_correct_plugin_passes_all_checks(base: Path) -> None:
         "uses_the_seed",
         "saves_what_it_trained",
         "micro_batches_change_nothing",
+        "packing_changes_nothing",
         "measures_its_examples",
         "known_metrics_have_their_values",
     }

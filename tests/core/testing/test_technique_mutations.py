@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mutations import find_failed, specimen
+from pydantic import Field
 
 from tunesmith.contracts import Artifact, TokenScores
 from tunesmith.errors import RunStopped
@@ -220,8 +221,32 @@ MUTATIONS: dict[str, tuple[type[Ngram], str]] = {
 }  # fmt: skip
 
 
-def train(technique: type[Ngram], folder: Path) -> set[str]:
-    offer = replace(NGRAM, build=technique)
+class PackingOptions(NGRAM.config):  # type: ignore[name-defined, misc]
+    packing: bool = Field(True, description="Concatenate the rows.")
+
+
+class MixesPackedRows(Ngram):
+    """Has another loss if rows are packed, as if they could see one another."""
+
+    def train(self, job: Any) -> Artifact:
+        def emit(event: Any) -> None:
+            mixed = isinstance(event, StepFinished) and job.config.packing
+            job.emit(replace(event, loss=event.loss * 1.01) if mixed else event)
+
+        return super().train(replace(job, emit=emit))
+
+
+@pytest.mark.parametrize(
+    ("technique", "found"), [(Ngram, set()), (MixesPackedRows, {"packing_changes_nothing"})]
+)
+def test_a_loss_that_depends_on_packing_is_found(
+    technique: type[Ngram], found: set[str], tmp_path: Path
+) -> None:
+    assert train(technique, tmp_path, config=PackingOptions) == found
+
+
+def train(technique: type[Ngram], folder: Path, **changes: Any) -> set[str]:
+    offer = replace(NGRAM, build=technique, **changes)
     return find_failed(
         specimen("techniques", offer),
         model=save_ngram_model(folder / "base"),

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from distributions import Site
 
+from tunesmith.cli.app import app
 from tunesmith.plugins import Selection, find_installed, inspection_files
 from tunesmith.testing.kit import Result
 from tunesmith.testing.remember import kit_file, remember_results
@@ -36,7 +38,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = {*sys.modules}
     yield Site(tmp_path / "site")
+    for name in {*sys.modules} - before:
+        if name.startswith("tunesmith_gre"):
+            del sys.modules[name]
 
 
 @dataclass
@@ -145,6 +151,31 @@ def test_a_plugin_that_failed_quickly_is_inspected_again(site: Site) -> None:
     path.write_text(json.dumps(slow))
     assert listing()["greet"].plugin.seconds == 30.0
     assert site.imported() == ["greet", "greet"]
+
+
+def test_a_mistyped_command_imports_no_plugin_that_was_inspected(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "tunesmith-greet,tunesmith-wave")
+    site.add("greet")
+    Listing()()
+    done = CliRunner().invoke(app, ["gret"])
+    assert (done.exit_code, site.imported()) == (2, ["greet"])
+    assert "did you mean greet?" in done.stderr
+    # A word that resembles no known command may be one of a file of the cache that is wrong.
+    done = CliRunner().invoke(app, ["unlike"])
+    assert (done.exit_code, site.imported()) == (2, ["greet"] * 2)
+
+
+def test_a_command_of_a_new_plugin_is_found_although_it_resembles_another(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "tunesmith-greet,tunesmith-gret")
+    site.add("greet")
+    Listing()()
+    site.add("gret")
+    done = CliRunner().invoke(app, ["gret"])
+    assert (done.exit_code, done.stdout) == (0, "hi from gret\n"), done.output
 
 
 def test_blocked_plugins_are_not_imported(site: Site) -> None:

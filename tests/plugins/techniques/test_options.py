@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
@@ -170,6 +170,20 @@ def test_a_word_in_place_of_a_table_is_refused_with_its_key(
 ) -> None:
     where = f"{KEYS[name][0]}.{key}"
     assert f"is a table; write `{hint}`" in str(problems(name, key, value)[where])
+
+
+class TupleOptions(TrainingOptions):
+    """Options of a technique of someone else: arrays that are no lists."""
+
+    names: tuple[str, ...] = Field(("down_proj",), description="Names of modules.")
+    kinds: frozenset[str] = Field(frozenset({"a"}), description="Kinds of modules.")
+
+
+def test_arrays_of_a_run_file_can_be_tuples_and_sets() -> None:
+    table = {"names": ["q_proj", "v_proj"], "kinds": ["b"], "optimizer": {"betas": [0.8, 0.9]}}
+    options = from_table(TupleOptions, table)
+    assert (options.names, options.kinds) == (("q_proj", "v_proj"), {"b"})
+    assert options.optimizer.betas == (0.8, 0.9)
 
 
 def test_the_name_of_a_loss_in_place_of_its_table_is_refused() -> None:

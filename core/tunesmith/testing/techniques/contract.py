@@ -30,6 +30,10 @@ from tunesmith.testing.techniques.written_files import folder_hash
 
 MIN_LOSS_DECREASE = 0.1
 """Nats per token by which the loss must decrease when eight examples are memorized."""
+_TRY_OTHER_OPTIONS = (
+    "if it learns slowly, give options with which it does: more epochs, a higher learning rate "
+    "(`samples` in a test, `--set NAME.epochs=40` of `tunesmith plugins check`)"
+)
 SCORE_TOLERANCE = 1e-5
 """Nats by which equal scores may differ."""
 KNOWN_FOLDERS = frozenset(
@@ -99,13 +103,16 @@ def learns_eight_examples(subject: Subject) -> None:
     before, after = setup.margin(None), setup.margin(path)
     if before is not None and after is not None:
         text = f"chosen over rejected {before:.4f} nats before and {after:.4f} after"
-        require(after >= before + MIN_LOSS_DECREASE, f"{text}; expected {MIN_LOSS_DECREASE} more")
+        require(
+            after >= before + MIN_LOSS_DECREASE,
+            f"{text}; expected {MIN_LOSS_DECREASE} more; {_TRY_OTHER_OPTIONS}",
+        )
         return
     base, tuned = _mean_loss(setup.scores(None)), _mean_loss(setup.scores(path))
     require(
         tuned <= base - MIN_LOSS_DECREASE,
         f"loss {base:.4f} before and {tuned:.4f} after, in nats per token; "
-        f"expected {MIN_LOSS_DECREASE} less",
+        f"expected {MIN_LOSS_DECREASE} less; {_TRY_OTHER_OPTIONS}",
     )
 
 

@@ -28,6 +28,7 @@ LOSS_TOLERANCE = 1e-3
 ZONES = ("Etc/GMT+12", "Etc/GMT-14")
 """Two time zones in which it is never the same day."""
 MICRO_OPTION = "micro_batch_tokens"
+PACKING_OPTION = "packing"
 
 
 @check("technique")
@@ -130,9 +131,25 @@ def micro_batches_change_nothing(subject: Subject) -> None:
     """A batch that is computed in small parts gives the same loss, gradient and update."""
     if MICRO_OPTION not in subject.offer.config.model_fields:
         raise NotApplicable(f"it has no option {MICRO_OPTION}")
+    _change_nothing(subject, "micro", MICRO_OPTION, 16)
+
+
+@check("technique")
+def packing_changes_nothing(subject: Subject) -> None:
+    """Rows that are packed give the same loss, gradient and update as rows that are padded."""
+    packing = subject.offer.config.model_fields.get(PACKING_OPTION)
+    if packing is None or packing.annotation is not bool:
+        raise NotApplicable(f"it has no option {PACKING_OPTION} that is true or false")
+    _change_nothing(
+        subject, "padded", PACKING_OPTION, not getattr(subject.options(), PACKING_OPTION)
+    )
+
+
+def _change_nothing(subject: Subject, name: str, option: str, value: object) -> None:
+    """Train again with another value of an option, and require the same first two steps."""
     setup, first, _ = train_once(subject)
-    parts = setup.train("micro", changes={MICRO_OPTION: 16})
-    one, other = first.steps()[:2], parts.steps()[:2]
+    changed = setup.train(name, changes={option: value})
+    one, other = first.steps()[:2], changed.steps()[:2]
     # The second step shows the update. Later ones amplify differences of rounding.
     for what, pair, tolerance in (
         ("loss", (one[0].loss, other[0].loss), LOSS_TOLERANCE),
@@ -141,7 +158,7 @@ def micro_batches_change_nothing(subject: Subject) -> None:
     ):
         require(
             math.isclose(*pair, rel_tol=tolerance, abs_tol=tolerance),
-            f"{what}: {pair[1]} with {MICRO_OPTION} = 16, and {pair[0]} without",
+            f"{what}: {pair[1]} with {option} = {str(value).lower()}, and {pair[0]} without",
         )
 
 

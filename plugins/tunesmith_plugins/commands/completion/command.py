@@ -9,6 +9,10 @@ from tunesmith.cli.common import common_options
 
 VARIABLE = "_TUNESMITH_COMPLETE"
 """Variable by which the script asks for completions, as click names it."""
+ADD_WORD = "COMPREPLY+=($value)"
+"""The line of click's script for bash that adds a completion."""
+NO_SPACE = "[[ $value == *= ]] && compopt -o nospace"
+"""The value of ``--set KEY=VALUE`` follows without a space."""
 
 
 @click.command("completion")
@@ -26,5 +30,5 @@ def command(ctx: click.Context, shell: str) -> None:
     completion = get_completion_class(shell)
     assert completion is not None
     script = completion(ctx.find_root().command, {}, "tunesmith", VARIABLE)
-    variables = script.source_vars()
-    click.echo(script.source_template % variables)
+    text = script.source_template % script.source_vars()
+    click.echo(text.replace(ADD_WORD, f"{ADD_WORD}\n            {NO_SPACE}"))

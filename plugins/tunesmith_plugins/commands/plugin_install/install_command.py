@@ -112,4 +112,5 @@ def check_plugin(plugin: Plugin) -> None:
                 render.print_note(line)
         reasons = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         reason = one_line(reasons[-1].removeprefix("error: ") if reasons else done.stderr, 500)
+        reason = reason.removeprefix(f"{what} ")  # the error of the check names the plugin too
         raise PluginError(f"{what} was refused: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
@@ -22,8 +23,20 @@ MOST_FORMS = 3
 """Forms of keys that are explained; more of them are listed by name."""
 
 
+def complete_keys(
+    ctx: click.Context, argument: click.Parameter, start: str
+) -> list[CompletionItem]:
+    """Return the keys that begin with a text, each with the first sentence of its help."""
+    keys = {key.key: key.option["help"] for key in list_keys(ctx.ensure_object(CliState).catalog())}
+    return [
+        CompletionItem(key, help=one_line(text.partition(". ")[0]))
+        for key, text in sorted(keys.items())
+        if key.startswith(start)
+    ]
+
+
 @click.command("explain")
-@click.argument("word", metavar="KEY|CODE|ERROR")
+@click.argument("word", metavar="KEY|CODE|ERROR", shell_complete=complete_keys)
 @json_option
 @common_options
 @pass_state

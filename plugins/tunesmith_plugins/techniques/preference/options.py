@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from tunesmith_torch.options.preference import PairOptions, PreferenceLossOptions
 
@@ -32,3 +32,9 @@ class PreferenceOptions(PairOptions):
         default_factory=PreferenceLossOptions,
         description="The loss over pairs or labelled answers.",
     )
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def refuse_name_of_loss(cls, value: Any, info: ValidationInfo) -> Any:
+        """Explain the table that has taken the place of the name of a loss."""
+        return cls.refuse_earlier_word(value, info)
