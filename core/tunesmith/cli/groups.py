@@ -118,9 +118,8 @@ class OfferGroup(click.Group):
         checked = not args[0].startswith("-") and not ctx.resilient_parsing
         if checked and args[0] not in (known := self.help_lines(ctx)):
             state = ctx.ensure_object(CliState)
-            found = state.catalog(commands_only=True).plugins.found
-            is_new = any(plugin.state == "new" for plugin in found)
-            state.imports_all = is_new or suggest_name(args[0], known) is None
+            states = {plugin.state for plugin in state.catalog(commands_only=True).plugins.found}
+            state.imports_all = "new" in states or suggest_name(args[0], known) is None
             if args[0] not in self.help_lines(ctx):
                 raise self._not_found(ctx, args[0])
         return super().resolve_command(ctx, args)
@@ -152,9 +151,8 @@ class OfferGroup(click.Group):
                     hint=f"`tunesmith --no-plugin NAME {conflict.command}` leaves one of them out",
                 )
         guess = suggest_name(name, self.list_commands(ctx))
-        hint = f"did you mean {self.prefix}{guess}?"
-        if not guess:
-            hint = f"`tunesmith {self.prefix}--help` lists the commands"
+        listing = f"`tunesmith {self.prefix}--help` lists the commands"
+        hint = f"did you mean {self.prefix}{guess}?" if guess else listing
         return UsageError(f'no such command "{full}"', hint=hint)
 
 

@@ -33,8 +33,7 @@ def convert_problems(
             problem = _not_a_table(where, item["input"], options)
         else:
             message = item["msg"].removeprefix("Value error, ")
-            message = message[:1].lower() + message[1:]
-            message = message.removeprefix("input ")
+            message = (message[:1].lower() + message[1:]).removeprefix("input ")
             problem = Problem(where, f"{message}, got {item['input']!r}"[:300])
         if problem.where not in seen or unknown:
             seen.add(problem.where)
@@ -93,5 +92,4 @@ def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
 
 def _is_union_branch(part: str | int) -> bool:
     """Return True if a part of pydantic's location, which is no key, is a branch of a union."""
-    text = str(part)
-    return "[" in text or text in _UNION_BRANCHES
+    return "[" in str(part) or part in _UNION_BRANCHES
