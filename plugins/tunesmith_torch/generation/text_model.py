@@ -32,8 +32,10 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_attention, prefix_cache
 from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_attention
 from tunesmith_torch.generation.constraints import TokenConstraint
+from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
+from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.kernels.rotary_lengths import length_classes
 from tunesmith_torch.losses.rows_alone import logprobs_of_rows
 from tunesmith_torch.losses.selected_positions import LMHead, get_lm_head, hidden_at_targets
@@ -254,12 +256,41 @@ class TorchTextModel:
             sampler=sampler,
             constrain=self._constrain,
         )
-        return [
-            Generation(
-                self._decode(a.ids, a.finish_reason == "stop"), len(a.ids), a.finish_reason, a.ids
-            )
-            for a in answers
-        ]
+        return [self._to_generation(answer) for answer in answers]
+
+    def stream(
+        self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
+    ) -> Iterator[Generation]:
+        """Yield the answer so far after each of its tokens; the last one is the whole answer.
+
+        It is the answer of :meth:`generate`, or with a temperature above 0 that of :meth:`sample`.
+        A model that cannot generate step by step yields the whole answer only.
+
+        Raises:
+            UsageError: the prompt leaves no room for such an answer in the model's context.
+        """
+        (ids,) = self.template.encode_prompts([prompt])
+        self._check_context([len(ids) + max_new_tokens], "prompt and its answer")
+        streams = _prompt_streams([prompt])
+        sequence = RunningSequence(
+            prompt=ids,
+            constraint=self._constrain() if self._constrain else None,
+            max_new_tokens=max_new_tokens,
+            sampler=(
+                Sampler(temperature=temperature, seed=seed, streams=streams)
+                if temperature > 0
+                else None
+            ),
+        )
+        end_ids = self.template.end_ids
+        with ContinuousBatch(self.model, end_ids=end_ids) as batch:
+            batch.add(sequence)
+            while batch.step():
+                yield self._to_generation(sequence.result(end_ids))
+
+    def _to_generation(self, answer: GeneratedSequence) -> Generation:
+        text = self._decode(answer.ids, answer.finish_reason == "stop")
+        return Generation(text, len(answer.ids), answer.finish_reason, answer.ids)
 
     def _decode(self, ids: Sequence[int], ended: bool) -> str:
         return self.template.decode_answer(ids[:-1] if ended else ids)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
+import pytest
 from click.testing import Result
 
 from tunesmith.contracts import Generation
+from tunesmith.errors import UsageError
+from tunesmith.execution.execute import load_report
+from tunesmith.records import Prompt
+from tunesmith.storage import RunFolder
+from tunesmith_plugins.commands.chat.answering import print_stream
 from tunesmith_plugins.commands.chat.command import Conversation
+from tunesmith_plugins.commands.chat.system_prompt import find_system_prompt
 
 Tunesmith = Callable[..., Result]
 
@@ -62,3 +70,122 @@ def test_the_plugins_of_the_run_are_chosen_after_the_command_too(
     done = tunesmith("chat", finished, "--prompt", "x", "--no-plugin", "fake_plugin")
     assert done.exit_code == 2
     assert "fake" in done.stderr
+
+
+class Typist:
+    """A model that gives an answer in parts, and samples by the seed."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def generate(self, prompts: list[Prompt], max_new_tokens: int) -> list[Generation]:
+        return [Generation(self.texts[-1], 1, "stop") for _ in prompts]
+
+    def sample(
+        self, prompts: list[Prompt], max_new_tokens: int, *, seed: int, temperature: float
+    ) -> list[Generation]:
+        return [Generation(f"{seed} at {temperature}", 1, "stop") for _ in prompts]
+
+    def score_generations(self, *args: object) -> list[object]:
+        return []
+
+    def score(self, *args: object) -> list[object]:
+        return []
+
+    def stream(
+        self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
+    ) -> Iterator[Generation]:
+        self.seen = prompt
+        for text in self.texts:
+            yield Generation(text, 1, "length")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *texts: str) -> str:
+    print_stream(Typist(*texts).stream((), 9), "tuned")
+    return capsys.readouterr().out
+
+
+def test_an_answer_is_printed_while_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[str] = []
+    monkeypatch.setattr(click, "echo", lambda text, nl: pieces.append(text))
+    texts = ("He", "Hello", "Hello wor", "Hello world", "Hello world. x")
+    print_stream(Typist(*texts).stream((), 9), "tuned")
+    assert [piece for piece in pieces if piece] == ["Hello ", "world. ", "x\n"]
+
+
+def test_a_stream_prints_no_half_secret_and_no_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    secret = "hf_" + "a1B2" * 8
+    texts = ("the key", "the key hf_a1B2a1B2", f"the key {secret}", f"the key {secret} ok")
+    out = printed(capsys, *texts)
+    assert out == "the key [redacted:hf_token] ok\n"
+    assert printed(capsys, "a \x1b[31m", "a \x1b[31m b") == "a \\x1b[31m b\n"
+    assert printed(capsys, "one two ", "one\ntwo") == "one two \none\ntwo\n"
+    assert printed(capsys, "") == "\n"
+
+
+def test_a_streamed_answer_is_part_of_the_conversation(capsys: pytest.CaptureFixture[str]) -> None:
+    model = Typist("hi ", "hi there")
+    talk = Conversation({"tuned": model}, "be brief", 9)  # type: ignore[dict-item]
+    assert talk.can_stream and talk.ask_and_print("x")["tuned"].text == "hi there"
+    talk.ask_and_print("y")
+    assert [message.text for message in model.seen] == ["be brief", "x", "hi there", "y"]
+    both = Conversation({"tuned": model, "base": model}, None, 9)  # type: ignore[dict-item]
+    assert not both.can_stream
+
+
+def test_a_message_whose_answer_was_stopped_is_taken_back() -> None:
+    class Stopped(Typist):
+        def generate(self, prompts: list[Prompt], max_new_tokens: int) -> list[Generation]:
+            raise KeyboardInterrupt
+
+    talk = Conversation({"tuned": Stopped("")}, None, 9)  # type: ignore[dict-item]
+    with pytest.raises(KeyboardInterrupt):
+        talk.ask("x")
+    assert talk.turns == {"tuned": []}
+
+
+def test_samples_have_a_seed_each() -> None:
+    talk = Conversation({"tuned": Typist("greedy")}, None, 9, 0.7, 5)  # type: ignore[dict-item]
+    assert [talk.ask("x")["tuned"].text for _ in range(2)] == ["5 at 0.7", "6 at 0.7"]
+
+
+def test_a_model_that_cannot_sample_says_so() -> None:
+    talk = Conversation({"tuned": object()}, None, 9, 0.7)  # type: ignore[dict-item]
+    with pytest.raises(UsageError, match="sampl"):
+        talk.ask("x")
+
+
+def write_systems(folder: Path, systems: list[str]) -> None:
+    lines = [
+        {
+            "source": "x:1",
+            "prompt": [*([["system", text]] if text else []), ["user", "u"]],
+            "expected": "",
+            "same": {"value": 1, "weight": 1},
+        }
+        for text in systems
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "evaluations" / "tuned.same.jsonl").write_text(text)
+
+
+def test_the_system_prompt_of_the_data_is_kept(tunesmith: Tunesmith, finished: Path) -> None:
+    write_systems(finished, ["be brief"] * 10)
+    done = tunesmith("chat", finished, "--prompt", "say alpha")
+    assert "system prompt, as in the training data: be brief" in done.stderr
+    assert done.stdout == "SAY ALPHA\n"
+    own = tunesmith("chat", finished, "--prompt", "x", "--system", "mine")
+    assert "as in the training data" not in own.stderr
+    write_systems(finished, ["be brief", "be long"] * 5)
+    done = tunesmith("chat", finished, "--prompt", "say alpha")
+    assert "2 system prompts, so none is used" in done.stderr
+    write_systems(finished, [""] * 9)
+    assert "system" not in tunesmith("chat", finished, "--prompt", "x").stderr
+
+
+def test_a_system_prompt_of_few_rows_is_none_of_the_data(finished: Path) -> None:
+    for count, expected in ((9, "be brief"), (8, "")):
+        write_systems(finished, ["be brief"] * count + [""] * (10 - count))
+        assert find_system_prompt(finished, load_report(RunFolder(finished))) == (expected, 1)

@@ -295,3 +295,26 @@ def test_generations_are_scored_by_their_token_ids(
         assert score.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
     with pytest.raises(UsageError, match="no token ids"):
         text.score_generations(prompts[:1], [Generation("a", 1, "stop")])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_streamed_answer_grows_to_the_whole_one(
+    model: PreTrainedModel, template: Template, temperature: float
+) -> None:
+    text_model = TorchTextModel(model, template, CPU)
+    for prompt in exchanges(3)[0]:
+        parts = [*text_model.stream(prompt, 12, seed=5, temperature=temperature)]
+        whole = (
+            text_model.sample([prompt], 12, seed=5, temperature=temperature)
+            if temperature
+            else text_model.generate([prompt], 12)
+        )
+        assert [len(part.ids) for part in parts] == [*range(1, len(parts) + 1)]
+        assert parts[-1] == whole[0]
+        assert all(part.finish_reason == "length" for part in parts[:-1])
+
+
+def test_a_streamed_answer_needs_room_too(template: Template) -> None:
+    small = varied_model("llama", template, max_position_embeddings=64)
+    with pytest.raises(UsageError, match="context"):
+        next(TorchTextModel(small, template, CPU).stream((Message("user", "x " * 80),), 8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +15,21 @@ from rich.table import Table
 from tunesmith import api
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
-from tunesmith.contracts import Generation, TextModel
+from tunesmith.contracts import Generation, TextModel, require_sampling
 from tunesmith.errors import UsageError
+from tunesmith.execution import execute
 from tunesmith.plan import Plan
-from tunesmith.records import Message
+from tunesmith.records import Message, Prompt
 from tunesmith.storage import RunFolder
-from tunesmith.text import one_line
+from tunesmith.text import format_count, one_line
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.winner import FOLDER, open_winner
+from tunesmith_plugins.commands.chat.answering import (
+    StreamingModel,
+    print_stream,
+    show_spinner,
+)
+from tunesmith_plugins.commands.chat.system_prompt import find_system_prompt
 
 EMPTY_ANSWER = "(nothing)"
 HELP = "/reset starts a new conversation, /quit (or Ctrl-D) ends the chat"
@@ -34,6 +42,10 @@ class Conversation:
     models: Mapping[str, TextModel]
     system: str | None
     limit: int
+    temperature: float = 0.0
+    """0: the most likely answer, without sampling."""
+    seed: int = 0
+    """Of the first answer that is sampled; each further one has the next seed."""
     turns: dict[str, list[Message]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,11 +60,48 @@ class Conversation:
         """Return the answer of each model to the next message."""
         answers = {}
         for name, model in self.models.items():
-            turns = self.turns[name]
-            turns.append(Message("user", text))
-            answers[name] = model.generate([tuple(turns)], self.limit)[0]
-            turns.append(Message("assistant", answers[name].text))
+            with self._next_turn(name, text) as prompt, show_spinner(name):
+                answers[name] = self._generate(model, prompt)
+            self.turns[name].append(Message("assistant", answers[name].text))
+        self.seed += 1
         return answers
+
+    def ask_and_print(self, text: str) -> dict[str, Generation]:
+        """Print the answer of the only model to the next message while it grows; return it."""
+        ((name, model),) = self.models.items()
+        assert isinstance(model, StreamingModel)
+        with self._next_turn(name, text) as prompt:
+            parts = model.stream(prompt, self.limit, seed=self.seed, temperature=self.temperature)
+            answer = print_stream(parts, name)
+        self.turns[name].append(Message("assistant", answer.text))
+        self.seed += 1
+        return {name: answer}
+
+    @property
+    def can_stream(self) -> bool:
+        """True if there is one model, whose answers can be seen while they are generated."""
+        return len(self.models) == 1 and isinstance(
+            next(iter(self.models.values())), StreamingModel
+        )
+
+    @contextmanager
+    def _next_turn(self, name: str, text: str) -> Iterator[Prompt]:
+        """Add a message of the user for the block; take it back if the block fails."""
+        turns = self.turns[name]
+        turns.append(Message("user", text))
+        try:
+            yield tuple(turns)
+        except BaseException:
+            turns.pop()
+            raise
+
+    def _generate(self, model: TextModel, prompt: Prompt) -> Generation:
+        if self.temperature <= 0:
+            return model.generate([prompt], self.limit)[0]
+        sampled = require_sampling(model).sample(
+            [prompt], self.limit, seed=self.seed, temperature=self.temperature
+        )
+        return sampled[0]
 
 
 @click.command("chat")
@@ -67,7 +116,20 @@ class Conversation:
     help="Chat with the prompt or classifier that the verdict found to be enough.",
 )
 @click.option("--prompt", "prompts", multiple=True, help="Answer this prompt and exit. Repeatable.")
-@click.option("--system", help="System prompt, if the training data has one.")
+@click.option(
+    "--system",
+    help="System prompt; default: that of the training data, if it has one for all rows.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0.0, 10.0),
+    default=0.0,
+    show_default=True,
+    help="Sample answers with this temperature; 0: the most likely answer, as in the evaluation.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples."
+)
 @click.option(
     "--tokens",
     type=click.IntRange(1, 32768),
@@ -87,21 +149,26 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     winner: bool,
     prompts: tuple[str, ...],
     system: str | None,
+    temperature: float,
+    seed: int,
     tokens: int,
     as_json: bool,
 ) -> None:
     """Chat with the trained model of a run, or compare it with the base model.
 
-    RUN is the run folder. Answers are generated without sampling, as in the evaluation. With
-    --prompt, or with prompts as lines on stdin, each prompt starts a new conversation. The base
-    model gets the system prompt of [baselines], as in the evaluation. The winner needs no training
-    data: it is below the run folder.
+    RUN is the run folder. Answers are generated without sampling, as in the evaluation, unless
+    --temperature is above 0; in a terminal they are shown while they grow. With --prompt, or with
+    prompts as lines on stdin, each prompt starts a new conversation. All models get the system
+    prompt of the training data, the base model also that of [baselines], as in the evaluation. The
+    winner needs no training data: it is below the run folder.
     """
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
     opened = _open_models(folder, plan, compare, base_only, winner)
     if "base" in opened:
         opened["base"] = PromptedModel(opened["base"], plan.baselines.system_prompt)
-    conversation = Conversation(opened, system, tokens)
+    if system is None:
+        system = _choose_system_prompt(folder)
+    conversation = Conversation(opened, system, tokens, temperature, seed)
     if prompts or not sys.stdin.isatty():
         for text in prompts or _lines(sys.stdin):
             conversation.reset()
@@ -109,7 +176,34 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         return
     render.print_note(f"{one_line(folder.id)}; {HELP}")
     for text in _read_typed_lines(conversation):
+        try:
+            _answer(conversation, text, as_json)
+        except KeyboardInterrupt:
+            render.print_note("\nstopped; your message is taken back", style="warning")
+
+
+def _answer(conversation: Conversation, text: str, as_json: bool) -> None:
+    """Answer a typed message, while the answer grows if that is possible."""
+    if as_json or not conversation.can_stream or not sys.stdout.isatty():
         show(text, conversation.ask(text), as_json, one_shot=False)
+        return
+    answers = conversation.ask_and_print(text)
+    render.print_text()
+    _note_cut_answers(answers)
+
+
+def _choose_system_prompt(folder: RunFolder) -> str | None:
+    """Return the system prompt of the training data, and say so."""
+    found, different = find_system_prompt(folder.path, execute.load_report(folder))
+    if found:
+        render.print_note(f"system prompt, as in the training data: {one_line(found, 200)}")
+    elif different:
+        render.print_note(
+            f"the rows of the data have {format_count(different, 'system prompt')}, so none is "
+            "used: --system sets one",
+            style="warning",
+        )
+    return found or None
 
 
 def _open_models(
@@ -152,6 +246,10 @@ def show(text: str, answers: Mapping[str, Generation], as_json: bool, *, one_sho
         if one_shot:
             render.print_text(f"> {text}", style="dim")
         _print_columns({name: answer.text for name, answer in answers.items()})
+    _note_cut_answers(answers)
+
+
+def _note_cut_answers(answers: Mapping[str, Generation]) -> None:
     cut = [name for name, answer in answers.items() if answer.finish_reason == "length"]
     if cut:
         render.print_note(

@@ -1,0 +1,84 @@
+"""Show that models are answering: a spinner until there is text, then the text as it grows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import click
+from rich.console import Console
+
+from tunesmith.contracts import Generation
+from tunesmith.records import Prompt
+from tunesmith.terminal import supports_color, supports_live_display
+from tunesmith.text import one_line, redact, safe_text
+
+
+@runtime_checkable
+class StreamingModel(Protocol):
+    """A text model whose answer can be seen while it is generated."""
+
+    def stream(
+        self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
+    ) -> Iterator[Generation]:
+        """Yield the answer so far after each token; the last one is the whole answer."""
+        ...
+
+
+@contextmanager
+def show_spinner(name: str) -> Iterator[None]:
+    """Show on stderr that a model is answering, if stderr is a terminal that can."""
+    if not supports_live_display(sys.stderr):
+        yield
+        return
+    console = Console(
+        file=sys.stderr,
+        markup=False,
+        emoji=False,
+        force_terminal=True,
+        no_color=not supports_color(sys.stderr),
+    )
+    with console.status(f"{one_line(name, 40)} is answering"):
+        yield
+
+
+def print_stream(parts: Iterator[Generation], name: str) -> Generation:
+    """Print an answer on stdout while it grows, word by word; return the whole answer.
+
+    Whole words only, so that no half of a character, of an escape or of a secret is printed.
+    """
+    shown, answer = "", None
+    with show_spinner(name):
+        for answer in parts:
+            shown = _next_words(answer.text, shown)
+            if shown:
+                break
+    _print(shown)
+    for answer in parts:
+        longer = _next_words(answer.text, shown)
+        _print(longer[len(shown) :])
+        shown = longer
+    if answer is None:
+        raise ValueError("a stream without an answer")
+    whole = _clean(answer.text)
+    # What was printed may have become part of a secret, or been decoded in another way.
+    _print(f"{whole[len(shown) :]}\n" if whole.startswith(shown) else f"\n{whole}\n")
+    return answer
+
+
+def _next_words(text: str, shown: str) -> str:
+    """Return the text up to its last whole word; what was shown if that does not continue it."""
+    clean = _clean(text)
+    end = max(clean.rfind(" "), clean.rfind("\n")) + 1
+    return clean[:end] if end > len(shown) and clean.startswith(shown) else shown
+
+
+def _clean(text: str) -> str:
+    return redact(safe_text(text))
+
+
+def _print(text: str) -> None:
+    click.echo(text, nl=False)
+    sys.stdout.flush()
