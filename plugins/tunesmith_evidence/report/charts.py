@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tunesmith.text import one_line
+from tunesmith.text import one_line, redact
 from tunesmith_evidence.formats import format_interval, format_number, format_rate, format_ticks
 from tunesmith_evidence.report.curves import Curve, Points, thin_points
 
@@ -212,7 +212,7 @@ def draw_intervals(bars: Sequence[IntervalBar], title: str) -> Markup:
 
 def _draw_interval(bar: IntervalBar, x: Scale, top: float) -> Iterator[Markup]:
     style = "strong" if bar.emphasized else "plain"
-    label, y = one_line(bar.label, 36), top + 28
+    label, y = one_line(redact(bar.label), 36), top + 28
     value = f"{format_number(bar.value)} {format_interval(bar.low, bar.high)}"
     yield Markup('<g class="bar {}"><title>{}</title>').format(style, f"{label}: {value}")
     yield _draw_text("0", top + 15, label, kind="name")
@@ -228,7 +228,7 @@ def _draw_text(
     shift = Markup(' dx="{:g}"').format(dx) if dx else Markup("")
     style = Markup(' class="{}"').format(kind) if kind else Markup("")
     return Markup('<text x="{}" y="{:.1f}" text-anchor="{}"{}{}>{}</text>').format(
-        x, y, anchor, shift, style, one_line(text)
+        x, y, anchor, shift, style, one_line(redact(text), 120)
     )
 
 
@@ -236,4 +236,4 @@ def _draw_svg(kind: str, height: int, title: str, parts: Sequence[Markup]) -> Ma
     return Markup(
         '<svg class="{}" width="100%" height="{}" role="img" aria-label="{}" '
         'overflow="visible">{}</svg>'
-    ).format(kind, height, one_line(title, 200), Markup("").join(parts))
+    ).format(kind, height, one_line(redact(title), 200), Markup("").join(parts))

@@ -88,6 +88,20 @@ def test_the_report_as_markdown(tunesmith: Tunesmith, finished: Path) -> None:
     assert "| **tuned** |" in done.stdout and "```text\nloss" in done.stdout
 
 
+def test_a_card_is_a_new_file(tunesmith: Tunesmith, finished: Path, tmp_path: Path) -> None:
+    printed = tunesmith("report", finished, "--card", "-")
+    assert printed.exit_code == 0 and printed.stdout.startswith("### ")
+    for name, start in (("card.md", "### "), ("card.svg", "<svg xmlns")):
+        assert tunesmith("report", finished, "--card", tmp_path / name).exit_code == 0
+        assert (tmp_path / name).read_text().startswith(start)
+    again = tunesmith("report", finished, "--card", tmp_path / "card.md")
+    assert again.exit_code == 2 and "exists already" in again.stderr
+    other = tunesmith("report", finished, "--card", tmp_path / "card.png")
+    assert other.exit_code == 2 and "use FILE.md or FILE.svg" in other.stderr
+    lost = tunesmith("report", finished, "--card", tmp_path / "no" / "card.md")
+    assert lost.exit_code == 2 and "No such file" in lost.stderr
+
+
 def test_a_lost_evaluation_is_named(tunesmith: Tunesmith, finished: Path) -> None:
     (finished / "evaluations" / "tuned.same.jsonl").unlink()
     done = tunesmith("report", finished)

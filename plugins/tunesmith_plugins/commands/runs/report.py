@@ -8,12 +8,14 @@ import click
 
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
+from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
 from tunesmith_evidence.formats import format_date
 from tunesmith_evidence.report.answers import read_answers
+from tunesmith_evidence.report.card import render_card_markdown, render_card_svg
 from tunesmith_evidence.report.markdown import render_markdown
 from tunesmith_evidence.report.status import find_status
 from tunesmith_plugins.commands.runs import training_view, view
@@ -31,6 +33,13 @@ from tunesmith_plugins.commands.runs.replay import replay_events
 )
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the report as Markdown.")
 @click.option(
+    "--card",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Write the result on one page, without rows of the data, for a pull request: FILE.md or "
+    "FILE.svg; - prints Markdown.",
+)
+@click.option(
     "--to",
     "reporter",
     metavar="REPORTER",
@@ -40,11 +49,12 @@ from tunesmith_plugins.commands.runs.replay import replay_events
 @json_option
 @common_options
 @pass_state
-def command(
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run: Path,
     failures: int,
     as_markdown: bool,
+    card: Path | None,
     reporter: str | None,
     as_json: bool,
 ) -> None:
@@ -64,10 +74,36 @@ def command(
     if as_json:
         render.print_json(view.to_json(folder.path, report))
         return
+    if card is not None:
+        write_card(report, folder, card)
+        return
     if as_markdown:
         render.print_text(render_markdown(report, folder.path, failures).rstrip())
         return
     show(report, folder, failures)
+
+
+def write_card(report: Report, folder: RunFolder, path: Path) -> None:
+    """Write the card to a new file, as Markdown or SVG by its name; ``-`` prints Markdown.
+
+    Raises:
+        UsageError: the name ends in neither, or the file exists or cannot be written.
+    """
+    if str(path) == "-":
+        render.print_text(render_card_markdown(report, folder.path).rstrip())
+        return
+    forms = {".md": render_card_markdown, ".svg": render_card_svg}
+    if path.suffix.lower() not in forms:
+        raise UsageError(f"--card {path}: not a name of a card", hint="use FILE.md or FILE.svg")
+    text = forms[path.suffix.lower()](report, folder.path)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{path}: exists already", hint="name a new file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    render.print_note(f"card: {path}")
 
 
 def show(report: Report, folder: RunFolder, failures: int) -> None:
