@@ -269,6 +269,26 @@ class ChatFormat:
         return text
 
     @property
+    def has_marks(self) -> bool:
+        """True if marks of the template stand in front of an answer, or of its reasoning."""
+        return bool(self.parts.between.strip() or self.parts.before_content.strip())
+
+    def has_settled(self, text: str) -> bool:
+        """Return True if more text can only be appended to what :meth:`content_of` returns.
+
+        Until reasoning has ended, or the marks in front of an answer are complete, it can still
+        change.
+        """
+        parts = self.parts
+        if parts.between.strip():
+            if text.startswith(parts.before_reasoning):
+                return parts.between in text
+            if parts.before_reasoning.startswith(text):
+                return False
+        is_begun = parts.before_content.startswith(text) and text != parts.before_content
+        return not (parts.before_content.strip() and is_begun)
+
+    @property
     def has_control_tokens_in_answers(self) -> bool:
         """True if control tokens separate the parts of an answer."""
         return self.encoder.control_pattern.search("".join(self.parts)) is not None

@@ -9,7 +9,6 @@ import pytest
 from tunesmith.records import Chat, Message, ToolCall
 from tunesmith.testing.examples import COMPLETIONS, TOOL_CALLS
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.tool_call.evaluator import find_calls
 from tunesmith_plugins.evaluators.tool_call.offer import TOOL_CALL, ToolCallOptions
 
 ANN = ToolCall("mail", '{"to": "Ann", "copies": 2}')
@@ -71,11 +70,6 @@ def test_answers_by_hand(answer: str, calls: list[ToolCall], scores: tuple[float
 def test_any_order() -> None:
     assert measure(TWO, BOB, ANN, any_order=True) == (1, 1)
     assert measure(TWO, BOB, BOB, any_order=True) == (0, 1)
-
-
-def test_calls_in_texts_that_only_look_like_json() -> None:
-    assert find_calls("{" * 50 + '{"name": "a", "arguments": null}') == [("a", {})]
-    assert find_calls('{"name": "a", "arguments": "all"}') == [("a", "all")]
 
 
 def test_is_default_for_calls() -> None:

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.contracts import Measurement, TextModel
-from tunesmith.records import Message, Record, ToolCall, last_exchange
+from tunesmith.records import Message, Record, last_exchange
 from tunesmith_evidence.answers.generate import MAX_NEW_TOKENS
-from tunesmith_evidence.answers.normalize import strip_reasoning
+from tunesmith_evidence.answers.tool_calls import Call, find_calls, read_call
 
 MATCH, NAME = "tool-call-match", "tool-name-match"
 EXTRA_TOKENS = 48
 """Tokens for the marks around a call, and for the end of the turn."""
-_DECODER = json.JSONDecoder()
-Call = tuple[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +62,6 @@ class ToolCallMatch:
         return float(first == second)
 
 
-def read_call(call: ToolCall) -> Call:
-    """Return name and arguments of a call; arguments that are not JSON stay text."""
-    try:
-        return call.name, json.loads(call.arguments or "{}")
-    except ValueError:
-        return call.name, call.arguments
-
-
 def canonical(call: Call) -> str:
     """Return a text that equal calls have in common: keys sorted, 1.0 as 1."""
     return json.dumps([call[0], _plain_numbers(call[1])], sort_keys=True)
@@ -83,41 +73,6 @@ def _plain_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [*map(_plain_numbers, value)]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def find_calls(text: str) -> list[Call]:
-    """Return the calls in an answer, in order, as the chat templates of common models write them.
-
-    A call is a JSON object with ``name``, and ``arguments`` or ``parameters``, wherever it stands:
-    between ``<tool_call>`` marks, in a list behind ``[TOOL_CALLS]``, or alone. An object below
-    ``function`` is one too.
-    """
-    text, calls, position = strip_reasoning(text), [], 0
-    while (start := text.find("{", position)) >= 0:
-        try:
-            value, position = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            position = start + 1
-            continue
-        call = _as_call(value)
-        if call is not None:
-            calls.append(call)
-    return calls
-
-
-def _as_call(value: Any) -> Call | None:
-    if not isinstance(value, dict):
-        return None
-    inner = value.get("function")
-    if isinstance(inner, dict):
-        return _as_call(inner)
-    name = value.get("name")
-    arguments = value.get("arguments", value.get("parameters"))
-    if not isinstance(name, str) or not ({"arguments", "parameters"} & value.keys()):
-        return None
-    if isinstance(arguments, str):
-        return read_call(ToolCall(name, arguments))
-    return name, {} if arguments is None else arguments
 
 
 def choose_max_new_tokens(answers: Sequence[Message]) -> int:

@@ -1,0 +1,25 @@
+"""Command ``serve``: an OpenAI-compatible server for the models of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import CommandOffer
+
+if TYPE_CHECKING:
+    import click
+
+
+@hookimpl
+def tunesmith_commands() -> Sequence[CommandOffer]:
+    """Offer ``tunesmith serve``."""
+    summary = "Serve a run's models as an OpenAI-compatible API, with a chat page."
+    return [CommandOffer(name="serve", summary=summary, load=_load)]
+
+
+def _load() -> click.Command:
+    from tunesmith_plugins.commands.serve.command import command
+
+    return command

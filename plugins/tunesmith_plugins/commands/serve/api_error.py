@@ -1,0 +1,44 @@
+"""Errors in the form of OpenAI's API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ApiError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+        self.param, self.code = param, code
+        self.headers = dict(headers or {})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body of the answer."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's type of error for the status."""
+        match self.status:
+            case 401:
+                return "authentication_error"
+            case 403:
+                return "permission_error"
+            case 503:
+                return "overloaded_error"
+            case status if status >= 500:
+                return "server_error"
+            case _:
+                return "invalid_request_error"

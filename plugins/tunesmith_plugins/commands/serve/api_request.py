@@ -1,0 +1,226 @@
+"""Requests in the form of OpenAI's API.
+
+A parameter that changes the answer is obeyed or refused, never ignored. Known parameters that this
+server has no other value for are accepted with that value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from tunesmith.records import Message, Prompt
+from tunesmith_data.message import parse_messages
+from tunesmith_data.row import RowError
+from tunesmith_data.tools import parse_tools, tool_name
+from tunesmith_plugins.commands.serve.api_error import ApiError
+
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "parallel_tool_calls": (True,),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+}
+"""Values of parameters that change nothing; others are refused."""
+WITHOUT_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key")
+"""Parameters that never change an answer."""
+DEFAULT_COMPLETION_TOKENS = 16
+"""Tokens of a completion without ``max_tokens``, as in OpenAI's API."""
+ROLES = Literal["system", "developer", "user", "assistant", "tool"]
+StopWord = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+Request = TypeVar("Request", bound="GenerationRequest")
+
+
+class ApiModel(BaseModel):
+    """A part of a request: unknown keys and other types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class StreamOptions(ApiModel):
+    """Options of a streamed answer."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class GenerationRequest(ApiModel):
+    """What both kinds of requests have in common."""
+
+    model: str
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    n: int = Field(1, ge=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    stop: StopWord | Annotated[list[StopWord], Field(max_length=16)] = Field(default_factory=list)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+
+    @property
+    def stop_words(self) -> tuple[str, ...]:
+        """Texts at which an answer ends."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def num_top(self) -> int | None:
+        """Number of most likely tokens to return with each token; None: no log-probabilities."""
+        raise NotImplementedError
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Largest number of tokens of an answer; None: as many as there is room for."""
+        raise NotImplementedError
+
+    @property
+    def prompts(self) -> list[Prompt | tuple[int, ...]]:
+        """The prompts: conversations, texts or token ids."""
+        raise NotImplementedError
+
+
+class ApiMessage(ApiModel):
+    """A turn of a conversation."""
+
+    role: ROLES
+    content: str | list[dict[str, str]] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChatRequest(GenerationRequest):
+    """A request of ``/v1/chat/completions``."""
+
+    messages: list[ApiMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["auto", "none"] = "auto"
+
+    @property
+    def num_top(self) -> int | None:
+        """Number of most likely tokens to return with each token; None: no log-probabilities."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(400, "top_logprobs: needs logprobs = true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Largest number of tokens of an answer; None: as many as there is room for."""
+        given = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(given) > 1:
+            raise ApiError(
+                400, "max_tokens: differs from max_completion_tokens", param="max_tokens"
+            )
+        return next(iter(given), None)
+
+    @property
+    def definitions(self) -> tuple[str, ...]:
+        """The tools that the model may call, each as JSON text."""
+        if not self.tools or self.tool_choice == "none":
+            return ()
+        try:
+            return parse_tools(self.tools, "tools")
+        except RowError as error:
+            raise ApiError(400, str(error), param="tools") from None
+
+    @property
+    def tool_names(self) -> frozenset[str]:
+        """Names of the tools that the model may call."""
+        return frozenset(map(tool_name, self.definitions))
+
+    @property
+    def prompts(self) -> list[Prompt | tuple[int, ...]]:
+        """The conversation, as the only prompt."""
+        try:
+            turns = [message.model_dump(exclude_none=True) for message in self.messages]
+            for turn in turns:  # content that is null is the empty one beside calls
+                turn.setdefault("content", "" if turn.get("tool_calls") else None)
+            first, *others = parse_messages(turns, "messages", split_inline=False)
+        except RowError as error:
+            raise ApiError(400, str(error), param="messages") from None
+        fields = {name: getattr(first, name) for name in ("reasoning", "tool_calls", "name")}
+        opening = Message(
+            first.role,
+            first.content,
+            **fields,
+            tool_call_id=first.tool_call_id,
+            tools=self.definitions,
+        )
+        return [(opening, *others)]
+
+
+class CompletionRequest(GenerationRequest):
+    """A request of ``/v1/completions``."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @property
+    def num_top(self) -> int | None:
+        """Number of most likely tokens to return with each token; None: no log-probabilities."""
+        return self.logprobs
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Largest number of tokens of an answer."""
+        return self.max_tokens or DEFAULT_COMPLETION_TOKENS
+
+    @property
+    def prompts(self) -> list[Prompt | tuple[int, ...]]:
+        """The texts, or rows of token ids."""
+        found: list[Prompt | tuple[int, ...]] = []
+        is_one = isinstance(self.prompt, str) or any(isinstance(p, int) for p in self.prompt)
+        for prompt in [self.prompt] if is_one else self.prompt:
+            found.append(prompt if isinstance(prompt, str) else tuple(prompt))  # type: ignore[arg-type]
+        if not found:
+            raise ApiError(400, "prompt: is empty", param="prompt")
+        return found
+
+
+def read_request(kind: type[Request], body: object) -> Request:
+    """Return the request in a body of JSON.
+
+    Raises:
+        ApiError: a parameter is missing, wrong, unknown or not supported.
+    """
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body is not a JSON object")
+    table = {name: value for name, value in body.items() if not _is_without_effect(name, value)}
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        raise _to_api_error(error) from None
+
+
+def _is_without_effect(name: str, value: object) -> bool:
+    if value is None or name in WITHOUT_EFFECT:
+        return True
+    return any((type(value) is not bool and value == neutral) or value is neutral
+               for neutral in NEUTRAL.get(name, ()))  # fmt: skip
+
+
+def _to_api_error(error: ValidationError) -> ApiError:
+    """Return the first problem as an error that names the parameter."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    param = str(problem["loc"][0]) if problem["loc"] else None
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        known = param in NEUTRAL
+        what = "this value is not supported" if known else "is not a known parameter"
+        return ApiError(400, f"{where}: {what}", param=param, code="unsupported_parameter")
+    if param == "tool_choice":
+        what = 'only "auto" and "none" are supported: a call cannot be forced'
+        return ApiError(400, f"tool_choice: {what}", param=param, code="unsupported_value")
+    return ApiError(400, f"{where}: {problem['msg'].lower()}", param=param)

@@ -1,0 +1,364 @@
+"""Engines that answer jobs: a running batch of our own models, or any text model call by call."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from tunesmith.contracts import TextModel, require_sampling
+from tunesmith.errors import DataError, UsageError
+from tunesmith.records import Prompt
+from tunesmith_plugins.commands.serve.api_error import ApiError
+from tunesmith_plugins.commands.serve.job import (
+    Choice,
+    Job,
+    Piece,
+    Scored,
+    StreamedText,
+    TokenScore,
+)
+from tunesmith_torch.data.partial_answer import decode_partial_answer
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence, TokenLogprobs
+from tunesmith_torch.generation.sampling import Sampler
+from tunesmith_torch.generation.text_model import TorchTextModel
+
+SEEDS = 2**32
+"""Seeds of models that sample on their own."""
+
+
+class Engine(Protocol):
+    """Answers the jobs of one model. All but :meth:`encode` is called by the model's thread."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    @property
+    def context(self) -> int | None:
+        """Largest number of tokens of prompt and answer; None: not known, or no limit."""
+        ...
+
+    def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
+        """Return the ids of a prompt; none if the model takes prompts as they are.
+
+        Raises:
+            ApiError: the model cannot take the prompt.
+        """
+        ...
+
+    def check(self, choice: Choice) -> None:
+        """Check that the model can answer.
+
+        Raises:
+            ApiError: it lacks what the choice asks for.
+        """
+        ...
+
+    def add(self, job: Job) -> None:
+        """Add a job."""
+        ...
+
+    @property
+    def is_empty(self) -> bool:
+        """Return True if there is nothing to do."""
+        ...
+
+    def step(self) -> Sequence[tuple[Job, Piece]]:
+        """Compute a step; return new pieces of answers."""
+        ...
+
+    def clear(self) -> Sequence[Job]:
+        """Give up all jobs, and return them."""
+        ...
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Numbers of jobs that run and that wait."""
+        ...
+
+
+@dataclass(eq=False)
+class _Running:
+    """A job in the batch."""
+
+    job: Job
+    sequence: RunningSequence
+    text: StreamedText
+    num_sent: int = 0
+    """Scores that were sent."""
+
+
+class BatchedEngine:
+    """Answers with continuous batching: jobs join and leave between steps."""
+
+    def __init__(
+        self,
+        model: TorchTextModel,
+        *,
+        slots: int,
+        build_prompt: Callable[[Prompt, int], Prompt] | None = None,
+    ) -> None:
+        self._template = model.template
+        # The event loop's thread encodes; this one decodes, with a tokenizer of its own.
+        self._decoding: Template = model.template.copy()
+        self._build_prompt = build_prompt or (lambda prompt, _: prompt)
+        self._vocabulary = model.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+        self.context = model.context
+        self._batch = ContinuousBatch(
+            model.model,
+            end_ids=model.template.end_ids,
+            token_budget=model.token_budget,
+            max_rows=slots,
+        )
+        self._running: dict[int, _Running] = {}
+
+    def __enter__(self) -> BatchedEngine:
+        self._batch.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._batch.__exit__(kind, error, trace)
+
+    def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
+        """Return the ids of a prompt."""
+        if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
+            ids: tuple[int, ...] = prompt  # type: ignore[assignment]
+            if not all(0 <= token < self._vocabulary for token in ids):
+                raise ApiError(400, "prompt: a token id that the model lacks", param="prompt")
+            return ids
+        try:
+            built = self._build_prompt(prompt, most_tokens)  # type: ignore[arg-type]
+            found = tuple(self._template.encode_prompt(built))
+        except DataError as error:
+            raise ApiError(400, str(error)) from None
+        if not found:
+            raise ApiError(400, "prompt: has no token", param="prompt")
+        return found
+
+    def check(self, choice: Choice) -> None:
+        """Accept everything."""
+
+    def add(self, job: Job) -> None:
+        """Add a job to the batch; it joins when there is a slot."""
+        choice = job.choice
+        sampler = None
+        if choice.temperature > 0:
+            sampler = Sampler(
+                temperature=choice.temperature,
+                top_p=choice.top_p,
+                seed=choice.seed,
+                streams=(choice.stream,),
+            )
+        sequence = RunningSequence(
+            choice.ids,
+            max_new_tokens=choice.max_tokens,
+            sampler=sampler,
+            num_top=choice.num_top,
+        )
+        decode = self._continue_text(choice) if choice.is_continuation else self._decode_answer
+        text = StreamedText(decode, choice.stop_words)
+        self._running[id(sequence)] = _Running(job, sequence, text)
+        self._batch.add(sequence)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return True if nothing runs or waits."""
+        return self._batch.is_empty
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Numbers of jobs that run and that wait."""
+        return self._batch.num_running, self._batch.num_waiting
+
+    def step(self) -> Sequence[tuple[Job, Piece]]:
+        """Compute a step; return new pieces of answers."""
+        for running in [r for r in self._running.values() if r.job.is_cancelled]:
+            running.sequence.cancel()
+            del self._running[id(running.sequence)]
+        pieces = []
+        for sequence in self._batch.step():
+            running = self._running[id(sequence)]
+            if piece := self._advance(running):
+                pieces.append((running.job, piece))
+            if sequence.is_finished:
+                del self._running[id(sequence)]
+        return pieces
+
+    def clear(self) -> Sequence[Job]:
+        """Give up all jobs, and return them."""
+        self._batch.clear()
+        left = [running.job for running in self._running.values()]
+        self._running.clear()
+        return left
+
+    # ----------------------------------------------------------------- answers
+
+    def _advance(self, running: _Running) -> Piece | None:
+        """Return the piece that a new token makes; end the sequence at a stop word."""
+        job, sequence, text = running.job, running.sequence, running.text
+        if job.first_token is None:
+            job.first_token = time.monotonic()
+        is_at_end = sequence.ids[-1] in self._batch.end_ids
+        ids = sequence.ids[:-1] if is_at_end else sequence.ids
+        new = text.update(ids, sequence.is_finished)
+        if text.is_stopped:
+            sequence.end()
+        choice, finished = job.choice, sequence.is_finished
+        if not finished and not (choice.is_streamed and new):
+            return None
+        # Tokens behind a stop word are not known before it is complete.
+        has_scores = finished or not choice.stop_words
+        scores = self._new_scores(running, ids) if has_scores else ()
+        reason = None
+        if finished:
+            reason = "stop" if is_at_end or text.is_stopped else "length"
+            new = new if choice.is_streamed else text.sent
+        return Piece(choice.index, new, scores, reason, len(sequence.ids))  # type: ignore[arg-type]
+
+    def _new_scores(self, running: _Running, ids: Sequence[int]) -> tuple[TokenScore, ...]:
+        """Return the scores of the tokens of the text that were not sent yet."""
+        if running.job.choice.num_top is None:
+            return ()
+        count = len(ids)
+        if running.text.is_stopped:
+            kept, decode = len(running.text.sent), self._decoding.tokenizer.decode
+            while count and len(decode(ids[: count - 1])) >= kept:
+                count -= 1
+        scores = running.sequence.scores[running.num_sent : count]
+        tokens, running.num_sent = ids[running.num_sent : count], count
+        return tuple(self._name(token, score) for token, score in zip(tokens, scores, strict=True))
+
+    def _name(self, token: int, score: TokenLogprobs) -> TokenScore:
+        def named(token: int, logprob: float) -> Scored:
+            return str(self._decoding.tokenizer.decode([token])), logprob
+
+        return TokenScore(
+            named(token, score.logprob), tuple(named(*candidate) for candidate in score.top)
+        )
+
+    def _decode_answer(self, ids: Sequence[int], is_complete: bool) -> str:
+        if is_complete:
+            return self._decoding.decode_answer(ids)
+        return decode_partial_answer(self._decoding, ids)
+
+    def _continue_text(self, choice: Choice) -> Callable[[Sequence[int], bool], str]:
+        """Return the function that decodes the continuation of a text.
+
+        The last token of the prompt comes first, because tokenizers drop a space at the beginning.
+        """
+        decode = self._decoding.tokenizer.decode
+        last = list(choice.ids[-1:])
+        start = len(decode(last, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+        def text_of(ids: Sequence[int], is_complete: bool) -> str:
+            text: str = decode(
+                [*last, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )[start:]
+            return text if is_complete else text.rstrip("\ufffd")
+
+        return text_of
+
+
+class CallingEngine:
+    """Answers with a text model that is called for one answer after the other.
+
+    So any model can be served, such as a classifier that won a run.
+    """
+
+    context = None
+
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+        self._waiting: deque[Job] = deque()
+
+    def __enter__(self) -> CallingEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._waiting.clear()
+
+    def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
+        """Return nothing: the model encodes prompts itself."""
+        if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
+            raise ApiError(400, "prompt: this model takes no token ids", param="prompt")
+        return ()
+
+    def check(self, choice: Choice) -> None:
+        """Refuse what the model does not offer."""
+        if choice.num_top is not None:
+            raise ApiError(400, "logprobs: not available for this model", param="logprobs")
+        if choice.temperature > 0 and choice.top_p < 1:
+            raise ApiError(400, "top_p: not available for this model", param="top_p")
+
+    def add(self, job: Job) -> None:
+        """Add a job to the queue."""
+        self._waiting.append(job)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return True if nothing waits."""
+        return not self._waiting
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Numbers of jobs that run and that wait."""
+        return min(1, len(self._waiting)), max(0, len(self._waiting) - 1)
+
+    def step(self) -> Sequence[tuple[Job, Piece]]:
+        """Answer the first job."""
+        job, choice = self._waiting[0], self._waiting[0].choice
+        if job.is_cancelled:
+            self._waiting.popleft()
+            return []
+        if choice.temperature > 0:
+            (answer,) = require_sampling(self._model).sample(
+                [choice.prompt],
+                choice.max_tokens,
+                seed=(choice.seed * 1_000_003 + choice.stream) % SEEDS,
+                temperature=choice.temperature,
+            )
+        else:
+            (answer,) = self._model.generate([choice.prompt], choice.max_tokens)
+        job.first_token = time.monotonic()
+        text = StreamedText(lambda *_: answer.text, choice.stop_words)
+        new = text.update(answer.ids, True)
+        reason = "stop" if text.is_stopped else answer.finish_reason
+        self._waiting.popleft()
+        return [(job, Piece(choice.index, new, (), reason, answer.tokens))]
+
+    def clear(self) -> Sequence[Job]:
+        """Give up all jobs, and return them."""
+        left = list(self._waiting)
+        self._waiting.clear()
+        return left
+
+
+def error_of(error: Exception) -> ApiError:
+    """Return the error that a client sees for one in the model's thread."""
+    if isinstance(error, UsageError | DataError):
+        return ApiError(400, str(error))
+    return ApiError(500, "the model failed; the server's output has the reason")
+
+
+Engines = Mapping[str, Engine]
+"""The engines by the names of their models."""

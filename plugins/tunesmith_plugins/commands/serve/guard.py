@@ -1,0 +1,104 @@
+"""The gate in front of all routes: who may ask, from where, and how much."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tunesmith_plugins.commands.serve.api_error import ApiError
+
+OPEN_PATHS = ("/", "/health")
+"""Paths without a token: they have no data."""
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only programs of this machine reach the host."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Refuses requests without the token, and those that a foreign web page may have caused.
+
+    A page in a browser can point its own name at this machine (DNS rebinding). Such a request has
+    that name in its ``Host`` header; addresses and the names given at the start are accepted. It
+    can also send requests to this machine blindly: these have a foreign ``Origin``.
+    """
+
+    app: ASGIApp
+    names: Collection[str]
+    token: str | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with an error."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check(scope["path"], Headers(scope=scope))
+        except ApiError as error:
+            response = JSONResponse(error.to_json(), error.status, error.headers)
+            await response(scope, receive, send_with_headers)
+            return
+        await self.app(scope, receive, send_with_headers)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        """Raise ApiError if the request is refused."""
+        host = headers.get("host", "")
+        name = _host_name(host)
+        if not (_is_address(name) or name in self.names):
+            what = f"Host: {name[:100]!r} is not a name of this server (--allow-host)"
+            raise ApiError(403, what, code="host_not_allowed")
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise ApiError(403, "Origin: pages of other sites may not ask", code="origin_refused")
+        if self.token is None or path in OPEN_PATHS:
+            return
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("latin-1"), self.token.encode())
+        if kind.lower() != "bearer" or not right:
+            raise ApiError(
+                401,
+                "the bearer token is missing or wrong",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+
+def _host_name(host: str) -> str:
+    """Return the name in a Host header, without the port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].rstrip(".").lower()
+
+
+def _is_address(name: str) -> bool:
+    """Return True for an address: nobody can point it elsewhere."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,105 @@
+"""The thread that runs all models: jobs come in from the event loop, pieces go back to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+from tunesmith.cli import render
+from tunesmith.text import one_line
+from tunesmith_plugins.commands.serve.engine import Engine, Engines, error_of
+from tunesmith_plugins.commands.serve.job import Channel, Event, Job
+
+Post = tuple[Channel, Event]
+
+
+class ModelThread:
+    """Runs the engines in turn while they have work.
+
+    Tensors of all models are used in this thread alone. It never waits for a client: pieces go to
+    queues, which are as long as answers.
+    """
+
+    def __init__(self, engines: Engines) -> None:
+        self.engines = engines
+        self._new: deque[tuple[str, Job]] = deque()
+        self._wake = threading.Condition()
+        self._is_stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="tunesmith-model", daemon=True)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the thread; pieces are delivered to the event loop."""
+        self._loop = loop
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Stop after the current step; wait for it at most so long."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    @property
+    def is_alive(self) -> bool:
+        """Return True if the thread runs."""
+        return self._thread.is_alive()
+
+    def submit(self, model: str, jobs: Sequence[Job]) -> None:
+        """Add jobs for a model."""
+        with self._wake:
+            self._new += [(model, job) for job in jobs]
+            self._wake.notify()
+
+    def _run(self) -> None:
+        with ExitStack() as stack:
+            for engine in self.engines.values():
+                stack.enter_context(engine)
+            while self._take_new():
+                posts: list[Post] = []
+                for name, engine in self.engines.items():
+                    if not engine.is_empty:
+                        posts += self._step(name, engine)
+                self._deliver(posts)
+
+    def _take_new(self) -> bool:
+        """Add new jobs to their engines, and wait if there are none; False: stop."""
+        with self._wake:
+            while not (self._new or self._is_stopping) and self._is_idle:
+                self._wake.wait()
+            new, self._new = self._new, deque()
+            if self._is_stopping:
+                return False
+        for name, job in new:
+            if not job.is_cancelled:
+                self.engines[name].add(job)
+        return True
+
+    @property
+    def _is_idle(self) -> bool:
+        return all(engine.is_empty for engine in self.engines.values())
+
+    def _step(self, name: str, engine: Engine) -> list[Post]:
+        try:
+            return [(job.channel, piece) for job, piece in engine.step()]
+        except Exception as error:  # one request must not end the server
+            shown = error_of(error)
+            if shown.status >= 500:
+                lines = "".join(traceback.format_exception(error))
+                render.print_note(f"{one_line(name)}: the model failed\n{lines}", style="bad")
+            return [(job.channel, shown) for job in engine.clear()]
+
+    def _deliver(self, posts: Sequence[Post]) -> None:
+        if posts and self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(_put, posts)
+
+
+def _put(posts: Sequence[Post]) -> None:
+    for channel, event in posts:
+        channel.queue.put_nowait(event)

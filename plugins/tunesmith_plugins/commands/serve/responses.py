@@ -1,0 +1,166 @@
+"""Answers in the form of OpenAI's API: whole, and as parts of a stream."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tunesmith import __version__
+from tunesmith_evidence.answers.tool_calls import find_calls
+from tunesmith_plugins.commands.serve.api_request import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+)
+from tunesmith_plugins.commands.serve.job import Piece, Scored, TokenScore
+from tunesmith_plugins.commands.serve.service import Ticket
+
+CALL_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "{", "[")
+"""What stands in front of a call in an answer."""
+
+
+class Responses:
+    """Writes the answers to one request."""
+
+    def __init__(self, request: GenerationRequest, ticket: Ticket) -> None:
+        self.request, self.ticket = request, ticket
+        is_chat = isinstance(request, ChatRequest)
+        self._head = {
+            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": request.model,
+            "system_fingerprint": f"tunesmith-{__version__}",
+        }
+        self._object = "chat.completion" if is_chat else "text_completion"
+        self._tools = request.tool_names if isinstance(request, ChatRequest) else frozenset()
+        self._offsets: dict[int, int] = {}
+
+    def write_whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """Return the answer as a whole, from the last piece of each choice."""
+        choices = [self._choice(piece) for piece in sorted(pieces, key=lambda p: p.index)]
+        return {
+            **self._head,
+            "object": self._object,
+            "choices": choices,
+            "usage": self._usage(),
+        }
+
+    def _choice(self, piece: Piece) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish_reason}
+        if isinstance(self.request, CompletionRequest):
+            return {**choice, "text": piece.text, "logprobs": self._logprobs(piece)}
+        text, calls = split_calls(piece.text, self._tools)
+        message: dict[str, Any] = {"role": "assistant", "refusal": None}
+        message["content"] = text or (None if calls else "")
+        if calls:
+            message["tool_calls"] = calls
+            choice["finish_reason"] = "tool_calls"
+        return {**choice, "message": message, "logprobs": self._logprobs(piece)}
+
+    # ----------------------------------------------------------------- streams
+
+    def write_first(self) -> Iterator[dict[str, Any]]:
+        """Yield what a stream begins with: the role of each choice of a conversation."""
+        if isinstance(self.request, ChatRequest):
+            for job in self.ticket.jobs:
+                delta = {"role": "assistant", "content": "", "refusal": None}
+                yield self._chunk(job.choice.index, delta, None, None)
+
+    def write_piece(self, piece: Piece) -> Iterator[dict[str, Any]]:
+        """Yield the parts of a stream for a piece."""
+        if isinstance(self.request, CompletionRequest):
+            logprobs = self._logprobs(piece)
+            yield self._chunk(piece.index, {"text": piece.text}, logprobs, piece.finish_reason)
+            return
+        text, calls = split_calls(piece.text, self._tools) if self._tools else (piece.text, [])
+        delta: dict[str, Any] = {"content": text} if text else {}
+        if calls:
+            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
+        if delta or piece.scores:
+            yield self._chunk(piece.index, delta, self._logprobs(piece), None)
+        if piece.finish_reason is not None:
+            reason = "tool_calls" if calls else piece.finish_reason
+            yield self._chunk(piece.index, {}, None, reason)
+
+    def write_last(self) -> Iterator[dict[str, Any]]:
+        """Yield what a stream ends with: the usage, if it was asked for."""
+        if self.request.stream_options.include_usage:
+            yield {**self._chunk_head(), "choices": [], "usage": self._usage()}
+
+    def _chunk_head(self) -> dict[str, Any]:
+        is_chat = isinstance(self.request, ChatRequest)
+        return {**self._head, "object": f"{self._object}.chunk" if is_chat else self._object}
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None
+    ) -> dict[str, Any]:
+        is_chat = isinstance(self.request, ChatRequest)
+        content = {"delta": delta} if is_chat else delta
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
+        chunk = {**self._chunk_head(), "choices": [choice]}
+        return {**chunk, "usage": None} if self.request.stream_options.include_usage else chunk
+
+    # ----------------------------------------------------------------- parts
+
+    def _usage(self) -> dict[str, int]:
+        prompt, completion = self.ticket.prompt_tokens, self.ticket.completion_tokens
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+
+    def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
+        if self.request.num_top is None:
+            return None
+        if isinstance(self.request, ChatRequest):
+            return {"content": [_chat_score(score) for score in piece.scores], "refusal": None}
+        offsets, end = [], self._offsets.get(piece.index, 0)
+        for score in piece.scores:
+            offsets.append(end)
+            end += len(score.token[0])
+        self._offsets[piece.index] = end
+        return {
+            "tokens": [score.token[0] for score in piece.scores],
+            "token_logprobs": [score.token[1] for score in piece.scores],
+            "top_logprobs": [dict(score.top) for score in piece.scores],
+            "text_offset": offsets,
+        }
+
+
+def _chat_score(score: TokenScore) -> dict[str, Any]:
+    return {**_chat_token(score.token), "top_logprobs": [_chat_token(t) for t in score.top]}
+
+
+def _chat_token(scored: Scored) -> dict[str, Any]:
+    token, logprob = scored
+    # A token may be a part of a character, whose bytes the text does not have.
+    data = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
+    return {"token": token, "logprob": logprob, "bytes": data}
+
+
+def split_calls(text: str, tools: frozenset[str]) -> tuple[str, list[dict[str, Any]]]:
+    """Return the text in front of the calls in an answer, and the calls of these tools.
+
+    An answer that calls a tool which there is not stays text.
+    """
+    calls = find_calls(text) if tools else []
+    if not calls or not {name for name, _ in calls} <= tools:
+        return text, []
+    start = min(text.find(mark) for mark in CALL_MARKS if mark in text)
+    return text[:start].rstrip(), [
+        {
+            "id": f"call_{secrets.token_hex(12)}",
+            "type": "function",
+            "function": {
+                "name": name,
+                "arguments": arguments
+                if isinstance(arguments, str)
+                else json.dumps(arguments, ensure_ascii=False),
+            },
+        }
+        for name, arguments in calls
+    ]

@@ -1,0 +1,64 @@
+"""The models of a run, each with the engine that answers for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith import api
+from tunesmith.contracts import TextModel
+from tunesmith.errors import UsageError
+from tunesmith.execution import execute
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+from tunesmith_evidence.prompting.prompted_model import PromptedModel
+from tunesmith_evidence.winner import FOLDER, open_winner
+from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine, Engine
+from tunesmith_torch.generation.text_model import TorchTextModel
+
+NAMES = ("tuned", "base", "winner")
+
+
+def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
+    """Return the names of the models to serve: those wanted, or all that the run has.
+
+    Raises:
+        UsageError: the run lacks one.
+    """
+    has = {
+        "tuned": "" in execute.load_report(folder).training_finished,
+        "base": True,
+        "winner": (folder.path / FOLDER).is_dir(),
+    }
+    for name in wanted:
+        if not has[name]:
+            what = "no trained model yet" if name == "tuned" else "no winner besides the tuned one"
+            raise UsageError(
+                f"--model {name}: {folder.path} has {what}",
+                hint="serve those that there are: " + ", ".join(n for n in NAMES if has[n]),
+            )
+    return [name for name in NAMES if (name in wanted if wanted else has[name])]
+
+
+def open_engines(
+    folder: RunFolder, plan: Plan, names: Sequence[str], *, slots: int
+) -> dict[str, Engine]:
+    """Open models of a run.
+
+    The base model gets the system prompt of ``[baselines]``, as in the evaluation.
+    """
+    opened: dict[str, TextModel] = api.open_models(
+        folder, plan, tuned="tuned" in names, base="base" in names
+    )
+    engines: dict[str, Engine] = {}
+    for name in names:
+        if name == "winner":
+            engines[name] = CallingEngine(open_winner(folder, plan)[1])
+            continue
+        model, system = opened[name], plan.baselines.system_prompt
+        prompted = PromptedModel(model, system) if name == "base" and system else None
+        if isinstance(model, TorchTextModel):
+            build = prompted.build_prompt if prompted else None
+            engines[name] = BatchedEngine(model, slots=slots, build_prompt=build)
+        else:
+            engines[name] = CallingEngine(prompted or model)
+    return engines

@@ -1,0 +1,97 @@
+"""The web server: it listens, runs the models' thread, and ends in order after a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from tunesmith.cli import render
+from tunesmith.errors import UsageError
+from tunesmith_plugins.commands.serve.service import Service
+
+STEP_SECONDS = 5
+"""Time that the models' thread gets to end its last step."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to the address.
+
+    Raises:
+        UsageError: the address cannot be used.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot listen at {host} port {port}: {reason.lower()}",
+            hint="choose another port with --port; 0 takes a free one",
+        ) from None
+    return bound
+
+
+class Server(uvicorn.Server):
+    """Starts the models' thread, and drains after the first signal; the second one ends it."""
+
+    def __init__(self, app: ASGIApp, service: Service, when_ready: Callable[[], None]) -> None:
+        limits = service.limits
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                log_config=None,
+                log_level="critical",  # errors are printed by the application
+                access_log=False,
+                server_header=False,
+                limit_concurrency=limits.connections,
+                timeout_graceful_shutdown=math.ceil(limits.drain_seconds),
+            )
+        )
+        self.service, self.when_ready = service, when_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen."""
+        self.service.thread.start(asyncio.get_running_loop())
+        await super().startup(sockets)
+        self.when_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop listening and finish what runs; at the second signal, give it up."""
+        if self.should_exit:
+            os._exit(128 + sig)  # the thread of the models cannot be stopped within a step
+        name = signal.Signals(sig).name
+        self.should_exit = True
+        seconds = self.service.limits.drain_seconds
+        render.print_note(
+            f"{name}: finishing what runs, at most {seconds:g} s; once more stops at once"
+        )
+
+
+def serve(server: Server, bound: socket.socket) -> None:
+    """Serve until a signal, and then until what runs is finished or its time is over."""
+    try:
+        server.run(sockets=[bound])
+    finally:
+        server.service.close()
+        server.service.thread.stop(STEP_SECONDS)
+        bound.close()

@@ -1,0 +1,29 @@
+"""The text of an answer while it is being generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith_torch.data.templates import Template
+
+REPLACEMENT_CHARACTER = "\ufffd"
+"""Stands for bytes that are not a character, or not yet."""
+
+
+def decode_partial_answer(template: Template, ids: Sequence[int]) -> str:
+    """Return the beginning of an answer that is being generated, for streaming.
+
+    It is what :meth:`~tunesmith_torch.data.templates.Template.decode_answer` will return for more
+    ids, up to a point: a character whose bytes are incomplete, and what may still change, such as
+    marks that the template puts in front of an answer, is left out.
+    """
+    chat = template.chat
+    if chat is not None and chat.has_marks:
+        text = template.tokenizer.decode(
+            list(ids),
+            skip_special_tokens=not chat.has_control_tokens_in_answers,
+            clean_up_tokenization_spaces=False,
+        )
+        if not chat.has_settled(text):
+            return ""
+    return template.decode_answer(ids).rstrip(REPLACEMENT_CHARACTER)
