@@ -109,6 +109,7 @@ def samples() -> dict[str, dict[str, Any]]:
         "reward-margin": {"run": str(tiny_model())},
         "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
         "length": {"run": str(tiny_model()), "max_new_tokens": 16},
+        "judge": {"run": str(tiny_model()), "model": str(tiny_model()), "max_new_tokens": 8},
         "canaries": {"run": str(tiny_model()), "file": write("canaries.json", canaries())},
         "safety": {
             "run": str(tiny_model()),

@@ -1,0 +1,238 @@
+"""Offer and evaluator of ``judge``: a language model compares answers in pairs.
+
+A judge is an instrument with faults of its own. So each pair is judged in both orders, the judge is
+tested by pairs whose better answer is known, and without that proof there is no result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from tunesmith.contracts import Evaluator, Finding, Measurement, RunContext, TextModel
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.plan import Plan
+from tunesmith.records import Message, Prompt, Record, last_exchange
+from tunesmith_evidence.judging.endpoint import Endpoint
+from tunesmith_evidence.judging.pairwise import (
+    CRITERION,
+    FEWEST_ANCHORS,
+    VERDICTS,
+    Ask,
+    Judgements,
+    Pair,
+    judge_pairs,
+    plant_anchors,
+)
+from tunesmith_evidence.prompting.choice_model import ChoiceModel
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    open_other_model,
+)
+
+METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
+MOST_INVALID = 0.1
+"""Share of replies that are no verdict above which there is no result."""
+
+
+class JudgeOptions(ComparisonOptions):
+    """Options: the judge, the model to compare with, and how the judge is tested."""
+
+    model: str = Field(
+        min_length=1,
+        description=(
+            "The judge: name of a model at the endpoint; without an endpoint a model reference, "
+            "run folder or artifact, which chooses the most probable of A, B and tie."
+        ),
+    )
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@]+$",
+        description=(
+            "Address of an OpenAI-compatible endpoint, up to /v1. Held-out prompts and answers are "
+            "sent there."
+        ),
+    )
+    token_variable: str | None = Field(
+        None,
+        pattern=r"^[A-Z_][A-Z0-9_]*$",
+        description="Name of the environment variable with the token of the endpoint.",
+    )
+    criterion: str = Field(CRITERION, min_length=1, description="Question that the judge answers.")
+    max_new_tokens: int = Field(256, ge=1, description="Most tokens of a judged answer.")
+    anchors: int = Field(
+        20,
+        ge=FEWEST_ANCHORS,
+        description="Pairs of a reference and a damaged reference by which the judge is tested.",
+    )
+    agreement: float = Field(
+        0.8,
+        gt=0.5,
+        le=1,
+        description="Share of these pairs in which it must prefer the reference, in both orders.",
+    )
+
+    @model_validator(mode="after")
+    def _check_token(self) -> Self:
+        if self.token_variable is not None and self.endpoint is None:
+            raise ValueError("`token_variable` needs an `endpoint`")
+        if self.token_variable is not None and not _is_private(self.endpoint or ""):
+            raise ValueError("a token is sent by https only, or to this machine")
+        return self
+
+
+def _is_private(endpoint: str) -> bool:
+    """Return True if nobody on the way can read what is sent."""
+    parts = urlsplit(endpoint)
+    return parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1")
+
+
+class Judge(ComparingEvaluator):
+    """Scores 1 if the judge prefers the answer to the other model's in both orders, 1/2 for a tie.
+
+    If the judge fails the anchors, every row scores 1/2 and the finding says so.
+    """
+
+    def __init__(self, options: JudgeOptions) -> None:
+        self.options = options
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
+    ) -> Sequence[Measurement]:
+        """Return one value per record; nothing if the other model is not trained yet.
+
+        Raises:
+            EnvironmentProblem: the endpoint cannot be asked.
+        """
+        options = self.options
+        other = open_other_model(options, run)
+        if other is None:
+            return []
+        exchanges = [last_exchange(record) for record in records]
+        prompts = [prompt for prompt, _ in exchanges]
+        ours, theirs = (
+            [answer.text for answer in opened.generate(prompts, options.max_new_tokens)]
+            for opened in (model, other)
+        )
+        requests = [show_prompt(prompt) for prompt in prompts]
+        pairs = [Pair(*texts) for texts in zip(requests, ours, theirs, strict=True)]
+        references = [(r, answer.text) for r, (_, answer) in zip(requests, exchanges, strict=True)]
+        needs_judge = any(pair.ours.strip() != pair.theirs.strip() for pair in pairs)
+        ask = self._open(run) if needs_judge else _ask_nobody
+        anchors = plant_anchors(references, options.anchors) if needs_judge else []
+        tested = judge_pairs(anchors, ask, options.criterion)
+        found = judge_pairs(pairs, ask, options.criterion)
+        details = to_details(found, tested, options.agreement, needs_judge)
+        scores = [judgement.score if details["holds"] else 0.5 for judgement in found.judged]
+        return [
+            Measurement(
+                metric=METRIC.name, values=tuple(scores), outputs=tuple(ours), details=details
+            )
+        ]
+
+    def _open(self, run: RunContext | None) -> Ask:
+        """Return the function that asks the judge."""
+        from tunesmith_torch.compare.open_by_name import open_by_name
+
+        options = self.options
+        if options.endpoint is not None:
+            return Endpoint(options.endpoint, options.model, options.token_variable).ask
+        device = "auto" if run is None else run.device
+        opened = open_by_name(options.model, device=device, option="evaluators.model")
+        judge = ChoiceModel(opened, VERDICTS)
+
+        def ask(prompts: Sequence[str]) -> Sequence[str]:
+            turns = [(Message("user", prompt),) for prompt in prompts]
+            return [generation.text for generation in judge.generate(turns, 1)]
+
+        return ask
+
+
+def _ask_nobody(prompts: Sequence[str]) -> Sequence[str]:
+    """Answer nothing: all answers are equal, so that there is nothing to ask."""
+    assert not prompts
+    return []
+
+
+def show_prompt(prompt: Prompt) -> str:
+    """Return a prompt as the judge reads it."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message.role}: {message.text}" for message in prompt)
+
+
+def to_details(
+    found: Judgements, tested: Judgements, agreement: float, asked: bool
+) -> dict[str, Any]:
+    """Return how far the judge can be trusted, and ``holds``: there is a result."""
+    total = len(found.judged)
+    right = sum(judgement.score == 1 for judgement in tested.judged)
+    anchors = len(tested.judged)
+    invalid = found.invalid / max(2 * total, 1)
+    problem = ""
+    if asked and anchors < FEWEST_ANCHORS:
+        problem = f"only {anchors} anchors could be planted, {FEWEST_ANCHORS} are needed"
+    elif asked and right < agreement * anchors:
+        problem = (
+            f"the judge preferred a reference to its damaged form in {right} of {anchors} anchors, "
+            f"{agreement:.0%} are needed"
+        )
+    elif invalid > MOST_INVALID:
+        problem = f"{invalid:.0%} of the replies are neither A, B nor tie"
+    first, second = (found.count_position(position) for position in "AB")
+    scores = [judgement.score for judgement in found.judged]
+    wins, losses = scores.count(1.0), scores.count(0.0)
+    text = (
+        f"{wins} wins, {losses} losses, {total - wins - losses} ties of {total}; position bias: "
+        f"the orders disagree in {first + second} (first answer {first}, second {second}); anchors "
+        f"{right} of {anchors}"
+    )
+    if found.invalid:
+        text += f"; {found.invalid} replies were no verdict"
+    if any(found.attempts):
+        ours, theirs = found.attempts
+        text += f"; answers that seem to instruct the judge: {ours}, of the other model {theirs}"
+    return {
+        "holds": not problem,
+        "wins": wins, "losses": losses,
+        "first_preferred": first, "second_preferred": second,
+        "anchors": anchors, "anchors_right": right,
+        "invalid": found.invalid, "attempts": list(found.attempts),
+        "finding": f"no verdict, {problem}: {text}" if problem else text,
+    }  # fmt: skip
+
+
+def review(plan: Plan) -> Iterator[Finding]:
+    """Yield where rows are sent, and an error if the token is missing."""
+    for evaluator in plan.evaluators:
+        options = evaluator.config
+        if not isinstance(options, JudgeOptions) or options.endpoint is None:
+            continue
+        where, name = f"evaluators.{evaluator.id}", options.token_variable
+        if name is not None and not os.environ.get(name, "").strip():
+            message = f"the environment variable {name} is not set"
+            yield Finding(level="error", where=f"{where}.token_variable", message=message)
+        message = f"prompts and answers of held-out rows are sent to {options.endpoint}"
+        yield Finding(level="info", where=f"{where}.endpoint", message=message)
+
+
+def build(options: JudgeOptions) -> Evaluator:
+    """Build the evaluator."""
+    return Judge(options)
+
+
+JUDGE = EvaluatorOffer(
+    name="judge",
+    summary="how often a language model prefers the answer to another model's, in both orders",
+    config=JudgeOptions,
+    build=build,
+    metrics=(METRIC,),
+    needs=("torch>=2.11", "transformers>=5.17"),
+    generates=True,
+    model_count=lambda options: 2 + (options.endpoint is None),
+)
