@@ -123,8 +123,8 @@ class Judge(ComparingEvaluator):
         pairs = [Pair(*texts) for texts in zip(requests, ours, theirs, strict=True)]
         references = [(r, answer.text) for r, (_, answer) in zip(requests, exchanges, strict=True)]
         needs_judge = any(pair.ours.strip() != pair.theirs.strip() for pair in pairs)
-        ask = self._open(run) if needs_judge else _ask_nobody
         anchors = plant_anchors(references, options.anchors) if needs_judge else []
+        ask = self._open(run) if len(anchors) >= FEWEST_ANCHORS else _call_tie
         tested = judge_pairs(anchors, ask, options.criterion)
         found = judge_pairs(pairs, ask, options.criterion)
         details = to_details(found, tested, options.agreement, needs_judge)
@@ -153,10 +153,9 @@ class Judge(ComparingEvaluator):
         return ask
 
 
-def _ask_nobody(prompts: Sequence[str]) -> Sequence[str]:
-    """Answer nothing: all answers are equal, so that there is nothing to ask."""
-    assert not prompts
-    return []
+def _call_tie(prompts: Sequence[str]) -> Sequence[str]:
+    """Call everything a tie: there is nothing to judge, or too little to test the judge by."""
+    return ["tie"] * len(prompts)
 
 
 def show_prompt(prompt: Prompt) -> str:
