@@ -183,7 +183,8 @@ class BatchedEngine:
     @property
     def counts(self) -> tuple[int, int]:
         """Numbers of jobs that run and that wait."""
-        return self._batch.num_running, self._batch.num_waiting
+        waiting = self._batch.num_waiting
+        return max(0, len(self._running) - waiting), waiting
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
         """Compute a step; return new pieces of answers."""
