@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from generator.event_fields import FIELDS
 from generator.source import (
     describe,
     parsed,
@@ -113,7 +114,11 @@ def check_page() -> Iterator[str]:
 
 
 def event_page() -> Iterator[str]:
-    """Yield the page on events: every event with its fields."""
+    """Yield the page on events: every event with its fields.
+
+    Raises:
+        ValueError: a field has no sentence or two, or a sentence is about no field.
+    """
     yield "# Events\n"
     yield from render_docstring(inspect.cleandoc(events.__doc__ or ""))
     nodes = {n.name: n for n in public_nodes(events) if isinstance(n, ast.ClassDef)}
@@ -124,7 +129,20 @@ def event_page() -> Iterator[str]:
     for name, cls in events.EVENT_TYPES.items():
         if cls.__module__ == events.__name__:
             yield f"## `{name}`\n"
-            yield from describe(nodes[cls.__name__], level=0)
+            texts = FIELDS.get(name, {})
+            if wrong := set(texts) ^ fields_without_text(nodes[cls.__name__]):
+                raise ValueError(f"event_fields.py: {name}: {', '.join(sorted(wrong))}")
+            yield from describe(nodes[cls.__name__], level=0, texts=texts)
+
+
+def fields_without_text(node: ast.ClassDef) -> set[str]:
+    """Return the fields of a class that have no text below them in the source."""
+    return {
+        ast.unparse(statement.target)
+        for statement, after in zip(node.body, [*node.body[1:], None], strict=True)
+        if isinstance(statement, ast.AnnAssign)
+        and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+    }
 
 
 def error_page() -> Iterator[str]:

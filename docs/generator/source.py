@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -126,10 +126,17 @@ def to_markdown(text: str) -> str:
     return text.replace("``", "`")
 
 
-def describe(node: ast.FunctionDef | ast.ClassDef, *, level: int, owner: str = "") -> Iterator[str]:
+def describe(
+    node: ast.FunctionDef | ast.ClassDef,
+    *,
+    level: int,
+    owner: str = "",
+    texts: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Yield the section of a function or a class: signature, docstring, fields and methods.
 
-    With the level 0 there is no heading, and methods are left out.
+    With the level 0 there is no heading, and methods are left out. ``texts``: those of fields
+    without one in the source.
     """
     name = f"{owner}.{node.name}" if owner else node.name
     if level:
@@ -140,7 +147,7 @@ def describe(node: ast.FunctionDef | ast.ClassDef, *, level: int, owner: str = "
         yield f"```text\nclass {node.name}({', '.join(bases)})\n```\n"
     yield from render_docstring(ast.get_docstring(node) or "")
     if isinstance(node, ast.ClassDef):
-        yield from fields_of(node)
+        yield from fields_of(node, texts or {})
         for method in node.body if level else ():
             if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
                 yield from describe(method, level=level + 1, owner=node.name)
@@ -163,8 +170,8 @@ def wrap_signature(signature: str, width: int = 88) -> str:
     return f"{head}(\n{lines}){tail}"
 
 
-def fields_of(node: ast.ClassDef) -> Iterator[str]:
-    """Yield the fields of a dataclass as a list: type, default, and the text below each."""
+def fields_of(node: ast.ClassDef, texts: Mapping[str, str]) -> Iterator[str]:
+    """Yield the fields of a dataclass as a list: type, default, and the text of each."""
     shown = list[str]()
     for index, statement in enumerate(node.body):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
@@ -172,7 +179,7 @@ def fields_of(node: ast.ClassDef) -> Iterator[str]:
         if statement.target.id.startswith("_") or "ClassVar" in ast.unparse(statement.annotation):
             continue
         after = node.body[index + 1] if index + 1 < len(node.body) else None
-        text = ""
+        text = texts.get(statement.target.id, "")
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             text = " ".join(str(after.value.value).split())
         value = "" if statement.value is None else f" = {field_default(statement.value)}"

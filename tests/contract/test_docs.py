@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import json
 import re
@@ -17,6 +18,7 @@ import click
 import pytest
 
 from tunesmith.cli.app import app
+from tunesmith.events import EVENT_TYPES
 from tunesmith.offers import RUN_FILE_TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +60,17 @@ def test_generated_pages_are_up_to_date() -> None:
         assert (DOCS / name).read_text(encoding="utf-8") == text, (
             f"docs/{name} is out of date: python docs/generate.py"
         )
+
+
+def test_every_field_of_an_event_has_a_sentence() -> None:
+    page = (DOCS / "reference" / "events.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## `([a-z-]+)`$(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    for kind, cls in EVENT_TYPES.items():
+        if cls.__module__ == "tunesmith.events":
+            described = re.findall(
+                r"^- `(\w+): [^\n]*\\\n  (?=\S.*\.$)", sections[kind], re.MULTILINE
+            )
+            assert described == [field.name for field in dataclasses.fields(cls)], kind
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

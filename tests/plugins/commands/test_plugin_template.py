@@ -133,7 +133,7 @@ def run_own_tests(*folders: Path) -> subprocess.CompletedProcess[str]:
 
 def test_new_plugins_pass_their_own_tests(tmp_path: Path) -> None:
     """One of each kind but the technique, in one process, with names that are in the code too."""
-    names = ("f1", "class", "test", "3d", "json", "list", "offer")
+    names = ("f1", "class", "test", "3d", "json", "list", "offer", "transformers")
     kinds = [kind for kind in KINDS if kind != "technique"]
     folders = [tmp_path / kind for kind in kinds]
     for folder, name, kind in zip(folders, names, kinds, strict=True):
@@ -181,6 +181,15 @@ def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
             write(tmp_path / "z", "a" * 65, "evaluator")
         with pytest.raises(UsageError, match="is a key of"):
             write(tmp_path / "z", "budget", "rival")
+
+
+def test_the_description_has_the_right_article(tmp_path: Path) -> None:
+    for kind in KINDS:
+        article = {"evaluator": "An", "exporter": "An"}.get(kind, "A")
+        write_plugin(tmp_path / kind, "mine", kind)
+        for file in ("README.md", "pyproject.toml"):
+            text = (tmp_path / kind / file).read_text(encoding="utf-8")
+            assert f"{article} {kind} for tunesmith" in text
 
 
 def test_earlier_names_of_kinds_still_work(tmp_path: Path) -> None:

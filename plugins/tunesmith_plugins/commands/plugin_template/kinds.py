@@ -84,6 +84,12 @@ KINDS: dict[str, Kind] = {
         offer="SplitterOffer",
         result="list[SplitterOffer[HashedOptions]]",
     ),
+    "exporter": Kind(
+        usage="Use it with `tunesmith export RUN --to $name`.",
+        hook="tunesmith_exporters",
+        offer="ExporterOffer",
+        result="list[ExporterOffer[ArchiveOptions]]",
+    ),
 }
 """The kinds, by the value of ``--kind``."""
 EARLIER_NAMES = {"data-loader": "loader"}

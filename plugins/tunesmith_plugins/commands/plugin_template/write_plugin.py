@@ -93,11 +93,13 @@ def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
         raise UsageError(f"{name}: is a key of [baselines] and cannot be the name of a rival")
     package = f"tunesmith_{name.replace('-', '_')}"
     chosen = KINDS[kind]
+    article = "an" if kind[0] in "aeiou" else "a"
     return chosen, {
         "name": name,
         "package": f"{package}_plugin" if package in OWN_PACKAGES else package,
         "kind": kind,
-        "article": "an" if kind == "evaluator" else "a",
+        "article": article,
+        "Article": article.capitalize(),
         "hook": chosen.hook,
         "offer": chosen.offer,
         "usage": Template(chosen.usage).substitute(name=name),
