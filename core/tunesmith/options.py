@@ -197,7 +197,8 @@ class GateOptions(Options):
         {},
         description=(
             "Bounds by metric: a floor, or a ceiling where lower is better. A metric that several "
-            "evaluators measure has the id of one before it: `lenient.exact-match = 0.9`."
+            "evaluators measure has the id of one before it: `lenient.exact-match = 0.9`. A "
+            "metric whose evaluator tests a margin must pass that test too."
         ),
     )
 

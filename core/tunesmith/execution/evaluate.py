@@ -203,8 +203,7 @@ def _check_measurements(
             each once, and one value per record.
     """
     declared = {metric.name for metric in offer.metrics}
-    seen: set[str] = set()
-    measured_records = records
+    seen: dict[str, Sequence[Record]] = {}
     for measurement in returned:
         if not isinstance(measurement, Measurement):
             raise ValueError(f"{type(measurement).__name__} in place of a Measurement")
@@ -214,10 +213,9 @@ def _check_measurements(
         if measurement.metric in seen:
             raise ValueError(f"metric {name} twice")
         own = records if measurement.records is None else measurement.records
-        measured_records = own if not seen else measured_records
-        if own is not measured_records or (measurement.records is not None and not own):
+        seen[measurement.metric] = own
+        if any(own is not other for other in seen.values()) or not (own or own is records):
             raise ValueError(f"{name} of no records, or of others than those of the first metric")
-        seen.add(measurement.metric)
         values = _check_column(f"values of {name}", measurement.values, own)
         weights, outputs = measurement.weights, measurement.outputs
         if weights is not None:

@@ -39,7 +39,7 @@ def check_gate(
 
 
 def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str]:
-    """Yield a message for each bound of ``at_least`` that the tuned model misses."""
+    """Yield a message for each bound of ``at_least`` that is missed, or whose test fails."""
     for where, evaluator, metric, bound in gate.bounds():
         events = [e for e in tuned if e.metric == metric and evaluator in ("", e.evaluator)]
         if not events:
@@ -47,5 +47,6 @@ def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str
         for event in events:
             met = event.value >= bound if event.higher_is_better else event.value <= bound
             limit = "at least" if event.higher_is_better else "at most"
-            if not met:
-                yield f"{where}: must be {limit} {bound:g}, got {event.value:.4g}"
+            if not met or event.details.get("holds") is False:
+                reason = f"; {event.details['finding']}" if "finding" in event.details else ""
+                yield f"{where}: must be {limit} {bound:g}, got {event.value:.4g}{reason}"

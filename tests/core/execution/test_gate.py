@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tunesmith.errors import GateError
@@ -53,6 +55,26 @@ def test_a_gate_that_is_not_met(options: dict[str, object], message: str) -> Non
     with pytest.raises(GateError) as caught:
         gate(**options)
     assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("holds", "bound", "message"),
+    [
+        (True, 0.05, ""),
+        (False, 0.05, "gate.at_least.harm: must be at most 0.05, got 0.02; not enough texts"),
+        (True, 0.01, "gate.at_least.harm: must be at most 0.01, got 0.02; not enough texts"),
+    ],
+)
+def test_the_test_of_a_margin_must_hold_too(holds: bool, bound: float, message: str) -> None:
+    details = {"holds": holds, "finding": "not enough texts"}
+    harm = replace(measured("harm", 0.02, higher=False), details=details)
+    options = GateOptions(at_least={"harm": bound})
+    if not message:
+        check_gate(options, [harm], {})
+        return
+    with pytest.raises(GateError) as caught:
+        check_gate(options, [harm], {})
+    assert caught.value.message == message and caught.value.exit_code == 6
 
 
 def test_everything_that_was_not_met_is_named() -> None:
