@@ -50,9 +50,9 @@ class AnswerRow:
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
 
-    def text_of(self, model: str) -> str:
-        """Return a model's answer; empty if it was not asked."""
-        return next((answer.text for answer in self.answers if answer.model == model), "")
+    def find_answer(self, model: str) -> Answer | None:
+        """Return a model's answer; None if it was not asked."""
+        return next((answer for answer in self.answers if answer.model == model), None)
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,10 @@ def test_rows_are_joined_by_number_and_ordered(tmp_path: Path) -> None:
     assert [row.source for row in found.wrong] == ["x:2", "x:3", "x:1"]
     first = found.rows[0]
     assert [answer.model for answer in first.answers] == ["zero-shot", "linear", "tuned"]
-    assert (first.question, first.text_of("tuned")) == ("ask 2", "tuned 2")
+    answer = first.find_answer("tuned")
+    assert answer is not None and (first.question, answer.text) == ("ask 2", "tuned 2")
     assert [answer.is_right for answer in first.answers] == [True, False, False]
-    assert found.rows[1].text_of("zero-shot") == "" and not found.was_sliced
+    assert found.rows[1].find_answer("zero-shot") is None and not found.was_sliced
 
 
 def test_a_loss_is_neither_right_nor_wrong_but_can_be_worse(tmp_path: Path) -> None:

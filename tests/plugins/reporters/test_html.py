@@ -249,6 +249,13 @@ def test_answers_are_side_by_side_with_prompts(tmp_path: Path) -> None:
     assert "all 4 regressed 1 wrong 2 right 2" in text
 
 
+def test_a_model_that_was_asked_fewer_rows(tmp_path: Path) -> None:
+    measured = write_answers(tmp_path, {"zero-shot": [0], "linear": [1], "tuned": [1, 1, 0]})
+    *events, end = [e for e in sample_run(steps=3) if not isinstance(e, Measured)]
+    raw = page(tmp_path, [*events, *measured, replace(end, verdict=VERDICT)])
+    assert len(articles(raw)) == 3 and raw.count("not asked") == 4
+
+
 def test_filters_work_without_script(tmp_path: Path) -> None:
     """A radio button hides rows by the style of its siblings alone."""
     measured = write_answers(tmp_path, {"linear": [1, 0], "tuned": [0, 1]})
