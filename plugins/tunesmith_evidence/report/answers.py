@@ -60,6 +60,8 @@ class Answers:
     """The rows of a run by one metric: regressed ones first, then wrong ones, then the others."""
 
     label: str
+    models: Sequence[str]
+    """The models whose answers the rows have: the base model, the rival, and the tuned one."""
     rows: Sequence[AnswerRow]
     slices: Sequence[WeakSlice]
     """The slices that were tested for weakness."""
@@ -99,7 +101,8 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
     found = [_build_row(row, others, row.number in wrong, tuned) for row in rows]
     found.sort(key=lambda row: (not row.is_regressed, not row.is_wrong))
     slices = find_weak_slices(rows, higher) if len(rows) >= 2 * MIN_ROWS else []
-    return Answers(report.metric_label(tuned.evaluator, tuned.metric), found, slices)
+    label = report.metric_label(tuned.evaluator, tuned.metric)
+    return Answers(label, [*others, TUNED], found, slices)
 
 
 def _find_decisive(report: Report) -> Measured | None:

@@ -58,6 +58,7 @@ def test_rows_are_joined_by_number_and_ordered(tmp_path: Path) -> None:
     assert [row.source for row in found.rows] == ["x:2", "x:3", "x:1", "x:0"]
     assert [row.source for row in found.regressed] == ["x:2", "x:3"]
     assert [row.source for row in found.wrong] == ["x:2", "x:3", "x:1"]
+    assert found.models == ["zero-shot", "linear", "tuned"]
     first = found.rows[0]
     assert [answer.model for answer in first.answers] == ["zero-shot", "linear", "tuned"]
     answer = first.find_answer("tuned")

@@ -92,7 +92,6 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
     status = find_status(folder, report)
     answers = _read_answers(folder, report)
     shown = list(_limit_rows(answers.rows[:max_answers])) if answers else []
-    names = dict.fromkeys(answer.model for row in shown for answer in row.answers)
     template = _build_environment().get_template("page.html")
     return template.render(
         css=Markup(files(PACKAGE).joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704
@@ -106,7 +105,7 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
         predictions=list_predictions(report),
         stages=list(_stage_sections(report)),
         answers=answers,
-        models=sorted(names, key=lambda name: name == TUNED),
+        models=answers.models if answers else (),
         shown_rows=shown,
         findings=list_findings(report, folder),
         plan=_plan_text(report),
