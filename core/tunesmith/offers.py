@@ -280,6 +280,7 @@ class Plugin:
 
     @property
     def is_builtin(self) -> bool:
+        """Return True if it is a part of tunesmith itself."""
         return self.distribution == BUILTIN_DISTRIBUTION
 
 

@@ -133,7 +133,7 @@ class Text(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion(Record):
-    """A prompt and its completion; only the completion contributes to the loss."""
+    """A prompt and its completion, plain texts; only the completion contributes to the loss."""
 
     prompt: str
     completion: str

@@ -18,6 +18,7 @@ from generator.source import (
     type_aliases,
 )
 from tunesmith import contracts, errors, estimates, events, offers, options, plan, records, testing
+from tunesmith.cli import common, render
 from tunesmith.testing.checks import REGISTERED_CHECKS
 
 CONTRACTS = {
@@ -75,6 +76,16 @@ def offer_page() -> Iterator[str]:
     yield from type_aliases(parsed(Path(inspect.getfile(offers))))
     for node in public_nodes(offers):
         yield from describe(node, level=2)
+    yield "## What commands build on\n"
+    yield (
+        "Options that commands share, from `tunesmith.cli.common`, and functions that print, from "
+        "`tunesmith.cli.render`; results go to stdout, notes and errors to stderr. A command "
+        "raises an [error of tunesmith](exit-codes.md), which becomes its exit code.\n"
+    )
+    for module in (common, render):
+        yield f"### `{module.__name__}`\n"
+        for node in public_nodes(module):
+            yield from describe(node, level=4)
     yield f"## Options: `{options.__name__}`\n"
     yield from render_docstring(inspect.cleandoc(options.__doc__ or ""))
     for node in public_nodes(options):

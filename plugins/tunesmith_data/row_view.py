@@ -65,7 +65,7 @@ class RowView:
         raise RowError(f"`{column}` is not a label true or false", repr(value), hint=hint)
 
     def system(self) -> str | None:
-        """Return the row's own system prompt, or else the one for all rows."""
+        """Return the row's own system prompt, else the one for all rows; None if it has none."""
         prompt_column = self.optional_text("system")
         return self.default_system if prompt_column is None else prompt_column
 

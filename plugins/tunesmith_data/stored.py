@@ -20,10 +20,13 @@ class FileVersion(NamedTuple):
 
     inode: int
     size: int
+    """In bytes."""
     modified_ns: int
+    """Time of the last change, in nanoseconds since 1970."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileVersion:
+        """Return the state that ``os.stat`` has found."""
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -31,7 +34,11 @@ class Stored(Protocol):
     """Bytes that can be read again by position."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes from ``offset`` on."""
+        """Return ``size`` bytes from ``offset`` on.
+
+        Raises:
+            DataError: they cannot be read, or have changed.
+        """
         ...
 
 
@@ -43,7 +50,13 @@ class OpenFiles:
         weakref.finalize(self, _close_all, self._descriptors)
 
     def descriptor(self, path: Path) -> int:
-        """Return the descriptor of a file that is open for reading."""
+        """Return the descriptor of a file, which is opened for reading if it is not open.
+
+        It is valid until :data:`MAX_OPEN_FILES` other files have been asked for.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
         if path in self._descriptors:
             self._descriptors.move_to_end(path)
             return self._descriptors[path]
@@ -64,8 +77,11 @@ class StoredFile:
 
     path: Path
     display_name: str
+    """The name for errors, as the user wrote it."""
     version: FileVersion
+    """The state of the file when it was first read."""
     files: OpenFiles
+    """Keeps it open between reads."""
 
     def read(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from ``offset`` on.

@@ -62,10 +62,13 @@ class MetricDifference:
     first: float
     """Mean of the first run's tuned model over the shared rows."""
     second: float
+    """Mean of the second run's tuned model over the same rows."""
     difference: float
+    """Second minus first."""
     low: float
     """Lower bound of the difference's interval."""
     high: float
+    """Upper bound of the difference's interval."""
     n: int
     """Number of held-out rows that both runs evaluated."""
     p_value: float
@@ -77,6 +80,7 @@ class MetricDifference:
     won: int = 0
     """Rows on which the second run is better. Without meaning for a metric of all rows together."""
     lost: int = 0
+    """Rows on which the first run is better."""
     detectable: float | None = None
     """Smallest difference that these rows show in four of five cases, at the measured spread; None
     if they are too few for any."""

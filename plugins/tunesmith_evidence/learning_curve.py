@@ -25,11 +25,14 @@ class Extrapolation:
     """Errors after a number of training rows, or the reason why they cannot be said."""
 
     rows: int
+    """Training rows for which the error is predicted."""
     error: float = float("nan")
+    """Predicted mean error, in the unit of the errors; nan if there is a reason."""
     resampled: tuple[float, ...] = ()
     """Errors by resample; :func:`resample` has the same held-out rows."""
     exponent: float = float("nan")
     reason: str = ""
+    """Why nothing can be said; empty if the error is predicted."""
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the error."""

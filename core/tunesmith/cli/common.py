@@ -58,7 +58,7 @@ pass_state = click.make_pass_decorator(CliState, ensure=True)
 
 
 def common_options(function: F) -> F:
-    """Add the common options; their values go into the :class:`State`."""
+    """Add the common options; their values go into the :class:`CliState`."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function

@@ -286,7 +286,7 @@ def _move_to_trash(path: Path, disk: Disk) -> Path:
 
 
 def repair_replacements(folder: Path, disk: Disk = DISK) -> None:
-    """Finish or undo the replacements in ``folder`` that a crash interrupted."""
+    """Finish or undo the replacements in ``folder`` that a crash interrupted; may raise OSError."""
     for old in sorted(folder.glob(f"{REPLACED}*")):
         target = old.with_name(old.name.removeprefix(REPLACED))
         if target.exists():

@@ -58,10 +58,11 @@ class LabelError:
     row: int
     """The position of the record."""
     label: str
+    """The label that the row has."""
     suggested: str
     """The label with the highest probability."""
     probability: float
-    """The probability of the label that the row has."""
+    """The probability, from 0 to 1, of the label that the row has; low: suspect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class LabelErrors:
     rows: int
     """The rows that could be compared."""
     labels: int
+    """The number of different labels of these rows."""
     agreement: float
     """The share of rows whose label is the one that the classifier expects."""
     share: float

@@ -37,11 +37,13 @@ class FarRow:
     """A row that is far from the training rows."""
 
     row: int
+    """Number of the row among the rows that are compared."""
     nearest: int
     """The most similar training row."""
     similarity: float
     """The cosine of both, between 0 and 1."""
     p_value: float
+    """Probability that a row like the training rows is as far from the others."""
     similar_rows: int
     """The rows outside, with this one, to which this one is the most similar of the chosen."""
 

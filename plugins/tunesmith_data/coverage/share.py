@@ -31,8 +31,11 @@ class Share:
     """A share of all rows, and the limits of its 95 % interval."""
 
     estimate: float
+    """The estimated share, from 0 to 1."""
     low: float
+    """Lower limit."""
     high: float
+    """Upper limit."""
 
 
 def threshold(reference: Floats, level: float) -> float:

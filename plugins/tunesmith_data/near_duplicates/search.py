@@ -51,7 +51,9 @@ class Match:
 
     known: int
     characters: float
+    """Jaccard similarity of their character 5-grams, from 0 to 1."""
     words: float
+    """Jaccard similarity of their words, from 0 to 1."""
     identical: bool = False
 
 

@@ -18,8 +18,11 @@ class Threshold:
     """
 
     characters: float = 0.7
+    """Similarity of the 5-grams that is enough by itself, from 0 to 1."""
     words: float = 0.75
+    """Similarity of the words that is enough together with the next one."""
     characters_with_words: float = 0.5
+    """Similarity of the 5-grams that is enough together with that of the words."""
 
     def __post_init__(self) -> None:
         """Raise a :class:`ValueError` for values that are no similarities."""

@@ -42,7 +42,11 @@ _TIME_PARTS = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*(?:([ap])\.?m\b\.?)?", re
 
 
 def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
-    """Return the date that a text is; ``year`` is that of dates without one."""
+    """Return the date that a text is; None if it is none, or no day of the calendar.
+
+    ``day_first``: ``3/4`` is the third of April. ``year``: that of dates without one; a year of two
+    digits is one from 2000 on.
+    """
     for pattern in _COMPILED:
         match = pattern.fullmatch(text.strip())
         if match is None:
@@ -62,7 +66,10 @@ def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
 
 
 def read_time(text: str) -> str | None:
-    """Return the time of day that a text is, as ``HH:MM``."""
+    """Return the time of day that a text is, as ``HH:MM`` of 24 hours; None if it is none.
+
+    ``9``, ``9.30``, ``21:30`` and ``9:30 p.m.`` are times.
+    """
     match = _TIME_PARTS.fullmatch(text.strip())
     if match is None:
         return None

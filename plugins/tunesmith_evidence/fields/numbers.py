@@ -37,7 +37,11 @@ _FACTORS = {"": 1, "k": 1_000, "thousand": 1_000, "m": 1_000_000, "million": 1_0
 
 
 def read_number(text: str) -> Decimal | None:
-    """Return the number that a text is, in digits or in words."""
+    """Return the number that a text is, in digits or in words; None if it is none.
+
+    ``1,234``, ``1.234``, ``$12.50``, ``3k`` and ``half a dozen`` are numbers. One separator before
+    three digits separates thousands.
+    """
     text = " ".join(text.casefold().split())
     if text in WORDS:
         return Decimal(WORDS[text])

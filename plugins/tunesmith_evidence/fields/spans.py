@@ -109,7 +109,10 @@ def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
 
 
 def shape_of(text: str) -> str:
-    """Return the form of a text: runs of capitals, of small letters, of digits, and other signs."""
+    """Return the form of the first 40 characters of a text: ``Room 12b`` gives ``Aa 99a``.
+
+    A run of capitals, of small letters or of white space becomes one sign; each digit stays one.
+    """
     signs = re.sub(r"[^\W\d_]", lambda m: "A" if m[0].isupper() else "a", text[:40])
     signs = re.sub(r"\d", "9", signs)
     return re.sub(r"(A+|a+|\s+)", lambda m: m[0][0], re.sub(r"9{7,}", "9999999", signs))

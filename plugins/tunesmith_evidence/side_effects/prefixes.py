@@ -39,7 +39,11 @@ def choose_rows(
 
 
 def reproduce(model: TextModel, prefixes: Sequence[Prefix], tokens: int) -> list[tuple[bool, str]]:
-    """Return for each row if its first ``tokens`` tokens are reproduced, and what was generated."""
+    """Return for each row if its continuation is reproduced, and the text that was generated.
+
+    The model generates greedily, at most ``tokens`` tokens. A continuation is reproduced if the
+    text is its beginning, or all of it where the model ended by itself: :func:`is_reproduced`.
+    """
     generated = model.generate([prompt for prompt, _ in prefixes], tokens)
     return [
         (is_reproduced(found, rest), found.text)

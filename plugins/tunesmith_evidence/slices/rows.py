@@ -22,7 +22,9 @@ class ScoredRow:
     expected: str
     output: str
     value: float
+    """Value of the row by the metric, in its unit."""
     weight: float = 1.0
+    """Weight of the row in the mean, such as its tokens."""
     group: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
 

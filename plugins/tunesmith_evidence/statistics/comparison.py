@@ -33,7 +33,9 @@ class Comparison:
     """
 
     difference: Interval
+    """Tuned minus base, in the unit of the values."""
     p_value: float
+    """Of the hypothesis that there is no difference."""
     outcome: ComparisonOutcome
     detectable: float
 

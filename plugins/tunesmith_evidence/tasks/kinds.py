@@ -27,7 +27,11 @@ _NUMBER = re.compile(r"\W*\d[\d.,\s]*\W*")
 
 
 def task_kind(answers: Sequence[str]) -> TaskKind:
-    """Return the kind of the task that has these answers."""
+    """Return the kind of the task that has these answers, of which there may be none.
+
+    ``objects``: nine in ten are JSON objects, and half of all share a key. ``classes``: each
+    answer recurs, twice in the mean, and few occur once. ``text``: anything else, also no answers.
+    """
     if not answers:
         return "text"
     objects = [set(fields) for fields in map(parse_object, answers) if fields]

@@ -63,7 +63,9 @@ class MicroBatch:
     """The input of one forward pass; positions count over B and T flattened."""
 
     ids_BT: Tensor
+    """Token ids (int64); packed rows are in a single row, B = 1."""
     positions_BT: Tensor
+    """Position of each token in its own row, from 0."""
     boundaries: Tensor | None
     """Packed: the index at which each row starts, and the end (int32, R + 1). None: padded."""
     mask_BT: Tensor | None

@@ -68,6 +68,7 @@ class Reference:
     answers: list[Generation]
     """Greedy answers to the prompts of the first rows."""
     bos_id: int | None
+    """Id of the BOS token; None if there is none."""
     bos: str
     """Text of the BOS token; empty if there is none."""
 

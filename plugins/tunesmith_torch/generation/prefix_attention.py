@@ -47,9 +47,11 @@ class Prefix:
     """Keys and values of the tokens that every row begins with, stored once for all rows."""
 
     length: int
+    """Tokens of the prefix, P."""
     keys: Sequence[Tensor]
-    """One tensor per layer, shape 1KPD."""
+    """One tensor per layer, shape 1KPD: K heads of keys, head width D."""
     values: Sequence[Tensor]
+    """One tensor per layer, of the same shape."""
 
 
 _prefix: ContextVar[Prefix | None] = ContextVar("prefix", default=None)

@@ -28,6 +28,7 @@ class Sampler:
     """
 
     temperature: float = 1.0
+    """Divisor of the logits, above 0; 1 leaves them as they are."""
     top_p: float = 1.0
     """Sample among the most likely tokens that together have this probability."""
     seed: int = 0

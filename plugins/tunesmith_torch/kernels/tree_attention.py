@@ -60,6 +60,7 @@ class TreeLayout:
     prefix_cu_seqlens: Tensor
     """The start of each prefix, and the end of the last one (int32)."""
     longest_prefix: int
+    """Tokens of the longest prefix."""
     branches: tuple[Branch, ...]
     """In order and without gaps, from the end of the prefixes to the end of the micro-batch."""
     longest_row: int = 0

@@ -24,9 +24,11 @@ class CompletionScores:
     """Summed log-probabilities and token counts of completions."""
 
     logprobs_C: Tensor
+    """Log-probability of each of C completions, summed over its tokens, in nats."""
     reference_C: Tensor
     """Zeros where the loss has no reference."""
     tokens_C: Tensor
+    """Tokens of each completion."""
 
     @property
     def ratios_C(self) -> Tensor:

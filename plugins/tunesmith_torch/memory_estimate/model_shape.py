@@ -42,20 +42,26 @@ class ModelShape:
     """The sizes that decide about memory and time."""
 
     layers: int
+    """Decoder layers."""
     hidden_size: int
+    """Width of the hidden states."""
     intermediate_size: int
+    """Width of the feed-forward layer, of one expert if there are several."""
     attention_heads: int
     key_value_heads: int
     head_dim: int
+    """Width of an attention head."""
     vocab_size: int
     tied_embeddings: bool
     context_length: int
+    """Largest number of tokens in a row."""
     has_gated_mlp: bool
     has_biases: bool
     """All linear layers have a bias."""
     has_qkv_bias: bool
     """Queries, keys and values have a bias."""
     experts: int
+    """Experts of a layer; 1 in a dense model."""
     active_experts: int
     """Experts that compute one token."""
     norms_per_layer: int

@@ -57,7 +57,9 @@ class StepTrace:
 
     timeline: Timeline
     parameters: int
+    """Number of parameters, adapters included."""
     trainable_parameters: int
+    """Number of parameters that training changes."""
 
 
 def trace_step(setting: EstimateSetting) -> StepTrace:

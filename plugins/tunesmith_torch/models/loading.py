@@ -152,7 +152,8 @@ def load_config(folder: Path) -> PretrainedConfig:
     """Return the model's config without reading weights, for estimates.
 
     Raises:
-        EnvironmentProblem: the installed transformers cannot build a language model of this type.
+        EnvironmentProblem: the installed transformers cannot build a language model of this type,
+            or the folder has no safetensors weights.
         IntegrityError: a value is missing or wrong.
     """
     _check_model_type(check_folder(folder).get("model_type"), folder / "config.json")

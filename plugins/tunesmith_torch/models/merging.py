@@ -58,6 +58,7 @@ class MergeOptions:
     """Storage format of the base while the adapter was trained; None: not quantized."""
     into: Literal["dequantized", "original"] = "dequantized"
     max_kl: float = 1e-3
+    """Largest mean KL divergence, in nats, with which the result is kept."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class MergedModel:
     kl: float
     """Mean KL divergence of its next-token distributions from those of the adapter, in nats."""
     prompts: int
+    """Number of prompts on which it was measured."""
     dtype: str
 
 

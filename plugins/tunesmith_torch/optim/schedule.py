@@ -20,10 +20,15 @@ class BatchOrder:
     """Rows in a new random order each epoch, cut into batches; the last of an epoch is short."""
 
     rows: int
+    """Number of training rows."""
     batch_size: int
+    """Rows of an optimizer step."""
     epochs: float
+    """Passes over the rows; may be a fraction."""
     seed: int
+    """Seed of the order; the same seed gives the same order."""
     max_steps: int | None = None
+    """Most optimizer steps; None: as many as the epochs have."""
 
     @classmethod
     def from_options(cls, rows: int, options: TrainingOptions, seed: int) -> BatchOrder:
@@ -74,9 +79,13 @@ class LearningRateSchedule:
     """
 
     peak: float
+    """Learning rate after warm-up."""
     steps: int
+    """Optimizer steps of the training."""
     warmup_ratio: float
+    """Share of the steps in which the rate rises, from 0 to 1."""
     schedule: Literal["cosine", "linear", "constant"]
+    """Shape of the decay after warm-up; ``constant`` has none."""
 
     @classmethod
     def from_options(cls, options: TrainingOptions, steps: int) -> LearningRateSchedule:

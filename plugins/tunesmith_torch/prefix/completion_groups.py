@@ -72,6 +72,7 @@ class CompletionBatch:
     """A micro-batch of groups."""
 
     batch: MicroBatch
+    """The tokens, and the N positions that are trained, of all C completions."""
     completion_N: Tensor
     """Index of the completion that each trained position belongs to, 0 to C - 1."""
     lengths_C: Tensor
@@ -105,6 +106,7 @@ class GroupLayout:
     """The way groups become micro-batches; results do not depend on it."""
 
     packing: bool = True
+    """Concatenate the rows; False: pad them to a rectangle."""
     share_prompts: bool = True
     """Compute each prompt once; has no effect without packing."""
 

@@ -59,7 +59,9 @@ class Evaluation:
     """One evaluation of the policy: a reward and a gold reward for each dev row."""
 
     step: int
+    """Optimizer steps taken before it."""
     rewards: Sequence[float]
+    """The reward of each row, which is optimized."""
     gold_rewards: Sequence[float]
     """Empty if there is no gold reward."""
 

@@ -84,10 +84,15 @@ class PolicyMicroBatch:
     """A micro-batch of completions with everything that the update needs."""
 
     completions: CompletionBatch
+    """The tokens of the completions; N of them were sampled."""
     old_logprobs_N: Tensor
+    """Log-probability of each sampled token under the policy that sampled it, in nats."""
     ref_logprobs_N: Tensor
+    """Log-probability of each sampled token under the reference, in nats."""
     advantages_N: Tensor
+    """Advantage of each sampled token."""
     returns_N: Tensor
+    """Target of the value head at each sampled token."""
     loss_weights_N: Tensor
     """1 / (what the batch's loss is divided by); 0 for tokens that are not trained on."""
     total_weight: float = 1.0
@@ -157,6 +162,7 @@ class KlController:
     """
 
     coef: float
+    """The coefficient of the KL penalty now."""
     target: float | None = None
     """Nats for each completion; None: the coefficient is fixed."""
 

@@ -231,7 +231,10 @@ def broadcast_from_rank_0(work: Callable[[], T]) -> T:
 
 
 def rank_0_first(work: Callable[[], T]) -> T:
-    """Call ``work`` on rank 0, then on the others, which see the files that rank 0 has written."""
+    """Call ``work`` on rank 0, then on the others, which see the files that rank 0 has written.
+
+    Each rank gets its own result. With a single process, this is a plain call.
+    """
     if _group is None:
         return work()
     if _group.rank > 0:

@@ -31,6 +31,7 @@ class LimitedResult:
     """The exit code of the script, what it wrote, and the limit that it reached, if any."""
 
     code: int
+    """Exit code of the process; negative: the number of the signal that ended it."""
     output: str
     reason: str
     """For messages, as in "it needs too much memory"; empty if no limit was reached."""

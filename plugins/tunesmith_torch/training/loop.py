@@ -61,8 +61,11 @@ class BatchCounts:
     """Counts of a batch: all tokens, tokens with a loss, and the divisor of the summed loss."""
 
     tokens: int
+    """All tokens, without padding."""
     trained_tokens: int
+    """Those of them that contribute to the loss."""
     loss_divisor: float
+    """What the summed loss is divided by: the weights of the trained tokens, or pairs."""
 
 
 class RunWithBudget(Protocol):
@@ -83,7 +86,7 @@ class Objective(Protocol):
         ...
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the counts of these rows together."""
+        """Return the counts of these rows together; a row is an index below ``len(self)``."""
         ...
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Any:
@@ -106,7 +109,10 @@ class Objective(Protocol):
         ...
 
     def loss(self, micro_batch: Any) -> Tensor:
-        """Return the loss summed over the micro-batch: a scalar, ready for backward."""
+        """Return the loss summed over the micro-batch: a scalar, ready for backward.
+
+        In nats, if it is a log-likelihood. The loop divides by the batch's ``loss_divisor``.
+        """
         ...
 
     def metrics(self) -> dict[str, float]:

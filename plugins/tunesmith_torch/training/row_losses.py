@@ -22,7 +22,10 @@ class RowObjective(Objective, Protocol):
     """An objective that knows the loss of each row."""
 
     def row_losses(self, micro_batch: Any) -> list[tuple[int, float]]:
-        """Return each row of the micro-batch with its loss, summed over the row."""
+        """Return the index of each row of the micro-batch, with its loss summed over the row.
+
+        The unit is that of :meth:`Objective.loss`: nats, if it is a log-likelihood.
+        """
         ...
 
 
@@ -31,6 +34,7 @@ class RowLosses:
     """The losses of some rows at one step of the training."""
 
     step: int
+    """Optimizer steps taken before the measurement."""
     losses: Sequence[float]
     """The loss of each row per unit of its weight, such as nats per token."""
     weights: Sequence[float]

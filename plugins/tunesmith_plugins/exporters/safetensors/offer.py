@@ -32,7 +32,7 @@ def build(options: SafetensorsOptions) -> Exporter:
 
 SAFETENSORS = ExporterOffer(
     name="safetensors",
-    summary="A model folder for transformers, vLLM and others, with adapters merged",
+    summary="a model folder for transformers, vLLM and others, with adapters merged",
     config=SafetensorsOptions,
     build=build,
     tolerance=lambda options: 1e-4 if options.dtype == "float32" else None,
