@@ -43,6 +43,8 @@ from tunesmith_torch.models.quantization import list_quantized, quantize_and_deq
 
 INDEX = "model.safetensors.index.json"
 _WEIGHT = ".weight"
+_ROWS = 4096
+"""Rows of a matrix that are converted at a time."""
 
 
 def write_merged(
@@ -123,7 +125,7 @@ def _write_shards(
         shard.clear()
 
     for name, stored in _read_tensors(files):
-        tensor = _merge_tensor(model, name, stored, quantized, options).to(dtype).contiguous()
+        tensor = _merge_tensor(model, name, stored, quantized, options, dtype)
         if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > limit:
             flush()
         shard[name] = tensor
@@ -142,27 +144,50 @@ def _write_shards(
 
 
 @torch.no_grad()
-def _merge_tensor(
-    model: PeftModel, name: str, stored: Tensor, quantized: frozenset[str], options: MergeOptions
+def _merge_tensor(  # noqa: PLR0913 - what a tensor becomes depends on all of these
+    model: PeftModel,
+    name: str,
+    stored: Tensor,
+    quantized: frozenset[str],
+    options: MergeOptions,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Return a tensor of the base as training used it, in float32, with its adapter added."""
+    """Return a tensor of the base as training used it, with its adapter added, in ``dtype``."""
     if not stored.is_floating_point():
-        return stored
+        return stored.to(dtype)
     module_name = name.removesuffix(_WEIGHT)
+    layer = _find_module(model.get_base_model(), module_name)
+    is_quantized = options.quantization is not None and module_name in quantized
+    if not is_quantized and not isinstance(layer, BaseTunerLayer):
+        return _convert(stored, options.dtype, dtype)
     used = stored.to(options.dtype)
-    if options.quantization is not None and module_name in quantized:
+    if is_quantized:
+        assert options.quantization is not None
         used = quantize_and_dequantize(used, options.quantization, options.device)
     used = used.float()
-    layer = _find_module(model.get_base_model(), module_name)
     if not isinstance(layer, BaseTunerLayer):
-        return used
+        return used.to(dtype).contiguous()
     linear = layer.get_base_layer()
     empty = linear.weight
     linear.weight = nn.Parameter(used.clone(), requires_grad=False)
     layer.merge(safe_merge=True)
     merged: Tensor = linear.weight.data
     linear.weight = empty
-    return merged
+    return merged.to(dtype).contiguous()
+
+
+def _convert(stored: Tensor, used: torch.dtype, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in ``dtype``, rounded to ``used`` before, some rows at a time.
+
+    The embeddings of a large vocabulary are a quarter of the memory that merging may take.
+    """
+    if stored.dim() == 0:
+        return stored.to(used).to(dtype)
+    converted = torch.empty(stored.shape, dtype=dtype)
+    for start in range(0, len(stored), _ROWS):
+        rows = slice(start, start + _ROWS)
+        converted[rows] = stored[rows].to(used)
+    return converted
 
 
 def _find_module(model: nn.Module, name: str) -> nn.Module | None:
