@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tunesmith.contracts import Reporter
 from tunesmith.events import (
+    DataLoaded,
     Event,
     GateChecked,
     Measured,
@@ -26,6 +27,7 @@ from tunesmith.events import (
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
+    RunFinished,
     RunStarted,
     StepFinished,
     TrainingFinished,
@@ -248,6 +250,17 @@ def test_stages_are_a_path_with_gates(terminal: Terminal) -> None:
         live.report(sample_event(TrainingStarted, stage="c"))
         path = render(live).splitlines()[-1]
     assert path.strip() == "✓ a (gate passed) → ✓ b (gate not passed) → ● c"
+
+
+def test_a_run_is_shown_between_its_phases(terminal: Terminal) -> None:
+    """Checks of the data take long, and have no phase of their own."""
+    with LiveReporter(terminal, NO_LOG) as live:
+        assert render(live).strip() == ""
+        live.report(sample_event(RunStarted))
+        live.report(sample_event(DataLoaded))
+        assert "run: checks of the data" in render(live)
+        live.report(sample_event(RunFinished))
+        assert render(live).strip() == ""
 
 
 def test_live_display_stops_when_the_run_fails(terminal: Terminal) -> None:

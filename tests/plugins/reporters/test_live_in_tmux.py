@@ -28,6 +28,7 @@ def events():
     yield sample_event(RunStarted, run="2026-11-28_0345_support_a1b2", plan={"technique": stages})
     yield sample_event(DataLoaded)
     yield sample_event(Forecast, seconds=[60.0, 90.0])
+    yield sample_event(ModelResolved)
     for rival in ("majority", "zero-shot"):
         yield sample_event(RivalChosen, rival=rival, variant="a long variant of the prompt")
     yield PhaseStarted(phase="zero-shot: exact-match", total=4000, unit="prompts")

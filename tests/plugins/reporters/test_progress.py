@@ -13,7 +13,9 @@ from tunesmith.events import (
     Event,
     Forecast,
     Measured,
+    ModelResolved,
     RivalChosen,
+    RunFinished,
     RunStarted,
     StepFinished,
     TrainingFinished,
@@ -96,6 +98,7 @@ BEFORE = [
     sample_event(RunStarted),
     sample_event(DataLoaded, heldout=100),
     sample_event(Forecast, seconds=[50.0, 150.0]),
+    sample_event(ModelResolved),
     *[sample_event(RivalChosen, rival=name) for name in ("majority", "zero-shot", "shots")],
 ]
 ZERO_SHOT = sample_event(Measured, model="zero-shot", n=50, seconds=10.0)
@@ -124,6 +127,15 @@ def test_stages_to_come_are_in_the_time_left() -> None:
     run.add(sample_event(TrainingFinished, stage="a"), 1_100.0)
     run.add(sample_event(TrainingStarted, stage="b"), 1_100.0)
     assert run.seconds_left(1_110.0, 5.0) == 5.0 + 20.0
+
+
+def test_the_parts_of_a_run_have_names() -> None:
+    parts, run = [], RunProgress(0.0)
+    assert run.part == ""
+    for event in (*BEFORE[:2], BEFORE[3], sample_event(RunFinished)):
+        run.add(event, 0.0)
+        parts.append(run.part)
+    assert parts == ["data", "checks of the data", "rivals", ""]
 
 
 def test_the_share_of_a_run_never_falls() -> None:

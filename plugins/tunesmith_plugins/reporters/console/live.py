@@ -50,9 +50,9 @@ from tunesmith_plugins.reporters.console.progress import (
 )
 from tunesmith_plugins.reporters.console.sparkline import ASCII_BLOCKS, BLOCKS, sparkline
 
-LABEL_WIDTH, DURATION_WIDTH = 24, 11
+LABEL_WIDTH, DURATION_WIDTH = 30, 11
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 28
-COUNT_WIDTH = 36
+COUNT_WIDTH = 34
 """Columns right of the bar that are reserved for count, speed and time left."""
 MIN_SPARKLINE_WIDTH, MAX_SPARKLINE_WIDTH = 10, 40
 INDENT = 2
@@ -210,7 +210,7 @@ class LiveReporter:
             Text(self._check_mark),
             Text(one_line(phase.name, LABEL_WIDTH)),
             Text(format_duration(phase.seconds)),
-            Padding(Text(safe_text(", ".join(phase.metrics))), (0, 0, 0, INDENT)),
+            Text(safe_text(", ".join(phase.metrics))),
         )
         self._console.print(row)
 
@@ -230,7 +230,9 @@ class LiveReporter:
             rows = [self._render_phase(phase, now)]
         else:
             rows = []
-        return Group(*rows, *self._render_run(now, current)) if rows else Text("")
+        if self._run.part:
+            rows += self._render_run(now, current)
+        return Group(*rows) if rows else Text("")
 
     def _render_training(self, progress: TrainingProgress, now: float) -> list[RenderableType]:
         step = progress.last

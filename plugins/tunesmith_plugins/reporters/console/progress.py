@@ -15,8 +15,10 @@ from tunesmith.events import (
     Forecast,
     GateChecked,
     Measured,
+    ModelResolved,
     Monitored,
     RivalChosen,
+    RunFinished,
     RunStarted,
     StepFinished,
     TrainingFinished,
@@ -166,7 +168,8 @@ class RunProgress:
     gates: dict[str, bool] = field(default_factory=dict)
     """By stage: False if a gate of it did not pass, and was not accepted."""
     finished: set[str] = field(default_factory=set)
-    part: str = "data"
+    part: str = ""
+    """What the run is at; empty before it starts and after it has ended."""
     _training_seconds: float = math.nan
     _training_started: float = math.nan
     _rivals: int = 0
@@ -181,10 +184,14 @@ class RunProgress:
         """Update the parts by the next event."""
         match event:
             case RunStarted():
-                self.started = now
+                self.started, self.part = now, "data"
                 self.stages = find_stages(event.plan)
             case DataLoaded():
-                self._heldout, self.part = event.heldout, "rivals"
+                self._heldout, self.part = event.heldout, "checks of the data"
+            case ModelResolved():
+                self.part = "rivals"
+            case RunFinished():
+                self.part = ""
             case Forecast() if event.seconds:
                 self._training_seconds = sum(event.seconds) / 2
             case RivalChosen() if not event.skipped:
