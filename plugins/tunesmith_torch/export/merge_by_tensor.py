@@ -144,7 +144,7 @@ def _write_shards(
 
 
 @torch.no_grad()
-def _merge_tensor(  # noqa: PLR0913 - what a tensor becomes depends on all of these
+def _merge_tensor(
     model: PeftModel,
     name: str,
     stored: Tensor,
