@@ -61,20 +61,20 @@ def find_weak_slices(
         seed: of the division into halves.
     """
     chosen = find_candidates(rows) if candidates is None else candidates
-    first, second = _halves(rows, seed)
+    first, second = split_in_halves(rows, seed)
     sign = 1.0 if higher_is_better else -1.0
     scored = [(p, c) for c in chosen if (p := _p_value(rows, first, c, sign)) <= PROMISING]
     scored.sort(key=lambda pair: (pair[0], pair[1].name))
     tested: list[Slice] = []
     for _, candidate in scored:
-        if len(tested) < MAX_TESTED and all(_overlap(candidate, t) <= MAX_OVERLAP for t in tested):
+        if len(tested) < MAX_TESTED and all(overlap(candidate, t) <= MAX_OVERLAP for t in tested):
             tested.append(candidate)
     p_values = adjust_p_values([_p_value(rows, second, c, sign) for c in tested])
     found = [_describe(rows, second, c, p) for c, p in zip(tested, p_values, strict=True)]
     return sorted(found, key=lambda weak: weak.p_value)
 
 
-def _halves(rows: Sequence[ScoredRow], seed: int) -> tuple[list[int], list[int]]:
+def split_in_halves(rows: Sequence[ScoredRow], seed: int = 0) -> tuple[list[int], list[int]]:
     """Return the positions of two halves; the rows of a group are in one of them."""
     units: dict[object, list[int]] = {}
     for position, row in enumerate(rows):
@@ -87,7 +87,8 @@ def _halves(rows: Sequence[ScoredRow], seed: int) -> tuple[list[int], list[int]]
     return halves
 
 
-def _overlap(first: Slice, second: Slice) -> float:
+def overlap(first: Slice, second: Slice) -> float:
+    """Return the share of rows that two slices have in common (Jaccard)."""
     return len(first.members & second.members) / len(first.members | second.members)
 
 

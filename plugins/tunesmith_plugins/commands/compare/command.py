@@ -28,8 +28,9 @@ from tunesmith_evidence.comparison import (
     list_changed_rows,
     list_differences,
 )
+from tunesmith_evidence.repair import REST, SliceChange, compare_with_parent
 
-STYLES = {"better": "good", "worse": "bad"}
+STYLES = {"better": "good", "repaired": "good", "worse": "bad"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class RunDifference:
     """The keys of the plans that differ, with both values."""
     changed: Sequence[ChangedRow]
     """Rows on which the runs differ by the first metric."""
+    slices: Sequence[SliceChange] = ()
+    """If ``tunesmith next`` made the run from the first one: what changed, slice by slice."""
 
 
 @click.command("compare")
@@ -107,7 +110,7 @@ def refuse_incomparable(first: RunResults, other: RunResults, shared_rows: bool)
         UsageError: with all reasons.
     """
     reasons = find_obstacles(first, other)
-    if shared_rows:
+    if shared_rows or is_next(first, other):
         reasons = [reason for reason in reasons if not reason.startswith("the held-out rows")]
     if reasons:
         raise UsageError(
@@ -115,6 +118,12 @@ def refuse_incomparable(first: RunResults, other: RunResults, shared_rows: bool)
             hint="run both with the same data, [split], [run] seed and [[evaluators]]; "
             "--shared-rows compares on the rows that are in both",
         )
+
+
+def is_next(first: RunResults, other: RunResults) -> bool:
+    """Return True if ``tunesmith next`` made a run from the first one."""
+    parent = other.plan.get("lineage", {}).get("parent")
+    return isinstance(parent, str) and Path(parent).resolve() == first.folder.resolve()
 
 
 def compare_all(first: RunResults, others: Sequence[RunResults]) -> list[RunDifference]:
@@ -127,7 +136,8 @@ def compare_all(first: RunResults, others: Sequence[RunResults]) -> list[RunDiff
         main = next(iter(differences.values()))
         changed = list_changed_rows(first, other, (main.evaluator, main.metric))
         options = list_differences(first.plan, other.plan)
-        found.append(RunDifference(other, differences, options, changed))
+        slices = compare_with_parent(first, other) if is_next(first, other) else ()
+        found.append(RunDifference(other, differences, options, changed, slices))
     return found
 
 
@@ -144,6 +154,7 @@ def to_json(first: RunResults, found: Sequence[RunDifference]) -> JSON:
                     key: {"first": old, "second": new}
                     for key, (old, new) in difference.options.items()
                 },
+                "slices": [asdict(change) for change in difference.slices],
                 "rows": [
                     {"gain": row.gain, "first": row.first, "second": row.second}
                     for row in difference.changed
@@ -173,6 +184,8 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
         render.print_paragraph(
             f"{one_line(name)}: {describe_power(metric, metric.metric in joint)}"
         )
+    if difference.slices:
+        show_slices(difference.slices)
     render.print_text()
     render.print_text("what differs in the run files:" if difference.options else "same run files")
     for key, (old, new) in difference.options.items():
@@ -186,6 +199,34 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
         for row in rows[:items]:
             _show_row(row)
     render.print_text()
+
+
+def show_slices(changes: Sequence[SliceChange]) -> None:
+    """Print which slices are repaired, better or worse on rows that were not collected."""
+    render.print_text()
+    render.print_text("slices, on the half of the rows that was not collected", style="strong")
+    targets = [change for change in changes if change.is_target]
+    others = [c for c in changes if not c.is_target and (c.outcome != "unclear" or c.name == REST)]
+    render.print_table(
+        ["slice", "before", "after", "difference, 95 % interval", "n", "is"],
+        [
+            [
+                one_line(change.name) + (" (collected)" if change.is_target else ""),
+                f"{change.before:.3f}",
+                f"{change.after:.3f}",
+                f"{change.after - change.before:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
+                f"{change.n}",
+                (change.outcome, STYLES.get(change.outcome, "dim")),
+            ]
+            for change in [*targets, *others]
+        ],
+        right=(1, 2, 3, 4),
+    )
+    if not targets:
+        render.print_text("no slice looked weak, so none can be repaired")
+    hidden = len(changes) - len(targets) - len(others)
+    if hidden:
+        render.print_text(f"no change is shown in {format_count(hidden, 'other slice')}")
 
 
 def describe_power(metric: MetricDifference, is_joint: bool) -> str:

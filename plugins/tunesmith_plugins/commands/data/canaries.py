@@ -14,6 +14,7 @@ from tunesmith.cli.common import CliState, common_options, json_option, pass_sta
 from tunesmith.errors import UsageError
 from tunesmith.records import Chat, Completion, Record, Text
 from tunesmith.storage import write_atomic
+from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_evidence.side_effects.canaries import (
     CONTROLS_PER_CANARY,
     FEWEST_CONTROLS,
@@ -22,7 +23,6 @@ from tunesmith_evidence.side_effects.canaries import (
     draw_canaries,
 )
 from tunesmith_plugins.commands.data.open_data import open_data
-from tunesmith_plugins.commands.data.write_rows import to_row
 
 KINDS: dict[type[Record], Kind] = {Chat: "chat", Completion: "completion", Text: "text"}
 

@@ -13,9 +13,9 @@ from tunesmith.cli.common import CliState, common_options, json_option, pass_sta
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith_data.analysis.selection import Selection, select_rows
+from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PromptTexts
 from tunesmith_plugins.commands.data.open_data import open_data
-from tunesmith_plugins.commands.data.write_rows import to_row
 
 
 @click.command("select")

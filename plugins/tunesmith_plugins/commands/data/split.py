@@ -18,9 +18,9 @@ from tunesmith.options import RunOptions, from_table
 from tunesmith.records import Record
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_count, one_line
+from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PARTS, split_records
 from tunesmith_plugins.commands.data.open_data import open_data
-from tunesmith_plugins.commands.data.write_rows import to_row
 
 SPLIT_FILE = "split.json"
 

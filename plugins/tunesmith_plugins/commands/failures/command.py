@@ -40,11 +40,22 @@ from tunesmith_plugins.commands.failures.find import (
     metavar="FILE",
     help="Write all failed rows to a new JSONL file, with the reasons to look at them.",
 )
+@click.option(
+    "--for-next",
+    is_flag=True,
+    help="Export rows of one half only: the other half can prove that the next run is better.",
+)
 @json_option
 @common_options
 @pass_state
-def command(
-    state: CliState, run: Path, metric: str | None, items: int, export: Path | None, as_json: bool
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    run: Path,
+    metric: str | None,
+    items: int,
+    export: Path | None,
+    for_next: bool,
+    as_json: bool,
 ) -> None:
     """Find where the tuned model of a run is weak.
 
@@ -56,18 +67,18 @@ def command(
     folder, report = open_results(run)
     failures = find_failures(folder, report, metric)
     if export is not None:
-        count = write_rows(failures, export)
-        render.print_note(
-            f"{format_count(count, 'row')} in {export}; they are held out: collect rows like them, "
-            "and do not train on them"
-        )
+        count = write_rows(failures, export, for_next)
+        advice = "collect rows like them, and do not train on them"
+        if for_next:
+            advice = f"correct them or collect rows like them for `tunesmith next {run} --add`"
+        render.print_note(f"{format_count(count, 'row')} in {export}; they are held out: {advice}")
     if as_json:
         render.print_json(to_json(folder, failures))
         return
     show(failures, items)
 
 
-def write_rows(failures: Failures, path: Path) -> int:
+def write_rows(failures: Failures, path: Path, for_next: bool) -> int:
     """Write the failed rows to a new file; return their number.
 
     Raises:
@@ -76,7 +87,7 @@ def write_rows(failures: Failures, path: Path) -> int:
     count = 0
     try:
         with path.open("x", encoding="utf-8") as file:
-            for row in export_rows(failures):
+            for row in export_rows(failures, for_next):
                 file.write(json.dumps(redact_all(row), ensure_ascii=False) + "\n")
                 count += 1
     except FileExistsError:

@@ -12,7 +12,7 @@ from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.execute import load_report
 from tunesmith.execution.report import Report, build_report
 from tunesmith.storage import RunFolder, read_known_events
-from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
+from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices, split_in_halves
 from tunesmith_evidence.slices.items import find_near_misses, find_regressed, find_wrong
 from tunesmith_evidence.slices.rows import ScoredRow, to_rows
 
@@ -107,8 +107,13 @@ def choose_metric(report: Report, metric: str | None) -> Measured:
     return (found or events)[0]
 
 
-def export_rows(failures: Failures) -> Iterator[JSON]:
-    """Yield each failed row once, with its prompt, both answers, and the reasons to look at it."""
+def export_rows(failures: Failures, for_next: bool = False) -> Iterator[JSON]:
+    """Yield each failed row once, with its prompt, both answers, and the reasons to look at it.
+
+    Args:
+        for_next: only rows of the half on which slices are discovered, so that the other half can
+            prove a repair.
+    """
     reasons: dict[int, list[str]] = {row.number: [] for row in failures.wrong}
     places = {row.number: place for place, row in enumerate(failures.rows)}
     for weak in failures.confirmed:
@@ -120,7 +125,10 @@ def export_rows(failures: Failures) -> Iterator[JSON]:
     for row, what in failures.near_misses:
         reasons[row.number].append(f"near-miss: {what}")
     by_number = {row.number: row for row in failures.rows}
-    for number, texts in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
+    first, _ = split_in_halves(failures.rows)
+    usable = {failures.rows[place].number for place in first} if for_next else set(by_number)
+    chosen = [(number, texts) for number, texts in reasons.items() if number in usable]
+    for number, texts in sorted(chosen, key=lambda item: (-len(item[1]), item[0])):
         row = by_number[number]
         yield {
             "source": row.source,

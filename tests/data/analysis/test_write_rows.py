@@ -20,7 +20,7 @@ from tunesmith.records import (
     ToolCall,
     UnpairedPreference,
 )
-from tunesmith_plugins.commands.data.write_rows import to_row
+from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_plugins.loaders.jsonl.offer import JSONL
 
 TOOL = '{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}'

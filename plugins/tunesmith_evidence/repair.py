@@ -1,0 +1,160 @@
+"""Is a weak slice repaired by the next run, and did another one get worse?
+
+Rows are collected for what failed on one half of the held-out rows; the other half, which nobody
+looked at, decides. There the slices are tested that were chosen on the first half alone: whether
+they also looked weak on the second half plays no part, or a slice that was weak by bad luck would
+seem to be repaired by good luck.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tunesmith.events import TUNED
+from tunesmith.execution.evaluate import read_rows
+from tunesmith.execution.report import Report
+from tunesmith_evidence.comparison import RunResults, pair_rows
+from tunesmith_evidence.slices.candidates import Slice, find_candidates
+from tunesmith_evidence.slices.discover import (
+    MAX_OVERLAP,
+    find_weak_slices,
+    overlap,
+    split_in_halves,
+)
+from tunesmith_evidence.slices.rows import ScoredRow, to_rows
+from tunesmith_evidence.statistics import Comparison, adjust_p_values, compare
+
+REST = "all other rows"
+ALPHA = 0.05
+MIN_ROWS = 10
+"""Rows of a slice in the second half below which it is not tested."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceChange:
+    """How the score of a slice changed on rows that were not used for collection."""
+
+    name: str
+    is_target: bool
+    """True if rows were collected for it."""
+    n: int
+    before: float
+    after: float
+    low: float
+    """Lower bound of the difference, 95 %, not adjusted."""
+    high: float
+    p_value: float
+    """Adjusted by Holm for all slices that are tested."""
+    outcome: Literal["repaired", "better", "worse", "unclear"]
+
+
+def list_targets(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[Slice]:
+    """Return the slices that look weak on the first half, for which rows are to be collected."""
+    return [weak.slice for weak in find_weak_slices(rows, higher_is_better)]
+
+
+def judge_repair(
+    before: Sequence[ScoredRow],
+    after: Mapping[int, float],
+    higher_is_better: bool,
+    *,
+    targets: Sequence[Slice] | None = None,
+    is_share: bool = True,
+) -> list[SliceChange]:
+    """Compare two runs slice by slice on the second half of the held-out rows, targets first.
+
+    Args:
+        before: the held-out rows of the parent run.
+        after: values of the child run, by the number of the row in the parent run.
+        targets: the slices that rows were collected for; None: those of :func:`list_targets`.
+        is_share: the metric has no unit, so that values of 0 and 1 are wrong and right.
+    """
+    if targets is None:
+        targets = list_targets(before, higher_is_better)
+    _, second = split_in_halves(before)
+    usable = [i for i in second if before[i].number in after]
+    others = [
+        other
+        for other in find_candidates(before)
+        if all(overlap(other, target) <= MAX_OVERLAP for target in targets)
+    ]
+    collected = frozenset[int]().union(*(target.members for target in targets))
+    rest = Slice(REST, "rest", frozenset(range(len(before))) - collected)
+    parts = [*((target, True) for target in targets), *((o, False) for o in (rest, *others))]
+    tested = [
+        (part, is_target, members)
+        for part, is_target in parts
+        if len(members := [i for i in usable if i in part.members]) >= MIN_ROWS
+    ]
+    comparisons = [
+        compare(
+            [before[i].value for i in members],
+            [after[before[i].number] for i in members],
+            higher_is_better,
+            weights=[before[i].weight for i in members],
+            groups=[before[i].group for i in members],
+            bounds=None if is_share else (-math.inf, math.inf),
+        )
+        for _, _, members in tested
+    ]
+    adjusted = adjust_p_values([found.p_value for found in comparisons])
+    return [
+        _describe(before, part, is_target, members, found, p)
+        for (part, is_target, members), found, p in zip(tested, comparisons, adjusted, strict=True)
+    ]
+
+
+def _describe(
+    before: Sequence[ScoredRow],
+    part: Slice,
+    is_target: bool,
+    members: Sequence[int],
+    found: Comparison,
+    p_value: float,
+) -> SliceChange:
+    outcome: Literal["repaired", "better", "worse", "unclear"] = "unclear"
+    if p_value < ALPHA and found.outcome != "unclear":
+        outcome = "repaired" if is_target and found.outcome == "better" else found.outcome
+    mass = math.fsum(before[i].weight for i in members)
+    old = math.fsum(before[i].weight * before[i].value for i in members) / mass
+    return SliceChange(
+        name=part.name,
+        is_target=is_target,
+        n=len(members),
+        before=old,
+        after=old + found.difference.value,
+        low=found.difference.low,
+        high=found.difference.high,
+        p_value=p_value,
+        outcome=outcome,
+    )
+
+
+def choose_metric(report: Report) -> tuple[str, str] | None:
+    """Return evaluator and metric of the verdict, else the first ones of the tuned model."""
+    keys = [(e.evaluator, e.metric) for e in report.measured.values() if e.model == TUNED]
+    verdict = report.finished.verdict if report.finished else {}
+    wanted = [key for key in keys if key[1] == verdict.get("metric")]
+    return next(iter([*wanted, *keys]), None)
+
+
+def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChange]:
+    """Return the change of each slice from a run to the next one, by the verdict's metric.
+
+    There is none if the next run was not measured by it.
+
+    Raises:
+        IntegrityError: a file of values is lost or damaged.
+    """
+    key = choose_metric(parent.report)
+    if key is None or key not in child.measured:
+        return []
+    old, new = parent.measured[key], child.measured[key]
+    pairs = pair_rows(parent.folder / old.records, child.folder / new.records, old.metric)
+    numbers = [int(row["row"]) for row in pairs.rival]
+    after = dict(zip(numbers, pairs.tuned_values, strict=True))
+    before = to_rows(read_rows(parent.folder / old.records, old.metric), old.metric)
+    return judge_repair(before, after, old.higher_is_better, is_share=not old.unit)

@@ -1,0 +1,129 @@
+"""``tunesmith next``: write the run file of the next iteration."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import tomli_w
+
+from tunesmith import api
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.errors import UsageError
+from tunesmith.events import JSON
+from tunesmith.execution.run_data import DataParts, load_data
+from tunesmith.plan import Plan
+from tunesmith.records import Record, last_exchange
+from tunesmith.storage import write_atomic
+from tunesmith.text import format_count
+from tunesmith_data.analysis.write_rows import to_row
+from tunesmith_plugins.commands.next_run.collected import load_collected, read_first_half
+
+
+@click.command("next")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--add", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True,
+    metavar="FILE", help="Rows to add: training rows, or rows of `tunesmith failures --export`.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True,
+    help="Folder to create, for the run file and its rows.",
+)  # fmt: skip
+@json_option
+@common_options
+@pass_state
+def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> None:
+    """Write the run file of the next iteration of RUN: its training rows and those of --add.
+
+    Options and held-out rows stay the same, so that `tunesmith compare` can say if the slices for
+    which rows were collected are repaired. Rows of --add that are held out are moved to training;
+    only those that `tunesmith failures RUN --export FILE --for-next` has written may be.
+    """
+    folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
+    added = load_collected(add, plan)
+    parts = load_data(plan)[1]
+    moved = find_moved(parts.heldout, added)
+    first_half = read_first_half(folder.path)
+    late = [row for row in moved if row not in first_half]
+    if late:
+        where = parts.heldout[late[0]].source
+        raise UsageError(
+            f"{add}: {format_count(len(late), 'row')} of the half of the held-out rows that is to "
+            f"prove the repair, such as {where}",
+            hint=f"write the rows to correct with `tunesmith failures {run} --export FILE "
+            "--for-next`, and add rows like them",
+        )
+    kept = [record for row, record in enumerate(parts.heldout) if row not in set(moved)]
+    lineage = {"parent": str(folder.path.resolve()), "added": len(added), "moved": len(moved)}
+    write_folder(out, plan, parts, added, kept, lineage)
+    if as_json:
+        result = {"folder": str(out), "train": len(parts.train), "heldout": len(kept), **lineage}
+        render.print_json({"schema": "tunesmith.next/1", **result})
+        return
+    render.print_text(
+        f"{out}: {format_count(len(parts.train), 'training row')} and {len(added):,} more, "
+        f"{len(kept):,} held out, {len(moved):,} moved from held out to training"
+    )
+    here = render.shell_path(out)
+    render.print_note(
+        f"\nnext commands:\n  tunesmith run {here}/run.toml --out {here}/run\n"
+        f"  tunesmith compare {render.shell_path(run)} {here}/run"
+    )
+
+
+def find_moved(heldout: Sequence[Record], added: Sequence[Record]) -> list[int]:
+    """Return the numbers of the held-out rows whose prompt is among the added rows."""
+    prompts = {last_exchange(record)[0] for record in added}
+    return [row for row, record in enumerate(heldout) if last_exchange(record)[0] in prompts]
+
+
+def write_folder(
+    out: Path,
+    plan: Plan,
+    parts: DataParts,
+    added: Sequence[Record],
+    heldout: Sequence[Record],
+    lineage: JSON,
+) -> None:
+    """Write the rows and the run file.
+
+    Raises:
+        UsageError: the folder exists, or cannot be created.
+    """
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError(f"{out}: exists already", hint="name a new folder") from None
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be created: {error.strerror}") from None
+    files = {"train": parts.train, "added": added, "heldout": heldout, "dev": parts.dev}
+    for name, records in files.items():
+        if records:
+            write_atomic(out / f"{name}.jsonl", to_lines(records))
+    write_atomic(out / "run.toml", to_run_file(plan, files, lineage))
+
+
+def to_lines(records: Iterable[Record]) -> str:
+    """Return records as JSON Lines."""
+    return "".join(json.dumps(to_row(record), ensure_ascii=False) + "\n" for record in records)
+
+
+def to_run_file(plan: Plan, files: dict[str, Sequence[Record]], lineage: JSON) -> str:
+    """Return the run file: that of the parent, with the rows in files beside it."""
+    tables = tomllib.loads(plan.to_toml())
+    records = [record for part in files.values() for record in part]
+    data: dict[str, Any] = {"use": "jsonl", "train": ["train.jsonl", "added.jsonl"]}
+    data |= {name: f"{name}.jsonl" for name in ("heldout", "dev") if files[name]}
+    if any(record.group is not None for record in records):
+        data["group"] = "group"
+    if slices := list(dict.fromkeys(name for record in records for name, _ in record.slices)):
+        data["slices"] = slices
+    tables["data"] = data
+    tables["lineage"] = lineage
+    return tomli_w.dumps(tables)
