@@ -234,7 +234,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_files(page: Path) -> Iterator[dict[str, Any]]:
     """Yield the TOML blocks of a page that are run files, or tables of one."""
-    known = {*RUN_FILE_TABLES, "advise", "estimate"}
+    known = {*RUN_FILE_TABLES, "advise", "estimate", "lineage"}
     for block in blocks(page, "toml"):
         tables = tomllib.loads(block)
         if tables.keys() <= known:

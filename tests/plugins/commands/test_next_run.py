@@ -36,7 +36,7 @@ def test_the_next_run_keeps_rows_and_options_and_says_where_it_comes_from(
     assert done.exit_code == 0, done.output
     assert "3 more, 120 held out, 0 moved" in done.output
     tables = tomllib.loads((tmp_path / "next" / "run.toml").read_text())
-    assert tables["lineage"] == {"parent": str(parent), "added": 3, "moved": 0}
+    assert tables["lineage"] == {"parent": str(parent)}
     assert tables["technique"]["use"] == "by-heart"
     first = read_lines(parent / "evaluations" / "tuned.same.jsonl")
     kept = read_lines(tmp_path / "next" / "heldout.jsonl")

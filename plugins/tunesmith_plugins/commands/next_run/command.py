@@ -60,10 +60,11 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
             "--for-next`, and add rows like them",
         )
     kept = [record for row, record in enumerate(parts.heldout) if row not in set(moved)]
-    lineage = {"parent": str(folder.path.resolve()), "added": len(added), "moved": len(moved)}
+    lineage = {"parent": str(folder.path.resolve())}
     write_folder(out, plan, parts, added, kept, lineage)
     if as_json:
-        result = {"folder": str(out), "train": len(parts.train), "heldout": len(kept), **lineage}
+        result = {"folder": str(out), "train": len(parts.train), "added": len(added)}
+        result |= {"heldout": len(kept), "moved": len(moved), **lineage}
         render.print_json({"schema": "tunesmith.next/1", **result})
         return
     render.print_text(

@@ -14,10 +14,6 @@ class LineageOptions(Options):
     parent: DataPath | None = Field(
         None, description="Folder of the run whose weak slices this run is to repair."
     )
-    added: int = Field(0, ge=0, description="Rows that were added to its training rows.")
-    moved: int = Field(
-        0, ge=0, description="Rows among them that were held out, and are not any more."
-    )
 
 
 LINEAGE = TableOffer(
