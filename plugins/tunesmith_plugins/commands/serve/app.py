@@ -179,5 +179,6 @@ def content_policy(page: str) -> str:
 
     return (
         f"default-src 'none'; script-src {sources('script')}; style-src {sources('style')}; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     )
