@@ -40,7 +40,7 @@ class Untrained:
         raise RunStopped(ENDED)
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """Open a model."""
+        """Open the model as the technique does; see :class:`tunesmith.contracts.Technique`."""
         return self.technique.open(model, artifact, device=device)
 
 

@@ -75,7 +75,7 @@ class FencedModel(WrappedModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate answers."""
+        """Generate an answer to each prompt, and put it between the two texts."""
         answers = self.model.generate(prompts, max_new_tokens, progress=progress)
         return [
             replace(answer, text=f"{self.opening}{answer.text}{self.closing}") for answer in answers

@@ -80,7 +80,10 @@ class PromptedModel(WrappedModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate answers."""
+        """Generate an answer to each prompt, behind instructions and as many examples as fit.
+
+        Where examples and prompt are one text, an answer ends at the first empty line.
+        """
         built = [self._build(prompt, max_new_tokens) for prompt in prompts]
         prompts = [each.prompt for each in built]
         answers = self.model.generate(prompts, max_new_tokens, progress=progress)

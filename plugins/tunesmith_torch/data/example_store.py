@@ -59,14 +59,23 @@ class ExampleStore(Examples):
     """Examples in flat arrays; an example that is taken out is a view of them."""
 
     ids: NDArray[np.int32]
+    """Token ids of all examples, end to end."""
     trained: NDArray[np.bool_]
+    """For each token, True if it contributes to the loss."""
     weights: NDArray[np.float32]
+    """Weight of each token in the loss; empty if no example has weights."""
     lengths: NDArray[np.int64]
+    """Tokens of each example."""
     records: NDArray[np.int64]
+    """Number of the record that each example was made from."""
 
     @classmethod
     def open(cls, folder: Path) -> ExampleStore:
-        """Map the files that :meth:`save` or a builder wrote."""
+        """Map the files that :meth:`save` or a builder wrote; they are read when they are used.
+
+        Raises:
+            OSError: a file is missing or cannot be read.
+        """
         return cls(**{name: _map(_path(folder, name), name) for name in _DTYPES})
 
     def save(self, folder: Path) -> None:

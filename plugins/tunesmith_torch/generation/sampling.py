@@ -32,6 +32,7 @@ class Sampler:
     top_p: float = 1.0
     """Sample among the most likely tokens that together have this probability."""
     seed: int = 0
+    """Seed of all streams."""
     streams: tuple[int, ...] | None = None
     """Stream numbers to use in place of the row numbers; None: row ``i`` uses stream ``i``."""
 

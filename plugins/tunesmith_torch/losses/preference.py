@@ -32,12 +32,12 @@ class CompletionScores:
 
     @property
     def ratios_C(self) -> Tensor:
-        """``log(pi / ref)`` of the completions."""
+        """``log(pi / ref)`` of the completions, in nats; ``logprobs_C`` without a reference."""
         return self.logprobs_C - self.reference_C
 
     @property
     def means_C(self) -> Tensor:
-        """Mean log-probability per token of the completions."""
+        """Mean log-probability per token of the completions, in nats."""
         return self.logprobs_C / self.tokens_C
 
     @property

@@ -126,7 +126,14 @@ class PolicyTask(TrainingTask[list[Prompt]]):
 
 
 def gold_reward(job: Job[Any], template: Template) -> GoldReward:
-    """Return the gold reward on dev rows: the user's function, or preference pairs."""
+    """Return the gold reward on dev rows: the user's function, or preference pairs.
+
+    At most ``monitor.rows`` of the dev rows are used. With neither, it is empty, and a warning is
+    emitted.
+
+    Raises:
+        UsageError: the user's function cannot be loaded.
+    """
     options: PolicyOptions = job.config
     function = None
     if options.monitor.gold is not None:
