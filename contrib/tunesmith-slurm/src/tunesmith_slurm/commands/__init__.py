@@ -1,0 +1,1 @@
+"""The commands ``tunesmith slurm ...``, one module for each."""

@@ -1,0 +1,38 @@
+"""``tunesmith slurm logs``: what the job of a run has printed."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import common_options
+from tunesmith.errors import UsageError
+from tunesmith_slurm.job_file import open_job
+
+
+@click.command("logs")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--lines",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Lines from the end of the log.",
+)
+@common_options
+def command(run: Path, lines: int) -> None:
+    """Print the end of what the newest job of a run has printed, over all its starts."""
+    folder, job = open_job(run)
+    path = job.log(folder.path)
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: job {job.job} has printed nothing yet",
+            hint=f"tunesmith slurm status {render.shell_path(run)} shows whether it waits",
+        )
+    render.print_note(f"{path}\n")
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for line in deque(stream, maxlen=lines):
+            render.print_text(line.rstrip("\n"))

@@ -1,0 +1,169 @@
+"""``tunesmith slurm submit``: submit a run to Slurm as a job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from tunesmith import api
+from tunesmith.cli import render
+from tunesmith.cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    set_option,
+    trust_option,
+)
+from tunesmith.config.trust import trust_code
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder, write_atomic
+from tunesmith_slurm import programs
+from tunesmith_slurm.commands.flags import override_options, slurm_flags
+from tunesmith_slurm.job_file import SubmittedJob, find_job, job_folder
+from tunesmith_slurm.options import SlurmOptions
+from tunesmith_slurm.prediction import list_warnings
+from tunesmith_slurm.script import build_script
+
+
+@click.command("submit")
+@click.argument("run", metavar="RUN.toml|RUN", type=click.Path(path_type=Path))
+@set_option
+@slurm_flags
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder to create; default: a new folder below [run] folder.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the script, and do nothing.")
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState,
+    run: Path,
+    sets: tuple[str, ...],
+    out: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Submit a run to Slurm as a job, or the folder of a run that was interrupted.
+
+    The run folder is created here, and the job continues it: with `tunesmith report RUN` you see
+    the same as of a run on this machine. A job that is preempted, reaches its time limit or loses
+    its node is requeued, and continues at the last checkpoint.
+    """
+    folder, plan = open_run(state, run, sets, out)
+    options = override_options(plan.table(SlurmOptions), click.get_current_context())
+    check_run(plan, options)
+    path = folder.path if folder else choose_folder(plan, out)
+    script = build_script(options, path.absolute(), name=plan.name)
+    if dry_run:
+        render.print_text(script.rstrip("\n"))
+        return
+    for text in list_warnings(plan, options):
+        render.print_note(f"warning: {text}", style="warning")
+    folder = folder or create_run(plan, out)
+    # Only now does a new folder have its name.
+    script = build_script(options, folder.path.absolute(), name=plan.name)
+    show(folder, submit(folder, script), as_json)
+
+
+def open_run(
+    state: CliState, run: Path, sets: tuple[str, ...], out: Path | None
+) -> tuple[RunFolder | None, Plan]:
+    """Read a run file, or open the folder of a run; return the folder, if there is one, and plan.
+
+    Raises:
+        UsageError: the run is finished or has a job already; its options cannot be changed.
+    """
+    if not run.is_dir():
+        plan, _ = api.load_plan(run, sets=sets, files=state.files, disabled=state.disabled)
+        return None, plan
+    if sets or out:
+        raise UsageError(
+            f"{run}: is the folder of a run, whose run file stays as it is",
+            hint="--set and --out go with a run file",
+        )
+    folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
+    if api.read_report(folder.path).status == "ok":
+        raise UsageError(f"{run}: the run is finished", hint="tunesmith report shows its results")
+    job = find_job(folder.path)
+    if job and (found := programs.query_job(job.job)).is_active:
+        raise UsageError(
+            f"{run}: job {job.job} works on this run, it is {found.state.lower()}",
+            hint="tunesmith slurm cancel ends it",
+        )
+    return folder, plan
+
+
+def check_run(plan: Plan, options: SlurmOptions) -> None:
+    """Refuse a run that the job could not execute.
+
+    Raises:
+        UsageError: its technique trains with one process, and the job has several; or it trains on
+            another device than the job has.
+        EnvironmentProblem: the weights of the model are missing.
+    """
+    api.refuse_unrunnable(plan)
+    if options.process_count > 1 and not plan.technique.offer.data_parallel:
+        raise UsageError(
+            f"technique {plan.technique.offer.name}: cannot train with the "
+            f"{options.process_count} processes of this job",
+            hint="--processes 1",
+        )
+    wrong = ("cpu", "mps") if options.gpu_count else ("cuda", "mps")
+    if plan.run.device.startswith(wrong):
+        raise UsageError(
+            f"slurm.gpus is {options.gpus}, and run.device is {plan.run.device}",
+            hint="leave run.device out, or change one of them",
+        )
+
+
+def choose_folder(plan: Plan, out: Path | None) -> Path:
+    """Return the folder that a dry run shows: the name of a new one is not known yet."""
+    return out.expanduser().absolute() if out else Path(plan.run.folder) / "RUN"
+
+
+def create_run(plan: Plan, out: Path | None) -> RunFolder:
+    """Create the folder of a run that a job will begin."""
+    folder = api.create_run_folder(plan, out)
+    write_atomic(folder.run_file, plan.to_toml())
+    trust_code(plan.to_json(), folder.path)
+    return folder
+
+
+def submit(folder: RunFolder, script: str) -> SubmittedJob:
+    """Write the script into the run folder and submit it; return the job.
+
+    Raises:
+        EnvironmentProblem: Slurm is not there, or refuses the job.
+    """
+    path = job_folder(folder.path) / "job.sh"
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, script)
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    try:
+        job = SubmittedJob(programs.submit_script(path.absolute()), now)
+    except EnvironmentProblem as error:
+        again = f"tunesmith slurm submit {render.shell_path(folder.path)}"
+        error.hint = f"{error.hint}; then submit this run: {again}" if error.hint else again
+        raise
+    job.write(folder.path)
+    return job
+
+
+def show(folder: RunFolder, job: SubmittedJob, as_json: bool) -> None:
+    """Print the job and the run folder."""
+    if as_json:
+        content = {"job": job.job, "folder": str(folder.path), "log": str(job.log(folder.path))}
+        render.print_json({"schema": "tunesmith.slurm-submit/1", **content})
+        return
+    run = render.shell_path(folder.path)
+    render.print_text(f"job: {job.job}")
+    render.print_text(f"run folder: {folder.path}")
+    render.print_note(f"\nsee how it goes:\n  tunesmith slurm status {run}")

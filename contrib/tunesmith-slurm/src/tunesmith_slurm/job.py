@@ -1,0 +1,202 @@
+"""The process of a job: continue the run, and put the job back into the queue if it is interrupted.
+
+``python -m tunesmith_slurm.job RUN`` is the last line of the script. It runs ``tunesmith resume``,
+which begins a run that has not begun; several processes are started by torchrun.
+
+- Before the time limit Slurm sends USR1 to this process, which passes it on. The run finishes its
+  step, saves a checkpoint and ends, and this process requeues the job.
+- When Slurm itself ends a job (preemption, ``scontrol requeue``, ``scancel``), it sends TERM to
+  every process of it. Nothing is passed on then, and Slurm alone decides on the queue.
+- If a node fails, Slurm requeues the job. An earlier process that is still alive keeps the run
+  locked, so this one waits for the lock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from tunesmith import api
+from tunesmith.errors import EnvironmentProblem, TunesmithError, UsageError
+from tunesmith.signals import STOP_SIGNALS, restore_handlers
+from tunesmith.storage import lock
+from tunesmith_slurm import programs
+
+LOCK_SECONDS = 300.0
+"""Seconds to wait for a process of an earlier start, which may be alive on a lost node."""
+LOCK_POLL_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job is to do."""
+
+    folder: Path
+    """The run folder."""
+    processes: int = 1
+    max_requeues: int = 0
+    shutdown_seconds: int = 120
+    """Seconds that torchrun waits for the ranks to stop."""
+
+    def command(self) -> list[str]:
+        """Return the command that continues the run."""
+        resume = ["-m", "tunesmith", "resume", str(self.folder)]
+        if self.processes == 1:
+            return [sys.executable, *resume]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        torchrun += ["--nproc-per-node", str(self.processes)]
+        torchrun += ["--shutdown-timeout", str(self.shutdown_seconds)]
+        # TERM reaches every rank from Slurm. From torchrun it would be the second one, which ends
+        # a rank at once; a second USR1 has no effect.
+        return [*torchrun, "--signals-to-handle", "SIGUSR1", *resume]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a run's process."""
+
+    exit_code: int
+    """128 and the number of the signal, if one ended it."""
+    was_asked: bool
+    """True if this job was told to stop."""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """True if the run has stopped because the job was told to: it wants to be continued.
+
+        A run that has reached ``max_minutes`` (exit code 75), failed or lost a rank does not.
+        """
+        return self.was_asked and self.exit_code - 128 in STOP_SIGNALS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do the work of a job; return its exit code."""
+    work = parse_arguments(arguments)
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    if restarts:
+        report(f"start {restarts + 1} of this job")
+    try:
+        wait_for_lock(work.folder)
+        outcome = run_child(work.command())
+        if work.processes > 1 and 0 < outcome.exit_code < 128:
+            outcome = replace(outcome, exit_code=exit_code_of_run(work.folder, outcome.exit_code))
+        if outcome.is_interrupted:
+            requeue(work, restarts)
+    except TunesmithError as error:
+        report(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+        return error.exit_code
+    return outcome.exit_code
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> Work:
+    """Parse the command line that the script of a job has."""
+    parser = argparse.ArgumentParser("tunesmith_slurm.job")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--max-requeues", type=int, default=0)
+    parser.add_argument("--shutdown-seconds", type=int, default=120)
+    parser.add_argument("folder", type=Path)
+    return Work(**vars(parser.parse_args(arguments)))
+
+
+def wait_for_lock(
+    folder: Path,
+    seconds: float = LOCK_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until no other process works on the run.
+
+    Raises:
+        UsageError: one still does after this time.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with lock(folder):
+                return
+        except UsageError as error:
+            left = deadline - time.monotonic()
+            if left <= 0 or not folder.is_dir():
+                raise
+            report(f"waiting for {left:.0f} seconds at most: {error.message}")
+            sleep(min(LOCK_POLL_SECONDS, left))
+
+
+def run_child(command: Sequence[str]) -> Outcome:
+    """Run a process that passes a stop signal on to the run, and return how it ended."""
+    asked = False
+    child: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        if number == signal.SIGUSR1 and child is not None:
+            report("the time limit is near: the run stops after this step")
+            child.send_signal(number)
+
+    numbers = int(signal.SIGUSR1), int(signal.SIGTERM)
+    earlier = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        # The folder in which the job was submitted is no place for modules: it may have a json.py.
+        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+        child = subprocess.Popen(command, env=environment, preexec_fn=_ignore_term)
+        code = child.wait()
+    finally:
+        restore_handlers(earlier)
+    return Outcome(128 - code if code < 0 else code, asked)
+
+
+def _ignore_term() -> None:
+    """Let torchrun outlive the TERM that reaches every process; tunesmith sets its own handler."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def exit_code_of_run(folder: Path, code: int) -> int:
+    """Return the exit code with which the run ended, which torchrun hides; ``code`` without an end.
+
+    A run that ends just when torchrun gets a signal is a finished run.
+    """
+    finished = api.read_report(folder).finished
+    return finished.exit_code if finished else code
+
+
+def requeue(work: Work, restarts: int) -> None:
+    """Put the job back into the queue, unless Slurm has ended it or it was requeued too often.
+
+    Raises:
+        EnvironmentProblem: Slurm refuses, or does not answer.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if not job:
+        return
+    if restarts >= work.max_requeues:
+        report(
+            f"not requeued: this was start {restarts + 1}, and max_requeues is "
+            f"{work.max_requeues}; `tunesmith slurm submit RUN` continues"
+        )
+        return
+    # A job that was cancelled must not come back, and one that was preempted comes back by itself.
+    if programs.query_job(job).state != "RUNNING":
+        return
+    try:
+        programs.requeue_job(job)
+    except EnvironmentProblem as error:
+        error.hint = "continue with: tunesmith slurm submit RUN"
+        raise
+    report(f"job {job} is requeued")
+
+
+def report(text: str) -> None:
+    """Print a line into the log of the job."""
+    print(f"tunesmith-slurm: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Options of a job: the table ``[slurm]``, and the flags of ``tunesmith slurm submit``.
+
+The keys are Slurm's own words for the options of sbatch.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from tunesmith.offers import TableOffer
+from tunesmith.options import Options
+
+# Nothing that could end the line of an option in the script.
+Text = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
+
+_DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})", re.ASCII)
+_MEMORY = re.compile(r"(\d+)([KMGT]?)", re.ASCII)
+_UNITS = {"K": 1 << 10, "": 1 << 20, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_GPUS = re.compile(r"(?:([\w.-]+):)?(\d+)", re.ASCII)
+_OPTION = re.compile(r"--[a-z][a-z-]*(=[^\x00-\x1f\x7f]*)?", re.ASCII)
+
+
+class SlurmOptions(Options):
+    """Table ``[slurm]``: what a job asks of the cluster. It does not change the run."""
+
+    partition: Text | None = Field(None, description="Partition. Unset: the cluster's default.")
+    account: Text | None = Field(None, description="Account that pays for the job.")
+    qos: Text | None = Field(None, description="Quality of service.")
+    constraint: Text | None = Field(None, description="Features of the node, such as a100|h100.")
+    nodes: int = Field(1, ge=1, description="Machines: 1, because a run trains on one machine.")
+    gpus: int | str = Field(
+        0, description="GPUs, as a number or with their type: 2, a100:2. 0: train on the CPU."
+    )
+    processes: int | None = Field(
+        None, ge=1, le=256, description="Processes that train together. Unset: one for each GPU."
+    )
+    cpus_per_task: int = Field(4, ge=1, description="Processor cores of the job.")
+    mem: str | None = Field(
+        None, description="Main memory of the job: 32G, 512M. Unset: the cluster's default."
+    )
+    time: int | str | None = Field(
+        None,
+        description=(
+            "Time limit: minutes, or a text as 12:00:00 or 1-06:00:00. A run that needs more is "
+            "requeued and continued. Unset: the cluster's default."
+        ),
+    )
+    grace_seconds: int = Field(
+        120,
+        ge=1,
+        le=65_535,
+        description="Seconds before the time limit at which the run stops and saves a checkpoint.",
+    )
+    max_requeues: int = Field(
+        100, ge=0, description="Times that an interrupted run is requeued. 0: never."
+    )
+    setup: tuple[Text, ...] = Field(
+        (), description="Lines of shell before the run, such as module load cuda."
+    )
+    sbatch: tuple[Text, ...] = Field(
+        (), description="Further options of sbatch, such as --mail-type=END."
+    )
+
+    @field_validator("nodes")
+    @classmethod
+    def _refuse_several_nodes(cls, nodes: int) -> int:
+        if nodes > 1:
+            raise ValueError(
+                "must be 1: the processes of a run train together on one machine; several "
+                "machines cannot train together yet"
+            )
+        return nodes
+
+    @field_validator("gpus")
+    @classmethod
+    def _check_gpus(cls, gpus: int | str) -> int | str:
+        if not _GPUS.fullmatch(str(gpus)):
+            raise ValueError("must be a number, or a type and a number such as a100:2")
+        return gpus
+
+    @field_validator("mem")
+    @classmethod
+    def _check_memory(cls, mem: str | None) -> str | None:
+        if mem is not None and not _MEMORY.fullmatch(mem):
+            raise ValueError("must be a number with K, M, G or T, such as 32G")
+        return mem
+
+    @field_validator("time")
+    @classmethod
+    def _check_time(cls, time: int | str | None) -> int | str | None:
+        if time is not None and not parse_seconds(str(time)):
+            raise ValueError("must be minutes, or a text such as 12:00:00 or 1-06:00:00")
+        return time
+
+    @field_validator("sbatch")
+    @classmethod
+    def _check_options(cls, options: tuple[str, ...]) -> tuple[str, ...]:
+        for option in options:
+            if not _OPTION.fullmatch(option):
+                raise ValueError(f"must be options such as --mail-type=END, got {option!r}")
+        return options
+
+    @model_validator(mode="after")
+    def _check_grace(self) -> SlurmOptions:
+        seconds = self.seconds
+        if seconds is not None and seconds <= self.grace_seconds:
+            raise ValueError(
+                f"time is {seconds} seconds, and must be longer than grace_seconds, "
+                f"{self.grace_seconds}"
+            )
+        return self
+
+    @property
+    def gpu_type(self) -> str:
+        """The type of GPU that is asked for; "" for any."""
+        found = _GPUS.fullmatch(str(self.gpus))
+        return (found[1] or "") if found else ""
+
+    @property
+    def gpu_count(self) -> int:
+        return int(str(self.gpus).rpartition(":")[2])
+
+    @property
+    def process_count(self) -> int:
+        """Processes that train together."""
+        return self.processes or max(1, self.gpu_count)
+
+    @property
+    def bytes(self) -> int | None:
+        """The main memory in bytes; None if the cluster decides. Slurm's units are binary."""
+        found = _MEMORY.fullmatch(self.mem or "")
+        return int(found[1]) * _UNITS[found[2]] if found else None
+
+    @property
+    def seconds(self) -> int | None:
+        """The time limit in seconds; None if the cluster decides."""
+        return None if self.time is None else parse_seconds(str(self.time))
+
+
+def parse_seconds(text: str) -> int | None:
+    """Return the seconds of a time limit in Slurm's form; None if it has none of its forms.
+
+    The forms are M, M:S, H:M:S, D-H, D-H:M and D-H:M:S.
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        return None
+    parts = [int(part) for part in found["parts"].split(":")]
+    if found["days"] is not None:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+        return ((int(found["days"]) * 24 + hours) * 60 + minutes) * 60 + seconds
+    hours, minutes, seconds = parts if len(parts) == 3 else [0, *parts, 0][:3]
+    return (hours * 60 + minutes) * 60 + seconds
+
+
+SLURM: TableOffer[Any] = TableOffer(
+    name="slurm",
+    summary="what a job asks of the cluster, for `tunesmith slurm submit`",
+    config=SlurmOptions,
+)

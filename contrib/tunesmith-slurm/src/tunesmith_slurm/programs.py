@@ -1,0 +1,116 @@
+"""Slurm's own programs, called by name: sbatch, squeue, sacct, scancel and scontrol."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.errors import EnvironmentProblem
+from tunesmith.text import one_line
+
+TIMEOUT = 120.0
+"""Seconds in which a program must answer: a busy controller takes its time."""
+WAITING_STATES = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"})
+RUNNING_STATES = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED"})
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job as Slurm sees it."""
+
+    state: str
+    """Slurm's word, such as PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT; ``unknown`` if Slurm has
+    forgotten the job."""
+    reason: str = ""
+    """Why it waits."""
+    elapsed: str = ""
+    time_left: str = ""
+    nodes: str = ""
+
+    @property
+    def is_active(self) -> bool:
+        """True while the job waits or runs."""
+        return self.state in WAITING_STATES | RUNNING_STATES
+
+
+UNKNOWN = JobState("unknown")
+
+
+def submit_script(script: Path) -> str:
+    """Submit a script; return the number of the job.
+
+    Raises:
+        EnvironmentProblem: Slurm is not installed, or refuses the job.
+    """
+    # On several clusters the answer is NUMBER;CLUSTER.
+    return _call(["sbatch", "--parsable", str(script)]).strip().partition(";")[0]
+
+
+def query_job(job: str) -> JobState:
+    """Return the state of a job: from the queue, or from the accounting after some minutes."""
+    columns = ["%T", "%r", "%M", "%L", "%N"]
+    command = [
+        "squeue",
+        "--noheader",
+        "--states=all",
+        f"--jobs={job}",
+        f"--format={'|'.join(columns)}",
+    ]
+    try:
+        lines = _call(command).splitlines()
+    except EnvironmentProblem as error:
+        if "Invalid job id" not in error.message:  # what squeue says about a job of yesterday
+            raise
+        lines = []
+    if not lines:
+        return _query_accounting(job)
+    state, reason, elapsed, left, nodes = (*lines[0].split("|"), "", "", "", "")[:5]
+    return JobState(state, "" if reason == "None" else reason, elapsed, left, nodes)
+
+
+def _query_accounting(job: str) -> JobState:
+    """Return the state of a finished job; unknown without an accounting."""
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}"]
+    try:
+        lines = _call([*command, "--format=State,Elapsed,NodeList"]).splitlines()
+    except EnvironmentProblem:  # there is none, or it is not installed here
+        return UNKNOWN
+    if not lines:
+        return UNKNOWN
+    state, elapsed, nodes = (*lines[-1].split("|"), "", "")[:3]
+    return JobState(state.split()[0], elapsed=elapsed, nodes=nodes)  # CANCELLED by 1000
+
+
+def cancel_job(job: str) -> None:
+    """Cancel a job, whether it waits or runs."""
+    _call(["scancel", job])
+
+
+def requeue_job(job: str) -> None:
+    """Put a running job back into the queue."""
+    _call(["scontrol", "requeue", job])
+
+
+def _call(command: Sequence[str]) -> str:
+    """Call a program; return what it prints on stdout.
+
+    Raises:
+        EnvironmentProblem: it is not installed, fails, or does not answer.
+    """
+    name = command[0]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False
+        )
+    except FileNotFoundError:
+        raise EnvironmentProblem(
+            f"{name}: no such program", hint="run this on a machine of the cluster, with Slurm"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise EnvironmentProblem(f"{name}: no answer within {TIMEOUT:g} seconds") from None
+    if done.returncode:
+        text = one_line(done.stderr.strip() or f"exit code {done.returncode}", 400)
+        raise EnvironmentProblem(f"{name}: {text.removeprefix(f'{name}: ')}")
+    return done.stdout

@@ -1,0 +1,93 @@
+"""The script of a job: its options for sbatch, and the command that works on the run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tunesmith.errors import UsageError
+from tunesmith_slurm.options import SlurmOptions
+
+STOP_SIGNAL = "USR1"
+"""Signal that Slurm sends to the script before the time limit.
+
+Not TERM: Slurm sends that to every process of a job that it ends, and a run that is stopping takes
+a second TERM as an order to exit at once. A second USR1 has no effect.
+"""
+
+
+def build_script(
+    options: SlurmOptions,
+    folder: Path,
+    *,
+    name: str,
+    python: str = sys.executable,
+) -> str:
+    """Return the sbatch script that works on a run.
+
+    It holds no environment variable: sbatch passes on those of the shell that submits it.
+
+    Args:
+        folder: the run folder, absolute.
+        name: name of the job.
+        python: the interpreter of the environment that has tunesmith.
+
+    Raises:
+        UsageError: Slurm cannot use the path of the folder.
+    """
+    _refuse_unusable(folder)
+    command = [python, "-P", "-m", "tunesmith_slurm.job", "--processes", str(options.process_count)]
+    command += ["--max-requeues", str(options.max_requeues)]
+    command += ["--shutdown-seconds", str(options.grace_seconds), str(folder)]
+    lines = [
+        "#!/bin/bash",
+        "# Written by `tunesmith slurm submit`. It continues the run wherever that has got to, so",
+        "# each start of the job is alike, the first and those after a requeue.",
+        *(f"#SBATCH {line}" for line in _list_options(options, folder, name)),
+        "",
+        *options.setup,
+        # exec: Slurm signals the script's own process, which is then the one that handles signals.
+        f"exec {shlex.join(command)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _list_options(options: SlurmOptions, folder: Path, name: str) -> Iterator[str]:
+    """Yield the options of sbatch; it reads quotes as a shell does."""
+    # In the name of the log %j is the number of the job, so a % of the path is doubled.
+    log = f"{str(folder).replace('%', '%%')}/slurm/%j.log"
+    values = {
+        "job-name": name,
+        "output": log,
+        "open-mode": "append",
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "constraint": options.constraint,
+        "nodes": options.nodes,
+        "ntasks": 1,
+        "cpus-per-task": options.cpus_per_task,
+        "gpus-per-node": options.gpus if options.gpu_count else None,
+        "mem": options.mem,
+        "time": options.time,
+        "signal": f"B:{STOP_SIGNAL}@{options.grace_seconds}",
+    }
+    for key, value in values.items():
+        if value is not None:
+            yield f"--{key}={shlex.quote(str(value))}"
+    yield "--requeue" if options.max_requeues else "--no-requeue"
+    for option in options.sbatch:
+        key, equals, value = option.partition("=")
+        yield f"{key}{equals}{shlex.quote(value) if equals else ''}"
+
+
+def _refuse_unusable(folder: Path) -> None:
+    """Refuse a path that Slurm changes: it removes backslashes from the names of logs."""
+    if re.search(r"[\x00-\x1f\x7f\\]", str(folder)):
+        raise UsageError(
+            f"{folder}: Slurm cannot use a path with a backslash or control character",
+            hint="choose another folder with --out",
+        )

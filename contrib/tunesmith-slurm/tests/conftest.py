@@ -1,0 +1,103 @@
+"""Fixtures of every test: no network, a cache of its own; a tiny model and runs on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_slurm import FakeSlurm
+
+# Before torch is imported by anybody.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
+    del os.environ[name]
+for name in [n for n in os.environ if n.startswith(("SLURM_", "SBATCH_"))]:
+    del os.environ[name]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Connections to other machines fail."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise RuntimeError(f"tests need no network, this one connects to {address}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The cache, state and configuration of this session, gone with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("TUNESMITH_CACHE", str(folder))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama as a hub would serve it. Read it, copy it, do not change it."""
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+RUN_FILE = """
+[model]
+base = "{model}"
+
+[data]
+use = "jsonl"
+train = "rows.jsonl"
+
+[technique]
+use = "lora"
+epochs = 12
+batch_size = 4
+precision = "fp32"
+checkpoints = {{ every = 10 }}
+
+[baselines]
+use = ["majority"]
+
+[[evaluators]]
+use = "exact-match"
+
+[slurm]
+mem = "1G"
+time = 30
+cpus_per_task = 1
+"""
+
+
+@pytest.fixture(scope="session")
+def project(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run file of 192 steps and its rows."""
+    folder = tmp_path_factory.mktemp("project")
+    rows = [{"prompt": f"question {n}", "completion": f"answer {n % 7}"} for n in range(80)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+    (folder / "run.toml").write_text(RUN_FILE.format(model=tiny_folder), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Programs named like Slurm's."""
+    folder = tmp_path / "slurm-programs"
+    folder.mkdir()
+    return FakeSlurm.install(folder, monkeypatch)
