@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,13 +118,14 @@ class Cluster:
         """Kill the daemon of a node and all processes of a job, as when the machine loses power."""
         self.daemons[node].kill()
         self.daemons[node].wait()
-        for process in processes_of(job):
-            os.kill(process, signal.SIGKILL)
+        kill_job(job)
 
     def stop(self) -> None:
-        """Cancel all jobs and end the daemons."""
-        self.call("scancel", "--state=RUNNING", "--signal=KILL", "--full", "--user=root")
+        """Kill all jobs, and end the daemons: nothing outlives the tests."""
+        jobs = self.call("squeue", "-h", "-o", "%i").split()
         self.call("scancel", "--user=root")
+        for job in jobs:
+            kill_job(job)
         for name in reversed(self.daemons):
             self.daemons[name].terminate()
         for daemon in self.daemons.values():
@@ -132,6 +134,15 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        for job in jobs:  # one may have begun meanwhile
+            kill_job(job)
+
+
+def kill_job(job: str) -> None:
+    """Kill all processes of a job."""
+    for process in processes_of(job):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def free_ports() -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from tunesmith.offers import TableOffer
 from tunesmith.options import Options
@@ -54,6 +54,7 @@ class SlurmOptions(Options):
         120,
         ge=1,
         le=65_535,
+        validate_default=True,
         description="Seconds before the time limit at which the run stops and saves a checkpoint.",
     )
     max_requeues: int = Field(
@@ -105,15 +106,14 @@ class SlurmOptions(Options):
                 raise ValueError(f"must be options such as --mail-type=END, got {option!r}")
         return options
 
-    @model_validator(mode="after")
-    def _check_grace(self) -> SlurmOptions:
-        seconds = self.seconds
-        if seconds is not None and seconds <= self.grace_seconds:
-            raise ValueError(
-                f"time is {seconds} seconds, and must be longer than grace_seconds, "
-                f"{self.grace_seconds}"
-            )
-        return self
+    @field_validator("grace_seconds")
+    @classmethod
+    def _check_grace(cls, grace: int, info: ValidationInfo) -> int:
+        time = info.data.get("time")  # absent if it has a problem of its own
+        seconds = None if time is None else parse_seconds(str(time))
+        if seconds is not None and seconds <= grace:
+            raise ValueError(f"must be shorter than time, which is {seconds} seconds")
+        return grace
 
     @property
     def gpu_type(self) -> str:
