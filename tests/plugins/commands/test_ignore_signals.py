@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 
-from tunesmith.signals import STOP_SIGNALS
+from tunesmith.signals import STOP_SIGNALS, StopSignalHandler
 from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_after_error
 
 
@@ -26,3 +27,14 @@ def test_a_failed_command_ignores_signals_until_it_has_printed_the_error(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_run_of_several_ranks_obeys_every_stop_signal(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with ignore_stop_signals_after_error(), StopSignalHandler() as interrupts:
+        os.kill(os.getpid(), number)
+        assert interrupts.received == number
