@@ -113,6 +113,8 @@ def decide(interval: Interval, margin: float, *, units: int, error: float) -> No
     needed = None
     if math.isfinite(error) and distance > 0:
         found = rows_needed(interval.n, error, distance, confidence=TWO_SIDED, power=POWER)
+        if error == 0:  # nothing varies: the width of a score interval falls with the rows
+            found = math.ceil(interval.n * (interval.high - interval.value) / distance)
         needed = max(found, FEWEST_UNITS)
     return NonInferiority(
         value=interval.value,

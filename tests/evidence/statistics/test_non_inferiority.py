@@ -86,4 +86,8 @@ def test_shares_of_two_samples_by_hand() -> None:
     assert found.high == pytest.approx(0.2 + math.hypot(u1 - 0.8, 0.6 - l2), abs=1e-4)
     assert found.outcome == "harmed"
     assert compare_shares(ones(0, 200), ones(0, 200), 0.02).outcome == "not harmed"
-    assert compare_shares(ones(0, 100), ones(0, 100), 0.02).outcome == "unclear"
+    few = compare_shares(ones(0, 60), ones(0, 60), 0.02)
+    assert few.outcome == "unclear" and few.rows_needed is not None
+    enough = few.rows_needed // 2 + 5
+    assert 60 < enough < 200
+    assert compare_shares(ones(0, enough), ones(0, enough), 0.02).outcome == "not harmed"

@@ -81,7 +81,7 @@ def test_the_rise_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rise", "spread", "outcome", "words"),
     [
-        (0.2, 0.1, "harmed", "forgets: the loss on 40 general texts rose by +0.1"),
+        (0.2, 0.1, "harmed", "forgets: the loss on 40 general texts changed by +0.1"),
         (0.0, 0.05, "not harmed", "does not forget: "),
         (0.05, 0.2, "unclear", "not enough texts: "),
     ],

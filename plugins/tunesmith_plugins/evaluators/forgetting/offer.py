@@ -105,7 +105,7 @@ def measure_losses(
 def describe(found: NonInferiority) -> str:
     """Return the verdict with the figures that it follows from."""
     figures = (
-        f"the loss on {found.n} general texts rose by {found.value:+.3f} nats per token, "
+        f"the loss on {found.n} general texts changed by {found.value:+.3f} nats per token, "
         f"{found.bounds}"
     )
     return found.describe("forgets", "does not forget", figures, "texts")
