@@ -101,16 +101,15 @@ def one_line(s: str, limit: int = 80) -> str:
 # --- formatted ----------------------------------------------------------------------------
 
 
-def format_bytes(n: int, *, binary: bool = False) -> str:
-    """Format a size: "1.4 GB" (powers of 1000), with `binary` "1.3 GiB" (powers of 1024)."""
-    step = 1024 if binary else 1000
-    units = ("KiB", "MiB", "GiB", "TiB", "PiB") if binary else ("kB", "MB", "GB", "TB", "PB")
+def format_bytes(n: int) -> str:
+    """Format a size in powers of 1024, as tools for memory and disks do: "1.3 GiB"."""
+    units = ("KiB", "MiB", "GiB", "TiB", "PiB")
     sign, size = ("-" if n < 0 else ""), abs(n)
-    if size < step:
+    if size < 1024:
         return f"{sign}{size} B"
-    amount, power = size / step, 0
-    while round(amount, 1) >= step and power < len(units) - 1:
-        amount, power = amount / step, power + 1
+    amount, power = size / 1024, 0
+    while round(amount, 1) >= 1024 and power < len(units) - 1:
+        amount, power = amount / 1024, power + 1
     return f"{sign}{amount:,.1f} {units[power]}"
 
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from tunesmith.text import format_bytes, format_count, format_duration
 
 __all__ = [
+    "format_bytes",
     "format_count",
     "format_date",
     "format_difference",
@@ -22,7 +23,6 @@ __all__ = [
     "format_number",
     "format_rate",
     "format_share",
-    "format_size",
     "format_ticks",
 ]
 
@@ -71,11 +71,6 @@ def format_share(share: float) -> str:
     if 0 < percent < 0.005:
         return "<0.01 %"
     return f"{percent:.{2 if 0 < percent < 1 else 1 if 0 < percent < 10 else 0}f} %"
-
-
-def format_size(size: int) -> str:
-    """Format a size in bytes: "512 B", "3.5 GiB"."""
-    return format_bytes(size, binary=True)
 
 
 def format_ticks(ticks: Sequence[float]) -> list[str]:

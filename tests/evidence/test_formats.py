@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith_evidence.formats import (
+    format_bytes,
     format_date,
     format_difference,
     format_interval,
     format_number,
     format_rate,
     format_share,
-    format_size,
     format_ticks,
 )
 
@@ -93,7 +93,7 @@ def test_the_numbers_of_an_axis_have_the_same_decimals() -> None:
 
 
 def test_sizes_and_dates() -> None:
-    assert format_size(3_774_370_723) == "3.5 GiB"
+    assert format_bytes(3_774_370_723) == "3.5 GiB"
     assert format_date("2026-11-28T04:45:24+01:00") == "28 Nov 2026, 03:45 UTC"
     assert format_date("2026-01-02T00:00:00") == "2 Jan 2026, 00:00 UTC"
     assert format_date("yesterday") == "yesterday"

@@ -333,7 +333,7 @@ def check_message(problem: EnvironmentProblem, code: int) -> None:
     assert problem.hint is not None
     assert "tunesmith resume" in problem.hint
     if code in (errno.ENOSPC, errno.EDQUOT):
-        assert " free, at least 5" in str(problem)  # 55.1 kB, as the checkpoint before took
+        assert " free, at least 5" in str(problem)  # 53.8 KiB, as the checkpoint before took
         assert "kB needed" in str(problem)
 
 

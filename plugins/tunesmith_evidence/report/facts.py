@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tunesmith.execution.report import Report
 from tunesmith_evidence.formats import (
+    format_bytes,
     format_count,
     format_duration,
     format_rate,
     format_share,
-    format_size,
 )
 
 
@@ -30,7 +30,7 @@ class Prediction:
 
     def format(self, value: float) -> str:
         """Format a value of this quantity."""
-        return format_size(round(value)) if self.unit == "bytes" else format_duration(value)
+        return format_bytes(round(value)) if self.unit == "bytes" else format_duration(value)
 
     @property
     def predicted(self) -> str:
@@ -86,7 +86,7 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
         "learning rate": _peak_rate([step.learning_rate for step in steps]),
         "time": format_duration(seconds) if steps else "",
         "speed": f"{tokens / seconds:,.0f} tokens/s" if seconds else "",
-        "peak memory": format_size(peak) if peak else "",
+        "peak memory": format_bytes(peak) if peak else "",
         "trainable parameters": (
             f"{started.trainable_parameters:,} of {started.parameters:,}"
             f" ({format_share(started.trainable_parameters / max(started.parameters, 1))})"

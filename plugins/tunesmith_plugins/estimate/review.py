@@ -190,4 +190,4 @@ def _describe_saving(saving: Saving) -> str:
 
 
 def _size(size: int) -> str:
-    return format_bytes(size, binary=True)
+    return format_bytes(size)

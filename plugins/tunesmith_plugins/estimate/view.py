@@ -75,7 +75,7 @@ def _memory_tables(estimate: Estimate) -> Iterator[Block]:
     rows: list[list[Cell]] = []
     for phase, memory in estimate.memory.items():
         name: Cell = (f"{phase} (peak)", "strong") if phase == peak.phase else phase
-        rows.append([name, *(format_size(n) for n in (memory.low, memory.expected, memory.high))])
+        rows.append([name, *(format_bytes(n) for n in (memory.low, memory.expected, memory.high))])
     yield TableBlock(["memory by phase", "low", "expected", "high"], rows, right=(1, 2, 3))
     yield TextLine()
     yield _component_table(peak.phase, estimate.memory[peak.phase])
@@ -92,7 +92,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
         width = share / largest * BAR_WIDTH
         bar = block * int(width) + (half if width - int(width) >= 0.5 else "")
         percent = f"{share / max(1, memory.expected):.0%}"
-        rows.append([name, format_size(share), percent, (bar or half or block, "good")])
+        rows.append([name, format_bytes(share), percent, (bar or half or block, "good")])
     return TableBlock([f"memory of {phase}", "expected", "share", ""], rows, right=(1, 2))
 
 
@@ -166,7 +166,7 @@ def _saving_cells(comparison: TechniqueComparison, saving: Saving) -> list[Cell]
     changes = "\n".join(saving.changes)
     return [
         changes,
-        format_size(saving.saves),
+        format_bytes(saving.saves),
         _place_cell(comparison, saving),
         "\n".join(saving.costs),
     ]
@@ -190,7 +190,7 @@ def list_notes(comparison: TechniqueComparison) -> list[str]:
         found += list(estimate.notes)
     here = comparison.this_device
     memory = (
-        f"{format_size(here.memory)} available" if here.memory is not None else "memory unknown"
+        f"{format_bytes(here.memory)} available" if here.memory is not None else "memory unknown"
     )
     cores = f", {format_count(here.cores, 'core')}" if here.cores else ""
     found.append(f"{THIS_MACHINE}: {one_line(here.name)}{cores}, {memory}")
@@ -235,11 +235,6 @@ def _calibration_notes(comparison: TechniqueComparison, estimate: Estimate | Non
 
 def _name_cell(row: TechniqueRow) -> Cell:
     return (f"{row.name} *", "strong") if row.chosen else row.name
-
-
-def format_size(number: int) -> str:
-    """Format bytes in binary units, as GPU memory is measured."""
-    return format_bytes(number, binary=True)
 
 
 def format_gib(number: int) -> str:

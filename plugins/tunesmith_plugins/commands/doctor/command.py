@@ -107,7 +107,7 @@ def _check_torch() -> Iterator[Check]:
     yield Check("ok", "torch", f"{found['version']}, {format_count(found['threads'], 'thread')}")
     for device in found["devices"]:
         bf16 = "bfloat16" if device["bf16"] else "no bfloat16"
-        size = f", {format_bytes(device['memory'], binary=True)}" if device["memory"] else ""
+        size = f", {format_bytes(device['memory'])}" if device["memory"] else ""
         yield Check("ok", "device", f"{device['name']}{size}, {bf16}")
     if not found["devices"]:
         yield Check("warn", "device", "no GPU found: training on the CPU is slow for large models")
@@ -138,7 +138,7 @@ def _check_memory_and_disk() -> Iterator[Check]:
     memory = available_memory()
     if memory is not None:
         level: Level = "ok" if memory >= LOW_MEMORY else "warn"
-        yield Check(level, "memory", f"{format_bytes(memory, binary=True)} available")
+        yield Check(level, "memory", f"{format_bytes(memory)} available")
     free = shutil.disk_usage(Path.cwd()).free
     level = "ok" if free >= LOW_DISK else "warn"
     yield Check(level, "disk", f"{format_bytes(free)} free in this folder")

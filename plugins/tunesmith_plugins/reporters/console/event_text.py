@@ -18,11 +18,11 @@ from tunesmith.events import (
 )
 from tunesmith.text import one_line, redact
 from tunesmith_evidence.formats import (
+    format_bytes,
     format_count,
     format_duration,
     format_interval,
     format_number,
-    format_size,
 )
 from tunesmith_plugins.reporters.console.progress import TrainingProgress
 
@@ -46,7 +46,7 @@ def format_time_left(seconds: float) -> str:
 def format_forecast(event: Forecast) -> str:
     """Format predicted memory and time with their ranges."""
     sizes = (event.memory[name] for name in ("low", "expected", "high"))
-    low, expected, high = (format_size(size) for size in sizes)
+    low, expected, high = (format_bytes(size) for size in sizes)
     parts = [f"peak memory {expected} ({low} to {high})"]
     if event.seconds:
         shortest, longest = (format_duration(seconds) for seconds in event.seconds)
@@ -94,7 +94,7 @@ def format_step_metrics(progress: TrainingProgress) -> list[str]:
         for name, value in list(step.metrics.items())[:STEP_METRICS]
     ]
     speed = f"{progress.tokens_per_second:,.0f} tokens/s" if progress.tokens_per_second else ""
-    memory = format_size(step.memory_bytes) if step.memory_bytes > 0 else ""
+    memory = format_bytes(step.memory_bytes) if step.memory_bytes > 0 else ""
     return [text for text in (*metrics, speed, memory) if text]
 
 
