@@ -92,4 +92,4 @@ def find_gpus(options: SlurmOptions, estimate: Mapping[str, Any]) -> Sequence[Ma
 
 
 def _gib(count: float) -> str:
-    return format_bytes(int(count), binary=True)
+    return format_bytes(int(count))
