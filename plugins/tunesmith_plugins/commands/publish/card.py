@@ -1,0 +1,77 @@
+"""The model card of an upload: the base model and its licence, the evidence, how to load it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tunesmith.execution.report import Report
+from tunesmith_evidence.report.card import render_card_markdown
+
+_LICENCE = re.compile(r"^license:\s*[\"']?([\w.-]{1,64})[\"']?\s*$", re.MULTILINE)
+LOADING = {
+    "adapter": """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")""",
+    "model": """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")""",
+}
+
+
+def find_licence(base: Path) -> str | None:
+    """Return the licence that the model card in a folder names."""
+    card = base / "README.md"
+    if not card.is_file():
+        return None
+    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    found = _LICENCE.search(head)
+    return found[1] if found else None
+
+
+def render_model_card(
+    report: Report, folder: Path, *, name: str, base: str | None, licence: str | None, form: str
+) -> str:
+    """Return the card of an uploaded model; it has no rows of the data and no paths.
+
+    Args:
+        report: the report of the run.
+        folder: the run's folder.
+        name: name of the repository.
+        base: name of the base model on the hub, if it is there.
+        licence: licence of the base model, if it is known.
+        form: ``adapter``, ``model``, or the name of an exporter.
+    """
+    loading = LOADING.get(form, "").format(name=name)
+    parts = [
+        "\n".join(_front_matter(base, licence, form)),
+        f"# {name.partition('/')[2]}",
+        "Trained and measured with tunesmith, on held-out rows that the training never saw.",
+        render_card_markdown(report, folder).strip(),
+        "## Limits",
+        "The figures hold for rows like those that it was measured on. Nothing was measured on "
+        "other topics, languages or instructions, and nothing here says that answers are safe. "
+        + (
+            f"The licence of the base model is {licence}, and holds for this model too."
+            if licence
+            else "The licence of the base model holds for this model too."
+        ),
+        f"## Use\n\n```python\n{loading}\n```" if loading else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(base: str | None, licence: str | None, form: str) -> Iterator[str]:
+    yield "---"
+    if base:
+        yield f"base_model: {base}"
+    if licence:
+        yield f"license: {licence}"
+    if form in LOADING:
+        yield f"library_name: {'peft' if form == 'adapter' else 'transformers'}"
+    yield f"tags: [tunesmith, {form}]"
+    yield "---"

@@ -1,0 +1,37 @@
+"""Download the files of a model, complete or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import HfApi
+
+from tunesmith.errors import UsageError
+from tunesmith_plugins.commands.publish.hub import CARD, MODEL_FILES, explain_errors
+
+
+def download(api: HfApi, repository: str, revision: str | None, target: Path) -> list[str]:
+    """Write the files of a model below ``target``, a new folder; return their names.
+
+    Raises:
+        UsageError: there is no such model, or it has no safetensors and no GGUF file.
+        EnvironmentProblem: the hub cannot be reached, or refuses.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with explain_errors(repository), TemporaryDirectory(dir=target.parent) as temporary:
+        info = api.model_info(repository, revision=revision)
+        names = [file.rfilename for file in info.siblings or ()]
+        chosen = [name for name in names if MODEL_FILES.fullmatch(name) or name == CARD]
+        if not any(name.endswith((".safetensors", ".gguf")) for name in chosen):
+            raise UsageError(
+                f"{repository}: has no safetensors and no GGUF file",
+                hint="weights of other formats can hold code, and are not downloaded",
+            )
+        folder = Path(temporary) / "model"
+        for name in chosen:
+            api.hf_hub_download(repository, name, revision=info.sha, local_dir=folder)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        folder.rename(target)
+    return chosen

@@ -1,0 +1,58 @@
+"""What upload and download share: names of models, the files of a model, errors of the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.text import one_line, redact
+
+CARD = "README.md"
+MODEL_FILES = re.compile(
+    r"[^/\\]+\.(safetensors|gguf|jinja|model)|Modelfile|(adapter_|generation_|tokenizer_|"
+    r"processor_|preprocessor_)?config\.json|export\.json|tokenizer\.json|added_tokens\.json|"
+    r"special_tokens_map\.json|vocab\.(json|txt)|merges\.txt|model\.safetensors\.index\.json"
+)
+"""Names of the files that belong to a model. No other is uploaded or downloaded."""
+_NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
+
+
+def is_hub_name(name: str) -> bool:
+    """Return True for ``ORG/NAME``."""
+    return _NAME.fullmatch(name) is not None
+
+
+def require_hub_name(name: str) -> None:
+    """Raise a usage error unless the name is ``ORG/NAME``."""
+    if not is_hub_name(name):
+        raise UsageError(f"{one_line(name)!r} is no name on the hub", hint="use ORG/NAME")
+
+
+@contextmanager
+def explain_errors(repository: str) -> Iterator[None]:
+    """Turn errors of the hub inside the block into what to do.
+
+    Raises:
+        UsageError: there is no such repository.
+        EnvironmentProblem: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    # Of the HTTP library, which is another one in each version of the hub's.
+    client_error: type[Exception] = HfHubHTTPError.__bases__[0]
+    hint = "set HF_TOKEN to a token with the right to do so, or log in: hf auth login"
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise EnvironmentProblem(
+            f"{repository}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(f"{repository}: no such model, or it is private", hint=hint) from error
+    except (HfHubHTTPError, client_error, OSError) as error:
+        text = one_line(redact(str(error)), 200)
+        raise EnvironmentProblem(
+            f"{repository}: the hub refuses or cannot be reached, {text}", hint=hint
+        ) from error

@@ -1,0 +1,43 @@
+"""``tunesmith pull``: download a model, weights as safetensors or GGUF only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state
+from tunesmith.errors import UsageError
+from tunesmith_plugins.commands.publish.hub import require_hub_name
+
+
+@click.command("pull")
+@click.argument("repository", metavar="ORG/NAME")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: NAME.")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit. Default: the newest.")
+@json_option
+@common_options
+@pass_state
+def command(
+    state: CliState, repository: str, out: Path | None, revision: str | None, as_json: bool
+) -> None:
+    """Download the model ORG/NAME from the Hugging Face Hub into a folder.
+
+    Files that can hold code, such as pickled weights and Python modules, are not downloaded. The
+    token is that of HF_TOKEN, or of `hf auth login`.
+    """
+    require_hub_name(repository)
+    target = out or Path(repository.partition("/")[2])
+    if target.exists():
+        raise UsageError(f"{target} exists already", hint="name another folder with --out")
+    from huggingface_hub import HfApi
+
+    from tunesmith_plugins.commands.publish.download import download
+
+    files = download(HfApi(), repository, revision, target)
+    if as_json:
+        render.print_json({"path": str(target), "files": files})
+        return
+    render.print_text(f"downloaded {len(files)} files: {render.shell_path(target)}")
+    render.print_note(f"next: tunesmith chat {render.shell_path(target)}")

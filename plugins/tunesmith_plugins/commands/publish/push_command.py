@@ -1,0 +1,114 @@
+"""``tunesmith push``: upload a run's model, private unless asked otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tunesmith import api
+from tunesmith.cli import render
+from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
+from tunesmith.errors import UsageError
+from tunesmith.execution import execute
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder, verify_folder
+from tunesmith_evidence.formats import format_size
+from tunesmith_plugins.commands.publish.card import find_licence, render_model_card
+from tunesmith_plugins.commands.publish.hub import is_hub_name, require_hub_name
+from tunesmith_plugins.commands.publish.upload import Upload, choose_files, upload
+
+
+@click.command("push")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("repository", metavar="ORG/NAME")
+@click.option("--export", "exported", metavar="NAME", help="Upload RUN/export/NAME instead.")
+@click.option("--base-model", metavar="ORG/NAME", help="Name of the base model on the hub.")
+@click.option("--public", is_flag=True, help="Let everybody see it. Default: private.")
+@click.option("--dry-run", is_flag=True, help="List the files and print the card; upload nothing.")
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    run: Path,
+    repository: str,
+    exported: str | None,
+    base_model: str | None,
+    public: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Upload the model of RUN to the Hugging Face Hub, with a card of what was measured.
+
+    Weights, tokenizer and config are uploaded, in one commit; rows, logs and checkpoints are not.
+    The token is that of HF_TOKEN, or of `hf auth login`.
+    """
+    for name in filter(None, (repository, base_model)):
+        require_hub_name(name)
+    folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
+    base = base_model or _hub_name(plan)
+    files = _collect(folder, plan, repository, exported, base)
+    if base is None and any(file.name == "adapter_config.json" for file in files):
+        render.print_note(
+            "the base model of this adapter is not on the hub under the name of the run file: "
+            "--base-model ORG/NAME names it, so that others can load the adapter"
+        )
+    if dry_run:
+        _show(repository, files, public=public, as_json=as_json)
+        return
+    from huggingface_hub import HfApi
+
+    address = upload(HfApi(), repository, files, public=public)
+    if as_json:
+        render.print_json({"url": address, "files": [file.name for file in files]})
+        return
+    render.print_text(f"uploaded {len(files)} files: {address}")
+
+
+def _hub_name(plan: Plan) -> str | None:
+    """Return the name of the base model if it is one on the hub."""
+    name = plan.model.base
+    return name if is_hub_name(name) and not Path(name).expanduser().exists() else None
+
+
+def _collect(
+    folder: RunFolder, plan: Plan, repository: str, exported: str | None, base: str | None
+) -> list[Upload]:
+    """Return the files to upload.
+
+    Raises:
+        UsageError: the run has no trained model, or no such export.
+    """
+    report = execute.load_report(folder)
+    trained = report.training_finished.get("")
+    if exported is not None:
+        source, form = folder.path / "export" / exported, exported
+        hint = f"tunesmith export {folder.path} --to {exported}"
+    else:
+        source = folder.path / (trained.artifact if trained else "model")
+        form = "adapter" if (source / "adapter_config.json").is_file() else "model"
+        hint = f"tunesmith resume {folder.path} continues the run"
+    if not source.is_dir() or not trained:
+        raise UsageError(f"{source}: there is no such model", hint=hint)
+    if problems := verify_folder(source):
+        raise UsageError(f"{source}: {problems[0]}", hint="train or export it again")
+    licence = find_licence(plan.found_model.fetch())
+    card = render_model_card(
+        report, folder.path, name=repository, base=base, licence=licence, form=form
+    )
+    return choose_files(source, card, base)
+
+
+def _show(repository: str, files: list[Upload], *, public: bool, as_json: bool) -> None:
+    card = files[0].content
+    assert isinstance(card, bytes)
+    if as_json:
+        sizes = {file.name: file.size for file in files}
+        render.print_json({"public": public, "files": sizes, "card": card.decode()})
+        return
+    render.print_table(["file", "size"], [[file.name, format_size(file.size)] for file in files])
+    render.print_text(f"\n{card.decode()}")
+    kind = "public" if public else "private"
+    render.print_note(f"nothing was uploaded; without --dry-run, to {repository}, {kind}")

@@ -1,0 +1,83 @@
+"""Choose the files of a model that are uploaded, and upload them in one commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from tunesmith.errors import UsageError
+from tunesmith_plugins.commands.publish.hub import CARD, MODEL_FILES, explain_errors
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as it is stored in the repository."""
+
+    name: str
+    content: Path | bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+    def to_operation(self) -> CommitOperationAdd:
+        """Return the addition of the file to a commit."""
+        content = self.content if isinstance(self.content, bytes) else str(self.content)
+        return CommitOperationAdd(path_in_repo=self.name, path_or_fileobj=content)
+
+
+def choose_files(folder: Path, card: str, base: str | None) -> list[Upload]:
+    """Return the files of a model folder that are uploaded, the card first.
+
+    ``base`` replaces the name of the base model in the config of an adapter.
+
+    Raises:
+        UsageError: the folder holds no weights.
+    """
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    chosen = [file for file in files if MODEL_FILES.fullmatch(file.name)]
+    if not any(file.suffix in (".safetensors", ".gguf") for file in chosen):
+        raise UsageError(f"{folder}: holds no weights", hint="finish the run, or export it first")
+    return [Upload(CARD, card.encode()), *(Upload(file.name, _read(file, base)) for file in chosen)]
+
+
+def _read(file: Path, base: str | None) -> Path | bytes:
+    if file.name != ADAPTER_CONFIG or base is None:
+        return file
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base
+    return json.dumps(config, indent=2, sort_keys=True).encode()
+
+
+def upload(api: HfApi, repository: str, files: Sequence[Upload], *, public: bool) -> str:
+    """Create the repository unless it is there, and upload the files in one commit; return its URL.
+
+    Raises:
+        UsageError: the repository is public, and ``public`` is False.
+        EnvironmentProblem: the hub cannot be reached, or refuses.
+    """
+    with explain_errors(repository):
+        if not public and _is_public(api, repository):
+            raise UsageError(
+                f"{repository} exists and is public",
+                hint="--public uploads to it; another name makes a private repository",
+            )
+        api.create_repo(repository, private=not public, exist_ok=True)
+        operations = [file.to_operation() for file in files]
+        done = api.create_commit(repository, operations, commit_message="Upload with tunesmith")
+    return str(done.commit_url)
+
+
+def _is_public(api: HfApi, repository: str) -> bool:
+    try:
+        return not api.model_info(repository).private
+    except RepositoryNotFoundError:
+        return False
