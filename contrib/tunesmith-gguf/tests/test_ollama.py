@@ -14,6 +14,7 @@ from test_export import RECORDS, train
 from tunesmith.errors import UsageError
 from tunesmith.records import Message
 from tunesmith_gguf.offer import OLLAMA, build_ollama
+from tunesmith_gguf.ollama import build_modelfile
 from tunesmith_gguf.options import OllamaOptions
 from tunesmith_gguf.turns import Turns, find_turns
 from tunesmith_torch.export.export_run import Export, export_run
@@ -162,6 +163,19 @@ def test_the_bos_is_left_to_the_engine() -> None:
 def test_a_template_that_does_more_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="cannot be written in Ollama's language"):
         turns_of(REFUSED[name])
+
+
+def test_a_model_without_a_chat_template_gets_the_prompt_as_it_is() -> None:
+    options = OllamaOptions(quantize="q8_0", temperature=0.5, num_ctx=512)
+    assert build_modelfile("m.gguf", None, ["</s>", "\n", '"end"'], options).splitlines() == [
+        "FROM ./m.gguf",
+        'TEMPLATE """{{ .Prompt }}"""',
+        'PARAMETER stop "</s>"',
+        'PARAMETER stop ""end""',
+        "PARAMETER temperature 0.5",
+        "PARAMETER repeat_penalty 1",
+        "PARAMETER num_ctx 512",
+    ]
 
 
 def test_an_export_has_a_modelfile(tiny_folder: Path, tmp_path: Path, go: Path) -> None:

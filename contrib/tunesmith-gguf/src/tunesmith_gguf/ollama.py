@@ -80,14 +80,9 @@ def build_modelfile(
     lines = [f"FROM ./{file}", f'TEMPLATE """{template}"""']
     if options.system is not None:
         lines.append(f'SYSTEM """{options.system}"""')
-    lines += [f"PARAMETER stop {_quote(stop)}" for stop in stops if stop.strip()]
+    # A Modelfile knows no escapes: what is between the first and the last mark of a line counts.
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops if stop.strip()]
     lines.append(f"PARAMETER temperature {options.temperature:g}")
     lines.append("PARAMETER repeat_penalty 1")
     lines.append(f"PARAMETER num_ctx {options.num_ctx}")
     return "\n".join(lines) + "\n"
-
-
-def _quote(text: str) -> str:
-    """Return a text as a Modelfile has it, which knows no escapes."""
-    marks = '"""' if '"' in text else '"'
-    return f"{marks}{text}{marks}"
