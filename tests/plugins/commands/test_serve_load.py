@@ -104,11 +104,19 @@ def hold(running: Running) -> Any:
 
 
 def test_a_cancelled_stream_frees_its_slot() -> None:
+    steps = list[None]()
+
+    def slow_down(*_: object) -> None:
+        steps.append(time.sleep(0.01))
+
+    hook = text_model().model.register_forward_pre_hook(slow_down)
     with run_server(slots=1) as running:
         stream = hold(running)
         assert running.metric("running_answers", model="tuned") == 1
         stream.close()
         running.wait_until_idle()
+        hook.remove()
+        assert len(steps) < 300, "it was not generated to its end, after 400 tokens"
         assert running.metric("cancelled_answers_total", model="tuned") == 1
         assert running.metric("generated_tokens_total", model="tuned") == 0, "it did not finish"
 
