@@ -13,7 +13,7 @@ from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, verify_folder
-from tunesmith_evidence.formats import format_size
+from tunesmith.text import format_bytes
 from tunesmith_plugins.commands.publish.card import find_licence, render_model_card
 from tunesmith_plugins.commands.publish.hub import is_hub_name, require_hub_name
 from tunesmith_plugins.commands.publish.upload import Upload, choose_files, upload
@@ -108,7 +108,7 @@ def _show(repository: str, files: list[Upload], *, public: bool, as_json: bool) 
         sizes = {file.name: file.size for file in files}
         render.print_json({"public": public, "files": sizes, "card": card.decode()})
         return
-    render.print_table(["file", "size"], [[file.name, format_size(file.size)] for file in files])
+    render.print_table(["file", "size"], [[file.name, format_bytes(file.size)] for file in files])
     render.print_text(f"\n{card.decode()}")
     kind = "public" if public else "private"
     render.print_note(f"nothing was uploaded; without --dry-run, to {repository}, {kind}")
