@@ -25,7 +25,17 @@ LONG = ((Message("user", "this ticket is about the invoice " * 16),), "yes no " 
 OTHER = ((Message("user", "What is the delivery about?"),), "no refund yet")
 
 
-@pytest.mark.parametrize("case", fast_cases(), ids=str)
+QUICK = ("llama", "gemma3_text", "mixtral", "deepseek_v3", "mamba")
+"""A dense one, a windowed one, a mixture, latent attention, a recurrent one."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=str(case), marks=[] if str(case) in QUICK else [pytest.mark.long])
+        for case in fast_cases()
+    ],
+)
 def test_results_equal_the_independent_computation(case: Case, tmp_path: Path) -> None:
     result = examine(case, SETTING, tmp_path)
     assert (result.verdict, result.reason, result.trace) == ("exact", "", "")

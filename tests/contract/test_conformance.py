@@ -73,8 +73,10 @@ def write(name: str, text: str) -> str:
     return str(path)
 
 
-SLOW = tuple(f"{name}: " for name in ("full", "preference", "qlora", "rlhf"))
-"""Their trainings take a minute; of the techniques, ``lora`` alone is in the quick lane."""
+QUICK = tuple(
+    f"{name}: " for name in ("console", "exact_match", "grouped", "jsonl", "linear", "lora", "rows")
+)
+"""One plugin of each kind is checked in the quick lane; all of them take two minutes."""
 
 
 def samples() -> dict[str, dict[str, Any]]:
@@ -235,7 +237,7 @@ def cases() -> list[Any]:
             key = f"{name.rpartition('.')[2]}: {check.name}"
             reason = EXPECTED_FAILURES.get(key)
             marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-            if key.startswith(SLOW):
+            if not key.startswith(QUICK):
                 marks.append(pytest.mark.processes)
             parameters.append(pytest.param(check, id=key, marks=marks))
     return parameters

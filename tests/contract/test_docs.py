@@ -114,6 +114,7 @@ def test_the_readme_example_is_a_run_file(tmp_path: Path) -> None:
     assert plan.technique.offer.name == "lora"
 
 
+@pytest.mark.processes
 def test_the_readme_plugin_is_short_and_works(tmp_path: Path) -> None:
     from click.testing import CliRunner
 

@@ -45,6 +45,7 @@ def only_report(folder: Path) -> dict[str, object]:
     return content
 
 
+@pytest.mark.processes
 def test_a_metric_of_ones_own(workplace: Path) -> None:
     play(GUIDES / "metric.md", workplace, LocalShell())
     evaluations = only_report(workplace)["evaluations"]
@@ -57,12 +58,14 @@ def test_a_metric_of_ones_own(workplace: Path) -> None:
     assert minutes["tuned"]["unit"] == "minutes" and not minutes["tuned"]["higher_is_better"]
 
 
+@pytest.mark.processes
 def test_a_loader_for_an_in_house_database(workplace: Path) -> None:
     printed = play(GUIDES / "database.md", workplace, LocalShell())
     assert "16 training rows" in printed and "6 held out" in printed
     assert "no answer yet" in printed
 
 
+@pytest.mark.processes
 def test_another_adapter_of_peft(workplace: Path) -> None:
     play(GUIDES / "peft-adapter.md", workplace, LocalShell())
     (config,) = workplace.glob("runs/*/adapter/adapter_config.json")
@@ -94,6 +97,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]
     server.server_close()
 
 
+@pytest.mark.processes
 def test_a_reporter_to_ones_own_system(workplace: Path, register: list[dict[str, object]]) -> None:
     play(GUIDES / "reporter.md", workplace, LocalShell())
     assert [content["status"] for content in register] == ["running", "ok"] * 2

@@ -56,6 +56,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.processes
 def test_every_page_is_built(site: Path) -> None:
     """A page that is missing in the navigation, or a link to no page or heading, is a warning."""
     for page in DOCS.rglob("*.md"):
@@ -64,6 +65,7 @@ def test_every_page_is_built(site: Path) -> None:
     assert not [path for path in site.rglob("*") if path.suffix in (".py", ".pyc")]
 
 
+@pytest.mark.processes
 def test_pages_load_nothing_from_outside(site: Path) -> None:
     found = {
         f"{path.relative_to(site)}: {address}"
@@ -78,6 +80,7 @@ def test_pages_load_nothing_from_outside(site: Path) -> None:
     assert not found
 
 
+@pytest.mark.processes
 def test_links_out_of_the_documentation_are_text(site: Path) -> None:
     """The site has no page for a file of the repository, so a link would lead nowhere."""
     page = (site / "how-to" / "technique.html").read_text(encoding="utf-8")

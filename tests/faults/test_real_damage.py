@@ -250,8 +250,8 @@ def test_space_is_checked_before_the_first_step(
     end = real.run_command("run", workshop.run_file(real.Setting()), "--out", small_disk / "run")
     assert end.code == 4, end.output
     assert "not enough disk space" in end.output
-    assert "kB needed" in end.output
-    assert "kB free" in end.output
+    assert "KiB needed" in end.output
+    assert "KiB free" in end.output
     assert real.events(small_disk / "run", "step-finished") == []
     faults.count_trials("too little space reported before the first step")
 

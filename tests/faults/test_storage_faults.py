@@ -334,7 +334,7 @@ def check_message(problem: EnvironmentProblem, code: int) -> None:
     assert "tunesmith resume" in problem.hint
     if code in (errno.ENOSPC, errno.EDQUOT):
         assert " free, at least 5" in str(problem)  # 53.8 KiB, as the checkpoint before took
-        assert "kB needed" in str(problem)
+        assert "KiB needed" in str(problem)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
@@ -572,9 +572,11 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_reports_both_sizes(
     problems: list[str] = []
     checkpoints = Checkpoints(small_disk / "checkpoints", keep=1, on_problem=problems.append)
     checkpoints.save(1, big(400_000))
-    with pytest.raises(EnvironmentProblem, match=r"disk is full, 6\d\d\.\d kB free, at least") as e:
+    with pytest.raises(
+        EnvironmentProblem, match=r"disk is full, 6\d\d\.\d KiB free, at least"
+    ) as e:
         checkpoints.save(2, big(700_000, error))
-    assert "kB needed" in str(e.value)
+    assert "KiB needed" in str(e.value)
     assert debris(small_disk) == []
     found = checkpoints.newest()
     assert found is not None

@@ -44,6 +44,7 @@ def test_the_plan_has_all_defaults(tmp_path: Path) -> None:
     assert again.to_json() == plan.to_json() and again.run.seed == 42
 
 
+@pytest.mark.processes
 def test_the_estimate_is_that_of_the_command(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model")
     (tmp_path / "run.toml").write_text(

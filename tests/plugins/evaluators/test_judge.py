@@ -172,6 +172,7 @@ def write_run(folder: Path, judge: str) -> Path:
     return folder / "run.toml"
 
 
+@pytest.mark.processes
 def test_a_run_with_a_judge_keeps_the_token_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

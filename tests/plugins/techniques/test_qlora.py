@@ -190,6 +190,7 @@ def test_run_and_merge(project: Path) -> None:
     assert tunesmith("verify", "run").exit_code == 0
 
 
+@pytest.mark.processes
 def test_merge_refuses_unsupported_runs(project: Path) -> None:
     (project / "run.toml").write_text(RUN.format(technique="lora"))
     assert tunesmith("run", "run.toml", "--out", "run").exit_code == 0

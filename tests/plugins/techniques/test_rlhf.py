@@ -127,6 +127,7 @@ def test_resolved_plan_can_be_loaded_again(project: Path) -> None:
     assert plan.technique.config.policy.rewards[1].function == str(project / "rules.py:proxy")
 
 
+@pytest.mark.processes
 def test_reward_hacking_ends_with_exit_code_6(project: Path) -> None:
     """The best checkpoint is kept and evaluated, and the report contains the failed gate."""
     policy = {

@@ -333,6 +333,7 @@ def open_policy(
     return task
 
 
+@pytest.mark.processes
 def test_no_stage_trains_on_held_out_rows(
     tmp_path: Path, finished: RlhfRun, model_with_preferences: Path
 ) -> None:
@@ -453,6 +454,7 @@ def test_rewards_and_reference_are_computed_without_dropout(finished: RlhfRun) -
 # --------------------------------------------------------------------------- gates
 
 
+@pytest.mark.processes
 def test_a_reward_model_of_length_stops_the_run(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
@@ -530,6 +532,7 @@ def hackable_options(tmp_path: Path, **policy: Any) -> RlhfOptions:
     )
 
 
+@pytest.mark.processes
 def test_a_rising_reward_with_a_falling_gold_reward_stops_training(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
@@ -556,6 +559,7 @@ def test_a_rising_reward_with_a_falling_gold_reward_stops_training(
     )
 
 
+@pytest.mark.processes
 def test_a_harmless_reward_passes_the_gate(tmp_path: Path, model_with_preferences: Path) -> None:
     config = hackable_options(tmp_path, monitor__gold=f"{tmp_path}/rules.py:reward", epochs=5)
     run = RlhfRun(tmp_path / "run", model_with_preferences, config)
@@ -567,6 +571,7 @@ def test_a_harmless_reward_passes_the_gate(tmp_path: Path, model_with_preference
     )
 
 
+@pytest.mark.processes
 def test_a_policy_beyond_max_kl_returns_to_its_best_checkpoint(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:

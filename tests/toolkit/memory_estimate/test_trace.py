@@ -201,7 +201,12 @@ def _peaks_by_phase(timeline: Timeline) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("method", "device"), [("full", "cpu"), ("lora", "cuda"), ("qlora", "cuda")]
+    ("method", "device"),
+    [
+        ("full", "cpu"),
+        pytest.param("lora", "cuda", marks=pytest.mark.long),
+        pytest.param("qlora", "cuda", marks=pytest.mark.long),
+    ],
 )
 def test_a_trace_of_five_layers_stretches_to_six(method: Method, device: str) -> None:
     setting = _setting(method, device=device, config=STRETCHED)
@@ -278,7 +283,7 @@ def test_a_4_bit_base_takes_the_bytes_of_its_estimate() -> None:
     assert parts["weights"] < 0.75 * _setting("lora").base_bytes
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.long), "cuda"])
 def test_an_8_bit_base_is_traced_and_takes_the_bytes_of_its_estimate(device: str) -> None:
     setting = _setting("qlora", device=device, config=STRETCHED, quantization__bits=8)
     step_trace = trace.trace_step(setting)

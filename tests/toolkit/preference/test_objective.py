@@ -412,7 +412,14 @@ def test_the_reference_is_computed_once_and_cached(
 # --------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "kto", "orpo", "simpo"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "dpo",
+        "kto",
+        *(pytest.param(loss, marks=pytest.mark.long) for loss in ("ipo", "orpo", "simpo")),
+    ],
+)
 def test_the_result_does_not_depend_on_micro_batches_and_it_learns(
     tmp_path: Path, tiny_folder: Path, loss: str
 ) -> None:
