@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -62,13 +63,29 @@ def detect_machine() -> Machine:
 
 
 def peak_resident_memory() -> int:
-    """Return the peak resident memory of this process in bytes; 0 if not known."""
+    """Return the peak resident memory of this process in bytes; 0 if not known.
+
+    On Linux, it is the peak since :func:`reset_peak_resident_memory` was called, else of all time.
+    """
+    with suppress(OSError, StopIteration, ValueError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def reset_peak_resident_memory() -> None:
+    """Make the peak of this process what is resident now; without effect but on Linux.
+
+    A process may run several trainings, whose peaks would else be that of the largest.
+    """
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc_pid_clear_refs(5)
 
 
 def available_processors() -> int:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-
 import torch
+
+from tunesmith_torch.runtime import machine
+from tunesmith_torch.runtime.malloc import trim_heap
 
 
 def reset_peak(device: torch.device) -> None:
-    """Reset the peak on CUDA; the peak of a process cannot be reset."""
+    """Forget the peak so far; on a CPU, that of this process, which Linux alone can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu":
+        trim_heap()  # what an earlier training of this process has freed
+        machine.reset_peak_resident_memory()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the peak memory so far: allocated on a GPU, resident in this process on a CPU.
+    """Return the peak memory since the last reset: allocated on a GPU, resident on a CPU.
 
     On MPS this is the memory allocated now, because torch counts no peak there.
     """
@@ -23,9 +26,7 @@ def peak_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     if device.type == "mps":
         return int(torch.mps.current_allocated_memory())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+    return machine.peak_resident_memory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
