@@ -62,9 +62,10 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
     digest = hashlib.sha256()
 
     def read(part: Sequence[Record], name: str) -> Iterator[Record]:
-        """Yield the records of a part, each checked and added to the fingerprint."""
+        """Yield the records of a part, checked; hash them without sources, which name folders."""
         for record in check_records(part, name, plan):
-            digest.update(f"{record!r}\n".encode("utf-8", "surrogatepass"))
+            content = repr(record).replace(f"source={record.source!r}, ", "", 1)
+            digest.update(f"{content}\n".encode("utf-8", "surrogatepass"))
             yield record
         digest.update(b"\n")
 

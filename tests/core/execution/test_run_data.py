@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,23 @@ def test_no_quarantine_file_without_such_rows(tmp_path: Path) -> None:
     Bench(tmp_path).run()
     assert not (tmp_path / "out" / "quarantine.jsonl").exists()
     assert ROWS.name == "rows"
+
+
+@pytest.mark.parametrize("where", ["r:1", "/other/folder, with 'marks'/r:1"])
+def test_the_fingerprint_is_that_of_the_content_and_not_of_the_folder(
+    tmp_path: Path, where: str
+) -> None:
+    """So a run can be resumed from another working directory, which paths are shown from."""
+
+    numbers = count()
+
+    def fingerprint(source: str, prompt: str = "a, source='x', b") -> str:
+        first = Completion(source=source, prompt=prompt, completion="c")
+        others = [Completion(source=f"x:{n}", prompt=f"p{n}", completion="c") for n in range(9)]
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        bench = bench_with(folder, Dataset(train=[first, *others]))
+        return load_data(bench.plan())[1].fingerprint
+
+    assert fingerprint(where) == fingerprint("a:7")
+    assert fingerprint(where) != fingerprint(where, prompt="another")
