@@ -73,7 +73,7 @@ def write(name: str, text: str) -> str:
     return str(path)
 
 
-QUICK = tuple(
+QUICK_PLUGINS = tuple(
     f"{name}: " for name in ("console", "exact_match", "grouped", "jsonl", "linear", "lora", "rows")
 )
 """One plugin of each kind is checked in the quick lane; all of them take two minutes."""
@@ -237,7 +237,7 @@ def cases() -> list[Any]:
             key = f"{name.rpartition('.')[2]}: {check.name}"
             reason = EXPECTED_FAILURES.get(key)
             marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-            if not key.startswith(QUICK):
+            if not key.startswith(QUICK_PLUGINS):
                 marks.append(pytest.mark.processes)
             parameters.append(pytest.param(check, id=key, marks=marks))
     return parameters
