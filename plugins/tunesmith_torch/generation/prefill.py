@@ -45,7 +45,9 @@ def prefill(
             longest, cache.prefix_length, padding_B if any(padding) else None
         ),
         use_cache=True,
-        logits_to_keep=1,
+        # An index and not a number, which makes a view: on a CPU, a head in bf16 takes hundreds of
+        # times as long for one, and gigabytes.
+        logits_to_keep=torch.tensor([longest - 1], device=device),
         **{prefix_cache.cache_argument_name(model): prompt_cache},
     ).logits[:, -1]
     cache.add_rows(prompt_cache, prompt_of_row, [len(prompt) for prompt in prompts])
