@@ -15,6 +15,8 @@ from tunesmith.offers import TechniqueOffer
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Preference
 
+pytestmark = pytest.mark.processes
+
 QUICK = {"epochs": 1.0, "batch_size": 8, "learning_rate": 1e-2}
 STAGES = {
     "supervised": QUICK,

@@ -24,6 +24,9 @@ from tunesmith.records import Prompt
 from tunesmith.storage import commit_folder
 from tunesmith.testing.ngram import FILE, NGRAM, Ngram, NgramModel, save_ngram_model
 
+pytestmark = pytest.mark.processes
+"""Each mutation is caught by whole trainings."""
+
 
 class Emitting(Ngram):
     """Changes the events of a training."""

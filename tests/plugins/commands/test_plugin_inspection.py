@@ -28,6 +28,8 @@ from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
 )
 from tunesmith_plugins.commands.plugin_list.tiers import tier_of
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
 ONLY = Selection(allowed=frozenset({"tunesmith-greet", "tunesmith-wave"}))
 
