@@ -32,7 +32,7 @@ class Extrapolation:
     """Errors by resample; :func:`resample` has the same held-out rows."""
     exponent: float = float("nan")
     reason: str = ""
-    """Why nothing can be said; empty if the error is predicted."""
+    """Reason why no error is predicted; empty if one is."""
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the error."""

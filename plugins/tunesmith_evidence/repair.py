@@ -35,7 +35,7 @@ MIN_ROWS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class SliceChange:
-    """How the score of a slice changed on rows that were not used for collection."""
+    """The change of a slice's score on rows that were not used for collection."""
 
     name: str
     is_target: bool

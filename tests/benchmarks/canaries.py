@@ -1,4 +1,4 @@
-"""How often canaries alarm, where they were planted and where they were not.
+"""Measure the alarms of canaries, where they were planted and where they were not.
 
 ``python -m tests.benchmarks.canaries`` trains 40 tiny models with planted canaries and 40 without,
 and prints both shares of alarms; ``--runs`` sets their number. ``--simulate`` draws scores instead:

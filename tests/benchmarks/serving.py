@@ -57,7 +57,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What a server did with all requests."""
+    """The results of all requests to a server."""
 
     seconds: float = 0.0
     tokens: int = 0

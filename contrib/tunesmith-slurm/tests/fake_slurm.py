@@ -1,4 +1,4 @@
-"""Programs named like Slurm's: they record how they were called, and answer as they are told."""
+"""Programs named like Slurm's: they record their calls, and answer as they are configured."""
 
 from __future__ import annotations
 

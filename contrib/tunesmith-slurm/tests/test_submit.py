@@ -51,7 +51,7 @@ def run(slurm: FakeSlurm, project: Path, tmp_path: Path) -> Path:
 
 
 def test_the_folder_is_a_run_that_has_not_begun(run: Path, slurm: FakeSlurm) -> None:
-    """What the job executes is `tunesmith resume`, which begins it."""
+    """The job executes `tunesmith resume`, which begins the run."""
     assert slurm.calls() == [f"sbatch --parsable {run / 'slurm' / 'job.sh'}"]
     script = (run / "slurm" / "job.sh").read_text()
     assert "#SBATCH --gpus-per-node=a100:1\n#SBATCH --mem=1G\n#SBATCH --time=30\n" in script

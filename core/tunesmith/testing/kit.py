@@ -73,7 +73,7 @@ class Result:
     state: Literal["passed", "failed", "skipped"]
     """Skipped: there is nothing to check; ``detail`` is the reason."""
     detail: str = ""
-    """What is wrong if it failed, the reason if it was skipped; empty if it passed."""
+    """The fault if it failed, the reason if it was skipped; empty if it passed."""
     where: str = ""
     """``file:line`` of the plugin's code to look at, if the check failed."""
     promise: str = ""

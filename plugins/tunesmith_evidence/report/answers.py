@@ -21,7 +21,7 @@ BASE_MODELS = ("zero-shot", "base")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered to a row, and the value of the answer."""
+    """The answer of a model to a row, and its value."""
 
     model: str
     text: str

@@ -1,4 +1,4 @@
-"""What was trained, and what was predicted of it, as text."""
+"""Facts of a training, and its predicted and measured figures, as text."""
 
 from __future__ import annotations
 

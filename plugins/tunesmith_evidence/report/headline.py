@@ -22,7 +22,7 @@ TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "failed": "bad"}
 
 @dataclass(frozen=True)
 class Headline:
-    """What a reader of a report sees first."""
+    """The beginning of a report: verdict, figure, sentence."""
 
     word: str
     """The word of the verdict; without a verdict, the status of the run."""
@@ -31,7 +31,7 @@ class Headline:
     """The difference from the rival, or else the value of the tuned model; empty without both."""
     interval: str
     caption: str
-    """What the figure is."""
+    """Name of the figure."""
     sentence: str
     would_change: str
 

@@ -157,13 +157,12 @@ def _merge_tensor(
         return stored.to(dtype)
     module_name = name.removesuffix(_WEIGHT)
     layer = _find_module(model.get_base_model(), module_name)
-    is_quantized = options.quantization is not None and module_name in quantized
-    if not is_quantized and not isinstance(layer, BaseTunerLayer):
+    quantization = options.quantization if module_name in quantized else None
+    if quantization is None and not isinstance(layer, BaseTunerLayer):
         return _convert(stored, options.dtype, dtype)
     used = stored.to(options.dtype)
-    if is_quantized:
-        assert options.quantization is not None
-        used = quantize_and_dequantize(used, options.quantization, options.device)
+    if quantization is not None:
+        used = quantize_and_dequantize(used, quantization, options.device)
     used = used.float()
     if not isinstance(layer, BaseTunerLayer):
         return used.to(dtype).contiguous()

@@ -42,7 +42,7 @@ class AdaptedModel:
     precision: Precision
     """The number format in which it computes."""
     format: Literal["adapter", "model"]
-    """What is saved: the adapter alone, or all weights."""
+    """The saved weights: the adapter alone, or all."""
     details: JSON
     """Facts about the adaptation for reports: what was adapted, rank, target modules."""
 

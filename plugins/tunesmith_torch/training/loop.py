@@ -65,7 +65,7 @@ class BatchCounts:
     trained_tokens: int
     """Those of them that contribute to the loss."""
     loss_divisor: float
-    """What the summed loss is divided by: the weights of the trained tokens, or pairs."""
+    """Divisor of the summed loss: the weights of the trained tokens, or the number of pairs."""
 
 
 class RunWithBudget(Protocol):

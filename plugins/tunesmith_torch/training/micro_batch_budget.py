@@ -68,7 +68,7 @@ class MicroBatchBudget:
     step: int = 0
     """The optimizer step that is computed now, counted from 0; for messages."""
     halvings: int = 0
-    """How often it was halved in this process."""
+    """Number of times that it was halved in this process."""
 
     def attempts(self) -> Iterator[Attempt]:
         """Yield attempts at a computation until one succeeds, with fewer tokens after each that

@@ -221,7 +221,7 @@ def test_files_of_a_model(name: str, belongs: bool) -> None:
 
 
 def test_the_licence_is_that_of_the_base(tmp_path: Path) -> None:
-    assert find_licence(tmp_path) is None
+    assert find_licence(tmp_path) is None and find_licence(None) is None
     (tmp_path / "README.md").write_text("---\ntags: [x]\nlicense: 'mit'\n---\nlicense: no\n")
     assert find_licence(tmp_path) == "mit"
     (tmp_path / "README.md").write_text("# no front matter\n---\nlicense: mit\n")

@@ -1,4 +1,4 @@
-"""What is streamed is the beginning of what the whole answer turns out to be."""
+"""Each streamed text is the beginning of the whole answer."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ LOCK_POLL_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Work:
-    """What a job is to do."""
+    """The work of a job."""
 
     folder: Path
     """The run folder."""
@@ -66,11 +66,11 @@ class Outcome:
     exit_code: int
     """128 and the number of the signal, if one ended it."""
     was_asked: bool
-    """True if this job was told to stop."""
+    """True if this job has received a stop signal."""
 
     @property
     def is_interrupted(self) -> bool:
-        """True if the run has stopped because the job was told to: it wants to be continued.
+        """True if the run has stopped by a stop signal of the job: it is to be continued.
 
         A run that has reached ``max_minutes`` (exit code 75), failed or lost a rank does not.
         """

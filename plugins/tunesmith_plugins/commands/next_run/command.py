@@ -59,7 +59,8 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
             hint=f"write the rows to correct with `tunesmith failures {run} --export FILE "
             "--for-next`, and add rows like them",
         )
-    kept = [record for row, record in enumerate(parts.heldout) if row not in set(moved)]
+    leaving = set(moved)
+    kept = [record for row, record in enumerate(parts.heldout) if row not in leaving]
     lineage = {"parent": str(folder.path.resolve())}
     write_folder(out, plan, parts, added, kept, lineage)
     if as_json:

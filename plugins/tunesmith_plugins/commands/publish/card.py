@@ -23,8 +23,10 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")""",
 }
 
 
-def find_licence(base: Path) -> str | None:
-    """Return the licence that the model card in a folder names."""
+def find_licence(base: Path | None) -> str | None:
+    """Return the licence that the model card in a folder names; None without a folder."""
+    if base is None:
+        return None
     card = base / "README.md"
     if not card.is_file():
         return None

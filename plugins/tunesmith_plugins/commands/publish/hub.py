@@ -1,4 +1,4 @@
-"""What upload and download share: names of models, the files of a model, errors of the hub."""
+"""Shared by upload and download: names of models, the files of a model, errors of the hub."""
 
 from __future__ import annotations
 

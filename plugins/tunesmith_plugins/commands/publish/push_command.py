@@ -94,7 +94,7 @@ def _collect(
         raise UsageError(f"{source}: there is no such model", hint=hint)
     if problems := verify_folder(source):
         raise UsageError(f"{source}: {problems[0]}", hint="train or export it again")
-    licence = find_licence(plan.found_model.fetch())
+    licence = find_licence(plan.found_model.tokenizer())  # downloads nothing
     card = render_model_card(
         report, folder.path, name=repository, base=base, licence=licence, form=form
     )

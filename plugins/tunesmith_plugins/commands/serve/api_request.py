@@ -54,7 +54,7 @@ class StreamOptions(ApiModel):
 
 
 class GenerationRequest(ApiModel):
-    """What both kinds of requests have in common."""
+    """Parameters of both kinds of requests."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)

@@ -51,7 +51,7 @@ Text = Callable[[Sequence[int], bool], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What one answer is generated from."""
+    """The input of one answer."""
 
     index: int
     prompt: Prompt

@@ -19,7 +19,7 @@ from tunesmith_plugins.commands.serve.job import Piece, Scored, TokenScore
 from tunesmith_plugins.commands.serve.service import Ticket
 
 CALL_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "{", "[")
-"""What stands in front of a call in an answer."""
+"""Text in front of a call in an answer."""
 
 
 class Responses:

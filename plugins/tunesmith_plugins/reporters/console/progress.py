@@ -1,4 +1,4 @@
-"""How far a phase, a training and a run are, and how long they will still take."""
+"""Progress of a phase, a training and a run, and the time that they have left."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEV_LOSS = "dev_loss"
 
 @dataclass
 class PhaseProgress:
-    """How much of a phase is done, and how fast.
+    """The finished part of a phase, and its speed.
 
     What comes before the first unit is done takes longer than a unit: caches are filled, code is
     compiled, and other units are begun. It is left out of the speed.
@@ -169,7 +169,7 @@ class RunProgress:
     """By stage: False if a gate of it did not pass, and was not accepted."""
     finished: set[str] = field(default_factory=set)
     part: str = ""
-    """What the run is at; empty before it starts and after it has ended."""
+    """The part that the run is in; empty before it starts and after it has ended."""
     _training_seconds: float = math.nan
     _training_started: float = math.nan
     _rivals: int = 0
