@@ -1,10 +1,9 @@
-"""Fixtures of every test: no network, few threads, a cache of its own."""
+"""Set-up of every test: few threads, lanes, and fixtures of the conformance kit."""
 
 from __future__ import annotations
 
 import gc
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,8 @@ for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
 sys.path[:0] = [str(HERE / "fixtures" / "python"), str(THIRD_PARTY / "tunesmith-echo" / "src")]
 
 import trials  # noqa: E402 - found there
+
+pytest_plugins = ["tunesmith.testing.fixtures"]
 
 # Machines differ in speed, and the first draws wait for imports: neither is a defect.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -88,42 +89,3 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     trials.print_summary(terminalreporter)
-
-
-class NoNetwork(RuntimeError):
-    """A test reached for the network."""
-
-
-@pytest.fixture(autouse=True, scope="session")
-def no_network() -> Iterator[None]:
-    """Connections to other machines fail, whoever makes them."""
-    real = socket.socket.connect, socket.socket.connect_ex
-
-    def refuse(address: object) -> None:
-        host = address[0] if isinstance(address, tuple) else None
-        if host is not None and host not in ("127.0.0.1", "::1", "localhost"):
-            raise NoNetwork(f"tests need no network, this one connects to {address}")
-
-    def connect(self: socket.socket, address: object) -> None:
-        refuse(address)
-        return real[0](self, address)
-
-    def connect_ex(self: socket.socket, address: object) -> int:
-        refuse(address)
-        return real[1](self, address)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", connect)
-        patch.setattr(socket.socket, "connect_ex", connect_ex)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cache of this session, its state and configuration, gone with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("TUNESMITH_CACHE", str(folder))
-        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-        yield folder

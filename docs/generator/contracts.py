@@ -19,6 +19,7 @@ from generator.source import (
 )
 from tunesmith import contracts, errors, estimates, events, offers, options, plan, records, testing
 from tunesmith.cli import common, render
+from tunesmith.testing import fixtures
 from tunesmith.testing.checks import REGISTERED_CHECKS
 
 CONTRACTS = {
@@ -108,6 +109,7 @@ def check_page() -> Iterator[str]:
         for node in public_nodes(module):
             if node.name in public:
                 yield from describe(node, level=2)
+    yield from fixture_section()
     yield "## Checks\n"
     yield (
         "`tunesmith plugins check NAME` runs the checks that apply to a plugin, and prints for "
@@ -122,6 +124,16 @@ def check_page() -> Iterator[str]:
                 text = (inspect.getdoc(check.function) or "").partition("\n\n")[0]
                 yield f"| `{check.name}` | {to_markdown(' '.join(text.split()))} |"
         yield ""
+
+
+def fixture_section() -> Iterator[str]:
+    """Yield the section on the fixtures for pytest, each with its docstring."""
+    yield "## Fixtures\n"
+    yield from render_docstring(inspect.cleandoc(fixtures.__doc__ or ""))
+    for node in public_nodes(fixtures):
+        if isinstance(node, ast.FunctionDef):
+            yield f"### `{node.name}`\n"
+            yield from render_docstring(ast.get_docstring(node) or "")
 
 
 def event_page() -> Iterator[str]:

@@ -1,13 +1,10 @@
-"""Fixtures of every test: no network, a cache of its own; a tiny model and runs on it."""
+"""Fixtures of every test: a tiny model, runs on it, and programs named like Slurm's."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_slurm import FakeSlurm
@@ -21,31 +18,7 @@ for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
 for name in [n for n in os.environ if n.startswith(("SLURM_", "SBATCH_"))]:
     del os.environ[name]
 
-
-@pytest.fixture(autouse=True, scope="session")
-def no_network() -> Iterator[None]:
-    """Connections to other machines fail."""
-    connect = socket.socket.connect
-
-    def refuse(self: socket.socket, address: Any) -> None:
-        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise RuntimeError(f"tests need no network, this one connects to {address}")
-        connect(self, address)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The cache, state and configuration of this session, gone with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("TUNESMITH_CACHE", str(folder))
-        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-        yield
+pytest_plugins = ["tunesmith.testing.fixtures"]
 
 
 @pytest.fixture(scope="session")

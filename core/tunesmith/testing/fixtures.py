@@ -3,11 +3,17 @@
 ``records`` are eight completions, ``ngram_model`` the folder of a base model without tensors, and
 ``run_tunesmith`` runs the command line in an empty folder with a cache of its own.
 ``tunesmith_torch.testing.fixtures`` has ``tiny_model``, the folder of a tiny Llama.
+``no_network`` and ``own_cache`` protect the machine from tests; for all tests of a project::
+
+    [tool.pytest.ini_options]
+    addopts = "-p tunesmith.testing.fixtures"
+    usefixtures = ["no_network", "own_cache"]
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +27,55 @@ from tunesmith.testing import ngram
 from tunesmith.testing.examples import COMPLETIONS
 
 RunTunesmith = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
+
+
+class NetworkUsed(RuntimeError):
+    """A test connects to another machine although it uses ``no_network``."""
+
+
+@pytest.fixture(scope="session")
+def no_network() -> Iterator[None]:
+    """Refuse connections to other machines with ``NetworkUsed``, until the session ends.
+
+    New processes are not stopped; they find ``HF_HUB_OFFLINE=1``, so that a hub is not asked.
+    """
+    real = socket.socket.connect, socket.socket.connect_ex
+
+    def refuse(address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else None
+        if host is not None and host not in _THIS_MACHINE:
+            raise NetworkUsed(f"tests need no network, this one connects to {address}")
+
+    def connect(self: socket.socket, address: object) -> None:
+        refuse(address)
+        return real[0](self, address)
+
+    def connect_ex(self: socket.socket, address: object) -> int:
+        refuse(address)
+        return real[1](self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect)
+        patch.setattr(socket.socket, "connect_ex", connect_ex)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of the cache of this session; state and configuration are below it, too.
+
+    What was cached, trusted or configured on the machine has no effect, and nothing is added.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("TUNESMITH_CACHE", str(folder))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+        yield folder
 
 
 @pytest.fixture
