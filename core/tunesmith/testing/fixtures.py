@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -49,11 +50,11 @@ def no_network() -> Iterator[None]:
         if host is not None and host not in _THIS_MACHINE:
             raise NetworkUsed(f"tests need no network, this one connects to {address}")
 
-    def connect(self: socket.socket, address: object) -> None:
+    def connect(self: socket.socket, address: Any) -> None:
         refuse(address)
         return real[0](self, address)
 
-    def connect_ex(self: socket.socket, address: object) -> int:
+    def connect_ex(self: socket.socket, address: Any) -> int:
         refuse(address)
         return real[1](self, address)
 
