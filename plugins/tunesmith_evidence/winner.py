@@ -97,15 +97,32 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
         seed=saved["seed"],
         system_prompt=saved["system_prompt"],
     )
-    with attribute_errors_to(rival.offered.plugin):
-        config = _read_options(rival.offer, saved["options"], saved["files"], folder)
-        for variant in rival.offer.build(config).variants(task):
-            if variant.name in (saved["variant"], str(folder / saved["variant"])):
-                return " ".join(filter(None, [saved["rival"], saved["variant"]])), variant.model
-    raise UsageError(
-        f"{folder}: the installed rival {saved['rival']} has no variant {saved['variant']!r}",
-        hint="install the versions of the plugins that report.json names",
+    config = _read_options(rival.offer, saved["options"], saved["files"], folder)
+    names = (saved["variant"], str(folder / saved["variant"]))
+    model = _build_variant(rival, config, task, names)
+    if model is None:
+        raise UsageError(
+            f"{folder}: the installed rival {saved['rival']} has no variant {saved['variant']!r}",
+            hint="install the versions of the plugins that report.json names",
+        )
+    return " ".join(filter(None, [saved["rival"], saved["variant"]])), model
+
+
+def open_rival(
+    run: RunFolder, plan: Plan, train: Sequence[Record], chosen: RivalChosen
+) -> TextModel | None:
+    """Return the chosen variant of a rival as a model, built again from the training rows.
+
+    None if the installed rival has no such variant.
+    """
+    rival = _find_rival(plan, chosen.rival)
+    task = RivalTask(
+        train=train,
+        base=cache(lambda: api.open_models(run, plan, tuned=False, base=True)["base"]),
+        seed=plan.run.seed,
+        system_prompt=plan.baselines.system_prompt,
     )
+    return _build_variant(rival, rival.config, task, (chosen.variant,))
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
@@ -195,6 +212,15 @@ def _read_options(
             hint="install the versions of the plugins that report.json names",
         ) from None
     return config
+
+
+def _build_variant(
+    rival: Component[RivalOffer[Any]], config: BaseModel, task: RivalTask, names: Sequence[str]
+) -> TextModel | None:
+    """Return the first variant that has one of the names; None if there is none."""
+    with attribute_errors_to(rival.offered.plugin):
+        variants = rival.offer.build(config).variants(task)
+        return next((v.model for v in variants if v.name in names), None)
 
 
 def _find_rival(plan: Plan, name: str) -> Component[RivalOffer[Any]]:

@@ -22,7 +22,7 @@ class WrappedModel:
 
     model: TextModel
 
-    def _prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    def convert_prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """Return the prompts that the model gets."""
         return prompts
 
@@ -40,7 +40,7 @@ class WrappedModel:
     ) -> Sequence[R]:
         """Call a method of the model, and return its result for each prompt."""
         progress = self._progress(progress, len(prompts))
-        return method(self._prompts(prompts), *arguments, progress=progress, **options)
+        return method(self.convert_prompts(prompts), *arguments, progress=progress, **options)
 
     def score(
         self,

@@ -42,6 +42,12 @@ class FakeTextModel:
             return self.logprobs[completion]
         return [self.unknown] * (len(completion.split()) + 1)
 
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return the number of words of a prompt."""
+        return len(
+            " ".join([prompt] if isinstance(prompt, str) else [m.text for m in prompt]).split()
+        )
+
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:

@@ -41,6 +41,28 @@ def find_limit(model: TextModel) -> Callable[[Prompt, int], bool]:
     return inner.fits if isinstance(inner, LimitedModel) else _fits_by_length
 
 
+@runtime_checkable
+class CountingModel(Protocol):
+    """A model that knows how many tokens a prompt has."""
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return the number of tokens of a prompt in the model's chat template."""
+        ...
+
+
+def count_prompt_tokens(model: TextModel, prompts: Sequence[Prompt]) -> list[int] | None:
+    """Return the tokens that the inner model reads for each prompt: examples and all.
+
+    None if the model does not count tokens.
+    """
+    while isinstance(model, WrappedModel):
+        prompts = model.convert_prompts(prompts)
+        model = model.model
+    if not isinstance(model, CountingModel):
+        return None
+    return [model.count_tokens(prompt) for prompt in prompts]
+
+
 def _fits_by_length(prompt: Prompt, extra_tokens: int) -> bool:
     return len(prompt_text(prompt)) // CHARACTERS_PER_TOKEN + extra_tokens <= UNKNOWN_CONTEXT
 
@@ -106,7 +128,8 @@ class PromptedModel(WrappedModel):
         built = {prompt: self.build_prompt(prompt, tokens) for prompt, tokens in room.items()}
         return self.model.score([built[p] for p in prompts], completions, progress=progress)
 
-    def _prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    def convert_prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        """Return the prompts with instructions and examples."""
         return [self.build_prompt(prompt, 0) for prompt in prompts]
 
     def build_prompt(self, prompt: Prompt, extra_tokens: int) -> Prompt:

@@ -145,7 +145,11 @@ class TorchTextModel:
     def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
         """Return True if the prompt leaves room for that many more tokens."""
         context = self.context
-        return context is None or len(self.template.encode_prompt(prompt)) + extra_tokens <= context
+        return context is None or self.count_tokens(prompt) + extra_tokens <= context
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return the number of tokens of a prompt in the chat template."""
+        return len(self.template.encode_prompt(prompt))
 
     def score(
         self,

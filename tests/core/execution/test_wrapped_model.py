@@ -29,7 +29,7 @@ CALLS: dict[str, Callable[[Any, Any], Sequence[Any]]] = {
 class Louder(WrappedModel):
     """Asks in other words, and counts in another unit."""
 
-    def _prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    def convert_prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         return [f"{prompt}!" for prompt in prompts]
 
     def _progress(self, progress: Progress | None, count: int) -> Progress | None:

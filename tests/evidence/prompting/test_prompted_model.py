@@ -13,7 +13,11 @@ from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.records import Completion, Message, Prompt
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.prompting.choice_model import ChoiceModel
-from tunesmith_evidence.prompting.prompted_model import PromptedModel, find_limit
+from tunesmith_evidence.prompting.prompted_model import (
+    PromptedModel,
+    count_prompt_tokens,
+    find_limit,
+)
 from tunesmith_evidence.prompting.task_prompt import read_task
 from tunesmith_evidence.tasks.examples import Example
 
@@ -39,6 +43,12 @@ class SmallModel(FakeTextModel):
     def score(self, prompts: Sequence[Prompt], *args: object, **options: object) -> list[object]:  # type: ignore[override]
         self.prompts += prompts
         return []
+
+
+class Uncounted:
+    """A model that does not count tokens."""
+
+    score = generate = FakeTextModel.generate
 
 
 def texts(prompt: Prompt) -> list[str]:
@@ -82,6 +92,15 @@ def test_a_model_without_a_limit_is_limited_by_length() -> None:
     fits = find_limit(WrappedModel(FakeTextModel()))
     assert fits((Message("user", "x" * 3000),), 1000)
     assert not fits((Message("user", "x" * 3000),), 1100)
+
+
+def test_tokens_of_a_prompt_count_instructions_and_examples() -> None:
+    inner = WrappedModel(FakeTextModel())
+    model = WrappedModel(PromptedModel(inner, "Be brief.", lambda text: [example(1), example(2)]))
+    assert count_prompt_tokens(inner, [QUESTION, "two words"]) == [1, 2]
+    # "Be brief.", two examples of one word each with answers of one word, and the question.
+    assert count_prompt_tokens(model, [QUESTION, "two words"]) == [2 + 4 + 1, 2]
+    assert count_prompt_tokens(Uncounted(), [QUESTION]) is None
 
 
 def test_system_messages_are_joined_and_tools_stay_in_front() -> None:

@@ -38,7 +38,10 @@ def test_advise_measures_rivals_and_probes(
     assert "did not reduce" in found["expected"]["reason"]
     assert found["word"] == "FINE-TUNE", found
     assert "weekly" in found["arguments"][0]["reason"]
+    # The rows are "say w7"; the strongest rival is the bare question.
+    assert found["prompt_tokens"] == {"rival": 2.0, "tuned": 2.0}
     shown = tunesmith("advise", "run.toml", "--out", "again", "-q")
+    assert "2,000 with the rival, 2,000 tuned" in shown.stdout
     assert "FINE-TUNE" in shown.stdout and "cannot be extrapolated" in shown.stdout
 
 

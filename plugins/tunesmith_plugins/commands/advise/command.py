@@ -28,6 +28,7 @@ from tunesmith_evidence.ladder import list_overrides, list_rungs, measure_ladder
 from tunesmith_evidence.probes import read_values, run_probe
 from tunesmith_plugins.commands.advise import advice
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
+from tunesmith_plugins.commands.advise.tokens import count_request_tokens
 
 SHARES = (10, 20, 40)
 """Percentages of the training rows that the probes learn from."""
@@ -117,10 +118,11 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
     solutions = [d for d in differences if d.rung.chosen.cost]
     word, sentence = advice.decide(solutions, margin, not expected.reason)
     options = plan.table(AdviseOptions)
-    costs, arguments = None, []
+    costs, tokens, arguments = None, None, []
     if solutions:
         strongest = min(solutions, key=lambda d: d.value).rung
         costs = advice.compute_costs(strongest, probes, total, options.price_per_hour)
+        tokens = count_request_tokens(ladder, plan, parts.train, parts.heldout, strongest)
         arguments = advice.list_arguments(options, costs)
     first = probes[0].measured
     return {
@@ -140,6 +142,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
             "rival_per_thousand": costs.per_thousand(costs.rival_seconds),
             "tuned_per_thousand": costs.per_thousand(costs.tuned_seconds),
         },
+        "prompt_tokens": None if tokens is None else asdict(tokens),
         "arguments": [{"side": side, "reason": reason} for side, reason in arguments],
         "folder": str(root),
     }  # fmt: skip
@@ -189,6 +192,10 @@ def show(found: dict[str, Any]) -> None:
         even = costs["break_even"]
         text += f"; break-even after {even:,} requests" if even else "; tuning saves no time"
         render.print_paragraph(text)
+    tokens = found["prompt_tokens"]
+    if tokens:
+        thousand = f"{tokens['rival'] * 1000:,.0f} with the rival, {tokens['tuned'] * 1000:,.0f}"
+        render.print_paragraph(f"prompt tokens of a thousand requests: {thousand} tuned")
     for argument in found["arguments"]:
         render.print_paragraph(f"{argument['side']}: {argument['reason']}")
     render.print_text(f"\nfolder: {found['folder']}")

@@ -1,0 +1,53 @@
+"""The tokens of a request: a prompt with instructions and examples against the bare question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from tunesmith import api
+from tunesmith.data.subset import Subset
+from tunesmith.plan import Plan
+from tunesmith.records import Record, last_exchange
+from tunesmith.storage import RunFolder
+from tunesmith_evidence.ladder import Rung
+from tunesmith_evidence.prompting.prompted_model import count_prompt_tokens
+from tunesmith_evidence.winner import open_rival
+
+ROWS = 100
+"""Held-out rows whose prompts are counted, spread evenly."""
+
+
+@dataclass(frozen=True)
+class RequestTokens:
+    """Mean number of prompt tokens of a request: what is read before the answer begins."""
+
+    rival: float
+    """0 for a classifier, which asks no model."""
+    tuned: float
+
+
+def count_request_tokens(
+    ladder: RunFolder,
+    plan: Plan,
+    train: Sequence[Record],
+    heldout: Sequence[Record],
+    strongest: Rung,
+) -> RequestTokens | None:
+    """Count the prompt tokens of the strongest rival and of the tuned model.
+
+    The tuned model reads the prompts of the rows, in the chat template of its base model. None if
+    the models do not count tokens.
+    """
+    sample = Subset(heldout, range(0, len(heldout), -(-len(heldout) // ROWS)))
+    prompts = [last_exchange(record)[0] for record in sample]
+    base = api.open_models(ladder, plan, tuned=False, base=True)["base"]
+    tuned = count_prompt_tokens(base, prompts)
+    if not tuned:
+        return None
+    if strongest.chosen.solution == "classifier":
+        return RequestTokens(0.0, fmean(tuned))
+    rival = open_rival(ladder, plan, train, strongest.chosen)
+    asked = rival and count_prompt_tokens(rival, prompts)
+    return RequestTokens(fmean(asked), fmean(tuned)) if asked else None
