@@ -4,9 +4,10 @@
 # For contributors (CONTRIBUTING.md says what each lane of the tests holds):
 #   make lint         style, types, and which package may import which
 #   make test-ci      real environments, killed processes, several ranks, the real model
-#   make test-heavy   the three lanes below
+#   make test-heavy   the four lanes below
 #   make test-faults  kills, full disks and damaged files, many times over
 #   make test-long    tests that take minutes
+#   make test-gpu     tests on a GPU; without one they are skipped, with the reason
 #   make test-contrib each distribution in contrib/, in an environment of its own
 #   make docs         write the generated pages of docs/
 #   make site         build the documentation as a site, in build/site
@@ -28,7 +29,7 @@ PIP      := $(COMPILED) $(BIN)/python -m pip --disable-pip-version-check install
 	--upgrade-strategy only-if-needed
 
 .PHONY: install quickstart lint docs site bench clean
-.PHONY: test test-ci test-heavy test-faults test-long test-contrib
+.PHONY: test test-ci test-heavy test-faults test-long test-gpu test-contrib
 
 install: $(VENV)/.installed
 
@@ -48,18 +49,22 @@ quickstart: install
 
 # Each test is in exactly one lane: tests/contract/test_lanes.py.
 test: install
-	@$(PYTEST) -m "not (environment or processes or real_model or long or faults)"
+	@$(PYTEST) -m "not (environment or processes or real_model or long or faults or gpu)"
 
 test-ci: install
-	@$(PYTEST) -m "(environment or processes or real_model) and not (long or faults)"
+	@$(PYTEST) -m "(environment or processes or real_model) and not (long or faults or gpu)"
 
-test-heavy: test-faults test-long test-contrib
+test-heavy: test-faults test-long test-gpu test-contrib
 
 test-faults: install
-	@$(PYTEST) -m "faults"
+	@$(PYTEST) -m "faults and not gpu"
 
 test-long: install
-	@$(PYTEST) -m "long and not faults"
+	@$(PYTEST) -m "long and not (faults or gpu)"
+
+# One process: the tests share the memory of the GPU.
+test-gpu: install
+	@$(PYTEST) -m "gpu" -n 0 tests/gpu
 
 test-contrib:
 	@PYTHON='$(PYTHON)' .ci/contrib

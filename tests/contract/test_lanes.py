@@ -48,7 +48,7 @@ def lanes_of(marks: set[str]) -> list[str]:
 
 
 def test_each_combination_of_markers_is_in_exactly_one_lane() -> None:
-    assert set(LANES) == {"test", "test-ci", "test-faults", "test-long"}
+    assert set(LANES) == {"test", "test-ci", "test-faults", "test-long", "test-gpu"}
     for chosen in product([False, True], repeat=len(markers())):
         marks = {name for name, is_set in zip(markers(), chosen, strict=True) if is_set}
         assert len(lanes_of(marks)) == 1, f"a test with the marks {marks} runs in {lanes_of(marks)}"
