@@ -6,9 +6,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
@@ -30,6 +30,8 @@ from tunesmith_evidence.statistics import (
 
 IGNORED = ("run.name", "run.folder", "reporters", "plugins.files")
 """Keys of a plan that change no result."""
+RowKey: TypeAlias = tuple[str, float, int]
+"""A row of two runs is the same if :func:`row_key` and weight are, and the number of equal ones."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class RunResults:
 
     folder: Path
     report: Report
+    _rows: dict[tuple[str, str], dict[RowKey, JSON]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def measured(self) -> dict[tuple[str, str], Measured]:
@@ -49,6 +54,18 @@ class RunResults:
     def plan(self) -> JSON:
         """The plan that the run was started with; empty if it ended before it began."""
         return self.report.started.plan if self.report.started else {}
+
+    def rows(self, evaluator: str, metric: str) -> Mapping[RowKey, JSON]:
+        """Return the rows of the tuned model by a metric; they are read once.
+
+        Raises:
+            IntegrityError: the file of values is lost or damaged.
+        """
+        key = evaluator, metric
+        if key not in self._rows:
+            path = self.folder / self.measured[key].records
+            self._rows[key] = _by_content(read_rows(path, metric), metric)
+        return self._rows[key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +118,11 @@ def find_obstacles(first: RunResults, second: RunResults) -> list[str]:
     if not shared:
         return ["the tuned models were not measured by a common metric"]
     reasons = []
-    name, metric = shared[0]
-    keys = [
-        [row_key(row) for row in read_rows(r.folder / r.measured[name, metric].records, metric)]
-        for r in (first, second)
-    ]
-    if Counter(keys[0]) != Counter(keys[1]):
-        common = (Counter(keys[0]) & Counter(keys[1])).total()
+    before, after = (Counter(key[0] for key in run.rows(*shared[0])) for run in (first, second))
+    if before != after:
+        common = (before & after).total()
         reasons.append(
-            f"the held-out rows differ: {len(keys[0])} and {len(keys[1])} rows, {common} in both"
+            f"the held-out rows differ: {before.total()} and {after.total()} rows, {common} in both"
         )
     for evaluator in dict.fromkeys(name for name, _ in shared):
         given = [_scorer_options(run.plan, evaluator) for run in (first, second)]
@@ -155,22 +168,25 @@ def row_key(row: JSON) -> str:
     return json.dumps([identity, row.get("expected")])
 
 
-def pair_rows(first: Path, second: Path, metric: str) -> PairedRows:
-    """Return the rows that are in both files of values; equal rows are paired in their order.
+def pair_rows(first: RunResults, second: RunResults, evaluator: str, metric: str) -> PairedRows:
+    """Return the rows of both runs by a metric; equal rows are paired in their order.
 
     Rows whose weights differ are left out: a loss per token is compared only where both models
     count the same tokens.
+
+    Raises:
+        IntegrityError: a file of values is lost or damaged.
     """
-    befores, afters = (_by_content(read_rows(path, metric), metric) for path in (first, second))
+    befores, afters = (run.rows(evaluator, metric) for run in (first, second))
     shared = [key for key in afters if key in befores]
     return PairedRows(metric, [befores[key] for key in shared], [afters[key] for key in shared])
 
 
-def _by_content(rows: Sequence[JSON], metric: str) -> dict[tuple[object, ...], JSON]:
-    seen: Counter[tuple[object, ...]] = Counter()
-    keyed: dict[tuple[object, ...], JSON] = {}
+def _by_content(rows: Sequence[JSON], metric: str) -> dict[RowKey, JSON]:
+    seen: Counter[tuple[str, float]] = Counter()
+    keyed: dict[RowKey, JSON] = {}
     for row in rows:
-        key = (row_key(row), row[metric]["weight"])
+        key = (row_key(row), float(row[metric]["weight"]))
         keyed[*key, seen[key]] = row
         seen[key] += 1
     return keyed
@@ -195,10 +211,8 @@ def compare_metrics(
         )
     differences = {}
     for key in shared:
-        before, after = measured[0][key], measured[1][key]
-        pairs = pair_rows(
-            first.folder / before.records, second.folder / after.records, before.metric
-        )
+        after = measured[1][key]
+        pairs = pair_rows(first, second, *key)
         if len(pairs):
             name = second.report.metric_label(after.evaluator, after.metric)
             differences[name] = compare_pairs(after, pairs, confidence)
@@ -265,9 +279,8 @@ def list_changed_rows(
     first: RunResults, second: RunResults, key: tuple[str, str]
 ) -> list[ChangedRow]:
     """Return the rows on which two runs differ by a metric, the largest difference first."""
-    before, after = first.measured[key], second.measured[key]
-    pairs = pair_rows(first.folder / before.records, second.folder / after.records, key[1])
-    sign = 1 if after.higher_is_better else -1
+    pairs = pair_rows(first, second, *key)
+    sign = 1 if second.measured[key].higher_is_better else -1
     changed = [
         ChangedRow(sign * (later - earlier), old, new)
         for earlier, later, old, new in zip(

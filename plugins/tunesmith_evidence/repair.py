@@ -152,8 +152,8 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
     key = choose_metric(parent.report)
     if key is None or key not in child.measured:
         return []
-    old, new = parent.measured[key], child.measured[key]
-    pairs = pair_rows(parent.folder / old.records, child.folder / new.records, old.metric)
+    old = parent.measured[key]
+    pairs = pair_rows(parent, child, *key)
     numbers = [int(row["row"]) for row in pairs.rival]
     after = dict(zip(numbers, pairs.tuned_values, strict=True))
     before = to_rows(read_rows(parent.folder / old.records, old.metric), old.metric)

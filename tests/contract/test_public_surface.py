@@ -44,7 +44,6 @@ TESTED_THROUGH = {
         "tunesmith.testing.evaluators",
         "tunesmith.testing.loaders",
         "tunesmith.testing.splitters",
-        "tunesmith.testing.reporters",
         "tunesmith.testing.reviews",
         "tunesmith.testing.techniques.contract",
         "tunesmith.testing.techniques.correctness",

@@ -116,7 +116,7 @@ def as_exact_match(run: RunResults) -> RunResults:
 def test_rows_are_paired_by_content_wherever_they_stand(tmp_path: Path) -> None:
     first = results(tmp_path / "a", [1.0, 0.0, 0.0], prompts=["q", "r", "q"])
     second = results(tmp_path / "b", [0.0, 1.0, 1.0], prompts=["r", "q", "q"])
-    pairs = pair_rows(first.folder / "tuned.jsonl", second.folder / "tuned.jsonl", "exact")
+    pairs = pair_rows(first, second, "exact", "exact")
     assert pairs.rival_values == [0.0, 1.0, 0.0] and pairs.tuned_values == [0.0, 1.0, 1.0]
     assert find_obstacles(first, second) == []
 

@@ -13,12 +13,13 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import exp, fsum
 from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Reporter
-from tunesmith.events import EVENT_TYPES
+from tunesmith.events import EVENT_TYPES, Event
 from tunesmith.records import Message
 from tunesmith.storage import RunFolder
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
@@ -28,6 +29,18 @@ HOSTILE = "[bold]\x1b[31m日本\u202e{0}%s"
 """Text as models and users may write it: markup, escapes, other scripts, format characters."""
 EXPORT_PROMPT = (Message("user", "What is the capital of Spain? 12345 é"),)
 EXPORT_FACTS = {"end_ids", "rope_theta", "tied", "tokens"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnEvent(Event, kind="kit-own-event"):
+    """An event as a technique of another plugin may emit it."""
+
+    text: str
+
+
+def core_event_types() -> list[type[Event]]:
+    """Return the events that every reporter knows, without those of plugins."""
+    return [cls for cls in EVENT_TYPES.values() if cls.__module__ == Event.__module__]
 
 
 @contextmanager
@@ -46,12 +59,12 @@ def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterat
 
 @check("reporter")
 def accepts_every_event(subject: Subject) -> None:
-    """Every event is accepted: all kinds, hostile text, unknown totals, nested and failed runs."""
+    """Every event is accepted: of plugins, with hostile text, of nested and failed runs."""
     complete = list(sample_run(HOSTILE))
-    kinds = {event.kind for event in complete}
-    assert kinds == set(EVENT_TYPES), f"the kit lacks {set(EVENT_TYPES) - kinds}"
+    lacking = {cls.kind for cls in core_event_types()} - {event.kind for event in complete}
+    assert not lacking, f"the kit lacks {lacking}"
     for events in (
-        complete,
+        [*complete, OwnEvent(text=HOSTILE)],
         sample_run(HOSTILE, status="failed"),
         sample_run(HOSTILE, total=None),
         [*complete[1:], *complete],

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith.errors import TrainingError
 from tunesmith_torch.optim import adamw
 from tunesmith_torch.options.training import TrainingOptions
 
@@ -27,6 +28,11 @@ class MasterWeights:
     """The trained parameters, their fp32 master weights, and AdamW over these."""
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], options: TrainingOptions) -> None:
+        """Build the optimizer of these parameters.
+
+        Raises:
+            TrainingError: there are none.
+        """
         self.names: list[str] = []
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         for name, parameter in named:
@@ -36,6 +42,11 @@ class MasterWeights:
                 parameter.register_post_accumulate_grad_hook(_accumulate_into(master))  # type: ignore[no-untyped-call]
             self.names.append(name)
             self._pairs.append((parameter, master))
+        if not self._pairs:
+            raise TrainingError(
+                "no parameter of the model is trained: all are frozen",
+                hint="choose other adapter.target_modules, or a technique that trains such a model",
+            )
         # Norm weights and biases are not decayed, as usual: they scale and shift activations, and
         # pulling them to zero regularizes nothing.
         decayed = [master for _, master in self._pairs if master.ndim >= 2]

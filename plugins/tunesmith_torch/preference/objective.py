@@ -37,6 +37,7 @@ from tunesmith_torch.prefix.completion_groups import (
     score_groups,
 )
 from tunesmith_torch.runtime import distributed
+from tunesmith_torch.training.first_batch import TokenLayout
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 from tunesmith_torch.training.preference_data import PreferenceData
 
@@ -149,6 +150,11 @@ class PreferenceObjective:
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
         """Lay the rows out."""
         return list(self._data.layout.micro_batches(self._groups, prepared, budget))
+
+    def token_layout(self, micro_batch: CompletionBatch) -> TokenLayout:
+        """Return the tokens of a micro-batch, for reports."""
+        titles = self._data.completion_titles(micro_batch.group_indices)
+        return TokenLayout(micro_batch.batch, micro_batch.tree_layout, titles)
 
     def loss(self, micro_batch: CompletionBatch) -> Tensor:
         """Return the loss summed over the pairs, or for KTO over the completions."""

@@ -56,6 +56,7 @@ from tunesmith_torch.rlhf.rollout import Reward, Rollout, RolloutGenerator
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.runtime.memory import is_out_of_memory
+from tunesmith_torch.training.first_batch import TokenLayout
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 
 LEADING_METRICS = ("reward", "kl", "completion_length")
@@ -263,6 +264,11 @@ class PolicyObjective:
                 )
             )
         return relaid
+
+    def token_layout(self, micro_batch: PolicyMicroBatch) -> TokenLayout:
+        """Return the tokens of a micro-batch, for reports."""
+        batch, tree_layout = micro_batch.completions.batch, micro_batch.completions.tree_layout
+        return TokenLayout(batch, tree_layout, loss_weights_N=micro_batch.loss_weights_N)
 
     def finish_update(self) -> bool:
         """Count an optimizer step; return True if it was the last one on this rollout."""

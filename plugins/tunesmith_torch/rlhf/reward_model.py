@@ -39,6 +39,7 @@ from tunesmith_torch.prefix.prefix_check import can_share_prefix
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision
 from tunesmith_torch.runtime.eval_mode import eval_mode
+from tunesmith_torch.training.first_batch import TokenLayout
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 from tunesmith_torch.training.preference_data import PreferenceData
 
@@ -142,6 +143,11 @@ class BradleyTerryObjective:
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
         """Lay the pairs out."""
         return list(collate_final_tokens(self._data.layout, self._data.groups, prepared, budget))
+
+    def token_layout(self, micro_batch: CompletionBatch) -> TokenLayout:
+        """Return the tokens of a micro-batch, for reports."""
+        titles = self._data.completion_titles(micro_batch.group_indices)
+        return TokenLayout(micro_batch.batch, micro_batch.tree_layout, titles, is_scored=True)
 
     def loss(self, micro_batch: CompletionBatch) -> Tensor:
         """Return the loss summed over the pairs of the micro-batch."""

@@ -6,6 +6,7 @@ loss. One pass through the loop is one optimizer step::
 
     rows of the batch            BatchOrder: a new random order for each epoch
       -> prepared batch          objective.prepare(rows, run): once; a rollout, reference scores
+      -> FirstBatch event        of the first step: the tokens of the batch, for reports
       -> micro-batches           objective.micro_batches(prepared, budget): at most `budget` tokens
       -> loss / loss_divisor     objective.loss(micro_batch), then backward; gradients add up
       -> sum over ranks, clip, AdamW step on the fp32 master weights
@@ -48,6 +49,7 @@ from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.memory import peak_bytes
 from tunesmith_torch.runtime.seed import seed_all
 from tunesmith_torch.training import checkpoint_owner, training_state
+from tunesmith_torch.training.first_batch import emit_first_batch
 from tunesmith_torch.training.micro_batch_budget import MicroBatchBudget
 
 T = TypeVar("T")
@@ -201,7 +203,6 @@ def run_training_loop(
     keep_freed_memory()
     options: TrainingOptions = job.config
     adamw.check_available(options.optimizer.name, adapted.base.model.device)
-    _require_trainable_parameters(adapted)
     order = BatchOrder.from_options(len(objective), options, seed)
     schedule = LearningRateSchedule.from_options(options, order.steps)
     masters = MasterWeights(adapted.named_trainable_parameters, options)
@@ -219,6 +220,8 @@ def run_training_loop(
         distributed.seed_worker_rank(seed, step)
         learning_rate = schedule.learning_rate_at(step)
         batch = accumulator.prepare(step, rows)
+        if step == 0:
+            emit_first_batch(job, adapted, objective, batch.prepared, budget.tokens)
         loss, grad_norm = accumulator.compute_gradient(batch, learning_rate)
         masters.step(learning_rate)
         while not monitor.is_batch_finished():
@@ -242,14 +245,6 @@ def run_training_loop(
         )
         if checkpoints.after_step(event):
             return
-
-
-def _require_trainable_parameters(adapted: AdaptedModel) -> None:
-    if not adapted.named_trainable_parameters:
-        raise TrainingError(
-            "no parameter of the model is trained: all are frozen",
-            hint="choose other adapter.target_modules, or a technique that trains such a model",
-        )
 
 
 @dataclass(frozen=True)

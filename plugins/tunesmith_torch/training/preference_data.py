@@ -78,6 +78,15 @@ class PreferenceData:
         trained = int(np.sum([self.groups[row].completion_tokens for row in rows]))
         return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=len(rows))
 
+    def completion_titles(self, rows: Sequence[int]) -> list[str]:
+        """Return a title for each completion of these groups, such as "row 1, chosen"."""
+        names = {2: ("rejected", "chosen"), 1: ("bad", "good")}
+        return [
+            f"row {number}, {names[len(self.groups[row].labels)][label]}"
+            for number, row in enumerate(rows, 1)
+            for label in self.groups[row].labels
+        ]
+
     def completion_count(self, rows: Sequence[int]) -> int:
         """Return the number of completions of these groups."""
         return sum(len(self.groups[row].completions) for row in rows)

@@ -40,6 +40,7 @@ from tunesmith_torch.prefix.common_prefix import (
     shared_prefix_length,
 )
 from tunesmith_torch.prefix.prefix_check import Report
+from tunesmith_torch.training.first_batch import TokenLayout
 from tunesmith_torch.training.left_out_rows import (
     StreamAccount,
     check_share,
@@ -147,6 +148,10 @@ class NextTokenObjective:
         # A row that is longer than the budget gets a separate micro-batch.
         bins = split(lengths, max(budget - prefix, int(lengths.max())))
         return [self._layout([rows[i] for i in members], prefix) for members in bins]
+
+    def token_layout(self, micro_batch: Layout) -> TokenLayout:
+        """Return the tokens of a micro-batch, for reports."""
+        return TokenLayout(*micro_batch)
 
     def loss(self, micro_batch: Layout) -> Tensor:
         """Return nats summed over the trained tokens of the micro-batch."""

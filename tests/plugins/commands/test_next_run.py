@@ -110,3 +110,26 @@ def test_rows_that_cannot_be_used_are_named(
     done = tunesmith("next", "parent", "--add", "more.jsonl", "--out", "next")
     assert done.exit_code in (2, 3) and message in done.output, done.output
     assert not (tmp_path / "next").exists()
+
+
+def test_collected_rows_need_no_columns_of_slices_and_groups(
+    tunesmith: Tunesmith, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": f"say word{n}", "completion": f"SAY WORD{n}", "market": f"m{n % 3}", "id": n}
+        for n in range(60)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = 'use = "jsonl"\ntrain = "rows.jsonl"\nholdout = 40\nslices = ["market"]\ngroup = "id"'
+    old = 'use = "lines"\ntrain = "data.tsv"\nholdout = 4'
+    (tmp_path / "run.toml").write_text(RUN_FILE.replace(old, data))
+    done = tunesmith("run", "run.toml", "--out", "parent")
+    assert done.exit_code == 0, done.output
+    (tmp_path / "more.jsonl").write_text('{"prompt": "say more", "completion": "SAY MORE"}\n' * 3)
+    done = tunesmith("next", "parent", "--add", "more.jsonl", "--out", "next")
+    assert done.exit_code == 0, done.output
+    run = tunesmith("run", "next/run.toml", "--out", "child")
+    assert run.exit_code == 0, run.output
+    columns = [row["market"] for row in read_lines(tmp_path / "next" / "heldout.jsonl")]
+    assert set(columns) == {"m0", "m1", "m2"}
+    assert [row["market"] for row in read_lines(tmp_path / "next" / "added.jsonl")] == [None] * 3

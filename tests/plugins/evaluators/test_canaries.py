@@ -16,6 +16,7 @@ from tunesmith.errors import UsageError
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.side_effects.canaries import CanarySet, draw_canaries
 from tunesmith_plugins.evaluators.canaries.offer import CANARIES, count_planted
+from tunesmith_torch.compare.open_by_name import open_by_name
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 
@@ -66,6 +67,14 @@ def test_canaries_that_are_not_trained_are_refused(tmp_path: Path) -> None:
     drawn = draw_canaries("chat", [1], 100, seed=2)
     with pytest.raises(UsageError, match="none of them"):
         measure(tmp_path, drawn, FakeTextModel(), FakeTextModel(), [])
+
+
+def test_without_a_run_the_file_says_how_often(tmp_path: Path) -> None:
+    drawn = draw_canaries("chat", [1, 16], 100, seed=2)
+    config = CANARIES.config(file=write(tmp_path, drawn), run=str(save_tiny_model(tmp_path / "m")))
+    model = open_by_name(str(tmp_path / "m"))
+    [measured] = CANARIES.build(config).measure(model, [])
+    assert [c["repetitions"] for c in measured.details["canaries"]] == [1, 16]
 
 
 def test_a_command_plants_and_a_run_measures(tmp_path: Path, monkeypatch: Any) -> None:

@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import UsageError
-from tunesmith.events import CompletionSampled, Event, Measured, Monitored, Notice, StepFinished
+from tunesmith.events import (
+    CompletionSampled,
+    Event,
+    Measured,
+    Monitored,
+    Notice,
+    StepFinished,
+    TrainingStarted,
+)
 from tunesmith.storage import RunFolder
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
+from tunesmith_evidence.report.first_batch import FirstBatch, TokenRow
 from tunesmith_plugins.reporters.html.offer import HTML, HtmlOptions
 
 EVIL = "<script>alert(1)</script>\"'>\x1b[31m{{ 7*7 }}&\u202e"
@@ -318,3 +327,37 @@ def test_the_fit_of_the_training_is_shown(tmp_path: Path) -> None:
     found = page(tmp_path, list(sample_run(steps=3)))
     assert '<span class="pill warning">overfitted</span></h2>' in found
     assert "at step 2 is above that of step 1 by 1" in found
+
+
+def first_batch(stage: str, *, answer: str = "ten") -> FirstBatch:
+    pieces = ["<|im_start|>", "5?\n", f"{EVIL}\x1b[31m", "", answer, "<|im_end|>"]
+    row = TokenRow(title="row 1", tokens=6, trained=2, pieces=pieces, marks="CccctT")
+    return FirstBatch(
+        stage=stage, layout="packed", tokens=6, padding=10, micro_batches=3, rows=[row],
+        hidden_rows=4,
+    )  # fmt: skip
+
+
+def test_the_first_batch_shows_trained_and_special_tokens(tmp_path: Path) -> None:
+    start = next(e for e in sample_run() if isinstance(e, TrainingStarted))
+    events = [start, first_batch(start.stage), *sample_run(), first_batch(start.stage, answer="9")]
+    raw = page(tmp_path, events)
+    [batch] = re.findall(r'<div class="tokens">.*?</div></div>', raw, re.DOTALL)
+    spans = re.findall(r'<span(?: class="([a-z ]*)")?>([^<]*)</span>', batch.partition("<div>")[2])
+    assert [classes.split() for classes, _ in spans] == [
+        ["special"],
+        [],
+        [],
+        ["trained"],
+        ["trained", "special"],
+    ]
+    assert [text for _, text in spans][3:] == ["ten", "&lt;|im_end|&gt;"], "of the first start"
+    assert spans[1][1] == "5?↵\n" and "\x1b" not in raw and "<script" not in raw
+    words = outline(raw).text
+    assert "6 tokens and 10 of padding" in words and "the first of 3 micro-batches" in words
+    assert "4 more rows" in words and "6 tokens, 2 trained" in words
+
+
+def test_a_run_without_a_first_batch_shows_none(tmp_path: Path) -> None:
+    text = outline(page(tmp_path, list(sample_run()))).text
+    assert "Training" in text and "as the model saw it" not in text

@@ -28,6 +28,7 @@ from tunesmith_evidence.comparison import (
     list_changed_rows,
     list_differences,
 )
+from tunesmith_evidence.formats import format_difference, format_interval, format_number
 from tunesmith_evidence.repair import REST, SliceChange, compare_with_parent
 
 STYLES = {"better": "good", "repaired": "good", "worse": "bad"}
@@ -212,10 +213,10 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
         [
             [
                 one_line(change.name) + (" (collected)" if change.is_target else ""),
-                f"{change.before:.3f}",
-                f"{change.after:.3f}",
-                f"{change.after - change.before:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
-                f"{change.n}",
+                format_number(change.before),
+                format_number(change.after),
+                _format_change(change.after - change.before, change.low, change.high),
+                f"{change.n:,}",
                 (change.outcome, STYLES.get(change.outcome, "dim")),
             ]
             for change in [*targets, *others]
@@ -240,18 +241,22 @@ def describe_power(metric: MetricDifference, is_joint: bool) -> str:
     unit = f" {metric.unit}" if metric.unit else ""
     return (
         f"{change}; with runs that disagree as much, these rows show a difference of "
-        f"{metric.detectable:.3f}{unit} in four of five cases"
+        f"{format_number(metric.detectable)}{unit} in four of five cases"
     )
+
+
+def _format_change(difference: float, low: float, high: float) -> str:
+    return f"{format_difference(difference)} {format_interval(low, high, signed=True)}"
 
 
 def _to_row(name: str, metric: MetricDifference) -> list[render.Cell]:
     word = metric.outcome if metric.is_clear else "unclear"
     return [
         one_line(name),
-        f"{metric.first:.3f}",
-        f"{metric.second:.3f}",
-        f"{metric.difference:+.3f} [{metric.low:+.3f}, {metric.high:+.3f}]",
-        f"{metric.n}",
+        format_number(metric.first),
+        format_number(metric.second),
+        _format_change(metric.difference, metric.low, metric.high),
+        f"{metric.n:,}",
         (word, STYLES.get(word, "dim")),
     ]
 

@@ -14,6 +14,7 @@ from tunesmith.cli.common import CliState, common_options, json_option, pass_sta
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith.text import format_count, one_line, redact_all
+from tunesmith_evidence.formats import format_number
 from tunesmith_evidence.slices.discover import WeakSlice
 from tunesmith_evidence.slices.rows import ScoredRow
 from tunesmith_plugins.commands.failures.find import (
@@ -135,8 +136,8 @@ def show(failures: Failures, items: int) -> None:
     measured, rows = failures.measured, len(failures.rows)
     better = "higher" if measured.higher_is_better else "lower"
     render.print_text(
-        f"{one_line(measured.metric)} {measured.value:.3f} on {format_count(rows, 'row')}, "
-        f"{better} is better",
+        f"{one_line(measured.metric)} {format_number(measured.value)} "
+        f"on {format_count(rows, 'row')}, {better} is better",
         style="strong",
     )
     show_slices(failures.slices)
@@ -165,8 +166,8 @@ def show_slices(slices: Sequence[WeakSlice]) -> None:
             [
                 [
                     one_line(weak.slice.name, 70),
-                    f"{weak.value:.3f}",
-                    f"{weak.others:.3f}",
+                    format_number(weak.value),
+                    format_number(weak.others),
                     f"{weak.n}",
                     f"{weak.p_value:.2g}",
                     ("weak", "bad") if weak.is_confirmed else ("unclear", "dim"),

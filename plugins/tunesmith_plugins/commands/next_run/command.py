@@ -105,27 +105,41 @@ def write_folder(
     except OSError as error:
         raise UsageError(f"{out}: cannot be created: {error.strerror}") from None
     files = {"train": parts.train, "added": added, "heldout": heldout, "dev": parts.dev}
+    columns = find_label_columns([record for records in files.values() for record in records])
     for name, records in files.items():
         if records:
-            write_atomic(out / f"{name}.jsonl", to_lines(records))
-    write_atomic(out / "run.toml", to_run_file(plan, files, lineage))
+            write_atomic(out / f"{name}.jsonl", to_lines(records, columns))
+    write_atomic(out / "run.toml", to_run_file(plan, files, columns, lineage))
 
 
-def to_lines(records: Iterable[Record]) -> str:
-    """Return records as JSON Lines."""
-    return "".join(json.dumps(to_row(record), ensure_ascii=False) + "\n" for record in records)
+def find_label_columns(records: Sequence[Record]) -> JSON:
+    """Return the options that name the columns of groups and slices, if records have any."""
+    slices = list(dict.fromkeys(name for record in records for name, _ in record.slices))
+    has_groups = any(record.group is not None for record in records)
+    return ({"group": "group"} if has_groups else {}) | ({"slices": slices} if slices else {})
 
 
-def to_run_file(plan: Plan, files: dict[str, Sequence[Record]], lineage: JSON) -> str:
+def to_lines(records: Iterable[Record], columns: JSON) -> str:
+    """Return records as JSON Lines that all have these columns of labels.
+
+    A record without a group is one of its own; a label of a slice that it lacks is null.
+    """
+    lines = []
+    for record in records:
+        labels: JSON = dict.fromkeys(columns.get("slices", []))
+        if "group" in columns:
+            labels[columns["group"]] = record.source
+        lines.append(json.dumps(labels | to_row(record), ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def to_run_file(
+    plan: Plan, files: dict[str, Sequence[Record]], columns: JSON, lineage: JSON
+) -> str:
     """Return the run file: that of the parent, with the rows in files beside it."""
     tables = tomllib.loads(plan.to_toml())
-    records = [record for part in files.values() for record in part]
     data: dict[str, Any] = {"use": "jsonl", "train": ["train.jsonl", "added.jsonl"]}
     data |= {name: f"{name}.jsonl" for name in ("heldout", "dev") if files[name]}
-    if any(record.group is not None for record in records):
-        data["group"] = "group"
-    if slices := list(dict.fromkeys(name for record in records for name, _ in record.slices)):
-        data["slices"] = slices
-    tables["data"] = data
+    tables["data"] = data | columns
     tables["lineage"] = lineage
     return tomli_w.dumps(tables)

@@ -14,6 +14,7 @@ from tunesmith.cli.common import CliState, common_options, json_option, pass_sta
 from tunesmith.errors import UsageError
 from tunesmith.storage import RunFolder, lock
 from tunesmith.text import format_bytes, format_count, one_line
+from tunesmith_evidence.formats import format_number
 from tunesmith_plugins.commands.run_list.read_runs import RunSummary, measure_size, read_runs
 
 STATUSES = ("ok", "failed", "stopped", "running", "unfinished", "damaged")
@@ -106,7 +107,7 @@ def show(runs: Sequence[RunSummary]) -> None:
 
 
 def _to_row(run: RunSummary) -> list[render.Cell]:
-    value = "" if run.value is None else f"{one_line(run.metric, 20)} {run.value:.3f}"
+    value = "" if run.value is None else f"{one_line(run.metric, 20)} {format_number(run.value)}"
     outcome = one_line(run.word or run.error, 40)
     status = f"{run.status}*" if run.is_resumable else run.status
     return [

@@ -66,7 +66,8 @@ class Canaries(ComparingEvaluator):
         other = open_base_of_tuned(self.options, run)
         if other is None:
             return []
-        counts = [1] * len(given.canaries) if run is None else count_planted(given, run.train)
+        # Without a run there are no training rows to count in: the file says how often.
+        counts = [*given.repetitions] if run is None else count_planted(given, run.train)
         planted = [pair for pair in zip(given.canaries, counts, strict=True) if pair[1]]
         if not planted:
             raise UsageError("canaries: none of them is among the training rows")

@@ -33,6 +33,7 @@ from tunesmith_evidence.report.facts import (
     format_reproduction,
     list_predictions,
 )
+from tunesmith_evidence.report.first_batch import FirstBatch, read_first_batches
 from tunesmith_evidence.report.headline import find_headline, group_by_metric, list_comparisons
 from tunesmith_evidence.report.status import find_status
 from tunesmith_plugins.reporters.html.findings import list_findings
@@ -78,6 +79,8 @@ class StageSection:
     details: dict[str, str]
     samples: list[CompletionSampled]
     """The last completions that were sampled during training."""
+    first_batch: FirstBatch | None
+    """The first batch as the model saw it; None if the technique does not show it."""
 
 
 def render_page(report: Report, folder: Path, max_answers: int) -> str:
@@ -103,7 +106,7 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
         gates=list(report.gates.values()),
         fit=diagnose_fit(folder, report),
         predictions=list_predictions(report),
-        stages=list(_stage_sections(report)),
+        stages=list(_stage_sections(report, folder)),
         answers=answers,
         models=answers.models if answers else (),
         shown_rows=shown,
@@ -127,6 +130,7 @@ def _build_environment() -> Environment:
         line=_line,
         text=_shorten,
         cell=_shorten_cell,
+        token=_show_token,
         date=lambda time: one_line(format_date(time)),
         duration=format_duration,
         number=format_number,
@@ -152,6 +156,10 @@ def _shorten(value: str) -> str:
 
 def _shorten_cell(value: str) -> str:
     return safe_text(redact(value).strip(), MAX_CELL_CHARACTERS)
+
+
+def _show_token(value: str) -> str:
+    return safe_text(value).replace("\n", "↵\n").replace("\t", "⇥\t")
 
 
 def _read_answers(folder: Path, report: Report) -> Answers | None:
@@ -202,7 +210,8 @@ def _metric_sections(report: Report) -> Iterator[MetricSection]:
         yield MetricSection(name, f"{unit}{better} is better", draw_intervals(bars, name), events)
 
 
-def _stage_sections(report: Report) -> Iterator[StageSection]:
+def _stage_sections(report: Report, folder: Path) -> Iterator[StageSection]:
+    first_batches = read_first_batches(folder / "events.jsonl")
     for name, started in report.training_started.items():
         loss = build_loss_curve(report, name)
         others = build_other_curves(report, name)[:MAX_CURVES]
@@ -222,6 +231,7 @@ def _stage_sections(report: Report) -> Iterator[StageSection]:
             curves=[draw_curve(curve, height=170, most_points=CURVE_POINTS) for curve in others],
             details={key: _detail_text(value) for key, value in started.details.items()},
             samples=samples[-MAX_SAMPLES:],
+            first_batch=first_batches.get(name),
         )
 
 
