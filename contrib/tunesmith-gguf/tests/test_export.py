@@ -149,7 +149,7 @@ def test_a_config_that_llama_cpp_ignores_is_found(
 def test_a_full_model_passes(tiny_folder: Path, tmp_path: Path) -> None:
     trained = train(tmp_path / "run", tiny_folder, adapter=False)
     certificate = export_run(trained, as_export(), tmp_path / "out")
-    assert certificate["checks"]["stop"] == "3 of 3 answers end alike"
+    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
 
 
 def test_an_unknown_tokenizer_is_refused_with_what_to_do(

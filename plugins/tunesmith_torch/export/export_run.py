@@ -127,6 +127,7 @@ def _write_and_check(
         "options": export.options,
         "rows": len(reference.rows),
         "checks": gate.passed,
+        "not_proven": gate.not_proven,
         **gate.measured,
         **({"metric": metric} if metric else {}),
     }

@@ -21,11 +21,15 @@ from tunesmith_torch.generation.text_model import TorchTextModel
 
 MAX_ROWS = 8
 """Held-out rows that are scored."""
-MAX_ANSWERS = 3
-"""Prompts of these rows that are answered."""
+MAX_SCORED_TOKENS = 24
+"""Tokens of a row's answer that are scored."""
+ANSWERS_AT_ONCE = 4
+"""Prompts that are answered together, those with the shortest completions first."""
+MAX_ANSWERS = 12
+"""Prompts that are answered until an answer ends."""
+MAX_ANSWER_TOKENS = 128
+"""Generated tokens of an answer."""
 MAX_ROW_TOKENS = 1024
-MAX_ANSWER_TOKENS = 24
-"""Scored tokens of a row, and generated tokens of an answer."""
 HARD_TEXTS = (
     "Grüße! 12345 3.14 \u00bd \U0001f642 \u4f60\u597d, don't  stop",
     "a\tb\n\nc   d 007 1,000,000 x==y",
@@ -65,8 +69,8 @@ class Reference:
 
     prompts: list[RenderedPrompt]
     rows: list[ScoredRow]
-    answers: list[Generation]
-    """Greedy answers to the prompts of the first rows."""
+    answers: list[tuple[Prompt, Generation]]
+    """Greedy answers, at least one of which ends if the model ends any."""
     bos_id: int | None
     """Id of the BOS token; None if there is none."""
     bos: str
@@ -82,7 +86,7 @@ class Reference:
         return cls(
             prompts=list(_render_prompts(template, asked)),
             rows=rows,
-            answers=text_model.generate(asked[:MAX_ANSWERS], MAX_ANSWER_TOKENS),
+            answers=_answer_until_one_ends(text_model, records),
             bos_id=template.tokenizer.bos_token_id,
             bos=template.tokenizer.bos_token or "",
         )
@@ -107,14 +111,41 @@ def _score_rows(model: TorchTextModel, records: Sequence[Record]) -> Iterator[Sc
         if not prompt or not is_plain(prompt):
             continue
         ((before, after),) = model.template.encode_exchanges([prompt], [answer])
-        after = after[:MAX_ANSWER_TOKENS]
-        if not before or not after or len(before) + MAX_ANSWER_TOKENS > MAX_ROW_TOKENS:
+        after = after[:MAX_SCORED_TOKENS]
+        if not before or not after or len(before) + MAX_SCORED_TOKENS > MAX_ROW_TOKENS:
             continue
         ids, first = [*before, *after[:-1]], len(before) - 1
         with torch.inference_mode():
             logits_TV = model.model(torch.tensor([ids], device=model.device), use_cache=False)
             logprobs_NV = logits_TV.logits[0, first:].double().log_softmax(-1).cpu().numpy()
         yield ScoredRow(prompt, ids, first, after, logprobs_NV.astype(np.float32))
+
+
+def _answer_until_one_ends(
+    model: TorchTextModel, records: Sequence[Record]
+) -> list[tuple[Prompt, Generation]]:
+    """Return greedy answers to the prompts with the shortest completions."""
+    answers: list[tuple[Prompt, Generation]] = []
+    asked = _choose_short_answers(model.template, records)[:MAX_ANSWERS]
+    for start in range(0, len(asked), ANSWERS_AT_ONCE):
+        prompts = asked[start : start + ANSWERS_AT_ONCE]
+        answers += zip(prompts, model.generate(prompts, MAX_ANSWER_TOKENS), strict=True)
+        if any(answer.finish_reason == "stop" for _, answer in answers):
+            break
+    return answers
+
+
+def _choose_short_answers(template: Template, records: Sequence[Record]) -> list[Prompt]:
+    """Return the prompts that an engine can be asked, by the tokens of their completions."""
+    pairs = [last_exchange(record) for record in records]
+    plain = [(prompt, answer) for prompt, answer in pairs if prompt and is_plain(prompt)]
+    encoded = template.encode_exchanges([p for p, _ in plain], [a for _, a in plain])
+    lengths = [
+        (len(after), prompt)
+        for (prompt, _), (before, after) in zip(plain, encoded, strict=True)
+        if before and len(before) + MAX_ANSWER_TOKENS <= MAX_ROW_TOKENS
+    ]
+    return [prompt for _, prompt in sorted(lengths, key=lambda pair: pair[0])]
 
 
 def _render_prompts(template: Template, asked: Sequence[Prompt]) -> Iterator[RenderedPrompt]:

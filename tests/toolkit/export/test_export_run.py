@@ -33,6 +33,7 @@ from tunesmith_torch.export import engine_model, gate
 from tunesmith_torch.export.export_run import CERTIFICATE, TrainedModel, export_run
 from tunesmith_torch.export.merge_by_tensor import write_merged
 from tunesmith_torch.export.reference import is_plain
+from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
 
 PROMPT = (Message("user", "Who is 3?"),)
@@ -64,7 +65,7 @@ def test_a_correct_export_passes_every_check(
     assert list(certificate["checks"]) == [*([] if kind == "full" else ["merge"]), *expected]
     assert certificate["max_logprob_difference_nats"] < 1e-5
     if kind == "full":  # it has learned to end its answers
-        assert certificate["checks"]["stop"] == "3 of 3 answers end alike"
+        assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
     assert json.loads((tmp_path / "out" / CERTIFICATE).read_text()) == certificate
     card = (tmp_path / "out" / "README.md").read_text()
     assert "log-probabilities" in card and str(tmp_path) not in card
@@ -100,10 +101,10 @@ def split_like_gpt2(out: Path) -> None:
     edit(out / "tokenizer.json", pre_tokenizer=whole)
 
 
-def change_weight(out: Path) -> None:
+def change_weight(out: Path, factor: float = 1.02) -> None:
     path = out / "model.safetensors"
     tensors = load_file(path)
-    tensors["model.layers.1.mlp.down_proj.weight"] *= 1.02
+    tensors["model.layers.1.mlp.down_proj.weight"] *= factor
     save_file(tensors, path, metadata={"format": "pt"})
 
 
@@ -169,6 +170,62 @@ def test_a_residual_that_is_left_out_is_found(trained: TrainedModel, tmp_path: P
 
     with pytest.raises(GateError, match="export, merge: "):
         export_run(trained, as_export(EXPORTER), tmp_path / "out", merge)
+
+
+class WrongStop(SafetensorsExporter):
+    """An exporter whose engine stops at another token than the files say."""
+
+    def __init__(self, stop: int) -> None:
+        super().__init__("float32")
+        self.stop = stop
+
+    @contextmanager
+    def open(self, out: Path) -> Iterator[PlainTransformers]:
+        with super().open(out) as engine:
+            engine.model.generation_config.eos_token_id = self.stop
+            yield engine
+
+
+LONG = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@pytest.fixture(scope="module")
+def ending(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    """A model that has learned where a long answer ends."""
+    return train_tiny(tmp_path_factory.mktemp("ending"), tiny_folder, full=True, completion=LONG)
+
+
+def test_long_answers_must_end_alike(ending: TrainedModel, tmp_path: Path) -> None:
+    certificate = export_run(ending, as_export(EXPORTER), tmp_path / "out")
+    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
+    assert certificate["not_proven"] == []
+
+
+def test_an_engine_that_goes_on_is_found(ending: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(
+        GateError, match=r"export, stop: the engine goes on after an answer of \d\d"
+    ):
+        export_run(ending, as_export(WrongStop(0)), tmp_path / "out")
+
+
+def test_an_engine_that_stops_within_answers_is_found(ending: TrainedModel, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(ending.artifact)
+    word = tokenizer(LONG)["input_ids"][10]
+    with pytest.raises(GateError, match="export, stop: the engine stops after"):
+        export_run(ending, as_export(WrongStop(word)), tmp_path / "out")
+
+
+def test_a_rounded_engine_must_end_one_answer(ending: TrainedModel, tmp_path: Path) -> None:
+    """Its answers have other words, so that where they should end is not known."""
+    exporter = DamagedExporter(WrongStop(0), lambda out: change_weight(out, -8.0))
+    with pytest.raises(GateError, match=r"no answer of the engine ends .* 4 of the trained model"):
+        export_run(ending, as_export(exporter, tolerance=None), tmp_path / "out")
+
+
+def test_a_model_that_ends_no_answer_proves_no_stop(trained: TrainedModel, tmp_path: Path) -> None:
+    certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
+    assert certificate["checks"]["stop"] == "not proven: no answer ended within 128 tokens"
+    assert certificate["not_proven"] == ["stop"]
 
 
 class DoublesBos(SafetensorsExporter):
