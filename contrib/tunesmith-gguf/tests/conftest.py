@@ -23,3 +23,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture(scope="session")
+def go(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that renders conversations with a template, as Ollama does."""
+    from ollama_template import build_program
+
+    return build_program(tmp_path_factory.mktemp("go"))

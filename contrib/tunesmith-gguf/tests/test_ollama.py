@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from ollama_template import render_with, run_go
 from test_export import RECORDS, train
 
 from tunesmith.errors import UsageError
 from tunesmith.records import Message
+from tunesmith_gguf.go_template import write_go
 from tunesmith_gguf.offer import OLLAMA, build_ollama
 from tunesmith_gguf.ollama import build_modelfile
 from tunesmith_gguf.options import OllamaOptions
 from tunesmith_gguf.turns import Turns, find_turns
 from tunesmith_torch.export.export_run import Export, export_run
 
-GO = """package main
-
-import (
-	"encoding/json"
-	"os"
-	"text/template"
-)
-
-type message struct{ Role, Content string }
-
-func main() {
-	var input struct {
-		Template      string
-		Conversations [][]message
-	}
-	check(json.NewDecoder(os.Stdin).Decode(&input))
-	parsed, err := template.New("").Parse(input.Template)
-	check(err)
-	texts := make([]string, len(input.Conversations))
-	for i, messages := range input.Conversations {
-		var out writer
-		check(parsed.Execute(&out, map[string]any{"Messages": messages}))
-		texts[i] = string(out)
-	}
-	check(json.NewEncoder(os.Stdout).Encode(texts))
-}
-
-type writer []byte
-
-func (w *writer) Write(data []byte) (int, error) {
-	*w = append(*w, data...)
-	return len(data), nil
-}
-
-func check(err error) {
-	if err != nil {
-		panic(err)
-	}
-}
-"""
 TEMPLATES = {
     "chatml": (
         "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are \"helpful\".<|im_end|>\n"
@@ -93,18 +51,6 @@ REFUSED = {
 }
 
 
-def render_with(template: str, messages: Sequence[Message]) -> str:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(text: str) -> None:
-        raise ValueError(text)
-
-    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
-    environment.globals["raise_exception"] = refuse
-    turns = [{"role": m.role, "content": m.text} for m in messages]
-    return environment.from_string(template).render(messages=turns)
-
-
 def turns_of(template: str) -> Turns:
     return find_turns(lambda messages: render_with(template, messages))
 
@@ -117,39 +63,19 @@ def conversations(system: bool) -> list[list[Message]]:
     return [*chats, *([Message("system", "Be\nbrief."), *chat] for chat in chats if system)]
 
 
-@pytest.fixture(scope="session")
-def go(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program that renders conversations with a template, as Ollama does."""
-    if shutil.which("go") is None:
-        pytest.skip("Go is not installed")
-    folder = tmp_path_factory.mktemp("go")
-    (folder / "main.go").write_text(GO)
-    command = ["go", "build", "-o", "render", "main.go"]
-    subprocess.run(command, cwd=folder, check=True, env={"HOME": str(folder), "PATH": "/usr/bin"})
-    return folder / "render"
-
-
-def run_go(program: Path, template: str, chats: Sequence[Sequence[Message]]) -> list[str]:
-    turns = [[{"Role": m.role, "Content": m.text} for m in chat] for chat in chats]
-    asked = json.dumps({"Template": template, "Conversations": turns})
-    done = subprocess.run([program], input=asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout))
-
-
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_go_renders_what_the_chat_template_renders(name: str, go: Path) -> None:
     chats = conversations(system=name != "without system")
     expected = [render_with(TEMPLATES[name], chat) for chat in chats]
     turns = turns_of(TEMPLATES[name])
     assert [turns.render(chat) for chat in chats] == expected
-    assert run_go(go, turns.to_go(), chats) == expected
+    assert run_go(go, write_go(turns), chats) == expected
 
 
 def test_several_questions_in_a_row_are_rendered_where_the_template_takes_them(go: Path) -> None:
     chat = [Message("user", "a"), Message("user", "b"), Message("assistant", "c")]
     expected = render_with(TEMPLATES["chatml"], chat)
-    assert run_go(go, turns_of(TEMPLATES["chatml"]).to_go(), [chat]) == [expected]
+    assert run_go(go, write_go(turns_of(TEMPLATES["chatml"])), [chat]) == [expected]
     assert ("user", "user") not in turns_of(TEMPLATES["gemma"]).between
 
 

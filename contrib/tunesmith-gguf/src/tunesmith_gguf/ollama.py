@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith.errors import TunesmithWarning
+from tunesmith.records import Message
 from tunesmith_gguf import libllama
 from tunesmith_gguf.engine import open_engine
 from tunesmith_gguf.exporter import GgufExporter, find_file
+from tunesmith_gguf.go_template import write_go
 from tunesmith_gguf.options import OllamaOptions
+from tunesmith_gguf.tool_turns import ToolsLeftOutError, add_tools
 from tunesmith_gguf.turns import Turns, find_turns
+from tunesmith_torch.data.message_fields import message_fields, tool_fields
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.contract import Engine
-from tunesmith_torch.export.reference import render
 from tunesmith_torch.models.loading import load_tokenizer
 
 MODELFILE = "Modelfile"
@@ -37,13 +43,16 @@ class OllamaExporter:
             EnvironmentProblem: the converter does not know the architecture or the tokenizer.
         """
         tokenizer = load_tokenizer(model)
-        self.turns = read_turns(tokenizer)
+        self.turns, left_out = read_turns(tokenizer)
+        if left_out:
+            warnings.warn(f"ollama: {left_out}", TunesmithWarning, stacklevel=2)
         self.gguf.export(model, out)
         file = find_file(out)
         if self.turns is not None and libllama.adds_bos(file):
             self.turns = self.turns.without_bos(tokenizer.bos_token or "")
         stops = [tokenizer.decode([token]) for token in sorted(libllama.list_end_ids(file))]
         text = build_modelfile(file.name, self.turns, stops, self.options)
+        text = f"# {left_out}\n{text}" if left_out else text
         (out / MODELFILE).write_text(text, encoding="utf-8")
 
     def facts(self, out: Path) -> dict[str, Any]:
@@ -56,16 +65,32 @@ class OllamaExporter:
         return open_engine(find_file(out), exact=exact, turns=self.turns)
 
 
-def read_turns(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
-    """Return the chat template of a tokenizer as turns; None if it has none.
+def read_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
+    """Return the chat template of a tokenizer as turns, and why tools are left out, if they are.
+
+    A tokenizer without a chat template has no turns.
 
     Raises:
         UsageError: Ollama's templates cannot express it.
     """
     template = Template.from_tokenizer(tokenizer)
     if template.chat is None:
-        return None
-    return find_turns(lambda messages: render(template, tuple(messages)))
+        return None, ""
+
+    def render(messages: Sequence[Message]) -> str:
+        text: str = tokenizer.apply_chat_template(
+            [message_fields(message, None, False) for message in messages],
+            tools=tool_fields(messages),
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return text
+
+    turns = find_turns(render)
+    try:
+        return add_tools(turns, render), ""
+    except ToolsLeftOutError as reason:
+        return turns, str(reason)
 
 
 def build_modelfile(
@@ -76,7 +101,7 @@ def build_modelfile(
     Answers are as they were measured: greedy, without a penalty on words of the prompt. Ollama's
     own defaults are a temperature of 0.8 and a penalty of 1.1.
     """
-    template = "{{ .Prompt }}" if turns is None else turns.to_go()
+    template = "{{ .Prompt }}" if turns is None else write_go(turns)
     lines = [f"FROM ./{file}", f'TEMPLATE """{template}"""']
     if options.system is not None:
         lines.append(f'SYSTEM """{options.system}"""')

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import cycle, pairwise
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any, Literal, TypeAlias
 
 from tunesmith.errors import UsageError
 from tunesmith.records import Message
 
-Role: TypeAlias = Literal["system", "user", "assistant"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Pair: TypeAlias = tuple[str, str]
 SYSTEM: Role = "system"
 USER: Role = "user"
 ASSISTANT: Role = "assistant"
-START, ANSWER = "start", "answer"
-"""Stand for what is before the first message, and for the answer that is asked for."""
+TOOL: Role = "tool"
+START, CALL, ANSWER = "start", "call", "answer"
+"""Stand for what is before the first message, a call of a tool, and the answer asked for."""
 _MARK = "qzx{}xzq"
 """A message that is in no template."""
 
@@ -38,50 +40,99 @@ Render = Callable[[Sequence[Message]], str]
 
 
 @dataclass(frozen=True)
+class Opening:
+    """The text of a pair if there are tools: around their definitions, and between two."""
+
+    before: str
+    between: str = ""
+    after: str = ""
+    has_definitions: bool = False
+
+
+@dataclass(frozen=True)
+class ToolTurns:
+    """What a chat template writes for tools, beside the texts between two turns."""
+
+    opening: Mapping[Pair, Opening]
+    """For the pairs at the beginning that have another text if there are tools."""
+    with_type: bool
+    """A definition is the whole object, and not that of its function alone."""
+    indent: int | None
+    """Spaces by which definitions are indented; Ollama writes them without."""
+    mark: str
+    """With this text, a call begins."""
+    middle: str
+    """The text between name and arguments of a call."""
+    name_first: bool
+    """The name of a call is before its arguments."""
+    results_as_json: bool
+    """The result of a call is written as a JSON string."""
+
+
+@dataclass(frozen=True)
 class Turns:
     """The text between two messages, by the roles of both."""
 
-    between: Mapping[tuple[str, str], str]
+    between: Mapping[Pair, str]
+    tools: ToolTurns | None = None
 
     def render(self, messages: Sequence[Message]) -> str:
         """Return a conversation as text, up to where the answer begins."""
-        roles = [START, *(message.role for message in messages), ANSWER]
-        texts = [*(message.text for message in messages), ""]
-        return "".join(
-            self.between.get(pair, "") + text
-            for pair, text in zip(pairwise(roles), texts, strict=True)
-        )
+        definitions = list(messages[0].tools) if self.tools and messages else []
+        kind, text = START, ""
+        for message in messages:
+            for next_kind, content in self._list_parts(message):
+                text += self._write_between((kind, next_kind), definitions) + content
+                kind = next_kind
+        return text + self._write_between((kind, ANSWER), definitions)
 
     def without_bos(self, bos: str) -> Turns:
         """Return the turns without a BOS token at the start, for engines that add it."""
-        return Turns(
-            {
-                pair: text.removeprefix(bos) if pair[0] == START else text
-                for pair, text in self.between.items()
-            }
-        )
+        between = {
+            pair: text.removeprefix(bos) if pair[0] == START else text
+            for pair, text in self.between.items()
+        }
+        if self.tools is None:
+            return Turns(between)
+        opening = {
+            pair: replace(opening, before=opening.before.removeprefix(bos))
+            if pair[0] == START
+            else opening
+            for pair, opening in self.tools.opening.items()
+        }
+        return Turns(between, replace(self.tools, opening=opening))
 
-    def to_go(self) -> str:
-        """Return the template of Ollama that renders the same."""
-        asked = [pair for pair in self.between if pair[1] == ANSWER]
-        others = [pair for pair in self.between if pair[1] != ANSWER]
-        return "\n".join(
-            [
-                f'{{{{- $before := "{START}" }}}}',
-                "{{- range .Messages }}",
-                *(self._write_go(pair, f' (eq .Role "{pair[1]}")') for pair in others),
-                "{{- .Content }}",
-                "{{- $before = .Role }}",
-                "{{- end }}",
-                *(self._write_go(pair) for pair in asked),
-            ]
-        )
+    def _list_parts(self, message: Message) -> Iterator[Pair]:
+        """Yield the kinds and texts of what a message consists of."""
+        tools = self.tools
+        if tools is None or not message.tool_calls:
+            is_json = tools is not None and tools.results_as_json and message.role == TOOL
+            yield message.role, dump_json(message.text) if is_json else message.text
+            return
+        if message.text and (ASSISTANT, CALL) in self.between:
+            yield message.role, message.text
+        for call in message.tool_calls:
+            parts = [call.name, dump_json(json.loads(call.arguments))]
+            yield CALL, tools.middle.join(parts if tools.name_first else parts[::-1])
 
-    def _write_go(self, pair: tuple[str, str], and_role: str = "") -> str:
-        """Return the action that writes the text of a pair; white space around it is dropped."""
-        text = json.dumps(self.between[pair], ensure_ascii=False)  # escaped as Go does it
-        test = f'(eq $before "{pair[0]}"){and_role}'
-        return f"{{{{- if and {test} }}}}{{{{ {text} }}}}{{{{- end }}}}"
+    def _write_between(self, pair: Pair, definitions: Sequence[str]) -> str:
+        if self.tools is None or not definitions or pair not in self.tools.opening:
+            return self.between.get(pair, "")
+        opening = self.tools.opening[pair]
+        if not opening.has_definitions:
+            return opening.before + opening.after
+        written = [self._write_definition(definition) for definition in definitions]
+        return opening.before + opening.between.join(written) + opening.after
+
+    def _write_definition(self, definition: str) -> str:
+        assert self.tools is not None
+        tool = json.loads(definition)
+        return dump_json(tool if self.tools.with_type else tool["function"], self.tools.indent)
+
+
+def dump_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON as chat templates write it."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def find_turns(render: Render) -> Turns:
@@ -104,9 +155,7 @@ def find_turns(render: Render) -> Turns:
     return turns
 
 
-def _find_pieces_if_taken(
-    render: Render, roles: Sequence[Role]
-) -> list[tuple[tuple[str, str], str]]:
+def _find_pieces_if_taken(render: Render, roles: Sequence[Role]) -> list[tuple[Pair, str]]:
     """Return the text between each two of these roles; nothing if the template refuses them."""
     try:
         return _find_pieces(render, roles)
@@ -114,7 +163,7 @@ def _find_pieces_if_taken(
         return []
 
 
-def _find_pieces(render: Render, roles: Sequence[Role]) -> list[tuple[tuple[str, str], str]]:
+def _find_pieces(render: Render, roles: Sequence[Role]) -> list[tuple[Pair, str]]:
     """Return the text between each two of these roles."""
     marked = [Message(role, _MARK.format(n)) for n, role in enumerate(roles)]
     text = render(marked)
