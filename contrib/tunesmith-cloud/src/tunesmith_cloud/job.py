@@ -1,0 +1,72 @@
+"""The process of a job: begin the run, or continue it, wherever an earlier start has got to.
+
+``python -m tunesmith_cloud.job RUN.toml RUN`` creates the run folder if it is not there, and
+becomes ``tunesmith resume RUN``, of several processes with torchrun. So each start of a job is
+alike: the first, and those after a preemption. The process is replaced, not watched: a signal to
+the container reaches the run itself, which finishes its step and saves a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunesmith import api
+from tunesmith.config.trust import trust_code
+from tunesmith.errors import TunesmithError
+from tunesmith.storage import write_atomic
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Create the run if need be, and continue it; return an exit code only if that fails."""
+    parser = argparse.ArgumentParser("tunesmith_cloud.job")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], dest="sets")
+    parser.add_argument("run_file", type=Path)
+    parser.add_argument("folder", type=Path)
+    parsed = parser.parse_args(arguments)
+    try:
+        create_run(parsed.run_file, parsed.folder, parsed.sets)
+    except TunesmithError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    command = build_command(parsed.folder, parsed.processes)
+    # The folder in which the job starts is no place for modules: it may have a json.py.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    return os.execve(command[0], command, environment)  # noqa: S606 - no shell is wanted
+
+
+def create_run(run_file: Path, folder: Path, sets: Sequence[str] = ()) -> None:
+    """Create the run folder, unless an earlier start has done so.
+
+    A folder without a run file is of a start that was ended in between; the run file is then
+    written now, as the first start would have done.
+    """
+    if (folder / "run.toml").is_file():
+        return
+    plan, _ = api.load_plan(run_file, sets=tuple(sets))
+    api.refuse_unrunnable(plan)
+    if not (folder / "lock").is_file():
+        api.create_run_folder(plan, folder)
+    write_atomic(folder / "run.toml", plan.to_toml())
+    trust_code(plan.to_json(), folder)
+
+
+def build_command(folder: Path, processes: int) -> list[str]:
+    """Return the command that continues the run."""
+    resume = ["-m", "tunesmith", "resume", str(folder)]
+    if processes <= 1:
+        return [sys.executable, *resume]
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc-per-node", str(processes), *resume,
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
