@@ -16,7 +16,7 @@ import torchrun
 from tunesmith.errors import DataError
 from tunesmith.execution import worker_rank
 from tunesmith.storage import Checkpoints, read_events, verify_folder
-from tunesmith_torch.training import loop, training_state
+from tunesmith_torch.training import checkpoint_writer, loop, training_state
 
 pytestmark = pytest.mark.processes
 
@@ -151,7 +151,7 @@ def test_a_rank_killed_while_a_checkpoint_is_written(
 ) -> None:
     """Rank 0 writes it: its death leaves the checkpoint before, that of another one does not."""
     run = new_run_folder(workshop, "killed-saving")
-    owner: Any = training_state if rank == 0 else loop.CheckpointWriter
+    owner: Any = training_state if rank == 0 else checkpoint_writer.CheckpointWriter
     kill = torchrun.on_rank(rank, real.before_call(owner, "save", 2, faults.die))
     done = torchrun.run_command("run", workshop.run_file(setting), "--out", run, prepare=kill)
     assert done.codes[rank] == real.KILLED, done.output

@@ -23,7 +23,7 @@ from tunesmith.storage import Checkpoints, verify_folder
 from tunesmith_data.load import RowLoader
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.training import loop, training_state
+from tunesmith_torch.training import loop, stored_tensors, training_state
 from tunesmith_torch.training.supervised import SupervisedTask
 
 pytestmark = pytest.mark.processes
@@ -32,7 +32,7 @@ PHASES: dict[str, tuple[Any, str, int]] = {
     "data preparation": (RowLoader, "load", 1),
     "evaluation": (TorchTextModel, "score", 1),
     "training": (loop._GradientAccumulator, "compute_gradient", 4),
-    "saving": (training_state, "save_file", 2),
+    "saving": (stored_tensors, "save_file", 2),
 }
 SIGNALS = {
     "SIGINT": ((signal.SIGINT,), 130),

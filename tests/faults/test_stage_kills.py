@@ -19,7 +19,7 @@ from tunesmith.storage import verify_folder
 from tunesmith_plugins.techniques.rlhf import reward_gate, stages
 from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.testing.tiny_model import save_tiny_model
-from tunesmith_torch.training import loop, training_state
+from tunesmith_torch.training import loop, stored_tensors
 
 pytestmark = pytest.mark.processes
 
@@ -170,14 +170,14 @@ def _terminate() -> None:
 
 PHASES: dict[str, tuple[Any, str, int, str]] = {
     "supervised update": (loop._GradientAccumulator, "_accumulate", 3, "supervised"),
-    "supervised saving": (training_state, "save_file", 3, "supervised"),
+    "supervised saving": (stored_tensors, "save_file", 3, "supervised"),
     "reward update": (loop._GradientAccumulator, "_accumulate", 8, "reward"),
-    "reward saving": (training_state, "save_file", 8, "reward"),
+    "reward saving": (stored_tensors, "save_file", 8, "reward"),
     "reward gate": (reward_gate.RewardModelEvaluation, "run", 1, "reward"),
     "rollout": (PolicyObjective, "_sample", 3, "policy"),
     "scoring": (PolicyObjective, "_score", 3, "policy"),
     "policy update": (PolicyObjective, "loss", 5, "policy"),
-    "policy saving": (training_state, "save_file", 15, "policy"),
+    "policy saving": (stored_tensors, "save_file", 15, "policy"),
 }
 """A function, the number of the call before which the process is stopped, and the stage."""
 ACTIONS = {"kill": (_die, 137), "SIGTERM": (_terminate, 143)}

@@ -15,7 +15,7 @@ import tomli_w
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.testing.tiny_model import save_tiny_model
-from tunesmith_torch.training.loop import CheckpointWriter
+from tunesmith_torch.training.checkpoint_writer import CheckpointWriter
 
 pytestmark = pytest.mark.processes
 
@@ -132,7 +132,7 @@ def test_kill_during_the_save_of_the_best(
 ) -> None:
     """Half of the file is written; the checkpoint before it is used."""
     overtrained.kill(
-        real.before_call(real.training_state, "save_file", 3, lambda: os._exit(real.KILLED))
+        real.before_call(real.stored_tensors, "save_file", 3, lambda: os._exit(real.KILLED))
     )
     assert overtrained.resume() == overtrained.collect_results(overtrained.complete)
     faults.count_trials("kill -9 in the save of a best checkpoint")

@@ -105,7 +105,7 @@ def load_optimizer_state(
     master: Tensor,
     optimizer_name: OptimizerName,
     name: str,
-    flat: dict[str, Tensor],
+    flat: Mapping[str, Tensor],
 ) -> None:
     """Load what :func:`optimizer_state` returned, from tensors named ``PART.name`` in ``flat``.
 

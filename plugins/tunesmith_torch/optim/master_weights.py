@@ -13,7 +13,7 @@ fp32 parameters (adapters, or a model trained in fp32) are their own master weig
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tunesmith.errors import TrainingError
 from tunesmith_torch.optim import adamw
 from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.runtime import sharding
 
 
 class MasterWeights:
@@ -65,9 +66,15 @@ class MasterWeights:
         """The fp32 master weights, in the order of ``names``."""
         return [master for _, master in self._pairs]
 
+    @property
+    def is_sharded(self) -> bool:
+        """True if this rank has a part of each weight only."""
+        return any(sharding.local_part(master) is not master for master in self.masters)
+
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Scale the gradient to a norm of at most ``max_norm``; return the norm it had before."""
-        return nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True)
+        return sharding.complete_value(norm)
 
     def step(self, learning_rate: float) -> None:
         """Update the master weights, write them back to the parameters, and free the gradients."""
@@ -88,7 +95,7 @@ class MasterWeights:
     def largest_gradients(self, count: int = 5) -> list[tuple[str, float]]:
         """Return names and norms of the largest gradients, non-finite ones first."""
         norms = [
-            (name, float(master.grad.norm()))
+            (name, float(sharding.complete_value(master.grad.norm())))
             for name, (_, master) in zip(self.names, self._pairs, strict=True)
             if master.grad is not None
         ]
@@ -110,7 +117,7 @@ class MasterWeights:
                 flat[f"{key}.{name}"] = value
         return flat
 
-    def load_state_dict(self, flat: dict[str, Tensor]) -> None:
+    def load_state_dict(self, flat: Mapping[str, Tensor]) -> None:
         """Load what :meth:`state_dict` returned.
 
         Raises:

@@ -80,6 +80,8 @@ AutoBool = Annotated[
     _AUTO_BOOL_SCHEMA,
 ]
 """True, False, or None for ``auto``: decided when the run begins."""
+Parallel = Literal["auto", "data", "sharded"]
+"""The way in which several processes train one model."""
 AutoRows = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
 AutoTokens = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
@@ -322,6 +324,14 @@ class TrainingOptions(Options):
         description="Use fused kernels for adapters and norms; faster, with the same result.",
     )
     gradient_checkpointing: AutoBool = Field(default=False, description=CHECKPOINTING_HELP)
+    parallel: Parallel = Field(
+        default="auto",
+        description=(
+            'How several processes train: "data" keeps all weights in each of them, "sharded" a '
+            'part of every weight, its gradient and its optimizer state. "auto" shards if training '
+            "would not fit into memory otherwise. Without effect in a single process."
+        ),
+    )
     chat_template: ChatTemplateOptions = Field(
         default_factory=ChatTemplateOptions, description="How conversations become text."
     )
@@ -345,6 +355,20 @@ class TrainingOptions(Options):
         if key is not None and isinstance(value, str):
             raise ValueError(f'is a table; write `{key} = "{value}"`')
         return value
+
+    @model_validator(mode="after")
+    def _check_sharding(self) -> Self:
+        if self.parallel == "sharded" and not self.can_be_sharded:
+            raise ValueError(
+                f'parallel = "sharded" would cut the blocks of 256 values that '
+                f'optimizer.name = "{self.optimizer.name}" stores with one scale; use "adamw"'
+            )
+        return self
+
+    @property
+    def can_be_sharded(self) -> bool:
+        """True if the optimizer's state can be distributed over processes row by row."""
+        return self.optimizer.name == "adamw"
 
     @property
     def adaptation(self) -> Adaptation:

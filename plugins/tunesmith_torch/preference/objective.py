@@ -36,7 +36,7 @@ from tunesmith_torch.prefix.completion_groups import (
     completion_logprobs,
     score_groups,
 )
-from tunesmith_torch.runtime import distributed
+from tunesmith_torch.runtime import distributed, sharding
 from tunesmith_torch.training.first_batch import TokenLayout
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 from tunesmith_torch.training.preference_data import PreferenceData
@@ -140,7 +140,8 @@ class PreferenceObjective:
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
         """Estimate KTO's KL of the batch; the other losses need nothing."""
         if self._options.type == "kto":
-            self._z0 = run(lambda budget: self._estimate_z0(rows, budget))
+            with sharding.unsharded(self._adapted.model):
+                self._z0 = run(lambda budget: self._estimate_z0(rows, budget))
         return rows
 
     def start_update(self) -> None:

@@ -29,8 +29,9 @@ from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.prefix.completion_groups import CompletionGroup, score_groups
 from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.rollout import Reward
-from tunesmith_torch.runtime import distributed
-from tunesmith_torch.training.loop import BatchCounts, MonitorDecision
+from tunesmith_torch.runtime import distributed, sharding
+from tunesmith_torch.training.loop import BatchCounts
+from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.validation import require_state
 
 GATE = "divergence"
@@ -116,7 +117,7 @@ class GoldReward:
 class PolicyMonitor:
     """Evaluates a policy during training and stops it if it diverges.
 
-    A :class:`tunesmith_torch.training.loop.TrainingMonitor`.
+    A :class:`tunesmith_torch.training.monitor.TrainingMonitor`.
     """
 
     job: Job[Any]
@@ -272,7 +273,8 @@ class PolicyMonitor:
         prompts = self.gold.prompts
         if not prompts:
             return Evaluation(step, [], [])
-        evaluated = distributed.map_rows(len(prompts), self._evaluate_rows)
+        with sharding.unsharded(self.objective.adapted.model):
+            evaluated = distributed.map_rows(len(prompts), self._evaluate_rows)
         completions = [completion for completion, _, _ in evaluated]
         rewards = [reward for _, reward, _ in evaluated]
         samples = list(zip(prompts, completions, rewards, strict=True))

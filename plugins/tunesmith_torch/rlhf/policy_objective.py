@@ -53,7 +53,7 @@ from tunesmith_torch.prefix.completion_groups import (
     completion_hidden,
 )
 from tunesmith_torch.rlhf.rollout import Reward, Rollout, RolloutGenerator
-from tunesmith_torch.runtime import distributed
+from tunesmith_torch.runtime import distributed, sharding
 from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.runtime.memory import is_out_of_memory
 from tunesmith_torch.training.first_batch import TokenLayout
@@ -221,8 +221,9 @@ class PolicyObjective:
             TrainingError: memory ran out while completions were sampled.
         """
         self._metrics, self._update_metrics = _BatchMetrics(), _BatchMetrics()
-        rollout = self._sample(rows)
-        prepared = run(lambda budget: self._score(rollout, budget))
+        with sharding.unsharded(self.adapted.model):
+            rollout = self._sample(rows)
+            prepared = run(lambda budget: self._score(rollout, budget))
         self._apply_batch_totals(rollout, prepared.micro_batches)
         return prepared
 

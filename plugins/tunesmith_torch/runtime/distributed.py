@@ -23,49 +23,42 @@ fail on one of them.
 
 from __future__ import annotations
 
-import itertools
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
-from tunesmith import distributed, errors
+from tunesmith import distributed
 from tunesmith.contracts import Job
 from tunesmith.distributed import EndedByRankZero
-from tunesmith.errors import DataError, RunStopped, TrainingError, TunesmithError
-from tunesmith.events import Event, PhaseAdvanced
+from tunesmith.errors import TrainingError, TunesmithError
 from tunesmith_torch.runtime import tensor_buckets
 from tunesmith_torch.runtime.device import pick_device
+from tunesmith_torch.runtime.form_group import TENSOR_TIMEOUT, form_group
+from tunesmith_torch.runtime.rank_errors import (
+    RankLost,
+    decode_error,
+    encode_error,
+    is_lost_connection,
+    rank_lost,
+)
 from tunesmith_torch.runtime.seed import seed_all
 
 T = TypeVar("T")
 
-OBJECT_TIMEOUT = timedelta(hours=12)
-"""Longest wait in an exchange; meanwhile rank 0 may evaluate, check a gate or save."""
-TENSOR_TIMEOUT = timedelta(minutes=10)
-"""Longest wait in a sum of GPU tensors, which all ranks enter at the same time."""
-POLL_SECONDS = 0.1
-"""Seconds between two checks whether all ranks have arrived."""
 FIRST_ROUND_BYTES = 512
 """Bytes of the first round of an exchange; longer messages need a second round."""
 
 
 class RecomputeBatch(Exception):
     """Memory ran out on some rank: all ranks compute the batch again."""
-
-
-class RankLost(TrainingError):
-    """Another process of this training has ended."""
 
 
 @dataclass
@@ -76,10 +69,14 @@ class ProcessGroup:
     world_size: int
     gpu_group: Any = None
     """torch's group for sums of GPU tensors; None where tensors are on the CPU."""
+    store: Any = None
+    """torch's store, in which a rank leaves the error that ends it."""
     bucket_numel: int = tensor_buckets.BUCKET_NUMEL
     """Elements that are summed in one operation."""
     closed: bool = False
     """True after an error was broadcast or a rank was lost: no exchange is possible any more."""
+    has_left: bool = False
+    """True after an error inside :func:`collectives`: the process must end, not wait for rank 0."""
 
     def exchange(self, message: dict[str, Any]) -> list[Any]:
         """Send this rank's message to all ranks; return all values, or raise as they demand."""
@@ -89,10 +86,25 @@ class ProcessGroup:
         error = next((each["error"] for each in messages if "error" in each), None)
         if error is not None:
             self.closed = True
-            raise _decode_error(error) if self.rank == 0 else EndedByRankZero(error["message"])
+            raise decode_error(error) if self.rank == 0 else EndedByRankZero(error["message"])
         if any("again" in each for each in messages):
             raise RecomputeBatch
         return [each["value"] for each in messages]
+
+    def fail(self, error: Exception) -> Exception:
+        """End the exchanges of this rank because of an error; return the error to raise.
+
+        It is that of the rank that was the first to fail, if this one has only lost a connection.
+        """
+        if self.closed or self.store is None:
+            self.closed = True
+            return error
+        self.closed = True
+        if is_lost_connection(error):
+            error = rank_lost()
+        own = json.dumps(encode_error(self.rank, error))
+        first = self.store.compare_set("error", "", own).decode()
+        return error if first == own else decode_error(json.loads(first))
 
     def sum_in_place(self, tensor: Tensor) -> None:
         """Replace the tensor by its sum over all ranks."""
@@ -101,8 +113,6 @@ class ProcessGroup:
 
 
 _group: ProcessGroup | None = None
-_group_numbers = itertools.count()
-"""Each group has its own number, so that it does not read the addresses of an earlier one."""
 
 
 @contextmanager
@@ -128,8 +138,8 @@ def all_ranks(job: Job[Any]) -> Iterator[None]:
     if distributed.world_size() == 1 or _group is not None:
         yield
         return
-    gpu_group = _form_group(pick_device(job.device), job.emit)
-    group = ProcessGroup(distributed.rank(), distributed.world_size(), gpu_group)
+    store, gpu_group = form_group(pick_device(job.device), job.emit)
+    group = ProcessGroup(distributed.rank(), distributed.world_size(), gpu_group, store)
     try:
         with join_group(group):
             all_gather_object(None)
@@ -144,6 +154,11 @@ def all_ranks(job: Job[Any]) -> Iterator[None]:
 def is_rank_0() -> bool:
     """Return True on the rank that reports and writes files."""
     return _group is None or _group.rank == 0
+
+
+def rank() -> int:
+    """Return the number of this rank, counted from 0."""
+    return 0 if _group is None else _group.rank
 
 
 def world_size() -> int:
@@ -262,6 +277,34 @@ def map_rows(rows: int, work: Callable[[list[int]], Sequence[T]]) -> list[T]:
 # --------------------------------------------------------------------------- tensors
 
 
+def device_mesh(device: torch.device) -> DeviceMesh:
+    """Return the ranks as the mesh over which FSDP shards; all ranks call it together.
+
+    Its group is not that of the exchanges: a rank that fails must not take part of another's.
+    """
+    assert _group is not None
+    group = _group.gpu_group or dist.new_group(backend="gloo", timeout=TENSOR_TIMEOUT)
+    return DeviceMesh.from_group(group, device.type)
+
+
+@contextmanager
+def collectives() -> Iterator[None]:
+    """Communicate inside the block by operations of torch, in which a rank waits for all others.
+
+    An error cannot be exchanged there. The rank that fails leaves it in the store and raises it;
+    when its process ends, its connections close, and the others raise the error too. An error from
+    before is exchanged at the start.
+    """
+    all_gather_object(None)
+    try:
+        yield
+    except Exception as error:
+        if _group is None:
+            raise
+        _group.has_left = True
+        raise _group.fail(error) from error
+
+
 def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Replace every gradient by its sum over all ranks.
 
@@ -270,6 +313,7 @@ def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """
     if _group is None:
         return
+    parameters = [p for p in parameters if not isinstance(p, DTensor)]  # FSDP has summed those
     missing = {index for index, p in enumerate(parameters) if p.grad is None}
     missing_everywhere = set.intersection(*map(set, all_gather_object(sorted(missing))))
     # If memory runs out here, the other ranks get the error in the exchange of all_reduce_tensors.
@@ -326,56 +370,6 @@ def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
 # --------------------------------------------------------------------------- the exchange
 
 
-@cache
-def _store() -> Any:
-    """Return torchrun's store, in which processes find each other's addresses."""
-    return next(rendezvous("env://"))[0]
-
-
-def _form_group(device: torch.device, emit: Callable[[Event], None]) -> Any:
-    """Form the process group: gloo, for exchanges and for tensors on a CPU.
-
-    Returns:
-        The nccl group for tensors on GPUs; None on a CPU.
-    """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    try:
-        store = PrefixStore(f"tunesmith-{next(_group_numbers)}", _store())
-        wait_for_all(store, emit)
-        dist.init_process_group(
-            "gloo",
-            store=store,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            timeout=OBJECT_TIMEOUT,
-        )
-        return (
-            dist.new_group(backend="nccl", timeout=TENSOR_TIMEOUT)
-            if device.type == "cuda"
-            else None
-        )
-    except (RuntimeError, ValueError) as error:
-        raise RankLost(f"ranks cannot reach each other: {error!s:.200}") from error
-
-
-def wait_for_all(
-    store: PrefixStore, emit: Callable[[Event], None], poll_seconds: float = POLL_SECONDS
-) -> None:
-    """Wait on rank 0 until the other ranks have arrived.
-
-    A rank may fail before it arrives, and torchrun then sends a signal to rank 0. Inside torch the
-    signal would not be handled; here ``emit`` raises if the run must stop.
-    """
-    if distributed.rank() > 0:
-        store.set(f"arrived-{distributed.rank()}", "")
-        return
-    keys = [f"arrived-{rank}" for rank in range(1, distributed.world_size())]
-    while not store.check(keys):
-        emit(PhaseAdvanced(phase="waiting for ranks", done=0))
-        time.sleep(poll_seconds)
-
-
 def _all_gather(group: ProcessGroup, text: bytes) -> list[bytes]:
     """Return the text of every rank, in one round if all are short, else in two.
 
@@ -402,46 +396,18 @@ def _run_collective(group: ProcessGroup, work: Callable[[], object]) -> None:
     try:
         work()
     except RuntimeError as error:  # gloo: the connection was closed by the peer
-        group.closed = True
-        raise RankLost(
-            "a process of this training has ended, so the others cannot continue",
-            hint="tunesmith resume continues from the last checkpoint",
-        ) from error
+        raise group.fail(rank_lost()) from error
 
 
 def _broadcast_error(group: ProcessGroup, error: Exception) -> Exception:
     """Send the error that ends training here to all ranks; return the error to raise here."""
+    if group.has_left:
+        return error
     if not group.closed:
         try:
-            group.exchange({"error": _encode_error(group, error)})
+            group.exchange({"error": encode_error(group.rank, error)})
         except RankLost:
             return error  # no other rank can report it
         except (TunesmithError, EndedByRankZero):
             pass  # the error that was sent; it is returned below
     return error if group.rank == 0 else EndedByRankZero(str(error))
-
-
-def _encode_error(group: ProcessGroup, error: Exception) -> dict[str, Any]:
-    known = isinstance(error, TunesmithError)
-    text = (
-        error.message if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
-    )
-    return {
-        "kind": type(error).__name__ if known else "TrainingError",
-        "message": f"rank {group.rank}: {text}" if group.rank else text,
-        "hint": error.hint if isinstance(error, TunesmithError) else None,
-        "exit_code": error.exit_code if isinstance(error, TunesmithError) else 1,
-    }
-
-
-def _decode_error(encoded: dict[str, Any]) -> TunesmithError:
-    """Return another rank's error as if it had been raised here."""
-    if encoded["kind"] == RunStopped.__name__:
-        return RunStopped(encoded["message"], exit_code=encoded["exit_code"])
-    if encoded["kind"] == DataError.__name__:
-        where, _, what = encoded["message"].partition(": ")
-        return DataError(where, what, hint=encoded["hint"])
-    plain = ("UsageError", "EnvironmentProblem", "GateError", "IntegrityError", "PluginError")
-    kind = vars(errors)[encoded["kind"]] if encoded["kind"] in plain else TrainingError
-    error: TunesmithError = kind(encoded["message"], hint=encoded["hint"])
-    return error

@@ -26,36 +26,32 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from tunesmith.contracts import Job
-from tunesmith.errors import IntegrityError, RunStopped, TrainingError
-from tunesmith.events import JSON, CheckpointSaved, Event, StepFinished
+from tunesmith.errors import TrainingError
+from tunesmith.events import StepFinished
 from tunesmith.storage import write_atomic
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.models.fingerprint import fingerprint
 from tunesmith_torch.optim import adamw
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.optim.schedule import BatchOrder, LearningRateSchedule
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.runtime.disk_space import require_space
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.memory import peak_bytes
 from tunesmith_torch.runtime.seed import seed_all
-from tunesmith_torch.training import checkpoint_owner, training_state
+from tunesmith_torch.training.checkpoint_writer import CheckpointWriter
 from tunesmith_torch.training.first_batch import emit_first_batch
 from tunesmith_torch.training.micro_batch_budget import MicroBatchBudget
+from tunesmith_torch.training.monitor import NO_MONITOR, TrainingMonitor
+from tunesmith_torch.training.parallelism import Parallelism, parallelize
 
 T = TypeVar("T")
-
-DEFAULT_SAVE_SECONDS = 120
-"""Seconds between checkpoints if ``checkpoints.every`` is unset: the work a crash may cost."""
 
 
 @dataclass(frozen=True)
@@ -122,69 +118,6 @@ class Objective(Protocol):
         ...
 
 
-MonitorDecision = Literal["continue", "save_best", "stop"]
-"""``save_best``: save the current weights as the best. ``stop``: end with the best weights."""
-
-
-class TrainingMonitor(Protocol):
-    """Evaluates the model between steps, may stop training, and may ask for several updates."""
-
-    def is_batch_finished(self) -> bool:
-        """Return True if the batch needs no further update.
-
-        The loop calls it exactly once after each optimizer step, so implementations may count.
-        """
-        ...
-
-    def evaluate(self, step: int) -> MonitorDecision:
-        """Evaluate the model after ``step`` optimizer steps and decide how to go on.
-
-        Also called before the first step (with 0) and when training is resumed.
-        """
-        ...
-
-    def state_dict(self) -> JSON:
-        """Return the state that a resumed training needs; it is stored in every checkpoint."""
-        ...
-
-    def load_state_dict(self, state: JSON) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        ...
-
-    def count_steps(self, planned: int) -> int:
-        """Return the number of steps that were taken, fewer than planned if it stopped training."""
-        ...
-
-    def results(self) -> Sequence[Event]:
-        """Return the events to emit when training is over, such as the result of a gate."""
-        ...
-
-
-class NoMonitor(TrainingMonitor):
-    """No evaluation in between: one update for each batch, up to the last step."""
-
-    def is_batch_finished(self) -> bool:
-        return True
-
-    def evaluate(self, step: int) -> MonitorDecision:
-        return "continue"
-
-    def state_dict(self) -> JSON:
-        return {}
-
-    def load_state_dict(self, state: JSON) -> None:
-        return None
-
-    def count_steps(self, planned: int) -> int:
-        return planned
-
-    def results(self) -> Sequence[Event]:
-        return ()
-
-
-NO_MONITOR = NoMonitor()
-
-
 def run_training_loop(
     job: Job[Any],
     adapted: AdaptedModel,
@@ -205,46 +138,46 @@ def run_training_loop(
     adamw.check_available(options.optimizer.name, adapted.base.model.device)
     order = BatchOrder.from_options(len(objective), options, seed)
     schedule = LearningRateSchedule.from_options(options, order.steps)
-    masters = MasterWeights(adapted.named_trainable_parameters, options)
-    checkpoints = CheckpointWriter(job, masters, options.checkpoints.every, monitor)
-    budget = MicroBatchBudget(job, adapted, options.micro_batch_tokens)
-    accumulator = _GradientAccumulator(job, adapted, objective, masters, budget)
-    adapted.model.train()
-    seed_all(seed)
-    steps_done = checkpoints.resume(order.steps)
-    distributed.check_same_on_all_ranks("the weights", lambda: fingerprint(adapted.model, ()))
-    if checkpoints.apply_decision(steps_done, monitor.evaluate(steps_done)):
-        return
-    for step, rows in order.batches(steps_done):
-        started = time.perf_counter()
-        distributed.seed_worker_rank(seed, step)
-        learning_rate = schedule.learning_rate_at(step)
-        batch = accumulator.prepare(step, rows)
-        if step == 0:
-            emit_first_batch(job, adapted, objective, batch.prepared, budget.tokens)
-        loss, grad_norm = accumulator.compute_gradient(batch, learning_rate)
-        masters.step(learning_rate)
-        while not monitor.is_batch_finished():
+    with parallelize(adapted, objective.loss, options.parallel) as parallelism:
+        masters = MasterWeights(adapted.named_trainable_parameters, options)
+        checkpoints = CheckpointWriter(job, masters, options.checkpoints.every, monitor)
+        budget = MicroBatchBudget(job, adapted, options.micro_batch_tokens)
+        accumulator = _GradientAccumulator(job, adapted, objective, parallelism, masters, budget)
+        adapted.model.train()
+        seed_all(seed)
+        steps_done = checkpoints.resume(order.steps)
+        if checkpoints.apply_decision(steps_done, monitor.evaluate(steps_done)):
+            return
+        for step, rows in order.batches(steps_done):
+            started = time.perf_counter()
+            distributed.seed_worker_rank(seed, step)
+            learning_rate = schedule.learning_rate_at(step)
+            batch = accumulator.prepare(step, rows)
+            if step == 0:
+                emit_first_batch(job, adapted, objective, batch.prepared, budget.tokens)
             loss, grad_norm = accumulator.compute_gradient(batch, learning_rate)
             masters.step(learning_rate)
-        counts = objective.counts(rows)
-        event = StepFinished(
-            stage=job.stage,
-            step=step + 1,
-            steps=order.steps,
-            loss=loss,
-            learning_rate=learning_rate,
-            gradient_norm=grad_norm,
-            rows=len(rows),
-            tokens=counts.tokens,
-            trained_tokens=counts.trained_tokens,
-            seconds=time.perf_counter() - started,
-            memory_bytes=peak_bytes(adapted.base.model.device),
-            epoch=(step + 1) / order.steps_per_epoch,
-            metrics=objective.metrics(),
-        )
-        if checkpoints.after_step(event):
-            return
+            while not monitor.is_batch_finished():
+                loss, grad_norm = accumulator.compute_gradient(batch, learning_rate)
+                masters.step(learning_rate)
+            counts = objective.counts(rows)
+            event = StepFinished(
+                stage=job.stage,
+                step=step + 1,
+                steps=order.steps,
+                loss=loss,
+                learning_rate=learning_rate,
+                gradient_norm=grad_norm,
+                rows=len(rows),
+                tokens=counts.tokens,
+                trained_tokens=counts.trained_tokens,
+                seconds=time.perf_counter() - started,
+                memory_bytes=peak_bytes(adapted.base.model.device),
+                epoch=(step + 1) / order.steps_per_epoch,
+                metrics=objective.metrics(),
+            )
+            if checkpoints.after_step(event):
+                return
 
 
 @dataclass(frozen=True)
@@ -263,6 +196,7 @@ class _GradientAccumulator:
     job: Job[Any]
     adapted: AdaptedModel
     objective: Objective
+    parallelism: Parallelism
     masters: MasterWeights
     budget: MicroBatchBudget
 
@@ -287,7 +221,8 @@ class _GradientAccumulator:
                 losses = self._accumulate(batch, attempt.tokens)
         distributed.all_reduce_gradients(self.masters.masters)
         options: TrainingOptions = self.job.config
-        norm = self.masters.clip_grad_norm(options.optimizer.max_grad_norm)
+        with self.parallelism.collectives():
+            norm = self.masters.clip_grad_norm(options.optimizer.max_grad_norm)
         # One transfer from the GPU for all numbers of the step: each one waits for the device.
         *own_losses, grad_norm = torch.stack([*losses, norm.detach().float()]).tolist()
         all_losses = [
@@ -307,11 +242,13 @@ class _GradientAccumulator:
         # Of the complete batch, not of this rank's rows: the sum over all is then the mean.
         divisor = self.objective.counts(batch.rows).loss_divisor
         losses = []
-        for micro_batch in self.objective.micro_batches(batch.prepared, budget):
-            with self.adapted.autocast():
-                loss = self.objective.loss(micro_batch) / divisor
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach().float())
+        micro_batches = self.objective.micro_batches(batch.prepared, budget)
+        with self.parallelism.collectives():
+            for micro_batch in self.parallelism.align(micro_batches):
+                with self.adapted.autocast():
+                    loss = self.parallelism.loss(micro_batch) / divisor
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach().float())
         return losses
 
     def _write_diagnosis(
@@ -339,107 +276,3 @@ class _GradientAccumulator:
             f"{last_good or 'none'}",
             hint=f"{path.name} names the rows; try a lower learning rate or precision = 'fp32'",
         )
-
-
-@dataclass
-class CheckpointWriter:
-    """Writes and restores the checkpoints of a training, and applies the monitor's decisions."""
-
-    job: Job[Any]
-    masters: MasterWeights
-    every: int | None
-    """Steps between checkpoints; None: one every :data:`DEFAULT_SAVE_SECONDS`."""
-    monitor: TrainingMonitor
-    last_step: int = 0
-    """The step of the newest checkpoint."""
-    last_time: float = field(default_factory=time.monotonic)
-    """The time of the newest checkpoint, or of the start."""
-
-    def resume(self, last_step: int | None = None) -> int:
-        """Restore the newest checkpoint; return the number of steps already taken.
-
-        ``last_step`` is the last step of the plan; None: not known.
-
-        Raises:
-            IntegrityError: the checkpoint is of another run or stage, or beyond the last step.
-        """
-        self._require_space()
-        checkpoint = distributed.rank_0_first(self.job.checkpoints.newest)
-        if checkpoint is None:
-            return 0
-        checkpoint_owner.require_own(self.job, checkpoint, last_step)
-        training_state.restore(checkpoint.path, self.masters)
-        self.monitor.load_state_dict(checkpoint.meta.get("monitor", {}))
-        self.last_step = checkpoint.step
-        return checkpoint.step
-
-    def after_step(self, event: StepFinished) -> bool:
-        """Emit the step, let the monitor evaluate it, save if due; True if training is over.
-
-        Raises:
-            RunStopped: raised by ``job.emit``, passed on after the step was saved.
-        """
-        step = event.step
-        try:
-            self.job.emit(event)
-        except RunStopped:
-            self.save(step)
-            raise
-        if self.apply_decision(step, self.monitor.evaluate(step)):
-            return True
-        if self.is_due(step):
-            self.save(step)
-        return False
-
-    def apply_decision(self, step: int, decision: MonitorDecision) -> bool:
-        """Save or restore the best weights as decided; True if training is over.
-
-        Raises:
-            IntegrityError: training stops and this run has no best checkpoint to go back to.
-        """
-        if decision == "save_best":
-            self.save(step, best=True)
-        if decision != "stop":
-            return False
-        best = self.job.checkpoints.best()
-        if best is None:
-            raise IntegrityError(f"{self.job.checkpoints.folder}: the best checkpoint is gone")
-        checkpoint_owner.require_own(self.job, best, step)
-        training_state.restore(best.path, self.masters)
-        return True
-
-    def _require_space(self) -> None:
-        """Check that the disk has room for the kept checkpoints, the next one and the artifact.
-
-        Raises:
-            EnvironmentProblem: it has not; the message names both sizes.
-        """
-        weights_bytes = sum(4 * master.numel() for master in self.masters.masters)
-        existing = len(self.job.checkpoints.steps())
-        best = self.monitor is not NO_MONITOR  # kept besides the newest ones
-        new = max(1, self.job.checkpoints.keep + 1 + best - existing)
-        # A checkpoint holds the fp32 masters and AdamW's two moments: three times the weights.
-        require_space(self.job.out, 3 * weights_bytes * new + weights_bytes)
-
-    def is_due(self, step: int) -> bool:
-        """Return True if a checkpoint should be saved after this step."""
-        if self.every is not None:
-            return step % self.every == 0
-        return time.monotonic() - self.last_time > DEFAULT_SAVE_SECONDS
-
-    def save(self, step: int, *, best: bool = False) -> None:
-        """Commit a checkpoint on rank 0, unless this step has one already."""
-        if not distributed.is_rank_0() or (step == self.last_step and not best):
-            return
-        started = time.perf_counter()
-
-        def write(folder: Path) -> None:
-            training_state.save(folder, self.masters)
-
-        meta = {**checkpoint_owner.owner_meta(self.job), "monitor": self.monitor.state_dict()}
-        path = self.job.checkpoints.save(step, write, meta=meta, best=best)
-        self.last_step, self.last_time = step, time.monotonic()
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        seconds = time.perf_counter() - started
-        name = str(path.relative_to(self.job.out))
-        self.job.emit(CheckpointSaved(step=step, path=name, bytes=size, seconds=seconds))

@@ -11,7 +11,7 @@ import torch
 
 from tunesmith.events import JSON
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.runtime import distributed
+from tunesmith_torch.runtime import distributed, sharding
 from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.training.loop import Objective
 
@@ -72,7 +72,12 @@ def measure_row_losses(
         return [losses.get(row, 0.0) for row in rows]
 
     objective.start_update()
-    with torch.no_grad(), eval_mode(adapted.model), adapted.autocast():
+    with (
+        sharding.unsharded(adapted.model),
+        torch.no_grad(),
+        eval_mode(adapted.model),
+        adapted.autocast(),
+    ):
         sums = distributed.map_rows(len(objective), measure)
     weights = [objective.counts([row]).loss_divisor for row in range(len(objective))]
     pairs = zip(sums, weights, strict=True)

@@ -60,13 +60,8 @@ from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
 from tunesmith_torch.runtime.memory import peak_bytes, reset_peak
 from tunesmith_torch.training.auto_batch import resolve_auto
-from tunesmith_torch.training.loop import (
-    NO_MONITOR,
-    BatchCounts,
-    Objective,
-    TrainingMonitor,
-    run_training_loop,
-)
+from tunesmith_torch.training.loop import BatchCounts, Objective, run_training_loop
+from tunesmith_torch.training.monitor import NO_MONITOR, TrainingMonitor
 from tunesmith_torch.training.row_losses import RowObjective
 from tunesmith_torch.training.token_digest import Row, check_tokens
 from tunesmith_torch.training.validation import VALIDATION, ValidationMonitor, sample_parts

@@ -32,7 +32,7 @@ from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import ValidationOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.training.evaluation_steps import EvaluationCosts, EvaluationSteps
-from tunesmith_torch.training.loop import MonitorDecision
+from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.row_losses import RowLosses, RowObjective, measure_row_losses
 
 VALIDATION = "technique.validation"
@@ -62,7 +62,7 @@ def _sample(records: Sequence[Record], limit: int, seed: str) -> list[Record]:
 class ValidationMonitor:
     """Evaluates the loss on dev rows and chooses the best checkpoint by it.
 
-    A :class:`tunesmith_torch.training.loop.TrainingMonitor`.
+    A :class:`tunesmith_torch.training.monitor.TrainingMonitor`.
     """
 
     job: Job[Any]

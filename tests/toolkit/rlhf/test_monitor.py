@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tables import build
+from torch import nn
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError
@@ -44,6 +45,7 @@ class SimulatedObjective:
         self.step, self._curves = 0, (reward, gold_reward)
         self._noise, self._spread = noise, spread
         self.kl_controller, self.rollout_generator = KlController(0.0), self
+        self.adapted = SimpleNamespace(model=nn.Identity())
         self._random = random.Random(seed)
         self._rows = [self._random.gauss(0, 0.3) for _ in range(ROWS)]
 

@@ -34,7 +34,8 @@ from tunesmith_torch.rlhf.policy_objective import (
 )
 from tunesmith_torch.rlhf.reward_functions import FunctionReward, WeightedRewardSum
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.training.loop import NoMonitor, run_training_loop
+from tunesmith_torch.training.loop import run_training_loop
+from tunesmith_torch.training.monitor import NoMonitor
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")

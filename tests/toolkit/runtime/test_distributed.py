@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
 from tunesmith_plugins.techniques.rlhf import stages
-from tunesmith_torch.runtime import device, distributed
+from tunesmith_torch.runtime import device, distributed, form_group
 from tunesmith_torch.runtime.distributed import ProcessGroup
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
@@ -34,7 +34,7 @@ def ranks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     save_tiny_model(folder / "model")
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"]
-    names = [*rank_cases.EQUAL, *rank_cases.FAULTS]
+    names = [*rank_cases.EQUAL, *rank_cases.SHARDED, *rank_cases.FAULTS]
     done = subprocess.run(
         [*torchrun, rank_cases.__file__, str(folder), *names],
         capture_output=True,
@@ -67,7 +67,7 @@ def assert_close(one: Any, two: Any, where: str) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("name", rank_cases.EQUAL)
+@pytest.mark.parametrize("name", [*rank_cases.EQUAL, *rank_cases.SHARDED])
 def test_ranks_train_like_a_single_process(ranks_folder: Path, tmp_path: Path, name: str) -> None:
     """All events of every step, and the final weights, are equal."""
     rank_cases.run_cases([name], tmp_path, ranks_folder / "model")
@@ -84,7 +84,7 @@ def test_ranks_train_like_a_single_process(ranks_folder: Path, tmp_path: Path, n
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("name", [*rank_cases.EQUAL, "memory"])
+@pytest.mark.parametrize("name", [*rank_cases.EQUAL, *rank_cases.SHARDED, "memory"])
 def test_all_ranks_have_the_same_bits(ranks_folder: Path, name: str) -> None:
     one, *others = endings(ranks_folder, name)
     assert all(other["digest"] == one["digest"] for other in others)
@@ -210,11 +210,11 @@ def test_a_signal_ends_the_wait_for_other_ranks(start_rank: Callable[[int, int],
     start_rank(0, 3)
     store.set("arrived-2", "")
     with pytest.raises(RunStopped):
-        distributed.wait_for_all(store, emit, poll_seconds=0.0)
+        form_group.wait_for_all(store, emit, poll_seconds=0.0)
     start_rank(1, 3)
-    distributed.wait_for_all(store, emit)
+    form_group.wait_for_all(store, emit)
     start_rank(0, 3)
-    distributed.wait_for_all(store, emit)
+    form_group.wait_for_all(store, emit)
     assert len(events) == 3
 
 

@@ -19,7 +19,8 @@ from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.training import checkpoint_owner, trainer
 from tunesmith_torch.training.checkpoint_owner import TRAINING_FILE, owner_meta
-from tunesmith_torch.training.loop import CheckpointWriter, NoMonitor
+from tunesmith_torch.training.checkpoint_writer import CheckpointWriter
+from tunesmith_torch.training.monitor import NoMonitor
 from tunesmith_torch.training.supervised import SupervisedTask
 
 RECORDS = tuple(

@@ -30,7 +30,7 @@ from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.training import loop, trainer
+from tunesmith_torch.training import checkpoint_writer, trainer
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.validation import VALIDATION, VALIDATION_FILE
 
@@ -255,7 +255,9 @@ def test_the_disk_has_room_for_the_best_checkpoint_besides(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     required: list[int] = []
-    monkeypatch.setattr(loop, "require_space", lambda folder, size: required.append(size))
+    monkeypatch.setattr(
+        checkpoint_writer, "require_space", lambda folder, size: required.append(size)
+    )
     for every in (0, 3):
         train(tmp_path / str(every), tiny_folder, options(max_steps=1, validation__every=every))
     without, with_best = required

@@ -19,7 +19,7 @@ from tunesmith_torch.optim.schedule import BatchOrder, LearningRateSchedule
 from tunesmith_torch.rlhf.monitor import PolicyMonitor
 from tunesmith_torch.rlhf.policy_objective import LEADING_METRICS
 from tunesmith_torch.runtime.memory import peak_bytes
-from tunesmith_torch.training.loop import CheckpointWriter
+from tunesmith_torch.training.checkpoint_writer import CheckpointWriter
 from tunesmith_trl.rewards import TrlRewardFunction
 
 

@@ -20,7 +20,8 @@ from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.policy_task import PolicyTask
 from tunesmith_torch.rlhf.reward_source import RewardModelSource
 from tunesmith_torch.runtime.device import Precision
-from tunesmith_torch.training.loop import Objective, TrainingMonitor
+from tunesmith_torch.training.loop import Objective
+from tunesmith_torch.training.monitor import TrainingMonitor
 from tunesmith_torch.training.trainer import Prepared, Session
 from tunesmith_trl.estimate import padded
 from tunesmith_trl.rewards import PromptTokenizer

@@ -41,7 +41,7 @@ from tunesmith_torch.rlhf.monitor import PolicyMonitor
 from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.seed import seed_all
-from tunesmith_torch.training.loop import CheckpointWriter
+from tunesmith_torch.training.checkpoint_writer import CheckpointWriter
 from tunesmith_trl.callback import TrlCallback
 from tunesmith_trl.contexts import (
     end_tokens,

@@ -1,0 +1,76 @@
+"""Form the group of the ranks of torchrun."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from tunesmith import distributed
+from tunesmith.events import Event, PhaseAdvanced
+from tunesmith_torch.runtime.rank_errors import RankLost
+
+OBJECT_TIMEOUT = timedelta(hours=12)
+"""Longest wait in an exchange; meanwhile rank 0 may evaluate, check a gate or save."""
+TENSOR_TIMEOUT = timedelta(minutes=10)
+"""Longest wait in a sum of GPU tensors, which all ranks enter at the same time."""
+POLL_SECONDS = 0.1
+"""Seconds between two checks whether all ranks have arrived."""
+_group_numbers = itertools.count()
+"""Each group has its own number, so that it does not read the addresses of an earlier one."""
+
+
+@cache
+def _store() -> Any:
+    """Return torchrun's store, in which processes find each other's addresses."""
+    return next(rendezvous("env://"))[0]
+
+
+def form_group(device: torch.device, emit: Callable[[Event], None]) -> tuple[Any, Any]:
+    """Form the process group: gloo, for exchanges and for tensors on a CPU.
+
+    Returns:
+        The store of the ranks, and the nccl group for tensors on GPUs; None on a CPU.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        store = PrefixStore(f"tunesmith-{next(_group_numbers)}", _store())
+        wait_for_all(store, emit)
+        dist.init_process_group(
+            "gloo",
+            store=store,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            timeout=OBJECT_TIMEOUT,
+        )
+        is_gpu = device.type == "cuda"
+        gpu_group = dist.new_group(backend="nccl", timeout=TENSOR_TIMEOUT) if is_gpu else None
+        return store, gpu_group
+    except (RuntimeError, ValueError) as error:
+        raise RankLost(f"ranks cannot reach each other: {error!s:.200}") from error
+
+
+def wait_for_all(
+    store: PrefixStore, emit: Callable[[Event], None], poll_seconds: float = POLL_SECONDS
+) -> None:
+    """Wait on rank 0 until the other ranks have arrived.
+
+    A rank may fail before it arrives, and torchrun then sends a signal to rank 0. Inside torch the
+    signal would not be handled; here ``emit`` raises if the run must stop.
+    """
+    if distributed.rank() > 0:
+        store.set(f"arrived-{distributed.rank()}", "")
+        return
+    keys = [f"arrived-{rank}" for rank in range(1, distributed.world_size())]
+    while not store.check(keys):
+        emit(PhaseAdvanced(phase="waiting for ranks", done=0))
+        time.sleep(poll_seconds)

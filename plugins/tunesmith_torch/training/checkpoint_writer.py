@@ -1,0 +1,150 @@
+"""Save and restore the checkpoints of a training, and apply a monitor's decisions."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunesmith.contracts import Job
+from tunesmith.errors import IntegrityError, RunStopped
+from tunesmith.events import CheckpointSaved, StepFinished
+from tunesmith_torch.optim.master_weights import MasterWeights
+from tunesmith_torch.runtime import distributed
+from tunesmith_torch.runtime.disk_space import require_space
+from tunesmith_torch.training import checkpoint_owner, training_state
+from tunesmith_torch.training.monitor import NO_MONITOR, MonitorDecision, TrainingMonitor
+
+DEFAULT_SAVE_SECONDS = 120
+"""Seconds between checkpoints if ``checkpoints.every`` is unset: the work a crash may cost."""
+
+
+@dataclass
+class CheckpointWriter:
+    """Writes and restores the checkpoints of a training, and applies the monitor's decisions."""
+
+    job: Job[Any]
+    masters: MasterWeights
+    every: int | None
+    """Steps between checkpoints; None: one every :data:`DEFAULT_SAVE_SECONDS`."""
+    monitor: TrainingMonitor
+    last_step: int = 0
+    """The step of the newest checkpoint."""
+    last_time: float = field(default_factory=time.monotonic)
+    """The time of the newest checkpoint, or of the start."""
+
+    def resume(self, last_step: int | None = None) -> int:
+        """Restore the newest checkpoint; return the number of steps already taken.
+
+        ``last_step`` is the last step of the plan; None: not known.
+
+        Raises:
+            IntegrityError: the checkpoint is of another run or stage, or beyond the last step.
+        """
+        self._require_space()
+        checkpoint = distributed.rank_0_first(self.job.checkpoints.newest)
+        if checkpoint is None:
+            return 0
+        checkpoint_owner.require_own(self.job, checkpoint, last_step)
+        training_state.restore(checkpoint.path, self.masters)
+        self.monitor.load_state_dict(checkpoint.meta.get("monitor", {}))
+        self.last_step = checkpoint.step
+        return checkpoint.step
+
+    def after_step(self, event: StepFinished) -> bool:
+        """Emit the step, let the monitor evaluate it, save if due; True if training is over.
+
+        Raises:
+            RunStopped: raised by ``job.emit``, passed on after the step was saved.
+        """
+        step, stop = event.step, None
+        try:
+            self.job.emit(event)
+        except RunStopped as error:
+            stop = error
+        # Rank 0 decides: it has the signals, and its clock is another one.
+        is_stopped, is_due = distributed.broadcast_from_rank_0(
+            lambda: [stop is not None, self.is_due(step)]
+        )
+        if is_stopped:
+            self.save(step)
+            if stop is not None:
+                raise stop
+            distributed.all_gather_object(None)  # waits for the error of rank 0
+        if self.apply_decision(step, self.monitor.evaluate(step)):
+            return True
+        if is_due:
+            self.save(step)
+        return False
+
+    def apply_decision(self, step: int, decision: MonitorDecision) -> bool:
+        """Save or restore the best weights as decided; True if training is over.
+
+        Raises:
+            IntegrityError: training stops and this run has no best checkpoint to go back to.
+        """
+        if decision == "save_best":
+            self.save(step, best=True)
+        if decision != "stop":
+            return False
+        best = self.job.checkpoints.best()
+        if best is None:
+            raise IntegrityError(f"{self.job.checkpoints.folder}: the best checkpoint is gone")
+        checkpoint_owner.require_own(self.job, best, step)
+        training_state.restore(best.path, self.masters)
+        return True
+
+    def _require_space(self) -> None:
+        """Check that the disk has room for the kept checkpoints, the next one and the artifact.
+
+        Raises:
+            EnvironmentProblem: it has not; the message names both sizes.
+        """
+        weights_bytes = sum(4 * master.numel() for master in self.masters.masters)
+        existing = len(self.job.checkpoints.steps())
+        best = self.monitor is not NO_MONITOR  # kept besides the newest ones
+        new = max(1, self.job.checkpoints.keep + 1 + best - existing)
+        # A checkpoint holds the fp32 masters and AdamW's two moments: three times the weights.
+        require_space(self.job.out, 3 * weights_bytes * new + weights_bytes)
+
+    def is_due(self, step: int) -> bool:
+        """Return True if a checkpoint should be saved after this step."""
+        if self.every is not None:
+            return step % self.every == 0
+        return time.monotonic() - self.last_time > DEFAULT_SAVE_SECONDS
+
+    def save(self, step: int, *, best: bool = False) -> None:
+        """Commit a checkpoint, unless this step has one already.
+
+        Rank 0 commits it. Each rank with a part of the weights writes it into the folder before.
+        """
+        if step == self.last_step and not best:
+            return
+        started = time.perf_counter()
+        if distributed.is_rank_0():
+            meta = {**checkpoint_owner.owner_meta(self.job), "monitor": self.monitor.state_dict()}
+            path = self.job.checkpoints.save(step, self._write, meta=meta, best=best)
+        elif self.masters.is_sharded:
+            self._write(None)
+        self.last_step, self.last_time = step, time.monotonic()
+        if not distributed.is_rank_0():
+            return
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        seconds = time.perf_counter() - started
+        name = str(path.relative_to(self.job.out))
+        self.job.emit(CheckpointSaved(step=step, path=name, bytes=size, seconds=seconds))
+
+    def _write(self, folder: Path | None) -> None:
+        """Write this rank's part of the state; return when all ranks have written theirs.
+
+        ``folder``: the one that rank 0 is going to commit; the other ranks receive it.
+        """
+        if self.masters.is_sharded:
+            folder = Path(
+                distributed.broadcast_from_rank_0(lambda: str(folder and folder.absolute()))
+            )
+        assert folder is not None
+        training_state.save(folder, self.masters)
+        if self.masters.is_sharded:
+            distributed.all_gather_object(None)

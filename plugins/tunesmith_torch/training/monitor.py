@@ -1,0 +1,70 @@
+"""Monitors: they evaluate the model between the steps of a training, and may end it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from tunesmith.events import JSON, Event
+
+MonitorDecision = Literal["continue", "save_best", "stop"]
+"""``save_best``: save the current weights as the best. ``stop``: end with the best weights."""
+
+
+class TrainingMonitor(Protocol):
+    """Evaluates the model between steps, may stop training, and may ask for several updates."""
+
+    def is_batch_finished(self) -> bool:
+        """Return True if the batch needs no further update.
+
+        The loop calls it exactly once after each optimizer step, so implementations may count.
+        """
+        ...
+
+    def evaluate(self, step: int) -> MonitorDecision:
+        """Evaluate the model after ``step`` optimizer steps and decide how to go on.
+
+        Also called before the first step (with 0) and when training is resumed.
+        """
+        ...
+
+    def state_dict(self) -> JSON:
+        """Return the state that a resumed training needs; it is stored in every checkpoint."""
+        ...
+
+    def load_state_dict(self, state: JSON) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        ...
+
+    def count_steps(self, planned: int) -> int:
+        """Return the number of steps that were taken, fewer than planned if it stopped training."""
+        ...
+
+    def results(self) -> Sequence[Event]:
+        """Return the events to emit when training is over, such as the result of a gate."""
+        ...
+
+
+class NoMonitor(TrainingMonitor):
+    """No evaluation in between: one update for each batch, up to the last step."""
+
+    def is_batch_finished(self) -> bool:
+        return True
+
+    def evaluate(self, step: int) -> MonitorDecision:
+        return "continue"
+
+    def state_dict(self) -> JSON:
+        return {}
+
+    def load_state_dict(self, state: JSON) -> None:
+        return None
+
+    def count_steps(self, planned: int) -> int:
+        return planned
+
+    def results(self) -> Sequence[Event]:
+        return ()
+
+
+NO_MONITOR = NoMonitor()

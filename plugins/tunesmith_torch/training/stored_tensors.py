@@ -1,0 +1,115 @@
+"""Read tensors from safetensors files that hold all rows of them, or some rows each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tunesmith_torch.runtime import sharding
+
+_ROWS = "rows"
+"""Key of a file's metadata: for each part of a tensor its first row, and the rows of the tensor."""
+
+
+class _Part(NamedTuple):
+    """Rows of a tensor, in an open file."""
+
+    file: Any
+    start: int
+    stop: int
+    total: int
+    """Rows of the complete tensor."""
+
+
+def save_parts(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors into a file; of those that are sharded, the rows that this rank has."""
+    rows = {
+        name: [sharding.first_row(tensor), len(tensor)]
+        for name, tensor in tensors.items()
+        if sharding.local_part(tensor) is not tensor
+    }
+    parts = {name: sharding.local_part(tensor).contiguous() for name, tensor in tensors.items()}
+    save_file(parts, path, {_ROWS: json.dumps(rows)} if rows else None)
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of several files, by name, for use in a ``with`` block.
+
+    A tensor ``PART.NAME`` that has the shape of ``like[NAME]`` is returned sharded in the same way:
+    only the rows of this rank are read.
+    """
+
+    def __init__(self, files: Iterable[Path], like: Mapping[str, Tensor]) -> None:
+        self._like = like
+        self._parts: dict[str, list[_Part]] = {}
+        self._stack = ExitStack()
+        self._files = list(files)
+
+    def __enter__(self) -> StoredTensors:
+        try:
+            for path in self._files:
+                self._add_file(self._stack.enter_context(safe_open(path, framework="pt")))
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._parts = {}
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a tensor.
+
+        Raises:
+            KeyError: no file has it.
+            ValueError: the files lack rows of it, or it does not have the shape of its like.
+        """
+        parts = self._parts[name]
+        like = self._like.get(name.partition(".")[2])
+        rest = parts[0].file.get_slice(name).get_shape()[1:]
+        if like is None or not like.ndim or [parts[0].total, *rest] != list(like.shape):
+            return self._read_rows(name, 0, parts[0].total)
+        start = sharding.first_row(like)
+        stop = start + len(sharding.local_part(like))
+        return sharding.like_sharded(self._read_rows(name, start, stop), like)
+
+    def _add_file(self, file: Any) -> None:
+        rows = json.loads((file.metadata() or {}).get(_ROWS, "{}"))
+        for name in file.keys():  # noqa: SIM118 - no dictionary
+            shape = file.get_slice(name).get_shape()
+            length = shape[0] if shape else 1
+            start, total = rows.get(name, (0, length))
+            self._parts.setdefault(name, []).append(_Part(file, start, start + length, total))
+
+    def _read_rows(self, name: str, start: int, stop: int) -> Tensor:
+        parts = sorted(self._parts[name], key=lambda part: part.start)
+        if (parts[0].start, parts[0].stop) == (start, stop):
+            tensor: Tensor = parts[0].file.get_tensor(name)
+            return tensor
+        pieces, position = [], start
+        for part in parts:
+            first, last = max(position, part.start), min(stop, part.stop)
+            if first != position or first >= last:
+                continue
+            pieces.append(part.file.get_slice(name)[first - part.start : last - part.start])
+            position = last
+        if position != stop:
+            raise ValueError(f"rows {position} to {stop} of {name} are in none of the files")
+        if not pieces:
+            pieces = [parts[0].file.get_slice(name)[:0]]
+        return torch.cat(pieces)
