@@ -80,7 +80,7 @@ AutoBool = Annotated[
     _AUTO_BOOL_SCHEMA,
 ]
 """True, False, or None for ``auto``: decided when the run begins."""
-Parallel = Literal["auto", "data", "sharded"]
+Parallel = Literal["data", "sharded"]
 """The way in which several processes train one model."""
 AutoRows = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
 AutoTokens = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
@@ -325,11 +325,11 @@ class TrainingOptions(Options):
     )
     gradient_checkpointing: AutoBool = Field(default=False, description=CHECKPOINTING_HELP)
     parallel: Parallel = Field(
-        default="auto",
+        default="data",
         description=(
             'How several processes train: "data" keeps all weights in each of them, "sharded" a '
-            'part of every weight, its gradient and its optimizer state. "auto" shards if training '
-            "would not fit into memory otherwise. Without effect in a single process."
+            "part of every weight, its gradient and its optimizer state. Without effect in a "
+            "single process."
         ),
     )
     chat_template: ChatTemplateOptions = Field(

@@ -275,6 +275,12 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
             f"{layout.reason}",
             hint="choose another base model, or a technique that trains on demonstrations",
         )
+    if layout.kind == "alone" and distributed.world_size() > 1 and options.parallel == "sharded":
+        raise UsageError(
+            'technique.parallel: "sharded" needs equally many passes on all ranks, and this model '
+            f"computes one row at a time, as {layout.reason}",
+            hint='use parallel = "data"',
+        )
     job = _apply_layout(job, layout)
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(base.model)
