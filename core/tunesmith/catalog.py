@@ -1,7 +1,8 @@
 """The catalog: offers by kind and name. The only module that calls the hooks.
 
 The hook of a kind of offer is called when that kind is first needed. Each implementation is called
-separately, so that a plugin that fails does not affect the others.
+separately, so that a plugin that fails does not affect the others. Functions import what only runs
+need, since every help uses the catalog too.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError, TunesmithError
-from tunesmith.global_state import preserve_global_state
 from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin
 from tunesmith.plugins import Plugins, attribute_errors_to
 from tunesmith.text import suggest_name
 
 if TYPE_CHECKING:
+    from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
     from tunesmith.records import Record
 
 R = TypeVar("R")
@@ -104,6 +104,8 @@ class Catalog:
 
     def find_model(self, reference: str, revision: str | None) -> FoundModel | None:
         """Return the model that the first plugin, third parties first, finds for the reference."""
+        from tunesmith.contracts import FoundModel
+
         arguments = {"reference": reference, "revision": revision}
         for plugin, found in self._results("tunesmith_find_model", FoundModel, arguments):
             return replace(found, fetch=_attributed(plugin, found.fetch))
@@ -145,6 +147,9 @@ class Catalog:
 
         Implementations that need an argument which is not given are left out.
         """
+        from tunesmith.contracts import Finding, ReviewResult
+        from tunesmith.global_state import preserve_global_state
+
         for plugin, function in self.plugins.implementations(hook):
             if not signature(function).parameters.keys() <= arguments.keys():
                 continue

@@ -74,7 +74,7 @@ class DataLoader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRequest:
-    """The parts to split off the training records, and how."""
+    """The parts to split off the training records, and how; ``seed`` decides what is random."""
 
     records: Sequence[Record]
     """All records, to be read again if need be."""
@@ -91,7 +91,7 @@ class SplitRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Ascending numbers of the records of each part; each record is in exactly one part."""
+    """Ascending record numbers of ``train``, ``heldout``, ``dev``; each record is in one part."""
 
     train: Sequence[int]
     heldout: Sequence[int] = ()
@@ -117,7 +117,7 @@ class Splitter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """Log-probabilities, in nats, of a completion's tokens given its prompt.
+    """Log-probabilities (``logprobs``), in nats, of a completion's tokens given its prompt.
 
     The end token is one of them, because it is trained too.
     """
@@ -127,7 +127,7 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A completion that a model generated."""
+    """A completion that a model generated, of ``tokens`` tokens, the end token included."""
 
     text: str
     tokens: int
@@ -224,7 +224,7 @@ class Job(Generic[C]):
 
     The technique writes below ``out`` and nowhere else, and reports its progress with ``emit``.
     ``emit`` raises :class:`tunesmith.errors.RunStopped` when a guard or a signal ends the run: save
-    a checkpoint if possible, and let the exception pass.
+    a checkpoint if possible, and let the exception pass. Random numbers follow from ``seed``.
     """
 
     config: C
@@ -279,7 +279,7 @@ class Technique(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One metric: a value for each record, in order. The core computes the weighted mean."""
+    """One metric: ``values`` has one for each record, in order; the core computes their mean."""
 
     metric: str
     values: tuple[float, ...]
@@ -333,7 +333,7 @@ class ComparingEvaluator(Evaluator, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RivalTask:
-    """The same task as the technique's, to be solved without tuning."""
+    """The same task as the technique's, to be solved without tuning; ``seed`` is the run's."""
 
     train: Sequence[Record]
     """The rows to learn from, or to show as examples."""

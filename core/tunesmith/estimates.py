@@ -29,7 +29,7 @@ class Assumptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateRequest:
-    """The input of an estimate. An estimate reads no weights and downloads nothing."""
+    """The input of an estimate, which reads no weights, nor the network. ``seed``: the run's."""
 
     config: Mapping[str, Any]
     """The base model's ``config.json``."""
@@ -48,7 +48,7 @@ class EstimateRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseMemory:
-    """Predicted peak memory of one phase, in bytes, as an interval."""
+    """Predicted peak memory of one phase, in bytes: ``expected``, between ``low`` and ``high``."""
 
     low: int
     expected: int
@@ -63,7 +63,7 @@ class PhaseMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The predicted memory and work of a run."""
+    """The predicted memory and work of a run of ``steps`` steps."""
 
     method: Literal["analytic", "traced"]
     memory: Mapping[str, PhaseMemory]

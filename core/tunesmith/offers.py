@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from tunesmith.contracts import DataLoader, Evaluator, Reporter, Rival, Splitter, Technique
-from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
-
 if TYPE_CHECKING:
     import click
     from pydantic import BaseModel
 
+    from tunesmith.contracts import DataLoader, Evaluator, Reporter, Rival, Splitter, Technique
+    from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
     from tunesmith.records import Feature, Record
 
 C = TypeVar("C", bound="BaseModel")
@@ -260,7 +259,7 @@ FILE_DISTRIBUTION = "file"
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """One plugin, with the result of loading it."""
+    """One plugin, with the result of loading it, which took ``seconds``."""
 
     name: str
     distribution: str

@@ -64,7 +64,7 @@ class Component(Generic[K]):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run as a value: all settings, resolved and checked."""
+    """A run as a value: resolved and checked. ``holdout``: share or number of rows, if named."""
 
     run: RunOptions
     model: ModelOptions

@@ -111,10 +111,8 @@ class Plugins:
         with note_if_slow(plugin, function.__name__), attribute_errors_to(plugin, where):
             result = function(**{name: arguments[name] for name in names if name in arguments})
         if os.environ.get("TUNESMITH_TRACE"):
-            milliseconds = (time.perf_counter() - started) * 1000
-            line = (
-                f"trace: {plugin.full_name} {function.__name__} {milliseconds:.1f} ms -> {result!r}"
-            )
+            ms = (time.perf_counter() - started) * 1000
+            line = f"trace: {plugin.full_name} {function.__name__} {ms:.1f} ms -> {result!r}"
             print(line[:500].encode("ascii", "backslashreplace").decode(), file=sys.stderr)
         return result
 

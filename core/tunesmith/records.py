@@ -34,7 +34,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """A part of a message's text, with the weight of its tokens in the loss."""
+    """A part of a message's text; ``weight`` multiplies the loss of its tokens."""
 
     text: str
     weight: float = 1.0

@@ -46,8 +46,8 @@ _EMOJI = "\u00a9\u00ae\u2190-\u27bf\u2900-\u2bff\u3030-\u3299\U0001f000-\U0001fa
 _JOINING = "\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af"  # Arabic, Indic, Khmer, Mongol
 # Joiners are part of emoji, Persian and Hindi; anywhere else they can only hide text. A variation
 # selector must follow a character other than a selector.
-_MAYBE = re.compile("[\u200c\u200d\ufe00-\ufe0f]")
-_MISPLACED = re.compile(
+_MAYBE = "[\u200c\u200d\ufe00-\ufe0f]"
+_MISPLACED = (
     "[\u200c\u200d](?!"
     f"(?<=[{_EMOJI}]\u200d)[{_EMOJI}]|(?<=[{_EMOJI}]\ufe0f\u200d)[{_EMOJI}]"
     f"|(?<=[{_JOINING}][\u200c\u200d])[{_JOINING}\\s])[\u200c\u200d]*"
@@ -82,8 +82,8 @@ def safe_text(s: str, limit: int | None = None) -> str:
 
 
 def _escape_unsafe(s: str) -> str:
-    if not s.isascii() and _MAYBE.search(s):
-        s = _MISPLACED.sub(_escape_run, s)
+    if not s.isascii() and re.search(_MAYBE, s):
+        s = re.sub(_MISPLACED, _escape_run, s)
     return s.translate(_TABLE)
 
 
@@ -248,16 +248,14 @@ def redact(s: str) -> str:
     return s
 
 
-_EMAIL = re.compile(r"(?<![\w.+-])(\w)[\w.+-]*(@[\w-]+\.[\w.-]*\w)")
-_LONG_NUMBER = re.compile(
-    r"(?<!\w)(?:[A-Z]{2})?\d(?:[ -]?[\dA-Z]){10,32}\d(?!\w)|\b\d{3}-\d\d-\d{4}\b"
-)
+_EMAIL = r"(?<![\w.+-])(\w)[\w.+-]*(@[\w-]+\.[\w.-]*\w)"
+_LONG_NUMBER = r"(?<!\w)(?:[A-Z]{2})?\d(?:[ -]?[\dA-Z]){10,32}\d(?!\w)|\b\d{3}-\d\d-\d{4}\b"
 
 
 def mask_personal_data(s: str) -> str:
     """Redact secrets, and mask e-mail addresses and long numbers such as those of cards."""
-    s = _EMAIL.sub(r"\1…\2", redact(s))
-    return _LONG_NUMBER.sub(lambda match: f"{match.group()[:2]}…{match.group()[-2:]}", s)
+    s = re.sub(_EMAIL, r"\1…\2", redact(s))
+    return re.sub(_LONG_NUMBER, lambda found: f"{found[0][:2]}…{found[0][-2:]}", s)
 
 
 def redact_all(value: Any) -> Any:

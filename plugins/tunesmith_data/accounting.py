@@ -19,6 +19,7 @@ class UnusableRows:
     """The rows that could not be used, with a check of their share."""
 
     allowed: float
+    """Largest share of rows that may be unusable, 0 to 1."""
     left_out: list[LeftOut] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict)
 

@@ -76,6 +76,7 @@ class RowLoader:
     options: RowOptions
     read: ReadRows
     memory: int = MAX_BYTES_IN_MEMORY
+    """Most bytes of unpacked files to keep in memory; others are kept in a temporary file."""
     open_other: Callable[[DataFile], RowSource | None] = _is_text
     """Returns the source of a file that is not text, and None for all others."""
 
@@ -133,6 +134,7 @@ class SourceLoader:
     heldout: Sequence[RowSource] = ()
     dev: Sequence[RowSource] = ()
     memory: int = MAX_BYTES_IN_MEMORY
+    """Most bytes of rows to keep in memory; others are kept in a temporary file."""
 
     def load(self) -> Dataset:
         """Read all sources; see :func:`load_sources`."""

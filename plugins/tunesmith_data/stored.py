@@ -134,6 +134,7 @@ class StoredInSpool:
 
     spool: Spool
     start: int
+    """Position of the part in the file, in bytes."""
 
     def read(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from ``offset`` on."""

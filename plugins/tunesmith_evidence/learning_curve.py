@@ -31,6 +31,7 @@ class Extrapolation:
     resampled: tuple[float, ...] = ()
     """Errors by resample; :func:`resample` has the same held-out rows."""
     exponent: float = float("nan")
+    """Exponent of the power law by which the error falls with rows; nan if there is a reason."""
     reason: str = ""
     """Reason why no error is predicted; empty if one is."""
 

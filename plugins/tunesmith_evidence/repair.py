@@ -41,11 +41,15 @@ class SliceChange:
     is_target: bool
     """True if rows were collected for it."""
     n: int
+    """Number of rows that both runs answered."""
     before: float
+    """Score of the parent run, in the unit of the metric."""
     after: float
+    """Score of the child run, likewise."""
     low: float
     """Lower bound of the difference, 95 %, not adjusted."""
     high: float
+    """Upper bound of the difference, likewise."""
     p_value: float
     """Adjusted by Holm for all slices that are tested."""
     outcome: Literal["repaired", "better", "worse", "unclear"]

@@ -27,6 +27,7 @@ class SeedRun:
     """A run with one of the seeds."""
 
     seed: int
+    """The seed of the run, ``[run] seed``."""
     folder: Path
     tuned: Measured
     """The metric that decides the verdict."""

@@ -94,6 +94,13 @@ def test_help_imports_neither_torch_nor_pydantic(arguments: list[str], tmp_path:
     assert not found & (HEAVY | heavy)
 
 
+def test_help_imports_nothing_that_only_runs_need(tmp_path: Path) -> None:
+    """Their classes take as long as a fifth of the start."""
+    only_runs = {f"tunesmith.{name}" for name in ("contracts", "estimates", "events", "records")}
+    only_runs |= {"tunesmith.global_state", "tunesmith.plan"}
+    assert not imported_modules("--help", cwd=tmp_path) & only_runs
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["data", "--help"], ["plugins", "--help"]])
 def test_help_of_a_group_imports_no_command_of_a_plugin(
     arguments: list[str], tmp_path: Path

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Subset(Sequence[T]):
-    """Some items of a sequence, by their indices. Nothing is copied or read before it is needed."""
+    """Some items of a sequence, by ``indices``. Nothing is copied or read before it is needed."""
 
     items: Sequence[T]
     indices: Sequence[int]

@@ -26,7 +26,7 @@ _CELLS = 2_000  # more units than this are merged into this number of cells, to 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean in the metric's unit, its confidence interval, and the number of records."""
+    """The mean ``value`` of ``n`` records, with its interval ``low`` to ``high``, in their unit."""
 
     value: float
     low: float

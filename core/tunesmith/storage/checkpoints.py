@@ -36,7 +36,7 @@ _STEP = re.compile(r"step-(\d{8}|[1-9]\d{8,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was verified: its files have the content that was saved."""
+    """A verified checkpoint: its files have the content that was saved after step ``step``."""
 
     path: Path
     step: int

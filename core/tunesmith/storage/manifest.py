@@ -42,7 +42,7 @@ _FULL_BELOW = 1 << 20
 
 @dataclass(frozen=True)
 class FileChecksum:
-    """The size of a file in bytes and the SHA-256 of its content."""
+    """The ``size`` of a file in bytes and the SHA-256 of its content."""
 
     size: int
     sha256: str
@@ -64,7 +64,7 @@ class Manifest:
     """The content of ``MANIFEST.json``, which describes the folder that contains it.
 
     ``seal`` is the SHA-256 of the rest of the manifest; ``previous`` holds step and seal of the
-    checkpoint before, so that the checkpoints of a run form a chain.
+    checkpoint before, so that the checkpoints of a run form a chain. ``step``: of a checkpoint.
     """
 
     files: Mapping[str, FileChecksum] = field(default_factory=dict)

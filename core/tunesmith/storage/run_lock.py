@@ -21,7 +21,7 @@ from tunesmith.storage.manifest import MANIFEST
 
 @dataclass(frozen=True)
 class LockHolder:
-    """A process that holds or held the lock of a run. ``started`` is UTC, ISO 8601."""
+    """The process, with id ``pid``, of a run's lock, now or before. ``started``: UTC, ISO 8601."""
 
     pid: int
     host: str

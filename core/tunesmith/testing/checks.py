@@ -78,7 +78,11 @@ class Subject:
         sample = self.samples.options.get(self.offer.name, {})
         missing = [name for name in required_options(self.offer.config) if name not in sample]
         if missing:
-            raise NotApplicable(f"needs sample options for {self.offer.name}: {missing}")
+            name = self.offer.name
+            raise NotApplicable(
+                f"needs sample options for {name}: {', '.join(missing)} (`samples` in a test, "
+                f"`--set {name}.{missing[0]}=VALUE` of `tunesmith plugins check`)"
+            )
         return from_table(self.offer.config, sample)
 
     def build(self) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tunesmith.contracts import Measurement, TextModel
+from tunesmith.offers import Metric
 from tunesmith.options import from_table
 from tunesmith.records import Record
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
@@ -33,6 +35,8 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     TOOL_CALLS,
     LABELS,
 )
+PROBES = ("", "yes", "NO, STOP!!", "1 2 3", "a long answer " * 30)
+"""Answers that differ in many ways: a metric that gives all the same value measures nothing."""
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
@@ -51,14 +55,24 @@ def partly_right_model(subject: Subject) -> FakeTextModel:
 
 
 def measure(
-    subject: Subject, model: TextModel, records: Sequence[Record] | None = None
+    subject: Subject,
+    model: TextModel,
+    records: Sequence[Record] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Measurement]:
     """Measure with a new evaluator; return the measurements by metric."""
     chosen = choose_records(subject) if records is None else records
-    measured = {m.metric: m for m in subject.build().measure(model, chosen)}
+    config = subject.options() if options is None else from_table(subject.offer.config, options)
+    measured = {m.metric: m for m in subject.offer.build(config).measure(model, chosen)}
     if any(m.records is not None for m in measured.values()):
         raise NotApplicable("it measures records of its own")
     return measured
+
+
+def worked_examples(subject: Subject) -> list[EvaluatorExample]:
+    """Return the examples that the author gave."""
+    examples = subject.samples.examples.get(subject.offer.name, ())
+    return [example for example in examples if isinstance(example, EvaluatorExample)]
 
 
 @check("evaluator")
@@ -114,23 +128,53 @@ def perfect_model_scores_best(subject: Subject) -> None:
     """A model that is certain of every right answer does no worse anywhere, and better somewhere.
 
     Better is higher or lower, as the metric of the offer declares. A metric that only describes is
-    not asked. Of a metric of all rows together only the mean counts.
+    not asked. Of a metric of all rows together only the mean counts. What the records of the kit do
+    not have, such as a date in the answer, is compared on the records of the worked examples.
     """
     rating = [metric for metric in subject.offer.metrics if not metric.is_descriptive]
     if not rating:
         raise NotApplicable("its metrics describe models and do not rate them")
-    best = measure(subject, perfect_model(choose_records(subject)))
-    poor = measure(subject, FakeTextModel(unknown=-9.0))
+    undecided = []
     for metric in rating:
-        sign = 1 if metric.higher_is_better else -1
-        pairs = zip(best[metric.name].values, poor[metric.name].values, strict=True)
-        gains = [sign * (right - wrong) for right, wrong in pairs]
-        if not metric.is_row_mean:
-            gains = [math.fsum(gains)]
+        gains = gains_of_perfect_model(subject, metric, choose_records(subject))
         require(min(gains) >= 0, f"{metric.name} prefers a model that knows nothing")
+        for example in worked_examples(subject):
+            gains += gains_of_perfect_model(subject, metric, example.records, example.options)
+        if max(gains) > 0:
+            continue
         require(
-            max(gains) > 0, f"{metric.name} does not distinguish a perfect model from a poor one"
+            not worked_examples(subject) and varies_with_the_answer(subject, metric),
+            f"{metric.name} does not distinguish a perfect model from a poor one; if it rates "
+            "what the records of the kit do not have, give examples that have it",
         )
+        undecided.append(metric.name)
+    if undecided:
+        raise NotApplicable(
+            f"{', '.join(undecided)} rates what the records of the kit do not have: "
+            f"needs examples for {subject.offer.name}"
+        )
+
+
+def gains_of_perfect_model(
+    subject: Subject,
+    metric: Metric,
+    records: Sequence[Record],
+    options: Mapping[str, Any] | None = None,
+) -> list[float]:
+    """Return how much better a perfect model is than one that knows nothing, record by record."""
+    best = measure(subject, perfect_model(records), records, options)[metric.name].values
+    poor = measure(subject, FakeTextModel(unknown=-9.0), records, options)[metric.name].values
+    sign = 1 if metric.higher_is_better else -1
+    gains = [sign * (right - wrong) for right, wrong in zip(best, poor, strict=True)]
+    return gains if metric.is_row_mean else [math.fsum(gains)]
+
+
+def varies_with_the_answer(subject: Subject, metric: Metric) -> bool:
+    """Return True if not every answer has the same value."""
+    records = choose_records(subject)
+    prompts = perfect_model(records).answers
+    models = [FakeTextModel(answers=dict.fromkeys(prompts, text)) for text in PROBES]
+    return len({tuple(measure(subject, model)[metric.name].values) for model in models}) > 1
 
 
 @check("evaluator")
@@ -143,8 +187,7 @@ def handles_empty(subject: Subject) -> None:
 @check("evaluator")
 def measures_its_examples(subject: Subject) -> None:
     """The worked examples of the evaluator: for given answers, each record has the given value."""
-    examples = subject.samples.examples.get(subject.offer.name, ())
-    chosen = [example for example in examples if isinstance(example, EvaluatorExample)]
+    chosen = worked_examples(subject)
     if not chosen:
         raise NotApplicable(f"needs examples for {subject.offer.name}")
     for number, example in enumerate(chosen, 1):

@@ -11,7 +11,7 @@ from tunesmith.records import Answer, Message, Prompt, Record, UnpairedPreferenc
 
 @dataclass
 class FakeTextModel:
-    """A text model made of two tables: log-probabilities by completion, answers by prompt.
+    """A text model made of two tables: ``logprobs`` by completion, in nats, and answers by prompt.
 
     The key of a prompt in ``answers`` is its last message, or the plain text. A completion that is
     not in the table has the log-probability ``unknown`` for every word and for the end; a prompt

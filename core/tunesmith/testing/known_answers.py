@@ -21,7 +21,7 @@ TOLERANCE = 2e-3
 
 @dataclass(frozen=True)
 class Known:
-    """A reference, an answer, and the values of a metric that are right for them."""
+    """A reference, an answer, and the right ``values`` of a metric for them."""
 
     reference: str
     answer: str

@@ -43,7 +43,7 @@ WEIGHT = 0.5
 
 @dataclass
 class NgramModel:
-    """Counts of the characters that follow each context; a text model."""
+    """The ``counts`` of the characters that follow each context; a text model."""
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 

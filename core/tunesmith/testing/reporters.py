@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -74,9 +75,23 @@ def accepts_every_event(subject: Subject) -> None:
                 try:
                     reporter.report(event)
                 except Exception as error:
+                    if lacks_service(error):
+                        raise NotApplicable(
+                            f"its service cannot be reached ({error}): start one on this machine "
+                            "for the check, and give its address as an option"
+                        ) from None
                     raise AssertionError(
                         f"{event.kind} raises {type(error).__name__}: {error}"
                     ) from None
+
+
+def lacks_service(error: BaseException | None) -> bool:
+    """Return True if a connection was refused or timed out, or a host has no address."""
+    while error is not None:
+        if isinstance(error, (ConnectionError, TimeoutError, socket.gaierror)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @check("reporter")

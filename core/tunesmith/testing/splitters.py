@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date, timedelta
 
 from tunesmith.contracts import Split, SplitRequest
 from tunesmith.errors import DataError
@@ -14,14 +15,18 @@ ROWS = 120
 
 
 def sample_records() -> list[Record]:
-    """Return records with different prompts, in groups of three, each with a time."""
+    """Return records with different prompts, in groups of three of one site, each with a time."""
+    start, sites = date(2026, 1, 1), ("north", "south", "west")
     return [
         Completion(
             source=f"kit:{n}",
             prompt=f"{COMPLETIONS[n % 8].prompt} Number {n} of {n * 37 % 101}",
             completion=COMPLETIONS[n % 8].completion,
             group=f"group {n // 3}",
-            slices=(("time", str(n * 7 % ROWS)),),
+            slices=(
+                ("time", (start + timedelta(days=2 * (n * 7 % ROWS))).isoformat()),
+                ("site", sites[n // 3 % 3]),
+            ),
         )
         for n in range(ROWS)
     ]
@@ -35,7 +40,10 @@ def split_samples(subject: Subject, records: Sequence[Record], *, all_parts: boo
     try:
         split: Split = subject.build().split(iter(records), request)
     except DataError as error:
-        raise NotApplicable(f"needs options that suit the sample records: {error}") from None
+        raise NotApplicable(
+            "needs options that suit the sample records, which have the slices time (a date) and "
+            f"site: {error}"
+        ) from None
     return split
 
 

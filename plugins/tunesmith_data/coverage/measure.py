@@ -53,8 +53,11 @@ class Coverage:
     """Rows of another source, compared with training rows."""
 
     train_rows: int
+    """Number of training rows."""
     rows: int
+    """Number of rows of the other source."""
     compared_rows: int
+    """Number of those rows that were compared: a sample of many."""
     near_duplicates: int
     """Compared rows that have a near duplicate among the training rows."""
     outside: int

@@ -36,7 +36,9 @@ class RowKeys:
     """The hash of each row's whole content, and of its prompt."""
 
     rows: Sequence[int]
+    """Hash of the content of each row."""
     prompts: Sequence[int]
+    """Hash of the prompt of each row."""
 
     @classmethod
     def of(cls, table: RowTable, records: Iterable[Record]) -> RowKeys:
@@ -54,6 +56,7 @@ class Assignments:
     settings: Settings
     """Sizes of the parts that were asked for when the file was made."""
     rows: dict[int, str] = field(default_factory=dict)
+    """Name of the part by the hash of a row."""
     prompts: dict[int, str] = field(default_factory=dict)
     """Prompts whose rows are all in one part."""
 

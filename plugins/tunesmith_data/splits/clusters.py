@@ -35,6 +35,7 @@ class Clusters:
     """The first row of each cluster, which is its name."""
     of_row: Rows
     sizes: dict[int, int]
+    """Number of rows of each cluster, by its name."""
     findings: Sequence[Finding] = ()
 
     @property

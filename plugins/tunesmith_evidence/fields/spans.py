@@ -42,7 +42,9 @@ class Span:
 
     kind: str
     start: int
+    """Index of its first character in the text."""
     end: int
+    """Index after its last character."""
     text: str
 
 

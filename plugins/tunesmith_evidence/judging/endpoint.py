@@ -39,7 +39,9 @@ class Endpoint:
     token_variable: str | None = None
     """Environment variable with the token, which is sent to the endpoint and never shown."""
     timeout: float = 60.0
+    """Seconds to wait for an answer."""
     parallel: int = 4
+    """Number of requests at the same time."""
     pause: float = 1.0
     """Seconds before a request is repeated, doubled each time."""
 

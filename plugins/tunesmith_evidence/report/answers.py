@@ -27,6 +27,7 @@ class Answer:
     text: str
     """The value, if the evaluator kept no answers."""
     value: float
+    """Value of the answer, in the unit of the metric."""
     is_right: bool | None
     """True if no row of this metric has a better value; None if the metric has no best value."""
 

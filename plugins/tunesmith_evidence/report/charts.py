@@ -30,9 +30,13 @@ class Scale:
     """Linear map from values to positions on an axis; ``log`` maps their logarithms."""
 
     low: float
+    """Value at the start of the axis."""
     high: float
+    """Value at its end."""
     start: float
+    """Position of the start, in the units of the drawing."""
     end: float
+    """Position of the end, likewise."""
     log: bool = False
 
     def position_of(self, value: float) -> float:
@@ -165,8 +169,11 @@ class IntervalBar:
 
     label: str
     value: float
+    """The value, in the unit of the axis."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
     emphasized: bool = False
     note: str = ""
     """Added to the label, such as the variant that was chosen."""

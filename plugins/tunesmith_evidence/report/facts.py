@@ -22,7 +22,9 @@ class Prediction:
 
     quantity: str
     low: float
+    """Lower end of the range, in ``unit``."""
     high: float
+    """Upper end of the range, in ``unit``."""
     actual: float | None
     """None until the training has finished."""
     unit: str

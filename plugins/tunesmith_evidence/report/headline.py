@@ -48,6 +48,7 @@ class ComparisonRow:
     interval: str
     p_value: str
     n: int
+    """Number of rows that both answered."""
     outcome: str
 
 

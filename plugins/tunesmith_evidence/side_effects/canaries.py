@@ -54,6 +54,7 @@ class CanarySet:
     kind: Kind
     canaries: tuple[Secret, ...]
     repetitions: tuple[int, ...]
+    """Number of rows with each canary, in the order of ``canaries``."""
     controls: tuple[Secret, ...]
 
     def to_json(self) -> JSON:
@@ -111,6 +112,7 @@ class RankedCanary:
     """The rank of a canary among the controls, 1 is the most probable."""
 
     rank: int
+    """From 1 to one more than there are controls."""
     exposure: float
     """``log2((controls + 1) / rank)``: about 1 by chance, ``log2(controls + 1)`` at most."""
     p_value: float

@@ -31,6 +31,7 @@ class Slice:
     kind: str
     """``column``, ``label``, ``length``, ``source`` or ``cluster``."""
     members: frozenset[int]
+    """Positions of its rows, from 0."""
 
 
 def find_candidates(rows: Sequence[ScoredRow]) -> list[Slice]:

@@ -38,6 +38,7 @@ class Comparison:
     """Of the hypothesis that there is no difference."""
     outcome: ComparisonOutcome
     detectable: float
+    """In the unit of the values."""
 
 
 def compare(  # noqa: PLR0913

@@ -29,10 +29,15 @@ class NonInferiority:
     """A harm, in the metric's unit, with one-sided 95 % bounds and the margin that it may have."""
 
     value: float
+    """The measured harm; above 0 is worse."""
     low: float
+    """Lower bound of the harm."""
     high: float
+    """Upper bound of the harm."""
     margin: float
+    """The largest harm that is accepted."""
     n: int
+    """Number of records."""
     outcome: Literal["harmed", "not harmed", "unclear"]
     """``harmed``: the lower bound is above the margin; ``not harmed``: the upper one is below."""
     rows_needed: int | None

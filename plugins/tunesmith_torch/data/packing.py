@@ -51,8 +51,10 @@ class Example:
     """A row: its tokens, which of them are trained on, and their weights (None: all are equal)."""
 
     ids: Sequence[int] | NDArray[Any]
+    """Token ids of the whole row."""
     trained: Sequence[bool] | NDArray[Any]
     weights: Sequence[float] | NDArray[Any] | None = None
+    """Factor of each token's loss; 0: the token does not count."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -50,6 +50,7 @@ class Tokenization:
 
     template: Template
     max_length: int
+    """Most tokens of a row."""
     truncate_prompts: bool = False
 
     def tokenize(self, records: Sequence[Record]) -> TokenizedRecords:

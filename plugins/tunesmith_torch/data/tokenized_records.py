@@ -46,13 +46,18 @@ class TokenizedRecordsBuilder:
     """The fields of :class:`TokenizedRecords` while records are being tokenized."""
 
     max_length: int
+    """Most tokens of a row."""
     truncate_prompts: bool
     bos_ids: tuple[int, ...]
+    """Token ids at the start of a row that is plain text."""
     examples: ExampleStoreBuilder = field(default_factory=ExampleStoreBuilder)
     left_out: list[LeftOut] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
+    """Indices of records whose prompt was truncated."""
     split_texts: list[int] = field(default_factory=list)
+    """Indices of texts that were split into several rows."""
     with_control_tokens: list[int] = field(default_factory=list)
+    """Indices of records whose text has control tokens."""
 
     def add(self, index: int, record: Record, example: Example) -> None:
         """Add an example of the record with this index: as it is, in parts, shortened, or not."""

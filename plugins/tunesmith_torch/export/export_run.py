@@ -62,6 +62,7 @@ class Export:
     options: dict[str, Any]
     exporter: Exporter
     tolerance: float | None
+    """Largest difference of a log-probability, in nats; None: weights are rounded."""
 
 
 def export_run(

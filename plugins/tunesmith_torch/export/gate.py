@@ -39,6 +39,7 @@ class Gate:
     not_proven: list[str] = field(default_factory=list)
     """Names of the checks that could not show anything; ``passed`` has the reasons."""
     measured: dict[str, float] = field(default_factory=dict)
+    """Numbers by name, such as the largest difference of a log-probability in nats."""
 
     def check(self, name: str, function: Callable[[], str]) -> None:
         """Run a check, which returns what it measured.

@@ -47,6 +47,7 @@ class RenderedPrompt:
     prompt: Prompt
     text: str
     ids: list[int]
+    """Token ids of ``text``."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class ScoredRow:
     first: int
     """Position of the last token of the prompt, which the first scored token follows."""
     answer_ids: list[int]
+    """Token ids of the answer, the end token included."""
     logprobs: Any
     """Of all tokens after each position, [N, V]."""
 

@@ -61,8 +61,11 @@ class RunningSequence(PartialSequence):
     """A sequence with settings of its own; its :attr:`ids` grow with the steps."""
 
     index: int = 0
+    """Row of the sampler's random stream."""
     uniforms: list[float] = field(default_factory=list)
+    """One random number in [0, 1) per token to generate, from the sampler; empty if greedy."""
     max_new_tokens: int
+    """Most tokens to generate."""
     sampler: Sampler | None = None
     """None: the most likely token is taken. Its stream is the row of :attr:`index`."""
     num_top: int | None = None

@@ -33,13 +33,16 @@ class PartialSequence:
     """A sequence that is being generated."""
 
     index: int
+    """Position of the prompt in the batch, from 0."""
     prompt: Sequence[int]
     """Token ids of the prompt; the decoding loop removes the common prefix."""
     uniforms: list[float]
     """One random number in [0, 1) per token to generate; empty if greedy."""
     constraint: TokenConstraint | None = None
     ids: list[int] = field(default_factory=list)
+    """Token ids generated so far."""
     logprobs: list[float] = field(default_factory=list)
+    """Log-probability of each of them when it was drawn, in nats."""
 
     def result(self, end_ids: frozenset[int]) -> GeneratedSequence:
         """Return the finished completion."""
@@ -52,8 +55,11 @@ class GenerationSettings:
     """Settings that stay constant while a batch is generated."""
 
     max_new_tokens: int
+    """Most tokens to generate for a prompt."""
     end_ids: frozenset[int]
+    """Token ids that end an answer."""
     token_budget: int
+    """Most tokens of a batch: rows times the longest of them, answer included."""
     sampler: Sampler | None
     progress: Callable[[int], None]
 

@@ -48,10 +48,13 @@ class ModelShape:
     intermediate_size: int
     """Width of the feed-forward layer, of one expert if there are several."""
     attention_heads: int
+    """Heads of the queries in a layer."""
     key_value_heads: int
+    """Heads of the keys and values in a layer."""
     head_dim: int
     """Width of an attention head."""
     vocab_size: int
+    """Rows of the embedding matrix."""
     tied_embeddings: bool
     context_length: int
     """Largest number of tokens in a row."""

@@ -34,6 +34,7 @@ class EstimateSetting:
     device: Literal["cuda", "cpu"]
     workload: Workload
     seed: int
+    """The seed of the run, by which rows are sampled."""
     model_count: int
     """Models that an evaluation holds in memory at the same time."""
 

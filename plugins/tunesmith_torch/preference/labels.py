@@ -24,7 +24,9 @@ class LabelCounts:
     labelled: int
     """Answers with a label, which are in no pair."""
     good: int
+    """Number of good answers."""
     bad: int
+    """Number of bad answers."""
 
     @classmethod
     def of_records(cls, records: Iterable[Record]) -> LabelCounts:

@@ -46,7 +46,9 @@ class CompletionGroup:
     """A prompt of at least one token and its completions, all as token ids."""
 
     prompt: Sequence[int]
+    """Token ids of the prompt."""
     completions: tuple[Sequence[int], ...]
+    """Token ids of each completion."""
 
     @property
     def completion_tokens(self) -> int:

@@ -133,8 +133,11 @@ class PolicyMonitor:
     stop_reason: str = ""
     """A sentence; empty if the policy was not stopped."""
     recent_kl: deque[float] = field(default_factory=lambda: deque(maxlen=KL_WINDOW))
+    """KL divergence from the reference in the latest steps, in nats."""
     tokens: int = 0
+    """Number of tokens computed so far, padding left out."""
     trained_tokens: int = 0
+    """Number of tokens of completions so far."""
     change: dict[str, float] = field(default_factory=dict)
     """Difference between the last and the best evaluation."""
     evaluations: int = 0

@@ -107,6 +107,7 @@ class PreparedRollout:
     groups: Sequence[CompletionGroup]
     micro_batches: list[PolicyMicroBatch]
     budget: int
+    """Most tokens of a micro-batch."""
 
 
 def _split_by_group(prepared: PreparedRollout) -> dict[int, tuple[Tensor, ...]]:

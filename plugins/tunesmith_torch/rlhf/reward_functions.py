@@ -118,6 +118,7 @@ class WeightedRewardSum:
     """A weighted sum of rewards."""
 
     parts: tuple[tuple[float, Reward], ...]
+    """Weight and reward of each part."""
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         """Return the weighted sum for each completion."""

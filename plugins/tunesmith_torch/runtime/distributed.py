@@ -66,7 +66,9 @@ class ProcessGroup:
     """This rank, and the ranks that it trains with."""
 
     rank: int
+    """Number of this process, from 0."""
     world_size: int
+    """Number of processes."""
     gpu_group: Any = None
     """torch's group for sums of GPU tensors; None where tensors are on the CPU."""
     store: Any = None

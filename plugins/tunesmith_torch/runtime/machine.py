@@ -32,6 +32,7 @@ class Device:
     memory: int | None
     """Bytes available to a run; None if not known."""
     cores: int = 0
+    """Number of CPU cores that this process may use; 0 if not known or a GPU."""
     flags: frozenset[str] = frozenset()
 
 

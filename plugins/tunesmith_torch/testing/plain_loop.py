@@ -36,7 +36,9 @@ class LoopConfig:
     """Settings of the plain loop."""
 
     batch: int
+    """Number of rows of a step."""
     sequence: int
+    """Number of tokens of the longest row."""
     adapter: Mapping[str, Any] | None = None
     """Fields of a PEFT config, ``peft_type`` included; None: all weights are trained."""
     gradient_checkpointing: bool = False

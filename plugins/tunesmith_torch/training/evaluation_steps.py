@@ -68,6 +68,7 @@ class EvaluationSteps:
     """The steps after which the dev loss is evaluated, the last one always."""
 
     steps: frozenset[int]
+    """Numbers of the steps, from 1; 0: before the first one."""
     with_sample: bool
     """True if the loss on the sample of training rows is evaluated, too."""
 

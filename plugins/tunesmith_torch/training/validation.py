@@ -73,13 +73,16 @@ class ValidationMonitor:
     steps: EvaluationSteps
     options: ValidationOptions
     final_step: int
+    """Number of the last planned step."""
     best: RowLosses | None = None
     """The evaluation with the lowest dev loss; that before the first step does not count."""
     last: RowLosses | None = None
     last_step: int = -1
+    """Step of the last evaluation; -1 before the first one."""
     without_gain: int = 0
     """Evaluations since the best one."""
     stopped_at: int | None = None
+    """Step after which training was stopped early; None: it was not."""
 
     @classmethod
     def create(

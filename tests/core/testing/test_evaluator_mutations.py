@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from mutations import find_failed, specimen
@@ -14,7 +15,7 @@ from tunesmith.contracts import Measurement, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.records import Completion, Record, last_exchange
-from tunesmith.testing import EvaluatorExample
+from tunesmith.testing import EvaluatorExample, run_checks
 
 Score = Callable[[str, str], float]
 """The value of an answer, given the reference."""
@@ -183,3 +184,42 @@ def test_a_bug_of_an_evaluator_is_found(bug: str) -> None:
     metric, evaluator, check = MUTATIONS[bug]
     Remembering.values_by_references.clear()
     assert check in measure(metric, evaluator)
+
+
+def has_greeting(answer: str, reference: str) -> float:
+    """Rate the style of an answer; the reference does not matter."""
+    return (answer.startswith("Hello") + (len(answer.split()) < 20)) / 2
+
+
+GREETED = EvaluatorExample(
+    records=[Completion(source="rows:1", prompt="Is it?", completion="Hello, it is.")],
+    answers={"Is it?": "yes"},
+    values={"style": [0.5]},
+)
+
+
+def rate(score: Score, examples: Sequence[EvaluatorExample]) -> tuple[str, str]:
+    """Return the state of the check that compares with a perfect model, and its detail."""
+    offer = EvaluatorOffer(
+        name="mine",
+        summary="style",
+        config=NoOptions,
+        build=lambda options: TextEvaluator("style", score),
+        metrics=(Metric(name="style", higher_is_better=True),),
+    )
+    results = run_checks(specimen("evaluators", offer), examples={"mine": examples})
+    (result,) = (r for r in results if r.check == "perfect_model_scores_best")
+    return result.state, result.detail
+
+
+def test_what_the_records_of_the_kit_do_not_have_is_compared_on_examples() -> None:
+    state, detail = rate(has_greeting, [])
+    assert state == "skipped" and "needs examples for mine" in detail
+    assert rate(has_greeting, [GREETED])[0] == "passed"
+    impolite = replace(GREETED, records=[replace(GREETED.records[0], completion="It is.")])
+    state, detail = rate(has_greeting, [impolite])
+    assert state == "failed" and "give examples that have it" in detail
+
+
+def test_a_metric_with_one_value_for_all_answers_fails_without_examples_too() -> None:
+    assert rate(lambda answer, reference: 0.5, [])[0] == "failed"

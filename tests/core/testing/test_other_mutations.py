@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ from bench import RECORDER, RecordingReporter
 from mutations import find_failed, module_of, specimen
 
 from tunesmith.contracts import Finding, RivalTask, RivalVariant, Split, SplitRequest
+from tunesmith.errors import DataError
 from tunesmith.events import RunFinished, RunStarted
 from tunesmith.offers import RivalOffer
 from tunesmith.options import Options
 from tunesmith.records import Completion, Record, last_exchange
-from tunesmith.testing import ReviewExample
+from tunesmith.testing import ReviewExample, run_checks
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.tasks.examples import prompt_text, read_examples
 from tunesmith_plugins.splitters.grouped.offer import GROUPED, Grouped
@@ -96,6 +98,20 @@ def test_a_bug_of_a_reporter_is_found(bug: str) -> None:
         KeepsRunning.ended.set()
         while KeepsOpen.files:
             KeepsOpen.files.pop().close()
+
+
+def test_a_reporter_whose_service_cannot_be_reached_is_skipped() -> None:
+    class Posts(RecordingReporter):
+        def report(self, event: Any) -> None:
+            try:
+                raise ConnectionRefusedError("connection refused")
+            except OSError:
+                raise RuntimeError("the service does not answer")  # noqa: B904 - as libraries do
+
+    offer = replace(RECORDER, build=lambda options, folder: Posts())
+    results = {r.check: r for r in run_checks(specimen("reporters", offer))}
+    assert results["accepts_every_event"].state == "skipped"
+    assert "start one on this machine" in results["accepts_every_event"].detail
 
 
 # --------------------------------------------------------------------------- checks of data
@@ -292,3 +308,31 @@ def test_an_honest_splitter_passes() -> None:
 def test_a_bug_of_a_splitter_is_found(bug: str) -> None:
     splitter, check = SPLITTERS[bug]
     assert check in split(splitter)
+
+
+class ByDate(Grouped):
+    """Needs a slice with a date, as the rows of the kit have one in ``time``."""
+
+    column = "time"
+
+    def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
+        rows = list(records)
+        for record in rows:
+            try:
+                date.fromisoformat(dict(record.slices).get(self.column, ""))
+            except ValueError:
+                raise DataError(record.source, f"{self.column} is no date") from None
+        return super().split(rows, request)
+
+
+def test_the_rows_for_splitters_have_dates_and_sites() -> None:
+    assert split(ByDate) == set()
+    results = run_checks(specimen("splitters", replace(GROUPED, build=ByDate)))
+    assert "skipped" not in {r.state for r in results if r.offer and "part" in r.check}
+
+    class ByOther(ByDate):
+        column = "created"
+
+    results = run_checks(specimen("splitters", replace(GROUPED, build=ByOther)))
+    details = [r.detail for r in results if r.state == "skipped" and r.offer]
+    assert details and all("slices time (a date) and site: kit:0" in d for d in details)
