@@ -29,6 +29,7 @@ class TokenRow:
 
     title: str
     tokens: int
+    """Number of tokens of the row, without padding."""
     trained: int
     """Tokens that contribute to the loss."""
     pieces: list[str]
@@ -52,6 +53,7 @@ class FirstBatch(Event, kind="first-batch"):
     tokens: int
     """Tokens of the micro-batch, without padding."""
     padding: int
+    """Number of tokens that fill shorter rows up."""
     micro_batches: int
     """Number of micro-batches of the batch, on this rank."""
     rows: list[TokenRow]
