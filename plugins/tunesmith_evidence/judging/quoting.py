@@ -22,7 +22,8 @@ _ATTEMPTS = re.compile(
     r"|\b(?:dear|attention|note to the) (?:judge|grader|evaluator)\b"
     r"|\byou are (?:now )?(?:the |a |an )?(?:judge|grader|evaluator)\b"
     r"|(?:^|\n)\W*(?:final )?(?:verdict|judg[e]?ment|winner) *[:=]"
-    r"|(?:^|\n)\W*(?:system|assistant) *:",
+    r"|(?:^|\n)\W*(?:system|assistant) *:"
+    r"|\b(?:verdict|judge?ment|winner|assistant) *[:=] *\W?(?:a|b|tie)\W*(?:$|\n)",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -16,6 +16,7 @@ from tunesmith_plugins.commands.compare.command import (
     describe_power,
     last_turn,
     list_joint_metrics,
+    name_folders,
 )
 
 Tunesmith = Callable[..., Result]
@@ -106,3 +107,9 @@ def test_no_row_is_won_by_a_metric_of_all_rows() -> None:
     )  # fmt: skip
     assert describe_power(found, is_joint=False).startswith("5 won, 4 lost of 9 rows")
     assert describe_power(found, is_joint=True).startswith("9 rows")
+
+
+def test_folders_of_one_name_are_told_apart() -> None:
+    assert name_folders(Path("/a/good"), Path("/a/bad")) == ("good", "bad")
+    assert name_folders(Path("/a/second/run"), Path("/a/run")) == ("second/run", "a/run")
+    assert name_folders(Path("/a/run"), Path("/a/run")) == ("a/run", "a/run")

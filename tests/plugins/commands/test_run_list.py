@@ -106,6 +106,21 @@ def test_lineage(runs: Path) -> None:
     assert parents == {"good": "", "bad": "", "next": str(runs / "good")}
 
 
+def test_the_next_iteration_is_shown_with_its_folder_and_its_parent(
+    tunesmith: Tunesmith, runs: Path
+) -> None:
+    shutil.copytree(runs / "good", runs / "second" / "run")
+    log = runs / "second" / "run" / "events.jsonl"
+    start, *others = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    event = json.loads(start)
+    event["plan"]["lineage"] = {"parent": str(runs / "good")}
+    log.write_text(json.dumps(event) + "\n" + "".join(others), encoding="utf-8")
+    done = tunesmith("runs", runs)
+    assert done.exit_code == 0, done.output
+    assert f"second{os.sep}run starts from good" in done.output
+    assert [line for line in done.output.splitlines() if line.startswith(f"second{os.sep}run  ")]
+
+
 def test_deleting_needs_a_yes(tunesmith: Tunesmith, runs: Path) -> None:
     refused = tunesmith("runs", "--delete", runs / "bad")
     assert refused.exit_code == 2 and "--yes" in refused.stderr

@@ -174,8 +174,8 @@ def list_joint_metrics(catalog: Catalog) -> frozenset[str]:
 
 def show(first: RunResults, difference: RunDifference, items: int, joint: frozenset[str]) -> None:
     """Print the comparison of a run with the first one."""
-    names = one_line(difference.run.folder.name, 60), one_line(first.folder.name, 60)
-    render.print_text(f"{names[0]} minus {names[1]}", style="strong")
+    names = name_folders(difference.run.folder, first.folder)
+    render.print_text(" minus ".join(one_line(name, 60) for name in names), style="strong")
     render.print_table(
         ["metric", "first", "this", "difference, 95 % interval", "n", "this is"],
         [_to_row(name, metric) for name, metric in difference.metrics.items()],
@@ -200,6 +200,17 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
         for row in rows[:items]:
             _show_row(row)
     render.print_text()
+
+
+def name_folders(this: Path, first: Path) -> tuple[str, str]:
+    """Return names that tell two folders apart: `second/run` and `first/run`, not `run` twice."""
+    paths = this.resolve().parts, first.resolve().parts
+    longest = max(map(len, paths))
+    for length in range(1, longest):
+        names = tuple("/".join(parts[-length:]) for parts in paths)
+        if names[0] != names[1]:
+            break
+    return names[0], names[1]
 
 
 def show_slices(changes: Sequence[SliceChange]) -> None:

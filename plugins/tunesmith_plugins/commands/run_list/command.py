@@ -75,7 +75,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if as_json:
         render.print_json({"schema": "tunesmith.runs/1", "runs": [run.to_json() for run in runs]})
     else:
-        show(runs)
+        show(runs, folder)
 
 
 def matches(run: RunSummary, text: str) -> bool:
@@ -84,21 +84,20 @@ def matches(run: RunSummary, text: str) -> bool:
     return any(text.casefold() in field.casefold() for field in fields)
 
 
-def show(runs: Sequence[RunSummary]) -> None:
-    """Print the list as a table."""
+def show(runs: Sequence[RunSummary], folder: Path) -> None:
+    """Print the list of the runs in a folder as a table."""
     if not runs:
         render.print_text("no runs")
         return
     render.print_table(
         ["run", "status", "technique", "tuned", "verdict", "size"],
-        [_to_row(run) for run in runs],
+        [_to_row(run, folder) for run in runs],
         right=(3, 5),
     )
     for run in runs:
         if run.parent:
-            render.print_text(
-                f"{one_line(run.path.name)} starts from {one_line(Path(run.parent).name)}"
-            )
+            names = (path.relative_to(folder) for path in (run.path, Path(run.parent)))
+            render.print_text(" starts from ".join(one_line(str(name)) for name in names))
     total = format_bytes(sum(run.bytes for run in runs))
     render.print_note(f"\n{format_count(len(runs), 'run')}, {total}")
     resumable = next((run for run in runs if run.is_resumable), None)
@@ -106,12 +105,12 @@ def show(runs: Sequence[RunSummary]) -> None:
         render.print_note(f"continue one:\n  tunesmith resume {render.shell_path(resumable.path)}")
 
 
-def _to_row(run: RunSummary) -> list[render.Cell]:
+def _to_row(run: RunSummary, folder: Path) -> list[render.Cell]:
     value = "" if run.value is None else f"{one_line(run.metric, 20)} {format_number(run.value)}"
     outcome = one_line(run.word or run.error, 40)
     status = f"{run.status}*" if run.is_resumable else run.status
     return [
-        one_line(run.path.name, 60),
+        one_line(str(run.path.relative_to(folder)), 60),
         (status, STYLES.get(run.status, "warning")),
         one_line(run.technique, 20),
         value,

@@ -35,9 +35,9 @@ class RunSummary:
     """Value of the tuned model by the verdict's metric."""
     error: str = ""
     parent: str = ""
-    """Folder of the listed run whose result this one starts from or trains on."""
+    """Folder of the listed run that this one continues, starts from or trains on."""
     inputs: tuple[str, ...] = ()
-    """Paths that the plan names: the base model and the data."""
+    """Paths that the plan names: the base model, the data, and the run that it continues."""
     bytes: int = 0
 
     @property
@@ -118,7 +118,7 @@ def _summarize(path: Path, first: JSON, last: JSON, size: int) -> RunSummary:
         metric=str(verdict.get("metric", "")),
         value=float(value) if isinstance(value, int | float) else None,
         error=str(last.get("error", "")) if is_finished else "",
-        inputs=tuple(_paths([plan["model"]["base"], plan["data"]])),
+        inputs=tuple(_paths([plan["model"]["base"], plan["data"], plan.get("lineage")])),
         bytes=size,
     )
 
@@ -184,6 +184,6 @@ def _paths(value: Any) -> Iterator[str]:
 def _find_parent(run: RunSummary, runs: Sequence[RunSummary]) -> str:
     for other in runs:
         folder = os.path.abspath(other.path) + os.sep
-        if other is not run and any(path.startswith(folder) for path in run.inputs):
+        if other is not run and any((path + os.sep).startswith(folder) for path in run.inputs):
             return str(other.path)
     return ""
