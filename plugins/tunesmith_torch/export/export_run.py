@@ -98,7 +98,7 @@ def _write_and_check(
 ) -> dict[str, Any]:
     gate = Gate()
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
-    model = _load_trained(trained)
+    model = load_trained(trained)
     reference = Reference.observe(model, template, trained.heldout)
     expected = None
     if export.tolerance is None and trained.measure is not None:
@@ -134,7 +134,7 @@ def _write_and_check(
     }
 
 
-def _load_trained(trained: TrainedModel) -> nn.Module:
+def load_trained(trained: TrainedModel) -> nn.Module:
     """Return the trained model as it was saved, computing in float32."""
     model: nn.Module
     if artifact_format(trained.artifact) == "adapter":

@@ -27,11 +27,17 @@ from tunesmith.options import from_table
 from tunesmith.storage import lock
 from tunesmith.text import one_line
 
+_PACKAGES = {"gguf": "tunesmith-gguf", "ollama": "tunesmith-gguf", "onnx": "tunesmith-onnx"}
+"""Distributions of exporters that are not installed with tunesmith."""
+
 
 @click.command("export")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
-    "--to", metavar="NAME", required=True, help="Exporter, such as gguf, ollama or safetensors."
+    "--to",
+    metavar="NAME",
+    required=True,
+    help="Exporter, such as gguf, ollama, onnx or safetensors.",
 )
 @click.option("--quantize", metavar="FORMAT", help="Format of the weights, such as q8_0.")
 @click.option(
@@ -97,8 +103,8 @@ def _find_exporter(catalog: Catalog, name: str) -> Offered[ExporterOffer[Any]]:
     try:
         return catalog.find(ExporterOffer, name)
     except OfferNotFound as error:
-        is_in_contrib = name in ("gguf", "ollama")
-        hint = "pip install tunesmith-gguf" if is_in_contrib else error.hint
+        package = _PACKAGES.get(name)
+        hint = f"pip install {package}" if package else error.hint
         raise UsageError(f"--to: {error.what}", hint=hint) from None
 
 

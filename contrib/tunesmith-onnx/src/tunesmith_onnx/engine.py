@@ -1,0 +1,132 @@
+"""ONNX Runtime as an engine: the graph generates and scores, its folder's tokenizer reads.
+
+Shapes: T tokens, N scored positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from tunesmith.contracts import Generation
+from tunesmith.errors import EnvironmentProblem, IntegrityError
+from tunesmith.records import Prompt
+from tunesmith_torch.models.foreign_code import refuse_foreign_code
+
+PAST, PRESENT = "past_key_values.", "present."
+"""Names of cached keys and values begin so, as inputs and as outputs."""
+
+
+class OnnxRuntime:
+    """A graph in ONNX Runtime."""
+
+    def __init__(self, session: Any, tokenizer: Any, config: dict[str, Any]) -> None:
+        """``config`` is the part ``model`` of the folder's genai_config.json."""
+        self.session = session
+        self.tokenizer = tokenizer
+        ids = config["eos_token_id"]
+        self.end_ids = frozenset(ids if isinstance(ids, list) else [ids])
+        names = {i.name for i in session.get_inputs()}
+        cached = {name for name in names if name.startswith(PAST)}
+        if unknown := names - cached - {"input_ids", "attention_mask", "position_ids"}:
+            raise EnvironmentProblem(f"onnx: the graph has inputs that are not known, {unknown}")
+        self.takes_positions = "position_ids" in names
+        decoder = config["decoder"]
+        shape = (1, decoder["num_key_value_heads"], 0, decoder["head_size"])
+        self.empty_cache = {name: np.zeros(shape, np.float32) for name in cached}
+
+    def render(self, prompt: Prompt) -> str:
+        """Return the prompt as the chat template in the folder renders it."""
+        if isinstance(prompt, str) or self.tokenizer.chat_template is None:
+            return prompt if isinstance(prompt, str) else prompt[0].text
+        turns = [{"role": message.role, "content": message.text} for message in prompt]
+        return str(
+            self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        )
+
+    def tokenize(self, text: str) -> Sequence[int]:
+        """Return the ids of a rendered prompt; a chat template writes its own BOS."""
+        special = self.tokenizer.chat_template is None
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return ids
+
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Generation]:
+        """Generate greedy answers, one after the other."""
+        return [self._generate(prompt, max_new_tokens) for prompt in prompts]
+
+    def logprobs(self, ids: Sequence[int], first: int) -> Any:
+        """Return the log-probabilities of all tokens after each of ``ids[first:]``."""
+        logits_TV, _ = self._run(ids, self.empty_cache, 0)
+        logits_NV = logits_TV[first:].astype(np.float64)
+        largest_N1 = logits_NV.max(-1, keepdims=True)
+        sums_N1 = np.exp(logits_NV - largest_N1).sum(-1, keepdims=True)
+        return logits_NV - largest_N1 - np.log(sums_N1)
+
+    def _generate(self, prompt: Prompt, max_new_tokens: int) -> Generation:
+        new = self.tokenize(self.render(prompt))
+        cache, length, ids = self.empty_cache, 0, list[int]()
+        while len(ids) < max_new_tokens and not self.end_ids.intersection(ids[-1:]):
+            logits_TV, cache = self._run(new, cache, length)
+            length += len(new)
+            new = [int(logits_TV[-1].argmax())]
+            ids += new
+        stopped = bool(self.end_ids.intersection(ids[-1:]))
+        text = str(self.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True))
+        return Generation(text, len(ids), "stop" if stopped else "length", tuple(ids))
+
+    def _run(
+        self, ids: Sequence[int], cache: dict[str, Any], length: int
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the logits after each of ``ids``, which follow ``length`` others in the cache."""
+        feed = {
+            "input_ids": np.array([list(ids)], np.int64),
+            "attention_mask": np.ones((1, length + len(ids)), np.int64),
+            **cache,
+        }
+        if self.takes_positions:
+            feed["position_ids"] = np.arange(length, length + len(ids), dtype=np.int64)[None]
+        names = [output.name for output in self.session.get_outputs()]
+        outputs = dict(zip(names, self.session.run(names, feed), strict=True))
+        logits_TV = outputs.pop("logits")[0]
+        return logits_TV, {name.replace(PRESENT, PAST): value for name, value in outputs.items()}
+
+
+@contextmanager
+def open_engine(folder: Path) -> Iterator[OnnxRuntime]:
+    """Load a graph with its tokenizer.
+
+    Raises:
+        IntegrityError: ONNX Runtime cannot load it.
+        EnvironmentProblem: its state is more than cached keys and values.
+    """
+    import onnxruntime
+
+    refuse_foreign_code(folder)
+    onnxruntime.disable_telemetry_events()
+    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = count_threads()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its exceptions have no class of their own
+        raise IntegrityError(f"{folder}: ONNX Runtime cannot load it, {error!s:.200}") from error
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
+    yield OnnxRuntime(session, tokenizer, config)
+
+
+def count_threads() -> int:
+    """Return the number of threads to use: ``OMP_NUM_THREADS``, else 0, as many as cores."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return int(named) if named.isdecimal() else 0

@@ -1,0 +1,134 @@
+"""Write model folders as ONNX graphs, quantize them, and read back what the files say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tunesmith.errors import EnvironmentProblem, IntegrityError
+from tunesmith_onnx.engine import open_engine
+from tunesmith_torch.export.contract import Engine
+
+GRAPH, CONFIG = "model.onnx", "genai_config.json"
+HEAD_SIZES = 16
+"""The operator of attention takes heads of multiples of this size."""
+BLOCK = 32
+"""Weights that share a scale."""
+_COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+"""Files of the model that programs read beside the graph."""
+
+
+class OnnxExporter:
+    """Writes ONNX graphs with the builder of ONNX Runtime GenAI; opens them in ONNX Runtime."""
+
+    def __init__(self, quantize: str) -> None:
+        self.quantize = quantize
+
+    def export(self, model: Path, out: Path) -> None:
+        """Write the model below ``out``.
+
+        Raises:
+            EnvironmentProblem: the builder or ONNX Runtime does not take the architecture.
+        """
+        if self.quantize == "f32":
+            build_graph(model, out)
+        else:
+            with TemporaryDirectory(prefix=".onnx-", dir=out.parent) as temporary:
+                build_graph(model, Path(temporary))
+                quantize_graph(Path(temporary) / GRAPH, out / GRAPH, int(self.quantize[3:]))
+                for file in Path(temporary).iterdir():
+                    if not file.name.startswith(GRAPH):
+                        shutil.copyfile(file, out / file.name)
+        for name in _COPIED:
+            if (model / name).is_file():
+                shutil.copyfile(model / name, out / name)
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        """Return what the files say.
+
+        Raises:
+            IntegrityError: a file is missing or incomplete.
+        """
+        check_graph(out / GRAPH)
+        ids = json.loads((out / CONFIG).read_text(encoding="utf-8"))["model"]["eos_token_id"]
+        tokenizer = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
+        return {
+            "end_ids": frozenset(ids if isinstance(ids, list) else [ids]),
+            "tokens": {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())},
+        }
+
+    def open(self, out: Path) -> AbstractContextManager[Engine]:
+        """Load the graph into ONNX Runtime."""
+        return open_engine(out)
+
+
+def build_graph(model: Path, out: Path) -> None:
+    """Run the builder in a process of its own: it changes the import path.
+
+    Raises:
+        EnvironmentProblem: it fails, or ONNX Runtime cannot run the graph.
+    """
+    with TemporaryDirectory(prefix="tunesmith-onnx-") as cache:
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "fp32"]
+        done = subprocess.run(
+            [*command, "-e", "cpu", "-i", str(model), "-o", str(out), "-c", cache],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0 or not (out / GRAPH).is_file():
+        reason = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
+        raise EnvironmentProblem(
+            f"onnx: the builder of ONNX Runtime GenAI failed, {reason:.300}",
+            hint="it may not know this architecture: export to safetensors instead",
+        )
+    config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+    size = config["model"]["decoder"]["head_size"]
+    if size % HEAD_SIZES:
+        raise EnvironmentProblem(
+            f"onnx: the model has heads of a size of {size}, not a multiple of {HEAD_SIZES} as "
+            "ONNX Runtime needs them",
+            hint="export to safetensors instead",
+        )
+
+
+def quantize_graph(source: Path, target: Path, bits: int) -> None:
+    """Write a graph whose constant matrices have 4 or 8 bits; it is computed with in float32."""
+    import onnx
+    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+
+    config = nbits.DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
+    quantizer = nbits.MatMulNBitsQuantizer(onnx.load(source), algo_config=config)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(target), True)
+
+
+def check_graph(file: Path) -> None:
+    """Check that a graph can be read, and that the file of its weights is complete.
+
+    Raises:
+        IntegrityError: it cannot, or is not.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(file, load_external_data=False).graph
+    except (DecodeError, OSError) as error:
+        raise IntegrityError(f"{file}: cannot be read, {error!s:.120}") from error
+    for tensor in graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if not place:
+            continue
+        weights = file.parent / place["location"]
+        end = int(place.get("offset", 0)) + int(place["length"])
+        if not weights.is_file() or weights.stat().st_size < end:
+            raise IntegrityError(f"{weights}: ends within the tensor {tensor.name}")

@@ -1,0 +1,39 @@
+"""The offer of the exporter ``onnx``, and its options."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunesmith.offers import ExporterOffer
+from tunesmith.options import Options
+from tunesmith_torch.export.contract import Exporter
+
+
+class OnnxOptions(Options):
+    """Options of the exporter ``onnx``."""
+
+    quantize: Literal["f32", "int8", "int4"] = Field(
+        "f32",
+        description=(
+            "Format of the weights of matrices: f32 changes nothing, int8 and int4 have a scale "
+            "for each 32 of them. Embeddings stay in f32."
+        ),
+    )
+
+
+def build(options: OnnxOptions) -> Exporter:
+    """Return the exporter."""
+    from tunesmith_onnx.exporter import OnnxExporter
+
+    return OnnxExporter(options.quantize)
+
+
+ONNX = ExporterOffer(
+    name="onnx",
+    summary="An ONNX graph with cached keys and values, for ONNX Runtime",
+    config=OnnxOptions,
+    build=build,
+    tolerance=lambda options: 1e-4 if options.quantize == "f32" else None,
+)

@@ -1,0 +1,182 @@
+"""Graphs of trained models, in ONNX Runtime: correct ones pass, and each fault is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_model import save_small_model
+
+from tunesmith.contracts import Job
+from tunesmith.errors import EnvironmentProblem, GateError
+from tunesmith.options import from_table
+from tunesmith.records import Completion, Record
+from tunesmith.storage import Checkpoints
+from tunesmith_onnx.exporter import CONFIG, GRAPH, OnnxExporter
+from tunesmith_onnx.offer import ONNX, OnnxOptions
+from tunesmith_torch.export.contract import Engine
+from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
+from tunesmith_torch.models.merging import MergeOptions
+from tunesmith_torch.options.training import SupervisedOptions
+from tunesmith_torch.training import trainer
+from tunesmith_torch.training.supervised import SupervisedTask
+
+RECORDS: tuple[Record, ...] = tuple(
+    Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion="one two three")
+    for n in range(12)
+)
+
+
+def train(folder: Path, model: Path, *, adapter: bool = True, epochs: float = 24.0) -> TrainedModel:
+    """Train until the answer is learned, and return the parts that an export needs."""
+    table: dict[str, Any] = {"epochs": epochs, "batch_size": 4, "precision": "fp32"}
+    table |= {"learning_rate": 1e-2 if adapter else 5e-3}
+    if adapter:
+        from tunesmith_plugins.techniques.lora.options import LoraOptions
+
+        config: SupervisedOptions = from_table(LoraOptions, {**table, "adapter": {"rank": 8}})
+    else:
+        from tunesmith_plugins.techniques.full.options import FullOptions
+
+        config = from_table(FullOptions, table)
+    job: Job[Any] = Job(
+        config=config, model=model, train=RECORDS[:8], dev=(), out=folder, seed=3, device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
+    )  # fmt: skip
+    artifact = trainer.train(job, SupervisedTask())
+    merge = MergeOptions(torch.device("cpu"), torch.float32)
+    return TrainedModel(base=model, artifact=artifact.path, merge=merge, heldout=RECORDS[8:])
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    return train(tmp_path_factory.mktemp("lora"), tiny_folder)
+
+
+def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = None) -> Export:
+    options = OnnxOptions(quantize=quantize)  # type: ignore[arg-type]
+    exporter = OnnxExporter(quantize)
+    return Export(
+        name="onnx",
+        options=options.model_dump(),
+        exporter=exporter if damage is None else Damaged(exporter, damage),
+        tolerance=ONNX.tolerance(options),
+    )
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """An exporter whose files are damaged after they are written."""
+
+    exporter: OnnxExporter
+    damage: Callable[[Path], None]
+
+    def export(self, model: Path, out: Path) -> None:
+        self.exporter.export(model, out)
+        self.damage(out)
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        return self.exporter.facts(out)
+
+    def open(self, out: Path) -> AbstractContextManager[Engine]:
+        return self.exporter.open(out)
+
+
+@pytest.mark.parametrize("quantize", ["f32", "int8", "int4"])
+def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path, quantize: str) -> None:
+    certificate = export_run(trained, as_export(quantize), tmp_path / "out")
+    files = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {GRAPH, CONFIG, "tokenizer.json", "config.json", "export.json"} <= files
+    assert json.loads((tmp_path / "out" / "export.json").read_text()) == certificate
+    if quantize == "f32":
+        assert certificate["max_logprob_difference_nats"] < 1e-4
+    else:
+        assert 0 < certificate["mean_kl_nats"] < 0.5
+
+
+def test_another_architecture_passes(tmp_path: Path) -> None:
+    model = save_small_model(tmp_path / "model", "qwen3")
+    trained = train(tmp_path / "run", model, epochs=2.0)
+    certificate = export_run(trained, as_export(), tmp_path / "out")
+    assert certificate["max_logprob_difference_nats"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "reason"),
+    [
+        ("gpt2", {}, "the builder of ONNX Runtime GenAI failed"),
+        ("llama", {"head_dim": 8}, "heads of a size of 8, not a multiple of 16"),
+    ],
+)
+def test_a_model_that_onnx_runtime_does_not_take_is_refused(
+    family: str, changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    model = save_small_model(tmp_path / "model", family, **changes)
+    with pytest.raises(EnvironmentProblem, match=reason):
+        OnnxExporter("f32").export(model, tmp_path)
+
+
+def test_a_model_that_has_learned_to_end_its_answers_ends_them(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    trained = train(tmp_path / "run", tiny_folder, adapter=False)
+    certificate = export_run(trained, as_export(), tmp_path / "out")
+    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
+    assert certificate["not_proven"] == []
+
+
+def edit_json(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def damage(out: Path) -> None:
+        content = json.loads((out / name).read_text(encoding="utf-8"))
+        change(content)
+        (out / name).write_text(json.dumps(content), encoding="utf-8")
+
+    return damage
+
+
+def edit_template(old: str, new: str) -> Callable[[Path], None]:
+    def damage(out: Path) -> None:
+        path = out / "chat_template.jinja"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return damage
+
+
+def truncate(out: Path) -> None:
+    (weights,) = out.glob("*.data")
+    weights.write_bytes(weights.read_bytes()[:-200])
+
+
+def change_weights(out: Path) -> None:
+    """Change the sign of bytes in the middle, which are those of a matrix."""
+    (weights,) = out.glob("*.data")
+    content = bytearray(weights.read_bytes())
+    half = len(content) // 2
+    for at in range(half // 4 * 4 + 3, half + 4096, 4):
+        content[at] ^= 0x80
+    weights.write_bytes(content)
+
+
+FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "template": ("rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")),
+    "end": ("end tokens", edit_json(CONFIG, lambda c: c["model"].update(eos_token_id=0))),
+    "lost token": ("added tokens", edit_json("tokenizer.json", lambda c: c["added_tokens"].pop())),
+    "truncated tensor": ("files", truncate),
+    "weights": ("log-probabilities", change_weights),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_files_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
+    name, damage = FAULTS[fault]
+    with pytest.raises(GateError, match=f"export, {name}:"):
+        export_run(trained, as_export(damage=damage), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
