@@ -1,17 +1,14 @@
-"""Several processes of one run, as torchrun starts them on one machine.
+"""Several processes of one run, as torchrun starts them.
 
-torchrun starts the same command line several times and numbers the processes. Rank 0 executes the
-run as usual. The worker ranks, those above 0, wait until it trains, train with it and end when it
-has ended. They report nothing and write nothing.
+Rank 0 executes the run as usual. The worker ranks, those above 0, wait until it trains, train with
+it and end when it has ended. They report nothing and write nothing.
 
-The ranks meet at a rendezvous file in the temporary folder. Its name is a hash of what identifies
-this launch of torchrun, and of the number of the run among those of the script. Rank 0 keeps the
-file locked during the run, and the kernel releases the lock however the process ends: so no rank
-waits for a process that is gone.
+The ranks meet at a rendezvous file, in the temporary folder or in one that several machines share.
+Its name is a hash of this launch of torchrun and the number of the run among those of the script.
+Rank 0 keeps it locked, and the kernel releases the lock however the process ends.
 
-A launch is identified by the process number of torchrun and the time of its start, because in a
-container the number is the same each time. Where the system does not report that time, an unlocked
-file may be from an earlier launch, and worker ranks wait for a file that is locked.
+A launch is identified by torchrun's process number and time of start. Where that is not known, as
+on several machines, an unlocked file may be from an earlier launch: worker ranks wait for a lock.
 """
 
 from __future__ import annotations
@@ -34,10 +31,9 @@ from tunesmith.signals import restore_handlers, set_stop_handlers
 
 STARTUP_TIMEOUT = 600.0
 """Seconds that rank 0 may take to read its run file."""
-POLL_SECONDS = 0.05
-"""Seconds between two checks of the state of rank 0."""
-STALE_SECONDS = 86_400
-"""Age in seconds after which unlocked rendezvous files are deleted."""
+POLL_SECONDS = 0.05  # between two checks of the state of rank 0
+SHARED_FOLDER = "TUNESMITH_RANKS"  # the variable with the folder of several machines
+STALE_SECONDS = 86_400  # the age at which unlocked rendezvous files are deleted
 _TRAINING_SUFFIX = ".training"
 
 
@@ -60,6 +56,11 @@ def world_size() -> int:
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
+def has_several_machines() -> bool:
+    """Return True if torchrun has started processes on several machines."""
+    return world_size() > 1 and os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]
+
+
 @dataclass
 class Launch:
     """A launch of torchrun, as each of its processes identifies it."""
@@ -76,28 +77,31 @@ class Launch:
     @classmethod
     def of_process(cls, process: int) -> Launch:
         """Return the launch by the torchrun with this process number."""
+        if has_several_machines():
+            return cls(0, "", Path(os.environ.get(SHARED_FOLDER, "")))
         return cls(process, _start_time(process), Path(tempfile.gettempdir()))
 
     def rendezvous_path(self) -> Path:
         """Return the path of the file at which the ranks meet for the next run.
 
         Raises:
-            UsageError: torchrun has started processes on several machines.
+            UsageError: there are several machines, and no folder is named in which they meet.
             EnvironmentProblem: the folder belongs to another user.
         """
-        if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+        if has_several_machines() and not os.environ.get(SHARED_FOLDER):
             raise UsageError(
-                "torchrun: ranks on several machines cannot train together yet",
-                hint="start all of them on one machine: torchrun --nproc-per-node GPUS",
+                "torchrun: ranks on several machines need a folder to meet in",
+                hint=f"set {SHARED_FOLDER} to a folder that all of them see",
             )
         folder = self.folder / f"tunesmith-ranks-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise EnvironmentProblem(f"{folder}: belongs to another user", hint="set TMPDIR")
-        variables = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
-        identity = [str(self.process), self.started]
+        variables = ["TORCHELASTIC_RUN_ID", "MASTER_PORT"]
+        if not has_several_machines():  # each torchrun counts its own restarts
+            variables.append("TORCHELASTIC_RESTART_COUNT")
+        identity = [str(self.process), self.started, str(self.run_number)]
         identity += [os.environ.get(name, "") for name in variables]
-        identity.append(str(self.run_number))
         return folder / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 
 
@@ -112,11 +116,7 @@ def current_launch() -> Launch:
 
 @contextmanager
 def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[None]:
-    """Publish the run folder to the worker ranks, and hold the lock that shows rank 0 is alive.
-
-    Raises:
-        UsageError: torchrun has started processes on several machines.
-    """
+    """Publish the run folder to the worker ranks, and hold the lock that shows rank 0 is alive."""
     if world_size() == 1:
         yield
         return
@@ -212,7 +212,7 @@ class RankZero:
             if done.wait(POLL_SECONDS):
                 return
         if not done.wait(1.0):  # ranks that are in training notice and report it within that time
-            os._exit(0)
+            os._exit(int(has_several_machines()))  # without a failure, a torchrun does not restart
 
 
 def _start_time(process: int) -> str:

@@ -187,15 +187,32 @@ def test_a_worker_rank_gives_up_if_rank_0_does_not_start(launch: Launch) -> None
         distributed.RankZero.find(timeout=0.0, launch=launch)
 
 
-def test_several_machines_are_refused(
+def test_several_machines_need_a_folder_to_meet_in(
     launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv(distributed.SHARED_FOLDER, raising=False)
     with (
-        pytest.raises(UsageError, match="several machines"),
+        pytest.raises(UsageError, match="several machines need a folder"),
         distributed.announce_rank_zero(tmp_path, launch),
     ):
         pass
+
+
+def test_ranks_of_several_machines_meet_in_the_shared_folder(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each machine has a torchrun with a number and a count of restarts of its own."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv(distributed.SHARED_FOLDER, str(tmp_path))
+    paths = []
+    for process, restarts in ((17, "0"), (23, "1")):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        made = Launch.of_process(process)
+        assert not made.started  # an unlocked file may be of an earlier start
+        paths.append(made.rendezvous_path())
+    assert paths[0] == paths[1]
+    assert paths[0].is_relative_to(tmp_path)
 
 
 def test_a_technique_without_data_parallel_is_refused(

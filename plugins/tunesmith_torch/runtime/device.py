@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -85,9 +86,10 @@ def _device_of_rank(name: str) -> str:
             hint="use cpu" if name == "mps" else "use auto, or cpu",
         )
     gpus = _device_count("cuda")
-    if 0 < gpus < distributed.world_size():
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
+    if 0 < gpus < ranks:
         raise EnvironmentProblem(
-            f"device: {distributed.world_size()} ranks need a GPU each, and there are {gpus}",
+            f"device: {ranks} ranks need a GPU each, and there are {gpus}",
             hint=f"start torchrun with --nproc-per-node {gpus}, or use cpu",
         )
     return f"cuda:{distributed.local_rank()}"
