@@ -33,6 +33,8 @@ def workplace(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setenv("TUNESMITH__MODEL__BASE", str(tiny))
     monkeypatch.setenv("TUNESMITH__TECHNIQUE__MAX_STEPS", "1")
     monkeypatch.setenv("TUNESMITH__BASELINES__USE", '["zero-shot"]')
+    # Runs of earlier tests must not correct the predicted memory, which decides if a run fits.
+    monkeypatch.setenv("TUNESMITH_CALIBRATION", "0")
     return tmp_path
 
 

@@ -145,8 +145,9 @@ def test_unusable_documents_are_left_out(tmp_path: Path) -> None:
 
 
 def test_names_that_hold_no_text_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no texts"):
+    with pytest.raises(DataError, match="holds no texts") as caught:
         load(str(tmp_path))
+    assert "another data loader" in str(caught.value.hint) and ".md" in str(caught.value.hint)
     with pytest.raises(DataError, match="no such file"):
         load(str(tmp_path / "missing.txt"))
     (tmp_path / "[a].txt").write_text("brackets")

@@ -106,7 +106,8 @@ class TextLoader:
             if len(paths) > MAX_FILES:
                 raise DataError(str(folder), f"holds more than {MAX_FILES:,} texts")
         if not paths:
-            hint = f"files with these suffixes are read: {', '.join(self.options.suffixes)}"
+            hint = "name another data loader in a run file; this one reads files with the suffixes "
+            hint += ", ".join(self.options.suffixes)
             raise DataError(str(folder), "holds no texts", hint=hint)
         # Names are no patterns here.
         return [find_files(path.replace("[", "[[]"))[0] for path in paths]
