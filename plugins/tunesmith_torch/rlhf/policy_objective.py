@@ -23,10 +23,9 @@ and then, for each update, with ``ratio = exp(logprobs - old_logprobs)``::
 averaged over the trained tokens of the batch (ppo, grpo), or summed over tokens and averaged over
 completions (rloo).
 
-:class:`PolicyObjective` is a :class:`tunesmith_torch.training.loop.Objective`, so checkpoints,
-memory handling and the optimizer are those of every technique. Random numbers come from torch's
-generator, whose state a checkpoint keeps. With several processes each samples completions for its
-own prompts and trains on them; every mean is over the complete batch.
+:class:`PolicyObjective` is a :class:`tunesmith_torch.training.loop.Objective`, as of every
+technique. Random numbers come from torch's generator, whose state a checkpoint keeps. Each process
+samples completions for its own prompts and trains on them; means are over the complete batch.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
