@@ -194,8 +194,7 @@ class PolicyObjective:
         """
         self.adapted, self._reference = adapted, reference
         self._options, self.layout = options, layout
-        self._device = adapted.base.model.device
-        model = adapted.model
+        self._device, model = adapted.base.model.device, adapted.model
         self._value_model = model if isinstance(model, PolicyWithValueHead) else None
         self.policy = self._value_model.model if self._value_model is not None else model
         if (options.algorithm == "ppo") != (self._value_model is not None):
@@ -209,8 +208,8 @@ class PolicyObjective:
         )
         self.kl_controller = KlController(options.loss.kl_coef, options.loss.kl_target)
         self._updates_done = 0
-        self._counts = BatchCounts(0, 0, 1)
-        self._metrics, self._update_metrics = _BatchMetrics(), _BatchMetrics()
+        self._counts, self._metrics = BatchCounts(0, 0, 1), _BatchMetrics()
+        self._update_metrics = _BatchMetrics()
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> PreparedRollout:
         """Sample a rollout and compute its rewards, reference scores and advantages.
