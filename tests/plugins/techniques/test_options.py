@@ -36,7 +36,7 @@ from tunesmith_torch.options.training import (
     TrainingOptions,
 )
 
-MOST_KEYS = 15
+MOST_KEYS = 16
 """Settings of one table; a table within it is counted by itself."""
 
 TRAINING_KEYS = {
