@@ -117,6 +117,7 @@ def test_a_step_waits_for_the_device_once_in_our_code(
     }
 
 
+@pytest.mark.processes
 def test_a_stopped_run_continues_where_it_was(gpu: Gpu, tmp_path: Path, model_folder: Path) -> None:
     whole = run(tmp_path / "whole", model_folder, "cuda", max_steps=4)
     with pytest.raises(RunStopped):
@@ -160,6 +161,7 @@ def test_generation_gives_the_completions_of_the_cpu(sampler: Sampler | None, gp
     assert not [place for place in waits if place.startswith("generation/transformers")], waits
 
 
+@pytest.mark.processes
 def test_a_policy_step_is_that_of_the_cpu(gpu: Gpu, tmp_path: Path, model_folder: Path) -> None:
     losses = []
     for device in ("cuda", "cpu"):

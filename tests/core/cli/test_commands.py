@@ -275,6 +275,7 @@ def test_a_failing_reporter_does_not_stop_the_run(tunesmith: Tunesmith, here: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.processes
 def test_a_signal_reaches_a_run_in_another_process(here: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", "from tunesmith.cli import main; main()", "run", "run.toml"]
     sets = ["--set", "technique.steps=2000", "--set", "technique.pause=0.01", "--out", "long"]

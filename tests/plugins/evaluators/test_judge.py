@@ -192,6 +192,7 @@ def test_a_run_with_a_judge_keeps_the_token_to_itself(
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
 
+@pytest.mark.processes
 def test_a_local_judge_chooses_between_the_verdicts(tmp_path: Path) -> None:
     """A model of random weights is no judge: the anchors show it."""
     run_file = write_run(tmp_path, f'model = "{tmp_path / "model"}"')

@@ -163,6 +163,7 @@ def project(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
+@pytest.mark.processes
 def test_run_and_merge(project: Path) -> None:
     (project / "run.toml").write_text(RUN.format(technique="qlora"))
     done = tunesmith("run", "run.toml", "--out", "run")

@@ -191,6 +191,7 @@ def weights(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.processes
 def test_each_stage_and_the_gate_begin_with_freed_memory(
     tmp_path: Path,
     model_with_preferences: Path,

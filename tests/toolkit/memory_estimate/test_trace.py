@@ -130,7 +130,7 @@ GROUPINGS = {
     [
         ("full", True, "rows"),
         ("lora", False, "rows"),
-        ("lora", False, "sampled"),
+        pytest.param("lora", False, "sampled", marks=pytest.mark.long),
         pytest.param("full", False, "rows", marks=pytest.mark.long),
         pytest.param("lora", True, "rows", marks=pytest.mark.long),
         *(
@@ -167,7 +167,9 @@ def test_a_step_on_real_tensors_allocates_the_same(
     assert traced.peak_bytes() == pytest.approx(real.peak_bytes(), rel=2e-3)
 
 
-@pytest.mark.parametrize("accumulates_gradients", [False, True])
+@pytest.mark.parametrize(
+    "accumulates_gradients", [pytest.param(False, marks=pytest.mark.long), True]
+)
 @pytest.mark.parametrize(
     ("method", "device", "gradient_checkpointing"),
     [

@@ -172,6 +172,7 @@ def test_a_gold_reward_that_does_not_fall_passes(tmp_path: Path, gold_reward: Cu
     assert [evaluation.step for evaluation in evaluations] == list(range(0, 201, 10))
 
 
+@pytest.mark.long
 def test_noise_alone_stops_hardly_any_run(tmp_path: Path) -> None:
     """The gold reward is noisy and constant; the reward rises. 20 evaluations in each of 4 runs."""
     gates = [run_monitor(tmp_path, rising, flat, steps=200, seed=seed)[0] for seed in range(4)]

@@ -223,7 +223,13 @@ def complete(
     return weights, events, (folder / "validation.json").read_text()
 
 
-@pytest.mark.parametrize(("stop", "every"), [(2, 1000), (4, 1), (9, 3), (12, 1000)])
+@pytest.mark.parametrize(
+    ("stop", "every"),
+    [
+        (4, 1),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in ((2, 1000), (9, 3), (12, 1000))),
+    ],
+)
 def test_a_resumed_run_makes_the_same_choice(
     tmp_path: Path, tiny_folder: Path, complete: Any, stop: int, every: int
 ) -> None:
@@ -339,7 +345,15 @@ LABELLED: tuple[Record, ...] = tuple(
 )
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "orpo", "simpo", "kto", "reward"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "dpo",
+        "kto",
+        "reward",
+        *(pytest.param(x, marks=pytest.mark.long) for x in ("ipo", "orpo", "simpo")),
+    ],
+)
 def test_losses_on_pairs(tmp_path: Path, tiny_folder: Path, loss: str) -> None:
     """Of the untrained model DPO's loss is log 2; accuracy and margin rise on like pairs."""
     reward = loss == "reward"
