@@ -109,16 +109,16 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
 
 
 def open_rival(
-    run: RunFolder, plan: Plan, train: Sequence[Record], chosen: RivalChosen
+    plan: Plan, train: Sequence[Record], chosen: RivalChosen, base: TextModel
 ) -> TextModel | None:
     """Return the chosen variant of a rival as a model, built again from the training rows.
 
-    None if the installed rival has no such variant.
+    ``base`` is the untouched base model. None if the installed rival has no such variant.
     """
     rival = _find_rival(plan, chosen.rival)
     task = RivalTask(
         train=train,
-        base=cache(lambda: api.open_models(run, plan, tuned=False, base=True)["base"]),
+        base=lambda: base,
         seed=plan.run.seed,
         system_prompt=plan.baselines.system_prompt,
     )

@@ -21,26 +21,9 @@ import pytest
 from tunesmith import api
 from tunesmith.storage import write_atomic
 from tunesmith_torch.testing.tiny_model import save_tiny_model
+from tunesmith_torch.testing.tiny_project import write_project
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(1200)]
-
-RUN_FILE = """
-[model]
-base = "{model}"
-[data]
-use = "jsonl"
-train = "rows.jsonl"
-[technique]
-use = "lora"
-epochs = {epochs}
-batch_size = 8
-precision = "fp32"
-checkpoints = {{ every = 5 }}
-[baselines]
-use = ["majority"]
-[[evaluators]]
-use = "exact-match"
-"""
 
 
 def run_ip(*arguments: str) -> None:
@@ -119,16 +102,11 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
             subprocess.run(["ip", "netns", "del", name], check=False)
 
 
-def make_run(folder: Path, name: str, epochs: int = 10) -> Path:
-    """Create a run that has not begun, of five steps per epoch."""
+def make_run(folder: Path, name: str, epochs: int = 6) -> Path:
+    """Create a run that has not begun, of eight steps per epoch."""
     if not (folder / "model").is_dir():
         save_tiny_model(folder / "model")
-        rows = [{"prompt": f"question {n}", "completion": f"answer {n % 7}"} for n in range(60)]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / "rows.jsonl").write_text(text, encoding="utf-8")
-        (folder / "run.toml").write_text(
-            RUN_FILE.format(model=folder / "model", epochs=epochs), encoding="utf-8"
-        )
+        write_project(folder, folder / "model", epochs=epochs, batch_size=8, every=5)
     plan, _ = api.load_plan(folder / "run.toml")
     run = api.create_run_folder(plan, folder / name)
     write_atomic(run.run_file, plan.to_toml())

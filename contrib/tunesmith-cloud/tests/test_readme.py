@@ -22,10 +22,10 @@ def test_its_commands_exist() -> None:
         command.make_context("submit", words, resilient_parsing=False)
 
 
-def test_its_table_is_valid(tiny_folder: Path, tmp_path: Path) -> None:
+def test_its_table_is_valid(tiny_model: Path, tmp_path: Path) -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     tables = tomllib.loads(block)
-    tables["model"]["base"] = str(tiny_folder)
+    tables["model"]["base"] = str(tiny_model)
     tables["data"]["train"] = str(tmp_path / "rows.jsonl")
     plan, _ = api.load_plan(tables)
     assert plan.table(CloudOptions).gpus == "A100:1"

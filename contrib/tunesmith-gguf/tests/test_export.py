@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,81 +12,44 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM
 
-from tunesmith.contracts import Job
 from tunesmith.errors import EnvironmentProblem, GateError
 from tunesmith.options import from_table
-from tunesmith.records import Completion, Record
-from tunesmith.storage import Checkpoints
 from tunesmith_gguf.exporter import GgufExporter, find_file
 from tunesmith_gguf.offer import GGUF
 from tunesmith_gguf.options import GgufOptions
-from tunesmith_torch.export.contract import Engine
+from tunesmith_plugins.techniques.full.options import FullOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_torch.export.contract import Exporter
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
-from tunesmith_torch.models.merging import MergeOptions
-from tunesmith_torch.options.training import SupervisedOptions
+from tunesmith_torch.testing.exports import LEARNING, DamagedExporter, train_for_export
 from tunesmith_torch.testing.tiny_model import tiny_config, tiny_tokenizer
-from tunesmith_torch.training import trainer
-from tunesmith_torch.training.supervised import SupervisedTask
-
-RECORDS: tuple[Record, ...] = tuple(
-    Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion="one two three")
-    for n in range(12)
-)
 
 
 def train(folder: Path, model: Path, *, adapter: bool = True, epochs: float = 24.0) -> TrainedModel:
-    """Train until the answer is learned, and return the parts that an export needs."""
-    table: dict[str, Any] = {"epochs": epochs, "batch_size": 4, "precision": "fp32"}
-    table |= {"learning_rate": 1e-2 if adapter else 5e-3}
+    table: dict[str, Any] = {**LEARNING, "epochs": epochs}
     if adapter:
-        from tunesmith_plugins.techniques.lora.options import LoraOptions
-
-        config: SupervisedOptions = from_table(LoraOptions, {**table, "adapter": {"rank": 8}})
-    else:
-        from tunesmith_plugins.techniques.full.options import FullOptions
-
-        config = from_table(FullOptions, table)
-    job: Job[Any] = Job(
-        config=config, model=model, train=RECORDS[:8], dev=(), out=folder, seed=3, device="cpu",
-        checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
-    )  # fmt: skip
-    artifact = trainer.train(job, SupervisedTask())
-    merge = MergeOptions(torch.device("cpu"), torch.float32)
-    return TrainedModel(base=model, artifact=artifact.path, merge=merge, heldout=RECORDS[8:])
+        table |= {"learning_rate": 1e-2, "adapter": {"rank": 8}}
+        return train_for_export(from_table(LoraOptions, table), model, folder)
+    table |= {"learning_rate": 5e-3}
+    return train_for_export(from_table(FullOptions, table), model, folder)
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    return train(tmp_path_factory.mktemp("lora"), tiny_folder)
+def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    return train(tmp_path_factory.mktemp("lora"), tiny_model)
 
 
 def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = None) -> Export:
     options = GgufOptions(quantize=quantize, pre_tokenizer="smollm")  # type: ignore[arg-type]
-    exporter = GgufExporter(options)
+    exporter: Exporter = GgufExporter(options)
+    if damage is not None:
+        exporter = DamagedExporter(exporter, lambda out: damage(find_file(out)))
     return Export(
         name="gguf",
         options=options.model_dump(),
-        exporter=exporter if damage is None else Damaged(exporter, damage),
+        exporter=exporter,
         tolerance=GGUF.tolerance(options),
     )
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """An exporter whose file is damaged after it is written."""
-
-    exporter: GgufExporter
-    damage: Callable[[Path], None]
-
-    def export(self, model: Path, out: Path) -> None:
-        self.exporter.export(model, out)
-        self.damage(find_file(out))
-
-    def facts(self, out: Path) -> dict[str, Any]:
-        return self.exporter.facts(out)
-
-    def open(self, out: Path) -> AbstractContextManager[Engine]:
-        return self.exporter.open(out)
 
 
 @pytest.mark.parametrize("quantize", ["f32", "f16", "q8_0", "q4_k_m"])
@@ -146,8 +107,8 @@ def test_a_config_that_llama_cpp_ignores_is_found(
         export_run(trained, as_export(), tmp_path / "out")
 
 
-def test_a_full_model_passes(tiny_folder: Path, tmp_path: Path) -> None:
-    trained = train(tmp_path / "run", tiny_folder, adapter=False)
+def test_a_full_model_passes(tiny_model: Path, tmp_path: Path) -> None:
+    trained = train(tmp_path / "run", tiny_model, adapter=False)
     certificate = export_run(trained, as_export(), tmp_path / "out")
     assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
 

@@ -19,17 +19,17 @@ PROMPT = (Message("user", "Who is 3?"),)
 
 
 @pytest.fixture(scope="module")
-def file(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "model.gguf"
-    convert(tiny_folder, path, "f32", "smollm")
+    convert(tiny_model, path, "f32", "smollm")
     return path
 
 
 def test_ends_that_the_tokenizer_does_not_name_are_written(
-    tiny_folder: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path
 ) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
-        (tmp_path / name).write_bytes((tiny_folder / name).read_bytes())
+        (tmp_path / name).write_bytes((tiny_model / name).read_bytes())
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
     assert list_extra_ends(tmp_path) == [0]
 

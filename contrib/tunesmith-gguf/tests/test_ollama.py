@@ -104,8 +104,8 @@ def test_a_model_without_a_chat_template_gets_the_prompt_as_it_is() -> None:
     ]
 
 
-def test_an_export_has_a_modelfile(tiny_folder: Path, tmp_path: Path, go: Path) -> None:
-    trained = train(tmp_path / "run", tiny_folder, epochs=4.0)
+def test_an_export_has_a_modelfile(tiny_model: Path, tmp_path: Path, go: Path) -> None:
+    trained = train(tmp_path / "run", tiny_model, epochs=4.0)
     options = OllamaOptions(quantize="f32", pre_tokenizer="smollm", system='Say "hi".')
     export = Export(
         name="ollama", options=options.model_dump(), exporter=build_ollama(options),
@@ -124,6 +124,6 @@ def test_an_export_has_a_modelfile(tiny_folder: Path, tmp_path: Path, go: Path) 
 
     prompt, _ = last_exchange(RECORDS[0])
     assert not isinstance(prompt, str)
-    expected = render(Template.from_tokenizer(load_tokenizer(tiny_folder)), prompt)
+    expected = render(Template.from_tokenizer(load_tokenizer(tiny_model)), prompt)
     assert run_go(go, template, [prompt]) == [expected]
     assert any(line.startswith("PARAMETER stop ") for line in text.splitlines())

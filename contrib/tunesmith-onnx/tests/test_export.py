@@ -4,54 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from small_model import save_small_model
 
-from tunesmith.contracts import Job
 from tunesmith.errors import EnvironmentProblem, GateError
 from tunesmith.options import from_table
-from tunesmith.records import Completion, Record
-from tunesmith.storage import Checkpoints
 from tunesmith_onnx.exporter import CONFIG, GRAPH, OnnxExporter
 from tunesmith_onnx.offer import ONNX, OnnxOptions
-from tunesmith_torch.export.contract import Engine
+from tunesmith_plugins.techniques.full.options import FullOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
-from tunesmith_torch.models.merging import MergeOptions
-from tunesmith_torch.options.training import SupervisedOptions
-from tunesmith_torch.training import trainer
-from tunesmith_torch.training.supervised import SupervisedTask
-
-RECORDS: tuple[Record, ...] = tuple(
-    Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion="one two three")
-    for n in range(12)
+from tunesmith_torch.testing.exports import (
+    LEARNING,
+    DamagedExporter,
+    edit_template,
+    train_for_export,
 )
 
 
 def train(folder: Path, model: Path, *, adapter: bool = True, epochs: float = 24.0) -> TrainedModel:
-    """Train until the answer is learned, and return the parts that an export needs."""
-    table: dict[str, Any] = {"epochs": epochs, "batch_size": 4, "precision": "fp32"}
-    table |= {"learning_rate": 1e-2 if adapter else 5e-3}
+    table: dict[str, Any] = {**LEARNING, "epochs": epochs}
     if adapter:
-        from tunesmith_plugins.techniques.lora.options import LoraOptions
-
-        config: SupervisedOptions = from_table(LoraOptions, {**table, "adapter": {"rank": 8}})
-    else:
-        from tunesmith_plugins.techniques.full.options import FullOptions
-
-        config = from_table(FullOptions, table)
-    job: Job[Any] = Job(
-        config=config, model=model, train=RECORDS[:8], dev=(), out=folder, seed=3, device="cpu",
-        checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
-    )  # fmt: skip
-    artifact = trainer.train(job, SupervisedTask())
-    merge = MergeOptions(torch.device("cpu"), torch.float32)
-    return TrainedModel(base=model, artifact=artifact.path, merge=merge, heldout=RECORDS[8:])
+        table |= {"learning_rate": 1e-2, "adapter": {"rank": 8}}
+        return train_for_export(from_table(LoraOptions, table), model, folder)
+    table |= {"learning_rate": 5e-3}
+    return train_for_export(from_table(FullOptions, table), model, folder)
 
 
 @pytest.fixture(scope="module")
@@ -65,27 +45,9 @@ def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = Non
     return Export(
         name="onnx",
         options=options.model_dump(),
-        exporter=exporter if damage is None else Damaged(exporter, damage),
+        exporter=exporter if damage is None else DamagedExporter(exporter, damage),
         tolerance=ONNX.tolerance(options),
     )
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """An exporter whose files are damaged after they are written."""
-
-    exporter: OnnxExporter
-    damage: Callable[[Path], None]
-
-    def export(self, model: Path, out: Path) -> None:
-        self.exporter.export(model, out)
-        self.damage(out)
-
-    def facts(self, out: Path) -> dict[str, Any]:
-        return self.exporter.facts(out)
-
-    def open(self, out: Path) -> AbstractContextManager[Engine]:
-        return self.exporter.open(out)
 
 
 @pytest.mark.parametrize("quantize", ["f32", "int8", "int4"])
@@ -136,16 +98,6 @@ def edit_json(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[
         content = json.loads((out / name).read_text(encoding="utf-8"))
         change(content)
         (out / name).write_text(json.dumps(content), encoding="utf-8")
-
-    return damage
-
-
-def edit_template(old: str, new: str) -> Callable[[Path], None]:
-    def damage(out: Path) -> None:
-        path = out / "chat_template.jinja"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
 
     return damage
 

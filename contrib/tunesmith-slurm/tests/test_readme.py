@@ -48,10 +48,10 @@ def test_its_commands_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_its_tables_are_valid(page: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_its_tables_are_valid(page: Path, tiny_model: Path, tmp_path: Path) -> None:
     (block,) = blocks(page, "toml")
     tables = {"technique": {"use": "lora"}, "data": {"use": "jsonl"}, **tomllib.loads(block)}
-    tables["model"] = {"base": str(tiny_folder)}
+    tables["model"] = {"base": str(tiny_model)}
     tables["data"] = {"use": "jsonl", "train": str(tmp_path / "rows.jsonl")}
     plan, _ = api.load_plan(tables)
     assert plan.table(SlurmOptions).partition == "gpu"

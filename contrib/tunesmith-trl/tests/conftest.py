@@ -19,15 +19,8 @@ from policy_run import CPU, FP32, options, save_model_with_endings  # noqa: E402
 
 from tunesmith_torch.models.adapter_stack import adapt_model  # noqa: E402
 from tunesmith_torch.models.open_base import load_model  # noqa: E402
-from tunesmith_torch.testing.tiny_model import save_tiny_model  # noqa: E402
 
-pytest_plugins = ["tunesmith.testing.fixtures"]
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama as a hub would serve it. Read it, copy it, do not change it."""
-    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
+pytest_plugins = ["tunesmith.testing.fixtures", "tunesmith_torch.testing.fixtures"]
 
 
 @pytest.fixture(scope="session")

@@ -41,20 +41,20 @@ def test_a_batch_of_fewer_prompts_has_fewer_rows() -> None:
     assert micro_batch_rows(policy, 1, 18) == 4
 
 
-def test_the_logits_of_trl_are_counted(tiny_folder: Path) -> None:
+def test_the_logits_of_trl_are_counted(tiny_model: Path) -> None:
     config = trl_options(generation__max_new_tokens=32, micro_batch_tokens=512, precision="fp32")
-    memory = first_estimate(tiny_folder, config).memory
+    memory = first_estimate(tiny_model, config).memory
     assert set(memory) == {"load", "rollout", "train", "evaluate"}
-    vocabulary = json.loads((tiny_folder / "config.json").read_text())["vocab_size"]
+    vocabulary = json.loads((tiny_model / "config.json").read_text())["vocab_size"]
     rows = micro_batch_rows(config.policy_options, 4, 32)
     assert rows == 8
     assert memory["train"].components["logits of TRL"] == rows * 32 * vocabulary * 4 * 4
 
 
-def test_a_reward_model_and_vllm_are_mentioned(tiny_folder: Path) -> None:
-    plain = first_estimate(tiny_folder, trl_options())
+def test_a_reward_model_and_vllm_are_mentioned(tiny_model: Path) -> None:
+    plain = first_estimate(tiny_model, trl_options())
     config = trl_options(rewards=[{}], reward_model="runs/rlhf", vllm=True)
-    other = first_estimate(tiny_folder, config)
+    other = first_estimate(tiny_model, config)
     assert other.memory["train"].components["reward model"] > 0
     assert other.memory["train"].expected > plain.memory["train"].expected
     assert [note for note in other.notes if note not in plain.notes] == [
@@ -63,9 +63,9 @@ def test_a_reward_model_and_vllm_are_mentioned(tiny_folder: Path) -> None:
     ]
 
 
-def test_packing_is_no_memory_saving(tiny_folder: Path) -> None:
+def test_packing_is_no_memory_saving(tiny_model: Path) -> None:
     unpacked = trl_options(packing=False)
-    assert first_estimate(tiny_folder, unpacked) == first_estimate(tiny_folder, trl_options())
+    assert first_estimate(tiny_model, unpacked) == first_estimate(tiny_model, trl_options())
     changes: list[Any] = [saving.changes for saving in memory_savings(unpacked)]
     assert ("technique.micro_batch_tokens = 512",) in changes
     assert not [change for change in changes if "packing" in str(change)]

@@ -39,7 +39,7 @@ policy.skip = true
 
 
 @pytest.fixture(scope="module")
-def project(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the README, and pairs for a reward model."""
     folder = tmp_path_factory.mktemp("project")
     (rewards,), (rows,) = blocks("python"), blocks("json")
@@ -50,11 +50,11 @@ def project(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         for n in range(20)
     ]
     (folder / "pairs.jsonl").write_text("".join(pairs), encoding="utf-8")
-    reward_stage = REWARD_STAGE.format(model=tiny_folder)
+    reward_stage = REWARD_STAGE.format(model=tiny_model)
     (folder / "rlhf.toml").write_text(reward_stage, encoding="utf-8")
     for number, text in enumerate(blocks("toml")):
         assert MODEL in text
-        replaced = text.replace(MODEL, str(tiny_folder))
+        replaced = text.replace(MODEL, str(tiny_model))
         (folder / f"run{number}.toml").write_text(replaced, encoding="utf-8")
     return folder
 

@@ -154,13 +154,13 @@ def test_a_missing_reward_model_is_named_by_its_key(
         run.train()
 
 
-def test_an_adapter_of_the_output_head_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_the_output_head_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     """In a model whose head has weights of its own; others refuse such an adapter anyway."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     model.save_pretrained(tmp_path / "untied")
-    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "untied")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "untied")
     run = TechniqueRun(
         tmp_path / "untied",
         tmp_path / "out",

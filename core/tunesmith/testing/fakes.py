@@ -44,9 +44,8 @@ class FakeTextModel:
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return the number of words of a prompt."""
-        return len(
-            " ".join([prompt] if isinstance(prompt, str) else [m.text for m in prompt]).split()
-        )
+        texts = [prompt] if isinstance(prompt, str) else [message.text for message in prompt]
+        return sum(len(text.split()) for text in texts)
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith_torch.testing.tiny_model import tiny_model_folder
-
 
 @pytest.fixture(scope="session")
 def tiny_model() -> Path:
     """Folder of a tiny Llama with random weights, as a hub would serve it."""
+    from tunesmith_torch.testing.tiny_model import tiny_model_folder  # torch takes seconds
+
     return tiny_model_folder()

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from export_cases import (
-    DamagedExporter,
     as_export,
     copy_adapter,
     drop_magnitudes,
@@ -34,6 +33,7 @@ from tunesmith_torch.export.export_run import CERTIFICATE, TrainedModel, export_
 from tunesmith_torch.export.merge_by_tensor import write_merged
 from tunesmith_torch.export.reference import is_plain
 from tunesmith_torch.models.loading import load_tokenizer
+from tunesmith_torch.testing.exports import DamagedExporter, edit_template
 from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
 
 PROMPT = (Message("user", "Who is 3?"),)
@@ -73,16 +73,6 @@ def test_a_correct_export_passes_every_check(
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10_000.0
     assert not list(tmp_path.glob(".export-*"))
-
-
-def edit_template(old: str, new: str) -> Callable[[Path], None]:
-    def damage(out: Path) -> None:
-        path = out / "chat_template.jinja"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
-
-    return damage
 
 
 def truncate(out: Path) -> None:

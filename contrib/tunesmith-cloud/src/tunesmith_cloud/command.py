@@ -15,10 +15,10 @@ from tunesmith.cli.common import CliState, common_options, pass_state, set_optio
 from tunesmith.config.problems import convert_problems
 from tunesmith.errors import ConfigError, UsageError
 from tunesmith.options import from_table
-from tunesmith.plan import Plan
 from tunesmith.storage import write_atomic
 from tunesmith_cloud.launchers import LAUNCHERS, Work, name_job
 from tunesmith_cloud.options import CloudOptions
+from tunesmith_torch.runtime.launch import refuse_unsuitable_job
 
 
 @click.command("submit")
@@ -68,7 +68,7 @@ def command(  # noqa: PLR0913 - click passes each option by name
     plan, _ = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     flags = {"image": image, "gpus": gpus, "cpus": cpus, "memory": memory, "volume": volume}
     options = override_options(plan.table(CloudOptions), flags)
-    check_run(plan, options)
+    refuse_unsuitable_job(plan, options.gpus, options.gpu_count, table="cloud", hint="--gpus 1")
     job = name_job(name or plan.name)
     work = Work(job, run_file.name, f"{options.mount.rstrip('/')}/{job}", sets)
     text = write_yaml(LAUNCHERS[launcher].build(work, options), launcher)
@@ -101,27 +101,6 @@ def override_options(options: CloudOptions, flags: Mapping[str, str | int | None
         return from_table(CloudOptions, {**options.model_dump(mode="json"), **given})
     except ValidationError as error:
         raise ConfigError(list(convert_problems(error, "cloud", CloudOptions))) from None
-
-
-def check_run(plan: Plan, options: CloudOptions) -> None:
-    """Refuse a run that the job could not execute.
-
-    Raises:
-        UsageError: its technique trains with one process, and the job has several; or it trains on
-            another device than the job has.
-    """
-    if options.gpu_count > 1 and not plan.technique.offer.data_parallel:
-        raise UsageError(
-            f"technique {plan.technique.offer.name}: cannot train with the {options.gpu_count} "
-            "processes of this job",
-            hint="--gpus 1",
-        )
-    wrong = ("cpu", "mps") if options.gpu_count else ("cuda", "mps")
-    if plan.run.device.startswith(wrong):
-        raise UsageError(
-            f"cloud.gpus is {options.gpus}, and run.device is {plan.run.device}",
-            hint="leave run.device out, or change one of them",
-        )
 
 
 def write_yaml(content: dict[str, object], launcher: str) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints
 
 from tunesmith.offers import TableOffer
 from tunesmith.options import Options
+from tunesmith_torch.runtime.launch import Gpus, parse_gpus
 
 Text = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
-_GPUS = re.compile(r"(?:([\w.-]+):)?(\d+)", re.ASCII)
 
 
 class CloudOptions(Options):
@@ -26,7 +25,7 @@ class CloudOptions(Options):
             "unset, SkyPilot and dstack take their own."
         ),
     )
-    gpus: int | str = Field(
+    gpus: Gpus = Field(
         0, description="GPUs, as a number or with their type: 2, A100:2. 0: train on the CPU."
     )
     cpus: int = Field(4, ge=1, description="Processor cores.")
@@ -56,23 +55,15 @@ class CloudOptions(Options):
         description="Lines of shell before the run (SkyPilot, dstack). An image has it already.",
     )
 
-    @field_validator("gpus")
-    @classmethod
-    def _check_gpus(cls, gpus: int | str) -> int | str:
-        if not _GPUS.fullmatch(str(gpus)):
-            raise ValueError("must be a number, or a type and a number such as A100:2")
-        return gpus
-
     @property
     def gpu_type(self) -> str:
         """The type of GPU that is asked for; "" for any."""
-        found = _GPUS.fullmatch(str(self.gpus))
-        return (found[1] or "") if found else ""
+        return parse_gpus(self.gpus).type
 
     @property
     def gpu_count(self) -> int:
         """The number of GPUs, and of processes that train together."""
-        return int(str(self.gpus).rpartition(":")[2])
+        return parse_gpus(self.gpus).count
 
 
 CLOUD: TableOffer[Any] = TableOffer(

@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from tunesmith.contracts import Generation
 from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith.records import Prompt
+from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
 from tunesmith_torch.models.foreign_code import refuse_foreign_code
 
 PAST, PRESENT = "past_key_values.", "present."
 """Names of cached keys and values begin so, as inputs and as outputs."""
 
 
-class OnnxRuntime:
+class OnnxRuntime(FolderTokenizer):
     """A graph in ONNX Runtime."""
 
     def __init__(self, session: Any, tokenizer: Any, config: dict[str, Any]) -> None:
         """``config`` is the part ``model`` of the folder's genai_config.json."""
+        super().__init__(tokenizer)
         self.session = session
-        self.tokenizer = tokenizer
         ids = config["eos_token_id"]
         self.end_ids = frozenset(ids if isinstance(ids, list) else [ids])
         names = {i.name for i in session.get_inputs()}
@@ -41,21 +41,6 @@ class OnnxRuntime:
         decoder = config["decoder"]
         shape = (1, decoder["num_key_value_heads"], 0, decoder["head_size"])
         self.empty_cache = {name: np.zeros(shape, np.float32) for name in cached}
-
-    def render(self, prompt: Prompt) -> str:
-        """Return the prompt as the chat template in the folder renders it."""
-        if isinstance(prompt, str) or self.tokenizer.chat_template is None:
-            return prompt if isinstance(prompt, str) else prompt[0].text
-        turns = [{"role": message.role, "content": message.text} for message in prompt]
-        return str(
-            self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        )
-
-    def tokenize(self, text: str) -> Sequence[int]:
-        """Return the ids of a rendered prompt; a chat template writes its own BOS."""
-        special = self.tokenizer.chat_template is None
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
-        return ids
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Generation]:
         """Generate greedy answers, one after the other."""
@@ -77,9 +62,7 @@ class OnnxRuntime:
             length += len(new)
             new = [int(logits_TV[-1].argmax())]
             ids += new
-        stopped = bool(self.end_ids.intersection(ids[-1:]))
-        text = str(self.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True))
-        return Generation(text, len(ids), "stop" if stopped else "length", tuple(ids))
+        return self.read_answer(ids, self.end_ids)
 
     def _run(
         self, ids: Sequence[int], cache: dict[str, Any], length: int
@@ -120,10 +103,7 @@ def open_engine(folder: Path) -> Iterator[OnnxRuntime]:
         )
     except Exception as error:  # its exceptions have no class of their own
         raise IntegrityError(f"{folder}: ONNX Runtime cannot load it, {error!s:.200}") from error
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True
-    )
-    yield OnnxRuntime(session, tokenizer, config)
+    yield OnnxRuntime(session, open_tokenizer(folder), config)
 
 
 def count_threads() -> int:

@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from tunesmith.offers import TableOffer
 from tunesmith.options import Options
+from tunesmith_torch.runtime.launch import Gpus, parse_gpus
 
 # Nothing that could end the line of an option in the script.
 Text = Annotated[
@@ -21,7 +22,6 @@ Text = Annotated[
 _DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})", re.ASCII)
 _MEMORY = re.compile(r"(\d+)([KMGT]?)", re.ASCII)
 _UNITS = {"K": 1 << 10, "": 1 << 20, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_GPUS = re.compile(r"(?:([\w.-]+):)?(\d+)", re.ASCII)
 _OPTION = re.compile(r"--[a-z][a-z-]*(=[^\x00-\x1f\x7f]*)?", re.ASCII)
 
 
@@ -33,7 +33,7 @@ class SlurmOptions(Options):
     qos: Text | None = Field(None, description="Quality of service.")
     constraint: Text | None = Field(None, description="Features of the node, such as a100|h100.")
     nodes: int = Field(1, ge=1, description="Machines: 1, because a run trains on one machine.")
-    gpus: int | str = Field(
+    gpus: Gpus = Field(
         0, description="GPUs, as a number or with their type: 2, a100:2. 0: train on the CPU."
     )
     processes: int | None = Field(
@@ -77,13 +77,6 @@ class SlurmOptions(Options):
             )
         return nodes
 
-    @field_validator("gpus")
-    @classmethod
-    def _check_gpus(cls, gpus: int | str) -> int | str:
-        if not _GPUS.fullmatch(str(gpus)):
-            raise ValueError("must be a number, or a type and a number such as a100:2")
-        return gpus
-
     @field_validator("mem")
     @classmethod
     def _check_memory(cls, mem: str | None) -> str | None:
@@ -118,12 +111,11 @@ class SlurmOptions(Options):
     @property
     def gpu_type(self) -> str:
         """The type of GPU that is asked for; "" for any."""
-        found = _GPUS.fullmatch(str(self.gpus))
-        return (found[1] or "") if found else ""
+        return parse_gpus(self.gpus).type
 
     @property
     def gpu_count(self) -> int:
-        return int(str(self.gpus).rpartition(":")[2])
+        return parse_gpus(self.gpus).count
 
     @property
     def process_count(self) -> int:

@@ -48,6 +48,6 @@ def count_request_tokens(
         return None
     if strongest.chosen.solution == "classifier":
         return RequestTokens(0.0, fmean(tuned))
-    rival = open_rival(ladder, plan, train, strongest.chosen)
+    rival = open_rival(plan, train, strongest.chosen, base)
     asked = rival and count_prompt_tokens(rival, prompts)
     return RequestTokens(fmean(asked), fmean(tuned)) if asked else None

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
+from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
 from tunesmith_torch.models.foreign_code import refuse_foreign_code
 from tunesmith_torch.models.model_folder import check_folder, weight_files
 
@@ -66,32 +67,18 @@ class SafetensorsExporter:
     def open(self, out: Path) -> Iterator[PlainTransformers]:
         """Load the folder as the documentation of transformers does, in float32."""
         refuse_foreign_code(out)
-        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-        model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, **options)
-        yield PlainTransformers(model.eval(), AutoTokenizer.from_pretrained(out, **options))
+        model = AutoModelForCausalLM.from_pretrained(
+            out, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+        )
+        yield PlainTransformers(model.eval(), open_tokenizer(out))
 
 
-class PlainTransformers:
-    """A model folder in transformers, without any part of this toolkit."""
+class PlainTransformers(FolderTokenizer):
+    """A model folder in transformers, without our templates, attention and generation."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
         self.model = model
-        self.tokenizer = tokenizer
-
-    def render(self, prompt: Prompt) -> str:
-        """Return the prompt as its chat template renders it."""
-        if isinstance(prompt, str) or self.tokenizer.chat_template is None:
-            return prompt if isinstance(prompt, str) else prompt[0].text
-        turns = [{"role": message.role, "content": message.text} for message in prompt]
-        return str(
-            self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        )
-
-    def tokenize(self, text: str) -> Sequence[int]:
-        """Return the ids of a rendered prompt; a chat template writes its own BOS."""
-        special = self.tokenizer.chat_template is None
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
-        return ids
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> Sequence[Generation]:
         """Generate greedy answers with the folder's generation config."""
@@ -114,9 +101,7 @@ class PlainTransformers:
         )
         ids = made_1T[0, ids_1T.shape[1] :].tolist()
         ends = self.model.generation_config.eos_token_id
-        stopped = bool(ids) and ids[-1] in (ends if isinstance(ends, list) else [ends])
-        text = str(self.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True))
-        return Generation(text, len(ids), "stop" if stopped else "length", tuple(ids))
+        return self.read_answer(ids, ends if isinstance(ends, list) else [ends])
 
 
 def _convert(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -27,6 +27,7 @@ from tunesmith_slurm.job_file import SubmittedJob, find_job, job_folder
 from tunesmith_slurm.options import SlurmOptions
 from tunesmith_slurm.prediction import list_warnings
 from tunesmith_slurm.script import build_script
+from tunesmith_torch.runtime.launch import refuse_unsuitable_job
 
 
 @click.command("submit")
@@ -110,18 +111,9 @@ def check_run(plan: Plan, options: SlurmOptions) -> None:
         EnvironmentProblem: the weights of the model are missing.
     """
     api.refuse_unrunnable(plan)
-    if options.process_count > 1 and not plan.technique.offer.data_parallel:
-        raise UsageError(
-            f"technique {plan.technique.offer.name}: cannot train with the "
-            f"{options.process_count} processes of this job",
-            hint="--processes 1",
-        )
-    wrong = ("cpu", "mps") if options.gpu_count else ("cuda", "mps")
-    if plan.run.device.startswith(wrong):
-        raise UsageError(
-            f"slurm.gpus is {options.gpus}, and run.device is {plan.run.device}",
-            hint="leave run.device out, or change one of them",
-        )
+    refuse_unsuitable_job(
+        plan, options.gpus, options.process_count, table="slurm", hint="--processes 1"
+    )
 
 
 def choose_folder(plan: Plan, out: Path | None) -> Path:

@@ -1,0 +1,51 @@
+"""The tokenizer of an exported folder, for engines that have none of their own.
+
+It is plain transformers, without our templates, so that the checks of an export prove the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from tunesmith.contracts import Generation
+from tunesmith.records import Prompt
+
+
+class FolderTokenizer:
+    """Renders, tokenizes and decodes: the part of an engine that reads and writes text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def render(self, prompt: Prompt) -> str:
+        """Return the prompt as the chat template in the folder renders it."""
+        if isinstance(prompt, str) or self.tokenizer.chat_template is None:
+            return prompt if isinstance(prompt, str) else prompt[0].text
+        turns = [{"role": message.role, "content": message.text} for message in prompt]
+        return str(
+            self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        )
+
+    def tokenize(self, text: str) -> Sequence[int]:
+        """Return the ids of a rendered prompt; a chat template writes its own BOS."""
+        special = self.tokenizer.chat_template is None
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return ids
+
+    def read_answer(self, ids: Sequence[int], end_ids: Collection[int]) -> Generation:
+        """Return generated ids as an answer, which has stopped if it ends with an end token."""
+        stopped = bool(ids) and ids[-1] in end_ids
+        text = str(self.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True))
+        return Generation(text, len(ids), "stop" if stopped else "length", tuple(ids))
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """Load the tokenizer in a folder, without remote code and without a network."""
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
+    return tokenizer

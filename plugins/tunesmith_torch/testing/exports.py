@@ -1,0 +1,81 @@
+"""Helpers for the tests of an exporter: a model that has learned an answer, and damaged files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.contracts import Job
+from tunesmith.records import Completion, Record
+from tunesmith.storage import Checkpoints
+from tunesmith_torch.export.contract import Engine, Exporter
+from tunesmith_torch.export.export_run import TrainedModel
+from tunesmith_torch.models.merging import MergeOptions
+from tunesmith_torch.options.training import SupervisedOptions
+from tunesmith_torch.training import trainer
+from tunesmith_torch.training.supervised import SupervisedTask
+
+LEARNING = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}
+"""Options with which a tiny model learns the answer, at a rate of 1e-2 (LoRA) or 5e-3 (full)."""
+
+
+def make_records(answer: str) -> tuple[Record, ...]:
+    """Return twelve rows that all have one answer."""
+    return tuple(
+        Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion=answer) for n in range(12)
+    )
+
+
+def train_for_export(
+    options: SupervisedOptions, model: Path, folder: Path, answer: str = "one two three"
+) -> TrainedModel:
+    """Train a model in ``folder``; return the parts that an export needs, four rows held out."""
+    records = make_records(answer)
+    job: Job[Any] = Job(
+        config=options, model=model, train=records[:8], dev=(), out=folder, seed=3, device="cpu",
+        checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
+    )  # fmt: skip
+    artifact = trainer.train(job, SupervisedTask())
+    return TrainedModel(
+        base=model,
+        artifact=artifact.path,
+        merge=MergeOptions(torch.device("cpu"), torch.float32),
+        heldout=records[8:],
+    )
+
+
+class DamagedExporter:
+    """An exporter whose files are damaged after they are written."""
+
+    def __init__(self, exporter: Exporter, damage: Callable[[Path], None]) -> None:
+        self.exporter = exporter
+        self.damage = damage
+
+    def export(self, model: Path, out: Path) -> None:
+        """Export the model, and damage what was written."""
+        self.exporter.export(model, out)
+        self.damage(out)
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        """Return what the files say."""
+        return self.exporter.facts(out)
+
+    def open(self, out: Path) -> AbstractContextManager[Engine]:
+        """Load the files into the engine."""
+        return self.exporter.open(out)
+
+
+def edit_template(old: str, new: str) -> Callable[[Path], None]:
+    """Return the damage that replaces a part of the chat template's file."""
+
+    def damage(out: Path) -> None:
+        path = out / "chat_template.jinja"
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    return damage
