@@ -368,7 +368,7 @@ class RivalChosen(Event, kind="rival-chosen"):
     folds: int = 0
     """Folds of training rows that took the place of dev rows: the score is out of fold."""
     variants: list[JSON] = field(default_factory=list)
-    """The variants that were tried, each with ``name``, ``score`` and ``seconds``."""
+    """The variants that were tried, each with ``name``, ``score``, ``rows`` and ``seconds``."""
     seconds: float = 0.0
     skipped: str = ""
     """The reason why the rival is not measured; empty if it is."""

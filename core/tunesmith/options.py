@@ -158,7 +158,7 @@ class BaselineOptions(Options):
         ge=0,
         description=(
             "Held-out rows, chosen at random, on which the rivals that ask the base model are "
-            "scored; 0: all. The one that is strongest on the dev rows is scored on all if the "
+            "scored; 0: all. One that no other beats on the dev rows is scored on all if the "
             "budget allows, and so are rivals without a model."
         ),
     )

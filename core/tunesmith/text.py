@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from typing import Any
 
 ELLIPSIS = "…"
@@ -136,56 +136,30 @@ def format_count(n: int, noun: str) -> str:
     """Format a count with its noun: "1 row", "1,234 rows", "2 batches", "0 entries"."""
     if abs(n) == 1:
         return f"{n} {noun}"
-    if re.search(r"(s|x|z|ch|sh)$", noun):
-        return f"{n:,} {noun}es"
     if re.search(r"[^aeiou]y$", noun):
         return f"{n:,} {noun[:-1]}ies"
-    return f"{n:,} {noun}s"
+    return f"{n:,} {noun}{'es' if re.search(r'(s|x|z|ch|sh)$', noun) else 's'}"
 
 
 def suggest_name(word: str, known: Iterable[str]) -> str | None:
     """Return the known name that was probably meant, or None.
 
-    Case, hyphens and underscores are ignored. First a name with two swapped neighbours is tried,
-    then an unambiguous prefix of at least two letters, then the most similar name that is similar
-    enough.
+    Case, hyphens and underscores are ignored. An unambiguous prefix of at least two letters comes
+    before the most similar name that is similar enough.
     """
-    names = sorted(set(known))
-    if word in names:
-        return None
+    names = {_normalize(name): name for name in sorted(set(known), reverse=True)}
     normalized = _normalize(word)
-    if not normalized:
+    if not normalized or word in names.values():
         return None
-    for name in names:
-        if _normalize(name) == normalized:
-            return name
-    for name in names:
-        if _is_transposition(_normalize(name), normalized):
-            return name
-    prefixed = [name for name in names if _normalize(name).startswith(normalized)]
-    if len(prefixed) == 1 and len(normalized) >= 2:
-        return prefixed[0]
-    matcher = SequenceMatcher(autojunk=False)
-    matcher.set_seq2(normalized[:200])
-    best_ratio, best_name = 0.6, None
-    for name in names:
-        matcher.set_seq1(_normalize(name)[:200])
-        if matcher.quick_ratio() > best_ratio and (ratio := matcher.ratio()) > best_ratio:
-            best_ratio, best_name = ratio, name
-    return best_name
+    prefixed = [name for name in names if name.startswith(normalized)]
+    if normalized not in names and len(prefixed) == 1 and len(normalized) >= 2:
+        return names[prefixed[0]]
+    close = get_close_matches(normalized, names, n=1)
+    return names[close[0]] if close else None
 
 
 def _normalize(name: str) -> str:
-    return name.casefold().replace("-", "").replace("_", "").strip()
-
-
-def _is_transposition(one: str, other: str) -> bool:
-    """Return True if exactly two neighbouring characters are swapped."""
-    differs = [i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
-    if len(one) != len(other) or len(differs) != 2 or differs[1] != differs[0] + 1:
-        return False
-    i = differs[0]
-    return one[i] == other[i + 1] and one[i + 1] == other[i]
+    return name.casefold().replace("-", "").replace("_", "").strip()[:200]
 
 
 # --- secrets --------------------------------------------------------------------------------

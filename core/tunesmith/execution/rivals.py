@@ -3,8 +3,8 @@
 What chooses sees dev rows only: the variants of a rival are compared on them, and the best one is
 scored once on the held-out rows. Where few rows leave none for dev, folds of training rows take
 their place, each scored by what was built from the others. Rivals that ask the base model are
-scored on the same random rows, within a budget of time, so that they cost less than the training
-they are compared with.
+costly: few rows compare their variants, they are scored on the same random rows, and within a
+budget of time, so that they cost less than the training they are compared with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunesmith.contracts import Rival, RivalTask, RivalVariant, RunContext, TextModel
@@ -32,7 +32,9 @@ Rivals = Sequence[Component[RivalOffer[Any]]]
 SAMPLE = 2_000
 """Number of training rows by which default rivals are chosen."""
 DEV_ROWS = 20
-"""Number of rows by which variants that ask the base model are compared."""
+"""Number of rows by which a variant that asks the base model is scored."""
+COMPARED_ROWS = 10
+"""Number of them by which its variants are compared: only the best one is scored on the others."""
 
 
 def choose_rivals(
@@ -77,6 +79,30 @@ def list_evaluators(
     return [e for e in evaluators if e.offer.generates == evaluators[0].offer.generates]
 
 
+_Scored = tuple[Sequence[RivalVariant], Sequence[Record]]
+"""Rows that are scored, with the variants that are built for them; none: those of the task."""
+
+
+@dataclass
+class _Tried:
+    """A variant, and what it scored so far."""
+
+    variant: RivalVariant
+    place: int
+    values: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    rows: int = 0
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float:
+        return mean_interval(self.values, self.weights, resamples=100).value
+
+    def to_json(self) -> JSON:
+        names = {"name": self.variant.name, "score": self.score}
+        return {**names, "rows": self.rows, "seconds": self.seconds}
+
+
 @dataclass(frozen=True)
 class RivalChoice:
     """Chooses one variant of each rival on the dev rows, within the budget of the run."""
@@ -117,20 +143,22 @@ class RivalChoice:
     ) -> Sequence[int]:
         """Return the numbers of the ``count`` held-out rows on which a rival is scored.
 
-        Costly rivals are scored on the same random rows. The one that is strongest on the dev rows
-        is scored on all if the time is enough: with few rows it cannot be shown to be good enough.
+        Costly rivals are scored on the same random rows. If none is stronger than a costly one on
+        the dev rows, that one is scored on all, if the time is enough: few rows cannot show that it
+        is good enough.
         """
         rows = self.plan.baselines.rows
         if not rival.offer.needs_model or not rows or rows >= count:
             return range(count)
         costly = {r.offer.name for r in self.plan.rivals if r.offer.needs_model}
         scored = [c for c in self.emit.report.rivals.values() if c.dev_score is not None]
-        scored = [c for c in scored if c.rival in costly]
         sign = 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
-        best = max(scored, key=lambda c: sign * (c.dev_score or 0.0), default=None)
+        # Of equal ones a costly one is wanted, and the cheapest of these.
+        order = [(sign * (c.dev_score or 0.0), c.rival in costly) for c in scored]
+        best = scored[order.index(max(order))] if scored else None
         if best is not None and best.rival == rival.offer.name:
-            seconds = next(v["seconds"] for v in best.variants if v["name"] == best.variant)
-            if seconds * count / best.dev_rows <= seconds_left:
+            variant = next(v for v in best.variants if v["name"] == best.variant)
+            if variant["seconds"] * count / best.dev_rows <= seconds_left:
                 return range(count)
         return sorted(random.Random(self.plan.run.seed).sample(range(count), rows))
 
@@ -143,72 +171,71 @@ class RivalChoice:
     ) -> tuple[RivalVariant | None, RivalChosen]:
         """Score variants until the time is up; return the best one and the event about it."""
         metric = self.evaluator.offer.metrics[0]
-        scored = self._list_scored(offer, rival)
-        best, best_score, tried = None, None, list[JSON]()
+        sign = 1 if metric.higher_is_better else -1
+        compared, others = [self._list_scored(rival, rows) for rows in self._draw_rows(offer)]
+        best, tried = None, list[_Tried]()
         started = time.perf_counter()
         skipped = "it has no variant for these rows"
         for place, variant in enumerate(variants):
-            elapsed = time.perf_counter() - started
-            slowest = max((row["seconds"] for row in tried), default=0.0)
-            if elapsed + slowest > seconds_left:
+            slowest = max((one.seconds for one in tried), default=0.0)
+            if time.perf_counter() - started + slowest > seconds_left:
                 skipped = skipped and "[baselines] budget is used up"
                 break
             best, skipped = best or variant, ""
-            if not scored:
+            one = _Tried(variant, place)
+            self._measure(one, offer.name, compared)
+            if not one.values:
                 break
-            name = " ".join(filter(None, [offer.name, variant.name]))
-            pairs = [(_find_alike(variant, place, alike), rows) for alike, rows in scored]
-            score = self._measure(f"choosing: {name}", pairs)
-            if score is None:
-                break
-            seconds = time.perf_counter() - started - elapsed
-            tried.append({"name": variant.name, "score": score, "seconds": seconds})
-            sign = 1 if metric.higher_is_better else -1
-            if best_score is None or sign * score > sign * best_score:
-                best, best_score = variant, score
+            tried.append(one)
+        if tried:
+            chosen = max(tried, key=lambda one: sign * one.score)
+            best = chosen.variant
+            if time.perf_counter() - started + chosen.seconds <= seconds_left:
+                self._measure(chosen, offer.name, others)
         return best, _describe(
             offer,
             variant=best.name if best else "",
             evaluator=self.evaluator.id,
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
-            dev_score=best_score,
-            dev_rows=sum(len(rows) for _, rows in scored) if tried else 0,
-            folds=0 if len(self.parts.dev) else len(scored),
-            variants=tried,
+            dev_score=chosen.score if tried else None,
+            dev_rows=chosen.rows if tried else 0,
+            folds=0 if len(self.parts.dev) else len(compared),
+            variants=[one.to_json() for one in tried],
             seconds=time.perf_counter() - started,
             skipped=skipped,
         )
 
-    def _measure(
-        self, phase: str, pairs: Sequence[tuple[TextModel, Sequence[Record]]]
-    ) -> float | None:
-        """Return the metric's mean over all records; None if it cannot be measured yet."""
+    def _measure(self, tried: _Tried, rival: str, scored: Sequence[_Scored]) -> None:
+        """Add the metric's values over records; none where it cannot be measured yet."""
         plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
-        values, weights = list[float](), list[float]()
-        for fold, (model, records) in enumerate(pairs, 1):
-            label = f"{phase}, fold {fold}" if len(pairs) > 1 else phase
+        started = time.perf_counter()
+        phase = " ".join(filter(None, ["choosing:", rival, tried.variant.name]))
+        for fold, (alike, records) in enumerate(scored, 1):
+            label = f"{phase}, fold {fold}" if len(scored) > 1 else phase
+            model = _find_alike(tried.variant, tried.place, alike)
             args = (label, model, self.evaluator, records, self.emit, self.run, plugin)
             for found in (m for m in measure_model(*args) if m.metric == metric):
-                values += found.values
-                weights += found.weights or [1.0] * len(records)
-        return mean_interval(values, weights, resamples=100).value if values else None
+                tried.values += found.values
+                tried.weights += found.weights or [1.0] * len(records)
+                tried.rows += len(records)
+        tried.seconds += time.perf_counter() - started
 
-    def _list_scored(
-        self, offer: RivalOffer[Any], rival: Rival
-    ) -> list[tuple[Sequence[RivalVariant], Sequence[Record]]]:
-        """Return the rows that choose, with the variants built for them; none: those of the task.
+    def _draw_rows(self, offer: RivalOffer[Any]) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the rows that compare variants, and those on which the best is scored also."""
+        rows: Sequence[int] = range(len(self.parts.dev) or len(self.task.train))
+        if not offer.needs_model:
+            return rows, ()
+        drawn = random.Random(self.plan.run.seed).sample(rows, min(DEV_ROWS, len(rows)))
+        return sorted(drawn[:COMPARED_ROWS]), sorted(drawn[COMPARED_ROWS:])
 
-        They are the dev rows, or each fold of training rows. Of a costly rival few are scored.
-        """
+    def _list_scored(self, rival: Rival, rows: Sequence[int]) -> list[_Scored]:
+        """Return dev rows, or parts of each fold of training rows with what is built for it."""
         train, dev = self.task.train, self.parts.dev
-        rows: Sequence[int] = range(len(dev) or len(train))
-        if offer.needs_model and len(rows) > DEV_ROWS:
-            rows = sorted(random.Random(self.plan.run.seed).sample(rows, DEV_ROWS))
         if len(dev):
-            return [((), Subset(dev, rows))]
+            return [((), Subset(dev, rows))] if rows else []
         folds = []
-        for left_out in map(set, self.parts.folds):
+        for left_out in map(set, self.parts.folds if rows else ()):
             others = [row for row in range(len(train)) if row not in left_out]
             variants = [*rival.variants(replace(self.task, train=Subset(train, others)))]
             folds.append((variants, Subset(train, sorted(left_out.intersection(rows)))))

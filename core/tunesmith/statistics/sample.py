@@ -89,9 +89,7 @@ def build_sample(
         raise ValueError("weights: at least one must be above zero, got only zeros")
     kept = [values[i] for i in used]
     heavy = [weights[i] for i in used]
-    labels: list[Hashable | None] = [None] * len(used) if groups is None else [
-        groups[i] for i in used
-    ]  # fmt: skip
+    labels: list[Hashable | None] = [None if groups is None else groups[i] for i in used]
     return _reduce(kept, heavy, labels)
 
 

@@ -198,7 +198,7 @@ def _evaluation_fields(text: str) -> dict[type[Event], dict[str, Any]]:
             "metric": text,
             "dev_score": 0.5,
             "dev_rows": 40,
-            "variants": [{"name": text, "score": 0.5, "seconds": 2.0}],
+            "variants": [{"name": text, "score": 0.5, "rows": 40, "seconds": 2.0}],
             "seconds": 2.0,
         },
         Measured: {

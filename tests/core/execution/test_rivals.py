@@ -121,6 +121,7 @@ def test_a_costly_rival_is_scored_out_of_fold_on_twenty_rows(tmp_path: Any) -> N
     bench = Bench(tmp_path, catalog_of(strong=offering("rivals", strong)))
     chosen = bench.run(baselines={"use": ["strong"]}).rivals["strong"]
     assert (chosen.variant, chosen.dev_score, chosen.dev_rows) == ("size=6", 1.0, 20)
+    assert [v["rows"] for v in chosen.variants] == [10, 20], "the worse one stopped half-way"
 
 
 def test_many_rows_without_dev_rows_have_no_folds(table_bench: Bench) -> None:
@@ -157,6 +158,21 @@ def test_the_strongest_costly_rival_is_scored_on_all_rows_if_there_is_time(tmp_p
     choice = RivalChoice(plan, nothing, nothing, plan.evaluators[0], nothing, emit)  # type: ignore[arg-type]
     assert choice.select_rows(strongest, 20, 1e6) == range(20)
     assert len(choice.select_rows(strongest, 20, 0.0)) == 5
+
+
+def test_a_costly_rival_is_scored_on_few_rows_if_a_free_one_is_stronger(tmp_path: Any) -> None:
+    free = replace(TABLE, name="free")
+    costly = replace(TABLE, name="costly", cost=99, needs_model=True, solution="prompt")
+    sizes, baselines = {"sizes": [2]}, {"use": ["free", "costly"], "rows": 5}
+    for weak, rows_of_costly in (("costly", 5), ("free", 20)):
+        root = tmp_path / weak
+        root.mkdir()
+        offers = {o.name: offering("rivals", o) for o in (free, costly)}
+        measured = Bench(root, catalog_of(**offers)).run(
+            baselines={**baselines, weak: sizes}, split={"dev": 12}, data={"holdout": 20}
+        ).measured  # fmt: skip
+        assert measured["costly", "right", "right"].n == rows_of_costly
+        assert measured["free", "right", "right"].n == 20
 
 
 def test_default_rivals_suit_the_rows_and_can_be_measured(table_bench: Bench) -> None:
