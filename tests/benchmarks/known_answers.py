@@ -4,7 +4,8 @@
 a table. The seed changes the rows, the split and the training. ``--task`` and ``--seeds`` choose
 fewer. A finished run is read from FOLDER and not repeated; an interrupted one is continued.
 ``--banking77 FOLDER`` takes the intents from banking77 (PolyAI, CC BY 4.0; ``train.csv`` and
-``test.csv``) in place of generated ones.
+``test.csv``) in place of generated ones: all 77 for the task ``intents``, whose held-out rows are
+many enough to decide, and ten random ones for the others.
 
 NOT ENOUGH EVIDENCE counts as wrong, unless it is the right word.
 """
@@ -56,17 +57,19 @@ def split_rows(rows: Rows, train: int) -> tuple[Rows, Rows]:
     return rows[:train], rows[train:]
 
 
-def read_banking77(folder: Path, rng: random.Random, train: int, heldout: int) -> tuple[Rows, Rows]:
-    """Return rows of ten random intents, for each as many."""
+def read_banking77(
+    folder: Path, rng: random.Random, train: int, heldout: int, count: int = 10
+) -> tuple[Rows, Rows]:
+    """Return rows of random intents, for each as many."""
     parts = []
     for name in ("train", "test"):
         with (folder / f"{name}.csv").open(newline="", encoding="utf-8-sig") as file:
             parts.append([(row["text"], row["category"]) for row in csv.DictReader(file)])
-    intents = sorted(rng.sample(sorted({answer for _, answer in parts[0]}), 10))
+    intents = sorted(rng.sample(sorted({answer for _, answer in parts[0]}), count))
     chosen = []
-    for rows, count in zip(parts, (train, heldout), strict=True):
+    for rows, size in zip(parts, (train, heldout), strict=True):
         by_intent = {i: [row for row in rows if row[1] == i] for i in intents}
-        part = [row for members in by_intent.values() for row in rng.sample(members, count // 10)]
+        part = [row for of_one in by_intent.values() for row in rng.sample(of_one, size // count)]
         rng.shuffle(part)
         chosen.append(part)
     return chosen[0], chosen[1]
@@ -79,6 +82,11 @@ def list_tasks(banking77: Path | None = None) -> dict[str, Task]:
         if banking77 is not None:
             return read_banking77(banking77, rng, train, heldout)
         return split_rows(generate_intents(rng, train + heldout), train)
+
+    def make_undisputed(rng: random.Random) -> tuple[Rows, Rows]:
+        if banking77 is not None:
+            return read_banking77(banking77, rng, 770, 1_540, 77)
+        return make_intents(rng, 150, 200)
 
     def make_flipped(rng: random.Random) -> tuple[Rows, Rows]:
         train, heldout = make_intents(rng, 200, 100)
@@ -97,7 +105,7 @@ def list_tasks(banking77: Path | None = None) -> dict[str, Task]:
         Task(
             "intents",
             ("SMALL CLASSIFIER", "PROMPT"),
-            lambda rng: make_intents(rng, 150, 200),
+            make_undisputed,
         ),
         Task(
             "house style",
