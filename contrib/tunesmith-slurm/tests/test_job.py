@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from fake_slurm import FakeSlurm
 
-from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import RunFinished, RunStarted
-from tunesmith.storage import EventLog, lock
+from tunesmith.storage import EventLog
 from tunesmith.testing import sample_event
 from tunesmith_slurm import job
 from tunesmith_slurm.job import Outcome, Work
@@ -159,23 +159,6 @@ def test_the_exit_code_behind_torchrun_is_that_of_the_newest_start(tmp_path: Pat
             if event is not None:
                 log.append({"time": 1.0, **event.to_json()})
             assert job.exit_code_of_run(tmp_path, 1) == code
-
-
-def test_a_start_waits_for_a_process_that_still_has_the_run(tmp_path: Path) -> None:
-    (tmp_path / "lock").touch()
-    waits: list[float] = []
-    with lock(tmp_path), pytest.raises(UsageError, match="run is in use"):
-        job.wait_for_lock(tmp_path, seconds=0)
-    holder = lock(tmp_path)
-    holder.__enter__()
-
-    def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) == 2:
-            holder.__exit__(None, None, None)
-
-    job.wait_for_lock(tmp_path, sleep=sleep)
-    assert len(waits) == 2
 
 
 def test_a_folder_that_is_gone_is_an_error_at_once(tmp_path: Path) -> None:

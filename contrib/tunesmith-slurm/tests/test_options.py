@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from tunesmith.errors import ConfigError
 from tunesmith.options import from_table
-from tunesmith_slurm.commands.flags import FLAGS, override_options, slurm_flags
-from tunesmith_slurm.options import SlurmOptions, parse_seconds
+from tunesmith_slurm.options import FLAGS, SlurmOptions, parse_seconds
+from tunesmith_torch.runtime.launch import given_flags, option_flags, override_options
 
 
 def options(**table: Any) -> SlurmOptions:
@@ -60,7 +60,7 @@ def test_gpus_have_a_number_and_perhaps_a_type(gpus: int | str, count: int, kind
         ({"partitoin": "gpu"}, "extra"),
         ({"nodes": 2}, "one machine"),
         ({"nodes": 0}, "greater than"),
-        ({"gpus": "a100"}, "a100:2"),
+        ({"gpus": "a100"}, "A100:2"),
         ({"gpus": -1}, "number"),
         ({"mem": "32 GB"}, "32G"),
         ({"time": "tomorrow"}, "12:00:00"),
@@ -83,10 +83,10 @@ def parse_flags(*arguments: str) -> SlurmOptions:
     found: list[SlurmOptions] = []
 
     @click.command()
-    @slurm_flags
+    @option_flags(SlurmOptions, FLAGS, "slurm")
     def command() -> None:
         base = options(partition="cpu", mem="8G")
-        found.append(override_options(base, click.get_current_context()))
+        found.append(override_options(base, given_flags(click.get_current_context()), "slurm"))
 
     result = CliRunner().invoke(command, arguments, standalone_mode=False)
     if result.exception:

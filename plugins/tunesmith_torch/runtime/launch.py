@@ -1,16 +1,32 @@
-"""Parts of plugins that start runs on clusters: the GPUs of a job, and if a run suits it."""
+"""Parts of plugins that start runs on clusters: options, run folders, and the lock of a run."""
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator
+import click
+from pydantic import AfterValidator, ValidationError
 
-from tunesmith.errors import UsageError
+from tunesmith import api
+from tunesmith.config.problems import convert_problems
+from tunesmith.config.trust import trust_code
+from tunesmith.errors import ConfigError, UsageError
+from tunesmith.options import Options, from_table
 from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder, lock, write_atomic
 
+F = TypeVar("F", bound=Callable[..., Any])
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+LOCK_SECONDS = 300.0
+"""Seconds to wait for a process of an earlier start, which may be alive on a lost node."""
+LOCK_POLL_SECONDS = 10.0
+_FLAGS = "tunesmith_torch.runtime.launch.flags"
 _GPUS = re.compile(r"(?:([\w.-]+):)?(\d+)", re.ASCII)
 
 
@@ -68,3 +84,124 @@ def refuse_unsuitable_job(
             f"{table}.gpus is {gpus}, and run.device is {plan.run.device}",
             hint="leave run.device out, or change one of them",
         )
+
+
+# --------------------------------------------------------------------------- flags
+
+
+def option_flags(options: type[Options], kinds: Mapping[str, type], table: str) -> Callable[[F], F]:
+    """Return a decorator that adds a flag to a command for some options of a table.
+
+    ``kinds``: the type of the value by key. :func:`override_options` applies what was given.
+    """
+
+    def add_flags(function: F) -> F:
+        for key, kind in reversed([*kinds.items()]):
+            function = click.option(
+                f"--{key.replace('_', '-')}",
+                key,
+                type=kind,
+                help=f"{options.model_fields[key].description} Overrides {table}.{key}.",
+                callback=_collect,
+                expose_value=False,
+            )(function)
+        return function
+
+    return add_flags
+
+
+def _collect(ctx: click.Context, option: click.Parameter, value: str | int | None) -> None:
+    if value is not None:
+        ctx.meta.setdefault(_FLAGS, {})[option.name] = value
+
+
+def given_flags(ctx: click.Context) -> Mapping[str, str | int]:
+    """Return the values of the flags that were given, by key."""
+    given: Mapping[str, str | int] = ctx.meta.get(_FLAGS, {})
+    return given
+
+
+def override_options(
+    options: OptionsT, given: Mapping[str, str | int | None], table: str
+) -> OptionsT:
+    """Return the options of a table with other values for some keys; None leaves a key as it is.
+
+    Raises:
+        ConfigError: a key has a value that it cannot have.
+    """
+    values = {key: value for key, value in given.items() if value is not None}
+    try:
+        return from_table(type(options), {**options.model_dump(mode="json"), **values})
+    except ValidationError as error:
+        raise ConfigError([*convert_problems(error, table, type(options))]) from None
+
+
+# --------------------------------------------------------------------------- run folders
+
+
+def open_run(
+    run: Path,
+    *,
+    sets: Sequence[str] = (),
+    out: Path | None = None,
+    files: Sequence[str] = (),
+    disabled: Sequence[str] = (),
+) -> tuple[RunFolder | None, Plan]:
+    """Read a run file, or open the folder of a run; return the folder, if it is one, and the plan.
+
+    Raises:
+        UsageError: the run is finished, or values or a folder are given for a run that has its own.
+    """
+    if not run.is_dir():
+        plan, _ = api.load_plan(run, sets=sets, files=files, disabled=disabled)
+        return None, plan
+    if sets or out:
+        raise UsageError(
+            f"{run}: is the folder of a run, whose run file stays as it is",
+            hint="--set and --out go with a run file",
+        )
+    folder, plan, _ = api.load_run(run, files=files, disabled=disabled)
+    if api.read_report(folder.path).status == "ok":
+        raise UsageError(f"{run}: the run is finished", hint="tunesmith report shows its results")
+    return folder, plan
+
+
+def planned_folder(plan: Plan, out: Path | None) -> Path:
+    """Return the folder that a dry run shows: the name of a new one is not known yet."""
+    return (out.expanduser() if out else Path(plan.run.folder) / "RUN").absolute()
+
+
+def create_run(plan: Plan, out: Path | None) -> RunFolder:
+    """Create the folder of a run that ``tunesmith resume`` will begin elsewhere.
+
+    Raises:
+        UsageError: ``out`` exists and is not empty.
+    """
+    folder = api.create_run_folder(plan, out)
+    write_atomic(folder.run_file, plan.to_toml())
+    trust_code(plan.to_json(), folder.path)
+    return folder
+
+
+def wait_for_lock(
+    folder: Path,
+    report: Callable[[str], None],
+    seconds: float = LOCK_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until no other process works on the run; ``report`` gets a line for each wait.
+
+    Raises:
+        UsageError: one still does after this time.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with lock(folder):
+                return
+        except UsageError as error:
+            left = deadline - time.monotonic()
+            if left <= 0 or not folder.is_dir():
+                raise
+            report(f"waiting for {left:.0f} seconds at most: {error.message}")
+            sleep(min(LOCK_POLL_SECONDS, left))

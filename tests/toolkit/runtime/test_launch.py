@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
-from pydantic import ValidationError
+from click.testing import CliRunner
+from pydantic import Field, ValidationError
 
-from tunesmith.errors import UsageError
+from tunesmith import api
+from tunesmith.errors import ConfigError, UsageError
+from tunesmith.events import RunFinished
 from tunesmith.options import Options
-from tunesmith_torch.runtime.launch import GpuRequest, Gpus, parse_gpus, refuse_unsuitable_job
+from tunesmith.storage import EventLog, lock
+from tunesmith.testing import sample_event
+from tunesmith_torch.runtime.launch import (
+    GpuRequest,
+    Gpus,
+    create_run,
+    given_flags,
+    open_run,
+    option_flags,
+    override_options,
+    parse_gpus,
+    planned_folder,
+    refuse_unsuitable_job,
+    wait_for_lock,
+)
+from tunesmith_torch.testing.tiny_project import write_project
 
 
 class JobOptions(Options):
     """Options with GPUs."""
 
     gpus: Gpus = 0
+    cpus_each: int = Field(1, ge=1, description="Processor cores.")
 
 
 @pytest.mark.parametrize(
@@ -68,3 +89,86 @@ def test_a_run_that_does_not_suit_the_job_is_refused() -> None:
     for device, gpus in (("cuda", 0), ("mps", 0), ("cpu", "A100:1"), ("mps", 1)):
         with pytest.raises(UsageError, match=f"cloud.gpus is {gpus}, and run.device is {device}"):
             refuse_unsuitable_job(plan(device), gpus, 1, table="cloud", hint="--gpus 1")
+
+
+# --------------------------------------------------------------------------- flags
+
+
+def parse_flags(*arguments: str) -> JobOptions:
+    found: list[JobOptions] = []
+
+    @click.command()
+    @option_flags(JobOptions, {"cpus_each": int}, "job")
+    def command() -> None:
+        given = given_flags(click.get_current_context())
+        found.append(override_options(JobOptions(gpus=2), given, "job"))
+
+    result = CliRunner().invoke(command, arguments, standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return found[0]
+
+
+def test_a_flag_overrides_its_key_and_no_other() -> None:
+    assert parse_flags() == JobOptions(gpus=2)
+    assert parse_flags("--cpus-each", "3") == JobOptions(gpus=2, cpus_each=3)
+
+
+def test_a_flag_with_a_wrong_value_is_a_problem_of_its_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_flags("--cpus-each", "0")
+    assert [problem.where for problem in caught.value.problems] == ["job.cpus_each"]
+
+
+def test_a_flag_that_was_not_given_changes_nothing() -> None:
+    assert override_options(JobOptions(gpus=2), {"gpus": None}, "job") == JobOptions(gpus=2)
+
+
+# --------------------------------------------------------------------------- run folders
+
+
+def test_a_run_is_created_once_and_opened_until_it_is_finished(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    run_file = write_project(tmp_path, tiny_folder)
+    folder, plan = open_run(run_file, sets=["run.seed=5"])
+    assert folder is None and plan.run.seed == 5
+    assert planned_folder(plan, None) == Path(plan.run.folder).absolute() / "RUN"
+    out = tmp_path / "run"
+    assert planned_folder(plan, out) == out
+    assert create_run(plan, out).path == out
+    with pytest.raises(UsageError, match="exists and is not empty"):
+        create_run(plan, out)
+    found, again = open_run(out)
+    assert found is not None and found.path == out
+    assert again.run.seed == 5 and api.read_report(out).started is None
+    with pytest.raises(UsageError, match="whose run file stays as it is"):
+        open_run(out, sets=["run.seed=6"])
+    finished = sample_event(RunFinished, status="ok", exit_code=0)
+    with EventLog(out / "events.jsonl") as log:
+        log.append({"time": 1.0, **finished.to_json()})
+    with pytest.raises(UsageError, match="the run is finished"):
+        open_run(out)
+
+
+def test_a_start_waits_for_a_process_that_still_has_the_run(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    waits: list[float] = []
+    reported: list[str] = []
+    with lock(tmp_path), pytest.raises(UsageError, match="run is in use"):
+        wait_for_lock(tmp_path, reported.append, seconds=0)
+    holder = lock(tmp_path)
+    holder.__enter__()
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            holder.__exit__(None, None, None)
+
+    wait_for_lock(tmp_path, reported.append, sleep=sleep)
+    assert len(waits) == 2 and len(reported) == 2 and "run is in use" in reported[0]
+
+
+def test_a_folder_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        wait_for_lock(tmp_path / "gone", print)

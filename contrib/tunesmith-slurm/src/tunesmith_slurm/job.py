@@ -18,21 +18,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 from tunesmith import api
-from tunesmith.errors import EnvironmentProblem, TunesmithError, UsageError
+from tunesmith.errors import EnvironmentProblem, TunesmithError
 from tunesmith.signals import STOP_SIGNALS, restore_handlers
-from tunesmith.storage import lock
 from tunesmith_slurm import programs
-
-LOCK_SECONDS = 300.0
-"""Seconds to wait for a process of an earlier start, which may be alive on a lost node."""
-LOCK_POLL_SECONDS = 10.0
+from tunesmith_torch.runtime.launch import wait_for_lock
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if restarts:
         report(f"start {restarts + 1} of this job")
     try:
-        wait_for_lock(work.folder)
+        wait_for_lock(work.folder, report)
         outcome = run_child(work.command())
         if work.processes > 1 and 0 < outcome.exit_code < 128:
             outcome = replace(outcome, exit_code=exit_code_of_run(work.folder, outcome.exit_code))
@@ -104,29 +99,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> Work:
     parser.add_argument("--shutdown-seconds", type=int, default=120)
     parser.add_argument("folder", type=Path)
     return Work(**vars(parser.parse_args(arguments)))
-
-
-def wait_for_lock(
-    folder: Path,
-    seconds: float = LOCK_SECONDS,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Wait until no other process works on the run.
-
-    Raises:
-        UsageError: one still does after this time.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with lock(folder):
-                return
-        except UsageError as error:
-            left = deadline - time.monotonic()
-            if left <= 0 or not folder.is_dir():
-                raise
-            report(f"waiting for {left:.0f} seconds at most: {error.message}")
-            sleep(min(LOCK_POLL_SECONDS, left))
 
 
 def run_child(command: Sequence[str]) -> Outcome:

@@ -6,6 +6,7 @@ The keys are Slurm's own words for the options of sbatch.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
@@ -23,6 +24,20 @@ _DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})", re.ASC
 _MEMORY = re.compile(r"(\d+)([KMGT]?)", re.ASCII)
 _UNITS = {"K": 1 << 10, "": 1 << 20, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OPTION = re.compile(r"--[a-z][a-z-]*(=[^\x00-\x1f\x7f]*)?", re.ASCII)
+
+FLAGS: Mapping[str, type] = {
+    "partition": str,
+    "account": str,
+    "qos": str,
+    "constraint": str,
+    "nodes": int,
+    "gpus": str,
+    "processes": int,
+    "cpus_per_task": int,
+    "mem": str,
+    "time": str,
+}
+"""The options that have a flag, by key, with the type of its value: those that often differ."""
 
 
 class SlurmOptions(Options):

@@ -17,23 +17,29 @@ from tunesmith.cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith.config.trust import trust_code
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, write_atomic
 from tunesmith_slurm import programs
-from tunesmith_slurm.commands.flags import override_options, slurm_flags
 from tunesmith_slurm.job_file import SubmittedJob, find_job, job_folder
-from tunesmith_slurm.options import SlurmOptions
+from tunesmith_slurm.options import FLAGS, SlurmOptions
 from tunesmith_slurm.prediction import list_warnings
 from tunesmith_slurm.script import build_script
-from tunesmith_torch.runtime.launch import refuse_unsuitable_job
+from tunesmith_torch.runtime.launch import (
+    create_run,
+    given_flags,
+    open_run,
+    option_flags,
+    override_options,
+    planned_folder,
+    refuse_unsuitable_job,
+)
 
 
 @click.command("submit")
 @click.argument("run", metavar="RUN.toml|RUN", type=click.Path(path_type=Path))
 @set_option
-@slurm_flags
+@option_flags(SlurmOptions, FLAGS, "slurm")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -58,11 +64,14 @@ def command(
     the same as of a run on this machine. A job that is preempted, reaches its time limit or loses
     its node is requeued, and continues at the last checkpoint.
     """
-    folder, plan = open_run(state, run, sets, out)
-    options = override_options(plan.table(SlurmOptions), click.get_current_context())
+    folder, plan = open_run(run, sets=sets, out=out, files=state.files, disabled=state.disabled)
+    if folder:
+        refuse_second_job(folder.path)
+    flags = given_flags(click.get_current_context())
+    options = override_options(plan.table(SlurmOptions), flags, "slurm")
     check_run(plan, options)
-    path = folder.path if folder else choose_folder(plan, out)
-    script = build_script(options, path.absolute(), name=plan.name)
+    path = folder.path.absolute() if folder else planned_folder(plan, out)
+    script = build_script(options, path, name=plan.name)
     if dry_run:
         render.print_text(script.rstrip("\n"))
         return
@@ -74,32 +83,18 @@ def command(
     show(folder, submit(folder, script), as_json)
 
 
-def open_run(
-    state: CliState, run: Path, sets: tuple[str, ...], out: Path | None
-) -> tuple[RunFolder | None, Plan]:
-    """Read a run file, or open the folder of a run; return the folder, if there is one, and plan.
+def refuse_second_job(run: Path) -> None:
+    """Refuse a run that has a job already.
 
     Raises:
-        UsageError: the run is finished or has a job already; its options cannot be changed.
+        UsageError: its newest job waits or runs.
     """
-    if not run.is_dir():
-        plan, _ = api.load_plan(run, sets=sets, files=state.files, disabled=state.disabled)
-        return None, plan
-    if sets or out:
-        raise UsageError(
-            f"{run}: is the folder of a run, whose run file stays as it is",
-            hint="--set and --out go with a run file",
-        )
-    folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
-    if api.read_report(folder.path).status == "ok":
-        raise UsageError(f"{run}: the run is finished", hint="tunesmith report shows its results")
-    job = find_job(folder.path)
+    job = find_job(run)
     if job and (found := programs.query_job(job.job)).is_active:
         raise UsageError(
             f"{run}: job {job.job} works on this run, it is {found.state.lower()}",
             hint="tunesmith slurm cancel ends it",
         )
-    return folder, plan
 
 
 def check_run(plan: Plan, options: SlurmOptions) -> None:
@@ -114,19 +109,6 @@ def check_run(plan: Plan, options: SlurmOptions) -> None:
     refuse_unsuitable_job(
         plan, options.gpus, options.process_count, table="slurm", hint="--processes 1"
     )
-
-
-def choose_folder(plan: Plan, out: Path | None) -> Path:
-    """Return the folder that a dry run shows: the name of a new one is not known yet."""
-    return out.expanduser().absolute() if out else Path(plan.run.folder) / "RUN"
-
-
-def create_run(plan: Plan, out: Path | None) -> RunFolder:
-    """Create the folder of a run that a job will begin."""
-    folder = api.create_run_folder(plan, out)
-    write_atomic(folder.run_file, plan.to_toml())
-    trust_code(plan.to_json(), folder.path)
-    return folder
 
 
 def submit(folder: RunFolder, script: str) -> SubmittedJob:
