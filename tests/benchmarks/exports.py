@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.benchmarks import machine
@@ -31,13 +32,16 @@ from tunesmith.options import from_table
 from tunesmith.records import Prompt, last_exchange
 from tunesmith_evidence.statistics.paired import paired_difference
 from tunesmith_plugins.commands.export.trained import find_trained
-from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.export.engine_model import EngineModel
-from tunesmith_torch.export.export_run import Export, TrainedModel, export_run, load_trained
+from tunesmith_torch.export.export_run import (
+    Export,
+    PreparedModel,
+    TrainedModel,
+    export_prepared,
+    prepare_model,
+)
 from tunesmith_torch.export.reference import is_plain
-from tunesmith_torch.generation.text_model import TorchTextModel
-from tunesmith_torch.models.loading import load_tokenizer
 
 FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
     ("safetensors", {"dtype": "float32"}),
@@ -52,32 +56,31 @@ ANSWERS, NEW_TOKENS = 4, 48
 def measure_run(run: Path, out: Path, only: Sequence[str], *, with_speed: bool) -> dict[str, Any]:
     """Export a run's model to every format, and return what was measured."""
     folder, plan, catalog = api.load_run(run)
-    trained = find_trained(folder, plan, catalog)
-    template = Template.from_tokenizer(load_tokenizer(trained.artifact))
-    before = _measure_trained(trained, template)
     rows = []
-    for name, options in FORMATS:
-        if only and name not in only:
-            continue
-        label = {"exporter": name, "format": next(iter(options.values()))}
-        try:
-            export = build_export(catalog, name, options)
-            target = out / f"{name}-{label['format']}"
-            shutil.rmtree(target, ignore_errors=True)
-            certificate = export_run(trained, export, target)
-            rows.append(
-                {
-                    **label,
-                    "max_logprob_difference_nats": certificate["max_logprob_difference_nats"],
-                    "mean_kl_nats": certificate["mean_kl_nats"],
-                    "not_proven": certificate["not_proven"],
-                    "bytes": _count_bytes(target),
-                    **_measure_engine(export, target, trained, template, before, with_speed),
-                }
-            )
-        except (TunesmithError, OfferNotFound) as error:
-            rows.append({**label, "failed": str(error)})
-        print(format_row(rows[-1]), flush=True)
+    with TemporaryDirectory(prefix=".model-", dir=out) as temporary:
+        prepared = prepare_model(find_trained(folder, plan, catalog), Path(temporary))
+        for name, options in FORMATS:
+            if only and name not in only:
+                continue
+            label = {"exporter": name, "format": next(iter(options.values()))}
+            try:
+                export = build_export(catalog, name, options)
+                target = out / f"{name}-{label['format']}"
+                shutil.rmtree(target, ignore_errors=True)
+                certificate = export_prepared(prepared, export, target)
+                rows.append(
+                    {
+                        **label,
+                        "max_logprob_difference_nats": certificate["max_logprob_difference_nats"],
+                        "mean_kl_nats": certificate["mean_kl_nats"],
+                        "not_proven": certificate["not_proven"],
+                        "bytes": _count_bytes(target),
+                        **_measure_engine(export, target, prepared, with_speed),
+                    }
+                )
+            except (TunesmithError, OfferNotFound) as error:
+                rows.append({**label, "failed": str(error)})
+            print(format_row(rows[-1]), flush=True)
     return {
         "technique": plan.technique.offer.name,
         "rows": rows,
@@ -94,23 +97,10 @@ def build_export(catalog: Catalog, name: str, options: dict[str, str]) -> Export
     )
 
 
-def _measure_trained(trained: TrainedModel, template: Template) -> Measurement | None:
-    """Return the run's metric of the model as it was trained."""
-    if trained.measure is None:
-        return None
-    model = load_trained(trained)
-    return trained.measure(TorchTextModel(model, template, trained.merge.device))[0]
-
-
 def _measure_engine(
-    export: Export,
-    target: Path,
-    trained: TrainedModel,
-    template: Template,
-    before: Measurement | None,
-    with_speed: bool,
+    export: Export, target: Path, prepared: PreparedModel, with_speed: bool
 ) -> dict[str, Any]:
-    start = time.perf_counter()
+    start, trained = time.perf_counter(), prepared.trained
     with export.exporter.open(target) as engine:
         found: dict[str, Any] = {}
         if with_speed:
@@ -118,9 +108,9 @@ def _measure_engine(
                 "load_seconds": time.perf_counter() - start,
                 "tokens_per_second": measure_speed(engine, trained),
             }
-        if before is not None and trained.measure is not None:
-            after = trained.measure(EngineModel(engine, template))[0]
-            found["metric"] = compare(before, after)
+        if prepared.expected is not None and trained.measure is not None:
+            after = trained.measure(EngineModel(engine, prepared.template))[0]
+            found["metric"] = compare(prepared.expected[0], after)
     return found
 
 

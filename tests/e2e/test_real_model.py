@@ -128,6 +128,15 @@ def test_generation_stops_at_the_end_of_the_turn(finished: Path) -> None:
     assert all(0 < len(output.split()) <= 3 for output in outputs), outputs
 
 
+@pytest.mark.long
+def test_every_fault_of_an_export_is_found(finished: Path) -> None:
+    from tests.benchmarks.export_faults import FAULTS, measure_run
+
+    found = [outcome for _, outcome in measure_run(finished, ["safetensors"])]
+    assert [outcome for outcome in found if not outcome.is_right] == []
+    assert len(found) == 3 + 1 + len(FAULTS), "merged in three ways, and exported"
+
+
 def test_chat_and_report_of_the_run(finished: Path, tunesmith: Tunesmith) -> None:
     report = tunesmith("report", finished, "--json")
     assert report.code == 0

@@ -65,6 +65,21 @@ class Export:
     """Largest difference of a log-probability, in nats; None: weights are rounded."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreparedModel:
+    """A trained model as exporters read it, and what its exports are compared with."""
+
+    trained: TrainedModel
+    template: Template
+    folder: Path
+    """The model folder that exporters read."""
+    reference: Reference
+    expected: Sequence[Measurement] | None
+    """The run's own metric of the trained model; None: it was not measured."""
+    merge_checks: dict[str, str]
+    """The check of the merged weights with its result; empty if nothing was merged."""
+
+
 def export_run(
     trained: TrainedModel, export: Export, out: Path, merge: Merge = write_merged
 ) -> dict[str, Any]:
@@ -76,15 +91,70 @@ def export_run(
         GateError: a check failed; the message names the first.
         IntegrityError: the files of the artifact have changed.
     """
+    with TemporaryDirectory(prefix=".export-", dir=out.parent) as temporary:
+        measures = export.tolerance is None
+        prepared = prepare_model(trained, Path(temporary), merge, with_metric=measures)
+        return export_prepared(prepared, export, out)
+
+
+def prepare_model(
+    trained: TrainedModel, folder: Path, merge: Merge = write_merged, *, with_metric: bool = True
+) -> PreparedModel:
+    """Observe the trained model, and write it to an empty folder for exporters, checked.
+
+    ``with_metric``: measure the run's metric too, which exports that round weights need.
+
+    Raises:
+        GateError: the merged model is not the trained one.
+        IntegrityError: the files of the artifact have changed.
+    """
     problems = verify_folder(trained.artifact)
     if problems:
         raise IntegrityError(f"{trained.artifact}: {problems[0]}")
+    gate = Gate()
+    template = Template.from_tokenizer(load_tokenizer(trained.artifact))
+    model = load_trained(trained)
+    reference = Reference.observe(model, template, trained.heldout)
+    expected = None
+    if with_metric and trained.measure is not None:
+        expected = trained.measure(TorchTextModel(model, template, trained.merge.device))
+    del model
+    release_memory()
+    write_model(trained, folder, merge)
+    if artifact_format(trained.artifact) == "adapter":
+        check_merged_folder(gate, trained, folder, reference)
+    return PreparedModel(
+        trained=trained,
+        template=template,
+        folder=folder,
+        reference=reference,
+        expected=expected,
+        merge_checks=gate.passed,
+    )
+
+
+def check_merged_folder(
+    gate: Gate, trained: TrainedModel, folder: Path, reference: Reference
+) -> None:
+    """Read a merged model back, and compare it with the trained one."""
+    template = Template.from_tokenizer(load_tokenizer(trained.artifact))
+    merged = load_base(folder, device=trained.merge.device, dtype=torch.float32).model
+    rows = score_rows(TorchTextModel(merged, template, trained.merge.device), trained.heldout)
+    check_merge(gate, reference, rows)
+    del merged
+    release_memory()
+
+
+def export_prepared(prepared: PreparedModel, export: Export, out: Path) -> dict[str, Any]:
+    """Write a prepared model to ``out``, complete and proven or not at all.
+
+    Raises:
+        GateError: a check failed; the message names the first.
+    """
     certificate: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
-        with TemporaryDirectory(prefix=".export-", dir=folder.parent) as temporary:
-            merged = Path(temporary)
-            certificate.update(_write_and_check(trained, export, merged, folder, merge))
+        certificate.update(_write_and_check(prepared, export, folder))
         text = json.dumps(certificate, indent=2, ensure_ascii=False) + "\n"
         (folder / CERTIFICATE).write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(_build_card(out.name, certificate), encoding="utf-8")
@@ -93,40 +163,21 @@ def export_run(
     return certificate
 
 
-def _write_and_check(
-    trained: TrainedModel, export: Export, temporary: Path, out: Path, merge: Merge
-) -> dict[str, Any]:
-    gate = Gate()
-    template = Template.from_tokenizer(load_tokenizer(trained.artifact))
-    model = load_trained(trained)
-    reference = Reference.observe(model, template, trained.heldout)
-    expected = None
-    if export.tolerance is None and trained.measure is not None:
-        expected = trained.measure(TorchTextModel(model, template, trained.merge.device))
-    del model
-    release_memory()
-    if artifact_format(trained.artifact) == "adapter":
-        _write_merged_folder(trained, temporary, merge)
-        merged = load_base(temporary, device=trained.merge.device, dtype=torch.float32).model
-        rows = score_rows(TorchTextModel(merged, template, trained.merge.device), trained.heldout)
-        check_merge(gate, reference, rows)
-        del merged
-        release_memory()
-    else:
-        _link_folder(trained, temporary)
-    export.exporter.export(temporary, out)
-    check_files(gate, export.exporter, out, temporary)
+def _write_and_check(prepared: PreparedModel, export: Export, out: Path) -> dict[str, Any]:
+    gate, trained = Gate(passed=dict(prepared.merge_checks)), prepared.trained
+    export.exporter.export(prepared.folder, out)
+    check_files(gate, export.exporter, out, prepared.folder)
     metric = None
     with export.exporter.open(out) as engine:
-        check_engine(gate, engine, reference, export.tolerance)
-        if expected is not None and trained.measure is not None:
-            found = trained.measure(EngineModel(engine, template))
-            metric = _compare_metric(gate, expected, found, trained.higher_is_better)
+        check_engine(gate, engine, prepared.reference, export.tolerance)
+        if export.tolerance is None and prepared.expected is not None and trained.measure:
+            found = trained.measure(EngineModel(engine, prepared.template))
+            metric = _compare_metric(gate, prepared.expected, found, trained.higher_is_better)
     return {
         "schema": SCHEMA,
         "exporter": export.name,
         "options": export.options,
-        "rows": len(reference.rows),
+        "rows": len(prepared.reference.rows),
         "checks": gate.passed,
         "not_proven": gate.not_proven,
         **gate.measured,
@@ -146,25 +197,21 @@ def load_trained(trained: TrainedModel) -> nn.Module:
     return model
 
 
-def _write_merged_folder(trained: TrainedModel, folder: Path, merge: Merge) -> None:
-    merge(trained.base, trained.artifact, folder, trained.merge, torch.float32)
-    for file in sorted(trained.artifact.iterdir()):
-        if file.is_file() and file.name not in _NOT_COPIED:
-            shutil.copyfile(file, folder / file.name)
-    _link_tokenizer_files(trained.base, folder)
-
-
-def _link_folder(trained: TrainedModel, folder: Path) -> None:
-    for file in sorted(trained.artifact.iterdir()):
-        if file.is_file() and file.name != MANIFEST:
-            (folder / file.name).symlink_to(file.resolve())
-    _link_tokenizer_files(trained.base, folder)
-
-
-def _link_tokenizer_files(base: Path, folder: Path) -> None:
+def write_model(trained: TrainedModel, folder: Path, merge: Merge = write_merged) -> None:
+    """Write the folder that exporters read: the merged model, or links to one without adapters."""
+    files = [file for file in sorted(trained.artifact.iterdir()) if file.is_file()]
+    if artifact_format(trained.artifact) == "adapter":
+        merge(trained.base, trained.artifact, folder, trained.merge, torch.float32)
+        for file in files:
+            if file.name not in _NOT_COPIED:
+                shutil.copyfile(file, folder / file.name)
+    else:
+        for file in files:
+            if file.name != MANIFEST:
+                (folder / file.name).symlink_to(file.resolve())
     for name in _SENTENCEPIECE:
-        if (base / name).is_file() and not (folder / name).exists():
-            (folder / name).symlink_to((base / name).resolve())
+        if (trained.base / name).is_file() and not (folder / name).exists():
+            (folder / name).symlink_to((trained.base / name).resolve())
 
 
 def _compare_metric(

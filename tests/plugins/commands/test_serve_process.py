@@ -40,7 +40,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "run.toml").write_text(
         '[model]\nbase = "tiny"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\nholdout = 60\n'
-        '[technique]\nuse = "lora"\nmax_steps = 2\n[baselines]\nuse = ["linear"]\n'
+        '[technique]\nuse = "lora"\nmax_steps = 2\nprecision = "fp32"\n'
+        '[baselines]\nuse = ["linear"]\n'
     )
     done = CliRunner().invoke(app, ["run", str(folder / "run.toml"), "--out", str(folder / "run")])
     assert done.exit_code == 0, done.output
@@ -176,3 +177,16 @@ def test_the_benchmark_finds_no_wrong_answer(tmp_path: Path) -> None:
     for name in ("all", "tunesmith"):
         assert found[name]["wrong_greedy"] == found[name]["failed"] == found[name]["mixed_up"] == 0
     assert found["all"]["tokens_per_second"] > 0
+
+
+@pytest.mark.long
+def test_bad_clients_and_a_killed_server_change_no_answer(run: Path) -> None:
+    from tests.benchmarks.serving_abuse import KINDS, measure
+
+    found = measure(run, 60, 6)
+    for name in ("wrong", "failed", "still_busy"):
+        assert found[name] == [], name
+    assert sum(found["as_they_should"].values()) == 60
+    assert set(found["as_they_should"]) == set(KINDS)
+    assert found["cut_off_by_kill"] > 0
+    assert found["verify_exit_code"] == 0 and found["files_unchanged"]

@@ -32,6 +32,11 @@ def test_tensors_have_the_format(tiny_folder: Path, tmp_path: Path, dtype: str) 
     assert {file.name for file in tiny_folder.iterdir()} == {f.name for f in tmp_path.iterdir()}
 
 
+def test_loading_draws_no_bar(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with SafetensorsExporter("float32").open(tiny_folder):
+        assert capfd.readouterr().err == ""
+
+
 def test_a_model_without_a_template_takes_text(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model", template=None)
     with SafetensorsExporter("float32").open(folder) as engine:

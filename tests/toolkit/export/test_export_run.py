@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from export_cases import (
-    as_export,
-    copy_adapter,
-    drop_magnitudes,
-    edit,
-    train_tiny,
-)
+from export_cases import as_export, train_tiny
 from safetensors.torch import load_file, save_file
+from tests.benchmarks.export_faults import MERGE_FAULTS, copy_adapter, edit
 
 from tunesmith.contracts import Measurement
 from tunesmith.errors import GateError, IntegrityError
@@ -30,7 +24,6 @@ from tunesmith_plugins.exporters.safetensors.exporter import (
 )
 from tunesmith_torch.export import engine_model, gate
 from tunesmith_torch.export.export_run import CERTIFICATE, TrainedModel, export_run
-from tunesmith_torch.export.merge_by_tensor import write_merged
 from tunesmith_torch.export.reference import is_plain
 from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.testing.exports import DamagedExporter, edit_template
@@ -102,6 +95,7 @@ SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ 'Be brief. ' }}{% endif %}"
 FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "rope": ("rope", lambda out: edit(out / "config.json", rope_theta=5000.0)),
     "template": ("rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")),
+    "text": ("rendered prompt", edit_template("assistant\n'", "assistant\nGo'")),
     "system prompt": (
         "rendered system prompt",
         edit_template("{% for message", SYSTEM + "{% for message"),
@@ -115,51 +109,33 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
+MESSAGES = {
+    "tie": "embeddings and head are not tied, in the trained model they are tied",
+    "text": "the engine renders 'Go', not '', from character",
+    "pre-tokenizer": r"token \d+ of a prompt is \[",
+}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_check_of_its_name_finds_a_fault_in_the_files(
     fault: str, trained: TrainedModel, tmp_path: Path
 ) -> None:
     name, damage = FAULTS[fault]
     export = as_export(DamagedExporter(EXPORTER, damage))
-    with pytest.raises(GateError, match=f"export, {name}:") as caught:
+    with pytest.raises(GateError, match=f"export, {name}: {MESSAGES.get(fault, '')}") as caught:
         export_run(trained, export, tmp_path / "out")
     assert caught.value.exit_code == 6
     assert list(tmp_path.iterdir()) == [], "something half-made was kept"
 
 
-def test_a_wrong_scale_is_found(trained: TrainedModel, tmp_path: Path) -> None:
-    def merge(base: Path, adapter: Path, *rest: Any) -> None:
-        wrong = copy_adapter(adapter, tmp_path / "wrong", lora_alpha=1.0)
-        write_merged(base, wrong, *rest)
-
+@pytest.mark.parametrize("fault", MERGE_FAULTS)
+def test_an_adapter_that_is_merged_wrongly_is_found(
+    fault: str, trained: TrainedModel, dora: TrainedModel, tmp_path: Path
+) -> None:
+    model = dora if fault == "DoRA as LoRA" else trained
     with pytest.raises(GateError, match="export, merge: log-probabilities of the merged weights"):
-        export_run(trained, as_export(EXPORTER), tmp_path / "out", merge)
-
-
-def test_dora_that_is_merged_as_lora_is_found(dora: TrainedModel, tmp_path: Path) -> None:
-    def merge(base: Path, adapter: Path, *rest: Any) -> None:
-        wrong = copy_adapter(adapter, tmp_path / "wrong")
-        drop_magnitudes(wrong)
-        write_merged(base, wrong, *rest)
-
-    with pytest.raises(GateError, match="export, merge: "):
-        export_run(dora, as_export(EXPORTER), tmp_path / "out", merge)
-
-
-def test_a_residual_that_is_left_out_is_found(trained: TrainedModel, tmp_path: Path) -> None:
-    """PiSSA trains over the base without its first components, and another base is merged."""
-
-    def merge(base: Path, adapter: Path, out: Path, *rest: Any) -> None:
-        write_merged(base, adapter, out, *rest)
-        path = out / "model.safetensors"
-        tensors = load_file(path)
-        name = "model.layers.0.self_attn.q_proj.weight"
-        u_OR, s_R, v_RI = torch.linalg.svd(tensors[name], full_matrices=False)
-        tensors[name] = tensors[name] + u_OR[:, :8] * s_R[:8] @ v_RI[:8]
-        save_file(tensors, path, metadata={"format": "pt"})
-
-    with pytest.raises(GateError, match="export, merge: "):
-        export_run(trained, as_export(EXPORTER), tmp_path / "out", merge)
+        export_run(model, as_export(EXPORTER), tmp_path / "out", MERGE_FAULTS[fault])
+    assert list(tmp_path.iterdir()) == []
 
 
 class WrongStop(SafetensorsExporter):

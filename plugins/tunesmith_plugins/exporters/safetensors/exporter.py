@@ -19,6 +19,7 @@ from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
 from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
 from tunesmith_torch.models.foreign_code import refuse_foreign_code
+from tunesmith_torch.models.loading import no_progress_bars
 from tunesmith_torch.models.model_folder import check_folder, weight_files
 
 INDEX = "model.safetensors.index.json"
@@ -67,9 +68,10 @@ class SafetensorsExporter:
     def open(self, out: Path) -> Iterator[PlainTransformers]:
         """Load the folder as the documentation of transformers does, in float32."""
         refuse_foreign_code(out)
-        model = AutoModelForCausalLM.from_pretrained(
-            out, dtype=torch.float32, trust_remote_code=False, local_files_only=True
-        )
+        with no_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                out, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+            )
         yield PlainTransformers(model.eval(), open_tokenizer(out))
 
 
