@@ -79,7 +79,7 @@ class Launch:
         """Return the launch by the torchrun with this process number."""
         if has_several_machines():
             return cls(0, "", Path(os.environ.get(SHARED_FOLDER, "")))
-        return cls(process, _start_time(process), Path(tempfile.gettempdir()))
+        return cls(process, start_time(process), Path(tempfile.gettempdir()))
 
     def rendezvous_path(self) -> Path:
         """Return the path of the file at which the ranks meet for the next run.
@@ -111,9 +111,6 @@ def current_launch() -> Launch:
     return Launch.of_process(os.getppid())
 
 
-# --------------------------------------------------------------------------- rank 0
-
-
 @contextmanager
 def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[None]:
     """Publish the run folder to the worker ranks, and hold the lock that shows rank 0 is alive."""
@@ -143,9 +140,6 @@ def signal_training_start(launch: Launch | None = None) -> None:
     if world_size() > 1:
         path = (launch or current_launch()).rendezvous_path()
         Path(f"{path}{_TRAINING_SUFFIX}").touch()
-
-
-# --------------------------------------------------------------------------- worker ranks
 
 
 @dataclass(frozen=True)
@@ -215,13 +209,15 @@ class RankZero:
             os._exit(int(has_several_machines()))  # without a failure, a torchrun does not restart
 
 
-def _start_time(process: int) -> str:
-    """Return the id of the system's boot and a process's start in ticks; empty if not known."""
+def start_time(process: int) -> str:
+    """Return a process's boot of the system, container and start; empty if it is not running."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The second field is the command in parentheses, and may hold any character.
+        # proc(5): the second field is the command in parentheses, field 22 is starttime.
         fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-        return f"{boot} {int(fields[19])}"  # field 22, starttime, in proc(5)
+        if fields[0] == b"Z":  # killed, and only its parent has not asked for the exit code
+            return ""
+        return f"{boot} {os.readlink('/proc/self/ns/pid')} {int(fields[19])}"
     except (OSError, IndexError, ValueError):
         return ""
 
@@ -255,13 +251,6 @@ def _delete_stale_files(folder: Path) -> None:
     for file in folder.iterdir():
         with suppress(OSError):
             if time.time() - file.stat().st_mtime > STALE_SECONDS:
-                _delete_if_unlocked(file)
-
-
-def _delete_if_unlocked(file: Path) -> None:
-    fd = os.open(file, os.O_RDWR)
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.unlink()
-    finally:
-        os.close(fd)
+                with file.open("r+b") as opened:
+                    fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    file.unlink()

@@ -22,13 +22,7 @@ from tunesmith.offers import (
     TableOffer,
     TechniqueOffer,
 )
-from tunesmith.options import (
-    BaselineOptions,
-    GateOptions,
-    ModelOptions,
-    PluginsOptions,
-    RunOptions,
-)
+from tunesmith.options import BaselineOptions, GateOptions, ModelOptions, PluginsOptions, RunOptions
 from tunesmith.records import Record
 
 K = TypeVar("K", bound=ConfiguredOffer[Any])

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from tunesmith.errors import RunStopped
@@ -65,12 +65,7 @@ class StopSignalHandler:
         self._previous_handlers = set_stop_handlers(self._handle)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         restore_handlers(self._previous_handlers)
 
     def raise_if_received(self) -> None:

@@ -15,8 +15,6 @@ from typing import Any
 
 ELLIPSIS = "…"
 
-# --- escaped -------------------------------------------------------------------------------
-
 
 def _escape(character: str) -> str:
     """Return the Python escape of a character: `\\x1b`, `\\u202e` or `\\U000e0041`."""
@@ -96,9 +94,6 @@ def one_line(s: str, limit: int = 80) -> str:
     if cut or len(line) > limit:
         return safe_text(line + ELLIPSIS * cut, limit=limit)
     return line
-
-
-# --- formatted ----------------------------------------------------------------------------
 
 
 def format_bytes(n: int) -> str:

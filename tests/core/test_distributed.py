@@ -131,10 +131,11 @@ def test_launches_with_the_same_process_number_use_different_files(launch: Launc
 def test_the_launch_is_identified_by_the_parent_process() -> None:
     launch = distributed.current_launch()
     assert launch.process == os.getppid()
-    boot, ticks = launch.started.split()
+    boot, container, ticks = launch.started.split()
     uptime = float(Path("/proc/uptime").read_text().split()[0])
     age = uptime - int(ticks) / os.sysconf("SC_CLK_TCK")
     assert len(boot) == 36
+    assert container == os.readlink("/proc/self/ns/pid")
     assert 0 <= age < uptime
 
 

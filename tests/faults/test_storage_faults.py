@@ -495,8 +495,16 @@ def test_kill_at_every_call_of_the_event_log(faults: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "races", [20, pytest.param(500, marks=pytest.mark.faults)], ids=["short", "long"]
 )
-def test_one_of_two_processes_on_one_run_wins(faults: Any, tmp_path: Path, races: int) -> None:
-    for _ in range(races):
+@pytest.mark.parametrize("has_locks", [True, False], ids=["flock", "no flock"])
+def test_one_of_two_processes_on_one_run_wins(
+    faults: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, races: int, has_locks: bool
+) -> None:
+    """Also where the file system refuses locks; every other race is for the run of a dead one."""
+    if not has_locks:
+        monkeypatch.setattr("fcntl.flock", _refuse_lock)
+    for number in range(races):
+        if number % 2:
+            assert faults.in_child(lambda: _die_holding(faults, tmp_path)) == faults.KILLED
         outcomes = [os.pipe() for _ in range(2)]
         start, done = os.pipe(), os.pipe()
         children = []
@@ -518,6 +526,15 @@ def test_one_of_two_processes_on_one_run_wins(faults: Any, tmp_path: Path, races
         winner = children[0] if outcome_texts[0] == "won" else children[1]
         assert "won" in outcome_texts
         assert f"run is in use by pid {winner} on " in "".join(outcome_texts)
+
+
+def _refuse_lock(fd: int, operation: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def _die_holding(faults: Any, folder: Path) -> None:
+    with lock(folder):
+        faults.die()
 
 
 def _race(folder: Path, outcome: int, done: int) -> None:

@@ -51,14 +51,9 @@ def print_note(text: str, *, style: str = "") -> None:
         _print_lines(sys.stderr, text, style)
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """Print JSON on stdout, in ASCII, so that it cannot control the terminal."""
-    print_text(encode_json(redact_all(value), indent=2))
-
-
-def print_json_line(value: Mapping[str, Any]) -> None:
-    """Print a JSON object on stdout as one line."""
-    print_text(encode_json(redact_all(value)))
+def print_json(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Print JSON on stdout, in ASCII, so that it cannot control the terminal; None: in one line."""
+    print_text(encode_json(redact_all(value), indent=indent))
 
 
 def print_table(

@@ -15,12 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.catalog import Catalog, OfferNotFound
-from tunesmith.config.evaluators import (
-    Evaluators,
-    assign_ids,
-    check_gate_metrics,
-    check_must_beat,
-)
+from tunesmith.config.evaluators import Evaluators, assign_ids, check_gate_metrics, check_must_beat
 from tunesmith.config.paths import with_absolute_paths
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import RunFile, dotted_items

@@ -23,15 +23,7 @@ from tunesmith import distributed
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import Evaluators, choose_evaluators
 from tunesmith.config.trust import trust_code
-from tunesmith.contracts import (
-    Artifact,
-    Dataset,
-    Job,
-    RivalTask,
-    RunContext,
-    Technique,
-    TextModel,
-)
+from tunesmith.contracts import Artifact, Dataset, Job, RivalTask, RunContext, Technique, TextModel
 from tunesmith.data.subset import Subset
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
 from tunesmith.events import JSON, TUNED, Event, Notice, RunFinished, RunStarted

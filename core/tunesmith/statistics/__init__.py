@@ -18,11 +18,7 @@ anything else          percentile bootstrap
 
 A *unit* is what was sampled independently: a group where groups are given, else a record. Records
 of one group (one patient, one document) are not independent of each other, and counting them as
-if they were makes intervals too narrow.
-
-Percentiles are widened for small samples after Hesterberg. BCa was tried and measured: with 60
-token-weighted records it covers 92.5 %, the widened percentiles 94 %, and it is no better on
-log-normal values (91.4 % against 91.7 %).
+if they were makes intervals too narrow. Percentiles are widened for small samples after Hesterberg.
 
 Sources: Wilson, JASA 22 (1927) 209; Hesterberg, Amer. Statist. 69 (2015) 371; Kish, Survey
 Sampling (1965) and Korn and Graubard, Survey Methodology 24 (1998) 193 (effective n).

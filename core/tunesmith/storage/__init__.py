@@ -5,19 +5,13 @@ A run folder::
     runs/2026-11-24_1402_tickets-lora_a1b2/
       run.toml                the resolved run file, written once
       lock                    locked by the running process; never deleted
+      lease                   names that process, which touches it; removed at its end
       events.jsonl            the events of the run, one JSON object per line
       checkpoints/
         step-00000040/        files and MANIFEST.json
         .bad-step-00000060    failed verification: kept for inspection, never read again
       artifact/               the trained model, committed like a checkpoint
       report/
-
-Checkpoints and artifacts are committed like this, so that a crash leaves the old folder or the new
-one, and never a partial one::
-
-    .staging-PID-xxxx/        1. write all files into a hidden folder and fsync them
-      MANIFEST.json           2. write the checksums of all files, then fsync the folder
-    step-00000040/            3. rename the folder to its final name, then fsync its parent
 
 :mod:`tunesmith.storage.atomic` writes files in the same way, :mod:`tunesmith.storage.manifest`
 commits and verifies folders, :mod:`tunesmith.storage.event_log` is the log, and

@@ -80,9 +80,6 @@ class Disk:
 DISK = Disk()
 
 
-# --- disk space and error messages -----------------------------------------------------------
-
-
 def free_bytes(path: Path) -> int:
     """Return the bytes that this user can still write at ``path``, which need not exist yet."""
     here = path.absolute()
@@ -140,9 +137,6 @@ def explained(path: Path, needed: int = 0) -> Iterator[None]:
         raise problem from error
 
 
-# --- JSON ------------------------------------------------------------------------------------
-
-
 def encode_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
     """Encode a value as ASCII, strictly valid JSON that :func:`decode_json` reads back unchanged.
 
@@ -184,9 +178,6 @@ def _decode_non_finite(value: JSON) -> Any:
     if len(value) == 1 and isinstance(name := value.get("$number"), str):
         return _NON_FINITE.get(name, value)
     return value
-
-
-# --- files -----------------------------------------------------------------------------------
 
 
 def temporary_name(prefix: str) -> str:

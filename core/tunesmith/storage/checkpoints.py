@@ -18,11 +18,7 @@ from typing import Any
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithWarning
 from tunesmith.events import JSON
 from tunesmith.storage import atomic, manifest
-from tunesmith.storage.atomic import (
-    DISK,
-    Disk,
-    is_folder,
-)
+from tunesmith.storage.atomic import DISK, Disk, is_folder
 from tunesmith.storage.manifest import (
     FileChecksum,
     FileProblem,
@@ -108,11 +104,7 @@ class Checkpoints:
             previous={"step": previous.step, "seal": previous.seal} if previous else None,
         )
         manifest.commit_with_manifest(
-            target,
-            write,
-            manifest_without_files,
-            expected=self._newest_size(),
-            disk=self._disk,
+            target, write, manifest_without_files, expected=self._newest_size(), disk=self._disk
         )
         self._rotate(step)
         return target

@@ -15,8 +15,8 @@ from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, Disk
 
 RUN_FILES = frozenset(
-    {"artifact", "checkpoints", "evaluations", "events.jsonl", "lock", "postmortem.json"}
-    | {"report.json", "run.toml", "winner"}
+    {"artifact", "checkpoints", "evaluations", "events.jsonl", "lease", "lock"}
+    | {"postmortem.json", "report.json", "run.toml", "winner"}
 )
 """Files and folders that belong to the run itself; a reporter must not write there."""
 

@@ -1,22 +1,40 @@
-"""Lock a run folder, so that one process at a time writes to it."""
+"""Lock a run folder, so that one process at a time writes to it.
+
+The kernel's lock (``flock``) ends with the process, but a file system may refuse it, or keep it
+from other machines. So the holder of a run also creates the file ``lease``, which only one process
+can do, touches it every two seconds, and removes it at the end. A holder of this machine is looked
+up; one of another machine counts as dead after twenty seconds without a sign of life. If that one
+was only asleep, it finds the lease of its successor when it wakes, and ends before it writes.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tunesmith.errors import UsageError
+from tunesmith.distributed import start_time
+from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, STAGING, TRASH, Disk, is_folder
 from tunesmith.storage.manifest import MANIFEST
+from tunesmith.text import format_duration, safe_text
+
+LEASE = "lease"
+BEAT_SECONDS = 2.0  # between two signs of life
+SILENT_SECONDS = 20.0  # without one, a process of another machine counts as dead
+SETTLE_SECONDS = 0.2  # after which machines that take over at the same time see who was the last
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
 @dataclass(frozen=True)
@@ -25,34 +43,34 @@ class LockHolder:
 
     pid: int
     host: str
-    boot_id: str
+    process: str  # machine and start, as of tunesmith.distributed.start_time
     started: str
 
     @classmethod
     def current(cls) -> LockHolder:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(os.getpid(), socket.gethostname(), _boot_id(), now)
+        return cls(os.getpid(), socket.gethostname(), start_time(os.getpid()), now)
+
+    @classmethod
+    def read(cls, folder: Path) -> LockHolder | None:
+        """Read the holder from a run folder; None if it has none, or no readable one."""
+        try:
+            holder = cls(**json.loads((folder / LEASE).read_bytes()))
+            return holder if isinstance(holder.process, str) else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def is_local(self) -> bool:
+        """Return True if the process is of this machine, since its last boot, and container."""
+        here = start_time(os.getpid()).rpartition(" ")[0]
+        return here != "" and self.process.rpartition(" ")[0] == here
 
     def may_be_alive(self) -> bool:
-        """Return False only if the process ran since this machine's last boot, and has ended.
+        """Return False only if the process is local, and has ended."""
+        return not self.is_local() or start_time(self.pid) == self.process
 
-        A process of another machine or of an earlier boot cannot be checked.
-        """
-        if (self.host, self.boot_id) != (socket.gethostname(), _boot_id()):
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:  # it is alive, and belongs to another user
-            return True
-        return True
-
-
-def _boot_id() -> str:
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host}, started at {self.started}"
 
 
 _locked_fds: set[int] = set()
@@ -72,79 +90,139 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
-def lock(folder: Path, *, disk: Disk = DISK) -> Iterator[None]:
-    """Lock a run's folder; a second lock, in this process or another, is refused at once.
+def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterator[None]:
+    """Lock a run's folder; a second lock, in this process or another, is refused.
 
-    The kernel holds the lock (``flock``) and releases it when the process ends in any way. The lock
-    file is never deleted: a process that opened a deleted file would lock nothing. On entry,
-    leftovers of crashed processes are removed, and interrupted replacements are finished.
+    The lock file is never deleted: a process that opened a deleted file would lock nothing. On
+    entry, leftovers of crashed processes are removed, and interrupted replacements are finished.
+    A silent process of another machine loses the run if the file system grants its lock, or with
+    ``take_over``.
 
     Raises:
         UsageError: the run is in use, and the message names the process; or a symbolic link leads
             out of the folder.
-        EnvironmentProblem: the file system does not support locks, is full or read-only.
+        EnvironmentProblem: the file system is full or read-only.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     atomic.refuse_outside_links(folder)
-    with atomic.explained(folder):
-        fd = disk.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        _locked_fds.add(fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            disk.truncate(fd, 0)
-            atomic.write_all(fd, json.dumps(asdict(LockHolder.current())).encode(), disk)
-        except BaseException as error:
-            busy = _in_use_error(folder, fd) if isinstance(error, BlockingIOError) else None
-            _release(fd, disk)
-            if busy is None:
-                raise
-            raise busy from None
-    try:
+    with ExitStack() as stack:
+        with atomic.explained(folder):
+            fd = disk.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            _locked_fds.add(fd)
+            stack.callback(_release, fd, disk)
+            try:
+                stack.enter_context(_hold_lease(folder, _flock(fd) or take_over, disk))
+            except BlockingIOError:
+                raise _in_use_error(folder) from None
         with suppress(OSError):  # leftovers are never read, so they need not stop the run
             _remove_leftovers(folder, disk)
         yield
-    finally:
-        if fd in _locked_fds:  # not in a forked child
-            with suppress(OSError):
-                disk.truncate(fd, 0)
-        with suppress(OSError):
-            _release(fd, disk)
+
+
+def _flock(fd: int) -> bool:
+    """Lock the file; return False if its file system has no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def _release(fd: int, disk: Disk) -> None:
-    if fd in _locked_fds:
+    if fd in _locked_fds:  # not in a forked child
         _locked_fds.discard(fd)
         # Closing alone is not enough: a child that is being forked may still have the file open.
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        disk.close(fd)
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        with suppress(OSError):
+            disk.close(fd)
 
 
-def _read_holder(fd: int) -> LockHolder | None:
-    """Read the holder from the lock file; None if it has none."""
+def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> LockHolder:
+    own, path = LockHolder.current(), folder / LEASE
+    content = json.dumps(asdict(own)).encode()
     try:
-        return LockHolder(**json.loads(os.pread(fd, 4096, 0)))
-    except (ValueError, TypeError):
-        return None
+        atomic.write_new(path, content, disk)
+        return own
+    except FileExistsError:
+        holder = LockHolder.read(folder)
+    except BaseException:
+        atomic.try_remove(path, disk)
+        raise
+    if holder and holder.is_local():
+        if holder.may_be_alive():
+            raise BlockingIOError
+    elif not may_take_over or not _is_silent(folder, holder):
+        raise BlockingIOError
+    atomic.write_atomic(path, content, disk=disk)
+    time.sleep(SETTLE_SECONDS)
+    if LockHolder.read(folder) != own:
+        raise BlockingIOError
+    return own
 
 
-def _in_use_error(folder: Path, fd: int) -> UsageError:
+def _is_silent(folder: Path, holder: LockHolder | None) -> bool:
+    """Wait for a sign of life of a process of another machine; return False if there is one."""
+    message = f"{folder}: waiting {SILENT_SECONDS:g} s for a sign of life of {holder or 'its user'}"
+    print(safe_text(message), file=sys.stderr, flush=True)
+    deadline, seen = time.monotonic() + SILENT_SECONDS, _last_sign(folder)
+    while _last_sign(folder) == seen and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return _last_sign(folder) == seen
+
+
+def _last_sign(folder: Path) -> float:
+    with suppress(OSError), (folder / LEASE).open("rb") as file:
+        return os.fstat(file.fileno()).st_mtime  # a network file system asks again for open files
+    return 0.0
+
+
+@contextmanager
+def _hold_lease(folder: Path, may_take_over: bool, disk: Disk) -> Iterator[None]:
+    own, ended = _take_lease(folder, may_take_over, disk), threading.Event()
+    thread = threading.Thread(target=_show_life, args=(folder, own, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        if own.pid == os.getpid():  # not in a forked child
+            ended.set()
+            thread.join()
+            for _ in range(2):  # a device may fail once
+                if LockHolder.read(folder) == own:
+                    atomic.try_remove(folder / LEASE, disk)
+
+
+def _show_life(folder: Path, own: LockHolder, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_SECONDS):
+        holder = LockHolder.read(folder)
+        if holder not in (None, own):
+            message = safe_text(f"error: {folder}: the run was taken over by {holder}")
+            print(message, file=sys.stderr, flush=True)
+            os._exit(EnvironmentProblem.exit_code)
+        with suppress(OSError):
+            os.utime(folder / LEASE)
+
+
+def _in_use_error(folder: Path) -> UsageError:
     """Build the error that names the process which holds the lock.
 
     That process may have locked the file and not have written its name yet, so that an earlier
     holder's name is still there: wait for it for a moment.
     """
     deadline = time.monotonic() + 0.5
-    while (holder := _read_holder(fd)) is None or not holder.may_be_alive():
+    while (holder := LockHolder.read(folder)) is None or not holder.may_be_alive():
         if time.monotonic() > deadline:
             break
         time.sleep(0.01)
-    process = f"pid {holder.pid} on {holder.host}" if holder else "another process"
-    since = f", started at {holder.started}" if holder else ""
-    return UsageError(
-        f"{folder}: run is in use by {process}{since}",
-        hint="wait until that process has ended, or stop it",
-    )
+    hint = "wait until that process has ended, or stop it"
+    if holder and not holder.is_local():
+        silent = format_duration(time.time() - _last_sign(folder))
+        hint += f"; if its machine (silent for {silent}) is dead, `tunesmith unlock {folder}`"
+    return UsageError(f"{folder}: run is in use by {holder or 'another process'}", hint=hint)
 
 
 def _remove_leftovers(folder: Path, disk: Disk) -> None:

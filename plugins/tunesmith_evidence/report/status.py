@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tunesmith.execution.report import Report
@@ -18,8 +17,5 @@ def find_status(folder: Path, report: Report) -> str:
 
 def is_running(folder: Path) -> bool:
     """Return True if the process that locked the run folder may be alive."""
-    try:
-        holder = LockHolder(**json.loads((folder / "lock").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return False
-    return holder.may_be_alive()
+    holder = LockHolder.read(folder)
+    return holder is not None and holder.may_be_alive()

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import json
 import math
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +26,6 @@ from tunesmith.storage import (
     Checkpoints,
     Disk,
     EventLog,
-    LockHolder,
     RunFolder,
     commit_folder,
     lock,
@@ -218,150 +212,7 @@ def test_only_run_folders_are_opened(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "file", "x")
 
 
-# --- the lock --------------------------------------------------------------------------------
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from tunesmith.storage import lock
-with lock(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def holder_process(folder: Path, script: str = HOLD) -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", script, str(folder)]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_a_run_in_use_is_refused_with_its_holder_and_free_after_kill_9(
-    tmp_path: Path,
-) -> None:
-    process = holder_process(tmp_path)
-    try:
-        started = time.monotonic()
-        with pytest.raises(UsageError, match=f"run is in use by pid {process.pid} on "):
-            lock(tmp_path).__enter__()
-        assert time.monotonic() - started < 1
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        holder = LockHolder(**json.loads((tmp_path / "lock").read_text()))
-        assert holder.pid == process.pid
-        assert not holder.may_be_alive()
-        with lock(tmp_path):
-            assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_the_lock_file_names_its_holder_until_a_clean_end(tmp_path: Path) -> None:
-    with lock(tmp_path):
-        written = json.loads((tmp_path / "lock").read_text())
-        assert written["pid"] == os.getpid()
-        assert LockHolder(**written).may_be_alive()
-        inode = (tmp_path / "lock").stat().st_ino
-    assert (tmp_path / "lock").stat().st_ino == inode
-    assert (tmp_path / "lock").read_text() == ""
-
-
-def test_the_same_process_is_refused_too_and_the_first_lock_survives_that(tmp_path: Path) -> None:
-    with lock(tmp_path):
-        for _ in range(2):
-            with pytest.raises(UsageError, match=f"in use by pid {os.getpid()} "):
-                lock(tmp_path).__enter__()
-    with lock(tmp_path):
-        pass
-
-
-def test_the_lock_is_released_when_the_body_raises(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), lock(tmp_path):
-        raise KeyboardInterrupt
-    with lock(tmp_path):
-        pass
-
-
-def test_a_forked_worker_cannot_free_the_lock(tmp_path: Path) -> None:
-    context = lock(tmp_path)
-    context.__enter__()
-    worker = os.fork()
-    if worker == 0:
-        context.__exit__(None, None, None)  # as if the child ran off the end of the `with`
-        os._exit(0)
-    assert os.waitpid(worker, 0)[1] == 0
-    with pytest.raises(UsageError):
-        lock(tmp_path).__enter__()
-    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-    context.__exit__(None, None, None)
-    with lock(tmp_path):
-        pass
-
-
-HOLD_WITH_WORKER = """
-import os, sys, time
-from pathlib import Path
-from tunesmith.storage import lock
-with lock(Path(sys.argv[1])):
-    if os.fork() == 0:
-        print("held", flush=True)
-        sys.stdin.read()
-        os._exit(0)
-    time.sleep(60)
-"""
-
-
-def test_a_worker_that_outlives_a_killed_run_does_not_keep_the_lock(tmp_path: Path) -> None:
-    process = holder_process(tmp_path, HOLD_WITH_WORKER)
-    process.kill()
-    process.wait()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with lock(tmp_path):
-        process.stdin.close()
-        assert process.stdout.read() == ""  # its end: only now the worker has gone
-
-
-def test_a_refusal_waits_for_the_name_of_the_present_holder(tmp_path: Path) -> None:
-    dead = {**vars(LockHolder.current()), "pid": 2**22 + 1}
-    (tmp_path / "lock").write_text(json.dumps(dead))
-    with (tmp_path / "lock").open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        late = threading.Timer(
-            0.1, (tmp_path / "lock").write_text, [json.dumps(vars(LockHolder.current()))]
-        )
-        late.start()
-        with pytest.raises(UsageError, match=f"in use by pid {os.getpid()} "):
-            lock(tmp_path).__enter__()
-        late.join()
-        (tmp_path / "lock").write_text("")
-        with pytest.raises(UsageError, match="in use by another process"):
-            lock(tmp_path).__enter__()
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff\x00"])
-def test_an_unreadable_lock_file_does_not_prevent_locking(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "lock").write_bytes(content)
-    with lock(tmp_path):
-        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-
-
-def test_a_file_system_without_locks_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(fd: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(EnvironmentProblem, match="offers no locks"):
-        lock(tmp_path).__enter__()
-    with pytest.raises(UsageError, match="no such folder"):
-        lock(tmp_path / "nowhere").__enter__()
+# --- leftovers -------------------------------------------------------------------------------
 
 
 def test_the_holder_removes_leftovers_except_in_committed_folders(tmp_path: Path) -> None:
@@ -1077,10 +928,3 @@ def test_invalid_arguments(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep=0)
     with pytest.raises(ValueError, match="at least 0, got -1"):
         Checkpoints(tmp_path).save(-1, writer())
-
-
-def test_a_holder_of_another_machine_may_be_alive() -> None:
-    mine = LockHolder.current()
-    assert LockHolder(2**22 + 1, "elsewhere", mine.boot_id, mine.started).may_be_alive()
-    assert LockHolder(1, mine.host, mine.boot_id, mine.started).may_be_alive()
-    assert not LockHolder(2**22 + 1, mine.host, mine.boot_id, mine.started).may_be_alive()

@@ -23,7 +23,7 @@ def test_a_locked_run_is_running_until_it_ends(tmp_path: Path) -> None:
 
 def test_a_killed_process_does_not_run(tmp_path: Path) -> None:
     holder = replace(LockHolder.current(), pid=2**22 + 1)
-    (tmp_path / "lock").write_text(json.dumps(asdict(holder)))
+    (tmp_path / "lease").write_text(json.dumps(asdict(holder)))
     assert not is_running(tmp_path)
-    (tmp_path / "lock").write_text("damaged")
+    (tmp_path / "lease").write_text("damaged")
     assert not is_running(tmp_path)

@@ -74,10 +74,10 @@ def test_status_of_runs_that_did_not_end(runs: Path) -> None:
     log.write_text("".join(lines[:-1]) + lines[-1][:20], encoding="utf-8")
     assert read_runs.read_run(runs / "good").status == "unfinished"
     holder = json.dumps(asdict(LockHolder.current()))
-    (runs / "good" / "lock").write_text(holder, encoding="utf-8")
+    (runs / "good" / "lease").write_text(holder, encoding="utf-8")
     assert read_runs.read_run(runs / "good").status == "running"
     dead = json.dumps({**asdict(LockHolder.current()), "pid": 2**22 + 1})
-    (runs / "good" / "lock").write_text(dead, encoding="utf-8")
+    (runs / "good" / "lease").write_text(dead, encoding="utf-8")
     assert read_runs.read_run(runs / "good").is_resumable
     log.write_text("nothing\n", encoding="utf-8")
     assert read_runs.read_run(runs / "good").status == "damaged"

@@ -238,7 +238,8 @@ def show(text: str, answers: Mapping[str, Generation], as_json: bool, *, one_sho
             }
             for name, answer in answers.items()
         }
-        render.print_json_line({"schema": "tunesmith.chat/1", "prompt": text, "answers": by_model})
+        answer_line = {"schema": "tunesmith.chat/1", "prompt": text, "answers": by_model}
+        render.print_json(answer_line, indent=None)
     elif len(answers) == 1:
         (answer,) = answers.values()
         render.print_text(answer.text if one_shot else f"{answer.text}\n")
