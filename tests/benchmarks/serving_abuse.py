@@ -68,6 +68,7 @@ class Outcome:
     """Answers that are not those of the prompt alone, and refusals with another status."""
     failed: list[str] = field(default_factory=list)
     memory_mb: list[float] = field(default_factory=list)
+    """Resident memory of the server, twice per second."""
 
 
 def make_cases(run: Path) -> list[Case]:
@@ -241,9 +242,9 @@ def measure(run: Path, count: int, clients: int) -> dict[str, Any]:
         "cut_off_by_kill": len(killed.failed),
         "verify_exit_code": verified.returncode,
         "files_unchanged": hash_files(run) == before,
-        "memory_mb_at_a_tenth": memory[len(memory) // 10],
-        "memory_mb_most": max(memory),
-        "memory_mb_at_the_end": memory[-1],
+        "memory_mb_by_tenths": [round(memory[len(memory) * n // 10]) for n in range(10)],
+        "memory_mb_at_the_end": round(memory[-1]),
+        "memory_mb_most": round(max(memory)),
         "seconds": time.perf_counter() - started,
     }
 

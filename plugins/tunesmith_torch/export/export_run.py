@@ -6,10 +6,12 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -39,6 +41,12 @@ _SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 
 Merge = Callable[[Path, Path, Path, MergeOptions, torch.dtype], None]
 Measure = Callable[[TextModel], Sequence[Measurement]]
+Announce = Callable[[str], None]
+"""Takes a sentence about the step that begins."""
+
+
+def _announce_nothing(step: str) -> None:
+    """Keep silent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +89,16 @@ class PreparedModel:
 
 
 def export_run(
-    trained: TrainedModel, export: Export, out: Path, merge: Merge = write_merged
+    trained: TrainedModel,
+    export: Export,
+    out: Path,
+    merge: Merge = write_merged,
+    *,
+    announce: Announce = _announce_nothing,
 ) -> dict[str, Any]:
     """Write the model to ``out``, complete and proven or not at all; return the certificate.
 
-    ``merge`` writes config and weights of a merged model.
+    ``merge`` writes config and weights of a merged model. ``announce`` gets each step.
 
     Raises:
         GateError: a check failed; the message names the first.
@@ -93,12 +106,19 @@ def export_run(
     """
     with TemporaryDirectory(prefix=".export-", dir=out.parent) as temporary:
         measures = export.tolerance is None
-        prepared = prepare_model(trained, Path(temporary), merge, with_metric=measures)
-        return export_prepared(prepared, export, out)
+        prepared = prepare_model(
+            trained, Path(temporary), merge, with_metric=measures, announce=announce
+        )
+        return export_prepared(prepared, export, out, announce)
 
 
 def prepare_model(
-    trained: TrainedModel, folder: Path, merge: Merge = write_merged, *, with_metric: bool = True
+    trained: TrainedModel,
+    folder: Path,
+    merge: Merge = write_merged,
+    *,
+    with_metric: bool = True,
+    announce: Announce = _announce_nothing,
 ) -> PreparedModel:
     """Observe the trained model, and write it to an empty folder for exporters, checked.
 
@@ -113,6 +133,7 @@ def prepare_model(
         raise IntegrityError(f"{trained.artifact}: {problems[0]}")
     gate = Gate()
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
+    announce("observing the trained model on held-out rows")
     model = load_trained(trained)
     reference = Reference.observe(model, template, trained.heldout)
     expected = None
@@ -120,8 +141,11 @@ def prepare_model(
         expected = trained.measure(TorchTextModel(model, template, trained.merge.device))
     del model
     release_memory()
+    is_adapter = artifact_format(trained.artifact) == "adapter"
+    if is_adapter:
+        announce("merging the adapter into the base model")
     write_model(trained, folder, merge)
-    if artifact_format(trained.artifact) == "adapter":
+    if is_adapter:
         check_merged_folder(gate, trained, folder, reference)
     return PreparedModel(
         trained=trained,
@@ -145,7 +169,9 @@ def check_merged_folder(
     release_memory()
 
 
-def export_prepared(prepared: PreparedModel, export: Export, out: Path) -> dict[str, Any]:
+def export_prepared(
+    prepared: PreparedModel, export: Export, out: Path, announce: Announce = _announce_nothing
+) -> dict[str, Any]:
     """Write a prepared model to ``out``, complete and proven or not at all.
 
     Raises:
@@ -154,7 +180,7 @@ def export_prepared(prepared: PreparedModel, export: Export, out: Path) -> dict[
     certificate: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
-        certificate.update(_write_and_check(prepared, export, folder))
+        certificate.update(_write_and_check(prepared, export, folder, announce))
         text = json.dumps(certificate, indent=2, ensure_ascii=False) + "\n"
         (folder / CERTIFICATE).write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(_build_card(out.name, certificate), encoding="utf-8")
@@ -163,16 +189,22 @@ def export_prepared(prepared: PreparedModel, export: Export, out: Path) -> dict[
     return certificate
 
 
-def _write_and_check(prepared: PreparedModel, export: Export, out: Path) -> dict[str, Any]:
+def _write_and_check(
+    prepared: PreparedModel, export: Export, out: Path, announce: Announce
+) -> dict[str, Any]:
     gate, trained = Gate(passed=dict(prepared.merge_checks)), prepared.trained
+    announce(f"writing {export.name}")
     export.exporter.export(prepared.folder, out)
+    announce("loading it into the engine, and comparing it with the trained model")
     check_files(gate, export.exporter, out, prepared.folder)
     metric = None
     with export.exporter.open(out) as engine:
         check_engine(gate, engine, prepared.reference, export.tolerance)
         if export.tolerance is None and prepared.expected is not None and trained.measure:
             found = trained.measure(EngineModel(engine, prepared.template))
-            metric = _compare_metric(gate, prepared.expected, found, trained.higher_is_better)
+            metric = compare_metric(prepared.expected[0], found[0])
+            check = partial(_check_metric, metric, trained.higher_is_better)
+            gate.check("metric", check)
     return {
         "schema": SCHEMA,
         "exporter": export.name,
@@ -214,27 +246,35 @@ def write_model(trained: TrainedModel, folder: Path, merge: Merge = write_merged
             (folder / name).symlink_to((trained.base / name).resolve())
 
 
-def _compare_metric(
-    gate: Gate, expected: Sequence[Measurement], found: Sequence[Measurement], higher: bool
-) -> dict[str, Any]:
-    """Compare the run's metric, row by row; rounding must not make it worse."""
-    before, after = expected[0], found[0]
+def compare_metric(before: Measurement, after: Measurement) -> dict[str, Any]:
+    """Return a metric of the trained and of the exported model, and their difference, as JSON.
+
+    ``low`` and ``high`` bound the mean difference over ``rows``, row by row, with 95 % confidence.
+    """
     interval = paired_difference(before.values, after.values, before.weights)
-
-    def check() -> str:
-        worse = interval.high < 0 if higher else interval.low > 0
-        text = f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-        require(not worse, f"{before.metric} changes by {text} on {interval.n} held-out rows")
-        return f"{before.metric} {text}, {interval.n} rows"
-
-    gate.check("metric", check)
     return {
         "name": before.metric,
+        "before": _mean(before),
+        "after": _mean(after),
         "difference": interval.value,
         "low": interval.low,
         "high": interval.high,
         "rows": interval.n,
     }
+
+
+def _mean(measurement: Measurement) -> float:
+    return float(np.average(measurement.values, weights=measurement.weights))
+
+
+def _check_metric(metric: dict[str, Any], higher_is_better: bool) -> str:
+    """Check that rounding does not make the run's metric worse."""
+    worse = metric["high"] < 0 if higher_is_better else metric["low"] > 0
+    text = f"{metric['difference']:+.3f} [{metric['low']:+.3f}, {metric['high']:+.3f}]"
+    name, rows = metric["name"], metric["rows"]
+    require(not worse, f"{name} changes by {text} on {rows} held-out rows")
+    values = f"{metric['before']:.3f}, exported {metric['after']:.3f}"
+    return f"{name} {values}, difference {text}, {rows} rows"
 
 
 def _build_card(name: str, certificate: dict[str, Any]) -> str:

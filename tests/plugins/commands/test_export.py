@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_the_folder_is_beside_the_run_and_says_what_was_checked(finished: Path) 
     certificate = json.loads((out / "export.json").read_text())
     assert certificate["exporter"] == "safetensors" and certificate["rows"] > 0
     assert certificate["options"] == {"dtype": "float32"}
+
+
+def test_a_terminal_shows_the_steps_and_what_was_not_proven(finished: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(finished), "--to", "safetensors", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments, env={"FORCE_COLOR": "1", "NO_COLOR": ""})
+    assert done.exit_code == 0, done.output
+    steps = re.findall(r"^(observing|merging|writing|loading) ", done.stderr, re.MULTILINE)
+    assert steps == ["observing", "merging", "writing", "loading"]
+    assert "not proven: stop" in done.stderr and "\x1b[33m" in done.stderr, "in yellow"
 
 
 def test_rounded_weights_are_measured_with_the_metric_of_the_run(

@@ -86,7 +86,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         tolerance=offered.offer.tolerance(options),
     )
     with lock(folder.path):
-        certificate = export_run(trained, export, target)
+        certificate = export_run(trained, export, target, announce=render.print_note)
     if as_json:
         render.print_json({**certificate, "path": str(target)})
         return
@@ -95,7 +95,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         [[one_line(name), one_line(text, 200)] for name, text in certificate["checks"].items()],
     )
     if certificate["not_proven"]:
-        render.print_note(f"\nnot proven: {', '.join(certificate['not_proven'])}", style="yellow")
+        render.print_note(f"\nnot proven: {', '.join(certificate['not_proven'])}", style="warning")
     render.print_text(f"\nexported: {render.shell_path(target)}")
 
 
