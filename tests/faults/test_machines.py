@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,33 +41,60 @@ class Machines:
 
     def start(self, run: Path) -> None:
         """Start one process on each machine, which begins or continues the run."""
-        for number, name in enumerate(self.names):
-            own = f"10.119.0.{number + 1}"
-            command = [
-                "ip", "netns", "exec", name, sys.executable, "-P", "-m", "torch.distributed.run",
-                "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3",
-                "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.119.0.1:29511",
-                "--rdzv-conf", f"is_host={int(number == 0)}", "--rdzv-id", run.name,
-                "--local-addr", own, "--monitor-interval", "0.2", "--shutdown-timeout", "5",
-                "--log-dir", str(self.folder / f"log-{number}"), "--redirects", "3",
-                "-m", "tunesmith", "resume", str(run),
-            ]  # fmt: skip
-            environment = {
-                **os.environ,
-                "TUNESMITH_RANKS": str(self.folder / "ranks"),
-                "GLOO_SOCKET_IFNAME": f"v{name}",
-            }
-            log = (self.folder / f"agent-{number}.log").open("wb")
-            self.agents.append(
-                subprocess.Popen(
-                    command, env=environment, stdout=log, stderr=log, start_new_session=True
-                )
+        self.agents = [self.start_agent(number, run) for number in range(len(self.names))]
+
+    def start_agent(self, number: int, run: Path) -> subprocess.Popen[bytes]:
+        """Start torchrun on one machine."""
+        name = self.names[number]
+        command = [
+            "ip", "netns", "exec", name, sys.executable, "-P", "-m", "torch.distributed.run",
+            "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3",
+            "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.119.0.1:29511",
+            "--rdzv-conf", f"is_host={int(number == 0)}", "--rdzv-id", run.name,
+            "--local-addr", f"10.119.0.{number + 1}",
+            "--monitor-interval", "0.2", "--shutdown-timeout", "5",
+            "--log-dir", str(self.folder / f"log-{number}"), "--redirects", "3",
+            "-m", "tunesmith", "resume", str(run),
+        ]  # fmt: skip
+        environment = {
+            **os.environ,
+            "TUNESMITH_RANKS": str(self.folder / "ranks"),
+            "GLOO_SOCKET_IFNAME": f"v{name}",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else no other torchrun can join later
+        }
+        with (self.folder / f"agent-{number}.log").open("ab") as log:
+            return subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
+
+    def set_link(self, state: str) -> None:
+        """Cut the network (``down``), or connect it again (``up``)."""
+        run_ip("-n", self.names[1], "link", "set", f"v{self.names[1]}", state)
+
+    def lose(self, number: int) -> None:
+        """End a machine as a power cut does: no process of it can close a connection."""
+        self.set_link("down")
+        worker = self.find_worker(number)
+        os.killpg(self.agents[number].pid, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+        self.agents[number].wait()
+
+    @staticmethod
+    def run_here(run: Path) -> None:
+        """Run with two processes of one machine to the end."""
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        command += ["-m", "tunesmith", "resume", str(run)]
+        subprocess.run(command, check=True, capture_output=True)
 
     def wait(self) -> list[int]:
         codes = [agent.wait(400) for agent in self.agents]
         self.agents.clear()
         return codes
+
+    def read_output(self, number: int) -> str:
+        """Return what the processes of a machine have printed."""
+        files = (self.folder / f"log-{number}").rglob("*.log")
+        return "".join(path.read_text(errors="replace") for path in sorted(files))
 
     def find_worker(self, number: int) -> int:
         """Return the process of the rank on this machine."""
@@ -150,3 +178,93 @@ def test_a_killed_rank_costs_the_steps_since_the_checkpoint(
         print(f"rank {lost} killed: started again, {again} steps computed twice")
         assert len(starts) == 2
         assert again < 10
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a run went on after a fault."""
+
+    starts: int
+    steps_again: int
+    seconds: float
+    """From the fault to the next step that had not been computed before."""
+
+
+def check_results(run: Path, folder: Path) -> None:
+    """Check that the run has the weights of one that was not interrupted."""
+    whole = folder / "whole"
+    if not whole.exists():
+        Machines.run_here(make_run(folder, "whole"))
+    assert api.read_report(run).status == "ok"
+    assert read_weights(run) == read_weights(whole)
+
+
+def read_recovery(run: Path, fault: float) -> Recovery:
+    events = [json.loads(line) for line in (run / "events.jsonl").open(encoding="utf-8")]
+    steps = [event for event in events if event["event"] == "step-finished"]
+    before = max(event["step"] for event in steps if event["time"] <= fault)
+    after = [event["time"] for event in steps if event["time"] > fault and event["step"] > before]
+    starts = sum(event["event"] == "run-started" for event in events)
+    numbers = [event["step"] for event in steps]
+    return Recovery(starts, len(numbers) - len(set(numbers)), after[0] - fault)
+
+
+@pytest.mark.faults
+def test_a_lost_machine_is_noticed_and_replaced(
+    faults: Any, machines: Machines, tmp_path: Path
+) -> None:
+    """The power of the machine of rank 1 fails; the other one waits until it is back."""
+    run = make_run(tmp_path, "lost")
+    machines.start(run)
+    wait_until(lambda: count_steps(run) >= 12)
+    machines.lose(1)
+    lost = time.time()
+    wait_until(lambda: "no sign of life of rank 1" in machines.read_output(0))
+    noticed = time.time() - lost
+    machines.set_link("up")
+    machines.agents[1] = machines.start_agent(1, run)
+    back = time.time()
+    assert machines.wait() == [0, 0]
+    recovery = read_recovery(run, back)
+    faults.add_note(f"a lost machine: noticed after {noticed:.0f} s; once it is back, {recovery}")
+    assert recovery.starts == 2
+    assert recovery.steps_again <= 5
+    check_results(run, tmp_path)
+    faults.count_trials("a machine lost, and replaced")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("seconds", "starts"), [(5, 1), (45, 2)])
+def test_a_network_that_is_cut(
+    faults: Any, machines: Machines, tmp_path: Path, seconds: int, starts: int
+) -> None:
+    """Shortly, and nothing happens; for longer, and all begin again at the last checkpoint."""
+    run = make_run(tmp_path, f"cut-{seconds}")
+    machines.start(run)
+    wait_until(lambda: count_steps(run) >= 12)
+    machines.set_link("down")
+    time.sleep(seconds)
+    machines.set_link("up")
+    back = time.time()
+    assert machines.wait() == [0, 0]
+    recovery = read_recovery(run, back)
+    faults.add_note(f"a network cut for {seconds} s: once it is back, {recovery}")
+    assert recovery.starts == starts
+    assert recovery.steps_again <= (5 if starts > 1 else 0)
+    check_results(run, tmp_path)
+    faults.count_trials(f"the network between two machines cut for {seconds} seconds")
+
+
+@pytest.mark.faults
+def test_a_run_goes_on_without_a_torchrun(faults: Any, machines: Machines, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "agent")
+    machines.start(run)
+    wait_until(lambda: count_steps(run) >= 12)
+    machines.agents[1].kill()
+    machines.agents[1].wait()
+    killed = time.time()
+    wait_until(lambda: api.read_report(run).status == "ok")
+    recovery = read_recovery(run, killed)
+    assert (recovery.starts, recovery.steps_again) == (1, 0)
+    check_results(run, tmp_path)
+    faults.count_trials("a torchrun killed, whose process finishes the run")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torchrun
 from safetensors import safe_open
 
 from tunesmith.storage import Checkpoints, verify_folder
+from tunesmith_torch.runtime.distributed import ProcessGroup
 from tunesmith_torch.training import checkpoint_writer, loop, stored_tensors
 from tunesmith_torch.training.supervised import NextTokenObjective
 
@@ -25,6 +28,26 @@ COUNTED = ("step", "rows", "tokens", "trained_tokens", "learning_rate", "epoch")
 @pytest.fixture(scope="session")
 def setting(real: Any) -> Any:
     return real.Setting(**SETTING)
+
+
+@pytest.fixture(scope="session")
+def complete_run(workshop: Any, setting: Any) -> Path:
+    """An uninterrupted run of two ranks."""
+    out = new_run_folder(workshop, "complete")
+    done = torchrun.run_command("run", workshop.run_file(setting), "--out", out, *SHARDED)
+    assert done.codes == [0, 0], done.output
+    return out
+
+
+@pytest.fixture(scope="session")
+def interrupted_run(real: Any, workshop: Any, setting: Any) -> Path:
+    """A run of two ranks that was killed right after its second checkpoint, at step 4."""
+    out, file = new_run_folder(workshop, "interrupted"), workshop.run_file(setting)
+    kill = torchrun.on_rank(0, real.kill_after_save(2))
+    done = torchrun.run_command("run", file, "--out", out, *SHARDED, prepare=kill)
+    assert done.codes[0] == real.KILLED, done.output
+    assert Checkpoints(out / "checkpoints").steps() == [2, 4]
+    return out
 
 
 def new_run_folder(workshop: Any, name: str) -> Path:
@@ -121,6 +144,114 @@ def test_a_rank_killed_while_it_writes_its_part(
     done = torchrun.run_command("run", file, "--out", run, *SHARDED, prepare=kill)
     assert done.codes[rank] == real.KILLED, done.output
     assert newest_step(run) == 2
+
+
+def kill_during_save(real: Any, number: int) -> Callable[[], None]:
+    """Return a function that kills this rank before the n-th call of its next save.
+
+    A call is one of the disk, of the library that writes the weights, or an exchange of the ranks.
+    If the save has fewer calls, the process exits with code 0 after it.
+    """
+    calls, armed = 0, False
+
+    def tick(name: str = "") -> None:
+        nonlocal calls
+        if armed:
+            calls += 1
+            if calls == number:
+                os._exit(real.KILLED)
+
+    def prepare() -> None:
+        real.before_disk_calls(tick)
+        real_save, real_file = checkpoint_writer.CheckpointWriter.save, stored_tensors.save_file
+        real_exchange = ProcessGroup.exchange
+
+        def save(self: Any, *args: Any, **kwargs: Any) -> None:
+            nonlocal armed
+            armed = True
+            real_save(self, *args, **kwargs)
+            os._exit(0)
+
+        def save_file(tensors: Any, path: Path, metadata: Any = None) -> None:
+            tick()
+            real_file(tensors, path, metadata)
+            for part in (0, 2):  # the kill comes next: the file is empty, or half of it is there
+                if calls == number - 1:
+                    os.truncate(path, path.stat().st_size // part if part else 0)
+                tick()
+
+        def exchange(self: Any, message: Any) -> Any:
+            tick()
+            return real_exchange(self, message)
+
+        checkpoint_writer.CheckpointWriter.save = save  # type: ignore[method-assign]
+        stored_tensors.save_file = save_file  # type: ignore[attr-defined]
+        ProcessGroup.exchange = exchange  # type: ignore[method-assign]
+
+    return prepare
+
+
+def kill_and_resume(
+    faults: Any, real: Any, workshop: Any, interrupted: Path, complete: Path, rank: int, number: int
+) -> int:
+    """Kill a rank before a call of a save; check what is left, and that it resumes to the end.
+
+    Returns:
+        The step of the checkpoint that was left, or 0 if the save has fewer calls.
+    """
+    run = workshop.copy(interrupted, f"sharded-trial-{rank}")
+    kill = torchrun.on_rank(rank, kill_during_save(real, number))
+    end = torchrun.run_command("resume", run, prepare=kill)
+    problems: list[str] = []
+    newest = Checkpoints(run / "checkpoints", on_problem=problems.append).newest(repair=False)
+    assert newest is not None and problems == []
+    assert verify_folder(newest.path) == []
+    assert newest.step in (4, 6)
+    if end.codes[rank] == 0:
+        return 0
+    assert end.codes[rank] == real.KILLED, end.output
+    resumed = torchrun.run_command("resume", run)
+    assert resumed.codes == [0, 0], resumed.output
+    assert real.collect_results(run) == real.collect_results(complete)
+    assert not [path.name for path in run.rglob(".*")]
+    faults.count_trials(f"rank {rank} killed in a sharded save, and the run resumed to its end")
+    return int(newest.step)
+
+
+@pytest.mark.parametrize(("rank", "number", "left"), [(0, 30, 4), (1, 3, 4)])
+def test_a_rank_killed_in_a_save(
+    faults: Any,
+    real: Any,
+    workshop: Any,
+    interrupted_run: Path,
+    complete_run: Path,
+    rank: int,
+    number: int,
+    left: int,
+) -> None:
+    found = kill_and_resume(faults, real, workshop, interrupted_run, complete_run, rank, number)
+    assert found == left
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("rank", "least"), [(0, 35), (1, 8)])
+def test_a_rank_killed_at_every_call_of_a_save(
+    faults: Any,
+    real: Any,
+    workshop: Any,
+    interrupted_run: Path,
+    complete_run: Path,
+    rank: int,
+    least: int,
+) -> None:
+    """There is a valid checkpoint at all times, and the resumed run has identical results."""
+    found = []
+    while 0 not in found:
+        arguments = (interrupted_run, complete_run, rank, len(found) + 1)
+        found.append(kill_and_resume(faults, real, workshop, *arguments))
+    assert set(found) == {0, 4, 6}
+    assert len(found) > least
 
 
 def test_an_error_of_one_rank_in_a_step_ends_both(real: Any, workshop: Any, setting: Any) -> None:

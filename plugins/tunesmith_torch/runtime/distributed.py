@@ -41,7 +41,7 @@ from tunesmith.distributed import EndedByRankZero
 from tunesmith.errors import TrainingError, TunesmithError
 from tunesmith_torch.runtime import tensor_buckets
 from tunesmith_torch.runtime.device import pick_device
-from tunesmith_torch.runtime.form_group import TENSOR_TIMEOUT, form_group
+from tunesmith_torch.runtime.form_group import TENSOR_TIMEOUT, form_group, watch_ranks
 from tunesmith_torch.runtime.rank_errors import (
     RankLost,
     decode_error,
@@ -143,7 +143,7 @@ def all_ranks(job: Job[Any]) -> Iterator[None]:
     store, gpu_group = form_group(pick_device(job.device), job.emit)
     group = ProcessGroup(distributed.rank(), distributed.world_size(), gpu_group, store)
     try:
-        with join_group(group):
+        with join_group(group), watch_ranks(store):
             all_gather_object(None)
             yield
             all_gather_object(None)

@@ -1,10 +1,20 @@
-"""Form the group of the ranks of torchrun."""
+"""Form the group of the ranks of torchrun, and end this one if the machine of another is lost.
+
+The end of a process closes its connections, and the other ranks notice at once. A machine without
+power or network closes nothing: an exchange with it would wait for hours. So each rank of several
+machines counts up a number in the store of the ranks, and watches those of the others. torchrun
+starts a process that has ended for this again, and waits until there are enough machines.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -24,6 +34,10 @@ TENSOR_TIMEOUT = timedelta(minutes=10)
 """Longest wait in a sum of GPU tensors, which all ranks enter at the same time."""
 POLL_SECONDS = 0.1
 """Seconds between two checks whether all ranks have arrived."""
+BEAT_SECONDS = 2.0
+"""Seconds between two signs of life of a rank."""
+SILENT_SECONDS = 30.0
+"""Seconds without a sign of life after which the machine of a rank counts as lost."""
 _group_numbers = itertools.count()
 """Each group has its own number, so that it does not read the addresses of an earlier one."""
 
@@ -74,3 +88,47 @@ def wait_for_all(
     while not store.check(keys):
         emit(PhaseAdvanced(phase="waiting for ranks", done=0))
         time.sleep(poll_seconds)
+
+
+@contextmanager
+def watch_ranks(store: Any, end: Callable[[int], object] = os._exit) -> Iterator[None]:
+    """Inside the block, call ``end(1)`` if a rank of another machine is lost.
+
+    ``store``: torch's store of the ranks.
+    """
+    if not distributed.has_several_machines():
+        yield
+        return
+    heard = dict.fromkeys(range(distributed.world_size()), time.monotonic())
+    done = threading.Event()
+    # Without a network, a call of the store does not return: time is watched by another thread.
+    for work, argument in ((_beat, store.clone()), (_watch, end)):
+        threading.Thread(target=work, args=(argument, heard, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _beat(store: Any, heard: dict[int, float], done: threading.Event) -> None:
+    """Count up this rank's number, and note the times at which those of the others have changed."""
+    counts = dict.fromkeys(heard, 0)
+    while not done.wait(BEAT_SECONDS):
+        with suppress(RuntimeError):  # the store is gone: nobody is heard
+            for rank in counts:
+                count = store.add(f"beats-{rank}", int(rank == distributed.rank()))
+                if count != counts[rank]:
+                    counts[rank], heard[rank] = count, time.monotonic()
+
+
+def _watch(end: Callable[[int], object], heard: dict[int, float], done: threading.Event) -> None:
+    while not done.wait(BEAT_SECONDS):
+        lost = [rank for rank in heard if time.monotonic() - heard[rank] > SILENT_SECONDS]
+        if lost:
+            message = (
+                f"error: rank {distributed.rank()}: no sign of life of rank {lost[0]} for "
+                f"{SILENT_SECONDS:g} seconds; `tunesmith resume` continues from the last checkpoint"
+            )
+            print(message, file=sys.stderr, flush=True)
+            end(1)
+            return

@@ -15,6 +15,7 @@ files say which rows they hold, so any number of ranks can read them, and a sing
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tunesmith.errors import IntegrityError
+from tunesmith.storage import Disk
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.runtime import distributed, sharding
 from tunesmith_torch.training.stored_tensors import StoredTensors, save_parts
@@ -46,6 +48,18 @@ def save(folder: Path, masters: MasterWeights) -> None:
         tensors |= _generator_tensors()
         _save_generators(folder)
     save_parts(folder / name, tensors)
+    if not distributed.is_rank_0():
+        _flush(folder / name)
+
+
+def _flush(path: Path) -> None:
+    """Make a file durable: rank 0, which commits the folder, may be on another machine."""
+    disk = Disk()
+    fd = disk.open(path, os.O_RDONLY)
+    try:
+        disk.fsync(fd)
+    finally:
+        disk.close(fd)
 
 
 def _generator_tensors() -> dict[str, Tensor]:
