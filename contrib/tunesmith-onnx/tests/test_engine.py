@@ -45,9 +45,9 @@ class Digits:
 
     chat_template = None
 
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         assert add_special_tokens
-        return {"input_ids": [int(digit) for digit in text]}
+        return [int(digit) for digit in text]
 
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         return "".join(map(str, ids))

@@ -20,6 +20,7 @@ from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
     LEARNING,
     DamagedExporter,
+    edit_json,
     edit_template,
     train_for_export,
 )
@@ -91,15 +92,6 @@ def test_a_model_that_has_learned_to_end_its_answers_ends_them(
     certificate = export_run(trained, as_export(), tmp_path / "out")
     assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
     assert certificate["not_proven"] == []
-
-
-def edit_json(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
-    def damage(out: Path) -> None:
-        content = json.loads((out / name).read_text(encoding="utf-8"))
-        change(content)
-        (out / name).write_text(json.dumps(content), encoding="utf-8")
-
-    return damage
 
 
 def truncate(out: Path) -> None:

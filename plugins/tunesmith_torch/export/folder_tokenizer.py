@@ -33,7 +33,7 @@ class FolderTokenizer:
     def tokenize(self, text: str) -> Sequence[int]:
         """Return the ids of a rendered prompt; a chat template writes its own BOS."""
         special = self.tokenizer.chat_template is None
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=special)
         return ids
 
     def read_answer(self, ids: Sequence[int], end_ids: Collection[int]) -> Generation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -77,5 +78,16 @@ def edit_template(old: str, new: str) -> Callable[[Path], None]:
         text = path.read_text(encoding="utf-8")
         assert old in text
         path.write_text(text.replace(old, new), encoding="utf-8")
+
+    return damage
+
+
+def edit_json(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Return the damage that changes an object in a JSON file."""
+
+    def damage(out: Path) -> None:
+        content = json.loads((out / name).read_text(encoding="utf-8"))
+        change(content)
+        (out / name).write_text(json.dumps(content), encoding="utf-8")
 
     return damage

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
+from tunesmith_torch.export.logits import normalize_logits
 
 F32, F16 = 0, 1
 """Formats of cached keys and values."""
@@ -132,10 +133,8 @@ def compute_logprobs(model: Any, ids: Sequence[int], first: int, *, exact: bool)
             np.frombuffer(ffi.buffer(lib.llama_get_logits_ith(context, i), size * 4), np.float32)
             for i in range(first, len(ids))
         ]
-        logits_NV = np.stack(rows).astype(np.float64)
+        logits_NV = np.stack(rows)
     finally:
         lib.llama_batch_free(batch)
         lib.llama_free(context)
-    largest_N1 = logits_NV.max(-1, keepdims=True)
-    sums_N1 = np.exp(logits_NV - largest_N1).sum(-1, keepdims=True)
-    return logits_NV - largest_N1 - np.log(sums_N1)
+    return normalize_logits(logits_NV)

@@ -18,6 +18,7 @@ from tunesmith.contracts import Generation
 from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith.records import Prompt
 from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
+from tunesmith_torch.export.logits import normalize_logits
 from tunesmith_torch.models.foreign_code import refuse_foreign_code
 
 PAST, PRESENT = "past_key_values.", "present."
@@ -49,10 +50,7 @@ class OnnxRuntime(FolderTokenizer):
     def logprobs(self, ids: Sequence[int], first: int) -> Any:
         """Return the log-probabilities of all tokens after each of ``ids[first:]``."""
         logits_TV, _ = self._run(ids, self.empty_cache, 0)
-        logits_NV = logits_TV[first:].astype(np.float64)
-        largest_N1 = logits_NV.max(-1, keepdims=True)
-        sums_N1 = np.exp(logits_NV - largest_N1).sum(-1, keepdims=True)
-        return logits_NV - largest_N1 - np.log(sums_N1)
+        return normalize_logits(logits_TV[first:])
 
     def _generate(self, prompt: Prompt, max_new_tokens: int) -> Generation:
         new = self.tokenize(self.render(prompt))

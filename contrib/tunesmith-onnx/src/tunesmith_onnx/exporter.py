@@ -15,6 +15,7 @@ from typing import Any
 from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith_onnx.engine import open_engine
 from tunesmith_torch.export.contract import Engine
+from tunesmith_torch.export.folder_facts import read_added_tokens
 
 GRAPH, CONFIG = "model.onnx", "genai_config.json"
 HEAD_SIZES = 16
@@ -58,10 +59,9 @@ class OnnxExporter:
         """
         check_graph(out / GRAPH)
         ids = json.loads((out / CONFIG).read_text(encoding="utf-8"))["model"]["eos_token_id"]
-        tokenizer = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
         return {
             "end_ids": frozenset(ids if isinstance(ids, list) else [ids]),
-            "tokens": {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())},
+            "tokens": read_added_tokens(out),
         }
 
     def open(self, out: Path) -> AbstractContextManager[Engine]:

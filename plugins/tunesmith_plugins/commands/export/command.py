@@ -27,7 +27,12 @@ from tunesmith.options import from_table
 from tunesmith.storage import lock
 from tunesmith.text import one_line
 
-_PACKAGES = {"gguf": "tunesmith-gguf", "ollama": "tunesmith-gguf", "onnx": "tunesmith-onnx"}
+_PACKAGES = {
+    "gguf": "tunesmith-gguf",
+    "mlx": "tunesmith-mlx",
+    "ollama": "tunesmith-gguf",
+    "onnx": "tunesmith-onnx",
+}
 """Distributions of exporters that are not installed with tunesmith."""
 
 
@@ -37,7 +42,7 @@ _PACKAGES = {"gguf": "tunesmith-gguf", "ollama": "tunesmith-gguf", "onnx": "tune
     "--to",
     metavar="NAME",
     required=True,
-    help="Exporter, such as gguf, ollama, onnx or safetensors.",
+    help="Exporter, such as gguf, mlx, ollama, onnx or safetensors.",
 )
 @click.option("--quantize", metavar="FORMAT", help="Format of the weights, such as q8_0.")
 @click.option(

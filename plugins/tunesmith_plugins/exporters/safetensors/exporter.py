@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
+from tunesmith_torch.export.folder_facts import read_folder_facts
 from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
 from tunesmith_torch.models.foreign_code import refuse_foreign_code
 from tunesmith_torch.models.loading import no_progress_bars
-from tunesmith_torch.models.model_folder import check_folder, weight_files
+from tunesmith_torch.models.model_folder import weight_files
 
 INDEX = "model.safetensors.index.json"
 
@@ -49,20 +50,7 @@ class SafetensorsExporter:
 
     def facts(self, out: Path) -> dict[str, Any]:
         """Return what the folder says."""
-        config = check_folder(out)
-        text_config = config.get("text_config", config)
-        names = {name for file in weight_files(out) for name in _names(file)}
-        generation = out / "generation_config.json"
-        ends = json.loads(generation.read_text("utf-8")) if generation.is_file() else config
-        ids = ends.get("eos_token_id")
-        tokenizer = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
-        return {
-            "end_ids": frozenset(ids if isinstance(ids, list) else [ids]),
-            "rope_theta": text_config.get("rope_theta"),
-            "tied": not any(name.endswith("lm_head.weight") for name in names)
-            and bool(text_config.get("tie_word_embeddings")),
-            "tokens": {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())},
-        }
+        return read_folder_facts(out)
 
     @contextmanager
     def open(self, out: Path) -> Iterator[PlainTransformers]:
@@ -108,11 +96,6 @@ class PlainTransformers(FolderTokenizer):
 
 def _convert(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _names(file: Path) -> list[str]:
-    with safe_open(file, framework="pt") as stored:
-        return list(stored.keys())
 
 
 def _change(path: Path, **values: Any) -> None:

@@ -1,0 +1,17 @@
+"""Exporter ``mlx``: a trained model for mlx-lm, checked before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import ExporterOffer
+
+
+@hookimpl
+def tunesmith_exporters() -> Sequence[ExporterOffer[Any]]:
+    """Offer the exporter."""
+    from tunesmith_mlx.offer import MLX
+
+    return [MLX]

@@ -1,0 +1,89 @@
+"""Write model folders for mlx-lm, with weights in fewer bits if that is asked for."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AbstractContextManager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import EnvironmentProblem
+from tunesmith_mlx.engine import open_engine
+from tunesmith_mlx.options import MlxOptions
+from tunesmith_torch.export.contract import Engine
+from tunesmith_torch.export.folder_facts import read_folder_facts
+
+DTYPES = {"f32": "float32", "f16": "float16"}
+"""Formats of what is not quantized; bfloat16 for all others, whose range is that of float32."""
+_NOT_COPIED = (".safetensors", ".py", ".index.json")
+
+
+class MlxExporter:
+    """Writes folders with the converter of mlx-lm and opens them in mlx-lm."""
+
+    def __init__(self, options: MlxOptions) -> None:
+        self.options = options
+
+    def export(self, model: Path, out: Path) -> None:
+        """Write the model below ``out``, one file of weights at a time in memory.
+
+        Raises:
+            EnvironmentProblem: mlx-lm does not know the architecture, or has no place for some of
+                its weights.
+        """
+        from mlx_lm.utils import save_config, save_model
+
+        weights, config = self._load(model)
+        for file in sorted(model.iterdir()):
+            if file.is_file() and not file.name.endswith(_NOT_COPIED) and file.name != "README.md":
+                shutil.copyfile(file, out / file.name)
+        save_model(out, weights, donate_model=True)
+        save_config(config, out / "config.json")
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        """Return what the folder says.
+
+        Raises:
+            IntegrityError: a file is missing or incomplete.
+        """
+        return read_folder_facts(out)
+
+    def open(self, out: Path) -> AbstractContextManager[Engine]:
+        """Load the folder into mlx-lm."""
+        return open_engine(out)
+
+    def _load(self, model: Path) -> tuple[Any, dict[str, Any]]:
+        """Return a model whose weights are computed when they are written, and its config."""
+        import mlx.core as mx
+        from mlx_lm.utils import load_model, quantize_model
+
+        try:
+            weights, config = load_model(model, lazy=True)
+        except (ValueError, TypeError, KeyError) as error:
+            raise EnvironmentProblem(
+                f"mlx: mlx-lm cannot load this model, {str(error).splitlines()[0]:.200}",
+                hint="it may not know this architecture: export to safetensors instead",
+            ) from error
+        name = DTYPES.get(self.options.quantize, "bfloat16")
+        _convert(weights, getattr(mx, name))
+        config.update(dtype=name, torch_dtype=name)
+        if self.options.quantize.startswith("int"):
+            bits = int(self.options.quantize[3:])
+            with redirect_stdout(StringIO()):  # it prints the bits of a weight
+                weights, config = quantize_model(weights, config, self.options.group_size, bits)
+        return weights, config
+
+
+def _convert(model: Any, dtype: Any) -> None:
+    """Convert the weights of a model, except those that its architecture keeps as they are."""
+    import mlx.core as mx
+    from mlx.utils import tree_map_with_path
+
+    is_converted = getattr(model, "cast_predicate", lambda path: True)
+
+    def convert(path: str, weight: Any) -> Any:
+        chosen = mx.issubdtype(weight.dtype, mx.floating) and is_converted(path)
+        return weight.astype(dtype) if chosen else weight
+
+    model.update(tree_map_with_path(convert, model.parameters()))

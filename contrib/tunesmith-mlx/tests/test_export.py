@@ -1,0 +1,169 @@
+"""Folders of trained models, in mlx-lm: correct ones pass, and each fault is found."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from small_model import save_small_model
+
+from tunesmith.errors import EnvironmentProblem, GateError
+from tunesmith.options import from_table
+from tunesmith_mlx.exporter import MlxExporter
+from tunesmith_mlx.offer import MLX
+from tunesmith_mlx.options import MlxOptions
+from tunesmith_plugins.techniques.full.options import FullOptions
+from tunesmith_plugins.techniques.lora.options import LoraOptions
+from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
+from tunesmith_torch.testing.exports import (
+    LEARNING,
+    DamagedExporter,
+    edit_json,
+    edit_template,
+    train_for_export,
+)
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def train(folder: Path, model: Path, *, adapter: bool = True, epochs: float = 24.0) -> TrainedModel:
+    table: dict[str, Any] = {**LEARNING, "epochs": epochs}
+    if adapter:
+        table |= {"learning_rate": 1e-2, "adapter": {"rank": 8}}
+        return train_for_export(from_table(LoraOptions, table), model, folder)
+    table |= {"learning_rate": 5e-3}
+    return train_for_export(from_table(FullOptions, table), model, folder)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    return train(tmp_path_factory.mktemp("lora"), tiny_folder)
+
+
+def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = None) -> Export:
+    # The rows of a tiny model are no longer than the smallest group.
+    options = from_table(MlxOptions, {"quantize": quantize, "group_size": 32})
+    exporter = MlxExporter(options)
+    return Export(
+        name="mlx",
+        options=options.model_dump(),
+        exporter=exporter if damage is None else DamagedExporter(exporter, damage),
+        tolerance=MLX.tolerance(options),
+    )
+
+
+@pytest.mark.parametrize("quantize", ["f32", "f16", "bf16", "int8", "int4"])
+def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path, quantize: str) -> None:
+    out = tmp_path / "out"
+    certificate = export_run(trained, as_export(quantize), out)
+    assert json.loads((out / "export.json").read_text()) == certificate
+    config = json.loads((out / "config.json").read_text())
+    name = {"f32": "float32", "f16": "float16"}.get(quantize, "bfloat16")
+    tensors = load_file(out / "model.safetensors")
+    assert config["dtype"] == name
+    assert str(tensors["model.norm.weight"].dtype) == f"torch.{name}"
+    if quantize == "f32":
+        assert certificate["max_logprob_difference_nats"] < 1e-4
+    else:
+        assert 0 < certificate["mean_kl_nats"] < 0.5
+    if quantize.startswith("int"):
+        bits = int(quantize[3:])
+        assert config["quantization"]["bits"] == bits
+        weight = tensors["model.layers.0.mlp.up_proj.weight"]
+        assert weight.shape == (64, 32 * bits // 32)
+
+
+def test_a_matrix_with_other_rows_is_not_quantized(tiny_folder: Path, tmp_path: Path) -> None:
+    MlxExporter(from_table(MlxOptions, {"quantize": "int8"})).export(tiny_folder, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    quantized = {name for name in tensors if name.endswith(".scales")}
+    assert quantized == {f"model.layers.{n}.mlp.down_proj.scales" for n in (0, 1)}  # rows of 64
+
+
+def test_another_architecture_passes(tmp_path: Path) -> None:
+    model = save_small_model(tmp_path / "model", "qwen3")
+    trained = train(tmp_path / "run", model, epochs=2.0)
+    certificate = export_run(trained, as_export(), tmp_path / "out")
+    assert certificate["max_logprob_difference_nats"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("gpt2", r"mlx-lm cannot load this model, ModelArgs\S+ missing 1 .* 'n_ctx'"),
+        ("opt", "mlx-lm cannot load this model, Model type opt not supported"),
+    ],
+)
+def test_a_model_that_mlx_does_not_take_is_refused(
+    family: str, reason: str, tmp_path: Path
+) -> None:
+    model = save_small_model(tmp_path / "model", family)
+    with pytest.raises(EnvironmentProblem, match=reason):
+        MlxExporter(MlxOptions()).export(model, tmp_path)
+
+
+def test_a_full_model_ends_its_answers_and_the_readme_asks_it(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    trained = train(tmp_path / "run", tiny_folder, adapter=False)
+    out = tmp_path / "runs" / "tickets" / "export" / "mlx"
+    out.parent.mkdir(parents=True)
+    certificate = export_run(trained, as_export(), out)
+    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
+    assert certificate["not_proven"] == []
+    (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "one two three", done.stderr[-2000:]
+
+
+def truncate(out: Path) -> None:
+    weights = out / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-200])
+
+
+def change_weights(out: Path) -> None:
+    tensors = load_file(out / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"] *= 1.05
+    save_file(tensors, out / "model.safetensors", metadata={"format": "mlx"})
+
+
+def lose_rope(out: Path) -> None:
+    """Leave the parameters of transformers 5 only, which mlx-lm does not read."""
+    edit_json("config.json", lambda config: config.pop("rope_theta"))(out)
+
+
+FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "rope": ("rope", edit_json("config.json", lambda config: config.update(rope_theta=5000.0))),
+    "template": ("rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")),
+    "system prompt": ("rendered system prompt", edit_template("message['role']", "'user'")),
+    "end": ("end tokens", edit_json("generation_config.json", lambda c: c.update(eos_token_id=0))),
+    "lost token": ("added tokens", edit_json("tokenizer.json", lambda c: c["added_tokens"].pop())),
+    "truncated tensor": ("files", truncate),
+    "weights": ("log-probabilities", change_weights),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_files_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
+    name, damage = FAULTS[fault]
+    with pytest.raises(GateError, match=f"export, {name}:"):
+        export_run(trained, as_export(damage=damage), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_without_the_key_that_mlx_reads_is_found(tmp_path: Path) -> None:
+    """mlx-lm computes with a theta of 10000 then, without an error."""
+    parameters = {"rope_type": "default", "rope_theta": 100.0}
+    model = save_small_model(tmp_path / "model", rope_parameters=parameters)
+    trained = train(tmp_path / "run", model, epochs=2.0)
+    with pytest.raises(GateError, match="export, log-probabilities:"):
+        export_run(trained, as_export(damage=lose_rope), tmp_path / "out")

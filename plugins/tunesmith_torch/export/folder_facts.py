@@ -1,0 +1,43 @@
+"""The facts that a model folder holds, for the first checks of an export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from tunesmith_torch.models.model_folder import check_folder, weight_files
+
+
+def read_folder_facts(folder: Path) -> dict[str, Any]:
+    """Return the facts of a folder with config, safetensors weights and tokenizer.
+
+    Raises:
+        IntegrityError: a file is missing or incomplete.
+    """
+    config = check_folder(folder)
+    text_config = config.get("text_config", config)
+    names = {name for file in weight_files(folder) for name in _list_names(file)}
+    is_tied = bool(text_config.get("tie_word_embeddings"))
+    generation = folder / "generation_config.json"
+    ends = json.loads(generation.read_text("utf-8")) if generation.is_file() else config
+    ids = ends.get("eos_token_id")
+    return {
+        "end_ids": frozenset(ids if isinstance(ids, list) else [ids]),
+        "rope_theta": text_config.get("rope_theta"),
+        "tied": is_tied and not any(name.endswith("lm_head.weight") for name in names),
+        "tokens": read_added_tokens(folder),
+    }
+
+
+def read_added_tokens(folder: Path) -> dict[str, int]:
+    """Return the ids of the tokens that were added to a tokenizer, by their text."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    return {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())}
+
+
+def _list_names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as stored:
+        return list(stored.keys())
