@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,10 +16,9 @@ from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.evaluate import read_rows
-from tunesmith.execution.report import Report
+from tunesmith.execution.report import Report, build_report
 from tunesmith.offers import EvaluatorOffer
-from tunesmith.plugins import Selection, find_plugins
-from tunesmith.statistics import mean_interval
+from tunesmith.storage import RunFolder, read_known_events
 from tunesmith_evidence.pairs import PairedRows
 from tunesmith_evidence.statistics import (
     Comparison,
@@ -28,6 +27,8 @@ from tunesmith_evidence.statistics import (
     compare,
 )
 
+SKIPPED_EVENTS = ("step-finished", "stepped", "phase-started", "phase-ended", "first-batch")
+"""Kinds of events that no comparison needs, which are nearly all lines of a log."""
 IGNORED = ("run.name", "run.folder", "reporters", "plugins.files")
 """Keys of a plan that change no result."""
 RowKey: TypeAlias = tuple[str, float, int]
@@ -44,7 +45,19 @@ class RunResults:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    @property
+    @classmethod
+    def read(cls, folder: Path) -> RunResults:
+        """Read the results of a run, without the steps of its training.
+
+        Raises:
+            UsageError: there is no run in the folder.
+            IntegrityError: its log is damaged.
+        """
+        run = RunFolder.open(folder)
+        events = read_known_events(run.events, skipped=SKIPPED_EVENTS)
+        return cls(run.path, build_report(events))
+
+    @cached_property
     def measured(self) -> dict[tuple[str, str], Measured]:
         """The measurements of the tuned model, by evaluator and metric."""
         events = self.report.measured.values()
@@ -109,23 +122,25 @@ class MetricDifference:
         return self.outcome != "unclear" and p_value < 0.05
 
 
-def find_obstacles(first: RunResults, second: RunResults) -> list[str]:
+def find_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> list[str]:
     """Return the reasons why the scores of two runs must not be compared; none if they may.
 
     The held-out rows, the options and versions of evaluators, and so the decoding, must be equal.
+    The catalog has the default options of evaluators that a plan does not name.
     """
     shared = [key for key in second.measured if key in first.measured]
     if not shared:
         return ["the tuned models were not measured by a common metric"]
     reasons = []
-    before, after = (Counter(key[0] for key in run.rows(*shared[0])) for run in (first, second))
+    rows = [run.rows(*shared[0]) for run in (first, second)]
+    before, after = (Counter(key[0] for key in keys) for keys in rows)
     if before != after:
         common = (before & after).total()
         reasons.append(
             f"the held-out rows differ: {before.total()} and {after.total()} rows, {common} in both"
         )
     for evaluator in dict.fromkeys(name for name, _ in shared):
-        given = [_scorer_options(run.plan, evaluator) for run in (first, second)]
+        given = [_scorer_options(run.plan, evaluator, catalog) for run in (first, second)]
         changed = [
             k for k in given[0].keys() | given[1].keys() if given[0].get(k) != given[1].get(k)
         ]
@@ -140,7 +155,7 @@ def find_obstacles(first: RunResults, second: RunResults) -> list[str]:
     return reasons
 
 
-def _scorer_options(plan: JSON, evaluator: str) -> JSON:
+def _scorer_options(plan: JSON, evaluator: str, catalog: Catalog) -> JSON:
     """Return the options of an evaluator: those of the run file, else the defaults.
 
     A run file without evaluators leaves them to the data, with their default options.
@@ -148,7 +163,6 @@ def _scorer_options(plan: JSON, evaluator: str) -> JSON:
     for table in plan.get("evaluators", []):
         if evaluator in (table.get("id"), table.get("use")):
             return {key: value for key, value in table.items() if key != "id"}
-    catalog = Catalog(find_plugins(Selection.from_environment()))
     try:
         defaults = catalog.find(EvaluatorOffer, evaluator).offer.config()
     except (OfferNotFound, PluginError, ValidationError):
@@ -165,7 +179,7 @@ def _scorer_version(report: Report, evaluator: str) -> str | None:
 def row_key(row: JSON) -> str:
     """Return what makes a row of two runs the same: prompt and expected answer, else the source."""
     identity = row["prompt"] if "prompt" in row else row.get("source")
-    return json.dumps([identity, row.get("expected")])
+    return repr((identity, row.get("expected")))
 
 
 def pair_rows(first: RunResults, second: RunResults, evaluator: str, metric: str) -> PairedRows:
@@ -228,12 +242,11 @@ def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> M
     """Return the paired difference of one metric."""
     # A quantity with a unit is no share, even where all its values are 0.
     bounds = (-math.inf, math.inf) if measured.unit else None
-    values = pairs.rival_values, pairs.tuned_values
-    first, second = (mean_interval(v, pairs.weights, bounds=bounds).value for v in values)
+    values, weights = (pairs.rival_values, pairs.tuned_values), pairs.weights
     found: Comparison = compare(
         *values,
         measured.higher_is_better,
-        weights=pairs.weights,
+        weights=weights,
         groups=pairs.groups,
         confidence=confidence,
         bounds=bounds,
@@ -245,8 +258,8 @@ def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> M
         metric=measured.metric,
         unit=measured.unit,
         higher_is_better=measured.higher_is_better,
-        first=first,
-        second=second,
+        first=_mean(values[0], weights),
+        second=_mean(values[1], weights),
         difference=found.difference.value,
         low=found.difference.low,
         high=found.difference.high,
@@ -257,6 +270,12 @@ def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> M
         lost=sum(gain < 0 for gain in gains),
         detectable=found.detectable if math.isfinite(found.detectable) else None,
     )
+
+
+def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
+    if weights is None:
+        return math.fsum(values) / len(values)
+    return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
 
 
 def adjust(differences: Sequence[MetricDifference]) -> list[MetricDifference]:

@@ -21,7 +21,9 @@ __all__ = [
     "format_duration",
     "format_interval",
     "format_number",
+    "format_p_value",
     "format_rate",
+    "format_setting",
     "format_share",
     "format_ticks",
 ]
@@ -53,6 +55,16 @@ def format_interval(low: float, high: float, *, signed: bool = False) -> str:
     """Format an interval: "[0.814, 0.937]", ``signed`` "[-0.168, +0.008]"."""
     ends = map(format_difference if signed else format_number, (low, high))
     return f"[{', '.join(ends)}]"
+
+
+def format_p_value(p_value: float) -> str:
+    """Format a p-value as an equation: "p = 0.032"; "p < 0.001" if it is tiny."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def format_setting(value: object) -> str:
+    """Format the value of a key in a run file: numbers as people write them, other values as is."""
+    return format_rate(value) if isinstance(value, float) else str(value)
 
 
 def format_rate(value: float) -> str:

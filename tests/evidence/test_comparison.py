@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from tunesmith.catalog import Catalog
 from tunesmith.errors import UsageError
 from tunesmith.events import Measured, RunStarted
 from tunesmith.execution.report import build_report
+from tunesmith.plugins import Selection, find_plugins
+from tunesmith.storage import EventLog
+from tunesmith.testing.sample_run import sample_run
 from tunesmith_evidence.comparison import (
     RunResults,
     adjust,
@@ -23,6 +27,8 @@ from tunesmith_evidence.comparison import (
     row_key,
 )
 from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH
+
+CATALOG = Catalog(find_plugins(Selection(allowed=frozenset())))
 
 
 def results(
@@ -67,7 +73,7 @@ def results(
 def test_runs_that_were_scored_alike(tmp_path: Path) -> None:
     first = results(tmp_path / "a", [0.0] * 10)
     second = results(tmp_path / "b", [1.0] * 8 + [0.0] * 2)
-    assert find_obstacles(first, second) == []
+    assert find_obstacles(first, second, CATALOG) == []
     (found,) = compare_metrics(first, second).values()
     assert (found.difference, found.won, found.lost, found.n) == (0.8, 8, 0, 10)
     assert found.p_value == pytest.approx(2 / 2**8)  # exact McNemar, 8 to 0
@@ -80,13 +86,19 @@ def test_runs_that_were_scored_alike(tmp_path: Path) -> None:
 def test_each_obstacle_is_named(tmp_path: Path) -> None:
     first = results(tmp_path / "a", [0.0, 1.0])
     rows = results(tmp_path / "rows", [0.0, 1.0], prompts=["q0", "new"])
-    assert find_obstacles(first, rows) == ["the held-out rows differ: 2 and 2 rows, 1 in both"]
+    assert find_obstacles(first, rows, CATALOG) == [
+        "the held-out rows differ: 2 and 2 rows, 1 in both"
+    ]
     options = results(tmp_path / "options", [0.0, 1.0], options={"ignore_case": True})
-    assert find_obstacles(first, options) == ["the scorer exact has other options: ignore_case"]
+    assert find_obstacles(first, options, CATALOG) == [
+        "the scorer exact has other options: ignore_case"
+    ]
     version = results(tmp_path / "version", [0.0, 1.0], version="2")
-    assert find_obstacles(first, version) == ["the scorer exact has another version: 1 and 2"]
+    assert find_obstacles(first, version, CATALOG) == [
+        "the scorer exact has another version: 1 and 2"
+    ]
     nothing = RunResults(tmp_path, build_report([]))
-    assert find_obstacles(first, nothing) == [
+    assert find_obstacles(first, nothing, CATALOG) == [
         "the tuned models were not measured by a common metric"
     ]
     with pytest.raises(UsageError, match="common metric"):
@@ -102,7 +114,7 @@ def test_default_options_are_those_of_a_run_file_that_names_them(tmp_path: Path)
         assert runs[0].report.started is not None
         runs[0].report.started.plan["evaluators"] = []
         expected = [] if name == "same" else ["ignore_case"]
-        assert [reason.rpartition(": ")[2] for reason in find_obstacles(*runs)] == expected
+        assert [reason.rpartition(": ")[2] for reason in find_obstacles(*runs, CATALOG)] == expected
 
 
 def as_exact_match(run: RunResults) -> RunResults:
@@ -118,11 +130,11 @@ def test_rows_are_paired_by_content_wherever_they_stand(tmp_path: Path) -> None:
     second = results(tmp_path / "b", [0.0, 1.0, 1.0], prompts=["r", "q", "q"])
     pairs = pair_rows(first, second, "exact", "exact")
     assert pairs.rival_values == [0.0, 1.0, 0.0] and pairs.tuned_values == [0.0, 1.0, 1.0]
-    assert find_obstacles(first, second) == []
+    assert find_obstacles(first, second, CATALOG) == []
 
 
 def test_rows_of_earlier_versions_are_known_by_their_source() -> None:
-    assert row_key({"source": "a:1", "expected": "x"}) == '["a:1", "x"]'
+    assert row_key({"source": "a:1", "expected": "x"}) == "('a:1', 'x')"
 
 
 def test_plans() -> None:
@@ -132,3 +144,14 @@ def test_plans() -> None:
         "technique.rank": (8, 16),
         "technique.old": (1, None),
     }
+
+
+def test_a_run_is_read_without_the_steps_of_its_training(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    with EventLog(tmp_path / "events.jsonl") as log:
+        for event in sample_run("m"):
+            log.append({"time": 1795871984.26, **event.to_json()})
+    found = RunResults.read(tmp_path)
+    assert found.plan["technique"] == {"use": ["m"]}
+    assert [*found.measured] == [("m", "m")]
+    assert found.report.finished is not None and not found.report.steps

@@ -47,7 +47,8 @@ def print_paragraph(text: str, *, style: str = "", indent: str = "") -> None:
 
 def print_note(text: str, *, style: str = "") -> None:
     """Print a note on stderr, unless ``--quiet`` is set."""
-    if not _quiet():
+    context = click.get_current_context(silent=True)
+    if context is None or not context.ensure_object(CliState).quiet:
         _print_lines(sys.stderr, text, style)
 
 
@@ -124,8 +125,3 @@ _STYLES: dict[str, dict[str, Any]] = {
     name: {rich: True} if rich in ("dim", "bold") else {"fg": rich} for name, rich in _RICH.items()
 }
 """The same styles as arguments of click."""
-
-
-def _quiet() -> bool:
-    context = click.get_current_context(silent=True)
-    return context is not None and context.ensure_object(CliState).quiet

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json
+
 from tunesmith.contracts import ComparingEvaluator, Measurement, Progress, RunContext, TextModel
 from tunesmith.errors import IntegrityError, PluginError, TrainingError
 from tunesmith.events import JSON, Measured, Notice
@@ -169,7 +171,7 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
     rows: list[JSON] = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+            row = from_json(line)
             math.fsum((row[metric]["value"], row[metric]["weight"]))  # both are numbers
             rows.append(row)
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -102,8 +102,6 @@ class Report:
                 self.gates[event.stage, event.gate] = event
             case RunFinished():
                 self.finished = replace(event, verdict=_current_verdict(event.verdict))
-            case _:
-                pass
 
     def metric_label(self, evaluator: str, metric: str) -> str:
         """Return a metric's name, after the evaluator's id if several evaluators measure it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from tunesmith.statistics.distributions import NORMAL, student_quantile
@@ -18,10 +19,12 @@ from tunesmith.statistics.sample import (
     standard_error,
 )
 
-_UNBOUNDED: Bounds = (-math.inf, math.inf)
 _SMALL = 10  # below this number of units a bootstrap interval is too narrow
 _SMALL_LOSSES = 5  # the same for losses, whose long tail Student's interval misses
-_CELLS = 2_000  # more units than this are merged into this number of cells, to limit the time
+CELLS = 2_000
+"""More units than this are merged into this number of cells, to limit the time."""
+Resample = Callable[[list[tuple[float, float]]], Sequence[float]]
+"""Of the weighted deviation and the weight of each unit: the sorted weighted means of resamples."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
     if is_binary(bounds, values):
         low, high = _wilson(sample.value, effective_size(sample), confidence)
     else:
-        low, high = interval_of_sample(sample, confidence, resamples, seed, bounds or _UNBOUNDED)
+        resample = partial(bootstrap_means, resamples=resamples, seed=seed)
+        low, high = interval_of_sample(sample, confidence, resample, bounds)
     return Interval(sample.value, min(low, sample.value), max(high, sample.value), sample.n)
 
 
@@ -72,9 +76,10 @@ def _wilson(share: float, n: float, confidence: float) -> Bounds:
 
 
 def interval_of_sample(
-    sample: Sample, confidence: float, resamples: int, seed: int, bounds: Bounds
+    sample: Sample, confidence: float, resample: Resample, limits: Bounds | None
 ) -> Bounds:
-    """Compute the interval of a mean of arbitrary numbers, kept inside `bounds`."""
+    """Compute the interval of a mean of arbitrary numbers, kept inside the limits."""
+    bounds = limits or (-math.inf, math.inf)
     if sample.units == 1:
         return bounds
     if not any(sample.deviations):
@@ -86,7 +91,7 @@ def interval_of_sample(
         low, high = -quantile * standard_error(sample), quantile * standard_error(sample)
     else:
         tail = NORMAL.cdf(-quantile * math.sqrt((freedom + 1) / freedom))
-        low, high = _bootstrap(sample, tail, resamples, seed)
+        low, high = _bootstrap(sample, tail, resample)
     return max(bounds[0], sample.value + low), min(bounds[1], sample.value + high)
 
 
@@ -104,7 +109,7 @@ def _constant(sample: Sample, confidence: float, bounds: Bounds) -> Bounds:
     )
 
 
-def _bootstrap(sample: Sample, tail: float, resamples: int, seed: int) -> Bounds:
+def _bootstrap(sample: Sample, tail: float, resample: Resample) -> Bounds:
     """Compute the interval by percentile bootstrap over units, relative to the value.
 
     The sample is mirrored if its skew is negative, and the result is mirrored back: swapping the
@@ -114,28 +119,27 @@ def _bootstrap(sample: Sample, tail: float, resamples: int, seed: int) -> Bounds
     mirrored = math.fsum((d / largest) ** 3 for d in sample.deviations) < 0
     sign = -1.0 if mirrored else 1.0
     units = sorted((sign * d, w) for d, w in zip(sample.deviations, sample.weights, strict=True))
-    means = _bootstrap_means(units, resamples, Random(seed))
+    means = resample(units)
     low, high = _quantile(means, tail), _quantile(means, 1 - tail)
     return (-high, -low) if mirrored else (low, high)
 
 
-def _bootstrap_means(units: list[tuple[float, float]], resamples: int, rng: Random) -> list[float]:
+def bootstrap_means(units: list[tuple[float, float]], resamples: int, seed: int) -> list[float]:
     """Return the sorted weighted means of samples with replacement.
 
     A complex number holds a unit's deviation and weight, so that one C-level sum adds both.
     Beyond 2,000 units, units are distributed at random over cells of equal size, and cells are
     sampled: the expectation is the same, the spread is known to 2 %, and the time is bounded.
     """
-    cells = [complex(d, w) for d, w in units]
-    if len(cells) > _CELLS:
+    cells, rng = [complex(d, w) for d, w in units], Random(seed)
+    if len(cells) > CELLS:
         rng.shuffle(cells)
-        cells = [sum(cells[i::_CELLS], 0j) for i in range(_CELLS)]
-    size = len(cells)
-    samples = (sum(rng.choices(cells, k=size), 0j) for _ in range(resamples))
+        cells = [sum(cells[i::CELLS], 0j) for i in range(CELLS)]
+    samples = (sum(rng.choices(cells, k=len(cells)), 0j) for _ in range(resamples))
     return sorted(sample.real / sample.imag for sample in samples)
 
 
-def _quantile(ordered: list[float], share: float) -> float:
+def _quantile(ordered: Sequence[float], share: float) -> float:
     """Interpolate linearly between order statistics (type 7, the usual default)."""
     position = min(max(share, 0.0), 1.0) * (len(ordered) - 1)
     index = min(int(position), len(ordered) - 2)

@@ -97,14 +97,14 @@ def _reduce(values: list[float], weights: list[float], labels: list[Hashable | N
     total = math.fsum(weights)
     value = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / total
     value = min(max(value, min(values)), max(values))  # rounding must not leave the data's range
-    # A group's key is its label in a tuple, a single record's key its index: they never collide.
-    keys: list[Hashable] = [i if g is None else (g,) for i, g in enumerate(labels)]
-    parts: dict[Hashable, tuple[list[float], list[float]]] = {}
-    for key, v, w in zip(keys, values, weights, strict=True):
-        deviations, masses = parts.setdefault(key, ([], []))
-        deviations.append(w * (v - value))
-        masses.append(w)
-    units = sorted((math.fsum(d), math.fsum(w)) for d, w in parts.values())
+    records = [(w * (v - value), w) for v, w in zip(values, weights, strict=True)]
+    groups: dict[Hashable, list[tuple[float, float]]] = {}
+    for label, record in zip(labels, records, strict=True):
+        if label is not None:
+            groups.setdefault(label, []).append(record)
+    units = [record for label, record in zip(labels, records, strict=True) if label is None]
+    units += [(math.fsum(d for d, _ in g), math.fsum(w for _, w in g)) for g in groups.values()]
+    units.sort()
     variance = math.fsum(w * (v - value) ** 2 for w, v in zip(weights, values, strict=True)) / total
     is_simple = len(units) == len(values) and min(weights) == max(weights)
     effective_records = (

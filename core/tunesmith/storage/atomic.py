@@ -302,15 +302,16 @@ def refuse_outside_links(folder: Path) -> None:
     """
     root = folder.resolve()
     for here, folders, files in os.walk(root):
-        for path in (Path(here, name) for name in sorted(folders + files)):
-            if not path.is_symlink() and not path.is_file() and not path.is_dir():
+        for name in sorted(folders + files):
+            is_link = os.path.islink(path := os.path.join(here, name))
+            if not is_link and not os.path.isfile(path) and not os.path.isdir(path):
                 raise UsageError(f"{path}: is a pipe, socket or device", hint="remove it")
             # Leftovers are only deleted, and a link is deleted without its target.
-            if path.name.startswith((STAGING, TRASH)) or not path.is_symlink():
+            if name.startswith((STAGING, TRASH)) or not is_link:
                 continue
             if not Path(os.path.realpath(path)).is_relative_to(root):
+                name = str(folder / os.path.relpath(path, root))
                 raise UsageError(
-                    f"{folder / path.relative_to(root)}: is a symbolic link out of the run folder, "
-                    f"to {os.readlink(path)}",
+                    f"{name}: is a symbolic link out of the run folder, to {os.readlink(path)}",
                     hint="replace it by the file or folder itself, or remove it",
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,32 +103,41 @@ def read_events(path: Path) -> Iterator[JSON]:
         IntegrityError: another line is not a JSON object, or a line names a file outside of the
             run folder; the message has its number.
     """
+    return (event for _, event in _number_events(path, ()))
+
+
+def _number_events(path: Path, skipped: Collection[str]) -> Iterator[tuple[int, JSON]]:
+    marks = tuple(f'"event": "{kind}"'.encode() for kind in skipped)
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     with file, atomic.explained(path):
         for number, line in enumerate(file, start=1):
+            if line.startswith(marks, line.find(b'"event"', 0, 80)) and line.endswith(b"\n"):
+                continue  # the kind follows the time; in a text, quotation marks are escaped
             event = _parse(line)
             if event is not None:
                 for name in (event[key] for key in ("artifact", "records") if key in event):
                     if not (isinstance(name, str) and is_inside(name)):
                         problem = f"names a file outside of the run folder, {name!r:.80}"
                         raise IntegrityError(f"{path}:{number}: {problem}")
-                yield event
+                yield number, event
             if not line.endswith(b"\n"):
                 return  # if the file has grown meanwhile, it continues with the rest of this line
             if event is None:
                 raise IntegrityError(f"{path}:{number}: is not a JSON object, the log is damaged")
 
 
-def read_known_events(path: Path) -> Iterator[Event]:
+def read_known_events(path: Path, *, skipped: Collection[str] = ()) -> Iterator[Event]:
     """Yield the events of a log like :func:`read_events`, without those of an unknown kind.
+
+    Lines of the kinds ``skipped`` are not decoded: most of a log are the steps of the training.
 
     Raises:
         IntegrityError: a line is no event, or its event lacks a field or has a wrong one.
     """
-    for number, line in enumerate(read_events(path), start=1):
+    for number, line in _number_events(path, skipped):
         try:
             event = from_json(line)
         except ValueError as error:

@@ -8,17 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.statistics import Interval
-from tunesmith.statistics.sample import (
-    Bounds,
-    build_sample,
-    effective_size,
-    is_binary,
-    standard_error,
-)
-from tunesmith_evidence.statistics.differences import compute_share, paired_differences
-from tunesmith_evidence.statistics.paired import paired_difference
+from tunesmith.statistics.sample import Bounds, check_options, effective_size, standard_error
+from tunesmith_evidence.statistics.differences import PairedSample, compute_share, pair_values
+from tunesmith_evidence.statistics.paired import interval_of_pairs
 from tunesmith_evidence.statistics.power import minimum_detectable
-from tunesmith_evidence.statistics.tests import paired_p_value
+from tunesmith_evidence.statistics.tests import SIGN_PATTERNS, p_value_of_pairs
 
 ComparisonOutcome = Literal["better", "worse", "unclear"]
 
@@ -58,30 +52,21 @@ def compare(  # noqa: PLR0913
     An outcome other than "unclear" needs an interval that excludes zero, and a p-value below
     1 - confidence.
     """
-    difference = paired_difference(
-        base_values, tuned_values, weights, groups=groups, confidence=confidence,
-        resamples=resamples, seed=seed, bounds=bounds,
-    )  # fmt: skip
-    p_value = paired_p_value(base_values, tuned_values, weights, groups=groups, seed=seed)
+    check_options(confidence, resamples)
+    paired = pair_values(base_values, tuned_values, weights, groups)
+    difference = interval_of_pairs(paired, confidence, resamples, seed, bounds)
+    p_value = p_value_of_pairs(paired, SIGN_PATTERNS, seed)
     outcome: ComparisonOutcome = "unclear"
     if (difference.low > 0 or difference.high < 0) and p_value < 1 - confidence:
         outcome = "better" if (difference.value > 0) == higher_is_better else "worse"
-    detectable = _detectable(base_values, tuned_values, weights, groups, confidence)
-    return Comparison(difference, p_value, outcome, detectable)
+    return Comparison(difference, p_value, outcome, _detectable(paired, confidence))
 
 
-def _detectable(
-    base: Sequence[float],
-    tuned: Sequence[float],
-    weights: Sequence[float] | None,
-    groups: Sequence[Hashable | None] | None,
-    confidence: float,
-) -> float:
+def _detectable(paired: PairedSample, confidence: float) -> float:
     """Compute `minimum_detectable` for the spread of the differences in this comparison."""
-    differences = paired_differences(base, tuned)
-    sample = build_sample(differences, weights, groups)
-    if is_binary(None, base, tuned):
-        discordant = 1 - compute_share(differences, weights, 0.0)
+    sample = paired.sample
+    if paired.is_binary:
+        discordant = 1 - compute_share(paired.differences, paired.weights, 0.0)
         size = max(1, math.floor(effective_size(sample) + 1e-9))
         return minimum_detectable(size, discordant=discordant, confidence=confidence)
     spread = standard_error(sample) * math.sqrt(sample.units) if sample.units > 1 else math.inf

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from functools import partial
 
 from tunesmith.statistics import Interval
 from tunesmith.statistics.distributions import NORMAL
 from tunesmith.statistics.intervals import interval_of_sample
 from tunesmith.statistics.sample import (
     Bounds,
-    build_sample,
     check_options,
     effective_size,
-    is_binary,
 )
 from tunesmith_evidence.statistics.bisection import bisect
-from tunesmith_evidence.statistics.differences import compute_share, paired_differences
+from tunesmith_evidence.statistics.differences import PairedSample, compute_share, pair_values
+from tunesmith_evidence.statistics.resampling import bootstrap_means
 
 
 def paired_difference(  # noqa: PLR0913
@@ -36,14 +36,22 @@ def paired_difference(  # noqa: PLR0913
     of the difference. The other parameters are those of `mean_interval`.
     """
     check_options(confidence, resamples)
-    differences = paired_differences(base, tuned)
-    sample = build_sample(differences, weights, groups)
-    if is_binary(bounds, base, tuned):
-        share_up = compute_share(differences, weights, 1.0)
+    paired = pair_values(base, tuned, weights, groups)
+    return interval_of_pairs(paired, confidence, resamples, seed, bounds)
+
+
+def interval_of_pairs(
+    paired: PairedSample, confidence: float, resamples: int, seed: int, bounds: Bounds | None
+) -> Interval:
+    """Average the differences of a paired sample, with a confidence interval."""
+    sample = paired.sample
+    if paired.is_binary and bounds in (None, (0, 1)):
+        share_up = compute_share(paired.differences, paired.weights, 1.0)
         low, high = _tango(share_up, share_up - sample.value, effective_size(sample), confidence)
     else:
         span = bounds[1] - bounds[0] if bounds else math.inf
-        low, high = interval_of_sample(sample, confidence, resamples, seed, (-span, span))
+        resample = partial(bootstrap_means, resamples=resamples, seed=seed)
+        low, high = interval_of_sample(sample, confidence, resample, (-span, span))
     return Interval(sample.value, min(low, sample.value), max(high, sample.value), sample.n)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from itertools import product
-from operator import getitem
-from random import Random
 
-from tunesmith.statistics.sample import build_sample, is_binary
-from tunesmith_evidence.statistics.differences import paired_differences
+from tunesmith_evidence.statistics.differences import PairedSample, pair_values
+from tunesmith_evidence.statistics.resampling import draw_signed_sums
 
+SIGN_PATTERNS = 4_999
+"""Patterns of signs that are drawn by default."""
 _EXACT = 16  # the sign flips of up to this number of units are enumerated instead of sampled
 
 
@@ -20,7 +20,7 @@ def paired_p_value(
     weights: Sequence[float] | None = None,
     *,
     groups: Sequence[Hashable | None] | None = None,
-    resamples: int = 4_999,
+    resamples: int = SIGN_PATTERNS,
     seed: int = 0,
 ) -> float:
     """Compute the two-sided p-value of the hypothesis that tuning changed nothing on average.
@@ -28,10 +28,15 @@ def paired_p_value(
     Exact McNemar for right/wrong values; otherwise the sign of each unit's difference is flipped
     at random (for up to 16 units, all sign patterns are enumerated). Never zero.
     """
-    sample = build_sample(paired_differences(base, tuned), weights, groups)
-    if is_binary(None, base, tuned) and sample.is_simple:
-        up = sum(1 for b, t in zip(base, tuned, strict=True) if t > b)
-        down = sum(1 for b, t in zip(base, tuned, strict=True) if t < b)
+    return p_value_of_pairs(pair_values(base, tuned, weights, groups), resamples, seed)
+
+
+def p_value_of_pairs(paired: PairedSample, resamples: int, seed: int) -> float:
+    """Compute the two-sided p-value of a paired sample, as :func:`paired_p_value` does."""
+    sample = paired.sample
+    if paired.is_binary and sample.is_simple:
+        up = sum(1 for difference in paired.differences if difference > 0)
+        down = sum(1 for difference in paired.differences if difference < 0)
         return _mcnemar(up, down)
     totals = [d + sample.value * w for d, w in zip(sample.deviations, sample.weights, strict=True)]
     return _sign_flips(totals, resamples, seed)
@@ -61,10 +66,7 @@ def _sign_flips(totals: Sequence[float], resamples: int, seed: int) -> float:
         sums = [math.fsum(parts) for parts in product(*tables)]
         return sum(1 for s in sums if abs(s) >= limit) / len(sums)
     tables = [table * (256 // len(table)) for table in tables]
-    rng, count = Random(seed), 0
-    for _ in range(resamples):
-        if abs(sum(map(getitem, tables, rng.randbytes(len(tables))))) >= limit:
-            count += 1
+    count = int((abs(draw_signed_sums(tables, resamples, seed)) >= limit).sum())
     return (count + 1) / (resamples + 1)
 
 

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithWarning, UsageError
+from tunesmith.events import Notice
 from tunesmith.storage import (
     MANIFEST,
     Checkpoint,
@@ -31,10 +32,12 @@ from tunesmith.storage import (
     lock,
     manifest,
     read_events,
+    read_known_events,
     read_manifest,
     verify_folder,
     write_atomic,
 )
+from tunesmith.testing.sample_run import sample_event
 
 FILES = {
     "model.safetensors": b"weights " * 40,
@@ -287,6 +290,20 @@ def test_damage_inside_the_log_is_named_by_line(tmp_path: Path) -> None:
     path.write_bytes(b'{"a": 1}\n{"b": \n{"c": 3}\n')
     with pytest.raises(IntegrityError, match=r"events\.jsonl:2: is not a JSON object"):
         events(path)
+
+
+def test_skipped_kinds_are_not_decoded_and_later_lines_keep_their_number(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    steps = b'{"time": 1.5, "event": "step-finished", damaged\n' * 2
+    text = sample_event(Notice, 'of "event": "step-finished"').to_json()
+    notice = json.dumps({"time": 1.5, **text}).encode()
+    path.write_bytes(steps + notice + b"\n" + b'{"event": "notice"}\n')
+    reader = read_known_events(path, skipped=["step-finished"])
+    assert next(reader) == sample_event(Notice, 'of "event": "step-finished"')
+    with pytest.raises(IntegrityError, match=r"events\.jsonl:4: the field"):
+        next(reader)
+    with pytest.raises(IntegrityError, match=r"events\.jsonl:1: is not a JSON object"):
+        next(read_known_events(path))
 
 
 def test_a_line_that_is_being_written_is_no_damage(tmp_path: Path) -> None:

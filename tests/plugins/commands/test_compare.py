@@ -16,8 +16,8 @@ from tunesmith_plugins.commands.compare.command import (
     describe_power,
     last_turn,
     list_joint_metrics,
-    name_folders,
 )
+from tunesmith_plugins.commands.compare.overview import name_folders
 
 Tunesmith = Callable[..., Result]
 
@@ -50,7 +50,7 @@ def test_text(two: Tunesmith) -> None:
     done = two("compare", "bad", "good", "--items", "1")
     assert done.exit_code == 0, done.output
     for text in (
-        "good minus bad", "+1.000", "unclear", "4 won, 0 lost of 4 rows, p = 0.12 (Holm)",
+        "good minus bad", "+1.000", "unclear", "4 won, 0 lost of 4 rows, p = 0.125 (Holm)",
         "technique.generalises: False -> True", "4 rows won", "0 rows lost", "prompt:   say",
         "expected: SAY",
     ):  # fmt: skip
@@ -110,6 +110,29 @@ def test_no_row_is_won_by_a_metric_of_all_rows() -> None:
 
 
 def test_folders_of_one_name_are_told_apart() -> None:
-    assert name_folders(Path("/a/good"), Path("/a/bad")) == ("good", "bad")
-    assert name_folders(Path("/a/second/run"), Path("/a/run")) == ("second/run", "a/run")
-    assert name_folders(Path("/a/run"), Path("/a/run")) == ("a/run", "a/run")
+    def names(*folders: str) -> list[str]:
+        return name_folders([*map(Path, folders)])
+
+    assert names("/a/good", "/a/bad") == ["good", "bad"]
+    assert names("/a/second/run", "/a/run") == ["second/run", "a/run"]
+    assert names("/a/run", "/a/run", "/b/run") == ["a/run", "a/run", "b/run"]
+
+
+def test_several_runs_are_listed_with_the_best_first(two: Tunesmith) -> None:
+    sets = ["--set", "technique.generalises=false"]
+    for name in "cdefg":
+        assert two("run", "run.toml", "--out", name, *sets).exit_code == 0
+    done = two("compare", "bad", "good", *"cdefg", "--top", "2")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "same, higher is better"
+    assert lines[3].split()[:3] == ["good", "1.000", "+1.000"]
+    assert [line.split()[0] for line in lines[3:6]] == ["good", "bad", "c"]
+    assert "place 2 of 7" in lines[4] and lines[6] == "and 4 more runs: --top 0"
+    settings = lines.index("what differs in the run files")
+    assert lines[settings + 1].split() == ["run", "technique.generalises"]
+    assert [line.split() for line in lines[settings + 3 : settings + 6]] == [
+        ["bad", "False"], ["good", "True"], ["c", "False"],
+    ]  # fmt: skip
+    assert "won" not in done.stdout
+    assert "won" in two("compare", "bad", "good", "c").stdout

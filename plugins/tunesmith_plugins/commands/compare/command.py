@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -14,9 +13,7 @@ from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
-from tunesmith.execution.execute import load_report
 from tunesmith.offers import EvaluatorOffer
-from tunesmith.storage import RunFolder
 from tunesmith.text import format_count, one_line
 from tunesmith_evidence.comparison import (
     ChangedRow,
@@ -28,24 +25,20 @@ from tunesmith_evidence.comparison import (
     list_changed_rows,
     list_differences,
 )
-from tunesmith_evidence.formats import format_difference, format_interval, format_number
+from tunesmith_evidence.formats import format_number, format_p_value
 from tunesmith_evidence.repair import REST, SliceChange, compare_with_parent
+from tunesmith_plugins.commands.compare.difference import RunDifference
+from tunesmith_plugins.commands.compare.overview import (
+    STYLES,
+    format_change,
+    name_folders,
+    outcome_cell,
+    setting_text,
+    show_overview,
+)
 
-STYLES = {"better": "good", "repaired": "good", "worse": "bad"}
-
-
-@dataclass(frozen=True)
-class RunDifference:
-    """The comparison of one run with the first one."""
-
-    run: RunResults
-    metrics: dict[str, MetricDifference]
-    options: dict[str, tuple[Any, Any]]
-    """The keys of the plans that differ, with both values."""
-    changed: Sequence[ChangedRow]
-    """Rows on which the runs differ by the first metric."""
-    slices: Sequence[SliceChange] = ()
-    """If ``tunesmith next`` made the run from the first one: what changed, slice by slice."""
+DETAILED_RUNS = 5
+"""Runs beside the first one above which only the tables of all runs are printed."""
 
 
 @click.command("compare")
@@ -62,13 +55,27 @@ class RunDifference:
     show_default=True,
     help="Rows to show that were won, and rows that were lost.",
 )
+@click.option(
+    "--top",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Of several runs, list this many by each metric, the best ones; 0: all.",
+)
 @json_option
 @common_options
 @pass_state
 def command(
-    state: CliState, runs: tuple[Path, ...], shared_rows: bool, items: int, as_json: bool
+    state: CliState,
+    runs: tuple[Path, ...],
+    shared_rows: bool,
+    items: int,
+    top: int,
+    as_json: bool,
 ) -> None:
     """Compare the tuned models of runs with that of the first run.
+
+    Several runs are listed by each metric, the best first, with what differs in their run files.
 
     Runs are compared only if they were scored alike: on the same held-out rows, by the same
     evaluators with the same options. Differences are paired by row; p-values are adjusted by Holm
@@ -78,10 +85,15 @@ def command(
         raise UsageError("compare: at least two runs are needed")
     first, *others = [read_results(path) for path in runs]
     for other in others:
-        refuse_incomparable(first, other, shared_rows)
+        refuse_incomparable(first, other, state.catalog(), shared_rows)
     found = compare_all(first, others)
     if as_json:
         render.print_json(to_json(first, found))
+        return
+    if len(found) > 1:
+        show_overview(first, found, top or len(found))
+    if len(found) > DETAILED_RUNS:
+        render.print_text("to see the rows that two runs answer differently, compare these two")
         return
     joint = list_joint_metrics(state.catalog())
     for difference in found:
@@ -94,8 +106,7 @@ def read_results(path: Path) -> RunResults:
     Raises:
         UsageError: it has not been evaluated.
     """
-    folder = RunFolder.open(path)
-    results = RunResults(folder.path, load_report(folder))
+    results = RunResults.read(path)
     if not results.measured:
         raise UsageError(
             f"{path}: the tuned model has not been evaluated",
@@ -104,13 +115,15 @@ def read_results(path: Path) -> RunResults:
     return results
 
 
-def refuse_incomparable(first: RunResults, other: RunResults, shared_rows: bool) -> None:
+def refuse_incomparable(
+    first: RunResults, other: RunResults, catalog: Catalog, shared_rows: bool
+) -> None:
     """Refuse to compare scores that were not measured alike.
 
     Raises:
         UsageError: with all reasons.
     """
-    reasons = find_obstacles(first, other)
+    reasons = find_obstacles(first, other, catalog)
     if shared_rows or is_next(first, other):
         reasons = [reason for reason in reasons if not reason.startswith("the held-out rows")]
     if reasons:
@@ -174,7 +187,7 @@ def list_joint_metrics(catalog: Catalog) -> frozenset[str]:
 
 def show(first: RunResults, difference: RunDifference, items: int, joint: frozenset[str]) -> None:
     """Print the comparison of a run with the first one."""
-    names = name_folders(difference.run.folder, first.folder)
+    names = name_folders([difference.run.folder, first.folder])
     render.print_text(" minus ".join(one_line(name, 60) for name in names), style="strong")
     render.print_table(
         ["metric", "first", "this", "difference, 95 % interval", "n", "this is"],
@@ -190,8 +203,7 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
     render.print_text()
     render.print_text("what differs in the run files:" if difference.options else "same run files")
     for key, (old, new) in difference.options.items():
-        values = " -> ".join("(none)" if v is None else one_line(str(v), 60) for v in (old, new))
-        render.print_text(f"  {one_line(key)}: {values}")
+        render.print_text(f"  {one_line(key)}: {setting_text(old)} -> {setting_text(new)}")
     won = [row for row in difference.changed if row.gain > 0]
     lost = [row for row in difference.changed if row.gain < 0]
     for title, rows in (("won", won), ("lost", lost)):
@@ -200,17 +212,6 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
         for row in rows[:items]:
             _show_row(row)
     render.print_text()
-
-
-def name_folders(this: Path, first: Path) -> tuple[str, str]:
-    """Return names that tell two folders apart: `second/run` and `first/run`, not `run` twice."""
-    paths = this.resolve().parts, first.resolve().parts
-    longest = max(map(len, paths))
-    for length in range(1, longest):
-        names = tuple("/".join(parts[-length:]) for parts in paths)
-        if names[0] != names[1]:
-            break
-    return names[0], names[1]
 
 
 def show_slices(changes: Sequence[SliceChange]) -> None:
@@ -226,7 +227,7 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
                 one_line(change.name) + (" (collected)" if change.is_target else ""),
                 format_number(change.before),
                 format_number(change.after),
-                _format_change(change.after - change.before, change.low, change.high),
+                format_change(change.after - change.before, change.low, change.high),
                 f"{change.n:,}",
                 (change.outcome, STYLES.get(change.outcome, "dim")),
             ]
@@ -246,7 +247,7 @@ def describe_power(metric: MetricDifference, is_joint: bool) -> str:
     rows = format_count(metric.n, "row")
     change = rows if is_joint else f"{metric.won} won, {metric.lost} lost of {rows}"
     if metric.p_value_holm is not None:
-        change += f", p = {metric.p_value_holm:.2g} (Holm)"
+        change += f", {format_p_value(metric.p_value_holm)} (Holm)"
     if metric.detectable is None:
         return f"{change}; so few rows show no difference"
     unit = f" {metric.unit}" if metric.unit else ""
@@ -256,19 +257,14 @@ def describe_power(metric: MetricDifference, is_joint: bool) -> str:
     )
 
 
-def _format_change(difference: float, low: float, high: float) -> str:
-    return f"{format_difference(difference)} {format_interval(low, high, signed=True)}"
-
-
 def _to_row(name: str, metric: MetricDifference) -> list[render.Cell]:
-    word = metric.outcome if metric.is_clear else "unclear"
     return [
         one_line(name),
         format_number(metric.first),
         format_number(metric.second),
-        _format_change(metric.difference, metric.low, metric.high),
+        format_change(metric.difference, metric.low, metric.high),
         f"{metric.n:,}",
-        (word, STYLES.get(word, "dim")),
+        outcome_cell(metric),
     ]
 
 

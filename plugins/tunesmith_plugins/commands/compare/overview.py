@@ -1,0 +1,122 @@
+"""Print several runs as tables: by each metric the best first, then what differs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tunesmith.cli import render
+from tunesmith.text import format_count, one_line
+from tunesmith_evidence.comparison import MetricDifference, RunResults
+from tunesmith_evidence.formats import (
+    format_difference,
+    format_interval,
+    format_number,
+    format_setting,
+)
+from tunesmith_plugins.commands.compare.difference import RunDifference
+
+STYLES = {"better": "good", "repaired": "good", "worse": "bad"}
+NAME_LENGTH = 40
+MAX_KEYS = 3
+"""Keys of the run files that have a column; more would not fit a terminal."""
+
+
+def show_overview(first: RunResults, found: Sequence[RunDifference], top: int) -> None:
+    """Print a table for each metric, and one with the keys of the run files that differ.
+
+    ``top``: the number of runs to list beside the first one.
+    """
+    folders = [first.folder, *(difference.run.folder for difference in found)]
+    names = {
+        folder: one_line(name, NAME_LENGTH)
+        for folder, name in zip(folders, name_folders(folders), strict=True)
+    }
+    listed: dict[Path, None] = {}
+    for metric in dict.fromkeys(name for difference in found for name in difference.metrics):
+        listed |= dict.fromkeys(show_metric(metric, first.folder, found, names, top))
+    show_settings(first.folder, [d for d in found if d.run.folder in listed], names)
+
+
+def show_metric(
+    metric: str,
+    first: Path,
+    found: Sequence[RunDifference],
+    names: Mapping[Path, str],
+    top: int,
+) -> list[Path]:
+    """Print the runs by one metric, the best first; return the folders of those listed."""
+    measured = [(d.run.folder, d.metrics[metric]) for d in found if metric in d.metrics]
+    sign = -1 if measured[0][1].higher_is_better else 1
+    measured.sort(key=lambda item: sign * item[1].second)
+    rows: list[list[render.Cell]] = [
+        [
+            names[folder],
+            format_number(value.second),
+            format_change(value.difference, value.low, value.high),
+            f"{value.n:,}",
+            outcome_cell(value),
+        ]
+        for folder, value in measured[:top]
+    ]
+    better = sum(sign * value.second < sign * value.first for _, value in measured)
+    base: list[render.Cell] = [
+        (names[first], "strong"), (format_number(measured[0][1].first), "strong"), "", "",
+        f"place {better + 1} of {len(measured) + 1}",
+    ]  # fmt: skip
+    rows.insert(min(better, top), base)
+    order = "lower" if sign > 0 else "higher"
+    render.print_text(f"{one_line(metric)}, {order} is better", style="strong")
+    against = f"minus {one_line(names[first], 20)}, 95 % interval"
+    render.print_table(["run", "value", against, "n", "is"], rows, right=(1, 2, 3))
+    if len(measured) > top:
+        render.print_text(f"and {format_count(len(measured) - top, 'more run')}: --top 0")
+    render.print_text()
+    return [folder for folder, _ in measured[:top]]
+
+
+def show_settings(first: Path, found: Sequence[RunDifference], names: Mapping[Path, str]) -> None:
+    """Print the values of the keys that differ between the run files, the most frequent first."""
+    base = {key: old for difference in found for key, (old, _) in difference.options.items()}
+    if not base:
+        render.print_text("same run files\n")
+        return
+    keys = sorted(base, key=lambda key: -sum(key in difference.options for difference in found))
+    shown = keys[:MAX_KEYS]
+    rows = [[names[first], *(setting_text(base[key]) for key in shown)]]
+    for difference in found:
+        values = [difference.options.get(key, (None, base[key]))[1] for key in shown]
+        rows.append([names[difference.run.folder], *map(setting_text, values)])
+    render.print_text("what differs in the run files", style="strong")
+    render.print_table(["run", *(one_line(key, NAME_LENGTH) for key in shown)], rows)
+    if len(keys) > len(shown):
+        render.print_text(f"{format_count(len(keys) - len(shown), 'more key')}: see --json")
+    render.print_text()
+
+
+def name_folders(folders: Sequence[Path]) -> list[str]:
+    """Return names that tell folders apart: `second/run` and `first/run`, not `run` twice."""
+    paths = [folder.resolve().parts for folder in folders]
+    different = len(set(paths))
+    names: list[str] = []
+    for length in range(1, max(map(len, paths))):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == different:
+            break
+    return names
+
+
+def format_change(difference: float, low: float, high: float) -> str:
+    """Format a difference with its interval: "+0.060 [-0.012, +0.123]"."""
+    return f"{format_difference(difference)} {format_interval(low, high, signed=True)}"
+
+
+def outcome_cell(metric: MetricDifference) -> render.Cell:
+    """Return better, worse or unclear, with its style."""
+    word = metric.outcome if metric.is_clear else "unclear"
+    return word, STYLES.get(word, "dim")
+
+
+def setting_text(value: object) -> str:
+    """Return the value of a key of a run file; `(none)` if the file has no such key."""
+    return "(none)" if value is None else one_line(format_setting(value), 60)
