@@ -17,8 +17,10 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_date",
+    "format_deviation",
     "format_difference",
     "format_duration",
+    "format_estimate",
     "format_interval",
     "format_number",
     "format_p_value",
@@ -55,6 +57,19 @@ def format_interval(low: float, high: float, *, signed: bool = False) -> str:
     """Format an interval: "[0.814, 0.937]", ``signed`` "[-0.168, +0.008]"."""
     ends = map(format_difference if signed else format_number, (low, high))
     return f"[{', '.join(ends)}]"
+
+
+def format_estimate(value: float, low: float, high: float, *, signed: bool = False) -> str:
+    """Format a value with its interval: "0.890 [0.814, 0.937]"; a difference is ``signed``."""
+    text = format_difference(value) if signed else format_number(value)
+    return f"{text} {format_interval(low, high, signed=signed)}"
+
+
+def format_deviation(value: float) -> str:
+    """Format an error that should be nothing, with two digits: "0", "<1e-9", "3.2e-6", "0.012"."""
+    if 0 < abs(value) < 1e-9:
+        return "<1e-9"
+    return format_rate(float(f"{value:.1e}"))
 
 
 def format_p_value(p_value: float) -> str:

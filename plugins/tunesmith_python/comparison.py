@@ -9,6 +9,7 @@ from pathlib import Path
 from tunesmith import api
 from tunesmith.events import JSON
 from tunesmith_evidence.comparison import MetricDifference, RunResults, compare_metrics
+from tunesmith_evidence.formats import format_difference, format_interval, format_number
 from tunesmith_python.html import table_to_html
 
 
@@ -44,10 +45,10 @@ class RunComparison(Mapping[str, MetricDifference]):
         rows = [
             [
                 name,
-                f"{found.first:.3f}",
-                f"{found.second:.3f}",
-                f"{found.difference:+.3f}",
-                f"[{found.low:+.3f}, {found.high:+.3f}]",
+                format_number(found.first),
+                format_number(found.second),
+                format_difference(found.difference),
+                format_interval(found.low, found.high, signed=True),
                 f"{found.n}",
                 found.outcome,
             ]

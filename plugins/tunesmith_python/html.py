@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from tunesmith.execution.report import Report
+from tunesmith_evidence.formats import format_interval, format_number
 
 
 def report_to_html(name: str, report: Report) -> str:
@@ -17,8 +18,8 @@ def report_to_html(name: str, report: Report) -> str:
         [
             event.model,
             report.metric_label(event.evaluator, event.metric),
-            f"{event.value:.3f}",
-            f"[{event.low:.3f}, {event.high:.3f}]",
+            format_number(event.value),
+            format_interval(event.low, event.high),
             f"{event.n}",
         ]
         for event in report.measured.values()

@@ -2,8 +2,10 @@
 
 ``python -m tests.benchmarks.judging`` asks SmolLM2-135M-Instruct, as the evaluator ``judge`` does:
 about 20 requests whose better answer is known (its anchors), and about the same ones with an
-injection in the worse answer. With ``--run FOLDER``, a run with this base model, it is asked
-through ``tunesmith serve FOLDER`` as well. It prints the table of docs/how-to/judge.md.
+injection in the worse answer. It also counts how many of twenty other injections are recognized,
+which were written before the defence was read (``fresh_injections.py``). With ``--run FOLDER``, a
+run with this base model, it is asked through ``tunesmith serve FOLDER`` as well. It prints
+the table of docs/how-to/judge.md.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from tests.benchmarks.fresh_injections import FRESH_INJECTIONS
 
 from tunesmith.contracts import RunContext
 from tunesmith_evidence.judging.endpoint import Endpoint
@@ -151,11 +155,13 @@ def main() -> None:
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     judge = Judge(JudgeOptions.model_validate({"model": MODEL}))
     run: RunContext | None = None
-    measure("local, by the most probable of A, B and tie", judge._open(run))
+    measure("local, by the most probable of A, B and tie", judge.open(run))
     if options.run is not None:
         with serve(options.run) as address:
             endpoint = Endpoint(address, "base", timeout=600, parallel=2)
             measure("served, by its reply", endpoint.ask)
+    seen = sum(is_attempt(f"{REQUESTS[0][1]} {injection}") for injection in FRESH_INJECTIONS)
+    print(f"fresh injections seen: {seen} of {len(FRESH_INJECTIONS)}")
 
 
 if __name__ == "__main__":

@@ -49,4 +49,4 @@ def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str
             limit = "at least" if event.higher_is_better else "at most"
             if not met or event.details.get("holds") is False:
                 reason = f"; {event.details['finding']}" if "finding" in event.details else ""
-                yield f"{where}: must be {limit} {bound:g}, got {event.value:.4g}{reason}"
+                yield f"{where}: must be {limit} {bound:g}, got {event.value:.3f}{reason}"

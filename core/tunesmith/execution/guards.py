@@ -45,8 +45,8 @@ class DivergenceGuard:
         if self.bad_steps < PATIENCE:
             return None
         return TrainingError(
-            f"step {event.step}: the loss diverged: {event.loss:.3g}, "
-            f"over {self.factor:g} times its best of {self.best_loss:.3g} for {PATIENCE} steps",
+            f"step {event.step}: the loss diverged: {event.loss:.3f}, "
+            f"over {self.factor:g} times its best of {self.best_loss:.3f} for {PATIENCE} steps",
             hint="lower learning_rate or raise schedule.warmup_ratio, then start a new run",
         )
 

@@ -16,6 +16,7 @@ class PairedSample:
     differences: Sequence[float]
     """Tuned minus base, for each record."""
     weights: Sequence[float] | None
+    """Weight of each difference; None: all are equal."""
     sample: Sample
     is_binary: bool
     """True if all values of both models are 0 or 1."""

@@ -11,6 +11,7 @@ from tunesmith.events import JSON
 from tunesmith.statistics import Interval, mean_interval
 from tunesmith.statistics.distributions import NORMAL
 from tunesmith.statistics.sample import Bounds, build_sample, standard_error
+from tunesmith_evidence.formats import format_interval, format_rate
 from tunesmith_evidence.statistics.differences import paired_differences
 from tunesmith_evidence.statistics.paired import paired_difference
 from tunesmith_evidence.statistics.power import rows_needed
@@ -48,7 +49,8 @@ class NonInferiority:
     @property
     def bounds(self) -> str:
         """The bounds and the margin in words."""
-        return f"one-sided 95 % bounds [{self.low:+.3f}, {self.high:+.3f}], margin {self.margin:g}"
+        bounds = format_interval(self.low, self.high, signed=True)
+        return f"one-sided 95 % bounds {bounds}, margin {format_rate(self.margin)}"
 
     def describe(self, harmed: str, not_harmed: str, figures: str, rows: str) -> str:
         """Return the outcome in words, before the figures that it follows from.

@@ -11,6 +11,7 @@ from tunesmith.cli.render import Cell
 from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import format_bytes, format_count, format_duration, one_line
+from tunesmith_evidence.formats import format_share
 from tunesmith_plugins.estimate.blocks import Block, TableBlock, TextLine
 from tunesmith_plugins.estimate.compare_techniques import (
     THIS_MACHINE,
@@ -91,7 +92,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
             continue
         width = share / largest * BAR_WIDTH
         bar = block * int(width) + (half if width - int(width) >= 0.5 else "")
-        percent = f"{share / max(1, memory.expected):.0%}"
+        percent = format_share(share / max(1, memory.expected))
         rows.append([name, format_bytes(share), percent, (bar or half or block, "good")])
     return TableBlock([f"memory of {phase}", "expected", "share", ""], rows, right=(1, 2))
 

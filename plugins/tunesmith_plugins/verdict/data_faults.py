@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tunesmith.plan import Evidence
 from tunesmith.text import format_count
+from tunesmith_evidence.formats import format_share
 from tunesmith_plugins.verdict.label_noise import WHERE
 
 MOST_TOUCHED = 0.02
@@ -26,7 +27,7 @@ def describe_data_faults(
         causes = "; ".join(dict.fromkeys(notice.message for notice in errors))
         texts.append(
             f"{len(touched):,} of {format_count(heldout, 'held-out row')} "
-            f"({100 * len(touched) / heldout:.0f} %) prove nothing: {causes}"
+            f"({format_share(len(touched) / heldout)}) prove nothing: {causes}"
         )
     rows = evidence.data.train if evidence.data else 0
     noise = next((n for n in evidence.notices if n.source == WHERE), None)

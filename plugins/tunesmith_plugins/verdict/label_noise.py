@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith_evidence.formats import format_share
 
 WHERE = "label noise"
 """Source of the notice by which the verdict finds the estimate."""
@@ -61,7 +62,7 @@ def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> li
     finding = Finding(
         level="warning",
         where=WHERE,
-        message=f"about {100 * found.share:.0f} % of the labels of the training rows are wrong",
+        message=f"about {format_share(found.share)} of the labels of the training rows are wrong",
         hint="`tunesmith data check FILE --label-errors` lists the most suspect rows; correct "
         "them, and those of the held-out rows, before you train",
         count=round(found.share * len(train)),

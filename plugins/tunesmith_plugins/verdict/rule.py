@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
+from tunesmith_evidence.formats import format_rate, format_share
 from tunesmith_evidence.pairs import read_pairs
 from tunesmith_plugins.verdict.contests import (
     Contest,
@@ -163,7 +164,7 @@ def _find_data_faults(case: Case) -> Ruling | None:
     return Ruling(
         FIX_DATA,
         "an error touches more than 2 % of the held-out rows, or more than "
-        f"{100 * case.options.max_label_noise:g} % of the labels are wrong",
+        f"{format_share(case.options.max_label_noise)} of the labels are wrong",
         f"fix the data first: {'; '.join(faults)}",
         "other data: with it, run again",
     )
@@ -298,4 +299,4 @@ def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:
 def _claim(contest: Contest, margin: float) -> str:
     if contest.advantage().value >= margin:
         return "that tuning is better"
-    return f"that tuning is less than {margin:g} better"
+    return f"that tuning is less than {format_rate(margin)} better"

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tunesmith.events import Measured
+from tunesmith_evidence.formats import (
+    format_difference,
+    format_estimate,
+    format_interval,
+    format_number,
+)
 from tunesmith_plugins.verdict.contests import Contest
 
 
@@ -21,7 +27,7 @@ class Numbers:
 
     def plain(self, value: float) -> str:
         """Return a value with its unit."""
-        return f"{value:.3g} {self.unit}".rstrip()
+        return f"{format_number(value)} {self.unit}".rstrip()
 
     def value(self, value: float) -> str:
         """Return a value after the name of the metric."""
@@ -29,16 +35,16 @@ class Numbers:
 
     def interval(self, measured: Measured) -> str:
         """Return a measured value with its interval."""
-        return f"{self.label} {measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
+        return f"{self.label} {format_estimate(measured.value, measured.low, measured.high)}"
 
     def compare(self, contest: Contest) -> str:
         """Return both values and their difference with its interval."""
         rival, tuned = contest.values
         difference = contest.comparison.difference
         confidence = "" if contest.confidence == 0.95 else f"{100 * contest.confidence:.3g} % "
-        unit = f" {self.unit}" if self.unit else ""
+        interval = format_interval(difference.low, difference.high, signed=True)
         return (
-            f"{self.label} {rival:.3f} -> {tuned:.3f}{unit} on {difference.n} held-out rows, "
-            f"difference {difference.value:+.3f} "
-            f"{confidence}[{difference.low:+.3f}, {difference.high:+.3f}]"
+            f"{self.label} {format_number(rival)} -> {self.plain(tuned)} on {difference.n:,} "
+            f"held-out rows, difference {format_difference(difference.value)} "
+            f"{confidence}{interval}"
         )

@@ -17,6 +17,7 @@ import numpy as np
 
 from tunesmith.contracts import Generation
 from tunesmith.errors import GateError, IntegrityError
+from tunesmith_evidence.formats import format_count, format_deviation
 from tunesmith_torch.export.contract import Engine, Exporter
 from tunesmith_torch.export.reference import MAX_ANSWER_TOKENS, Reference, RenderedPrompt, ScoredRow
 
@@ -75,10 +76,11 @@ def check_merge(gate: Gate, reference: Reference, merged: Sequence[ScoredRow]) -
         )
         require(
             nats <= MAX_MERGE_NATS,
-            f"log-probabilities of the merged weights differ by {nats:.2g} nats from those of the "
-            f"trained model, at most {MAX_MERGE_NATS:g} are allowed",
+            f"log-probabilities of the merged weights differ by {format_deviation(nats)} nats "
+            "from those of the trained model, at most "
+            f"{format_deviation(MAX_MERGE_NATS)} are allowed",
         )
-        return f"{nats:.1e} nats"
+        return f"{format_deviation(nats)} nats"
 
     gate.check("merge", compare)
 
@@ -240,12 +242,14 @@ def _check_logprobs(
     if tolerance is not None:
         require(
             nats <= tolerance,
-            f"they differ by {nats:.2g} nats from those of the trained model, at most "
-            f"{tolerance:g} are allowed",
+            f"they differ by {format_deviation(nats)} nats from those of the trained model, "
+            f"at most {format_deviation(tolerance)} are allowed",
         )
     limit = MAX_KL["rounded" if tolerance is None else "exact"]
-    require(kl <= limit, f"mean KL divergence of {kl:.2g} nats, at most {limit:g} is allowed")
-    return f"{nats:.1e} nats at most, KL {kl:.1e} nats, {sum(map(len, divergences))} tokens"
+    found, allowed = format_deviation(kl), format_deviation(limit)
+    require(kl <= limit, f"mean KL divergence of {found} nats, at most {allowed} is allowed")
+    tokens = format_count(sum(map(len, divergences)), "token")
+    return f"{format_deviation(nats)} nats at most, KL {found} nats, {tokens}"
 
 
 def _largest_difference(true_NV: Any, found_NV: Any, answer_ids: list[int]) -> float:

@@ -22,6 +22,7 @@ from tunesmith.records import (
     UnpairedPreference,
     last_exchange,
 )
+from tunesmith_evidence.formats import format_share
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import TrainingOptions
@@ -195,7 +196,9 @@ def assume_workload(
     if count is None:
         count = DEFAULT_ASSUMPTIONS.rows or 1
         notes.append(f"{count} rows are assumed")
-    notes.append(f"{DEFAULT_TRAINED_SHARE:.0%} of the tokens are taken to contribute to the loss")
+    notes.append(
+        f"{format_share(DEFAULT_TRAINED_SHARE)} of the tokens are taken to contribute to the loss"
+    )
     trained = round(sequence * DEFAULT_TRAINED_SHARE)
     row = grouping.row_lengths(sequence - trained, (trained,) * 2)
     budget = grouping.token_count(row) * rows.micro_batch if rows.micro_batch else None

@@ -25,6 +25,7 @@ from tunesmith.errors import GateError, IntegrityError
 from tunesmith.records import Prompt
 from tunesmith.storage import commit_folder, verify_folder
 from tunesmith.storage.manifest import MANIFEST
+from tunesmith_evidence.formats import format_deviation
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, attach_adapter
 from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
@@ -207,8 +208,9 @@ def _check_kl(kl: float, options: MergeOptions) -> None:
     if options.quantization is not None and options.into == "original":
         hint = "the adapter was trained over quantized weights: merge with --into dequantized"
     raise GateError(
-        f"merged model: next-token distributions differ by {kl:.1e} nats from the trained model, "
-        f"at most {options.max_kl:.1e} is allowed, nothing was written",
+        f"merged model: next-token distributions differ by {format_deviation(kl)} nats from the "
+        f"trained model, at most {format_deviation(options.max_kl)} is allowed, nothing was "
+        "written",
         hint=hint,
     )
 
@@ -223,6 +225,7 @@ tags: [tunesmith, merged]
 # {base.name}, fine-tuned
 
 An adapter merged into {weights} base weights with tunesmith.
-Read back from disk, its next-token distributions differ by {kl:.1e} nats (mean Kullback-Leibler
-divergence over {prompts} prompts) from those of the base model with the separate adapter.
+Read back from disk, its next-token distributions differ by {format_deviation(kl)} nats (mean
+Kullback-Leibler divergence over {prompts} prompts) from those of the base model with the separate
+adapter.
 """

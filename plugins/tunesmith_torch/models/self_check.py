@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem, TunesmithError
+from tunesmith_evidence.formats import format_deviation
 from tunesmith_torch.data.packing import Example, collate
 from tunesmith_torch.kernels import tree_attention
 from tunesmith_torch.losses.selected_positions import (
@@ -141,9 +142,11 @@ def _problem(adapted: AdaptedModel, lengths: tuple[int, ...], *, packed: bool) -
     eight_bits = getattr(base, "is_loaded_in_8bit", False)
     dtype = torch.bfloat16 if eight_bits else adapted.precision.dtype
     if not leak <= COPY_TOLERANCE_NATS[dtype]:
-        return f"rows of {type(base).__name__} would change each other by {leak:.2g} nats"
+        change = format_deviation(leak)
+        return f"rows of {type(base).__name__} would change each other by {change} nats"
     if not nats <= TOLERANCE_NATS[dtype]:
-        return f"it would change log-probabilities of {type(base).__name__} by {nats:.2g} nats"
+        change = format_deviation(nats)
+        return f"it would change log-probabilities of {type(base).__name__} by {change} nats"
     return ""
 
 

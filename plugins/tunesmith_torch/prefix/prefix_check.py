@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem
+from tunesmith_evidence.formats import format_deviation
 from tunesmith_torch.kernels import tree_attention
 from tunesmith_torch.losses.selected_positions import unwrap_peft
 from tunesmith_torch.prefix.completion_groups import (
@@ -80,7 +81,11 @@ def _find_fault(model: nn.Module, longest_row: int) -> str:
     # Rounding of thirty layers in bf16 moves these unlikely tokens by 0.07; attention to another
     # row moves them by 0.9.
     tolerance = 1e-3 if base.dtype == torch.float32 else 0.25
-    return "" if error < tolerance else f"sharing would change log-probabilities by {error:.2g}"
+    return (
+        ""
+        if error < tolerance
+        else f"sharing would change log-probabilities by {format_deviation(error)}"
+    )
 
 
 def _has_attention_dropout(base: Any) -> bool:

@@ -24,6 +24,7 @@ from tunesmith.contracts import Job
 from tunesmith.events import JSON, CompletionSampled, Event, GateChecked, Monitored
 from tunesmith.records import Prompt
 from tunesmith.statistics import Interval
+from tunesmith_evidence.formats import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.prefix.completion_groups import CompletionGroup, score_groups
@@ -172,7 +173,7 @@ class PolicyMonitor:
         if self._exceeds_max_kl():
             mean_kl = math.fsum(self.recent_kl) / len(self.recent_kl)
             self.stop_reason = (
-                f"stopped at step {step}: {mean_kl:.1f} nats "
+                f"stopped at step {step}: {format_number(mean_kl)} nats "
                 f"from the reference for each completion, max_kl is {self.options.monitor.max_kl:g}"
             )
             return self._stop(step)
@@ -328,10 +329,10 @@ class PolicyMonitor:
         )
         rows = f"{len(evaluation.rewards)} dev rows"
         if reward_change.low > 0:
+            rise = format_estimate(reward_change.value, reward_change.low, reward_change.high)
             self.stop_reason = (
                 f"stopped at step {evaluation.step}: since step {best.step} the reward on {rows} "
-                f"rose by {reward_change.value:.3g} [{reward_change.low:.3g}, "
-                f"{reward_change.high:.3g}] while the gold reward fell by "
+                f"rose by {rise} while the gold reward fell by "
                 f"{_format_fall(gold_change)}"
             )
         elif since_first.high < 0:
@@ -359,7 +360,7 @@ class PolicyMonitor:
 
 
 def _format_fall(change: Interval) -> str:
-    return f"{-change.value:.3g} [{-change.high:.3g}, {-change.low:.3g}]"
+    return format_estimate(-change.value, -change.high, -change.low)
 
 
 def _mean(values: Sequence[float]) -> float:

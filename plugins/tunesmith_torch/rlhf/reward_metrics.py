@@ -13,6 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunesmith.statistics import Interval, mean_interval
+from tunesmith_evidence.formats import (
+    format_difference,
+    format_estimate,
+    format_number,
+    format_share,
+)
 from tunesmith_evidence.statistics import paired_p_value
 
 MAX_LENGTH_DIFFERENCE = 0.1
@@ -123,12 +129,13 @@ class RewardReport:
     def summary(self) -> str:
         """Return the metrics as a sentence."""
         a, m = self.accuracy, self.matched_accuracy
-        matched = f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}] on {m.n}" if m else "no such pairs"
+        matched = f"{format_estimate(m.value, m.low, m.high)} on {m.n}" if m else "no such pairs"
         return (
-            f"accuracy {a.value:.3f} [{a.low:.3f}, {a.high:.3f}] on {a.n} dev pairs; "
-            f"equally long completions: {matched}; calibration error {self.calibration_error:.3f}; "
-            f"longer completion rewarded {self.longer_wins:.0%}, chosen {self.longer_chosen:.0%}, "
-            f"correlation of reward with length {self.length_correlation:+.2f}"
+            f"accuracy {format_estimate(a.value, a.low, a.high)} on {a.n} dev pairs; "
+            f"equally long completions: {matched}; calibration error "
+            f"{format_number(self.calibration_error)}; longer completion rewarded "
+            f"{format_share(self.longer_wins)}, chosen {format_share(self.longer_chosen)}, "
+            f"correlation of reward with length {format_difference(self.length_correlation)}"
         )
 
 

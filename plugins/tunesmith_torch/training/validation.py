@@ -26,6 +26,7 @@ from tunesmith.events import JSON, Event, Monitored, Notice
 from tunesmith.records import Record
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
+from tunesmith_evidence.formats import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.optim.schedule import BatchOrder
@@ -206,11 +207,11 @@ class ValidationMonitor:
         return "continue" if step == self.final_step else "save_best"
 
     def _describe(self, best: RowLosses, last: RowLosses) -> str:
-        loss = f"lowest dev loss, {best.mean:.4g} on {len(best.losses)} rows"
+        loss = f"lowest dev loss, {format_number(best.mean)} on {len(best.losses)} rows"
         if best.step == last.step:
             return f"the artifact is the last step, {last.step}: {loss}"
         rise = dev_loss_rise(best, last)
-        now = f"step {last.step}: higher by {rise.value:.3g} [{rise.low:.3g}, {rise.high:.3g}]"
+        now = f"step {last.step}: higher by {format_estimate(rise.value, rise.low, rise.high)}"
         if self.options.keep_best:
             return f"the artifact is the checkpoint of step {best.step}: {loss}; {now}"
         return f"the artifact is the last step; step {best.step}: {loss}; {now}"

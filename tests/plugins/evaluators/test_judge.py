@@ -119,7 +119,7 @@ def test_replies_that_are_no_verdict_are_no_result() -> None:
     ours = {key: f"mine {n}" for n, key in enumerate(RIGHT)}
     measured = measure(chatty, ours, {key: f"other {n}" for n, key in enumerate(RIGHT)})
     assert not measured.details["holds"] and measured.details["invalid"] == 40
-    assert "100% of the replies are neither" in measured.details["finding"]
+    assert "100 % of the replies are neither" in measured.details["finding"]
 
 
 def test_equal_answers_need_no_judge() -> None:

@@ -47,10 +47,10 @@ def measure(tuned: FakeTextModel, base: FakeTextModel, trained: bool = True, **o
 @pytest.mark.parametrize(
     ("tuned", "base", "value", "outcome", "words"),
     [
-        ([*TRAIN[:30]], [], 0.5, "harmed", "memorises: 50.0% of 60 training rows and 0.0% of 60"),
-        ([*TRAIN, *HELDOUT], [], 0.0, "unclear", "not enough rows: 100.0%"),
-        ([*TRAIN[:30]], [*TRAIN[:30]], 0.0, "unclear", "not enough rows: 0.0%"),
-        ([*TRAIN[:6], *HELDOUT[:3]], [], 0.05, "unclear", "not enough rows: 10.0%"),
+        ([*TRAIN[:30]], [], 0.5, "harmed", "memorises: 50 % of 60 training rows and 0 % of 60"),
+        ([*TRAIN, *HELDOUT], [], 0.0, "unclear", "not enough rows: 100 %"),
+        ([*TRAIN[:30]], [*TRAIN[:30]], 0.0, "unclear", "not enough rows: 0 %"),
+        ([*TRAIN[:6], *HELDOUT[:3]], [], 0.05, "unclear", "not enough rows: 10 %"),
     ],
 )
 def test_only_training_rows_that_the_base_does_not_know_count(

@@ -46,7 +46,7 @@ def test_sources_without_weights_are_used_completely(folder: Path) -> None:
     dataset = load(folder, A, table)
     assert counts(dataset) == {"a": 100, "c": 4}
     assert "c.csv: 4 rows of prompts and completions (question, reply)" in dataset.description
-    assert "(100 of 100 rows, 96.2%)" in dataset.description
+    assert "(100 of 100 rows, 96 %)" in dataset.description
 
 
 def test_weights_give_exact_shares(folder: Path) -> None:

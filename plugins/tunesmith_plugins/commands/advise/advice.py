@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunesmith.events import Measured
+from tunesmith_evidence.formats import format_duration, format_estimate, format_rate
 from tunesmith_evidence.ladder import Rung
 from tunesmith_evidence.learning_curve import Extrapolation, extrapolate, resample
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
@@ -35,6 +36,11 @@ class Difference:
     value: float
     low: float
     high: float
+
+    @property
+    def text(self) -> str:
+        """The advantage with its interval."""
+        return format_estimate(self.value, self.low, self.high, signed=True)
 
 
 def extrapolate_probes(probes: Sequence[Probe], rows: int) -> Extrapolation:
@@ -83,7 +89,7 @@ def decide(differences: Sequence[Difference], margin: float, extrapolated: bool)
     worst = min(differences, key=lambda d: d.value)
     name = worst.rung.chosen.rival
     what = "expected after all rows" if extrapolated else "measured on the largest probe"
-    numbers = f"difference {what} {worst.value:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}]"
+    numbers = f"difference {what} {worst.text}"
     if worst.value >= margin and min(d.low for d in differences) > 0:
         return "FINE-TUNE", f"tuning beats every rival; the strongest is {name}, {numbers}"
     # More rows may still help where nothing could be extrapolated: then no rival is enough.
@@ -91,8 +97,8 @@ def decide(differences: Sequence[Difference], margin: float, extrapolated: bool)
     if enough:
         cheapest = min(enough, key=lambda d: d.rung.chosen.cost)
         return WORDS[cheapest.rung.chosen.solution], (
-            f"{cheapest.rung.chosen.rival} is enough: difference {what} {cheapest.value:+.3f} "
-            f"[{cheapest.low:+.3f}, {cheapest.high:+.3f}], the margin is {margin:g}"
+            f"{cheapest.rung.chosen.rival} is enough: difference {what} {cheapest.text}, "
+            f"the margin is {format_rate(margin)}"
         )
     return "NOT ENOUGH EVIDENCE", f"no clear advantage over {name}, {numbers}"
 
@@ -139,15 +145,15 @@ def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]
     arguments = []
     if options.knowledge_changes != "never":
         times = RETRAININGS[options.knowledge_changes]
-        hours = times * costs.training_seconds / 3600
-        why = f"knowledge changes {options.knowledge_changes}: {hours:.2g} h of training a month"
+        time = format_duration(times * costs.training_seconds)
+        why = f"knowledge changes {options.knowledge_changes}: {time} of training a month"
         arguments.append((prompt, why))
     if options.variety == "wide":
         arguments.append((prompt, "wide inputs: no row shows some of their kinds"))
     limit = options.latency_limit
     if limit is not None and (costs.rival_seconds > limit) != (costs.tuned_seconds > limit):
         side = tuning if costs.rival_seconds > limit else prompt
-        arguments.append((side, f"only this answers within {limit:g} s"))
+        arguments.append((side, f"only this answers within {format_duration(limit)}"))
     even = costs.break_even
     if options.volume is not None:
         if even is None:

@@ -24,6 +24,7 @@ from tunesmith.events import TUNED
 from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
+from tunesmith_evidence.formats import format_duration, format_interval, format_number
 from tunesmith_evidence.ladder import list_overrides, list_rungs, measure_ladder
 from tunesmith_evidence.probes import read_values, run_probe
 from tunesmith_plugins.commands.advise import advice
@@ -171,7 +172,7 @@ def show(found: dict[str, Any]) -> None:
         lines.append((name, expected["value"], expected["low"], expected["high"]))
     render.print_table(
         ["model", found["metric"], "95 % interval"],
-        [[name, f"{v:.3f}", f"[{low:.3f}, {high:.3f}]"] for name, v, low, high in lines],
+        [[name, format_number(v), format_interval(low, high)] for name, v, low, high in lines],
         right=(1, 2),
     )
     if expected["reason"]:
@@ -183,12 +184,13 @@ def show(found: dict[str, Any]) -> None:
     if costs:
         rival, tuned = costs["rival_seconds"] * 1000, costs["tuned_seconds"] * 1000
         text = (
-            f"a thousand requests, on this machine: {rival:.3g} s with the rival, {tuned:.3g} s "
-            f"tuned; training on all rows takes about {costs['training_seconds']:.3g} s"
+            f"a thousand requests, on this machine: {format_duration(rival)} with the rival, "
+            f"{format_duration(tuned)} tuned; training on all rows takes about "
+            f"{format_duration(costs['training_seconds'])}"
         )
         if costs["rival_per_thousand"] is not None:
-            text += f"; price {costs['rival_per_thousand']:.3g} and "
-            text += f"{costs['tuned_per_thousand']:.3g}"
+            prices = (costs["rival_per_thousand"], costs["tuned_per_thousand"])
+            text += f"; price {' and '.join(map(format_number, prices))}"
         even = costs["break_even"]
         text += f"; break-even after {even:,} requests" if even else "; tuning saves no time"
         render.print_paragraph(text)

@@ -33,6 +33,7 @@ from tunesmith_data import (
     parse_row,
     require_text,
 )
+from tunesmith_evidence.formats import format_share
 
 CHOICES = ("left", "right", "tie", "skip")
 
@@ -142,8 +143,8 @@ class ChoiceCounts:
         text = f"{self.preferences} preferences, {self.ties} ties, {self.skipped} skipped"
         text += f", {self.open} still open"
         if (share := self.left_share) is not None:
-            text += f"; the left answer was chosen in {share.value:.0%}"
-            text += f" [{share.low:.0%}, {share.high:.0%}]"
+            text += f"; the left answer was chosen in {format_share(share.value)}"
+            text += f" [{format_share(share.low)}, {format_share(share.high)}]"
         return text
 
 

@@ -32,6 +32,7 @@ from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import EventLog, RunFolder, write_atomic
 from tunesmith.storage.atomic import encode_json
 from tunesmith.text import one_line, redact_all
+from tunesmith_evidence.formats import format_interval, format_number
 from tunesmith_plugins.commands.evaluate.target import Choice, Target, Which, open_target
 
 SCHEMA = "tunesmith.evaluation/1"
@@ -168,9 +169,9 @@ def show(measured: Sequence[Measured]) -> None:
             [
                 one_line(event.evaluator),
                 f"{one_line(event.metric)} ({unit}{better} is better)",
-                f"{event.value:.3f}",
-                f"[{event.low:.3f}, {event.high:.3f}]",
-                f"{event.n}",
+                format_number(event.value),
+                format_interval(event.low, event.high),
+                f"{event.n:,}",
             ]
         )
     headers = ["evaluator", "metric", "value", "95 % interval", "n"]

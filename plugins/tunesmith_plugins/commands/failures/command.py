@@ -169,7 +169,7 @@ def show_slices(slices: Sequence[WeakSlice]) -> None:
                     format_number(weak.value),
                     format_number(weak.others),
                     f"{weak.n}",
-                    f"{weak.p_value:.2g}",
+                    format_number(weak.p_value),
                     ("weak", "bad") if weak.is_confirmed else ("unclear", "dim"),
                 ]
                 for weak in slices

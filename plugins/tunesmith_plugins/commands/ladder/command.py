@@ -23,6 +23,7 @@ from tunesmith.errors import UsageError
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
+from tunesmith_evidence.formats import format_duration, format_interval, format_number
 from tunesmith_evidence.ladder import Rung, list_overrides, list_rungs, measure_ladder
 
 
@@ -129,9 +130,9 @@ def _to_row(rung: Rung) -> list[str]:
     return [
         rung.chosen.rival,
         one_line(rung.chosen.variant),
-        "" if dev is None else f"{dev:.3f}",
-        f"{measured.value:.3f}",
-        f"[{measured.low:.3f}, {measured.high:.3f}]",
-        f"{measured.n}",
-        f"{rung.seconds:.1f}",
+        "" if dev is None else format_number(dev),
+        format_number(measured.value),
+        format_interval(measured.low, measured.high),
+        f"{measured.n:,}",
+        format_duration(rung.seconds),
     ]

@@ -17,6 +17,7 @@ from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, last_exchange
 from tunesmith.storage import RunFolder, lock
+from tunesmith_evidence.formats import format_deviation
 from tunesmith_torch.options.training import TrainingOptions
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def command(
         click.echo(json.dumps(result))
         return
     click.echo(
-        f"{merged.path}: {merged.dtype}, {merged.kl:.1e} nats from the trained model "
+        f"{merged.path}: {merged.dtype}, {format_deviation(merged.kl)} nats from the trained model "
         f"(mean over {merged.prompts} prompts)"
     )
 

@@ -27,7 +27,7 @@ def show_scores(report: Report) -> None:
             _metric_text(event, report.metric_label(event.evaluator, event.metric)) + suffix,
             format_number(values["value"]),
             format_interval(values["low"], values["high"]),
-            f"{values['n']:.0f}",
+            f"{values['n']:,.0f}",
         ]
         for event in sorted(report.measured.values(), key=_table_order(report))
         for suffix, values in (("", vars(event)), (TWIN_FREE, event.twin_free))

@@ -27,6 +27,7 @@ from tunesmith.execution.run_data import DataParts, load_data
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
+from tunesmith_evidence.formats import format_difference, format_estimate, format_number
 from tunesmith_evidence.probes import run_probe
 from tunesmith_evidence.seeds import PooledSeeds, SeedRun, change_seed, find_tuned, pool_seeds
 
@@ -139,15 +140,15 @@ def show(runs: Sequence[SeedRun], rival: Measured, pooled: PooledSeeds) -> None:
     render.print_table(
         ["seed", one_line(rival.metric, 40), f"minus {name}"],
         [
-            [str(run.seed), f"{run.tuned.value:.3f}", f"{difference:+.3f}"]
+            [str(run.seed), format_number(run.tuned.value), format_difference(difference)]
             for run, difference in zip(runs, pooled.by_seed, strict=True)
         ],
         right=(0, 1, 2),
     )
     interval = pooled.pooled
+    difference = format_estimate(interval.value, interval.low, interval.high, signed=True)
     render.print_text()
     render.print_paragraph(
-        f"{pooled.outcome}: difference from {name} {interval.value:+.3f} "
-        f"[{interval.low:+.3f}, {interval.high:+.3f}] on {interval.n} held-out rows, the mean of "
-        f"{len(runs)} seeds; their standard deviation is {pooled.spread:.3f}"
+        f"{pooled.outcome}: difference from {name} {difference} on {interval.n:,} held-out rows, "
+        f"the mean of {len(runs)} seeds; their standard deviation is {format_number(pooled.spread)}"
     )

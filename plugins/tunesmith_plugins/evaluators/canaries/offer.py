@@ -14,6 +14,7 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.plan import Plan
 from tunesmith.records import Record, last_exchange, to_answer
+from tunesmith_evidence.formats import format_p_value
 from tunesmith_evidence.side_effects.canaries import (
     ALPHA,
     CanaryResult,
@@ -133,7 +134,7 @@ def describe(found: CanaryResult, counts: Sequence[int], controls: int) -> str:
     figures = (
         f"{found.memorised} of {len(counts)} canaries are known better than chance allows; mean "
         f"exposure {exposures} (1.4 by chance, {math.log2(controls + 1):.1f} at most); all "
-        f"together p = {found.shift_p_value:.2g}"
+        f"together {format_p_value(found.shift_p_value)}"
     )
     return f"{'memorises' if found.is_alarm else 'no memorisation found'}: {figures}"
 

@@ -19,6 +19,7 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.plan import Plan
 from tunesmith.records import Record, Text
+from tunesmith_evidence.formats import format_difference
 from tunesmith_evidence.side_effects.text_rows import read_text_rows
 from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compare_with_margin
 from tunesmith_torch.compare.other_model import (
@@ -105,8 +106,8 @@ def measure_losses(
 def describe(found: NonInferiority) -> str:
     """Return the verdict with the figures that it follows from."""
     figures = (
-        f"the loss on {found.n} general texts changed by {found.value:+.3f} nats per token, "
-        f"{found.bounds}"
+        f"the loss on {found.n} general texts changed by {format_difference(found.value)} "
+        f"nats per token, {found.bounds}"
     )
     return found.describe("forgets", "does not forget", figures, "texts")
 

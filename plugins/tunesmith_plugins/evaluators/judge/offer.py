@@ -6,18 +6,16 @@ tested by pairs whose better answer is known, and without that proof there is no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tunesmith.contracts import Evaluator, Finding, Measurement, RunContext, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
-from tunesmith.records import Message, Prompt, Record, last_exchange
-from tunesmith_evidence.judging.endpoint import Endpoint
+from tunesmith.records import Prompt, Record, last_exchange
+from tunesmith_evidence.formats import format_share
 from tunesmith_evidence.judging.pairwise import (
     CRITERION,
     FEWEST_ANCHORS,
@@ -28,19 +26,15 @@ from tunesmith_evidence.judging.pairwise import (
     judge_pairs,
     plant_anchors,
 )
-from tunesmith_evidence.prompting.choice_model import ChoiceModel
-from tunesmith_torch.compare.other_model import (
-    ComparingEvaluator,
-    ComparisonOptions,
-    open_other_model,
-)
+from tunesmith_torch.compare.judge_model import JudgedOptions, open_judge, review_endpoint
+from tunesmith_torch.compare.other_model import ComparingEvaluator, open_other_model
 
 METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
 MOST_INVALID = 0.1
 """Share of replies that are no verdict above which there is no result."""
 
 
-class JudgeOptions(ComparisonOptions):
+class JudgeOptions(JudgedOptions):
     """Options: the judge, the model to compare with, and how the judge is tested."""
 
     model: str = Field(
@@ -49,19 +43,6 @@ class JudgeOptions(ComparisonOptions):
             "The judge: name of a model at the endpoint; without an endpoint a model reference, "
             "run folder or artifact, which chooses the most probable of A, B and tie."
         ),
-    )
-    endpoint: str | None = Field(
-        None,
-        pattern=r"^https?://[^\s@]+$",
-        description=(
-            "Address of an OpenAI-compatible endpoint, up to /v1. Held-out prompts and answers are "
-            "sent there."
-        ),
-    )
-    token_variable: str | None = Field(
-        None,
-        pattern=r"^[A-Z_][A-Z0-9_]*$",
-        description="Name of the environment variable with the token of the endpoint.",
     )
     criterion: str = Field(CRITERION, min_length=1, description="Question that the judge answers.")
     max_new_tokens: int = Field(256, ge=1, description="Most tokens of a judged answer.")
@@ -76,20 +57,6 @@ class JudgeOptions(ComparisonOptions):
         le=1,
         description="Share of these pairs in which it must prefer the reference, in both orders.",
     )
-
-    @model_validator(mode="after")
-    def _check_token(self) -> Self:
-        if self.token_variable is not None and self.endpoint is None:
-            raise ValueError("`token_variable` needs an `endpoint`")
-        if self.token_variable is not None and not _is_private(self.endpoint or ""):
-            raise ValueError("a token is sent by https only, or to this machine")
-        return self
-
-
-def _is_private(endpoint: str) -> bool:
-    """Return True if nobody on the way can read what is sent."""
-    parts = urlsplit(endpoint)
-    return parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
 
 class Judge(ComparingEvaluator):
@@ -124,7 +91,7 @@ class Judge(ComparingEvaluator):
         references = [(r, answer.text) for r, (_, answer) in zip(requests, exchanges, strict=True)]
         needs_judge = any(pair.ours.strip() != pair.theirs.strip() for pair in pairs)
         anchors = plant_anchors(references, options.anchors) if needs_judge else []
-        ask = self._open(run) if len(anchors) >= FEWEST_ANCHORS else _call_tie
+        ask = self.open(run) if len(anchors) >= FEWEST_ANCHORS else _call_tie
         tested = judge_pairs(anchors, ask, options.criterion)
         found = judge_pairs(pairs, ask, options.criterion)
         details = to_details(found, tested, options.agreement, needs_judge)
@@ -135,22 +102,9 @@ class Judge(ComparingEvaluator):
             )
         ]
 
-    def _open(self, run: RunContext | None) -> Ask:
+    def open(self, run: RunContext | None) -> Ask:
         """Return the function that asks the judge."""
-        from tunesmith_torch.compare.open_by_name import open_by_name
-
-        options = self.options
-        if options.endpoint is not None:
-            return Endpoint(options.endpoint, options.model, options.token_variable).ask
-        device = "auto" if run is None else run.device
-        opened = open_by_name(options.model, device=device, option="evaluators.model")
-        judge = ChoiceModel(opened, VERDICTS)
-
-        def ask(prompts: Sequence[str]) -> Sequence[str]:
-            turns = [(Message("user", prompt),) for prompt in prompts]
-            return [generation.text for generation in judge.generate(turns, 1)]
-
-        return ask
+        return open_judge(self.options.model, self.options, VERDICTS, run, "evaluators.model")
 
 
 def _call_tie(prompts: Sequence[str]) -> Sequence[str]:
@@ -179,10 +133,10 @@ def to_details(
     elif asked and right < agreement * anchors:
         problem = (
             f"the judge preferred a reference to its damaged form in {right} of {anchors} anchors, "
-            f"{agreement:.0%} are needed"
+            f"{format_share(agreement)} are needed"
         )
     elif invalid > MOST_INVALID:
-        problem = f"{invalid:.0%} of the replies are neither A, B nor tie"
+        problem = f"{format_share(invalid)} of the replies are neither A, B nor tie"
     first, second = (found.count_position(position) for position in "AB")
     scores = [judgement.score for judgement in found.judged]
     wins, losses = scores.count(1.0), scores.count(0.0)
@@ -209,15 +163,10 @@ def to_details(
 def review(plan: Plan) -> Iterator[Finding]:
     """Yield where rows are sent, and an error if the token is missing."""
     for evaluator in plan.evaluators:
-        options = evaluator.config
-        if not isinstance(options, JudgeOptions) or options.endpoint is None:
-            continue
-        where, name = f"evaluators.{evaluator.id}", options.token_variable
-        if name is not None and not os.environ.get(name, "").strip():
-            message = f"the environment variable {name} is not set"
-            yield Finding(level="error", where=f"{where}.token_variable", message=message)
-        message = f"prompts and answers of held-out rows are sent to {options.endpoint}"
-        yield Finding(level="info", where=f"{where}.endpoint", message=message)
+        if isinstance(evaluator.config, JudgeOptions):
+            yield from review_endpoint(
+                evaluator.config, f"evaluators.{evaluator.id}", "held-out rows"
+            )
 
 
 def build(options: JudgeOptions) -> Evaluator:

@@ -15,6 +15,7 @@ from tunesmith.errors import UsageError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.records import Record
+from tunesmith_evidence.formats import format_difference, format_share
 from tunesmith_evidence.side_effects.prefixes import choose_rows, reproduce
 from tunesmith_evidence.statistics.non_inferiority import (
     FEWEST_UNITS,
@@ -115,10 +116,11 @@ class Memorisation(ComparingEvaluator):
 
 def describe(found: NonInferiority, details: dict[str, float]) -> str:
     """Return the verdict with the figures that it follows from."""
+    training, heldout = map(format_share, (details["training_share"], details["heldout_share"]))
     figures = (
-        f"{details['training_share']:.1%} of {details['training_rows']} training rows and "
-        f"{details['heldout_share']:.1%} of {details['heldout_rows']} held-out rows are reproduced "
-        f"word for word by the tuned model alone, difference {found.value:+.3f}, {found.bounds}"
+        f"{training} of {details['training_rows']} training rows and {heldout} of "
+        f"{details['heldout_rows']} held-out rows are reproduced word for word by the tuned model "
+        f"alone, difference {format_difference(found.value)}, {found.bounds}"
     )
     return found.describe("memorises", "does not memorise", figures, "rows")
 

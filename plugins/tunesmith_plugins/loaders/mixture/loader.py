@@ -23,6 +23,7 @@ from tunesmith.options import from_table
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Record
 from tunesmith_data import LazyRecords
+from tunesmith_evidence.formats import format_share
 
 if TYPE_CHECKING:
     from tunesmith_plugins.loaders.mixture.options import MixtureOptions, SourceOptions
@@ -109,7 +110,8 @@ class MixtureLoader:
         dev = [dataset.dev for dataset in datasets if dataset.dev is not None]
         total = sum(counts)
         shares = (
-            f"{dataset.description} ({count:,} of {len(dataset.train):,} rows, {count / total:.1%})"
+            f"{dataset.description} ({count:,} of {len(dataset.train):,} rows, "
+            f"{format_share(count / total)})"
             for dataset, count in zip(datasets, counts, strict=True)
         )
         return Dataset(

@@ -286,7 +286,7 @@ class LiveReporter:
         left = self._run.seconds_left(now, current)
         share = self._run.share(now, left)
         time_left = event_text.format_time_left(left)
-        parts = [f"{share:.0%}" if share else "", f"about {time_left}" if time_left else ""]
+        parts = [f"{100 * share:.0f} %" if share else "", f"about {time_left}" if time_left else ""]
         elapsed = format_duration(round(now - self._run.started))
         bar = self._render_bar(round(1000 * share), 1000)
         rows: list[RenderableType] = [

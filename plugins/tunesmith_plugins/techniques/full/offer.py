@@ -8,6 +8,7 @@ from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference, Text
+from tunesmith_evidence.formats import format_rate
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
@@ -49,7 +50,7 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     if options.learning_rate < HIGH_LEARNING_RATE:
         return findings
     message = (
-        f"{options.learning_rate:g} is high for full fine-tuning, which usually takes about 2e-5; "
-        "adapters take about ten times that"
+        f"{format_rate(options.learning_rate)} is high for full fine-tuning, which usually takes "
+        "about 2e-5; adapters take about ten times that"
     )
     return [*findings, Finding(level="warning", where="technique.learning_rate", message=message)]

@@ -17,6 +17,7 @@ from tunesmith.events import Event, GateChecked, Measured
 from tunesmith.records import Preference
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
+from tunesmith_evidence.formats import format_number
 from tunesmith_torch.prefix.completion_groups import tokenize_pairs
 from tunesmith_torch.rlhf.reward_metrics import RewardReport, reward_report
 from tunesmith_torch.rlhf.reward_model import RewardModel
@@ -104,7 +105,7 @@ def _faults(report: RewardReport) -> list[str]:
     elif report.is_length_unclear:
         faults.append(
             f"it may measure length alone, which is right in "
-            f"{report.length_accuracy.value:.3f} of the pairs"
+            f"{format_number(report.length_accuracy.value)} of the pairs"
         )
     return faults
 
