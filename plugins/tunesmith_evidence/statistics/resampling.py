@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 18  # draws that are made at once
 
 
-def bootstrap_means(units: Sequence[tuple[float, float]], resamples: int, seed: int) -> Matrix:
+def bootstrap_means(units: Sequence[tuple[float, float]], resamples: int, seed: int) -> list[float]:
     """Return what ``tunesmith.statistics.intervals.bootstrap_means`` does, up to rounding."""
     import numpy as np  # not above: commands that only show results import this package
 
@@ -32,7 +32,8 @@ def bootstrap_means(units: Sequence[tuple[float, float]], resamples: int, seed: 
         shuffled_U2 = cells_C2[order_U]
         cells_C2 = np.stack([shuffled_U2[cell::CELLS].sum(axis=0) for cell in range(CELLS)])
     sums_R2 = counts_RC @ cells_C2
-    return np.sort(sums_R2[:, 0] / sums_R2[:, 1])
+    means: list[float] = np.sort(sums_R2[:, 0] / sums_R2[:, 1]).tolist()
+    return means
 
 
 @lru_cache(maxsize=2)
@@ -44,9 +45,9 @@ def _draw_counts(units: int, resamples: int, seed: int) -> tuple[NDArray[np.int6
     if units > CELLS:
         rng.shuffle(order)
     cells = min(units, CELLS)
-    _, state, _ = rng.getstate()
+    *key, position = rng.getstate()[1]
     generator = np.random.RandomState()  # numpy's Mersenne Twister continues that of the rng
-    generator.set_state(("MT19937", state[:-1], state[-1]))
+    generator.set_state(("MT19937", np.array(key, dtype=np.uint32), position, 0, 0.0))
     counts_RC = np.empty((resamples, cells))
     step = max(1, _CHUNK // cells)
     for start in range(0, resamples, step):
