@@ -91,7 +91,7 @@ def test_nothing_works_below_the_minimum_of_the_gate(case: Case) -> None:
     verdict = case.judge(gate={"right": 0.8})
     assert verdict["word"] == "NOTHING WORKS YET"
     assert verdict["sentence"] == (
-        "nothing works yet: no model reaches right 0.8; the best is the tuned model with 0.7"
+        "nothing works yet: no model reaches right 0.800; the best is the tuned model with 0.700"
     )
     assert case.judge(gate={"right": 0.7})["word"] == "FINE-TUNE"
     assert case.judge(gate={"other": 0.8})["word"] == "FINE-TUNE"
@@ -129,7 +129,7 @@ def test_data_come_first_if_an_error_touches_enough_heldout_rows(case: Case) -> 
     case.notices = [notice(2), notice(3)]
     verdict = case.judge()
     assert verdict["word"] == "FIX DATA FIRST"
-    assert "3 of 100 held-out rows (3 %) prove nothing: copies" in verdict["sentence"]
+    assert "3 of 100 held-out rows (3.0 %) prove nothing: copies" in verdict["sentence"]
     assert verdict["outcome"] == "better", "the comparison is shown all the same"
 
 
