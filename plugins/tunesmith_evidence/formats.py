@@ -105,7 +105,8 @@ def format_ticks(ticks: Sequence[float]) -> list[str]:
     if len(ticks) < 2:
         return [format_rate(tick) for tick in ticks]
     step = min(abs(b - a) for a, b in pairwise(ticks)) or 1.0
-    if max(map(abs, ticks)) < 1e6 and step >= 1e-3:
+    largest = max(map(abs, ticks))
+    if largest < 1e6 and step >= (1e-6 if largest >= 0.1 else 1e-3):
         decimals = max(0, -math.floor(math.log10(step) + 1e-9))
         return [f"{tick:,.{decimals}f}" for tick in ticks]
     return [format_rate(tick) for tick in ticks]

@@ -89,6 +89,7 @@ def test_the_numbers_of_an_axis_have_the_same_decimals() -> None:
     assert format_ticks([0, 0.2, 0.4]) == ["0.0", "0.2", "0.4"]
     assert format_ticks([0, 50, 100]) == ["0", "50", "100"]
     assert format_ticks([0, 1e-4, 2e-4]) == ["0", "1e-4", "2e-4"]
+    assert format_ticks([0.6930, 0.6931, 0.6932]) == ["0.6930", "0.6931", "0.6932"]
     assert format_ticks([0.05]) == ["0.05"]
 
 

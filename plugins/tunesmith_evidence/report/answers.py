@@ -99,7 +99,9 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
         for event in _find_others(report, tuned)
     }
     wrong = {row.number for row in find_wrong(rows, higher)}
-    found = [_build_row(row, others, row.number in wrong, tuned) for row in rows]
+    answered = [*rows, *(row for by_number in others.values() for row in by_number.values())]
+    has_texts = any(row.output for row in answered)
+    found = [_build_row(row, others, row.number in wrong, tuned, has_texts) for row in rows]
     found.sort(key=lambda row: (not row.is_regressed, not row.is_wrong))
     slices = find_weak_slices(rows, higher) if len(rows) >= 2 * MIN_ROWS else []
     label = report.metric_label(tuned.evaluator, tuned.metric)
@@ -132,18 +134,24 @@ def _read(folder: Path, event: Measured) -> list[ScoredRow]:
 
 
 def _build_row(
-    row: ScoredRow, others: dict[str, dict[int, ScoredRow]], is_wrong: bool, tuned: Measured
+    row: ScoredRow,
+    others: dict[str, dict[int, ScoredRow]],
+    is_wrong: bool,
+    tuned: Measured,
+    has_texts: bool,
 ) -> AnswerRow:
     sign = 1 if tuned.higher_is_better else -1
     by_model = {name: rows[row.number] for name, rows in others.items() if row.number in rows}
     answers = [
-        _build_answer(name, answer, tuned) for name, answer in [*by_model.items(), (TUNED, row)]
+        _build_answer(name, answer, tuned, has_texts)
+        for name, answer in [*by_model.items(), (TUNED, row)]
     ]
     is_regressed = any(sign * (other.value - row.value) > 0 for other in by_model.values())
     return AnswerRow(row.source, row.prompt, row.expected, tuple(answers), is_wrong, is_regressed)
 
 
-def _build_answer(model: str, row: ScoredRow, metric: Measured) -> Answer:
+def _build_answer(model: str, row: ScoredRow, metric: Measured, has_texts: bool) -> Answer:
     is_right = row.value >= 1 if metric.higher_is_better and not metric.unit else None
-    text = row.output or (f"{metric.metric} {format_number(row.value)}" if is_right is None else "")
+    shows_value = is_right is None or not has_texts
+    text = row.output or (f"{metric.metric} {format_number(row.value)}" if shows_value else "")
     return Answer(model, text, row.value, is_right)

@@ -115,7 +115,7 @@ def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
     interval = format_interval(comparison["low"], comparison["high"], signed=True)
     return (
         format_difference(comparison["difference"]),
-        f"{confidence:.3g} % interval {interval}",
+        f"difference, {confidence:.3g} % interval {interval}",
         f"{one_line(metric)}: from {one_line(rival)} to tuned, {values}, on {rows}",
     )
 

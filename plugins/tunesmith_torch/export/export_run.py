@@ -20,6 +20,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.records import Record
 from tunesmith.storage import commit_folder, verify_folder
 from tunesmith.storage.manifest import MANIFEST
+from tunesmith_evidence.formats import format_estimate, format_number
 from tunesmith_evidence.statistics.paired import paired_difference
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.contract import Exporter
@@ -270,10 +271,10 @@ def _mean(measurement: Measurement) -> float:
 def _check_metric(metric: dict[str, Any], higher_is_better: bool) -> str:
     """Check that rounding does not make the run's metric worse."""
     worse = metric["high"] < 0 if higher_is_better else metric["low"] > 0
-    text = f"{metric['difference']:+.3f} [{metric['low']:+.3f}, {metric['high']:+.3f}]"
+    text = format_estimate(metric["difference"], metric["low"], metric["high"], signed=True)
     name, rows = metric["name"], metric["rows"]
     require(not worse, f"{name} changes by {text} on {rows} held-out rows")
-    values = f"{metric['before']:.3f}, exported {metric['after']:.3f}"
+    values = f"{format_number(metric['before'])}, exported {format_number(metric['after'])}"
     return f"{name} {values}, difference {text}, {rows} rows"
 
 

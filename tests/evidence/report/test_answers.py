@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,17 @@ def test_rows_are_joined_by_number_and_ordered(tmp_path: Path) -> None:
     assert answer is not None and (first.question, answer.text) == ("ask 2", "tuned 2")
     assert [answer.is_right for answer in first.answers] == [True, False, False]
     assert found.rows[1].find_answer("zero-shot") is None and not found.was_sliced
+
+
+def test_without_texts_the_values_are_shown(tmp_path: Path) -> None:
+    report = build(tmp_path, {"linear": {0: 1.0}, "tuned": {0: 0.0}})
+    for path in tmp_path.glob("*.jsonl"):
+        lines = [{**json.loads(line), "output": ""} for line in path.read_text().splitlines()]
+        path.write_text("".join(encode_json(line) + "\n" for line in lines))
+    found = read_answers(tmp_path, report)
+    assert found is not None
+    assert [answer.text for answer in found.rows[0].answers] == ["m 1.000", "m 0.000"]
+    assert [answer.is_right for answer in found.rows[0].answers] == [True, False]
 
 
 def test_a_loss_is_neither_right_nor_wrong_but_can_be_worse(tmp_path: Path) -> None:

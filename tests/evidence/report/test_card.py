@@ -39,7 +39,14 @@ def texts(svg: str) -> list[str]:
 def test_the_card_as_svg(tmp_path: Path) -> None:
     svg = render_card_svg(report(), tmp_path)
     found = texts(svg)
-    parts = ("accuracy", "PROMPT", "-0.100", "95 % interval [-0.200, -0.050]", "zero-shot", "tuned")
+    parts = (
+        "accuracy",
+        "PROMPT",
+        "-0.100",
+        "difference, 95 % interval [-0.200, -0.050]",
+        "zero-shot",
+        "tuned",
+    )
     assert [found.index(part) for part in parts] == sorted(found.index(part) for part in parts)
     assert any(line.startswith("accuracy · 3 of 3 steps · 240 training rows") for line in found)
     assert "prefers-color-scheme:dark" in svg and len(svg) < 20_000
@@ -56,7 +63,7 @@ def test_nothing_leaves_the_card(tmp_path: Path) -> None:
 
 def test_the_card_as_markdown(tmp_path: Path) -> None:
     text = render_card_markdown(report(), tmp_path)
-    assert text.startswith("### PROMPT: accuracy\n\n**-0.100** (95 % interval")
+    assert text.startswith("### PROMPT: accuracy\n\n**-0.100** (difference, 95 % interval")
     assert r"| **tuned** | **0.750 \[0.650, 0.850\]** | 120 | `███████████████░░░░░` |" in text
 
 

@@ -30,7 +30,7 @@ def test_the_figure_is_the_difference_from_the_rival() -> None:
         )
     )  # fmt: skip
     assert (found.word, found.tone, found.figure) == ("FINE-TUNE", "good", "+0.123")
-    assert found.interval == "95 % interval [+0.045, +0.201]"
+    assert found.interval == "difference, 95 % interval [+0.045, +0.201]"
     assert found.caption == "m: from linear to tuned, 0.781 to 0.904, on 104 held-out rows"
 
 

@@ -70,7 +70,7 @@ def show_verdict(report: Report) -> None:
     if rows:
         render.print_text()
         render.print_table(
-            ["compared with", "it", "tuned", "difference", "n", "tuned is"],
+            ["compared with", "rival", "tuned", "difference", "n", "tuned is"],
             rows,
             right=(1, 2, 3, 4),
         )
@@ -115,7 +115,7 @@ def show_data(report: Report) -> None:
     train = format_count(data.train, "training row")
     rows = f"{train}{dev}, {data.heldout:,} held out for evaluation"
     source = f" ({one_line(data.description, 200)})" if data.description else ""
-    render.print_text(f"data: {rows}{source}")
+    render.print_paragraph(f"data: {rows}{source}")
     for cause, count in data.left_out.items():
         first = next((e for e in data.examples if e.get("cause") == cause), {})
         where = f", first {one_line(str(first['where']))}" if "where" in first else ""
@@ -163,7 +163,7 @@ def show_notices(report: Report) -> None:
     for notice in report.notices:
         if notice.level != "info":
             text = f"{notice.level}: {one_line(notice.source)}: {one_line(notice.text, 600)}"
-            render.print_text(text, style="bad" if notice.level == "error" else "warning")
+            render.print_paragraph(text, style="bad" if notice.level == "error" else "warning")
 
 
 def _metric_text(event: Measured, label: str) -> str:
