@@ -48,6 +48,7 @@ FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
     *(("gguf", {"quantize": name}) for name in ("f32", "f16", "q8_0", "q4_k_m")),
     *(("onnx", {"quantize": name}) for name in ("f32", "int8", "int4")),
     *(("mlx", {"quantize": name}) for name in ("f32", "f16", "int8", "int4")),
+    *(("openvino", {"quantize": name}) for name in ("f32", "f16")),
 )
 ANSWERS, NEW_TOKENS = 4, 48
 """Answers by which the speed is measured, and tokens of each, at most."""

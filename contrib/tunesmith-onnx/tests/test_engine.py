@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_onnx.engine import OnnxRuntime, count_threads
+from tunesmith_onnx.engine import OnnxRuntime
 
 VOCABULARY = 10
 END = 9
@@ -73,11 +73,3 @@ def test_log_probabilities_are_those_after_each_token() -> None:
 def test_a_graph_with_another_state_is_refused() -> None:
     with pytest.raises(EnvironmentProblem, match="conv_state"):
         OnnxRuntime(SumGraph("past.conv_state"), Digits(), CONFIG)
-
-
-@pytest.mark.parametrize(("named", "count"), [("3", 3), ("", 0), ("many", 0)])
-def test_threads_are_those_of_openmp(
-    monkeypatch: pytest.MonkeyPatch, named: str, count: int
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", named)
-    assert count_threads() == count

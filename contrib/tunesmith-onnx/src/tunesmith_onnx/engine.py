@@ -6,7 +6,6 @@ Shapes: T tokens, N scored positions, V vocabulary.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith.records import Prompt
 from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
 from tunesmith_torch.export.logits import normalize_logits
+from tunesmith_torch.export.threads import count_threads
 from tunesmith_torch.models.foreign_code import refuse_foreign_code
 
 PAST, PRESENT = "past_key_values.", "present."
@@ -102,9 +102,3 @@ def open_engine(folder: Path) -> Iterator[OnnxRuntime]:
     except Exception as error:  # its exceptions have no class of their own
         raise IntegrityError(f"{folder}: ONNX Runtime cannot load it, {error!s:.200}") from error
     yield OnnxRuntime(session, open_tokenizer(folder), config)
-
-
-def count_threads() -> int:
-    """Return the number of threads to use: ``OMP_NUM_THREADS``, else 0, as many as cores."""
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    return int(named) if named.isdecimal() else 0

@@ -32,6 +32,7 @@ _PACKAGES = {
     "mlx": "tunesmith-mlx",
     "ollama": "tunesmith-gguf",
     "onnx": "tunesmith-onnx",
+    "openvino": "tunesmith-openvino",
 }
 """Distributions of exporters that are not installed with tunesmith."""
 
@@ -42,7 +43,7 @@ _PACKAGES = {
     "--to",
     metavar="NAME",
     required=True,
-    help="Exporter, such as gguf, mlx, ollama, onnx or safetensors.",
+    help="Exporter, such as gguf, mlx, ollama, onnx, openvino or safetensors.",
 )
 @click.option("--quantize", metavar="FORMAT", help="Format of the weights, such as q8_0.")
 @click.option(

@@ -1,0 +1,39 @@
+"""The offer of the exporter ``openvino``, and its options."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunesmith.offers import ExporterOffer
+from tunesmith.options import Options
+from tunesmith_torch.export.contract import Exporter
+
+TOLERANCES = {"f32": 1e-4, "f16": 0.05}
+"""Largest difference of a log-probability, in nats."""
+
+
+class OpenvinoOptions(Options):
+    """Options of the exporter ``openvino``."""
+
+    quantize: Literal["f32", "f16"] = Field(
+        "f16",
+        description="Format of the weights: f32 changes nothing, f16 halves the folder.",
+    )
+
+
+def build(options: OpenvinoOptions) -> Exporter:
+    """Return the exporter."""
+    from tunesmith_openvino.exporter import OpenvinoExporter
+
+    return OpenvinoExporter(options.quantize)
+
+
+OPENVINO = ExporterOffer(
+    name="openvino",
+    summary="A graph and its tokenizer for OpenVINO GenAI, in 32 or 16 bits",
+    config=OpenvinoOptions,
+    build=build,
+    tolerance=lambda options: TOLERANCES[options.quantize],
+)
