@@ -235,7 +235,7 @@ def test_a_rank_killed_in_a_save(
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("rank", "least"), [(0, 35), (1, 8)])
+@pytest.mark.parametrize(("rank", "least", "left"), [(0, 35, {0, 4, 6}), (1, 7, {0, 4})])
 def test_a_rank_killed_at_every_call_of_a_save(
     faults: Any,
     real: Any,
@@ -244,13 +244,14 @@ def test_a_rank_killed_at_every_call_of_a_save(
     complete_run: Path,
     rank: int,
     least: int,
+    left: set[int],
 ) -> None:
     """There is a valid checkpoint at all times, and the resumed run has identical results."""
     found = []
     while 0 not in found:
         arguments = (interrupted_run, complete_run, rank, len(found) + 1)
         found.append(kill_and_resume(faults, real, workshop, *arguments))
-    assert set(found) == {0, 4, 6}
+    assert set(found) == left
     assert len(found) > least
 
 
