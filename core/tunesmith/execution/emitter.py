@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.contracts import Progress, Reporter
 from tunesmith.events import (
@@ -81,15 +80,10 @@ class Reporters:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
             with preserve_global_state(keep_new_variables=True):
-                self._open.__exit__(kind, error, trace)
+                self._open.__exit__(*error)
         except (Exception, SystemExit) as failure:
             # An error on closing must not replace the run's own error.
             warnings.warn(f"a reporter failed to close: {describe_error(failure)}", stacklevel=2)

@@ -77,10 +77,7 @@ _locked_fds: set[int] = set()
 
 
 def _close_in_child() -> None:
-    """Close the inherited lock files in a forked child.
-
-    A worker process that outlives a killed run must not keep the run locked.
-    """
+    """Close inherited lock files: a worker that outlives a killed run must not keep it locked."""
     for fd in _locked_fds:
         os.close(fd)
     _locked_fds.clear()
