@@ -129,6 +129,7 @@ def test_generation_stops_at_the_end_of_the_turn(finished: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_every_fault_of_an_export_is_found(finished: Path) -> None:
     from tests.benchmarks.export_faults import FAULTS, measure_run
 
