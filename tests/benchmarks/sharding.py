@@ -2,6 +2,10 @@
 
 ``python -m tests.benchmarks.sharding --steps 50 --ranks 2 4`` trains a tiny model with every
 technique in one process, then with weights sharded over gloo processes, and prints a table.
+
+GRPO samples its completions from the policy, so a rounding that changes one token changes all that
+follows. The case ``grpo`` therefore trains on the rollouts that the single process has recorded;
+``grpo, fresh`` samples on the ranks.
 """
 
 from __future__ import annotations
@@ -10,8 +14,10 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,8 +29,76 @@ import torch  # noqa: E402
 
 from tunesmith.distributed import rank, world_size  # noqa: E402
 from tunesmith.events import StepFinished  # noqa: E402
+from tunesmith_torch.generation.sequences import GeneratedSequence  # noqa: E402
+from tunesmith_torch.prefix.completion_groups import CompletionGroup  # noqa: E402
+from tunesmith_torch.rlhf.policy_objective import PolicyObjective  # noqa: E402
+from tunesmith_torch.rlhf.rollout import Rollout, RolloutGenerator  # noqa: E402
 from tunesmith_torch.runtime import sharding  # noqa: E402
 from tunesmith_torch.testing.tiny_model import save_tiny_model  # noqa: E402
+
+
+class RecordedRollouts(RolloutGenerator):
+    """The rollouts of a policy: recorded by a single process, replayed by several.
+
+    Each rank reads those of its own prompts.
+    """
+
+    def __init__(self, objective: PolicyObjective, path: Path) -> None:
+        self.__dict__.update(vars(objective.rollout_generator))
+        self._path = path
+        recorded = world_size() > 1
+        self._batches: list[dict[str, Any]] = json.loads(path.read_text()) if recorded else []
+        self._next = 0
+
+    def generate_rollout(self, rows: Sequence[int]) -> Rollout:
+        """Return the rollout of the next batch: sampled and recorded, or as it was recorded."""
+        if world_size() == 1:
+            self._record(rows, super().generate_rollout(rows))
+        batch = self._batches[self._next]
+        self._next += 1
+        own = [batch[str(row)] for row in rows]
+        completions = [[GeneratedSequence(**fields) for fields in each] for _, each, _ in own]
+        groups = [
+            CompletionGroup(prompt, tuple(completion.ids for completion in group))
+            for (prompt, _, _), group in zip(own, completions, strict=True)
+        ]
+        rewards = [torch.tensor(each) for _, _, each in own]
+        return Rollout(groups, completions, rewards, sum(len(each[1]) for each in batch.values()))
+
+    def _record(self, rows: Sequence[int], rollout: Rollout) -> None:
+        """Store a rollout, with completions cut to unlike lengths.
+
+        This model's never end, and of completions of one length the advantages add up to a loss
+        of 0, of which no relative difference can be taken.
+        """
+        batch: dict[str, Any] = {}
+        for n, row in enumerate(rows):
+            lengths = [
+                1 + (3 * row + 2 * i) % len(c.ids) for i, c in enumerate(rollout.completions[n])
+            ]
+            cut = [
+                replace(
+                    completion, ids=completion.ids[:length], logprobs=completion.logprobs[:length]
+                )
+                for completion, length in zip(rollout.completions[n], lengths, strict=True)
+            ]
+            prompt, rewards = list(rollout.groups[n].prompt), rollout.rewards[n].tolist()
+            batch[str(row)] = [prompt, [asdict(completion) for completion in cut], rewards]
+        self._batches.append(batch)
+        self._path.write_text(json.dumps(self._batches))
+
+
+def _train_grpo(case: rank_cases.Case, change: Any, **shared: Any) -> None:
+    shared |= {"monitor__every": 1000, "loss__num_iterations": 2, "loss__kl_coef": 0.05}
+    rank_cases.policy(case, "grpo", change, **shared)
+
+
+def _train_grpo_recorded(case: rank_cases.Case, **shared: Any) -> None:
+    def replay(objective: Any) -> None:
+        path = case.folder.parent / "rollouts.json"
+        objective.rollout_generator = RecordedRollouts(objective, path)
+
+    _train_grpo(case, replay, **shared)
 
 
 def _cases(steps: int) -> dict[str, Callable[[rank_cases.Case], None]]:
@@ -39,6 +113,8 @@ def _cases(steps: int) -> dict[str, Callable[[rank_cases.Case], None]]:
         "lora": lambda case: rank_cases.supervised(case, full=False, **shared),
         "qlora": lambda case: rank_cases.quantized(case, **shared),
         "dpo": lambda case: rank_cases.preferences(case, loss__type="dpo", **shared),
+        "grpo": lambda case: _train_grpo_recorded(case, **shared),
+        "grpo, fresh": lambda case: _train_grpo(case, lambda objective: None, **shared),
     }
 
 
@@ -85,13 +161,23 @@ def measure(folder: Path, steps: int, ranks: int) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{ranks}-rank-{n}.json").read_text()) for n in range(ranks)]
 
 
+def largest_difference(losses: Sequence[float], expected: Sequence[float]) -> float:
+    """Return the largest relative difference of a loss.
+
+    A policy's loss has both signs and is near 0 at times: there it is relative to the mean size.
+    """
+    has_both_signs = min(expected) < 0 < max(expected)
+    mean = fmean(map(abs, expected))
+    pairs = zip(losses, expected, strict=True)
+    return max(abs(one - two) / (mean if has_both_signs else abs(two)) for one, two in pairs)
+
+
 def describe(single: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
     """Return a row of the table for each case."""
     lines = []
     for name, expected in single.items():
         ours = found[0][name]
-        pairs = zip(ours["losses"], expected["losses"], strict=True)
-        worst = max(abs(one - two) / abs(two) for one, two in pairs)
+        worst = largest_difference(ours["losses"], expected["losses"])
         tokens = "the same" if ours["tokens"] == expected["tokens"] else "DIFFERENT"
         shares = [
             " ".join(f"{each[name][key] / expected[key]:.3f}" for each in found)

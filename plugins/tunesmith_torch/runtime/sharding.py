@@ -84,6 +84,7 @@ def shard(
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
         unit.set_reduce_scatter_unused_params(True)
+    _prefetch_in_backward(model, blocks)
     return sharded_pass
 
 
@@ -174,6 +175,17 @@ def like_sharded(part: Tensor, like: Tensor) -> Tensor:
 def _shards(model: nn.Module) -> list[Any]:
     """Return the modules that FSDP gathers, the root first."""
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def _prefetch_in_backward(model: nn.Module, blocks: Sequence[Any]) -> None:
+    """Gather the previous block while a block runs backward; before the first one, nothing.
+
+    By default FSDP gathers what had run before the block, passes without gradients included. Ranks
+    run any number of those inside :func:`unsharded`, and would wait for gathers of one another.
+    """
+    whole = model  # in backward it is gathered already
+    for previous, block in zip((whole, *blocks), blocks, strict=False):
+        block.set_modules_to_backward_prefetch([previous])
 
 
 def _precision_policy(unit: nn.Module, dtype: torch.dtype) -> MixedPrecisionPolicy:

@@ -79,6 +79,21 @@ def test_all_weights_are_there_inside_unsharded(mesh: DeviceMesh) -> None:
         assert sharding.is_sharded(net)
 
 
+def test_passes_of_one_rank_cause_no_gather_in_the_next_backward(mesh: DeviceMesh) -> None:
+    counts = []
+    for own_passes in (0, 1, 3):
+        net = Net()
+        compute = shard(net, mesh)
+        compute(IDS_N).backward()
+        with torch.no_grad(), sharding.unsharded(net):
+            for _ in range(own_passes):
+                net(IDS_N)
+        with torch.profiler.profile() as profile:  # every rank must gather equally often
+            compute(IDS_N).backward()
+        counts.append(sum("backward_prefetch" in event.name for event in profile.events() or ()))
+    assert counts[0] == counts[1] == counts[2] > 0
+
+
 def test_the_gathered_model_is_an_ordinary_one(mesh: DeviceMesh) -> None:
     plain, net = Net(), Net()
     shard(net, mesh)(IDS_N).backward()
